@@ -1,0 +1,148 @@
+//! What passes between `tortie-cni`, the `tortie` command and the agent: a u32 big-endian length, then JSON.
+//! In: one [`Request`] a connection. Out: one [`Reply`].
+//! Invariant: a request carries the protocol's version and its deadline; the peer of the agent must be uid 0.
+//! Never: more than [`MESSAGE_MAX`] bytes; a field that is not written down in docs/design/cni.md.
+
+use model::{AttachmentId, IfaceName, Labels, Mac, PodId};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Version of this protocol.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Largest message, bytes.
+pub const MESSAGE_MAX: u32 = 16 << 20;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub version: u32,
+    /// Milliseconds from receipt after which the sender no longer waits.
+    pub deadline_ms: u64,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "op")]
+pub enum Operation {
+    /// Assign addresses and names; nothing is in force yet. Undone if no commit follows. Repeating it gives the same answer.
+    Prepare(Prepare),
+    /// The veth is wired, host end down: attach programs, put policy in force. Answered only when it is.
+    Commit {
+        /// Which attachment.
+        id: AttachmentId,
+        /// MAC of the pod's side as it really is.
+        mac: Mac,
+    },
+    /// Undo a prepare.
+    Abort {
+        /// Which attachment.
+        id: AttachmentId,
+    },
+    /// Is everything of this attachment as it was committed? Fault code 100 names what is not.
+    Check {
+        /// Which attachment.
+        id: AttachmentId,
+    },
+    /// Take the attachment away and release its addresses. Succeeds for what is not there.
+    Del {
+        /// Which attachment.
+        id: AttachmentId,
+    },
+    /// Take away every attachment of this network that is not listed.
+    Gc {
+        /// The network's name.
+        network: String,
+        /// (container, interface) of the attachments that are valid.
+        keep: Vec<(String, String)>,
+    },
+    /// Could an ADD be served now? Fault 50 or 51 if not.
+    Status {
+        /// The network's name.
+        network: String,
+    },
+    /// A read command's question; its answer is [`Answer::Report`].
+    Query(Query),
+}
+
+/// What the runtime wants attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// Which attachment.
+    pub id: AttachmentId,
+    /// The pod.
+    pub pod: PodId,
+    /// Labels for a pod that no manifest describes.
+    pub labels: Labels,
+    /// MTU from the network configuration.
+    pub mtu: Option<u32>,
+    /// MAC the pod should have, if one was asked for.
+    pub mac: Option<Mac>,
+}
+
+/// A read command's question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "query")]
+pub enum Query {
+    /// `tortie show KIND`: endpoints, policies, classes, rulesets, conntrack, drops, capacity, status.
+    Show {
+        /// Which table.
+        table: String,
+    },
+    /// `tortie explain`.
+    Explain {
+        /// The sending pod.
+        from: PodId,
+        /// `namespace/pod` or an address.
+        to: String,
+        /// Destination port (for ICMP: type).
+        port: u16,
+        /// Protocol name or number.
+        protocol: String,
+    },
+}
+
+/// What the agent answers.
+pub type Reply = Result<Answer, Fault>;
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "answer")]
+pub enum Answer {
+    /// To prepare.
+    Prepared(Prepared),
+    /// Done.
+    Done,
+    /// Machine-readable answer to a query; its shape is the command's `--output json`.
+    Report {
+        /// The report.
+        report: serde_json::Value,
+    },
+}
+
+/// How to wire the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Name of the host side.
+    pub host_interface: IfaceName,
+    /// MAC for the pod's side, if one was asked for; else the kernel's choice stands.
+    pub mac: Option<Mac>,
+    /// The pod's addresses: at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// MTU for both sides.
+    pub mtu: u32,
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// CNI error code: 11 try again later, 50/51 not available, 7 configuration, 100 and above our own.
+    pub code: u32,
+    /// One line: what, where, what to do.
+    pub message: String,
+    /// More, or empty.
+    pub details: String,
+}

@@ -1,0 +1,51 @@
+//! Local endpoints: one 64-byte slot each, found by the slot number that conntrack and the address table carry.
+//! In: a slot. Out: interface, MAC, MTU, the two rule sets in force, and the revision of the endpoint's policy.
+//! Invariant: an all-zero slot is nobody: no interface, rule set 0, which denies everything.
+//! Never: holds addresses; the address table names the slot.
+
+use crate::word::Word;
+
+/// No local endpoint: the address is elsewhere.
+pub const SLOT_NONE: u32 = 0;
+/// This node itself. Neither subject of workload policy nor an interface to redirect to.
+pub const SLOT_HOST: u32 = 1;
+/// First slot handed out to a workload endpoint.
+pub const SLOT_FIRST: u32 = 2;
+
+/// The MAC of every `cali*` interface, as in Calico (cni-plugin/pkg/dataplane/linux/dataplane_linux.go).
+pub const GATEWAY_MAC: [u8; 6] = [0xee; 6];
+/// The IPv4 gateway of every pod.
+pub const GATEWAY_V4: [u8; 4] = [169, 254, 1, 1];
+/// The IPv6 gateway of every pod: the link-local address that belongs to [`GATEWAY_MAC`].
+pub const GATEWAY_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0xec, 0xee, 0xee, 0xff, 0xfe, 0xee, 0xee, 0xee];
+
+/// The slot is a workload endpoint whose programs are attached and whose policy is in force.
+pub const ENDPOINT_READY: u16 = 1 << 0;
+/// A queueing discipline sits on the host interface: packets go through it (`bpf_redirect`), not past it.
+pub const ENDPOINT_QUEUED: u16 = 1 << 1;
+/// Allowed flows are not judged again when policy moves on (`establishedFlows: keep`, Calico's way).
+pub const ENDPOINT_KEEP_ESTABLISHED: u16 = 1 << 2;
+
+/// One local endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Rule set that judges what the endpoint sends.
+    pub egress: Word,
+    /// Rule set that judges what the endpoint receives.
+    pub ingress: Word,
+    /// The host side of the endpoint's veth pair.
+    pub ifindex: u32,
+    /// Generation (low 32 bits) of the last change that can alter a verdict at this endpoint.
+    pub rev: u32,
+    /// Largest packet the endpoint takes, without the Ethernet header; bytes.
+    pub mtu: u32,
+    /// `ENDPOINT_*`.
+    pub flags: u16,
+    /// MAC of the endpoint's own side.
+    pub mac: [u8; 6],
+    /// Zero; room for what later hooks need.
+    pub spare: [u8; 28],
+}
+
+const _: () = assert!(size_of::<Endpoint>() == 64);

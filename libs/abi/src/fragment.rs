@@ -1,0 +1,39 @@
+//! Ports of a fragmented packet, remembered from its first fragment.
+//! In: addresses, protocol and identification. Out: the ports, with which a later fragment is judged as its first was.
+//! Invariant: an entry exists only after the first fragment was let through.
+//! Never: guesses ports; a later fragment without an entry is dropped and counted.
+
+use crate::address::Address;
+
+/// Which packet a fragment belongs to (RFC 791 §3.2, RFC 8200 §4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Identification: 16 bits in IPv4, 32 in IPv6, as on the wire.
+    pub id: [u8; 4],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// The first fragment's ports, network order; for ICMP echo the identifier twice.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentPorts {
+    /// Source port.
+    pub source: [u8; 2],
+    /// Destination port.
+    pub destination: [u8; 2],
+    /// What the spans are searched by: destination port, or ICMP type and code; host order.
+    pub detail: u16,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 40);
+const _: () = assert!(size_of::<FragmentPorts>() == 8);

@@ -1,0 +1,60 @@
+//! What this node's kernel should hold.
+//! In: made only by [`crate::desired`]. Out: data that reconcilers compare with what is there, and that people can read.
+//! Invariant: complete; what is not in it is not wanted.
+//! Never: kernel ids; reconcilers give those out.
+
+use model::{AttachmentId, Cidr, IfaceName, Mac, PodId};
+use policy::{Class, RuleSet};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// A local endpoint to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// The pod.
+    pub pod: PodId,
+    /// Host side of its veth pair.
+    pub interface: IfaceName,
+    /// MAC of its own side.
+    pub mac: Mac,
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Judges what it receives.
+    pub ingress: Arc<RuleSet>,
+    /// Judges what it sends.
+    pub egress: Arc<RuleSet>,
+    /// Allowed flows outlive a new deny.
+    pub keep_established: bool,
+}
+
+/// Whose an address is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// A pod elsewhere, or another node.
+    Elsewhere,
+    /// This node.
+    Host,
+    /// The local endpoint.
+    Endpoint(AttachmentId),
+}
+
+/// An address that resolves by exact lookup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressSpec {
+    /// Its class, the networks over it included.
+    pub class: Arc<Class>,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Local endpoints.
+    pub endpoints: BTreeMap<AttachmentId, EndpointSpec>,
+    /// Pods everywhere and nodes, where they matter to a rule or are local.
+    pub addresses: BTreeMap<IpAddr, AddressSpec>,
+    /// Networks that some active rule names; each with its own class, the wider networks over it included.
+    pub nets: BTreeMap<Cidr, Arc<Class>>,
+}

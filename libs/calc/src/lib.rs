@@ -1,0 +1,13 @@
+//! World -> Desired: from what the cluster says to what this node's kernel should hold. Pure, synchronous, no clock.
+//! In: updates, attachments and observations. Out: [`Desired`].
+//! Invariant: Desired is a function of the present World; how it came about leaves no trace.
+//! Never: does I/O; produces a Desired before every watched kind has delivered its first full list.
+#![forbid(unsafe_code)]
+
+pub mod desired;
+pub mod resolve;
+pub mod world;
+
+pub use desired::{AddressSpec, Desired, EndpointSpec, Owner};
+pub use resolve::desired;
+pub use world::{InSync, World};

@@ -1,0 +1,152 @@
+//! Objects of the cluster as this project sees them: only the fields that mean something here.
+//! In: converted manifests and API objects. Out: values the calculation works on.
+//! Invariant: `Resource::key` names an object the same way whichever document it came from.
+//! Never: keeps a field nobody reads.
+
+use crate::{IpPool, Labels, NamespaceName, NodeName, PodId, Policy, PolicyId, PortName, Protocol};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr};
+
+/// A container port with a name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: PortName,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub id: PodId,
+    /// The node it is bound to, if it is.
+    pub node: Option<NodeName>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses as known to the cluster (status, else Calico's annotations: NP-61).
+    pub addresses: Vec<IpAddr>,
+    /// Named ports of its containers and sidecars (NP-72).
+    pub ports: Vec<NamedPort>,
+    /// It shares the node's network: neither subject nor peer (NP-55).
+    pub host_network: bool,
+    /// Its containers have ended and its addresses may be reused (NP-60).
+    pub finished: bool,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: NamespaceName,
+    /// Its labels, `kubernetes.io/metadata.name` included (NP-41).
+    pub labels: Labels,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// All its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A service account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccount {
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// What an agent tells the other nodes of a pod it attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadAddress {
+    /// The pod.
+    pub pod: PodId,
+    /// Where it runs.
+    pub node: NodeName,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels, where no manifest describes it.
+    pub labels: Labels,
+}
+
+/// Any object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A pod.
+    Pod(Pod),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A node.
+    Node(Node),
+    /// A service account.
+    ServiceAccount(ServiceAccount),
+    /// A policy.
+    Policy(Policy),
+    /// An IP pool.
+    IpPool(IpPool),
+    /// A pod's addresses as its node's agent knows them.
+    WorkloadAddress(WorkloadAddress),
+}
+
+/// What names an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceKey {
+    /// A pod.
+    Pod(PodId),
+    /// A namespace.
+    Namespace(NamespaceName),
+    /// A node.
+    Node(NodeName),
+    /// A service account: namespace and name.
+    ServiceAccount(NamespaceName, String),
+    /// A policy.
+    Policy(PolicyId),
+    /// An IP pool.
+    IpPool(String),
+    /// A pod's addresses as its node's agent knows them.
+    WorkloadAddress(PodId),
+}
+
+impl Resource {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> ResourceKey {
+        match self {
+            Self::Pod(pod) => ResourceKey::Pod(pod.id.clone()),
+            Self::Namespace(namespace) => ResourceKey::Namespace(namespace.name.clone()),
+            Self::Node(node) => ResourceKey::Node(node.name.clone()),
+            Self::ServiceAccount(account) => {
+                ResourceKey::ServiceAccount(account.namespace.clone(), account.name.clone())
+            }
+            Self::Policy(policy) => ResourceKey::Policy(policy.id.clone()),
+            Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
+            Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
+        }
+    }
+}
+
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(id) => write!(f, "Pod {id}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::ServiceAccount(namespace, name) => write!(f, "ServiceAccount {namespace}/{name}"),
+            Self::Policy(id) => id.fmt(f),
+            Self::IpPool(name) => write!(f, "IPPool {name}"),
+            Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
+        }
+    }
+}

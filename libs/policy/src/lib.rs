@@ -1,0 +1,14 @@
+//! Who may talk to whom. Pure: rules in, verdicts and rows out.
+//! In: policies and endpoints (`model`). Out: rule sets, their rows (`compile`), and the same answers said slowly (`evaluate`).
+//! Invariant: for every packet the compiled rows and the reference evaluator agree; tests hold them together.
+//! Never: does I/O, knows map ids, or shares code between compiler and evaluator.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod compile;
+pub mod evaluate;
+pub mod ruleset;
+
+pub use compile::{Row, RowSpan, row};
+pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
+pub use ruleset::{Class, Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};
