@@ -1,1 +1,13 @@
+//! Makes the kernel equal to what the calculation wants: tables, programs, links, routes, neighbours.
+//! In: a complete `calc::Desired`, again and again. Out: what is in force, what failed, and readings of the tables.
+//! Invariant: nothing in use is edited; one word puts a commit in force; a failed item does not stop its siblings.
+//! Never: decides what is wanted; touches a route, link or neighbour that is not recognisably ours.
+#![warn(missing_docs)]
 
+mod dataplane;
+pub mod error;
+pub mod question;
+
+pub use dataplane::{Applied, Dataplane, Options, cleanup};
+pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
+pub use question::{Question, TwinAnswer};
