@@ -1,0 +1,152 @@
+//! A step: one command, named before it runs, its result and seconds after.
+//! In: a name and a command. Out: lines on standard output; the command's output where someone needs it.
+//! Invariant: a failed step shows the tail of its log and where the whole log is.
+//! Never: decides whether the next step runs.
+
+use anyhow::{Context as _, Result, bail};
+use std::{
+    fs,
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::{Duration, Instant},
+};
+
+/// Lines of a failed step's log that are shown.
+const TAIL: usize = 60;
+/// Columns of a step's last line shown on a terminal while it runs.
+const COLUMNS: usize = 100;
+
+/// Where steps report.
+pub struct Console {
+    verbose: bool,
+    terminal: bool,
+    logs: PathBuf,
+}
+
+/// How a step ended.
+pub struct Done {
+    /// It exited with 0.
+    pub ok: bool,
+    /// Everything it wrote, by line.
+    pub lines: Vec<String>,
+}
+
+impl Console {
+    /// Reports to standard output; `verbose` shows all that the commands write; whole logs of failures go to `logs`.
+    pub fn new(verbose: bool, logs: PathBuf) -> Self {
+        Self { verbose, terminal: io::stdout().is_terminal(), logs }
+    }
+
+    /// Runs `command` as a step, and fails where it does.
+    pub fn run(&self, name: &str, command: &mut Command) -> Result<Vec<String>> {
+        let done = self.attempt(name, command)?;
+        if !done.ok {
+            bail!("{name}: failed (its output is above)");
+        }
+        Ok(done.lines)
+    }
+
+    /// Runs `command` as a step. An `Err` says that it could not be started.
+    pub fn attempt(&self, name: &str, command: &mut Command) -> Result<Done> {
+        self.begin(name);
+        let start = Instant::now();
+        let (status, lines) = self.follow(command).with_context(|| format!("{name}: {command:?} could not be run"))?;
+        self.end(name, status.success(), start.elapsed());
+        if !status.success() {
+            self.show_failure(name, &lines)?;
+        }
+        Ok(Done { ok: status.success(), lines })
+    }
+
+    /// Runs `work` as a step of this process.
+    pub fn inline<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.begin(name);
+        let start = Instant::now();
+        let result = work();
+        self.end(name, result.is_ok(), start.elapsed());
+        result
+    }
+
+    /// A step that found nothing to do.
+    pub fn nothing_to_do(&self, name: &str) {
+        println!("  ok    {name}");
+    }
+
+    fn begin(&self, name: &str) {
+        println!("  ...   {name}");
+    }
+
+    fn end(&self, name: &str, ok: bool, took: Duration) {
+        let word = if ok { "ok  " } else { "FAIL" };
+        self.wipe();
+        println!("  {word}  {name} ({:.1} s)", took.as_secs_f64());
+    }
+
+    fn follow(&self, command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
+        let (reader, writer) = io::pipe()?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let mut child = command.spawn()?;
+        // The command holds the pipe's write ends until they are replaced: with them open the reader would never end.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let (send, receive) = channel();
+        std::thread::spawn(move || {
+            for line in io::BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+                if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut lines = Vec::new();
+        let mut status = None;
+        // A grandchild that outlives the command may keep the pipe open: once the command is gone, silence ends the step.
+        while self.take_line(&receive, &mut lines, status.is_none()) {
+            status = status.or(child.try_wait()?);
+        }
+        Ok((status.map_or_else(|| child.wait(), Ok)?, lines))
+    }
+
+    /// Takes one line if there is one. False: nothing more will come, or nothing came although the command had ended.
+    fn take_line(&self, from: &Receiver<String>, lines: &mut Vec<String>, running: bool) -> bool {
+        match from.recv_timeout(Duration::from_millis(200)) {
+            Ok(line) => {
+                self.show_line(&line);
+                lines.push(line);
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => running,
+            Err(RecvTimeoutError::Disconnected) => false,
+        }
+    }
+
+    fn show_line(&self, line: &str) {
+        if self.verbose {
+            println!("{line}");
+        } else if self.terminal {
+            let text: String = line.chars().filter(|c| !c.is_control()).take(COLUMNS).collect();
+            print!("\r\x1b[K        {text}");
+            // A progress line that cannot be shown is no reason to stop.
+            let _ = io::stdout().flush();
+        }
+    }
+
+    fn wipe(&self) {
+        if self.terminal && !self.verbose {
+            print!("\r\x1b[K");
+        }
+    }
+
+    fn show_failure(&self, name: &str, lines: &[String]) -> Result<()> {
+        if !self.verbose {
+            for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {
+                println!("        {line}");
+            }
+        }
+        let file = self.logs.join(format!("{}.log", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
+        fs::create_dir_all(&self.logs).with_context(|| format!("{}: cannot be created", self.logs.display()))?;
+        fs::write(&file, lines.join("\n")).with_context(|| format!("{}: cannot be written", file.display()))?;
+        println!("        whole log: {}", file.display());
+        Ok(())
+    }
+}
