@@ -2,3 +2,20 @@
 //! In: values of `model`. Out: what the kernel holds, or one clear error with the kernel's own word for it.
 //! Invariant: a socket belongs to the namespace it was opened in; every request has a timeout.
 //! Never: decides what should be there.
+
+mod address;
+mod error;
+mod link;
+pub mod namespace;
+mod neighbour;
+mod route;
+mod socket;
+pub mod sysctl;
+pub mod watch;
+
+pub use address::Address;
+pub use error::{Error, Reason};
+pub use link::{Link, LinkChange, VethSpec};
+pub use neighbour::Neighbour;
+pub use route::{MAIN_TABLE, Route, Scope};
+pub use socket::Socket;

@@ -1,0 +1,218 @@
+//! Links: what interfaces there are, veth pairs, and their settings.
+//! In: names, indices, specifications. Out: links as they are.
+//! Invariant: a link keeps its index for life within its namespace; a name may move on to another.
+//! Never: renames or deletes by pattern.
+
+use crate::{Error, Reason, Socket, error::deleted, socket::About};
+use model::{IfaceName, Ifindex, Mac};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage as Message,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// An interface as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: Ifindex,
+    /// Its name.
+    pub name: IfaceName,
+    /// Its link-layer address, where it has one of six bytes.
+    pub mac: Option<Mac>,
+    /// Largest packet, bytes.
+    pub mtu: u32,
+    /// Set up by its owner (not: has a carrier).
+    pub up: bool,
+    /// The driver's word for it: "veth", "vxlan"; empty for hardware and loopback.
+    pub kind: String,
+    /// The alias, or empty.
+    pub alias: String,
+    /// For a veth: the index of its other end, in the other end's namespace.
+    pub peer: Option<Ifindex>,
+    /// Root queueing discipline: "noqueue" for a bare veth.
+    pub qdisc: String,
+}
+
+/// A veth pair to be made; both ends start down.
+#[derive(Clone, Copy, Debug)]
+pub struct VethSpec<'a> {
+    /// Name of the end in the socket's namespace.
+    pub name: &'a IfaceName,
+    /// Its MAC.
+    pub mac: Mac,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Name of the other end.
+    pub peer_name: &'a IfaceName,
+    /// MAC of the other end; `None`: the kernel chooses.
+    pub peer_mac: Option<Mac>,
+    /// Namespace that the other end is made in.
+    pub peer_namespace: BorrowedFd<'a>,
+}
+
+/// What to change; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct LinkChange<'a> {
+    /// Up or down.
+    pub up: Option<bool>,
+    /// MAC.
+    pub mac: Option<Mac>,
+    /// MTU.
+    pub mtu: Option<u32>,
+    /// New name.
+    pub name: Option<&'a IfaceName>,
+    /// Alias, at most 255 bytes.
+    pub alias: Option<&'a str>,
+    /// Namespace to move it to.
+    pub namespace: Option<BorrowedFd<'a>>,
+}
+
+impl Socket {
+    /// All links.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
+    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let about = About { operation: "list", object: &"links" };
+        let listing = self.dump(about, &Message::GetLink(LinkMessage::default()))?;
+        Ok(listing.iter().filter_map(link_of).collect())
+    }
+
+    /// The link of this name, if there is one.
+    ///
+    /// # Errors
+    /// The kernel gives another answer than the link or its absence.
+    pub fn link(&mut self, name: &IfaceName) -> Result<Option<Link>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.0.clone()));
+        self.one_link(About { operation: "get link", object: name }, message)
+    }
+
+    /// The link of this index, if there is one.
+    ///
+    /// # Errors
+    /// The kernel gives another answer than the link or its absence.
+    pub fn link_by_index(&mut self, index: Ifindex) -> Result<Option<Link>, Error> {
+        self.one_link(About { operation: "get link", object: &index_text(index) }, indexed(index))
+    }
+
+    /// Makes a veth pair whose other end appears straight in another namespace. Both ends are down.
+    ///
+    /// # Errors
+    /// A name is taken (`is_present`; the kernel does not say on which side), or the kernel refuses.
+    pub fn create_veth(&mut self, spec: &VethSpec<'_>) -> Result<(), Error> {
+        let mut peer = LinkMessage::default();
+        peer.attributes.push(LinkAttribute::IfName(spec.peer_name.0.clone()));
+        peer.attributes.push(LinkAttribute::Mtu(spec.mtu));
+        peer.attributes.push(LinkAttribute::NetNsFd(spec.peer_namespace.as_raw_fd()));
+        peer.attributes.extend(spec.peer_mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(spec.name.0.clone()),
+            LinkAttribute::Mtu(spec.mtu),
+            LinkAttribute::Address(spec.mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        let object = format!("{} with {} in the other namespace", spec.name, spec.peer_name);
+        let about = About { operation: "create veth", object: &object };
+        self.change(about, Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Changes a link's settings in one request.
+    ///
+    /// # Errors
+    /// The link is not there, or the kernel refuses a setting.
+    pub fn set_link(&mut self, index: Ifindex, change: &LinkChange<'_>) -> Result<(), Error> {
+        let mut message = indexed(index);
+        if let Some(up) = change.up {
+            message.header.change_mask = LinkFlags::Up;
+            message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        }
+        let attributes = &mut message.attributes;
+        attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.0.clone())));
+        attributes.extend(change.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+        attributes.extend(change.namespace.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
+        self.change(About { operation: "change link", object: &index_text(index) }, Message::SetLink(message), 0)
+    }
+
+    /// Deletes a link, and with it its other end. `false`: it was not there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_link(&mut self, index: Ifindex) -> Result<bool, Error> {
+        let about = About { operation: "delete link", object: &index_text(index) };
+        deleted(self.change(about, Message::DelLink(indexed(index)), 0))
+    }
+
+    /// Whether packets to this link pass a queueing discipline that `bpf_redirect_peer` would skip.
+    /// `false` for a link that is not there.
+    ///
+    /// # Errors
+    /// As [`Socket::link_by_index`].
+    pub fn has_qdisc(&mut self, index: Ifindex) -> Result<bool, Error> {
+        Ok(self.link_by_index(index)?.is_some_and(|link| !["", "noop", "noqueue"].contains(&link.qdisc.as_str())))
+    }
+
+    fn one_link(&mut self, about: About<'_>, message: LinkMessage) -> Result<Option<Link>, Error> {
+        match self.get(about, Message::GetLink(message)) {
+            Ok(answer) => link_of(&answer).map(Some).ok_or_else(|| {
+                about.failed(Reason::Unreadable("it answers a question for a link with something else".to_owned()))
+            }),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn indexed(index: Ifindex) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    message
+}
+
+pub(crate) fn index_text(index: Ifindex) -> String {
+    format!("interface {}", index.0)
+}
+
+/// The link a message is about.
+pub(crate) fn link_of(message: &Message) -> Option<Link> {
+    let (Message::NewLink(message) | Message::DelLink(message)) = message else { return None };
+    let mut link = Link {
+        index: Ifindex(message.header.index),
+        name: IfaceName(String::new()),
+        mac: None,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        kind: String::new(),
+        alias: String::new(),
+        peer: None,
+        qdisc: String::new(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = IfaceName(name.clone()),
+            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
+            LinkAttribute::Qdisc(qdisc) => link.qdisc.clone_from(qdisc),
+            LinkAttribute::Link(peer) => link.peer = Some(Ifindex(*peer)).filter(|peer| peer.0 != 0),
+            LinkAttribute::LinkInfo(infos) => link.kind = kind_of(infos),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn kind_of(infos: &[LinkInfo]) -> String {
+    infos
+        .iter()
+        .find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None })
+        .unwrap_or_default()
+}

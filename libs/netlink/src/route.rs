@@ -1,0 +1,173 @@
+//! Unicast routes with one next hop.
+//! In: routes to be there or to go. Out: routes as they are.
+//! Invariant: what `replace_route` put there reads back equal, except that IPv6 has no scopes: they read as `Global`.
+//! Never: lists blackhole, local, broadcast, multipath or cached routes; they are not ours to change.
+
+use crate::{Error, Socket, address::family_of, error::deleted, socket::About};
+use model::{Cidr, Ifindex};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType},
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The main routing table.
+pub const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+/// How far away a destination is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Behind a gateway, or anywhere.
+    #[default]
+    Global,
+    /// On this link.
+    Link,
+    /// This host.
+    Host,
+    /// Another number.
+    Other(u8),
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to.
+    pub destination: Cidr,
+    /// Through this interface.
+    pub interface: Ifindex,
+    /// Next hop; `None`: on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// Who put it there (rtnetlink's `RTPROT_*`; 3 is boot, which CNI plugins use).
+    pub protocol: u8,
+    /// How far away. IPv6 routes have none and read as [`Scope::Global`].
+    pub scope: Scope,
+    /// Routing table.
+    pub table: u32,
+    /// The gateway counts as reachable on the link without a route to it.
+    pub on_link: bool,
+}
+
+impl Socket {
+    /// Unicast routes of both families and all tables.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
+    pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
+        let about = About { operation: "list", object: &"routes" };
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            found.extend(self.dump(about, &Message::GetRoute(question))?.iter().filter_map(route_of));
+        }
+        Ok(found)
+    }
+
+    /// Adds a route, or puts it in the place of one with the same destination, table and metric.
+    ///
+    /// # Errors
+    /// The interface is not there or down, the gateway is not reachable, or the kernel refuses.
+    pub fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
+        let object = route_text(route);
+        let about = About { operation: "replace route", object: &object };
+        self.change(about, Message::NewRoute(message_of(route)), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Deletes exactly this route, protocol included. `false`: it was not there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_route(&mut self, route: &Route) -> Result<bool, Error> {
+        let object = route_text(route);
+        let about = About { operation: "delete route", object: &object };
+        deleted(self.change(about, Message::DelRoute(message_of(route)), 0))
+    }
+}
+
+fn route_text(route: &Route) -> String {
+    let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    format!("{}{via} on interface {}", route.destination, route.interface.0)
+}
+
+fn message_of(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let network = route.destination.network();
+    message.header.address_family = family_of(network);
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.protocol = route.protocol.into();
+    message.header.kind = RouteType::Unicast;
+    if network.is_ipv4() {
+        message.header.scope = scope_number(route.scope);
+    }
+    if route.on_link {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    // The header has room for eight bits of table; the attribute is the one that counts.
+    message.header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.attributes = vec![RouteAttribute::Table(route.table), RouteAttribute::Oif(route.interface.0)];
+    if route.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(network.into()));
+    }
+    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    message
+}
+
+fn scope_number(scope: Scope) -> RouteScope {
+    match scope {
+        Scope::Global => RouteScope::Universe,
+        Scope::Link => RouteScope::Link,
+        Scope::Host => RouteScope::Host,
+        Scope::Other(number) => number.into(),
+    }
+}
+
+fn scope_of(scope: RouteScope) -> Scope {
+    match scope {
+        RouteScope::Universe => Scope::Global,
+        RouteScope::Link => Scope::Link,
+        RouteScope::Host => Scope::Host,
+        other => Scope::Other(other.into()),
+    }
+}
+
+/// The route a message is about, if it is one of the shape described above.
+pub(crate) fn route_of(message: &Message) -> Option<Route> {
+    let (Message::NewRoute(message) | Message::DelRoute(message)) = message else { return None };
+    let header = &message.header;
+    if header.kind != RouteType::Unicast || header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let mut network = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let (mut interface, mut gateway, mut table) = (None, None, u32::from(header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => network = ip_of(address)?,
+            RouteAttribute::Gateway(address) => gateway = ip_of(address),
+            RouteAttribute::Oif(index) => interface = Some(Ifindex(*index)),
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    Some(Route {
+        destination: Cidr::new(network, header.destination_prefix_length).ok()?,
+        interface: interface?,
+        gateway,
+        protocol: header.protocol.into(),
+        scope: scope_of(header.scope),
+        table,
+        on_link: header.flags.contains(RouteFlags::Onlink),
+    })
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
