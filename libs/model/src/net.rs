@@ -173,6 +173,8 @@ impl Protocol {
     pub const ICMPV6: Self = Self(58);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+    /// The protocols whose packets carry ports: TCP, UDP, SCTP, UDPLite.
+    pub const WITH_PORTS: [Self; 4] = [Self::TCP, Self::UDP, Self::SCTP, Self(136)];
     const NAMES: [(Self, &str); 6] = [
         (Self::TCP, "TCP"),
         (Self::UDP, "UDP"),
@@ -185,7 +187,7 @@ impl Protocol {
     /// Whether its packets carry ports.
     #[must_use]
     pub fn has_ports(self) -> bool {
-        [Self::TCP, Self::UDP, Self::SCTP, Self(136)].contains(&self)
+        Self::WITH_PORTS.contains(&self)
     }
 }
 

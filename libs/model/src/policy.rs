@@ -4,7 +4,7 @@
 //! Invariant: a rule part that could not be read stays in its place, in the restrictive reading (`Rule::unreadable`).
 //! Never: holds addresses of pods; a selector names them.
 
-use crate::{Cidr, NamespaceName, PolicyId, PortName, PortRange, Protocol, Selector};
+use crate::{Cidr, Labels, NamespaceName, PolicyId, PortName, PortRange, Protocol, Selector};
 use std::fmt;
 
 /// What a rule does with what it matches.
@@ -73,6 +73,20 @@ pub struct PeerSelector {
     pub namespaces: NamespaceMatch,
     /// Their own labels.
     pub pods: Selector,
+}
+
+impl PeerSelector {
+    /// Whether a pod with these labels, in this namespace, matches. `None`: a namespace of which nothing is known but its
+    /// name. Only a selector that asks for nothing matches its labels: `NotIn` would otherwise open to what is not yet said.
+    #[must_use]
+    pub fn matches(&self, namespace: &NamespaceName, namespace_labels: Option<&Labels>, labels: &Labels) -> bool {
+        let namespace_matches = match &self.namespaces {
+            NamespaceMatch::Named(name) => name == namespace,
+            NamespaceMatch::Labelled(Selector::All) => true,
+            NamespaceMatch::Labelled(selector) => namespace_labels.is_some_and(|labels| selector.matches(labels)),
+        };
+        namespace_matches && self.pods.matches(labels)
+    }
 }
 
 /// The other end of a rule. Every part that is given must match; nothing given matches everybody.

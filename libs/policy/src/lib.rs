@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod class;
 pub mod compile;
 pub mod evaluate;
 pub mod ruleset;
 
+pub use class::{Active, Class, PodFacts, Selectors};
 pub use compile::{Row, RowSpan, row};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
-pub use ruleset::{Class, Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};
+pub use ruleset::{Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};

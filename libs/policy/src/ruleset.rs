@@ -1,11 +1,15 @@
-//! The content of a rule set and of a peer class: what the compiler works on, and what makes two of them equal.
+//! The content of a rule set: what the compiler works on, and what makes two of them equal.
 //! In: ordered policies with what the endpoint itself resolves (its named ports) already resolved.
 //! Out: values with a total order; equal content, equal id.
 //! Invariant: a row is a function of one rule set and one class, and of nothing else.
 //! Never: names an endpoint or an address.
 
-use model::{Action, Cidr, Direction, NamedPort, PeerSelector, PolicyId, PortName, PortRange, Protocol};
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use crate::Selectors;
+use model::{
+    Action, Cidr, Direction, NamedPort, PeerMatch, PeerSelector, Policy, PolicyId, PortMatch, PortName, PortRange,
+    Protocol, Rule,
+};
+use std::{fmt, sync::Arc};
 
 /// Yes or no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,17 +19,6 @@ pub enum Verdict {
     Allow,
     /// Refuse.
     Deny,
-}
-
-/// Everything about a peer address that any rule of this node can ask. Two addresses with equal facts are one class.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Class {
-    /// Active selectors that match it.
-    pub selectors: BTreeSet<Arc<PeerSelector>>,
-    /// Active networks that contain it.
-    pub nets: BTreeSet<Cidr>,
-    /// Its named ports, of those names that an active egress rule uses.
-    pub ports: BTreeSet<NamedPort>,
 }
 
 /// Destination ports of a rule in a set.
@@ -85,13 +78,114 @@ pub struct RuleSet {
 }
 
 impl RuleSet {
+    /// The rules of `policies` (all that apply to the endpoint in this direction, in order) for one endpoint, whose own
+    /// named ports answer ingress port names.
+    #[must_use]
+    pub fn build(
+        policies: &[&Policy],
+        direction: Direction,
+        endpoint_ports: &[NamedPort],
+        selectors: &mut Selectors,
+    ) -> Self {
+        let mut resolver = Resolver { direction, endpoint_ports, selectors };
+        let policies = policies.iter().map(|policy| resolver.policy(policy)).collect();
+        Self { direction, policies }
+    }
+
     /// Whether any rule asks anything of the peer: if none does, no class can have a row of its own.
     #[must_use]
     pub fn asks_peer(&self) -> bool {
-        self.policies.iter().flat_map(|policy| &policy.rules).any(|rule| {
-            rule.peer != PeerTest::default()
-                || rule.ports.iter().flatten().any(|port| matches!(port, SetPort::PeerNamed(_)))
+        self.rules().any(|rule| rule.peer != PeerTest::default()) || self.peer_port_names().next().is_some()
+    }
+
+    /// Selectors that a class must know.
+    pub fn selectors(&self) -> impl Iterator<Item = &Arc<PeerSelector>> {
+        self.rules().filter_map(|rule| rule.peer.selector.as_ref())
+    }
+
+    /// Networks that a class must know, those of exceptions included.
+    pub fn nets(&self) -> impl Iterator<Item = &Cidr> {
+        self.rules().flat_map(|rule| rule.peer.nets.iter().chain(&rule.peer.not_nets))
+    }
+
+    /// Port names that a class must know.
+    pub fn peer_port_names(&self) -> impl Iterator<Item = &PortName> {
+        self.rules().flat_map(|rule| rule.ports.iter().flatten()).filter_map(|port| match port {
+            SetPort::PeerNamed(name) => Some(name),
+            SetPort::Range(_) => None,
         })
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &SetRule> {
+        self.policies.iter().flat_map(|policy| &policy.rules)
+    }
+}
+
+/// What turns rules as written into rules of a set.
+struct Resolver<'a> {
+    direction: Direction,
+    endpoint_ports: &'a [NamedPort],
+    selectors: &'a mut Selectors,
+}
+
+impl Resolver<'_> {
+    fn policy(&mut self, policy: &Policy) -> PolicyRules {
+        let rules = policy.rules(self.direction).iter().flat_map(|rule| self.rule(rule)).collect();
+        PolicyRules { id: policy.id.clone(), rules }
+    }
+
+    /// Usually one rule. One for each protocol with ports where ports are given and no protocol, because a name
+    /// may stand for another number in each.
+    fn rule(&mut self, rule: &Rule) -> Vec<SetRule> {
+        let bare = SetRule {
+            place: rule.place,
+            action: rule.action,
+            protocol: None,
+            ports: None,
+            peer: PeerTest::default(),
+            unreadable: rule.unreadable.is_some(),
+        };
+        if bare.unreadable {
+            return vec![bare];
+        }
+        let whole = SetRule { protocol: rule.protocol, peer: self.peer(&rule.peer), ..bare };
+        if rule.ports.is_empty() {
+            return vec![whole];
+        }
+        let of_protocol = |protocol| {
+            let ports = Some(self.ports(&rule.ports, protocol));
+            SetRule { protocol: Some(protocol), ports, ..whole.clone() }
+        };
+        rule.protocol
+            .map_or(Protocol::WITH_PORTS.to_vec(), |protocol| vec![protocol])
+            .into_iter()
+            .map(of_protocol)
+            .collect()
+    }
+
+    fn peer(&mut self, peer: &PeerMatch) -> PeerTest {
+        PeerTest {
+            selector: peer.selector.as_ref().map(|selector| self.selectors.intern(selector)),
+            nets: peer.nets.clone(),
+            not_nets: peer.not_nets.clone(),
+        }
+    }
+
+    fn ports(&self, ports: &[PortMatch], protocol: Protocol) -> Vec<SetPort> {
+        ports.iter().flat_map(|port| self.port(port, protocol)).collect()
+    }
+
+    fn port(&self, port: &PortMatch, protocol: Protocol) -> Vec<SetPort> {
+        match (port, self.direction) {
+            (PortMatch::Range(range), _) => vec![SetPort::Range(*range)],
+            (PortMatch::Named(name), Direction::Egress) => vec![SetPort::PeerNamed(name.clone())],
+            (PortMatch::Named(name), Direction::Ingress) => self
+                .endpoint_ports
+                .iter()
+                .filter(|own| own.name == *name && own.protocol == protocol)
+                .map(|own| SetPort::Range(PortRange::single(own.port)))
+                .collect(),
+        }
     }
 }
 
