@@ -3,3 +3,15 @@
 //! Invariant: an address has at most one owner; what is released goes to the back of the block's queue.
 //! Never: reads or writes a datastore, reads a clock.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod affinity;
+pub mod block;
+pub mod choose;
+pub mod ledger;
+#[cfg(test)]
+mod prop;
+
+pub use affinity::{AffinityState, BlockAffinity, IpamHandle, handle_id};
+pub use block::{AllocationAttribute, Block, InvalidBlock};
+pub use ledger::{AssignError, Kept, Ledger, Request, Write};

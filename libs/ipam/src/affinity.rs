@@ -1,0 +1,97 @@
+//! Block affinities and handles: the two objects Calico keeps beside its blocks, in Calico's data shape.
+//! In: a node, a block's network, an attachment. Out: objects and the names they are stored under.
+//! Invariant: name and content agree; the same pair always gives the same name.
+//! Never: says which address belongs to whom; blocks do.
+
+use model::{AttachmentId, Cidr, NodeName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How far a claim has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AffinityState {
+    /// The node wants the block; another may still be faster.
+    Pending,
+    /// The block exists and is the node's.
+    Confirmed,
+    /// The node is giving the block up.
+    PendingDeletion,
+}
+
+/// `spec` of a `crd.projectcalico.org/v1` BlockAffinity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockAffinity {
+    /// How far the claim has come.
+    pub state: AffinityState,
+    /// Whose claim.
+    pub node: NodeName,
+    /// `host`; absent in old objects means the same.
+    #[serde(default = "host_type", rename = "type")]
+    pub affinity_type: String,
+    /// The block's network.
+    pub cidr: Cidr,
+    /// Calico writes this flag as a string.
+    #[serde(default = "not_deleted")]
+    pub deleted: String,
+}
+
+fn host_type() -> String {
+    "host".to_owned()
+}
+
+fn not_deleted() -> String {
+    "false".to_owned()
+}
+
+impl BlockAffinity {
+    /// The claim of `node` on the block `cidr`.
+    #[must_use]
+    pub fn new(node: &NodeName, cidr: Cidr, state: AffinityState) -> Self {
+        Self { state, node: node.clone(), affinity_type: host_type(), cidr, deleted: not_deleted() }
+    }
+
+    /// Its object name, as in Calico (libcalico-go/lib/backend/k8s/resources/affinityblock.go).
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.node, cidr_name(self.cidr))
+    }
+}
+
+/// `spec` of a `crd.projectcalico.org/v1` IPAMHandle: how many addresses of which block one owner holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamHandle {
+    /// The owner.
+    #[serde(rename = "handleID")]
+    pub handle_id: String,
+    /// Block -> number of addresses.
+    pub block: BTreeMap<Cidr, u32>,
+    /// Given up, waiting to be removed.
+    #[serde(default)]
+    pub deleted: bool,
+}
+
+/// The handle of a container's addresses in a network, as Calico's plugin makes it.
+#[must_use]
+pub fn handle_id(id: &AttachmentId) -> String {
+    format!("{}.{}", id.network, id.container)
+}
+
+/// A network as part of an object name (libcalico-go/lib/names/cidr.go).
+#[must_use]
+pub fn cidr_name(cidr: Cidr) -> String {
+    cidr.to_string().replace(['.', ':', '/'], "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipam_6_names_are_calicos() {
+        let cidr: Cidr = "10.65.3.0/26".parse().expect("a valid network");
+        assert_eq!(cidr_name(cidr), "10-65-3-0-26");
+        assert_eq!(cidr_name("fd00:65::40/122".parse().expect("a valid network")), "fd00-65--40-122");
+        assert_eq!(BlockAffinity::new(&"n1".into(), cidr, AffinityState::Pending).name(), "n1-10-65-3-0-26");
+    }
+}

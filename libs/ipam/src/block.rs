@@ -1,0 +1,266 @@
+//! A block: the addresses of one small network, and who holds each; Calico's IPAMBlock.
+//! In: a handle and its attributes. Out: an address, or nothing when the block is full.
+//! Invariant: an ordinal is either allocated or exactly once in the queue; a block read from outside is checked first.
+//! Never: reuses an address while one that was free for longer is left.
+
+use model::{Cidr, NodeName};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// Largest block Calico allows: /20 or /116.
+const MAX_BITS: u8 = 12;
+
+/// Who holds addresses of a block, and what is known of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocationAttribute {
+    /// The owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle_id: Option<String>,
+    /// `pod`, `namespace`, `node`, `timestamp`: Calico's collector of leaked addresses reads them (IPAM-23).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secondary: BTreeMap<String, String>,
+    /// Fields of Calico that mean nothing here: kept as they came.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Opaque>,
+}
+
+/// `spec` of a `crd.projectcalico.org/v1` IPAMBlock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Block {
+    /// Its network.
+    pub cidr: Cidr,
+    /// `host:<node>`, or nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
+    /// When it was claimed; Calico's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_claim_time: Option<String>,
+    /// Ordinal -> index into `attributes`.
+    pub allocations: Vec<Option<usize>>,
+    /// Free ordinals; the next one to give out comes first.
+    pub unallocated: Vec<usize>,
+    /// Owners.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub attributes: Vec<AllocationAttribute>,
+    /// Counts writes.
+    #[serde(default)]
+    pub sequence_number: u64,
+    /// Ordinal -> sequence number at which it was given out: tells a reuse from the allocation before it.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub sequence_number_for_allocation: BTreeMap<String, u64>,
+    /// Given up, waiting to be removed.
+    #[serde(default)]
+    pub deleted: bool,
+    /// Calico's old place for the cluster's setting.
+    #[serde(default)]
+    pub strict_affinity: bool,
+}
+
+/// A value that is handed through: a string, a map of strings, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Opaque {
+    /// A string.
+    Text(String),
+    /// A map of strings.
+    Map(BTreeMap<String, String>),
+    /// `null`.
+    Null,
+}
+
+/// A block that contradicts itself. Nothing is given out of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("IPAMBlock {cidr}: {problem}; no address of it is given out until it is repaired")]
+pub struct InvalidBlock {
+    /// Which block.
+    pub cidr: Cidr,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl Block {
+    /// An empty block of `node`. `sequence` starts its counter: a block made anew must not repeat an old one's numbers.
+    #[must_use]
+    pub fn new(cidr: Cidr, node: &NodeName, sequence: u64) -> Self {
+        let size = size_of(cidr);
+        Self {
+            cidr,
+            affinity: Some(format!("host:{node}")),
+            affinity_claim_time: None,
+            allocations: vec![None; size],
+            unallocated: (0..size).collect(),
+            attributes: Vec::new(),
+            sequence_number: sequence,
+            sequence_number_for_allocation: BTreeMap::new(),
+            deleted: false,
+            strict_affinity: false,
+        }
+    }
+
+    /// Whether the block is `node`'s.
+    #[must_use]
+    pub fn belongs_to(&self, node: &NodeName) -> bool {
+        self.affinity.as_deref().and_then(|text| text.strip_prefix("host:")) == Some(node.0.as_str())
+    }
+
+    /// Whether lists and indexes agree with each other.
+    ///
+    /// # Errors
+    /// Names the first contradiction.
+    pub fn check(&self) -> Result<(), InvalidBlock> {
+        let invalid = |problem: String| Err(InvalidBlock { cidr: self.cidr, problem });
+        if host_bits(self.cidr) > MAX_BITS {
+            return invalid(format!("it is wider than {} addresses", 1 << MAX_BITS));
+        }
+        if self.allocations.len() != size_of(self.cidr) {
+            return invalid(format!("{} allocations for {} addresses", self.allocations.len(), size_of(self.cidr)));
+        }
+        if let Some(index) = self.allocations.iter().flatten().find(|index| **index >= self.attributes.len()) {
+            return invalid(format!("an allocation names attribute {index} of {}", self.attributes.len()));
+        }
+        let mut seen = BTreeSet::new();
+        for ordinal in &self.unallocated {
+            match self.allocations.get(*ordinal) {
+                Some(None) if seen.insert(ordinal) => {}
+                _ => return invalid(format!("unallocated names {ordinal}, which is taken, twice there or outside")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives out the address that has been free for longest.
+    pub fn assign(&mut self, handle: &str, secondary: &BTreeMap<String, String>) -> Option<IpAddr> {
+        if self.unallocated.is_empty() {
+            return None;
+        }
+        let ordinal = self.unallocated.remove(0);
+        let attribute = AllocationAttribute {
+            handle_id: Some(handle.to_owned()),
+            secondary: secondary.clone(),
+            other: BTreeMap::new(),
+        };
+        let known = self.attributes.iter().position(|known| *known == attribute);
+        let index = known.unwrap_or_else(|| {
+            self.attributes.push(attribute);
+            self.attributes.len() - 1
+        });
+        self.allocations[ordinal] = Some(index);
+        self.sequence_number_for_allocation.insert(ordinal.to_string(), self.sequence_number);
+        Some(self.address(ordinal))
+    }
+
+    /// The addresses `handle` holds, lowest first.
+    #[must_use]
+    pub fn held_by(&self, handle: &str) -> Vec<IpAddr> {
+        self.ordinals_of(handle).into_iter().map(|ordinal| self.address(ordinal)).collect()
+    }
+
+    /// Takes back all that `handle` holds; its addresses go to the back of the queue.
+    pub fn release(&mut self, handle: &str) -> Vec<IpAddr> {
+        let released = self.held_by(handle);
+        for ordinal in self.ordinals_of(handle) {
+            self.allocations[ordinal] = None;
+            self.unallocated.push(ordinal);
+            self.sequence_number_for_allocation.remove(&ordinal.to_string());
+        }
+        self.drop_unused_attributes();
+        released
+    }
+
+    fn ordinals_of(&self, handle: &str) -> Vec<usize> {
+        let holds = |index: usize| self.attributes[index].handle_id.as_deref() == Some(handle);
+        let taken = self.allocations.iter().enumerate();
+        taken.filter(|(_, index)| index.is_some_and(holds)).map(|(ordinal, _)| ordinal).collect()
+    }
+
+    fn drop_unused_attributes(&mut self) {
+        let used: BTreeSet<usize> = self.allocations.iter().flatten().copied().collect();
+        let renumbered: BTreeMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+        let mut index = 0;
+        self.attributes.retain(|_| {
+            index += 1;
+            used.contains(&(index - 1))
+        });
+        for allocation in self.allocations.iter_mut().flatten() {
+            *allocation = renumbered[allocation];
+        }
+    }
+
+    fn address(&self, ordinal: usize) -> IpAddr {
+        nth_address(self.cidr, ordinal as u128)
+    }
+}
+
+/// Go writes an empty list or map that was never filled as `null`.
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// The address `offset` above the network's first.
+pub(crate) fn nth_address(cidr: Cidr, offset: u128) -> IpAddr {
+    match cidr.network() {
+        IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).wrapping_add(offset as u32)).into(),
+        IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).wrapping_add(offset)).into(),
+    }
+}
+
+fn host_bits(cidr: Cidr) -> u8 {
+    if cidr.is_v4() { 32 - cidr.prefix_len() } else { 128 - cidr.prefix_len() }
+}
+
+fn size_of(cidr: Cidr) -> usize {
+    1 << host_bits(cidr).min(MAX_BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> Block {
+        Block::new("10.65.3.0/30".parse().expect("a valid network"), &"n1".into(), 7)
+    }
+
+    fn give(block: &mut Block, handle: &str) -> String {
+        block.assign(handle, &BTreeMap::new()).map_or("full".to_owned(), |address| address.to_string())
+    }
+
+    #[test]
+    fn ipam_7_a_released_address_goes_to_the_back() {
+        let mut block = block();
+        assert_eq!(give(&mut block, "a"), "10.65.3.0");
+        assert_eq!(give(&mut block, "b"), "10.65.3.1");
+        block.release("a");
+        assert_eq!(["c", "d", "e", "f"].map(|h| give(&mut block, h)), ["10.65.3.2", "10.65.3.3", "10.65.3.0", "full"]);
+    }
+
+    #[test]
+    fn a_release_keeps_the_others_attributes_in_place() {
+        let mut block = block();
+        for handle in ["a", "b", "c"] {
+            give(&mut block, handle);
+        }
+        block.release("b");
+        assert_eq!(block.allocations, [Some(0), None, Some(1), None]);
+        assert_eq!(block.held_by("c"), ["10.65.3.2".parse::<IpAddr>().expect("a valid address")]);
+        assert_eq!(block.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_block_that_contradicts_itself_is_refused() {
+        let broken: [fn(&mut Block); 4] = [
+            |block| block.allocations.truncate(3),
+            |block| block.allocations[0] = Some(5),
+            |block| block.unallocated.push(0),
+            |block| block.unallocated[0] = 99,
+        ];
+        for damage in broken {
+            let mut block = block();
+            damage(&mut block);
+            assert!(block.check().is_err(), "{block:?}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The ledger: pools, blocks, affinities and handles as last read; decisions are made on it and become writes.
+//! In: wishes by handle. Out: addresses, and the writes that make them true, each with the revision it was decided on.
+//! Invariant: the same handle always gets the same addresses; a wish for several families is met whole or not at all.
+//! Never: writes; a writer that finds another revision throws the decision away and asks again on a fresh ledger.
+
+use crate::{AffinityState, Block, BlockAffinity, InvalidBlock, IpamHandle, affinity::cidr_name, choose::candidates};
+use model::{Cidr, IpPool, NodeName};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// An object and the revision it was read at; `None`: it is not stored yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept<T> {
+    /// `metadata.resourceVersion`.
+    pub revision: Option<String>,
+    /// The object.
+    pub value: T,
+}
+
+/// Everything a decision needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// By name.
+    pub pools: BTreeMap<String, IpPool>,
+    /// By network.
+    pub blocks: BTreeMap<Cidr, Kept<Block>>,
+    /// By object name.
+    pub affinities: BTreeMap<String, Kept<BlockAffinity>>,
+    /// By handle.
+    pub handles: BTreeMap<String, Kept<IpamHandle>>,
+}
+
+/// A wish: one address of every family that has an enabled pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The node that asks.
+    pub node: NodeName,
+    /// The owner.
+    pub handle: String,
+    /// What is stored beside the addresses.
+    pub secondary: BTreeMap<String, String>,
+    /// First sequence number of a block that has to be made: the caller's clock, so that no block repeats an old one's.
+    pub sequence: u64,
+}
+
+/// Why no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AssignError {
+    /// No pool.
+    #[error("no enabled IPPool: put an IPPool manifest into the datastore")]
+    NoPool,
+    /// The node's block has no free address.
+    #[error("block {block} of node {node} is full: remove pods from the node, or use a larger blockSize for new pools")]
+    BlockFull {
+        /// The block.
+        block: Cidr,
+        /// The node.
+        node: NodeName,
+    },
+    /// Every block of the pool is another node's.
+    #[error("every block of IPPool {pool} belongs to another node: add a pool or remove nodes' claims")]
+    PoolFull {
+        /// The pool.
+        pool: String,
+    },
+    /// The node's block is damaged.
+    #[error(transparent)]
+    Invalid(#[from] InvalidBlock),
+}
+
+/// One object to write or to remove, if it is still at `revision` (`None`: if it does not exist).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A block.
+    Block(String, Kept<Block>),
+    /// A claim.
+    Affinity(String, Kept<BlockAffinity>),
+    /// The claim that was written as pending earlier in the same list: confirmed now.
+    Confirm(String, BlockAffinity),
+    /// A handle.
+    Handle(String, Kept<IpamHandle>),
+    /// A handle that holds nothing any more.
+    RemoveHandle(String, Option<String>),
+    /// A claim on a block that another node won.
+    RemoveAffinity(String, Option<String>),
+}
+
+impl Ledger {
+    /// Decides addresses for `request`. On an error the ledger is as before.
+    ///
+    /// # Errors
+    /// There is no pool, or no address left.
+    pub fn assign(&mut self, request: &Request) -> Result<Vec<IpAddr>, AssignError> {
+        let pools = self.pools_by_family();
+        if pools.is_empty() {
+            return Err(AssignError::NoPool);
+        }
+        let mut next = self.clone();
+        next.drop_lost_claims(&request.node);
+        let addresses: Result<Vec<_>, _> = pools.iter().map(|pool| next.assign_from(pool, request)).collect();
+        let addresses = addresses?;
+        next.recount(&request.handle);
+        *self = next;
+        Ok(addresses)
+    }
+
+    /// Takes back everything `handle` holds; a handle that holds nothing is no error.
+    pub fn release(&mut self, handle: &str) -> Vec<IpAddr> {
+        let sound = self.blocks.values_mut().filter(|block| block.value.check().is_ok());
+        let released: Vec<_> = sound.flat_map(|block| block.value.release(handle)).collect();
+        self.recount(handle);
+        released
+    }
+
+    /// The addresses `handle` holds.
+    #[must_use]
+    pub fn held_by(&self, handle: &str) -> Vec<IpAddr> {
+        let sound = self.blocks.values().filter(|block| block.value.check().is_ok());
+        sound.flat_map(|block| block.value.held_by(handle)).collect()
+    }
+
+    /// First enabled pool of each family, by name; IPv4 first.
+    fn pools_by_family(&self) -> Vec<IpPool> {
+        let first = |v4| self.pools.values().find(|pool| !pool.disabled && pool.cidr.is_v4() == v4);
+        [true, false].into_iter().filter_map(first).cloned().collect()
+    }
+
+    fn assign_from(&mut self, pool: &IpPool, request: &Request) -> Result<IpAddr, AssignError> {
+        let cidr = self.block_for(pool, request)?;
+        let fresh = || Kept { revision: None, value: Block::new(cidr, &request.node, request.sequence) };
+        let block = &mut self.blocks.entry(cidr).or_insert_with(fresh).value;
+        block.check()?;
+        if let Some(held) = block.held_by(&request.handle).first() {
+            return Ok(*held);
+        }
+        let full = AssignError::BlockFull { block: cidr, node: request.node.clone() };
+        let address = block.assign(&request.handle, &request.secondary).ok_or(full)?;
+        self.claim(cidr, &request.node);
+        Ok(address)
+    }
+
+    /// The node's block in this pool, else the first one that nobody has.
+    fn block_for(&self, pool: &IpPool, request: &Request) -> Result<Cidr, AssignError> {
+        let own = |block: &&Kept<Block>| {
+            block.value.belongs_to(&request.node) && !block.value.deleted && pool.cidr.covers(&block.value.cidr)
+        };
+        if let Some(block) = self.blocks.values().find(own) {
+            return Ok(block.value.cidr);
+        }
+        let free = |cidr: &Cidr| !self.blocks.keys().any(|taken| taken.covers(cidr) || cidr.covers(taken));
+        candidates(pool, &request.node).find(free).ok_or_else(|| AssignError::PoolFull { pool: pool.name.clone() })
+    }
+
+    /// The node's claim on a block that is its own.
+    fn claim(&mut self, cidr: Cidr, node: &NodeName) {
+        let affinity = BlockAffinity::new(node, cidr, AffinityState::Confirmed);
+        let revision = self.affinities.get(&affinity.name()).and_then(|kept| kept.revision.clone());
+        self.affinities.insert(affinity.name(), Kept { revision, value: affinity });
+    }
+
+    /// Claims on blocks that turned out to be another node's.
+    fn drop_lost_claims(&mut self, node: &NodeName) {
+        let blocks = &self.blocks;
+        let lost = |claim: &BlockAffinity| {
+            claim.node == *node && blocks.get(&claim.cidr).is_some_and(|block| !block.value.belongs_to(node))
+        };
+        self.affinities.retain(|_, kept| !lost(&kept.value));
+    }
+
+    /// A handle counts what the blocks say, so a count that a crash left behind heals with the next decision.
+    fn recount(&mut self, handle: &str) {
+        let count = |block: &Kept<Block>| u32::try_from(block.value.held_by(handle).len()).unwrap_or(u32::MAX);
+        let sound = self.blocks.iter().filter(|(_, block)| block.value.check().is_ok());
+        let block: BTreeMap<Cidr, u32> =
+            sound.map(|(cidr, block)| (*cidr, count(block))).filter(|(_, count)| *count > 0).collect();
+        if block.is_empty() {
+            self.handles.remove(handle);
+            return;
+        }
+        let value = IpamHandle { handle_id: handle.to_owned(), block, deleted: false };
+        let revision = self.handles.get(handle).and_then(|kept| kept.revision.clone());
+        self.handles.insert(handle.to_owned(), Kept { revision, value });
+    }
+
+    /// What to write to get from `before` to `self`, in the order that a crash anywhere leaves nothing given twice and
+    /// nothing held without a trace: claim (pending), handles, blocks, claim (confirmed), then what is gone.
+    #[must_use]
+    pub fn writes_since(&self, before: &Ledger) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let (new, known): (Vec<_>, Vec<_>) =
+            changed(&self.affinities, &before.affinities).partition(|(_, kept)| kept.revision.is_none());
+        for (name, kept) in &new {
+            let pending = BlockAffinity { state: AffinityState::Pending, ..kept.value.clone() };
+            writes.push(Write::Affinity((*name).clone(), Kept { revision: None, value: pending }));
+        }
+        for (id, kept) in changed(&self.handles, &before.handles) {
+            writes.push(Write::Handle(id.to_lowercase(), kept.clone()));
+        }
+        for (cidr, kept) in changed(&self.blocks, &before.blocks) {
+            let mut kept = kept.clone();
+            kept.value.sequence_number += 1;
+            writes.push(Write::Block(cidr_name(*cidr), kept));
+        }
+        writes.extend(new.iter().map(|(name, kept)| Write::Confirm((*name).clone(), kept.value.clone())));
+        writes.extend(known.iter().map(|(name, kept)| Write::Affinity((*name).clone(), (*kept).clone())));
+        writes.extend(gone(&self.handles, &before.handles).map(|(id, at)| Write::RemoveHandle(id.to_lowercase(), at)));
+        writes.extend(gone(&self.affinities, &before.affinities).map(|(name, at)| Write::RemoveAffinity(name, at)));
+        writes
+    }
+}
+
+fn gone<T>(
+    after: &BTreeMap<String, Kept<T>>,
+    before: &BTreeMap<String, Kept<T>>,
+) -> impl Iterator<Item = (String, Option<String>)> {
+    let missing = before.iter().filter(|(key, _)| !after.contains_key(*key));
+    missing.map(|(key, kept)| (key.clone(), kept.revision.clone()))
+}
+
+fn changed<'a, K: Ord, T: PartialEq>(
+    after: &'a BTreeMap<K, Kept<T>>,
+    before: &'a BTreeMap<K, Kept<T>>,
+) -> impl Iterator<Item = (&'a K, &'a Kept<T>)> {
+    after.iter().filter(|(key, kept)| before.get(key) != Some(kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(node: &str, handle: &str) -> Request {
+        Request { node: node.into(), handle: handle.into(), secondary: BTreeMap::new(), sequence: 1 }
+    }
+
+    fn ledger(pools: &[(&str, u8)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for (number, (cidr, block_size)) in pools.iter().enumerate() {
+            let cidr = cidr.parse().expect("a valid network");
+            let name = format!("pool{number}");
+            let pool = IpPool { name: name.clone(), cidr, block_size: *block_size, disabled: false };
+            ledger.pools.insert(name, pool);
+        }
+        ledger
+    }
+
+    fn kinds(writes: &[Write]) -> Vec<&'static str> {
+        let kind = |write: &Write| match write {
+            Write::Block(..) => "block",
+            Write::Affinity(_, kept) if kept.value.state == AffinityState::Pending => "pending",
+            Write::Affinity(..) | Write::Confirm(..) => "confirmed",
+            Write::Handle(..) => "handle",
+            Write::RemoveHandle(..) => "no handle",
+            Write::RemoveAffinity(..) => "no claim",
+        };
+        writes.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn the_same_handle_gets_the_same_addresses_of_both_families() {
+        let mut ledger = ledger(&[("10.65.0.0/24", 26), ("fd00:65::/64", 122)]);
+        let first = ledger.assign(&request("n1", "a"));
+        assert_eq!(first.as_ref().map(Vec::len), Ok(2));
+        assert_eq!(ledger.assign(&request("n1", "a")), first);
+        assert_ne!(ledger.assign(&request("n1", "b")), first);
+    }
+
+    #[test]
+    fn ipam_18_a_claim_is_pending_until_its_block_is_written() {
+        let before = ledger(&[("10.65.0.0/24", 26)]);
+        let mut after = before.clone();
+        assert!(after.assign(&request("n1", "a")).is_ok());
+        assert_eq!(kinds(&after.writes_since(&before)), ["pending", "handle", "block", "confirmed"]);
+    }
+
+    #[test]
+    fn a_release_removes_the_handle_after_the_block_is_written() {
+        let mut before = ledger(&[("10.65.0.0/24", 26)]);
+        before.assign(&request("n1", "a")).expect("an address");
+        let mut after = before.clone();
+        assert_eq!(after.release("a").len(), 1);
+        assert_eq!(kinds(&after.writes_since(&before)), ["block", "no handle"]);
+        assert!(after.release("a").is_empty());
+    }
+
+    #[test]
+    fn a_dual_stack_wish_is_met_whole_or_not_at_all() {
+        let mut ledger = ledger(&[("10.65.0.0/24", 26), ("fd00:65::/128", 128)]);
+        assert!(ledger.assign(&request("n1", "a")).is_ok());
+        let before = ledger.clone();
+        assert!(matches!(ledger.assign(&request("n1", "b")), Err(AssignError::BlockFull { .. })));
+        assert_eq!(ledger, before);
+    }
+
+    #[test]
+    fn ipam_8_a_block_of_a_deleted_pool_gives_nothing_but_takes_back() {
+        let mut ledger = ledger(&[("10.65.0.0/24", 26)]);
+        ledger.assign(&request("n1", "a")).expect("an address");
+        ledger.pools.clear();
+        assert_eq!(ledger.assign(&request("n1", "b")), Err(AssignError::NoPool));
+        assert_eq!(ledger.release("a").len(), 1);
+    }
+
+    #[test]
+    fn ipam_18_the_loser_of_a_block_takes_the_next_and_drops_its_claim() {
+        let mut before = ledger(&[("10.65.0.0/25", 26)]);
+        before.assign(&request("n1", "a")).expect("an address");
+        let block = before.blocks.values().next().expect("one block").value.cidr;
+        let lost = BlockAffinity::new(&"n2".into(), block, AffinityState::Pending);
+        before.affinities.insert(lost.name(), Kept { revision: Some("3".into()), value: lost });
+        let mut after = before.clone();
+        after.assign(&request("n2", "b")).expect("an address");
+        assert!(kinds(&after.writes_since(&before)).contains(&"no claim"));
+        assert!(matches!(after.assign(&request("n3", "c")), Err(AssignError::PoolFull { .. })));
+    }
+}
