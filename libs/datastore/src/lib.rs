@@ -1,1 +1,19 @@
+//! What the cluster says: a directory of manifests, read, converted and watched; and objects that agents share in it.
+//! In: `DIR/*.yaml` and `DIR/.tortie/KIND/NAME.yaml`. Out: batches of [`model::Update`], and [`Problem`]s for people.
+//! Invariant: what cannot be read leaves its last good revision in force and is reported.
+//! Never: decides what a policy means; blocks without a bound.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+mod catalog;
+mod convert;
+mod document;
+pub mod objects;
+mod problem;
+mod watch;
+mod workload;
+mod yaml;
+
+pub use objects::{Metadata, Object, ObjectError, Objects};
+pub use problem::Problem;
+pub use watch::{Batch, FileStore, OpenError, Updates};

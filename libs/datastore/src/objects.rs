@@ -1,0 +1,283 @@
+//! Objects that several agents share: `DIR/.tortie/KIND/NAME.yaml`, changed only by compare-and-swap.
+//! In: an [`Object`] with the resource version it was read at. Out: the object as written, or [`ObjectError::Conflict`].
+//! Invariant: a file is whole at every moment (temporary file, fsync, rename); two writers never both win.
+//! Never: waits for the lock without a bound; overwrites what it has not seen.
+
+use crate::yaml;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The directory inside the datastore's that holds shared objects.
+pub(crate) const SHARED: &str = ".tortie";
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(2);
+
+/// A shared object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Object {
+    /// Such as `crd.projectcalico.org/v1`.
+    pub api_version: String,
+    /// Such as `IPAMBlock`.
+    pub kind: String,
+    /// Name and version.
+    pub metadata: Metadata,
+    /// Everything else.
+    pub spec: Value,
+}
+
+/// Name and version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// Unique within the kind.
+    pub name: String,
+    /// The version that was read. `None` on write: the object must not exist yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+}
+
+/// Why a shared object was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// Somebody else was first: read it again and decide anew.
+    #[error("{kind} {name}: written by another agent meanwhile (wanted version {wanted}, found {found})")]
+    Conflict {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+        /// What the writer had read.
+        wanted: String,
+        /// What is there.
+        found: String,
+    },
+    /// The lock was held too long.
+    #[error("{path}: still locked after {waited:?}; find its holder with `fuser {path}`")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// What is stored cannot be read.
+    #[error("{path}: not a readable object: {reason}; restore it from a backup, or remove the file")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A kind or name that is no file name.
+    #[error("{0:?} cannot name an object: use letters, digits, '-', '_', ':' and '.', not first, at most 240 bytes")]
+    InvalidName(String),
+    /// The object cannot be written as YAML.
+    #[error("{kind} {name}: {reason}")]
+    Unprintable {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The shared objects of one datastore directory. Cheap to clone; every clone and every process sees the same.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    root: PathBuf,
+}
+
+impl Objects {
+    /// The shared objects of datastore directory `dir`.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn open(dir: &Path) -> Result<Self, ObjectError> {
+        let root = dir.join(SHARED);
+        fs::create_dir_all(&root).map_err(|source| io_error(&root, source))?;
+        Ok(Self { root })
+    }
+
+    /// One object, if it is there.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        read(&self.path(kind, name)?)
+    }
+
+    /// All objects of a kind, by name.
+    ///
+    /// # Errors
+    /// The directory or one of the objects cannot be read: a list with a hole is no list.
+    pub fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        let dir = self.root.join(checked(kind)?);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(io_error(&dir, source)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|source| io_error(&dir, source))?.path();
+            if is_object_file(&path) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        paths.iter().filter_map(|path| read(path).transpose()).collect()
+    }
+
+    /// Writes an object: a new one if it carries no resource version, else only over exactly that version.
+    /// Returns it with its new version.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if somebody else was first; else the file system or the lock refused.
+    pub fn write(&self, object: &Object) -> Result<Object, ObjectError> {
+        let path = self.path(&object.kind, &object.metadata.name)?;
+        let _lock = self.lock()?;
+        let found = version_of(read(&path)?.as_ref());
+        require_version(&object.kind, &object.metadata.name, object.metadata.resource_version.as_deref(), &found)?;
+        let mut written = object.clone();
+        written.metadata.resource_version = Some(next_version(found.as_deref()));
+        replace(&path, &written)?;
+        Ok(written)
+    }
+
+    /// Removes an object; with `version`, only if it still has that one. False if it was not there.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if somebody else changed it; else the file system or the lock refused.
+    pub fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
+        let path = self.path(kind, name)?;
+        let _lock = self.lock()?;
+        if let Some(wanted) = version {
+            let Some(object) = read(&path)? else { return Ok(false) };
+            require_version(kind, name, Some(wanted), &version_of(Some(&object)))?;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => sync_dir(&path).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(io_error(&path, source)),
+        }
+    }
+
+    fn path(&self, kind: &str, name: &str) -> Result<PathBuf, ObjectError> {
+        Ok(self.root.join(checked(kind)?).join(format!("{}.yaml", checked(name)?)))
+    }
+
+    /// The lock is the file's description: it is given back when the returned file is dropped, or the process dies.
+    fn lock(&self) -> Result<File, ObjectError> {
+        let path = self.root.join(".lock");
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = open.map_err(|source| io_error(&path, source))?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(source)) => return Err(io_error(&path, source)),
+                Err(TryLockError::WouldBlock) if start.elapsed() > LOCK_WAIT => {
+                    return Err(ObjectError::Locked { path, waited: LOCK_WAIT });
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_POLL),
+            }
+        }
+    }
+}
+
+/// Whether a directory entry is an object and not a temporary file, a lock or an editor's copy.
+pub(crate) fn is_object_file(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    !hidden && path.extension().is_some_and(|extension| extension == "yaml")
+}
+
+fn checked(name: &str) -> Result<&str, ObjectError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    let valid = !name.is_empty() && name.len() <= 240 && !name.starts_with('.') && name.chars().all(allowed);
+    if valid { Ok(name) } else { Err(ObjectError::InvalidName(name.to_owned())) }
+}
+
+fn read(path: &Path) -> Result<Option<Object>, ObjectError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(path, source)),
+    };
+    let corrupt = |reason: String| ObjectError::Corrupt { path: path.to_owned(), reason };
+    let value = yaml::parse(&text).map_err(|error| corrupt(error.to_string()))?;
+    serde_json::from_value(value).map(Some).map_err(|error| corrupt(error.to_string()))
+}
+
+/// The version of what is there; an object written by hand without one has version "0".
+fn version_of(object: Option<&Object>) -> Option<String> {
+    object.map(|object| object.metadata.resource_version.clone().unwrap_or_else(|| "0".to_owned()))
+}
+
+fn require_version(kind: &str, name: &str, wanted: Option<&str>, found: &Option<String>) -> Result<(), ObjectError> {
+    if wanted == found.as_deref() {
+        return Ok(());
+    }
+    let say = |version: Option<&str>| version.unwrap_or("none").to_owned();
+    Err(ObjectError::Conflict {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        wanted: say(wanted),
+        found: say(found.as_deref()),
+    })
+}
+
+/// Larger than the one before, and not met again when an object is deleted and made anew: nanoseconds of the clock.
+fn next_version(found: Option<&str>) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let last: u128 = found.and_then(|version| version.parse().ok()).unwrap_or(0);
+    now.max(last.saturating_add(1)).to_string()
+}
+
+fn replace(path: &Path, object: &Object) -> Result<(), ObjectError> {
+    let unprintable = |reason| ObjectError::Unprintable {
+        kind: object.kind.clone(),
+        name: object.metadata.name.clone(),
+        reason,
+    };
+    let text = yaml::print(object).map_err(unprintable)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
+    let temporary = dir.join(format!(".{}.tmp", object.metadata.name));
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|source| io_error(&temporary, source))?;
+    fs::rename(&temporary, path).map_err(|source| io_error(path, source))?;
+    sync_dir(path)
+}
+
+fn sync_dir(path: &Path) -> Result<(), ObjectError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error(dir, source))
+}
+
+fn io_error(path: &Path, source: io::Error) -> ObjectError {
+    ObjectError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;
