@@ -1,1 +1,32 @@
+//! The test kit: nodes and pods as network namespaces, real sockets, the real binaries.
+//! In: what a test wants to stand. Out: things that stand, and what their packets met.
+//! Invariant: whatever the kit made is gone when its owner is dropped, also when a test fails.
+//! Never: links against what it tests; it sees processes, sockets and interfaces, as a user does.
 
+pub mod agent;
+pub mod binaries;
+pub mod cluster;
+pub mod expect;
+pub mod fabric;
+pub mod flow;
+pub mod frame;
+pub mod netns;
+pub mod node;
+pub mod pod;
+pub mod probe;
+pub mod raw;
+pub mod runtime;
+pub mod server;
+pub mod traffic;
+pub mod wait;
+
+pub use agent::Agent;
+pub use binaries::Binaries;
+pub use cluster::Cluster;
+pub use expect::Table;
+pub use fabric::Fabric;
+pub use netns::NetNs;
+pub use node::{Node, NodeSpec};
+pub use pod::{Pod, PodSpec};
+pub use probe::{Outcome, Probe};
+pub use server::Servers;

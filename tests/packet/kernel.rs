@@ -1,0 +1,347 @@
+//! The kernel under a packet table: a node's namespace with real interfaces, the agent's own commit, test runs.
+//! In: a scenario, then packets at hooks. Out: what the live programs did, and everything they wrote.
+//! Invariant: namespaces, mounts and pins belong to one thread and go with it, however the test ends.
+//! Never: attaches anything that a real node would not; reads the compiler's mind.
+
+use crate::{
+    cast::{Actor, NODE, OUTSIDE},
+    scenario::{Cast, Scenario, attachment_id, interface},
+    table::{Action, Hook},
+};
+use abi::{Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, maps, verdict::DROP_REASONS};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use dataplane::{Dataplane, Options};
+use model::{IfaceName, Ifindex, Mac};
+use netlink::{LinkChange, Route, Scope, Socket, VethSpec, namespace};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+/// Small tables: enough for a scenario, quick to make.
+pub const ENTRIES: [(&str, u32); 9] = [
+    ("ENDPOINTS", 64),
+    ("INTERFACES", 64),
+    ("ADDRESSES", 1024),
+    ("NETS", 1024),
+    ("CLASSES", 4096),
+    ("SETS", 1024),
+    ("ROWS", 16384),
+    ("SPANS", 65536),
+    ("CONNTRACK", 1024),
+];
+
+/// The interface towards the network.
+pub const UPLINK: &str = "uplink0";
+
+/// What a program did with a packet.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub action: Action,
+    pub bytes: Vec<u8>,
+}
+
+/// Everything the programs write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub entries: BTreeMap<FlowKey, (u8, u8)>,
+    pub drops: BTreeMap<(u32, DropReason), u64>,
+    pub judged: u64,
+}
+
+/// A node with its pods' interfaces, and the programs over its tables.
+pub struct Kernel {
+    pub dataplane: Dataplane,
+    programs: Ebpf,
+    indexes: BTreeMap<IfaceName, Ifindex>,
+    slots: BTreeMap<u32, Actor>,
+    actors: Vec<Actor>,
+    pods: OwnedFd,
+}
+
+/// Runs `test` on a thread with a network and a mount namespace of its own.
+pub fn on_a_node(test: impl FnOnce() + Send) {
+    let node = namespace::create().expect("root may make a network namespace");
+    let work = || {
+        private_mounts();
+        test();
+    };
+    namespace::inside(node.as_fd(), work).expect("root may enter its own namespace");
+}
+
+fn private_mounts() {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: the thread was made for this test and shares neither its descriptor table's use nor its working
+    // directory with code that depends on them.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.expect("root may make a mount namespace");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("root may change mounts");
+}
+
+impl Kernel {
+    /// A node in the calling thread's namespaces. Call it inside [`on_a_node`].
+    pub fn new(scenario: &Scenario) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        // The mounts inside are the thread's own, so the folder is empty for everybody else.
+        let directory = directory.keep();
+        let pods = namespace::create().expect("root may make a network namespace");
+        let mut socket = Socket::open().expect("netlink answers");
+        make_uplink(&mut socket, &pods);
+        for cast in scenario.local() {
+            make_pod(&mut socket, cast, &pods);
+        }
+        let links = socket.links().expect("links are listed");
+        let indexes = links.into_iter().map(|link| (link.name, link.index)).collect();
+        let bpffs = directory.join("bpf");
+        let options = Options {
+            bpffs: bpffs.clone(),
+            object: object(),
+            entries: ENTRIES.iter().map(|(name, entries)| ((*name).to_owned(), *entries)).collect(),
+            uplink: Some(IfaceName(UPLINK.into())),
+            state_dir: directory.join("state"),
+        };
+        let dataplane = Dataplane::open(options).expect("the dataplane opens");
+        let programs = programs(&bpffs);
+        let _ = std::fs::remove_dir_all(directory.join("state"));
+        let mut kernel = Self { dataplane, programs, indexes, slots: BTreeMap::new(), actors: Vec::new(), pods };
+        kernel.commit(scenario);
+        kernel
+    }
+
+    /// Puts a scenario in force on the same node.
+    pub fn commit(&mut self, scenario: &Scenario) {
+        let mut socket = Socket::open().expect("netlink answers");
+        for cast in scenario.local().filter(|cast| !self.actors.contains(&cast.actor)) {
+            if !self.indexes.contains_key(&interface(cast.actor)) {
+                make_pod(&mut socket, cast, &self.pods);
+            }
+        }
+        let world = scenario.world();
+        let desired = calc::desired(world.in_sync().expect("the scenario is complete"));
+        let applied = self.dataplane.apply(&desired);
+        assert!(applied.failed.is_empty(), "not in force: {:?}", applied.failed);
+        self.dataplane.settle();
+        let links = socket.links().expect("links are listed");
+        self.indexes = links.into_iter().map(|link| (link.name, link.index)).collect();
+        self.actors = scenario.local().map(|cast| cast.actor).collect();
+        for actor in &self.actors {
+            assert!(self.dataplane.in_force(&attachment_id(*actor)), "{} is not in force", actor.name);
+        }
+        self.slots = self.read_slots();
+    }
+
+    fn read_slots(&self) -> BTreeMap<u32, Actor> {
+        let endpoints: Array<&MapData, Endpoint> = map(&self.programs, &maps::ENDPOINTS);
+        let slots = (0..endpoints.len()).filter_map(|slot| Some((slot, endpoints.get(&slot, 0).ok()?)));
+        let whose = |mac| self.actors.iter().find(|actor| actor.mac.0 == mac).copied();
+        slots.filter_map(|(slot, endpoint)| Some((slot, whose(endpoint.mac)?))).collect()
+    }
+
+    /// As if no packet had ever been seen.
+    pub fn fresh(&mut self) {
+        let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);
+        let keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            flows.remove(&key).expect("a listed flow can be removed");
+        }
+    }
+
+    /// Runs the live program of a hook.
+    pub fn run(&mut self, hook: Hook, bytes: &[u8]) -> Ran {
+        let (program, interface) = program_of(hook);
+        let (result, bytes, _) = self.test_run(program, &interface, bytes);
+        let action = match result {
+            0xffff_ffff => Action::PassOn,
+            2 => Action::Drop,
+            7 => Action::Redirect,
+            other => panic!("{program} returned {other}"),
+        };
+        Ran { action, bytes }
+    }
+
+    /// Runs the dry twin of a hook.
+    pub fn ask(&mut self, hook: Hook, bytes: &[u8]) -> Answer {
+        let (program, interface) = program_of(hook);
+        let (_, out, cb) = self.test_run(&format!("{program}_dry"), &interface, bytes);
+        assert_eq!(out, bytes, "the dry twin changed the packet");
+        Answer::from_cb(cb).expect("the dry twin answers")
+    }
+
+    fn test_run(&mut self, program: &str, interface: &IfaceName, bytes: &[u8]) -> (u32, Vec<u8>, [u32; 5]) {
+        let index = self.indexes.get(interface).unwrap_or_else(|| panic!("no interface {interface}"));
+        let program: &SchedClassifier = self
+            .programs
+            .program(program)
+            .unwrap_or_else(|| panic!("no program {program}"))
+            .try_into()
+            .expect("it is a classifier");
+        let mut context = [0; SK_BUFF];
+        context[IFINDEX..IFINDEX + 4].copy_from_slice(&index.0.to_ne_bytes());
+        let mut context_out = [0; SK_BUFF];
+        let mut out = vec![0; bytes.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(bytes);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut context_out);
+        let result = program.test_run(options).expect("the kernel runs the program");
+        out.truncate(result.data_size_out as usize);
+        let word = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().expect("four bytes"));
+        (result.return_value, out, std::array::from_fn(|n| word(CB + 4 * n)))
+    }
+
+    /// What the programs wrote so far.
+    pub fn seen(&self) -> Seen {
+        let flows: HashMap<&MapData, FlowKey, ConntrackEntry> = map(&self.programs, &maps::CONNTRACK);
+        let entries = flows.iter().filter_map(Result::ok).map(|(key, entry)| (key, (entry.state, entry.flags)));
+        let hits: PerCpuArray<&MapData, u64> = map(&self.programs, &maps::HITS);
+        let judged = (0..hits.len()).map(|hit| sum(&hits, hit)).sum();
+        let drops: PerCpuArray<&MapData, u64> = map(&self.programs, &maps::DROPS);
+        let counted = (0..drops.len()).filter_map(|index| {
+            let count = sum(&drops, index);
+            let reason = DropReason::from_number(index % DROP_REASONS);
+            (count > 0).then(|| ((index / DROP_REASONS, reason.expect("only known reasons are counted")), count))
+        });
+        Seen { entries: entries.collect(), drops: counted.collect(), judged }
+    }
+
+    /// Whose MAC this is: a pod's.
+    pub fn pod_with_mac(&self, mac: &[u8]) -> Option<Actor> {
+        self.actors.iter().find(|actor| actor.mac.0 == mac).copied()
+    }
+
+    /// Whose slot this is.
+    pub fn pod_in_slot(&self, slot: u32) -> Option<Actor> {
+        self.slots.get(&slot).copied()
+    }
+}
+
+/// `struct __sk_buff` (include/uapi/linux/bpf.h), as far as its size and the two fields go.
+const SK_BUFF: usize = 192;
+const IFINDEX: usize = 40;
+const CB: usize = 48;
+
+fn program_of(hook: Hook) -> (&'static str, IfaceName) {
+    match hook {
+        Hook::Pod(actor) => ("from_workload", interface(actor)),
+        Hook::ToPod(actor) => ("to_workload", interface(actor)),
+        Hook::Uplink => ("from_uplink", IfaceName(UPLINK.into())),
+    }
+}
+
+fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
+    let name = IfaceName(UPLINK.into());
+    socket
+        .create_veth(&VethSpec {
+            name: &name,
+            mac: NODE.mac,
+            mtu: 1500,
+            peer_name: &IfaceName("outside".into()),
+            peer_mac: Some(OUTSIDE.mac),
+            peer_namespace: outside.as_fd(),
+        })
+        .expect("the uplink can be made");
+    let uplink = up(socket, &name, None);
+    namespace::inside(outside.as_fd(), || {
+        let mut socket = Socket::open().expect("netlink answers");
+        up(&mut socket, &IfaceName("outside".into()), None);
+    })
+    .expect("the other end's namespace can be entered");
+    for (own, all) in NODE.addresses().into_iter().zip([24, 64]) {
+        socket.add_address(uplink, own, all, true).expect("the node's address can be set");
+    }
+    for (gateway, all) in OUTSIDE.addresses().into_iter().zip(["0.0.0.0/0", "::/0"]) {
+        socket.replace_neighbour(uplink, gateway, OUTSIDE.mac).expect("a neighbour can be set");
+        let route = Route {
+            destination: all.parse().expect("a valid network"),
+            interface: Some(uplink),
+            gateway: Some(gateway),
+            protocol: 4,
+            scope: Scope::Universe,
+            table: 254,
+            on_link: false,
+        };
+        socket.replace_route(&route).expect("a default route can be set");
+    }
+}
+
+fn make_pod(socket: &mut Socket, cast: &Cast, pods: &OwnedFd) {
+    let name = interface(cast.actor);
+    let peer = IfaceName(cast.actor.name.into());
+    socket
+        .create_veth(&VethSpec {
+            name: &name,
+            mac: Mac([0xee; 6]),
+            mtu: 1500,
+            peer_name: &peer,
+            peer_mac: Some(cast.actor.mac),
+            peer_namespace: pods.as_fd(),
+        })
+        .expect("a pod's interface can be made");
+    namespace::inside(pods.as_fd(), || {
+        let mut socket = Socket::open().expect("netlink answers");
+        up(&mut socket, &peer, None);
+    })
+    .expect("the pods' namespace can be entered");
+}
+
+fn up(socket: &mut Socket, name: &IfaceName, mac: Option<Mac>) -> Ifindex {
+    let link = socket.link(name).expect("links are listed").unwrap_or_else(|| panic!("no interface {name}"));
+    socket.set_link(link.index, &LinkChange { up: Some(true), mac, ..LinkChange::default() }).expect("it comes up");
+    link.index
+}
+
+fn object() -> Vec<u8> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(default_target, PathBuf::from);
+    let path = target.join("bpf/tortie.o");
+    std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}; run `cargo xtask build-ebpf` first", path.display()))
+}
+
+fn default_target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+}
+
+/// The programs once more, over the maps that the dataplane pinned.
+fn programs(bpffs: &Path) -> Ebpf {
+    let object = object();
+    let pins: Vec<_> =
+        maps::MAPS.iter().map(|map| bpffs.join("maps").join(format!("{}-v{}", map.name, map.version))).collect();
+    let mut loader = EbpfLoader::new();
+    for (map, pin) in maps::MAPS.iter().zip(&pins) {
+        loader.map_pin_path(map.name, pin.as_path());
+    }
+    for (name, entries) in &ENTRIES {
+        loader.map_max_entries(name, *entries);
+    }
+    loader.map_max_entries("DROPS", ENTRIES[0].1 * DROP_REASONS);
+    let mut programs = loader.load(&object).expect("the object loads over the pinned maps");
+    for (name, program) in programs.programs_mut() {
+        let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");
+        program.load().unwrap_or_else(|why| panic!("the kernel refuses {name}: {why}"));
+    }
+    programs
+}
+
+fn map<'a, T: TryFrom<&'a Map>>(programs: &'a Ebpf, spec: &maps::MapSpec) -> T
+where
+    T::Error: std::fmt::Debug,
+{
+    programs.map(spec.name).expect("the object has every map").try_into().expect("the map has its kind")
+}
+
+fn map_mut<'a, T: TryFrom<&'a mut Map>>(programs: &'a mut Ebpf, spec: &maps::MapSpec) -> T
+where
+    T::Error: std::fmt::Debug,
+{
+    programs.map_mut(spec.name).expect("the object has every map").try_into().expect("the map has its kind")
+}
+
+fn sum<V: Pod + Into<u64> + Copy>(array: &PerCpuArray<&MapData, V>, index: u32) -> u64 {
+    let values: PerCpuValues<V> = array.get(&index, 0).expect("a counter can be read");
+    values.iter().map(|value| (*value).into()).sum()
+}

@@ -1,0 +1,215 @@
+//! A scenario: a node, its pods and its policies, as a table's rows find them.
+//! In: actors with labels and ports, manifests of policies in the model's nouns. Out: a World, and a text for failures.
+//! Invariant: what the rows say is compiled and committed by the code that serves real nodes.
+//! Never: writes a map.
+
+use crate::cast::{Actor, NODE};
+use calc::World;
+use model::{
+    Action, Attachment, AttachmentId, Cidr, Direction, IfaceName, Labels, NamedPort, NamespaceMatch, Order, PeerMatch,
+    PeerSelector, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource,
+    Rule, Selector, Update,
+};
+use std::fmt::Write as _;
+
+/// The namespace everybody is in.
+const NAMESPACE: &str = "default";
+
+/// A pod and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Cast {
+    pub actor: Actor,
+    pub labels: Labels,
+    pub ports: Vec<NamedPort>,
+    pub local: bool,
+}
+
+/// Pods and policies.
+#[derive(Clone, Debug, Default)]
+pub struct Scenario {
+    pub cast: Vec<Cast>,
+    pub policies: Vec<Policy>,
+    pub keep_established: bool,
+}
+
+impl Scenario {
+    pub fn pod(mut self, actor: Actor, app: &str) -> Self {
+        let labels = [("app".to_owned(), app.to_owned())].into();
+        self.cast.push(Cast { actor, labels, ports: Vec::new(), local: true });
+        self
+    }
+
+    pub fn remote_pod(mut self, actor: Actor, app: &str) -> Self {
+        self = self.pod(actor, app);
+        self.cast.last_mut().expect("a pod was just added").local = false;
+        self
+    }
+
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policies.retain(|old| old.id != policy.id);
+        self.policies.push(policy);
+        self
+    }
+
+    pub fn without_policies(mut self) -> Self {
+        self.policies.clear();
+        self
+    }
+
+    pub fn keeping_established(mut self) -> Self {
+        self.keep_established = true;
+        self
+    }
+
+    pub fn local(&self) -> impl Iterator<Item = &Cast> {
+        self.cast.iter().filter(|cast| cast.local)
+    }
+
+    /// What an agent on this node would know.
+    pub fn world(&self) -> World {
+        let mut world = World::new("node".into(), self.keep_established);
+        for cast in &self.cast {
+            world.apply(Update::Set(Resource::Pod(cast.pod())));
+        }
+        for policy in &self.policies {
+            world.apply(Update::Set(Resource::Policy(policy.clone())));
+        }
+        for cast in self.local() {
+            world.attach(cast.attachment());
+        }
+        world.set_host_addresses(NODE.addresses().into_iter().collect());
+        world.apply(Update::InSync);
+        world
+    }
+
+    /// As a failing table prints it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for cast in &self.cast {
+            let place = if cast.local { "here" } else { "elsewhere" };
+            let _ = writeln!(text, "  {} {:?} {:?} {place}", cast.actor.name, cast.actor.addresses(), cast.labels);
+        }
+        for policy in &self.policies {
+            let _ = writeln!(text, "  {} to {:?}: {:?} {:?}", policy.id, policy.subject, policy.ingress, policy.egress);
+        }
+        text
+    }
+}
+
+impl Cast {
+    fn pod(&self) -> Pod {
+        Pod {
+            id: PodId::new(NAMESPACE, self.actor.name),
+            node: Some(if self.local { "node" } else { "elsewhere" }.into()),
+            labels: self.labels.clone(),
+            addresses: self.actor.addresses(),
+            ports: self.ports.clone(),
+            host_network: false,
+            finished: false,
+        }
+    }
+
+    pub fn attachment(&self) -> Attachment {
+        Attachment {
+            id: attachment_id(self.actor),
+            pod: PodId::new(NAMESPACE, self.actor.name),
+            host_interface: interface(self.actor),
+            mac: self.actor.mac,
+            addresses: self.actor.addresses(),
+            mtu: 1500,
+            labels: Labels::new(),
+            committed: true,
+        }
+    }
+}
+
+/// The identity of an actor's attachment.
+pub fn attachment_id(actor: Actor) -> AttachmentId {
+    AttachmentId { network: "tortie".into(), container: actor.name.into(), interface: "eth0".into() }
+}
+
+/// Host side of an actor's veth pair.
+pub fn interface(actor: Actor) -> IfaceName {
+    IfaceName(format!("cali{}", actor.name))
+}
+
+fn pods(app: Option<&str>) -> PeerSelector {
+    let pods = app.map_or(Selector::All, |app| Selector::Equals("app".into(), app.into()));
+    PeerSelector { namespaces: NamespaceMatch::Named(NAMESPACE.into()), pods }
+}
+
+/// A policy for the pods of `app` (`None`: all) that isolates `directions`.
+pub fn policy(name: &str, app: Option<&str>, directions: &[Direction]) -> Policy {
+    Policy {
+        id: PolicyId { name: name.into(), namespace: NAMESPACE.into(), kind: PolicyKind::KubernetesNetworkPolicy },
+        order: Order::KUBERNETES,
+        subject: pods(app),
+        types: PolicyTypes {
+            ingress: directions.contains(&Direction::Ingress),
+            egress: directions.contains(&Direction::Egress),
+        },
+        ingress: Vec::new(),
+        egress: Vec::new(),
+    }
+}
+
+/// An allow for everything.
+pub fn allow() -> Rule {
+    Rule {
+        place: 0,
+        action: Action::Allow,
+        protocol: None,
+        ports: Vec::new(),
+        peer: PeerMatch::default(),
+        unreadable: None,
+    }
+}
+
+/// The parts of a rule, said after `allow()`.
+pub trait Narrow {
+    fn pods(self, app: &str) -> Self;
+    fn net(self, cidr: &str) -> Self;
+    fn port(self, protocol: Protocol, port: u16) -> Self;
+    fn protocol(self, protocol: Protocol) -> Self;
+}
+
+impl Narrow for Rule {
+    fn pods(mut self, app: &str) -> Self {
+        self.peer.selector = Some(pods(Some(app)));
+        self
+    }
+
+    fn net(mut self, cidr: &str) -> Self {
+        self.peer.nets.push(cidr.parse::<Cidr>().expect("a test's network is valid"));
+        self
+    }
+
+    fn port(mut self, protocol: Protocol, port: u16) -> Self {
+        self.protocol = Some(protocol);
+        self.ports.push(PortMatch::Range(PortRange::single(port)));
+        self
+    }
+
+    fn protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+}
+
+/// Rules of a policy, said after `policy()`.
+pub trait Rules {
+    fn ingress(self, rule: Rule) -> Self;
+    fn egress(self, rule: Rule) -> Self;
+}
+
+impl Rules for Policy {
+    fn ingress(mut self, rule: Rule) -> Self {
+        self.ingress.push(rule);
+        self
+    }
+
+    fn egress(mut self, rule: Rule) -> Self {
+        self.egress.push(rule);
+        self
+    }
+}

@@ -1,0 +1,46 @@
+//! Where the built programs are.
+//! In: `TORTIE_AGENT` and `TORTIE_CNI`, else the target directory. Out: two paths that exist.
+//! Invariant: a missing program is an error that names the command that builds it.
+//! Never: builds anything.
+
+use anyhow::{Result, ensure};
+use std::{env, path::PathBuf};
+
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// `tortie`.
+    pub agent: PathBuf,
+    /// `tortie-cni`.
+    pub cni: PathBuf,
+}
+
+impl Binaries {
+    /// As the environment says, else as `cargo xtask build` leaves them.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn find() -> Result<Self> {
+        let target = target_dir();
+        let path = |variable, built: &str| env::var_os(variable).map_or_else(|| target.join(built), PathBuf::from);
+        Self::at(path("TORTIE_AGENT", "debug/tortie"), path("TORTIE_CNI", "x86_64-unknown-linux-musl/cni/tortie-cni"))
+    }
+
+    /// These.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn at(agent: PathBuf, cni: PathBuf) -> Result<Self> {
+        for path in [&agent, &cni] {
+            ensure!(path.is_file(), "{} is not there; run `cargo xtask build` first", path.display());
+        }
+        Ok(Self { agent, cni })
+    }
+}
+
+/// `CARGO_TARGET_DIR`, else where the chores put it.
+fn target_dir() -> PathBuf {
+    let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache");
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache().unwrap_or_else(home).join("tortie/target"), PathBuf::from)
+}

@@ -1,0 +1,209 @@
+//! A cluster: a directory of manifests, and the network between its nodes.
+//! In: manifests as text. Out: files that appear whole, as a careful editor saves them.
+//! Invariant: everything of one cluster carries one stem, and goes with it.
+//! Never: writes below `.tortie/`; that is the agents' own.
+
+use crate::{
+    Binaries, Fabric, NetNs, Node, NodeSpec, PodSpec, fabric,
+    netns::{self, STEM, maker_is_gone},
+    node,
+};
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// Pools of both families.
+const POOLS: &str = r"
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: { name: pool-v4 }
+spec: { cidr: 10.65.0.0/16, blockSize: 26 }
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: { name: pool-v6 }
+spec: { cidr: 'fd00:65::/64', blockSize: 122 }
+";
+
+/// A cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    fabric: Fabric,
+    binaries: Binaries,
+    stem: String,
+    directory: PathBuf,
+    kept: bool,
+}
+
+impl Cluster {
+    /// An empty cluster with two pools, under a name of its own.
+    ///
+    /// # Errors
+    /// The binaries are not built, or the process lacks the right.
+    pub fn create() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self::with_stem(&format!("{STEM}{}-{count}", process::id()), Binaries::find()?)
+    }
+
+    /// The same, under this name.
+    ///
+    /// # Errors
+    /// As [`Cluster::create`].
+    pub fn with_stem(stem: &str, binaries: Binaries) -> Result<Self> {
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(sweep);
+        let directory = env::temp_dir().join(stem);
+        let cluster = Self { fabric: Fabric::create(stem)?, binaries, stem: stem.to_owned(), directory, kept: false };
+        fs::create_dir_all(cluster.datastore()).context("making the datastore's directory")?;
+        cluster.manifest("pools", POOLS)?;
+        Ok(cluster)
+    }
+
+    /// What all its names begin with.
+    #[must_use]
+    pub fn stem(&self) -> &str {
+        &self.stem
+    }
+
+    /// The network between the nodes.
+    #[must_use]
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// A host outside the cluster.
+    #[must_use]
+    pub fn outside(&self) -> &NetNs {
+        self.fabric.outside()
+    }
+
+    /// Where everything of it lies.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The directory of manifests.
+    #[must_use]
+    pub fn datastore(&self) -> PathBuf {
+        self.directory.join("manifests")
+    }
+
+    /// The programs under test.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// A node with its object in the datastore; its agent is not started.
+    ///
+    /// # Errors
+    /// As [`Node::create`].
+    pub fn node(&self, spec: NodeSpec) -> Result<Node> {
+        let [v4, v6] = fabric::addresses(spec.number);
+        let address = |address: String| json!({ "type": "InternalIP", "address": address });
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": { "name": spec.name },
+            "status": { "addresses": [address(v4), address(v6)] },
+        });
+        self.manifest(&format!("node-{}", spec.name), &object.to_string())?;
+        Node::create(self, spec)
+    }
+
+    /// Writes `NAME.yaml` beside and renames it into place.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn manifest(&self, name: &str, text: &str) -> Result<()> {
+        let beside = self.datastore().join(format!(".{name}.new"));
+        fs::write(&beside, text).with_context(|| format!("writing {}", beside.display()))?;
+        let path = self.datastore().join(format!("{name}.yaml"));
+        fs::rename(&beside, &path).with_context(|| format!("renaming to {}", path.display()))
+    }
+
+    /// Writes over `NAME.yaml` in place, as a plain editor does.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn overwrite(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.datastore().join(format!("{name}.yaml"));
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Removes `NAME.yaml`.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.datastore().join(format!("{name}.yaml"));
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
+    }
+
+    /// Writes a namespace's object.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let labels: serde_json::Map<_, _> =
+            labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+        self.manifest(&format!("namespace-{name}"), &object.to_string())
+    }
+
+    /// Writes, or writes again, a pod's object.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn pod_manifest(&self, spec: &PodSpec, node: &str) -> Result<()> {
+        let text = spec.manifest(node).to_string();
+        self.manifest(&format!("pod-{}-{}", spec.namespace, spec.name), &text)
+    }
+
+    /// Leaves everything when the value is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.fabric.outside_mut().keep();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed now is swept by the next run.
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+/// Removes mounts, namespaces and directories of runs whose process is gone.
+fn sweep() {
+    netns::sweep();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let left = |path: &&str| Path::new(path).strip_prefix(env::temp_dir()).is_ok_and(is_left);
+    for path in mounts.lines().filter_map(|line| line.split_whitespace().nth(1)).filter(left) {
+        node::detach(Path::new(path));
+    }
+    let Ok(entries) = fs::read_dir(env::temp_dir()) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.file_name().is_some_and(|name| is_left(Path::new(name))) {
+            // Somebody else's sweep may have been faster.
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Whether the first part of `path` is the name of a run whose process is gone.
+fn is_left(path: &Path) -> bool {
+    path.iter().next().and_then(|name| name.to_str()).is_some_and(maker_is_gone)
+}

@@ -1,0 +1,151 @@
+//! Long-lived flows: a connection that stays, and streams whose losses are counted.
+//! In: a namespace and a server's address. Out: answers one by one, or a report of how many came back.
+//! Invariant: every word carries its number, so a late or doubled answer is not taken for the next one.
+//! Never: hides a loss; what TCP sent again is counted too.
+
+use crate::{NetNs, probe};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    io::{ErrorKind, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// Pause between two words of a background stream.
+const BEAT: Duration = Duration::from_millis(2);
+
+/// A TCP connection to an echo server.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    words: u64,
+}
+
+impl Connection {
+    /// Connects from `from`.
+    ///
+    /// # Errors
+    /// The server does not answer within [`probe::SILENCE`].
+    pub fn open(from: &NetNs, to: IpAddr, port: u16) -> Result<Self> {
+        let to = SocketAddr::new(to, port);
+        let mut stream = from.inside(|| {
+            TcpStream::connect_timeout(&to, probe::SILENCE).with_context(|| format!("connecting to {to}"))
+        })?;
+        stream.set_nodelay(true).context("a socket option")?;
+        stream.set_read_timeout(Some(probe::SILENCE)).context("a socket option")?;
+        probe::read_line(&mut stream).with_context(|| format!("reading the greeting of {to}"))?;
+        Ok(Self { stream, words: 0 })
+    }
+
+    /// Whether one more word comes back; `false` after [`probe::SILENCE`]. A connection that was silent once may
+    /// answer late, so it is not asked again.
+    ///
+    /// # Errors
+    /// The connection was reset or closed.
+    pub fn answers(&mut self) -> Result<bool> {
+        self.words += 1;
+        let word = format!("{}", self.words);
+        self.stream.write_all(format!("{word}\n").as_bytes()).context("sending a word")?;
+        match probe::read_line(&mut self.stream) {
+            Ok(heard) => {
+                ensure!(heard == word, "said {word}, heard {heard}");
+                Ok(true)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(error) => Err(error).context("hearing a word"),
+        }
+    }
+}
+
+/// What a stream met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Words sent.
+    pub sent: u64,
+    /// Words that came back.
+    pub echoed: u64,
+}
+
+impl Report {
+    /// Words that did not come back.
+    #[must_use]
+    pub fn lost(self) -> u64 {
+        self.sent - self.echoed
+    }
+}
+
+/// Words sent in the background, one after the other, until stopped.
+#[derive(Debug)]
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Report>>,
+}
+
+impl Stream {
+    /// Over one TCP connection. A word that is late ends the stream, and counts as lost.
+    ///
+    /// # Errors
+    /// The connection cannot be made.
+    pub fn tcp(from: &NetNs, to: IpAddr, port: u16) -> Result<Self> {
+        let mut connection = Connection::open(from, to, port)?;
+        Ok(Self::run(move |_| connection.answers()))
+    }
+
+    /// In datagrams from one socket.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn udp(from: &NetNs, to: IpAddr, port: u16) -> Result<Self> {
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = from.inside(|| {
+            let socket = UdpSocket::bind((any, 0)).context("binding a UDP socket")?;
+            socket.connect((to, port)).context("connecting a UDP socket")?;
+            Ok(socket)
+        })?;
+        socket.set_read_timeout(Some(probe::SILENCE)).context("a socket option")?;
+        Ok(Self::run(move |number| datagram(&socket, number)))
+    }
+
+    fn run(mut exchange: impl FnMut(u64) -> Result<bool> + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut report = Report { sent: 0, echoed: 0 };
+            while !until.load(Ordering::Relaxed) {
+                report.sent += 1;
+                if !exchange(report.sent)? {
+                    break;
+                }
+                report.echoed += 1;
+                thread::sleep(BEAT);
+            }
+            Ok(report)
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends the stream.
+    ///
+    /// # Errors
+    /// It was reset on the way.
+    pub fn stop(self) -> Result<Report> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+fn datagram(socket: &UdpSocket, number: u64) -> Result<bool> {
+    let word = number.to_string();
+    socket.send(word.as_bytes()).context("sending a datagram")?;
+    let mut buffer = [0; 512];
+    match socket.recv(&mut buffer) {
+        Ok(length) => Ok(buffer[..length].ends_with(format!("\n{word}").as_bytes())),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+        Err(error) => Err(error).context("receiving a datagram"),
+    }
+}

@@ -1,0 +1,148 @@
+//! Calls the CNI binary as a container runtime does: environment, configuration on stdin, answer on stdout.
+//! In: a command and what it is about. Out: exit code and JSON.
+//! Invariant: runs in the host's namespace, like a runtime.
+//! Never: looks into the answer; a test does.
+
+use crate::NetNs;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
+
+/// A runtime on one node.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    host: Arc<NetNs>,
+    plugin: PathBuf,
+    conf: Value,
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_NETNS`; `None`: unset.
+    pub netns: Option<PathBuf>,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+    /// `CNI_ARGS`.
+    pub args: String,
+    /// Members added to the network configuration, or put in the place of its own.
+    pub conf: Value,
+}
+
+/// What the binary said.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Exit code; `None` if a signal ended it.
+    pub exit: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Answer {
+    /// The JSON of a success.
+    ///
+    /// # Errors
+    /// It was none, or is not JSON.
+    pub fn success(&self) -> Result<Value> {
+        if self.exit != Some(0) {
+            bail!("tortie-cni: exit {:?}: {} {}", self.exit, self.out.trim(), self.err.trim());
+        }
+        if self.out.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&self.out).with_context(|| format!("reading {:?}", self.out))
+    }
+
+    /// Code and message of a failure.
+    ///
+    /// # Errors
+    /// It was none, or not said as the specification wants (CNI-2).
+    pub fn failure(&self) -> Result<(u64, String)> {
+        if self.exit == Some(0) {
+            bail!("expected a failure, got {}", self.out.trim());
+        }
+        let said: Value = serde_json::from_str(&self.out).with_context(|| format!("reading {:?}", self.out))?;
+        let code = said["code"].as_u64().with_context(|| format!("no code in {said}"))?;
+        Ok((code, format!("{} {}", said["msg"].as_str().unwrap_or_default(), said["details"].as_str().unwrap_or(""))))
+    }
+}
+
+impl Runtime {
+    /// A runtime on `host` that uses `plugin`, whose agent listens on `socket`.
+    #[must_use]
+    pub fn new(host: Arc<NetNs>, plugin: &Path, socket: &Path) -> Self {
+        let conf = json!({
+            "cniVersion": "1.1.0",
+            "name": "tortie",
+            "type": "tortie-cni",
+            "socket": socket,
+            "ipam": { "type": "tortie" },
+        });
+        Self { host, plugin: plugin.to_owned(), conf }
+    }
+
+    /// The network configuration, as the binary gets it.
+    #[must_use]
+    pub fn conf(&self) -> &Value {
+        &self.conf
+    }
+
+    /// `CNI_COMMAND` = `command`.
+    ///
+    /// # Errors
+    /// The binary cannot be run.
+    pub fn call(&self, command: &str, call: &Call) -> Result<Answer> {
+        let mut conf = self.conf.clone();
+        if let (Some(members), Some(more)) = (conf.as_object_mut(), call.conf.as_object()) {
+            members.extend(more.clone());
+        }
+        let mut variables = vec![
+            ("CNI_COMMAND", command.to_owned()),
+            ("CNI_CONTAINERID", call.container.clone()),
+            ("CNI_IFNAME", call.interface.clone()),
+            ("CNI_ARGS", call.args.clone()),
+            ("CNI_PATH", "/opt/cni/bin".to_owned()),
+        ];
+        if let Some(netns) = &call.netns {
+            variables.push(("CNI_NETNS", netns.display().to_string()));
+        }
+        self.run(&variables, &conf.to_string())
+    }
+
+    /// Runs the binary with exactly these variables and this input.
+    ///
+    /// # Errors
+    /// The binary cannot be run.
+    pub fn run(&self, variables: &[(&str, String)], input: &str) -> Result<Answer> {
+        let mut command = self.host.command(&self.plugin)?;
+        command.env_clear().envs(variables.iter().map(|(name, value)| (*name, value)));
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().with_context(|| format!("starting {}", self.plugin.display()))?;
+        // A binary that does not read its input has an answer all the same.
+        let _ = child.stdin.take().context("the CNI binary has no input")?.write_all(input.as_bytes());
+        let output = child.wait_with_output().context("waiting for the CNI binary")?;
+        Ok(Answer {
+            exit: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Whether an ADD could be served now.
+    ///
+    /// # Errors
+    /// The binary cannot be run.
+    pub fn ready(&self) -> Result<bool> {
+        let variables = [("CNI_COMMAND", "STATUS".to_owned()), ("CNI_PATH", "/opt/cni/bin".to_owned())];
+        Ok(self.run(&variables, &self.conf.to_string())?.exit == Some(0))
+    }
+}
