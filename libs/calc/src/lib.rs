@@ -3,11 +3,15 @@
 //! Invariant: Desired is a function of the present World; how it came about leaves no trace.
 //! Never: does I/O; produces a Desired before every watched kind has delivered its first full list.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod desired;
+pub mod query;
 pub mod resolve;
+mod workload;
 pub mod world;
 
 pub use desired::{AddressSpec, Desired, EndpointSpec, Owner};
+pub use query::Status;
 pub use resolve::desired;
 pub use world::{InSync, World};

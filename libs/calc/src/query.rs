@@ -1,0 +1,157 @@
+//! What people and the reference evaluator ask of the World.
+//! In: [`World`]. Out: counts, objects in order, a pod's addresses, the evaluator's view.
+//! Invariant: answers from the same workloads that [`crate::desired`] works on.
+//! Never: changes anything; waits for the first full list.
+
+use crate::{
+    World,
+    workload::{namespaces, workloads},
+};
+use model::{
+    Attachment, AttachmentId, Cidr, IpPool, Labels, NamespaceName, Node, NodeName, Pod, PodId, Policy, PolicyId,
+    ServiceAccount,
+};
+use policy::{Endpoint, View};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The datastore has said everything it has.
+    pub in_sync: bool,
+    /// Pods with a manifest.
+    pub pods: usize,
+    /// Namespaces.
+    pub namespaces: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// Service accounts.
+    pub service_accounts: usize,
+    /// Policies.
+    pub policies: usize,
+    /// IP pools.
+    pub pools: usize,
+    /// Attachments of this node, committed or not.
+    pub attachments: usize,
+}
+
+impl World {
+    /// How much is known.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            in_sync: self.in_sync().is_some(),
+            pods: self.pods.len(),
+            namespaces: self.namespaces.len(),
+            nodes: self.nodes.len(),
+            service_accounts: self.accounts.len(),
+            policies: self.policies.len(),
+            pools: self.pools.len(),
+            attachments: self.attachments.len(),
+        }
+    }
+
+    /// The node it is seen from.
+    #[must_use]
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Pods with a manifest, by name.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// A pod's manifest.
+    #[must_use]
+    pub fn pod(&self, id: &PodId) -> Option<&Pod> {
+        self.pods.get(id)
+    }
+
+    /// Namespaces and their labels, by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&NamespaceName, &Labels)> {
+        self.namespaces.iter()
+    }
+
+    /// Nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Service accounts, by namespace and name.
+    pub fn service_accounts(&self) -> impl Iterator<Item = &ServiceAccount> {
+        self.accounts.values()
+    }
+
+    /// Policies, by identity; their order of evaluation is [`Policy::order`], then identity.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values()
+    }
+
+    /// One policy.
+    #[must_use]
+    pub fn policy(&self, id: &PolicyId) -> Option<&Policy> {
+        self.policies.get(id)
+    }
+
+    /// IP pools, by name.
+    pub fn pools(&self) -> impl Iterator<Item = &IpPool> {
+        self.pools.values()
+    }
+
+    /// Attachments of this node, committed or not.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.values()
+    }
+
+    /// One attachment.
+    #[must_use]
+    pub fn attachment(&self, id: &AttachmentId) -> Option<&Attachment> {
+        self.attachments.get(id)
+    }
+
+    /// The host's addresses as last observed.
+    #[must_use]
+    pub fn host_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.host
+    }
+
+    /// The addresses of a pod anywhere, as traffic to and from it carries them. `None`: no such pod is known, or it is
+    /// finished. A host-network pod has its manifest's addresses.
+    #[must_use]
+    pub fn addresses_of(&self, id: &PodId) -> Option<Vec<IpAddr>> {
+        let namespaces = namespaces(self);
+        let workloads = workloads(self, &namespaces);
+        let workload = workloads.iter().find(|workload| workload.id == id);
+        let host_network = || self.pods.get(id).filter(|pod| pod.host_network && !pod.finished);
+        workload
+            .map(|workload| workload.addresses.keys().copied().collect())
+            .or_else(|| host_network().map(|pod| pod.addresses.clone()))
+    }
+
+    /// The pod that has this address, if one has.
+    #[must_use]
+    pub fn pod_at(&self, address: IpAddr) -> Option<PodId> {
+        let namespaces = namespaces(self);
+        let workloads = workloads(self, &namespaces);
+        workloads.iter().find(|workload| workload.addresses.contains_key(&address)).map(|workload| workload.id.clone())
+    }
+
+    /// What the reference evaluator sees.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let namespaces: BTreeMap<NamespaceName, Labels> = namespaces(self);
+        let endpoint = |workload: &crate::workload::Workload<'_>| Endpoint {
+            id: workload.id.clone(),
+            labels: workload.labels.clone(),
+            addresses: workload.addresses.keys().copied().collect(),
+            ports: workload.ports.to_vec(),
+        };
+        let endpoints = workloads(self, &namespaces).iter().map(endpoint).collect();
+        let policies = self.policies.values().cloned().collect();
+        View { namespaces, endpoints, policies, host: self.host.iter().copied().map(Cidr::host).collect() }
+    }
+}

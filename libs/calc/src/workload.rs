@@ -1,0 +1,126 @@
+//! Workloads: pods as policies see them, joined from manifests, local attachments and what other nodes published.
+//! In: [`World`]. Out: one [`Workload`] per pod that is subject or peer, and whose each address is.
+//! Invariant: an address belongs to one workload or to the host; who wins does not depend on the order of telling.
+//! Never: a host-network or finished pod (NP-55, NP-60); an attachment that is not committed.
+
+use crate::World;
+use model::{Attachment, AttachmentId, Labels, NamedPort, NamespaceName, Pod, PodId};
+use policy::PodFacts;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// The label that the API server gives to every namespace (NP-41).
+const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A pod that is subject or peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload<'a> {
+    pub(crate) id: &'a PodId,
+    pub(crate) namespace_labels: &'a Labels,
+    pub(crate) labels: &'a Labels,
+    pub(crate) ports: &'a [NamedPort],
+    /// Its addresses, each with the local endpoint that has it.
+    pub(crate) addresses: BTreeMap<IpAddr, Option<&'a AttachmentId>>,
+    pub(crate) attachments: Vec<&'a Attachment>,
+}
+
+impl Workload<'_> {
+    pub(crate) fn facts(&self) -> PodFacts<'_> {
+        PodFacts {
+            namespace: &self.id.namespace,
+            namespace_labels: Some(self.namespace_labels),
+            labels: self.labels,
+            ports: self.ports,
+        }
+    }
+}
+
+/// Labels of every namespace that is known or has a pod; of one nobody described, only its name is known.
+pub(crate) fn namespaces(world: &World) -> BTreeMap<NamespaceName, Labels> {
+    let mut namespaces = world.namespaces.clone();
+    let attached = world.attachments.values().map(|attachment| &attachment.pod);
+    for id in world.pods.keys().chain(world.published.keys()).chain(attached) {
+        if !namespaces.contains_key(&id.namespace) {
+            let name = (NAMESPACE_NAME_LABEL.to_owned(), id.namespace.0.clone());
+            namespaces.insert(id.namespace.clone(), [name].into());
+        }
+    }
+    namespaces
+}
+
+/// All workloads by pod, every address with the one that has it.
+pub(crate) fn workloads<'a>(world: &'a World, namespaces: &'a BTreeMap<NamespaceName, Labels>) -> Vec<Workload<'a>> {
+    let attached = attached(world);
+    let ids: BTreeSet<&PodId> =
+        world.pods.keys().chain(world.published.keys()).chain(attached.keys().copied()).collect();
+    let join = |id: &'a PodId| join(world, namespaces, id, attached.get(id).cloned().unwrap_or_default());
+    settle(world, ids.into_iter().filter_map(join).collect())
+}
+
+fn attached(world: &World) -> BTreeMap<&PodId, Vec<&Attachment>> {
+    let mut attached: BTreeMap<&PodId, Vec<&Attachment>> = BTreeMap::new();
+    for attachment in world.attachments.values().filter(|attachment| attachment.committed) {
+        attached.entry(&attachment.pod).or_default().push(attachment);
+    }
+    attached
+}
+
+/// A manifest's labels count where there is one. A veth of its own makes a pod a workload, whatever its manifest says
+/// of the host's network.
+fn join<'a>(
+    world: &'a World,
+    namespaces: &'a BTreeMap<NamespaceName, Labels>,
+    id: &'a PodId,
+    attachments: Vec<&'a Attachment>,
+) -> Option<Workload<'a>> {
+    let manifest = world.pods.get(id);
+    let published = world.published.get(id).filter(|published| published.node != world.node);
+    if manifest.is_some_and(|pod| pod.finished || pod.host_network && attachments.is_empty()) {
+        return None;
+    }
+    let labels = manifest
+        .map(|pod| &pod.labels)
+        .or_else(|| attachments.first().map(|attachment| &attachment.labels))
+        .or_else(|| published.map(|published| &published.labels))?;
+    let addresses = addresses(&attachments, published.map(|published| &*published.addresses), manifest);
+    let ports = manifest.map_or(&[][..], |pod| &pod.ports);
+    let namespace_labels = namespaces.get(&id.namespace)?;
+    Some(Workload { id, namespace_labels, labels, ports, addresses, attachments })
+}
+
+/// What was attached here is true; what the attaching node's agent published is next; a manifest's status is hearsay.
+fn addresses<'a>(
+    attachments: &[&'a Attachment],
+    published: Option<&[IpAddr]>,
+    manifest: Option<&Pod>,
+) -> BTreeMap<IpAddr, Option<&'a AttachmentId>> {
+    if !attachments.is_empty() {
+        let of = |attachment: &&'a Attachment| {
+            let id = &attachment.id;
+            attachment.addresses.iter().map(move |address| (*address, Some(id)))
+        };
+        return attachments.iter().rev().flat_map(of).collect();
+    }
+    let known = published.or_else(|| manifest.map(|pod| &*pod.addresses)).unwrap_or_default();
+    known.iter().map(|address| (*address, None)).collect()
+}
+
+/// Leaves each address to one: the host, then a local endpoint, then the smaller pod.
+fn settle<'a>(world: &World, mut workloads: Vec<Workload<'a>>) -> Vec<Workload<'a>> {
+    let mut winners: BTreeMap<IpAddr, (bool, &PodId)> = BTreeMap::new();
+    for workload in &workloads {
+        for (address, local) in &workload.addresses {
+            let claim = (local.is_none(), workload.id);
+            winners.entry(*address).and_modify(|winner| *winner = claim.min(*winner)).or_insert(claim);
+        }
+    }
+    for workload in &mut workloads {
+        let id = workload.id;
+        workload.addresses.retain(|address, _| {
+            !world.host.contains(address) && winners.get(address).is_some_and(|(_, winner)| *winner == id)
+        });
+    }
+    workloads
+}
