@@ -1,1 +1,3 @@
+//! The bench.
+//! In: nothing. Out: nothing.
 fn main() {}

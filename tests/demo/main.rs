@@ -1,1 +1,3 @@
+//! The demo.
+//! In: nothing. Out: nothing.
 fn main() {}

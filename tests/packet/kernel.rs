@@ -259,10 +259,10 @@ fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
         socket.replace_neighbour(uplink, gateway, OUTSIDE.mac).expect("a neighbour can be set");
         let route = Route {
             destination: all.parse().expect("a valid network"),
-            interface: Some(uplink),
+            interface: uplink,
             gateway: Some(gateway),
             protocol: 4,
-            scope: Scope::Universe,
+            scope: Scope::Global,
             table: 254,
             on_link: false,
         };

@@ -1,1 +1,21 @@
-fn main() {}
+//! Packet level: the real programs under BPF_PROG_TEST_RUN, on tables that the agent's own code committed.
+//! In: tables of rows (name, packet, expectation) and generated cases. Out: which rows did not hold, and in which family.
+//! Invariant: every row runs for IPv4 and IPv6 from the same text unless it says why not.
+//! Never: passes without root; shares a map, an interface or a name with another run.
+
+mod cast;
+mod differential;
+mod flows;
+mod forwarding;
+mod fragments;
+mod frame;
+mod icmp;
+mod kernel;
+mod malformed;
+mod neighbours;
+mod policies;
+mod revisions;
+mod scenario;
+mod spoofing;
+mod table;
+mod twins;

@@ -55,11 +55,13 @@ impl Fabric {
             &format!("link set uplink{number} master br0 up"),
         ])?;
         let [v4, v6] = addresses(number);
+        node.sysctl("ipv6/conf/eth0/accept_dad", "0")?;
         node.ip(&[
             &format!("address add {v4}/24 dev eth0"),
             &format!("address add {v6}/64 dev eth0 nodad"),
             "link set eth0 up",
-        ])
+        ])?;
+        node.wait_link("eth0")
     }
 
     /// Routes `destination` over node `number`, in `from`.

@@ -3,6 +3,7 @@
 //! Invariant: a name carries the pid of its maker, so that a later run can remove what a killed one left.
 //! Never: changes the namespace of a caller's thread; uses `ip netns exec`, which hides the bpffs in /sys.
 
+use crate::wait;
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
@@ -122,6 +123,21 @@ impl NetNs {
             return Ok(serde_json::Value::Array(Vec::new()));
         }
         serde_json::from_str(&text).with_context(|| format!("reading what ip {args} said"))
+    }
+
+    /// Waits until `interface` has its carrier and its IPv6 addresses are in use: the kernel takes up to a second
+    /// after the other side came up.
+    ///
+    /// # Errors
+    /// It stays without.
+    pub fn wait_link(&self, interface: &str) -> Result<()> {
+        let what = format!("{interface} of {} is up", self.name);
+        wait::wait_until(&what, wait::PATIENCE, || {
+            let links = self.ip_json(&format!("address show dev {interface}"))?;
+            let addresses = links[0]["addr_info"].as_array().context("no addresses")?;
+            let tentative = addresses.iter().any(|address| address["tentative"] == true);
+            Ok(links[0]["operstate"] == "UP" && !tentative && addresses.iter().any(|a| a["scope"] == "link"))
+        })
     }
 
     /// Reads a file of `/proc/net` or `/proc/sys/net` as this namespace sees it.

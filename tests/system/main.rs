@@ -1,1 +1,14 @@
-fn main() {}
+//! System tests: namespaces as nodes and pods, real sockets, the real agent and the real CNI binary.
+//! In: the built programs. Out: what a user would see of them.
+//! Invariant: each test has a cluster of its own, so tests run side by side and in any order.
+//! Never: skips; without root or without the programs a test fails and says so.
+
+mod kit;
+
+use anyhow::Result;
+
+/// What every test here needs: it fails at once, and clearly, where this is missing.
+fn need_root() -> Result<()> {
+    anyhow::ensure!(rustix::process::getuid().is_root(), "system tests make network namespaces: run them as root");
+    Ok(())
+}

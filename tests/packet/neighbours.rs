@@ -1,0 +1,154 @@
+//! ARP and neighbour discovery at the pod's boundary: answered by the program, from tables alone.
+//! In: requests of a pod. Out: the reply's every field, or silence with a reason.
+//! Invariant: a pod's own address, probes and announcements are never answered (PKT-2, PKT-3, PKT-7).
+//! Never: depends on a route or on proxy_arp; the node here has neither for these targets.
+
+use crate::{
+    cast::{CLIENT, DB, Family},
+    frame::{GATEWAY_MAC, arp, fold, solicitation, sum_of},
+    kernel::on_a_node,
+    scenario::Scenario,
+    table::{Fate, row, run, sends},
+};
+use abi::{DropReason, endpoint::GATEWAY_V6};
+use std::net::IpAddr;
+
+const V4: &[Family] = &[Family::V4];
+const V6: &[Family] = &[Family::V6];
+const UNANSWERED: Fate = Fate::Drop(Some(CLIENT), DropReason::NeighbourUnanswered);
+
+fn v4(actor: crate::cast::Actor) -> [u8; 4] {
+    match actor.address(Family::V4) {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(_) => unreachable!("asked for IPv4"),
+    }
+}
+
+fn v6(actor: crate::cast::Actor) -> [u8; 16] {
+    match actor.address(Family::V6) {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(_) => unreachable!("asked for IPv6"),
+    }
+}
+
+fn scenario() -> Scenario {
+    Scenario::default().pod(CLIENT, "client").pod(DB, "db")
+}
+
+#[test]
+fn pkt_1_pkt_2_arp_is_answered_for_every_target_but_the_askers_own() {
+    let rows = || {
+        vec![
+            row("PKT-1 the gateway", sends(CLIENT, |_| arp(CLIENT, 1, v4(CLIENT), [169, 254, 1, 1])), Fate::Answered)
+                .check(|_, reply| is_arp_reply(reply, [169, 254, 1, 1])),
+            row("PKT-2 another pod", sends(CLIENT, |_| arp(CLIENT, 1, v4(CLIENT), v4(DB))), Fate::Answered)
+                .check(|_, reply| is_arp_reply(reply, v4(DB))),
+            row(
+                "PKT-2 somebody nobody knows",
+                sends(CLIENT, |_| arp(CLIENT, 1, v4(CLIENT), [203, 0, 113, 7])),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_arp_reply(reply, [203, 0, 113, 7])),
+            row("PKT-2 its own address", sends(CLIENT, |_| arp(CLIENT, 1, v4(DB), v4(CLIENT))), UNANSWERED),
+            row("PKT-2 an address probe", sends(CLIENT, |_| arp(CLIENT, 1, [0; 4], v4(CLIENT))), UNANSWERED),
+            row("PKT-2 a probe for another", sends(CLIENT, |_| arp(CLIENT, 1, [0; 4], [10, 65, 0, 77])), UNANSWERED),
+            row("PKT-3 an announcement", sends(CLIENT, |_| arp(CLIENT, 1, v4(CLIENT), v4(CLIENT))), UNANSWERED),
+            row("PKT-3 a reply nobody asked for", sends(CLIENT, |_| arp(CLIENT, 2, v4(CLIENT), v4(DB))), UNANSWERED),
+        ]
+        .into_iter()
+        .map(|row| row.only(V4))
+        .collect()
+    };
+    on_a_node(|| run(&scenario(), rows()));
+}
+
+#[test]
+fn pkt_4_arp_with_another_sender_mac_is_dropped() {
+    on_a_node(|| {
+        let forged = sends(CLIENT, |_| {
+            let mut bytes = arp(CLIENT, 1, v4(CLIENT), [169, 254, 1, 1]);
+            bytes[22..28].copy_from_slice(&DB.mac.0);
+            bytes
+        });
+        let rows = vec![row("PKT-4", forged, Fate::Drop(Some(CLIENT), DropReason::Spoofed)).only(V4)];
+        run(&scenario(), rows);
+    });
+}
+
+#[test]
+fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection() {
+    let rows = || {
+        vec![
+            row(
+                "PKT-6 the gateway",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).bytes()),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_advertisement(reply, GATEWAY_V6)),
+            row(
+                "PKT-6 without the link-layer option",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, false).bytes()),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_advertisement(reply, GATEWAY_V6)),
+            row(
+                "PKT-6 another pod",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), v6(DB), true).bytes()),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_advertisement(reply, v6(DB))),
+            row(
+                "PKT-7 duplicate address detection",
+                sends(CLIENT, |_| solicitation(CLIENT, [0; 16], v6(CLIENT), false).bytes()),
+                UNANSWERED,
+            ),
+            row(
+                "PKT-7 its own address",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), v6(CLIENT), true).bytes()),
+                UNANSWERED,
+            ),
+            row(
+                "PKT-6 a router solicitation",
+                sends(CLIENT, |_| {
+                    let mut frame = solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true);
+                    frame.payload[0] = 133;
+                    frame.bytes()
+                }),
+                UNANSWERED,
+            ),
+            row(
+                "PKT-8 a solicitation that crossed a router",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).ttl(254).bytes()),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+        ]
+        .into_iter()
+        .map(|row| row.only(V6))
+        .collect()
+    };
+    on_a_node(|| run(&scenario(), rows()));
+}
+
+fn same(what: &str, found: &[u8], expected: &[u8]) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("{what} is {found:02x?}, not {expected:02x?}")) }
+}
+
+fn is_arp_reply(reply: &[u8], target: [u8; 4]) -> Result<(), String> {
+    same("Ethernet", &reply[..14], &[&CLIENT.mac.0[..], &GATEWAY_MAC, &[8, 6]].concat())?;
+    same("operation", &reply[14..22], &[0, 1, 8, 0, 6, 4, 0, 2])?;
+    same("sender", &reply[22..32], &[&GATEWAY_MAC[..], &target].concat())?;
+    same("target", &reply[32..42], &[&CLIENT.mac.0[..], &v4(CLIENT)].concat())
+}
+
+fn is_advertisement(reply: &[u8], target: [u8; 16]) -> Result<(), String> {
+    same("Ethernet", &reply[..14], &[&CLIENT.mac.0[..], &GATEWAY_MAC, &[0x86, 0xdd]].concat())?;
+    same("length, next header, hop limit", &reply[18..22], &[0, 32, 58, 255])?;
+    same("source", &reply[22..38], &target)?;
+    same("destination", &reply[38..54], &v6(CLIENT))?;
+    same("type and code", &reply[54..56], &[136, 0])?;
+    same("flags: router, solicited, override", &reply[58..62], &[0xe0, 0, 0, 0])?;
+    same("target", &reply[62..78], &target)?;
+    same("target's link-layer address", &reply[78..86], &[&[2, 1], &GATEWAY_MAC[..]].concat())?;
+    let sum = sum_of(&reply[22..54]) + 32 + 58 + sum_of(&reply[54..86]);
+    if fold(sum) == 0 { Ok(()) } else { Err("its checksum is wrong".into()) }
+}

@@ -1,0 +1,129 @@
+//! The kit itself: that a probe tells allowed from refused, reset and unreachable.
+//! In: two namespaces on a plain veth pair, routed by the kernel. Out: the outcomes the probes must report.
+//! Invariant: no agent and no program is involved.
+//! Never: trusts a probe that cannot fail.
+
+use anyhow::Result;
+use std::{net::IpAddr, process};
+use tests::{
+    NetNs, Outcome, Probe, Servers,
+    flow::{Connection, Stream},
+    frame::FrameSocket,
+    netns::STEM,
+    probe::probe,
+    server::Listen,
+};
+
+const LEFT: &str = "10.99.0.1";
+const RIGHT: [&str; 2] = ["10.99.0.2", "fd00:99::2"];
+
+struct Pair {
+    left: NetNs,
+    right: NetNs,
+    _servers: Servers,
+}
+
+/// Two namespaces on a veth pair; the right one serves on 80.
+fn pair(name: &str) -> Result<Pair> {
+    super::need_root()?;
+    let stem = format!("{STEM}{}-{name}", process::id());
+    let (left, right) = (NetNs::create(&stem, "left")?, NetNs::create(&stem, "right")?);
+    for side in [&left, &right] {
+        side.sysctl("ipv6/conf/default/accept_dad", "0")?;
+    }
+    left.ip(&[
+        &format!("link add eth0 type veth peer name eth0 netns {}", right.name()),
+        &format!("address add {LEFT}/24 dev eth0"),
+        "address add fd00:99::1/64 dev eth0 nodad",
+        "link set eth0 up",
+    ])?;
+    right.ip(&[
+        &format!("address add {}/24 dev eth0", RIGHT[0]),
+        &format!("address add {}/64 dev eth0 nodad", RIGHT[1]),
+        "link set eth0 up",
+    ])?;
+    for side in [&left, &right] {
+        side.wait_link("eth0")?;
+    }
+    let servers = Servers::start(&right, "right", &[Listen::Tcp(80), Listen::Udp(80), Listen::Sctp(80)])?;
+    Ok(Pair { left, right, _servers: servers })
+}
+
+fn right() -> Result<Vec<IpAddr>> {
+    RIGHT.iter().map(|text| Ok(text.parse()?)).collect()
+}
+
+#[test]
+fn a_probe_is_allowed_where_the_way_is_open() -> Result<()> {
+    let pair = pair("open")?;
+    for address in right()? {
+        for what in [Probe::Tcp(80), Probe::Udp(80), Probe::Sctp(80), Probe::Ping] {
+            assert_eq!(probe(&pair.left, address, what)?, Outcome::Allowed, "{what} to {address}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_probe_to_a_port_without_server_is_not_allowed() -> Result<()> {
+    let pair = pair("closed")?;
+    for address in right()? {
+        assert_eq!(probe(&pair.left, address, Probe::Tcp(81))?, Outcome::Reset);
+        assert_eq!(probe(&pair.left, address, Probe::Udp(81))?, Outcome::Reset);
+        assert_eq!(probe(&pair.left, address, Probe::Sctp(81))?, Outcome::Refused);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_probe_into_silence_is_refused() -> Result<()> {
+    let pair = pair("silent")?;
+    // The right side hears everything, and its answers vanish.
+    pair.right.ip(&["route add blackhole 10.99.0.1/32", "route add blackhole fd00:99::1/128"])?;
+    for address in right()? {
+        for what in [Probe::Tcp(80), Probe::Udp(80), Probe::Sctp(80), Probe::Ping] {
+            assert_eq!(probe(&pair.left, address, what)?, Outcome::Refused, "{what} to {address}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_probe_without_a_route_is_unreachable() -> Result<()> {
+    let pair = pair("nowhere")?;
+    assert_eq!(probe(&pair.left, "203.0.113.1".parse()?, Probe::Tcp(80))?, Outcome::Unreachable);
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_is_cut_no_longer_answers() -> Result<()> {
+    let pair = pair("cut")?;
+    let mut connection = Connection::open(&pair.left, right()?[0], 80)?;
+    assert!(connection.answers()?);
+    pair.right.ip(&["route add blackhole 10.99.0.1/32"])?;
+    assert!(!connection.answers()?);
+    Ok(())
+}
+
+#[test]
+fn a_stream_counts_what_did_not_come_back() -> Result<()> {
+    let pair = pair("stream")?;
+    let stream = Stream::udp(&pair.left, right()?[0], 80)?;
+    assert_eq!(probe(&pair.left, right()?[0], Probe::Tcp(80))?, Outcome::Allowed);
+    pair.right.ip(&["route add blackhole 10.99.0.1/32"])?;
+    assert_eq!(probe(&pair.left, right()?[0], Probe::Tcp(80))?, Outcome::Refused);
+    assert_eq!(stream.stop()?.lost(), 1);
+    Ok(())
+}
+
+#[test]
+fn neighbours_are_asked_by_hand() -> Result<()> {
+    let pair = pair("frames")?;
+    let socket = FrameSocket::open(&pair.left, "eth0")?;
+    let other = FrameSocket::open(&pair.right, "eth0")?.mac;
+    assert_eq!(socket.arp(LEFT.parse()?, RIGHT[0].parse()?)?, Some(other));
+    assert_eq!(socket.arp(LEFT.parse()?, "10.99.0.77".parse()?)?, None);
+    assert_eq!(socket.solicit("fd00:99::1".parse()?, RIGHT[1].parse()?)?, Some(other));
+    assert_eq!(socket.solicit("fd00:99::1".parse()?, "fd00:99::77".parse()?)?, None);
+    Ok(())
+}
