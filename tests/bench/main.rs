@@ -1,3 +1,91 @@
-//! The bench.
-//! In: nothing. Out: nothing.
-fn main() {}
+//! `tortie-bench`: what the packet's way costs, as ratios to a bare veth pair.
+//! In: the built programs. Out: a table, or JSON, of medians with their spread.
+//! Invariant: every ratio compares two figures of the same round; rounds of all setups are interleaved in one run.
+//! Never: judges; a figure is no test.
+
+mod figures;
+mod setups;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use figures::Figures;
+use setups::{Bare, Routed, Setup, Tortie};
+use std::{path::PathBuf, time::Duration};
+use tests::{
+    Binaries,
+    traffic::{self, Row},
+};
+
+/// Measures Tortie against a bare veth pair and the kernel's own routing.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The agent.
+    #[arg(long)]
+    agent: Option<PathBuf>,
+    /// The CNI binary.
+    #[arg(long)]
+    cni: Option<PathBuf>,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Two policed pods on one node.
+    Local(Local),
+}
+
+#[derive(Debug, Args)]
+struct Local {
+    /// Rounds; each measures every row of every setup once.
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+    /// Milliseconds a figure.
+    #[arg(long, default_value_t = 500)]
+    window: u64,
+    /// Only what needs no agent.
+    #[arg(long)]
+    without_agent: bool,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let Bench::Local(local) = &arguments.bench;
+    let mut setups: Vec<Box<dyn Setup>> = vec![Box::new(Bare::create()?), Box::new(Routed::create()?)];
+    if !local.without_agent {
+        setups.push(Box::new(Tortie::create(binaries(&arguments)?)?));
+    }
+    let figures = run(&setups, local)?;
+    if local.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print!("{figures}");
+    }
+    Ok(())
+}
+
+fn binaries(arguments: &Arguments) -> Result<Binaries> {
+    match (&arguments.agent, &arguments.cni) {
+        (Some(agent), Some(cni)) => Binaries::at(agent.clone(), cni.clone()),
+        _ => Binaries::find(),
+    }
+}
+
+/// All rounds. Each starts with another setup, so that none is always the first on a warm machine.
+fn run(setups: &[Box<dyn Setup>], local: &Local) -> Result<Figures> {
+    let window = Duration::from_millis(local.window);
+    let mut figures = Figures::new(setups.iter().map(|setup| setup.name()).collect());
+    for round in 0..local.rounds {
+        eprintln!("round {} of {}", round + 1, local.rounds);
+        for row in Row::ALL {
+            for place in 0..setups.len() {
+                let index = (place + round as usize) % setups.len();
+                figures.record(row, index, traffic::measure(setups[index].way(), row, window)?);
+            }
+        }
+    }
+    Ok(figures)
+}

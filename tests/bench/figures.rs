@@ -1,0 +1,121 @@
+//! Figures: medians of ratios to the first setup, with their spread.
+//! In: one figure a round, row and setup. Out: a table for people, JSON for machines.
+//! Invariant: a ratio is made within one round; the median is taken over rounds.
+//! Never: drops a round.
+
+use serde::Serialize;
+use std::fmt;
+use tests::traffic::Row;
+
+/// Figures of a run, round after round.
+#[derive(Debug)]
+pub struct Figures {
+    setups: Vec<&'static str>,
+    /// By row, then by setup: a figure a round.
+    rows: Vec<(Row, Vec<Vec<f64>>)>,
+}
+
+/// Middle and ends of some numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut numbers: Vec<f64>) -> Self {
+        numbers.sort_by(f64::total_cmp);
+        let (Some(min), Some(max)) = (numbers.first(), numbers.last()) else {
+            return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN };
+        };
+        let (low, high) = (numbers[(numbers.len() - 1) / 2], numbers[numbers.len() / 2]);
+        Self { median: f64::midpoint(low, high), min: *min, max: *max }
+    }
+}
+
+#[derive(Serialize)]
+struct Cell {
+    setup: &'static str,
+    row: Row,
+    /// Exchanges a second; bulk: bytes a second.
+    per_second: Spread,
+    /// Against the bare pair.
+    ratio: Spread,
+}
+
+impl Figures {
+    pub fn new(setups: Vec<&'static str>) -> Self {
+        let rows = Row::ALL.map(|row| (row, vec![Vec::new(); setups.len()])).into();
+        Self { setups, rows }
+    }
+
+    pub fn record(&mut self, row: Row, setup: usize, figure: f64) {
+        if let Some((_, figures)) = self.rows.iter_mut().find(|(known, _)| *known == row) {
+            figures[setup].push(figure);
+        }
+    }
+
+    fn cells(&self) -> impl Iterator<Item = Cell> + '_ {
+        self.setups.iter().enumerate().flat_map(move |(index, setup)| {
+            self.rows.iter().map(move |(row, figures)| {
+                let ratios = figures[index].iter().zip(&figures[0]).map(|(figure, bare)| figure / bare);
+                Cell {
+                    setup,
+                    row: *row,
+                    per_second: Spread::of(figures[index].clone()),
+                    ratio: Spread::of(ratios.collect()),
+                }
+            })
+        })
+    }
+}
+
+impl Serialize for Figures {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.cells())
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.setups.iter().map(|name| name.len()).max().unwrap_or(0);
+        writeln!(f, "Against a bare veth pair: median of the rounds [lowest - highest].\n")?;
+        write!(f, "{:width$}", "")?;
+        for row in Row::ALL {
+            write!(f, "  {row:>18}")?;
+        }
+        for cell in self.cells() {
+            if cell.row == Row::ALL[0] {
+                write!(f, "\n{:width$}", cell.setup)?;
+            }
+            let Spread { median, min, max } = cell.ratio;
+            write!(f, "  {:>18}", format!("{median:.2} [{min:.2} - {max:.2}]"))?;
+        }
+        write!(f, "\n\n{:width$}", "bare, a second")?;
+        for cell in self.cells().take(Row::ALL.len()) {
+            let text = match cell.row {
+                Row::Bulk => format!("{:.1} Gbit", cell.per_second.median * 8.0 / 1e9),
+                _ => format!("{:.0}", cell.per_second.median),
+            };
+            write!(f, "  {text:>18}")?;
+        }
+        writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_made_within_its_round() {
+        let mut figures = Figures::new(vec!["bare", "other"]);
+        for (bare, other) in [(100.0, 90.0), (50.0, 45.0), (200.0, 180.0)] {
+            figures.record(Row::Bulk, 0, bare);
+            figures.record(Row::Bulk, 1, other);
+        }
+        let ratio = figures.cells().last().map(|cell| cell.ratio);
+        assert_eq!(ratio, Some(Spread { median: 0.9, min: 0.9, max: 0.9 }));
+    }
+}
