@@ -3,45 +3,91 @@
 //! Invariant: a chore can be repeated; the second time it finds its work done.
 //! Never: depends on a crate of this project, so that it builds before them.
 
+mod build;
 mod ebpf;
+mod launch;
 mod paths;
+mod setup;
 mod step;
+mod test;
+mod tidy;
 
 use clap::{Parser, Subcommand};
+use std::{ffi::OsString, process::ExitCode};
 
 /// The project's chores.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", version, disable_help_subcommand = true)]
 struct Cli {
+    /// Show everything the steps write.
+    #[arg(long, short, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     chore: Chore,
 }
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Install what building and testing need; a second run finds nothing to do.
+    Setup,
     /// Build the kernel programs into the target folder's bpf/tortie.o.
     BuildEbpf {
         /// With log records on the packet's way (debug only).
         #[arg(long)]
         log: bool,
     },
+    /// Build everything that the demo and the tests use.
+    Build,
+    /// Build, then run the demo (root).
+    Demo {
+        /// Passed on to the demo.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run tests; "packet" and "system" need root.
+    Test {
+        /// What the tests may need.
+        #[arg(default_value = "all")]
+        level: test::Level,
+    },
+    /// Build, then run the benches (root).
+    Bench {
+        /// Passed on to the benches.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Check the house rules.
+    Tidy,
+    /// What a change must pass: setup, then every test.
+    Ci,
 }
 
-fn main() -> std::process::ExitCode {
-    match run(Cli::parse().chore) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.chore, cli.verbose) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("cargo xtask: {error:#}");
-            std::process::ExitCode::FAILURE
+            ExitCode::FAILURE
         }
     }
 }
 
-fn run(chore: Chore) -> anyhow::Result<()> {
+fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
     let paths = paths::Paths::find()?;
-    let console = step::Console::new(false, paths.target.join("logs"));
+    let console = step::Console::new(verbose, paths.target.join("logs"));
     match chore {
+        Chore::Setup => setup::setup(&paths, &console)?,
         Chore::BuildEbpf { log } => println!("{}", ebpf::build(&paths, &console, log)?.display()),
+        Chore::Build => build::print(&paths, &build::build(&paths, &console)?),
+        Chore::Demo { args } => launch::demo(&paths, &console, &args)?,
+        Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
+        Chore::Bench { args } => launch::bench(&paths, &console, &args)?,
+        Chore::Tidy => console.inline("house rules", || tidy::tidy(&paths))?,
+        Chore::Ci => {
+            setup::setup(&paths, &console)?;
+            return Ok(test::test(&paths, &console, test::Level::All));
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,11 @@ impl Paths {
         self.target.join("bpf/tortie.o")
     }
 
+    /// The folders in which programs are looked for.
+    pub fn search_dirs(&self) -> impl Iterator<Item = PathBuf> {
+        env::split_paths(&self.search)
+    }
+
     /// A command that runs in the tree and sees the project's target folder and cargo's own binaries.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);

@@ -139,7 +139,7 @@ impl Console {
 
     fn show_failure(&self, name: &str, lines: &[String]) -> Result<()> {
         if !self.verbose {
-            for line in lines.iter().skip(lines.len().saturating_sub(TAIL)) {
+            for line in excerpt(lines) {
                 println!("        {line}");
             }
         }
@@ -148,5 +148,72 @@ impl Console {
         fs::write(&file, lines.join("\n")).with_context(|| format!("{}: cannot be written", file.display()))?;
         println!("        whole log: {}", file.display());
         Ok(())
+    }
+}
+
+/// What someone needs of a failed step's output: the reports of failed tests if there are any, else the end.
+fn excerpt(lines: &[String]) -> Vec<&str> {
+    let mut kept = Vec::new();
+    let mut inside = false;
+    for line in lines {
+        let ends = line.starts_with("test result: FAILED");
+        inside |= line == "failures:" || ends;
+        if inside {
+            kept.push(line.as_str());
+        }
+        inside &= !ends;
+    }
+    if kept.is_empty() {
+        kept = lines.iter().skip(lines.len().saturating_sub(TAIL)).map(String::as_str).collect();
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str, name: &str) -> (Done, PathBuf) {
+        let logs = std::env::temp_dir().join(format!("xtask-step-{}", std::process::id()));
+        let done = Console::new(false, logs.clone()).attempt(name, Command::new("sh").args(["-c", script]));
+        (done.expect("sh can be started"), logs)
+    }
+
+    #[test]
+    fn both_streams_of_a_command_are_kept() {
+        let (done, _) = run("echo out; echo err >&2", "both streams");
+        assert!(done.ok);
+        assert_eq!(done.lines, ["out", "err"]);
+    }
+
+    #[test]
+    fn a_failed_command_leaves_its_whole_log() {
+        let (done, logs) = run("seq 1 200; exit 3", "long and failed");
+        assert!(!done.ok);
+        let log = fs::read_to_string(logs.join("long-and-failed.log")).expect("the log was written");
+        assert_eq!(log.lines().count(), 200);
+        fs::remove_dir_all(logs).expect("the logs can be removed");
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_output_open_does_not_hold_up_the_step() {
+        let (done, _) = run("sleep 100 >&1 & echo pid $!", "grandchild");
+        assert!(done.ok);
+        let pid = done.lines[0].strip_prefix("pid ").expect("the first line names the grandchild");
+        assert!(Command::new("kill").arg(pid).status().expect("kill can be started").success());
+    }
+
+    #[test]
+    fn the_reports_of_failed_tests_are_what_is_shown() {
+        let output = "Compiling\ntest a ... FAILED\nfailures:\n---- a\ntest result: FAILED. 0 passed\nRunning b\nok";
+        let lines: Vec<String> = output.lines().map(str::to_owned).collect();
+        assert_eq!(excerpt(&lines), ["failures:", "---- a", "test result: FAILED. 0 passed"]);
+    }
+
+    #[test]
+    fn without_failed_tests_the_end_is_shown() {
+        let lines: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        assert_eq!(excerpt(&lines).first(), Some(&"40"));
+        assert_eq!(excerpt(&lines).len(), TAIL);
     }
 }

@@ -1,0 +1,27 @@
+# The two commands a newcomer needs, and their siblings. Each is a chore of `cargo xtask`.
+
+# Outside the tree, so that a fresh clone reuses what was built.
+CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tortie/target
+export CARGO_TARGET_DIR
+
+.PHONY: toolchain setup demo test bench ci
+
+# rustup may be told not to install by itself, and then cargo does nothing until this is done.
+toolchain:
+	@rustup which rustc >/dev/null 2>&1 || { \
+	  echo "  ...   Rust toolchain of rust-toolchain.toml"; \
+	  rustup toolchain install || { echo "run by hand, in this folder: rustup toolchain install"; exit 1; }; }
+
+setup: toolchain
+	@cargo xtask setup
+
+demo: setup
+	@cargo xtask demo $(ARGS)
+
+test: setup
+	@cargo xtask test
+
+bench: setup
+	@cargo xtask bench $(ARGS)
+
+ci: test

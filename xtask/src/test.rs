@@ -1,0 +1,185 @@
+//! The test levels: what runs in each, and how many tests passed and failed.
+//! In: a level. Out: steps, and as the very last line "N passed, N failed".
+//! Invariant: a step that fails without naming a failed test counts as one; a level that may not run has failed.
+//! Never: stops at the first failure.
+
+use crate::{
+    build::{self, Programs},
+    ebpf,
+    paths::Paths,
+    setup::is_root,
+    step::Console,
+    tidy,
+};
+use anyhow::Result;
+use clap::ValueEnum;
+use std::process::{Command, ExitCode};
+
+/// What a test needs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Nothing: the crates' own tests, formatting, lints, the house rules.
+    Unit,
+    /// Root: the kernel programs, packet by packet.
+    Packet,
+    /// Root: agents, CNI binary and pods in namespaces.
+    System,
+    /// All of these.
+    All,
+}
+
+/// Tests counted so far.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+/// One run of one or more levels.
+struct Run<'a> {
+    paths: &'a Paths,
+    console: &'a Console,
+    tally: Tally,
+}
+
+/// Runs a level, and prints the sum as the last line.
+pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
+    let mut run = Run { paths, console, tally: Tally::default() };
+    let wants = |one| level == one || level == Level::All;
+    // The agent embeds the object, so even its own tests need it.
+    run.work(|paths, console| ebpf::build(paths, console, false));
+    if wants(Level::Unit) {
+        run.unit();
+    }
+    if wants(Level::Packet) {
+        run.packet();
+    }
+    if wants(Level::System) {
+        run.system();
+    }
+    println!("{} passed, {} failed", run.tally.passed, run.tally.failed);
+    if run.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Run<'_> {
+    fn unit(&mut self) {
+        let Self { paths, console, .. } = *self;
+        self.single(console.inline("house rules", || tidy::tidy(paths)));
+        self.checked("formatting", &["fmt", "--all", "--check"]);
+        self.checked("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+        self.counted("unit tests", paths.cargo(&["test", "--no-fail-fast"]));
+        self.counted("unit tests of the stages", paths.cargo(&["test", "--package", "ebpf", "--lib"]));
+    }
+
+    fn packet(&mut self) {
+        if self.may("packet tests") {
+            self.counted("packet tests", self.kernel_tests("packet"));
+        }
+    }
+
+    fn system(&mut self) {
+        if !self.may("system tests") {
+            return;
+        }
+        for (name, args) in build::steps() {
+            let paths = self.paths;
+            self.work(|_, console| console.run(name, &mut paths.cargo(args)));
+        }
+        self.counted("system tests", self.kernel_tests("system"));
+    }
+
+    fn kernel_tests(&self, binary: &str) -> Command {
+        let programs = Programs::of(self.paths);
+        let mut command = self.paths.cargo(&["test", "--package", "tests", "--test", binary]);
+        command.env("TORTIE_AGENT", programs.agent).env("TORTIE_CNI", programs.cni);
+        command
+    }
+
+    /// Without root a level fails: a skipped test would look like one that passed.
+    fn may(&mut self, level: &str) -> bool {
+        if !is_root() {
+            println!("  FAIL  {level}: they load kernel programs and make namespaces; run them as root");
+            self.tally.failed += 1;
+        }
+        is_root()
+    }
+
+    /// A step that counts as one test.
+    fn checked(&mut self, name: &str, args: &[&str]) {
+        let result = self.console.run(name, &mut self.paths.cargo(args));
+        self.single(result);
+    }
+
+    fn single<T>(&mut self, result: Result<T>) {
+        match result {
+            Ok(_) => self.tally.passed += 1,
+            Err(_) => self.tally.failed += 1,
+        }
+    }
+
+    /// A step that is no test, but without which tests cannot be right.
+    fn work<T>(&mut self, step: impl FnOnce(&Paths, &Console) -> Result<T>) {
+        if let Err(error) = step(self.paths, self.console) {
+            println!("        {error:#}");
+            self.tally.failed += 1;
+        }
+    }
+
+    /// A step that runs tests and says how many.
+    fn counted(&mut self, name: &str, mut command: Command) {
+        let (ok, lines) = match self.console.attempt(name, &mut command) {
+            Ok(done) => (done.ok, done.lines),
+            Err(error) => (false, vec![format!("{error:#}")]),
+        };
+        let mut tally = count(&lines);
+        if !ok && tally.failed == 0 {
+            tally.failed = 1;
+        }
+        println!("        {} passed, {} failed", tally.passed, tally.failed);
+        self.tally.passed += tally.passed;
+        self.tally.failed += tally.failed;
+    }
+}
+
+/// Sums the result lines of test binaries.
+fn count(lines: &[String]) -> Tally {
+    let mut tally = Tally::default();
+    for line in lines {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+            continue;
+        };
+        for part in counts.split("; ") {
+            match part.split_once(' ').and_then(|(number, what)| Some((number.parse::<u64>().ok()?, what))) {
+                Some((number, "passed")) => tally.passed += number,
+                Some((number, "failed")) => tally.failed += number,
+                _ => {}
+            }
+        }
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn result_lines_of_several_binaries_are_summed() {
+        let output = "running 3 tests\n\
+            test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            test result: FAILED. 4 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(count(&lines(output)), Tally { passed: 7, failed: 2 });
+    }
+
+    #[test]
+    fn other_lines_count_nothing() {
+        assert_eq!(
+            count(&lines("test a::b ... ok\nmy test result: ok. 3 passed\n3 passed; 1 failed")),
+            Tally::default()
+        );
+    }
+}
