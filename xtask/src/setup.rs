@@ -29,8 +29,6 @@ const PACKAGES: &[Package] = &[
         proof: "/usr/lib/llvm-22/bin/llvm-config",
         reason: "bpf-linker is built against it",
     },
-    Package { name: "zlib1g-dev", proof: "/usr/include/zlib.h", reason: "LLVM links it" },
-    Package { name: "libzstd-dev", proof: "/usr/include/zstd.h", reason: "LLVM links it" },
     Package { name: "iproute2", proof: "ip", reason: "the demo and tests look at the kernel with it" },
     Package { name: "nftables", proof: "nft", reason: "the demo and tests show that no rule is there" },
     Package { name: "iptables", proof: "iptables-save", reason: "the demo and tests show that no rule is there" },
