@@ -7,6 +7,7 @@
 mod dataplane;
 pub mod error;
 pub mod question;
+pub mod tables;
 
 pub use dataplane::{Applied, Dataplane, Options, cleanup};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};

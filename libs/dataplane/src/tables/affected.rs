@@ -1,0 +1,80 @@
+//! Which endpoints' flows must be judged again after a commit.
+//! In: two images. Out: the revision stamped on exactly the endpoints whose verdicts can differ.
+//! Invariant: an endpoint that is not stamped answers every flow it could have as before.
+//! Never: stamps an endpoint for a class that its rule sets answer with the same row.
+
+use super::image::Image;
+use abi::{
+    Endpoint,
+    endpoint::{SLOT_HOST, SLOT_NONE},
+};
+use std::collections::BTreeSet;
+
+/// What changed between two images, apart from the endpoints themselves.
+struct Changes {
+    /// Class before and after, for every address and network where they differ.
+    classes: BTreeSet<(u32, u32)>,
+    /// Owner before and after, for every address where they differ.
+    owners: BTreeSet<(u32, u32)>,
+}
+
+/// The revision of a generation.
+#[must_use]
+pub fn revision(generation: u64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the contract is the low 32 bits")]
+    let low = generation as u32;
+    low
+}
+
+/// Stamps the endpoints of `new`.
+pub fn stamp(old: &Image, new: &mut Image) {
+    let changes = changes(old, new);
+    let stamped: Vec<_> = new
+        .endpoints
+        .iter()
+        .filter(|(slot, entry)| {
+            old.endpoints.get(slot).is_none_or(|before| is_affected(old, new, &changes, **slot, before, entry))
+        })
+        .map(|(slot, _)| *slot)
+        .collect();
+    let revision = revision(new.generation);
+    for slot in stamped {
+        if let Some(entry) = new.endpoints.get_mut(&slot) {
+            entry.rev = revision;
+        }
+    }
+}
+
+fn changes(old: &Image, new: &Image) -> Changes {
+    let addresses: BTreeSet<_> = old.addresses.keys().chain(new.addresses.keys()).copied().collect();
+    let nets: BTreeSet<_> = old.nets.keys().chain(new.nets.keys()).copied().collect();
+    let of_addresses = addresses.iter().map(|key| (old.class_of(*key), new.class_of(*key)));
+    let of_nets = nets.iter().map(|key| (old.class_over(key), new.class_over(key)));
+    Changes {
+        classes: of_addresses.chain(of_nets).filter(|(before, after)| before != after).collect(),
+        owners: addresses
+            .iter()
+            .map(|key| (old.owner_of(*key), new.owner_of(*key)))
+            .filter(|(before, after)| before != after)
+            .collect(),
+    }
+}
+
+fn is_affected(old: &Image, new: &Image, changes: &Changes, slot: u32, before: &Endpoint, after: &Endpoint) -> bool {
+    let sets = [after.egress.new(), after.ingress.new()];
+    let set_changed = [before.egress.new(), before.ingress.new()] != sets || before.flags != after.flags;
+    // Equal rows share their spans, so equal references are equal answers.
+    let peer_changed = || {
+        changes
+            .classes
+            .iter()
+            .any(|(was, is)| sets.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)))
+    };
+    // A flow towards an address that had no endpoint here can belong to any endpoint, and holds no verdict of the new one.
+    let owner_changed = || {
+        changes.owners.iter().any(|(was, is)| {
+            [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot
+        })
+    };
+    set_changed || peer_changed() || owner_changed()
+}

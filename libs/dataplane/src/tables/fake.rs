@@ -1,0 +1,186 @@
+//! A strict stand-in for the kernel's tables, and a packet's way through them as the programs go it.
+//! In: writes. Out: what a packet would be told; an error for a write that no careful agent makes.
+//! Invariant: what a packet in flight may still look at cannot be taken away, nor what is in use be edited.
+//! Never: more forgiving than the kernel.
+
+use super::{
+    prefix,
+    write::{Sizes, Snapshot, Store, StoreError, Write},
+};
+use abi::{
+    Address, RowKey, RowRef, Span,
+    endpoint::SLOT_NONE,
+    maps::{self, MapSpec},
+    rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY},
+};
+use model::Direction;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The tables, as maps in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeStore {
+    pub held: Snapshot,
+    pub spans: BTreeMap<u32, Span>,
+    pub sizes: Sizes,
+    pub writes: usize,
+    /// Fails the write of this number (from 0), once.
+    pub fail_at: Option<usize>,
+    /// Rows taken away since the last grace: a packet may still walk their spans.
+    walked: Vec<RowRef>,
+    /// The generation was stored and no grace has passed: packets of the old revision are under way.
+    old_packets: bool,
+}
+
+impl FakeStore {
+    pub fn with_sizes(sizes: &[(&'static str, u32)]) -> Self {
+        Self { sizes: Sizes(sizes.iter().copied().collect()), ..Self::default() }
+    }
+
+    /// What a packet at this interface's endpoint is told: allowed or not, and the hit id.
+    pub fn judge(&self, ifindex: u32, direction: Direction, peer: Address, x: u32) -> (bool, u32) {
+        let generation = self.held.generation;
+        let slot = self.held.interfaces.get(&ifindex).copied().unwrap_or(SLOT_NONE);
+        let endpoint = self.held.endpoints.get(&slot).copied().unwrap_or_default();
+        let set = match direction {
+            Direction::Egress => endpoint.egress.at(generation),
+            Direction::Ingress => endpoint.ingress.at(generation),
+        };
+        let row = self.row(set, self.resolve(peer).0);
+        let spans = (row.offset..row.offset + row.len).map(|index| self.spans.get(&index).expect("a span in use"));
+        spans.take_while(|span| span.start() <= x).last().map_or((false, HIT_NONE), |span| (span.allows(), span.hit))
+    }
+
+    /// Class and owner of an address.
+    pub fn resolve(&self, address: Address) -> (u32, u32) {
+        let slot = self.held.addresses.get(&address);
+        let slot = slot.or_else(|| prefix::longest(&self.held.nets, &prefix::host(address)));
+        slot.map_or((CLASS_NONE, SLOT_NONE), |slot| {
+            let entry = self.held.classes.get(slot).expect("a class slot is written before its key");
+            (entry.class.at(self.held.generation), entry.endpoint.at(self.held.generation))
+        })
+    }
+
+    fn row(&self, set: u32, class: u32) -> RowRef {
+        let entry = self.held.sets.get(&set).copied().unwrap_or_default();
+        let own = self.held.rows.get(&RowKey { set, class });
+        if entry.flags & SET_DEFAULT_ONLY != 0 { entry.row } else { own.copied().unwrap_or(entry.row) }
+    }
+
+    fn refers(&self, index: u32) -> bool {
+        let rows = self.held.rows.values().copied().chain(self.held.sets.values().map(|entry| entry.row));
+        rows.chain(self.walked.iter().copied()).any(|row| row.offset <= index && index < row.offset + row.len)
+    }
+
+    fn is_used(&self, set: u32) -> bool {
+        let words = self.held.endpoints.values().flat_map(|entry| [entry.egress, entry.ingress]);
+        words.flat_map(|word| [word.new(), word.old()]).any(|id| id == set && id != SET_DENY)
+    }
+
+    fn put_spans(&mut self, offset: u32, spans: &[Span]) {
+        for (index, span) in (offset..).zip(spans) {
+            assert!(!self.refers(index), "span {index} is in use");
+            assert!(index < self.sizes.of(&maps::SPANS), "span {index} is past the end");
+            self.spans.insert(index, *span);
+        }
+    }
+
+    fn grace(&mut self) {
+        self.walked.clear();
+        self.old_packets = false;
+    }
+
+    fn no_old_packets(&self) {
+        assert!(!self.old_packets, "packets of the previous revision are still under way");
+    }
+
+    fn settled_only_after_grace(&self, is_settled: bool) {
+        if is_settled {
+            self.no_old_packets();
+        }
+    }
+}
+
+/// Inserts a key that must be new into a map that must have room.
+fn insert<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V, spec: &MapSpec, sizes: &Sizes) {
+    assert!(map.len() < usize::try_from(sizes.of(spec)).expect("32 bits fit"), "{} is full", spec.name);
+    assert!(map.insert(key, value).is_none(), "{}: a key in use is updated in place", spec.name);
+}
+
+impl Store for FakeStore {
+    fn read(&self) -> Result<Snapshot, StoreError> {
+        let mut held = self.held.clone();
+        let named: BTreeSet<_> = held.addresses.values().chain(held.nets.values()).copied().collect();
+        held.classes.retain(|slot, _| named.contains(slot));
+        let rows = held.rows.values().copied().chain(held.sets.values().map(|entry| entry.row));
+        held.spans = rows
+            .map(|row| (row, (row.offset..row.offset + row.len).map(|index| self.spans[&index]).collect()))
+            .collect();
+        Ok(held)
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), StoreError> {
+        let number = self.writes;
+        self.writes += 1;
+        if self.fail_at == Some(number) {
+            return Err(StoreError { map: "FAKE", reason: "told to fail".into() });
+        }
+        let sizes = self.sizes.clone();
+        match write {
+            Write::Spans(offset, spans) => self.put_spans(*offset, spans),
+            Write::ClearHit(_) => {}
+            Write::Set(id, entry) => {
+                assert!(!self.is_used(*id), "rule set {id} is in use");
+                assert!(*id < sizes.of(&maps::SETS), "rule set {id} is past the end");
+                let before = self.held.sets.remove(id).unwrap_or_default();
+                self.walked.push(before.row);
+                if *entry != abi::SetEntry::default() {
+                    self.held.sets.insert(*id, *entry);
+                }
+            }
+            Write::Row(key, row) => insert(&mut self.held.rows, *key, *row, &maps::ROWS, &sizes),
+            Write::DeleteRow(key) => {
+                self.no_old_packets();
+                self.walked.push(self.held.rows.remove(key).expect("a row that is there"));
+            }
+            Write::Class(slot, entry) => {
+                self.settled_only_after_grace(entry.class.is_settled() && entry.endpoint.is_settled());
+                assert!(*slot < sizes.of(&maps::CLASSES), "class slot {slot} is past the end");
+                self.held.classes.insert(*slot, *entry);
+            }
+            Write::Address(key, slot) => insert(&mut self.held.addresses, *key, *slot, &maps::ADDRESSES, &sizes),
+            Write::DeleteAddress(key) => {
+                self.no_old_packets();
+                self.held.addresses.remove(key).expect("an address that is there");
+            }
+            Write::Net(key, slot) => insert(&mut self.held.nets, *key, *slot, &maps::NETS, &sizes),
+            Write::DeleteNet(key) => {
+                self.no_old_packets();
+                self.held.nets.remove(key).expect("a network that is there");
+            }
+            Write::Endpoint(slot, entry) => {
+                self.settled_only_after_grace(entry.egress.is_settled() && entry.ingress.is_settled());
+                assert!(*slot < sizes.of(&maps::ENDPOINTS), "endpoint slot {slot} is past the end");
+                self.held.endpoints.insert(*slot, *entry);
+            }
+            Write::Interface(index, slot) => {
+                insert(&mut self.held.interfaces, *index, *slot, &maps::INTERFACES, &sizes);
+            }
+            Write::DeleteInterface(index) => {
+                self.no_old_packets();
+                self.held.interfaces.remove(index).expect("an interface that is there");
+            }
+            Write::Generation(generation) => {
+                assert_eq!(*generation, self.held.generation + 1, "generations follow each other");
+                self.held.generation = *generation;
+                self.old_packets = true;
+            }
+            Write::Grace => self.grace(),
+            Write::FlushFlows(_) => self.no_old_packets(),
+        }
+        Ok(())
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.sizes.clone()
+    }
+}

@@ -1,0 +1,158 @@
+//! One revision of the tables, as kernel numbers: what a commit starts from and what it leads to.
+//! In: a snapshot read back, or a plan. Out: values that two revisions can be compared by.
+//! Invariant: words are settled; what an image names is in use and is not given out again.
+//! Never: knows policies; [`super::names`] does.
+
+use super::{prefix, write::Snapshot, write::Write};
+use abi::{
+    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, Word, endpoint::SLOT_FIRST,
+    endpoint::SLOT_NONE, rules::CLASS_NONE,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// What an address or network resolves to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its class slot.
+    pub slot: u32,
+    /// Class id.
+    pub class: u32,
+    /// Endpoint slot of the owner.
+    pub owner: u32,
+}
+
+/// One revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Its generation.
+    pub generation: u64,
+    /// Endpoint slots in use.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Interface index to slot.
+    pub interfaces: BTreeMap<u32, u32>,
+    /// Exact addresses.
+    pub addresses: BTreeMap<Address, Entry>,
+    /// Networks.
+    pub nets: BTreeMap<NetKey, Entry>,
+    /// Rule sets.
+    pub sets: BTreeMap<u32, SetEntry>,
+    /// Rows that differ from their set's default.
+    pub rows: BTreeMap<RowKey, RowRef>,
+    /// What rows refer to.
+    pub spans: BTreeMap<RowRef, Arc<[Span]>>,
+}
+
+impl Image {
+    /// The class an exact address resolves to.
+    #[must_use]
+    pub fn class_of(&self, address: Address) -> u32 {
+        self.addresses.get(&address).map_or_else(|| self.class_over(&prefix::host(address)), |entry| entry.class)
+    }
+
+    /// The class a network resolves to, by itself or by the longest one over it.
+    #[must_use]
+    pub fn class_over(&self, net: &NetKey) -> u32 {
+        prefix::longest(&self.nets, net).map_or(CLASS_NONE, |entry| entry.class)
+    }
+
+    /// The owner of an address.
+    #[must_use]
+    pub fn owner_of(&self, address: Address) -> u32 {
+        self.addresses.get(&address).map_or(SLOT_NONE, |entry| entry.owner)
+    }
+
+    /// The row by which a set answers a class.
+    #[must_use]
+    pub fn row(&self, set: u32, class: u32) -> RowRef {
+        let default = || self.sets.get(&set).map(|entry| entry.row).unwrap_or_default();
+        self.rows.get(&RowKey { set, class }).copied().unwrap_or_else(default)
+    }
+
+    /// Rule set ids in use.
+    #[must_use]
+    pub fn set_ids(&self) -> BTreeSet<u32> {
+        let words = self.endpoints.values().flat_map(|entry| [entry.egress.new(), entry.ingress.new()]);
+        self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(words).collect()
+    }
+
+    /// Class ids in use.
+    #[must_use]
+    pub fn class_ids(&self) -> BTreeSet<u32> {
+        self.rows.keys().map(|key| key.class).chain(self.entries().map(|entry| entry.class)).collect()
+    }
+
+    /// Class slots in use.
+    #[must_use]
+    pub fn class_slots(&self) -> BTreeSet<u32> {
+        self.entries().map(|entry| entry.slot).collect()
+    }
+
+    /// Hit ids in use.
+    #[must_use]
+    pub fn hits(&self) -> BTreeSet<u32> {
+        self.spans.values().flat_map(|spans| spans.iter().map(|span| span.hit)).collect()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.addresses.values().chain(self.nets.values())
+    }
+}
+
+/// Reads an image out of what a previous agent, or a commit that broke off, left behind; and the writes that make the
+/// tables say exactly that: words that never came into force go back, and flows of nobody's slots go.
+#[must_use]
+pub fn adopt(snapshot: Snapshot, endpoint_slots: u32) -> (Image, Vec<Write>) {
+    let generation = snapshot.generation;
+    let settle = |word: Word| Word::settled(word.at(generation));
+    let entry = |slot: u32| {
+        let words = snapshot.classes.get(&slot).copied().unwrap_or_default();
+        Entry { slot, class: words.class.at(generation), owner: words.endpoint.at(generation) }
+    };
+    let endpoints: BTreeMap<_, _> = snapshot
+        .endpoints
+        .iter()
+        .filter(|(_, found)| found.ifindex != 0)
+        .map(|(slot, found)| {
+            (*slot, Endpoint { egress: settle(found.egress), ingress: settle(found.ingress), ..*found })
+        })
+        .collect();
+    let image = Image {
+        generation,
+        addresses: snapshot.addresses.iter().map(|(key, slot)| (*key, entry(*slot))).collect(),
+        nets: snapshot.nets.iter().map(|(key, slot)| (*key, entry(*slot))).collect(),
+        interfaces: snapshot
+            .interfaces
+            .iter()
+            .filter(|(index, slot)| endpoints.get(slot).is_some_and(|found: &Endpoint| found.ifindex == **index))
+            .map(|(index, slot)| (*index, *slot))
+            .collect(),
+        endpoints,
+        sets: snapshot.sets.clone(),
+        rows: snapshot.rows.clone(),
+        spans: snapshot.spans.clone(),
+    };
+    let repairs = repairs(&snapshot, &image, endpoint_slots);
+    (image, repairs)
+}
+
+fn repairs(snapshot: &Snapshot, image: &Image, endpoint_slots: u32) -> Vec<Write> {
+    let class = image.entries().filter_map(|entry| {
+        let settled = ClassEntry { class: Word::settled(entry.class), endpoint: Word::settled(entry.owner) };
+        let found = snapshot.classes.get(&entry.slot).copied().unwrap_or_default();
+        let answers = found.class.is_settled() && found.endpoint.is_settled();
+        (!answers).then_some(Write::Class(entry.slot, settled))
+    });
+    let endpoint = image.endpoints.iter().filter_map(|(slot, settled)| {
+        let found = snapshot.endpoints.get(slot).copied().unwrap_or_default();
+        let answers = found.egress.is_settled() && found.ingress.is_settled();
+        (!answers).then_some(Write::Endpoint(*slot, *settled))
+    });
+    let nobodys = snapshot.interfaces.keys().filter(|index| !image.interfaces.contains_key(index));
+    let nobodys = nobodys.map(|index| Write::DeleteInterface(*index));
+    let empty = (SLOT_FIRST..endpoint_slots).filter(|slot| !image.endpoints.contains_key(slot)).collect();
+    let words = class.chain(endpoint);
+    [Write::Grace].into_iter().chain(words).chain(nobodys).chain([Write::FlushFlows(empty)]).collect()
+}

@@ -1,0 +1,374 @@
+//! Plans the next revision: contents become numbers, beside the numbers that are in use.
+//! In: the image in force, what its numbers mean, and a Desired. Out: the next image, or the map that is too small.
+//! Invariant: everything new lies where the previous revision looks at nothing; capacity is known before any write.
+//! Never: writes; changes an id's content.
+
+use super::{
+    affected,
+    image::{Entry, Image},
+    names::{FreshIds, FreshSpans, Names},
+    prefix,
+    write::{Sizes, StoreError},
+};
+use abi::{
+    Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, SpanKind, Word,
+    endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
+    maps,
+    rules::{CLASS_NONE, HIT_NONE, ROW_SPANS_MAX, SET_DEFAULT_ONLY},
+};
+use calc::{
+    Desired,
+    desired::{EndpointSpec, Owner},
+};
+use model::{AttachmentId, IfaceName};
+use policy::{Class, Decider, RuleSet, Verdict};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Nothing was put in force; the previous revision stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// A table is too small.
+    #[error("the map {map} needs {needed} entries and has {size}; the previous revision stays in force: raise its size")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Entries needed, the revision in force included.
+        needed: u64,
+        /// Entries it has.
+        size: u32,
+    },
+    /// A row would take too many steps to search.
+    #[error("a rule set needs {spans} spans for one class of peers, at most {ROW_SPANS_MAX} are searched; split the policy {policy}")]
+    RowTooLong {
+        /// Spans needed.
+        spans: usize,
+        /// First policy of the set.
+        policy: String,
+    },
+    /// The kernel refused a write.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An endpoint that is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its interface is not there, or not guarded.
+    #[error("its interface {0} is not there or has no programs attached")]
+    NotAttached(IfaceName),
+    /// Another endpoint has the interface.
+    #[error("its interface {0} already serves another endpoint")]
+    Shared(IfaceName),
+    /// No slot is left.
+    #[error("the map {map} is full at {size} entries: raise its size")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Entries it has.
+        size: u32,
+    },
+}
+
+/// The next revision.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its numbers; its generation is the old one if nothing changes.
+    pub image: Image,
+    /// Their meaning.
+    pub names: Names,
+    /// Hit ids with a new meaning.
+    pub fresh_hits: Vec<u32>,
+    /// Endpoints left out.
+    pub refused: Vec<(AttachmentId, Refusal)>,
+}
+
+/// Finds an attached interface's index.
+pub type Lookup<'a> = &'a dyn Fn(&IfaceName) -> Option<u32>;
+
+/// Plans.
+///
+/// # Errors
+/// Something does not fit.
+pub fn plan(
+    old: &Image,
+    known: &Names,
+    desired: &Desired,
+    lookup: Lookup<'_>,
+    sizes: &Sizes,
+) -> Result<Plan, CommitError> {
+    let mut draft = Draft::new(old, known, sizes);
+    draft.endpoints(desired, lookup);
+    draft.addresses(desired);
+    draft.nets(desired);
+    draft.rows()?;
+    draft.forget_dead_hits();
+    draft.fits()?;
+    Ok(draft.finish())
+}
+
+struct Draft<'a> {
+    old: &'a Image,
+    known: &'a Names,
+    sizes: &'a Sizes,
+    image: Image,
+    names: Names,
+    refused: Vec<(AttachmentId, Refusal)>,
+    set_ids: FreshIds,
+    class_ids: FreshIds,
+    class_slots: FreshIds,
+    endpoint_slots: FreshIds,
+    hit_ids: FreshIds,
+    fresh_hits: Vec<u32>,
+    room: FreshSpans,
+    contents: BTreeMap<RowRef, Arc<[Span]>>,
+    placed: BTreeMap<Arc<[Span]>, RowRef>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(old: &'a Image, known: &'a Names, sizes: &'a Sizes) -> Self {
+        let mut hits = old.hits();
+        hits.extend(known.hits.values());
+        Self {
+            old,
+            known,
+            sizes,
+            image: Image { generation: old.generation, ..Image::default() },
+            names: Names { hits: known.hits.clone(), last_hit: known.last_hit, ..Names::default() },
+            refused: Vec::new(),
+            set_ids: FreshIds::new(old.set_ids(), 1),
+            class_ids: FreshIds::new(old.class_ids(), 1),
+            class_slots: FreshIds::new(old.class_slots(), 1),
+            endpoint_slots: FreshIds::new(old.endpoints.keys().copied().collect(), SLOT_FIRST),
+            hit_ids: FreshIds::new(hits, known.last_hit + 1),
+            fresh_hits: Vec::new(),
+            room: FreshSpans::new(old.spans.keys().copied()),
+            contents: old.spans.clone(),
+            placed: old.spans.iter().map(|(place, spans)| (Arc::clone(spans), *place)).collect(),
+        }
+    }
+
+    fn endpoints(&mut self, desired: &Desired, lookup: Lookup<'_>) {
+        for (id, spec) in &desired.endpoints {
+            match self.endpoint(spec, lookup) {
+                Ok(slot) => {
+                    self.names.endpoints.insert(id.clone(), slot);
+                }
+                Err(refusal) => self.refused.push((id.clone(), refusal)),
+            }
+        }
+    }
+
+    fn endpoint(&mut self, spec: &EndpointSpec, lookup: Lookup<'_>) -> Result<u32, Refusal> {
+        let ifindex = lookup(&spec.interface).ok_or_else(|| Refusal::NotAttached(spec.interface.clone()))?;
+        if self.image.interfaces.contains_key(&ifindex) {
+            return Err(Refusal::Shared(spec.interface.clone()));
+        }
+        let slot = self.slot_of(ifindex)?;
+        let keep = if spec.keep_established { ENDPOINT_KEEP_ESTABLISHED } else { 0 };
+        let entry = Endpoint {
+            egress: Word::settled(self.set(&spec.egress)),
+            ingress: Word::settled(self.set(&spec.ingress)),
+            ifindex,
+            rev: self.old.endpoints.get(&slot).map_or(0, |found| found.rev),
+            mtu: spec.mtu,
+            flags: ENDPOINT_READY | keep,
+            mac: spec.mac.0,
+            spare: [0; 28],
+        };
+        self.image.interfaces.insert(ifindex, slot);
+        self.image.endpoints.insert(slot, entry);
+        Ok(slot)
+    }
+
+    /// An interface keeps its slot, also over a restart: its flows name it.
+    fn slot_of(&mut self, ifindex: u32) -> Result<u32, Refusal> {
+        let held = self.old.interfaces.get(&ifindex).copied();
+        if let Some(slot) = held.filter(|slot| self.old.endpoints.get(slot).is_some_and(|e| e.ifindex == ifindex)) {
+            return Ok(slot);
+        }
+        let size = self.sizes.of(&maps::ENDPOINTS);
+        let full = Refusal::Full { map: maps::ENDPOINTS.name, size };
+        self.endpoint_slots.take_within(SLOT_FIRST, size).ok_or(full)
+    }
+
+    fn set(&mut self, content: &Arc<RuleSet>) -> u32 {
+        let held = self.names.sets.get(content).or_else(|| self.known.sets.get(content)).copied();
+        let id = held.unwrap_or_else(|| self.set_ids.take());
+        self.names.sets.insert(Arc::clone(content), id);
+        id
+    }
+
+    fn class(&mut self, content: &Arc<Class>) -> u32 {
+        if **content == Class::default() {
+            return CLASS_NONE;
+        }
+        let held = self.names.classes.get(content).or_else(|| self.known.classes.get(content)).copied();
+        let id = held.unwrap_or_else(|| self.class_ids.take());
+        self.names.classes.insert(Arc::clone(content), id);
+        id
+    }
+
+    fn addresses(&mut self, desired: &Desired) {
+        for (address, spec) in &desired.addresses {
+            let Some(key) = prefix::address_key(*address) else { continue };
+            let owner = match &spec.owner {
+                Owner::Elsewhere => SLOT_NONE,
+                Owner::Host => SLOT_HOST,
+                Owner::Endpoint(id) => self.names.endpoints.get(id).copied().unwrap_or(SLOT_NONE),
+            };
+            let class = self.class(&spec.class);
+            let slot = self.old.addresses.get(&key).map(|entry| entry.slot);
+            let slot = slot.unwrap_or_else(|| self.class_slots.take());
+            self.image.addresses.insert(key, Entry { slot, class, owner });
+        }
+    }
+
+    fn nets(&mut self, desired: &Desired) {
+        for (cidr, class) in &desired.nets {
+            if let Some(key) = prefix::net_key(cidr) {
+                let class = self.class(class);
+                self.net(key, class);
+            }
+        }
+        let reaches_v4 = prefix::guard(self.image.nets.keys());
+        if reaches_v4 && !self.image.nets.contains_key(&prefix::ALL_V4) {
+            self.net(prefix::ALL_V4, CLASS_NONE);
+        }
+    }
+
+    fn net(&mut self, key: NetKey, class: u32) {
+        let slot = self.old.nets.get(&key).map(|entry| entry.slot);
+        let slot = slot.unwrap_or_else(|| self.class_slots.take());
+        self.image.nets.insert(key, Entry { slot, class, owner: SLOT_NONE });
+    }
+
+    fn rows(&mut self) -> Result<(), CommitError> {
+        let sets: Vec<_> = self.names.sets.iter().map(|(set, id)| (Arc::clone(set), *id)).collect();
+        let classes: Vec<_> = self.names.classes.iter().map(|(class, id)| (Arc::clone(class), *id)).collect();
+        for (set, set_id) in sets {
+            let default = self.default_row(&set, set_id)?;
+            let peers: &[_] = if set.asks_peer() { &classes } else { &[] };
+            for (class, class_id) in peers {
+                let row = self.row(&set, set_id, class, *class_id)?;
+                if row != default {
+                    self.keep(row);
+                    self.image.rows.insert(RowKey { set: set_id, class: *class_id }, row);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn default_row(&mut self, set: &RuleSet, id: u32) -> Result<RowRef, CommitError> {
+        let held = if self.known.sets.contains_key(set) { self.old.sets.get(&id).copied() } else { None };
+        let row = match held {
+            Some(entry) => entry.row,
+            None => self.compile(set, &Class::default())?,
+        };
+        let flags = if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY };
+        self.keep(row);
+        self.image.sets.insert(id, SetEntry { row, flags, pad: 0 });
+        Ok(row)
+    }
+
+    fn row(&mut self, set: &RuleSet, set_id: u32, class: &Class, class_id: u32) -> Result<RowRef, CommitError> {
+        if self.known.sets.contains_key(set) && self.known.classes.contains_key(class) {
+            Ok(self.old.row(set_id, class_id))
+        } else {
+            self.compile(set, class)
+        }
+    }
+
+    fn keep(&mut self, row: RowRef) {
+        if let Some(spans) = self.contents.get(&row) {
+            self.image.spans.insert(row, Arc::clone(spans));
+        }
+    }
+
+    fn compile(&mut self, set: &RuleSet, class: &Class) -> Result<RowRef, CommitError> {
+        let row = policy::row(set, class);
+        let spans: Arc<[Span]> = row.0.iter().map(|span| self.span(span)).collect();
+        if let Some(place) = self.placed.get(&spans) {
+            return Ok(*place);
+        }
+        let len = u32::try_from(spans.len()).ok().filter(|len| *len <= ROW_SPANS_MAX);
+        let too_long = || CommitError::RowTooLong {
+            spans: spans.len(),
+            policy: set.policies.first().map(|policy| policy.id.to_string()).unwrap_or_default(),
+        };
+        let len = len.ok_or_else(too_long)?;
+        let offset = self.room.take(len).ok_or(CommitError::Full {
+            map: maps::SPANS.name,
+            needed: u64::from(u32::MAX),
+            size: self.sizes.of(&maps::SPANS),
+        })?;
+        let place = RowRef { offset, len };
+        self.contents.insert(place, Arc::clone(&spans));
+        self.placed.insert(spans, place);
+        Ok(place)
+    }
+
+    fn span(&mut self, span: &policy::RowSpan) -> Span {
+        let kind = match span.verdict {
+            Verdict::Allow => SpanKind::Allow,
+            Verdict::Deny => SpanKind::Deny,
+        };
+        Span::new(span.start, kind, self.hit(&span.decider))
+    }
+
+    /// Deciders past the end of the counters share the hit that means "none".
+    fn hit(&mut self, decider: &Decider) -> u32 {
+        if let Some(id) = self.names.hits.get(decider) {
+            return *id;
+        }
+        let Some(id) = self.hit_ids.take_within(HIT_NONE + 1, self.sizes.of(&maps::HITS)) else { return HIT_NONE };
+        self.names.hits.insert(decider.clone(), id);
+        self.names.last_hit = id;
+        self.fresh_hits.push(id);
+        id
+    }
+
+    fn forget_dead_hits(&mut self) {
+        let live = self.image.hits();
+        self.names.hits.retain(|_, id| live.contains(id));
+        self.fresh_hits.retain(|id| live.contains(id));
+    }
+
+    /// Both revisions lie in the tables until the old one is swept.
+    fn fits(&self) -> Result<(), CommitError> {
+        let (old, new) = (self.old, &self.image);
+        let extra = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let both = |olds: usize, fresh: usize| extra(olds) + extra(fresh);
+        let fresh_addresses = new.addresses.keys().filter(|key| !old.addresses.contains_key(key)).count();
+        let fresh_nets = new.nets.keys().filter(|key| !old.nets.contains_key(key)).count();
+        let fresh_rows = new.rows.keys().filter(|key| !old.rows.contains_key(key)).count();
+        let fresh_interfaces = new.interfaces.keys().filter(|key| !old.interfaces.contains_key(key)).count();
+        let end = |ids: std::collections::BTreeSet<u32>| ids.last().map_or(1, |last| u64::from(*last) + 1);
+        let class_ids = end(new.class_ids());
+        if class_ids > u64::from(abi::word::ID_MAX) {
+            return Err(CommitError::Full { map: "classes of peers", needed: class_ids, size: abi::word::ID_MAX });
+        }
+        let needs = [
+            (&maps::ADDRESSES, both(old.addresses.len(), fresh_addresses)),
+            (&maps::NETS, both(old.nets.len(), fresh_nets)),
+            (&maps::ROWS, both(old.rows.len(), fresh_rows)),
+            (&maps::INTERFACES, both(old.interfaces.len(), fresh_interfaces)),
+            (&maps::CLASSES, end(new.class_slots())),
+            (&maps::SETS, end(new.set_ids())),
+            (&maps::SPANS, u64::from(self.room.end)),
+        ];
+        let full = needs.into_iter().find(|(map, needed)| *needed > u64::from(self.sizes.of(map)));
+        full.map_or(Ok(()), |(map, needed)| {
+            Err(CommitError::Full { map: map.name, needed, size: self.sizes.of(map) })
+        })
+    }
+
+    fn finish(mut self) -> Plan {
+        if self.image != *self.old {
+            let generation = self.old.generation + 1;
+            self.image.generation = generation;
+            affected::stamp(self.old, &mut self.image);
+        }
+        Plan { image: self.image, names: self.names, fresh_hits: self.fresh_hits, refused: self.refused }
+    }
+}

@@ -1,0 +1,366 @@
+//! The promise of the tables, held at every crash point: one revision before the generation's store, the next after.
+//! In: random sequences of small Desireds. Out: what packets are told, against what the Desired says.
+//! Invariant: the expectation is worked out from the Desired alone, without tables.
+//! Never: a time, a thread or a kernel.
+
+use super::{CommitError, Tables, fake::FakeStore, image::Image, order, plan, prefix, write::Store};
+use abi::endpoint::{SLOT_HOST, SLOT_NONE};
+use calc::{
+    Desired,
+    desired::{AddressSpec, EndpointSpec, Owner},
+};
+use model::{
+    Action, AttachmentId, Cidr, Direction, IfaceName, Mac, NamespaceMatch, PeerSelector, PodId, PolicyId, PolicyKind,
+    PortRange, Protocol, Selector,
+};
+use policy::{Class, Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};
+use proptest::prelude::*;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+const ADDRESSES: [&str; 5] = ["10.65.0.2", "10.65.0.3", "10.65.1.4", "fd00::2", "192.0.2.1"];
+const NETS: [&str; 6] = ["10.65.0.0/16", "10.65.0.0/24", "10.65.0.3/32", "::/0", "0.0.0.0/0", "fd00::/64"];
+const STRANGERS: [&str; 3] = ["10.65.0.99", "198.51.100.7", "fd00::99"];
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("a valid address")
+}
+
+fn attachment(number: u8) -> AttachmentId {
+    AttachmentId { network: "tortie".into(), container: format!("c{number}"), interface: "eth0".into() }
+}
+
+fn selector(number: u8) -> Arc<PeerSelector> {
+    Arc::new(PeerSelector {
+        namespaces: NamespaceMatch::Named("default".into()),
+        pods: Selector::Equals("app".into(), number.to_string()),
+    })
+}
+
+/// A rule for one port, asking for a selector, a network, or nothing.
+fn rule(peer: u8, port: u16, action: Action) -> SetRule {
+    let peer = match peer {
+        0 | 1 => PeerTest { selector: Some(selector(peer)), ..PeerTest::default() },
+        2 | 3 => PeerTest { nets: vec![NETS[usize::from(peer - 2)].parse().expect("a network")], ..PeerTest::default() },
+        _ => PeerTest::default(),
+    };
+    let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
+    SetRule { place: port, action, protocol: Some(Protocol::TCP), ports, peer, unreadable: false }
+}
+
+fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
+    let id = PolicyId {
+        name: "p".into(),
+        namespace: "default".into(),
+        kind: PolicyKind::KubernetesNetworkPolicy,
+    };
+    let policies = rules.map(|rules| PolicyRules { id, rules }).into_iter().collect();
+    Arc::new(RuleSet { direction, policies })
+}
+
+fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {
+    let one = (0u8..5, 80u16..83, prop::bool::ANY)
+        .prop_map(|(peer, port, allow)| rule(peer, port, if allow { Action::Allow } else { Action::Deny }));
+    prop::option::of(prop::collection::vec(one, 0..3))
+}
+
+/// Which networks there are, which selectors each address has, who is there, and their rules.
+#[derive(Clone, Debug)]
+struct Sketch {
+    nets: u8,
+    addresses: [Option<u8>; 5],
+    endpoints: [Option<(Option<Vec<SetRule>>, Option<Vec<SetRule>>)>; 3],
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    let endpoint = || prop::option::weighted(0.8, (rules(), rules()));
+    (0u8..64, prop::array::uniform5(prop::option::of(0u8..4)), [endpoint(), endpoint(), endpoint()])
+        .prop_map(|(nets, addresses, endpoints)| Sketch { nets, addresses, endpoints })
+}
+
+fn nets_over(nets: &[Cidr], covers: impl Fn(&Cidr) -> bool) -> std::collections::BTreeSet<Cidr> {
+    nets.iter().filter(|net| covers(net)).copied().collect()
+}
+
+impl Sketch {
+    fn desired(&self) -> Desired {
+        let nets: Vec<Cidr> = (0..6)
+            .filter(|bit| self.nets & 1 << bit != 0)
+            .map(|bit: usize| NETS[bit].parse().expect("a network"))
+            .collect();
+        let class = |selectors: u8, nets| {
+            let selectors = (0..2).filter(|bit| selectors & 1 << bit != 0).map(selector).collect();
+            Arc::new(Class { selectors, nets, ports: [].into() })
+        };
+        let mut desired = Desired {
+            nets: nets.iter().map(|net| (*net, class(0, nets_over(&nets, |wide| wide.covers(net))))).collect(),
+            ..Desired::default()
+        };
+        for (number, text) in (0u8..).zip(ADDRESSES) {
+            let ip = address(text);
+            if let Some(selectors) = self.addresses[usize::from(number)] {
+                let class = class(selectors, nets_over(&nets, |net| net.contains(ip)));
+                let owner = match number {
+                    0..=2 if self.endpoints[usize::from(number)].is_some() => Owner::Endpoint(attachment(number)),
+                    4.. => Owner::Host,
+                    _ => Owner::Elsewhere,
+                };
+                desired.addresses.insert(ip, AddressSpec { class, owner });
+            }
+        }
+        for (number, endpoint) in (0u8..).zip(&self.endpoints) {
+            if let Some((ingress, egress)) = endpoint {
+                desired.endpoints.insert(attachment(number), spec(number, ingress.clone(), egress.clone()));
+            }
+        }
+        desired
+    }
+}
+
+fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>) -> EndpointSpec {
+    EndpointSpec {
+        pod: PodId::new("default", &number.to_string()),
+        interface: IfaceName(format!("cali{number}")),
+        mac: Mac([2, 0, 0, 0, 0, number]),
+        mtu: 1500,
+        addresses: vec![address(ADDRESSES[usize::from(number)])],
+        ingress: rule_set(Direction::Ingress, ingress),
+        egress: rule_set(Direction::Egress, egress),
+        keep_established: false,
+    }
+}
+
+fn ifindex(name: &IfaceName) -> Option<u32> {
+    name.0.strip_prefix("cali").and_then(|number| number.parse::<u32>().ok()).map(|number| 100 + number)
+}
+
+/// What the Desired itself says: the specification.
+fn expected(desired: &Desired, endpoint: u8, direction: Direction, peer: IpAddr, x: u32) -> (bool, Option<Decider>) {
+    let Some(spec) = desired.endpoints.get(&attachment(endpoint)) else { return (false, None) };
+    let longest = || {
+        let over = desired.nets.iter().filter(|(net, _)| net.contains(peer));
+        over.max_by_key(|(net, _)| net.prefix_len()).map(|(_, class)| (**class).clone()).unwrap_or_default()
+    };
+    let class = desired.addresses.get(&peer).map_or_else(longest, |spec| (*spec.class).clone());
+    let set = if direction == Direction::Ingress { &spec.ingress } else { &spec.egress };
+    let row = policy::row(set, &class);
+    let span = row.0.iter().rfind(|span| span.start <= x).expect("a row covers every x");
+    (span.verdict == Verdict::Allow, Some(span.decider.clone()))
+}
+
+/// Hit ids of every revision so far to their meaning.
+type Hits = BTreeMap<u32, Decider>;
+
+fn hits(names: &super::Names) -> Hits {
+    names.hits.iter().map(|(decider, id)| (*id, decider.clone())).collect()
+}
+
+/// Asks everything of the store, and holds it against the Desired.
+fn assert_speaks(store: &FakeStore, desired: &Desired, hits: &Hits, when: &str) {
+    let xs = [0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81), abi::rules::x_of(6, 82), abi::rules::x_of(17, 80)];
+    for text in ADDRESSES.iter().chain(&STRANGERS) {
+        let peer = address(text);
+        let key = prefix::address_key(peer).expect("not a mapped address");
+        assert_eq!(store.resolve(key).1, owner(store, desired, peer), "{when}: owner of {text}");
+        for (endpoint, direction, x) in questions(&xs) {
+            let (allowed, hit) = store.judge(100 + u32::from(endpoint), direction, key, x);
+            let wanted = expected(desired, endpoint, direction, peer, x);
+            assert_eq!((allowed, hits.get(&hit).cloned()), wanted, "{when}: c{endpoint} {direction} {text} {x:#x}");
+        }
+    }
+}
+
+fn questions(xs: &[u32]) -> impl Iterator<Item = (u8, Direction, u32)> + '_ {
+    (0..3u8).flat_map(move |endpoint| {
+        [Direction::Ingress, Direction::Egress].into_iter().flat_map(move |direction| {
+            xs.iter().map(move |x| (endpoint, direction, *x))
+        })
+    })
+}
+
+fn owner(store: &FakeStore, desired: &Desired, address: IpAddr) -> u32 {
+    match desired.addresses.get(&address).map(|spec| &spec.owner) {
+        Some(Owner::Host) => SLOT_HOST,
+        Some(Owner::Endpoint(id)) => {
+            let ifindex = desired.endpoints.get(id).and_then(|spec| ifindex(&spec.interface));
+            ifindex.and_then(|index| store.held.interfaces.get(&index)).copied().unwrap_or(SLOT_NONE)
+        }
+        _ => SLOT_NONE,
+    }
+}
+
+/// Every commit of the sequence, broken off after every write.
+fn every_crash_point(steps: &[Desired]) {
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    let mut before = Desired::default();
+    for next in steps {
+        tables.settle().expect("a sweep");
+        let old_hits = hits(&tables.names);
+        let plan = plan::plan(&tables.image, &tables.names, next, &ifindex, &tables.store.sizes()).expect("it fits");
+        let mut all = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
+        let in_force = all.len();
+        all.extend(order::sweep(&tables.image, &plan.image));
+        let new_hits = hits(&plan.names);
+        for cut in 0..=all.len() {
+            let mut store = tables.store.clone();
+            for write in &all[..cut] {
+                store.write(write).expect("the fake takes it");
+            }
+            let (speaks, meaning) = if cut < in_force { (&before, &old_hits) } else { (next, &new_hits) };
+            assert_speaks(&store, speaks, meaning, &format!("after {cut} of {} writes ({in_force})", all.len()));
+            restarts(store, speaks, meaning, next);
+        }
+        tables.commit(next, &ifindex).expect("it fits");
+        assert_speaks(&tables.store, next, &hits(&tables.names), "in force");
+        before = next.clone();
+    }
+}
+
+/// A new agent on what was left: the same revision until its first commit, the wanted one after, nothing left behind.
+fn restarts(store: FakeStore, speaks: &Desired, meaning: &Hits, next: &Desired) {
+    let mut tables = Tables::adopt(store).expect("tables that can be read");
+    assert_speaks(&tables.store, speaks, meaning, "adopted");
+    tables.commit(next, &ifindex).expect("it fits");
+    assert_speaks(&tables.store, next, &hits(&tables.names), "after the restart");
+    tables.settle().expect("a sweep");
+    assert_speaks(&tables.store, next, &hits(&tables.names), "after the restart's sweep");
+    assert_nothing_left(&tables);
+}
+
+fn assert_nothing_left(tables: &Tables<FakeStore>) {
+    let (held, _) = super::image::adopt(tables.store.read().expect("readable"), 1024);
+    let image = Image { spans: tables.image.spans.clone(), ..held.clone() };
+    assert_eq!(image, tables.image, "what the tables hold is what is known of them");
+    assert_eq!(held.spans, tables.image.spans, "the spans too");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn at_every_crash_point_packets_are_judged_by_one_revision_and_a_restart_reaches_the_next(
+        steps in prop::collection::vec(sketch(), 1..4)
+    ) {
+        every_crash_point(&steps.iter().map(Sketch::desired).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn long_sequences_end_as_wanted_and_leave_nothing_behind(steps in prop::collection::vec(sketch(), 1..12)) {
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        for step in steps.iter().map(Sketch::desired) {
+            tables.commit(&step, &ifindex).expect("it fits");
+            assert_speaks(&tables.store, &step, &hits(&tables.names), "in force");
+        }
+        tables.settle().expect("a sweep");
+        assert_nothing_left(&tables);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_previous_revision_and_the_next_commit_mends(
+        first in sketch(), second in sketch(), at in 0usize..60
+    ) {
+        let (first, second) = (first.desired(), second.desired());
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        tables.commit(&first, &ifindex).expect("it fits");
+        tables.settle().expect("a sweep");
+        let old_hits = hits(&tables.names);
+        tables.store.fail_at = Some(tables.store.writes + at);
+        if tables.commit(&second, &ifindex).is_err() {
+            assert_speaks(&tables.store, &first, &old_hits, "after a failed write");
+        }
+        tables.store.fail_at = None;
+        tables.commit(&second, &ifindex).expect("the next commit reads the tables again");
+        assert_speaks(&tables.store, &second, &hits(&tables.names), "mended");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_stamped_answers_every_flow_as_before(first in sketch(), second in sketch()) {
+        let (first, second) = (first.desired(), second.desired());
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        tables.commit(&first, &ifindex).expect("it fits");
+        let generation = tables.commit(&second, &ifindex).expect("it fits").generation;
+        for number in (0..3).filter(|number| both_have(&first, &second, *number)) {
+            let slot = tables.names.endpoints[&attachment(number)];
+            if u64::from(tables.image.endpoints[&slot].rev) < generation {
+                assert_unmoved(&first, &second, number);
+            }
+        }
+    }
+}
+
+fn both_have(first: &Desired, second: &Desired, number: u8) -> bool {
+    first.endpoints.contains_key(&attachment(number)) && second.endpoints.contains_key(&attachment(number))
+}
+
+fn assert_unmoved(first: &Desired, second: &Desired, number: u8) {
+    for peer in ADDRESSES.iter().chain(&STRANGERS).map(|text| address(text)) {
+        for (_, direction, x) in questions(&[0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81)]) {
+            let ask = |desired| expected(desired, number, direction, peer, x);
+            assert_eq!(ask(first), ask(second), "c{number} {direction} {peer} {x:#x}");
+        }
+    }
+}
+
+fn one_endpoint(rules: Vec<SetRule>) -> Desired {
+    let sketch = Sketch { nets: 0, addresses: [Some(1), None, None, None, None], endpoints: [Some((Some(rules), None)), None, None] };
+    sketch.desired()
+}
+
+#[test]
+fn the_same_desired_twice_writes_nothing() {
+    let desired = one_endpoint(vec![rule(0, 80, Action::Allow)]);
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    tables.commit(&desired, &ifindex).expect("it fits");
+    tables.settle().expect("a sweep");
+    let writes = tables.store.writes;
+    let again = tables.commit(&desired, &ifindex).expect("it fits");
+    assert!(!again.changed);
+    assert_eq!(tables.store.writes, writes);
+}
+
+#[test]
+fn what_does_not_fit_names_the_map_and_leaves_the_tables_untouched() {
+    let small = one_endpoint(vec![]);
+    let mut tables = Tables::adopt(FakeStore::with_sizes(&[("SPANS", 4)])).expect("empty tables");
+    tables.commit(&small, &ifindex).expect("it fits");
+    tables.settle().expect("a sweep");
+    let (held, writes) = (tables.store.held.clone(), tables.store.writes);
+    let large = one_endpoint((80..83).map(|port| rule(0, port, Action::Allow)).collect());
+    let error = tables.commit(&large, &ifindex).expect_err("six spans do not fit into four");
+    assert!(matches!(error, CommitError::Full { map: "SPANS", size: 4, needed } if needed > 4), "{error}");
+    assert_eq!((held, writes), (tables.store.held.clone(), tables.store.writes));
+}
+
+#[test]
+fn an_endpoint_without_a_guarded_interface_is_left_out_and_named() {
+    let desired = one_endpoint(vec![]);
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    let committed = tables.commit(&desired, &|_| None).expect("the rest fits");
+    assert_eq!(committed.refused.len(), 1);
+    assert!(tables.store.held.interfaces.is_empty());
+}
+
+#[test]
+fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
+    let mut desired = one_endpoint(vec![rule(0, 80, Action::Allow)]);
+    desired.endpoints.insert(attachment(1), spec(1, Some(vec![]), None));
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    tables.commit(&desired, &ifindex).expect("it fits");
+    desired.endpoints.insert(attachment(1), spec(1, Some(vec![rule(4, 81, Action::Allow)]), None));
+    tables.commit(&desired, &ifindex).expect("it fits");
+    let rev = |number| tables.image.endpoints[&tables.names.endpoints[&attachment(number)]].rev;
+    assert_eq!([rev(0), rev(1)], [1, 2]);
+}
+
+#[test]
+fn a_freed_slot_waits_for_its_flows_to_be_flushed() {
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    tables.commit(&one_endpoint(vec![]), &ifindex).expect("it fits");
+    let slot = tables.names.endpoints[&attachment(0)];
+    tables.commit(&Desired::default(), &ifindex).expect("it fits");
+    let flushed = |write: &super::Write| matches!(write, super::Write::FlushFlows(slots) if slots.contains(&slot));
+    assert!(tables.pending.iter().any(flushed));
+}

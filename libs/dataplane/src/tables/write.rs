@@ -1,0 +1,110 @@
+//! The writes the kernel tables take, and the store that takes them.
+//! In: one [`Write`] after another. Out: kernel maps that hold them, or the name of the map that refused.
+//! Invariant: a word, a revision and the generation are each stored by one aligned store.
+//! Never: decides what to write or in which order; the plan does.
+
+use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, maps::MapSpec};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// One step of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Spans at an offset that nothing refers to.
+    Spans(u32, Arc<[Span]>),
+    /// Counter of a hit id that gets a new meaning.
+    ClearHit(u32),
+    /// A rule set's default row, under an id that no endpoint uses.
+    Set(u32, SetEntry),
+    /// A row of its own.
+    Row(RowKey, RowRef),
+    /// Takes a row away.
+    DeleteRow(RowKey),
+    /// Both words of a class slot.
+    Class(u32, ClassEntry),
+    /// An exact address, new.
+    Address(Address, u32),
+    /// Takes an exact address away.
+    DeleteAddress(Address),
+    /// A network, new.
+    Net(NetKey, u32),
+    /// Takes a network away.
+    DeleteNet(NetKey),
+    /// An endpoint's slot.
+    Endpoint(u32, Endpoint),
+    /// An interface's slot, new.
+    Interface(u32, u32),
+    /// Takes an interface away.
+    DeleteInterface(u32),
+    /// Puts everything before it in force.
+    Generation(u64),
+    /// Waits until no program runs that began before.
+    Grace,
+    /// Deletes flows that name one of these endpoint slots.
+    FlushFlows(BTreeSet<u32>),
+}
+
+/// A map did not take a write or give a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{map}: {reason}")]
+pub struct StoreError {
+    /// The map.
+    pub map: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Sizes of the maps as they are, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes(pub BTreeMap<&'static str, u32>);
+
+impl Sizes {
+    /// Entries of a map.
+    #[must_use]
+    pub fn of(&self, map: &MapSpec) -> u32 {
+        self.0.get(map.name).copied().unwrap_or(map.default_entries)
+    }
+}
+
+/// Everything that can be read back from the tables, words as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The generation in force.
+    pub generation: u64,
+    /// Slots that are not all zero.
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    /// Interface index to slot.
+    pub interfaces: BTreeMap<u32, u32>,
+    /// Exact addresses to class slots.
+    pub addresses: BTreeMap<Address, u32>,
+    /// Networks to class slots.
+    pub nets: BTreeMap<NetKey, u32>,
+    /// The class slots that addresses and networks name.
+    pub classes: BTreeMap<u32, ClassEntry>,
+    /// Rule sets that are not all zero.
+    pub sets: BTreeMap<u32, SetEntry>,
+    /// Rows of their own.
+    pub rows: BTreeMap<RowKey, RowRef>,
+    /// What the rows refer to.
+    pub spans: BTreeMap<RowRef, Arc<[Span]>>,
+}
+
+/// Takes writes, gives back what is there.
+pub trait Store {
+    /// What is there.
+    ///
+    /// # Errors
+    /// A map cannot be read, or refers outside another.
+    fn read(&self) -> Result<Snapshot, StoreError>;
+
+    /// Does one write.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    fn write(&mut self, write: &Write) -> Result<(), StoreError>;
+
+    /// How much fits.
+    fn sizes(&self) -> Sizes;
+}
