@@ -6,11 +6,12 @@ export CARGO_TARGET_DIR
 
 .PHONY: toolchain setup demo test bench ci
 
-# rustup may be told not to install by itself, and then cargo does nothing until this is done.
+# rustup may be told not to install by itself, and then cargo does nothing until this is done. Without updating
+# itself: that fails where CARGO_HOME is not the folder it was installed into.
 toolchain:
 	@rustup which rustc >/dev/null 2>&1 || { \
 	  echo "  ...   Rust toolchain of rust-toolchain.toml"; \
-	  rustup toolchain install || { echo "run by hand, in this folder: rustup toolchain install"; exit 1; }; }
+	  rustup toolchain install --no-self-update || { echo "run by hand, in this folder: rustup toolchain install --no-self-update"; exit 1; }; }
 
 setup: toolchain
 	@cargo xtask setup

@@ -58,8 +58,8 @@ fn toolchain(paths: &Paths, console: &Console) -> Result<()> {
         console.nothing_to_do(name);
         return Ok(());
     }
-    let mut install = rustup(paths, &["toolchain", "install"]);
-    console.run(name, &mut install).context("run by hand, in the tree: rustup toolchain install")?;
+    let mut install = rustup(paths, &["toolchain", "install", "--no-self-update"]);
+    console.run(name, &mut install).context("run by hand, in the tree: rustup toolchain install --no-self-update")?;
     Ok(())
 }
 
