@@ -4,4 +4,14 @@
 //! Never: talks to Kubernetes, starts an async runtime, writes anything but the result to standard output.
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod conf;
+mod deadline;
+pub mod environment;
+pub mod failure;
+mod inspect;
+pub mod name;
+pub mod plugin;
 pub mod protocol;
+pub mod result;
+mod wiring;

@@ -1,0 +1,328 @@
+//! The network configuration on standard input.
+//! In: bytes. Out: what this program needs of them, checked.
+//! Invariant: keys of Calico's and of the runtime that mean nothing here are passed over.
+//! Never: fills in an `ipam` that was not asked for.
+
+use crate::{
+    client::DEFAULT_SOCKET,
+    environment::is_name,
+    failure::{Code, Failure},
+};
+use model::{Labels, Mac};
+use serde::Deserialize;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A CNI specification version that is spoken here, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// 0.3.1
+    V0_3_1,
+    /// 0.4.0: CHECK.
+    V0_4_0,
+    /// 1.0.0: no `version` in `ips`.
+    V1_0_0,
+    /// 1.1.0: GC, STATUS, `mtu`.
+    V1_1_0,
+}
+
+impl Version {
+    /// All of them, oldest first.
+    pub const ALL: [Self; 4] = [Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    /// The newest.
+    pub const NEWEST: Self = Self::V1_1_0;
+
+    /// As it is written.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::V0_3_1 => "0.3.1",
+            Self::V0_4_0 => "0.4.0",
+            Self::V1_0_0 => "1.0.0",
+            Self::V1_1_0 => "1.1.0",
+        }
+    }
+
+    /// The version of this text, if it is spoken.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.text() == text)
+    }
+}
+
+/// The configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conf {
+    /// Version of the result.
+    pub version: Version,
+    /// The network.
+    pub network: String,
+    /// Where the agent listens.
+    pub socket: PathBuf,
+    /// MTU, if one is prescribed.
+    pub mtu: Option<u32>,
+    /// MAC for the pod's side (`runtimeConfig.mac`), if one is prescribed.
+    pub mac: Option<Mac>,
+    /// Labels for a pod that no manifest describes (`args.cni.labels`).
+    pub labels: Labels,
+    /// The pod may forward packets (`container_settings.allow_ip_forwarding`).
+    pub forwarding: bool,
+    /// For the whole command.
+    pub timeout: Duration,
+    /// What ADD answered.
+    pub previous: Option<serde_json::Value>,
+    /// GC: (container, interface) of the attachments that are valid.
+    pub valid: Option<Vec<(String, String)>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    #[serde(default)]
+    name: String,
+    socket: Option<PathBuf>,
+    mtu: Option<u32>,
+    ipam: Option<RawIpam>,
+    #[serde(default)]
+    args: RawArgs,
+    #[serde(default, rename = "container_settings")]
+    container_settings: RawContainerSettings,
+    #[serde(default)]
+    runtime_config: RawRuntimeConfig,
+    timeout_seconds: Option<u64>,
+    prev_result: Option<serde_json::Value>,
+    // The name the specification gives, and the older one that runtimes send beside it (CNI-60).
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<RawAttachment>>,
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Vec<RawAttachment>>,
+}
+
+#[derive(Deserialize)]
+struct RawIpam {
+    #[serde(default, rename = "type")]
+    kind: String,
+}
+
+#[derive(Default, Deserialize)]
+struct RawArgs {
+    #[serde(default)]
+    cni: RawCniArgs,
+}
+
+#[derive(Default, Deserialize)]
+struct RawCniArgs {
+    #[serde(default)]
+    labels: RawLabels,
+}
+
+/// A list as the CNI conventions have it, or a plain map.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "args.cni.labels is neither [{\"key\": .., \"value\": ..}] nor {key: value}")]
+enum RawLabels {
+    List(Vec<RawLabel>),
+    Map(BTreeMap<String, String>),
+}
+
+#[derive(Deserialize)]
+struct RawLabel {
+    key: String,
+    value: String,
+}
+
+#[derive(Default, Deserialize)]
+struct RawContainerSettings {
+    #[serde(default)]
+    allow_ip_forwarding: bool,
+}
+
+#[derive(Default, Deserialize)]
+struct RawRuntimeConfig {
+    mac: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawAttachment {
+    #[serde(rename = "containerID")]
+    container: String,
+    ifname: String,
+}
+
+impl Default for RawLabels {
+    fn default() -> Self {
+        Self::List(Vec::new())
+    }
+}
+
+/// The `cniVersion` that was written, if the input is JSON and has one.
+#[must_use]
+pub fn written_version(input: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(input).ok()?;
+    Some(value.get("cniVersion")?.as_str()?.to_owned())
+}
+
+impl Conf {
+    /// Reads standard input.
+    ///
+    /// # Errors
+    /// Code 6 where it is not JSON, 7 where it cannot be used, 1 where its version is not spoken here.
+    pub fn read(input: &[u8]) -> Result<Self, Failure> {
+        let value: serde_json::Value = serde_json::from_slice(input)
+            .map_err(|error| Failure::new(Code::DECODE, format!("network configuration on standard input: {error}")))?;
+        let written = value.get("cniVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        let raw: Raw = serde_json::from_value(value).map_err(|error| unusable("?", &error.to_string()))?;
+        if !is_name(&raw.name) {
+            return Err(unusable(&raw.name, "\"name\" is missing or is not letters, digits, `_`, `.`, `-`"));
+        }
+        let version = Version::of(&written).ok_or_else(|| incompatible(&written))?;
+        check_ipam(&raw)?;
+        Ok(Self {
+            version,
+            mtu: mtu_of(&raw)?,
+            mac: mac_of(&raw)?,
+            labels: labels_of(raw.args.cni.labels),
+            network: raw.name,
+            socket: raw.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            forwarding: raw.container_settings.allow_ip_forwarding,
+            timeout: raw.timeout_seconds.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+            previous: raw.prev_result.filter(|result| !result.is_null()),
+            valid: raw.valid_attachments.or(raw.attachments).map(pairs),
+        })
+    }
+}
+
+fn unusable(network: &str, reason: &str) -> Failure {
+    Failure::new(Code::CONFIGURATION, format!("network configuration {network:?}: {reason}"))
+}
+
+fn incompatible(written: &str) -> Failure {
+    let spoken = Version::ALL.map(Version::text).join(", ");
+    let message =
+        format!("incompatible CNI versions: the configuration's cniVersion is {written:?}, spoken are {spoken}");
+    Failure::new(Code::VERSION, message)
+}
+
+fn check_ipam(raw: &Raw) -> Result<(), Failure> {
+    match raw.ipam.as_ref().map(|ipam| ipam.kind.as_str()) {
+        Some("tortie") => Ok(()),
+        Some(other) => Err(unusable(&raw.name, &format!("ipam.type {other:?} is not supported; use \"tortie\""))),
+        None => Err(unusable(&raw.name, "no ipam; add \"ipam\": {\"type\": \"tortie\"}")),
+    }
+}
+
+/// Calico's 0 means "as the agent chooses". Below 68 the kernel carries no IPv4.
+fn mtu_of(raw: &Raw) -> Result<Option<u32>, Failure> {
+    match raw.mtu {
+        None | Some(0) => Ok(None),
+        Some(mtu @ 68..=65535) => Ok(Some(mtu)),
+        Some(mtu) => Err(unusable(&raw.name, &format!("mtu {mtu} is not between 68 and 65535"))),
+    }
+}
+
+fn mac_of(raw: &Raw) -> Result<Option<Mac>, Failure> {
+    let Some(text) = raw.runtime_config.mac.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    let mac: Mac = text.parse().map_err(|error: model::net::InvalidNet| unusable(&raw.name, &error.to_string()))?;
+    if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
+        return Err(unusable(&raw.name, &format!("runtimeConfig.mac {mac} is not the address of one interface")));
+    }
+    Ok(Some(mac))
+}
+
+fn labels_of(raw: RawLabels) -> Labels {
+    match raw {
+        RawLabels::Map(map) => map,
+        RawLabels::List(list) => list.into_iter().map(|label| (label.key, label.value)).collect(),
+    }
+}
+
+fn pairs(attachments: Vec<RawAttachment>) -> Vec<(String, String)> {
+    attachments.into_iter().map(|attachment| (attachment.container, attachment.ifname)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(more: serde_json::Value) -> Result<Conf, Failure> {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "net", "type": "tortie-cni", "ipam": {"type": "tortie"}});
+        let more = more.as_object().expect("an object").clone();
+        conf.as_object_mut().expect("an object").extend(more);
+        Conf::read(conf.to_string().as_bytes())
+    }
+
+    fn code(more: serde_json::Value) -> u32 {
+        read(more).expect_err("cannot be used").code.0
+    }
+
+    #[test]
+    fn a_bare_configuration_gets_the_defaults() {
+        let conf = read(json!({})).expect("good");
+        assert_eq!((conf.socket.to_str(), conf.mtu), (Some("/run/tortie/tortie.sock"), None));
+        assert_eq!((conf.timeout, conf.valid), (Duration::from_secs(30), None));
+    }
+
+    #[test]
+    fn cni_5_input_that_is_not_json_is_6_and_a_bad_name_is_7() {
+        assert_eq!(Conf::read(b"{").expect_err("torn").code, Code(6));
+        for name in [json!(""), json!("-x"), json!("a/b"), json!(7)] {
+            assert_eq!(code(json!({ "name": name })), 7);
+        }
+    }
+
+    #[test]
+    fn cni_8_versions_not_spoken_here_are_refused_with_1() {
+        for version in ["", "0.1.0", "0.2.0", "0.3.0", "1.2.0", "x"] {
+            assert_eq!(code(json!({ "cniVersion": version })), 1, "{version:?}");
+        }
+        for version in Version::ALL {
+            assert_eq!(read(json!({ "cniVersion": version.text() })).expect("spoken").version, version);
+        }
+    }
+
+    #[test]
+    fn another_ipam_is_refused_and_the_message_names_the_one_that_is_served() {
+        for ipam in [json!(null), json!({}), json!({"type": "host-local"})] {
+            let failure = read(json!({ "ipam": ipam })).expect_err("not served");
+            assert_eq!(failure.code, Code(7));
+            assert!(failure.message.contains("\"tortie\""), "{failure}");
+        }
+    }
+
+    #[test]
+    fn labels_come_as_a_list_or_as_a_map() {
+        let list = json!({"args": {"cni": {"labels": [{"key": "app", "value": "web"}]}}});
+        let map = json!({"args": {"cni": {"labels": {"app": "web"}}}});
+        assert_eq!(read(list).expect("good").labels, read(map).expect("good").labels);
+        assert_eq!(code(json!({"args": {"cni": {"labels": "app=web"}}})), 7);
+    }
+
+    #[test]
+    fn calc_5_calicos_keys_mean_what_they_mean_there_and_others_are_passed_over() {
+        let conf = json!({"mtu": 1400, "container_settings": {"allow_ip_forwarding": true}, "log_level": "info",
+            "datastore_type": "kubernetes", "policy": {"type": "k8s"}, "cniVersions": ["1.0.0", "1.1.0"]});
+        let conf = read(conf).expect("good");
+        assert_eq!((conf.mtu, conf.forwarding), (Some(1400), true));
+        assert_eq!(read(json!({"mtu": 0})).expect("good").mtu, None);
+        assert_eq!(code(json!({"mtu": 67})), 7);
+    }
+
+    #[test]
+    fn cni_95_a_mac_that_cannot_be_one_interfaces_is_refused() {
+        let mac = |text: &str| json!({"runtimeConfig": {"mac": text}});
+        assert_eq!(read(mac("0a:58:0a:00:00:01")).expect("good").mac, Some(Mac([0x0a, 0x58, 0x0a, 0, 0, 1])));
+        for bad in ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "0a:58"] {
+            assert_eq!(code(mac(bad)), 7, "{bad}");
+        }
+    }
+
+    #[test]
+    fn cni_60_either_key_lists_the_valid_attachments() {
+        let list = json!([{"containerID": "c1", "ifname": "eth0"}]);
+        let expected = Some(vec![("c1".to_owned(), "eth0".to_owned())]);
+        assert_eq!(read(json!({"cni.dev/valid-attachments": list})).expect("good").valid, expected);
+        assert_eq!(read(json!({"cni.dev/attachments": list})).expect("good").valid, expected);
+        assert_eq!(read(json!({"cni.dev/valid-attachments": null})).expect("good").valid, None);
+    }
+}

@@ -1,0 +1,136 @@
+//! The veth pair between a pod and the host: exactly as Calico wires it, host end down.
+//! In: names, addresses, the pod's namespace. Out: the pod side's MAC.
+//! Invariant: a host interface with another attachment's alias is never taken away, except by the pod's next sandbox.
+//! Never: sets the host end up; that is the agent's, once policy is in force.
+
+use crate::{
+    deadline::Deadline,
+    failure::{Code, Failure},
+    result::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, host_prefix},
+};
+use model::{Cidr, IfaceName, Ifindex, Mac};
+use netlink::{Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
+use std::{net::IpAddr, os::fd::BorrowedFd};
+
+/// The protocol number of routes that CNI plugins make: boot.
+const ROUTE_PROTOCOL: u8 = 3;
+
+/// What to wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wiring<'a> {
+    pub host: &'a IfaceName,
+    /// Says whose the host side is.
+    pub alias: &'a str,
+    pub interface: &'a IfaceName,
+    /// `None`: the kernel chooses.
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    pub addresses: &'a [IpAddr],
+    pub namespace: BorrowedFd<'a>,
+    pub forwarding: bool,
+}
+
+impl Wiring<'_> {
+    /// Makes the pair and everything in the pod. What fails is left for [`unwire`].
+    pub(crate) fn wire(&self, deadline: Deadline) -> Result<Mac, Failure> {
+        let mut socket = deadline.socket()?;
+        self.make_way(&mut socket, deadline)?;
+        socket.create_veth(&VethSpec {
+            name: self.host,
+            mac: HOST_MAC,
+            mtu: self.mtu,
+            peer_name: self.interface,
+            peer_mac: self.mac,
+            peer_namespace: self.namespace,
+        })?;
+        let host = there(&mut socket, self.host)?;
+        socket.set_link(host.index, &LinkChange { alias: Some(self.alias), ..LinkChange::default() })?;
+        namespace::inside(self.namespace, || self.wire_pod(&mut deadline.socket()?, deadline))?
+    }
+
+    /// Takes away the pair of the pod's former sandbox (CALC-4); refuses where the pod's interface is another's (CNI-20).
+    fn make_way(&self, socket: &mut Socket, deadline: Deadline) -> Result<(), Failure> {
+        let former = socket.link(self.host)?;
+        let inside = namespace::inside(self.namespace, || Ok::<_, Failure>(deadline.socket()?.link(self.interface)?))??;
+        let is_pair = |inside: &Link, former: &Link| {
+            former.kind == "veth" && inside.peer == Some(former.index) && former.peer == Some(inside.index)
+        };
+        if let Some(inside) = inside
+            && !former.as_ref().is_some_and(|former| is_pair(&inside, former))
+        {
+            let message =
+                format!("CNI_IFNAME {} is taken in the pod's namespace; remove it or use another", self.interface);
+            return Err(Failure::new(Code::WIRING, message));
+        }
+        if let Some(former) = former {
+            socket.delete_link(former.index)?;
+        }
+        Ok(())
+    }
+
+    fn wire_pod(&self, socket: &mut Socket, deadline: Deadline) -> Result<Mac, Failure> {
+        let loopback = there(socket, &IfaceName("lo".to_owned()))?;
+        socket.set_link(loopback.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+        self.set_sysctls()?;
+        let link = there(socket, self.interface)?;
+        socket.set_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+        for address in self.addresses {
+            deadline.left()?;
+            socket.add_address(link.index, *address, host_prefix(*address), true)?;
+            for route in pod_routes(link.index, *address) {
+                socket.replace_route(&route)?;
+            }
+        }
+        link.mac.ok_or_else(|| Failure::new(Code::WIRING, format!("{} in the pod has no MAC", self.interface)))
+    }
+
+    /// In the pod's namespace only.
+    fn set_sysctls(&self) -> Result<(), Failure> {
+        let forwarding = if self.forwarding { "1" } else { "0" };
+        if self.addresses.iter().any(IpAddr::is_ipv4) {
+            sysctl::write("ipv4/ip_forward", forwarding)?;
+        }
+        if self.addresses.iter().any(IpAddr::is_ipv6) {
+            // Some runtimes make namespaces with IPv6 off.
+            for scope in ["all", "default", "lo", &self.interface.0] {
+                sysctl::write(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
+            }
+            sysctl::write("ipv6/conf/all/forwarding", forwarding)?;
+        }
+        Ok(())
+    }
+}
+
+fn there(socket: &mut Socket, name: &IfaceName) -> Result<Link, Failure> {
+    socket.link(name)?.ok_or_else(|| Failure::new(Code::WIRING, format!("interface {name} has vanished")))
+}
+
+/// The way out of a pod: a gateway that no network holds (Calico: cni-plugin dataplane_linux.go).
+fn pod_routes(interface: Ifindex, address: IpAddr) -> Vec<Route> {
+    let route = |destination, gateway, scope| Route {
+        destination,
+        interface,
+        gateway,
+        protocol: ROUTE_PROTOCOL,
+        scope,
+        table: MAIN_TABLE,
+        on_link: false,
+    };
+    let gateway = if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 };
+    let unspecified = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let everywhere: Cidr = unspecified.parse().expect("because the text is a network");
+    let out = route(everywhere, Some(gateway), Scope::Global);
+    // A link-local address needs no route to be a gateway.
+    if address.is_ipv4() { vec![route(Cidr::host(gateway), None, Scope::Link), out] } else { vec![out] }
+}
+
+/// Takes away the host side that carries `alias`, and with it the pod's side; also one of the pod's name that an
+/// interrupted ADD left without an alias. Succeeds where there is none.
+pub(crate) fn unwire(host: &IfaceName, alias: &str) -> Result<(), Failure> {
+    let mut socket = Socket::open()?;
+    let ours = |link: &Link| link.alias == alias || (link.name == *host && link.alias.is_empty());
+    for link in socket.links()?.iter().filter(|link| link.kind == "veth" && ours(link)) {
+        socket.delete_link(link.index)?;
+    }
+    Ok(())
+}
