@@ -173,10 +173,9 @@ impl Session<'_> {
 
     /// The links go first: an address is free only when nobody uses it any more.
     fn del(&self) -> Result<(), Failure> {
-        match self.environment.namespace.as_deref().map(namespace::open) {
-            Some(Ok(sandbox)) => self.refuse_own(&sandbox)?,
-            // Gone with its pod, which is no reason to keep the rest (CNI-42).
-            None | Some(Err(_)) => {}
+        // One that is gone with its pod is no reason to keep the rest (CNI-42).
+        if let Some(Ok(sandbox)) = self.environment.namespace.as_deref().map(namespace::open) {
+            self.refuse_own(&sandbox)?;
         }
         self.unwire()?;
         self.tell(Operation::Del { id: self.id() })
