@@ -251,11 +251,8 @@ fn next_version(found: Option<&str>) -> String {
 }
 
 fn replace(path: &Path, object: &Object) -> Result<(), ObjectError> {
-    let unprintable = |reason| ObjectError::Unprintable {
-        kind: object.kind.clone(),
-        name: object.metadata.name.clone(),
-        reason,
-    };
+    let unprintable =
+        |reason| ObjectError::Unprintable { kind: object.kind.clone(), name: object.metadata.name.clone(), reason };
     let text = yaml::print(object).map_err(unprintable)?;
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
@@ -279,5 +276,4 @@ fn io_error(path: &Path, source: io::Error) -> ObjectError {
 }
 
 #[cfg(test)]
-#[path = "objects_tests.rs"]
 mod tests;

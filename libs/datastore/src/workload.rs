@@ -8,7 +8,7 @@ use model::{NodeName, PodId, WorkloadAddress};
 use serde_json::Value;
 
 pub(crate) const KIND: &str = "WorkloadAddress";
-const API_VERSION: &str = "tortie.net/v1";
+pub(crate) const API_VERSION: &str = "tortie.net/v1";
 const ATTEMPTS: u32 = 8;
 
 impl Objects {
@@ -44,13 +44,12 @@ impl Objects {
 }
 
 /// Namespace names have no dots, so the two parts can always be told apart.
-fn object_name(pod: &PodId) -> String {
+pub(crate) fn object_name(pod: &PodId) -> String {
     format!("{}.{}", pod.namespace, pod.name)
 }
 
 fn object(pod: &PodId, found: Option<Object>, spec: Value) -> Object {
-    let resource_version =
-        found.map(|object| object.metadata.resource_version.unwrap_or_else(|| "0".to_owned()));
+    let resource_version = found.map(|object| object.metadata.resource_version.unwrap_or_else(|| "0".to_owned()));
     Object {
         api_version: API_VERSION.to_owned(),
         kind: KIND.to_owned(),

@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn quoted_numbers_stay_strings_and_survive_printing() {
-        let value = json!({"a": "1", "b": 1, "c": "true", "d": null, "e": "::1", "f": [], "g": "", "h": "1e3", "i": {}});
+        let value =
+            json!({"a": "1", "b": 1, "c": "true", "d": null, "e": "::1", "f": [], "g": "", "h": "1e3", "i": {}});
         let text = print(&value).expect("plain JSON prints");
         assert_eq!(parse(&text), Ok(value), "{text}");
     }
