@@ -1,1 +1,22 @@
-#![no_std]
+//! The stages of a packet's way, as functions over values.
+//! In: a frame's bytes, what the context says of it, and the tables. Out: a verdict, or the reason of a drop.
+//! Invariant: nothing here calls the kernel, so every stage runs on the host under test as it runs in the programs.
+//! Never: `unsafe`, a map, a helper; a loop without a bound.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod antispoof;
+pub mod conntrack;
+#[cfg(any())]
+mod fake;
+mod flow;
+pub mod forward;
+
+pub mod fragment;
+pub mod icmp;
+pub mod neighbour;
+pub mod parse;
+pub mod policy;
+pub mod tables;
+pub mod walk;

@@ -1,1 +1,69 @@
+//! The kernel programs: one per hook, each with a twin that only answers what it would do.
+//! In: a packet at a TCX hook. Out: what the kernel shall do with it.
+//! Invariant: a live program and its twin are the same stages, compiled with another constant.
+//! Never: decides; the stages do, in this crate's library.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod finish;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod send;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::macros::classifier;
+    use aya_ebpf::programs::TcContext;
+    use ebpf::walk::Hook;
+
+    use crate::finish::run;
+
+    #[classifier]
+    pub fn from_workload(context: TcContext) -> i32 {
+        run::<false>(Hook::FromWorkload, &context)
+    }
+
+    #[classifier]
+    pub fn to_workload(context: TcContext) -> i32 {
+        run::<false>(Hook::ToWorkload, &context)
+    }
+
+    #[classifier]
+    pub fn from_uplink(context: TcContext) -> i32 {
+        run::<false>(Hook::FromUplink, &context)
+    }
+
+    #[classifier]
+    pub fn from_workload_dry(context: TcContext) -> i32 {
+        run::<true>(Hook::FromWorkload, &context)
+    }
+
+    #[classifier]
+    pub fn to_workload_dry(context: TcContext) -> i32 {
+        run::<true>(Hook::ToWorkload, &context)
+    }
+
+    #[classifier]
+    pub fn from_uplink_dry(context: TcContext) -> i32 {
+        run::<true>(Hook::FromUplink, &context)
+    }
+}
+
+/// The kernel refuses a program without a GPL-compatible licence most of the helpers used here.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The programs exist for the kernel only; elsewhere this binary is empty.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

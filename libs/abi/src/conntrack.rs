@@ -40,6 +40,8 @@ pub const CT_LOW_FIN: u8 = 1 << 2;
 pub const CT_HIGH_FIN: u8 = 1 << 3;
 /// Both directions go through the host's stack (a foreign service proxy translates there).
 pub const CT_VIA_HOST: u8 = 1 << 4;
+/// This node itself opened the flow: it is let in whatever policy says.
+pub const CT_HOST_OPENED: u8 = 1 << 5;
 
 /// What is remembered of a flow.
 #[repr(C)]

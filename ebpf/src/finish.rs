@@ -1,0 +1,89 @@
+//! Finish: the one place where a verdict or a drop reason becomes what the kernel shall do.
+//! In: a packet at a hook. Out: the program's return value; a live drop counted, or a dry run answered.
+//! Invariant: every drop is counted once, on one endpoint's account and one reason.
+//! Never: lets a packet pass on an error.
+
+use abi::answer::{Answer, Outcome};
+use abi::DropReason;
+use aya_ebpf::programs::TcContext;
+use ebpf::forward::Hop;
+use ebpf::tables::Tables;
+use ebpf::walk::{Hook, State, Verdict, walk};
+
+use crate::maps::{Kernel, blank_state, count_drop};
+use crate::packet::Skb;
+use crate::send::{self, NEXT, SHOT};
+
+/// What a dry run returns for a packet that would pass.
+const OK: i32 = 0;
+
+/// One packet, from the context to the return value.
+#[inline(always)]
+pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
+    let skb = Skb::new(context);
+    let arrival = skb.arrival();
+    let Some(state) = blank_state() else {
+        return SHOT;
+    };
+    let verdict = walk(hook, &Kernel::<DRY>, &skb, &arrival, state);
+    if DRY {
+        return answer(skb, state, verdict.and_then(|verdict| outcome(skb, hook, verdict, state, arrival.ifindex)));
+    }
+    match verdict.and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
+        Ok(action) => action,
+        Err(reason) => {
+            count_drop(state.slot, reason);
+            SHOT
+        }
+    }
+}
+
+/// Carries a verdict out.
+#[inline(always)]
+fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, DropReason> {
+    match verdict {
+        Verdict::Untouched | Verdict::ToHost => Ok(NEXT),
+        Verdict::AnswerArp => send::answer_arp(skb, ifindex),
+        Verdict::AnswerSolicitation => send::answer_solicitation(skb, state, ifindex),
+        // Before the pod's interface there is nothing left to forward.
+        Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(NEXT),
+        Verdict::ByRoute => {
+            let route = send::route(skb, &state.packet, ifindex)?;
+            send::leave(skb, &state.packet, &route)
+        }
+        Verdict::ToEndpoint(slot) => {
+            let endpoint = Kernel::<false>.endpoint(slot).ok_or(DropReason::TableCorrupt)?;
+            send::deliver(skb, &state.packet, endpoint)
+        }
+    }
+}
+
+/// Says where a verdict would send the packet.
+#[inline(always)]
+fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<Outcome, DropReason> {
+    Ok(match verdict {
+        Verdict::Untouched | Verdict::ToHost => Outcome::ToHost,
+        Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
+        Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
+        Verdict::ByRoute => {
+            let route = send::route(skb, &state.packet, ifindex)?;
+            if route.hop == Hop::Stack { Outcome::ToHost } else { Outcome::ToInterface(route.ifindex()) }
+        }
+        Verdict::ToEndpoint(slot) => Outcome::ToEndpoint(slot),
+    })
+}
+
+/// Leaves a dry run's answer.
+#[inline(always)]
+fn answer(skb: Skb, state: &State, outcome: Result<Outcome, DropReason>) -> i32 {
+    let action = if outcome.is_ok() { OK } else { SHOT };
+    let answer = Answer {
+        outcome: outcome.unwrap_or_else(Outcome::Drop),
+        egress_hit: state.egress_hit,
+        ingress_hit: state.ingress_hit,
+        tracked: state.tracked,
+        generation: state.generation as u32,
+    };
+    skb.answer(answer.to_cb());
+    action
+}

@@ -1,0 +1,277 @@
+//! Flow: a packet's flow decides, or both ends' rules do, and what they decided is remembered.
+//! In: a packet with its ports, at one hook. Out: the slot it goes to, or the reason of a drop.
+//! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
+//! Never: asks the rules about this node's own packets to its pods.
+
+use abi::conntrack::CT_HOST_OPENED;
+use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use abi::rules::HIT_NONE;
+use abi::{DropReason, FlowKey};
+
+use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
+use crate::conntrack::{self, Currency, Opening, Tracked};
+use crate::icmp;
+use crate::parse::{Packet, protocol};
+use crate::policy::{End, PolicyDirection, deciding_span, end_of};
+use crate::tables::{Frame, Tables};
+use crate::walk::{Hook, State, Walk};
+
+/// VXLAN's port (RFC 7348).
+const VXLAN: u16 = 4789;
+
+/// How a flow without an entry in force is to be treated.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// Ask both ends' rules.
+    judged: bool,
+    /// Remember it, with these flags.
+    entry: Option<u8>,
+}
+
+impl<T: Tables, F: Frame> Walk<'_, T, F> {
+    /// The slot that the packet goes to; `None` if the packet is none of ours.
+    #[inline(always)]
+    pub(crate) fn destination(&self, state: &mut State) -> Result<Option<u32>, DropReason> {
+        let from_low = conntrack::key(&state.packet, &mut state.key);
+        let known = conntrack::find(self.tables, &state.key, &state.packet, from_low)
+            .filter(|tracked| self.is_at_its_place(tracked, state));
+        let mut kept = false;
+        if let Some(tracked) = known {
+            match self.by_entry(state, &tracked)? {
+                Currency::Current => return Ok(Some(tracked.slots().1)),
+                currency => kept = currency == Currency::Kept,
+            }
+        }
+        let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
+        let opener = end_of(self.tables, state.generation, opening.opener)?;
+        let responder = end_of(self.tables, state.generation, opening.responder)?;
+        let x = opening.x;
+        let known = self.same_ends(known, (opener.slot, responder.slot), &state.key)?;
+        let terms = match known {
+            Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: None },
+            None => match self.terms(state, opener, responder)? {
+                Some(terms) => terms,
+                None => return Ok(None),
+            },
+        };
+        let judgement = if terms.judged { self.judge(state, opener, responder, x) } else { Ok(()) };
+        match known {
+            Some(tracked) => self.conclude(state, &tracked, judgement).map(Some),
+            None => self.open(state, from_low, terms, judgement, (opener.slot, responder.slot)).map(Some),
+        }
+    }
+
+    /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
+    #[inline(always)]
+    fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
+        let (source, destination) = tracked.slots();
+        state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
+        let currency = tracked.currency(self.tables);
+        let over = state.packet.protocol == protocol::TCP || currency == Currency::Current;
+        state.tracked = currency == Currency::Current || (tracked.is_refused() && over);
+        if tracked.is_refused() && over {
+            return Err(DropReason::FlowRefused);
+        }
+        if currency == Currency::Current {
+            tracked.touch(self.tables, &state.packet);
+        }
+        // A refused flow is not kept: it was never established under the policy in force.
+        if currency == Currency::Kept && tracked.is_refused() { Ok(Currency::Outdated) } else { Ok(currency) }
+    }
+
+    /// Whether a flow's packet comes by the interface where that end lives. If not, the entry says nothing about it,
+    /// and the packet is judged as if there were none.
+    #[inline(always)]
+    fn is_at_its_place(&self, tracked: &Tracked<'_>, state: &State) -> bool {
+        let (source, destination) = tracked.slots();
+        let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
+        match self.hook {
+            Hook::FromWorkload => {
+                let own = self.tables.endpoint(source).is_some_and(|own| check_macs(own, &state.ether).is_ok());
+                own && self.lives_at(source, on)
+            }
+            Hook::FromUplink => source == SLOT_NONE && destination >= SLOT_FIRST,
+            Hook::ToWorkload => {
+                let honest = match source {
+                    SLOT_NONE => true,
+                    SLOT_HOST => by == 0 || !tracked.is_host_opened(),
+                    slot => self.lives_at(slot, by),
+                };
+                honest && self.lives_at(destination, on)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn lives_at(&self, slot: u32, ifindex: u32) -> bool {
+        let lives = |ready: u16, at: u32| ready & ENDPOINT_READY != 0 && at == ifindex;
+        slot >= SLOT_FIRST && self.tables.endpoint(slot).is_some_and(|end| lives(end.flags, end.ifindex))
+    }
+
+    /// The entry, if its ends are still who they were. The opener may open the flow anew; the other end may not.
+    #[inline(always)]
+    fn same_ends<'a>(
+        &self,
+        known: Option<Tracked<'a>>,
+        slots: (u32, u32),
+        key: &FlowKey,
+    ) -> Result<Option<Tracked<'a>>, DropReason> {
+        let Some(tracked) = known else {
+            return Ok(None);
+        };
+        if tracked.opening_slots() == slots {
+            return Ok(Some(tracked));
+        }
+        if tracked.from_opener() {
+            return Ok(None);
+        }
+        if !T::DRY {
+            self.tables.remove_flow(key);
+        }
+        Err(DropReason::NoFlow)
+    }
+
+    /// May these addresses be here, and on what terms may the packet open a flow? `None`: it is none of ours.
+    #[inline(always)]
+    fn terms(&self, state: &mut State, opener: End, responder: End) -> Result<Option<Terms>, DropReason> {
+        let own = match self.hook {
+            Hook::FromWorkload => self.check_pod(state, opener)?,
+            Hook::ToWorkload => self.check_receiver(state, opener, responder)?,
+            Hook::FromUplink if responder.slot < SLOT_FIRST => return Ok(None),
+            Hook::FromUplink => {
+                state.slot = responder.slot;
+                if opener.slot != SLOT_NONE {
+                    return Err(DropReason::SourceIsLocal);
+                }
+                false
+            }
+        };
+        if icmp::is_error(&state.packet) {
+            let from_end = self.hook == Hook::FromWorkload;
+            let related = own || icmp::is_related(self.tables, self.frame, state, from_end);
+            return Ok(Some(Terms { judged: !related, entry: None }));
+        }
+        match (own, conntrack::may_open(&state.packet)) {
+            (true, true) => Ok(Some(Terms { judged: false, entry: Some(CT_HOST_OPENED) })),
+            (true, false) => Ok(Some(Terms { judged: false, entry: None })),
+            (false, true) => Ok(Some(Terms { judged: true, entry: Some(0) })),
+            (false, false) => Err(DropReason::NoFlow),
+        }
+    }
+
+    /// A pod sends as itself, to somewhere it may, and no tunnel.
+    #[inline(always)]
+    fn check_pod(&self, state: &mut State, opener: End) -> Result<bool, DropReason> {
+        let (slot, endpoint) = endpoint_of(self.tables, self.arrival.ifindex)?;
+        state.slot = slot;
+        check_macs(endpoint, &state.ether)?;
+        check_source(slot, opener)?;
+        check_destination(&state.packet)?;
+        if is_tunnel(&state.packet) { Err(DropReason::Encapsulated) } else { Ok(false) }
+    }
+
+    /// The packet is for this interface's pod, and a local pod's source comes from that pod. Whether it is the host's.
+    #[inline(always)]
+    fn check_receiver(&self, state: &mut State, opener: End, responder: End) -> Result<bool, DropReason> {
+        let (slot, _) = endpoint_of(self.tables, self.arrival.ifindex)?;
+        state.slot = slot;
+        if responder.slot != slot {
+            return Err(DropReason::NoEndpoint);
+        }
+        if opener.slot >= SLOT_FIRST && !self.lives_at(opener.slot, self.arrival.ingress_ifindex) {
+            return Err(DropReason::SourceIsLocal);
+        }
+        Ok(opener.slot == SLOT_HOST && self.arrival.ingress_ifindex == 0)
+    }
+
+    /// Egress rules of the opener, then ingress rules of the responder, each where it is a local pod.
+    #[inline(always)]
+    fn judge(&self, state: &mut State, opener: End, responder: End, x: u32) -> Result<(), DropReason> {
+        if opener.slot >= SLOT_FIRST {
+            let hit = self.ask(state, (opener.slot, PolicyDirection::Egress), responder.class, x)?;
+            state.egress_hit = Some(hit.0);
+            hit.1?;
+        }
+        if responder.slot >= SLOT_FIRST {
+            let hit = self.ask(state, (responder.slot, PolicyDirection::Ingress), opener.class, x)?;
+            state.ingress_hit = Some(hit.0);
+            if hit.1.is_err() {
+                state.slot = responder.slot;
+            }
+            hit.1?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn ask(
+        &self,
+        state: &State,
+        whom: (u32, PolicyDirection),
+        class: u32,
+        x: u32,
+    ) -> Result<(u32, Result<(), DropReason>), DropReason> {
+        let span = deciding_span(self.tables, state.generation, whom, class, x)?;
+        if !T::DRY {
+            self.tables.count_hit(span.hit);
+        }
+        Ok((span.hit, if span.allows() { Ok(()) } else { Err(whom.1.refusal()) }))
+    }
+
+    /// What a new judgement makes of a flow's entry.
+    #[inline(always)]
+    fn conclude(
+        &self,
+        state: &State,
+        tracked: &Tracked<'_>,
+        judgement: Result<(), DropReason>,
+    ) -> Result<u32, DropReason> {
+        match judgement {
+            Ok(()) => {
+                tracked.restamp::<T>(state.generation);
+                tracked.touch(self.tables, &state.packet);
+                Ok(tracked.slots().1)
+            }
+            Err(DropReason::TableCorrupt) => Err(DropReason::TableCorrupt),
+            Err(_) => {
+                tracked.refuse(self.tables, state.generation);
+                Err(DropReason::FlowRefused)
+            }
+        }
+    }
+
+    /// What a judgement makes of a packet without an entry. `slots` are its sender's and receiver's.
+    #[inline(always)]
+    fn open(
+        &self,
+        state: &mut State,
+        from_low: bool,
+        terms: Terms,
+        judgement: Result<(), DropReason>,
+        slots: (u32, u32),
+    ) -> Result<u32, DropReason> {
+        if let Err(reason) = judgement {
+            return Err(if icmp::is_error(&state.packet) { DropReason::IcmpUnrelated } else { reason });
+        }
+        let Some(flags) = terms.entry else {
+            return Ok(slots.1);
+        };
+        if T::DRY {
+            return Ok(slots.1);
+        }
+        let entry = &mut state.entry;
+        conntrack::opened(&state.packet, from_low, slots, entry);
+        entry.flags |= flags;
+        entry.stamp = state.generation as u32;
+        entry.seen_s = self.tables.now_s();
+        entry.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
+        entry.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
+        if self.tables.insert_flow(&state.key, entry) { Ok(slots.1) } else { Err(DropReason::ConntrackFull) }
+    }
+}
+
+/// Tunnels that a pod might build into the node's own overlay.
+#[inline(always)]
+const fn is_tunnel(packet: &Packet) -> bool {
+    packet.protocol == protocol::IPIP || (packet.protocol == protocol::UDP && packet.detail == VXLAN)
+}

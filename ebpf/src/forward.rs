@@ -1,0 +1,45 @@
+//! Forward: what a packet that may pass still needs before it goes on.
+//! In: TTL, checksum, length, and what the routing table answered. Out: the values to write, and which way to send.
+//! Invariant: a packet leaves with a smaller TTL, or goes to the stack, which knows how to say no.
+//! Never: judges a packet; writes it.
+
+use abi::DropReason;
+
+use crate::parse::Packet;
+
+/// How a packet leaves by the routing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// With the MACs that the lookup gave.
+    Known,
+    /// By a neighbour that has yet to be resolved.
+    Unresolved,
+    /// By the host's stack: it fragments, answers, or delivers here.
+    Stack,
+}
+
+/// What the routing table's answer means (`BPF_FIB_LKUP_RET_*`, include/uapi/linux/bpf.h).
+#[inline(always)]
+pub const fn hop_of(answer: i64) -> Result<Hop, DropReason> {
+    match answer {
+        0 => Ok(Hop::Known),
+        1..=3 => Err(DropReason::Unroutable),
+        7 => Ok(Hop::Unresolved),
+        _ => Ok(Hop::Stack),
+    }
+}
+
+/// Whether a packet may be forwarded once more.
+#[inline(always)]
+#[must_use]
+pub const fn may_age(packet: &Packet) -> bool {
+    packet.ttl > 1
+}
+
+/// The IPv4 header checksum after the TTL went down by one (RFC 1141).
+#[inline(always)]
+#[must_use]
+pub const fn aged_checksum(checksum: [u8; 2]) -> [u8; 2] {
+    let sum = u16::from_be_bytes(checksum) as u32 + 0x0100;
+    (((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}

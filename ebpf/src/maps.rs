@@ -1,0 +1,191 @@
+//! The maps, and [`Tables`] over them.
+//! In: keys. Out: values as they lie in the kernel's memory.
+//! Invariant: names are those of `abi::maps`; sizes are the defaults there, which the loader may override.
+//! Never: reads a generation or a word in two steps; writes anything in a dry run.
+
+use core::ptr;
+
+use abi::address::ClassEntry;
+use abi::fragment::{FragmentKey, FragmentPorts};
+use abi::verdict::DROP_REASONS;
+use abi::{
+    Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word, maps,
+};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use ebpf::conntrack::Flow;
+use ebpf::tables::Tables;
+use ebpf::walk::State;
+
+#[map]
+static GENERATION: Array<u64> = Array::with_max_entries(maps::GENERATION.default_entries, BPF_F_MMAPABLE);
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(maps::ENDPOINTS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static INTERFACES: HashMap<u32, u32> = HashMap::with_max_entries(maps::INTERFACES.default_entries, 0);
+#[map]
+static ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(maps::ADDRESSES.default_entries, 0);
+#[map]
+static NETS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(maps::NETS.default_entries, 0);
+#[map]
+static CLASSES: Array<ClassEntry> = Array::with_max_entries(maps::CLASSES.default_entries, BPF_F_MMAPABLE);
+#[map]
+static SETS: Array<SetEntry> = Array::with_max_entries(maps::SETS.default_entries, 0);
+#[map]
+static ROWS: HashMap<RowKey, RowRef> = HashMap::with_max_entries(maps::ROWS.default_entries, 0);
+#[map]
+static SPANS: Array<Span> = Array::with_max_entries(maps::SPANS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static CONNTRACK: HashMap<FlowKey, ConntrackEntry> = HashMap::with_max_entries(maps::CONNTRACK.default_entries, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
+    LruHashMap::with_max_entries(maps::FRAGMENTS.default_entries, 0);
+#[map]
+static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::HITS.default_entries, 0);
+#[map]
+static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::DROPS.default_entries, 0);
+
+/// Where a packet's [`State`] lies while the program runs: one per processor, blank at its start, read by nobody else.
+/// The hooks run with bottom halves off, so no second packet comes between on the same processor.
+#[map]
+static SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
+
+/// A blank state.
+#[inline(always)]
+pub fn blank_state<'a>() -> Option<&'a mut State> {
+    let state = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: aligned memory of this processor, which nothing else uses while the program runs.
+    unsafe {
+        state.write(State::default());
+        Some(&mut *state)
+    }
+}
+
+/// The kernel's tables. A dry one reads the same and writes nothing.
+pub struct Kernel<const DRY: bool>;
+
+/// Counts a drop on the account of the endpoint in `slot`.
+#[inline(always)]
+pub fn count_drop(slot: u32, reason: DropReason) {
+    let account = slot.wrapping_mul(DROP_REASONS).wrapping_add(reason as u32);
+    add_one(DROPS.get_ptr_mut(account));
+}
+
+#[inline(always)]
+fn add_one(counter: Option<*mut u64>) {
+    if let Some(counter) = counter {
+        // SAFETY: a lookup in a per-CPU array gives an aligned u64 of this processor, on which the program stays.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+impl<const DRY: bool> Tables for Kernel<DRY> {
+    const DRY: bool = DRY;
+
+    #[inline(always)]
+    fn generation(&self) -> u64 {
+        // SAFETY: an array lookup gives an aligned u64 for as long as the program runs; the agent stores it whole.
+        GENERATION.get_ptr(0).map_or(0, |word| unsafe { ptr::read_volatile(word) })
+    }
+
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        // SAFETY: the helper takes nothing and has no effect.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn slot_of_interface(&self, ifindex: u32) -> Option<u32> {
+        // SAFETY: the value is one aligned u32, read at once.
+        unsafe { INTERFACES.get(&ifindex) }.copied()
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
+        ENDPOINTS.get(slot)
+    }
+
+    #[inline(always)]
+    fn class_of_address(&self, address: &Address) -> Option<u32> {
+        // SAFETY: the value is one aligned u32, read at once; a slot stays its address's until a grace has passed.
+        unsafe { ADDRESSES.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn class_of_net(&self, address: &Address) -> Option<u32> {
+        NETS.get(&Key::new(128, *address)).copied()
+    }
+
+    #[inline(always)]
+    fn class(&self, slot: u32) -> Option<&ClassEntry> {
+        CLASSES.get(slot)
+    }
+
+    #[inline(always)]
+    fn set(&self, id: u32) -> Option<&SetEntry> {
+        SETS.get(id)
+    }
+
+    #[inline(always)]
+    fn row(&self, key: &RowKey) -> Option<RowRef> {
+        // SAFETY: a row in use is never written; it is removed only after a grace.
+        unsafe { ROWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn span(&self, index: u32) -> Option<Span> {
+        SPANS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        // SAFETY: `Flow` has the layout of the map's value (asserted beside it) and accepts any bytes; its cells
+        // allow the writes of other processors, each of one field.
+        CONNTRACK.get_ptr(key).map(|entry| unsafe { &*entry.cast::<Flow>() })
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
+        !DRY && CONNTRACK.insert(key, entry, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) {
+        if !DRY {
+            // Gone already is as good as removed.
+            let _gone = CONNTRACK.remove(key);
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        // SAFETY: the value is one aligned word of 8 bytes; an element used anew carries another packet's ports, and
+        // those ports' flow then has to exist between these two addresses.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        if !DRY {
+            // Without room the later fragments are dropped and counted.
+            let _full = FRAGMENTS.insert(key, ports, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn count_hit(&self, hit: u32) {
+        if !DRY {
+            // Rules past the table's end share hit 0.
+            add_one(HITS.get_ptr_mut(hit).or_else(|| HITS.get_ptr_mut(0)));
+        }
+    }
+
+    #[inline(always)]
+    fn word(&self, word: &Word) -> Word {
+        // SAFETY: a reference into a map's value, aligned to 8; the agent stores words whole.
+        unsafe { ptr::read_volatile(word) }
+    }
+}

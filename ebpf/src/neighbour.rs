@@ -1,0 +1,171 @@
+//! Neighbours: ARP and neighbour discovery of a pod, answered with the gateway's MAC for every target but its own.
+//! In: an ARP packet or an ICMPv6 neighbour message from a ready endpoint. Out: whether to answer; the answer's bytes.
+//! Invariant: address probes, announcements and questions for the pod's own address stay unanswered.
+//! Never: asks for a route; learns an address.
+
+use abi::endpoint::GATEWAY_MAC;
+use abi::{Address, DropReason, Endpoint};
+
+use crate::parse::{Ether, L3, Packet};
+use crate::policy::end_of;
+use crate::tables::{Frame, Tables};
+
+/// Length of a frame with an ARP packet for IPv4 over Ethernet.
+pub const ARP_FRAME: usize = 42;
+/// Length of a frame with a neighbour advertisement that carries one link-layer option.
+pub const ADVERTISEMENT_FRAME: usize = 86;
+/// Where a solicitation names its target.
+pub const TARGET_AT: u32 = L3 + 40 + 8;
+
+const ARP_ETHERNET_V4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// The endpoint at whose interface a question was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// Its slot.
+    pub slot: u32,
+    /// The endpoint.
+    pub endpoint: &'a Endpoint,
+    /// The generation of this packet.
+    pub generation: u64,
+}
+
+/// Whether a packet is a neighbour or router discovery message (RFC 4861).
+#[inline(always)]
+#[must_use]
+pub const fn is_discovery(packet: &Packet) -> bool {
+    packet.v6 && packet.is_icmp() && matches!(packet.icmp_type(), 133..=137)
+}
+
+/// Whether a packet is a neighbour solicitation or advertisement.
+#[inline(always)]
+#[must_use]
+pub const fn is_neighbour(packet: &Packet) -> bool {
+    is_discovery(packet) && matches!(packet.icmp_type(), SOLICITATION | ADVERTISEMENT)
+}
+
+/// Whether this ARP packet is to be answered.
+#[inline(always)]
+pub fn check_arp<T: Tables, F: Frame>(
+    tables: &T,
+    frame: &F,
+    ether: &Ether,
+    asker: Asker<'_>,
+) -> Result<(), DropReason> {
+    let arp = frame.load::<28>(L3).ok_or(DropReason::Malformed)?;
+    if [arp[0], arp[1], arp[2], arp[3], arp[4], arp[5]] != ARP_ETHERNET_V4 {
+        return Err(DropReason::Malformed);
+    }
+    let sender_mac = [arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]];
+    if sender_mac != asker.endpoint.mac || ether.source != asker.endpoint.mac {
+        return Err(DropReason::Spoofed);
+    }
+    let request = [arp[6], arp[7]] == [0, 1];
+    let sender = [arp[14], arp[15], arp[16], arp[17]];
+    let target = [arp[24], arp[25], arp[26], arp[27]];
+    if !request || sender == [0; 4] || sender == target {
+        return Err(DropReason::NeighbourUnanswered);
+    }
+    check_target(tables, &Address::from_v4(target), asker)
+}
+
+/// Whether this neighbour discovery message is to be answered.
+#[inline(always)]
+pub fn check_discovery<T: Tables, F: Frame>(
+    tables: &T,
+    frame: &F,
+    (ether, packet): (&Ether, &Packet),
+    asker: Asker<'_>,
+) -> Result<(), DropReason> {
+    if ether.source != asker.endpoint.mac {
+        return Err(DropReason::Spoofed);
+    }
+    let solicitation = packet.detail == u16::from_be_bytes([SOLICITATION, 0]);
+    let from_nowhere = packet.source == Address::default();
+    if !solicitation || from_nowhere {
+        return Err(DropReason::NeighbourUnanswered);
+    }
+    // Extension headers before the message would move the target, and no honest stack puts any there.
+    let plain = packet.l4 == L3 + 40 && packet.length >= 40 + 24;
+    let target = frame.load::<16>(TARGET_AT).ok_or(DropReason::Malformed)?;
+    if !plain || packet.ttl != 255 || target[0] == 0xff {
+        return Err(DropReason::Malformed);
+    }
+    check_target(tables, &Address::from_bytes(target), asker)
+}
+
+/// Any target is answered for but the asker's own address.
+#[inline(always)]
+fn check_target<T: Tables>(tables: &T, target: &Address, asker: Asker<'_>) -> Result<(), DropReason> {
+    if end_of(tables, asker.generation, target)?.slot == asker.slot {
+        return Err(DropReason::NeighbourUnanswered);
+    }
+    Ok(())
+}
+
+/// The reply to an ARP request.
+#[inline(always)]
+#[must_use]
+pub fn arp_reply(request: &[u8; ARP_FRAME]) -> [u8; ARP_FRAME] {
+    let mut reply = *request;
+    for index in 0..6 {
+        reply[index] = request[6 + index];
+        reply[6 + index] = GATEWAY_MAC[index];
+        reply[22 + index] = GATEWAY_MAC[index];
+        reply[32 + index] = request[22 + index];
+    }
+    for index in 0..4 {
+        reply[28 + index] = request[38 + index];
+        reply[38 + index] = request[28 + index];
+    }
+    reply[21] = 2;
+    reply
+}
+
+/// The advertisement that answers a solicitation for `target` from `source` at `mac`: router, solicited, override.
+#[inline(always)]
+#[must_use]
+pub fn advertisement(mac: [u8; 6], source: [u8; 16], target: [u8; 16]) -> [u8; ADVERTISEMENT_FRAME] {
+    let mut frame = [0; ADVERTISEMENT_FRAME];
+    for index in 0..6 {
+        frame[index] = mac[index];
+        frame[6 + index] = GATEWAY_MAC[index];
+        frame[80 + index] = GATEWAY_MAC[index];
+    }
+    frame[12] = 0x86;
+    frame[13] = 0xdd;
+    frame[14] = 0x60;
+    frame[19] = 32;
+    frame[20] = 58;
+    frame[21] = 255;
+    for index in 0..16 {
+        frame[22 + index] = target[index];
+        frame[38 + index] = source[index];
+        frame[62 + index] = target[index];
+    }
+    frame[54] = ADVERTISEMENT;
+    frame[58] = 0b1110_0000;
+    frame[78] = 2;
+    frame[79] = 1;
+    let [high, low] = advertisement_checksum(source, target);
+    frame[56] = high;
+    frame[57] = low;
+    frame
+}
+
+/// The ICMPv6 checksum of such an advertisement (RFC 4443 §2.3): pseudo header and message, of which only the two
+/// addresses vary. The target stands there twice: as the source address and in the message.
+#[inline(always)]
+fn advertisement_checksum(source: [u8; 16], target: [u8; 16]) -> [u8; 2] {
+    const FIXED: u32 = 32 + 58 + 0x8800 + 0xe000 + 0x0201 + 3 * 0xeeee;
+    let mut sum = FIXED;
+    for index in 0..8 {
+        sum += u32::from(u16::from_be_bytes([source[2 * index], source[2 * index + 1]]));
+        sum += 2 * u32::from(u16::from_be_bytes([target[2 * index], target[2 * index + 1]]));
+    }
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}

@@ -1,0 +1,216 @@
+//! Send: what the verdict asks of the kernel: rewrite, redirect, answer.
+//! In: a packet that may pass. Out: the program's return value, or `ForwardFailed`, `Unroutable`.
+//! Invariant: a packet that is forwarded here left with a smaller TTL; one that cannot be goes to the stack.
+//! Never: judges; runs in a dry run, but for the route lookup, which writes nothing.
+
+use core::mem;
+
+use abi::endpoint::{ENDPOINT_QUEUED, GATEWAY_MAC};
+use abi::{Address, DropReason, Endpoint};
+use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop};
+use aya_ebpf::helpers::generated::{
+    bpf_check_mtu, bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_change_tail, bpf_skb_change_type,
+};
+use ebpf::forward::{self, Hop};
+use ebpf::neighbour::{self, ADVERTISEMENT_FRAME, ARP_FRAME, TARGET_AT};
+use ebpf::parse::{L3, Packet};
+use ebpf::tables::Frame;
+use ebpf::walk::State;
+
+use crate::packet::Skb;
+
+/// On to the next program, or the stack.
+pub const NEXT: i32 = -1;
+/// Dropped.
+pub const SHOT: i32 = 2;
+/// What the redirect helpers return on success.
+const REDIRECT: i64 = 7;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const BPF_MTU_CHK_SEGS: u64 = 1;
+const PACKET_HOST: u32 = 0;
+
+/// A route that the kernel found.
+pub struct Route {
+    /// How the packet leaves.
+    pub hop: Hop,
+    /// The kernel's answer: interface, MACs, next hop.
+    found: FibLookup,
+}
+
+impl Route {
+    /// The interface the packet leaves by.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        self.found.ifindex
+    }
+}
+
+/// Hands the packet to a local endpoint, past the host's stack; what does not fit goes to the stack, which says so.
+#[inline(always)]
+pub fn deliver(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, DropReason> {
+    if !forward::may_age(packet) || !fits(skb, packet, endpoint) {
+        return Ok(NEXT);
+    }
+    age(skb, packet, endpoint.mac, GATEWAY_MAC)?;
+    skb.clear_mark();
+    // SAFETY: both helpers only note the target; the kernel redirects when the program has returned.
+    let answer = unsafe {
+        if endpoint.flags & ENDPOINT_QUEUED != 0 {
+            bpf_redirect(endpoint.ifindex, 0)
+        } else {
+            bpf_redirect_peer(endpoint.ifindex, 0)
+        }
+    };
+    redirected(answer)
+}
+
+/// Whether the packet, or each segment of a GSO packet, is within the endpoint's MTU.
+#[inline(always)]
+fn fits(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> bool {
+    if packet.length <= endpoint.mtu {
+        return true;
+    }
+    if skb.gso_size() == 0 {
+        return false;
+    }
+    let mut mtu: u32 = 0;
+    // SAFETY: `mtu` is a valid place for the helper's answer.
+    unsafe { bpf_check_mtu(skb.0.cast(), endpoint.ifindex, &raw mut mtu, 0, BPF_MTU_CHK_SEGS) == 0 }
+}
+
+/// One hop less to go, and the MACs of the next one.
+#[inline(always)]
+fn age(skb: Skb, packet: &Packet, destination: [u8; 6], source: [u8; 6]) -> Result<(), DropReason> {
+    let aged = if packet.v6 { age_v6(skb, packet) } else { age_v4(skb, packet) };
+    if aged && skb.store(0, destination) && skb.store(6, source) { Ok(()) } else { Err(DropReason::ForwardFailed) }
+}
+
+#[inline(always)]
+fn age_v4(skb: Skb, packet: &Packet) -> bool {
+    let Some(checksum) = skb.load::<2>(L3 + 10) else {
+        return false;
+    };
+    skb.store(L3 + 8, [packet.ttl - 1]) && skb.store(L3 + 10, forward::aged_checksum(checksum))
+}
+
+/// IPv6 has no header checksum to balance the change, so a checksum that hardware summed over the packet follows it.
+#[inline(always)]
+fn age_v6(skb: Skb, packet: &Packet) -> bool {
+    const ONE_LESS: u32 = u16::from_ne_bytes([0xff, 0xfe]) as u32;
+    // SAFETY: changes the sum the kernel keeps, or refuses where it keeps none.
+    let _none_kept = unsafe { bpf_csum_update(skb.0, ONE_LESS) };
+    skb.store(L3 + 7, [packet.ttl - 1])
+}
+
+/// Asks the routing table, as for a packet that is routed.
+#[inline(always)]
+pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, DropReason> {
+    // SAFETY: integers and unions of integers; zero is valid.
+    let mut found: FibLookup = unsafe { mem::zeroed() };
+    found.family = if packet.v6 { AF_INET6 } else { AF_INET };
+    found.l4_protocol = packet.protocol;
+    found.sport = u16::from_ne_bytes(packet.source_port);
+    found.dport = u16::from_ne_bytes(packet.destination_port);
+    found.ifindex = ifindex;
+    // A GSO packet is measured by its segments, which the kernel does itself where no length is given.
+    if skb.gso_size() == 0 {
+        found.__bindgen_anon_1.tot_len = packet.length as u16;
+    }
+    if packet.v6 {
+        found.__bindgen_anon_2.flowinfo = (u32::from(packet.tos) << 20).to_be();
+        found.__bindgen_anon_3.ipv6_src = words(packet.source);
+        found.__bindgen_anon_4.ipv6_dst = words(packet.destination);
+    } else {
+        found.__bindgen_anon_2.tos = packet.tos & 0x1c;
+        found.__bindgen_anon_3.ipv4_src = words(packet.source)[3];
+        found.__bindgen_anon_4.ipv4_dst = words(packet.destination)[3];
+    }
+    // SAFETY: `found` is the helper's to read and fill, with its true size.
+    let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut found, mem::size_of::<FibLookup>() as i32, 0) };
+    let hop = if forward::may_age(packet) { forward::hop_of(answer)? } else { Hop::Stack };
+    Ok(Route { hop, found })
+}
+
+#[inline(always)]
+fn words(address: Address) -> [u32; 4] {
+    let [a, b] = address.0;
+    [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
+}
+
+/// Sends the packet the way the routing table said.
+#[inline(always)]
+pub fn leave(skb: Skb, packet: &Packet, route: &Route) -> Result<i32, DropReason> {
+    let found = &route.found;
+    match route.hop {
+        Hop::Stack => Ok(NEXT),
+        Hop::Known => {
+            // SAFETY: on this answer the kernel filled in both MACs.
+            let (destination, source) =
+                unsafe { (found.__bindgen_anon_6.__bindgen_anon_2.dmac, found.__bindgen_anon_6.__bindgen_anon_2.smac) };
+            age(skb, packet, destination, source)?;
+            // SAFETY: only notes the target.
+            redirected(unsafe { bpf_redirect(found.ifindex, 0) })
+        }
+        Hop::Unresolved => {
+            age(skb, packet, [0; 6], [0; 6])?;
+            redirected(by_neighbour(found))
+        }
+    }
+}
+
+#[inline(always)]
+fn by_neighbour(found: &FibLookup) -> i64 {
+    // SAFETY: integers and a union of integers; zero is valid.
+    let mut next: NextHop = unsafe { mem::zeroed() };
+    next.nh_family = u32::from(found.family);
+    // SAFETY: the lookup left the next hop in the union of its own family, which is also that of `next`.
+    unsafe {
+        if found.family == AF_INET6 {
+            next.__bindgen_anon_1.ipv6_nh = found.__bindgen_anon_4.ipv6_dst;
+        } else {
+            next.__bindgen_anon_1.ipv4_nh = found.__bindgen_anon_4.ipv4_dst;
+        }
+        bpf_redirect_neigh(found.ifindex, &raw mut next, mem::size_of::<NextHop>() as i32, 0)
+    }
+}
+
+/// Turns an ARP request into its reply and gives it back to the pod that asked.
+#[inline(always)]
+pub fn answer_arp(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
+    let request = skb.load::<ARP_FRAME>(0).ok_or(DropReason::ForwardFailed)?;
+    if !skb.store_far(0, &neighbour::arp_reply(&request)) {
+        return Err(DropReason::ForwardFailed);
+    }
+    give_back(skb, ifindex)
+}
+
+/// Turns a neighbour solicitation into its advertisement and gives it back to the pod that asked.
+#[inline(always)]
+pub fn answer_solicitation(skb: Skb, state: &State, ifindex: u32) -> Result<i32, DropReason> {
+    let target = skb.load::<16>(TARGET_AT).ok_or(DropReason::ForwardFailed)?;
+    let frame = neighbour::advertisement(state.ether.source, state.packet.source.to_bytes(), target);
+    // SAFETY: the helper changes the packet's length or refuses; no pointer into the packet is held.
+    let sized = unsafe { bpf_skb_change_tail(skb.0, ADVERTISEMENT_FRAME as u32, 0) == 0 };
+    if !sized || !skb.store_far(0, &frame) {
+        return Err(DropReason::ForwardFailed);
+    }
+    give_back(skb, ifindex)
+}
+
+#[inline(always)]
+fn give_back(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
+    if skb.packet_type() != PACKET_HOST {
+        // SAFETY: changes one field of the packet; a refusal shows in the pod, which asks again.
+        let _changed = unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
+    }
+    // SAFETY: only notes the target.
+    redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
+}
+
+#[inline(always)]
+const fn redirected(answer: i64) -> Result<i32, DropReason> {
+    if answer == REDIRECT { Ok(REDIRECT as i32) } else { Err(DropReason::ForwardFailed) }
+}

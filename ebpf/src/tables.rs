@@ -1,0 +1,77 @@
+//! What the stages ask of the tables and of the frame: the two doors through which the world comes in.
+//! In: keys and offsets. Out: values as the agent or an earlier packet left them.
+//! Invariant: a packet's generation is read once, first; every word is read by [`Tables::word`], in one load.
+//! Never: decides anything.
+
+use abi::address::ClassEntry;
+use abi::fragment::{FragmentKey, FragmentPorts};
+use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word};
+
+use crate::conntrack::Flow;
+
+/// The tables of `abi::maps`: the kernel's own in the programs, a fake in memory under test.
+pub trait Tables {
+    /// A dry run: nothing may be written.
+    const DRY: bool;
+
+    /// The generation in force.
+    fn generation(&self) -> u64;
+    /// Seconds of the coarse monotonic clock.
+    fn now_s(&self) -> u32;
+    /// Slot of the endpoint behind this interface.
+    fn slot_of_interface(&self, ifindex: u32) -> Option<u32>;
+    /// The endpoint in this slot; `None` past the table's end.
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
+    /// `CLASSES` slot of exactly this address.
+    fn class_of_address(&self, address: &Address) -> Option<u32>;
+    /// `CLASSES` slot of the longest prefix over this address.
+    fn class_of_net(&self, address: &Address) -> Option<u32>;
+    /// The class entry in this slot; `None` past the table's end.
+    fn class(&self, slot: u32) -> Option<&ClassEntry>;
+    /// A rule set; `None` past the table's end.
+    fn set(&self, id: u32) -> Option<&SetEntry>;
+    /// A set's own row for a class.
+    fn row(&self, key: &RowKey) -> Option<RowRef>;
+    /// The span at this index; `None` past the table's end.
+    fn span(&self, index: u32) -> Option<Span>;
+    /// What is remembered of a flow.
+    fn flow(&self, key: &FlowKey) -> Option<&Flow>;
+    /// Remembers a flow, in the place of an older entry of the same key; `false` if there is no room.
+    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool;
+    /// Forgets a flow.
+    fn remove_flow(&self, key: &FlowKey);
+    /// The ports a packet's first fragment had.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
+    /// Remembers a first fragment's ports.
+    fn insert_fragment(&self, key: &FragmentKey, ports: &FragmentPorts);
+    /// Counts one decision of a rule.
+    fn count_hit(&self, hit: u32);
+
+    /// A word as it stands, in one load.
+    fn word(&self, word: &Word) -> Word {
+        *word
+    }
+}
+
+/// The bytes of a frame, from its Ethernet header on.
+pub trait Frame {
+    /// Length of the frame in bytes, with its Ethernet header.
+    fn len(&self) -> u32;
+    /// `N` bytes from offset `at`; `None` if the frame is shorter.
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+    /// Whether the frame has no byte at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the hook says of a packet beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The interface the program sits on.
+    pub ifindex: u32,
+    /// The interface the packet came in by; 0 if this host made it.
+    pub ingress_ifindex: u32,
+    /// A VLAN tag was taken off the frame.
+    pub vlan: bool,
+}

@@ -1,0 +1,210 @@
+//! The packet's way: per hook, the order of the stages.
+//! In: a frame, what the hook says of it, and the tables. Out: a verdict, or the reason of a drop; beside it [`State`].
+//! Invariant: the generation is read once, first; nothing passes that neither an entry nor both ends' rules let pass.
+//! Never: rewrites or sends a packet; that is for whoever reads the verdict.
+
+use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey};
+
+use crate::antispoof::{self, endpoint_of};
+use crate::fragment;
+use crate::neighbour::{self, Asker};
+use crate::parse::{self, ETHERTYPE_ARP, Ether, Packet};
+use crate::policy::end_of;
+use crate::tables::{Arrival, Frame, Tables};
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Ingress of a pod's host interface.
+    FromWorkload,
+    /// Egress of a pod's host interface.
+    ToWorkload,
+    /// Ingress of the uplink.
+    FromUplink,
+}
+
+/// What becomes of a packet that is not dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the local endpoint in this slot.
+    ToEndpoint(u32),
+    /// On to the host's stack.
+    ToHost,
+    /// Out by the routing table.
+    ByRoute,
+    /// Answer this ARP request.
+    AnswerArp,
+    /// Answer this neighbour solicitation.
+    AnswerSolicitation,
+    /// None of our business.
+    Untouched,
+}
+
+/// What was learned about a packet on its way. The programs keep it outside their stack of 512 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The generation by which it is judged.
+    pub generation: u64,
+    /// Ethernet header.
+    pub ether: Ether,
+    /// IP headers.
+    pub packet: Packet,
+    /// Key of its flow, written before it is looked up.
+    pub key: FlowKey,
+    /// The entry of a flow it opens.
+    pub entry: ConntrackEntry,
+    /// What it shares with the other fragments of its packet.
+    pub fragment: FragmentKey,
+    /// The packet an ICMP error quotes.
+    pub quoted: Packet,
+    /// The endpoint on whose account a drop is counted.
+    pub slot: u32,
+    /// The deciding rule at the opener, if it was asked.
+    pub egress_hit: Option<u32>,
+    /// The deciding rule at the responder, if it was asked.
+    pub ingress_hit: Option<u32>,
+    /// An entry decided.
+    pub tracked: bool,
+}
+
+/// Everything a stage may look at.
+pub(crate) struct Walk<'a, T, F> {
+    pub(crate) tables: &'a T,
+    pub(crate) frame: &'a F,
+    pub(crate) arrival: &'a Arrival,
+    pub(crate) hook: Hook,
+}
+
+/// The way of one packet through one hook.
+#[inline(always)]
+pub fn walk<T: Tables, F: Frame>(
+    hook: Hook,
+    tables: &T,
+    frame: &F,
+    arrival: &Arrival,
+    state: &mut State,
+) -> Result<Verdict, DropReason> {
+    state.generation = tables.generation();
+    let walk = Walk { tables, frame, arrival, hook };
+    match hook {
+        Hook::FromWorkload => walk.from_workload(state),
+        Hook::ToWorkload => walk.to_workload(state),
+        Hook::FromUplink => walk.from_uplink(state),
+    }
+}
+
+impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
+    #[inline(always)]
+    fn from_workload(&self, state: &mut State) -> Result<Verdict, DropReason> {
+        state.ether = parse::ethernet(self.frame)?;
+        if self.arrival.vlan || matches!(state.ether.ethertype, 0x8100 | 0x88a8) {
+            return self.refuse_here(state, DropReason::Vlan);
+        }
+        if state.ether.ethertype == ETHERTYPE_ARP {
+            let asker = self.asker(state)?;
+            neighbour::check_arp(self.tables, self.frame, &state.ether, asker)?;
+            return Ok(Verdict::AnswerArp);
+        }
+        if let Err(reason) = parse::packet(self.frame, state.ether.ethertype, &mut state.packet) {
+            return self.refuse_here(state, reason);
+        }
+        if neighbour::is_discovery(&state.packet) {
+            let asker = self.asker(state)?;
+            neighbour::check_discovery(self.tables, self.frame, (&state.ether, &state.packet), asker)?;
+            return Ok(Verdict::AnswerSolicitation);
+        }
+        if antispoof::is_group(&state.packet) {
+            return self.refuse_here(state, DropReason::Multicast);
+        }
+        self.judged(state)
+    }
+
+    #[inline(always)]
+    fn to_workload(&self, state: &mut State) -> Result<Verdict, DropReason> {
+        state.ether = parse::ethernet(self.frame)?;
+        if self.arrival.vlan {
+            return self.refuse_here(state, DropReason::Vlan);
+        }
+        if state.ether.ethertype == ETHERTYPE_ARP {
+            return self.own_neighbour(state, DropReason::NeighbourUnanswered);
+        }
+        if let Err(reason) = parse::packet(self.frame, state.ether.ethertype, &mut state.packet) {
+            return self.refuse_here(state, reason);
+        }
+        if neighbour::is_neighbour(&state.packet) {
+            return self.own_neighbour(state, DropReason::NeighbourUnanswered);
+        }
+        if antispoof::is_group(&state.packet) {
+            return self.refuse_here(state, DropReason::Multicast);
+        }
+        self.judged(state)
+    }
+
+    /// What is not for a local pod, or cannot be read, is for the host: a torn packet that it forwards is judged at
+    /// the pod's own hook.
+    #[inline(always)]
+    fn from_uplink(&self, state: &mut State) -> Result<Verdict, DropReason> {
+        let read = parse::ethernet(self.frame).and_then(|ether| {
+            state.ether = ether;
+            parse::packet(self.frame, ether.ethertype, &mut state.packet)
+        });
+        if read.is_err() || self.arrival.vlan || antispoof::is_group(&state.packet) {
+            return Ok(Verdict::Untouched);
+        }
+        self.judged(state)
+    }
+
+    /// A drop before any endpoint was needed, on the account of the interface's own; nobody's comes first.
+    #[inline(always)]
+    fn refuse_here(&self, state: &mut State, reason: DropReason) -> Result<Verdict, DropReason> {
+        state.slot = endpoint_of(self.tables, self.arrival.ifindex)?.0;
+        Err(reason)
+    }
+
+    #[inline(always)]
+    fn asker(&self, state: &mut State) -> Result<Asker<'a>, DropReason> {
+        let (slot, endpoint) = endpoint_of(self.tables, self.arrival.ifindex)?;
+        state.slot = slot;
+        Ok(Asker { slot, endpoint, generation: state.generation })
+    }
+
+    /// The host asks or answers its pod; what came from elsewhere has no neighbours here.
+    #[inline(always)]
+    fn own_neighbour(&self, state: &mut State, reason: DropReason) -> Result<Verdict, DropReason> {
+        state.slot = endpoint_of(self.tables, self.arrival.ifindex)?.0;
+        if self.arrival.ingress_ifindex == 0 { Ok(Verdict::ToHost) } else { Err(reason) }
+    }
+
+    /// Fragments, flow, policy: the part that all hooks share.
+    #[inline(always)]
+    fn judged(&self, state: &mut State) -> Result<Verdict, DropReason> {
+        if let Err(reason) = fragment::resolve(self.tables, &mut state.packet, &mut state.fragment) {
+            return self.orphan(state, reason);
+        }
+        let Some(slot) = self.destination(state)? else {
+            return Ok(Verdict::Untouched);
+        };
+        fragment::remember(self.tables, &state.packet, &mut state.fragment);
+        Ok(match slot {
+            SLOT_NONE => Verdict::ByRoute,
+            SLOT_HOST => Verdict::ToHost,
+            slot => Verdict::ToEndpoint(slot),
+        })
+    }
+
+    /// A fragment without its first: ours to drop only where the packet is ours.
+    #[inline(always)]
+    fn orphan(&self, state: &mut State, reason: DropReason) -> Result<Verdict, DropReason> {
+        if self.hook != Hook::FromUplink {
+            state.slot = endpoint_of(self.tables, self.arrival.ifindex)?.0;
+            return Err(reason);
+        }
+        let owner = end_of(self.tables, state.generation, &state.packet.destination)?.slot;
+        if owner < SLOT_FIRST {
+            return Ok(Verdict::Untouched);
+        }
+        state.slot = owner;
+        Err(reason)
+    }
+}
