@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::PathBuf,
@@ -264,26 +264,41 @@ fn a_refused_commit_is_undone_and_its_code_reaches_the_runtime() {
     assert_eq!(node.links(), (vec![], vec![]));
 }
 
+/// An `eth0` of somebody else's in `pod`; gone with the namespace that is returned.
+fn foreign_eth0(pod: &OwnedFd) -> OwnedFd {
+    let other = namespace::create().expect("a namespace");
+    let spec = netlink::VethSpec {
+        name: &IfaceName("eth0".to_owned()),
+        mac: HOST_MAC,
+        mtu: 1500,
+        peer_name: &IfaceName("far".to_owned()),
+        peer_mac: None,
+        peer_namespace: other.as_fd(),
+    };
+    within(pod, |socket| socket.create_veth(&spec)).expect("a veth");
+    other
+}
+
 #[test]
 fn cni_20_an_interface_of_another_owner_in_the_pod_is_refused_and_kept() {
     let node = Node::new(true);
-    let other = namespace::create().expect("a namespace");
-    within(&node.pod, |socket| {
-        use std::os::fd::AsFd;
-        let spec = netlink::VethSpec {
-            name: &IfaceName("eth0".to_owned()),
-            mac: HOST_MAC,
-            mtu: 1500,
-            peer_name: &IfaceName("far".to_owned()),
-            peer_mac: None,
-            peer_namespace: other.as_fd(),
-        };
-        socket.create_veth(&spec).expect("a veth");
-    });
+    let _other = foreign_eth0(&node.pod);
     let failure = node.add("c1").expect_err("eth0 is taken");
     assert!(failure.message.contains("eth0"), "{failure}");
     assert_eq!(node.links(), (vec![], vec!["eth0".to_owned()]));
     assert_eq!(node.agent.asked(), ["prepare", "abort"]);
+}
+
+#[test]
+fn calc_14_a_failed_add_of_the_next_sandbox_leaves_the_former_one_connected() {
+    let node = Node::new(true);
+    node.add("c1").expect("attached");
+    let next = namespace::create().expect("a namespace");
+    let _other = foreign_eth0(&next);
+    let path = format!("/proc/{}/fd/{}", std::process::id(), next.as_raw_fd());
+    node.run("ADD", "c2", &path, json!({})).expect_err("eth0 is taken");
+    assert_eq!(node.links(), (vec![host_name().0], vec!["eth0".to_owned()]));
+    assert_eq!(node.agent.asked(), ["prepare", "commit", "prepare", "abort"]);
 }
 
 #[test]
