@@ -12,7 +12,7 @@ use netlink::{Link, Socket, namespace};
 use serde::Deserialize;
 use std::{
     net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// ADD's result, as far as CHECK reads it.
@@ -72,7 +72,7 @@ impl Previous {
         let (pod, mut found) = namespace::inside(sandbox.as_fd(), look)??;
         let Some(pod) = pod else { return Ok(found) };
         if let Some(host) = self.interfaces.iter().find(|host| host.sandbox.is_empty()) {
-            found.extend(look_outside(host, &pod, &mut deadline.socket()?)?);
+            found.extend(look_outside(host, &pod, sandbox.as_fd(), &mut deadline.socket()?)?);
         }
         Ok(found)
     }
@@ -120,7 +120,12 @@ impl Previous {
     }
 }
 
-fn look_outside(host: &PreviousInterface, pod: &Link, socket: &mut Socket) -> Result<Vec<String>, Failure> {
+fn look_outside(
+    host: &PreviousInterface,
+    pod: &Link,
+    sandbox: BorrowedFd<'_>,
+    socket: &mut Socket,
+) -> Result<Vec<String>, Failure> {
     let Some(link) = socket.link(&host.name)? else {
         return Ok(vec![format!("host interface {} is gone", host.name)]);
     };
@@ -128,7 +133,7 @@ fn look_outside(host: &PreviousInterface, pod: &Link, socket: &mut Socket) -> Re
     if !link.up {
         found.push(format!("host interface {} is down", host.name));
     }
-    if pod.peer != Some(link.index) || link.peer != Some(pod.index) {
+    if !socket.leads_to(&link, pod.index, sandbox)? {
         found.push(format!("host interface {} does not lead to the pod", host.name));
     }
     Ok(found)

@@ -37,13 +37,13 @@ pub fn run(environment: &Environment, input: &[u8]) -> Result<Option<Value>, Fai
     }
     let conf = Conf::read(input)?;
     require_version(environment.command, conf.version)?;
-    let session = Session { environment, deadline: Deadline::after(conf.timeout), conf: &conf };
+    let invocation = Invocation { environment, deadline: Deadline::after(conf.timeout), conf: &conf };
     match environment.command {
-        Command::Add => session.add().map(Some),
-        Command::Del => session.del().map(|()| None),
-        Command::Check => session.check().map(|()| None),
-        Command::Gc => session.gc().map(|()| None),
-        Command::Status => session.status().map(|()| None),
+        Command::Add => invocation.add().map(Some),
+        Command::Del => invocation.del().map(|()| None),
+        Command::Check => invocation.check().map(|()| None),
+        Command::Gc => invocation.gc().map(|()| None),
+        Command::Status => invocation.status().map(|()| None),
         Command::Version => Ok(Some(versions(input))),
     }
 }
@@ -73,13 +73,13 @@ fn require_version(command: Command, version: Version) -> Result<(), Failure> {
     Err(Failure::new(Code::VERSION, message))
 }
 
-struct Session<'a> {
+struct Invocation<'a> {
     environment: &'a Environment,
     conf: &'a Conf,
     deadline: Deadline,
 }
 
-impl Session<'_> {
+impl Invocation<'_> {
     fn id(&self) -> AttachmentId {
         AttachmentId {
             network: self.conf.network.clone(),
@@ -92,7 +92,7 @@ impl Session<'_> {
         Ok(client::ask(&self.conf.socket, self.deadline.left()?, operation)?)
     }
 
-    /// As [`Session::ask`], for operations that have nothing to say.
+    /// As [`Invocation::ask`], for operations that have nothing to say.
     fn tell(&self, operation: Operation) -> Result<(), Failure> {
         match self.ask(operation)? {
             Answer::Done => Ok(()),
@@ -160,7 +160,7 @@ impl Session<'_> {
     /// Takes back what a failed ADD has done. What cannot be taken back goes into the failure's details; the runtime's
     /// DEL, and the agent by itself, try again.
     fn undo(&self, mut failure: Failure) -> Failure {
-        let links = self.unwire();
+        let links = unwire(&host_interface_alias(&self.id()), None);
         let abort = Operation::Abort { id: self.id() };
         let agent = client::ask(&self.conf.socket, UNDO_LIMIT, abort).map(|_| ()).map_err(Failure::from);
         for left in [links, agent].into_iter().filter_map(Result::err) {
@@ -177,12 +177,8 @@ impl Session<'_> {
         if let Some(Ok(sandbox)) = self.environment.namespace.as_deref().map(namespace::open) {
             self.refuse_own(&sandbox)?;
         }
-        self.unwire()?;
+        unwire(&host_interface_alias(&self.id()), Some(&host_interface_name(&self.environment.pod())))?;
         self.tell(Operation::Del { id: self.id() })
-    }
-
-    fn unwire(&self) -> Result<(), Failure> {
-        unwire(&host_interface_name(&self.environment.pod()), &host_interface_alias(&self.id()))
     }
 
     fn check(&self) -> Result<(), Failure> {

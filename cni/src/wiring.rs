@@ -52,20 +52,25 @@ impl Wiring<'_> {
     fn make_way(&self, socket: &mut Socket, deadline: Deadline) -> Result<(), Failure> {
         let former = socket.link(self.host)?;
         let inside = namespace::inside(self.namespace, || Ok::<_, Failure>(deadline.socket()?.link(self.interface)?))??;
-        let is_pair = |inside: &Link, former: &Link| {
-            former.kind == "veth" && inside.peer == Some(former.index) && former.peer == Some(inside.index)
-        };
-        if let Some(inside) = inside
-            && !former.as_ref().is_some_and(|former| is_pair(&inside, former))
-        {
-            let message =
-                format!("CNI_IFNAME {} is taken in the pod's namespace; remove it or use another", self.interface);
-            return Err(Failure::new(Code::WIRING, message));
+        if let Some(inside) = inside {
+            let pair = match &former {
+                Some(former) => socket.leads_to(former, inside.index, self.namespace)?,
+                None => false,
+            };
+            if !pair {
+                return Err(self.taken());
+            }
         }
         if let Some(former) = former {
             socket.delete_link(former.index)?;
         }
         Ok(())
+    }
+
+    fn taken(&self) -> Failure {
+        let message =
+            format!("CNI_IFNAME {} is taken in the pod's namespace; remove it or use another", self.interface);
+        Failure::new(Code::WIRING, message)
     }
 
     fn wire_pod(&self, socket: &mut Socket, deadline: Deadline) -> Result<Mac, Failure> {
@@ -124,11 +129,11 @@ fn pod_routes(interface: Ifindex, address: IpAddr) -> Vec<Route> {
     if address.is_ipv4() { vec![route(Cidr::host(gateway), None, Scope::Link), out] } else { vec![out] }
 }
 
-/// Takes away the host side that carries `alias`, and with it the pod's side; also one of the pod's name that an
-/// interrupted ADD left without an alias. Succeeds where there is none.
-pub(crate) fn unwire(host: &IfaceName, alias: &str) -> Result<(), Failure> {
+/// Takes away the host side that carries `alias`, and with it the pod's side; also the one called `unclaimed` if it has
+/// no alias, as an interrupted ADD leaves it. Succeeds where there is none.
+pub(crate) fn unwire(alias: &str, unclaimed: Option<&IfaceName>) -> Result<(), Failure> {
     let mut socket = Socket::open()?;
-    let ours = |link: &Link| link.alias == alias || (link.name == *host && link.alias.is_empty());
+    let ours = |link: &Link| link.alias == alias || (link.alias.is_empty() && unclaimed == Some(&link.name));
     for link in socket.links()?.iter().filter(|link| link.kind == "veth" && ours(link)) {
         socket.delete_link(link.index)?;
     }

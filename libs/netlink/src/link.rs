@@ -9,6 +9,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage as Message,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    nsid::{NsidAttribute, NsidMessage},
 };
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -29,8 +30,11 @@ pub struct Link {
     pub kind: String,
     /// The alias, or empty.
     pub alias: String,
-    /// For a veth: the index of its other end, in the other end's namespace.
+    /// For a veth: the index of its other end, in the other end's namespace. Indices repeat between namespaces:
+    /// [`Socket::leads_to`] says whether it is a given link.
     pub peer: Option<Ifindex>,
+    /// Where the other end is, as the socket's namespace numbers others; `None`: in the same one.
+    pub peer_namespace: Option<i32>,
     /// Root queueing discipline: "noqueue" for a bare veth.
     pub qdisc: String,
 }
@@ -160,6 +164,29 @@ impl Socket {
         Ok(self.link_by_index(index)?.is_some_and(|link| !["", "noop", "noqueue"].contains(&link.qdisc.as_str())))
     }
 
+    /// Whether the other end of `link` is the interface `index` of `namespace`, another than the socket's.
+    ///
+    /// # Errors
+    /// The kernel does not say how it numbers the namespace.
+    pub fn leads_to(&mut self, link: &Link, index: Ifindex, namespace: BorrowedFd<'_>) -> Result<bool, Error> {
+        let Some(number) = link.peer_namespace else { return Ok(false) };
+        Ok(link.peer == Some(index) && self.namespace_number(namespace)? == Some(number))
+    }
+
+    /// How the socket's namespace numbers another; `None` where it never met it.
+    fn namespace_number(&mut self, namespace: BorrowedFd<'_>) -> Result<Option<i32>, Error> {
+        let about = About { operation: "get number of", object: &"network namespace" };
+        let fd = u32::try_from(namespace.as_raw_fd()).expect("because an open descriptor is not negative");
+        let mut question = NsidMessage::default();
+        question.attributes.push(NsidAttribute::Fd(fd));
+        let Message::NewNsId(answer) = self.get(about, Message::GetNsId(question))? else { return Ok(None) };
+        let number = |attribute: &NsidAttribute| match attribute {
+            NsidAttribute::Id(number) if *number >= 0 => Some(*number),
+            _ => None,
+        };
+        Ok(answer.attributes.iter().find_map(number))
+    }
+
     fn one_link(&mut self, about: About<'_>, message: LinkMessage) -> Result<Option<Link>, Error> {
         match self.get(about, Message::GetLink(message)) {
             Ok(answer) => link_of(&answer).map(Some).ok_or_else(|| {
@@ -193,6 +220,7 @@ pub(crate) fn link_of(message: &Message) -> Option<Link> {
         kind: String::new(),
         alias: String::new(),
         peer: None,
+        peer_namespace: None,
         qdisc: String::new(),
     };
     for attribute in &message.attributes {
@@ -203,6 +231,7 @@ pub(crate) fn link_of(message: &Message) -> Option<Link> {
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
             LinkAttribute::Qdisc(qdisc) => link.qdisc.clone_from(qdisc),
             LinkAttribute::Link(peer) => link.peer = Some(Ifindex(*peer)).filter(|peer| peer.0 != 0),
+            LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(*number),
             LinkAttribute::LinkInfo(infos) => link.kind = kind_of(infos),
             _ => {}
         }

@@ -78,6 +78,19 @@ fn a_veth_appears_in_both_namespaces_down_with_the_macs_and_mtu_asked_for() {
 }
 
 #[test]
+fn a_veth_leads_to_its_own_other_end_and_not_to_one_of_the_same_index_elsewhere() {
+    let (pair, other) = (Pair::new(), Pair::new());
+    let index = |pair: &Pair| pair.in_pod(|socket| socket.link(&name("eth0"))).expect("an answer").expect("it").index;
+    assert_eq!(index(&pair), index(&other), "indices repeat between namespaces");
+    pair.on_host(|socket| {
+        let host = socket.link(&name("cali0")).expect("an answer").expect("the link");
+        assert!(socket.leads_to(&host, index(&pair), pair.pod.as_fd()).expect("an answer"));
+        assert!(!socket.leads_to(&host, index(&pair), other.pod.as_fd()).expect("an answer"));
+        assert!(!socket.leads_to(&host, Ifindex(4711), pair.pod.as_fd()).expect("an answer"));
+    });
+}
+
+#[test]
 fn a_second_veth_of_the_same_name_is_refused_as_present() {
     let pair = Pair::new();
     let error = pair.on_host(|socket| make_veth(socket, &pair.pod)).expect_err("the name is taken");
