@@ -11,7 +11,8 @@ export CARGO_TARGET_DIR
 toolchain:
 	@rustup which rustc >/dev/null 2>&1 || { \
 	  echo "  ...   Rust toolchain of rust-toolchain.toml"; \
-	  rustup toolchain install --no-self-update || { echo "run by hand, in this folder: rustup toolchain install --no-self-update"; exit 1; }; }
+	  quiet=; [ -t 1 ] || quiet=-q; \
+	  rustup $$quiet toolchain install --no-self-update || { echo "run by hand, in this folder: rustup toolchain install --no-self-update"; exit 1; }; }
 
 setup: toolchain
 	@cargo xtask setup

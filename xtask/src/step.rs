@@ -164,9 +164,17 @@ fn excerpt(lines: &[String]) -> Vec<&str> {
         inside &= !ends;
     }
     if kept.is_empty() {
-        kept = lines.iter().skip(lines.len().saturating_sub(TAIL)).map(String::as_str).collect();
+        kept = lines.iter().map(String::as_str).filter(|line| !is_progress(line)).collect();
+        kept.drain(..kept.len().saturating_sub(TAIL));
     }
     kept
+}
+
+/// What cargo says while all is well.
+fn is_progress(line: &str) -> bool {
+    let first = line.split_whitespace().next().unwrap_or_default();
+    line.starts_with(' ')
+        && ["Compiling", "Checking", "Downloading", "Downloaded", "Blocking", "Running", "Locking"].contains(&first)
 }
 
 #[cfg(test)]
@@ -208,6 +216,12 @@ mod tests {
         let output = "Compiling\ntest a ... FAILED\nfailures:\n---- a\ntest result: FAILED. 0 passed\nRunning b\nok";
         let lines: Vec<String> = output.lines().map(str::to_owned).collect();
         assert_eq!(excerpt(&lines), ["failures:", "---- a", "test result: FAILED. 0 passed"]);
+    }
+
+    #[test]
+    fn what_was_compiled_before_an_error_is_not_shown() {
+        let lines: Vec<String> = ["   Compiling a v1.0", "error: no", "  --> Checking.rs:1"].map(str::to_owned).into();
+        assert_eq!(excerpt(&lines), ["error: no", "  --> Checking.rs:1"]);
     }
 
     #[test]

@@ -65,8 +65,9 @@ impl Run<'_> {
     fn unit(&mut self) {
         let Self { paths, console, .. } = *self;
         self.single(console.inline("house rules", || tidy::tidy(paths)));
-        self.checked("formatting", &["fmt", "--all", "--check"]);
-        self.checked("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+        self.checked("formatting", &["fmt", "--all", "--check", "--", "--color", "never"]);
+        let lints = ["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"];
+        self.checked("lints", &lints);
         self.counted("unit tests", paths.cargo(&["test", "--no-fail-fast"]));
         self.counted("unit tests of the stages", paths.cargo(&["test", "--package", "ebpf", "--lib"]));
     }
