@@ -43,8 +43,7 @@ mod tests {
 
     #[test]
     fn quoted_numbers_stay_strings_and_survive_printing() {
-        let value =
-            json!({"a": "1", "b": 1, "c": "true", "d": null, "e": "::1", "f": [], "g": "", "h": "1e3", "i": {}});
+        let value = json!({"a": "1", "b": 1, "c": "true", "d": null, "e": "::1", "f": [], "g": "", "h": "1e3", "i": {}, "j": "y", "k": "off", "l": "0x1f", "m": "~", "n": "a: b # c", "o": " x\n"});
         let text = print(&value).expect("plain JSON prints");
         assert_eq!(parse(&text), Ok(value), "{text}");
     }

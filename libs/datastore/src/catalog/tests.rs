@@ -1,1 +1,146 @@
+//! What is in force when files are good, bad, doubled and gone.
+//! In: files' texts in order. Out: the updates each one causes, in short text, and the problems.
+//! Invariant: bad input takes nothing away.
+//! Never: a file system.
+
 use super::*;
+
+const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: ";
+
+fn policy(spec: &str) -> String {
+    format!("{POLICY}{spec}\n")
+}
+
+fn namespace(name: &str) -> String {
+    format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n")
+}
+
+/// Updates after `file` says `text`.
+fn step(catalog: &mut Catalog, file: &str, text: &str) -> Vec<String> {
+    catalog.read(Path::new(file), Ok(text));
+    said(catalog.changes())
+}
+
+fn said(batch: Batch) -> Vec<String> {
+    let say = |update| match update {
+        Update::Set(resource) => format!("set {}", Resource::key(&resource)),
+        Update::Gone(key) => format!("gone {key}"),
+        Update::InSync => "in sync".to_owned(),
+    };
+    batch.into_iter().map(say).collect()
+}
+
+fn problems(catalog: &Catalog) -> Vec<String> {
+    catalog.problems().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_change_is_said_once_and_an_object_that_left_its_file_is_gone() {
+    let mut catalog = Catalog::default();
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{}")), ["set NetworkPolicy default/p"]);
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{}")), [""; 0]);
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{policyTypes: [Egress]}")), ["set NetworkPolicy default/p"]);
+    assert_eq!(step(&mut catalog, "a.yaml", "# nothing left\n"), ["gone NetworkPolicy default/p"]);
+}
+
+#[test]
+fn a_policy_that_becomes_unreadable_keeps_its_last_good_revision_and_says_so() {
+    let mut catalog = Catalog::default();
+    step(&mut catalog, "a.yaml", &policy("{}"));
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{podSelector: {matchLabels: 1}}")), [""; 0]);
+    let problems = problems(&catalog);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].starts_with("a.yaml:1: NetworkPolicy default/p: spec.podSelector.matchLabels: "),
+        "{problems:?}"
+    );
+    assert!(problems[0].ends_with("its last good revision stays in force"), "{problems:?}");
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{policyTypes: [Egress]}")), ["set NetworkPolicy default/p"]);
+    assert!(catalog.problems().is_empty());
+}
+
+#[test]
+fn a_policy_that_was_never_readable_counts_as_absent_and_says_so() {
+    let mut catalog = Catalog::default();
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{policyTypes: [Sideways]}")), [""; 0]);
+    assert!(problems(&catalog)[0].ends_with("it counts as absent until it can be read"));
+}
+
+#[test]
+fn a_syntax_error_delivers_the_other_documents_and_takes_nothing_away() {
+    let mut catalog = Catalog::default();
+    step(&mut catalog, "a.yaml", &policy("{}"));
+    let text = format!("{}---\n{POLICY}[\n---\n{}", namespace("x"), namespace("z"));
+    assert_eq!(step(&mut catalog, "a.yaml", &text), ["set Namespace x", "set Namespace z"]);
+    let problems = problems(&catalog);
+    assert!(problems[0].contains("NetworkPolicy") && problems[0].starts_with("a.yaml:"), "{problems:?}");
+    // Broken again in another way: what was held through the first error is still held.
+    assert_eq!(step(&mut catalog, "a.yaml", "a: [\n"), [""; 0]);
+    assert_eq!(step(&mut catalog, "a.yaml", &namespace("x")), ["gone Namespace z", "gone NetworkPolicy default/p"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_holds_what_it_gave_and_one_that_is_gone_does_not() {
+    let mut catalog = Catalog::default();
+    step(&mut catalog, "a.yaml", &policy("{}"));
+    catalog.read(Path::new("a.yaml"), Err("cannot be read: no right".into()));
+    assert!(catalog.changes().is_empty());
+    assert_eq!(
+        problems(&catalog),
+        ["a.yaml: cannot be read: no right; objects that this file gave before stay in force"]
+    );
+    catalog.remove(Path::new("a.yaml"));
+    assert_eq!(said(catalog.changes()), ["gone NetworkPolicy default/p"]);
+    assert!(catalog.problems().is_empty());
+}
+
+#[test]
+fn of_two_files_the_first_by_name_counts_whichever_came_first_and_the_other_is_a_problem() {
+    let (a, b) = (policy("{policyTypes: [Ingress]}"), policy("{policyTypes: [Egress]}"));
+    let mut forwards = Catalog::default();
+    step(&mut forwards, "a.yaml", &a);
+    step(&mut forwards, "b.yaml", &b);
+    let mut backwards = Catalog::default();
+    step(&mut backwards, "b.yaml", &b);
+    step(&mut backwards, "a.yaml", &a);
+    assert_eq!(forwards.published, backwards.published);
+    assert_eq!(
+        problems(&forwards),
+        ["b.yaml:1: NetworkPolicy default/p: also in a.yaml, which counts; remove one of them"]
+    );
+    forwards.remove(Path::new("a.yaml"));
+    assert_eq!(said(forwards.changes()), ["set NetworkPolicy default/p"]);
+    assert!(forwards.problems().is_empty());
+}
+
+#[test]
+fn a_file_that_was_renamed_changes_nothing() {
+    let mut catalog = Catalog::default();
+    step(&mut catalog, "a.yaml", &policy("{}"));
+    catalog.remove(Path::new("a.yaml"));
+    assert_eq!(step(&mut catalog, "z.yaml", &policy("{}")), [""; 0]);
+}
+
+#[test]
+fn an_unreadable_rule_is_delivered_in_its_place_and_reported() {
+    let mut catalog = Catalog::default();
+    let text = policy("{ingress: [{from: [{ipBlock: {cidr: nowhere}}]}]}");
+    assert_eq!(step(&mut catalog, "a.yaml", &text), ["set NetworkPolicy default/p"]);
+    let problems = problems(&catalog);
+    assert!(problems[0].contains("spec.ingress[0].from[0].ipBlock.cidr: \"nowhere\""), "{problems:?}");
+    assert!(problems[0].ends_with("this part matches nothing"), "{problems:?}");
+}
+
+#[test]
+fn lists_deliver_their_members_and_an_object_given_twice_in_a_file_counts_once() {
+    let mut catalog = Catalog::default();
+    let list =
+        "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: x}}, {kind: 1}]}";
+    assert_eq!(step(&mut catalog, "a.yaml", list), ["set Namespace x"]);
+    assert_eq!(problems(&catalog).len(), 1);
+    step(&mut catalog, "a.yaml", &format!("{}---\n{}", namespace("x"), namespace("x")));
+    assert_eq!(
+        problems(&catalog),
+        ["a.yaml:3: Namespace x: already given in line 1, which counts; remove one of them"]
+    );
+}

@@ -1,1 +1,153 @@
+//! Shared objects under contention, damage and misuse.
+//! In: a temporary directory. Out: what is stored, and who was told of a conflict.
+//! Invariant: of two writers that read the same version exactly one wins.
+//! Never: another directory.
+
 use super::*;
+use model::{PodId, WorkloadAddress};
+use serde_json::json;
+use std::error::Error;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn block(name: &str, spec: Value) -> Object {
+    Object {
+        api_version: "crd.projectcalico.org/v1".into(),
+        kind: "IPAMBlock".into(),
+        metadata: Metadata { name: name.into(), resource_version: None },
+        spec,
+    }
+}
+
+#[test]
+fn what_is_written_is_read_again_with_its_version() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let spec = json!({"cidr": "10.0.0.0/26", "allocations": [null, 0], "handle": "1", "deleted": false});
+    let written = objects.write(&block("10-0-0-0-26", spec.clone()))?;
+    assert_eq!(objects.get("IPAMBlock", "10-0-0-0-26")?, Some(written.clone()));
+    assert_eq!(objects.list("IPAMBlock")?, std::slice::from_ref(&written));
+    assert_eq!(written.spec, spec);
+    assert_eq!(objects.list("IPAMHandle")?, []);
+    Ok(())
+}
+
+#[test]
+fn a_write_over_a_version_that_has_moved_on_is_a_conflict() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let first = objects.write(&block("a", json!({"n": 1})))?;
+    let second = objects.write(&Object { spec: json!({"n": 2}), ..first.clone() })?;
+    assert_ne!(first.metadata, second.metadata);
+    let conflict = |answer: Result<_, ObjectError>| matches!(answer, Err(ObjectError::Conflict { .. }));
+    assert!(conflict(objects.write(&Object { spec: json!({"n": 3}), ..first.clone() }).map(drop)), "stale");
+    assert!(conflict(objects.write(&block("a", json!({}))).map(drop)), "exists already");
+    assert!(conflict(objects.delete("IPAMBlock", "a", first.metadata.resource_version.as_deref()).map(drop)), "stale");
+    assert_eq!(objects.get("IPAMBlock", "a")?, Some(second.clone()));
+    assert!(objects.delete("IPAMBlock", "a", second.metadata.resource_version.as_deref())?);
+    assert!(conflict(objects.write(&second).map(drop)), "gone meanwhile");
+    assert!(!objects.delete("IPAMBlock", "a", None)?);
+    Ok(())
+}
+
+#[test]
+fn an_object_made_anew_never_has_a_version_that_its_forerunner_had() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let first = objects.write(&block("a", json!({})))?;
+    objects.delete("IPAMBlock", "a", None)?;
+    assert_ne!(objects.write(&block("a", json!({})))?.metadata, first.metadata);
+    Ok(())
+}
+
+#[test]
+fn counters_raised_by_many_writers_at_once_lose_no_step() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    objects.write(&block("a", json!(0)))?;
+    let raise = |objects: Objects| -> Result<(), ObjectError> {
+        for _ in 0..20 {
+            loop {
+                let mut object = objects.get("IPAMBlock", "a")?.expect("it is never deleted");
+                object.spec = json!(object.spec.as_u64().unwrap_or(0) + 1);
+                match objects.write(&object) {
+                    Err(ObjectError::Conflict { .. }) => {}
+                    answer => break answer.map(drop)?,
+                }
+            }
+        }
+        Ok(())
+    };
+    let writers: Vec<_> = (0..4)
+        .map(|_| {
+            thread::spawn({
+                let objects = objects.clone();
+                move || raise(objects)
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().expect("no writer panics")?;
+    }
+    assert_eq!(objects.get("IPAMBlock", "a")?.map(|object| object.spec), Some(json!(80)));
+    Ok(())
+}
+
+#[test]
+fn a_corrupt_object_is_an_error_that_names_its_file_and_never_an_absence() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    objects.write(&block("a", json!({})))?;
+    for damage in ["", "spec: [", "just text", "\0\0\0"] {
+        fs::write(dir.path().join(".tortie/IPAMBlock/a.yaml"), damage)?;
+        let error = objects.get("IPAMBlock", "a").expect_err("damaged").to_string();
+        assert!(error.contains("IPAMBlock/a.yaml"), "{error}");
+        assert!(objects.list("IPAMBlock").is_err());
+        assert!(objects.write(&block("a", json!({}))).is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_temporary_file_left_by_a_killed_writer_is_no_object() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let written = objects.write(&block("a", json!({})))?;
+    fs::write(dir.path().join(".tortie/IPAMBlock/.a.tmp"), "half")?;
+    assert_eq!(objects.list("IPAMBlock")?, std::slice::from_ref(&written));
+    objects.write(&Object { spec: json!({"n": 1}), ..written })?;
+    Ok(())
+}
+
+#[test]
+fn a_name_cannot_leave_its_directory() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    for name in ["", "..", "../a", "a/b", ".a", "a\nb"] {
+        assert!(matches!(objects.get("IPAMBlock", name), Err(ObjectError::InvalidName(_))), "{name:?}");
+        assert!(matches!(objects.get(name, "a"), Err(ObjectError::InvalidName(_))), "{name:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pods_addresses_are_spoken_for_by_the_node_that_wrote_last() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let address = |node: &str| WorkloadAddress {
+        pod: PodId::new("shop", "web.0"),
+        node: node.into(),
+        addresses: vec!["10.0.0.1".parse().expect("an address")],
+        labels: [("app".to_owned(), "web".to_owned())].into(),
+    };
+    objects.publish(&address("n1"))?;
+    let first = objects.get("WorkloadAddress", "shop.web.0")?;
+    objects.publish(&address("n1"))?;
+    assert_eq!(objects.get("WorkloadAddress", "shop.web.0")?, first, "nothing new, nothing written");
+    objects.publish(&address("n2"))?;
+    objects.withdraw(&address("n1").pod, &"n1".into())?;
+    assert!(objects.get("WorkloadAddress", "shop.web.0")?.is_some());
+    objects.withdraw(&address("n1").pod, &"n2".into())?;
+    assert_eq!(objects.get("WorkloadAddress", "shop.web.0")?, None);
+    Ok(())
+}

@@ -1,1 +1,162 @@
+//! The watch on a real directory.
+//! In: saves, renames, links and removals. Out: the batches they cause.
+//! Invariant: every wait is for something that must come; silence is shown by what comes next.
+//! Never: a sleep; a file outside its temporary directory.
+
 use super::*;
+use crate::Objects;
+use model::{PodId, Resource, WorkloadAddress};
+use std::{error::Error, io::Write, time::Duration};
+use tempfile::TempDir;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// So long that only a hang is caught by it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Scene {
+    dir: TempDir,
+    store: FileStore,
+    updates: Updates,
+}
+
+fn namespace(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n")
+}
+
+fn scene(files: &[(&str, &str)]) -> Result<(Scene, Vec<String>), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text)?;
+    }
+    let (store, updates) = FileStore::open(dir.path())?;
+    let mut scene = Scene { dir, store, updates };
+    let first = scene.next()?;
+    Ok((scene, first))
+}
+
+impl Scene {
+    fn next(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
+        let say = |update| match update {
+            Update::Set(resource) => format!("set {}", Resource::key(&resource)),
+            Update::Gone(key) => format!("gone {key}"),
+            Update::InSync => "in sync".to_owned(),
+        };
+        Ok(self.updates.recv_timeout(PATIENCE)?.into_iter().map(say).collect())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+#[test]
+fn the_first_batch_is_everything_and_ends_in_sync() -> Outcome {
+    let files = [("b.yaml", namespace("b")), ("a.yml", namespace("a")), ("c.json", "{\n\t\"kind\": \"List\"}".into())];
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let (scene, first) = scene(&files)?;
+    assert_eq!(first, ["set Namespace a", "set Namespace b", "in sync"]);
+    assert_eq!(scene.store.problems(), []);
+    Ok(())
+}
+
+#[test]
+fn an_empty_directory_is_in_sync_and_a_missing_one_an_error_that_names_it() -> Outcome {
+    assert_eq!(scene(&[])?.1, ["in sync"]);
+    let error = FileStore::open(Path::new("/nonexistent/manifests")).expect_err("it does not exist").to_string();
+    assert!(error.starts_with("/nonexistent/manifests: "), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_save_a_rename_over_a_link_and_a_removal_take_effect() -> Outcome {
+    let (mut scene, _) = scene(&[])?;
+    fs::write(scene.path("a.yaml"), namespace("a"))?;
+    assert_eq!(scene.next()?, ["set Namespace a"]);
+    fs::write(scene.path(".a.new"), namespace("b"))?;
+    fs::rename(scene.path(".a.new"), scene.path("a.yaml"))?;
+    assert_eq!(scene.next()?, ["set Namespace b", "gone Namespace a"]);
+    fs::write(scene.path("elsewhere"), namespace("c"))?;
+    std::os::unix::fs::symlink(scene.path("elsewhere"), scene.path("c.yaml"))?;
+    assert_eq!(scene.next()?, ["set Namespace c"]);
+    fs::remove_file(scene.path("a.yaml"))?;
+    assert_eq!(scene.next()?, ["gone Namespace b"]);
+    Ok(())
+}
+
+#[test]
+fn a_renamed_manifest_is_never_gone_in_between() -> Outcome {
+    let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+    for round in 0..50 {
+        let (from, to) = if round % 2 == 0 { ("a.yaml", "z.yaml") } else { ("z.yaml", "a.yaml") };
+        fs::rename(scene.path(from), scene.path(to))?;
+    }
+    fs::write(scene.path("end.yaml"), namespace("end"))?;
+    assert_eq!(scene.next()?, ["set Namespace end"]);
+    Ok(())
+}
+
+#[test]
+fn a_file_counts_when_its_writer_closes_it() -> Outcome {
+    let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+    let mut open = fs::File::create(scene.path("a.yaml"))?;
+    open.write_all(b"apiVersion: v1\nkind: Namespace\n")?;
+    open.sync_all()?;
+    fs::write(scene.path("b.yaml"), namespace("b"))?;
+    assert_eq!(scene.next()?, ["set Namespace b"], "the half-written file takes nothing away");
+    open.write_all(b"metadata: {name: a, labels: {x: z}}\n")?;
+    drop(open);
+    assert_eq!(scene.next()?, ["set Namespace a"]);
+    Ok(())
+}
+
+#[test]
+fn a_broken_save_is_reported_and_changes_nothing() -> Outcome {
+    let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+    fs::write(scene.path("a.yaml"), "kind: [\n")?;
+    fs::write(scene.path("b.yaml"), namespace("b"))?;
+    assert_eq!(scene.next()?, ["set Namespace b"]);
+    let problems = scene.store.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].file.ends_with("a.yaml") && problems[0].line.is_some(), "{problems:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_no_readable_file_is_reported_and_blocks_nothing() -> Outcome {
+    let (mut scene, _) = scene(&[])?;
+    fs::create_dir(scene.path("dir.yaml"))?;
+    fs::write(scene.path("latin.yaml"), b"kind: \xff\n")?;
+    fs::write(scene.path("~a.txt"), "kind: [")?;
+    fs::write(scene.path(".hidden.yaml"), "kind: [")?;
+    fs::write(scene.path("a.yaml"), namespace("a"))?;
+    assert_eq!(scene.next()?, ["set Namespace a"]);
+    let problems = scene.store.problems();
+    assert!(problems.len() == 1 && problems[0].file.ends_with("latin.yaml"), "{problems:?}");
+    Ok(())
+}
+
+#[test]
+fn what_another_agent_publishes_arrives() -> Outcome {
+    let (mut scene, _) = scene(&[])?;
+    let objects = Objects::open(scene.dir.path())?;
+    let address = WorkloadAddress {
+        pod: PodId::new("shop", "web"),
+        node: "n2".into(),
+        addresses: vec!["10.0.0.1".parse()?],
+        labels: model::Labels::new(),
+    };
+    objects.publish(&address)?;
+    assert_eq!(scene.next()?, ["set WorkloadAddress shop/web"]);
+    objects.withdraw(&address.pod, &address.node)?;
+    assert_eq!(scene.next()?, ["gone WorkloadAddress shop/web"]);
+    Ok(())
+}
+
+#[test]
+fn dropping_the_store_closes_the_channel() -> Outcome {
+    let (scene, _) = scene(&[])?;
+    drop(scene.store);
+    assert_eq!(scene.updates.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+    Ok(())
+}
