@@ -7,10 +7,19 @@
 
 pub mod class;
 pub mod compile;
+#[cfg(any(test, feature = "generate"))]
+pub mod compiled;
 pub mod evaluate;
+pub mod explain;
+#[cfg(any(test, feature = "generate"))]
+pub mod generate;
 pub mod ruleset;
 
 pub use class::{Active, Class, PodFacts, Selectors};
 pub use compile::{Row, RowSpan, row};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
+pub use explain::Explanation;
 pub use ruleset::{Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,24 @@ pub enum Verdict {
     Deny,
 }
 
+impl From<Action> for Verdict {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Allow,
+            Action::Deny => Self::Deny,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        })
+    }
+}
+
 /// Destination ports of a rule in a set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetPort {
@@ -210,6 +228,16 @@ pub enum Decider {
         /// The policies, in order.
         policies: Arc<[PolicyId]>,
     },
+}
+
+impl Decider {
+    /// The direction that was judged.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        match self {
+            Self::NoPolicy(direction) | Self::Rule { direction, .. } | Self::Isolated { direction, .. } => *direction,
+        }
+    }
 }
 
 impl fmt::Display for Decider {

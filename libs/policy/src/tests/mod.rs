@@ -1,0 +1,12 @@
+//! The semantics as a specification: conformance rows said with small casts, and random worlds.
+//! In: nothing. Out: rows that name what must be allowed and what refused.
+//! Invariant: every question is put to the evaluator and to the compiled rows, and they agree.
+//! Never: a kernel; the differential test of programs is elsewhere.
+
+mod agreement;
+mod cast;
+mod conflict;
+mod egress;
+mod ingress;
+mod ports;
+mod row;
