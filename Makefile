@@ -24,6 +24,6 @@ test: setup
 	@cargo xtask test
 
 bench: setup
-	@cargo xtask bench $(ARGS)
+	@cargo xtask bench $(or $(ARGS),local)
 
 ci: test

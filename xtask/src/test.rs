@@ -91,7 +91,7 @@ impl Run<'_> {
 
     fn kernel_tests(&self, binary: &str) -> Command {
         let programs = Programs::of(self.paths);
-        let mut command = self.paths.cargo(&["test", "--package", "tests", "--test", binary]);
+        let mut command = self.paths.cargo(&["test", "--package", "tests", "--test", binary, "--", "--show-output"]);
         command.env("TORTIE_AGENT", programs.agent).env("TORTIE_CNI", programs.cni);
         command
     }
@@ -135,6 +135,10 @@ impl Run<'_> {
         let mut tally = count(&lines);
         if !ok && tally.failed == 0 {
             tally.failed = 1;
+        }
+        // A random test is worth repeating only with its seed.
+        for seed in lines.iter().filter(|line| line.starts_with("seed ")) {
+            println!("        {seed}");
         }
         println!("        {} passed, {} failed", tally.passed, tally.failed);
         self.tally.passed += tally.passed;
