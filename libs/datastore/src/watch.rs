@@ -160,7 +160,7 @@ impl Reader {
     fn run(mut self, touched: &Mutex<Touched>, woken: &Receiver<()>, send: &SyncSender<Batch>) {
         while woken.recv().is_ok() {
             let touched = std::mem::take(&mut *touched.lock().unwrap_or_else(PoisonError::into_inner));
-            for path in self.to_read(touched) {
+            for path in self.files_to_read(touched) {
                 self.read(&path);
             }
             let batch = self.catalog.changes();
@@ -172,7 +172,7 @@ impl Reader {
     }
 
     /// The manifests to read now. A directory that cannot be listed says nothing about its files.
-    fn to_read(&mut self, touched: Touched) -> BTreeSet<PathBuf> {
+    fn files_to_read(&mut self, touched: Touched) -> BTreeSet<PathBuf> {
         let mut paths: BTreeSet<PathBuf> = touched.paths.into_iter().filter(|path| is_manifest(path)).collect();
         let gone: BTreeSet<u64> =
             paths.iter().filter(|path| !path.exists()).filter_map(|path| self.inodes.get(path).copied()).collect();

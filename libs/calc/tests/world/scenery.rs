@@ -1,0 +1,215 @@
+//! Pods, policies and nodes of the tests, and worlds that hold them.
+//! In: short descriptions. Out: facts that can be told to a World and taken back.
+//! Invariant: a fact has one key; telling another with the same key replaces it.
+//! Never: a default that a test could depend on without saying so.
+
+use calc::World;
+use model::{
+    Action, Attachment, AttachmentId, Cidr, IfaceName, Labels, Mac, NamedPort, Namespace, NamespaceMatch, Order,
+    PeerMatch, PeerSelector, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Protocol, Resource,
+    Rule, Selector, Update, WorkloadAddress,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// The node that worlds are seen from.
+pub const HERE: &str = "n1";
+/// Another node.
+pub const THERE: &str = "n2";
+
+/// Something a World can be told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    Object(Resource),
+    Attached(Attachment),
+    Host(BTreeSet<IpAddr>),
+}
+
+impl Fact {
+    pub fn key(&self) -> String {
+        match self {
+            Self::Object(resource) => resource.key().to_string(),
+            Self::Attached(attachment) => format!("attachment {}", attachment.id),
+            Self::Host(_) => "host".to_owned(),
+        }
+    }
+
+    pub fn tell(self, world: &mut World) {
+        match self {
+            Self::Object(resource) => world.apply(Update::Set(resource)),
+            Self::Attached(attachment) => world.attach(attachment),
+            Self::Host(addresses) => world.set_host_addresses(addresses),
+        }
+    }
+
+    pub fn take_back(self, world: &mut World) {
+        match self {
+            Self::Object(resource) => world.apply(Update::Gone(resource.key())),
+            Self::Attached(attachment) => drop(world.detach(&attachment.id)),
+            Self::Host(_) => world.set_host_addresses(BTreeSet::new()),
+        }
+    }
+}
+
+/// A whole state of the world.
+#[derive(Clone, Debug, Default)]
+pub struct State(pub BTreeMap<String, Fact>);
+
+impl State {
+    pub fn of(facts: impl IntoIterator<Item = Fact>) -> Self {
+        Self::default().plus(facts)
+    }
+
+    pub fn plus(&self, facts: impl IntoIterator<Item = Fact>) -> Self {
+        let mut state = self.clone();
+        state.0.extend(facts.into_iter().map(|fact| (fact.key(), fact)));
+        state
+    }
+
+    pub fn without(&self, key: &str) -> Self {
+        let mut state = self.clone();
+        state.0.remove(key).expect("only what is there is taken away");
+        state
+    }
+
+    pub fn world(&self) -> World {
+        let mut world = empty_world();
+        self.0.values().for_each(|fact| fact.clone().tell(&mut world));
+        world
+    }
+}
+
+/// In sync, and nothing in it.
+pub fn empty_world() -> World {
+    let mut world = World::new(HERE.into(), false);
+    world.apply(Update::InSync);
+    world
+}
+
+pub fn address(text: &str) -> IpAddr {
+    text.parse().expect("the test's address is one")
+}
+
+pub fn net(text: &str) -> Cidr {
+    text.parse().expect("the test's network is one")
+}
+
+pub fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A pod's manifest, `namespace/name`, with the label `app`.
+pub fn manifest(pod: &str, app: &str, addresses: &[&str]) -> Pod {
+    Pod {
+        id: pod_id(pod),
+        node: None,
+        labels: labels(&[("app", app)]),
+        addresses: addresses.iter().map(|text| address(text)).collect(),
+        ports: Vec::new(),
+        host_network: false,
+        finished: false,
+    }
+}
+
+pub fn pod(pod: Pod) -> Fact {
+    Fact::Object(Resource::Pod(pod))
+}
+
+pub fn pod_id(text: &str) -> PodId {
+    let (namespace, name) = text.split_once('/').expect("namespace/name");
+    PodId::new(namespace, name)
+}
+
+pub fn port(name: &str, number: u16) -> NamedPort {
+    NamedPort { name: name.into(), protocol: Protocol::TCP, port: number }
+}
+
+pub fn namespace(name: &str, pairs: &[(&str, &str)]) -> Fact {
+    let mut labels = labels(pairs);
+    labels.insert("kubernetes.io/metadata.name".into(), name.into());
+    Fact::Object(Resource::Namespace(Namespace { name: name.into(), labels }))
+}
+
+pub fn attachment_id(pod: &str) -> AttachmentId {
+    AttachmentId { network: "tortie".into(), container: pod.replace('/', "-"), interface: "eth0".into() }
+}
+
+/// A committed attachment whose runtime labels are `app=args`.
+pub fn attachment(pod: &str, addresses: &[&str]) -> Attachment {
+    Attachment {
+        id: attachment_id(pod),
+        pod: pod_id(pod),
+        host_interface: IfaceName(format!("cali{}", pod.replace('/', ""))),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        addresses: addresses.iter().map(|text| address(text)).collect(),
+        mtu: 1450,
+        labels: labels(&[("app", "args")]),
+        committed: true,
+    }
+}
+
+pub fn attached(pod: &str, addresses: &[&str]) -> Fact {
+    Fact::Attached(attachment(pod, addresses))
+}
+
+pub fn published(pod: &str, node: &str, app: &str, addresses: &[&str]) -> Fact {
+    Fact::Object(Resource::WorkloadAddress(WorkloadAddress {
+        pod: pod_id(pod),
+        node: node.into(),
+        addresses: addresses.iter().map(|text| address(text)).collect(),
+        labels: labels(&[("app", app)]),
+    }))
+}
+
+pub fn host(addresses: &[&str]) -> Fact {
+    Fact::Host(addresses.iter().map(|text| address(text)).collect())
+}
+
+pub fn app(value: &str) -> Selector {
+    Selector::Equals("app".into(), value.into())
+}
+
+/// Pods of one namespace.
+pub fn pods_in(namespace: &str, pods: Selector) -> PeerMatch {
+    let selector = PeerSelector { namespaces: NamespaceMatch::Named(namespace.into()), pods };
+    PeerMatch { selector: Some(selector), ..PeerMatch::default() }
+}
+
+/// Pods of namespaces with these labels.
+pub fn pods_of(namespaces: Selector, pods: Selector) -> PeerMatch {
+    let selector = PeerSelector { namespaces: NamespaceMatch::Labelled(namespaces), pods };
+    PeerMatch { selector: Some(selector), ..PeerMatch::default() }
+}
+
+pub fn nets(nets: &[&str], not_nets: &[&str]) -> PeerMatch {
+    let all = |texts: &[&str]| texts.iter().map(|text| net(text)).collect();
+    PeerMatch { selector: None, nets: all(nets), not_nets: all(not_nets) }
+}
+
+pub fn allow(peer: PeerMatch) -> Rule {
+    Rule { place: 0, action: Action::Allow, protocol: None, ports: Vec::new(), peer, unreadable: None }
+}
+
+pub fn allow_named_port(name: &str) -> Rule {
+    let ports = vec![PortMatch::Named(name.into())];
+    Rule { protocol: Some(Protocol::TCP), ports, ..allow(PeerMatch::default()) }
+}
+
+/// `namespace/name` for the pods with this `app`, isolating both directions.
+pub fn policy(id: &str, subject: Selector, ingress: Vec<Rule>, egress: Vec<Rule>) -> Policy {
+    let PodId { namespace, name } = pod_id(id);
+    Policy {
+        subject: PeerSelector { namespaces: NamespaceMatch::Named(namespace.clone()), pods: subject },
+        id: PolicyId { name, namespace, kind: PolicyKind::KubernetesNetworkPolicy },
+        order: Order::KUBERNETES,
+        types: PolicyTypes { ingress: true, egress: true },
+        ingress,
+        egress,
+    }
+}
+
+pub fn enforced(policy: Policy) -> Fact {
+    Fact::Object(Resource::Policy(policy))
+}
