@@ -1,1 +1,170 @@
-fn main() {}
+//! `tortie`: the agent and its read commands.
+//! In: arguments, TORTIE_* variables, a configuration file. Out: a running agent, or one answer.
+//! Invariant: exit 0 done, 1 failed (explain: refused), 2 wrong arguments or configuration (explain: no answer).
+//! Never: anything but wiring.
+#![forbid(unsafe_code)]
+
+mod allocate;
+mod config;
+mod explain;
+mod journal;
+mod kernel;
+mod lock;
+mod object;
+mod observe;
+mod owner;
+mod requests;
+mod run;
+mod serve;
+mod show;
+
+use clap::{Args, Parser, Subcommand};
+use cni::protocol::Query;
+use config::{BPFFS, Config, LogFormat, SOCKET, STATE_DIR, Settings};
+use model::PodId;
+use show::Output;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Tortie: pod networking and network policy by eBPF.
+#[derive(Parser)]
+#[command(name = "tortie", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent of this node
+    Run {
+        /// Settings as YAML; flags and TORTIE_* variables win over it
+        #[arg(long, env = "TORTIE_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Show a table of the running agent
+    Show {
+        /// Which
+        #[arg(value_parser = ["endpoints", "policies", "classes", "rulesets", "conntrack", "drops", "capacity", "status"])]
+        table: String,
+        #[command(flatten)]
+        answer: AnswerArgs,
+    },
+    /// Say whether a connection would pass, and by which rule: exit 0 allowed, 1 refused, 2 no answer
+    Explain {
+        /// The sending pod, as NAMESPACE/POD
+        #[arg(long, value_parser = pod)]
+        from: PodId,
+        /// The receiver: NAMESPACE/POD or an address
+        #[arg(long)]
+        to: String,
+        /// Destination port; for ICMP the type
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// Protocol: a name or a number
+        #[arg(long, default_value = "TCP")]
+        proto: String,
+        #[command(flatten)]
+        answer: AnswerArgs,
+    },
+    /// Take away everything a stopped agent left in the kernel: its pods are then cut off until an agent runs again
+    Cleanup {
+        /// The agent's state directory
+        #[arg(long, env = "TORTIE_STATE_DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+        /// The agent's pins
+        #[arg(long, env = "TORTIE_BPFFS", default_value = BPFFS)]
+        bpffs: PathBuf,
+        /// The agent's socket
+        #[arg(long, env = "TORTIE_SOCKET", default_value = SOCKET)]
+        socket: PathBuf,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Args)]
+struct AnswerArgs {
+    /// The agent's socket
+    #[arg(long, env = "TORTIE_SOCKET", default_value = SOCKET)]
+    socket: PathBuf,
+    /// How to print the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn pod(text: &str) -> Result<PodId, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(PodId::new(namespace, name)),
+        _ => Err("write it as NAMESPACE/POD".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run { config, settings } => run(config.as_deref(), *settings),
+        Command::Show { table, answer } => show(&Query::Show { table }, &answer),
+        Command::Explain { from, to, port, proto, answer } => {
+            explain(&Query::Explain { from, to, port, protocol: proto }, &answer)
+        }
+        Command::Cleanup { state_dir, bpffs, socket } => failed(1, run::cleanup(&state_dir, &bpffs, &socket)),
+        Command::Version => {
+            println!("tortie {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(file: Option<&std::path::Path>, settings: Settings) -> ExitCode {
+    let config = match Config::load(file, settings) {
+        Ok(config) => config,
+        Err(error) => return failed(2, Err(error.into())),
+    };
+    if let Err(error) = log(&config) {
+        return failed(2, Err(error));
+    }
+    failed(1, run::run(&config))
+}
+
+fn log(config: &Config) -> anyhow::Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| anyhow::anyhow!("--log: {:?} is no level or filter: {error}", config.log))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+fn show(question: &Query, answer: &AnswerArgs) -> ExitCode {
+    match show::report(&answer.socket, question.clone()) {
+        Ok(report) => {
+            println!("{}", show::print(&report, answer.output, show::table));
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(1, Err(error.into())),
+    }
+}
+
+fn explain(question: &Query, answer: &AnswerArgs) -> ExitCode {
+    match show::report(&answer.socket, question.clone()) {
+        Ok(report) => {
+            println!("{}", show::print(&report, answer.output, show::sentences));
+            if report["verdict"] == "allowed" { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => failed(2, Err(error.into())),
+    }
+}
+
+fn failed(code: u8, result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tortie: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}

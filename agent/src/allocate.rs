@@ -1,0 +1,327 @@
+//! Addresses for attachments: the ledger's decisions, written to the objects that all agents share.
+//! In: attachments that need addresses or give them back. Out: addresses that nobody else has.
+//! Invariant: every write names the revision it was decided on; whoever loses reads again and decides anew.
+//! Never: answers with an address before the block that gives it is written.
+
+use datastore::{Metadata, Object, ObjectError, Objects};
+use ipam::{AssignError, Kept, Ledger, Request, Write, handle_id};
+use model::{AttachmentId, IpPool, NodeName, PodId};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+const API_VERSION: &str = "crd.projectcalico.org/v1";
+const BLOCK: &str = "IPAMBlock";
+const AFFINITY: &str = "BlockAffinity";
+const HANDLE: &str = "IPAMHandle";
+/// Tries before a decision that others keep overtaking is given up; each lost race is another agent's gain.
+const ATTEMPTS: u32 = 100;
+
+/// No addresses.
+#[derive(Debug, thiserror::Error)]
+pub enum AllocateError {
+    /// There is none to give.
+    #[error(transparent)]
+    Assign(#[from] AssignError),
+    /// The shared objects cannot be read or written.
+    #[error("addresses: {0}")]
+    Object(#[from] ObjectError),
+    /// A shared object is not in Calico's shape.
+    #[error("{kind} {name}: cannot be read: {reason}; repair it before addresses are given out")]
+    Shape {
+        /// The kind.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Somebody else was always faster.
+    #[error("addresses: other agents kept writing the same block; try again")]
+    Contended,
+}
+
+/// Who needs addresses.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The attachment.
+    pub id: AttachmentId,
+    /// Its pod.
+    pub pod: PodId,
+}
+
+/// Gives addresses out and takes them back.
+#[derive(Debug)]
+pub struct Allocator {
+    objects: Objects,
+    node: NodeName,
+    /// Pools of the datastore.
+    pub pools: BTreeMap<String, IpPool>,
+}
+
+impl Allocator {
+    /// For `node`, over the shared objects.
+    pub fn new(objects: Objects, node: NodeName) -> Self {
+        Self { objects, node, pools: BTreeMap::new() }
+    }
+
+    /// The objects that agents share.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Addresses for all who wait, in one write of the block. `record` is called with what was decided before anything is
+    /// written, so that a crash between leaves a trace; it is called again if the decision has to be made anew.
+    pub fn assign(
+        &self,
+        wishes: &[Wish],
+        mut record: impl FnMut(usize, &[IpAddr]),
+    ) -> Vec<Result<Vec<IpAddr>, AllocateError>> {
+        let handles: Vec<_> = wishes.iter().map(|wish| handle_id(&wish.id)).collect();
+        let decided = self.decide(&handles, |ledger| {
+            let assigned: Vec<_> = wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect();
+            for (index, addresses) in assigned.iter().enumerate() {
+                if let Ok(addresses) = addresses {
+                    record(index, addresses);
+                }
+            }
+            assigned
+        });
+        match decided {
+            Ok(assigned) => assigned.into_iter().map(|result| result.map_err(AllocateError::from)).collect(),
+            Err(error) => {
+                let text = error.to_string();
+                tracing::warn!("{text}");
+                let mut first = Some(error);
+                wishes.iter().map(|_| Err(first.take().unwrap_or(AllocateError::Contended))).collect()
+            }
+        }
+    }
+
+    /// Takes back what these attachments hold.
+    pub fn release(&self, ids: &[AttachmentId]) -> Result<Vec<IpAddr>, AllocateError> {
+        let handles: Vec<_> = ids.iter().map(handle_id).collect();
+        self.decide(&handles, |ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect())
+    }
+
+    /// The addresses an attachment holds by the blocks.
+    pub fn held_by(&self, id: &AttachmentId) -> Result<Vec<IpAddr>, AllocateError> {
+        let handle = handle_id(id);
+        Ok(self.read(std::slice::from_ref(&handle))?.held_by(&handle))
+    }
+
+    /// Whether one more pod would get addresses now. Writes nothing.
+    pub fn room(&self) -> Result<(), AllocateError> {
+        let id = AttachmentId { network: String::new(), container: String::new(), interface: String::new() };
+        let wish = Wish { id, pod: PodId::new("", "") };
+        self.read(&[])?.assign(&self.request(&wish))?;
+        Ok(())
+    }
+
+    /// Reads, decides, writes; and again if somebody else wrote meanwhile.
+    fn decide<T>(&self, handles: &[String], mut decision: impl FnMut(&mut Ledger) -> T) -> Result<T, AllocateError> {
+        for _ in 0..ATTEMPTS {
+            let before = self.read(handles)?;
+            let mut after = before.clone();
+            let decided = decision(&mut after);
+            match self.write_all(after.writes_since(&before)) {
+                Ok(()) => return Ok(decided),
+                Err(ObjectError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AllocateError::Contended)
+    }
+
+    fn read(&self, handles: &[String]) -> Result<Ledger, AllocateError> {
+        let mut ledger = Ledger { pools: self.pools.clone(), ..Ledger::default() };
+        for object in self.objects.list(BLOCK)? {
+            let kept = kept::<ipam::Block>(BLOCK, object)?;
+            ledger.blocks.insert(kept.value.cidr, kept);
+        }
+        for object in self.objects.list(AFFINITY)? {
+            let name = object.metadata.name.clone();
+            ledger.affinities.insert(name, kept(AFFINITY, object)?);
+        }
+        // Only the handles in question: their number grows with the pods of the whole cluster.
+        for handle in handles {
+            if let Some(object) = self.objects.get(HANDLE, &handle.to_lowercase())? {
+                ledger.handles.insert(handle.clone(), kept(HANDLE, object)?);
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn write_all(&self, writes: Vec<Write>) -> Result<(), ObjectError> {
+        let mut claimed = BTreeMap::new();
+        for write in writes {
+            match write {
+                Write::Block(name, kept) => self.put(BLOCK, name, kept.revision, &kept.value).map(drop)?,
+                Write::Handle(name, kept) => self.put(HANDLE, name, kept.revision, &kept.value).map(drop)?,
+                Write::Affinity(name, kept) => {
+                    let revision = self.put(AFFINITY, name.clone(), kept.revision, &kept.value)?;
+                    claimed.insert(name, revision);
+                }
+                Write::Confirm(name, affinity) => {
+                    let revision = claimed.get(&name).cloned().flatten();
+                    self.put(AFFINITY, name, revision, &affinity).map(drop)?;
+                }
+                Write::RemoveHandle(name, revision) => {
+                    self.objects.delete(HANDLE, &name, revision.as_deref()).map(drop)?;
+                }
+                Write::RemoveAffinity(name, revision) => {
+                    self.objects.delete(AFFINITY, &name, revision.as_deref()).map(drop)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        kind: &str,
+        name: String,
+        resource_version: Option<String>,
+        spec: &impl Serialize,
+    ) -> Result<Option<String>, ObjectError> {
+        let object = Object {
+            api_version: API_VERSION.to_owned(),
+            kind: kind.to_owned(),
+            metadata: Metadata { name, resource_version },
+            spec: serde_json::to_value(spec).expect("strings, numbers and lists are always JSON"),
+        };
+        Ok(self.objects.write(&object)?.metadata.resource_version)
+    }
+
+    fn request(&self, wish: &Wish) -> Request {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let secondary = [
+            ("pod", wish.pod.name.clone()),
+            ("namespace", wish.pod.namespace.0.clone()),
+            ("node", self.node.0.clone()),
+            ("timestamp", timestamp(now.as_secs(), now.subsec_nanos())),
+        ];
+        Request {
+            node: self.node.clone(),
+            handle: handle_id(&wish.id),
+            secondary: secondary.map(|(key, value)| (key.to_owned(), value)).into(),
+            sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
+        }
+    }
+}
+
+fn kept<T: DeserializeOwned>(kind: &'static str, object: Object) -> Result<Kept<T>, AllocateError> {
+    let Metadata { name, resource_version } = object.metadata;
+    let value = serde_json::from_value(object.spec).map_err(|error| AllocateError::Shape {
+        kind,
+        name,
+        reason: error.to_string(),
+    })?;
+    // An object written by hand has no version yet; the store counts that as "0".
+    Ok(Kept { revision: Some(resource_version.unwrap_or_else(|| "0".to_owned())), value })
+}
+
+/// Go's default form of a UTC time, which Calico's collector of leaked addresses parses (IPAM-23).
+fn timestamp(seconds: u64, nanos: u32) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{nanos:09} +0000 UTC")
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar: years begin in March here, so that
+/// the leap day is the last of its year.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocator(dir: &std::path::Path, node: &str) -> Allocator {
+        let mut allocator = Allocator::new(Objects::open(dir).expect("a store"), node.into());
+        let cidr = "10.65.0.0/16".parse().expect("a valid network");
+        let pool = IpPool { name: "p".into(), cidr, block_size: 26, disabled: false };
+        allocator.pools.insert("p".into(), pool);
+        allocator
+    }
+
+    fn wish(container: &str) -> Wish {
+        let id = AttachmentId { network: "net".into(), container: container.into(), interface: "eth0".into() };
+        Wish { id, pod: PodId::new("default", container) }
+    }
+
+    fn one(allocator: &Allocator, container: &str) -> Vec<IpAddr> {
+        let mut all = allocator.assign(&[wish(container)], |_, _| {});
+        all.remove(0).expect("an address")
+    }
+
+    #[test]
+    fn ipam_23_the_timestamp_is_in_the_form_that_calicos_collector_parses() {
+        assert_eq!(timestamp(0, 1), "1970-01-01 00:00:00.000000001 +0000 UTC");
+        assert_eq!(timestamp(1_709_210_096, 0), "2024-02-29 12:34:56.000000000 +0000 UTC");
+    }
+
+    #[test]
+    fn an_address_survives_the_agent_and_goes_back_with_its_handle() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = one(&allocator(dir.path(), "n1"), "a");
+        let again = allocator(dir.path(), "n1");
+        assert_eq!(one(&again, "a"), first);
+        assert_eq!(again.release(&[wish("a").id]).expect("released"), first);
+        assert_eq!(again.release(&[wish("a").id]).expect("twice is no error"), Vec::<IpAddr>::new());
+        assert_ne!(one(&again, "b"), first, "a released address goes to the back");
+    }
+
+    #[test]
+    fn ipam_18_two_nodes_that_race_never_share_an_address() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let work = |node: &'static str| {
+            let dir = dir.path().to_owned();
+            std::thread::spawn(move || {
+                let allocator = allocator(&dir, node);
+                (0..10).flat_map(|pod| one(&allocator, &format!("{node}-{pod}"))).collect::<Vec<_>>()
+            })
+        };
+        // Two agents of one node name race for one block, the third for another.
+        let threads = [work("n1"), work("n2"), work("n3")];
+        let mut all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 30);
+    }
+
+    #[test]
+    fn all_who_wait_are_served_by_one_write_of_the_block() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let allocator = allocator(dir.path(), "n1");
+        let wishes: Vec<_> = (0..5).map(|pod| wish(&format!("c{pod}"))).collect();
+        assert!(allocator.assign(&wishes, |_, _| {}).iter().all(Result::is_ok));
+        let ledger = allocator.read(&[]).expect("readable");
+        let block = &ledger.blocks.values().next().expect("one block").value;
+        assert_eq!(block.sequence_number_for_allocation.values().min(), Some(&(block.sequence_number - 1)));
+    }
+
+    #[test]
+    fn a_damaged_block_is_named_and_gives_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let allocator = allocator(dir.path(), "n1");
+        one(&allocator, "a");
+        let mut object = allocator.objects.list(BLOCK).expect("readable").remove(0);
+        object.spec["unallocated"] = serde_json::json!([0, 0, 500]);
+        allocator.objects.write(&object).expect("written");
+        let error = allocator.assign(&[wish("b")], |_, _| {}).remove(0).expect_err("a damaged block");
+        assert!(error.to_string().contains("IPAMBlock 10.65."), "{error}");
+    }
+}

@@ -1,0 +1,322 @@
+//! Settings: from flags, environment and a file to one checked value.
+//! In: `RunArgs` (flags, else TORTIE_* variables) and a YAML file. Out: [`Config`].
+//! Invariant: flags win over the environment, the environment over the file, the file over defaults.
+//! Never: guesses what an unknown field means; one clear error names it.
+
+use clap::{Args, ValueEnum};
+use dataplane::Options;
+use model::{IfaceName, NodeName};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Where the agent's private state lies unless told otherwise.
+pub const STATE_DIR: &str = "/var/lib/tortie";
+/// Where the agent listens unless told otherwise.
+pub const SOCKET: &str = "/run/tortie/tortie.sock";
+/// Where maps and links are pinned unless told otherwise.
+pub const BPFFS: &str = "/sys/fs/bpf/tortie";
+
+/// What happens to flows that a new policy refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum EstablishedFlows {
+    /// They end.
+    Cut,
+    /// They live until they close, as in Calico.
+    Keep,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Every setting as it may be given, by flag, variable or file.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Name of this node in the datastore [default: the host's name]
+    #[arg(long, env = "TORTIE_NODE")]
+    node: Option<String>,
+    /// Where manifests come from: file:DIR
+    #[arg(long, env = "TORTIE_DATASTORE")]
+    datastore: Option<String>,
+    /// Private state: attachments, sysctls to give back [default: /var/lib/tortie]
+    #[arg(long, env = "TORTIE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where tortie-cni and the read commands find the agent [default: /run/tortie/tortie.sock]
+    #[arg(long, env = "TORTIE_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Where maps and links are pinned [default: /sys/fs/bpf/tortie]
+    #[arg(long, env = "TORTIE_BPFFS")]
+    bpffs: Option<PathBuf>,
+    /// Interface towards the network [default: that of the default route, if there is one]
+    #[arg(long, env = "TORTIE_UPLINK")]
+    uplink: Option<String>,
+    /// Largest packet of pods, bytes [default: the uplink's, else 1500]
+    #[arg(long, env = "TORTIE_MTU")]
+    mtu: Option<u32>,
+    /// What happens to flows that a new policy refuses [default: cut]
+    #[arg(long, env = "TORTIE_ESTABLISHED_FLOWS", value_enum)]
+    established_flows: Option<EstablishedFlows>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as dataplane=debug,info [default: info]
+    #[arg(long, env = "TORTIE_LOG")]
+    log: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, env = "TORTIE_LOG_FORMAT", value_enum)]
+    log_format: Option<LogFormat>,
+    /// Size of a kernel table, as NAME=ENTRIES; repeatable, in the variable separated by commas
+    #[arg(long, env = "TORTIE_MAP_ENTRIES", value_name = "NAME=ENTRIES", value_delimiter = ',', value_parser = map_entry)]
+    #[serde(skip)]
+    map_entries: Vec<(String, u32)>,
+    #[arg(skip)]
+    #[serde(rename = "mapEntries")]
+    map_entries_of_file: BTreeMap<String, u32>,
+}
+
+/// The agent's settings, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name.
+    pub node: NodeName,
+    /// The directory of manifests.
+    pub datastore: PathBuf,
+    /// Private state.
+    pub state_dir: PathBuf,
+    /// The agent's socket.
+    pub socket: PathBuf,
+    /// Pins.
+    pub bpffs: PathBuf,
+    /// Interface towards the network, if it was given.
+    pub uplink: Option<IfaceName>,
+    /// Largest packet of pods, if it was given.
+    pub mtu: Option<u32>,
+    /// Allowed flows outlive a new deny.
+    pub keep_established: bool,
+    /// Log filter.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Table sizes that differ from the defaults.
+    pub map_entries: BTreeMap<String, u32>,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be opened.
+    #[error("{path}: cannot be read: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no valid configuration.
+    #[error("{path}: {problem}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, field and what is wrong.
+        problem: String,
+    },
+    /// A value that makes no sense.
+    #[error("{setting}: {problem}")]
+    Value {
+        /// The setting, as a flag.
+        setting: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Joins flags (with the environment) and the file, and checks everything once.
+    pub fn load(file: Option<&Path>, flags: Settings) -> Result<Self, ConfigError> {
+        let file = file.map(read_file).transpose()?.unwrap_or_default();
+        flags.over(file).check()
+    }
+
+    /// What the dataplane is opened with.
+    pub fn dataplane(&self, object: &[u8], uplink: Option<IfaceName>) -> Options {
+        Options {
+            bpffs: self.bpffs.clone(),
+            object: object.to_vec(),
+            entries: self.map_entries.clone(),
+            uplink,
+            state_dir: self.state_dir.clone(),
+        }
+    }
+}
+
+impl Settings {
+    fn over(self, file: Self) -> Self {
+        let mut entries = file.map_entries_of_file;
+        entries.extend(self.map_entries);
+        Self {
+            node: self.node.or(file.node),
+            datastore: self.datastore.or(file.datastore),
+            state_dir: self.state_dir.or(file.state_dir),
+            socket: self.socket.or(file.socket),
+            bpffs: self.bpffs.or(file.bpffs),
+            uplink: self.uplink.or(file.uplink),
+            mtu: self.mtu.or(file.mtu),
+            established_flows: self.established_flows.or(file.established_flows),
+            log: self.log.or(file.log),
+            log_format: self.log_format.or(file.log_format),
+            map_entries: Vec::new(),
+            map_entries_of_file: entries,
+        }
+    }
+
+    fn check(self) -> Result<Config, ConfigError> {
+        check_map_names(&self.map_entries_of_file)?;
+        Ok(Config {
+            node: node_name(self.node)?,
+            datastore: datastore_dir(self.datastore)?,
+            state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
+            socket: self.socket.unwrap_or_else(|| SOCKET.into()),
+            bpffs: self.bpffs.unwrap_or_else(|| BPFFS.into()),
+            uplink: self.uplink.map(interface_name).transpose()?,
+            mtu: self.mtu.map(mtu).transpose()?,
+            keep_established: self.established_flows == Some(EstablishedFlows::Keep),
+            log: self.log.unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log_format.unwrap_or(LogFormat::Text),
+            map_entries: self.map_entries_of_file,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Settings::default());
+    }
+    serde_saphyr::from_str(&text).map_err(|error| {
+        let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
+        let what = error.without_snippet().to_string();
+        let what = what.lines().next().unwrap_or("not readable as YAML").to_owned();
+        let problem = line.map_or(what.clone(), |line| format!("line {line}: {what}"));
+        ConfigError::Invalid { path: path.to_owned(), problem }
+    })
+}
+
+fn value(setting: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { setting, problem: problem.into() }
+}
+
+fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
+    // Kubernetes registers a node under its lower-case host name.
+    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name = given.unwrap_or_else(host);
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if name.is_empty() || name.len() > 253 || !name.chars().all(valid) {
+        return Err(value("--node", format!("{name:?} is no node name: use lower-case letters, digits, '-' and '.'")));
+    }
+    Ok(NodeName(name))
+}
+
+fn datastore_dir(given: Option<String>) -> Result<PathBuf, ConfigError> {
+    let wanted = "give file:DIR, a directory of manifests";
+    let text = given.ok_or_else(|| value("--datastore", format!("not set: {wanted}")))?;
+    match text.strip_prefix("file:") {
+        Some(dir) if !dir.is_empty() => Ok(dir.into()),
+        _ => Err(value("--datastore", format!("{text:?} is not supported: {wanted}"))),
+    }
+}
+
+fn interface_name(name: String) -> Result<IfaceName, ConfigError> {
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(forbidden) {
+        return Err(value("--uplink", format!("{name:?} is no interface name: at most 15 characters, no '/'")));
+    }
+    Ok(IfaceName(name))
+}
+
+fn mtu(bytes: u32) -> Result<u32, ConfigError> {
+    // 1280 is the least that IPv6 works with (RFC 8200 §5).
+    if (1280..=65_535).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(value("--mtu", format!("{bytes} is not between 1280 and 65535")))
+    }
+}
+
+fn check_map_names(entries: &BTreeMap<String, u32>) -> Result<(), ConfigError> {
+    for (name, entries) in entries {
+        let known: Vec<_> = abi::maps::MAPS.iter().map(|map| map.name).collect();
+        if !known.contains(&name.as_str()) {
+            return Err(value("--map-entries", format!("there is no table {name}; there are {}", known.join(", "))));
+        }
+        if *entries == 0 {
+            return Err(value("--map-entries", format!("{name}=0: a table needs at least one entry")));
+        }
+    }
+    Ok(())
+}
+
+fn map_entry(text: &str) -> Result<(String, u32), String> {
+    let (name, entries) = text.split_once('=').ok_or("write it as NAME=ENTRIES")?;
+    let entries = entries.parse().map_err(|_| format!("{entries:?} is no number of entries"))?;
+    Ok((name.to_owned(), entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, flags: Settings) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("tortie.yaml");
+        fs::write(&path, text).expect("the file is written");
+        Config::load(Some(&path), flags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let flags = Settings { node: Some("n1".into()), ..Settings::default() };
+        let config = load("node: n2\ndatastore: file:/d\nmtu: 1400\nestablishedFlows: keep\n", flags).expect("valid");
+        assert_eq!((config.node.0.as_str(), config.mtu, config.keep_established), ("n1", Some(1400), true));
+        assert_eq!(config.socket, PathBuf::from(SOCKET));
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_its_file_and_line() {
+        let error = load("datastore: file:/d\nnodename: n1\n", Settings::default()).expect_err("a wrong field");
+        for part in ["tortie.yaml", "nodename", "line 2"] {
+            assert!(error.contains(part), "{part} is missing in: {error}");
+        }
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn values_without_sense_are_refused_by_their_flag() {
+        for (text, flag) in [
+            ("node: n1\n", "--datastore"),
+            ("datastore: etcd\n", "--datastore"),
+            ("datastore: file:/d\nnode: N_1\n", "--node"),
+            ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),
+            ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),
+            ("datastore: file:/d\nnode: n1\nmapEntries: {NOTHING: 4}\n", "--map-entries"),
+        ] {
+            let error = load(text, Settings::default()).expect_err(text);
+            assert!(error.contains(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn table_sizes_of_flags_and_file_are_joined() {
+        let flags = Settings { map_entries: vec![("CONNTRACK".into(), 64)], ..Settings::default() };
+        let config = load("datastore: file:/d\nnode: n1\nmapEntries: {CONNTRACK: 1, ROWS: 2}\n", flags).expect("valid");
+        assert_eq!(config.map_entries, BTreeMap::from([("CONNTRACK".to_owned(), 64), ("ROWS".to_owned(), 2)]));
+    }
+}

@@ -1,0 +1,365 @@
+//! Explain: would this packet pass, and which rule says so? Asked of the kernel's dry twin and of the evaluator.
+//! In: two ends, a protocol and a port. Out: the verdict with its policy and rule, from both; an alarm if they disagree.
+//! Invariant: the kernel's word is the verdict for what this node judges; the evaluator's for a pod elsewhere.
+//! Never: sends a packet; hides a disagreement.
+
+use crate::{kernel::Kernel, owner::Agent};
+use abi::{DropReason, Outcome as Fate};
+use dataplane::{Question, TwinAnswer, TwinError};
+use model::{Attachment, Direction, PodId, Protocol};
+use policy::{Decider, Flow, Judgement, Outcome, Verdict};
+use serde::Serialize;
+use serde_json::Value;
+use std::{fmt, net::IpAddr};
+
+/// What the command was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The sending pod.
+    pub from: &'a PodId,
+    /// `namespace/pod` or an address.
+    pub to: &'a str,
+    /// Destination port; for ICMP the type.
+    pub port: u16,
+    /// Name or number.
+    pub protocol: &'a str,
+}
+
+/// A question that has no answer here.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// Nobody knows the pod.
+    #[error(
+        "pod {0} is not known, has no address, or is finished; see `tortie show endpoints` and `tortie show status`"
+    )]
+    UnknownPod(String),
+    /// The destination is neither.
+    #[error("{0:?} is neither an address nor namespace/pod")]
+    Destination(String),
+    /// The protocol has no such name.
+    #[error(transparent)]
+    Protocol(#[from] model::net::InvalidNet),
+    /// No common family.
+    #[error("{from} and {to} have no address family in common")]
+    Family {
+        /// One end.
+        from: PodId,
+        /// The other.
+        to: String,
+    },
+    /// This node sees nothing of the flow.
+    #[error("neither {from} nor {to} is on this node: ask the agent of one of their nodes")]
+    Elsewhere {
+        /// One end.
+        from: PodId,
+        /// The other.
+        to: String,
+    },
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Twin(#[from] TwinError),
+}
+
+/// The answer: what `--output json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    from: PodId,
+    source: IpAddr,
+    to: String,
+    destination: IpAddr,
+    protocol: String,
+    port: u16,
+    /// `allowed` or `refused`.
+    verdict: &'static str,
+    /// Which end's policy decided, if a policy did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<u16>,
+    /// One sentence.
+    why: String,
+    kernel: KernelSide,
+    evaluator: EvaluatorSide,
+    /// Kernel and evaluator disagree: a bug that must be reported.
+    #[serde(rename = "ALARM", skip_serializing_if = "Option::is_none")]
+    alarm: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KernelSide {
+    outcome: String,
+    generation: u32,
+    /// A flow with these ends is being tracked; its entry decided.
+    tracked: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EvaluatorSide {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress: Option<String>,
+}
+
+/// Asks both and puts their answers side by side.
+pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, ExplainError> {
+    let protocol: Protocol = asked.protocol.parse()?;
+    let (source, destination) = ends(agent, asked)?;
+    let attached = |address: IpAddr| {
+        agent.world.attachments().find(move |known| known.committed && known.addresses.contains(&address))
+    };
+    let local: (Option<&Attachment>, Option<&Attachment>) = (attached(source), attached(destination));
+    if local.0.is_none() && local.1.is_none() {
+        return Err(ExplainError::Elsewhere { from: asked.from.clone(), to: asked.to.to_owned() });
+    }
+    let detail = match protocol {
+        Protocol::ICMP | Protocol::ICMPV6 => asked.port << 8,
+        protocol if protocol.has_ports() => asked.port,
+        _ => 0,
+    };
+    let from = local.0.map(|known| known.id.clone());
+    let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail })?;
+    let outcome = policy::evaluate(&agent.world.view(), &Flow { source, destination, protocol, detail });
+    let explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
+    if let Some(alarm) = &explanation.alarm {
+        tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
+    }
+    Ok(serde_json::to_value(explanation).expect("strings and numbers are always JSON"))
+}
+
+/// The first pair of addresses of one family.
+fn ends<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<(IpAddr, IpAddr), ExplainError> {
+    let addresses = |pod: &PodId| {
+        let known = agent.world.addresses_of(pod).filter(|addresses| !addresses.is_empty());
+        known.ok_or_else(|| ExplainError::UnknownPod(pod.to_string()))
+    };
+    let sources = addresses(asked.from)?;
+    let destinations = match (asked.to.parse::<IpAddr>(), asked.to.split_once('/')) {
+        (Ok(address), _) => vec![address],
+        (Err(_), Some((namespace, name))) => addresses(&PodId::new(namespace, name))?,
+        (Err(_), None) => return Err(ExplainError::Destination(asked.to.to_owned())),
+    };
+    let pairs = sources.iter().flat_map(|source| destinations.iter().map(move |destination| (*source, *destination)));
+    pairs
+        .into_iter()
+        .find(|(source, destination)| source.is_ipv4() == destination.is_ipv4())
+        .ok_or_else(|| ExplainError::Family { from: asked.from.clone(), to: asked.to.to_owned() })
+}
+
+fn compose(
+    asked: &Asked<'_>,
+    (source, destination): (IpAddr, IpAddr),
+    protocol: Protocol,
+    twin: &TwinAnswer,
+    outcome: &Outcome,
+    destination_is_local: bool,
+) -> Explanation {
+    let decision = decide(twin, outcome);
+    let (policy, rule) = decision.decider.as_ref().map_or((None, None), named);
+    let say = |end: &Option<Judgement>| end.as_ref().map(|end| format!("{}: {}", word(end.verdict), end.decider));
+    Explanation {
+        from: asked.from.clone(),
+        source,
+        to: asked.to.to_owned(),
+        destination,
+        protocol: protocol.to_string(),
+        port: asked.port,
+        verdict: word(decision.verdict),
+        direction: decision.direction.map(|direction| direction.to_string()),
+        policy,
+        rule,
+        why: decision.why,
+        kernel: KernelSide {
+            outcome: Words(twin.answer.outcome).to_string(),
+            generation: twin.answer.generation,
+            tracked: twin.answer.tracked,
+            egress: twin.egress.as_ref().map(ToString::to_string),
+            ingress: twin.ingress.as_ref().map(ToString::to_string),
+        },
+        evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress) },
+        alarm: disagreement(twin, outcome, destination_is_local),
+    }
+}
+
+struct Decision {
+    verdict: Verdict,
+    direction: Option<Direction>,
+    decider: Option<Decider>,
+    why: String,
+}
+
+fn decide(twin: &TwinAnswer, outcome: &Outcome) -> Decision {
+    let refused =
+        |direction, decider: Option<Decider>, why: String| Decision { verdict: Verdict::Deny, direction, decider, why };
+    let by = |decider: &Option<Decider>, otherwise: &str| {
+        decider.as_ref().map_or_else(|| otherwise.to_owned(), ToString::to_string)
+    };
+    match twin.answer.outcome {
+        Fate::Drop(DropReason::EgressPolicy) => {
+            refused(Some(Direction::Egress), twin.egress.clone(), by(&twin.egress, "egress policy"))
+        }
+        Fate::Drop(DropReason::IngressPolicy) => {
+            refused(Some(Direction::Ingress), twin.ingress.clone(), by(&twin.ingress, "ingress policy"))
+        }
+        Fate::Drop(reason) => refused(None, None, format!("dropped: {}", reason.as_str())),
+        _ if refuses(&outcome.egress) || refuses(&outcome.ingress) => elsewhere(outcome),
+        _ => {
+            let (direction, decider) = match (&twin.ingress, &twin.egress) {
+                (Some(ingress), _) => (Some(Direction::Ingress), Some(ingress.clone())),
+                (None, egress) => (egress.as_ref().map(|_| Direction::Egress), egress.clone()),
+            };
+            let why = by(&decider, "no policy applies");
+            Decision { verdict: Verdict::Allow, direction, decider, why }
+        }
+    }
+}
+
+/// This node lets it out; the evaluator knows that the other end's node will not let it in.
+fn elsewhere(outcome: &Outcome) -> Decision {
+    let (direction, end) = match &outcome.egress {
+        egress if refuses(egress) => (Direction::Egress, egress),
+        _ => (Direction::Ingress, &outcome.ingress),
+    };
+    let decider = end.as_ref().map(|end| end.decider.clone());
+    let why = decider.as_ref().map_or_else(String::new, ToString::to_string);
+    Decision { verdict: Verdict::Deny, direction: Some(direction), decider, why: format!("{why} (by the evaluator)") }
+}
+
+fn refuses(end: &Option<Judgement>) -> bool {
+    end.as_ref().is_some_and(|end| end.verdict == Verdict::Deny)
+}
+
+/// Only what both have judged can disagree: not a pod on another node, not a drop that no policy asked for.
+fn disagreement(twin: &TwinAnswer, outcome: &Outcome, destination_is_local: bool) -> Option<String> {
+    let answer = &twin.answer;
+    if answer.tracked {
+        return None;
+    }
+    let kernel = |refusal: DropReason, judged: Option<u32>| match answer.outcome {
+        Fate::Drop(reason) if reason == refusal => Some(Verdict::Deny),
+        _ => judged.map(|_| Verdict::Allow),
+    };
+    let egress = kernel(DropReason::EgressPolicy, answer.egress_hit);
+    let ingress = kernel(DropReason::IngressPolicy, answer.ingress_hit).filter(|_| destination_is_local);
+    let ends = [
+        (Direction::Egress, egress, &twin.egress, &outcome.egress),
+        (Direction::Ingress, ingress, &twin.ingress, &outcome.ingress),
+    ];
+    ends.into_iter().find_map(|(direction, verdict, decider, evaluator)| {
+        let (verdict, evaluator) = (verdict?, evaluator.as_ref()?);
+        let same = verdict == evaluator.verdict && decider.as_ref().is_none_or(|decider| *decider == evaluator.decider);
+        let rule = decider.as_ref().map_or("no known rule".to_owned(), ToString::to_string);
+        let said = format!("{} by {}", word(evaluator.verdict), evaluator.decider);
+        (!same).then(|| format!("{direction}: kernel says {} by {rule}, evaluator says {said}", word(verdict)))
+    })
+}
+
+fn named(decider: &Decider) -> (Option<String>, Option<u16>) {
+    match decider {
+        Decider::NoPolicy(_) => (None, None),
+        Decider::Rule { policy, place, .. } => (Some(policy.to_string()), Some(*place)),
+        Decider::Isolated { policies, .. } => {
+            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
+            (Some(names.join(", ")), None)
+        }
+    }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allowed",
+        Verdict::Deny => "refused",
+    }
+}
+
+struct Words(Fate);
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Fate::Drop(reason) => write!(f, "dropped: {}", reason.as_str()),
+            Fate::ToEndpoint(slot) => write!(f, "to the local endpoint in slot {slot}"),
+            Fate::ToHost => f.write_str("to this host"),
+            Fate::ToInterface(index) => write!(f, "out by interface {index}"),
+            Fate::Answered => f.write_str("answered on the spot"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::Answer;
+    use model::{PolicyId, PolicyKind};
+
+    fn rule(place: u16) -> Decider {
+        let policy =
+            PolicyId { name: "web".into(), namespace: "default".into(), kind: PolicyKind::KubernetesNetworkPolicy };
+        Decider::Rule { policy, direction: Direction::Ingress, place }
+    }
+
+    fn twin(outcome: Fate, egress: Option<Decider>, ingress: Option<Decider>) -> TwinAnswer {
+        let hit = |decider: &Option<Decider>| decider.as_ref().map(|_| 1);
+        let answer =
+            Answer { outcome, egress_hit: hit(&egress), ingress_hit: hit(&ingress), tracked: false, generation: 3 };
+        TwinAnswer { answer, egress, ingress }
+    }
+
+    fn judged(verdict: Verdict, decider: Decider) -> Option<Judgement> {
+        Some(Judgement { verdict, decider })
+    }
+
+    fn composed(twin: &TwinAnswer, outcome: &Outcome, local: bool) -> Explanation {
+        let from = PodId::new("default", "a");
+        let asked = Asked { from: &from, to: "default/b", port: 80, protocol: "tcp" };
+        let ends = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        compose(&asked, ends, Protocol::TCP, twin, outcome, local)
+    }
+
+    #[test]
+    fn a_refusal_names_direction_policy_and_rule() {
+        let open = Decider::NoPolicy(Direction::Egress);
+        let twin = twin(Fate::Drop(DropReason::IngressPolicy), Some(open.clone()), Some(rule(2)));
+        let outcome = Outcome { egress: judged(Verdict::Allow, open), ingress: judged(Verdict::Deny, rule(2)) };
+        let explanation = composed(&twin, &outcome, true);
+        assert_eq!((explanation.verdict, explanation.direction.as_deref()), ("refused", Some("ingress")));
+        assert_eq!((explanation.policy.as_deref(), explanation.rule), (Some("NetworkPolicy default/web"), Some(2)));
+        assert_eq!(explanation.alarm, None);
+    }
+
+    #[test]
+    fn a_disagreement_is_an_alarm() {
+        let allows = twin(Fate::ToEndpoint(2), None, Some(rule(0)));
+        let denies = Outcome { egress: None, ingress: judged(Verdict::Deny, rule(0)) };
+        assert!(composed(&allows, &denies, true).alarm.is_some_and(|alarm| alarm.contains("evaluator says refused")));
+        let other_rule = Outcome { egress: None, ingress: judged(Verdict::Allow, rule(1)) };
+        assert!(composed(&allows, &other_rule, true).alarm.is_some(), "the same verdict by another rule");
+    }
+
+    #[test]
+    fn a_pod_on_another_node_is_judged_by_the_evaluator_alone() {
+        let leaves = twin(Fate::ToInterface(4), Some(Decider::NoPolicy(Direction::Egress)), None);
+        let egress = judged(Verdict::Allow, Decider::NoPolicy(Direction::Egress));
+        let outcome = Outcome { egress, ingress: judged(Verdict::Deny, rule(1)) };
+        let explanation = composed(&leaves, &outcome, false);
+        assert_eq!((explanation.verdict, explanation.rule, explanation.alarm), ("refused", Some(1), None));
+    }
+
+    #[test]
+    fn a_drop_that_no_policy_asked_for_is_no_disagreement() {
+        let unroutable = twin(Fate::Drop(DropReason::Unroutable), None, None);
+        let outcome = Outcome { egress: judged(Verdict::Allow, Decider::NoPolicy(Direction::Egress)), ingress: None };
+        let explanation = composed(&unroutable, &outcome, false);
+        assert_eq!((explanation.verdict, explanation.why.as_str()), ("refused", "dropped: unroutable"));
+        assert_eq!(explanation.alarm, None);
+    }
+}

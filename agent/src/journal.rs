@@ -1,0 +1,234 @@
+//! The journal: which attachments this agent has made, so that its death loses nothing.
+//! In: attachments. Out: `STATE_DIR/attachments/HOST_INTERFACE.json`, whole at every moment.
+//! Invariant: memory and disk say the same; a file that cannot be read stays where it is and is reported.
+//! Never: opens anything for an attachment that it cannot read.
+
+use model::{Attachment, AttachmentId, IfaceName};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    version: u32,
+    attachment: Attachment,
+}
+
+/// A version that does not fit must be told from damage before the attachment is read.
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+/// The journal could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system refused.
+    #[error("{path}: {source}; the attachment is not recorded")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is damaged.
+    #[error("{path}: cannot be read: {reason}; its pod gets no traffic: delete the pod, then remove the file")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of another version of the agent.
+    #[error(
+        "{path}: version {found}, this agent reads version {VERSION}; run the agent that wrote it, or delete its pod and remove the file"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+/// The journal.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    known: BTreeMap<AttachmentId, Attachment>,
+}
+
+impl Journal {
+    /// Reads what is there. Files that cannot be read are reported and left alone.
+    pub fn open(state_dir: &Path) -> Result<(Self, Vec<JournalError>), JournalError> {
+        let dir = state_dir.join("attachments");
+        fs::create_dir_all(&dir).map_err(|source| io_error(&dir, source))?;
+        let mut journal = Self { dir, known: BTreeMap::new() };
+        let mut damaged = Vec::new();
+        for path in journal.files()? {
+            match read(&path) {
+                Ok(attachment) => {
+                    journal.known.insert(attachment.id.clone(), attachment);
+                }
+                Err(error) => damaged.push(error),
+            }
+        }
+        Ok((journal, damaged))
+    }
+
+    /// One attachment.
+    pub fn get(&self, id: &AttachmentId) -> Option<&Attachment> {
+        self.known.get(id)
+    }
+
+    /// All attachments.
+    pub fn all(&self) -> impl Iterator<Item = &Attachment> {
+        self.known.values()
+    }
+
+    /// The attachment that has this host interface.
+    pub fn at(&self, interface: &IfaceName) -> Option<&Attachment> {
+        self.all().find(|attachment| attachment.host_interface == *interface)
+    }
+
+    /// Records an attachment, in place of any other at its host interface.
+    pub fn record(&mut self, attachment: Attachment) -> Result<(), JournalError> {
+        let path = self.path(&attachment.host_interface);
+        let entry = Entry { version: VERSION, attachment };
+        let text = serde_json::to_vec_pretty(&entry).expect("strings, numbers and lists are always JSON");
+        replace(&path, &text).map_err(|source| io_error(&path, source))?;
+        self.known.retain(|_, known| known.host_interface != entry.attachment.host_interface);
+        self.known.insert(entry.attachment.id.clone(), entry.attachment);
+        Ok(())
+    }
+
+    /// Forgets an attachment; one that is not there is no error.
+    pub fn forget(&mut self, id: &AttachmentId) -> Result<(), JournalError> {
+        let Some(attachment) = self.known.get(id) else { return Ok(()) };
+        let path = self.path(&attachment.host_interface);
+        let removed = fs::remove_file(&path).or_else(absent_is_fine).and_then(|()| sync(&self.dir));
+        removed.map_err(|source| io_error(&path, source))?;
+        self.known.remove(id);
+        Ok(())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, JournalError> {
+        let entries = fs::read_dir(&self.dir).map_err(|source| io_error(&self.dir, source))?;
+        let paths: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut paths = paths.map_err(|source| io_error(&self.dir, source))?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn path(&self, interface: &IfaceName) -> PathBuf {
+        self.dir.join(format!("{interface}.json"))
+    }
+}
+
+fn read(path: &Path) -> Result<Attachment, JournalError> {
+    let corrupt = |error: serde_json::Error| JournalError::Corrupt { path: path.to_owned(), reason: error.to_string() };
+    let text = fs::read(path).map_err(|source| io_error(path, source))?;
+    let found = serde_json::from_slice::<VersionOnly>(&text).map_err(corrupt)?.version;
+    if found != VERSION {
+        return Err(JournalError::Version { path: path.to_owned(), found });
+    }
+    let attachment = serde_json::from_slice::<Entry>(&text).map_err(corrupt)?.attachment;
+    if path.file_stem().is_none_or(|stem| stem != attachment.host_interface.0.as_str()) {
+        let reason = format!("it describes {}, not the interface it is named after", attachment.host_interface);
+        return Err(JournalError::Corrupt { path: path.to_owned(), reason });
+    }
+    Ok(attachment)
+}
+
+/// Writes beside the file and renames: a crash leaves the old file or the new one.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn absent_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn io_error(path: &Path, source: io::Error) -> JournalError {
+    JournalError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Mac, PodId};
+
+    fn attachment(container: &str, interface: &str) -> Attachment {
+        Attachment {
+            id: AttachmentId { network: "net".into(), container: container.into(), interface: "eth0".into() },
+            pod: PodId::new("default", container),
+            host_interface: IfaceName(interface.into()),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            addresses: vec!["10.65.0.2".parse().expect("a valid address")],
+            mtu: 1500,
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            committed: true,
+        }
+    }
+
+    fn reopen(dir: &Path) -> (Vec<Attachment>, Vec<String>) {
+        let (journal, damaged) = Journal::open(dir).expect("the journal opens");
+        (journal.all().cloned().collect(), damaged.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_was_recorded_is_there_after_a_restart_and_what_was_forgotten_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut journal, _) = Journal::open(dir.path()).expect("the journal opens");
+        journal.record(attachment("a", "cali1")).expect("recorded");
+        journal.record(attachment("b", "cali2")).expect("recorded");
+        journal.forget(&attachment("a", "cali1").id).expect("forgotten");
+        journal.forget(&attachment("a", "cali1").id).expect("twice is no error");
+        assert_eq!(reopen(dir.path()), (vec![attachment("b", "cali2")], vec![]));
+    }
+
+    #[test]
+    fn a_new_container_takes_the_place_of_the_old_one_at_an_interface() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut journal, _) = Journal::open(dir.path()).expect("the journal opens");
+        journal.record(attachment("old", "cali1")).expect("recorded");
+        journal.record(attachment("new", "cali1")).expect("recorded");
+        journal.forget(&attachment("old", "cali1").id).expect("forgetting the old leaves the new");
+        assert_eq!(reopen(dir.path()).0, [attachment("new", "cali1")]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_the_others_are_read() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut journal, _) = Journal::open(dir.path()).expect("the journal opens");
+        journal.record(attachment("a", "cali1")).expect("recorded");
+        let at = |name: &str| dir.path().join("attachments").join(name);
+        let good = fs::read_to_string(at("cali1.json")).expect("the file is there");
+        fs::write(at("cali2.json"), &good[..good.len() / 2]).expect("a torn file");
+        fs::write(at("cali3.json"), good.replace("\"version\": 1", "\"version\": 9")).expect("another version");
+        fs::write(at("cali4.json"), &good).expect("a file under a wrong name");
+        let (read, damaged) = reopen(dir.path());
+        assert_eq!(read, [attachment("a", "cali1")]);
+        assert_eq!(damaged.len(), 3, "{damaged:?}");
+        for (error, name) in damaged.iter().zip(["cali2.json", "cali3.json", "cali4.json"]) {
+            assert!(error.contains(name) && error.contains("remove the file"), "{error}");
+        }
+        assert!(at("cali2.json").exists(), "a damaged file is left for people to look at");
+    }
+}

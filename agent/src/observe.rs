@@ -1,0 +1,87 @@
+//! What this host is, as the kernel says: its addresses, its uplink, its interfaces.
+//! In: netlink. Out: sets of addresses, as they change.
+//! Invariant: a change that was missed is found again, because every change lists everything anew.
+//! Never: decides what the addresses mean; counts loopback and link-local ones.
+
+use netlink::{
+    Error, Link, MAIN_TABLE, Route, Socket,
+    watch::{Event, Watch},
+};
+use std::{collections::BTreeSet, net::IpAddr, thread, time::Duration};
+
+/// After a failure of netlink, before the next try.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The addresses of this host that others may use.
+pub fn addresses(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, Error> {
+    let listed = socket.addresses()?;
+    Ok(listed.into_iter().filter(|address| address.global && counts(address.address)).map(|a| a.address).collect())
+}
+
+fn counts(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !address.is_loopback() && !link_local
+}
+
+/// The interface of the default route, IPv4 first.
+pub fn uplink(socket: &mut Socket) -> Result<Option<Link>, Error> {
+    let routes = socket.routes()?;
+    let default = |v4: bool| {
+        let is_default = |route: &&Route| {
+            route.table == MAIN_TABLE && route.destination.prefix_len() == 0 && route.destination.is_v4() == v4
+        };
+        routes.iter().find(is_default).map(|route| route.interface)
+    };
+    match default(true).or_else(|| default(false)) {
+        Some(index) => socket.link_by_index(index),
+        None => Ok(None),
+    }
+}
+
+/// Tells `changed` the host's addresses whenever they change; ends when it answers false.
+pub fn watch(mut changed: impl FnMut(BTreeSet<IpAddr>) -> bool + Send + 'static) -> std::io::Result<()> {
+    let run = move || {
+        let mut last = None;
+        loop {
+            match follow(&mut last, &mut changed) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!("host addresses: {error}; trying again");
+                    thread::sleep(PAUSE);
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("observe".into()).spawn(run).map(drop)
+}
+
+/// Listens first, then lists: what changes in between is not missed.
+fn follow(
+    last: &mut Option<BTreeSet<IpAddr>>,
+    changed: &mut impl FnMut(BTreeSet<IpAddr>) -> bool,
+) -> Result<(), Error> {
+    let mut events = Watch::open()?;
+    let mut socket = Socket::open()?;
+    loop {
+        let now = addresses(&mut socket)?;
+        if last.as_ref() != Some(&now) {
+            *last = Some(now.clone());
+            if !changed(now) {
+                return Ok(());
+            }
+        }
+        wait_for_address(&mut events)?;
+    }
+}
+
+fn wait_for_address(events: &mut Watch) -> Result<(), Error> {
+    for event in events {
+        if matches!(event?, Event::Address(_) | Event::AddressGone(_) | Event::Lost) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

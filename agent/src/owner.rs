@@ -1,0 +1,228 @@
+//! The owner: the one thread that holds World, dataplane, addresses and journal.
+//! In: batches of events. Out: answers, each given when it is true.
+//! Invariant: a batch is taken in whole, then resolved and applied once, then answered, then settled.
+//! Never: applies anything before the datastore has said everything it has.
+
+use crate::{allocate::Allocator, journal::Journal, kernel::Kernel, requests};
+use calc::{Desired, World};
+use cni::protocol::{Operation, Reply};
+use datastore::Batch;
+use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
+use std::{collections::BTreeSet, net::IpAddr, sync::mpsc::SyncSender, time::Instant};
+use tracing::{info, warn};
+
+/// Something the owner hears.
+pub enum Event {
+    /// The datastore says.
+    Updates(Batch),
+    /// The host's addresses are these now.
+    HostAddresses(BTreeSet<IpAddr>),
+    /// Somebody asks on the socket.
+    Ask(Ask),
+    /// An input that cannot be done without has ended.
+    Broken(String),
+    /// End, leaving the kernel as it is.
+    Stop,
+}
+
+/// A request with its way back.
+pub struct Ask {
+    /// What is asked.
+    pub operation: Operation,
+    /// When the asker stops waiting.
+    pub deadline: Instant,
+    /// Where the answer goes; an asker that is gone loses nothing but the answer.
+    pub reply: SyncSender<Reply>,
+}
+
+/// What is not of the cluster but of this node.
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// MTU for pods whose network names none.
+    pub mtu: u32,
+    /// What is wrong with manifests at this moment.
+    pub problems: Box<dyn Fn() -> Vec<String> + Send>,
+    /// Records of attachments that could not be read.
+    pub damaged: Vec<String>,
+}
+
+/// What the last apply came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The generation in force.
+    pub generation: u64,
+    /// Endpoints in force.
+    pub endpoints: usize,
+    /// Items that are not as wanted, and why.
+    pub failed: Vec<(String, String)>,
+}
+
+/// The agent of one node.
+pub struct Agent<K> {
+    pub(crate) node: Node,
+    pub(crate) world: World,
+    pub(crate) kernel: K,
+    pub(crate) allocator: Allocator,
+    pub(crate) journal: Journal,
+    pub(crate) outcome: Outcome,
+    /// The World has changed since it was last resolved.
+    pub(crate) changed: bool,
+    desired: Option<Desired>,
+    /// Attachments whose addresses the other nodes have not been told.
+    unpublished: BTreeSet<AttachmentId>,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// An agent that has heard nothing yet. `interfaces`: the host's, to tell whose pods outlived the last agent.
+    pub fn new(
+        node: Node,
+        world: World,
+        kernel: K,
+        allocator: Allocator,
+        journal: Journal,
+        interfaces: &BTreeSet<IfaceName>,
+    ) -> Self {
+        let mut agent = Self {
+            node,
+            world,
+            kernel,
+            allocator,
+            journal,
+            outcome: Outcome::default(),
+            changed: true,
+            desired: None,
+            unpublished: BTreeSet::new(),
+        };
+        agent.restore(interfaces);
+        agent
+    }
+
+    fn restore(&mut self, interfaces: &BTreeSet<IfaceName>) {
+        for attachment in self.journal.all() {
+            if attachment.committed && interfaces.contains(&attachment.host_interface) {
+                self.unpublished.insert(attachment.id.clone());
+                self.world.attach(attachment.clone());
+            }
+        }
+        info!(attachments = self.unpublished.len(), "restored");
+    }
+
+    /// Takes in a batch and answers what can be answered.
+    pub fn take(&mut self, events: Vec<Event>) {
+        let mut asks = Vec::new();
+        for event in events {
+            match event {
+                Event::Updates(batch) => self.learn(batch),
+                Event::HostAddresses(addresses) => {
+                    self.world.set_host_addresses(addresses);
+                    self.changed = true;
+                }
+                Event::Ask(ask) => asks.push(ask),
+                Event::Broken(_) | Event::Stop => {}
+            }
+        }
+        let waiting = requests::start(self, asks);
+        self.apply_changes();
+        requests::finish(self, waiting);
+        // A commit that did not come into force was taken back.
+        self.apply_changes();
+        self.kernel.settle();
+    }
+
+    /// What is done now and then: what drifted is put right, what expired is removed, what failed is tried again.
+    pub fn tick(&mut self) {
+        self.changed |= self.desired.is_none();
+        match self.desired.take() {
+            Some(desired) if !self.changed => self.apply(desired),
+            _ => self.apply_changes(),
+        }
+        self.kernel.settle();
+        let expired = self.kernel.sweep_conntrack();
+        tracing::debug!(expired, "conntrack swept");
+        self.publish_all();
+    }
+
+    fn learn(&mut self, batch: Batch) {
+        let was_in_sync = self.world.in_sync().is_some();
+        for update in batch {
+            self.world.apply(update);
+        }
+        self.allocator.pools = self.world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
+        self.changed = true;
+        if !was_in_sync && self.world.in_sync().is_some() {
+            info!("the datastore has said everything it has");
+            self.undo_leftovers();
+            self.publish_all();
+        }
+    }
+
+    /// What the last agent prepared and never committed, and pods whose interface did not outlive it (a reboot).
+    fn undo_leftovers(&mut self) {
+        let attached = |id: &AttachmentId| self.world.attachment(id).is_some();
+        let leftovers: Vec<_> = self.journal.all().filter(|known| !attached(&known.id)).cloned().collect();
+        for attachment in leftovers {
+            match requests::release(self, std::slice::from_ref(&attachment.id)) {
+                Ok(()) => info!(pod = %attachment.pod, attachment = %attachment.id, "undone: it was left half-made"),
+                Err(error) => warn!(attachment = %attachment.id, "cannot be undone: {error}"),
+            }
+        }
+    }
+
+    fn apply_changes(&mut self) {
+        if !self.changed {
+            return;
+        }
+        if let Some(in_sync) = self.world.in_sync() {
+            self.changed = false;
+            let desired = calc::desired(in_sync);
+            self.apply(desired);
+        }
+    }
+
+    fn apply(&mut self, desired: Desired) {
+        let applied = self.kernel.apply(&desired);
+        self.desired = Some(desired);
+        let failed = applied.failed.iter().map(|(item, error)| (item.clone(), error.to_string()));
+        let outcome = Outcome { generation: applied.generation, endpoints: applied.ok, failed: failed.collect() };
+        self.report_change(&outcome);
+        self.outcome = outcome;
+    }
+
+    fn report_change(&self, now: &Outcome) {
+        for failure in now.failed.iter().filter(|failure| !self.outcome.failed.contains(failure)) {
+            warn!(item = failure.0, "not in force: {}", failure.1);
+        }
+        if now.generation != self.outcome.generation {
+            info!(generation = now.generation, endpoints = now.endpoints, "in force");
+        }
+    }
+
+    /// Remembers that the other nodes are to be told of an attachment, and tells them.
+    pub(crate) fn publish(&mut self, id: &AttachmentId) {
+        self.unpublished.insert(id.clone());
+        self.publish_all();
+    }
+
+    /// What cannot be told now stays on the list.
+    fn publish_all(&mut self) {
+        if self.world.in_sync().is_none() {
+            return;
+        }
+        let Self { unpublished, world, allocator, node, .. } = self;
+        unpublished.retain(|id| {
+            let Some(attachment) = world.attachment(id) else { return false };
+            let told = allocator.objects().publish(&workload_address(attachment, &node.name));
+            told.inspect_err(|error| warn!(%id, "other nodes do not know this pod yet: {error}")).is_err()
+        });
+    }
+}
+
+fn workload_address(attachment: &Attachment, node: &NodeName) -> WorkloadAddress {
+    WorkloadAddress {
+        pod: attachment.pod.clone(),
+        node: node.clone(),
+        addresses: attachment.addresses.clone(),
+        labels: attachment.labels.clone(),
+    }
+}

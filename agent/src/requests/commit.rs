@@ -1,0 +1,66 @@
+//! Commit: the pod is wired; its programs and policy come into force.
+//! In: an attachment that was prepared, and the real MAC. Out: done, once it is true in the kernel and on disk.
+//! Invariant: what does not come into force is taken back, and stays prepared until it is aborted.
+//! Never: answers before the endpoint is in force.
+
+use super::{TRY_AGAIN, Waiting, answer, done, fault};
+use crate::{kernel::Kernel, owner::Agent};
+use cni::protocol::{Fault, Reply};
+use model::{Attachment, AttachmentId, Mac};
+use std::sync::mpsc::SyncSender;
+
+/// Makes the attachment part of the World.
+pub fn start<K: Kernel>(agent: &mut Agent<K>, id: AttachmentId, mac: Mac, reply: SyncSender<Reply>) -> Option<Waiting> {
+    let Some(prepared) = agent.journal.get(&id) else {
+        let message =
+            format!("{id} is not prepared (the agent was restarted, or the request was undone); run ADD again");
+        answer(&reply, Err(fault(TRY_AGAIN, message)));
+        return None;
+    };
+    agent.world.attach(Attachment { mac, committed: true, ..prepared.clone() });
+    agent.changed = true;
+    Some(Waiting::Commit { id, reply })
+}
+
+/// After the apply: is it in force?
+pub fn finish<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId) -> Reply {
+    let recorded = match agent.world.attachment(id).cloned() {
+        Some(attachment) if agent.kernel.in_force(id) => {
+            agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))
+        }
+        Some(attachment) => Err(not_in_force(agent, &attachment)),
+        None => Err(fault(TRY_AGAIN, format!("{id} was taken away while it was being committed"))),
+    };
+    match recorded {
+        Ok(()) => {
+            tracing::info!(%id, "committed");
+            agent.publish(id);
+            done()
+        }
+        Err(fault) => {
+            take_back(agent, id);
+            Err(fault)
+        }
+    }
+}
+
+/// As it was before: prepared only, or committed earlier.
+fn take_back<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId) {
+    match agent.journal.get(id).filter(|known| known.committed) {
+        Some(known) => agent.world.attach(known.clone()),
+        None => drop(agent.world.detach(id)),
+    }
+    agent.changed = true;
+}
+
+fn not_in_force<K: Kernel>(agent: &Agent<K>, attachment: &Attachment) -> Fault {
+    let failed = agent.outcome.failed.iter().map(|(item, error)| format!("{item}: {error}"));
+    let details: Vec<_> = failed.collect();
+    let about = |text: &&String| {
+        [attachment.host_interface.to_string(), attachment.id.to_string()].iter().any(|name| text.contains(name))
+    };
+    // A failure of the whole commit names no interface.
+    let reason = details.iter().find(about).or(details.first()).map_or("no reason was given", String::as_str);
+    let message = format!("pod {} is not in force: {reason}", attachment.pod);
+    Fault { code: TRY_AGAIN, message, details: details.join("; ") }
+}

@@ -1,0 +1,115 @@
+//! What is asked on the socket: begun before a batch is applied, finished after.
+//! In: [`Ask`]s. Out: replies; a reply that depends on the kernel waits for the apply.
+//! Invariant: every ask gets exactly one reply.
+//! Never: serves a pod before the datastore has said everything it has.
+
+mod commit;
+mod prepare;
+mod query;
+mod remove;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    kernel::Kernel,
+    owner::{Agent, Ask},
+};
+use cni::protocol::{Answer, Fault, Operation, Prepare, Reply};
+use model::AttachmentId;
+use std::{sync::mpsc::SyncSender, time::Instant};
+
+pub use remove::release;
+
+/// CNI: try again later.
+const TRY_AGAIN: u32 = 11;
+/// CNI: the network configuration is not valid.
+const INVALID_CONFIG: u32 = 7;
+/// CNI: ADD cannot be served now.
+const NOT_AVAILABLE: u32 = 50;
+/// Ours: what is asked about is not as it should be.
+const NOT_AS_IT_SHOULD_BE: u32 = 100;
+
+/// A reply that waits for the apply.
+pub enum Waiting {
+    /// Is the endpoint in force?
+    Commit {
+        /// Which.
+        id: AttachmentId,
+        /// To whom.
+        reply: SyncSender<Reply>,
+    },
+    /// Are the endpoints gone?
+    Remove {
+        /// Which.
+        ids: Vec<AttachmentId>,
+        /// To whom; nobody where a new container took the old one's place.
+        reply: Option<SyncSender<Reply>>,
+    },
+}
+
+/// Begins every request of a batch; what comes back is finished after the apply.
+pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
+    let mut waiting = Vec::new();
+    let mut prepares: Vec<(Prepare, SyncSender<Reply>)> = Vec::new();
+    for Ask { operation, deadline, reply } in asks {
+        if let Some(fault) = refusal(agent, &operation, deadline) {
+            answer(&reply, Err(fault));
+            continue;
+        }
+        match operation {
+            Operation::Query(question) => answer(&reply, query::query(agent, &question)),
+            Operation::Status { .. } => answer(&reply, query::status(agent)),
+            Operation::Check { id } => answer(&reply, query::check(agent, &id)),
+            Operation::Prepare(prepare) => prepares.push((prepare, reply)),
+            Operation::Commit { id, mac } => waiting.extend(commit::start(agent, id, mac, reply)),
+            Operation::Abort { id } | Operation::Del { id } => waiting.push(remove::start(agent, vec![id], reply)),
+            Operation::Gc { network, keep } => waiting.push(remove::gc(agent, &network, &keep, reply)),
+        }
+    }
+    waiting.extend(prepare::all(agent, prepares));
+    waiting
+}
+
+/// Gives the replies that waited for the apply.
+pub fn finish<K: Kernel>(agent: &mut Agent<K>, waiting: Vec<Waiting>) {
+    for waiting in waiting {
+        match waiting {
+            Waiting::Commit { id, reply } => answer(&reply, commit::finish(agent, &id)),
+            Waiting::Remove { ids, reply } => {
+                let done = remove::finish(agent, &ids);
+                match reply {
+                    Some(reply) => answer(&reply, done),
+                    None => drop(done.inspect_err(|fault| tracing::warn!("{fault}"))),
+                }
+            }
+        }
+    }
+}
+
+/// Why a request is not begun at all.
+fn refusal<K: Kernel>(agent: &Agent<K>, operation: &Operation, deadline: Instant) -> Option<Fault> {
+    let reads = matches!(operation, Operation::Query(_) | Operation::Status { .. });
+    let makes = matches!(operation, Operation::Prepare(_) | Operation::Commit { .. });
+    if !reads && agent.world.in_sync().is_none() {
+        return Some(fault(TRY_AGAIN, "the agent is still reading the datastore; try again"));
+    }
+    // Whoever stopped waiting will abort: what is not begun needs no undoing.
+    if makes && Instant::now() >= deadline {
+        return Some(fault(TRY_AGAIN, "the agent was too busy to answer in time; try again"));
+    }
+    None
+}
+
+fn answer(reply: &SyncSender<Reply>, answer: Reply) {
+    if reply.try_send(answer).is_err() {
+        tracing::debug!("an asker did not wait for its answer");
+    }
+}
+
+fn done() -> Reply {
+    Ok(Answer::Done)
+}
+
+fn fault(code: u32, message: impl ToString) -> Fault {
+    Fault { code, message: message.to_string(), details: String::new() }
+}

@@ -1,0 +1,133 @@
+//! Prepare: addresses and names for pods that are about to be wired.
+//! In: all prepares of a batch. Out: how to wire each, or why not.
+//! Invariant: recorded before it is written, written before it is answered; repeating it gives the same answer.
+//! Never: puts anything in force.
+
+use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault};
+use crate::{
+    allocate::{AllocateError, Wish},
+    kernel::Kernel,
+    owner::Agent,
+};
+use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
+use model::{Attachment, AttachmentId, IfaceName, Mac};
+use std::{net::IpAddr, sync::mpsc::SyncSender};
+
+/// Serves all prepares by one decision about addresses. What a new container displaced is finished after the apply.
+pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<(Prepare, SyncSender<Reply>)>) -> Vec<Waiting> {
+    let mut displaced = Vec::new();
+    let mut open = Vec::new();
+    for (prepare, reply) in asks {
+        match admit(agent, &prepare) {
+            Ok(Some(prepared)) => answer(&reply, Ok(Answer::Prepared(prepared))),
+            Ok(None) => {
+                displaced.extend(displace(agent, &prepare.id, &interface_of(&prepare)));
+                open.push((prepare, reply));
+            }
+            Err(fault) => answer(&reply, Err(fault)),
+        }
+    }
+    if !open.is_empty() {
+        assign(agent, open);
+    }
+    displaced
+}
+
+fn interface_of(prepare: &Prepare) -> IfaceName {
+    cni::name::host_interface_name(&prepare.pod)
+}
+
+/// The answer that was given before, or whether one can be given at all.
+fn admit<K: Kernel>(agent: &Agent<K>, prepare: &Prepare) -> Result<Option<Prepared>, Fault> {
+    let id = &prepare.id;
+    if let Some(text) = [&id.network, &id.container].into_iter().find(|text| !is_plain(text)) {
+        let message = format!("{text:?} cannot name a network or container: use letters, digits, '_', '.' and '-'");
+        return Err(fault(INVALID_CONFIG, message));
+    }
+    let same = |known: &&Attachment| known.id.network == id.network && known.id.container == id.container;
+    match agent.journal.all().find(same) {
+        Some(known) if known.id == *id && known.pod == prepare.pod => Ok(Some(prepared(known, prepare.mac))),
+        Some(known) => {
+            let message = format!("container {} already has interface {} of pod {}", id.container, known.id, known.pod);
+            Err(fault(INVALID_CONFIG, message))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Network and container become part of an object's name.
+fn is_plain(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !text.is_empty()
+        && text.len() <= 100
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(allowed)
+}
+
+/// A pod has one host interface: its new container takes the place of the old one, whose DEL may still be to come.
+fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &IfaceName) -> Option<Waiting> {
+    let old = agent.journal.at(interface).filter(|known| known.id != *id)?.id.clone();
+    tracing::info!(%id, %old, %interface, "a new container takes the place of an old one");
+    agent.world.detach(&old);
+    agent.changed = true;
+    Some(Waiting::Remove { ids: vec![old], reply: None })
+}
+
+fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<(Prepare, SyncSender<Reply>)>) {
+    let wishes: Vec<_> =
+        open.iter().map(|(prepare, _)| Wish { id: prepare.id.clone(), pod: prepare.pod.clone() }).collect();
+    let mtu = agent.node.mtu;
+    let mut unrecorded: Vec<Option<Fault>> = open.iter().map(|_| None).collect();
+    let Agent { allocator, journal, .. } = agent;
+    let assigned = allocator.assign(&wishes, |index, addresses| {
+        let recorded = journal.record(attachment(&open[index].0, addresses, mtu));
+        unrecorded[index] = recorded.err().map(|error| fault(TRY_AGAIN, error));
+    });
+    for (((prepare, reply), assigned), unrecorded) in open.into_iter().zip(assigned).zip(unrecorded) {
+        let outcome = unrecorded.map_or_else(|| assigned.map_err(no_addresses), Err);
+        answer(&reply, conclude(agent, &prepare, outcome));
+    }
+}
+
+fn conclude<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, outcome: Result<Vec<IpAddr>, Fault>) -> Reply {
+    match (outcome, agent.journal.get(&prepare.id)) {
+        (Ok(addresses), Some(known)) if known.addresses == addresses => {
+            tracing::info!(pod = %prepare.pod, id = %prepare.id, ?addresses, "prepared");
+            Ok(Answer::Prepared(prepared(known, prepare.mac)))
+        }
+        (outcome, _) => {
+            let reason = outcome.err().unwrap_or_else(|| fault(TRY_AGAIN, "another request for this pod came between"));
+            if let Err(error) = super::release(agent, std::slice::from_ref(&prepare.id)) {
+                tracing::warn!(id = %prepare.id, "cannot be undone yet: {error}");
+            }
+            Err(reason)
+        }
+    }
+}
+
+fn no_addresses(error: AllocateError) -> Fault {
+    fault(TRY_AGAIN, error)
+}
+
+fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
+    Attachment {
+        id: prepare.id.clone(),
+        pod: prepare.pod.clone(),
+        host_interface: interface_of(prepare),
+        // Only commit knows the real one.
+        mac: prepare.mac.unwrap_or(Mac([0; 6])),
+        addresses: addresses.to_vec(),
+        mtu: prepare.mtu.unwrap_or(mtu),
+        labels: prepare.labels.clone(),
+        committed: false,
+    }
+}
+
+fn prepared(attachment: &Attachment, mac: Option<Mac>) -> Prepared {
+    Prepared {
+        host_interface: attachment.host_interface.clone(),
+        mac,
+        addresses: attachment.addresses.clone(),
+        mtu: attachment.mtu,
+    }
+}

@@ -1,0 +1,72 @@
+//! CHECK, STATUS and the read commands' questions.
+//! In: an identity or a table's name. Out: what is so now, or what is not as it should be.
+//! Invariant: answers from the World, the kernel's own tables and the shared objects, not from memory of what was done.
+//! Never: changes anything.
+
+use super::{NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, done, fault};
+use crate::{explain, kernel::Kernel, owner::Agent};
+use cni::protocol::{Answer, Query, Reply};
+use model::AttachmentId;
+use serde_json::{Value, json};
+
+/// Answers a read command.
+pub fn query<K: Kernel>(agent: &Agent<K>, question: &Query) -> Reply {
+    let report = match question {
+        Query::Show { table } if table == "status" => state(agent),
+        Query::Show { table } => agent.kernel.report(table).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?,
+        Query::Explain { from, to, port, protocol } => {
+            let asked = explain::Asked { from, to, port: *port, protocol };
+            explain::explain(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
+        }
+    };
+    Ok(Answer::Report { report })
+}
+
+/// `show status`.
+fn state<K: Kernel>(agent: &Agent<K>) -> Value {
+    let known = agent.world.status();
+    let failed: Vec<_> = agent.outcome.failed.iter().map(|(item, error)| format!("{item}: {error}")).collect();
+    let host: Vec<_> = agent.world.host_addresses().iter().map(ToString::to_string).collect();
+    json!({
+        "node": agent.node.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "inSync": known.in_sync,
+        "generation": agent.outcome.generation,
+        "endpoints": agent.outcome.endpoints,
+        "attachments": known.attachments,
+        "pods": known.pods,
+        "namespaces": known.namespaces,
+        "policies": known.policies,
+        "pools": known.pools,
+        "hostAddresses": host,
+        "notInForce": failed,
+        "problems": (agent.node.problems)(),
+        "damagedRecords": agent.node.damaged,
+    })
+}
+
+/// CHECK: everything of this attachment is as it was committed.
+pub fn check<K: Kernel>(agent: &Agent<K>, id: &AttachmentId) -> Reply {
+    let wrong = |what: String| Err(fault(NOT_AS_IT_SHOULD_BE, format!("{id}: {what}")));
+    let Some(known) = agent.journal.get(id).filter(|known| known.committed) else {
+        return wrong("is not attached; the pod has to be made again".to_owned());
+    };
+    if !agent.kernel.in_force(id) {
+        let why = agent.outcome.failed.first().map_or_else(String::new, |(item, error)| format!(": {item}: {error}"));
+        return wrong(format!("is not in force{why}"));
+    }
+    match agent.allocator.held_by(id) {
+        Err(error) => wrong(error.to_string()),
+        Ok(held) if known.addresses.iter().all(|address| held.contains(address)) => done(),
+        Ok(held) => wrong(format!("has {:?}, but the blocks give it {held:?}", known.addresses)),
+    }
+}
+
+/// STATUS: could an ADD be served now?
+pub fn status<K: Kernel>(agent: &Agent<K>) -> Reply {
+    if agent.world.in_sync().is_none() {
+        return Err(fault(NOT_AVAILABLE, "the agent is still reading the datastore"));
+    }
+    agent.allocator.room().map_err(|error| fault(NOT_AVAILABLE, error))?;
+    done()
+}

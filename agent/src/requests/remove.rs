@@ -1,0 +1,73 @@
+//! Abort, DEL and GC: attachments are taken away and their addresses released.
+//! In: identities, whether known or not. Out: done, also for what was never there.
+//! Invariant: an address is released only after its endpoint has left the kernel; the record goes last.
+//! Never: touches another network's attachments, or a new container's interface.
+
+use super::{TRY_AGAIN, Waiting, done, fault};
+use crate::{allocate::AllocateError, journal::JournalError, kernel::Kernel, owner::Agent};
+use cni::protocol::Reply;
+use datastore::ObjectError;
+use model::AttachmentId;
+use std::sync::mpsc::SyncSender;
+
+/// Addresses or records that could not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The addresses.
+    #[error(transparent)]
+    Addresses(#[from] AllocateError),
+    /// What other nodes are told.
+    #[error("what other nodes know of the pod: {0}")]
+    Published(#[from] ObjectError),
+    /// The record.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Takes the attachments out of the World.
+pub fn start<K: Kernel>(agent: &mut Agent<K>, ids: Vec<AttachmentId>, reply: SyncSender<Reply>) -> Waiting {
+    for id in &ids {
+        // One that is out of the World already may still be in force, if the apply before failed.
+        agent.changed |= agent.world.detach(id).is_some() || agent.kernel.in_force(id);
+    }
+    Waiting::Remove { ids, reply: Some(reply) }
+}
+
+/// Every attachment of `network` that is not among `keep`.
+pub fn gc<K: Kernel>(
+    agent: &mut Agent<K>,
+    network: &str,
+    keep: &[(String, String)],
+    reply: SyncSender<Reply>,
+) -> Waiting {
+    let valid = |id: &AttachmentId| keep.iter().any(|(c, i)| *c == id.container && *i == id.interface);
+    let known = agent.journal.all().map(|attachment| &attachment.id);
+    let stale: Vec<_> = known.filter(|id| id.network == network && !valid(id)).cloned().collect();
+    start(agent, stale, reply)
+}
+
+/// After the apply: what has left the kernel is released.
+pub fn finish<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Reply {
+    if let Some(id) = ids.iter().find(|id| agent.kernel.in_force(id)) {
+        let why = agent.outcome.failed.first().map_or_else(String::new, |(item, error)| format!(": {item}: {error}"));
+        return Err(fault(TRY_AGAIN, format!("{id} is still in force{why}; its addresses are kept; try again")));
+    }
+    release(agent, ids).map_err(|error| fault(TRY_AGAIN, error))?;
+    done()
+}
+
+/// Releases addresses, then tells the other nodes, then forgets: whatever is interrupted is found and done again.
+pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<(), ReleaseError> {
+    let released = agent.allocator.release(ids)?;
+    for id in ids {
+        let Some(pod) = agent.journal.get(id).map(|known| known.pod.clone()) else { continue };
+        // A new container of the same pod speaks for it now.
+        if !agent.journal.all().any(|known| known.pod == pod && known.id != *id) {
+            agent.allocator.objects().withdraw(&pod, &agent.node.name)?;
+        }
+        agent.journal.forget(id)?;
+        tracing::info!(%pod, %id, "removed");
+    }
+    tracing::debug!(?released, "addresses released");
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `tortie run`: opens everything, connects the inputs to the owner, and loops.
+//! In: [`Config`]. Out: a node whose kernel follows its datastore, until a signal.
+//! Invariant: ending, in whatever way, leaves the kernel as it is: traffic goes on.
+//! Never: ends because one manifest, record or pod is broken.
+
+use crate::{
+    allocate::Allocator,
+    config::Config,
+    journal::Journal,
+    lock, object, observe,
+    owner::{Agent, Event, Node},
+    serve,
+};
+use anyhow::{Context as _, Result, bail};
+use calc::World;
+use dataplane::Dataplane;
+use datastore::{FileStore, Objects, Updates};
+use netlink::{Link, Socket};
+use std::{
+    fs,
+    path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+use tracing::{info, warn};
+
+/// Between two looks at what drifted, expired or failed.
+const TICK: Duration = Duration::from_secs(5);
+/// Events that wait for the owner; more make their sender wait.
+const QUEUE: usize = 1024;
+/// Events taken in one batch.
+const BATCH: usize = 512;
+/// What pods get where there is no uplink to ask.
+const MTU: u32 = 1500;
+
+/// Runs the agent until a signal ends it.
+pub fn run(config: &Config) -> Result<()> {
+    let _state = lock::lock(&config.state_dir)?;
+    // Before anything is touched: an agent that has these pins keeps them.
+    drop(lock::lock(&config.bpffs)?);
+    let mut netlink = Socket::open()?;
+    let uplink = uplink(config, &mut netlink)?;
+    let mut agent = open(config, &mut netlink, uplink.as_ref())?;
+    // The dataplane may have mounted a file system over the directory: this is the one that holds the pins.
+    let _pins = lock::lock(&config.bpffs)?;
+
+    let (owner, events) = sync_channel(QUEUE);
+    let (store, updates) = FileStore::open(&config.datastore)?;
+    agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
+    agent.take(vec![Event::HostAddresses(observe::addresses(&mut netlink)?)]);
+    forward(updates, owner.clone())?;
+    observe::watch({
+        let owner = owner.clone();
+        move |addresses| owner.send(Event::HostAddresses(addresses)).is_ok()
+    })?;
+    stop_on_signals(owner.clone())?;
+    serve::listen(&config.socket, owner)?;
+    info!(node = %config.node, socket = %config.socket.display(), "running");
+    follow(&mut agent, &events)
+}
+
+fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
+    let interfaces = netlink.links()?.into_iter().map(|link| link.name).collect();
+    let (journal, damaged) = Journal::open(&config.state_dir)?;
+    let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
+    damaged.iter().for_each(|error| tracing::error!("{error}"));
+    fs::create_dir_all(&config.datastore)
+        .with_context(|| format!("{}: cannot be made a datastore", config.datastore.display()))?;
+    let objects = Objects::open(&config.datastore)?;
+    let name = uplink.map(|link| link.name.clone());
+    let kernel = Dataplane::open(config.dataplane(object::bytes(), name))?;
+    let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
+    let node = Node { name: config.node.clone(), mtu, problems: Box::new(Vec::new), damaged };
+    let world = World::new(config.node.clone(), config.keep_established);
+    let allocator = Allocator::new(objects, config.node.clone());
+    Ok(Agent::new(node, world, kernel, allocator, journal, &interfaces))
+}
+
+/// The interface that was named, which must be there; else that of the default route.
+fn uplink(config: &Config, netlink: &mut Socket) -> Result<Option<Link>> {
+    let Some(name) = &config.uplink else {
+        let found = observe::uplink(netlink)?;
+        match &found {
+            Some(link) => info!(uplink = %link.name, "by the default route"),
+            None => warn!(
+                "no uplink: there is no default route and --uplink is not set; pods are reached from this host only"
+            ),
+        }
+        return Ok(found);
+    };
+    match netlink.link(name)? {
+        Some(link) => Ok(Some(link)),
+        None => {
+            let names: Vec<_> = netlink.links()?.into_iter().map(|link| link.name.to_string()).collect();
+            bail!("--uplink {name}: there is no such interface; there are {}", names.join(", "))
+        }
+    }
+}
+
+/// Batches of the datastore, to the owner.
+fn forward(updates: Updates, owner: SyncSender<Event>) -> Result<()> {
+    let run = move || {
+        for batch in updates {
+            if owner.send(Event::Updates(batch)).is_err() {
+                return;
+            }
+        }
+        let _ = owner.send(Event::Broken("the datastore's watch has ended".to_owned()));
+    };
+    thread::Builder::new().name("updates".into()).spawn(run)?;
+    Ok(())
+}
+
+fn stop_on_signals(owner: SyncSender<Event>) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let run = move || {
+        for _ in signals.forever() {
+            if owner.send(Event::Stop).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(run)?;
+    Ok(())
+}
+
+fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>) -> Result<()> {
+    let mut tick = Instant::now() + TICK;
+    loop {
+        match events.recv_timeout(tick.saturating_duration_since(Instant::now())) {
+            Ok(event) => {
+                let batch: Vec<_> = std::iter::once(event).chain(events.try_iter().take(BATCH)).collect();
+                if batch.iter().any(|event| matches!(event, Event::Stop)) {
+                    info!("stopping; programs and tables stay, traffic goes on");
+                    return Ok(());
+                }
+                if let Some(Event::Broken(what)) = batch.iter().find(|event| matches!(event, Event::Broken(_))) {
+                    bail!("{what}; start the agent again");
+                }
+                agent.take(batch);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!("all inputs have ended; start the agent again"),
+        }
+        if Instant::now() >= tick {
+            agent.tick();
+            tick = Instant::now() + TICK;
+        }
+    }
+}
+
+/// `tortie cleanup`: everything an agent left, with the agent stopped.
+pub fn cleanup(state_dir: &Path, bpffs: &Path, socket: &Path) -> Result<()> {
+    let _state = lock::lock(state_dir)?;
+    drop(lock::lock(bpffs)?);
+    serve::clear(socket)?;
+    dataplane::cleanup(bpffs, state_dir)?;
+    Ok(())
+}
