@@ -3,9 +3,9 @@
 //! Invariant: a ratio is made within one round; the median is taken over rounds.
 //! Never: drops a round.
 
+use ::tests::traffic::Row;
 use serde::Serialize;
 use std::fmt;
-use tests::traffic::Row;
 
 /// Figures of a run, round after round.
 #[derive(Debug)]

@@ -3,7 +3,19 @@
 //! Invariant: each test has a cluster of its own, so tests run side by side and in any order.
 //! Never: skips; without root or without the programs a test fails and says so.
 
+mod badinput;
+mod clean;
+mod cni;
 mod kit;
+mod neighbour;
+mod nodes;
+mod policy_change;
+mod policy_egress;
+mod policy_ingress;
+mod policy_ports;
+mod policy_scope;
+mod restart;
+mod story;
 
 use anyhow::Result;
 

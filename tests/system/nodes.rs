@@ -1,0 +1,186 @@
+//! Two agents on one machine: two network namespaces, two bpffs, one directory of manifests.
+//! In: pods on both nodes, routes by hand where no routing daemon is. Out: tables across nodes, both families.
+//! Invariant: the nodes share the directory and the fabric, and nothing else.
+//! Never: lets one agent's end touch the other's pods.
+
+use anyhow::{Context as _, Result};
+use std::{collections::BTreeMap, net::IpAddr};
+use tests::{
+    Cluster, Fabric, Node, NodeSpec, Outcome, Pod, PodSpec,
+    Probe::{self, Ping, Tcp, Udp},
+    Servers, Table,
+    expect::Actor,
+    fabric,
+    probe::probe,
+    server::Listen,
+    wait::{PATIENCE, wait_until},
+};
+
+struct Two {
+    pods: BTreeMap<String, Pod>,
+    nodes: [Node; 2],
+    cluster: Cluster,
+}
+
+/// x/a and y/a on node 1, x/b and y/b on node 2.
+fn two(test: impl FnOnce(&mut Two) -> Result<()>) -> Result<()> {
+    super::need_root()?;
+    let cluster = Cluster::create()?;
+    for namespace in ["x", "y"] {
+        cluster.namespace(namespace, &[("ns", namespace)])?;
+    }
+    let mut nodes = [cluster.node(NodeSpec::new(1))?, cluster.node(NodeSpec::new(2))?];
+    for node in &mut nodes {
+        node.start()?;
+    }
+    let mut two = Two { pods: BTreeMap::new(), nodes, cluster };
+    for (id, number) in [("x/a", 1), ("y/a", 1), ("x/b", 2), ("y/b", 2)] {
+        two.add(id, number)?;
+    }
+    let result = test(&mut two);
+    let logs =
+        two.nodes.iter().map(|node| format!("{}:\n{}\n", node.name(), node.agent.log_tail())).collect::<String>();
+    result.context(logs)
+}
+
+impl Two {
+    fn add(&mut self, id: &str, number: u8) -> Result<()> {
+        let pod = self.nodes[usize::from(number) - 1].pod(&self.cluster, &PodSpec::new(id))?;
+        for address in pod.addresses() {
+            for node in self.nodes.iter().filter(|node| node.name() != format!("node{number}")) {
+                Fabric::route(node.namespace(), *address, number)?;
+            }
+            Fabric::route(self.cluster.outside(), *address, number)?;
+        }
+        self.pods.insert(id.to_owned(), pod);
+        Ok(())
+    }
+
+    fn policy(&self, id: &str, spec: &str) -> Result<()> {
+        self.cluster.manifest(&id.replace('/', "-"), &crate::story::policy(id, spec))
+    }
+
+    fn expect(&self, what: Probe, table: &str) -> Result<()> {
+        Table::parse(table)?.expect(&self.actors()?, what)
+    }
+
+    fn actors(&self) -> Result<Vec<Actor<'_>>> {
+        let addresses = [fabric::OUTSIDE_V4, fabric::OUTSIDE_V6];
+        let addresses = addresses.iter().map(|text| Ok(text.parse::<IpAddr>()?)).collect::<Result<_>>()?;
+        let outside = Actor { name: "outside".to_owned(), namespace: self.cluster.outside(), addresses };
+        Ok(self.pods.values().map(Pod::actor).chain(self.nodes.iter().map(Node::actor)).chain([outside]).collect())
+    }
+}
+
+#[test]
+fn pods_of_two_nodes_reach_each_other() -> Result<()> {
+    two(|t| {
+        for what in [Tcp(80), Udp(80), Ping] {
+            t.expect(
+                what,
+                "    x/a y/a x/b y/b
+                 x/a  -   .   .   .
+                 y/a  .   -   .   .
+                 x/b  .   .   -   .
+                 y/b  .   .   .   -",
+            )?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn np_3_and_np_28_a_policy_holds_across_nodes() -> Result<()> {
+    two(|t| {
+        t.policy("x/in", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ podSelector: {} }] }] }")?;
+        t.expect(Tcp(80), "x/a y/b\n y/a X .\n x/b . .\n y/b X -")?;
+        t.policy("x/out", "{ podSelector: { matchLabels: { pod: b } }, policyTypes: [Egress], egress: [{ to: [{ podSelector: {} }] }] }")?;
+        t.expect(Tcp(80), "x/a y/a y/b\n x/b . X X\n y/b X . -")
+    })
+}
+
+#[test]
+fn np_58_a_label_on_one_node_counts_on_the_other() -> Result<()> {
+    two(|t| {
+        t.policy("x/in", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: {}, podSelector: { matchLabels: { role: client } } }] }] }")?;
+        t.expect(Tcp(80), "x/a\n x/b X\n y/b X")?;
+        t.cluster.pod_manifest(&PodSpec::new("y/b").label("role", "client"), "node2")?;
+        t.expect(Tcp(80), "x/a\n x/b X\n y/b .")
+    })
+}
+
+#[test]
+fn np_54_a_network_is_a_host_outside_the_cluster() -> Result<()> {
+    two(|t| {
+        let _servers = Servers::start(t.cluster.outside(), "outside", &[Listen::Tcp(80), Listen::Udp(80)])?;
+        t.expect(Tcp(80), "x/a outside\n outside . -\n x/a - .")?;
+        t.policy("x/in", "{ podSelector: {}, policyTypes: [Ingress, Egress] }")?;
+        t.expect(Tcp(80), "x/a outside\n outside X -\n x/a - X")?;
+        let outside =
+            "[{ ipBlock: { cidr: 192.0.2.0/24, except: [192.0.2.0/28] } }, { ipBlock: { cidr: '2001:db8::/64' } }]";
+        t.policy("x/in", &format!("{{ podSelector: {{}}, policyTypes: [Ingress, Egress], ingress: [{{ from: {outside} }}], egress: [{{ to: {outside} }}] }}"))?;
+        t.expect(Tcp(80), "x/a outside\n outside . -\n x/a - .\n y/b X .")
+    })
+}
+
+#[test]
+fn own_1_a_new_deny_cuts_a_connection_between_nodes() -> Result<()> {
+    two(|t| {
+        let (client, server) = (&t.pods["x/b"], &t.pods["x/a"]);
+        let mut connection = client.connect(server, 80)?;
+        assert!(connection.answers()?);
+        t.policy("x/in", "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }")?;
+        wait_until("x/b is refused", PATIENCE, || Ok(client.probe(server, Tcp(80))? == Outcome::Refused))?;
+        assert!(!connection.answers()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_source_that_is_this_nodes_own_is_not_taken_from_the_wire() -> Result<()> {
+    two(|t| {
+        // The outside host pretends to be x/a of node 1, towards y/a of node 1.
+        let (forged, target) = (t.pods["x/a"].address(), t.pods["y/a"].address());
+        t.policy(
+            "y/in",
+            "{ podSelector: {}, ingress: [{ from: [{ namespaceSelector: { matchLabels: { ns: x } } }] }] }",
+        )?;
+        t.expect(Udp(80), "y/a\n x/a .\n y/b X\n outside X")?;
+        t.cluster.outside().ip(&[
+            &format!("address add {forged}/32 dev lo"),
+            &format!("route replace {target}/32 via 192.0.2.1 src {forged}"),
+        ])?;
+        assert_eq!(probe(t.cluster.outside(), target, Udp(80))?, Outcome::Refused);
+        let drops = t.nodes[0].show("drops")?.to_string();
+        assert!(drops.contains("source-is-local"), "{drops}");
+        Ok(())
+    })
+}
+
+#[test]
+fn two_agents_do_not_disturb_each_other() -> Result<()> {
+    two(|t| {
+        t.policy("x/in", "{ podSelector: {}, ingress: [{ from: [{ podSelector: {} }] }] }")?;
+        t.expect(Tcp(80), "x/a x/b\n y/a X X\n x/b . -\n x/a - .")?;
+        let cleaned = {
+            t.nodes[1].agent.stop()?;
+            t.nodes[1].cleanup()?
+        };
+        assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
+        t.expect(Tcp(80), "x/a y/a\n y/a X -\n x/a - .")
+    })
+}
+
+#[test]
+fn each_node_gives_addresses_of_its_own_block() -> Result<()> {
+    two(|t| {
+        let block = |id: &str| match t.pods[id].address() {
+            IpAddr::V4(v4) => Ok(u32::from(v4) >> 6),
+            IpAddr::V6(_) => anyhow::bail!("the first address is not IPv4"),
+        };
+        assert_eq!(block("x/a")?, block("y/a")?);
+        assert_eq!(block("x/b")?, block("y/b")?);
+        assert_ne!(block("x/a")?, block("x/b")?);
+        Ok(())
+    })
+}
