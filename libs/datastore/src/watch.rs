@@ -65,13 +65,7 @@ impl FileStore {
 
         let problems = Arc::new(Mutex::new(Vec::new()));
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
-        let mut reader = Reader {
-            dirs,
-            catalog: Catalog::default(),
-            inodes: BTreeMap::new(),
-            unlisted: None,
-            problems: Arc::clone(&problems),
-        };
+        let mut reader = Reader::new(dirs, Arc::clone(&problems));
         let first = reader.first().map_err(|error| failed(error.to_string()))?;
         send.send(first).expect("the channel is empty and its receiver is here");
         let run = move || reader.run(&touched, &woken, &send);
@@ -146,6 +140,10 @@ struct Reader {
 }
 
 impl Reader {
+    fn new(dirs: [PathBuf; 2], problems: Arc<Mutex<Vec<Problem>>>) -> Self {
+        Self { dirs, catalog: Catalog::default(), inodes: BTreeMap::new(), unlisted: None, problems }
+    }
+
     fn first(&mut self) -> io::Result<Batch> {
         for path in self.listed()? {
             self.read(&path);
@@ -189,7 +187,10 @@ impl Reader {
             Ok(listed) => paths.extend(listed.into_iter().filter(|path| {
                 inode(path).is_some_and(|now| gone.contains(&now) && self.inodes.get(path) != Some(&now))
             })),
-            Err(error) => self.cannot_list(&error),
+            Err(error) => {
+                self.cannot_list(&error);
+                paths.clear();
+            }
         }
         paths
     }

@@ -217,7 +217,10 @@ fn np_71_a_policy_without_a_pod_here_activates_nothing() {
 
 #[test]
 fn the_evaluators_view_holds_the_same_pods_addresses_and_labels() {
-    let view = policed().plus([host(&["192.0.2.1"]), pod(manifest("shop/thief", "db", &["10.0.0.2"]))]).world().view();
+    let view = policed()
+        .plus([host(&["192.0.2.1"]), pod(manifest("shop/thief", "db", &["10.0.0.2", "192.0.2.1"]))])
+        .world()
+        .view();
     let said: Vec<String> = view.endpoints.iter().map(|pod| format!("{} {:?}", pod.id, pod.addresses)).collect();
     assert_eq!(said, ["shop/thief []", "shop/web [10.0.0.2]"]);
     assert_eq!(view.namespaces[&"shop".into()], labels(&[("kubernetes.io/metadata.name", "shop")]));

@@ -96,6 +96,55 @@ fn a_renamed_manifest_is_never_gone_in_between() -> Outcome {
     Ok(())
 }
 
+/// A reader that has read `a.yaml`, without the thread that drives it.
+fn reader(dir: &Path) -> Result<Reader, Box<dyn Error>> {
+    let dirs = [dir.to_owned(), dir.join(".tortie")];
+    fs::create_dir_all(&dirs[1])?;
+    fs::write(dir.join("a.yaml"), namespace("a"))?;
+    let mut reader = Reader::new(dirs, Arc::default());
+    assert_eq!(reader.first()?.len(), 2);
+    Ok(reader)
+}
+
+fn touched(path: PathBuf) -> Touched {
+    Touched { paths: [path].into(), all: false }
+}
+
+#[test]
+fn the_old_name_of_a_renamed_file_is_never_taken_in_without_the_new_one() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let mut reader = reader(dir.path())?;
+    let [a, z] = ["a.yaml", "z.yaml"].map(|name| dir.path().join(name));
+    fs::rename(&a, &z)?;
+    assert_eq!(reader.files_to_read(touched(a.clone())), [a, z].into());
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_is_gone_takes_nothing_away_and_is_reported() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let inside = dir.path().join("manifests");
+    fs::create_dir(&inside)?;
+    let mut reader = reader(&inside)?;
+    fs::rename(&inside, dir.path().join("moved"))?;
+    assert_eq!(reader.files_to_read(touched(inside.join("a.yaml"))), [].into());
+    reader.tell_problems();
+    let problems = reader.problems.lock().expect("nobody panicked with it").clone();
+    assert!(problems.len() == 1 && problems[0].file == inside, "{problems:?}");
+    Ok(())
+}
+
+#[test]
+fn dropped_events_make_everything_be_read_again() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let mut reader = reader(dir.path())?;
+    let [a, z] = ["a.yaml", "z.yaml"].map(|name| dir.path().join(name));
+    fs::remove_file(&a)?;
+    fs::write(&z, namespace("z"))?;
+    assert_eq!(reader.files_to_read(Touched { paths: BTreeSet::new(), all: true }), [a, z].into());
+    Ok(())
+}
+
 #[test]
 fn a_file_counts_when_its_writer_closes_it() -> Outcome {
     let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
