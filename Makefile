@@ -12,9 +12,11 @@ toolchain:
 	@rustup which rustc >/dev/null 2>&1 || { \
 	  echo "  ...   Rust toolchain of rust-toolchain.toml"; \
 	  quiet=; [ -t 1 ] || quiet=-q; \
-	  rustup $$quiet toolchain install --no-self-update || { echo "run by hand, in this folder: rustup toolchain install --no-self-update"; exit 1; }; }
+	  rustup $$quiet toolchain install --no-self-update || { \
+	    echo "run by hand, in this folder: rustup toolchain install --no-self-update"; exit 1; }; }
 
 setup: toolchain
+	@echo "  ...   the chores (cargo xtask)"
 	@cargo xtask setup
 
 demo: setup

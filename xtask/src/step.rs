@@ -52,7 +52,7 @@ impl Console {
     pub fn attempt(&self, name: &str, command: &mut Command) -> Result<Done> {
         self.begin(name);
         let start = Instant::now();
-        let (status, lines) = self.follow(command).with_context(|| format!("{name}: {command:?} could not be run"))?;
+        let (status, lines) = self.follow(command).with_context(|| format!("{name}: cannot be run"))?;
         self.end(name, status.success(), start.elapsed());
         if !status.success() {
             self.show_failure(name, &lines)?;
@@ -87,7 +87,8 @@ impl Console {
     fn follow(&self, command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
         let (reader, writer) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let mut child = command.spawn()?;
+        let mut child =
+            command.spawn().with_context(|| format!("{}: cannot be started", command.get_program().display()))?;
         // The command holds the pipe's write ends until they are replaced: with them open the reader would never end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let (send, receive) = channel();
