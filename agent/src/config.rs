@@ -10,6 +10,7 @@ use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +20,9 @@ pub const STATE_DIR: &str = "/var/lib/tortie";
 pub const SOCKET: &str = "/run/tortie/tortie.sock";
 /// Where maps and links are pinned unless told otherwise.
 pub const BPFFS: &str = "/sys/fs/bpf/tortie";
+
+/// Where health is asked unless told otherwise: nobody outside the host.
+const HEALTH_ADDRESS: &str = "127.0.0.1:9099";
 
 /// What happens to flows that a new policy refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -74,6 +78,9 @@ pub struct Settings {
     /// How log lines look [default: text]
     #[arg(long, env = "TORTIE_LOG_FORMAT", value_enum)]
     log_format: Option<LogFormat>,
+    /// Where /liveness and /readiness answer, or `off` [default: 127.0.0.1:9099]
+    #[arg(long, env = "TORTIE_HEALTH_ADDRESS")]
+    health_address: Option<String>,
     /// Size of a kernel table, as NAME=ENTRIES; repeatable, in the variable separated by commas
     #[arg(long, env = "TORTIE_MAP_ENTRIES", value_name = "NAME=ENTRIES", value_delimiter = ',', value_parser = map_entry)]
     #[serde(skip)]
@@ -106,6 +113,8 @@ pub struct Config {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Where the agent's health can be asked; `None`: nowhere.
+    pub health_address: Option<SocketAddr>,
     /// Table sizes that differ from the defaults.
     pub map_entries: BTreeMap<String, u32>,
 }
@@ -173,6 +182,7 @@ impl Settings {
             established_flows: self.established_flows.or(file.established_flows),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
+            health_address: self.health_address.or(file.health_address),
             map_entries: Vec::new(),
             map_entries_of_file: entries,
         }
@@ -191,6 +201,7 @@ impl Settings {
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
+            health_address: health_address(self.health_address)?,
             map_entries: self.map_entries_of_file,
         })
     }
@@ -251,6 +262,16 @@ fn mtu(bytes: u32) -> Result<u32, ConfigError> {
     }
 }
 
+fn health_address(given: Option<String>) -> Result<Option<SocketAddr>, ConfigError> {
+    let text = given.unwrap_or_else(|| HEALTH_ADDRESS.to_owned());
+    if text == "off" {
+        return Ok(None);
+    }
+    let wrong =
+        || value("--health-address", format!("{text:?} is no address and port such as {HEALTH_ADDRESS}, nor `off`"));
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
 fn check_map_names(entries: &BTreeMap<String, u32>) -> Result<(), ConfigError> {
     for (name, entries) in entries {
         let known: Vec<_> = abi::maps::MAPS.iter().map(|map| map.name).collect();
@@ -306,6 +327,7 @@ mod tests {
             ("datastore: file:/d\nnode: N_1\n", "--node"),
             ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),
             ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),
+            ("datastore: file:/d\nnode: n1\nhealthAddress: here\n", "--health-address"),
             ("datastore: file:/d\nnode: n1\nmapEntries: {NOTHING: 4}\n", "--map-entries"),
         ] {
             let error = load(text, Settings::default()).expect_err(text);

@@ -7,6 +7,7 @@
 mod allocate;
 mod config;
 mod explain;
+mod health;
 mod journal;
 mod kernel;
 mod lock;

@@ -143,6 +143,11 @@ impl<K: Kernel> Agent<K> {
         self.publish_all();
     }
 
+    /// Whether the node does what the cluster wants: the datastore was read and resolved.
+    pub fn ready(&self) -> bool {
+        self.world.in_sync().is_some() && self.desired.is_some()
+    }
+
     fn learn(&mut self, batch: Batch) {
         let was_in_sync = self.world.in_sync().is_some();
         for update in batch {

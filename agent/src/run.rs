@@ -6,6 +6,7 @@
 use crate::{
     allocate::Allocator,
     config::Config,
+    health::Health,
     journal::Journal,
     lock, object, observe,
     owner::{Agent, Event, Node},
@@ -57,7 +58,13 @@ pub fn run(config: &Config) -> Result<()> {
     stop_on_signals(owner.clone())?;
     serve::listen(&config.socket, owner)?;
     info!(node = %config.node, socket = %config.socket.display(), "running");
-    follow(&mut agent, &events)
+    let health = Health::default();
+    if let Some(address) = config.health_address
+        && let Err(error) = health.serve(address)
+    {
+        warn!("health cannot be asked at {address}: {error}");
+    }
+    follow(&mut agent, &events, &health)
 }
 
 fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
@@ -126,9 +133,10 @@ fn stop_on_signals(owner: SyncSender<Event>) -> Result<()> {
     Ok(())
 }
 
-fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>) -> Result<()> {
+fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Health) -> Result<()> {
     let mut tick = Instant::now() + TICK;
     loop {
+        health.beat(agent.ready());
         match events.recv_timeout(tick.saturating_duration_since(Instant::now())) {
             Ok(event) => {
                 let batch: Vec<_> = std::iter::once(event).chain(events.try_iter().take(BATCH)).collect();

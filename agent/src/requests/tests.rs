@@ -273,8 +273,8 @@ fn cni_61_gc_removes_what_is_not_listed_of_its_own_network_only() {
 fn a_restart_keeps_what_was_committed_and_undoes_what_was_only_prepared() {
     let mut bench = Bench::new();
     let kept = bench.attached("c1", "a");
-    bench.prepared("c2", "b");
-    let mut bench = bench.restarted(std::slice::from_ref(&kept.host_interface));
+    let undone = bench.prepared("c2", "b");
+    let mut bench = bench.restarted(&[kept.host_interface, undone.host_interface]);
     assert_eq!(bench.agent.kernel.endpoints, [id("c1")].into());
     assert_eq!((bench.held("c1"), bench.held("c2")), (1, 0));
     assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
