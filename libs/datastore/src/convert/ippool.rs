@@ -23,8 +23,8 @@ struct Spec {
 pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidField> {
     let spec: Spec = read("spec", object)?;
     let cidr: Cidr = spec.cidr.parse().map_err(|error| InvalidField::new("spec.cidr", error))?;
-    let address: Option<IpAddr> = spec.cidr.split('/').next().and_then(|text| text.parse().ok());
-    if address != Some(cidr.network()) {
+    let written = spec.cidr.split('/').next().unwrap_or_default();
+    if written.parse::<IpAddr>() != Ok(cidr.network()) {
         let reason = format!("{:?} has host bits; the network is {cidr}", spec.cidr);
         return Err(InvalidField::new("spec.cidr", reason));
     }

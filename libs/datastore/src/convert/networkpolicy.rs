@@ -13,7 +13,7 @@ use model::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU16};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -297,14 +297,11 @@ fn port_match(path: &str, port: &Port) -> Result<Option<PortMatch>, InvalidField
         (Some(Value::String(_)), Some(_)) => Err(InvalidField::new(&end_path, "cannot follow a named port")),
         (Some(Value::String(name)), None) => port_name(path, name).map(|name| Some(PortMatch::Named(name))),
         (Some(number), end) => {
-            let first = number.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
-            let first = first.ok_or_else(|| {
-                InvalidField::new(
-                    &format!("{path}.port"),
-                    format!("{number} is not a number from 1 to 65535 or a name"),
-                )
+            let first = NonZeroU16::deserialize(number).map_err(|_| {
+                let reason = format!("{number} is not a number from 1 to 65535 or a name");
+                InvalidField::new(&format!("{path}.port"), reason)
             })?;
-            let range = PortRange::new(first, end.unwrap_or(first));
+            let range = PortRange::new(first.get(), end.unwrap_or(first.get()));
             range.map(|range| Some(PortMatch::Range(range))).map_err(|error| InvalidField::new(&end_path, error))
         }
     }

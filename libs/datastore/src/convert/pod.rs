@@ -97,10 +97,13 @@ fn not_an_address(path: &str, text: &str) -> InvalidField {
 
 /// With or without a prefix length; one that leaves host bits open is no pod's address.
 fn address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| {
-        let cidr: Cidr = text.parse().ok()?;
-        (Cidr::host(cidr.network()) == cidr).then(|| cidr.network())
-    })
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    match text.parse::<Cidr>() {
+        Ok(cidr) if Cidr::host(cidr.network()) == cidr => Some(cidr.network()),
+        _ => None,
+    }
 }
 
 fn ports(spec: Spec) -> Result<Vec<NamedPort>, InvalidField> {
