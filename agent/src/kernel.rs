@@ -4,8 +4,10 @@
 //! Never: more than the agent needs.
 
 use calc::Desired;
+use cni::name::host_interface_alias;
 use dataplane::{Applied, Dataplane, Question, ReportError, TwinAnswer, TwinError};
-use model::AttachmentId;
+use model::{Attachment, AttachmentId};
+use netlink::Socket;
 use serde_json::Value;
 
 /// The kernel's side of a node.
@@ -22,6 +24,8 @@ pub trait Kernel {
     fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError>;
     /// The rows of a table.
     fn report(&self, table: &str) -> Result<Value, ReportError>;
+    /// Deletes the veth pair of an attachment, if its host side is still there and still this attachment's.
+    fn unwire(&mut self, attachment: &Attachment) -> Result<(), netlink::Error>;
 }
 
 impl Kernel for Dataplane {
@@ -47,5 +51,16 @@ impl Kernel for Dataplane {
 
     fn report(&self, table: &str) -> Result<Value, ReportError> {
         self.report(table)
+    }
+
+    fn unwire(&mut self, attachment: &Attachment) -> Result<(), netlink::Error> {
+        let mut socket = Socket::open()?;
+        // The alias says whose the link is: a new container of the same pod has one of the same name.
+        match socket.link(&attachment.host_interface)? {
+            Some(link) if link.alias == host_interface_alias(&attachment.id) => {
+                socket.delete_link(link.index).map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }

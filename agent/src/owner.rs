@@ -8,7 +8,12 @@ use calc::{Desired, World};
 use cni::protocol::{Operation, Reply};
 use datastore::Batch;
 use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
-use std::{collections::BTreeSet, net::IpAddr, sync::mpsc::SyncSender, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::mpsc::SyncSender,
+    time::Instant,
+};
 use tracing::{info, warn};
 
 /// Something the owner hears.
@@ -68,6 +73,8 @@ pub struct Agent<K> {
     pub(crate) outcome: Outcome,
     /// The World has changed since it was last resolved.
     pub(crate) changed: bool,
+    /// Prepared attachments, and when no commit can follow any more.
+    pub(crate) abandoned: BTreeMap<AttachmentId, Instant>,
     desired: Option<Desired>,
     /// Attachments whose addresses the other nodes have not been told.
     unpublished: BTreeSet<AttachmentId>,
@@ -91,6 +98,7 @@ impl<K: Kernel> Agent<K> {
             journal,
             outcome: Outcome::default(),
             changed: true,
+            abandoned: BTreeMap::new(),
             desired: None,
             unpublished: BTreeSet::new(),
         };
@@ -138,6 +146,7 @@ impl<K: Kernel> Agent<K> {
             _ => self.apply_changes(),
         }
         self.kernel.settle();
+        self.undo_abandoned();
         let expired = self.kernel.sweep_conntrack();
         tracing::debug!(expired, "conntrack swept");
         self.publish_all();
@@ -165,11 +174,22 @@ impl<K: Kernel> Agent<K> {
     /// What the last agent prepared and never committed, and pods whose interface did not outlive it (a reboot).
     fn undo_leftovers(&mut self) {
         let attached = |id: &AttachmentId| self.world.attachment(id).is_some();
-        let leftovers: Vec<_> = self.journal.all().filter(|known| !attached(&known.id)).cloned().collect();
-        for attachment in leftovers {
-            match requests::release(self, std::slice::from_ref(&attachment.id)) {
-                Ok(()) => info!(pod = %attachment.pod, attachment = %attachment.id, "undone: it was left half-made"),
-                Err(error) => warn!(attachment = %attachment.id, "cannot be undone: {error}"),
+        let left = self.journal.all().filter(|known| !attached(&known.id)).map(|known| known.id.clone());
+        self.undo(left.collect());
+    }
+
+    /// What was prepared for somebody who never came back.
+    fn undo_abandoned(&mut self) {
+        let now = Instant::now();
+        let left = self.abandoned.iter().filter(|(_, end)| **end <= now).map(|(id, _)| id.clone());
+        self.undo(left.collect());
+    }
+
+    fn undo(&mut self, left: Vec<AttachmentId>) {
+        for id in left {
+            match requests::release(self, std::slice::from_ref(&id)) {
+                Ok(()) => info!(%id, "undone: it was left half-made"),
+                Err(error) => warn!(%id, "cannot be undone yet: {error}"),
             }
         }
     }

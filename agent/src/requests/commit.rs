@@ -34,6 +34,7 @@ pub fn finish<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId) -> Reply {
     match recorded {
         Ok(()) => {
             tracing::info!(%id, "committed");
+            agent.abandoned.remove(id);
             agent.publish(id);
             done()
         }

@@ -14,7 +14,7 @@ use crate::{
     kernel::Kernel,
     owner::{Agent, Ask},
 };
-use cni::protocol::{Answer, Fault, Operation, Prepare, Reply};
+use cni::protocol::{Answer, Fault, Operation, Reply};
 use model::AttachmentId;
 use std::{sync::mpsc::SyncSender, time::Instant};
 
@@ -50,7 +50,7 @@ pub enum Waiting {
 /// Begins every request of a batch; what comes back is finished after the apply.
 pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut waiting = Vec::new();
-    let mut prepares: Vec<(Prepare, SyncSender<Reply>)> = Vec::new();
+    let mut prepares = Vec::new();
     for Ask { operation, deadline, reply } in asks {
         if let Some(fault) = refusal(agent, &operation, deadline) {
             answer(&reply, Err(fault));
@@ -60,7 +60,7 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
             Operation::Query(question) => answer(&reply, query::query(agent, &question)),
             Operation::Status { .. } => answer(&reply, query::status(agent)),
             Operation::Check { id } => answer(&reply, query::check(agent, &id)),
-            Operation::Prepare(prepare) => prepares.push((prepare, reply)),
+            Operation::Prepare(prepare) => prepares.push(prepare::Ask { prepare, deadline, reply }),
             Operation::Commit { id, mac } => waiting.extend(commit::start(agent, id, mac, reply)),
             Operation::Abort { id } | Operation::Del { id } => waiting.push(remove::start(agent, vec![id], reply)),
             Operation::Gc { network, keep } => waiting.push(remove::gc(agent, &network, &keep, reply)),

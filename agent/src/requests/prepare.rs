@@ -11,20 +11,38 @@ use crate::{
 };
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
 use model::{Attachment, AttachmentId, IfaceName, Mac};
-use std::{net::IpAddr, sync::mpsc::SyncSender};
+use std::{
+    net::IpAddr,
+    sync::mpsc::SyncSender,
+    time::{Duration, Instant},
+};
+
+/// After the asker's deadline, before its prepare counts as abandoned: time to abort by itself.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// One prepare and its way back.
+pub struct Ask {
+    /// What is wanted.
+    pub prepare: Prepare,
+    /// When the asker gives up.
+    pub deadline: Instant,
+    /// To whom.
+    pub reply: SyncSender<Reply>,
+}
 
 /// Serves all prepares by one decision about addresses. What a new container displaced is finished after the apply.
-pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<(Prepare, SyncSender<Reply>)>) -> Vec<Waiting> {
+pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut displaced = Vec::new();
     let mut open = Vec::new();
-    for (prepare, reply) in asks {
-        match admit(agent, &prepare) {
-            Ok(Some(prepared)) => answer(&reply, Ok(Answer::Prepared(prepared))),
+    for ask in asks {
+        match admit(agent, &ask.prepare) {
+            Ok(Some(prepared)) => answer(&ask.reply, Ok(Answer::Prepared(prepared))),
             Ok(None) => {
-                displaced.extend(displace(agent, &prepare.id, &interface_of(&prepare)));
-                open.push((prepare, reply));
+                displaced.extend(displace(agent, &ask.prepare.id, &interface_of(&ask.prepare)));
+                agent.abandoned.insert(ask.prepare.id.clone(), ask.deadline + GRACE);
+                open.push(ask);
             }
-            Err(fault) => answer(&reply, Err(fault)),
+            Err(fault) => answer(&ask.reply, Err(fault)),
         }
     }
     if !open.is_empty() {
@@ -73,19 +91,19 @@ fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &Ifac
     Some(Waiting::Remove { ids: vec![old], reply: None })
 }
 
-fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<(Prepare, SyncSender<Reply>)>) {
-    let wishes: Vec<_> =
-        open.iter().map(|(prepare, _)| Wish { id: prepare.id.clone(), pod: prepare.pod.clone() }).collect();
+fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
+    let wish = |ask: &Ask| Wish { id: ask.prepare.id.clone(), pod: ask.prepare.pod.clone() };
+    let wishes: Vec<_> = open.iter().map(wish).collect();
     let mtu = agent.node.mtu;
     let mut unrecorded: Vec<Option<Fault>> = open.iter().map(|_| None).collect();
     let Agent { allocator, journal, .. } = agent;
     let assigned = allocator.assign(&wishes, |index, addresses| {
-        let recorded = journal.record(attachment(&open[index].0, addresses, mtu));
+        let recorded = journal.record(attachment(&open[index].prepare, addresses, mtu));
         unrecorded[index] = recorded.err().map(|error| fault(TRY_AGAIN, error));
     });
-    for (((prepare, reply), assigned), unrecorded) in open.into_iter().zip(assigned).zip(unrecorded) {
+    for ((ask, assigned), unrecorded) in open.into_iter().zip(assigned).zip(unrecorded) {
         let outcome = unrecorded.map_or_else(|| assigned.map_err(no_addresses), Err);
-        answer(&reply, conclude(agent, &prepare, outcome));
+        answer(&ask.reply, conclude(agent, &ask.prepare, outcome));
     }
 }
 

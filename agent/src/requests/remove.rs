@@ -7,7 +7,7 @@ use super::{TRY_AGAIN, Waiting, done, fault};
 use crate::{allocate::AllocateError, journal::JournalError, kernel::Kernel, owner::Agent};
 use cni::protocol::Reply;
 use datastore::ObjectError;
-use model::AttachmentId;
+use model::{Attachment, AttachmentId};
 use std::sync::mpsc::SyncSender;
 
 /// Addresses or records that could not be taken back.
@@ -19,6 +19,9 @@ pub enum ReleaseError {
     /// What other nodes are told.
     #[error("what other nodes know of the pod: {0}")]
     Published(#[from] ObjectError),
+    /// The veth pair.
+    #[error(transparent)]
+    Link(#[from] netlink::Error),
     /// The record.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -56,18 +59,23 @@ pub fn finish<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Reply {
     done()
 }
 
-/// Releases addresses, then tells the other nodes, then forgets: whatever is interrupted is found and done again.
+/// Deletes the links, releases the addresses, tells the other nodes, then forgets: whatever is interrupted is found and
+/// done again, and no address is free while a pod may still use it.
 pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<(), ReleaseError> {
+    let known: Vec<_> = ids.iter().filter_map(|id| agent.journal.get(id).cloned()).collect();
+    for attachment in &known {
+        agent.kernel.unwire(attachment)?;
+    }
     let released = agent.allocator.release(ids)?;
-    for id in ids {
-        let Some(pod) = agent.journal.get(id).map(|known| known.pod.clone()) else { continue };
+    for Attachment { id, pod, .. } in &known {
         // A new container of the same pod speaks for it now.
-        if !agent.journal.all().any(|known| known.pod == pod && known.id != *id) {
-            agent.allocator.objects().withdraw(&pod, &agent.node.name)?;
+        if !agent.journal.all().any(|other| other.pod == *pod && other.id != *id) {
+            agent.allocator.objects().withdraw(pod, &agent.node.name)?;
         }
         agent.journal.forget(id)?;
         tracing::info!(%pod, %id, "removed");
     }
+    agent.abandoned.retain(|id, _| !ids.contains(id));
     tracing::debug!(?released, "addresses released");
     Ok(())
 }

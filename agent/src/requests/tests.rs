@@ -10,10 +10,10 @@ use crate::{
     owner::{Event, Node},
 };
 use calc::{Desired, World};
-use cni::protocol::Prepared;
+use cni::protocol::{Prepare, Prepared};
 use dataplane::{Applied, ApplyError, Question, ReportError, TwinAnswer, TwinError};
 use datastore::Objects;
-use model::{IfaceName, IpPool, Mac, PodId, Resource, Update};
+use model::{Attachment, IfaceName, IpPool, Mac, PodId, Resource, Update};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -27,6 +27,7 @@ struct FakeKernel {
     endpoints: BTreeSet<AttachmentId>,
     broken: bool,
     stuck: bool,
+    unwired: Vec<AttachmentId>,
 }
 
 impl Kernel for FakeKernel {
@@ -56,6 +57,10 @@ impl Kernel for FakeKernel {
     }
     fn report(&self, _: &str) -> Result<Value, ReportError> {
         Ok(Value::Null)
+    }
+    fn unwire(&mut self, attachment: &Attachment) -> Result<(), netlink::Error> {
+        self.unwired.push(attachment.id.clone());
+        Ok(())
     }
 }
 
@@ -309,6 +314,21 @@ fn a_prepare_that_nobody_waits_for_is_not_begun() {
     bench.agent.take(vec![Event::Ask(Ask { operation: prepare("c1", "a"), deadline: Instant::now(), reply })]);
     assert_eq!(code(&answer.try_recv().expect("answered")), TRY_AGAIN);
     assert_eq!(bench.held("c1"), 0);
+}
+
+#[test]
+fn what_was_prepared_for_somebody_who_never_came_back_is_undone() {
+    let mut bench = Bench::new();
+    bench.prepared("c1", "a");
+    bench.attached("c2", "b");
+    bench.agent.tick();
+    assert_eq!(bench.held("c1"), 1, "its asker may still commit");
+    for end in bench.agent.abandoned.values_mut() {
+        *end = Instant::now();
+    }
+    bench.agent.tick();
+    assert_eq!((bench.held("c1"), bench.held("c2")), (0, 1));
+    assert_eq!(bench.agent.kernel.unwired, [id("c1")]);
 }
 
 #[test]
