@@ -26,6 +26,7 @@ pub struct Agent {
     arguments: Vec<OsString>,
     log: PathBuf,
     child: Option<Child>,
+    outlives: bool,
     kept: bool,
 }
 
@@ -33,7 +34,7 @@ impl Agent {
     /// Not started yet.
     #[must_use]
     pub fn new(namespace: Arc<NetNs>, program: &Path, arguments: Vec<OsString>, log: PathBuf) -> Self {
-        Self { namespace, program: program.to_owned(), arguments, log, child: None, kept: false }
+        Self { namespace, program: program.to_owned(), arguments, log, child: None, outlives: false, kept: false }
     }
 
     /// Replaces its arguments from the next start on.
@@ -47,7 +48,12 @@ impl Agent {
         &self.arguments
     }
 
-    /// Lets it live on when the value is dropped. To be said before it is started.
+    /// It will not die with the thread that starts it.
+    pub fn outlive(&mut self) {
+        self.outlives = true;
+    }
+
+    /// Lets it live on when the value is dropped; it was told to [`Agent::outlive`] before it was started.
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -66,7 +72,7 @@ impl Agent {
         command.stdout(log.try_clone().context("duplicating the log")?).stderr(log);
         // An interrupt on the terminal is for the test, which then stops the agent.
         command.process_group(0);
-        if !self.kept {
+        if !self.outlives {
             let die_together = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
             // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
             unsafe { command.pre_exec(die_together) };

@@ -173,7 +173,7 @@ impl Cluster {
     /// Leaves everything when the value is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
-        self.fabric.outside_mut().keep();
+        self.fabric.outside().keep();
     }
 }
 

@@ -40,11 +40,6 @@ impl Fabric {
         &self.namespace
     }
 
-    /// Its namespace, to keep.
-    pub fn outside_mut(&mut self) -> &mut NetNs {
-        &mut self.namespace
-    }
-
     /// Gives `node` its uplink, with the addresses that belong to `number`.
     ///
     /// # Errors

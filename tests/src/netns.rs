@@ -12,6 +12,7 @@ use std::{
     os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -25,7 +26,7 @@ pub const STEM: &str = "tt";
 pub struct NetNs {
     name: String,
     file: File,
-    kept: bool,
+    kept: AtomicBool,
 }
 
 impl NetNs {
@@ -38,7 +39,7 @@ impl NetNs {
         run(Command::new("ip").args(["netns", "add", &name]))?;
         let path = Path::new(DIRECTORY).join(&name);
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        let made = Self { name, file, kept: false };
+        let made = Self { name, file, kept: AtomicBool::new(false) };
         made.ip(&["link set lo up"])?;
         Ok(made)
     }
@@ -56,8 +57,8 @@ impl NetNs {
     }
 
     /// Leaves it behind when dropped.
-    pub fn keep(&mut self) {
-        self.kept = true;
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// Runs `work` on a thread of its own inside. Sockets it returns stay in the namespace.
@@ -174,7 +175,7 @@ impl NetNs {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.kept.load(Ordering::Relaxed) {
             remove(&self.name);
         }
     }

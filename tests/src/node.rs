@@ -151,6 +151,12 @@ impl Node {
         self.directory.join("state")
     }
 
+    /// The agent's program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Where its agent writes its log.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
@@ -237,8 +243,6 @@ impl Node {
         let mut command = self.namespace.command(&self.program)?;
         command.arg("cleanup").arg("--socket").arg(self.socket());
         command.arg("--bpffs").arg(self.bpffs()).arg("--state-dir").arg(self.state_dir());
-        command.arg("--node").arg(&self.spec.name).arg("--uplink").arg("eth0");
-        command.arg("--datastore").arg(format!("file:{}", self.datastore.display()));
         command.output().context("starting tortie cleanup")
     }
 
@@ -248,13 +252,11 @@ impl Node {
         Actor { name: self.spec.name.clone(), namespace: &self.namespace, addresses: self.addresses() }
     }
 
-    /// Lets node and agent live on when the value is dropped. To be said before the agent is started.
+    /// Lets node and agent live on when the value is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
         self.agent.keep();
-        if let Some(namespace) = Arc::get_mut(&mut self.namespace) {
-            namespace.keep();
-        }
+        self.namespace.keep();
     }
 }
 

@@ -236,6 +236,11 @@ impl Pod {
         Ok(())
     }
 
+    /// Ends its servers; their ports are free.
+    pub fn silence(&mut self) {
+        self.servers = Servers::default();
+    }
+
     /// Leaves it standing when the value is dropped.
     pub fn keep(&mut self) {
         self.attached = false;

@@ -122,7 +122,7 @@ impl Drop for Servers {
 }
 
 /// Greets, then says everything back until the client closes.
-fn echo(mut stream: TcpStream, greeting: &str) {
+pub fn echo(mut stream: TcpStream, greeting: &str) {
     let mut buffer = [0; 65536];
     // Errors of a connection end it: the client sees them from its side.
     if stream.set_nodelay(true).is_err() || stream.write_all(greeting.as_bytes()).is_err() {
