@@ -12,7 +12,7 @@ use notify::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -28,6 +28,8 @@ pub type Updates = Receiver<Batch>;
 
 /// A larger file is not read; its objects keep their last good revision.
 const FILE_MAX: u64 = 64 << 20;
+/// So often a file may be renamed while it is being read.
+const RENAMES_MAX: usize = 100;
 /// Batches that may wait. While the reader is slow, changes gather in the set of touched paths instead.
 const BATCHES_MAX: usize = 16;
 
@@ -130,6 +132,9 @@ fn is_manifest(path: &Path) -> bool {
     !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].contains(&&*extension))
 }
 
+/// A file's inode and text; `None`: it is not there.
+type Reading = io::Result<Option<(u64, String)>>;
+
 struct Reader {
     dirs: [PathBuf; 2],
     catalog: Catalog,
@@ -145,9 +150,8 @@ impl Reader {
     }
 
     fn first(&mut self) -> io::Result<Batch> {
-        for path in self.listed()? {
-            self.read(&path);
-        }
+        let everything = Touched { paths: BTreeSet::new(), all: true };
+        self.readings(everything)?.into_iter().for_each(|(path, reading)| self.take_in(&path, reading));
         let mut batch = self.catalog.changes();
         batch.push(Update::InSync);
         self.tell_problems();
@@ -157,9 +161,16 @@ impl Reader {
     /// Until the store or the receiver is dropped.
     fn run(mut self, touched: &Mutex<Touched>, woken: &Receiver<()>, send: &SyncSender<Batch>) {
         while woken.recv().is_ok() {
-            let touched = std::mem::take(&mut *touched.lock().unwrap_or_else(PoisonError::into_inner));
-            for path in self.files_to_read(touched) {
-                self.read(&path);
+            let now = std::mem::take(&mut *touched.lock().unwrap_or_else(PoisonError::into_inner));
+            match self.readings(now) {
+                Ok(readings) => {
+                    self.unlisted = None;
+                    readings.into_iter().for_each(|(path, reading)| self.take_in(&path, reading));
+                }
+                Err(error) => {
+                    self.cannot_list(&error);
+                    touched.lock().unwrap_or_else(PoisonError::into_inner).all = true;
+                }
             }
             let batch = self.catalog.changes();
             self.tell_problems();
@@ -169,51 +180,59 @@ impl Reader {
         }
     }
 
-    /// The manifests to read now. A directory that cannot be listed says nothing about its files.
-    fn files_to_read(&mut self, touched: Touched) -> BTreeSet<PathBuf> {
+    /// What the touched manifests say. A file that is gone here and new there was renamed: both sides belong into one
+    /// batch. A directory that cannot be listed says nothing about its files.
+    fn readings(&self, touched: Touched) -> io::Result<BTreeMap<PathBuf, Reading>> {
         let mut paths: BTreeSet<PathBuf> = touched.paths.into_iter().filter(|path| is_manifest(path)).collect();
-        let gone: BTreeSet<u64> =
-            paths.iter().filter(|path| !path.exists()).filter_map(|path| self.inodes.get(path).copied()).collect();
-        let root_touched = !self.dirs[0].exists();
-        if !touched.all && gone.is_empty() && !root_touched {
-            return paths;
+        if touched.all {
+            paths.extend(self.inodes.keys().cloned());
         }
-        match self.listed() {
-            Ok(listed) if touched.all => {
-                paths.extend(self.inodes.keys().cloned());
-                paths.extend(listed);
+        for _ in 0..RENAMES_MAX {
+            let readings: BTreeMap<_, _> = paths.iter().map(|path| (path.clone(), text_of(path))).collect();
+            // Listed after reading, so that what was renamed meanwhile is seen, too.
+            let listed = self.listed()?;
+            let missed = |path: &PathBuf, inode: &u64| {
+                touched.all && !readings.contains_key(path) || self.is_renamed(&readings, path, *inode)
+            };
+            let again: Vec<PathBuf> =
+                listed.into_iter().filter(|(path, inode)| missed(path, inode)).map(|(path, _)| path).collect();
+            if again.is_empty() {
+                return Ok(readings);
             }
-            // A file that is gone here and new there was renamed: both sides belong into one batch.
-            Ok(listed) => paths.extend(listed.into_iter().filter(|path| {
-                inode(path).is_some_and(|now| gone.contains(&now) && self.inodes.get(path) != Some(&now))
-            })),
-            Err(error) => {
-                self.cannot_list(&error);
-                paths.clear();
-            }
+            paths.extend(again);
         }
-        paths
+        Err(io::Error::other("its files are renamed faster than they can be read"))
+    }
+
+    /// Whether the file that one of `readings` found gone now stands at `path` and was not read there.
+    fn is_renamed(&self, readings: &BTreeMap<PathBuf, Reading>, path: &Path, inode: u64) -> bool {
+        let is_here = matches!(readings.get(path), Some(Ok(Some((read, _)))) if *read == inode);
+        let left =
+            |(old, reading): (&PathBuf, &Reading)| matches!(reading, Ok(None)) && self.inodes.get(old) == Some(&inode);
+        !is_here && readings.iter().any(left)
     }
 
     fn cannot_list(&mut self, error: &io::Error) {
-        let message = format!("cannot be listed: {error}; restart the agent once it is there again");
+        let message =
+            format!("cannot be listed: {error}; all stays as it was; restart the agent once it is there again");
         self.unlisted = Some(Problem { file: self.dirs[0].clone(), line: None, object: None, message });
     }
 
-    fn listed(&self) -> io::Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
+    /// All manifests, each with the inode of its directory entry.
+    fn listed(&self) -> io::Result<BTreeMap<PathBuf, u64>> {
+        let mut listed = BTreeMap::new();
         for dir in &self.dirs {
             for entry in fs::read_dir(dir)? {
-                paths.push(entry?.path());
+                let entry = entry?;
+                listed.insert(entry.path(), entry.ino());
             }
         }
-        paths.retain(|path| is_manifest(path));
-        paths.sort();
-        Ok(paths)
+        listed.retain(|path, _| is_manifest(path));
+        Ok(listed)
     }
 
-    fn read(&mut self, path: &Path) {
-        match text_of(path) {
+    fn take_in(&mut self, path: &Path, reading: Reading) {
+        match reading {
             Ok(Some((inode, text))) => {
                 self.inodes.insert(path.to_owned(), inode);
                 self.catalog.read(path, Ok(&text));
@@ -237,12 +256,8 @@ impl Reader {
     }
 }
 
-fn inode(path: &Path) -> Option<u64> {
-    path.metadata().ok().map(|found| found.ino())
-}
-
 /// `None`: there is no such file, or it is a directory. Anything else that is no plain file could block a reader.
-fn text_of(path: &Path) -> io::Result<Option<(u64, String)>> {
+fn text_of(path: &Path) -> Reading {
     let found = match path.metadata() {
         Ok(found) if found.is_dir() => return Ok(None),
         Ok(found) => found,
@@ -255,8 +270,9 @@ fn text_of(path: &Path) -> io::Result<Option<(u64, String)>> {
     if found.len() > FILE_MAX {
         return Err(io::Error::other(format!("larger than {} MiB", FILE_MAX >> 20)));
     }
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some((found.ino(), text))),
+    let read = path.symlink_metadata().and_then(|entry| Ok((entry.ino(), fs::read_to_string(path)?)));
+    match read {
+        Ok(read) => Ok(Some(read)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
