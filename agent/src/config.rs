@@ -213,10 +213,8 @@ fn read_file(path: &Path) -> Result<Settings, ConfigError> {
         return Ok(Settings::default());
     }
     serde_saphyr::from_str(&text).map_err(|error| {
-        let line = error.location().map(|location| location.line()).filter(|line| *line > 0);
         let what = error.without_snippet().to_string();
-        let what = what.lines().next().unwrap_or("not readable as YAML").to_owned();
-        let problem = line.map_or(what.clone(), |line| format!("line {line}: {what}"));
+        let problem = what.lines().next().unwrap_or("not readable as YAML").to_owned();
         ConfigError::Invalid { path: path.to_owned(), problem }
     })
 }

@@ -164,7 +164,8 @@ fn failed(code: u8, result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tortie: {error:#}");
+            // Every error says its cause itself.
+            eprintln!("tortie: {error}");
             ExitCode::from(code)
         }
     }

@@ -78,6 +78,7 @@ pub struct Agent<K> {
     desired: Option<Desired>,
     /// Attachments whose addresses the other nodes have not been told.
     unpublished: BTreeSet<AttachmentId>,
+    to_publish: bool,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -101,6 +102,7 @@ impl<K: Kernel> Agent<K> {
             abandoned: BTreeMap::new(),
             desired: None,
             unpublished: BTreeSet::new(),
+            to_publish: false,
         };
         agent.restore(interfaces);
         agent
@@ -136,6 +138,9 @@ impl<K: Kernel> Agent<K> {
         // A commit that did not come into force was taken back.
         self.apply_changes();
         self.kernel.settle();
+        if std::mem::take(&mut self.to_publish) {
+            self.publish_all();
+        }
     }
 
     /// What is done now and then: what drifted is put right, what expired is removed, what failed is tried again.
@@ -223,10 +228,10 @@ impl<K: Kernel> Agent<K> {
         }
     }
 
-    /// Remembers that the other nodes are to be told of an attachment, and tells them.
+    /// Remembers that the other nodes are to be told of an attachment. Its runtime need not wait for that.
     pub(crate) fn publish(&mut self, id: &AttachmentId) {
         self.unpublished.insert(id.clone());
-        self.publish_all();
+        self.to_publish = true;
     }
 
     /// What cannot be told now stays on the list.

@@ -12,13 +12,12 @@ use crate::{
     owner::{Agent, Event, Node},
     serve,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use calc::World;
 use dataplane::Dataplane;
 use datastore::{FileStore, Objects, Updates};
 use netlink::{Link, Socket};
 use std::{
-    fs,
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
@@ -72,8 +71,13 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let (journal, damaged) = Journal::open(&config.state_dir)?;
     let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
     damaged.iter().for_each(|error| tracing::error!("{error}"));
-    fs::create_dir_all(&config.datastore)
-        .with_context(|| format!("{}: cannot be made a datastore", config.datastore.display()))?;
+    // A directory that is not there holds no policy either: taken for an empty one, it would open every pod.
+    if !config.datastore.is_dir() {
+        bail!(
+            "--datastore file:{}: there is no such directory; make it, or correct the path",
+            config.datastore.display()
+        );
+    }
     let objects = Objects::open(&config.datastore)?;
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name))?;
