@@ -5,7 +5,8 @@
 
 use crate::story::{Story, story};
 use anyhow::{Context as _, Result};
-use std::{fs, path::Path, process::Command};
+use aya::programs::{SchedClassifier, TcAttachType};
+use std::{ffi::CString, fs, path::Path, process::Command};
 use tests::{Cluster, NetNs, NodeSpec, PodSpec, Probe::Tcp, netns};
 
 /// Rules of nftables and of both iptables, as their own tools print them; comments left out.
@@ -47,12 +48,25 @@ fn network(namespace: &NetNs) -> Result<String> {
     looks.iter().map(look).collect()
 }
 
-/// Ids of all BPF links of the machine that sit on an interface of `namespace`, by bpftool.
-fn attached(namespace: &NetNs) -> Result<String> {
-    let tool = ["/usr/sbin/bpftool", "/sbin/bpftool"].map(Path::new);
-    let tool = tool.iter().find(|path| path.exists()).context("bpftool is not installed")?;
-    let said = netns::run(namespace.command(tool)?.args(["-j", "net", "show"]))?;
-    Ok(said)
+/// Names of the TCX programs on each interface of `namespace`, asked of the kernel.
+fn attached(namespace: &NetNs) -> Result<Vec<String>> {
+    let links = namespace.ip_json("link show")?;
+    let names: Vec<_> = links.as_array().context("no links")?.iter().filter_map(|l| l["ifname"].as_str()).collect();
+    namespace.inside(|| {
+        let mut found = Vec::new();
+        for name in names {
+            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let (_, programs) =
+                    SchedClassifier::query_tcx(&*CString::new(name)?, hook).context("asking for TCX programs")?;
+                found.extend(
+                    programs
+                        .iter()
+                        .map(|program| format!("{name} {hook:?} {}", program.name_as_str().unwrap_or_default())),
+                );
+            }
+        }
+        Ok(found)
+    })
 }
 
 fn pins(s: &Story) -> Result<usize> {
