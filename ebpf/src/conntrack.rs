@@ -41,6 +41,30 @@ const _: () = assert!(size_of::<Flow>() == size_of::<ConntrackEntry>());
 const _: () = assert!(core::mem::offset_of!(Flow, flags) == core::mem::offset_of!(ConntrackEntry, flags));
 const _: () = assert!(core::mem::offset_of!(Flow, seen_s) == core::mem::offset_of!(ConntrackEntry, seen_s));
 
+#[cfg(test)]
+impl Flow {
+    /// The entry in a place of its own.
+    pub(crate) fn of(entry: &ConntrackEntry) -> Self {
+        Self {
+            bytes: Cell::new(entry.bytes),
+            stamp: Cell::new(entry.stamp),
+            low_slot: Cell::new(entry.low_slot),
+            high_slot: Cell::new(entry.high_slot),
+            egress_hit: Cell::new(entry.egress_hit),
+            ingress_hit: Cell::new(entry.ingress_hit),
+            seen_s: Cell::new(entry.seen_s),
+            packets: Cell::new(entry.packets),
+            state: Cell::new(entry.state),
+            flags: Cell::new(entry.flags),
+            icmp_type: Cell::new(entry.icmp_type),
+            icmp_code: Cell::new(entry.icmp_code),
+            nat: Cell::new(entry.nat.0),
+            nat_port: Cell::new(entry.nat_port),
+            spare: Cell::new(entry.spare),
+        }
+    }
+}
+
 /// Who opened a flow towards whom, and what it asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening<'a> {

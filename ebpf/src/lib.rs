@@ -8,7 +8,7 @@
 
 pub mod antispoof;
 pub mod conntrack;
-#[cfg(any())]
+#[cfg(test)]
 mod fake;
 mod flow;
 pub mod forward;
@@ -18,5 +18,7 @@ pub mod icmp;
 pub mod neighbour;
 pub mod parse;
 pub mod policy;
+#[cfg(test)]
+mod spec;
 pub mod tables;
 pub mod walk;
