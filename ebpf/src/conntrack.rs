@@ -81,11 +81,7 @@ impl<'a> Opening<'a> {
     #[inline(always)]
     #[must_use]
     pub const fn of(packet: &'a Packet) -> Self {
-        Self {
-            opener: &packet.source,
-            responder: &packet.destination,
-            x: x_of(packet.protocol, packet.detail),
-        }
+        Self { opener: &packet.source, responder: &packet.destination, x: x_of(packet.protocol, packet.detail) }
     }
 }
 

@@ -108,7 +108,13 @@ impl Node {
         self.endpoints[slot as usize].rev = self.generation.get() as u32;
     }
 
-    pub fn run(&self, hook: Hook, ifindex: u32, ingress_ifindex: u32, frame: &[u8]) -> (Result<Verdict, DropReason>, State) {
+    pub fn run(
+        &self,
+        hook: Hook,
+        ifindex: u32,
+        ingress_ifindex: u32,
+        frame: &[u8],
+    ) -> (Result<Verdict, DropReason>, State) {
         let mut state = State::default();
         let arrival = Arrival { ifindex, ingress_ifindex, vlan: false };
         (walk(hook, self, &Bytes(frame), &arrival, &mut state), state)

@@ -3,8 +3,8 @@
 //! Invariant: every drop is counted once, on one endpoint's account and one reason.
 //! Never: lets a packet pass on an error.
 
-use abi::answer::{Answer, Outcome};
 use abi::DropReason;
+use abi::answer::{Answer, Outcome};
 use aya_ebpf::programs::TcContext;
 use ebpf::forward::Hop;
 use ebpf::tables::Tables;
@@ -32,6 +32,8 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     match verdict.and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
         Ok(action) => action,
         Err(reason) => {
+            #[cfg(feature = "log")]
+            aya_log_ebpf::debug!(context, "dropped at endpoint {}: reason {}", state.slot, reason as u32);
             count_drop(state.slot, reason);
             SHOT
         }

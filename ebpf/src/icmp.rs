@@ -18,11 +18,8 @@ const QUOTE: u32 = 8;
 #[inline(always)]
 #[must_use]
 pub const fn is_error(packet: &Packet) -> bool {
-    let error = if packet.v6 {
-        matches!(packet.icmp_type(), 1..=4)
-    } else {
-        matches!(packet.icmp_type(), 3 | 4 | 5 | 11 | 12)
-    };
+    let error =
+        if packet.v6 { matches!(packet.icmp_type(), 1..=4) } else { matches!(packet.icmp_type(), 3 | 4 | 5 | 11 | 12) };
     packet.is_icmp() && error
 }
 
@@ -39,9 +36,7 @@ pub fn is_related<T: Tables, F: Frame>(tables: &T, frame: &F, state: &mut State,
     }
     conntrack::key(quoted, &mut state.key);
     match tables.flow(&state.key) {
-        Some(flow) => {
-            flow.flags.get() & CT_REFUSED == 0 && !conntrack::expired(flow, quoted.protocol, tables.now_s())
-        }
+        Some(flow) => flow.flags.get() & CT_REFUSED == 0 && !conntrack::expired(flow, quoted.protocol, tables.now_s()),
         None => false,
     }
 }
@@ -51,7 +46,11 @@ pub fn is_related<T: Tables, F: Frame>(tables: &T, frame: &F, state: &mut State,
 fn quote<F: Frame>(frame: &F, error: &Packet, quoted: &mut Packet) -> Option<()> {
     let at = error.l4 + QUOTE;
     quoted.v6 = error.v6;
-    if error.v6 { quote_v6(frame, at, quoted)? } else { quote_v4(frame, at, quoted)? }
+    if error.v6 {
+        quote_v6(frame, at, quoted)?
+    } else {
+        quote_v4(frame, at, quoted)?
+    }
     let head = frame.load::<8>(quoted.l4)?;
     if quoted.is_icmp() {
         quoted.source_port = [head[4], head[5]];

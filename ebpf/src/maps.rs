@@ -8,9 +8,7 @@ use core::ptr;
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::verdict::DROP_REASONS;
-use abi::{
-    Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word, maps,
-};
+use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word, maps};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;

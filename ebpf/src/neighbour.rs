@@ -110,17 +110,12 @@ fn check_target<T: Tables>(tables: &T, target: &Address, asker: Asker<'_>) -> Re
 #[must_use]
 pub fn arp_reply(request: &[u8; ARP_FRAME]) -> [u8; ARP_FRAME] {
     let mut reply = *request;
-    for index in 0..6 {
-        reply[index] = request[6 + index];
-        reply[6 + index] = GATEWAY_MAC[index];
-        reply[22 + index] = GATEWAY_MAC[index];
-        reply[32 + index] = request[22 + index];
-    }
-    for index in 0..4 {
-        reply[28 + index] = request[38 + index];
-        reply[38 + index] = request[28 + index];
-    }
+    reply[..6].copy_from_slice(&request[6..12]);
+    reply[6..12].copy_from_slice(&GATEWAY_MAC);
     reply[21] = 2;
+    reply[22..28].copy_from_slice(&GATEWAY_MAC);
+    reply[28..32].copy_from_slice(&request[38..42]);
+    reply[32..42].copy_from_slice(&request[22..32]);
     reply
 }
 
@@ -129,26 +124,16 @@ pub fn arp_reply(request: &[u8; ARP_FRAME]) -> [u8; ARP_FRAME] {
 #[must_use]
 pub fn advertisement(mac: [u8; 6], source: [u8; 16], target: [u8; 16]) -> [u8; ADVERTISEMENT_FRAME] {
     let mut frame = [0; ADVERTISEMENT_FRAME];
-    for index in 0..6 {
-        frame[index] = mac[index];
-        frame[6 + index] = GATEWAY_MAC[index];
-        frame[80 + index] = GATEWAY_MAC[index];
-    }
-    frame[12] = 0x86;
-    frame[13] = 0xdd;
-    frame[14] = 0x60;
-    frame[19] = 32;
-    frame[20] = 58;
-    frame[21] = 255;
-    for index in 0..16 {
-        frame[22 + index] = target[index];
-        frame[38 + index] = source[index];
-        frame[62 + index] = target[index];
-    }
+    frame[..6].copy_from_slice(&mac);
+    frame[6..12].copy_from_slice(&GATEWAY_MAC);
+    frame[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+    frame[22..38].copy_from_slice(&target);
+    frame[38..54].copy_from_slice(&source);
     frame[54] = ADVERTISEMENT;
     frame[58] = 0b1110_0000;
-    frame[78] = 2;
-    frame[79] = 1;
+    frame[62..78].copy_from_slice(&target);
+    frame[78..80].copy_from_slice(&[2, 1]);
+    frame[80..].copy_from_slice(&GATEWAY_MAC);
     let [high, low] = advertisement_checksum(source, target);
     frame[56] = high;
     frame[57] = low;

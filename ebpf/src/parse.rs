@@ -130,11 +130,7 @@ pub const fn has_ports(protocol: u8) -> bool {
 #[inline(always)]
 pub fn ethernet<F: Frame>(frame: &F) -> Result<Ether, DropReason> {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = frame.load::<14>(0).ok_or(DropReason::Malformed)?;
-    Ok(Ether {
-        destination: [a, b, c, d, e, f],
-        source: [g, h, i, j, k, l],
-        ethertype: u16::from_be_bytes([m, n]),
-    })
+    Ok(Ether { destination: [a, b, c, d, e, f], source: [g, h, i, j, k, l], ethertype: u16::from_be_bytes([m, n]) })
 }
 
 /// Reads the IP and transport headers of a frame of this EtherType into a blank packet.
@@ -301,4 +297,69 @@ fn udp_length(packet: &Packet, stated: u32, room: u32) -> Result<(), DropReason>
     let torn = stated < 8 || stated > room;
     let jumbo = stated == 0 && room > 0xffff;
     if packet.fragment == Fragment::Whole && torn && !jumbo { Err(DropReason::Malformed) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Bytes;
+
+    /// An IPv6 frame whose fixed header names `next`.
+    fn v6(next: u8, rest: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend((rest.len() as u16).to_be_bytes());
+        frame.extend([next, 64]);
+        frame.extend([0xfd; 32]);
+        frame.extend(rest);
+        frame
+    }
+
+    fn read(next: u8, rest: &[u8]) -> Result<Packet, DropReason> {
+        let mut read = Packet::default();
+        packet(&Bytes(&v6(next, rest)), ETHERTYPE_V6, &mut read).map(|()| read)
+    }
+
+    const UDP: [u8; 8] = [0, 7, 0, 53, 0, 8, 0, 0];
+
+    #[test]
+    fn pkt_43_a_chain_of_extension_headers_leads_to_the_transport() {
+        let hop_by_hop = [60, 0, 1, 4, 0, 0, 0, 0];
+        let options = [51, 0, 1, 4, 0, 0, 0, 0];
+        let authentication = [17, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 9, 9, 9, 9];
+        let read = read(0, &[&hop_by_hop[..], &options, &authentication, &UDP].concat()).expect("a whole datagram");
+        assert_eq!((read.protocol, read.l4, read.detail), (17, 14 + 40 + 32, 53));
+    }
+
+    #[test]
+    fn pkt_43_44_too_many_or_torn_extension_headers_are_malformed() {
+        let option = [60, 0, 1, 4, 0, 0, 0, 0];
+        assert_eq!(read(60, &[option; 9].concat()), Err(DropReason::Malformed));
+        assert_eq!(read(60, &option[..7]), Err(DropReason::Malformed));
+        assert_eq!(read(60, &[60, 9, 1, 4, 0, 0, 0, 0]), Err(DropReason::Malformed));
+    }
+
+    #[test]
+    fn pkt_45_a_routing_header_of_type_0_is_refused_and_others_are_passed_over() {
+        assert_eq!(read(43, &[&[17, 0, 0, 0, 0, 0, 0, 0], &UDP[..]].concat()), Err(DropReason::RoutingHeader));
+        assert_eq!(read(43, &[&[17, 0, 4, 0, 0, 0, 0, 0], &UDP[..]].concat()).map(|p| p.detail), Ok(53));
+    }
+
+    #[test]
+    fn pkt_23_an_atomic_fragment_is_whole_a_first_has_ports_a_later_has_none() {
+        let part = |offset: u8, more: u8| read(44, &[&[17, 0, 0, offset << 3 | more, 1, 2, 3, 4], &UDP[..]].concat());
+        let [atomic, first, later] = [part(0, 0), part(0, 1), part(1, 0)].map(|part| part.expect("well formed"));
+        assert_eq!((atomic.fragment, atomic.detail), (Fragment::Whole, 53));
+        assert_eq!((first.fragment, first.detail), (Fragment::First, 53));
+        assert_eq!((later.fragment, later.detail, later.fragment_id), (Fragment::Later, 0, [1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn pkt_40_ipv4_options_are_skipped() {
+        let mut frame = crate::fake::ipv4((2, 2), 3, 17, &[&[1; 4], &UDP[..]].concat());
+        frame[14] = 0x46;
+        let mut read = Packet::default();
+        assert_eq!(packet(&Bytes(&frame), ETHERTYPE_V4, &mut read), Ok(()));
+        assert_eq!(read.detail, 53);
+    }
 }

@@ -50,10 +50,7 @@ pub fn end_of<T: Tables>(tables: &T, generation: u64, address: &Address) -> Resu
         },
     };
     let entry = tables.class(slot).ok_or(DropReason::TableCorrupt)?;
-    Ok(End {
-        slot: tables.word(&entry.endpoint).at(generation),
-        class: tables.word(&entry.class).at(generation),
-    })
+    Ok(End { slot: tables.word(&entry.endpoint).at(generation), class: tables.word(&entry.class).at(generation) })
 }
 
 /// The span that decides about `x` at the endpoint in `slot`, with a peer of this class.

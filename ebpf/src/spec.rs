@@ -342,6 +342,10 @@ fn a_dry_run_gives_the_live_answer_and_writes_nothing() {
         assert_eq!(state.ingress_hit, Some(if port == 80 { 4 } else { 2 }));
         assert_eq!(node.pod_sends(2, &frame), dry);
     }
+    let mut first = udp(A, 3, (9999, 53));
+    first[20] = 0x20;
+    let dry = walk(Hook::FromWorkload, &Twin(&node), &Bytes(&first), &arrival, &mut State::default());
+    assert_eq!(dry, TO_B);
     node.change_ingress(3, 0);
     let before = node.flow_now().stamp.get();
     let frame = tcp(A, 3, (4000, 80), ACK);

@@ -88,15 +88,15 @@ pub fn walk<T: Tables, F: Frame>(
     state.generation = tables.generation();
     let walk = Walk { tables, frame, arrival, hook };
     match hook {
-        Hook::FromWorkload => walk.from_workload(state),
-        Hook::ToWorkload => walk.to_workload(state),
-        Hook::FromUplink => walk.from_uplink(state),
+        Hook::FromWorkload => walk.sent_by_workload(state),
+        Hook::ToWorkload => walk.bound_for_workload(state),
+        Hook::FromUplink => walk.arrived_by_uplink(state),
     }
 }
 
 impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     #[inline(always)]
-    fn from_workload(&self, state: &mut State) -> Result<Verdict, DropReason> {
+    fn sent_by_workload(&self, state: &mut State) -> Result<Verdict, DropReason> {
         state.ether = parse::ethernet(self.frame)?;
         if self.arrival.vlan || matches!(state.ether.ethertype, 0x8100 | 0x88a8) {
             return self.refuse_here(state, DropReason::Vlan);
@@ -121,7 +121,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     }
 
     #[inline(always)]
-    fn to_workload(&self, state: &mut State) -> Result<Verdict, DropReason> {
+    fn bound_for_workload(&self, state: &mut State) -> Result<Verdict, DropReason> {
         state.ether = parse::ethernet(self.frame)?;
         if self.arrival.vlan {
             return self.refuse_here(state, DropReason::Vlan);
@@ -144,7 +144,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     /// What is not for a local pod, or cannot be read, is for the host: a torn packet that it forwards is judged at
     /// the pod's own hook.
     #[inline(always)]
-    fn from_uplink(&self, state: &mut State) -> Result<Verdict, DropReason> {
+    fn arrived_by_uplink(&self, state: &mut State) -> Result<Verdict, DropReason> {
         let read = parse::ethernet(self.frame).and_then(|ether| {
             state.ether = ether;
             parse::packet(self.frame, ether.ethertype, &mut state.packet)
