@@ -154,3 +154,57 @@ fn advertisement_checksum(source: [u8; 16], target: [u8; 16]) -> [u8; 2] {
     sum = (sum & 0xffff) + (sum >> 16);
     (!(sum as u16)).to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Node, mac};
+    use crate::walk::Verdict;
+
+    fn arp(sender: [u8; 4], target: [u8; 4]) -> [u8; ARP_FRAME] {
+        let mut frame = [0; ARP_FRAME];
+        frame[..6].fill(0xff);
+        frame[6..12].copy_from_slice(&mac(2));
+        frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame[22..28].copy_from_slice(&mac(2));
+        frame[28..32].copy_from_slice(&sender);
+        frame[38..42].copy_from_slice(&target);
+        frame
+    }
+
+    #[test]
+    fn pkt_1_2_3_arp_is_answered_for_all_but_the_own_address_probes_and_announcements() {
+        let node = Node::new();
+        let own = [10, 65, 0, 2];
+        for (sender, target, expected) in [
+            (own, [169, 254, 1, 1], Ok(Verdict::AnswerArp)),
+            (own, [1, 2, 3, 4], Ok(Verdict::AnswerArp)),
+            ([9; 4], own, Err(DropReason::NeighbourUnanswered)),
+            ([0; 4], [10, 65, 0, 9], Err(DropReason::NeighbourUnanswered)),
+            ([10, 65, 0, 9], [10, 65, 0, 9], Err(DropReason::NeighbourUnanswered)),
+        ] {
+            assert_eq!(node.pod_sends(2, &arp(sender, target)), expected, "{sender:?} asks for {target:?}");
+        }
+        let mut forged = arp(own, [1, 2, 3, 4]);
+        forged[27] = 9;
+        assert_eq!(node.pod_sends(2, &forged), Err(DropReason::Spoofed));
+        let reply = arp_reply(&arp(own, [169, 254, 1, 1]));
+        assert_eq!(reply[..6], mac(2));
+        assert_eq!(reply[6..12], GATEWAY_MAC);
+        assert_eq!(reply[20..42], [&[0, 2], &GATEWAY_MAC[..], &[169, 254, 1, 1], &mac(2), &own].concat());
+    }
+
+    #[test]
+    fn pkt_6_an_advertisement_has_a_correct_checksum() {
+        let source = core::array::from_fn(|index| 0xf0 + index as u8);
+        let target = core::array::from_fn(|index| 3 * index as u8);
+        let frame = advertisement(mac(2), source, target);
+        let words = frame[22..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+        let mut sum: u32 = words.sum::<u32>() + 32 + 58;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        assert_eq!(sum, 0xffff);
+        assert_eq!((frame[21], frame[54], frame[58]), (255, 136, 0xe0));
+    }
+}

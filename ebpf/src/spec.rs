@@ -5,11 +5,10 @@
 
 use abi::DropReason::*;
 use abi::conntrack::{CT_HOST_OPENED, CT_REFUSED, STATE_CLOSED, STATE_ESTABLISHED};
-use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, GATEWAY_MAC};
+use abi::endpoint::ENDPOINT_KEEP_ESTABLISHED;
 use abi::{RowKey, RowRef, Span};
 
-use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, icmp, ipv4, mac, tcp, udp, v4};
-use crate::neighbour::{self, ARP_FRAME};
+use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, icmp, ipv4, tcp, udp, v4};
 use crate::tables::Arrival;
 use crate::walk::{Hook, State, Verdict, walk};
 
@@ -280,53 +279,6 @@ fn pkt_51_53_56_what_no_pod_may_send() {
     assert_eq!(to([127, 0, 0, 1]), Err(Unroutable));
     assert_eq!(node.pod_sends(2, &udp(A, 200, (1, 4789))), Err(Encapsulated));
     assert_eq!(node.pod_sends(2, &ipv4(A, 200, 4, &[0; 20])), Err(Encapsulated));
-}
-
-fn arp(sender: [u8; 4], target: [u8; 4]) -> [u8; ARP_FRAME] {
-    let mut frame = [0; ARP_FRAME];
-    frame[..6].fill(0xff);
-    frame[6..12].copy_from_slice(&mac(2));
-    frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    frame[22..28].copy_from_slice(&mac(2));
-    frame[28..32].copy_from_slice(&sender);
-    frame[38..42].copy_from_slice(&target);
-    frame
-}
-
-#[test]
-fn pkt_1_2_3_arp_is_answered_for_all_but_the_own_address_probes_and_announcements() {
-    let node = Node::new();
-    let own = [10, 65, 0, 2];
-    for (sender, target, expected) in [
-        (own, [169, 254, 1, 1], Ok(Verdict::AnswerArp)),
-        (own, [1, 2, 3, 4], Ok(Verdict::AnswerArp)),
-        ([9; 4], own, Err(NeighbourUnanswered)),
-        ([0; 4], [10, 65, 0, 9], Err(NeighbourUnanswered)),
-        ([10, 65, 0, 9], [10, 65, 0, 9], Err(NeighbourUnanswered)),
-    ] {
-        assert_eq!(node.pod_sends(2, &arp(sender, target)), expected, "{sender:?} asks for {target:?}");
-    }
-    let mut forged = arp(own, [1, 2, 3, 4]);
-    forged[27] = 9;
-    assert_eq!(node.pod_sends(2, &forged), Err(Spoofed));
-    let reply = neighbour::arp_reply(&arp(own, [169, 254, 1, 1]));
-    assert_eq!(reply[..6], mac(2));
-    assert_eq!(reply[6..12], GATEWAY_MAC);
-    assert_eq!(reply[20..42], [&[0, 2], &GATEWAY_MAC[..], &[169, 254, 1, 1], &mac(2), &own].concat());
-}
-
-#[test]
-fn pkt_6_an_advertisement_has_a_correct_checksum() {
-    let source = core::array::from_fn(|index| 0xf0 + index as u8);
-    let target = core::array::from_fn(|index| 3 * index as u8);
-    let frame = neighbour::advertisement(mac(2), source, target);
-    let words = frame[22..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let mut sum: u32 = words.sum::<u32>() + 32 + 58;
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    assert_eq!(sum, 0xffff);
-    assert_eq!((frame[21], frame[54], frame[58]), (255, 136, 0xe0));
 }
 
 #[test]
