@@ -4,10 +4,19 @@
 //! Never: decides what is wanted; touches a route, link or neighbour that is not recognisably ours.
 #![warn(missing_docs)]
 
+mod conntrack;
 mod dataplane;
 pub mod error;
+mod frame;
+mod host;
+mod links;
+mod pins;
+mod programs;
 pub mod question;
+mod report;
 pub mod tables;
+mod twin;
+mod uplink;
 
 pub use dataplane::{Applied, Dataplane, Options, cleanup};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};

@@ -64,17 +64,10 @@ fn is_affected(old: &Image, new: &Image, changes: &Changes, slot: u32, before: &
     let sets = [after.egress.new(), after.ingress.new()];
     let set_changed = [before.egress.new(), before.ingress.new()] != sets || before.flags != after.flags;
     // Equal rows share their spans, so equal references are equal answers.
-    let peer_changed = || {
-        changes
-            .classes
-            .iter()
-            .any(|(was, is)| sets.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)))
-    };
+    let peer_changed =
+        || changes.classes.iter().any(|(was, is)| sets.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)));
     // A flow towards an address that had no endpoint here can belong to any endpoint, and holds no verdict of the new one.
-    let owner_changed = || {
-        changes.owners.iter().any(|(was, is)| {
-            [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot
-        })
-    };
+    let owner_changed =
+        || changes.owners.iter().any(|(was, is)| [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot);
     set_changed || peer_changed() || owner_changed()
 }

@@ -1,1 +1,265 @@
-pub struct KernelStore;
+//! The kernel's tables, opened by their pins.
+//! In: writes of a commit. Out: array words stored in place, hash entries by bpf(2), graces by membarrier(2).
+//! Invariant: the order in which writes are given is the order in which programs see them.
+//! Never: updates a hash key in place.
+
+use super::{
+    mapped::MappedArray,
+    write::{Sizes, Snapshot, Store, StoreError, Write},
+};
+use crate::{conntrack::Conntrack, pins};
+use abi::{
+    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span,
+    maps::{self, MapSpec},
+    verdict::DROP_REASONS,
+};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    os::fd::AsFd,
+    path::Path,
+    sync::Arc,
+};
+
+/// A key must be new (BPF_NOEXIST).
+const NEW_ONLY: u64 = 1;
+
+/// The maps.
+pub struct KernelStore {
+    generation: MappedArray<u64>,
+    endpoints: MappedArray<Endpoint>,
+    classes: MappedArray<ClassEntry>,
+    spans: MappedArray<Span>,
+    interfaces: HashMap<MapData, u32, u32>,
+    addresses: HashMap<MapData, Address, u32>,
+    nets: LpmTrie<MapData, [u8; 16], u32>,
+    sets: Array<MapData, SetEntry>,
+    rows: HashMap<MapData, RowKey, RowRef>,
+    hits: PerCpuArray<MapData, u64>,
+    drops: PerCpuArray<MapData, u64>,
+    /// Tracked flows.
+    pub conntrack: Conntrack,
+    sizes: Sizes,
+}
+
+/// An error of a map.
+pub fn failed(spec: &MapSpec, error: impl fmt::Display) -> StoreError {
+    StoreError { map: spec.name, reason: error.to_string() }
+}
+
+fn open(dir: &Path, spec: &MapSpec) -> Result<MapData, StoreError> {
+    MapData::from_pin(dir.join(pins::map_name(spec))).map_err(|error| failed(spec, error))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(dir: &Path, spec: &MapSpec) -> Result<M, StoreError> {
+    let map = Map::from_map_data(open(dir, spec)?).map_err(|error| failed(spec, error))?;
+    M::try_from(map).map_err(|error| failed(spec, error))
+}
+
+fn mapped<T: aya::Pod>(dir: &Path, spec: &MapSpec, sizes: &Sizes) -> Result<MappedArray<T>, StoreError> {
+    let data = open(dir, spec)?;
+    MappedArray::map(data.fd().as_fd(), sizes.of(spec)).map_err(|error| failed(spec, error))
+}
+
+fn sizes(dir: &Path) -> Result<Sizes, StoreError> {
+    let size = |spec: &MapSpec| {
+        let info = open(dir, spec)?.info().map_err(|error| failed(spec, error))?;
+        Ok((spec.name, info.max_entries()))
+    };
+    maps::MAPS.iter().map(size).collect::<Result<_, _>>().map(Sizes)
+}
+
+impl KernelStore {
+    /// Opens the maps pinned in a directory.
+    ///
+    /// # Errors
+    /// A map is not there or is of another kind.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let sizes = sizes(dir)?;
+        Ok(Self {
+            generation: mapped(dir, &maps::GENERATION, &sizes)?,
+            endpoints: mapped(dir, &maps::ENDPOINTS, &sizes)?,
+            classes: mapped(dir, &maps::CLASSES, &sizes)?,
+            spans: mapped(dir, &maps::SPANS, &sizes)?,
+            interfaces: typed(dir, &maps::INTERFACES)?,
+            addresses: typed(dir, &maps::ADDRESSES)?,
+            nets: typed(dir, &maps::NETS)?,
+            sets: typed(dir, &maps::SETS)?,
+            rows: typed(dir, &maps::ROWS)?,
+            hits: typed(dir, &maps::HITS)?,
+            drops: typed(dir, &maps::DROPS)?,
+            conntrack: Conntrack::new(typed(dir, &maps::CONNTRACK)?),
+            sizes,
+        })
+    }
+
+    /// A hit's packets, over all processors.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn hit_count(&self, hit: u32) -> Result<u64, StoreError> {
+        sum(&self.hits, hit).map_err(|error| failed(&maps::HITS, error))
+    }
+
+    /// Packets counted at an index of `DROPS`, over all processors.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn drop_count(&self, index: u32) -> Result<u64, StoreError> {
+        sum(&self.drops, index).map_err(|error| failed(&maps::DROPS, error))
+    }
+
+    fn set_class(&self, slot: u32, entry: &ClassEntry) -> Result<(), StoreError> {
+        self.classes.set(slot, entry).ok_or_else(|| outside(&maps::CLASSES, slot))
+    }
+
+    fn put_spans(&self, offset: u32, spans: &[Span]) -> Result<(), StoreError> {
+        let put = |(index, span)| self.spans.set(index, span).ok_or_else(|| outside(&maps::SPANS, index));
+        (offset..).zip(spans).try_for_each(put)
+    }
+
+    /// How much fits.
+    #[must_use]
+    pub fn size_table(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// A slot's next owner starts from nothing: no flows, no drops.
+    fn forget_slots(&mut self, slots: &BTreeSet<u32>) -> Result<(), StoreError> {
+        self.conntrack.flush(slots)?;
+        let counters = slots.iter().flat_map(|slot| slot * DROP_REASONS..(slot + 1) * DROP_REASONS);
+        counters.into_iter().try_for_each(|index| clear(&mut self.drops, index, &maps::DROPS))
+    }
+
+    fn row_spans(&self, row: RowRef) -> Result<Arc<[Span]>, StoreError> {
+        let end = row.offset.checked_add(row.len).filter(|end| *end <= self.spans.len());
+        let end = end.ok_or_else(|| outside(&maps::SPANS, row.offset))?;
+        Ok((row.offset..end).filter_map(|index| self.spans.get(index)).collect())
+    }
+
+    fn read_sets(&self) -> Result<BTreeMap<u32, SetEntry>, StoreError> {
+        let mut sets = BTreeMap::new();
+        for (id, entry) in (0..self.sets.len()).zip(self.sets.iter()) {
+            let entry = entry.map_err(|error| failed(&maps::SETS, error))?;
+            if entry != SetEntry::default() {
+                sets.insert(id, entry);
+            }
+        }
+        Ok(sets)
+    }
+}
+
+fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, MapError> {
+    Ok(counters.get(&index, 0)?.iter().sum())
+}
+
+fn clear(counters: &mut PerCpuArray<MapData, u64>, index: u32, spec: &MapSpec) -> Result<(), StoreError> {
+    let processors = aya::util::nr_cpus().map_err(|(_, error)| failed(spec, error))?;
+    let zeros = vec![0u64; usize::try_from(processors.get()).unwrap_or(1)];
+    let zeros = PerCpuValues::try_from(zeros).map_err(|error| failed(spec, error))?;
+    counters.set(index, zeros, 0).map_err(|error| failed(spec, error))
+}
+
+fn outside(spec: &MapSpec, index: u32) -> StoreError {
+    failed(spec, format!("index {index} is past its end"))
+}
+
+fn read_hash<K, V>(map: &HashMap<MapData, K, V>, spec: &MapSpec) -> Result<BTreeMap<K, V>, StoreError>
+where
+    K: aya::Pod + Ord,
+    V: aya::Pod,
+{
+    map.iter().collect::<Result<_, _>>().map_err(|error| failed(spec, error))
+}
+
+/// What is not there need not be deleted.
+fn absent_is_fine(result: Result<(), MapError>, spec: &MapSpec) -> Result<(), StoreError> {
+    match result {
+        Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(spec, error)),
+    }
+}
+
+/// Waits until every program that runs now has ended: they run as readers of RCU, and this command waits for those.
+fn grace() -> Result<(), StoreError> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: membarrier(2) takes three integers and touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(failed(&maps::GENERATION, std::io::Error::last_os_error())) }
+}
+
+fn net_of(key: &Key<[u8; 16]>) -> NetKey {
+    NetKey { prefix_len: key.prefix_len(), address: key.data() }
+}
+
+fn key_of(net: &NetKey) -> Key<[u8; 16]> {
+    Key::new(net.prefix_len, net.address)
+}
+
+impl Store for KernelStore {
+    fn read(&self) -> Result<Snapshot, StoreError> {
+        let generation = self.generation.get(0).ok_or_else(|| outside(&maps::GENERATION, 0))?;
+        let endpoints = (0..self.endpoints.len()).filter_map(|slot| Some((slot, self.endpoints.get(slot)?)));
+        let nets: BTreeMap<_, _> = self
+            .nets
+            .iter()
+            .map(|entry| entry.map(|(key, slot)| (net_of(&key), slot)))
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(&maps::NETS, error))?;
+        let addresses = read_hash(&self.addresses, &maps::ADDRESSES)?;
+        let named: BTreeSet<u32> = addresses.values().chain(nets.values()).copied().collect();
+        let class = |slot: u32| Some((slot, self.classes.get(slot)?));
+        let sets = self.read_sets()?;
+        let rows = read_hash(&self.rows, &maps::ROWS)?;
+        let referred: BTreeSet<RowRef> = rows.values().copied().chain(sets.values().map(|entry| entry.row)).collect();
+        let spans = referred.into_iter().map(|row| Ok((row, self.row_spans(row)?)));
+        Ok(Snapshot {
+            generation,
+            endpoints: endpoints.filter(|(_, entry)| *entry != Endpoint::default()).collect(),
+            interfaces: read_hash(&self.interfaces, &maps::INTERFACES)?,
+            classes: named.into_iter().filter_map(class).collect(),
+            spans: spans.collect::<Result<_, StoreError>>()?,
+            addresses,
+            nets,
+            sets,
+            rows,
+        })
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), StoreError> {
+        match write {
+            Write::Spans(offset, spans) => self.put_spans(*offset, spans),
+            Write::ClearHit(hit) => clear(&mut self.hits, *hit, &maps::HITS),
+            Write::Set(id, entry) => self.sets.set(*id, entry, 0).map_err(|error| failed(&maps::SETS, error)),
+            Write::Row(key, row) => self.rows.insert(key, row, NEW_ONLY).map_err(|error| failed(&maps::ROWS, error)),
+            Write::DeleteRow(key) => absent_is_fine(self.rows.remove(key), &maps::ROWS),
+            Write::Class(slot, entry) => self.set_class(*slot, entry),
+            Write::Address(key, slot) => {
+                self.addresses.insert(key, slot, NEW_ONLY).map_err(|error| failed(&maps::ADDRESSES, error))
+            }
+            Write::DeleteAddress(key) => absent_is_fine(self.addresses.remove(key), &maps::ADDRESSES),
+            Write::Net(key, slot) => {
+                self.nets.insert(&key_of(key), slot, NEW_ONLY).map_err(|error| failed(&maps::NETS, error))
+            }
+            Write::DeleteNet(key) => absent_is_fine(self.nets.remove(&key_of(key)), &maps::NETS),
+            Write::Endpoint(slot, entry) => {
+                self.endpoints.set(*slot, entry).ok_or_else(|| outside(&maps::ENDPOINTS, *slot))
+            }
+            Write::Interface(index, slot) => {
+                self.interfaces.insert(index, slot, NEW_ONLY).map_err(|error| failed(&maps::INTERFACES, error))
+            }
+            Write::DeleteInterface(index) => absent_is_fine(self.interfaces.remove(index), &maps::INTERFACES),
+            Write::Generation(generation) => {
+                self.generation.set(0, generation).ok_or_else(|| outside(&maps::GENERATION, 0))
+            }
+            Write::Grace => grace(),
+            Write::FlushFlows(slots) => self.forget_slots(slots),
+        }
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.sizes.clone()
+    }
+}

@@ -39,7 +39,10 @@ pub fn sweep(old: &Image, new: &Image) -> Vec<Write> {
     }
     let gone_slots = gone(&old.endpoints, &new.endpoints);
     let cleared = gone_slots.clone().map(|(slot, entry)| {
-        Write::Endpoint(*slot, Endpoint { rev: super::affected::revision(new.generation).max(entry.rev), ..Endpoint::default() })
+        Write::Endpoint(
+            *slot,
+            Endpoint { rev: super::affected::revision(new.generation).max(entry.rev), ..Endpoint::default() },
+        )
     });
     let flows = gone_slots.clone().map(|(slot, _)| *slot).collect();
     iter::once(Write::Grace)
@@ -76,9 +79,8 @@ fn nets<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = Write> + 'a 
         let was = Entry { class: old.class_over(key), ..*entry };
         [class(&was, entry, new.generation), Write::Net(*key, entry.slot)]
     });
-    let changed = both(&old.nets, &new.nets)
-        .filter(|(_, was, is)| was != is)
-        .map(|(_, was, is)| class(was, is, new.generation));
+    let changed =
+        both(&old.nets, &new.nets).filter(|(_, was, is)| was != is).map(|(_, was, is)| class(was, is, new.generation));
     let leaving = gone(&old.nets, &new.nets).map(|(key, was)| {
         let is = Entry { class: new.class_over(key), ..*was };
         class(was, &is, new.generation)
@@ -133,11 +135,17 @@ fn settled<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = Write> + 
         .chain(endpoints.map(|(slot, is)| Write::Endpoint(*slot, *is)))
 }
 
-fn added<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> impl Iterator<Item = (&'a K, &'a V)> + Clone {
+fn added<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> + Clone {
     new.iter().filter(|(key, _)| !old.contains_key(key))
 }
 
-fn gone<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> impl Iterator<Item = (&'a K, &'a V)> + Clone {
+fn gone<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> + Clone {
     added(new, old)
 }
 

@@ -28,7 +28,9 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// A table is too small.
-    #[error("the map {map} needs {needed} entries and has {size}; the previous revision stays in force: raise its size")]
+    #[error(
+        "the map {map} needs {needed} entries and has {size}; the previous revision stays in force: raise its size"
+    )]
     Full {
         /// The map.
         map: &'static str,
@@ -38,7 +40,9 @@ pub enum CommitError {
         size: u32,
     },
     /// A row would take too many steps to search.
-    #[error("a rule set needs {spans} spans for one class of peers, at most {ROW_SPANS_MAX} are searched; split the policy {policy}")]
+    #[error(
+        "a rule set needs {spans} spans for one class of peers, at most {ROW_SPANS_MAX} are searched; split the policy {policy}"
+    )]
     RowTooLong {
         /// Spans needed.
         spans: usize,
@@ -358,9 +362,7 @@ impl<'a> Draft<'a> {
             (&maps::SPANS, u64::from(self.room.end)),
         ];
         let full = needs.into_iter().find(|(map, needed)| *needed > u64::from(self.sizes.of(map)));
-        full.map_or(Ok(()), |(map, needed)| {
-            Err(CommitError::Full { map: map.name, needed, size: self.sizes.of(map) })
-        })
+        full.map_or(Ok(()), |(map, needed)| Err(CommitError::Full { map: map.name, needed, size: self.sizes.of(map) }))
     }
 
     fn finish(mut self) -> Plan {

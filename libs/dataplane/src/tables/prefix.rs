@@ -8,8 +8,7 @@ use model::Cidr;
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// The network all IPv4 addresses lie in.
-pub const ALL_V4: NetKey =
-    NetKey { prefix_len: 96, address: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0] };
+pub const ALL_V4: NetKey = NetKey { prefix_len: 96, address: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0] };
 
 /// The key of an address; `None` for an IPv6 address written as a mapped IPv4 one, which no packet may carry.
 #[must_use]
@@ -31,9 +30,7 @@ pub fn address_of(key: Address) -> IpAddr {
 pub fn net_key(cidr: &Cidr) -> Option<NetKey> {
     let length = u32::from(cidr.prefix_len());
     match cidr.network() {
-        IpAddr::V4(v4) => {
-            Some(NetKey { prefix_len: 96 + length, address: Address::from_v4(v4.octets()).to_bytes() })
-        }
+        IpAddr::V4(v4) => Some(NetKey { prefix_len: 96 + length, address: Address::from_v4(v4.octets()).to_bytes() }),
         IpAddr::V6(v6) => {
             let key = NetKey { prefix_len: length, address: v6.octets() };
             (!covers(&ALL_V4, &key)).then_some(key)

@@ -40,7 +40,9 @@ fn selector(number: u8) -> Arc<PeerSelector> {
 fn rule(peer: u8, port: u16, action: Action) -> SetRule {
     let peer = match peer {
         0 | 1 => PeerTest { selector: Some(selector(peer)), ..PeerTest::default() },
-        2 | 3 => PeerTest { nets: vec![NETS[usize::from(peer - 2)].parse().expect("a network")], ..PeerTest::default() },
+        2 | 3 => {
+            PeerTest { nets: vec![NETS[usize::from(peer - 2)].parse().expect("a network")], ..PeerTest::default() }
+        }
         _ => PeerTest::default(),
     };
     let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
@@ -48,11 +50,7 @@ fn rule(peer: u8, port: u16, action: Action) -> SetRule {
 }
 
 fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
-    let id = PolicyId {
-        name: "p".into(),
-        namespace: "default".into(),
-        kind: PolicyKind::KubernetesNetworkPolicy,
-    };
+    let id = PolicyId { name: "p".into(), namespace: "default".into(), kind: PolicyKind::KubernetesNetworkPolicy };
     let policies = rules.map(|rules| PolicyRules { id, rules }).into_iter().collect();
     Arc::new(RuleSet { direction, policies })
 }
@@ -171,9 +169,9 @@ fn assert_speaks(store: &FakeStore, desired: &Desired, hits: &Hits, when: &str) 
 
 fn questions(xs: &[u32]) -> impl Iterator<Item = (u8, Direction, u32)> + '_ {
     (0..3u8).flat_map(move |endpoint| {
-        [Direction::Ingress, Direction::Egress].into_iter().flat_map(move |direction| {
-            xs.iter().map(move |x| (endpoint, direction, *x))
-        })
+        [Direction::Ingress, Direction::Egress]
+            .into_iter()
+            .flat_map(move |direction| xs.iter().map(move |x| (endpoint, direction, *x)))
     })
 }
 
@@ -305,7 +303,11 @@ fn assert_unmoved(first: &Desired, second: &Desired, number: u8) {
 }
 
 fn one_endpoint(rules: Vec<SetRule>) -> Desired {
-    let sketch = Sketch { nets: 0, addresses: [Some(1), None, None, None, None], endpoints: [Some((Some(rules), None)), None, None] };
+    let sketch = Sketch {
+        nets: 0,
+        addresses: [Some(1), None, None, None, None],
+        endpoints: [Some((Some(rules), None)), None, None],
+    };
     sketch.desired()
 }
 

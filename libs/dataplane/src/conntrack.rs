@@ -1,0 +1,73 @@
+//! Tracked flows from the agent's side: expiry, and an end to those of an endpoint that is gone.
+//! In: the CONNTRACK map. Out: deletions, and the flows for people to read.
+//! Invariant: keys are collected first, then deleted: iteration begins anew where its key vanishes.
+//! Never: makes or changes an entry; programs do.
+
+use crate::tables::StoreError;
+use abi::{ConntrackEntry, FlowKey, maps};
+use aya::maps::{HashMap, MapData, MapError};
+use std::collections::BTreeSet;
+
+/// The map.
+#[derive(Debug)]
+pub struct Conntrack(HashMap<MapData, FlowKey, ConntrackEntry>);
+
+/// Seconds of CLOCK_MONOTONIC, which the programs stamp flows with.
+#[must_use]
+pub fn now_s() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
+}
+
+fn failed(error: &MapError) -> StoreError {
+    StoreError { map: maps::CONNTRACK.name, reason: error.to_string() }
+}
+
+impl Conntrack {
+    /// Over the map.
+    #[must_use]
+    pub fn new(map: HashMap<MapData, FlowKey, ConntrackEntry>) -> Self {
+        Self(map)
+    }
+
+    /// All flows, those that vanish meanwhile left out.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, ConntrackEntry)>, StoreError> {
+        let mut flows = Vec::new();
+        for key in self.0.keys() {
+            let key = key.map_err(|error| failed(&error))?;
+            match self.0.get(&key, 0) {
+                Ok(entry) => flows.push((key, entry)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Deletes what has expired; says how many.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn sweep(&mut self, now_s: u32) -> Result<usize, StoreError> {
+        self.delete(|key, entry| entry.expired(key.protocol, now_s))
+    }
+
+    /// Deletes the flows that name one of these slots; says how many.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flush(&mut self, slots: &BTreeSet<u32>) -> Result<usize, StoreError> {
+        if slots.is_empty() {
+            return Ok(0);
+        }
+        self.delete(|_, entry| slots.contains(&entry.low_slot) || slots.contains(&entry.high_slot))
+    }
+
+    fn delete(&mut self, dead: impl Fn(&FlowKey, &ConntrackEntry) -> bool) -> Result<usize, StoreError> {
+        let dead: Vec<_> = self.flows()?.into_iter().filter(|(key, entry)| dead(key, entry)).collect();
+        Ok(dead.iter().filter(|(key, _)| self.0.remove(key).is_ok()).count())
+    }
+}

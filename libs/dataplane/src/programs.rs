@@ -1,0 +1,141 @@
+//! The kernel programs and their maps: loaded once, verified once.
+//! In: the object's bytes and the maps' sizes. Out: loaded programs over pinned maps.
+//! Invariant: a pinned map is only used if its layout and size are those asked for.
+//! Never: attaches; `links` does.
+
+use crate::{OpenError, pins};
+use abi::{
+    maps::{self, MapSpec},
+    verdict::DROP_REASONS,
+};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::{ProgramError, SchedClassifier},
+};
+use std::{collections::BTreeMap, path::Path};
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Ingress of `cali*`: what a pod sends.
+    FromWorkload,
+    /// Egress of `cali*`: what the host's stack sends to a pod.
+    ToWorkload,
+    /// Ingress of the uplink.
+    FromUplink,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::FromWorkload, Self::ToWorkload, Self::FromUplink];
+
+    /// The program's name in the object.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::FromWorkload => "from_workload",
+            Self::ToWorkload => "to_workload",
+            Self::FromUplink => "from_uplink",
+        }
+    }
+
+    /// The twin that only answers.
+    #[must_use]
+    pub const fn twin(self) -> &'static str {
+        match self {
+            Self::FromWorkload => "from_workload_dry",
+            Self::ToWorkload => "to_workload_dry",
+            Self::FromUplink => "from_uplink_dry",
+        }
+    }
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Programs(Ebpf);
+
+impl Programs {
+    /// Loads them over the maps pinned below `bpffs`, which are made where they are not there.
+    ///
+    /// # Errors
+    /// The kernel refuses, or a pin is of another layout or size.
+    pub fn load(bpffs: &Path, object: &[u8], entries: &BTreeMap<String, u32>) -> Result<Self, OpenError> {
+        let dir = pins::maps_dir(bpffs);
+        let mut loader = EbpfLoader::new();
+        for spec in maps::MAPS {
+            loader.map_max_entries(spec.name, size(spec, entries));
+            loader.map_pin_path(spec.name, dir.join(pins::map_name(spec)));
+        }
+        let mut ebpf = loader.load(object).map_err(|error| refused(&dir, error))?;
+        for spec in maps::MAPS {
+            if ebpf.map(spec.name).is_none() {
+                return Err(OpenError::Missing { kind: "map", name: spec.name.to_owned() });
+            }
+        }
+        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]) {
+            let program = classifier(&mut ebpf, name)?;
+            program.load().map_err(|error| OpenError::Load { reason: format!("{name}: {}", in_full(&error)) })?;
+        }
+        Ok(Self(ebpf))
+    }
+
+    /// The program to attach at a hook.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn at(&mut self, hook: Hook) -> Result<&mut SchedClassifier, OpenError> {
+        classifier(&mut self.0, hook.program())
+    }
+
+    /// The twin of a hook's program.
+    #[must_use]
+    pub fn twin(&self, hook: Hook) -> Option<&SchedClassifier> {
+        self.0.program(hook.twin()).and_then(|program| program.try_into().ok())
+    }
+}
+
+/// `DROPS` has a row of reasons for each endpoint slot.
+fn size(spec: &MapSpec, entries: &BTreeMap<String, u32>) -> u32 {
+    let given = |spec: &MapSpec| entries.get(spec.name).copied();
+    let endpoints = given(&maps::ENDPOINTS).unwrap_or(maps::ENDPOINTS.default_entries);
+    if *spec == maps::GENERATION {
+        spec.default_entries
+    } else if *spec == maps::DROPS {
+        endpoints.saturating_mul(DROP_REASONS)
+    } else {
+        given(spec).unwrap_or(spec.default_entries)
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, OpenError> {
+    let missing = || OpenError::Missing { kind: "program", name: name.to_owned() };
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    program.try_into().map_err(|_: ProgramError| missing())
+}
+
+fn refused(dir: &Path, error: EbpfError) -> OpenError {
+    match error {
+        EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }) => {
+            let spec = maps::MAPS.iter().find(|spec| spec.name == name);
+            let pin = dir.join(spec.map_or(name, pins::map_name));
+            OpenError::ForeignPin { pin, property: property.to_string(), expected, actual }
+        }
+        error => OpenError::Load { reason: in_full(&error) },
+    }
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

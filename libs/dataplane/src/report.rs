@@ -1,0 +1,244 @@
+//! The tables as people and scripts read them: one flat object a row.
+//! In: what is in force and what its numbers mean. Out: JSON arrays, the same for `tortie show` and for failing tests.
+//! Invariant: read from the kernel's tables, or from the image that was written there.
+//! Never: a row without the thing's own name.
+
+use crate::{
+    ReportError, conntrack,
+    tables::{KernelStore, StoreError, Tables, image::Image, names::Names},
+};
+use abi::{
+    Address, ConntrackEntry, DropReason, FlowKey,
+    conntrack::{CT_HIGH_OPENED, CT_REFUSED, STATE_ESTABLISHED, STATE_NEW},
+    endpoint::{SLOT_HOST, SLOT_NONE},
+    maps,
+    rules::HIT_NONE,
+    verdict::DROP_REASONS,
+};
+use calc::EndpointSpec;
+use model::{AttachmentId, Protocol};
+use policy::Decider;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+};
+
+/// The tables there are.
+pub const TABLES: [&str; 7] = ["endpoints", "policies", "classes", "rulesets", "conntrack", "drops", "capacity"];
+
+/// What a report is made from.
+pub struct Reporter<'a> {
+    /// Tables in force.
+    pub tables: &'a Tables<KernelStore>,
+    /// Endpoints as wanted.
+    pub endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
+    /// Those that are completely in force.
+    pub in_force: &'a BTreeSet<AttachmentId>,
+}
+
+impl Reporter<'_> {
+    /// The rows of a table.
+    ///
+    /// # Errors
+    /// No such table, or a map that cannot be read.
+    pub fn rows(&self, table: &str) -> Result<Value, ReportError> {
+        let rows = match table {
+            "endpoints" => Ok(self.endpoints()),
+            "policies" => self.policies(),
+            "classes" => Ok(self.classes()),
+            "rulesets" => Ok(self.rule_sets()),
+            "conntrack" => self.flows(),
+            "drops" => self.drops(),
+            "capacity" => Ok(self.capacity()),
+            _ => return Err(ReportError::UnknownTable { name: table.to_owned(), known: TABLES.to_vec() }),
+        };
+        rows.map(Value::Array).map_err(|StoreError { map, reason }| ReportError::Read { map, reason })
+    }
+
+    fn image(&self) -> &Image {
+        self.tables.image()
+    }
+
+    fn names(&self) -> &Names {
+        self.tables.names()
+    }
+
+    fn endpoints(&self) -> Vec<Value> {
+        let row = |(id, spec): (&AttachmentId, &EndpointSpec)| {
+            let slot = self.names().endpoints.get(id);
+            let entry = slot.and_then(|slot| self.image().endpoints.get(slot));
+            json!({
+                "pod": spec.pod.to_string(),
+                "interface": spec.interface.to_string(),
+                "ifindex": entry.map(|entry| entry.ifindex),
+                "addresses": spec.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "mac": spec.mac.to_string(),
+                "mtu": spec.mtu,
+                "slot": slot,
+                "ingressRuleSet": entry.map(|entry| entry.ingress.new()),
+                "egressRuleSet": entry.map(|entry| entry.egress.new()),
+                "revision": entry.map(|entry| entry.rev),
+                "inForce": self.in_force.contains(id),
+            })
+        };
+        self.endpoints.iter().map(row).collect()
+    }
+
+    /// Deciders, with the packets they decided since the agent first named them.
+    fn policies(&self) -> Result<Vec<Value>, StoreError> {
+        let row = |(decider, hit): (&Decider, &u32)| {
+            let policy = match decider {
+                Decider::Rule { policy, .. } => policy.to_string(),
+                Decider::Isolated { policies, .. } => {
+                    policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                }
+                Decider::NoPolicy(_) => String::new(),
+            };
+            Ok(json!({
+                "policy": policy,
+                "direction": decider.direction().to_string(),
+                "decides": decider.to_string(),
+                "judged": self.tables.store().hit_count(*hit)?,
+                "hit": hit,
+            }))
+        };
+        self.names().hits.iter().map(row).collect()
+    }
+
+    fn classes(&self) -> Vec<Value> {
+        let mut members: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (address, entry) in &self.image().addresses {
+            members.entry(entry.class).or_default().push(ip_of(*address).to_string());
+        }
+        for (net, entry) in &self.image().nets {
+            let address = ip_of(Address::from_bytes(net.address));
+            let bits = if address.is_ipv4() { net.prefix_len.saturating_sub(96) } else { net.prefix_len };
+            members.entry(entry.class).or_default().push(format!("{address}/{bits}"));
+        }
+        let row = |(class, id): (&std::sync::Arc<policy::Class>, &u32)| {
+            let selectors = class.selectors.iter().map(|peer| format!("{:?} {}", peer.namespaces, peer.pods));
+            json!({
+                "class": id,
+                "selectors": selectors.collect::<Vec<_>>(),
+                "nets": class.nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "members": members.get(id).cloned().unwrap_or_default(),
+            })
+        };
+        self.names().classes.iter().map(row).collect()
+    }
+
+    fn rule_sets(&self) -> Vec<Value> {
+        let row = |(set, id): (&std::sync::Arc<policy::RuleSet>, &u32)| {
+            let users = self.image().endpoints.values();
+            let users = users.filter(|entry| entry.ingress.new() == *id || entry.egress.new() == *id).count();
+            let rows: Vec<_> = self.image().rows.iter().filter(|(key, _)| key.set == *id).map(|(_, row)| row).collect();
+            let default = self.image().sets.get(id).map(|entry| entry.row.len);
+            json!({
+                "ruleSet": id,
+                "direction": set.direction.to_string(),
+                "policies": set.policies.iter().map(|policy| policy.id.to_string()).collect::<Vec<_>>(),
+                "endpoints": users,
+                "rows": rows.len(),
+                "spans": u64::from(default.unwrap_or(0)) + rows.iter().map(|row| u64::from(row.len)).sum::<u64>(),
+            })
+        };
+        self.names().sets.iter().map(row).collect()
+    }
+
+    fn flows(&self) -> Result<Vec<Value>, StoreError> {
+        let now_s = conntrack::now_s();
+        let flows = self.tables.store().conntrack.flows()?;
+        let live = flows.iter().filter(|(key, entry)| !entry.expired(key.protocol, now_s));
+        Ok(live.map(|(key, entry)| self.flow(key, entry, now_s)).collect())
+    }
+
+    /// A flow, said from its opener's end.
+    fn flow(&self, key: &FlowKey, entry: &ConntrackEntry, now_s: u32) -> Value {
+        let low = (key.low, key.low_port, entry.low_slot);
+        let high = (key.high, key.high_port, entry.high_slot);
+        let (source, destination) = if entry.flags & CT_HIGH_OPENED != 0 { (high, low) } else { (low, high) };
+        let state = match entry.state {
+            _ if entry.flags & CT_REFUSED != 0 => "refused",
+            STATE_NEW => "new",
+            STATE_ESTABLISHED => "established",
+            _ => "closed",
+        };
+        json!({
+            "protocol": Protocol(key.protocol).to_string(),
+            "source": ip_of(source.0).to_string(),
+            "sourcePort": u16::from_be_bytes(source.1),
+            "sourcePod": self.whose(source.2),
+            "destination": ip_of(destination.0).to_string(),
+            "destinationPort": u16::from_be_bytes(destination.1),
+            "destinationPod": self.whose(destination.2),
+            "state": state,
+            "packets": entry.packets,
+            "bytes": entry.bytes,
+            "idleSeconds": now_s.saturating_sub(entry.seen_s),
+            "egressBy": self.decided(entry.egress_hit),
+            "ingressBy": self.decided(entry.ingress_hit),
+            "generation": entry.stamp,
+        })
+    }
+
+    fn decided(&self, hit: u32) -> Option<String> {
+        if hit == HIT_NONE {
+            return None;
+        }
+        let text = self.names().decider(hit).map(ToString::to_string);
+        Some(text.unwrap_or_else(|| "a rule that is no longer known".to_owned()))
+    }
+
+    fn whose(&self, slot: u32) -> Option<String> {
+        match slot {
+            SLOT_NONE => None,
+            SLOT_HOST => Some("this node".to_owned()),
+            slot => {
+                let id = self.names().endpoints.iter().find(|(_, known)| **known == slot).map(|(id, _)| id);
+                id.and_then(|id| self.endpoints.get(id)).map(|spec| spec.pod.to_string())
+            }
+        }
+    }
+
+    fn drops(&self) -> Result<Vec<Value>, StoreError> {
+        let slots = [SLOT_NONE, SLOT_HOST].into_iter().chain(self.image().endpoints.keys().copied());
+        let mut rows = Vec::new();
+        for slot in slots {
+            for reason in DropReason::ALL {
+                let packets = self.tables.store().drop_count(slot * DROP_REASONS + *reason as u32)?;
+                if packets > 0 {
+                    let pod = self.whose(slot);
+                    rows.push(json!({"pod": pod, "slot": slot, "reason": reason.as_str(), "packets": packets}));
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    fn capacity(&self) -> Vec<Value> {
+        let image = self.image();
+        let spans = image.spans.values().map(|spans| spans.len()).sum();
+        let used = [
+            (&maps::ENDPOINTS, image.endpoints.len()),
+            (&maps::INTERFACES, image.interfaces.len()),
+            (&maps::ADDRESSES, image.addresses.len()),
+            (&maps::NETS, image.nets.len()),
+            (&maps::CLASSES, image.addresses.len() + image.nets.len()),
+            (&maps::SETS, image.sets.len()),
+            (&maps::ROWS, image.rows.len()),
+            (&maps::SPANS, spans),
+            (&maps::CONNTRACK, self.tables.store().conntrack.flows().map(|flows| flows.len()).unwrap_or_default()),
+        ];
+        let sizes = self.tables.store().size_table();
+        let row = |(spec, used): (&maps::MapSpec, usize)| json!({"map": spec.name, "used": used, "size": sizes.of(spec), "whenFull": spec.when_full});
+        used.into_iter().map(row).collect()
+    }
+}
+
+/// An address as people write it.
+#[must_use]
+pub fn ip_of(address: Address) -> IpAddr {
+    let address = Ipv6Addr::from(address.to_bytes());
+    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+}
