@@ -193,7 +193,7 @@ impl<K: Kernel> Agent<K> {
     fn undo(&mut self, left: Vec<AttachmentId>) {
         for id in left {
             match requests::release(self, std::slice::from_ref(&id)) {
-                Ok(()) => info!(%id, "undone: it was left half-made"),
+                Ok(()) => info!(%id, "undone: its pod is gone or was never finished"),
                 Err(error) => warn!(%id, "cannot be undone yet: {error}"),
             }
         }

@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use std::{path::Path, time::Duration};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Fields by which people find a row: they come first, the others by name.
+const LEADING: [&str; 8] =
+    ["pod", "interface", "policy", "map", "source", "sourcePort", "destination", "destinationPort"];
 
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -60,6 +63,7 @@ fn rows_table(rows: &[Value]) -> String {
             names.push(name);
         }
     }
+    names.sort_by_key(|name| (LEADING.iter().position(|leading| leading == name).unwrap_or(LEADING.len()), *name));
     let mut table = plain();
     table.set_header(names.iter().map(|name| name.to_uppercase()));
     for row in rows {
@@ -82,9 +86,10 @@ fn plain() -> Table {
     table
 }
 
-/// Nobody wants blanks at the ends of lines when copying.
+/// Without the cells' padding at the ends of lines.
 fn trimmed(table: &Table) -> String {
-    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let lines: Vec<_> =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
     lines.join("\n")
 }
 
@@ -140,10 +145,10 @@ mod tests {
 
     #[test]
     fn rows_are_printed_under_the_names_of_all_their_fields() {
-        let report = json!([{"pod": "default/a", "slot": 2}, {"pod": "default/b", "drops": ["spoofed"]}]);
+        let report = json!([{"slot": 2, "pod": "default/a"}, {"drops": ["spoofed"], "pod": "default/b"}]);
         let text = table(&report);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines, [vec!["POD", "SLOT", "DROPS"], vec!["default/a", "2"], vec!["default/b", "spoofed"]]);
+        assert_eq!(lines, [vec!["POD", "DROPS", "SLOT"], vec!["default/a", "2"], vec!["default/b", "spoofed"]]);
     }
 
     #[test]
