@@ -46,6 +46,13 @@ pub const fn is_neighbour(packet: &Packet) -> bool {
     is_discovery(packet) && matches!(packet.icmp_type(), SOLICITATION | ADVERTISEMENT)
 }
 
+/// Whether a packet is a multicast listener message (RFC 2710, RFC 3810), which every IPv6 host sends on its own.
+#[inline(always)]
+#[must_use]
+pub const fn is_listener(packet: &Packet) -> bool {
+    packet.v6 && packet.is_icmp() && matches!(packet.icmp_type(), 130..=132 | 143)
+}
+
 /// Whether this ARP packet is to be answered.
 #[inline(always)]
 pub fn check_arp<T: Tables, F: Frame>(

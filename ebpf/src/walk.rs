@@ -135,6 +135,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         if neighbour::is_neighbour(&state.packet) {
             return self.own_neighbour(state, DropReason::NeighbourUnanswered);
         }
+        if neighbour::is_listener(&state.packet) {
+            return self.own_neighbour(state, DropReason::Multicast);
+        }
         if antispoof::is_group(&state.packet) {
             return self.refuse_here(state, DropReason::Multicast);
         }

@@ -5,15 +5,16 @@
 
 use crate::{
     cast::{Actor, NODE, OUTSIDE},
-    scenario::{Cast, Scenario, attachment_id, interface},
+    scenario::{Scenario, interface},
     table::{Action, Hook},
 };
-use abi::{Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, maps, verdict::DROP_REASONS};
+use abi::{Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Word, maps, verdict::DROP_REASONS};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
+use calc::World;
 use dataplane::{Dataplane, Options};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{LinkChange, Route, Scope, Socket, VethSpec, namespace};
@@ -84,19 +85,24 @@ fn private_mounts() {
 }
 
 impl Kernel {
-    /// A node in the calling thread's namespaces. Call it inside [`on_a_node`].
+    /// A node in the calling thread's namespaces, with this scenario in force. Call it inside [`on_a_node`].
     pub fn new(scenario: &Scenario) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut kernel = Self::bare();
+        kernel.commit(scenario);
+        kernel
+    }
+
+    /// A node without pods.
+    pub fn bare() -> Self {
         // The mounts inside are the thread's own, so the folder is empty for everybody else.
-        let directory = directory.keep();
+        let directory = tempfile::tempdir().expect("a temporary directory can be made").keep();
         let pods = namespace::create().expect("root may make a network namespace");
+        // The pods' own stacks keep quiet: every packet here is a row's.
+        namespace::inside(pods.as_fd(), || netlink::sysctl::write("ipv6/conf/default/disable_ipv6", "1"))
+            .expect("the pods' namespace can be entered")
+            .expect("IPv6 can be switched off");
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);
-        for cast in scenario.local() {
-            make_pod(&mut socket, cast, &pods);
-        }
-        let links = socket.links().expect("links are listed");
-        let indexes = links.into_iter().map(|link| (link.name, link.index)).collect();
         let bpffs = directory.join("bpf");
         let options = Options {
             bpffs: bpffs.clone(),
@@ -107,32 +113,39 @@ impl Kernel {
         };
         let dataplane = Dataplane::open(options).expect("the dataplane opens");
         let programs = programs(&bpffs);
-        let _ = std::fs::remove_dir_all(directory.join("state"));
-        let mut kernel = Self { dataplane, programs, indexes, slots: BTreeMap::new(), actors: Vec::new(), pods };
-        kernel.commit(scenario);
-        kernel
+        Self { dataplane, programs, indexes: BTreeMap::new(), slots: BTreeMap::new(), actors: Vec::new(), pods }
     }
 
     /// Puts a scenario in force on the same node.
     pub fn commit(&mut self, scenario: &Scenario) {
-        let mut socket = Socket::open().expect("netlink answers");
-        for cast in scenario.local().filter(|cast| !self.actors.contains(&cast.actor)) {
-            if !self.indexes.contains_key(&interface(cast.actor)) {
-                make_pod(&mut socket, cast, &self.pods);
-            }
+        for cast in scenario.local() {
+            self.wire(&interface(cast.actor), cast.actor.name, cast.actor.mac);
         }
-        let world = scenario.world();
-        let desired = calc::desired(world.in_sync().expect("the scenario is complete"));
+        self.put_in_force(&scenario.world());
+        self.actors = scenario.local().map(|cast| cast.actor).collect();
+        self.slots = self.read_slots();
+    }
+
+    /// Makes a pod's veth pair, unless it is there.
+    pub fn wire(&mut self, name: &IfaceName, peer: &str, mac: Mac) {
+        if !self.indexes.contains_key(name) {
+            let mut socket = Socket::open().expect("netlink answers");
+            make_pod(&mut socket, name, peer, mac, &self.pods);
+            self.indexes.insert(name.clone(), Ifindex(0));
+        }
+    }
+
+    /// What an agent does with a World.
+    pub fn put_in_force(&mut self, world: &World) {
+        let desired = calc::desired(world.in_sync().expect("the world is complete"));
         let applied = self.dataplane.apply(&desired);
         assert!(applied.failed.is_empty(), "not in force: {:?}", applied.failed);
         self.dataplane.settle();
-        let links = socket.links().expect("links are listed");
-        self.indexes = links.into_iter().map(|link| (link.name, link.index)).collect();
-        self.actors = scenario.local().map(|cast| cast.actor).collect();
-        for actor in &self.actors {
-            assert!(self.dataplane.in_force(&attachment_id(*actor)), "{} is not in force", actor.name);
+        for id in desired.endpoints.keys() {
+            assert!(self.dataplane.in_force(id), "{id} is not in force");
         }
-        self.slots = self.read_slots();
+        let links = Socket::open().and_then(|mut socket| socket.links()).expect("links are listed");
+        self.indexes = links.into_iter().map(|link| (link.name, link.index)).collect();
     }
 
     fn read_slots(&self) -> BTreeMap<u32, Actor> {
@@ -149,12 +162,46 @@ impl Kernel {
         for key in keys {
             flows.remove(&key).expect("a listed flow can be removed");
         }
+        let mut pieces: HashMap<&mut MapData, FragmentKey, FragmentPorts> =
+            map_mut(&mut self.programs, &maps::FRAGMENTS);
+        let keys: Vec<_> = pieces.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            pieces.remove(&key).expect("a listed fragment can be removed");
+        }
+    }
+
+    /// Flows of nobody until not one more fits.
+    pub fn fill_conntrack(&mut self) {
+        let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);
+        let seen_s = u32::MAX / 4;
+        for number in 0..=u16::MAX {
+            let key = FlowKey { high_port: number.to_be_bytes(), protocol: 253, ..FlowKey::default() };
+            if flows.insert(&key, &ConntrackEntry { seen_s, ..ConntrackEntry::default() }, 0).is_err() {
+                return;
+            }
+        }
+        panic!("the conntrack of a test is small");
+    }
+
+    /// Points an endpoint's egress rule set at no rule set.
+    pub fn break_egress_word(&mut self, actor: Actor) {
+        let (slot, _) = self.slots.iter().find(|(_, whose)| **whose == actor).expect("the actor is a local pod");
+        let slot = *slot;
+        let mut endpoints: Array<&mut MapData, Endpoint> = map_mut(&mut self.programs, &maps::ENDPOINTS);
+        let endpoint = endpoints.get(&slot, 0).expect("a slot can be read");
+        let egress = Word::settled(abi::word::ID_MAX);
+        endpoints.set(slot, &Endpoint { egress, ..endpoint }, 0).expect("a slot can be written");
     }
 
     /// Runs the live program of a hook.
     pub fn run(&mut self, hook: Hook, bytes: &[u8]) -> Ran {
         let (program, interface) = program_of(hook);
-        let (result, bytes, _) = self.test_run(program, &interface, bytes);
+        self.run_at(program, &interface, bytes)
+    }
+
+    /// Runs a live program as if it sat on this interface.
+    pub fn run_at(&mut self, program: &str, interface: &IfaceName, bytes: &[u8]) -> Ran {
+        let (result, bytes, _) = self.test_run(program, interface, bytes);
         let action = match result {
             0xffff_ffff => Action::PassOn,
             2 => Action::Drop,
@@ -246,10 +293,10 @@ fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
             peer_namespace: outside.as_fd(),
         })
         .expect("the uplink can be made");
-    let uplink = up(socket, &name, None);
+    let uplink = up(socket, &name);
     namespace::inside(outside.as_fd(), || {
         let mut socket = Socket::open().expect("netlink answers");
-        up(&mut socket, &IfaceName("outside".into()), None);
+        up(&mut socket, &IfaceName("outside".into()));
     })
     .expect("the other end's namespace can be entered");
     for (own, all) in NODE.addresses().into_iter().zip([24, 64]) {
@@ -270,29 +317,28 @@ fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
     }
 }
 
-fn make_pod(socket: &mut Socket, cast: &Cast, pods: &OwnedFd) {
-    let name = interface(cast.actor);
-    let peer = IfaceName(cast.actor.name.into());
+fn make_pod(socket: &mut Socket, name: &IfaceName, peer: &str, mac: Mac, pods: &OwnedFd) {
+    let peer = IfaceName(peer.into());
     socket
         .create_veth(&VethSpec {
-            name: &name,
+            name,
             mac: Mac([0xee; 6]),
             mtu: 1500,
             peer_name: &peer,
-            peer_mac: Some(cast.actor.mac),
+            peer_mac: Some(mac),
             peer_namespace: pods.as_fd(),
         })
         .expect("a pod's interface can be made");
     namespace::inside(pods.as_fd(), || {
         let mut socket = Socket::open().expect("netlink answers");
-        up(&mut socket, &peer, None);
+        up(&mut socket, &peer);
     })
     .expect("the pods' namespace can be entered");
 }
 
-fn up(socket: &mut Socket, name: &IfaceName, mac: Option<Mac>) -> Ifindex {
+fn up(socket: &mut Socket, name: &IfaceName) -> Ifindex {
     let link = socket.link(name).expect("links are listed").unwrap_or_else(|| panic!("no interface {name}"));
-    socket.set_link(link.index, &LinkChange { up: Some(true), mac, ..LinkChange::default() }).expect("it comes up");
+    socket.set_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() }).expect("it comes up");
     link.index
 }
 

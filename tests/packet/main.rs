@@ -11,6 +11,7 @@ mod fragments;
 mod frame;
 mod icmp;
 mod kernel;
+mod limits;
 mod malformed;
 mod neighbours;
 mod policies;

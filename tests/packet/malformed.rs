@@ -21,7 +21,7 @@ fn scenario() -> Scenario {
     Scenario::default().pod(CLIENT, "client").pod(DB, "db")
 }
 
-fn patched(at: usize, bytes: &'static [u8]) -> impl Fn(Family) -> Vec<u8> {
+fn patched(at: usize, bytes: &'static [u8]) -> impl Fn(Family) -> Vec<u8> + Send {
     move |family| {
         let mut frame = CLIENT.tcp(family, DB, WEB, SYN).bytes();
         frame[at..at + bytes.len()].copy_from_slice(bytes);
@@ -31,8 +31,9 @@ fn patched(at: usize, bytes: &'static [u8]) -> impl Fn(Family) -> Vec<u8> {
 
 #[test]
 fn pkt_41_a_packet_cut_anywhere_in_its_headers_is_dropped() {
-    let lengths = |headers: usize, family| (15..headers).map(move |len| (len, family));
-    let rows = lengths(14 + 40, V4).chain(lengths(14 + 60, V6)).map(|(len, family)| {
+    let lengths = |first: usize, headers: usize, family| (first..headers).map(move |len| (len, family));
+    // The kernel runs no frame that is cut within its IP header; the stages' own tests do.
+    let rows = lengths(34, 54, V4).chain(lengths(54, 74, V6)).map(|(len, family)| {
         row("cut", sends(CLIENT, move |f| CLIENT.tcp(f, DB, WEB, SYN).cut(len)), TORN).only(family)
     });
     let rows = rows.collect();

@@ -10,7 +10,7 @@ use crate::{
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Action, Hook},
 };
-use abi::conntrack::CT_REFUSED;
+use abi::{DropReason, conntrack::CT_REFUSED};
 use model::Direction;
 
 const THERE: (u16, u16) = (40000, 80);
@@ -52,6 +52,8 @@ fn own_1_a_new_deny_cuts_an_established_flow_both_ways_until_a_new_syn_is_allowe
             kernel.commit(&denied());
             assert_eq!(server(&mut kernel, family, ACK), Action::Drop, "the server's next segment, {family:?}");
             assert_eq!(client(&mut kernel, family, ACK), Action::Drop, "the client's next segment");
+            let counted = kernel.seen().drops.into_keys().map(|(_, reason)| reason).collect::<Vec<_>>();
+            assert!(counted.contains(&DropReason::FlowRefused), "counted as what it is: {counted:?}");
             let entries = kernel.seen().entries;
             assert!(entries.values().all(|(_, flags)| flags & CT_REFUSED != 0), "a tombstone: {entries:?}");
             kernel.commit(&open());

@@ -51,11 +51,6 @@ impl Scenario {
         self
     }
 
-    pub fn without_policies(mut self) -> Self {
-        self.policies.clear();
-        self
-    }
-
     pub fn keeping_established(mut self) -> Self {
         self.keep_established = true;
         self

@@ -23,7 +23,7 @@ pub enum Hook {
     Uplink,
 }
 
-type Bytes = Box<dyn Fn(Family) -> Vec<u8>>;
+type Bytes = Box<dyn Fn(Family) -> Vec<u8> + Send>;
 
 /// One packet at one hook.
 pub struct Step {
@@ -32,17 +32,17 @@ pub struct Step {
 }
 
 /// `actor` sends.
-pub fn sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + 'static) -> Step {
+pub fn sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
     Step { hook: Hook::Pod(actor), bytes: Box::new(bytes) }
 }
 
 /// The host sends to `actor`.
-pub fn host_sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + 'static) -> Step {
+pub fn host_sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
     Step { hook: Hook::ToPod(actor), bytes: Box::new(bytes) }
 }
 
 /// The uplink receives.
-pub fn arrives(bytes: impl Fn(Family) -> Vec<u8> + 'static) -> Step {
+pub fn arrives(bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
     Step { hook: Hook::Uplink, bytes: Box::new(bytes) }
 }
 
@@ -139,8 +139,8 @@ pub fn run(scenario: &Scenario, rows: Vec<Row>) {
             }
         }
     }
-    assert!(held > 0, "a table without rows shows nothing");
     assert!(failures.is_empty(), "rows that did not hold, in the scenario\n{}\n{failures}", scenario.text());
+    assert!(held > 0, "a table without rows shows nothing");
 }
 
 fn hold(kernel: &mut Kernel, row: &Row, family: Family) -> Result<(), String> {

@@ -12,10 +12,11 @@ use crate::{
     tables::{KernelStore, StoreError, Tables},
     twin, uplink,
 };
-use abi::endpoint::GATEWAY_MAC;
+use abi::{endpoint::GATEWAY_MAC, rules::HIT_NONE};
 use calc::{Desired, EndpointSpec};
-use model::{AttachmentId, IfaceName, Ifindex, Mac};
+use model::{AttachmentId, Direction, IfaceName, Ifindex, Mac};
 use netlink::Socket;
+use policy::Decider;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -252,8 +253,12 @@ impl Dataplane {
         let frame = frame::of(question, source, Mac(GATEWAY_MAC))?;
         let answer = twin::ask(&self.programs, hook, ifindex, &frame)?;
         let names = self.tables.names();
-        let decider = |hit: Option<u32>| hit.and_then(|hit| names.decider(hit).cloned());
-        Ok(TwinAnswer { answer, egress: decider(answer.egress_hit), ingress: decider(answer.ingress_hit) })
+        let decider = |hit: Option<u32>, direction| match hit? {
+            HIT_NONE => Some(Decider::NoPolicy(direction)),
+            hit => names.decider(hit).cloned(),
+        };
+        let egress = decider(answer.egress_hit, Direction::Egress);
+        Ok(TwinAnswer { answer, egress, ingress: decider(answer.ingress_hit, Direction::Ingress) })
     }
 
     fn uplink_index(&self) -> Result<u32, TwinError> {

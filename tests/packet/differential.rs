@@ -1,0 +1,207 @@
+//! The differential: for random policies and packets, the kernel says what the reference evaluator says.
+//! In: generated worlds and flows, ten thousand a run. Out: agreement on verdict and on who decided, or the seed that shows otherwise.
+//! Invariant: every world goes the whole way: World, Desired, commit, live program and dry twin.
+//! Never: a flow that is left out without being counted.
+
+use crate::{
+    cast::{NODE, OUTSIDE},
+    frame::{Frame, GATEWAY_MAC, SYN},
+    kernel::{Kernel, UPLINK, on_a_node},
+    table::Action,
+};
+use calc::World;
+use dataplane::Question;
+use model::{
+    Attachment, AttachmentId, IfaceName, Labels, Mac, Namespace, NodeName, Pod, Protocol, Resource, Update,
+};
+use policy::{Endpoint, Flow, Judgement, Outcome, Verdict, View, evaluate, generate::Case};
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// Flows that must have gone through the kernel.
+const JUDGED_MIN: u32 = 10_000;
+
+#[test]
+fn the_kernel_agrees_with_the_reference_evaluator() {
+    let first = std::env::var("TORTIE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(seed_of_now);
+    println!("seed {first}; repeat with TORTIE_SEED={first}");
+    on_a_node(|| {
+        let mut kernel = Kernel::bare();
+        let (mut judged, mut seed) = (0, first);
+        while judged < JUDGED_MIN {
+            judged += held(&mut kernel, seed);
+            seed += 1;
+        }
+        println!("{judged} flows in {} worlds, kernel and evaluator agree", seed - first);
+    });
+}
+
+fn seed_of_now() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().expect("the clock is past 1970");
+    since.as_nanos() as u64 % 1_000_000_000
+}
+
+/// Runs the case of this seed; how many of its flows the kernel judged.
+fn held(kernel: &mut Kernel, seed: u64) -> u32 {
+    let case = Case::from_seed(seed);
+    for number in 0..case.view.endpoints.len() {
+        kernel.wire(&interface(number), &format!("pod{number}"), mac(number));
+    }
+    kernel.put_in_force(&world(&case.view));
+    let mut judged = 0;
+    for flow in &case.flows {
+        let expected = evaluate(&case.view, flow);
+        let Some(place) = place_of(&case.view, flow) else { continue };
+        let told = |what: &str| format!("seed {seed}: {what}\n{flow:?}\nexpected {expected:?}\n{:#?}", case.view);
+        kernel.fresh();
+        if let Place::Pod(_) | Place::Uplink = place {
+            let answer = kernel.dataplane.explain(&question(flow, place)).expect("the twin answers");
+            let decided = |judgement: &Option<Judgement>| judgement.as_ref().map(|judgement| judgement.decider.clone());
+            assert_eq!(answer.egress, decided(&expected.egress), "{}", told("the twin, at the sender's end"));
+            assert_eq!(answer.ingress, decided(&expected.ingress), "{}", told("the twin, at the receiver's end"));
+        }
+        let allowed = live(kernel, &case.view, flow, place);
+        assert_eq!(allowed, allows(&expected), "{}", told("the live program"));
+        judged += 1;
+    }
+    judged
+}
+
+/// Where a flow's first packet meets a program.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Pod(usize),
+    HostTo(usize),
+    Uplink,
+}
+
+fn place_of(view: &View, flow: &Flow) -> Option<Place> {
+    if let Some(sender) = pod_at(view, flow.source) {
+        return Some(Place::Pod(sender));
+    }
+    let receiver = pod_at(view, flow.destination)?;
+    let host = view.host.iter().any(|net| net.contains(flow.source));
+    Some(if host { Place::HostTo(receiver) } else { Place::Uplink })
+}
+
+fn pod_at(view: &View, address: IpAddr) -> Option<usize> {
+    view.endpoints.iter().position(|endpoint| endpoint.addresses.contains(&address))
+}
+
+fn allows(outcome: &Outcome) -> bool {
+    [&outcome.egress, &outcome.ingress].into_iter().flatten().all(|judgement| judgement.verdict == Verdict::Allow)
+}
+
+fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
+    let mut frame = frame(flow);
+    let (program, interface) = match place {
+        Place::Pod(sender) => {
+            frame = frame.from_mac(mac(sender).0).to_mac(GATEWAY_MAC);
+            ("from_workload", interface(sender))
+        }
+        Place::HostTo(receiver) => {
+            frame = frame.from_mac(GATEWAY_MAC).to_mac(mac(receiver).0);
+            ("to_workload", interface(receiver))
+        }
+        Place::Uplink => ("from_uplink", IfaceName(UPLINK.into())),
+    };
+    assert!(view.endpoints.len() < 10, "one digit numbers a pod");
+    kernel.run_at(program, &interface, &frame.bytes()).action != Action::Drop
+}
+
+fn question(flow: &Flow, place: Place) -> Question {
+    let from = if let Place::Pod(sender) = place { Some(id(sender)) } else { None };
+    Question {
+        from,
+        source: flow.source,
+        destination: flow.destination,
+        protocol: flow.protocol,
+        detail: flow.detail,
+    }
+}
+
+/// The flow's first packet, as it comes in by the uplink.
+fn frame(flow: &Flow) -> Frame {
+    let port = flow.detail.to_be_bytes();
+    let icmp = if flow.source.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
+    let payload = match flow.protocol {
+        Protocol::TCP => [&[0x9c, 0x40][..], &port, &[0; 8], &[0x50, SYN, 0x20, 0, 0, 0, 0, 0]].concat(),
+        Protocol::UDP => [&[0x9c, 0x40][..], &port, &[0, 8, 0, 0]].concat(),
+        protocol if protocol == icmp => [&port[..], &[0, 0, 0, 7, 0, 1], &quoted(flow)].concat(),
+        protocol if protocol.has_ports() => [&[0x9c, 0x40][..], &port, &[0; 8]].concat(),
+        _ => vec![0; 16],
+    };
+    Frame {
+        destination_mac: NODE.mac.0,
+        source_mac: OUTSIDE.mac.0,
+        source: flow.source,
+        destination: flow.destination,
+        ttl: 64,
+        protocol: flow.protocol.0,
+        payload,
+        fragment: None,
+        options: Vec::new(),
+    }
+}
+
+/// What an ICMP error quotes: a datagram of the receiver that nobody sent.
+fn quoted(flow: &Flow) -> Vec<u8> {
+    let back = Flow { source: flow.destination, destination: flow.source, protocol: Protocol::UDP, detail: 9 };
+    frame(&back).bytes()[14..].to_vec()
+}
+
+fn interface(number: usize) -> IfaceName {
+    IfaceName(format!("cali{number}"))
+}
+
+fn mac(number: usize) -> Mac {
+    Mac([0x0a, 0x58, 0, 0, 0, u8::try_from(number).expect("a case has few pods")])
+}
+
+fn id(number: usize) -> AttachmentId {
+    AttachmentId { network: "tortie".into(), container: format!("c{number}"), interface: "eth0".into() }
+}
+
+/// What an agent would know of this view, all its pods being here.
+fn world(view: &View) -> World {
+    let node = NodeName::from("node");
+    let mut world = World::new(node.clone(), false);
+    for (name, labels) in &view.namespaces {
+        let namespace = Namespace { name: name.clone(), labels: labels.clone() };
+        world.apply(Update::Set(Resource::Namespace(namespace)));
+    }
+    for policy in &view.policies {
+        world.apply(Update::Set(Resource::Policy(policy.clone())));
+    }
+    for (number, endpoint) in view.endpoints.iter().enumerate() {
+        world.apply(Update::Set(Resource::Pod(pod(endpoint, &node))));
+        world.attach(attachment(endpoint, number));
+    }
+    world.set_host_addresses(view.host.iter().map(model::Cidr::network).collect::<BTreeSet<_>>());
+    world.apply(Update::InSync);
+    world
+}
+
+fn pod(endpoint: &Endpoint, node: &NodeName) -> Pod {
+    Pod {
+        id: endpoint.id.clone(),
+        node: Some(node.clone()),
+        labels: endpoint.labels.clone(),
+        addresses: endpoint.addresses.clone(),
+        ports: endpoint.ports.clone(),
+        host_network: false,
+        finished: false,
+    }
+}
+
+fn attachment(endpoint: &Endpoint, number: usize) -> Attachment {
+    Attachment {
+        id: id(number),
+        pod: endpoint.id.clone(),
+        host_interface: interface(number),
+        mac: mac(number),
+        addresses: endpoint.addresses.clone(),
+        mtu: 1500,
+        labels: Labels::new(),
+        committed: true,
+    }
+}
