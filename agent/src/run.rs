@@ -46,7 +46,7 @@ pub fn run(config: &Config) -> Result<()> {
     let _pins = lock::lock(&config.bpffs)?;
 
     let (owner, events) = sync_channel(QUEUE);
-    let (store, updates) = FileStore::open(&config.datastore)?;
+    let (store, updates) = FileStore::open(&config.datastore, Some(&config.state_dir.join("last-good")))?;
     agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
     agent.take(vec![Event::HostAddresses(observe::addresses(&mut netlink)?)]);
     forward(updates, owner.clone())?;

@@ -21,15 +21,25 @@ use std::{
 pub(crate) struct Catalog {
     files: BTreeMap<PathBuf, File>,
     published: BTreeMap<ResourceKey, Resource>,
+    /// What was in force when the agent last ran, until the first changes are asked for.
+    restored: BTreeMap<ResourceKey, Resource>,
 }
 
 /// What one file says.
 #[derive(Debug, Default)]
 struct File {
-    objects: BTreeMap<ResourceKey, (u64, Resource)>,
+    objects: BTreeMap<ResourceKey, Held>,
     /// Objects that are, or may be, in the file and cannot be read now.
     refused: BTreeSet<ResourceKey>,
     complaints: Vec<Complaint>,
+}
+
+#[derive(Debug)]
+struct Held {
+    line: u64,
+    resource: Resource,
+    /// A policy's document as JSON: to be written down, so that it outlives this process.
+    document: Option<String>,
 }
 
 /// A problem whose consequence depends on what was published before.
@@ -52,6 +62,17 @@ enum Consequence {
 }
 
 impl Catalog {
+    /// Policies as they were in force when the agent last ran. Those that turn out to be there but cannot be read come
+    /// into force again with the first changes; the others are forgotten then.
+    pub(crate) fn restore(&mut self, policies: BTreeMap<ResourceKey, Resource>) {
+        self.restored = policies;
+    }
+
+    /// `file` gave this object when the agent last ran: what cannot be named in it may be this one.
+    pub(crate) fn expect(&mut self, file: &Path, key: &ResourceKey) {
+        self.files.entry(file.to_owned()).or_default().refused.insert(key.clone());
+    }
+
     /// Takes in what `file` says now; `Err`: it cannot be read at all.
     pub(crate) fn read(&mut self, file: &Path, text: Result<&str, String>) {
         let before = self.files.remove(file).unwrap_or_default();
@@ -72,10 +93,14 @@ impl Catalog {
     /// What has changed since the last call: first what is there, then what is gone.
     pub(crate) fn changes(&mut self) -> Batch {
         let mut winners: BTreeMap<&ResourceKey, &Resource> = BTreeMap::new();
-        for (key, (_, resource)) in self.files.values().flat_map(|file| &file.objects) {
-            winners.entry(key).or_insert(resource);
+        for (key, held) in self.files.values().flat_map(|file| &file.objects) {
+            winners.entry(key).or_insert(&held.resource);
         }
         let refused: BTreeSet<&ResourceKey> = self.files.values().flat_map(|file| &file.refused).collect();
+        let restored = std::mem::take(&mut self.restored);
+        for (key, resource) in restored.iter().filter(|(key, _)| refused.contains(key)) {
+            winners.entry(key).or_insert(resource);
+        }
         let is_gone = |key: &&ResourceKey| !winners.contains_key(key) && !refused.contains(key);
         let gone: Vec<ResourceKey> = self.published.keys().filter(is_gone).cloned().collect();
         let is_new = |(key, resource): &(&ResourceKey, &Resource)| self.published.get(key) != Some(resource);
@@ -87,6 +112,24 @@ impl Catalog {
             self.published.remove(key);
         }
         set.into_iter().map(Update::Set).chain(gone.into_iter().map(Update::Gone)).collect()
+    }
+
+    /// Policies that can be read now: each one's file and document.
+    pub(crate) fn policies(&self) -> BTreeMap<&ResourceKey, (&Path, &str)> {
+        let mut policies = BTreeMap::new();
+        for (path, file) in &self.files {
+            for (key, held) in &file.objects {
+                if let Some(document) = &held.document {
+                    policies.entry(key).or_insert((path.as_path(), document.as_str()));
+                }
+            }
+        }
+        policies
+    }
+
+    /// Whether it was said to the reader, and not taken back.
+    pub(crate) fn is_in_force(&self, key: &ResourceKey) -> bool {
+        self.published.contains_key(key)
     }
 
     /// All that is wrong now, by file and line.
@@ -118,12 +161,12 @@ impl Catalog {
         let mut first: BTreeMap<&ResourceKey, &Path> = BTreeMap::new();
         let mut problems = Vec::new();
         for (path, file) in &self.files {
-            for (key, (line, _)) in &file.objects {
+            for (key, held) in &file.objects {
                 let winner = *first.entry(key).or_insert(path);
                 if winner != path {
                     problems.push(Problem {
                         file: path.clone(),
-                        line: Some(*line),
+                        line: Some(held.line),
                         object: Some(key.to_string()),
                         message: format!("also in {}, which counts; remove one of them", winner.display()),
                     });
@@ -150,7 +193,8 @@ impl File {
                     let message = format!("{part}; this part matches nothing");
                     self.complain(Some(line), Some(name.clone()), message, Consequence::Told);
                 }
-                self.hold(line, resource);
+                let document = matches!(resource, Resource::Policy(_)).then(|| object.to_string());
+                self.hold(Held { line, resource, document });
             }
             Converted::Refused { key, error } => {
                 self.complain(Some(line), Some(key.to_string()), error.to_string(), Consequence::Object(key.clone()));
@@ -167,13 +211,13 @@ impl File {
         }
     }
 
-    fn hold(&mut self, line: u64, resource: Resource) {
-        let key = resource.key();
-        if let Some((first, _)) = self.objects.get(&key) {
-            let message = format!("already given in line {first}, which counts; remove one of them");
-            self.complain(Some(line), Some(key.to_string()), message, Consequence::Told);
+    fn hold(&mut self, held: Held) {
+        let key = held.resource.key();
+        if let Some(Held { line, .. }) = self.objects.get(&key) {
+            let message = format!("already given in line {line}, which counts; remove one of them");
+            self.complain(Some(held.line), Some(key.to_string()), message, Consequence::Told);
         } else {
-            self.objects.insert(key, (line, resource));
+            self.objects.insert(key, held);
         }
     }
 

@@ -3,31 +3,36 @@
 //! Invariant: the first batch is everything that is there and ends with `InSync`; a batch is never sent half.
 //! Never: reads a file while it is written (a save counts when the file is closed); waits for time to pass.
 
-use crate::{Problem, catalog::Catalog, objects::SHARED, workload};
-use model::Update;
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind},
+mod events;
+mod files;
+
+use crate::{
+    Problem,
+    catalog::Catalog,
+    last_good::{LastGood, Record},
+    objects::SHARED,
+    workload,
 };
+use events::{Touched, is_manifest, watch};
+use files::{Identity, Reading, is_there, listed, text_of};
+use model::Update;
+use notify::RecommendedWatcher;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, SyncSender},
+        mpsc::{self, Receiver, SyncSender, TryRecvError},
     },
     thread,
 };
 
 /// Changes that belong together: apply them all before calculating.
 pub type Batch = Vec<Update>;
-/// Where batches arrive. It closes when the [`FileStore`] is dropped.
+/// Where batches arrive. It closes when the [`FileStore`] is dropped and the last good policies are written down.
 pub type Updates = Receiver<Batch>;
 
-/// A larger file is not read; its objects keep their last good revision.
-const FILE_MAX: u64 = 64 << 20;
 /// So often a file may be renamed while it is being read.
 const RENAMES_MAX: usize = 100;
 /// Batches that may wait. While the reader is slow, changes gather in the set of touched paths instead.
@@ -35,12 +40,27 @@ const BATCHES_MAX: usize = 16;
 
 /// Why a directory cannot be a datastore.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: cannot be used as a datastore: {reason}; it must be a directory that this agent may read and write")]
-pub struct OpenError {
-    /// The directory.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: String,
+pub enum OpenError {
+    /// The manifests' directory.
+    #[error(
+        "{path}: cannot be used as a datastore: {reason}; it must be a directory that this agent may read and write"
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The folder of last good policies: without it, a broken manifest would open what its policy protects.
+    #[error(
+        "{path}: last good policies cannot be kept here: {reason}; it must be a directory that this agent may write"
+    )]
+    LastGood {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A watched directory. Dropping it ends the watch.
@@ -51,12 +71,13 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Lists `dir`, and watches it from then on.
+    /// Lists `dir`, and watches it from then on. In `last_good`, a folder of its own, the policies in force outlive the
+    /// process: one whose manifest cannot be read at the next start stays in force.
     ///
     /// # Errors
-    /// The directory cannot be read or watched, or its `.tortie` cannot be made.
-    pub fn open(dir: &Path) -> Result<(Self, Updates), OpenError> {
-        let failed = |reason: String| OpenError { path: dir.to_owned(), reason };
+    /// The directory cannot be read or watched, or its `.tortie` or `last_good` cannot be made or listed.
+    pub fn open(dir: &Path, last_good: Option<&Path>) -> Result<(Self, Updates), OpenError> {
+        let failed = |reason: String| OpenError::Directory { path: dir.to_owned(), reason };
         let dirs = [dir.to_owned(), dir.join(SHARED).join(workload::KIND)];
         fs::read_dir(dir).map_err(|error| failed(error.to_string()))?;
         fs::create_dir_all(&dirs[1]).map_err(|error| failed(error.to_string()))?;
@@ -68,6 +89,10 @@ impl FileStore {
         let problems = Arc::new(Mutex::new(Vec::new()));
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
         let mut reader = Reader::new(dirs, Arc::clone(&problems));
+        if let Some(path) = last_good {
+            let failed = |error: io::Error| OpenError::LastGood { path: path.to_owned(), reason: error.to_string() };
+            reader.remember(path).map_err(failed)?;
+        }
         let first = reader.first().map_err(|error| failed(error.to_string()))?;
         send.send(first).expect("the channel is empty and its receiver is here");
         let run = move || reader.run(&touched, &woken, &send);
@@ -82,134 +107,174 @@ impl FileStore {
     }
 }
 
-/// What happened since the reader last looked: at most one entry a file, however often it was touched.
-#[derive(Debug, Default)]
-struct Touched {
-    paths: BTreeSet<PathBuf>,
-    /// The kernel dropped events: everything must be listed again.
-    all: bool,
-}
-
-fn watch(
-    dirs: &[PathBuf; 2],
-    touched: Arc<Mutex<Touched>>,
-    wake: SyncSender<()>,
-) -> Result<RecommendedWatcher, notify::Error> {
-    let mut watcher = notify::recommended_watcher(move |event: Result<Event, notify::Error>| {
-        let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Ok(event) if event.need_rescan() => touched.all = true,
-            Ok(event) => touched.paths.extend(event.paths.iter().filter(|path| counts(&event.kind, path)).cloned()),
-            Err(error) => {
-                tracing::warn!(%error, "watching the datastore directory: listing it again");
-                touched.all = true;
-            }
-        }
-        // A full channel already says that there is something to look at.
-        let _ = wake.try_send(());
-    })?;
-    for dir in dirs {
-        watcher.watch(dir, RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
-}
-
-/// Whether the file is whole after this event. One that was just created is not, unless it is a link to one that is.
-fn counts(kind: &EventKind, path: &Path) -> bool {
-    let is_link = || path.symlink_metadata().is_ok_and(|found| found.is_symlink() || found.nlink() > 1);
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => true,
-        EventKind::Create(_) => is_link(),
-        _ => false,
-    }
-}
-
-/// Whether a path is a manifest and not a temporary file or an editor's copy.
-fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-    let extension = path.extension().map(|extension| extension.to_string_lossy());
-    !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].contains(&&*extension))
-}
-
-/// A file's inode and text; `None`: it is not there.
-type Reading = io::Result<Option<(u64, String)>>;
-
 struct Reader {
     dirs: [PathBuf; 2],
     catalog: Catalog,
+    last_good: Option<LastGood>,
     /// Which file each path was when it was read: so a rename is seen as one change.
-    inodes: BTreeMap<PathBuf, u64>,
+    known: BTreeMap<PathBuf, Identity>,
+    /// Manifests that are being saved, and where an editor has put the old file. Their objects stay.
+    away: BTreeMap<PathBuf, PathBuf>,
     unlisted: Option<Problem>,
     problems: Arc<Mutex<Vec<Problem>>>,
 }
 
+/// What the directory says of the touched manifests.
+#[derive(Debug, Default)]
+struct Look {
+    readings: BTreeMap<PathBuf, Reading>,
+    /// Those that are being saved, and where the old file is.
+    away: BTreeMap<PathBuf, PathBuf>,
+}
+
 impl Reader {
     fn new(dirs: [PathBuf; 2], problems: Arc<Mutex<Vec<Problem>>>) -> Self {
-        Self { dirs, catalog: Catalog::default(), inodes: BTreeMap::new(), unlisted: None, problems }
+        Self {
+            dirs,
+            catalog: Catalog::default(),
+            last_good: None,
+            known: BTreeMap::new(),
+            away: BTreeMap::new(),
+            unlisted: None,
+            problems,
+        }
+    }
+
+    fn remember(&mut self, folder: &Path) -> io::Result<()> {
+        let (last_good, policies) = LastGood::open(folder)?;
+        self.last_good = Some(last_good);
+        self.catalog.restore(policies);
+        Ok(())
     }
 
     fn first(&mut self) -> io::Result<Batch> {
-        let everything = Touched { paths: BTreeSet::new(), all: true };
-        self.readings(everything)?.into_iter().for_each(|(path, reading)| self.take_in(&path, reading));
-        let mut batch = self.catalog.changes();
+        let look = self.look(Touched { all: true, ..Touched::default() })?;
+        for path in look.readings.keys() {
+            let file = within(&self.dirs[0], path);
+            let held = self.last_good.iter().flat_map(|last_good| last_good.given_by(&file));
+            held.for_each(|key| self.catalog.expect(path, key));
+        }
+        self.take_in(look);
+        let mut batch = self.changes();
         batch.push(Update::InSync);
-        self.tell_problems();
         Ok(batch)
     }
 
     /// Until the store or the receiver is dropped.
     fn run(mut self, touched: &Mutex<Touched>, woken: &Receiver<()>, send: &SyncSender<Batch>) {
-        while woken.recv().is_ok() {
+        while self.wait(woken) {
             let now = std::mem::take(&mut *touched.lock().unwrap_or_else(PoisonError::into_inner));
-            match self.readings(now) {
-                Ok(readings) => {
+            match self.look(now) {
+                Ok(look) => {
                     self.unlisted = None;
-                    readings.into_iter().for_each(|(path, reading)| self.take_in(&path, reading));
+                    self.take_in(look);
                 }
                 Err(error) => {
                     self.cannot_list(&error);
                     touched.lock().unwrap_or_else(PoisonError::into_inner).all = true;
                 }
             }
-            let batch = self.catalog.changes();
-            self.tell_problems();
+            let batch = self.changes();
             if !batch.is_empty() && send.send(batch).is_err() {
-                return;
+                break;
+            }
+        }
+        while self.keep_one() {}
+    }
+
+    /// For the next event. Until it comes the last good policies are written down, one by one, so that no change of
+    /// policy waits for the disk. False: there will be none.
+    fn wait(&mut self, woken: &Receiver<()>) -> bool {
+        loop {
+            match woken.try_recv() {
+                Ok(()) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) if self.keep_one() => {}
+                Err(TryRecvError::Empty) => return woken.recv().is_ok(),
             }
         }
     }
 
+    /// False: the folder is up to date.
+    fn keep_one(&mut self) -> bool {
+        let Some(last_good) = self.last_good.as_mut().filter(|last_good| last_good.is_behind()) else { return false };
+        last_good.step();
+        if !last_good.is_behind() {
+            self.tell_problems();
+        }
+        true
+    }
+
+    fn changes(&mut self) -> Batch {
+        let batch = self.catalog.changes();
+        if let Some(last_good) = &mut self.last_good {
+            let record =
+                |path, document: &str| Record { file: within(&self.dirs[0], path), document: document.to_owned() };
+            let good = self.catalog.policies().into_iter();
+            let good = good.map(|(key, (path, document))| (key.clone(), record(path, document))).collect();
+            last_good.plan(good, |key| self.catalog.is_in_force(key));
+        }
+        self.tell_problems();
+        batch
+    }
+
     /// What the touched manifests say. A file that is gone here and new there was renamed: both sides belong into one
     /// batch. A directory that cannot be listed says nothing about its files.
-    fn readings(&self, touched: Touched) -> io::Result<BTreeMap<PathBuf, Reading>> {
-        let mut paths: BTreeSet<PathBuf> = touched.paths.into_iter().filter(|path| is_manifest(path)).collect();
+    fn look(&self, touched: Touched) -> io::Result<Look> {
+        let left: BTreeSet<PathBuf> = touched.left.into_iter().chain(self.away.keys().cloned()).collect();
+        let mut paths = touched.whole;
         if touched.all {
-            paths.extend(self.inodes.keys().cloned());
+            paths.extend(self.known.keys().cloned());
         }
         for _ in 0..RENAMES_MAX {
-            let readings: BTreeMap<_, _> = paths.iter().map(|path| (path.clone(), text_of(path))).collect();
-            // Listed after reading, so that what was renamed meanwhile is seen, too.
-            let listed = self.listed()?;
-            let missed = |path: &PathBuf, inode: &u64| {
-                touched.all && !readings.contains_key(path) || self.is_renamed(&readings, path, *inode)
-            };
-            let again: Vec<PathBuf> =
-                listed.into_iter().filter(|(path, inode)| missed(path, inode)).map(|(path, _)| path).collect();
-            if again.is_empty() {
-                return Ok(readings);
+            let mut readings: BTreeMap<_, _> = paths.iter().map(|path| (path.clone(), text_of(path))).collect();
+            for path in left.iter().filter(|path| !is_there(path)) {
+                readings.entry(path.clone()).or_insert(Ok(None));
             }
-            paths.extend(again);
+            // Listed after reading, so that what was renamed meanwhile is seen, too.
+            let listed = listed(&self.dirs)?;
+            let missed = |path: &PathBuf, inode: u64| {
+                touched.all && !readings.contains_key(path) || self.is_renamed(&readings, path, inode)
+            };
+            let manifests = listed.iter().filter(|(path, _)| is_manifest(path));
+            let again: Vec<_> = manifests.filter(|(path, inode)| missed(path, **inode)).map(|(path, _)| path).collect();
+            if again.is_empty() {
+                return Ok(self.settle(readings, &listed));
+            }
+            paths.extend(again.into_iter().cloned());
         }
         Err(io::Error::other("its files are renamed faster than they can be read"))
     }
 
     /// Whether the file that one of `readings` found gone now stands at `path` and was not read there.
     fn is_renamed(&self, readings: &BTreeMap<PathBuf, Reading>, path: &Path, inode: u64) -> bool {
-        let is_here = matches!(readings.get(path), Some(Ok(Some((read, _)))) if *read == inode);
-        let left =
-            |(old, reading): (&PathBuf, &Reading)| matches!(reading, Ok(None)) && self.inodes.get(old) == Some(&inode);
+        let is_here = matches!(readings.get(path), Some(Ok(Some((read, _)))) if read.inode == inode);
+        let left = |(old, reading): (&PathBuf, &Reading)| {
+            matches!(reading, Ok(None)) && self.known.get(old).is_some_and(|known| known.inode == inode)
+        };
         !is_here && readings.iter().any(left)
+    }
+
+    /// Editors move the old file away before they write the new one. Meanwhile nothing is gone: neither while the old
+    /// file lies here under a name that is no manifest's, nor once there is a new one, whose writer has yet to close it.
+    fn settle(&self, readings: BTreeMap<PathBuf, Reading>, listed: &BTreeMap<PathBuf, u64>) -> Look {
+        let mut look = Look::default();
+        for (path, reading) in readings {
+            let is_gone = matches!(reading, Ok(None));
+            if is_gone && let Some(place) = self.moved_to(&path, listed) {
+                look.away.insert(path, place);
+            } else if !is_gone || !is_there(&path) {
+                look.readings.insert(path, reading);
+            }
+        }
+        look
+    }
+
+    fn moved_to(&self, path: &Path, listed: &BTreeMap<PathBuf, u64>) -> Option<PathBuf> {
+        let known = self.known.get(path)?;
+        let is_it = |place: &Path| Identity::at(place).is_ok_and(|found| found == *known);
+        let places = listed.iter().filter(|(place, inode)| **inode == known.inode && !is_manifest(place));
+        places.map(|(place, _)| place).find(|place| is_it(place)).cloned()
     }
 
     fn cannot_list(&mut self, error: &io::Error) {
@@ -218,36 +283,28 @@ impl Reader {
         self.unlisted = Some(Problem { file: self.dirs[0].clone(), line: None, object: None, message });
     }
 
-    /// All manifests, each with the inode of its directory entry.
-    fn listed(&self) -> io::Result<BTreeMap<PathBuf, u64>> {
-        let mut listed = BTreeMap::new();
-        for dir in &self.dirs {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                listed.insert(entry.path(), entry.ino());
+    fn take_in(&mut self, look: Look) {
+        self.away = look.away;
+        for (path, reading) in look.readings {
+            match reading {
+                Ok(Some((identity, text))) => {
+                    self.known.insert(path.clone(), identity);
+                    self.catalog.read(&path, Ok(&text));
+                }
+                Ok(None) => {
+                    self.known.remove(&path);
+                    self.catalog.remove(&path);
+                }
+                Err(error) => self.catalog.read(&path, Err(format!("cannot be read: {error}"))),
             }
-        }
-        listed.retain(|path, _| is_manifest(path));
-        Ok(listed)
-    }
-
-    fn take_in(&mut self, path: &Path, reading: Reading) {
-        match reading {
-            Ok(Some((inode, text))) => {
-                self.inodes.insert(path.to_owned(), inode);
-                self.catalog.read(path, Ok(&text));
-            }
-            Ok(None) => {
-                self.inodes.remove(path);
-                self.catalog.remove(path);
-            }
-            Err(error) => self.catalog.read(path, Err(format!("cannot be read: {error}"))),
         }
     }
 
     fn tell_problems(&self) {
         let mut now = self.catalog.problems();
         now.extend(self.unlisted.clone());
+        now.extend(self.away.iter().map(|(path, place)| being_saved(path, place)));
+        now.extend(self.last_good.iter().flat_map(LastGood::problems).cloned());
         let mut told = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         for problem in now.iter().filter(|problem| !told.contains(problem)) {
             tracing::warn!("{problem}");
@@ -256,26 +313,17 @@ impl Reader {
     }
 }
 
-/// `None`: there is no such file, or it is a directory. Anything else that is no plain file could block a reader.
-fn text_of(path: &Path) -> Reading {
-    let found = match path.metadata() {
-        Ok(found) if found.is_dir() => return Ok(None),
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if !found.is_file() {
-        return Err(io::Error::other("not a plain file"));
-    }
-    if found.len() > FILE_MAX {
-        return Err(io::Error::other(format!("larger than {} MiB", FILE_MAX >> 20)));
-    }
-    let read = path.symlink_metadata().and_then(|entry| Ok((entry.ino(), fs::read_to_string(path)?)));
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+fn being_saved(path: &Path, place: &Path) -> Problem {
+    let place = place.display();
+    let message = format!(
+        "was renamed to {place}; its objects stay in force until it is saved again, or {place} leaves this directory"
+    );
+    Problem { file: path.to_owned(), line: None, object: None, message }
+}
+
+/// A manifest's name within the datastore's directory.
+fn within(dir: &Path, path: &Path) -> String {
+    path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

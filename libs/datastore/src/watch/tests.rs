@@ -29,7 +29,7 @@ fn scene(files: &[(&str, &str)]) -> Result<(Scene, Vec<String>), Box<dyn Error>>
     for (name, text) in files {
         fs::write(dir.path().join(name), text)?;
     }
-    let (store, updates) = FileStore::open(dir.path())?;
+    let (store, updates) = FileStore::open(dir.path(), None)?;
     let mut scene = Scene { dir, store, updates };
     let first = scene.next()?;
     Ok((scene, first))
@@ -63,7 +63,7 @@ fn the_first_batch_is_everything_and_ends_in_sync() -> Outcome {
 #[test]
 fn an_empty_directory_is_in_sync_and_a_missing_one_an_error_that_names_it() -> Outcome {
     assert_eq!(scene(&[])?.1, ["in sync"]);
-    let error = FileStore::open(Path::new("/nonexistent/manifests")).expect_err("it does not exist").to_string();
+    let error = FileStore::open(Path::new("/nonexistent/manifests"), None).expect_err("it does not exist").to_string();
     assert!(error.starts_with("/nonexistent/manifests: "), "{error}");
     Ok(())
 }
@@ -107,11 +107,11 @@ fn reader(dir: &Path) -> Result<Reader, Box<dyn Error>> {
 }
 
 fn read_paths(reader: &Reader, touched: Touched) -> io::Result<Vec<PathBuf>> {
-    Ok(reader.readings(touched)?.into_keys().collect())
+    Ok(reader.look(touched)?.readings.into_keys().collect())
 }
 
 fn touched(path: PathBuf) -> Touched {
-    Touched { paths: [path].into(), all: false }
+    Touched { left: [path].into(), ..Touched::default() }
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_directory_that_is_gone_takes_nothing_away_and_is_reported() -> Outcome {
     fs::create_dir(&inside)?;
     let mut reader = reader(&inside)?;
     fs::rename(&inside, dir.path().join("moved"))?;
-    let error = reader.readings(touched(inside.join("a.yaml"))).expect_err("there is nothing to list");
+    let error = reader.look(touched(inside.join("a.yaml"))).expect_err("there is nothing to list");
     reader.cannot_list(&error);
     reader.tell_problems();
     let problems = reader.problems.lock().expect("nobody panicked with it").clone();
@@ -146,7 +146,7 @@ fn dropped_events_make_everything_be_read_again() -> Outcome {
     let [a, z] = ["a.yaml", "z.yaml"].map(|name| dir.path().join(name));
     fs::remove_file(&a)?;
     fs::write(&z, namespace("z"))?;
-    assert_eq!(read_paths(&reader, Touched { paths: BTreeSet::new(), all: true })?, [a, z]);
+    assert_eq!(read_paths(&reader, Touched { all: true, ..Touched::default() })?, [a, z]);
     Ok(())
 }
 
@@ -190,6 +190,97 @@ fn what_is_no_readable_file_is_reported_and_blocks_nothing() -> Outcome {
     Ok(())
 }
 
+impl Scene {
+    /// The batches until this namespace, which nothing else gives, is told: all that happened before it is in them.
+    fn told_until(&mut self, end: &str) -> Result<Vec<String>, Box<dyn Error>> {
+        fs::write(self.path("end.yaml"), namespace(end))?;
+        let (mut told, end) = (Vec::new(), format!("set Namespace {end}"));
+        while !told.contains(&end) {
+            told.extend(self.next()?);
+        }
+        told.retain(|update| *update != end);
+        Ok(told)
+    }
+
+    fn problem(&self) -> String {
+        self.store.problems().iter().map(|problem| format!("{}\n", problem.message)).collect()
+    }
+}
+
+#[test]
+fn what_an_editor_moves_away_to_save_it_stays_until_the_new_file_is_closed() -> Outcome {
+    let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+    fs::rename(scene.path("a.yaml"), scene.path("a.yaml~"))?;
+    assert_eq!(scene.told_until("one")?, [""; 0]);
+    assert!(
+        scene.problem().contains("a.yaml~; its objects stay in force until it is saved again"),
+        "{:?}",
+        scene.store
+    );
+    let mut new = fs::File::create(scene.path("a.yaml"))?;
+    new.write_all(b"apiVersion: v1\nkind: Namespace\n")?;
+    fs::remove_file(scene.path("a.yaml~"))?;
+    assert_eq!(scene.told_until("two")?, ["gone Namespace one"], "the half-written file takes nothing away");
+    new.write_all(b"metadata: {name: a, labels: {x: z}}\n")?;
+    drop(new);
+    assert_eq!(scene.next()?, ["set Namespace a"]);
+    assert_eq!(scene.problem(), "");
+    Ok(())
+}
+
+#[test]
+fn whole_saves_by_moving_away_are_never_seen_as_a_removal() -> Outcome {
+    let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+    for round in 0..50 {
+        fs::rename(scene.path("a.yaml"), scene.path("a.yaml~"))?;
+        let text = namespace("a").replace("name: a", &format!("name: a, labels: {{x: r{round}}}"));
+        fs::write(scene.path("a.yaml"), text)?;
+        fs::remove_file(scene.path("a.yaml~"))?;
+        assert_eq!(scene.next()?, ["set Namespace a"], "round {round}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_moved_away_is_gone_once_it_leaves_the_directory() -> Outcome {
+    for leave in [|from: &Path, _: &Path| fs::remove_file(from), |from: &Path, to: &Path| fs::rename(from, to)] {
+        let elsewhere = tempfile::tempdir()?;
+        let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+        fs::rename(scene.path("a.yaml"), scene.path(".a.yaml.swp"))?;
+        fs::rename(scene.path(".a.yaml.swp"), scene.path("a.off"))?;
+        assert_eq!(scene.told_until("one")?, [""; 0]);
+        leave(&scene.path("a.off"), &elsewhere.path().join("a.yaml"))?;
+        assert_eq!(scene.next()?, ["gone Namespace a"]);
+        assert_eq!(scene.problem(), "");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_moved_away_and_comes_back_under_another_name_was_never_gone() -> Outcome {
+    let (mut scene, _) = scene(&[("a.yaml", &namespace("a"))])?;
+    fs::rename(scene.path("a.yaml"), scene.path("a.off"))?;
+    assert_eq!(scene.told_until("one")?, [""; 0]);
+    fs::rename(scene.path("a.off"), scene.path("z.yaml"))?;
+    assert_eq!(scene.told_until("two")?, ["gone Namespace one"]);
+    assert_eq!(scene.problem(), "");
+    fs::remove_file(scene.path("z.yaml"))?;
+    assert_eq!(scene.next()?, ["gone Namespace a"]);
+    Ok(())
+}
+
+#[test]
+fn a_new_file_with_the_inode_of_a_removed_manifest_keeps_nothing_in_force() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let reader = reader(dir.path())?;
+    fs::remove_file(dir.path().join("a.yaml"))?;
+    fs::write(dir.path().join("notes.txt"), "not a manifest")?;
+    let look = reader.look(touched(dir.path().join("a.yaml")))?;
+    assert!(look.away.is_empty(), "{look:?}");
+    assert_eq!(look.readings.len(), 1);
+    Ok(())
+}
+
 #[test]
 fn what_another_agent_publishes_arrives() -> Outcome {
     let (mut scene, _) = scene(&[])?;
@@ -212,5 +303,20 @@ fn dropping_the_store_closes_the_channel() -> Outcome {
     let (scene, _) = scene(&[])?;
     drop(scene.store);
     assert_eq!(scene.updates.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+    Ok(())
+}
+
+#[test]
+fn looking_at_the_directory_does_not_wake_the_reader() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let (wake, woken) = mpsc::sync_channel(1);
+    let touched = Arc::new(Mutex::new(Touched::default()));
+    let dirs = [dir.path().to_owned(), dir.path().join(".tortie")];
+    let reader = reader(dir.path())?;
+    let watcher = watch(&dirs, touched, wake)?;
+    reader.look(Touched { all: true, ..Touched::default() })?;
+    // Dropping the watcher closes the channel once its last event is told.
+    drop(watcher);
+    assert_eq!(woken.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
     Ok(())
 }

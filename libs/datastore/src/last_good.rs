@@ -1,0 +1,191 @@
+//! The policies in force, written down: a restart of the agent opens nothing that a broken manifest should protect.
+//! In: the policies in force after each change. Out: at the next start, each one's file and last good document.
+//! Invariant: a record is whole or not there (temporary file, fsync, rename) and lies under its policy's own name.
+//! Never: makes a change of policy wait for the disk; gives up the folder for one of its files.
+
+use crate::{
+    Problem,
+    convert::{Converted, convert},
+};
+use model::{Resource, ResourceKey};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// Beside the folders of records, which all have a dot inside their names and none in front.
+const TEMPORARY: &str = ".new";
+
+/// One policy's last good document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The manifest that gave it, within the datastore's directory.
+    pub(crate) file: String,
+    /// The object as JSON.
+    pub(crate) document: String,
+}
+
+/// The folder.
+#[derive(Debug)]
+pub(crate) struct LastGood {
+    dir: PathBuf,
+    kept: BTreeMap<ResourceKey, Record>,
+    /// What the folder still lacks (`Some`), or has too much (`None`).
+    pending: BTreeMap<ResourceKey, Option<Record>>,
+    problems: BTreeMap<PathBuf, Problem>,
+}
+
+impl LastGood {
+    /// Reads the folder, made if it is not there, and the policies that its records stand for.
+    pub(crate) fn open(dir: &Path) -> io::Result<(Self, BTreeMap<ResourceKey, Resource>)> {
+        fs::create_dir_all(dir)?;
+        let mut this =
+            Self { dir: dir.to_owned(), kept: BTreeMap::new(), pending: BTreeMap::new(), problems: BTreeMap::new() };
+        let mut policies = BTreeMap::new();
+        for folder in entries(dir)?.into_iter().filter(|path| path.is_dir()) {
+            match entries(&folder) {
+                Ok(files) => files.iter().for_each(|file| policies.extend(this.take_in(file))),
+                Err(error) => this.complain(&folder, &format!("cannot be listed: {error}")),
+            }
+        }
+        Ok((this, policies))
+    }
+
+    fn take_in(&mut self, path: &Path) -> Option<(ResourceKey, Resource)> {
+        let found = read(path).and_then(|(record, resource)| {
+            let key = resource.key();
+            let is_its_own = self.path(&key).as_deref() == Some(path);
+            if is_its_own { Ok((key, record, resource)) } else { Err(format!("does not belong here: it is {key}")) }
+        });
+        match found {
+            Ok((key, record, resource)) => {
+                self.kept.insert(key.clone(), record);
+                Some((key, resource))
+            }
+            Err(reason) => {
+                self.complain(path, &reason);
+                None
+            }
+        }
+    }
+
+    /// The policies whose last good document came from `file`.
+    pub(crate) fn given_by(&self, file: &str) -> impl Iterator<Item = &ResourceKey> {
+        self.kept.iter().filter(move |(_, record)| record.file == file).map(|(key, _)| key)
+    }
+
+    /// Finds out what is to be written, given the policies that can be read now and which others are in force.
+    pub(crate) fn plan(&mut self, good: BTreeMap<ResourceKey, Record>, in_force: impl Fn(&ResourceKey) -> bool) {
+        let gone = self.kept.keys().filter(|key| !in_force(key)).map(|key| (key.clone(), None));
+        self.pending = gone.collect();
+        // What somebody has put right by removing it. A record that cannot be written is tried again below.
+        self.problems.retain(|path, _| path.symlink_metadata().is_ok());
+        let new = good.into_iter().filter(|(key, record)| self.kept.get(key) != Some(record));
+        self.pending.extend(new.map(|(key, record)| (key, Some(record))));
+    }
+
+    /// Whether [`Self::step`] has something to do.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Writes or removes one record. What fails is reported, and planned again by the next change.
+    pub(crate) fn step(&mut self) {
+        let Some((key, record)) = self.pending.pop_first() else { return };
+        let Some(path) = self.path(&key) else { return };
+        let done = match &record {
+            Some(record) => self.write(&path, record),
+            None => remove(&path),
+        };
+        match (done, record) {
+            (Err(error), _) => self.complain(&path, &format!("cannot be written: {error}")),
+            (Ok(()), record) => {
+                self.problems.remove(&path);
+                match record {
+                    Some(record) => self.kept.insert(key, record),
+                    None => self.kept.remove(&key),
+                };
+            }
+        }
+    }
+
+    /// All that is wrong with the folder.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values()
+    }
+
+    /// Names of objects are checked on reading: no slash, no leading dot, and short enough to name a file.
+    fn path(&self, key: &ResourceKey) -> Option<PathBuf> {
+        let ResourceKey::Policy(id) = key else { return None };
+        Some(self.dir.join(format!("{}.{}", id.kind, id.namespace)).join(&id.name))
+    }
+
+    fn write(&self, path: &Path, record: &Record) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(&self.dir);
+        if !folder.is_dir() {
+            fs::create_dir_all(folder)?;
+            sync(&self.dir)?;
+        }
+        let temporary = self.dir.join(TEMPORARY);
+        let mut file = File::create(&temporary)?;
+        file.write_all(print(record).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync(folder)
+    }
+
+    fn complain(&mut self, path: &Path, reason: &str) {
+        let message = format!(
+            "{reason}; the policy that this path names would count as absent after a restart while its manifest cannot \
+             be read; remove what stands here, or make room for it"
+        );
+        let problem = Problem { file: path.to_owned(), line: None, object: None, message };
+        self.problems.insert(path.to_owned(), problem);
+    }
+}
+
+fn print(record: &Record) -> String {
+    format!("{{\"file\": {}, \"object\": {}}}\n", Value::from(record.file.as_str()), record.document)
+}
+
+fn read(path: &Path) -> Result<(Record, Resource), String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| format!("not a record of a policy: {error}"))?;
+    let (Some(file), Some(object)) = (value.get("file").and_then(Value::as_str), value.get("object")) else {
+        return Err("not a record of a policy: \"file\" or \"object\" is missing".to_owned());
+    };
+    let record = Record { file: file.to_owned(), document: object.to_string() };
+    match convert(object) {
+        Converted::Known { resource, .. } => Ok((record, resource)),
+        Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
+        Converted::NotEnforced { object: kind } | Converted::Foreign { kind } => {
+            Err(format!("{kind} is not kept here"))
+        }
+    }
+}
+
+/// The folder of a namespace goes with its last policy. A removal that a crash undoes is done again at the next start.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match path.parent().map(fs::remove_dir) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;
