@@ -11,9 +11,7 @@ use crate::{
 };
 use calc::World;
 use dataplane::Question;
-use model::{
-    Attachment, AttachmentId, IfaceName, Labels, Mac, Namespace, NodeName, Pod, Protocol, Resource, Update,
-};
+use model::{Attachment, AttachmentId, IfaceName, Labels, Mac, Namespace, NodeName, Pod, Protocol, Resource, Update};
 use policy::{Endpoint, Flow, Judgement, Outcome, Verdict, View, evaluate, generate::Case};
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -110,13 +108,7 @@ fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
 
 fn question(flow: &Flow, place: Place) -> Question {
     let from = if let Place::Pod(sender) = place { Some(id(sender)) } else { None };
-    Question {
-        from,
-        source: flow.source,
-        destination: flow.destination,
-        protocol: flow.protocol,
-        detail: flow.detail,
-    }
+    Question { from, source: flow.source, destination: flow.destination, protocol: flow.protocol, detail: flow.detail }
 }
 
 /// The flow's first packet, as it comes in by the uplink.

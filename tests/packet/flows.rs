@@ -18,19 +18,15 @@ const BACK: (u16, u16) = (5432, 40000);
 
 /// Nobody may send to the client, and the client may send to the db only.
 fn scenario() -> Scenario {
-    Scenario::default()
-        .pod(CLIENT, "client")
-        .pod(DB, "db")
-        .pod(OTHER, "other")
-        .policy(
-            policy("client", Some("client"), &[Direction::Ingress, Direction::Egress])
-                .egress(allow().pods("db").port(Protocol::TCP, 5432))
-                .egress(allow().pods("db").protocol(Protocol::UDP))
-                .egress(allow().pods("db").protocol(Protocol::ICMP))
-                .egress(allow().pods("db").protocol(Protocol::ICMPV6))
-                .egress(allow().net("192.0.2.0/24"))
-                .egress(allow().net("2001:db8::/64")),
-        )
+    Scenario::default().pod(CLIENT, "client").pod(DB, "db").pod(OTHER, "other").policy(
+        policy("client", Some("client"), &[Direction::Ingress, Direction::Egress])
+            .egress(allow().pods("db").port(Protocol::TCP, 5432))
+            .egress(allow().pods("db").protocol(Protocol::UDP))
+            .egress(allow().pods("db").protocol(Protocol::ICMP))
+            .egress(allow().pods("db").protocol(Protocol::ICMPV6))
+            .egress(allow().net("192.0.2.0/24"))
+            .egress(allow().net("2001:db8::/64")),
+    )
 }
 
 fn tcp(flags: u8) -> Step {
@@ -50,13 +46,21 @@ fn np_2_replies_pass_and_nothing_else_does() {
         row("its reply needs no rule", tcp_back(SYN | ACK), to_client).given(vec![tcp(SYN)]),
         row("nor does what follows", tcp(ACK), Fate::To(DB)).given(vec![tcp(SYN), tcp_back(SYN | ACK)]),
         row("the other way cannot be opened", tcp_back(SYN), refused).judged(2),
-        row("from another port neither", sends(DB, |f| DB.tcp(f, CLIENT, (5433, 40000), ACK).bytes()), Fate::Drop(Some(DB), DropReason::NoFlow))
-            .given(vec![tcp(SYN)]),
+        row(
+            "from another port neither",
+            sends(DB, |f| DB.tcp(f, CLIENT, (5433, 40000), ACK).bytes()),
+            Fate::Drop(Some(DB), DropReason::NoFlow),
+        )
+        .given(vec![tcp(SYN)]),
         row("a UDP answer passes", sends(DB, |f| DB.udp(f, CLIENT, BACK, b"y").bytes()), to_client)
             .given(vec![sends(CLIENT, |f| CLIENT.udp(f, DB, THERE, b"x").bytes())]),
-        row("PKT-80 a UDP answer from another port does not", sends(DB, |f| DB.udp(f, CLIENT, (99, 40000), b"y").bytes()), refused)
-            .given(vec![sends(CLIENT, |f| CLIENT.udp(f, DB, THERE, b"x").bytes())])
-            .judged(2),
+        row(
+            "PKT-80 a UDP answer from another port does not",
+            sends(DB, |f| DB.udp(f, CLIENT, (99, 40000), b"y").bytes()),
+            refused,
+        )
+        .given(vec![sends(CLIENT, |f| CLIENT.udp(f, DB, THERE, b"x").bytes())])
+        .judged(2),
         row("PKT-37 a pong passes", sends(DB, |f| DB.pong(f, CLIENT, 7).bytes()), to_client)
             .given(vec![sends(CLIENT, |f| CLIENT.ping(f, DB, 7).bytes())]),
         row("PKT-37 a pong to nothing does not", sends(DB, |f| DB.pong(f, CLIENT, 7).bytes()), refused).judged(2),
@@ -79,15 +83,14 @@ fn pkt_72_a_syn_on_a_closed_flow_is_judged_as_new() {
     let closed = || vec![tcp(SYN), tcp_back(SYN | ACK), tcp(ACK), tcp(RST)];
     let rows = vec![
         row("the client opens again", tcp(SYN), Fate::To(DB)).given(closed()).judged(2),
-        row(
-            "the server may not turn it round",
-            tcp_back(SYN),
-            Fate::Drop(Some(CLIENT), DropReason::IngressPolicy),
-        )
-        .given(closed())
-        .judged(2),
-        row("a FIN closes half, the rest flows", tcp_back(ACK), Fate::To(CLIENT))
-            .given(vec![tcp(SYN), tcp_back(SYN | ACK), tcp(FIN | ACK)]),
+        row("the server may not turn it round", tcp_back(SYN), Fate::Drop(Some(CLIENT), DropReason::IngressPolicy))
+            .given(closed())
+            .judged(2),
+        row("a FIN closes half, the rest flows", tcp_back(ACK), Fate::To(CLIENT)).given(vec![
+            tcp(SYN),
+            tcp_back(SYN | ACK),
+            tcp(FIN | ACK),
+        ]),
     ];
     on_a_node(|| run(&scenario(), rows));
 }
@@ -95,9 +98,8 @@ fn pkt_72_a_syn_on_a_closed_flow_is_judged_as_new() {
 #[test]
 fn answers_from_outside_come_in_by_the_uplink() {
     let out = || sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, (40000, 443), SYN).bytes());
-    let back = |flags| {
-        arrives(move |f| OUTSIDE.tcp(f, CLIENT, (443, 40000), flags).to_mac(crate::cast::NODE.mac.0).bytes())
-    };
+    let back =
+        |flags| arrives(move |f| OUTSIDE.tcp(f, CLIENT, (443, 40000), flags).to_mac(crate::cast::NODE.mac.0).bytes());
     let rows = vec![
         row("the answer of an opened flow", back(SYN | ACK), Fate::To(CLIENT)).given(vec![out()]),
         row("an opening", back(SYN), Fate::Drop(Some(CLIENT), DropReason::IngressPolicy)).judged(1),

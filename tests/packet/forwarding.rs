@@ -38,12 +38,20 @@ fn pkt_34_a_forwarded_packet_is_one_hop_older() {
         row("to a pod here", sends(CLIENT, |f| CLIENT.tcp(f, DB, WEB, SYN).bytes()), Fate::To(DB))
             .opens(2)
             .check(|f, frame| routed(f, frame, DB.mac.0, GATEWAY_MAC, 63)),
-        row("to elsewhere by the routing table", sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, WEB, SYN).bytes()), Fate::Answered)
-            .opens(1)
-            .check(|f, frame| routed(f, frame, OUTSIDE.mac.0, NODE.mac.0, 63)),
+        row(
+            "to elsewhere by the routing table",
+            sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, WEB, SYN).bytes()),
+            Fate::Answered,
+        )
+        .opens(1)
+        .check(|f, frame| routed(f, frame, OUTSIDE.mac.0, NODE.mac.0, 63)),
         row("to the node itself", sends(CLIENT, |f| CLIENT.tcp(f, NODE, WEB, SYN).bytes()), Fate::Host).opens(1),
-        row("its last hop goes to the stack, which says so", sends(CLIENT, |f| CLIENT.tcp(f, DB, WEB, SYN).ttl(1).bytes()), Fate::Host)
-            .opens(2),
+        row(
+            "its last hop goes to the stack, which says so",
+            sends(CLIENT, |f| CLIENT.tcp(f, DB, WEB, SYN).ttl(1).bytes()),
+            Fate::Host,
+        )
+        .opens(2),
     ];
     on_a_node(|| run(&scenario(), rows));
 }
@@ -64,15 +72,36 @@ fn pkt_50_to_pkt_56_what_a_pod_may_not_send_at_all() {
         row("PKT-51 MPLS", sends(CLIENT, ethertype([0x88, 0x47])), drop(DropReason::NotIp)),
         row("PKT-50 a VLAN tag", sends(CLIENT, ethertype([0x81, 0x00])), drop(DropReason::Vlan)),
         row("PKT-50 a service tag", sends(CLIENT, ethertype([0x88, 0xa8])), drop(DropReason::Vlan)),
-        row("PKT-52 another MAC than the gateway's", sends(CLIENT, |f| CLIENT.udp(f, DB, WEB, b"x").to_mac(OTHER.mac.0).bytes()), drop(DropReason::WrongMac)),
-        row("PKT-56 VXLAN", sends(CLIENT, |f| CLIENT.udp(f, OUTSIDE, (9, 4789), b"x").bytes()), drop(DropReason::Encapsulated)),
-        row("PKT-56 IPIP", sends(CLIENT, |f| CLIENT.ip(f, OUTSIDE, 4, vec![0x45; 20]).bytes()), drop(DropReason::Encapsulated)),
-        row("PKT-53 multicast", sends(CLIENT, |f| {
-            CLIENT.udp(f, DB, WEB, b"x").to_address(if f == Family::V4 { "224.0.0.5" } else { "ff02::5" }).bytes()
-        }), drop(DropReason::Multicast)),
-        row("PKT-53 broadcast", sends(CLIENT, |f| {
-            CLIENT.udp(f, DB, (68, 67), b"x").to_address("255.255.255.255").to_mac([0xff; 6]).bytes()
-        }), drop(DropReason::Multicast)).only(&[Family::V4]),
+        row(
+            "PKT-52 another MAC than the gateway's",
+            sends(CLIENT, |f| CLIENT.udp(f, DB, WEB, b"x").to_mac(OTHER.mac.0).bytes()),
+            drop(DropReason::WrongMac),
+        ),
+        row(
+            "PKT-56 VXLAN",
+            sends(CLIENT, |f| CLIENT.udp(f, OUTSIDE, (9, 4789), b"x").bytes()),
+            drop(DropReason::Encapsulated),
+        ),
+        row(
+            "PKT-56 IPIP",
+            sends(CLIENT, |f| CLIENT.ip(f, OUTSIDE, 4, vec![0x45; 20]).bytes()),
+            drop(DropReason::Encapsulated),
+        ),
+        row(
+            "PKT-53 multicast",
+            sends(CLIENT, |f| {
+                CLIENT.udp(f, DB, WEB, b"x").to_address(if f == Family::V4 { "224.0.0.5" } else { "ff02::5" }).bytes()
+            }),
+            drop(DropReason::Multicast),
+        ),
+        row(
+            "PKT-53 broadcast",
+            sends(CLIENT, |f| {
+                CLIENT.udp(f, DB, (68, 67), b"x").to_address("255.255.255.255").to_mac([0xff; 6]).bytes()
+            }),
+            drop(DropReason::Multicast),
+        )
+        .only(&[Family::V4]),
     ];
     on_a_node(|| run(&scenario(), rows));
 }

@@ -8,7 +8,10 @@ use crate::{
     scenario::{Scenario, interface},
     table::{Action, Hook},
 };
-use abi::{Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Word, maps, verdict::DROP_REASONS};
+use abi::{
+    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Word, maps,
+    verdict::DROP_REASONS,
+};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},

@@ -41,9 +41,8 @@ fn an_interface_of_nobody_lets_nothing_through() {
         let mut kernel = Kernel::new(&scenario());
         for program in ["from_workload", "to_workload"] {
             for family in Family::BOTH {
-                let at_nobodys = |kernel: &mut Kernel| {
-                    kernel.run_at(program, &IfaceName(UPLINK.into()), &syn(family)).action
-                };
+                let at_nobodys =
+                    |kernel: &mut Kernel| kernel.run_at(program, &IfaceName(UPLINK.into()), &syn(family)).action;
                 assert_eq!(dropped(&mut kernel, at_nobodys), Some(DropReason::NoEndpoint), "{program} {family:?}");
             }
         }

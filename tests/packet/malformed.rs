@@ -78,7 +78,11 @@ fn pkt_43_to_pkt_45_extension_headers_are_walked_to_their_end() {
         row("PKT-43 destination options", sends(CLIENT, extended(60, OPTIONS)), to_db).opens(2),
         row("PKT-23 an atomic fragment", sends(CLIENT, extended(44, ATOMIC)), to_db).opens(2),
         row("PKT-43 authentication", sends(CLIENT, extended(51, AUTHENTICATION)), to_db).opens(2),
-        row("PKT-45 routing type 0", sends(CLIENT, extended(43, ROUTING_0)), Fate::Drop(Some(CLIENT), DropReason::RoutingHeader)),
+        row(
+            "PKT-45 routing type 0",
+            sends(CLIENT, extended(43, ROUTING_0)),
+            Fate::Drop(Some(CLIENT), DropReason::RoutingHeader),
+        ),
         row("PKT-44 options beyond the packet", sends(CLIENT, extended(60, ENDLESS)), TORN),
     ];
     let rows = rows.into_iter().map(|row| row.only(V6)).collect();

@@ -54,12 +54,8 @@ fn a_pod_elsewhere_is_judged_where_it_arrives() {
             Fate::To(DB),
         )
         .opens(1),
-        row(
-            "an outsider may not",
-            arrives(move |f| OUTSIDE.tcp(f, DB, SQL, SYN).to_mac(to_node).bytes()),
-            REFUSED_IN,
-        )
-        .judged(1),
+        row("an outsider may not", arrives(move |f| OUTSIDE.tcp(f, DB, SQL, SYN).to_mac(to_node).bytes()), REFUSED_IN)
+            .judged(1),
         row(
             "what is for the node itself is left alone",
             arrives(move |f| OUTSIDE.tcp(f, NODE, WEB, SYN).to_mac(to_node).bytes()),

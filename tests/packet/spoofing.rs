@@ -28,7 +28,11 @@ fn spf_1_a_forged_source_is_dropped_first() {
         row("SPF-1 another pod's address", sends(CLIENT, move |f| claims(f, OTHER).bytes()), SPOOFED),
         row("SPF-1 an address outside", sends(CLIENT, move |f| claims(f, OUTSIDE).bytes()), SPOOFED),
         row("SPF-1 the node's address", sends(CLIENT, move |f| claims(f, NODE).bytes()), SPOOFED),
-        row("SPF-1 another MAC", sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, SYN).from_mac(OTHER.mac.0).bytes()), SPOOFED),
+        row(
+            "SPF-1 another MAC",
+            sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, SYN).from_mac(OTHER.mac.0).bytes()),
+            SPOOFED,
+        ),
         row(
             "SPF-1 another pod's flow",
             sends(CLIENT, move |f| {

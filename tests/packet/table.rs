@@ -81,15 +81,7 @@ pub struct Row {
 
 /// A row in which `packet` meets `fate` and nothing changes.
 pub fn row(name: &'static str, packet: Step, fate: Fate) -> Row {
-    Row {
-        name,
-        families: &Family::BOTH,
-        given: Vec::new(),
-        packet,
-        fate,
-        changes: Changes::default(),
-        check: None,
-    }
+    Row { name, families: &Family::BOTH, given: Vec::new(), packet, fate, changes: Changes::default(), check: None }
 }
 
 impl Row {

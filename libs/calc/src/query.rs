@@ -3,19 +3,13 @@
 //! Invariant: answers from the same workloads that [`crate::desired`] works on.
 //! Never: changes anything; waits for the first full list.
 
-use crate::{
-    World,
-    workload::{namespaces, workloads},
-};
+use crate::{World, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, IpPool, Labels, NamespaceName, Node, NodeName, Pod, PodId, Policy, PolicyId,
     ServiceAccount,
 };
 use policy::{Endpoint, View};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// How much is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,8 +117,7 @@ impl World {
     /// finished. A host-network pod has its manifest's addresses.
     #[must_use]
     pub fn addresses_of(&self, id: &PodId) -> Option<Vec<IpAddr>> {
-        let namespaces = namespaces(self);
-        let workloads = workloads(self, &namespaces);
+        let workloads = workloads(self);
         let workload = workloads.iter().find(|workload| workload.id == id);
         let host_network = || self.pods.get(id).filter(|pod| pod.host_network && !pod.finished);
         workload
@@ -135,23 +128,26 @@ impl World {
     /// The pod that has this address, if one has.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr) -> Option<PodId> {
-        let namespaces = namespaces(self);
-        let workloads = workloads(self, &namespaces);
+        let workloads = workloads(self);
         workloads.iter().find(|workload| workload.addresses.contains_key(&address)).map(|workload| workload.id.clone())
     }
 
     /// What the reference evaluator sees.
     #[must_use]
     pub fn view(&self) -> View {
-        let namespaces: BTreeMap<NamespaceName, Labels> = namespaces(self);
         let endpoint = |workload: &crate::workload::Workload<'_>| Endpoint {
             id: workload.id.clone(),
             labels: workload.labels.clone(),
             addresses: workload.addresses.keys().copied().collect(),
             ports: workload.ports.to_vec(),
         };
-        let endpoints = workloads(self, &namespaces).iter().map(endpoint).collect();
+        let endpoints = workloads(self).iter().map(endpoint).collect();
         let policies = self.policies.values().cloned().collect();
-        View { namespaces, endpoints, policies, host: self.host.iter().copied().map(Cidr::host).collect() }
+        View {
+            namespaces: self.namespaces.clone(),
+            endpoints,
+            policies,
+            host: self.host.iter().copied().map(Cidr::host).collect(),
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     AddressSpec, Desired, EndpointSpec, InSync, Owner, World,
-    workload::{Workload, namespaces, workloads},
+    workload::{Workload, workloads},
 };
 use model::{Attachment, AttachmentId, Cidr, Direction, Policy};
 use policy::{Active, Class, RuleSet, Selectors};
@@ -19,8 +19,7 @@ use std::{
 #[must_use]
 pub fn desired(world: InSync<'_>) -> Desired {
     let InSync(world) = world;
-    let namespaces = namespaces(world);
-    let workloads = workloads(world, &namespaces);
+    let workloads = workloads(world);
     let endpoints = endpoints(world, &workloads);
     let active = Active::of(endpoints.values().flat_map(|endpoint| [&*endpoint.ingress, &*endpoint.egress]));
     let mut classes = Shared::default();
@@ -92,7 +91,7 @@ fn ordered(world: &World) -> Vec<&Policy> {
 }
 
 fn selects(policy: &Policy, workload: &Workload<'_>) -> bool {
-    policy.subject.matches(&workload.id.namespace, Some(workload.namespace_labels), workload.labels)
+    policy.subject.matches(&workload.id.namespace, workload.namespace_labels, workload.labels)
 }
 
 struct RuleSets {

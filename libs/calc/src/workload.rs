@@ -4,21 +4,19 @@
 //! Never: a host-network or finished pod (NP-55, NP-60); an attachment that is not committed.
 
 use crate::World;
-use model::{Attachment, AttachmentId, Labels, NamedPort, NamespaceName, Pod, PodId};
+use model::{Attachment, AttachmentId, Labels, NamedPort, Pod, PodId};
 use policy::PodFacts;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-/// The label that the API server gives to every namespace (NP-41).
-const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
-
 /// A pod that is subject or peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Workload<'a> {
     pub(crate) id: &'a PodId,
-    pub(crate) namespace_labels: &'a Labels,
+    /// `None`: nobody described its namespace.
+    pub(crate) namespace_labels: Option<&'a Labels>,
     pub(crate) labels: &'a Labels,
     pub(crate) ports: &'a [NamedPort],
     /// Its addresses, each with the local endpoint that has it.
@@ -30,32 +28,19 @@ impl Workload<'_> {
     pub(crate) fn facts(&self) -> PodFacts<'_> {
         PodFacts {
             namespace: &self.id.namespace,
-            namespace_labels: Some(self.namespace_labels),
+            namespace_labels: self.namespace_labels,
             labels: self.labels,
             ports: self.ports,
         }
     }
 }
 
-/// Labels of every namespace that is known or has a pod; of one nobody described, only its name is known.
-pub(crate) fn namespaces(world: &World) -> BTreeMap<NamespaceName, Labels> {
-    let mut namespaces = world.namespaces.clone();
-    let attached = world.attachments.values().map(|attachment| &attachment.pod);
-    for id in world.pods.keys().chain(world.published.keys()).chain(attached) {
-        if !namespaces.contains_key(&id.namespace) {
-            let name = (NAMESPACE_NAME_LABEL.to_owned(), id.namespace.0.clone());
-            namespaces.insert(id.namespace.clone(), [name].into());
-        }
-    }
-    namespaces
-}
-
 /// All workloads by pod, every address with the one that has it.
-pub(crate) fn workloads<'a>(world: &'a World, namespaces: &'a BTreeMap<NamespaceName, Labels>) -> Vec<Workload<'a>> {
+pub(crate) fn workloads(world: &World) -> Vec<Workload<'_>> {
     let attached = attached(world);
     let ids: BTreeSet<&PodId> =
         world.pods.keys().chain(world.published.keys()).chain(attached.keys().copied()).collect();
-    let join = |id: &'a PodId| join(world, namespaces, id, attached.get(id).cloned().unwrap_or_default());
+    let join = |id| join(world, id, attached.get(id).cloned().unwrap_or_default());
     settle(world, ids.into_iter().filter_map(join).collect())
 }
 
@@ -69,12 +54,7 @@ fn attached(world: &World) -> BTreeMap<&PodId, Vec<&Attachment>> {
 
 /// A manifest's labels count where there is one. A veth of its own makes a pod a workload, whatever its manifest says
 /// of the host's network.
-fn join<'a>(
-    world: &'a World,
-    namespaces: &'a BTreeMap<NamespaceName, Labels>,
-    id: &'a PodId,
-    attachments: Vec<&'a Attachment>,
-) -> Option<Workload<'a>> {
+fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -> Option<Workload<'a>> {
     let manifest = world.pods.get(id);
     let published = world.published.get(id).filter(|published| published.node != world.node);
     if manifest.is_some_and(|pod| pod.finished || pod.host_network && attachments.is_empty()) {
@@ -86,7 +66,7 @@ fn join<'a>(
         .or_else(|| published.map(|published| &published.labels))?;
     let addresses = addresses(&attachments, published.map(|published| &*published.addresses), manifest);
     let ports = manifest.map_or(&[][..], |pod| &pod.ports);
-    let namespace_labels = namespaces.get(&id.namespace)?;
+    let namespace_labels = world.namespaces.get(&id.namespace);
     Some(Workload { id, namespace_labels, labels, ports, addresses, attachments })
 }
 

@@ -77,16 +77,24 @@ pub struct PeerSelector {
 
 impl PeerSelector {
     /// Whether a pod with these labels, in this namespace, matches. `None`: a namespace of which nothing is known but its
-    /// name. Only a selector that asks for nothing matches its labels: `NotIn` would otherwise open to what is not yet said.
+    /// name, and the label that the API server makes of it (NP-41). Such a one matches only what it would match whatever
+    /// its other labels are: `NotIn` would otherwise open to what is not yet said.
     #[must_use]
     pub fn matches(&self, namespace: &NamespaceName, namespace_labels: Option<&Labels>, labels: &Labels) -> bool {
         let namespace_matches = match &self.namespaces {
             NamespaceMatch::Named(name) => name == namespace,
-            NamespaceMatch::Labelled(Selector::All) => true,
-            NamespaceMatch::Labelled(selector) => namespace_labels.is_some_and(|labels| selector.matches(labels)),
+            NamespaceMatch::Labelled(selector) => match namespace_labels {
+                Some(labels) => selector.matches(labels),
+                None => selector.matches_surely(&name_label(namespace)),
+            },
         };
         namespace_matches && self.pods.matches(labels)
     }
+}
+
+/// All that is known of a namespace nobody described.
+fn name_label(namespace: &NamespaceName) -> Labels {
+    [("kubernetes.io/metadata.name".to_owned(), namespace.0.clone())].into()
 }
 
 /// The other end of a rule. Every part that is given must match; nothing given matches everybody.

@@ -49,6 +49,17 @@ impl Selector {
             Self::And(parts) => parts.iter().all(|part| part.matches(labels)),
         }
     }
+
+    /// Whether labels match of which only `known` are told, whatever the others are.
+    #[must_use]
+    pub fn matches_surely(&self, known: &Labels) -> bool {
+        match self {
+            Self::HasNot(_) => false,
+            Self::NotIn(key, _) => known.contains_key(key) && self.matches(known),
+            Self::And(parts) => parts.iter().all(|part| part.matches_surely(known)),
+            Self::All | Self::Equals(..) | Self::In(..) | Self::Has(_) => self.matches(known),
+        }
+    }
 }
 
 impl fmt::Display for Selector {
@@ -84,6 +95,17 @@ mod tests {
         assert!(not_in.matches(&labels(&[])));
         assert!(!not_in.matches(&labels(&[("app", "db")])));
         assert!(Selector::HasNot("app".into()).matches(&labels(&[("tier", "x")])));
+    }
+
+    #[test]
+    fn what_is_not_known_is_never_taken_for_absent() {
+        let known = labels(&[("kubernetes.io/metadata.name", "x")]);
+        let key = || "kubernetes.io/metadata.name".to_owned();
+        assert!(Selector::All.matches_surely(&known));
+        assert!(Selector::Equals(key(), "x".into()).matches_surely(&known));
+        assert!(Selector::NotIn(key(), ["y".to_owned()].into()).matches_surely(&known));
+        assert!(!Selector::NotIn("app".into(), ["y".to_owned()].into()).matches_surely(&known));
+        assert!(!Selector::HasNot("app".into()).matches_surely(&known));
     }
 
     #[test]
