@@ -272,7 +272,8 @@ impl Reader {
 
     fn moved_to(&self, path: &Path, listed: &BTreeMap<PathBuf, u64>) -> Option<PathBuf> {
         let known = self.known.get(path)?;
-        let is_it = |place: &Path| Identity::at(place).is_ok_and(|found| found == *known);
+        // One that has left its place since it was listed causes another look.
+        let is_it = |place: &Path| Identity::at(place).map_or(true, |found| found == *known);
         let places = listed.iter().filter(|(place, inode)| **inode == known.inode && !is_manifest(place));
         places.map(|(place, _)| place).find(|place| is_it(place)).cloned()
     }

@@ -67,7 +67,7 @@ fn change(kind: EventKind, path: &Path) -> Option<Change> {
 
 impl Touched {
     /// False: there is nothing to look at.
-    fn add(&mut self, event: Result<Event, notify::Error>) -> bool {
+    pub(super) fn add(&mut self, event: Result<Event, notify::Error>) -> bool {
         match event {
             Ok(event) if !event.need_rescan() => {
                 event.paths.iter().filter(|path| self.path(event.kind, path)).count() > 0

@@ -22,7 +22,7 @@ pub(super) type Reading = io::Result<Option<(Identity, String)>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) inode: u64,
-    born: Option<SystemTime>,
+    pub(super) born: Option<SystemTime>,
 }
 
 impl Identity {
