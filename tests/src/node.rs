@@ -78,11 +78,11 @@ impl Node {
         let namespace = Arc::new(NetNs::create(cluster.stem(), &spec.name)?);
         cluster.fabric().join(&namespace, spec.number)?;
         let directory = cluster.directory().join(&spec.name);
-        let bpffs = directory.join("bpf");
-        for path in [&bpffs, &directory.join("state"), &directory.join("run")] {
+        let mounted = directory.join("bpf");
+        for path in [&mounted, &directory.join("state"), &directory.join("run")] {
             fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
         }
-        mount("bpf", &bpffs, "bpf", MountFlags::empty(), None).context("mounting a bpffs")?;
+        mount("bpf", &mounted, "bpf", MountFlags::empty(), None).context("mounting a bpffs")?;
         let program = cluster.binaries().agent.clone();
         let agent = Agent::new(Arc::clone(&namespace), &program, Vec::new(), directory.join("agent.log"));
         let mut node = Self {
@@ -139,10 +139,16 @@ impl Node {
         self.directory.join("run/tortie.sock")
     }
 
-    /// Its bpffs.
+    /// Where its bpffs is mounted.
+    #[must_use]
+    pub fn mounted(&self) -> PathBuf {
+        self.directory.join("bpf")
+    }
+
+    /// The agent's own folder in it, as on a real node.
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
-        self.directory.join("bpf")
+        self.mounted().join("tortie")
     }
 
     /// Its agent's private state.
@@ -267,7 +273,7 @@ impl Drop for Node {
         }
         // An agent that cannot be killed shows as a directory that cannot be removed.
         let _ = self.agent.kill();
-        detach(&self.bpffs());
+        detach(&self.mounted());
     }
 }
 

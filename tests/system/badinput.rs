@@ -157,7 +157,7 @@ fn a_pin_of_another_layout_is_left_alone_and_named() -> Result<()> {
     node.start()?;
     node.agent.stop()?;
     // The conntrack pin of this layout is now a map of another shape.
-    let pins: Vec<_> = fs::read_dir(node.bpffs())?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let pins: Vec<_> = fs::read_dir(node.bpffs().join("maps"))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     let find =
         |stem: &str| pins.iter().find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(stem)));
     let (conntrack, sets) = (find("CONNTRACK").context("no pin")?, find("FRAGMENTS").context("no pin")?);

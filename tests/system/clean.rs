@@ -70,7 +70,7 @@ fn attached(namespace: &NetNs) -> Result<Vec<String>> {
 }
 
 fn pins(s: &Story) -> Result<usize> {
-    count(&s.node.bpffs())
+    count(&s.node.mounted())
 }
 
 fn count(directory: &Path) -> Result<usize> {
@@ -107,10 +107,10 @@ fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
         pod.delete()?;
     }
     node.agent.stop()?;
-    assert_ne!(count(&node.bpffs())?, 0);
+    assert_ne!(count(&node.mounted())?, 0);
     let cleaned = node.cleanup()?;
     assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
-    assert_eq!(count(&node.bpffs())?, 0, "pins are left");
+    assert_eq!(count(&node.mounted())?, 0, "pins are left");
     assert_eq!(attached(node.namespace())?, before.2, "programs are left");
     assert_eq!(network(node.namespace())?, before.0);
     assert_eq!(sysctls(node.namespace())?, before.1);

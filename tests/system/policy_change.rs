@@ -11,7 +11,7 @@ use tests::{
 };
 
 const DENY: &str = "{ podSelector: {}, policyTypes: [Ingress] }";
-const ONLY_Y: &str = "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { ns: y } } }] }] }";
+const ONLY_Y: &str = "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { ns: 'y' } } }] }] }";
 
 #[test]
 fn np_20_an_updated_policy_is_enforced() -> Result<()> {

@@ -58,7 +58,7 @@ fn np_29_egress_to_a_pod_of_another_namespace() -> Result<()> {
         s.policy(
             "x/p",
             "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Egress], egress: [{ to: [
-                { namespaceSelector: { matchLabels: { ns: y } }, podSelector: { matchLabels: { pod: a } } } ] }] }",
+                { namespaceSelector: { matchLabels: { ns: 'y' } }, podSelector: { matchLabels: { pod: a } } } ] }] }",
         )?;
         s.expect(Tcp(80), "x/b y/a y/b\n x/a X . X\n x/b - . .")
     })
@@ -134,7 +134,7 @@ fn np_42_not_in_of_the_name_label_for_egress() -> Result<()> {
         s.policy(
             "x/p",
             "{ podSelector: {}, policyTypes: [Egress], egress: [{ to: [{ namespaceSelector: {
-                matchExpressions: [{ key: kubernetes.io/metadata.name, operator: NotIn, values: [y] }] } }] }] }",
+                matchExpressions: [{ key: kubernetes.io/metadata.name, operator: NotIn, values: ['y'] }] } }] }] }",
         )?;
         s.expect(Tcp(80), "y/a z/a\n x/a X .")
     })

@@ -73,7 +73,7 @@ fn np_5_an_empty_namespace_selector_is_every_namespace() -> Result<()> {
 #[test]
 fn np_6_a_namespace_selector_does_not_include_the_own_namespace() -> Result<()> {
     story(&["x/a", "x/b", "y/a", "z/a"], |s| {
-        s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { ns: y } } }] }] }")?;
+        s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { ns: 'y' } } }] }] }")?;
         s.expect(Tcp(80), "x/a\n x/b X\n y/a .\n z/a X")
     })
 }
@@ -89,7 +89,7 @@ fn np_7_match_expressions_of_pods() -> Result<()> {
 #[test]
 fn np_8_match_expressions_of_namespaces() -> Result<()> {
     story(&["x/a", "x/b", "y/a", "z/a"], |s| {
-        s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchExpressions: [{ key: ns, operator: In, values: [y] }] } }] }] }")?;
+        s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchExpressions: [{ key: ns, operator: In, values: ['y'] }] } }] }] }")?;
         s.expect(Tcp(80), "x/a\n x/b X\n y/a .\n z/a X")
     })
 }
@@ -113,7 +113,7 @@ fn np_10_both_selectors_in_one_peer_are_and() -> Result<()> {
         s.policy(
             "x/p",
             "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [
-                { podSelector: { matchLabels: { pod: b } }, namespaceSelector: { matchLabels: { ns: y } } } ] }] }",
+                { podSelector: { matchLabels: { pod: b } }, namespaceSelector: { matchLabels: { ns: 'y' } } } ] }] }",
         )?;
         s.expect(Tcp(80), "x/a\n x/b X\n y/a X\n y/b .")
     })
@@ -150,7 +150,7 @@ fn np_13_one_pod_of_another_namespace_and_no_other() -> Result<()> {
         s.policy(
             "x/p",
             "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [
-                { podSelector: { matchLabels: { pod: a } }, namespaceSelector: { matchLabels: { ns: y } } } ] }] }",
+                { podSelector: { matchLabels: { pod: a } }, namespaceSelector: { matchLabels: { ns: 'y' } } } ] }] }",
         )?;
         for what in [Tcp(80), Udp(80), Sctp(80)] {
             s.expect(what, "x/a\n x/b X\n y/a .\n y/b X\n z/a X")?;
@@ -190,7 +190,7 @@ fn np_31_an_allow_all_beside_a_narrow_policy_opens_everything() -> Result<()> {
 #[test]
 fn np_41_a_namespace_is_known_by_its_name_label() -> Result<()> {
     story(&["x/a", "x/b", "y/a"], |s| {
-        s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: y } } }] }] }")?;
+        s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: 'y' } } }] }] }")?;
         s.expect(Tcp(80), "x/a\n x/b X\n y/a .")
     })
 }

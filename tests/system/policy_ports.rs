@@ -11,7 +11,7 @@ use tests::{
     server::Listen,
 };
 
-const FROM_Y: &str = "from: [{ namespaceSelector: { matchLabels: { ns: y } } }]";
+const FROM_Y: &str = "from: [{ namespaceSelector: { matchLabels: { ns: 'y' } } }]";
 
 #[test]
 fn np_14_a_rule_needs_peer_and_port() -> Result<()> {

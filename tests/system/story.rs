@@ -109,7 +109,7 @@ pub fn policy(id: &str, spec: &str) -> String {
     let (namespace, name) = id.split_once('/').unwrap_or(("default", id));
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-         metadata: {{ namespace: {namespace}, name: {name} }}\nspec: {spec}\n"
+         metadata: {{ namespace: '{namespace}', name: '{name}' }}\nspec: {spec}\n"
     )
 }
 
