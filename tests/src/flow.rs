@@ -3,11 +3,12 @@
 //! Invariant: every word carries its number, so a late or doubled answer is not taken for the next one.
 //! Never: hides a loss; what TCP sent again is counted too.
 
-use crate::{NetNs, probe};
+use crate::{NetNs, netns, probe};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     io::{ErrorKind, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -82,6 +83,8 @@ impl Report {
 /// Words sent in the background, one after the other, until stopped.
 #[derive(Debug)]
 pub struct Stream {
+    /// The client's own port.
+    port: u16,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Report>>,
 }
@@ -93,7 +96,8 @@ impl Stream {
     /// The connection cannot be made.
     pub fn tcp(from: &NetNs, to: IpAddr, port: u16) -> Result<Self> {
         let mut connection = Connection::open(from, to, port)?;
-        Ok(Self::run(move |_| connection.answers()))
+        let own = connection.stream.local_addr().context("asking for the client's port")?.port();
+        Ok(Self::run(own, move |_| connection.answers()))
     }
 
     /// In datagrams from one socket.
@@ -108,10 +112,11 @@ impl Stream {
             Ok(socket)
         })?;
         socket.set_read_timeout(Some(probe::SILENCE)).context("a socket option")?;
-        Ok(Self::run(move |number| datagram(&socket, number)))
+        let own = socket.local_addr().context("asking for the client's port")?.port();
+        Ok(Self::run(own, move |number| datagram(&socket, number)))
     }
 
-    fn run(mut exchange: impl FnMut(u64) -> Result<bool> + Send + 'static) -> Self {
+    fn run(port: u16, mut exchange: impl FnMut(u64) -> Result<bool> + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -126,7 +131,16 @@ impl Stream {
             }
             Ok(report)
         });
-        Self { stop, thread }
+        Self { port, stop, thread }
+    }
+
+    /// Segments of this connection that had to be sent again, by either end. Counters of a whole namespace would
+    /// hold those of other connections, too: one that a policy cuts is sent again for minutes.
+    ///
+    /// # Errors
+    /// There is no such connection.
+    pub fn sent_again(&self, ends: [&NetNs; 2]) -> Result<u64> {
+        ends.into_iter().map(|end| sent_again(end, self.port)).sum()
     }
 
     /// Ends the stream.
@@ -137,6 +151,15 @@ impl Stream {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
+}
+
+/// What `ss` says of the connection over `port`: `retrans:NOW/EVER`, if there was any.
+fn sent_again(end: &NetNs, port: u16) -> Result<u64> {
+    let filter = format!("sport = :{port} or dport = :{port}");
+    let said = netns::run(Command::new("ss").args(["-N", end.name(), "-tinHO", &filter]))?;
+    ensure!(said.contains("rto:"), "no connection over port {port} in {}: {said}", end.name());
+    let ever = said.split_whitespace().find_map(|word| word.strip_prefix("retrans:")?.split('/').nth(1));
+    ever.map_or(Ok(0), |number| number.parse().context("reading a count of ss"))
 }
 
 fn datagram(socket: &UdpSocket, number: u64) -> Result<bool> {

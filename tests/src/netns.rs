@@ -4,7 +4,7 @@
 //! Never: changes the namespace of a caller's thread; uses `ip netns exec`, which hides the bpffs in /sys.
 
 use crate::wait;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
@@ -157,19 +157,6 @@ impl NetNs {
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{name}");
         self.inside(|| fs::write(&path, value).with_context(|| format!("writing {path}")))
-    }
-
-    /// A counter of `/proc/net/snmp`, such as `Tcp` `RetransSegs`.
-    ///
-    /// # Errors
-    /// There is no such counter.
-    pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
-        let text = self.read("/proc/net/snmp")?;
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
-        let (Some(names), Some(values)) = (lines.next(), lines.next()) else { bail!("no group {group} in snmp") };
-        let mut pairs = names.split_whitespace().zip(values.split_whitespace());
-        let (_, value) = pairs.find(|(known, _)| *known == name).with_context(|| format!("no counter {name}"))?;
-        value.parse().with_context(|| format!("reading {group} {name}"))
     }
 }
 
