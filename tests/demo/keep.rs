@@ -54,7 +54,7 @@ fn print_hints(stage: &Stage, own: &Path) -> Result<()> {
     let manifests = stage.cluster.datastore();
     println!("\nAll of it came true, and it is left up. To play with it:\n");
     println!("  in a pod     {enter} bash");
-    println!("  connect      {enter} timeout 2 bash -c 'head -1 < /dev/tcp/{}/{DATABASE}'", db.address());
+    println!("  be refused   {enter} timeout 2 bash -c 'head -1 < /dev/tcp/{}/{DATABASE}'", db.address());
     println!("  look         {tortie}show endpoints {socket}");
     println!("  ask why      {tortie}explain --from shop/client --to shop/db --port {DATABASE} --proto tcp {socket}");
     println!("  open it all  rm {}", manifests.join("policy.yaml").display());
