@@ -103,18 +103,20 @@ pub struct Tracked<'a> {
     pub flow: &'a Flow,
     /// The low end sent this packet.
     pub from_low: bool,
+    /// When it was found: asking the clock once is enough.
+    pub now_s: u32,
 }
 
 /// Writes the key of a packet's flow; whether the low end sent this packet.
 #[inline(always)]
 pub fn key(packet: &Packet, key: &mut FlowKey) -> bool {
     let from_low = source_is_low(packet);
+    let source = (packet.source, packet.source_port.to_ne_bytes());
+    let destination = (packet.destination, packet.destination_port.to_ne_bytes());
     if from_low {
-        (key.low, key.low_port) = (packet.source, packet.source_port);
-        (key.high, key.high_port) = (packet.destination, packet.destination_port);
+        ((key.low, key.low_port), (key.high, key.high_port)) = (source, destination);
     } else {
-        (key.low, key.low_port) = (packet.destination, packet.destination_port);
-        (key.high, key.high_port) = (packet.source, packet.source_port);
+        ((key.low, key.low_port), (key.high, key.high_port)) = (destination, source);
     }
     key.protocol = packet.protocol;
     from_low
@@ -129,16 +131,16 @@ fn source_is_low(packet: &Packet) -> bool {
     if s1 != d1 {
         return s1 < d1;
     }
-    u16::from_be_bytes(packet.source_port) <= u16::from_be_bytes(packet.destination_port)
+    u16::from_be(packet.source_port) <= u16::from_be(packet.destination_port)
 }
 
 /// The live entry of a packet's flow. A SYN on a closed or refused flow finds none: it is to be judged anew.
 /// An ICMP message of another type than the opener's or its answer is no part of the flow either.
 #[inline(always)]
 pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey, packet: &Packet, from_low: bool) -> Option<Tracked<'a>> {
-    let tracked = Tracked { flow: tables.flow(key)?, from_low };
+    let tracked = Tracked { flow: tables.flow(key)?, from_low, now_s: tables.now_s() };
     let over = tracked.flow.flags.get() & CT_REFUSED != 0 || tracked.flow.state.get() == STATE_CLOSED;
-    let absent = expired(tracked.flow, packet.protocol, tables.now_s())
+    let absent = expired(tracked.flow, packet.protocol, tracked.now_s)
         || (over && packet.is_syn())
         || (packet.is_icmp() && !tracked.icmp_belongs(packet));
     if absent { None } else { Some(tracked) }
@@ -207,7 +209,7 @@ impl Tracked<'_> {
             return opening;
         }
         if crate::parse::has_ports(packet.protocol) {
-            opening.x = x_of(packet.protocol, u16::from_be_bytes(packet.source_port));
+            opening.x = x_of(packet.protocol, u16::from_be(packet.source_port));
         }
         Opening { opener: opening.responder, responder: opening.opener, x: opening.x }
     }
@@ -242,12 +244,12 @@ impl Tracked<'_> {
 
     /// Writes what this packet says about the flow: counters, time, state.
     #[inline(always)]
-    pub fn touch<T: Tables>(&self, tables: &T, packet: &Packet) {
+    pub fn touch<T: Tables>(&self, packet: &Packet) {
         if T::DRY {
             return;
         }
         let flow = self.flow;
-        let now_s = tables.now_s();
+        let now_s = self.now_s;
         if flow.seen_s.get() != now_s {
             flow.seen_s.set(now_s);
         }
@@ -285,11 +287,11 @@ impl Tracked<'_> {
 
     /// Judged again and refused: the entry stays as a tombstone.
     #[inline(always)]
-    pub fn refuse<T: Tables>(&self, tables: &T, generation: u64) {
+    pub fn refuse<T: Tables>(&self, generation: u64) {
         if !T::DRY {
             self.flow.flags.set(self.flow.flags.get() | CT_REFUSED);
             self.flow.stamp.set(generation as u32);
-            self.flow.seen_s.set(tables.now_s());
+            self.flow.seen_s.set(self.now_s);
         }
     }
 }

@@ -6,7 +6,7 @@
 use abi::conntrack::CT_HOST_OPENED;
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
-use abi::{DropReason, FlowKey};
+use abi::{ConntrackEntry, DropReason, FlowKey};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
 use crate::conntrack::{self, Currency, Opening, Tracked};
@@ -73,7 +73,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Err(DropReason::FlowRefused);
         }
         if currency == Currency::Current {
-            tracked.touch(self.tables, &state.packet);
+            tracked.touch::<T>(&state.packet);
         }
         // A refused flow is not kept: it was never established under the policy in force.
         if currency == Currency::Kept && tracked.is_refused() { Ok(Currency::Outdated) } else { Ok(currency) }
@@ -229,12 +229,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         match judgement {
             Ok(()) => {
                 tracked.restamp::<T>(state.generation);
-                tracked.touch(self.tables, &state.packet);
+                tracked.touch::<T>(&state.packet);
                 Ok(tracked.slots().1)
             }
             Err(DropReason::TableCorrupt) => Err(DropReason::TableCorrupt),
             Err(_) => {
-                tracked.refuse(self.tables, state.generation);
+                tracked.refuse::<T>(state.generation);
                 Err(DropReason::FlowRefused)
             }
         }
@@ -260,6 +260,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(slots.1);
         }
         let entry = &mut state.entry;
+        *entry = ConntrackEntry::default();
         conntrack::opened(&state.packet, from_low, slots, entry);
         entry.flags |= flags;
         entry.stamp = state.generation as u32;

@@ -17,8 +17,8 @@ pub fn resolve<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut Fragmen
     }
     key(packet, scratch);
     let ports = tables.fragment(scratch).ok_or(DropReason::FragmentBeforeFirst)?;
-    packet.source_port = ports.source;
-    packet.destination_port = ports.destination;
+    packet.source_port = u16::from_ne_bytes(ports.source);
+    packet.destination_port = u16::from_ne_bytes(ports.destination);
     packet.detail = ports.detail;
     Ok(())
 }
@@ -30,8 +30,8 @@ pub fn remember<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKe
         return;
     }
     let ports = FragmentPorts {
-        source: packet.source_port,
-        destination: packet.destination_port,
+        source: packet.source_port.to_ne_bytes(),
+        destination: packet.destination_port.to_ne_bytes(),
         detail: packet.detail,
         pad: [0; 2],
     };
@@ -45,4 +45,5 @@ fn key(packet: &Packet, key: &mut FragmentKey) {
     key.destination = packet.destination;
     key.id = packet.fragment_id;
     key.protocol = packet.protocol;
+    key.pad = [0; 3];
 }

@@ -45,26 +45,27 @@ pub fn is_related<T: Tables, F: Frame>(tables: &T, frame: &F, state: &mut State,
 #[inline(always)]
 fn quote<F: Frame>(frame: &F, error: &Packet, quoted: &mut Packet) -> Option<()> {
     let at = error.l4 + QUOTE;
+    quoted.forget();
     quoted.v6 = error.v6;
     if error.v6 {
         quote_v6(frame, at, quoted)?
     } else {
         quote_v4(frame, at, quoted)?
     }
-    let head = frame.load::<8>(quoted.l4)?;
+    let head = frame.load_at::<8>(quoted.l4)?;
     if quoted.is_icmp() {
-        quoted.source_port = [head[4], head[5]];
+        quoted.source_port = u16::from_ne_bytes([head[4], head[5]]);
         quoted.destination_port = quoted.source_port;
     } else if has_ports(quoted.protocol) {
-        quoted.source_port = [head[0], head[1]];
-        quoted.destination_port = [head[2], head[3]];
+        quoted.source_port = u16::from_ne_bytes([head[0], head[1]]);
+        quoted.destination_port = u16::from_ne_bytes([head[2], head[3]]);
     }
     Some(())
 }
 
 #[inline(always)]
 fn quote_v4<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Option<()> {
-    let header = frame.load::<20>(at)?;
+    let header = frame.load_at::<20>(at)?;
     let header_len = u32::from(header[0] & 0x0f) * 4;
     let later = header[6] & 0x1f != 0 || header[7] != 0;
     if header[0] >> 4 != 4 || header_len < 20 || later {
@@ -79,12 +80,12 @@ fn quote_v4<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Option<()> {
 
 #[inline(always)]
 fn quote_v6<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Option<()> {
-    let header = frame.load::<8>(at)?;
+    let header = frame.load_at::<8>(at)?;
     if header[0] >> 4 != 6 {
         return None;
     }
-    quoted.source = Address::from_bytes(frame.load::<16>(at + 8)?);
-    quoted.destination = Address::from_bytes(frame.load::<16>(at + 24)?);
+    quoted.source = Address::from_bytes(frame.load_at::<16>(at + 8)?);
+    quoted.destination = Address::from_bytes(frame.load_at::<16>(at + 24)?);
     quoted.protocol = header[6];
     quoted.l4 = at + 40;
     Some(())

@@ -2,7 +2,7 @@
 //! In: a packet at a TCX hook. Out: what the kernel shall do with it.
 //! Invariant: a live program and its twin are the same stages, compiled with another constant.
 //! Never: decides; the stages do, in this crate's library.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod finish;

@@ -6,6 +6,7 @@
 use core::ptr;
 
 use abi::address::ClassEntry;
+use abi::conntrack::seconds_of;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::verdict::DROP_REASONS;
 use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word, maps};
@@ -46,20 +47,19 @@ static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::HITS.default
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::DROPS.default_entries, 0);
 
-/// Where a packet's [`State`] lies while the program runs: one per processor, blank at its start, read by nobody else.
+/// Where a packet's [`State`] lies while the program runs: one per processor, read by nobody else.
 /// The hooks run with bottom halves off, so no second packet comes between on the same processor.
 #[map]
 static SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
 
-/// A blank state.
+/// A state that has forgotten the packet before.
 #[inline(always)]
 pub fn blank_state<'a>() -> Option<&'a mut State> {
     let state = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: aligned memory of this processor, which nothing else uses while the program runs.
-    unsafe {
-        state.write(State::default());
-        Some(&mut *state)
-    }
+    // SAFETY: aligned memory of this processor, zero or left by another run, which nothing else uses meanwhile.
+    let state = unsafe { &mut *state };
+    state.forget();
+    Some(state)
 }
 
 /// The kernel's tables. A dry one reads the same and writes nothing.
@@ -92,7 +92,7 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     #[inline(always)]
     fn now_s(&self) -> u32 {
         // SAFETY: the helper takes nothing and has no effect.
-        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+        seconds_of(unsafe { bpf_ktime_get_coarse_ns() })
     }
 
     #[inline(always)]

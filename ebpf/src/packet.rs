@@ -3,16 +3,18 @@
 //! Invariant: data pointers are taken afresh for every access, so no helper can leave a stale one behind.
 //! Never: reads past the end; writes in a dry run (nobody asks it to).
 
+use core::arch::asm;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{bpf_skb_pull_data, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use ebpf::tables::{Arrival, Frame};
 
-/// Headers up to here are read in place, beyond it through the kernel's copy.
-const NEAR: u32 = 128;
+/// Headers begin up to here. The longest chain that is walked ends before: what begins later counts as torn.
+const NEAR: u32 = 255;
 
 /// A packet.
 #[derive(Clone, Copy)]
@@ -75,7 +77,7 @@ impl Skb {
         match self.place::<N>(at) {
             // SAFETY: `place` checked that N bytes lie there; before a program that writes in place, the kernel makes
             // the linear part its own.
-            Some(place) => unsafe { ptr::write_unaligned(place, bytes) },
+            Some(place) => unsafe { write_words(place, bytes) },
             None => return self.store_far(at, &bytes),
         }
         true
@@ -89,16 +91,77 @@ impl Skb {
         unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, 0) == 0 }
     }
 
+    /// Brings the first `len` bytes into the linear part, where that is shorter; `false` if the packet is.
+    #[inline(always)]
+    fn pull(self, len: u32) -> bool {
+        // SAFETY: the helper moves bytes within the packet; no pointer into it is held.
+        unsafe { bpf_skb_pull_data(self.0, len) == 0 }
+    }
+
     /// Where `N` bytes at `at` lie in the linear part.
     #[inline(always)]
     fn place<const N: usize>(self, at: u32) -> Option<*mut [u8; N]> {
-        if at > NEAR {
-            return None;
-        }
         // SAFETY: as in `arrival`.
         let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         let place = data + at as usize;
         if place + N > end { None } else { Some(place as *mut [u8; N]) }
+    }
+}
+
+/// Reads `N` bytes by words of four. A plain unaligned read would be compiled to one load a byte.
+///
+/// # Safety
+/// `N` bytes can be read at `place`. It need not be aligned: each access is one instruction on a packet pointer, which
+/// the verifier lets through only on machines that take it at any alignment.
+#[inline(always)]
+unsafe fn read_words<const N: usize>(place: *const [u8; N]) -> [u8; N] {
+    let (from, mut bytes) = (place.cast::<u8>(), Room::<N>(MaybeUninit::uninit()));
+    let to = bytes.0.as_mut_ptr().cast::<u8>();
+    let mut at = 0;
+    // SAFETY: the caller's promise for `from`; `to` is as long and aligned to 8. Every byte is written before the end.
+    unsafe {
+        while at + 4 <= N {
+            to.add(at).cast::<u32>().write(ptr::read_volatile(from.add(at).cast::<u32>()));
+            at += 4;
+        }
+        if at + 2 <= N {
+            to.add(at).cast::<u16>().write(ptr::read_volatile(from.add(at).cast::<u16>()));
+            at += 2;
+        }
+        if at < N {
+            to.add(at).write(ptr::read_volatile(from.add(at)));
+        }
+        bytes.0.assume_init()
+    }
+}
+
+/// Room for bytes that words are written to. It is not zeroed first: that would be a loop, a byte a turn.
+#[repr(align(8))]
+struct Room<const N: usize>(MaybeUninit<[u8; N]>);
+
+/// Writes `N` bytes by words of four.
+///
+/// # Safety
+/// As for [`read_words`], for writing.
+#[inline(always)]
+unsafe fn write_words<const N: usize>(place: *mut [u8; N], bytes: [u8; N]) {
+    let to = place.cast::<u8>();
+    let mut at = 0;
+    while at + 4 <= N {
+        let word = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        // SAFETY: the caller's promise, for four bytes inside the N.
+        unsafe { ptr::write_volatile(to.add(at).cast::<u32>(), word) };
+        at += 4;
+    }
+    if at + 2 <= N {
+        let half = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        // SAFETY: the caller's promise, for two bytes inside the N.
+        unsafe { ptr::write_volatile(to.add(at).cast::<u16>(), half) };
+        at += 2;
+    }
+    if at < N {
+        // SAFETY: the caller's promise, for the last byte.
+        unsafe { ptr::write_volatile(to.add(at), bytes[at]) };
     }
 }
 
@@ -111,13 +174,26 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if let Some(place) = self.place::<N>(at) {
-            // SAFETY: `place` checked that N bytes lie there.
-            return Some(unsafe { ptr::read_unaligned(place) });
-        }
-        let mut bytes = [0; N];
-        // SAFETY: the helper fills these N bytes, or refuses.
-        let answer = unsafe { bpf_skb_load_bytes(self.0.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
-        if answer == 0 { Some(bytes) } else { None }
+        let place = match self.place::<N>(at) {
+            Some(place) => place,
+            None if self.pull(at + N as u32) => self.place::<N>(at)?,
+            None => return None,
+        };
+        // SAFETY: `place` checked that N bytes lie there.
+        Some(unsafe { read_words(place) })
     }
+
+    #[inline(always)]
+    fn load_at<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        if at > NEAR { None } else { self.load(bounded(at)) }
+    }
+}
+
+/// The same offset, bounded by an instruction that the compiler cannot prove away and the verifier therefore sees.
+#[inline(always)]
+fn bounded(at: u32) -> u32 {
+    let mut at = u64::from(at);
+    // SAFETY: one arithmetic instruction on one register.
+    unsafe { asm!("{0} &= 255", inout(reg) at, options(pure, nomem, nostack)) };
+    at as u32
 }

@@ -78,10 +78,11 @@ pub struct Packet {
     pub length: u32,
     /// What spans are searched by: destination port, or ICMP type and code; host order.
     pub detail: u16,
-    /// Source port, or ICMP identifier; network order.
-    pub source_port: [u8; 2],
-    /// Destination port, or ICMP identifier; network order.
-    pub destination_port: [u8; 2],
+    /// Source port, or ICMP identifier: the two bytes as they lie in the packet, as one value (written and read whole:
+    /// a read that spans two fresh writes stalls).
+    pub source_port: u16,
+    /// Destination port, or ICMP identifier, likewise.
+    pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// TTL or hop limit.
@@ -97,6 +98,18 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Blanks what parsing may leave unwritten.
+    #[inline(always)]
+    pub const fn forget(&mut self) {
+        self.fragment_id = [0; 4];
+        self.detail = 0;
+        self.source_port = 0;
+        self.destination_port = 0;
+        self.tcp_flags = 0;
+        self.v6 = false;
+        self.fragment = Fragment::Whole;
+    }
+
     /// ICMP or ICMPv6, in its own family.
     #[inline(always)]
     #[must_use]
@@ -212,7 +225,7 @@ fn extension_headers<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Dro
         if !matches!(packet.protocol, 0 | 43 | 44 | 51 | 60) {
             return Ok(());
         }
-        let header = frame.load::<8>(packet.l4).ok_or(DropReason::Malformed)?;
+        let header = frame.load_at::<8>(packet.l4).ok_or(DropReason::Malformed)?;
         let length = match packet.protocol {
             44 => 8,
             51 => (u32::from(header[1]) + 2) * 4,
@@ -250,14 +263,14 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason>
     if room < needed {
         return Err(DropReason::Malformed);
     }
-    let head = frame.load::<8>(packet.l4).ok_or(DropReason::Malformed)?;
+    let head = frame.load_at::<8>(packet.l4).ok_or(DropReason::Malformed)?;
     if packet.is_icmp() {
         icmp_header(packet, head);
         return Ok(());
     }
-    packet.source_port = [head[0], head[1]];
-    packet.destination_port = [head[2], head[3]];
-    packet.detail = u16::from_be_bytes(packet.destination_port);
+    packet.source_port = u16::from_ne_bytes([head[0], head[1]]);
+    packet.destination_port = u16::from_ne_bytes([head[2], head[3]]);
+    packet.detail = u16::from_be_bytes([head[2], head[3]]);
     match packet.protocol {
         protocol::TCP => tcp_header(frame, packet, room),
         protocol::UDP => udp_length(packet, u32::from(u16::from_be_bytes([head[4], head[5]])), room),
@@ -269,7 +282,7 @@ fn transport<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason>
 fn icmp_header(packet: &mut Packet, head: [u8; 8]) {
     packet.detail = u16::from_be_bytes([head[0], head[1]]);
     if is_query(packet.v6, head[0]) {
-        packet.source_port = [head[4], head[5]];
+        packet.source_port = u16::from_ne_bytes([head[4], head[5]]);
         packet.destination_port = packet.source_port;
     }
 }
@@ -282,7 +295,7 @@ const fn is_query(v6: bool, icmp_type: u8) -> bool {
 
 #[inline(always)]
 fn tcp_header<F: Frame>(frame: &F, packet: &mut Packet, room: u32) -> Result<(), DropReason> {
-    let [data_offset, flags] = frame.load::<2>(packet.l4 + 12).ok_or(DropReason::Malformed)?;
+    let [data_offset, flags] = frame.load_at::<2>(packet.l4 + 12).ok_or(DropReason::Malformed)?;
     let header_len = u32::from(data_offset >> 4) * 4;
     if header_len < TCP_HEADER || (header_len > room && packet.fragment == Fragment::Whole) {
         return Err(DropReason::Malformed);

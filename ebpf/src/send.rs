@@ -112,8 +112,8 @@ pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, DropReaso
     let mut found: FibLookup = unsafe { mem::zeroed() };
     found.family = if packet.v6 { AF_INET6 } else { AF_INET };
     found.l4_protocol = packet.protocol;
-    found.sport = u16::from_ne_bytes(packet.source_port);
-    found.dport = u16::from_ne_bytes(packet.destination_port);
+    found.sport = packet.source_port;
+    found.dport = packet.destination_port;
     found.ifindex = ifindex;
     // A GSO packet is measured by its segments, which the kernel does itself where no length is given.
     if skb.gso_size() == 0 {

@@ -59,6 +59,10 @@ pub trait Frame {
     fn len(&self) -> u32;
     /// `N` bytes from offset `at`; `None` if the frame is shorter.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+    /// The same for an offset that was read from the packet, which the verifier wants to see bounded.
+    fn load_at<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.load(at)
+    }
     /// Whether the frame has no byte at all.
     fn is_empty(&self) -> bool {
         self.len() == 0

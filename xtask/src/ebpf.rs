@@ -36,6 +36,8 @@ fn cargo_build(paths: &Paths, log: bool) -> Command {
         &format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
+        // Instructions that kernels from 5.12 on have.
+        "-Ctarget-cpu=v3",
     ];
     command
         // build-std is not stable; it works with the pinned compiler.

@@ -4,7 +4,7 @@
 //! Never: makes or changes an entry; programs do.
 
 use crate::tables::StoreError;
-use abi::{ConntrackEntry, FlowKey, maps};
+use abi::{ConntrackEntry, FlowKey, conntrack::seconds_of, maps};
 use aya::maps::{HashMap, MapData, MapError};
 use std::collections::BTreeSet;
 
@@ -12,11 +12,12 @@ use std::collections::BTreeSet;
 #[derive(Debug)]
 pub struct Conntrack(HashMap<MapData, FlowKey, ConntrackEntry>);
 
-/// Seconds of CLOCK_MONOTONIC, which the programs stamp flows with.
+/// What the programs stamp flows with at this moment.
 #[must_use]
 pub fn now_s() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
+    let nanoseconds = now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs());
+    seconds_of(nanoseconds)
 }
 
 fn failed(error: &MapError) -> StoreError {
