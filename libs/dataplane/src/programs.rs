@@ -75,7 +75,8 @@ impl Programs {
         }
         for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]) {
             let program = classifier(&mut ebpf, name)?;
-            program.load().map_err(|error| OpenError::Load { reason: format!("{name}: {}", in_full(&error)) })?;
+            let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
+            program.load().map_err(refused)?;
         }
         Ok(Self(ebpf))
     }
@@ -138,4 +139,25 @@ pub fn in_full(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// The verifier tells its whole way, thousands of lines; why it refuses stands at the end.
+fn shortened(words: &str) -> String {
+    let lines: Vec<_> = words.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.as_slice() {
+        [first, middle @ .., a, b, c, d, e, f] if !middle.is_empty() => [*first, "...", a, b, c, d, e, f].join("\n"),
+        _ => words.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn the_verifiers_words_are_cut_to_their_beginning_and_their_end() {
+        let long: Vec<_> = (0..1000).map(|line| line.to_string()).collect();
+        assert_eq!(shortened(&long.join("\n")), "0\n...\n994\n995\n996\n997\n998\n999");
+        assert_eq!(shortened("a\nb"), "a\nb");
+    }
 }

@@ -117,10 +117,9 @@ impl Reporter<'_> {
             members.entry(entry.class).or_default().push(format!("{address}/{bits}"));
         }
         let row = |(class, id): (&std::sync::Arc<policy::Class>, &u32)| {
-            let selectors = class.selectors.iter().map(|peer| format!("{:?} {}", peer.namespaces, peer.pods));
             json!({
                 "class": id,
-                "selectors": selectors.collect::<Vec<_>>(),
+                "selectors": class.selectors.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "nets": class.nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "members": members.get(id).cloned().unwrap_or_default(),
             })

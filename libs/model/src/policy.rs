@@ -92,6 +92,25 @@ impl PeerSelector {
     }
 }
 
+impl fmt::Display for NamespaceMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => write!(f, "namespace {name}"),
+            Self::Labelled(Selector::All) => f.write_str("any namespace"),
+            Self::Labelled(selector) => write!(f, "namespaces with {selector}"),
+        }
+    }
+}
+
+impl fmt::Display for PeerSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pods {
+            Selector::All => write!(f, "{}: all pods", self.namespaces),
+            pods => write!(f, "{}: pods with {pods}", self.namespaces),
+        }
+    }
+}
+
 /// All that is known of a namespace nobody described.
 fn name_label(namespace: &NamespaceName) -> Labels {
     [("kubernetes.io/metadata.name".to_owned(), namespace.0.clone())].into()
@@ -169,5 +188,21 @@ impl Policy {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_reads_as_its_namespaces_and_its_pods() {
+        let app = || Selector::Equals("app".into(), "web".into());
+        let named = PeerSelector { namespaces: NamespaceMatch::Named("shop".into()), pods: app() };
+        assert_eq!(named.to_string(), "namespace shop: pods with app == \"web\"");
+        let labelled = PeerSelector { namespaces: NamespaceMatch::Labelled(app()), pods: Selector::All };
+        assert_eq!(labelled.to_string(), "namespaces with app == \"web\": all pods");
+        let any = PeerSelector { namespaces: NamespaceMatch::Labelled(Selector::All), pods: app() };
+        assert_eq!(any.to_string(), "any namespace: pods with app == \"web\"");
     }
 }
