@@ -287,8 +287,8 @@ impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Fate::Drop(reason) => write!(f, "dropped: {}", reason.as_str()),
-            Fate::ToEndpoint(slot) => write!(f, "to the local endpoint in slot {slot}"),
-            Fate::ToHost => f.write_str("to this host"),
+            Fate::ToEndpoint(slot) => write!(f, "to the local pod (slot {slot})"),
+            Fate::ToHost => f.write_str("on to this host's stack"),
             Fate::ToInterface(index) => write!(f, "out by interface {index}"),
             Fate::Answered => f.write_str("answered on the spot"),
         }

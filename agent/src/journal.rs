@@ -13,6 +13,8 @@ use std::{
 };
 
 const VERSION: u32 = 1;
+/// The records, within the state directory.
+pub const FOLDER: &str = "attachments";
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -67,7 +69,7 @@ pub struct Journal {
 impl Journal {
     /// Reads what is there. Files that cannot be read are reported and left alone.
     pub fn open(state_dir: &Path) -> Result<(Self, Vec<JournalError>), JournalError> {
-        let dir = state_dir.join("attachments");
+        let dir = state_dir.join(FOLDER);
         fs::create_dir_all(&dir).map_err(|source| io_error(&dir, source))?;
         let mut journal = Self { dir, known: BTreeMap::new() };
         let mut damaged = Vec::new();

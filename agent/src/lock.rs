@@ -20,6 +20,16 @@ pub enum LockError {
     /// Another agent has it.
     #[error("{0}: in use by another agent; stop it, or give each agent its own --state-dir and --bpffs")]
     Held(PathBuf),
+    /// Nothing can be made in the kernel's own folder before a bpffs is mounted there.
+    #[error(
+        "--bpffs {path}: cannot be made: {source}; mount a bpffs (`mount -t bpf bpf /sys/fs/bpf`), or give a directory elsewhere"
+    )]
+    Pins {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
@@ -42,9 +52,21 @@ pub fn lock(dir: &Path) -> Result<Lock, LockError> {
     }
 }
 
+/// Locks the directory of pins, which is made if it is not there.
+pub fn pins(dir: &Path) -> Result<Lock, LockError> {
+    fs::create_dir_all(dir).map_err(|source| LockError::Pins { path: dir.to_owned(), source })?;
+    lock(dir)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_that_have_no_place_say_what_to_mount() {
+        let error = pins(Path::new("/proc/pins")).expect_err("nothing can be made in /proc").to_string();
+        assert!(error.contains("--bpffs /proc/pins") && error.contains("mount -t bpf"), "{error}");
+    }
 
     #[test]
     fn a_second_agent_is_refused_until_the_first_is_gone() {

@@ -44,10 +44,10 @@ enum Command {
         #[command(flatten)]
         settings: Box<Settings>,
     },
-    /// Show a table of the running agent
+    /// Show what the running agent knows and what the kernel's tables hold
     Show {
-        /// Which
-        #[arg(value_parser = ["endpoints", "policies", "classes", "rulesets", "conntrack", "drops", "capacity", "status"])]
+        /// The table
+        #[arg(value_parser = ["status", "endpoints", "policies", "classes", "rulesets", "conntrack", "drops", "capacity"])]
         table: String,
         #[command(flatten)]
         answer: AnswerArgs,
@@ -109,7 +109,9 @@ fn main() -> ExitCode {
         Command::Explain { from, to, port, proto, answer } => {
             explain(&Query::Explain { from, to, port, protocol: proto }, &answer)
         }
-        Command::Cleanup { state_dir, bpffs, socket } => failed(1, run::cleanup(&state_dir, &bpffs, &socket)),
+        Command::Cleanup { state_dir, bpffs, socket } => {
+            failed(1, run::cleanup(&state_dir, &bpffs, &socket).map(|done| println!("{done}")))
+        }
         Command::Version => {
             println!("tortie {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -7,7 +7,7 @@ use crate::{
     allocate::Allocator,
     config::Config,
     health::Health,
-    journal::Journal,
+    journal::{self, Journal},
     lock, object, observe,
     owner::{Agent, Event, Node},
     serve,
@@ -18,6 +18,7 @@ use dataplane::Dataplane;
 use datastore::{FileStore, Objects, Updates};
 use netlink::{Link, Socket};
 use std::{
+    fs, io,
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
@@ -31,6 +32,8 @@ const TICK: Duration = Duration::from_secs(5);
 const QUEUE: usize = 1024;
 /// Events taken in one batch.
 const BATCH: usize = 512;
+/// The last good policies, within the state directory.
+const LAST_GOOD: &str = "last-good";
 /// What pods get where there is no uplink to ask.
 const MTU: u32 = 1500;
 
@@ -38,7 +41,7 @@ const MTU: u32 = 1500;
 pub fn run(config: &Config) -> Result<()> {
     let _state = lock::lock(&config.state_dir)?;
     // Before anything is touched: an agent that has these pins keeps them.
-    drop(lock::lock(&config.bpffs)?);
+    drop(lock::pins(&config.bpffs)?);
     let mut netlink = Socket::open()?;
     let uplink = uplink(config, &mut netlink)?;
     let mut agent = open(config, &mut netlink, uplink.as_ref())?;
@@ -46,7 +49,7 @@ pub fn run(config: &Config) -> Result<()> {
     let _pins = lock::lock(&config.bpffs)?;
 
     let (owner, events) = sync_channel(QUEUE);
-    let (store, updates) = FileStore::open(&config.datastore, Some(&config.state_dir.join("last-good")))?;
+    let (store, updates) = FileStore::open(&config.datastore, Some(&config.state_dir.join(LAST_GOOD)))?;
     agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
     agent.take(vec![Event::HostAddresses(observe::addresses(&mut netlink)?)]);
     forward(updates, owner.clone())?;
@@ -163,11 +166,28 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
     }
 }
 
-/// `tortie cleanup`: everything an agent left, with the agent stopped.
-pub fn cleanup(state_dir: &Path, bpffs: &Path, socket: &Path) -> Result<()> {
+/// `tortie cleanup`: everything an agent left, with the agent stopped. Says what went and what stays.
+pub fn cleanup(state_dir: &Path, bpffs: &Path, socket: &Path) -> Result<String> {
     let _state = lock::lock(state_dir)?;
-    drop(lock::lock(bpffs)?);
+    drop(lock::pins(bpffs)?);
     serve::clear(socket)?;
     dataplane::cleanup(bpffs, state_dir)?;
-    Ok(())
+    let last_good = state_dir.join(LAST_GOOD);
+    match fs::remove_dir_all(&last_good) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            bail!("{}: {error}; remove it by hand", last_good.display())
+        }
+        _ => {}
+    }
+    let (journal, damaged) = Journal::open(state_dir)?;
+    let records = journal.all().count() + damaged.len();
+    Ok(format!(
+        "removed  programs and tables pinned in {}; routes and neighbours of pods; the uplink's settings; {}; {}\n\
+         kept     {records} records of pods in {}, and the addresses in the datastore: an agent started later serves \
+         these pods again",
+        bpffs.display(),
+        socket.display(),
+        last_good.display(),
+        state_dir.join(journal::FOLDER).display()
+    ))
 }

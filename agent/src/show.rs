@@ -10,12 +10,23 @@ use cni::{
 };
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
-use std::{path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Fields by which people find a row: they come first, the others by name.
-const LEADING: [&str; 8] =
-    ["pod", "interface", "policy", "map", "source", "sourcePort", "destination", "destinationPort"];
+/// The order of columns and lines: what people look for comes first, what is not named here comes last.
+const ORDER: &str = "node version inSync class ruleSet map pod interface addresses inForce policy protocol source \
+    sourcePort sourcePod destination destinationPort destinationPod state direction judged decides \
+    reason used size whenFull selectors nets members endpoints attachments pods namespaces policies \
+    pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
+    problems damagedRecords";
+/// Numbers of the programs' own, for who debugs them: in JSON and YAML only.
+const INTERNAL: [&str; 6] = ["slot", "hit", "ifindex", "revision", "ingressRuleSet", "egressRuleSet"];
+/// Items of a list that are printed in a table; a class may have thousands of members.
+const SHOWN: usize = 8;
 
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -29,11 +40,34 @@ pub enum Output {
     Yaml,
 }
 
+/// No answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ShowError {
+    /// Nobody listens.
+    #[error(
+        "no agent answers on {socket}: {source}; start `tortie run`, or name its socket by --socket or TORTIE_SOCKET"
+    )]
+    NoAgent {
+        /// The socket.
+        socket: PathBuf,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The agent was reached.
+    #[error(transparent)]
+    Call(CallError),
+}
+
 /// Asks the agent a question.
-pub fn report(socket: &Path, question: Query) -> Result<Value, CallError> {
-    match ask(socket, PATIENCE, Operation::Query(question))? {
-        Answer::Report { report } => Ok(report),
-        Answer::Done | Answer::Prepared(_) => Err(CallError::Unexpected { socket: socket.to_owned() }),
+pub fn report(socket: &Path, question: Query) -> Result<Value, ShowError> {
+    match ask(socket, PATIENCE, Operation::Query(question)) {
+        Ok(Answer::Report { report }) => Ok(report),
+        Ok(Answer::Done | Answer::Prepared(_)) => {
+            Err(ShowError::Call(CallError::Unexpected { socket: socket.to_owned() }))
+        }
+        // Its own sentence is for who writes a CNI configuration.
+        Err(CallError::Unreachable { socket, source }) => Err(ShowError::NoAgent { socket, source }),
+        Err(error) => Err(ShowError::Call(error)),
     }
 }
 
@@ -59,25 +93,49 @@ pub fn table(report: &Value) -> String {
 fn rows_table(rows: &[Value]) -> String {
     let mut names: Vec<&String> = Vec::new();
     for name in rows.iter().filter_map(Value::as_object).flat_map(Map::keys) {
-        if !names.contains(&name) {
+        if !names.contains(&name) && !INTERNAL.contains(&name.as_str()) {
             names.push(name);
         }
     }
-    names.sort_by_key(|name| (LEADING.iter().position(|leading| leading == name).unwrap_or(LEADING.len()), *name));
+    names.sort_by_key(|name| place(name));
     let mut table = plain();
-    table.set_header(names.iter().map(|name| name.to_uppercase()));
+    table.set_header(names.iter().map(|name| words(name, '-').to_uppercase()));
     for row in rows {
-        table.add_row(names.iter().map(|name| row.get(name.as_str()).map_or_else(String::new, text)));
+        table.add_row(names.iter().map(|name| cell(row.get(name.as_str()))));
     }
     trimmed(&table)
 }
 
 fn fields_table(fields: &Map<String, Value>) -> String {
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_by_key(|(name, _)| place(name));
     let mut table = plain();
     for (name, value) in fields {
-        table.add_row([name.clone(), text(value)]);
+        table.add_row([words(name, ' '), cell(Some(value))]);
     }
     trimmed(&table)
+}
+
+fn place(name: &str) -> (usize, &str) {
+    (ORDER.split(' ').position(|known| known == name).unwrap_or(usize::MAX), name)
+}
+
+/// `idleSeconds` as `idle-seconds`.
+fn words(name: &str, between: char) -> String {
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() {
+            words.push(between);
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
+/// Nothing is a dash, so that columns stay columns for who reads them with awk.
+fn cell(value: Option<&Value>) -> String {
+    let text = value.map_or_else(String::new, text);
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 fn plain() -> Table {
@@ -100,7 +158,8 @@ fn text(value: &Value) -> String {
         Value::Array(items) if items.iter().any(|item| item.to_string().len() > 40) => {
             items.iter().map(text).collect::<Vec<_>>().join("\n")
         }
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(", "),
+        Value::Array(items) => listed(items),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
         Value::Object(fields) => {
             fields.iter().map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(", ")
         }
@@ -108,16 +167,26 @@ fn text(value: &Value) -> String {
     }
 }
 
+fn listed(items: &[Value]) -> String {
+    let shown = items.iter().take(SHOWN).map(text).collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// An explanation as sentences.
 pub fn sentences(report: &Value) -> String {
     let field = |path: &str| report.pointer(path).filter(|value| !value.is_null()).map(text);
     let name = |path: &str| field(path).unwrap_or_default();
+    let receiver = match (name("/to"), name("/destination")) {
+        (to, destination) if to == destination => to,
+        (to, destination) => format!("{to} ({destination})"),
+    };
     let mut lines = vec![format!(
-        "{} ({}) -> {} ({}) {} {}: {}",
+        "{} ({}) -> {receiver} {} {}: {}",
         ["/from/namespace", "/from/name"].map(name).join("/"),
         name("/source"),
-        name("/to"),
-        name("/destination"),
         name("/protocol"),
         name("/port"),
         name("/verdict").to_uppercase()
@@ -145,10 +214,19 @@ mod tests {
 
     #[test]
     fn rows_are_printed_under_the_names_of_all_their_fields() {
-        let report = json!([{"slot": 2, "pod": "default/a"}, {"drops": ["spoofed"], "pod": "default/b"}]);
+        let report = json!([{"mtu": 2, "pod": "default/a"}, {"idleSeconds": ["x"], "pod": "default/b", "slot": 7}]);
         let text = table(&report);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines, [vec!["POD", "DROPS", "SLOT"], vec!["default/a", "2"], vec!["default/b", "spoofed"]]);
+        let rows = [vec!["POD", "IDLE-SECONDS", "MTU"], vec!["default/a", "-", "2"], vec!["default/b", "x", "-"]];
+        assert_eq!(lines, rows, "in their order, without the programs' own numbers");
+    }
+
+    #[test]
+    fn a_long_list_is_cut_in_a_table_only() {
+        let members: Vec<_> = (0..100).map(|n| format!("10.0.0.{n}")).collect();
+        let report = json!([{ "class": 1, "members": members }]);
+        assert!(table(&report).ends_with("10.0.0.7 and 92 more"), "{}", table(&report));
+        assert!(print(&report, Output::Json, table).contains("10.0.0.99"));
     }
 
     #[test]
