@@ -93,11 +93,11 @@ fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
     let mut frame = frame(flow);
     let (program, interface) = match place {
         Place::Pod(sender) => {
-            frame = frame.from_mac(mac(sender).0).to_mac(GATEWAY_MAC);
+            frame = frame.with_source_mac(mac(sender).0).with_destination_mac(GATEWAY_MAC);
             ("from_workload", interface(sender))
         }
         Place::HostTo(receiver) => {
-            frame = frame.from_mac(GATEWAY_MAC).to_mac(mac(receiver).0);
+            frame = frame.with_source_mac(GATEWAY_MAC).with_destination_mac(mac(receiver).0);
             ("to_workload", interface(receiver))
         }
         Place::Uplink => ("from_uplink", IfaceName(UPLINK.into())),

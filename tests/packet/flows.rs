@@ -98,8 +98,11 @@ fn pkt_72_a_syn_on_a_closed_flow_is_judged_as_new() {
 #[test]
 fn answers_from_outside_come_in_by_the_uplink() {
     let out = || sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, (40000, 443), SYN).bytes());
-    let back =
-        |flags| arrives(move |f| OUTSIDE.tcp(f, CLIENT, (443, 40000), flags).to_mac(crate::cast::NODE.mac.0).bytes());
+    let back = |flags| {
+        arrives(move |f| {
+            OUTSIDE.tcp(f, CLIENT, (443, 40000), flags).with_destination_mac(crate::cast::NODE.mac.0).bytes()
+        })
+    };
     let rows = vec![
         row("the answer of an opened flow", back(SYN | ACK), Fate::To(CLIENT)).given(vec![out()]),
         row("an opening", back(SYN), Fate::Drop(Some(CLIENT), DropReason::IngressPolicy)).judged(1),

@@ -74,7 +74,7 @@ fn pkt_50_to_pkt_56_what_a_pod_may_not_send_at_all() {
         row("PKT-50 a service tag", sends(CLIENT, ethertype([0x88, 0xa8])), drop(DropReason::Vlan)),
         row(
             "PKT-52 another MAC than the gateway's",
-            sends(CLIENT, |f| CLIENT.udp(f, DB, WEB, b"x").to_mac(OTHER.mac.0).bytes()),
+            sends(CLIENT, |f| CLIENT.udp(f, DB, WEB, b"x").with_destination_mac(OTHER.mac.0).bytes()),
             drop(DropReason::WrongMac),
         ),
         row(
@@ -90,14 +90,21 @@ fn pkt_50_to_pkt_56_what_a_pod_may_not_send_at_all() {
         row(
             "PKT-53 multicast",
             sends(CLIENT, |f| {
-                CLIENT.udp(f, DB, WEB, b"x").to_address(if f == Family::V4 { "224.0.0.5" } else { "ff02::5" }).bytes()
+                CLIENT
+                    .udp(f, DB, WEB, b"x")
+                    .with_destination(if f == Family::V4 { "224.0.0.5" } else { "ff02::5" })
+                    .bytes()
             }),
             drop(DropReason::Multicast),
         ),
         row(
             "PKT-53 broadcast",
             sends(CLIENT, |f| {
-                CLIENT.udp(f, DB, (68, 67), b"x").to_address("255.255.255.255").to_mac([0xff; 6]).bytes()
+                CLIENT
+                    .udp(f, DB, (68, 67), b"x")
+                    .with_destination("255.255.255.255")
+                    .with_destination_mac([0xff; 6])
+                    .bytes()
             }),
             drop(DropReason::Multicast),
         )

@@ -108,22 +108,22 @@ impl Actor {
 }
 
 impl Frame {
-    pub fn from_address(mut self, source: &str) -> Self {
+    pub fn with_source(mut self, source: &str) -> Self {
         self.source = source.parse().expect("a test's address is valid");
         self
     }
 
-    pub fn to_address(mut self, destination: &str) -> Self {
+    pub fn with_destination(mut self, destination: &str) -> Self {
         self.destination = destination.parse().expect("a test's address is valid");
         self
     }
 
-    pub fn from_mac(mut self, mac: [u8; 6]) -> Self {
+    pub fn with_source_mac(mut self, mac: [u8; 6]) -> Self {
         self.source_mac = mac;
         self
     }
 
-    pub fn to_mac(mut self, mac: [u8; 6]) -> Self {
+    pub fn with_destination_mac(mut self, mac: [u8; 6]) -> Self {
         self.destination_mac = mac;
         self
     }

@@ -35,7 +35,7 @@ fn np_64_pkt_30_pkt_31_an_error_passes_with_its_flow_only() {
             arrives(|f| {
                 let about = CLIENT.tcp(f, OUTSIDE, (40000, 443), SYN);
                 let router = crate::cast::Actor::outside("router", 77);
-                router.unreachable(f, CLIENT, &about).to_mac(NODE.mac.0).bytes()
+                router.unreachable(f, CLIENT, &about).with_destination_mac(NODE.mac.0).bytes()
             }),
             Fate::To(CLIENT),
         )

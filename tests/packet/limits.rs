@@ -97,7 +97,7 @@ fn a_route_that_refuses_is_a_drop_with_its_own_reason() {
             assert!(status.success());
             let target = if family == Family::V4 { "198.51.100.7" } else { "2001:db8:bad::7" };
             let opens = |kernel: &mut Kernel| {
-                let frame = CLIENT.tcp(family, OUTSIDE, WEB, SYN).to_address(target);
+                let frame = CLIENT.tcp(family, OUTSIDE, WEB, SYN).with_destination(target);
                 kernel.run(Hook::Pod(CLIENT), &frame.bytes()).action
             };
             assert_eq!(dropped(&mut kernel, opens), Some(DropReason::Unroutable));

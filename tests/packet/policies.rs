@@ -50,15 +50,19 @@ fn a_pod_elsewhere_is_judged_where_it_arrives() {
     let rows = vec![
         row(
             "a client of another node may open",
-            arrives(move |f| REMOTE.tcp(f, DB, SQL, SYN).to_mac(to_node).bytes()),
+            arrives(move |f| REMOTE.tcp(f, DB, SQL, SYN).with_destination_mac(to_node).bytes()),
             Fate::To(DB),
         )
         .opens(1),
-        row("an outsider may not", arrives(move |f| OUTSIDE.tcp(f, DB, SQL, SYN).to_mac(to_node).bytes()), REFUSED_IN)
-            .judged(1),
+        row(
+            "an outsider may not",
+            arrives(move |f| OUTSIDE.tcp(f, DB, SQL, SYN).with_destination_mac(to_node).bytes()),
+            REFUSED_IN,
+        )
+        .judged(1),
         row(
             "what is for the node itself is left alone",
-            arrives(move |f| OUTSIDE.tcp(f, NODE, WEB, SYN).to_mac(to_node).bytes()),
+            arrives(move |f| OUTSIDE.tcp(f, NODE, WEB, SYN).with_destination_mac(to_node).bytes()),
             Fate::Host,
         ),
     ];
@@ -68,7 +72,7 @@ fn a_pod_elsewhere_is_judged_where_it_arrives() {
 #[test]
 fn np_52_the_nodes_own_traffic_is_always_let_in() {
     let scenario = cast().policy(policy("deny-all", None, &[Direction::Ingress, Direction::Egress]));
-    let probe = |f: Family| NODE.tcp(f, DB, WEB, SYN).to_mac(DB.mac.0).bytes();
+    let probe = |f: Family| NODE.tcp(f, DB, WEB, SYN).with_destination_mac(DB.mac.0).bytes();
     let rows = vec![
         row("a probe gets in", host_sends(DB, probe), Fate::Host).opens(0),
         row("its answer gets out", sends(DB, |f| DB.tcp(f, NODE, (80, 40000), SYN | ACK).bytes()), Fate::Host)

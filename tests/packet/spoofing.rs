@@ -30,7 +30,7 @@ fn spf_1_a_forged_source_is_dropped_first() {
         row("SPF-1 the node's address", sends(CLIENT, move |f| claims(f, NODE).bytes()), SPOOFED),
         row(
             "SPF-1 another MAC",
-            sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, SYN).from_mac(OTHER.mac.0).bytes()),
+            sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, SYN).with_source_mac(OTHER.mac.0).bytes()),
             SPOOFED,
         ),
         row(
@@ -57,7 +57,7 @@ fn pkt_54_martian_sources_are_spoofed() {
         sends(CLIENT, move |f| {
             let family_of = if source.contains(':') { Family::V6 } else { Family::V4 };
             assert_eq!(f, family_of, "the row says which family it is for");
-            CLIENT.udp(f, DB, PORTS, b"x").from_address(source).bytes()
+            CLIENT.udp(f, DB, PORTS, b"x").with_source(source).bytes()
         })
     };
     let v4 = ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"];
@@ -73,11 +73,19 @@ fn nobody_outside_speaks_for_this_node_or_its_pods() {
     let scenario = Scenario::default().pod(CLIENT, "client").pod(DB, "db");
     let local = Fate::Drop(Some(DB), DropReason::SourceIsLocal);
     let rows = vec![
-        row("a pod's address", arrives(|f| CLIENT.tcp(f, DB, PORTS, SYN).to_mac(NODE.mac.0).bytes()), local),
-        row("the node's address", arrives(|f| NODE.tcp(f, DB, PORTS, SYN).to_mac(NODE.mac.0).bytes()), local),
+        row(
+            "a pod's address",
+            arrives(|f| CLIENT.tcp(f, DB, PORTS, SYN).with_destination_mac(NODE.mac.0).bytes()),
+            local,
+        ),
+        row(
+            "the node's address",
+            arrives(|f| NODE.tcp(f, DB, PORTS, SYN).with_destination_mac(NODE.mac.0).bytes()),
+            local,
+        ),
         row(
             "a pod's address, within a flow",
-            arrives(|f| CLIENT.tcp(f, DB, PORTS, ACK).to_mac(NODE.mac.0).bytes()),
+            arrives(|f| CLIENT.tcp(f, DB, PORTS, ACK).with_destination_mac(NODE.mac.0).bytes()),
             local,
         )
         .given(vec![sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, SYN).bytes())]),

@@ -68,6 +68,9 @@ pub struct Changes {
     pub judged: u64,
 }
 
+/// A look at the bytes that came out; what is wrong with them, in words.
+type Check = fn(Family, &[u8]) -> Result<(), String>;
+
 /// A row.
 pub struct Row {
     name: &'static str,
@@ -76,7 +79,7 @@ pub struct Row {
     packet: Step,
     fate: Fate,
     changes: Changes,
-    check: Option<fn(Family, &[u8]) -> Result<(), String>>,
+    check: Option<Check>,
 }
 
 /// A row in which `packet` meets `fate` and nothing changes.
@@ -110,7 +113,7 @@ impl Row {
     }
 
     /// Looks at the bytes that came out.
-    pub fn check(mut self, check: fn(Family, &[u8]) -> Result<(), String>) -> Self {
+    pub fn check(mut self, check: Check) -> Self {
         self.check = Some(check);
         self
     }

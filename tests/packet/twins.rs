@@ -37,8 +37,8 @@ fn cases(family: Family) -> Vec<(Hook, Frame)> {
         (Hook::Pod(CLIENT), forged),
         (Hook::Pod(CLIENT), CLIENT.tcp(family, DB, (1, 2), ACK)),
         (Hook::ToPod(DB), NODE.tcp(family, DB, web, SYN)),
-        (Hook::Uplink, OUTSIDE.tcp(family, DB, sql, SYN).to_mac(NODE.mac.0)),
-        (Hook::Uplink, OUTSIDE.tcp(family, NODE, sql, SYN).to_mac(NODE.mac.0)),
+        (Hook::Uplink, OUTSIDE.tcp(family, DB, sql, SYN).with_destination_mac(NODE.mac.0)),
+        (Hook::Uplink, OUTSIDE.tcp(family, NODE, sql, SYN).with_destination_mac(NODE.mac.0)),
     ]
 }
 

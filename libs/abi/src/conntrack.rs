@@ -131,6 +131,9 @@ impl ConntrackEntry {
     }
 }
 
+const _: () = assert!(size_of::<FlowKey>() == 40);
+const _: () = assert!(size_of::<ConntrackEntry>() == 64);
+
 #[cfg(test)]
 mod tests {
     use super::seconds_of;
@@ -144,6 +147,3 @@ mod tests {
         }
     }
 }
-
-const _: () = assert!(size_of::<FlowKey>() == 40);
-const _: () = assert!(size_of::<ConntrackEntry>() == 64);

@@ -16,7 +16,8 @@ pub struct Conntrack(HashMap<MapData, FlowKey, ConntrackEntry>);
 #[must_use]
 pub fn now_s() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let nanoseconds = now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs());
+    let nanoseconds =
+        now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs());
     seconds_of(nanoseconds)
 }
 

@@ -57,7 +57,7 @@ fn v4_header(protocol: Protocol, payload: usize, source: [u8; 4], destination: [
     let mut header = vec![0x45, 0, 0, length, 0, 1, 0x40, 0, 64, protocol.0, 0, 0];
     header.extend(source);
     header.extend(destination);
-    let sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum: u32 = header.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
     header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());

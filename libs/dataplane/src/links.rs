@@ -67,10 +67,11 @@ impl Links {
     pub fn sweep(&mut self, keep: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>> {
         let mut left = Vec::new();
         for (pin, ifindex) in self.pinned() {
-            if !ifindex.is_some_and(|index| keep.contains(&index)) {
-                if let Err(error) = fs::remove_file(&pin) {
-                    left.push((pin, error));
-                }
+            if ifindex.is_some_and(|index| keep.contains(&index)) {
+                continue;
+            }
+            if let Err(error) = fs::remove_file(&pin) {
+                left.push((pin, error));
             }
         }
         self.attached.retain(|(index, _)| keep.contains(index));

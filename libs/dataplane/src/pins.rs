@@ -6,16 +6,19 @@
 use abi::maps::MapSpec;
 use rustix::{
     fs::statfs,
-    io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// What mountinfo names as the source of a bpffs that is ours to unmount.
+const MOUNT_SOURCE: &str = "tortie";
 
 /// The name of a map's pin.
 #[must_use]
@@ -42,32 +45,52 @@ pub fn links_dir(bpffs: &Path) -> PathBuf {
 pub fn prepare(bpffs: &Path) -> io::Result<()> {
     fs::create_dir_all(bpffs)?;
     if !is_bpffs(bpffs)? {
-        mount("tortie", bpffs, "bpf", MountFlags::empty(), Some(c"mode=0700"))?;
+        mount(MOUNT_SOURCE, bpffs, "bpf", MountFlags::empty(), Some(c"mode=0700"))?;
     }
     fs::create_dir_all(maps_dir(bpffs))?;
     fs::create_dir_all(links_dir(bpffs))
 }
 
-/// Removes all pins, with which links end and maps go; unmounts a bpffs of our own.
+/// Removes all pins, with which links end and maps go; unmounts the bpffs if [`prepare`] mounted it.
 ///
 /// # Errors
 /// A pin cannot be removed.
 pub fn remove(bpffs: &Path) -> io::Result<()> {
     for dir in [links_dir(bpffs), maps_dir(bpffs)] {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        gone(fs::remove_dir_all(dir))?;
     }
-    // Mounted by `prepare`, or a directory within the host's own bpffs: either way it is empty now.
-    match unmount(bpffs, UnmountFlags::empty()) {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-        Err(error) => return Err(error.into()),
+    if is_our_mount(bpffs)? {
+        unmount(bpffs, UnmountFlags::empty())?;
+        gone(fs::remove_dir(bpffs))?;
+    } else if is_within_a_mount(bpffs) {
+        gone(fs::remove_dir(bpffs))?;
     }
-    match fs::remove_dir(bpffs) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+/// What is not there need not be removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Whether a file system of our own making is mounted at exactly this path: its source in mountinfo says so.
+fn is_our_mount(path: &Path) -> io::Result<bool> {
+    let Ok(path) = path.canonicalize() else { return Ok(false) };
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(mounts.lines().any(|line| mounted(line) == Some((path.as_path(), MOUNT_SOURCE))))
+}
+
+/// Mount point and source of a line of mountinfo (proc_pid_mountinfo(5)); `None` for what has escapes in it.
+fn mounted(line: &str) -> Option<(&Path, &str)> {
+    let (place, kind) = line.split_once(" - ")?;
+    Some((Path::new(place.split(' ').nth(4)?), kind.split(' ').nth(1)?))
+}
+
+/// A folder inside somebody's file system, which stays when the folder goes: no mount point itself.
+fn is_within_a_mount(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    let parent = path.parent().map(device);
+    matches!((device(path), parent), (Ok(own), Some(Ok(above))) if own == above)
 }
 
 /// Whether a path lies on a bpffs.
@@ -76,4 +99,17 @@ pub fn remove(bpffs: &Path) -> io::Result<()> {
 /// It cannot be looked at.
 pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.f_type == BPF_FS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_ours_by_its_source_only() {
+        let ours = "36 35 0:40 / /sys/fs/bpf/tortie rw,relatime shared:1 - bpf tortie rw,mode=700";
+        assert_eq!(mounted(ours), Some((Path::new("/sys/fs/bpf/tortie"), MOUNT_SOURCE)));
+        let the_hosts = "31 25 0:27 / /sys/fs/bpf rw,nosuid - bpf bpf rw,mode=700";
+        assert_ne!(mounted(the_hosts).map(|(_, source)| source), Some(MOUNT_SOURCE));
+    }
 }

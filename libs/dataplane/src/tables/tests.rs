@@ -61,12 +61,15 @@ fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {
     prop::option::of(prop::collection::vec(one, 0..3))
 }
 
+/// Rules for one direction; `None`: no policy applies.
+type Rules = Option<Vec<SetRule>>;
+
 /// Which networks there are, which selectors each address has, who is there, and their rules.
 #[derive(Clone, Debug)]
 struct Sketch {
     nets: u8,
     addresses: [Option<u8>; 5],
-    endpoints: [Option<(Option<Vec<SetRule>>, Option<Vec<SetRule>>)>; 3],
+    endpoints: [Option<(Rules, Rules)>; 3],
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
