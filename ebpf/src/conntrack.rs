@@ -138,7 +138,10 @@ fn source_is_low(packet: &Packet) -> bool {
 /// An ICMP message of another type than the opener's or its answer is no part of the flow either.
 #[inline(always)]
 pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey, packet: &Packet, from_low: bool) -> Option<Tracked<'a>> {
-    let tracked = Tracked { flow: tables.flow(key)?, from_low, now_s: tables.now_s() };
+    // Asked before the look-up: where there is no flow, the compiler would else store a clock that was never read, which
+    // the verifier refuses.
+    let now_s = tables.now_s();
+    let tracked = Tracked { flow: tables.flow(key)?, from_low, now_s };
     let over = tracked.flow.flags.get() & CT_REFUSED != 0 || tracked.flow.state.get() == STATE_CLOSED;
     let absent = expired(tracked.flow, packet.protocol, tracked.now_s)
         || (over && packet.is_syn())

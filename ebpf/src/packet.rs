@@ -4,7 +4,7 @@
 //! Never: reads past the end; writes in a dry run (nobody asks it to).
 
 use core::arch::asm;
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
@@ -98,11 +98,32 @@ impl Skb {
         unsafe { bpf_skb_pull_data(self.0, len) == 0 }
     }
 
+    /// Where the linear part begins and ends. The context calls these pointers `u32`; loaded by hand they are whole from
+    /// the start, and the compiler has no reason to cut them to 32 bits again, after which the verifier would no longer
+    /// know them for pointers.
+    #[inline(always)]
+    fn linear(self) -> (usize, usize) {
+        let (data, end);
+        // SAFETY: two loads from the context, which the kernel turns into loads of the real pointers.
+        unsafe {
+            asm!(
+                "{data} = *(u32 *)({context} + {data_at})",
+                "{end} = *(u32 *)({context} + {end_at})",
+                context = in(reg) self.0,
+                data = out(reg) data,
+                end = lateout(reg) end,
+                data_at = const offset_of!(__sk_buff, data),
+                end_at = const offset_of!(__sk_buff, data_end),
+                options(pure, readonly, nostack),
+            );
+        }
+        (data, end)
+    }
+
     /// Where `N` bytes at `at` lie in the linear part.
     #[inline(always)]
     fn place<const N: usize>(self, at: u32) -> Option<*mut [u8; N]> {
-        // SAFETY: as in `arrival`.
-        let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let (data, end) = self.linear();
         let place = data + at as usize;
         if place + N > end { None } else { Some(place as *mut [u8; N]) }
     }
