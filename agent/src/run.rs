@@ -180,14 +180,18 @@ pub fn cleanup(state_dir: &Path, bpffs: &Path, socket: &Path) -> Result<String> 
         _ => {}
     }
     let (journal, damaged) = Journal::open(state_dir)?;
-    let records = journal.all().count() + damaged.len();
-    Ok(format!(
-        "removed  programs and tables pinned in {}; routes and neighbours of pods; the uplink's settings; {}; {}\n\
-         kept     {records} records of pods in {}, and the addresses in the datastore: an agent started later serves \
-         these pods again",
+    let removed = format!(
+        "removed  programs and tables pinned in {}; routes and neighbours of pods; the uplink's settings; {}; {}",
         bpffs.display(),
         socket.display(),
-        last_good.display(),
-        state_dir.join(journal::FOLDER).display()
-    ))
+        last_good.display()
+    );
+    Ok(match journal.all().count() + damaged.len() {
+        0 => removed,
+        records => format!(
+            "{removed}\nkept     {records} records of pods in {}, and their addresses in the datastore: an agent started \
+             later serves these pods again",
+            state_dir.join(journal::FOLDER).display()
+        ),
+    })
 }
