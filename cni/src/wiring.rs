@@ -101,6 +101,8 @@ impl Wiring<'_> {
                 sysctl::write(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
             }
             sysctl::write("ipv6/conf/all/forwarding", forwarding)?;
+            // The way out is fixed; else the pod would solicit a router for as long as it lives, and none answers.
+            sysctl::write(&format!("ipv6/conf/{}/accept_ra", self.interface), "0")?;
         }
         Ok(())
     }
