@@ -4,10 +4,12 @@
 //! Never: depends on a crate of this project, so that it builds before them.
 
 mod build;
+mod conformance;
 mod ebpf;
 mod launch;
 mod paths;
 mod setup;
+mod sources;
 mod step;
 mod test;
 mod tidy;
@@ -17,7 +19,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 /// The project's chores.
 #[derive(Parser)]
-#[command(name = "cargo xtask", version, disable_help_subcommand = true)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Cli {
     /// Show everything the steps write.
     #[arg(long, short, global = true)]
@@ -58,6 +60,8 @@ enum Chore {
     },
     /// Check the house rules.
     Tidy,
+    /// Write docs/conformance.md: which known behaviours which tests hold.
+    Conformance,
     /// What a change must pass: setup, then every test.
     Ci,
 }
@@ -84,6 +88,7 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
         Chore::Bench { args } => launch::bench(&paths, &console, &args)?,
         Chore::Tidy => console.inline("house rules", || tidy::tidy(&paths))?,
+        Chore::Conformance => conformance::write(&paths, &console)?,
         Chore::Ci => {
             setup::setup(&paths, &console)?;
             return Ok(test::test(&paths, &console, test::Level::All));
