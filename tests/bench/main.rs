@@ -10,7 +10,11 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use figures::Figures;
 use setups::{Bare, Routed, Setup, Tortie};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    time::Duration,
+};
 use tests::{
     Binaries,
     traffic::{self, Row},
@@ -79,7 +83,7 @@ fn run(setups: &[Box<dyn Setup>], local: &Local) -> Result<Figures> {
     let window = Duration::from_millis(local.window);
     let mut figures = Figures::new(setups.iter().map(|setup| setup.name()).collect());
     for round in 0..local.rounds {
-        eprintln!("round {} of {}", round + 1, local.rounds);
+        progress(&format!("round {} of {}", round + 1, local.rounds));
         for row in Row::ALL {
             for place in 0..setups.len() {
                 let index = (place + round as usize) % setups.len();
@@ -87,5 +91,13 @@ fn run(setups: &[Box<dyn Setup>], local: &Local) -> Result<Figures> {
             }
         }
     }
+    progress("");
     Ok(figures)
+}
+
+/// One line, written over the last one; only for somebody who watches.
+fn progress(line: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{line}");
+    }
 }

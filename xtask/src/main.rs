@@ -86,7 +86,8 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Build => build::print(&paths, &build::build(&paths, &console)?),
         Chore::Demo { args } => launch::demo(&paths, &console, &args)?,
         Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
-        Chore::Bench { args } => launch::bench(&paths, &console, &args)?,
+        // So that `cargo xtask bench local --json` is JSON only.
+        Chore::Bench { args } => launch::bench(&paths, &console.aside(), &args)?,
         Chore::Tidy => console.inline("house rules", || tidy::tidy(&paths))?,
         Chore::Conformance => conformance::write(&paths, &console)?,
         Chore::Ci => {

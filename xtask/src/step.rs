@@ -1,5 +1,6 @@
 //! A step: one command, named before it runs, its result and seconds after.
-//! In: a name and a command. Out: lines on standard output; the command's output where someone needs it.
+//! In: a name and a command. Out: lines on standard output, or aside, on standard error; the command's output where
+//! someone needs it.
 //! Invariant: a failed step shows the tail of its log and where the whole log is.
 //! Never: decides whether the next step runs.
 
@@ -22,6 +23,8 @@ const COLUMNS: usize = 100;
 pub struct Console {
     verbose: bool,
     terminal: bool,
+    /// On standard error: standard output belongs to what the chore is asked for.
+    aside: bool,
     logs: PathBuf,
 }
 
@@ -36,7 +39,12 @@ pub struct Done {
 impl Console {
     /// Reports to standard output; `verbose` shows all that the commands write; whole logs of failures go to `logs`.
     pub fn new(verbose: bool, logs: PathBuf) -> Self {
-        Self { verbose, terminal: io::stdout().is_terminal(), logs }
+        Self { verbose, terminal: io::stdout().is_terminal(), aside: false, logs }
+    }
+
+    /// Reports to standard error instead.
+    pub fn aside(self) -> Self {
+        Self { terminal: io::stderr().is_terminal(), aside: true, ..self }
     }
 
     /// Runs `command` as a step, and fails where it does.
@@ -71,17 +79,17 @@ impl Console {
 
     /// A step that found nothing to do.
     pub fn nothing_to_do(&self, name: &str) {
-        println!("  ok    {name}");
+        self.say(&format!("  ok    {name}"));
     }
 
     fn begin(&self, name: &str) {
-        println!("  ...   {name}");
+        self.say(&format!("  ...   {name}"));
     }
 
     fn end(&self, name: &str, ok: bool, took: Duration) {
         let word = if ok { "ok  " } else { "FAIL" };
         self.wipe();
-        println!("  {word}  {name} ({:.1} s)", took.as_secs_f64());
+        self.say(&format!("  {word}  {name} ({:.1} s)", took.as_secs_f64()));
     }
 
     fn follow(&self, command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {
@@ -123,10 +131,22 @@ impl Console {
 
     fn show_line(&self, line: &str) {
         if self.verbose {
-            println!("{line}");
+            self.say(line);
         } else if self.terminal {
             let text: String = line.chars().filter(|c| !c.is_control()).take(COLUMNS).collect();
-            print!("\r\x1b[K        {text}");
+            self.write(&format!("\r\x1b[K        {text}"));
+        }
+    }
+
+    fn say(&self, line: &str) {
+        self.write(&format!("{line}\n"));
+    }
+
+    fn write(&self, text: &str) {
+        if self.aside {
+            eprint!("{text}");
+        } else {
+            print!("{text}");
             // A progress line that cannot be shown is no reason to stop.
             let _ = io::stdout().flush();
         }
@@ -134,20 +154,20 @@ impl Console {
 
     fn wipe(&self) {
         if self.terminal && !self.verbose {
-            print!("\r\x1b[K");
+            self.write("\r\x1b[K");
         }
     }
 
     fn show_failure(&self, name: &str, lines: &[String]) -> Result<()> {
         if !self.verbose {
             for line in excerpt(lines) {
-                println!("        {line}");
+                self.say(&format!("        {line}"));
             }
         }
         let file = self.logs.join(format!("{}.log", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")));
         fs::create_dir_all(&self.logs).with_context(|| format!("{}: cannot be created", self.logs.display()))?;
         fs::write(&file, lines.join("\n")).with_context(|| format!("{}: cannot be written", file.display()))?;
-        println!("        whole log: {}", file.display());
+        self.say(&format!("        whole log: {}", file.display()));
         Ok(())
     }
 }
