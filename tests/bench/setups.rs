@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use std::{net::IpAddr, process};
-use tests::{Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec, netns::STEM, traffic::Way};
+use tests::{BarePair, Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec, netns::STEM, traffic::Way};
 
 /// Two ends, joined somehow.
 pub trait Setup {
@@ -15,26 +15,12 @@ pub trait Setup {
     fn way(&self) -> Way<'_>;
 }
 
-/// Two namespaces and a veth pair: the most a pod network can be.
-pub struct Bare {
-    client: NetNs,
-    server: NetNs,
-    address: IpAddr,
-}
+/// The most a pod network can be.
+pub struct Bare(BarePair);
 
 impl Bare {
     pub fn create() -> Result<Self> {
-        let stem = format!("{STEM}{}-bare", process::id());
-        let (client, server) = (NetNs::create(&stem, "client")?, NetNs::create(&stem, "server")?);
-        client.ip(&[
-            &format!("link add eth0 type veth peer name eth0 netns {}", server.name()),
-            "address add 10.97.0.1/24 dev eth0",
-            "link set eth0 up",
-        ])?;
-        server.ip(&["address add 10.97.0.2/24 dev eth0", "link set eth0 up"])?;
-        client.wait_link("eth0")?;
-        server.wait_link("eth0")?;
-        Ok(Self { client, server, address: [10, 97, 0, 2].into() })
+        BarePair::create(&format!("{STEM}{}-bare", process::id())).map(Self)
     }
 }
 
@@ -44,7 +30,7 @@ impl Setup for Bare {
     }
 
     fn way(&self) -> Way<'_> {
-        Way { client: &self.client, server: &self.server, address: self.address }
+        self.0.way()
     }
 }
 

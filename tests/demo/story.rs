@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tests::{
-    NetNs, Outcome, Probe,
+    BarePair, Outcome, Probe,
     frame::FrameSocket,
     netns::{self, STEM},
     probe::probe,
@@ -242,16 +242,8 @@ fn rules(stage: &Stage) -> Result<()> {
 fn latency(stage: &Stage) -> Result<()> {
     const ROUNDS: usize = 5;
     let window = Duration::from_millis(200);
-    let stem = format!("{STEM}{}-bare", process::id());
-    let (left, right) = (NetNs::create(&stem, "left")?, NetNs::create(&stem, "right")?);
-    left.ip(&[
-        &format!("link add eth0 type veth peer name eth0 netns {}", right.name()),
-        "address add 10.97.0.1/24 dev eth0",
-        "link set eth0 up",
-    ])?;
-    right.ip(&["address add 10.97.0.2/24 dev eth0", "link set eth0 up"])?;
-    left.wait_link("eth0")?;
-    let bare = Way { client: &left, server: &right, address: [10, 97, 0, 2].into() };
+    let pair = BarePair::create(&format!("{STEM}{}-bare", process::id()))?;
+    let bare = pair.way();
     let (client, server) = (stage.pod("shop/client")?, stage.pod("shop/web")?);
     let pods = Way { client: client.namespace(), server: server.namespace(), address: server.address() };
     let mut rounds = Vec::new();

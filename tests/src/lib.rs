@@ -4,6 +4,7 @@
 //! Never: links against what it tests; it sees processes, sockets and interfaces, as a user does.
 
 pub mod agent;
+pub mod bare;
 pub mod binaries;
 pub mod cluster;
 pub mod expect;
@@ -21,6 +22,7 @@ pub mod traffic;
 pub mod wait;
 
 pub use agent::Agent;
+pub use bare::BarePair;
 pub use binaries::Binaries;
 pub use cluster::Cluster;
 pub use expect::Table;

@@ -6,16 +6,14 @@
 use anyhow::Result;
 use std::{net::IpAddr, process};
 use tests::{
-    NetNs, Outcome, Probe, Servers,
+    BarePair, NetNs, Outcome, Probe, Servers,
+    bare::{LEFT, RIGHT},
     flow::{Connection, Stream},
     frame::FrameSocket,
     netns::STEM,
     probe::probe,
     server::Listen,
 };
-
-const LEFT: &str = "10.99.0.1";
-const RIGHT: [&str; 2] = ["10.99.0.2", "fd00:99::2"];
 
 struct Pair {
     left: NetNs,
@@ -26,37 +24,19 @@ struct Pair {
 /// Two namespaces on a veth pair; the right one serves on 80.
 fn pair(name: &str) -> Result<Pair> {
     super::need_root()?;
-    let stem = format!("{STEM}{}-{name}", process::id());
-    let (left, right) = (NetNs::create(&stem, "left")?, NetNs::create(&stem, "right")?);
-    for side in [&left, &right] {
-        side.sysctl("ipv6/conf/default/accept_dad", "0")?;
-    }
-    left.ip(&[
-        &format!("link add eth0 type veth peer name eth0 netns {}", right.name()),
-        &format!("address add {LEFT}/24 dev eth0"),
-        "address add fd00:99::1/64 dev eth0 nodad",
-        "link set eth0 up",
-    ])?;
-    right.ip(&[
-        &format!("address add {}/24 dev eth0", RIGHT[0]),
-        &format!("address add {}/64 dev eth0 nodad", RIGHT[1]),
-        "link set eth0 up",
-    ])?;
-    for side in [&left, &right] {
-        side.wait_link("eth0")?;
-    }
+    let BarePair { left, right } = BarePair::create(&format!("{STEM}{}-{name}", process::id()))?;
     let servers = Servers::start(&right, "right", &[Listen::Tcp(80), Listen::Udp(80), Listen::Sctp(80)])?;
     Ok(Pair { left, right, _servers: servers })
 }
 
-fn right() -> Result<Vec<IpAddr>> {
-    RIGHT.iter().map(|text| Ok(text.parse()?)).collect()
+fn right() -> [IpAddr; 2] {
+    [RIGHT.0.into(), RIGHT.1.into()]
 }
 
 #[test]
 fn a_probe_is_allowed_where_the_way_is_open() -> Result<()> {
     let pair = pair("open")?;
-    for address in right()? {
+    for address in right() {
         for what in [Probe::Tcp(80), Probe::Udp(80), Probe::Sctp(80), Probe::Ping] {
             assert_eq!(probe(&pair.left, address, what)?, Outcome::Allowed, "{what} to {address}");
         }
@@ -67,7 +47,7 @@ fn a_probe_is_allowed_where_the_way_is_open() -> Result<()> {
 #[test]
 fn a_probe_to_a_port_without_server_is_not_allowed() -> Result<()> {
     let pair = pair("closed")?;
-    for address in right()? {
+    for address in right() {
         assert_eq!(probe(&pair.left, address, Probe::Tcp(81))?, Outcome::Reset);
         assert_eq!(probe(&pair.left, address, Probe::Udp(81))?, Outcome::Reset);
         assert_eq!(probe(&pair.left, address, Probe::Sctp(81))?, Outcome::Refused);
@@ -79,8 +59,8 @@ fn a_probe_to_a_port_without_server_is_not_allowed() -> Result<()> {
 fn a_probe_into_silence_is_refused() -> Result<()> {
     let pair = pair("silent")?;
     // The right side hears everything, and its answers vanish.
-    pair.right.ip(&["route add blackhole 10.99.0.1/32", "route add blackhole fd00:99::1/128"])?;
-    for address in right()? {
+    pair.right.ip(&["route add blackhole 10.97.0.1/32", "route add blackhole fd00:97::1/128"])?;
+    for address in right() {
         for what in [Probe::Tcp(80), Probe::Udp(80), Probe::Sctp(80), Probe::Ping] {
             assert_eq!(probe(&pair.left, address, what)?, Outcome::Refused, "{what} to {address}");
         }
@@ -98,9 +78,9 @@ fn a_probe_without_a_route_is_unreachable() -> Result<()> {
 #[test]
 fn a_connection_that_is_cut_no_longer_answers() -> Result<()> {
     let pair = pair("cut")?;
-    let mut connection = Connection::open(&pair.left, right()?[0], 80)?;
+    let mut connection = Connection::open(&pair.left, RIGHT.0.into(), 80)?;
     assert!(connection.answers()?);
-    pair.right.ip(&["route add blackhole 10.99.0.1/32"])?;
+    pair.right.ip(&["route add blackhole 10.97.0.1/32"])?;
     assert!(!connection.answers()?);
     Ok(())
 }
@@ -108,10 +88,10 @@ fn a_connection_that_is_cut_no_longer_answers() -> Result<()> {
 #[test]
 fn a_stream_counts_what_did_not_come_back() -> Result<()> {
     let pair = pair("stream")?;
-    let stream = Stream::udp(&pair.left, right()?[0], 80)?;
-    assert_eq!(probe(&pair.left, right()?[0], Probe::Tcp(80))?, Outcome::Allowed);
-    pair.right.ip(&["route add blackhole 10.99.0.1/32"])?;
-    assert_eq!(probe(&pair.left, right()?[0], Probe::Tcp(80))?, Outcome::Refused);
+    let stream = Stream::udp(&pair.left, RIGHT.0.into(), 80)?;
+    assert_eq!(probe(&pair.left, RIGHT.0.into(), Probe::Tcp(80))?, Outcome::Allowed);
+    pair.right.ip(&["route add blackhole 10.97.0.1/32"])?;
+    assert_eq!(probe(&pair.left, RIGHT.0.into(), Probe::Tcp(80))?, Outcome::Refused);
     assert_eq!(stream.stop()?.lost(), 1);
     Ok(())
 }
@@ -121,9 +101,9 @@ fn neighbours_are_asked_by_hand() -> Result<()> {
     let pair = pair("frames")?;
     let socket = FrameSocket::open(&pair.left, "eth0")?;
     let other = FrameSocket::open(&pair.right, "eth0")?.mac;
-    assert_eq!(socket.arp(LEFT.parse()?, RIGHT[0].parse()?)?, Some(other));
-    assert_eq!(socket.arp(LEFT.parse()?, "10.99.0.77".parse()?)?, None);
-    assert_eq!(socket.solicit("fd00:99::1".parse()?, RIGHT[1].parse()?)?, Some(other));
-    assert_eq!(socket.solicit("fd00:99::1".parse()?, "fd00:99::77".parse()?)?, None);
+    assert_eq!(socket.arp(LEFT.0, RIGHT.0)?, Some(other));
+    assert_eq!(socket.arp(LEFT.0, "10.97.0.77".parse()?)?, None);
+    assert_eq!(socket.solicit(LEFT.1, RIGHT.1)?, Some(other));
+    assert_eq!(socket.solicit(LEFT.1, "fd00:97::77".parse()?)?, None);
     Ok(())
 }
