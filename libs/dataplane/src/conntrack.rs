@@ -49,6 +49,14 @@ impl Conntrack {
         Ok(flows)
     }
 
+    /// Number of entries, expired ones included.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn count(&self) -> Result<usize, StoreError> {
+        self.0.keys().try_fold(0, |count, key| key.map(|_| count + 1)).map_err(|error| failed(&error))
+    }
+
     /// Deletes what has expired; says how many.
     ///
     /// # Errors

@@ -22,14 +22,39 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 #[error("attach {program} to interface {ifindex}: {reason}")]
 pub struct AttachError {
-    program: &'static str,
-    ifindex: u32,
-    reason: String,
+    /// Which.
+    pub program: &'static str,
+    /// Where.
+    pub ifindex: u32,
+    /// Why not.
+    pub reason: String,
 }
 
-/// The directory of link pins, and what is in it.
+/// What guards interfaces.
+pub trait Guards {
+    /// Attaches the present program, unless this process did so before.
+    ///
+    /// # Errors
+    /// The kernel refuses; what was attached before stays.
+    fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError>;
+
+    /// Whether a hook of an interface runs the present program.
+    fn is_attached(&self, hook: Hook, ifindex: u32) -> bool;
+
+    /// Forgets interfaces that are gone: their index may come again.
+    fn forget_others(&mut self, present: &BTreeSet<u32>);
+
+    /// Removes the pins of interfaces that are not `present`.
+    ///
+    /// # Errors
+    /// The pins that could not be removed.
+    fn sweep(&mut self, present: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>>;
+}
+
+/// The programs, the directory of link pins, and what is in it.
 #[derive(Debug)]
 pub struct Links {
+    programs: Programs,
     dir: PathBuf,
     /// Attached by this process, so known to run the present programs.
     attached: BTreeSet<(u32, Hook)>,
@@ -38,21 +63,30 @@ pub struct Links {
 impl Links {
     /// Over the pins below `bpffs`.
     #[must_use]
-    pub fn new(bpffs: &Path) -> Self {
-        Self { dir: pins::links_dir(bpffs), attached: BTreeSet::new() }
+    pub fn new(programs: Programs, bpffs: &Path) -> Self {
+        Self { programs, dir: pins::links_dir(bpffs), attached: BTreeSet::new() }
     }
 
-    /// Attaches the present program: into the pinned link where that still has its device, else by a new link.
-    ///
-    /// # Errors
-    /// The kernel refuses; what was attached before stays.
-    pub fn attach(&mut self, programs: &mut Programs, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+    /// The programs it attaches.
+    #[must_use]
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    fn pinned(&self) -> Vec<(PathBuf, Option<u32>)> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.map(|entry| (entry.path(), ifindex_of(&entry.file_name().to_string_lossy()))).collect()
+    }
+}
+
+impl Guards for Links {
+    fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
         if self.attached.contains(&(ifindex, hook)) {
             return Ok(());
         }
         let failed = |reason: String| AttachError { program: hook.program(), ifindex, reason };
-        let program = programs.at(hook).map_err(|error| failed(error.to_string()))?;
-        let pin = self.pin(ifindex, hook);
+        let program = self.programs.at(hook).map_err(|error| failed(error.to_string()))?;
+        let pin = self.dir.join(pin_name(ifindex, hook));
         if replace(program, &pin).is_err() {
             attach(program, hook, ifindex, &pin).map_err(|error| failed(in_full(error.as_ref())))?;
         }
@@ -60,49 +94,35 @@ impl Links {
         Ok(())
     }
 
-    /// Detaches everything from interfaces that are not in `keep`.
-    ///
-    /// # Errors
-    /// The pins that could not be removed.
-    pub fn sweep(&mut self, keep: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>> {
+    fn is_attached(&self, hook: Hook, ifindex: u32) -> bool {
+        self.attached.contains(&(ifindex, hook))
+    }
+
+    fn forget_others(&mut self, present: &BTreeSet<u32>) {
+        self.attached.retain(|(index, _)| present.contains(index));
+    }
+
+    fn sweep(&mut self, present: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>> {
         let mut left = Vec::new();
         for (pin, ifindex) in self.pinned() {
-            if ifindex.is_some_and(|index| keep.contains(&index)) {
+            if ifindex.is_some_and(|index| present.contains(&index)) {
                 continue;
             }
             if let Err(error) = fs::remove_file(&pin) {
                 left.push((pin, error));
             }
         }
-        self.attached.retain(|(index, _)| keep.contains(index));
         if left.is_empty() { Ok(()) } else { Err(left) }
     }
+}
 
-    /// Forgets an interface that is gone: its index may come again.
-    pub fn forget_others(&mut self, present: &BTreeSet<u32>) {
-        self.attached.retain(|(index, _)| present.contains(index));
-    }
+fn pin_name(ifindex: u32, hook: Hook) -> String {
+    format!("{ifindex}-{}", hook.program())
+}
 
-    /// Whether a hook of an interface runs the present program.
-    #[must_use]
-    pub fn is_attached(&self, ifindex: u32, hook: Hook) -> bool {
-        self.attached.contains(&(ifindex, hook))
-    }
-
-    fn pin(&self, ifindex: u32, hook: Hook) -> PathBuf {
-        self.dir.join(format!("{ifindex}-{}", hook.program()))
-    }
-
-    fn pinned(&self) -> Vec<(PathBuf, Option<u32>)> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        entries
-            .map(|entry| {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let ifindex = name.split_once('-').and_then(|(index, _)| index.parse().ok());
-                (entry.path(), ifindex)
-            })
-            .collect()
-    }
+/// The interface a pin is for.
+fn ifindex_of(pin: &str) -> Option<u32> {
+    pin.split_once('-').and_then(|(index, _)| index.parse().ok())
 }
 
 type Failure = Box<dyn std::error::Error>;

@@ -3,7 +3,7 @@
 //! Invariant: a pinned map is only used if its layout and size are those asked for.
 //! Never: attaches; `links` does.
 
-use crate::{OpenError, pins};
+use crate::{OpenError, packet_log, pins};
 use abi::{
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
@@ -78,6 +78,7 @@ impl Programs {
             let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
             program.load().map_err(refused)?;
         }
+        packet_log::follow(&mut ebpf).map_err(|reason| OpenError::Load { reason })?;
         Ok(Self(ebpf))
     }
 

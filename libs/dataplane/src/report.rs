@@ -16,7 +16,7 @@ use abi::{
     verdict::DROP_REASONS,
 };
 use calc::EndpointSpec;
-use model::{AttachmentId, Protocol};
+use model::{AttachmentId, PodId, Protocol};
 use policy::Decider;
 use serde_json::{Value, json};
 use std::{
@@ -35,9 +35,23 @@ pub struct Reporter<'a> {
     pub endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
     /// Those that are completely in force.
     pub in_force: &'a BTreeSet<AttachmentId>,
+    deciders: BTreeMap<u32, &'a Decider>,
+    pods: BTreeMap<u32, &'a PodId>,
 }
 
-impl Reporter<'_> {
+impl<'a> Reporter<'a> {
+    /// With the numbers' meanings at hand: a report of flows asks for them thousands of times.
+    pub fn new(
+        tables: &'a Tables<KernelStore>,
+        endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
+        in_force: &'a BTreeSet<AttachmentId>,
+    ) -> Self {
+        let names = tables.names();
+        let deciders = names.hits.iter().map(|(decider, hit)| (*hit, decider)).collect();
+        let slots = names.endpoints.iter();
+        let pods = slots.filter_map(|(id, slot)| Some((*slot, &endpoints.get(id)?.pod))).collect();
+        Self { tables, endpoints, in_force, deciders, pods }
+    }
     /// The rows of a table.
     ///
     /// # Errors
@@ -50,7 +64,7 @@ impl Reporter<'_> {
             "rulesets" => Ok(self.rule_sets()),
             "conntrack" => self.flows(),
             "drops" => self.drops(),
-            "capacity" => Ok(self.capacity()),
+            "capacity" => self.capacity(),
             _ => return Err(ReportError::UnknownTable { name: table.to_owned(), known: TABLES.to_vec() }),
         };
         rows.map(Value::Array).map_err(|StoreError { map, reason }| ReportError::Read { map, reason })
@@ -185,7 +199,7 @@ impl Reporter<'_> {
         if hit == HIT_NONE {
             return None;
         }
-        let text = self.names().decider(hit).map(ToString::to_string);
+        let text = self.deciders.get(&hit).map(ToString::to_string);
         Some(text.unwrap_or_else(|| "a rule that is no longer known".to_owned()))
     }
 
@@ -193,10 +207,7 @@ impl Reporter<'_> {
         match slot {
             SLOT_NONE => None,
             SLOT_HOST => Some("this node".to_owned()),
-            slot => {
-                let id = self.names().endpoints.iter().find(|(_, known)| **known == slot).map(|(id, _)| id);
-                id.and_then(|id| self.endpoints.get(id)).map(|spec| spec.pod.to_string())
-            }
+            slot => self.pods.get(&slot).map(ToString::to_string),
         }
     }
 
@@ -215,7 +226,8 @@ impl Reporter<'_> {
         Ok(rows)
     }
 
-    fn capacity(&self) -> Vec<Value> {
+    /// Entries and sizes. Conntrack's are counted by their keys: half a million take a second or two.
+    fn capacity(&self) -> Result<Vec<Value>, StoreError> {
         let image = self.image();
         let spans = image.spans.values().map(|spans| spans.len()).sum();
         let used = [
@@ -227,11 +239,11 @@ impl Reporter<'_> {
             (&maps::SETS, image.sets.len()),
             (&maps::ROWS, image.rows.len()),
             (&maps::SPANS, spans),
-            (&maps::CONNTRACK, self.tables.store().conntrack.flows().map(|flows| flows.len()).unwrap_or_default()),
+            (&maps::CONNTRACK, self.tables.store().conntrack.count()?),
         ];
         let sizes = self.tables.store().size_table();
         let row = |(spec, used): (&maps::MapSpec, usize)| json!({"map": spec.name, "used": used, "size": sizes.of(spec), "whenFull": spec.when_full});
-        used.into_iter().map(row).collect()
+        Ok(used.into_iter().map(row).collect())
     }
 }
 

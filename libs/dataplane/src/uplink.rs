@@ -3,9 +3,8 @@
 //! Invariant: a setting is written down before it is changed, and the first value written down stays.
 //! Never: a setting of `all` or `default`; router advertisements that were accepted stay accepted.
 
-use crate::programs::in_full;
+use crate::{network::Network, programs::in_full};
 use model::IfaceName;
-use netlink::sysctl::{self, SysctlError};
 use std::{
     collections::BTreeMap,
     fs,
@@ -16,6 +15,16 @@ use std::{
 /// What was there before: path below /proc/sys/net, and its value.
 type Former = BTreeMap<String, String>;
 
+/// Settings in the order they are made, the value they are changed from (`None`: any other), and to. The stack turns
+/// router advertisements away from an interface that forwards, unless `accept_ra` is 2.
+const SETTINGS: [(&str, Option<&str>, &str); 4] = [
+    ("ipv6/conf/UPLINK/accept_ra", Some("1"), "2"),
+    ("ipv4/conf/UPLINK/forwarding", None, "1"),
+    ("ipv6/conf/UPLINK/forwarding", None, "1"),
+    // For pods' packets that the programs leave to the stack (see `host`); Linux 6.17 and later have it.
+    ("ipv6/conf/UPLINK/force_forwarding", None, "1"),
+];
+
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("sysctls.json")
 }
@@ -24,38 +33,31 @@ fn file(state_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// In words: which setting or file, and why.
-pub fn prepare(uplink: &IfaceName, state_dir: &Path) -> Result<(), String> {
-    let mut former = read(state_dir)?;
-    // The stack turns advertisements away from an interface that forwards, unless accept_ra is 2.
-    let accepts = setting(&format!("ipv6/conf/{uplink}/accept_ra"))?.is_some_and(|value| value == "1");
-    let wanted = [
-        ("ipv6", "accept_ra", if accepts { "2" } else { "" }),
-        ("ipv4", "forwarding", "1"),
-        ("ipv6", "forwarding", "1"),
-    ];
-    for (family, name, value) in wanted {
-        let path = format!("{family}/conf/{uplink}/{name}");
-        let Some(found) = setting(&path)? else { continue };
-        if value.is_empty() || found == value {
+pub fn prepare(network: &mut impl Network, uplink: &IfaceName, state_dir: &Path) -> Result<(), String> {
+    for (setting, only_over, value) in SETTINGS {
+        let path = setting.replace("UPLINK", &uplink.0);
+        let Some(found) = setting_of(network, &path)? else { continue };
+        if found == value || only_over.is_some_and(|former| found != former) {
             continue;
         }
+        let mut former = read(state_dir)?;
         former.entry(path.clone()).or_insert(found);
         write(state_dir, &former).map_err(|error| format!("{}: {error}", file(state_dir).display()))?;
-        sysctl::write(&path, value).map_err(|error| in_full(&error))?;
+        network.set(&path, value).map_err(|error| in_full(&error))?;
     }
     Ok(())
 }
 
-/// Gives back what [`prepare`] changed, in the reverse of its order, since forwarding resets other settings.
+/// Gives back what [`prepare`] changed; of one family `forwarding` first, since it resets other settings.
 ///
 /// # Errors
 /// What could not be given back.
-pub fn give_back(state_dir: &Path) -> Result<(), String> {
+pub fn give_back(network: &mut impl Network, state_dir: &Path) -> Result<(), String> {
     let former = read(state_dir)?;
     for (path, value) in former.iter().rev() {
         // An interface that is gone took its settings with it.
-        if setting(path)?.is_some() {
-            sysctl::write(path, value).map_err(|error| in_full(&error))?;
+        if setting_of(network, path)?.is_some() {
+            network.set(path, value).map_err(|error| in_full(&error))?;
         }
     }
     match fs::remove_file(file(state_dir)) {
@@ -64,13 +66,8 @@ pub fn give_back(state_dir: &Path) -> Result<(), String> {
     }
 }
 
-/// A setting's value; `None`: there is no such setting (no IPv6, or the interface is gone).
-fn setting(path: &str) -> Result<Option<String>, String> {
-    match sysctl::read(path) {
-        Ok(value) => Ok(Some(value)),
-        Err(SysctlError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(in_full(&error)),
-    }
+fn setting_of(network: &impl Network, path: &str) -> Result<Option<String>, String> {
+    network.setting(path).map_err(|error| in_full(&error))
 }
 
 fn read(state_dir: &Path) -> Result<Former, String> {

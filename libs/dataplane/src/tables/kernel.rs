@@ -128,8 +128,10 @@ impl KernelStore {
     /// A slot's next owner starts from nothing: no flows, no drops.
     fn forget_slots(&mut self, slots: &BTreeSet<u32>) -> Result<(), StoreError> {
         self.conntrack.flush(slots)?;
-        let counters = slots.iter().flat_map(|slot| slot * DROP_REASONS..(slot + 1) * DROP_REASONS);
-        counters.into_iter().try_for_each(|index| clear(&mut self.drops, index, &maps::DROPS))
+        slots
+            .iter()
+            .flat_map(|slot| drop_counters(*slot))
+            .try_for_each(|index| clear(&mut self.drops, index, &maps::DROPS))
     }
 
     fn row_spans(&self, row: RowRef) -> Result<Arc<[Span]>, StoreError> {
@@ -148,6 +150,11 @@ impl KernelStore {
         }
         Ok(sets)
     }
+}
+
+/// Where a slot's drops are counted.
+fn drop_counters(slot: u32) -> std::ops::Range<u32> {
+    slot * DROP_REASONS..(slot + 1) * DROP_REASONS
 }
 
 fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, MapError> {
@@ -261,5 +268,19 @@ impl Store for KernelStore {
 
     fn sizes(&self) -> Sizes {
         self.sizes.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::DropReason;
+
+    #[test]
+    fn a_freed_slot_clears_the_counters_of_all_its_reasons_and_of_no_neighbour() {
+        let counted = |slot: u32| DropReason::ALL.iter().map(move |reason| slot * DROP_REASONS + *reason as u32);
+        let cleared: BTreeSet<_> = drop_counters(7).collect();
+        assert!(counted(7).all(|index| cleared.contains(&index)));
+        assert!(counted(6).chain(counted(8)).all(|index| !cleared.contains(&index)));
     }
 }

@@ -5,7 +5,7 @@
 
 mod affected;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod image;
 mod kernel;
 mod mapped;
@@ -18,7 +18,7 @@ mod tests;
 mod write;
 
 pub use kernel::KernelStore;
-pub use plan::{CommitError, Lookup, Refusal};
+pub use plan::{CommitError, Guarded, Lookup, Refusal};
 pub use write::{Sizes, Snapshot, Store, StoreError, Write};
 
 use abi::maps;
@@ -62,7 +62,7 @@ impl<S: Store> Tables<S> {
         Ok(tables)
     }
 
-    /// Puts `desired` in force. `lookup` gives the index of an interface that is attached.
+    /// Puts `desired` in force. `lookup` finds an interface that is guarded.
     ///
     /// # Errors
     /// Something does not fit, or a write failed: the previous revision is in force.

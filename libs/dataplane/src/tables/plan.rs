@@ -12,7 +12,7 @@ use super::{
 };
 use abi::{
     Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, SpanKind, Word,
-    endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
+    endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
     rules::{CLASS_NONE, HIT_NONE, ROW_SPANS_MAX, SET_DEFAULT_ONLY},
 };
@@ -86,8 +86,17 @@ pub struct Plan {
     pub refused: Vec<(AttachmentId, Refusal)>,
 }
 
-/// Finds an attached interface's index.
-pub type Lookup<'a> = &'a dyn Fn(&IfaceName) -> Option<u32>;
+/// An interface that is guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// Its index.
+    pub ifindex: u32,
+    /// A queueing discipline sits on it.
+    pub is_queued: bool,
+}
+
+/// Finds a guarded interface.
+pub type Lookup<'a> = &'a dyn Fn(&IfaceName) -> Option<Guarded>;
 
 /// Plans.
 ///
@@ -163,19 +172,21 @@ impl<'a> Draft<'a> {
     }
 
     fn endpoint(&mut self, spec: &EndpointSpec, lookup: Lookup<'_>) -> Result<u32, Refusal> {
-        let ifindex = lookup(&spec.interface).ok_or_else(|| Refusal::NotAttached(spec.interface.clone()))?;
+        let guarded = lookup(&spec.interface).ok_or_else(|| Refusal::NotAttached(spec.interface.clone()))?;
+        let ifindex = guarded.ifindex;
         if self.image.interfaces.contains_key(&ifindex) {
             return Err(Refusal::Shared(spec.interface.clone()));
         }
         let slot = self.slot_of(ifindex)?;
         let keep = if spec.keep_established { ENDPOINT_KEEP_ESTABLISHED } else { 0 };
+        let queued = if guarded.is_queued { ENDPOINT_QUEUED } else { 0 };
         let entry = Endpoint {
             egress: Word::settled(self.set(&spec.egress)),
             ingress: Word::settled(self.set(&spec.ingress)),
             ifindex,
             rev: self.old.endpoints.get(&slot).map_or(0, |found| found.rev),
             mtu: spec.mtu,
-            flags: ENDPOINT_READY | keep,
+            flags: ENDPOINT_READY | keep | queued,
             mac: spec.mac.0,
             spare: [0; 28],
         };

@@ -3,7 +3,7 @@
 //! Invariant: the expectation is worked out from the Desired alone, without tables.
 //! Never: a time, a thread or a kernel.
 
-use super::{CommitError, Tables, fake::FakeStore, image::Image, order, plan, prefix, write::Store};
+use super::{CommitError, Guarded, Tables, fake::FakeStore, image::Image, order, plan, prefix, write::Store};
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use calc::{
     Desired,
@@ -130,6 +130,10 @@ fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>)
     }
 }
 
+fn guarded(name: &IfaceName) -> Option<Guarded> {
+    Some(Guarded { ifindex: ifindex(name)?, is_queued: false })
+}
+
 fn ifindex(name: &IfaceName) -> Option<u32> {
     name.0.strip_prefix("cali").and_then(|number| number.parse::<u32>().ok()).map(|number| 100 + number)
 }
@@ -196,7 +200,7 @@ fn every_crash_point(steps: &[Desired]) {
     for next in steps {
         tables.settle().expect("a sweep");
         let old_hits = hits(&tables.names);
-        let plan = plan::plan(&tables.image, &tables.names, next, &ifindex, &tables.store.sizes()).expect("it fits");
+        let plan = plan::plan(&tables.image, &tables.names, next, &guarded, &tables.store.sizes()).expect("it fits");
         let mut all = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
         let in_force = all.len();
         all.extend(order::sweep(&tables.image, &plan.image));
@@ -210,7 +214,7 @@ fn every_crash_point(steps: &[Desired]) {
             assert_speaks(&store, speaks, meaning, &format!("after {cut} of {} writes ({in_force})", all.len()));
             restarts(store, speaks, meaning, next);
         }
-        tables.commit(next, &ifindex).expect("it fits");
+        tables.commit(next, &guarded).expect("it fits");
         assert_speaks(&tables.store, next, &hits(&tables.names), "in force");
         before = next.clone();
     }
@@ -220,7 +224,7 @@ fn every_crash_point(steps: &[Desired]) {
 fn restarts(store: FakeStore, speaks: &Desired, meaning: &Hits, next: &Desired) {
     let mut tables = Tables::adopt(store).expect("tables that can be read");
     assert_speaks(&tables.store, speaks, meaning, "adopted");
-    tables.commit(next, &ifindex).expect("it fits");
+    tables.commit(next, &guarded).expect("it fits");
     assert_speaks(&tables.store, next, &hits(&tables.names), "after the restart");
     tables.settle().expect("a sweep");
     assert_speaks(&tables.store, next, &hits(&tables.names), "after the restart's sweep");
@@ -252,7 +256,7 @@ proptest! {
     fn long_sequences_end_as_wanted_and_leave_nothing_behind(steps in prop::collection::vec(sketch(), 1..12)) {
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         for step in steps.iter().map(Sketch::desired) {
-            tables.commit(&step, &ifindex).expect("it fits");
+            tables.commit(&step, &guarded).expect("it fits");
             assert_speaks(&tables.store, &step, &hits(&tables.names), "in force");
         }
         tables.settle().expect("a sweep");
@@ -265,15 +269,15 @@ proptest! {
     ) {
         let (first, second) = (first.desired(), second.desired());
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
-        tables.commit(&first, &ifindex).expect("it fits");
+        tables.commit(&first, &guarded).expect("it fits");
         tables.settle().expect("a sweep");
         let old_hits = hits(&tables.names);
         tables.store.fail_at = Some(tables.store.writes + at);
-        if tables.commit(&second, &ifindex).is_err() {
+        if tables.commit(&second, &guarded).is_err() {
             assert_speaks(&tables.store, &first, &old_hits, "after a failed write");
         }
         tables.store.fail_at = None;
-        tables.commit(&second, &ifindex).expect("the next commit reads the tables again");
+        tables.commit(&second, &guarded).expect("the next commit reads the tables again");
         assert_speaks(&tables.store, &second, &hits(&tables.names), "mended");
     }
 
@@ -281,8 +285,8 @@ proptest! {
     fn an_endpoint_that_is_not_stamped_answers_every_flow_as_before(first in sketch(), second in sketch()) {
         let (first, second) = (first.desired(), second.desired());
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
-        tables.commit(&first, &ifindex).expect("it fits");
-        let generation = tables.commit(&second, &ifindex).expect("it fits").generation;
+        tables.commit(&first, &guarded).expect("it fits");
+        let generation = tables.commit(&second, &guarded).expect("it fits").generation;
         for number in (0..3).filter(|number| both_have(&first, &second, *number)) {
             let slot = tables.names.endpoints[&attachment(number)];
             if u64::from(tables.image.endpoints[&slot].rev) < generation {
@@ -318,10 +322,10 @@ fn one_endpoint(rules: Vec<SetRule>) -> Desired {
 fn the_same_desired_twice_writes_nothing() {
     let desired = one_endpoint(vec![rule(0, 80, Action::Allow)]);
     let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
-    tables.commit(&desired, &ifindex).expect("it fits");
+    tables.commit(&desired, &guarded).expect("it fits");
     tables.settle().expect("a sweep");
     let writes = tables.store.writes;
-    let again = tables.commit(&desired, &ifindex).expect("it fits");
+    let again = tables.commit(&desired, &guarded).expect("it fits");
     assert!(!again.changed);
     assert_eq!(tables.store.writes, writes);
 }
@@ -330,11 +334,11 @@ fn the_same_desired_twice_writes_nothing() {
 fn what_does_not_fit_names_the_map_and_leaves_the_tables_untouched() {
     let small = one_endpoint(vec![]);
     let mut tables = Tables::adopt(FakeStore::with_sizes(&[("SPANS", 4)])).expect("empty tables");
-    tables.commit(&small, &ifindex).expect("it fits");
+    tables.commit(&small, &guarded).expect("it fits");
     tables.settle().expect("a sweep");
     let (held, writes) = (tables.store.held.clone(), tables.store.writes);
     let large = one_endpoint((80..83).map(|port| rule(0, port, Action::Allow)).collect());
-    let error = tables.commit(&large, &ifindex).expect_err("six spans do not fit into four");
+    let error = tables.commit(&large, &guarded).expect_err("six spans do not fit into four");
     assert!(matches!(error, CommitError::Full { map: "SPANS", size: 4, needed } if needed > 4), "{error}");
     assert_eq!((held, writes), (tables.store.held.clone(), tables.store.writes));
 }
@@ -353,9 +357,9 @@ fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
     let mut desired = one_endpoint(vec![rule(0, 80, Action::Allow)]);
     desired.endpoints.insert(attachment(1), spec(1, Some(vec![]), None));
     let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
-    tables.commit(&desired, &ifindex).expect("it fits");
+    tables.commit(&desired, &guarded).expect("it fits");
     desired.endpoints.insert(attachment(1), spec(1, Some(vec![rule(4, 81, Action::Allow)]), None));
-    tables.commit(&desired, &ifindex).expect("it fits");
+    tables.commit(&desired, &guarded).expect("it fits");
     let rev = |number| tables.image.endpoints[&tables.names.endpoints[&attachment(number)]].rev;
     assert_eq!([rev(0), rev(1)], [1, 2]);
 }
@@ -363,9 +367,9 @@ fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
 #[test]
 fn a_freed_slot_waits_for_its_flows_to_be_flushed() {
     let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
-    tables.commit(&one_endpoint(vec![]), &ifindex).expect("it fits");
+    tables.commit(&one_endpoint(vec![]), &guarded).expect("it fits");
     let slot = tables.names.endpoints[&attachment(0)];
-    tables.commit(&Desired::default(), &ifindex).expect("it fits");
+    tables.commit(&Desired::default(), &guarded).expect("it fits");
     let flushed = |write: &super::Write| matches!(write, super::Write::FlushFlows(slots) if slots.contains(&slot));
     assert!(tables.pending.iter().any(flushed));
 }

@@ -1,0 +1,207 @@
+//! One pass from what is there to what is wanted: guard, commit, connect, sweep.
+//! In: a `Desired`; the network, the guards and the tables it acts on. Out: what is in force, and what failed.
+//! Invariant: an interface is guarded before its policy is in force, and in force before it is set up and reached.
+//! Never: stops for one bad item; takes a way away while the tables still lead there; touches what is not ours.
+
+use crate::{
+    Applied, ApplyError, OpenError, host,
+    links::Guards,
+    network::{Network, Seen},
+    programs::{Hook, in_full},
+    tables::{Guarded, Store, Tables},
+    uplink,
+};
+use calc::{Desired, EndpointSpec};
+use model::{AttachmentId, IfaceName, Ifindex};
+use netlink::Link;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+/// The hooks of a pod's interface.
+const POD_HOOKS: [Hook; 2] = [Hook::FromWorkload, Hook::ToWorkload];
+
+/// What one node's passes act on, and what they remember.
+#[derive(Debug)]
+pub struct Reconciler<N, G, S> {
+    pub network: N,
+    pub guards: G,
+    pub tables: Tables<S>,
+    /// Endpoints as wanted.
+    pub wanted: BTreeMap<AttachmentId, EndpointSpec>,
+    /// Endpoints that are guarded, judged and reached.
+    pub in_force: BTreeSet<AttachmentId>,
+    uplink: Option<IfaceName>,
+    state_dir: PathBuf,
+    /// Interfaces whose settings were made: not looked at again while there is something to hurry for.
+    prepared: BTreeSet<u32>,
+}
+
+/// What a pass saw, and what went wrong so far.
+struct Pass {
+    seen: Seen,
+    failed: Vec<(String, ApplyError)>,
+}
+
+impl Pass {
+    fn fail(&mut self, item: String, step: &str, error: &dyn std::error::Error) {
+        self.failed.push((item, ApplyError { step: step.to_owned(), reason: in_full(error) }));
+    }
+}
+
+impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
+    /// Over tables that were adopted.
+    pub fn new(network: N, guards: G, tables: Tables<S>, uplink: Option<IfaceName>, state_dir: PathBuf) -> Self {
+        let (wanted, in_force, prepared) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { network, guards, tables, wanted, in_force, uplink, state_dir, prepared }
+    }
+
+    /// The uplink, and every pod's interface that the tables adopted: from now on the present programs run there.
+    pub fn start(&mut self) -> Result<(), OpenError> {
+        let seen = self.network.list().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
+        let adopted = &self.tables.image().interfaces;
+        for link in seen.links.values().filter(|link| adopted.contains_key(&link.index.0)) {
+            for hook in POD_HOOKS {
+                // What was attached before goes on working; the first `apply` tries again and reports.
+                if let Err(error) = self.guards.attach(hook, link.index.0) {
+                    tracing::warn!(interface = %link.name, %error, "the former programs stay attached");
+                }
+            }
+        }
+        let Some(interface) = self.uplink.clone() else { return Ok(()) };
+        self.guard_uplink(&interface, &seen).map_err(|reason| OpenError::Uplink { interface, reason })
+    }
+
+    /// See [`crate::Dataplane::apply`].
+    pub fn apply(&mut self, desired: &Desired) -> Applied {
+        if self.wanted == desired.endpoints {
+            // Nothing to hurry for: a good moment to find settings that drifted.
+            self.prepared.clear();
+        }
+        self.wanted = desired.endpoints.clone();
+        self.in_force.retain(|id| desired.endpoints.contains_key(id));
+        let mut pass = match self.network.list() {
+            Ok(seen) => Pass { seen, failed: Vec::new() },
+            Err(error) => {
+                let error = ApplyError { step: "list what is there".into(), reason: in_full(&error) };
+                return self.applied(vec![("the host".into(), error)]);
+            }
+        };
+        self.guard(&mut pass);
+        let is_committed = self.commit(&mut pass, desired);
+        self.connect(&mut pass);
+        if is_committed {
+            self.sweep_ways(&mut pass);
+        }
+        self.sweep_pins(&mut pass);
+        self.applied(pass.failed)
+    }
+
+    fn applied(&self, failed: Vec<(String, ApplyError)>) -> Applied {
+        Applied { generation: self.tables.image().generation, ok: self.in_force.len(), failed }
+    }
+
+    /// Programs first: nothing is in force on an interface that is not guarded.
+    fn guard(&mut self, pass: &mut Pass) {
+        let present = pass.seen.indexes();
+        self.guards.forget_others(&present);
+        self.prepared.retain(|index| present.contains(index));
+        if let Some(name) = self.uplink.clone()
+            && let Err(reason) = self.guard_uplink(&name, &pass.seen)
+        {
+            let error = ApplyError { step: format!("guard the uplink {name}"), reason };
+            pass.failed.push((name.to_string(), error));
+        }
+        for (id, endpoint) in &self.wanted {
+            // One that is not there is refused by the commit.
+            let Some(link) = pass.seen.links.get(&endpoint.interface) else { continue };
+            if !self.prepared.contains(&link.index.0) {
+                match host::prepare(&mut self.network, link) {
+                    Ok(()) => drop(self.prepared.insert(link.index.0)),
+                    Err(error) => pass.failed.push((id.to_string(), error)),
+                }
+            }
+            if let Err(error) = POD_HOOKS.into_iter().try_for_each(|hook| self.guards.attach(hook, link.index.0)) {
+                let step = format!("guard {}", link.name);
+                pass.failed.push((id.to_string(), ApplyError { step, reason: in_full(&error) }));
+            }
+        }
+    }
+
+    fn guard_uplink(&mut self, name: &IfaceName, seen: &Seen) -> Result<(), String> {
+        let link = seen.links.get(name).ok_or("there is no such interface; give the node's own with --uplink")?;
+        uplink::prepare(&mut self.network, name, &self.state_dir)?;
+        self.guards.attach(Hook::FromUplink, link.index.0).map_err(|error| in_full(&error))
+    }
+
+    /// Whether the tables hold what is wanted. If not, they hold the previous revision, its ways with it.
+    fn commit(&mut self, pass: &mut Pass, desired: &Desired) -> bool {
+        let guarded = |name: &IfaceName| {
+            let link = pass.seen.links.get(name).filter(|link| is_guarded(&self.guards, link))?;
+            Some(Guarded { ifindex: link.index.0, is_queued: host::is_queued(link) })
+        };
+        match self.tables.commit(desired, &guarded) {
+            Ok(committed) => {
+                let told: BTreeSet<_> = pass.failed.iter().map(|(item, _)| item.clone()).collect();
+                for (id, refusal) in committed.refused.iter().filter(|(id, _)| !told.contains(&id.to_string())) {
+                    pass.fail(id.to_string(), "serve the endpoint", refusal);
+                }
+                true
+            }
+            Err(error) => {
+                pass.fail("the tables".into(), "put the new revision in force", &error);
+                false
+            }
+        }
+    }
+
+    /// The ways to each endpoint, once its policy is in force.
+    fn connect(&mut self, pass: &mut Pass) {
+        self.in_force.clear();
+        for (id, endpoint) in &self.wanted {
+            let Some(link) = pass.seen.links.get(&endpoint.interface) else { continue };
+            if !is_guarded(&self.guards, link) || !self.serves(id, link.index) {
+                continue;
+            }
+            match host::connect(&mut self.network, &pass.seen, link, endpoint) {
+                Ok(()) => drop(self.in_force.insert(id.clone())),
+                Err(error) => pass.failed.push((id.to_string(), error)),
+            }
+        }
+    }
+
+    fn serves(&self, id: &AttachmentId, index: Ifindex) -> bool {
+        let slot = self.tables.names().endpoints.get(id);
+        slot.and_then(|slot| self.tables.image().endpoints.get(slot)).is_some_and(|entry| entry.ifindex == index.0)
+    }
+
+    /// Takes away the ways to endpoints that are no longer wanted: the tables have forgotten them.
+    fn sweep_ways(&mut self, pass: &mut Pass) {
+        let mut ways: BTreeSet<(Ifindex, IpAddr)> = BTreeSet::new();
+        for endpoint in self.wanted.values() {
+            if let Some(link) = pass.seen.links.get(&endpoint.interface) {
+                ways.extend(endpoint.addresses.iter().map(|address| (link.index, *address)));
+            }
+        }
+        pass.failed.extend(host::sweep(&mut self.network, &pass.seen, &ways));
+    }
+
+    /// Programs stay on an interface as long as it is there: one that is nobody's lets nothing through.
+    fn sweep_pins(&mut self, pass: &mut Pass) {
+        for (pin, error) in self.guards.sweep(&pass.seen.indexes()).err().unwrap_or_default() {
+            pass.fail(pin.display().to_string(), "remove the pin of an interface that is gone", &error);
+        }
+    }
+}
+
+/// Both programs of a pod's interface are attached.
+fn is_guarded(guards: &impl Guards, link: &Link) -> bool {
+    POD_HOOKS.iter().all(|hook| guards.is_attached(*hook, link.index.0))
+}
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! A strict stand-in for a node's kernel: network, guards and tables over one state, with one list of what was done.
+//! In: the reconciler's calls. Out: a state to look at; a panic for a call that would open something or touch another's.
+//! Invariant: every call can be made to fail, and one that fails changes nothing.
+//! Never: more forgiving than the kernel.
+
+use crate::{
+    host::{self, ROUTE_PROTOCOL},
+    links::{AttachError, Guards},
+    network::{Network, Seen},
+    programs::Hook,
+    tables::{Sizes, Snapshot, Store, StoreError, Write, fake::FakeStore, prefix},
+};
+use abi::endpoint::{ENDPOINT_READY, SLOT_NONE};
+use model::{Cidr, IfaceName, Ifindex, Mac};
+use netlink::{Error, Link, Neighbour, Reason, Route, Scope, sysctl::SysctlError};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    rc::Rc,
+};
+
+#[derive(Clone, Default)]
+pub struct Kernel {
+    pub seen: Seen,
+    pub settings: BTreeMap<String, String>,
+    pub attached: BTreeSet<(u32, Hook)>,
+    pub tables: FakeStore,
+    /// What was changed, in order.
+    pub done: Vec<String>,
+    /// Calls so far, those that only look included.
+    pub calls: usize,
+    /// Fails the call of this number, once.
+    pub fail_at: Option<usize>,
+    /// Fails every change whose text holds this.
+    pub refuses: Option<&'static str>,
+}
+
+impl Kernel {
+    pub fn add_link(&mut self, index: u32, name: &str) {
+        let name = IfaceName(name.to_owned());
+        let conf = ["ipv4/forwarding", "ipv4/proxy_arp", "ipv4/rp_filter", "ipv6/disable_ipv6", "ipv6/forwarding"];
+        for setting in conf.into_iter().chain(["ipv6/force_forwarding", "ipv6/accept_ra", "ipv6/accept_dad"]) {
+            let (family, setting) = setting.split_once('/').expect("family and name");
+            let value = if setting.contains("forwarding") { "0" } else { "1" };
+            self.settings.insert(format!("{family}/conf/{name}/{setting}"), value.to_owned());
+        }
+        let link = Link {
+            index: Ifindex(index),
+            name: name.clone(),
+            mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+            mtu: 1500,
+            up: false,
+            kind: "veth".into(),
+            alias: String::new(),
+            peer: None,
+            peer_namespace: None,
+            qdisc: "noop".into(),
+        };
+        self.seen.links.insert(name, link);
+    }
+
+    pub fn remove_link(&mut self, index: u32) {
+        self.seen.links.retain(|_, link| link.index.0 != index);
+        self.seen.routes.retain(|route| route.interface.0 != index);
+        self.seen.neighbours.retain(|neighbour| neighbour.interface.0 != index);
+        self.attached.retain(|(at, _)| *at != index);
+    }
+
+    pub fn link(&mut self, index: Ifindex) -> Option<&mut Link> {
+        self.seen.links.values_mut().find(|link| link.index == index)
+    }
+
+    /// The interface by which the tables reach an address.
+    pub fn leads_to(&self, address: IpAddr) -> Option<u32> {
+        let (_, slot) = self.tables.resolve(prefix::address_key(address).expect("a plain address"));
+        (slot != SLOT_NONE).then(|| self.tables.held.endpoints[&slot].ifindex)
+    }
+
+    pub fn is_guarded(&self, index: u32) -> bool {
+        [Hook::FromWorkload, Hook::ToWorkload].iter().all(|hook| self.attached.contains(&(index, *hook)))
+    }
+
+    /// A policy of its own judges what passes the interface.
+    pub fn is_in_force(&self, index: u32) -> bool {
+        let held = &self.tables.held;
+        let endpoint = held.interfaces.get(&index).and_then(|slot| held.endpoints.get(slot));
+        let judged =
+            |found: &abi::Endpoint| found.ingress.at(held.generation) != 0 && found.egress.at(held.generation) != 0;
+        endpoint.is_some_and(|found| found.flags & ENDPOINT_READY != 0 && found.ifindex == index && judged(found))
+    }
+
+    /// Counts a call; an errno for one that is to fail.
+    fn call(&mut self, change: Option<String>) -> Result<(), io::Error> {
+        let number = self.calls;
+        self.calls += 1;
+        let refused = change.as_ref().zip(self.refuses).is_some_and(|(text, refuses)| text.contains(refuses));
+        if self.fail_at == Some(number) || refused {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.done.extend(change);
+        Ok(())
+    }
+
+    fn change(&mut self, what: String) -> Result<(), Error> {
+        self.call(Some(what.clone())).map_err(|error| Error {
+            operation: "fake",
+            object: what,
+            reason: Reason::Kernel(error),
+        })
+    }
+}
+
+/// A handle on the kernel; as guards, with the memory of one process.
+#[derive(Clone)]
+pub struct Handle {
+    pub kernel: Rc<RefCell<Kernel>>,
+    remembered: BTreeSet<(u32, Hook)>,
+}
+
+impl Handle {
+    pub fn new(kernel: &Rc<RefCell<Kernel>>) -> Self {
+        Self { kernel: Rc::clone(kernel), remembered: BTreeSet::new() }
+    }
+}
+
+fn gone() -> Error {
+    Error { operation: "fake", object: "interface".into(), reason: Reason::Kernel(io::Error::from_raw_os_error(19)) }
+}
+
+impl Network for Handle {
+    fn list(&mut self) -> Result<Seen, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        let failed = |error| Error { operation: "list", object: "all".into(), reason: Reason::Kernel(error) };
+        kernel.call(None).map_err(failed)?;
+        Ok(kernel.seen.clone())
+    }
+
+    fn setting(&self, path: &str) -> Result<Option<String>, SysctlError> {
+        let mut kernel = self.kernel.borrow_mut();
+        let failed = |source| SysctlError::Access { operation: "read", path: path.into(), source };
+        kernel.call(None).map_err(failed)?;
+        Ok(kernel.settings.get(path).cloned())
+    }
+
+    fn set(&mut self, path: &str, value: &str) -> Result<(), SysctlError> {
+        let mut kernel = self.kernel.borrow_mut();
+        assert!(path.contains("/conf/cali") || path.contains("/conf/eth0/"), "{path} is not ours to set");
+        let failed = |source| SysctlError::Access { operation: "write", path: path.into(), source };
+        kernel.call(Some(format!("set {path} {value}"))).map_err(failed)?;
+        kernel.settings.insert(path.into(), value.into());
+        Ok(())
+    }
+
+    fn set_mac(&mut self, index: Ifindex, mac: Mac) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.change(format!("mac {}", index.0))?;
+        kernel.link(index).ok_or_else(gone)?.mac = Some(mac);
+        Ok(())
+    }
+
+    fn set_up(&mut self, index: Ifindex) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        assert!(kernel.is_guarded(index.0), "{} is set up without programs", index.0);
+        assert!(kernel.is_in_force(index.0), "{} is set up before its policy is in force", index.0);
+        kernel.change(format!("up {}", index.0))?;
+        let link = kernel.link(index).ok_or_else(gone)?;
+        (link.up, link.qdisc) = (true, "noqueue".into());
+        Ok(())
+    }
+
+    fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        assert!(kernel.is_in_force(index.0), "a neighbour on {} before its policy is in force", index.0);
+        kernel.change(format!("neighbour {} {address}", index.0))?;
+        kernel.link(index).filter(|link| link.up).ok_or_else(gone)?;
+        kernel.seen.neighbours.retain(|old| (old.interface, old.address) != (index, address));
+        kernel.seen.neighbours.insert(Neighbour { interface: index, address, mac: Some(mac), permanent: true });
+        Ok(())
+    }
+
+    fn delete_neighbour(&mut self, index: Ifindex, address: IpAddr) -> Result<bool, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        let is_pods = kernel.link(index).is_some_and(|link| host::is_pods(link));
+        assert!(is_pods, "a neighbour on {} is not ours to delete", index.0);
+        assert_ne!(kernel.leads_to(address), Some(index.0), "the tables still lead to {address}");
+        kernel.change(format!("delete neighbour {} {address}", index.0))?;
+        let before = kernel.seen.neighbours.len();
+        kernel.seen.neighbours.retain(|old| (old.interface, old.address) != (index, address));
+        Ok(kernel.seen.neighbours.len() < before)
+    }
+
+    fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        assert!(kernel.is_in_force(route.interface.0), "a route to {} before it is in force", route.destination);
+        kernel.change(format!("route {} {}", route.interface.0, route.destination))?;
+        kernel.link(route.interface).filter(|link| link.up).ok_or_else(gone)?;
+        kernel.seen.routes.insert(route.clone());
+        Ok(())
+    }
+
+    fn delete_route(&mut self, route: &Route) -> Result<bool, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        assert_eq!(route.protocol, ROUTE_PROTOCOL, "the route to {} is another's", route.destination);
+        let address = route.destination.network();
+        assert_ne!(kernel.leads_to(address), Some(route.interface.0), "the tables still lead to {address}");
+        kernel.change(format!("delete route {} {}", route.interface.0, route.destination))?;
+        Ok(kernel.seen.routes.remove(route))
+    }
+}
+
+impl Guards for Handle {
+    fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+        if self.remembered.contains(&(ifindex, hook)) {
+            return Ok(());
+        }
+        let mut kernel = self.kernel.borrow_mut();
+        let failed = |error: io::Error| AttachError { program: hook.program(), ifindex, reason: error.to_string() };
+        kernel.call(Some(format!("attach {} {ifindex}", hook.program()))).map_err(failed)?;
+        kernel.link(Ifindex(ifindex)).ok_or_else(|| failed(io::Error::from_raw_os_error(19)))?;
+        kernel.attached.insert((ifindex, hook));
+        self.remembered.insert((ifindex, hook));
+        Ok(())
+    }
+
+    fn is_attached(&self, hook: Hook, ifindex: u32) -> bool {
+        self.remembered.contains(&(ifindex, hook))
+    }
+
+    fn forget_others(&mut self, present: &BTreeSet<u32>) {
+        self.remembered.retain(|(index, _)| present.contains(index));
+    }
+
+    fn sweep(&mut self, present: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.call(None).map_err(|error| vec![(PathBuf::from("links"), error)])?;
+        kernel.attached.retain(|(index, _)| present.contains(index));
+        Ok(())
+    }
+}
+
+impl Store for Handle {
+    fn read(&self) -> Result<Snapshot, StoreError> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.call(None).map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;
+        kernel.tables.read()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), StoreError> {
+        let mut kernel = self.kernel.borrow_mut();
+        if let Write::Endpoint(_, endpoint) = write {
+            let left = endpoint.ifindex == 0 || kernel.link(Ifindex(endpoint.ifindex)).is_none();
+            let served = endpoint.ingress.new() != 0;
+            assert!(left || !served || kernel.is_guarded(endpoint.ifindex), "{} is served unguarded", endpoint.ifindex);
+        }
+        let told = kernel.call(Some(format!("{write:?}")));
+        told.map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;
+        kernel.tables.write(write)
+    }
+
+    fn sizes(&self) -> Sizes {
+        self.kernel.borrow().tables.sizes()
+    }
+}
+
+/// A route that some other daemon made.
+pub fn foreign_route(interface: u32, destination: &str, protocol: u8) -> Route {
+    let destination: Cidr = destination.parse().expect("a network");
+    Route {
+        destination,
+        interface: Ifindex(interface),
+        gateway: None,
+        protocol,
+        scope: Scope::Global,
+        table: netlink::MAIN_TABLE,
+        on_link: false,
+    }
+}

@@ -1,0 +1,388 @@
+//! The promises of a pass, against a kernel that panics when one is broken.
+//! In: small Desireds, and faults. Out: the order of calls, what stays closed, and what is reached in the end.
+//! Invariant: the fake checks every single call; the tests look at order and outcome.
+//! Never: a kernel, a time or a thread.
+
+use super::{
+    Reconciler,
+    fake::{Handle, Kernel, foreign_route},
+};
+use crate::{Applied, OpenError, host::ROUTE_PROTOCOL, network::Seen, programs::Hook, tables::Tables, uplink};
+use abi::endpoint::ENDPOINT_QUEUED;
+use calc::{
+    Desired,
+    desired::{AddressSpec, EndpointSpec, Owner},
+};
+use model::{AttachmentId, Direction, IfaceName, Ifindex, Mac, PodId};
+use netlink::Neighbour;
+use policy::{Class, RuleSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+};
+
+const UPLINK: u32 = 2;
+
+type Node = Reconciler<Handle, Handle, Handle>;
+
+fn id(number: u32) -> AttachmentId {
+    AttachmentId { network: "tortie".into(), container: format!("c{number}"), interface: "eth0".into() }
+}
+
+fn address(number: u32) -> IpAddr {
+    format!("10.65.0.{number}").parse().expect("an address")
+}
+
+fn rule_set(direction: Direction) -> Arc<RuleSet> {
+    Arc::new(RuleSet { direction, policies: Vec::new() })
+}
+
+/// Pods by number: interface `caliN` with index N and address 10.65.0.N.
+fn pods(numbers: &[u32]) -> Desired {
+    let mut desired = Desired::default();
+    for number in numbers {
+        let spec = EndpointSpec {
+            pod: PodId::new("default", &number.to_string()),
+            interface: IfaceName(format!("cali{number}")),
+            mac: Mac([2, 0, 0, 0, 1, 1]),
+            mtu: 1500,
+            addresses: vec![address(*number)],
+            ingress: rule_set(Direction::Ingress),
+            egress: rule_set(Direction::Egress),
+            keep_established: false,
+        };
+        desired.endpoints.insert(id(*number), spec);
+        let class = Arc::new(Class::default());
+        desired.addresses.insert(address(*number), AddressSpec { class, owner: Owner::Endpoint(id(*number)) });
+    }
+    desired
+}
+
+/// A kernel with an uplink, three pods' links, and things of other people.
+fn kernel() -> Rc<RefCell<Kernel>> {
+    let mut kernel = Kernel::default();
+    kernel.add_link(UPLINK, "eth0");
+    kernel.link(Ifindex(UPLINK)).expect("the uplink").up = true;
+    for number in [11, 12, 13] {
+        kernel.add_link(number, &format!("cali{number}"));
+    }
+    let foreign = [foreign_route(UPLINK, "0.0.0.0/0", 3), foreign_route(12, "10.65.0.12/32", 4)];
+    kernel.seen.routes.extend(foreign);
+    kernel.seen.neighbours.insert(neighbour(UPLINK, "192.0.2.1", true));
+    kernel.seen.neighbours.insert(neighbour(11, "10.65.0.77", false));
+    Rc::new(RefCell::new(kernel))
+}
+
+fn neighbour(interface: u32, address: &str, permanent: bool) -> Neighbour {
+    let address = address.parse().expect("an address");
+    Neighbour { interface: Ifindex(interface), address, mac: Some(Mac([6; 6])), permanent }
+}
+
+/// An agent that begins on this kernel; its state directory is not kept.
+fn node(kernel: &Rc<RefCell<Kernel>>) -> Node {
+    node_in(kernel, tempfile::tempdir().expect("a directory").keep())
+}
+
+fn node_in(kernel: &Rc<RefCell<Kernel>>, state_dir: std::path::PathBuf) -> Node {
+    let tables = Tables::adopt(Handle::new(kernel)).expect("tables that can be read");
+    let uplink = Some(IfaceName("eth0".into()));
+    let mut node = Reconciler::new(Handle::new(kernel), Handle::new(kernel), tables, uplink, state_dir);
+    node.start().expect("the uplink is there");
+    node
+}
+
+fn apply(node: &mut Node, desired: &Desired) -> Applied {
+    let applied = node.apply(desired);
+    node.tables.settle().expect("a sweep");
+    applied
+}
+
+fn position(kernel: &Rc<RefCell<Kernel>>, text: &str) -> usize {
+    let kernel = kernel.borrow();
+    let found = kernel.done.iter().position(|call| call.starts_with(text));
+    found.unwrap_or_else(|| panic!("no {text:?} in {:#?}", kernel.done))
+}
+
+/// What matters of a kernel's state: not its ids and generations.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    seen: Seen,
+    settings: BTreeMap<String, String>,
+    attached: BTreeSet<(u32, Hook)>,
+    reached: Vec<Option<u32>>,
+}
+
+fn outcome(kernel: &Kernel) -> Outcome {
+    let Kernel { seen, settings, attached, .. } = kernel.clone();
+    Outcome { seen, settings, attached, reached: (11..=13).map(|number| kernel.leads_to(address(number))).collect() }
+}
+
+#[test]
+fn programs_come_before_the_commit_and_the_commit_before_the_link_is_up_and_reached() {
+    let kernel = kernel();
+    let applied = apply(&mut node(&kernel), &pods(&[11]));
+    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+    let order = ["set ipv4/conf/cali11/forwarding", "attach from_workload 11", "Generation", "up 11", "neighbour 11"];
+    let places: Vec<_> = order.iter().map(|text| position(&kernel, text)).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    assert!(position(&kernel, "attach to_workload 11") < position(&kernel, "Generation"));
+    assert!(position(&kernel, "up 11") < position(&kernel, "route 11"));
+}
+
+#[test]
+fn a_pod_that_leaves_is_forgotten_by_the_tables_before_the_way_to_it_goes() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    kernel.borrow_mut().done.clear();
+    apply(&mut node, &pods(&[12]));
+    assert!(position(&kernel, "Generation") < position(&kernel, "delete route 11"));
+    assert!(position(&kernel, "Generation") < position(&kernel, "delete neighbour 11"));
+    assert_eq!(kernel.borrow().leads_to(address(11)), None);
+}
+
+#[test]
+fn routes_neighbours_and_links_of_others_are_never_touched() {
+    let kernel = kernel();
+    let before = kernel.borrow().seen.clone();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    apply(&mut node, &Desired::default());
+    let seen = &kernel.borrow().seen;
+    assert_eq!(seen.routes, before.routes);
+    assert_eq!(seen.neighbours, before.neighbours);
+    assert_eq!(seen.links[&IfaceName("eth0".into())], before.links[&IfaceName("eth0".into())]);
+}
+
+#[test]
+fn what_a_former_agent_left_and_nobody_wants_goes() {
+    let kernel = kernel();
+    let left = foreign_route(13, "10.65.0.99/32", ROUTE_PROTOCOL);
+    kernel.borrow_mut().seen.routes.insert(left.clone());
+    kernel.borrow_mut().seen.neighbours.insert(neighbour(13, "10.65.0.99", true));
+    apply(&mut node(&kernel), &pods(&[11]));
+    assert!(!kernel.borrow().seen.routes.contains(&left));
+    assert!(!kernel.borrow().seen.neighbours.contains(&neighbour(13, "10.65.0.99", true)));
+}
+
+#[test]
+fn the_same_desired_twice_changes_nothing() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    kernel.borrow_mut().done.clear();
+    apply(&mut node, &pods(&[11, 12]));
+    assert_eq!(kernel.borrow().done, Vec::<String>::new());
+}
+
+#[test]
+fn settings_that_drifted_are_put_right_by_an_apply_that_changes_nothing() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11]));
+    kernel.borrow_mut().settings.insert("ipv4/conf/cali11/forwarding".into(), "0".into());
+    apply(&mut node, &pods(&[11]));
+    assert_eq!(kernel.borrow().settings["ipv4/conf/cali11/forwarding"], "1");
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_guarded_is_closed_and_named_and_its_siblings_go_on() {
+    for hook in ["attach from_workload 11", "attach to_workload 11"] {
+        let kernel = kernel();
+        kernel.borrow_mut().refuses = Some(hook);
+        let mut node = node(&kernel);
+        let applied = apply(&mut node, &pods(&[11, 12]));
+        assert_eq!(applied.failed.iter().map(|(item, _)| item.clone()).collect::<Vec<_>>(), [id(11).to_string()]);
+        assert_eq!([node.in_force.contains(&id(11)), node.in_force.contains(&id(12))], [false, true]);
+        assert!(!kernel.borrow().is_in_force(11), "its slot is not ready");
+        assert!(!kernel.borrow_mut().link(Ifindex(11)).expect("its link").up);
+        kernel.borrow_mut().refuses = None;
+        assert!(apply(&mut node, &pods(&[11, 12])).failed.is_empty(), "the next apply tries again");
+        assert!(node.in_force.contains(&id(11)));
+    }
+}
+
+#[test]
+fn full_tables_leave_the_former_endpoints_in_force_and_the_new_one_out() {
+    let kernel = kernel();
+    kernel.borrow_mut().tables = crate::tables::fake::FakeStore::with_sizes(&[("INTERFACES", 1)]);
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11]));
+    let applied = apply(&mut node, &pods(&[11, 12]));
+    assert_eq!(applied.failed.len(), 1, "{:?}", applied.failed);
+    assert_eq!([node.in_force.contains(&id(11)), node.in_force.contains(&id(12))], [true, false]);
+    assert!(!kernel.borrow_mut().link(Ifindex(12)).expect("its link").up);
+}
+
+#[test]
+fn without_a_commit_no_way_is_taken_away() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    kernel.borrow_mut().refuses = Some("Generation");
+    let applied = node.apply(&pods(&[12]));
+    assert_eq!(applied.failed.len(), 1, "{:?}", applied.failed);
+    assert_eq!(kernel.borrow().leads_to(address(11)), Some(11), "the previous revision is in force");
+    assert!(kernel.borrow().seen.routes.contains(&crate::host::route(address(11), Ifindex(11))));
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named_and_its_siblings_go_on() {
+    let kernel = kernel();
+    kernel.borrow_mut().remove_link(11);
+    let mut node = node(&kernel);
+    let applied = apply(&mut node, &pods(&[11, 12]));
+    assert_eq!(applied.failed.len(), 1, "{:?}", applied.failed);
+    assert_eq!(applied.ok, 1);
+    kernel.borrow_mut().add_link(21, "cali11");
+    assert!(apply(&mut node, &pods(&[11, 12])).failed.is_empty());
+    assert_eq!(kernel.borrow().leads_to(address(11)), Some(21));
+}
+
+#[test]
+fn a_missing_uplink_ends_a_start_but_not_a_pass() {
+    let kernel = kernel();
+    let mut running = node(&kernel);
+    kernel.borrow_mut().remove_link(UPLINK);
+    let applied = apply(&mut running, &pods(&[11]));
+    assert_eq!((applied.ok, applied.failed.len()), (1, 1), "{:?}", applied.failed);
+    let handle = || Handle::new(&kernel);
+    let tables = Tables::adopt(handle()).expect("tables");
+    let mut fresh = Reconciler::new(handle(), handle(), tables, Some(IfaceName("eth0".into())), "unused".into());
+    assert!(matches!(fresh.start(), Err(OpenError::Uplink { .. })));
+}
+
+#[test]
+fn a_restarted_agent_guards_again_and_changes_nothing_else() {
+    let kernel = kernel();
+    apply(&mut node(&kernel), &pods(&[11, 12]));
+    kernel.borrow_mut().done.clear();
+    let mut restarted = node(&kernel);
+    let only_guards = |call: &String| call.starts_with("attach") || call == "Grace" || call.starts_with("FlushFlows");
+    assert!(kernel.borrow().done.iter().all(only_guards), "{:?}", kernel.borrow().done);
+    kernel.borrow_mut().done.clear();
+    assert!(apply(&mut restarted, &pods(&[11, 12])).failed.is_empty());
+    let network = ["set ", "mac", "up ", "neighbour", "route", "delete"];
+    let touched = |call: &String| network.iter().any(|text| call.starts_with(text));
+    assert!(!kernel.borrow().done.iter().any(touched), "{:?}", kernel.borrow().done);
+}
+
+#[test]
+fn an_interface_with_a_queueing_discipline_is_marked_as_it_comes_and_goes() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let flags = |qdisc: &str, node: &mut Node| {
+        kernel.borrow_mut().link(Ifindex(11)).expect("its link").qdisc = qdisc.into();
+        apply(node, &pods(&[11]));
+        let kernel = kernel.borrow();
+        let slot = kernel.tables.held.interfaces[&11];
+        kernel.tables.held.endpoints[&slot].flags & ENDPOINT_QUEUED
+    };
+    let seen = ["noop", "tbf", "noqueue"].map(|qdisc| flags(qdisc, &mut node));
+    assert_eq!(seen, [0, ENDPOINT_QUEUED, 0]);
+}
+
+/// One life of an agent: pods come, one leaves, another comes. What fails is left for the next pass.
+fn life(node: &mut Node) {
+    for desired in [pods(&[11, 12]), pods(&[12, 13]), pods(&[12])] {
+        node.apply(&desired);
+        let _ = node.tables.settle();
+    }
+}
+
+/// Interfaces that this life may set up are up only if they are guarded and judged, or their pod has left.
+fn assert_closed(kernel: &Kernel, when: &str) {
+    for link in kernel.seen.links.values().filter(|link| link.index.0 != UPLINK && link.up) {
+        assert!(kernel.is_guarded(link.index.0), "{when}: {} is up without programs", link.name);
+    }
+    for route in kernel.seen.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL) {
+        assert!(kernel.is_guarded(route.interface.0), "{when}: a route to {} unguarded", route.destination);
+    }
+}
+
+#[test]
+fn a_fault_at_every_call_opens_nothing_and_the_next_pass_reaches_the_same() {
+    let reference = kernel();
+    let mut undisturbed = node(&reference);
+    let start = reference.borrow().calls;
+    life(&mut undisturbed);
+    apply(&mut undisturbed, &pods(&[11, 12, 13]));
+    let end = reference.borrow().calls;
+    for at in start..end {
+        let kernel = kernel();
+        let mut node = node(&kernel);
+        kernel.borrow_mut().fail_at = Some(at);
+        life(&mut node);
+        assert_closed(&kernel.borrow(), &format!("call {at}"));
+        kernel.borrow_mut().fail_at = None;
+        let applied = apply(&mut node, &pods(&[11, 12, 13]));
+        assert!(applied.failed.is_empty(), "call {at}: {:?}", applied.failed);
+        assert_eq!(outcome(&kernel.borrow()), outcome(&reference.borrow()), "call {at}");
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_at_any_call_is_followed_by_one_that_reaches_the_same() {
+    let reference = kernel();
+    let mut undisturbed = node(&reference);
+    let start = reference.borrow().calls;
+    life(&mut undisturbed);
+    apply(&mut undisturbed, &pods(&[11, 12, 13]));
+    for at in start..reference.borrow().calls {
+        let kernel = kernel();
+        let mut killed = node(&kernel);
+        kernel.borrow_mut().fail_at = Some(at);
+        // The first fault is the last thing that agent does: each later step runs on what the fault left.
+        for desired in [pods(&[11, 12]), pods(&[12, 13]), pods(&[12])] {
+            let applied = killed.apply(&desired);
+            if !applied.failed.is_empty() || killed.tables.settle().is_err() {
+                break;
+            }
+        }
+        drop(killed);
+        kernel.borrow_mut().fail_at = None;
+        let applied = apply(&mut node(&kernel), &pods(&[11, 12, 13]));
+        assert!(applied.failed.is_empty(), "call {at}: {:?}", applied.failed);
+        assert_eq!(outcome(&kernel.borrow()), outcome(&reference.borrow()), "call {at}");
+    }
+}
+
+fn uplink_setting(kernel: &Rc<RefCell<Kernel>>, name: &str) -> String {
+    kernel.borrow().settings[&format!("ipv6/conf/eth0/{name}")].clone()
+}
+
+#[test]
+fn the_uplink_gets_back_what_it_had_before_the_first_agent() {
+    let kernel = kernel();
+    let before = kernel.borrow().settings.clone();
+    let state = tempfile::tempdir().expect("a directory");
+    for _ in 0..3 {
+        drop(node_in(&kernel, state.path().into()));
+    }
+    assert_eq!(
+        ["forwarding", "force_forwarding", "accept_ra"].map(|name| uplink_setting(&kernel, name)),
+        ["1", "1", "2"]
+    );
+    uplink::give_back(&mut Handle::new(&kernel), state.path()).expect("settings");
+    assert_eq!(kernel.borrow().settings, before);
+}
+
+#[test]
+fn what_an_agent_set_is_never_taken_for_what_was_before() {
+    let kernel = kernel();
+    let state = tempfile::tempdir().expect("a directory");
+    drop(node_in(&kernel, state.path().into()));
+    std::fs::remove_file(state.path().join("sysctls.json")).expect("the file is there");
+    drop(node_in(&kernel, state.path().into()));
+    assert!(!state.path().join("sysctls.json").exists(), "nothing was changed, so nothing is written down");
+}
+
+#[test]
+fn a_kernel_without_ipv6_or_with_an_older_one_has_those_settings_left_out() {
+    let kernel = kernel();
+    kernel.borrow_mut().settings.retain(|path, _| path.starts_with("ipv4"));
+    assert!(apply(&mut node(&kernel), &pods(&[11])).failed.is_empty());
+}
