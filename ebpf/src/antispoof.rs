@@ -37,12 +37,9 @@ pub const fn check_source(slot: u32, source: End) -> Result<(), DropReason> {
     if source.slot == slot { Ok(()) } else { Err(DropReason::Spoofed) }
 }
 
-/// Where no pod may send: groups, broadcast, loopback, the unspecified address.
+/// Where no pod may send beside groups, which never come so far: loopback, the unspecified address.
 #[inline(always)]
 pub fn check_destination(packet: &Packet) -> Result<(), DropReason> {
-    if is_group(packet) {
-        return Err(DropReason::Multicast);
-    }
     let nowhere = if packet.v6 {
         packet.destination.0[0] == 0 && (packet.destination.0[1] == LOOPBACK_V6 || packet.destination.0[1] == 0)
     } else {

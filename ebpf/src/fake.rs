@@ -24,6 +24,7 @@ pub const UPLINK: u32 = 9;
 
 pub struct Node {
     pub generation: Cell<u64>,
+    generation_reads: Cell<u32>,
     pub now_s: Cell<u32>,
     pub endpoints: Vec<Endpoint>,
     interfaces: BTreeMap<u32, u32>,
@@ -66,6 +67,7 @@ impl Node {
         let set = |offset, len| SetEntry { row: RowRef { offset, len }, flags: 0, pad: 0 };
         let mut node = Self {
             generation: Cell::new(5),
+            generation_reads: Cell::new(0),
             now_s: Cell::new(1000),
             endpoints: vec![Endpoint::default(); 2],
             interfaces: BTreeMap::new(),
@@ -117,7 +119,10 @@ impl Node {
     ) -> (Result<Verdict, DropReason>, State) {
         let mut state = State::default();
         let arrival = Arrival { ifindex, ingress_ifindex, vlan: false };
-        (walk(hook, self, &Bytes(frame), &arrival, &mut state), state)
+        self.generation_reads.set(0);
+        let verdict = walk(hook, self, &Bytes(frame), &arrival, &mut state);
+        assert_eq!(self.generation_reads.get(), 1, "a packet reads the generation once");
+        (verdict, state)
     }
 
     pub fn pod_sends(&self, slot: u32, frame: &[u8]) -> Result<Verdict, DropReason> {
@@ -154,6 +159,7 @@ impl Frame for Bytes<'_> {
 impl Tables for Node {
     const DRY: bool = false;
     fn generation(&self) -> u64 {
+        self.generation_reads.set(self.generation_reads.get() + 1);
         self.generation.get()
     }
     fn now_s(&self) -> u32 {

@@ -43,3 +43,25 @@ pub const fn aged_checksum(checksum: [u8; 2]) -> [u8; 2] {
     let sum = u16::from_be_bytes(checksum) as u32 + 0x0100;
     (((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::aged_checksum;
+
+    /// The one's complement sum of an IPv4 header's words as far as they vary here.
+    fn sum(ttl: u8, checksum: [u8; 2], rest: u16) -> u16 {
+        let sum = (u32::from(ttl) << 8 | 6) + u32::from(u16::from_be_bytes(checksum)) + u32::from(rest);
+        let folded = (sum & 0xffff) + (sum >> 16);
+        ((folded & 0xffff) + (folded >> 16)) as u16
+    }
+
+    #[test]
+    fn pkt_34_a_right_checksum_stays_right_as_the_ttl_falls() {
+        for ttl in 2..=u8::MAX {
+            for rest in 0..=u16::MAX {
+                let checksum = (!sum(ttl, [0; 2], rest)).to_be_bytes();
+                assert_eq!(sum(ttl - 1, aged_checksum(checksum), rest), 0xffff, "TTL {ttl}, other words {rest:#x}");
+            }
+        }
+    }
+}

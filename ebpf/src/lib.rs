@@ -6,13 +6,14 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(test)]
+mod again;
 pub mod antispoof;
 pub mod conntrack;
 #[cfg(test)]
 mod fake;
 mod flow;
 pub mod forward;
-
 pub mod fragment;
 pub mod icmp;
 pub mod neighbour;

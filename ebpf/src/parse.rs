@@ -368,6 +368,12 @@ mod tests {
     }
 
     #[test]
+    fn pkt_46_a_protocol_without_ports_has_none() {
+        let read = read(253, &[1, 2, 3, 4]).expect("nothing to be torn");
+        assert_eq!((read.source_port, read.destination_port, read.detail), (0, 0, 0));
+    }
+
+    #[test]
     fn pkt_40_ipv4_options_are_skipped() {
         let mut frame = crate::fake::ipv4((2, 2), 3, 17, &[&[1; 4], &UDP[..]].concat());
         frame[14] = 0x46;

@@ -60,6 +60,8 @@ pub const CLIENT: Actor = Actor::pod("client", 2);
 pub const DB: Actor = Actor::pod("db", 3);
 /// `app=other`.
 pub const OTHER: Actor = Actor::pod("other", 4);
+/// A pod that gets the address that `db` had, with a MAC of its own.
+pub const HEIR: Actor = Actor { name: "heir", mac: Mac([0x0a, 0x58, 10, 65, 1, 3]), number: DB.number, outside: false };
 /// A pod of another node, `app=client`.
 pub const REMOTE: Actor = Actor::pod("remote", 130);
 /// This node's own address on the uplink.

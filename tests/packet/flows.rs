@@ -4,8 +4,8 @@
 //! Never: waits; timeouts are checked where the clock is a value (`ebpf`'s own tests).
 
 use crate::{
-    cast::{CLIENT, DB, OTHER, OUTSIDE},
-    frame::{ACK, FIN, RST, SYN},
+    cast::{CLIENT, DB, Family, NODE, OTHER, OUTSIDE},
+    frame::{ACK, FIN, Frame, RST, SYN},
     kernel::on_a_node,
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Fate, Step, arrives, row, run, sends},
@@ -61,6 +61,9 @@ fn np_2_replies_pass_and_nothing_else_does() {
         )
         .given(vec![sends(CLIENT, |f| CLIENT.udp(f, DB, THERE, b"x").bytes())])
         .judged(2),
+        row("an SCTP packet is no UDP answer", sends(DB, |f| DB.sctp_init(f, CLIENT, BACK).bytes()), refused)
+            .given(vec![sends(CLIENT, |f| CLIENT.udp(f, DB, THERE, b"x").bytes())])
+            .judged(2),
         row("PKT-37 a pong passes", sends(DB, |f| DB.pong(f, CLIENT, 7).bytes()), to_client)
             .given(vec![sends(CLIENT, |f| CLIENT.ping(f, DB, 7).bytes())]),
         row("PKT-37 a pong to nothing does not", sends(DB, |f| DB.pong(f, CLIENT, 7).bytes()), refused).judged(2),
@@ -98,15 +101,36 @@ fn pkt_72_a_syn_on_a_closed_flow_is_judged_as_new() {
 #[test]
 fn answers_from_outside_come_in_by_the_uplink() {
     let out = || sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, (40000, 443), SYN).bytes());
-    let back = |flags| {
-        arrives(move |f| {
-            OUTSIDE.tcp(f, CLIENT, (443, 40000), flags).with_destination_mac(crate::cast::NODE.mac.0).bytes()
-        })
-    };
+    let back =
+        |flags| arrives(move |f| OUTSIDE.tcp(f, CLIENT, (443, 40000), flags).with_destination_mac(NODE.mac.0).bytes());
     let rows = vec![
         row("the answer of an opened flow", back(SYN | ACK), Fate::To(CLIENT)).given(vec![out()]),
         row("an opening", back(SYN), Fate::Drop(Some(CLIENT), DropReason::IngressPolicy)).judged(1),
         row("a segment of nothing", back(ACK), Fate::Drop(Some(CLIENT), DropReason::NoFlow)),
+    ];
+    on_a_node(|| run(&scenario(), rows));
+}
+
+#[test]
+fn datagrams_and_echoes_go_by_the_uplink_both_ways() {
+    let asks = || sends(CLIENT, |f| CLIENT.udp(f, OUTSIDE, (40000, 53), b"x").bytes());
+    let pings = || sends(CLIENT, |f| CLIENT.ping(f, OUTSIDE, 7).bytes());
+    let comes = |frame: fn(Family) -> Frame| arrives(move |f| frame(f).with_destination_mac(NODE.mac.0).bytes());
+    let refused = Fate::Drop(Some(CLIENT), DropReason::IngressPolicy);
+    let rows = vec![
+        row("a datagram leaves", asks(), Fate::Answered).opens(1),
+        row("its answer", comes(|f| OUTSIDE.udp(f, CLIENT, (53, 40000), b"y")), Fate::To(CLIENT)).given(vec![asks()]),
+        row("PKT-80 an answer from another port", comes(|f| OUTSIDE.udp(f, CLIENT, (54, 40000), b"y")), refused)
+            .given(vec![asks()])
+            .judged(1),
+        row("an unasked datagram", comes(|f| OUTSIDE.udp(f, CLIENT, (53, 40000), b"y")), refused).judged(1),
+        row("an unpoliced pod's datagram", comes(|f| OUTSIDE.udp(f, DB, (53, 40000), b"y")), Fate::To(DB)).opens(1),
+        row("a ping leaves", pings(), Fate::Answered).opens(1),
+        row("PKT-37 its pong", comes(|f| OUTSIDE.pong(f, CLIENT, 7)), Fate::To(CLIENT)).given(vec![pings()]),
+        row("PKT-37 a pong of another ping", comes(|f| OUTSIDE.pong(f, CLIENT, 8)), refused)
+            .given(vec![pings()])
+            .judged(1),
+        row("an unpoliced pod is pinged", comes(|f| OUTSIDE.ping(f, DB, 7)), Fate::To(DB)).opens(1),
     ];
     on_a_node(|| run(&scenario(), rows));
 }

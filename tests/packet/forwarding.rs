@@ -52,6 +52,15 @@ fn pkt_34_a_forwarded_packet_is_one_hop_older() {
             Fate::Host,
         )
         .opens(2),
+        row(
+            "its last hop to elsewhere too",
+            sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, WEB, SYN).ttl(1).bytes()),
+            Fate::Host,
+        )
+        .opens(1),
+        row("to its own address", sends(CLIENT, |f| CLIENT.tcp(f, CLIENT, WEB, SYN).bytes()), Fate::To(CLIENT))
+            .opens(2)
+            .check(|f, frame| routed(f, frame, CLIENT.mac.0, GATEWAY_MAC, 63)),
     ];
     on_a_node(|| run(&scenario(), rows));
 }

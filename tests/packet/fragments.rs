@@ -4,10 +4,10 @@
 //! Never: reads ports from a later piece.
 
 use crate::{
-    cast::{CLIENT, DB},
+    cast::{Actor, CLIENT, DB, NODE, OTHER, OUTSIDE},
     kernel::on_a_node,
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{Fate, Step, row, run, sends},
+    table::{Fate, Step, arrives, row, run, sends},
 };
 use abi::DropReason;
 use model::{Direction, Protocol};
@@ -15,7 +15,7 @@ use model::{Direction, Protocol};
 fn scenario() -> Scenario {
     let rule = allow().port(Protocol::UDP, 53);
     let dns = policy("dns", Some("db"), &[Direction::Ingress]).ingress(rule);
-    Scenario::default().pod(CLIENT, "client").pod(DB, "db").policy(dns)
+    Scenario::default().pod(CLIENT, "client").pod(DB, "db").pod(OTHER, "other").policy(dns)
 }
 
 /// Piece of a 64-byte datagram to `port`.
@@ -31,6 +31,12 @@ fn pkt_20_to_pkt_22_later_fragments_follow_their_first() {
         row("PKT-20 the last follows", piece(53, 4, false), Fate::To(DB)).given(vec![piece(53, 0, true)]),
         row("PKT-21 the last comes first", piece(53, 4, false), lost),
         row(
+            "PKT-21 another pod's last",
+            sends(OTHER, |f| OTHER.udp(f, DB, (40000, 53), &[7; 56]).fragment(4, 32, false).bytes()),
+            Fate::Drop(Some(OTHER), DropReason::FragmentBeforeFirst),
+        )
+        .given(vec![piece(53, 0, true)]),
+        row(
             "PKT-20 the first of a refused packet",
             piece(54, 0, true),
             Fate::Drop(Some(DB), DropReason::IngressPolicy),
@@ -42,6 +48,23 @@ fn pkt_20_to_pkt_22_later_fragments_follow_their_first() {
             sends(CLIENT, |f| CLIENT.udp(f, DB, (40000, 53), &[7; 56]).fragment(0, 4, true).bytes()),
             Fate::Drop(Some(CLIENT), DropReason::Malformed),
         ),
+    ];
+    on_a_node(|| run(&scenario(), rows));
+}
+
+#[test]
+fn pkt_20_pkt_21_fragments_from_outside() {
+    let piece = |to: Actor, offset, more| {
+        arrives(move |f| {
+            let datagram = OUTSIDE.udp(f, to, (40000, 53), &[7; 56]).with_destination_mac(NODE.mac.0);
+            datagram.fragment(offset, 32, more).bytes()
+        })
+    };
+    let rows = vec![
+        row("PKT-20 the first opens the flow", piece(DB, 0, true), Fate::To(DB)).opens(1),
+        row("PKT-20 the last follows", piece(DB, 4, false), Fate::To(DB)).given(vec![piece(DB, 0, true)]),
+        row("PKT-21 the last comes first", piece(DB, 4, false), Fate::Drop(Some(DB), DropReason::FragmentBeforeFirst)),
+        row("PKT-21 the node's own are the stack's", piece(NODE, 4, false), Fate::Host),
     ];
     on_a_node(|| run(&scenario(), rows));
 }

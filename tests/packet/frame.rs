@@ -4,7 +4,7 @@
 //! Never: reads the code under test.
 
 use crate::cast::{Actor, Family};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
@@ -271,6 +271,21 @@ pub fn solicitation(actor: Actor, source: [u8; 16], target: [u8; 16], option: bo
         ttl: 255,
         protocol: 58,
         payload: message,
+        fragment: None,
+        options: Vec::new(),
+    }
+}
+
+/// A multicast listener report (RFC 3810) as every IPv6 stack sends it, without its hop-by-hop option.
+pub fn listener_report(actor: Actor) -> Frame {
+    Frame {
+        destination_mac: [0x33, 0x33, 0, 0, 0, 0x16],
+        source_mac: actor.mac.0,
+        source: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+        destination: Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16).into(),
+        ttl: 1,
+        protocol: 58,
+        payload: vec![143, 0, 0, 0, 0, 0, 0, 0],
         fragment: None,
         options: Vec::new(),
     }

@@ -4,7 +4,7 @@
 //! Never: believes an error about a flow nobody opened.
 
 use crate::{
-    cast::{CLIENT, DB, NODE, OUTSIDE},
+    cast::{CLIENT, DB, NODE, OTHER, OUTSIDE},
     frame::SYN,
     kernel::on_a_node,
     scenario::{Rules as _, Scenario, allow, policy},
@@ -16,7 +16,7 @@ use model::Direction;
 /// The client may send; nobody may send to it.
 fn scenario() -> Scenario {
     let alone = policy("alone", Some("client"), &[Direction::Ingress, Direction::Egress]).egress(allow());
-    Scenario::default().pod(CLIENT, "client").pod(DB, "db").policy(alone)
+    Scenario::default().pod(CLIENT, "client").pod(DB, "db").pod(OTHER, "other").policy(alone)
 }
 
 #[test]
@@ -47,6 +47,23 @@ fn np_64_pkt_30_pkt_31_an_error_passes_with_its_flow_only() {
         )
         .given(vec![open()])
         .judged(2),
+        row(
+            "PKT-31 from a pod that has no part in the flow",
+            sends(OTHER, |f| OTHER.unreachable(f, CLIENT, &CLIENT.udp(f, DB, (40000, 53), b"x")).bytes()),
+            Fate::Drop(Some(CLIENT), DropReason::IcmpUnrelated),
+        )
+        .given(vec![open()])
+        .judged(2),
+        row(
+            "PKT-31 about somebody else's flow",
+            arrives(|f| {
+                let about = DB.tcp(f, OUTSIDE, (40000, 443), SYN);
+                OUTSIDE.unreachable(f, CLIENT, &about).with_destination_mac(NODE.mac.0).bytes()
+            }),
+            Fate::Drop(Some(CLIENT), DropReason::IcmpUnrelated),
+        )
+        .given(vec![sends(DB, |f| DB.tcp(f, OUTSIDE, (40000, 443), SYN).bytes())])
+        .judged(1),
     ];
     on_a_node(|| run(&scenario(), rows));
 }

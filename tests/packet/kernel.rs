@@ -4,13 +4,13 @@
 //! Never: attaches anything that a real node would not; reads the compiler's mind.
 
 use crate::{
-    cast::{Actor, NODE, OUTSIDE},
+    cast::Actor,
     scenario::{Scenario, interface},
-    table::{Action, Hook},
+    table::{Action, By, Hook},
+    wiring::{make_pod, make_uplink},
 };
 use abi::{
-    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Word, maps,
-    verdict::DROP_REASONS,
+    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, maps, verdict::DROP_REASONS,
 };
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -20,15 +20,15 @@ use aya::{
 use calc::World;
 use dataplane::{Dataplane, Options};
 use model::{IfaceName, Ifindex, Mac};
-use netlink::{LinkChange, Route, Scope, Socket, VethSpec, namespace};
+use netlink::{Socket, namespace};
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 /// Small tables: enough for a scenario, quick to make.
-pub const ENTRIES: [(&str, u32); 9] = [
+pub const ENTRIES: [(&str, u32); 10] = [
     ("ENDPOINTS", 64),
     ("INTERFACES", 64),
     ("ADDRESSES", 1024),
@@ -38,6 +38,7 @@ pub const ENTRIES: [(&str, u32); 9] = [
     ("ROWS", 16384),
     ("SPANS", 65536),
     ("CONNTRACK", 1024),
+    ("HITS", 1024),
 ];
 
 /// The interface towards the network.
@@ -48,12 +49,21 @@ pub const UPLINK: &str = "uplink0";
 pub struct Ran {
     pub action: Action,
     pub bytes: Vec<u8>,
+    pub mark: u32,
+}
+
+struct TestRun {
+    result: u32,
+    bytes: Vec<u8>,
+    mark: u32,
+    cb: [u32; 5],
 }
 
 /// Everything the programs write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    pub entries: BTreeMap<FlowKey, (u8, u8)>,
+    pub entries: BTreeMap<FlowKey, ConntrackEntry>,
+    pub fragments: Vec<FragmentKey>,
     pub drops: BTreeMap<(u32, DropReason), u64>,
     pub judged: u64,
 }
@@ -186,52 +196,68 @@ impl Kernel {
         panic!("the conntrack of a test is small");
     }
 
-    /// Points an endpoint's egress rule set at no rule set.
-    pub fn break_egress_word(&mut self, actor: Actor) {
+    /// Writes an endpoint's slot as no commit would.
+    pub fn change_endpoint(&mut self, actor: Actor, change: impl FnOnce(&mut Endpoint)) {
         let (slot, _) = self.slots.iter().find(|(_, whose)| **whose == actor).expect("the actor is a local pod");
         let slot = *slot;
         let mut endpoints: Array<&mut MapData, Endpoint> = map_mut(&mut self.programs, &maps::ENDPOINTS);
-        let endpoint = endpoints.get(&slot, 0).expect("a slot can be read");
-        let egress = Word::settled(abi::word::ID_MAX);
-        endpoints.set(slot, &Endpoint { egress, ..endpoint }, 0).expect("a slot can be written");
+        let mut endpoint = endpoints.get(&slot, 0).expect("a slot can be read");
+        change(&mut endpoint);
+        endpoints.set(slot, &endpoint, 0).expect("a slot can be written");
+    }
+
+    /// Where the other ends of all interfaces are.
+    pub fn pods(&self) -> BorrowedFd<'_> {
+        self.pods.as_fd()
     }
 
     /// Runs the live program of a hook.
     pub fn run(&mut self, hook: Hook, bytes: &[u8]) -> Ran {
-        let (program, interface) = program_of(hook);
-        self.run_at(program, &interface, bytes)
+        let (program, interface, by) = program_of(hook);
+        self.run_by(program, &interface, by.as_ref(), bytes)
     }
 
     /// Runs a live program as if it sat on this interface.
     pub fn run_at(&mut self, program: &str, interface: &IfaceName, bytes: &[u8]) -> Ran {
-        let (result, bytes, _) = self.test_run(program, interface, bytes);
+        self.run_by(program, interface, None, bytes)
+    }
+
+    fn run_by(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> Ran {
+        let TestRun { result, bytes, mark, .. } = self.test_run(program, interface, by, bytes);
         let action = match result {
             0xffff_ffff => Action::PassOn,
             2 => Action::Drop,
             7 => Action::Redirect,
             other => panic!("{program} returned {other}"),
         };
-        Ran { action, bytes }
+        Ran { action, bytes, mark }
     }
 
     /// Runs the dry twin of a hook.
     pub fn ask(&mut self, hook: Hook, bytes: &[u8]) -> Answer {
-        let (program, interface) = program_of(hook);
-        let (_, out, cb) = self.test_run(&format!("{program}_dry"), &interface, bytes);
+        let (program, interface, by) = program_of(hook);
+        let TestRun { bytes: out, cb, .. } = self.test_run(&format!("{program}_dry"), &interface, by.as_ref(), bytes);
         assert_eq!(out, bytes, "the dry twin changed the packet");
         Answer::from_cb(cb).expect("the dry twin answers")
     }
 
-    fn test_run(&mut self, program: &str, interface: &IfaceName, bytes: &[u8]) -> (u32, Vec<u8>, [u32; 5]) {
-        let index = self.indexes.get(interface).unwrap_or_else(|| panic!("no interface {interface}"));
+    fn index_of(&self, interface: &IfaceName) -> [u8; 4] {
+        self.indexes.get(interface).unwrap_or_else(|| panic!("no interface {interface}")).0.to_ne_bytes()
+    }
+
+    fn test_run(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> TestRun {
+        let mut context = [0; SK_BUFF];
+        context[IFINDEX..IFINDEX + 4].copy_from_slice(&self.index_of(interface));
+        context[MARK..MARK + 4].copy_from_slice(&7u32.to_ne_bytes());
+        if let Some(by) = by {
+            context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&self.index_of(by));
+        }
         let program: &SchedClassifier = self
             .programs
             .program(program)
             .unwrap_or_else(|| panic!("no program {program}"))
             .try_into()
             .expect("it is a classifier");
-        let mut context = [0; SK_BUFF];
-        context[IFINDEX..IFINDEX + 4].copy_from_slice(&index.0.to_ne_bytes());
         let mut context_out = [0; SK_BUFF];
         let mut out = vec![0; bytes.len() + 256];
         let mut options = TestRunOptions::new();
@@ -242,13 +268,14 @@ impl Kernel {
         let result = program.test_run(options).expect("the kernel runs the program");
         out.truncate(result.data_size_out as usize);
         let word = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().expect("four bytes"));
-        (result.return_value, out, std::array::from_fn(|n| word(CB + 4 * n)))
+        let cb = std::array::from_fn(|n| word(CB + 4 * n));
+        TestRun { result: result.return_value, bytes: out, mark: word(MARK), cb }
     }
 
     /// What the programs wrote so far.
     pub fn seen(&self) -> Seen {
         let flows: HashMap<&MapData, FlowKey, ConntrackEntry> = map(&self.programs, &maps::CONNTRACK);
-        let entries = flows.iter().filter_map(Result::ok).map(|(key, entry)| (key, (entry.state, entry.flags)));
+        let pieces: HashMap<&MapData, FragmentKey, FragmentPorts> = map(&self.programs, &maps::FRAGMENTS);
         let hits: PerCpuArray<&MapData, u64> = map(&self.programs, &maps::HITS);
         let judged = (0..hits.len()).map(|hit| sum(&hits, hit)).sum();
         let drops: PerCpuArray<&MapData, u64> = map(&self.programs, &maps::DROPS);
@@ -257,7 +284,9 @@ impl Kernel {
             let reason = DropReason::from_number(index % DROP_REASONS);
             (count > 0).then(|| ((index / DROP_REASONS, reason.expect("only known reasons are counted")), count))
         });
-        Seen { entries: entries.collect(), drops: counted.collect(), judged }
+        let entries = flows.iter().filter_map(Result::ok).collect();
+        let fragments = pieces.keys().filter_map(Result::ok).collect();
+        Seen { entries, fragments, drops: counted.collect(), judged }
     }
 
     /// Whose MAC this is: a pod's.
@@ -271,78 +300,22 @@ impl Kernel {
     }
 }
 
-/// `struct __sk_buff` (include/uapi/linux/bpf.h), as far as its size and the two fields go.
+/// `struct __sk_buff` (include/uapi/linux/bpf.h), as far as its size and these fields go.
 const SK_BUFF: usize = 192;
+const MARK: usize = 8;
+const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const CB: usize = 48;
 
-fn program_of(hook: Hook) -> (&'static str, IfaceName) {
+fn program_of(hook: Hook) -> (&'static str, IfaceName, Option<IfaceName>) {
+    let uplink = || IfaceName(UPLINK.into());
     match hook {
-        Hook::Pod(actor) => ("from_workload", interface(actor)),
-        Hook::ToPod(actor) => ("to_workload", interface(actor)),
-        Hook::Uplink => ("from_uplink", IfaceName(UPLINK.into())),
+        Hook::Pod(actor) => ("from_workload", interface(actor), None),
+        Hook::ToPod(actor, By::Host) => ("to_workload", interface(actor), None),
+        Hook::ToPod(actor, By::Uplink) => ("to_workload", interface(actor), Some(uplink())),
+        Hook::ToPod(actor, By::Pod(sender)) => ("to_workload", interface(actor), Some(interface(sender))),
+        Hook::Uplink => ("from_uplink", uplink(), None),
     }
-}
-
-fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
-    let name = IfaceName(UPLINK.into());
-    socket
-        .create_veth(&VethSpec {
-            name: &name,
-            mac: NODE.mac,
-            mtu: 1500,
-            peer_name: &IfaceName("outside".into()),
-            peer_mac: Some(OUTSIDE.mac),
-            peer_namespace: outside.as_fd(),
-        })
-        .expect("the uplink can be made");
-    let uplink = up(socket, &name);
-    namespace::inside(outside.as_fd(), || {
-        let mut socket = Socket::open().expect("netlink answers");
-        up(&mut socket, &IfaceName("outside".into()));
-    })
-    .expect("the other end's namespace can be entered");
-    for (own, all) in NODE.addresses().into_iter().zip([24, 64]) {
-        socket.add_address(uplink, own, all, true).expect("the node's address can be set");
-    }
-    for (gateway, all) in OUTSIDE.addresses().into_iter().zip(["0.0.0.0/0", "::/0"]) {
-        socket.replace_neighbour(uplink, gateway, OUTSIDE.mac).expect("a neighbour can be set");
-        let route = Route {
-            destination: all.parse().expect("a valid network"),
-            interface: uplink,
-            gateway: Some(gateway),
-            protocol: 4,
-            scope: Scope::Global,
-            table: 254,
-            on_link: false,
-        };
-        socket.replace_route(&route).expect("a default route can be set");
-    }
-}
-
-fn make_pod(socket: &mut Socket, name: &IfaceName, peer: &str, mac: Mac, pods: &OwnedFd) {
-    let peer = IfaceName(peer.into());
-    socket
-        .create_veth(&VethSpec {
-            name,
-            mac: Mac([0xee; 6]),
-            mtu: 1500,
-            peer_name: &peer,
-            peer_mac: Some(mac),
-            peer_namespace: pods.as_fd(),
-        })
-        .expect("a pod's interface can be made");
-    namespace::inside(pods.as_fd(), || {
-        let mut socket = Socket::open().expect("netlink answers");
-        up(&mut socket, &peer);
-    })
-    .expect("the pods' namespace can be entered");
-}
-
-fn up(socket: &mut Socket, name: &IfaceName) -> Ifindex {
-    let link = socket.link(name).expect("links are listed").unwrap_or_else(|| panic!("no interface {name}"));
-    socket.set_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() }).expect("it comes up");
-    link.index
 }
 
 fn object() -> Vec<u8> {

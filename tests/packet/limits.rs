@@ -10,7 +10,7 @@ use crate::{
     scenario::{Scenario, interface},
     table::{Action, Hook},
 };
-use abi::DropReason;
+use abi::{DropReason, Word, word::ID_MAX};
 use model::IfaceName;
 use std::process::Command;
 
@@ -82,7 +82,7 @@ fn pkt_78_a_full_conntrack_refuses_new_flows_and_keeps_the_old() {
 fn a_word_that_points_nowhere_closes() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
-        kernel.break_egress_word(CLIENT);
+        kernel.change_endpoint(CLIENT, |client| client.egress = Word::settled(ID_MAX));
         let opens = |kernel: &mut Kernel| kernel.run(Hook::Pod(CLIENT), &syn(Family::V4)).action;
         assert_eq!(dropped(&mut kernel, opens), Some(DropReason::TableCorrupt));
     });

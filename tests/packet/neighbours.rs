@@ -5,7 +5,7 @@
 
 use crate::{
     cast::{CLIENT, DB, Family},
-    frame::{GATEWAY_MAC, arp, fold, solicitation, sum_of},
+    frame::{GATEWAY_MAC, arp, fold, listener_report, solicitation, sum_of},
     kernel::on_a_node,
     scenario::Scenario,
     table::{Fate, row, run, sends},
@@ -15,6 +15,7 @@ use std::net::IpAddr;
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
+const GROUP: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const UNANSWERED: Fate = Fate::Drop(Some(CLIENT), DropReason::NeighbourUnanswered);
 
 fn v4(actor: crate::cast::Actor) -> [u8; 4] {
@@ -70,7 +71,16 @@ fn pkt_4_arp_with_another_sender_mac_is_dropped() {
             bytes[22..28].copy_from_slice(&DB.mac.0);
             bytes
         });
-        let rows = vec![row("PKT-4", forged, Fate::Drop(Some(CLIENT), DropReason::Spoofed)).only(V4)];
+        let sent_by_another = sends(CLIENT, |_| {
+            let mut bytes = arp(CLIENT, 1, v4(CLIENT), [169, 254, 1, 1]);
+            bytes[6..12].copy_from_slice(&DB.mac.0);
+            bytes
+        });
+        let spoofed = Fate::Drop(Some(CLIENT), DropReason::Spoofed);
+        let rows = vec![
+            row("PKT-4 in the message", forged, spoofed).only(V4),
+            row("PKT-4 in the frame", sent_by_another, spoofed).only(V4),
+        ];
         run(&scenario(), rows);
     });
 }
@@ -117,6 +127,36 @@ fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection(
                 UNANSWERED,
             ),
             row(
+                "PKT-7 detection of another's address",
+                sends(CLIENT, |_| solicitation(CLIENT, [0; 16], v6(DB), false).bytes()),
+                UNANSWERED,
+            ),
+            row(
+                "PKT-8 another MAC",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).with_source_mac(DB.mac.0).bytes()),
+                Fate::Drop(Some(CLIENT), DropReason::Spoofed),
+            ),
+            row(
+                "PKT-8 a group as its target",
+                sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GROUP, true).bytes()),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
+                "PKT-8 a solicitation behind an extension header",
+                sends(CLIENT, |_| behind_options(&solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).bytes())),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
+                "a listener report is nobody's business",
+                sends(CLIENT, |_| listener_report(CLIENT).bytes()),
+                Fate::Drop(Some(CLIENT), DropReason::Multicast),
+            ),
+            row(
+                "a link-local source but for discovery",
+                sends(CLIENT, |f| CLIENT.ping(f, DB, 7).with_source("fe80::1").bytes()),
+                Fate::Drop(Some(CLIENT), DropReason::Spoofed),
+            ),
+            row(
                 "PKT-8 a solicitation that crossed a router",
                 sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).ttl(254).bytes()),
                 Fate::Drop(Some(CLIENT), DropReason::Malformed),
@@ -127,6 +167,17 @@ fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection(
         .collect()
     };
     on_a_node(|| run(&scenario(), rows()));
+}
+
+/// The same IPv6 frame with empty destination options before its message.
+fn behind_options(plain: &[u8]) -> Vec<u8> {
+    let mut frame = plain[..54].to_vec();
+    let length = u16::try_from(plain.len() - 54 + 8).expect("a solicitation is short");
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame[20] = 60;
+    frame.extend([58, 0, 1, 4, 0, 0, 0, 0]);
+    frame.extend(&plain[54..]);
+    frame
 }
 
 fn same(what: &str, found: &[u8], expected: &[u8]) -> Result<(), String> {

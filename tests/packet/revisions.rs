@@ -4,7 +4,7 @@
 //! Never: a refused flow comes back but by a new SYN.
 
 use crate::{
-    cast::{CLIENT, DB, Family, OTHER},
+    cast::{CLIENT, DB, Family, HEIR, OTHER},
     frame::{ACK, SYN},
     kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
@@ -55,7 +55,7 @@ fn own_1_a_new_deny_cuts_an_established_flow_both_ways_until_a_new_syn_is_allowe
             let counted = kernel.seen().drops.into_keys().map(|(_, reason)| reason).collect::<Vec<_>>();
             assert!(counted.contains(&DropReason::FlowRefused), "counted as what it is: {counted:?}");
             let entries = kernel.seen().entries;
-            assert!(entries.values().all(|(_, flags)| flags & CT_REFUSED != 0), "a tombstone: {entries:?}");
+            assert!(entries.values().all(|entry| entry.flags & CT_REFUSED != 0), "a tombstone: {entries:?}");
             kernel.commit(&open());
             assert_eq!(server(&mut kernel, family, ACK), Action::Drop, "refused for good");
             assert_eq!(client(&mut kernel, family, SYN), Action::Redirect, "until a new SYN");
@@ -115,4 +115,28 @@ fn return_to_nothing(kernel: Kernel) {
             let _ = socket.delete_link(link.index);
         }
     }
+}
+
+#[test]
+fn own_4_a_pod_that_gets_anothers_address_gets_none_of_its_flows() {
+    let heir = |keep: bool| {
+        let scenario = Scenario::default().pod(CLIENT, "client").pod(OTHER, "other").pod(HEIR, "heir").policy(policy(
+            "heir",
+            Some("heir"),
+            &[Direction::Ingress],
+        ));
+        if keep { scenario.keeping_established() } else { scenario }
+    };
+    on_a_node(|| {
+        for (family, keep) in [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)] {
+            let before = if keep { open().keeping_established() } else { open() };
+            let mut kernel = Kernel::new(&before);
+            establish(&mut kernel, family);
+            kernel.commit(&heir(keep));
+            let from_heir = HEIR.tcp(family, CLIENT, BACK, ACK).bytes();
+            assert_eq!(kernel.run(Hook::Pod(HEIR), &from_heir).action, Action::Drop, "{family:?}, kept: {keep}");
+            assert_eq!(client(&mut kernel, family, ACK), Action::Drop, "{family:?}, kept: {keep}");
+            return_to_nothing(kernel);
+        }
+    });
 }

@@ -46,6 +46,14 @@ fn spf_1_a_forged_source_is_dropped_first() {
             sends(OTHER, |f| OTHER.tcp(f, DB, PORTS, SYN).bytes()),
             sends(DB, |f| DB.tcp(f, OTHER, BACK, SYN | ACK).bytes()),
         ]),
+        row("SPF-1 another pod's flow, its MAC too", sends(CLIENT, |f| OTHER.tcp(f, DB, PORTS, ACK).bytes()), SPOOFED)
+            .given(vec![sends(OTHER, |f| OTHER.tcp(f, DB, PORTS, SYN).bytes())]),
+        row(
+            "SPF-1 another MAC in its own flow",
+            sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, ACK).with_source_mac(OTHER.mac.0).bytes()),
+            SPOOFED,
+        )
+        .given(vec![sends(CLIENT, |f| CLIENT.tcp(f, DB, PORTS, SYN).bytes())]),
     ];
     on_a_node(|| run(&scenario, rows));
 }

@@ -16,11 +16,21 @@ use std::{collections::BTreeMap, fmt::Write as _};
 pub enum Hook {
     /// Sent by this pod.
     Pod(Actor),
-    /// On its way from the host's stack to this pod; the kernel gives a test run no incoming interface,
-    /// which is also how the host's own packets look.
-    ToPod(Actor),
+    /// On its way from the host's stack to this pod.
+    ToPod(Actor, By),
     /// Received on the uplink.
     Uplink,
+}
+
+/// How a packet for a pod came into the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The host made it: it has no incoming interface.
+    Host,
+    /// The host forwards what came in by the uplink.
+    Uplink,
+    /// The host forwards what this pod sent.
+    Pod(Actor),
 }
 
 type Bytes = Box<dyn Fn(Family) -> Vec<u8> + Send>;
@@ -38,7 +48,12 @@ pub fn sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -
 
 /// The host sends to `actor`.
 pub fn host_sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
-    Step { hook: Hook::ToPod(actor), bytes: Box::new(bytes) }
+    Step { hook: Hook::ToPod(actor, By::Host), bytes: Box::new(bytes) }
+}
+
+/// The host forwards to `actor`.
+pub fn forwarded(actor: Actor, by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
+    Step { hook: Hook::ToPod(actor, by), bytes: Box::new(bytes) }
 }
 
 /// The uplink receives.
@@ -158,6 +173,7 @@ fn fate_of(kernel: &Kernel, row: &Row, sent: &[u8], ran: &Ran, before: &Seen, af
         (Action::PassOn, []) if ran.bytes == sent => Fate::Host,
         (Action::PassOn, []) => return Err("passed on to the host, but changed".into()),
         (Action::Redirect, []) if matches!(row.fate, Fate::Answered) => Fate::Answered,
+        (Action::Redirect, []) if ran.mark != 0 => return Err("redirected with another hook's mark".into()),
         (Action::Redirect, []) => {
             let mac = ran.bytes.get(..6).unwrap_or_default();
             kernel.pod_with_mac(mac).map(Fate::To).ok_or(format!("redirected to {mac:02x?}, who is nobody"))?

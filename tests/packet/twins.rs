@@ -5,10 +5,10 @@
 
 use crate::{
     cast::{CLIENT, DB, Family, NODE, OTHER, OUTSIDE},
-    frame::{ACK, Frame, SYN, arp},
+    frame::{ACK, FIN, Frame, SYN, arp},
     kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{Action, Hook},
+    table::{Action, By, Hook},
 };
 use abi::{Answer, DropReason, Outcome};
 use model::{Direction, Protocol};
@@ -30,13 +30,18 @@ fn cases(family: Family) -> Vec<(Hook, Frame)> {
     vec![
         (Hook::Pod(CLIENT), CLIENT.tcp(family, DB, sql, SYN)),
         (Hook::Pod(DB), DB.tcp(family, CLIENT, (5432, 40000), SYN | ACK)),
+        (Hook::Pod(DB), DB.tcp(family, CLIENT, (5432, 40000), ACK | FIN)),
+        (Hook::Pod(CLIENT), CLIENT.udp(family, OTHER, web, &[7; 56]).fragment(0, 32, true)),
+        (Hook::Pod(CLIENT), CLIENT.udp(family, OTHER, web, &[7; 56]).fragment(4, 32, false)),
         (Hook::Pod(CLIENT), CLIENT.tcp(family, DB, web, SYN)),
         (Hook::Pod(OTHER), OTHER.udp(family, DB, sql, b"x")),
         (Hook::Pod(CLIENT), CLIENT.tcp(family, NODE, web, SYN)),
         (Hook::Pod(CLIENT), CLIENT.tcp(family, OUTSIDE, web, SYN)),
         (Hook::Pod(CLIENT), forged),
         (Hook::Pod(CLIENT), CLIENT.tcp(family, DB, (1, 2), ACK)),
-        (Hook::ToPod(DB), NODE.tcp(family, DB, web, SYN)),
+        (Hook::ToPod(DB, By::Host), NODE.tcp(family, DB, web, SYN)),
+        (Hook::ToPod(DB, By::Uplink), NODE.tcp(family, DB, web, SYN)),
+        (Hook::ToPod(DB, By::Pod(OTHER)), CLIENT.tcp(family, DB, sql, ACK)),
         (Hook::Uplink, OUTSIDE.tcp(family, DB, sql, SYN).with_destination_mac(NODE.mac.0)),
         (Hook::Uplink, OUTSIDE.tcp(family, NODE, sql, SYN).with_destination_mac(NODE.mac.0)),
     ]
@@ -77,5 +82,22 @@ fn the_dry_twin_says_what_the_live_program_does_and_leaves_no_trace() {
         }
         let request = arp(CLIENT, 1, [10, 65, 0, 2], [169, 254, 1, 1]);
         assert_eq!(kernel.ask(Hook::Pod(CLIENT), &request).outcome, Outcome::Answered);
+    });
+}
+
+#[test]
+fn the_dry_twin_leaves_a_flow_that_is_to_be_judged_again_as_it_was() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        let segment = |flags| CLIENT.tcp(Family::V4, DB, (40000, 5432), flags).bytes();
+        assert_eq!(kernel.run(Hook::Pod(CLIENT), &segment(SYN)).action, Action::Redirect);
+        let deny = policy("db-in", Some("db"), &[Direction::Ingress]);
+        for (rules, passes) in [(deny.clone().ingress(allow()), true), (deny, false)] {
+            kernel.commit(&scenario().policy(rules));
+            let before = kernel.seen();
+            let answer = kernel.ask(Hook::Pod(CLIENT), &segment(ACK));
+            assert_eq!(matches!(answer.outcome, Outcome::ToEndpoint(_)), passes);
+            assert_eq!(kernel.seen(), before);
+        }
     });
 }
