@@ -22,4 +22,5 @@ mod sizes;
 mod spoofing;
 mod table;
 mod twins;
+mod wire;
 mod wiring;

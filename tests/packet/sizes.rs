@@ -51,9 +51,9 @@ fn leaves(kernel: &mut Kernel, family: Family, to: &str, length: usize) -> Actio
 fn pkt_35_a_routes_own_mtu_counts() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
-        // Where it forwards, the kernel heeds an IPv4 route's MTU only if it is locked.
+        // Where it forwards, the kernel heeds a route's MTU only if it is locked.
         ip("route add 198.51.100.0/24 via 192.0.2.9 mtu lock 1400");
-        ip("route add 2001:db8:1::/48 via 2001:db8::9 mtu 1400");
+        ip("route add 2001:db8:1::/48 via 2001:db8::9 mtu lock 1400");
         for (family, to) in [(Family::V4, "198.51.100.7"), (Family::V6, "2001:db8:1::7")] {
             assert_eq!(leaves(&mut kernel, family, to, 1400), Action::Redirect, "{family:?}");
             assert_eq!(leaves(&mut kernel, family, to, 1401), Action::PassOn, "{family:?}");
