@@ -3,7 +3,7 @@
 //! Invariant: every word carries its number, so a late or doubled answer is not taken for the next one.
 //! Never: hides a loss; what TCP sent again is counted too.
 
-use crate::{NetNs, netns, probe};
+use crate::{NetNs, netns, probe, wait::PATIENCE};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     io::{ErrorKind, Write as _},
@@ -31,15 +31,15 @@ impl Connection {
     /// Connects from `from`.
     ///
     /// # Errors
-    /// The server does not answer within [`probe::SILENCE`].
+    /// The server does not answer within [`PATIENCE`]: unlike a probe it is meant to succeed, on a busy machine too.
     pub fn open(from: &NetNs, to: IpAddr, port: u16) -> Result<Self> {
         let to = SocketAddr::new(to, port);
-        let mut stream = from.inside(|| {
-            TcpStream::connect_timeout(&to, probe::SILENCE).with_context(|| format!("connecting to {to}"))
-        })?;
+        let mut stream =
+            from.inside(|| TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}")))?;
         stream.set_nodelay(true).context("a socket option")?;
-        stream.set_read_timeout(Some(probe::SILENCE)).context("a socket option")?;
+        stream.set_read_timeout(Some(PATIENCE)).context("a socket option")?;
         probe::read_line(&mut stream).with_context(|| format!("reading the greeting of {to}"))?;
+        stream.set_read_timeout(Some(probe::SILENCE)).context("a socket option")?;
         Ok(Self { stream, words: 0 })
     }
 

@@ -86,7 +86,11 @@ impl Run<'_> {
             let paths = self.paths;
             self.work(|_, console| console.run(name, &mut paths.cargo(args)));
         }
-        self.counted("system tests", self.kernel_tests("system"));
+        let mut tests = self.kernel_tests("system");
+        // They wait for agents and for silence more than they compute.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        tests.arg("--test-threads").arg((2 * cores).to_string());
+        self.counted("system tests", tests);
     }
 
     fn kernel_tests(&self, binary: &str) -> Command {
