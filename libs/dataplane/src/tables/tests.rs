@@ -282,7 +282,12 @@ proptest! {
     }
 
     #[test]
-    fn an_endpoint_that_is_not_stamped_answers_every_flow_as_before(first in sketch(), second in sketch()) {
+    fn an_endpoint_that_is_not_stamped_answers_every_flow_as_before(
+        first in sketch(), second in sketch(), same_rules in prop::bool::weighted(0.8)
+    ) {
+        // With rules that stay, what can change an answer is the class of a peer.
+        let endpoints = if same_rules { first.endpoints.clone() } else { second.endpoints.clone() };
+        let second = Sketch { endpoints, ..second };
         let (first, second) = (first.desired(), second.desired());
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         tables.commit(&first, &guarded).expect("it fits");
@@ -362,6 +367,23 @@ fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
     tables.commit(&desired, &guarded).expect("it fits");
     let rev = |number| tables.image.endpoints[&tables.names.endpoints[&attachment(number)]].rev;
     assert_eq!([rev(0), rev(1)], [1, 2]);
+}
+
+#[test]
+fn an_endpoint_is_stamped_when_a_peer_comes_under_another_of_its_rules() {
+    let by_selector = Some(vec![rule(0, 80, Action::Allow)]);
+    let by_network = Some(vec![rule(2, 80, Action::Allow)]);
+    for (rules, nets, selectors) in [(by_selector, [0, 0], [Some(0), Some(1)]), (by_network, [0, 1], [None, None])] {
+        let sketch = |step: usize| Sketch {
+            nets: nets[step],
+            addresses: [Some(0), None, None, selectors[step], None],
+            endpoints: [Some((rules.clone(), None)), None, None],
+        };
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        tables.commit(&sketch(0).desired(), &guarded).expect("it fits");
+        tables.commit(&sketch(1).desired(), &guarded).expect("it fits");
+        assert_eq!(tables.image.endpoints[&tables.names.endpoints[&attachment(0)]].rev, 2, "nets {nets:?}");
+    }
 }
 
 #[test]
