@@ -60,6 +60,9 @@ fn an_end_that_is_no_longer_ready_gets_and_sends_nothing() {
     node.endpoints[3].flags = 0;
     assert_eq!(node.pod_sends(2, &tcp(A, 3, (4000, 80), ACK)), Err(FlowRefused));
     assert_eq!(node.pod_sends(3, &udp(B, 2, (1, 2))), Err(NoEndpoint));
+    let mut foreign = udp(B, 2, (1, 2));
+    (foreign[12], foreign[13]) = (0x88, 0xcc);
+    assert_eq!(node.pod_sends(3, &foreign), Err(NoEndpoint));
     assert_eq!(node.pod_sends(2, &udp(A, 3, (1, 2))), Err(NoEndpoint));
 }
 

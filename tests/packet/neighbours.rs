@@ -131,6 +131,18 @@ fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection(
                 sends(CLIENT, |_| solicitation(CLIENT, [0; 16], v6(DB), false).bytes()),
                 UNANSWERED,
             ),
+        ]
+        .into_iter()
+        .map(|row| row.only(V6))
+        .collect()
+    };
+    on_a_node(|| run(&scenario(), rows()));
+}
+
+#[test]
+fn pkt_8_a_solicitation_that_is_forged_or_torn_is_dropped() {
+    let rows = || {
+        vec![
             row(
                 "PKT-8 another MAC",
                 sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).with_source_mac(DB.mac.0).bytes()),

@@ -8,12 +8,14 @@ use crate::{
     frame::{ACK, GATEWAY_MAC, SYN, arp, listener_report, solicitation},
     kernel::on_a_node,
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{By, Fate, Row, Step, forwarded, host_sends, row, run, sends},
+    table::{By, Fate, Step, forwarded, host_sends, row, run, sends},
 };
 use abi::DropReason;
 use model::{Direction, Protocol};
 use std::net::IpAddr;
 
+const V4: &[Family] = &[Family::V4];
+const V6: &[Family] = &[Family::V6];
 const SQL: (u16, u16) = (40000, 5432);
 const WEB: (u16, u16) = (40000, 80);
 
@@ -101,16 +103,14 @@ fn pkt_5_only_the_host_has_neighbours_at_a_pods_interface() {
         forwarded(DB, by, |f| solicitation(OUTSIDE, octets(OUTSIDE.address(f)), octets(DB.address(f)), true).bytes())
     };
     let listener = |by| forwarded(DB, by, |_| listener_report(OUTSIDE).bytes());
-    let (v4_only, v6_only): (fn(Row) -> Row, fn(Row) -> Row) =
-        (|row| row.only(&[Family::V4]), |row| row.only(&[Family::V6]));
     let unanswered = at_db(DropReason::NeighbourUnanswered);
     let rows = vec![
-        v4_only(row("the host's ARP", question(By::Host), Fate::Host)),
-        v4_only(row("ARP from elsewhere", question(By::Uplink), unanswered)),
-        v6_only(row("the host's solicitation", v6(By::Host), Fate::Host)),
-        v6_only(row("a solicitation from elsewhere", v6(By::Pod(OTHER)), unanswered)),
-        v6_only(row("the host's listener report", listener(By::Host), Fate::Host)),
-        v6_only(row("a listener report from elsewhere", listener(By::Uplink), at_db(DropReason::Multicast))),
+        row("the host's ARP", question(By::Host), Fate::Host).only(V4),
+        row("ARP from elsewhere", question(By::Uplink), unanswered).only(V4),
+        row("the host's solicitation", v6(By::Host), Fate::Host).only(V6),
+        row("a solicitation from elsewhere", v6(By::Pod(OTHER)), unanswered).only(V6),
+        row("the host's listener report", listener(By::Host), Fate::Host).only(V6),
+        row("a listener report from elsewhere", listener(By::Uplink), at_db(DropReason::Multicast)).only(V6),
         row(
             "PKT-53 the host's multicast",
             host_sends(DB, |f| {
