@@ -361,7 +361,10 @@ fn the_uplink_gets_back_what_it_had_before_the_first_agent() {
     let state = tempfile::tempdir().expect("a directory");
     for _ in 0..3 {
         drop(node_in(&kernel, state.path().into()));
+        // Somebody else changes it while the agent is away: that is not what was before.
+        kernel.borrow_mut().settings.insert("ipv6/conf/eth0/forwarding".into(), "9".into());
     }
+    drop(node_in(&kernel, state.path().into()));
     assert_eq!(
         ["forwarding", "force_forwarding", "accept_ra"].map(|name| uplink_setting(&kernel, name)),
         ["1", "1", "2"]
