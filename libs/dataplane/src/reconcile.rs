@@ -81,7 +81,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             self.prepared.clear();
         }
         self.wanted = desired.endpoints.clone();
-        self.in_force.retain(|id| desired.endpoints.contains_key(id));
+        self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {
             Ok(seen) => Pass { seen, failed: Vec::new() },
             Err(error) => {
@@ -157,9 +157,11 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         }
     }
 
-    /// The ways to each endpoint, once its policy is in force.
+    /// The ways to each endpoint, once its policy is in force. One that nobody wants is in force as long as the tables
+    /// hold it: after a failed commit its addresses are not free yet.
     fn connect(&mut self, pass: &mut Pass) {
-        self.in_force.clear();
+        let held = self.tables.names().endpoints.keys();
+        self.in_force = held.filter(|id| !self.wanted.contains_key(id)).cloned().collect();
         for (id, endpoint) in &self.wanted {
             let Some(link) = pass.seen.links.get(&endpoint.interface) else { continue };
             if !is_guarded(&self.guards, link) || !self.serves(id, link.index) {

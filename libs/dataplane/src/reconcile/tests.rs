@@ -226,6 +226,7 @@ fn without_a_commit_no_way_is_taken_away() {
     let applied = node.apply(&pods(&[12]));
     assert_eq!(applied.failed.len(), 1, "{:?}", applied.failed);
     assert_eq!(kernel.borrow().leads_to(address(11)), Some(11), "the previous revision is in force");
+    assert!(node.in_force.contains(&id(11)), "so its addresses are not free to be given away");
     assert!(kernel.borrow().seen.routes.contains(&crate::host::route(address(11), Ifindex(11))));
 }
 
