@@ -89,13 +89,17 @@ pub fn on_a_node(test: impl FnOnce() + Send) {
 }
 
 fn private_mounts() {
-    use rustix::mount::{MountPropagationFlags, mount_change};
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     // SAFETY: the thread was made for this test and shares neither its descriptor table's use nor its working
     // directory with code that depends on them.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.expect("root may make a mount namespace");
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("root may change mounts");
+    mount("tortie-test", OWN_FOLDER, "tmpfs", MountFlags::empty(), None).expect("root may mount");
 }
+
+/// Over this folder lies a file system of the thread's own, which goes with it.
+const OWN_FOLDER: &str = "/mnt";
 
 impl Kernel {
     /// A node in the calling thread's namespaces, with this scenario in force. Call it inside [`on_a_node`].
@@ -107,8 +111,7 @@ impl Kernel {
 
     /// A node without pods.
     pub fn bare() -> Self {
-        // The mounts inside are the thread's own, so the folder is empty for everybody else.
-        let directory = tempfile::tempdir().expect("a temporary directory can be made").keep();
+        let directory = tempfile::tempdir_in(OWN_FOLDER).expect("a temporary directory can be made").keep();
         let pods = namespace::create().expect("root may make a network namespace");
         // The pods' own stacks keep quiet: every packet here is a row's.
         namespace::inside(pods.as_fd(), || netlink::sysctl::write("ipv6/conf/default/disable_ipv6", "1"))

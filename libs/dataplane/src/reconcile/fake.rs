@@ -36,6 +36,8 @@ pub struct Kernel {
     pub fail_at: Option<usize>,
     /// Fails every change whose text holds this.
     pub refuses: Option<&'static str>,
+    /// State directories of its agents, gone with it.
+    pub folders: Vec<std::rc::Rc<tempfile::TempDir>>,
 }
 
 impl Kernel {

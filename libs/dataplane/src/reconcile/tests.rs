@@ -81,9 +81,11 @@ fn neighbour(interface: u32, address: &str, permanent: bool) -> Neighbour {
     Neighbour { interface: Ifindex(interface), address, mac: Some(Mac([6; 6])), permanent }
 }
 
-/// An agent that begins on this kernel; its state directory is not kept.
+/// An agent that begins on this kernel, with nothing remembered.
 fn node(kernel: &Rc<RefCell<Kernel>>) -> Node {
-    node_in(kernel, tempfile::tempdir().expect("a directory").keep())
+    let folder = Rc::new(tempfile::tempdir().expect("a directory"));
+    kernel.borrow_mut().folders.push(folder.clone());
+    node_in(kernel, folder.path().to_owned())
 }
 
 fn node_in(kernel: &Rc<RefCell<Kernel>>, state_dir: std::path::PathBuf) -> Node {
