@@ -131,5 +131,5 @@ fn a_dry_run_leaves_alone_what_a_live_packet_would_write_again_or_remove() {
     assert_eq!((node.flow_now().stamp.get(), node.flow_now().packets.get()), (stamp, 1));
     node.owns(v4(3), 0);
     assert_eq!(dry(&node), Err(NoFlow));
-    assert_eq!(node.flows.borrow().len(), 1);
+    assert_eq!(node.flows().len(), 1);
 }

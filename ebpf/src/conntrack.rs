@@ -41,10 +41,10 @@ const _: () = assert!(size_of::<Flow>() == size_of::<ConntrackEntry>());
 const _: () = assert!(core::mem::offset_of!(Flow, flags) == core::mem::offset_of!(ConntrackEntry, flags));
 const _: () = assert!(core::mem::offset_of!(Flow, seen_s) == core::mem::offset_of!(ConntrackEntry, seen_s));
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
 impl Flow {
     /// The entry in a place of its own.
-    pub(crate) fn of(entry: &ConntrackEntry) -> Self {
+    pub fn of(entry: &ConntrackEntry) -> Self {
         Self {
             bytes: Cell::new(entry.bytes),
             stamp: Cell::new(entry.stamp),

@@ -3,14 +3,17 @@
 //! Invariant: behaves as the kernel's tables do: unknown keys miss, indexes past the end are absent.
 //! Never: part of a program.
 
-use std::cell::{Cell, RefCell};
+use std::boxed::Box;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
 
 use abi::address::ClassEntry;
 use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_HOST};
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
-use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word};
+use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, NetKey, RowKey, RowRef, SetEntry, Span, Word};
 
 use crate::conntrack::Flow;
 use crate::tables::{Arrival, Frame, Tables};
@@ -20,37 +23,75 @@ use crate::walk::{Hook, State, Verdict, walk};
 pub const ALLOW: u32 = 1;
 /// Rule set that allows TCP 80 and 81, UDP 53 and echo requests.
 pub const SOME: u32 = 2;
+/// The interface towards the network.
 pub const UPLINK: u32 = 9;
 
+/// The tables of one node, each as its map's keys and values; by default all are empty.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "each is the map of this name in `abi::maps`")]
 pub struct Node {
     pub generation: Cell<u64>,
-    generation_reads: Cell<u32>,
-    pub now_s: Cell<u32>,
     pub endpoints: Vec<Endpoint>,
-    interfaces: BTreeMap<u32, u32>,
-    addresses: BTreeMap<Address, u32>,
-    classes: Vec<ClassEntry>,
-    sets: Vec<SetEntry>,
+    pub interfaces: BTreeMap<u32, u32>,
+    pub addresses: BTreeMap<Address, u32>,
+    pub nets: Vec<(NetKey, u32)>,
+    pub classes: Vec<ClassEntry>,
+    pub sets: Vec<SetEntry>,
     pub rows: BTreeMap<RowKey, RowRef>,
     pub spans: Vec<Span>,
-    pub flows: RefCell<BTreeMap<FlowKey, &'static Flow>>,
-    fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
+    pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
+    /// Where on the shelf each flow stands.
+    flows: RefCell<BTreeMap<FlowKey, usize>>,
+    shelf: Shelf,
+    /// Flows that fit.
     pub room: Cell<usize>,
+    /// The clock.
+    pub now_s: Cell<u32>,
+    generation_reads: Cell<u32>,
+}
+
+/// Flows that stay where they are for as long as the node lives: a packet's stages hold on to them.
+#[derive(Debug, Default)]
+struct Shelf(OnceCell<Box<(Flow, Shelf)>>);
+
+impl Shelf {
+    fn put(&self, flow: Flow) -> usize {
+        let (mut end, mut number) = (self, 0);
+        while let Some(taken) = end.0.get() {
+            (end, number) = (&taken.1, number + 1);
+        }
+        end.0.get_or_init(|| Box::new((flow, Self::default())));
+        number
+    }
+
+    fn at(&self, number: usize) -> Option<&Flow> {
+        let mut place = self.0.get()?;
+        for _ in 0..number {
+            place = place.1.0.get()?;
+        }
+        Some(&place.0)
+    }
 }
 
 /// A twin: reads the same node, writes nothing.
+#[derive(Debug)]
 pub struct Twin<'a>(pub &'a Node);
 
+/// The address .`last` of the pods' network.
+#[must_use]
 pub fn v4(last: u8) -> Address {
     Address::from_v4([10, 65, 0, last])
 }
 
+/// The MAC of the pod in `slot`.
+#[must_use]
 pub fn mac(slot: u32) -> [u8; 6] {
     [2, 0, 0, 0, 0, slot as u8]
 }
 
 impl Node {
     /// A node with the address .1, and pods .2 and .3 in slots 2 and 3 behind interfaces 2 and 3.
+    #[must_use]
     pub fn new() -> Self {
         let span = |protocol, detail, kind, hit| Span::new(x_of(protocol, detail), kind, hit);
         let (allow, deny) = (SpanKind::Allow, SpanKind::Deny);
@@ -67,18 +108,13 @@ impl Node {
         let set = |offset, len| SetEntry { row: RowRef { offset, len }, flags: 0, pad: 0 };
         let mut node = Self {
             generation: Cell::new(5),
-            generation_reads: Cell::new(0),
             now_s: Cell::new(1000),
             endpoints: vec![Endpoint::default(); 2],
-            interfaces: BTreeMap::new(),
-            addresses: BTreeMap::new(),
             classes: vec![ClassEntry::default()],
             sets: vec![SetEntry::default(), set(0, 1), set(1, 7)],
-            rows: BTreeMap::new(),
             spans,
-            flows: RefCell::default(),
-            fragments: RefCell::default(),
             room: Cell::new(100),
+            ..Self::default()
         };
         node.owns(v4(1), SLOT_HOST);
         for slot in [2, 3] {
@@ -98,6 +134,7 @@ impl Node {
         node
     }
 
+    /// Says whose an address is; its class is its slot.
     pub fn owns(&mut self, address: Address, slot: u32) {
         self.classes.push(ClassEntry { class: Word::settled(slot), endpoint: Word::settled(slot) });
         self.addresses.insert(address, self.classes.len() as u32 - 1);
@@ -110,6 +147,10 @@ impl Node {
         self.endpoints[slot as usize].rev = self.generation.get() as u32;
     }
 
+    /// Sends a frame through a hook.
+    ///
+    /// # Panics
+    /// A stage read the generation twice.
     pub fn run(
         &self,
         hook: Hook,
@@ -125,26 +166,40 @@ impl Node {
         (verdict, state)
     }
 
+    /// What becomes of a frame of the pod in `slot`.
     pub fn pod_sends(&self, slot: u32, frame: &[u8]) -> Result<Verdict, DropReason> {
         self.run(Hook::FromWorkload, slot, slot, frame).0
     }
 
+    /// What becomes of a frame from outside.
     pub fn arrives(&self, frame: &[u8]) -> Result<Verdict, DropReason> {
         self.run(Hook::FromUplink, UPLINK, UPLINK, frame).0
     }
 
+    /// What becomes of a frame of the host for the pod in `slot`.
     pub fn host_sends(&self, slot: u32, frame: &[u8]) -> Result<Verdict, DropReason> {
         self.run(Hook::ToWorkload, slot, 0, frame).0
     }
 
     /// The only flow there is.
-    pub fn flow_now(&self) -> &'static Flow {
-        let flows = self.flows.borrow();
+    ///
+    /// # Panics
+    /// There is none, or more than one.
+    pub fn flow_now(&self) -> &Flow {
+        let flows = self.flows();
         assert_eq!(flows.len(), 1);
-        flows.values().next().expect("there is one")
+        flows[0].1
+    }
+
+    /// All flows, by key.
+    pub fn flows(&self) -> Vec<(FlowKey, &Flow)> {
+        let flows = self.flows.borrow();
+        flows.iter().filter_map(|(key, place)| Some((*key, self.shelf.at(*place)?))).collect()
     }
 }
 
+/// A frame in memory.
+#[derive(Debug)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Frame for Bytes<'_> {
@@ -174,8 +229,11 @@ impl Tables for Node {
     fn class_of_address(&self, address: &Address) -> Option<u32> {
         self.addresses.get(address).copied()
     }
-    fn class_of_net(&self, _: &Address) -> Option<u32> {
-        None
+    fn class_of_net(&self, address: &Address) -> Option<u32> {
+        let bits = u128::from_be_bytes(address.to_bytes());
+        let covers = |net: &NetKey| (bits ^ u128::from_be_bytes(net.address)).leading_zeros() >= net.prefix_len;
+        let over = self.nets.iter().filter(|(net, _)| covers(net));
+        over.max_by_key(|(net, _)| net.prefix_len).map(|(_, class)| *class)
     }
     fn class(&self, slot: u32) -> Option<&ClassEntry> {
         self.classes.get(slot as usize)
@@ -190,14 +248,15 @@ impl Tables for Node {
         self.spans.get(index as usize).copied()
     }
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
-        self.flows.borrow().get(key).copied()
+        self.shelf.at(*self.flows.borrow().get(key)?)
     }
     fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
-        if self.flows.borrow().len() >= self.room.get() {
-            return false;
+        let mut flows = self.flows.borrow_mut();
+        let fits = flows.len() < self.room.get() || flows.contains_key(key);
+        if fits {
+            flows.insert(*key, self.shelf.put(Flow::of(entry)));
         }
-        self.flows.borrow_mut().insert(*key, Box::leak(Box::new(Flow::of(entry))));
-        true
+        fits
     }
     fn remove_flow(&self, key: &FlowKey) {
         self.flows.borrow_mut().remove(key);
@@ -206,7 +265,9 @@ impl Tables for Node {
         self.fragments.borrow().iter().find(|(known, _)| known == key).map(|(_, ports)| *ports)
     }
     fn insert_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
-        self.fragments.borrow_mut().push((*key, *ports));
+        let mut fragments = self.fragments.borrow_mut();
+        fragments.retain(|(known, _)| known != key);
+        fragments.push((*key, *ports));
     }
     fn count_hit(&self, _: u32) {}
 }

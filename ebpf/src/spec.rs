@@ -37,7 +37,7 @@ fn the_receivers_rules_refuse_and_leave_no_entry() {
     assert_eq!(node.pod_sends(2, &tcp(A, 3, (4000, 82), SYN)), Err(IngressPolicy));
     assert_eq!(node.pod_sends(2, &tcp(A, 3, (4000, 79), SYN)), Err(IngressPolicy));
     assert_eq!(node.pod_sends(2, &udp(A, 3, (4000, 54))), Err(IngressPolicy));
-    assert!(node.flows.borrow().is_empty());
+    assert!(node.flows().is_empty());
     assert_eq!(node.pod_sends(2, &tcp(A, 3, (4000, 81), SYN)), TO_B);
 }
 
@@ -109,7 +109,7 @@ fn np_52_the_nodes_own_packets_are_let_in_and_answered() {
 fn the_nodes_own_segment_in_mid_flow_passes_but_opens_nothing() {
     let node = Node::new();
     assert_eq!(node.host_sends(2, &tcp((0, 1), 2, (5, 81), ACK)), TO_A);
-    assert!(node.flows.borrow().is_empty());
+    assert!(node.flows().is_empty());
     assert_eq!(node.pod_sends(2, &tcp(A, 1, (81, 5), ACK)), Err(NoFlow));
 }
 
@@ -157,7 +157,7 @@ fn an_entry_whose_address_moved_to_another_slot_lets_nothing_pass() {
     node.change_ingress(3, ALLOW);
     node.owns(v4(3), 0);
     assert_eq!(node.pod_sends(3, &tcp(B, 2, (80, 4000), ACK)), Err(NoFlow));
-    assert!(node.flows.borrow().is_empty());
+    assert!(node.flows().is_empty());
     assert_eq!(node.pod_sends(3, &tcp(B, 2, (80, 4000), SYN)), Err(Spoofed));
 }
 
