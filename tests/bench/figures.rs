@@ -24,13 +24,20 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut numbers: Vec<f64>) -> Self {
+    /// Of these.
+    pub fn of(mut numbers: Vec<f64>) -> Self {
         numbers.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (numbers.first(), numbers.last()) else {
             return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN };
         };
         let (low, high) = (numbers[(numbers.len() - 1) / 2], numbers[numbers.len() / 2]);
         Self { median: f64::midpoint(low, high), min: *min, max: *max }
+    }
+
+    /// `median [lowest - highest]`.
+    pub fn with_digits(&self, digits: usize) -> String {
+        let Self { median, min, max } = self;
+        format!("{median:.digits$} [{min:.digits$} - {max:.digits$}]")
     }
 }
 
@@ -89,8 +96,7 @@ impl fmt::Display for Figures {
             if cell.row == Row::ALL[0] {
                 write!(f, "\n{:width$}", cell.setup)?;
             }
-            let Spread { median, min, max } = cell.ratio;
-            write!(f, "  {:>18}", format!("{median:.2} [{min:.2} - {max:.2}]"))?;
+            write!(f, "  {:>18}", cell.ratio.with_digits(2))?;
         }
         write!(f, "\n\n{:width$}", "bare, a second")?;
         for cell in self.cells().take(Row::ALL.len()) {

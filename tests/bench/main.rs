@@ -1,12 +1,14 @@
-//! `tortie-bench`: what the packet's way costs, as ratios to a bare veth pair.
+//! `tortie-bench`: what the packet's way and a pod's start cost, as ratios to the bare kernel.
 //! In: the built programs. Out: a table, or JSON, of medians with their spread.
 //! Invariant: every ratio compares two figures of the same round; rounds of all setups are interleaved in one run.
 //! Never: judges; a figure is no test.
 
+mod cni;
+mod crowd;
 mod figures;
 mod setups;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use figures::Figures;
 use setups::{Bare, Routed, Setup, Tortie};
@@ -20,7 +22,7 @@ use tests::{
     traffic::{self, Row},
 };
 
-/// Measures Tortie against a bare veth pair and the kernel's own routing.
+/// Measures Tortie against what the bare kernel does.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The agent.
@@ -29,6 +31,9 @@ struct Arguments {
     /// The CNI binary.
     #[arg(long)]
     cni: Option<PathBuf>,
+    /// The bare wiring.
+    #[arg(long)]
+    bare: Option<PathBuf>,
     #[command(subcommand)]
     bench: Bench,
 }
@@ -37,6 +42,8 @@ struct Arguments {
 enum Bench {
     /// Two policed pods on one node.
     Local(Local),
+    /// CNI ADD, alone and in crowds.
+    Cni(cni::Cni),
 }
 
 #[derive(Debug, Args)]
@@ -57,10 +64,19 @@ struct Local {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let Bench::Local(local) = &arguments.bench;
+    match &arguments.bench {
+        Bench::Local(local) => run_local(&arguments, local),
+        Bench::Cni(cni) => {
+            let bare = arguments.bare.as_ref().context("--bare: which program wires without an agent?")?;
+            cni::run(cni, binaries(&arguments)?, bare)
+        }
+    }
+}
+
+fn run_local(arguments: &Arguments, local: &Local) -> Result<()> {
     let mut setups: Vec<Box<dyn Setup>> = vec![Box::new(Bare::create()?), Box::new(Routed::create()?)];
     if !local.without_agent {
-        setups.push(Box::new(Tortie::create(binaries(&arguments)?)?));
+        setups.push(Box::new(Tortie::create(binaries(arguments)?)?));
     }
     let figures = run(&setups, local)?;
     if local.json {

@@ -1,6 +1,6 @@
 //! Everything that the demo, the benches and the system tests run.
 //! In: the tree. Out: [`Programs`], where they are.
-//! Invariant: the kernel programs come first, because the agent embeds them.
+//! Invariant: the kernel programs come first, because the agent embeds them; benches run what users would run.
 //! Never: installs anything.
 
 use crate::{ebpf, paths::Paths, step::Console};
@@ -8,6 +8,10 @@ use anyhow::Result;
 use std::path::PathBuf;
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
+const CNI_BINARY: (&str, &[&str]) = (
+    "build the CNI binary",
+    &["build", "--package", "cni", "--bin", "tortie-cni", "--target", MUSL, "--profile", "cni"],
+);
 
 /// The programs as they were built.
 pub struct Programs {
@@ -17,8 +21,48 @@ pub struct Programs {
     pub cni: PathBuf,
     /// `tortie-demo`.
     pub demo: PathBuf,
-    /// `tortie-bench`.
+}
+
+/// What is measured, and by what: all of it as users get it.
+pub struct Measured {
+    /// The agent, optimised.
+    pub agent: PathBuf,
+    /// The CNI binary: static.
+    pub cni: PathBuf,
+    /// What wires a pod and does nothing else: static, as the CNI binary.
+    pub bare: PathBuf,
+    /// `tortie-bench`, optimised.
     pub bench: PathBuf,
+}
+
+impl Measured {
+    /// Where the builds leave them.
+    pub fn of(paths: &Paths) -> Self {
+        let (release, cni) = (paths.target.join("release"), paths.target.join(MUSL).join("cni"));
+        Self {
+            agent: release.join("tortie"),
+            cni: cni.join("tortie-cni"),
+            bare: cni.join("examples/wire"),
+            bench: release.join("tortie-bench"),
+        }
+    }
+}
+
+/// Builds what is measured.
+pub fn measured(paths: &Paths, console: &Console) -> Result<Measured> {
+    ebpf::build(paths, console, false)?;
+    for (name, args) in [
+        ("build the agent, optimised", &["build", "--package", "agent", "--release"][..]),
+        CNI_BINARY,
+        (
+            "build the bare wiring",
+            &["build", "--package", "netlink", "--example", "wire", "--target", MUSL, "--profile", "cni"],
+        ),
+        ("build the benches, optimised", &["build", "--package", "tests", "--bin", "tortie-bench", "--release"]),
+    ] {
+        console.run(name, &mut paths.cargo(args))?;
+    }
+    Ok(Measured::of(paths))
 }
 
 impl Programs {
@@ -29,7 +73,6 @@ impl Programs {
             agent: debug.join("tortie"),
             cni: paths.target.join(MUSL).join("cni/tortie-cni"),
             demo: debug.join("tortie-demo"),
-            bench: debug.join("tortie-bench"),
         }
     }
 }
@@ -47,11 +90,8 @@ pub fn build(paths: &Paths, console: &Console) -> Result<Programs> {
 pub fn steps() -> [(&'static str, &'static [&'static str]); 3] {
     [
         ("build the agent", &["build", "--package", "agent"]),
-        (
-            "build the CNI binary",
-            &["build", "--package", "cni", "--bin", "tortie-cni", "--target", MUSL, "--profile", "cni"],
-        ),
-        ("build demo and bench", &["build", "--package", "tests", "--bins"]),
+        CNI_BINARY,
+        ("build the demo", &["build", "--package", "tests", "--bin", "tortie-demo"]),
     ]
 }
 
@@ -61,5 +101,4 @@ pub fn print(paths: &Paths, programs: &Programs) {
     println!("        agent            {}", programs.agent.display());
     println!("        CNI binary       {}", programs.cni.display());
     println!("        demo             {}", programs.demo.display());
-    println!("        bench            {}", programs.bench.display());
 }

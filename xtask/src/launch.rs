@@ -4,7 +4,7 @@
 //! Never: returns, unless the program could not be started.
 
 use crate::{
-    build::{self, Programs},
+    build::{self, Measured, Programs},
     paths::Paths,
     setup::is_root,
     step::Console,
@@ -14,20 +14,28 @@ use std::{ffi::OsString, os::unix::process::CommandExt as _, path::Path};
 
 /// Builds, then becomes the demo.
 pub fn demo(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> {
-    become_program(paths, console, args, |programs| &programs.demo)
+    require_root()?;
+    let Programs { agent, cni, demo } = build::build(paths, console)?;
+    become_program(paths, &demo, &[("--agent", &agent), ("--cni", &cni)], args)
 }
 
-/// Builds, then becomes the benches.
+/// Builds what is measured, then becomes the benches.
 pub fn bench(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> {
-    become_program(paths, console, args, |programs| &programs.bench)
+    require_root()?;
+    let Measured { agent, cni, bare, bench } = build::measured(paths, console)?;
+    become_program(paths, &bench, &[("--agent", &agent), ("--cni", &cni), ("--bare", &bare)], args)
 }
 
-fn become_program(paths: &Paths, console: &Console, args: &[OsString], which: fn(&Programs) -> &Path) -> Result<()> {
+fn require_root() -> Result<()> {
     ensure!(is_root(), "this needs root: it makes network namespaces and loads kernel programs; run it again as root");
-    let programs = build::build(paths, console)?;
-    let program = which(&programs);
+    Ok(())
+}
+
+fn become_program(paths: &Paths, program: &Path, programs: &[(&str, &Path)], args: &[OsString]) -> Result<()> {
     let mut command = paths.command(program.to_str().context("the target folder's path is not UTF-8")?);
-    command.arg("--agent").arg(&programs.agent).arg("--cni").arg(&programs.cni).args(args);
-    let error = command.exec();
+    for (flag, path) in programs {
+        command.arg(flag).arg(path);
+    }
+    let error = command.args(args).exec();
     Err(error).with_context(|| format!("{}: cannot be started", program.display()))
 }

@@ -1,0 +1,163 @@
+//! `bench cni`: how long a runtime waits for ADD, against the bare wiring of the same veths.
+//! In: the CNI binary, the agent, the bare wiring. Out: p50 and p99 for one, fifty and two hundred at once, as ratios.
+//! Invariant: a ratio compares two crowds of one round; both sides start a process for each pod in the same way.
+//! Never: judges.
+
+use crate::{
+    crowd::{Crowd, Side},
+    figures::Spread,
+    progress,
+};
+use ::tests::Binaries;
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use std::{fmt, path::Path, time::Duration};
+
+/// One at a time is no crowd: this many in a row make a round.
+const IN_A_ROW: usize = 40;
+
+#[derive(Debug, Args)]
+pub struct Cni {
+    /// Rounds; each measures every crowd on both sides once.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// How many at once.
+    #[arg(long, default_values_t = [1, 50, 200], value_delimiter = ',')]
+    at_once: Vec<usize>,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(cni: &Cni, binaries: Binaries, bare: &Path) -> Result<()> {
+    let most = cni.at_once.iter().copied().max().unwrap_or(1).max(IN_A_ROW);
+    progress(&format!("{most} pods"));
+    let crowd = Crowd::create(binaries, bare, most)?;
+    let mut rows: Vec<_> = cni.at_once.iter().map(|at_once| Row::new(*at_once)).collect();
+    for round in 0..cni.rounds {
+        for row in &mut rows {
+            progress(&format!("round {} of {}: {} at once", round + 1, cni.rounds, row.at_once));
+            let sides = if round % 2 == 0 { [Side::Bare, Side::Tortie] } else { [Side::Tortie, Side::Bare] };
+            for side in sides {
+                row.record(side, &measure(&crowd, side, row.at_once)?);
+            }
+        }
+    }
+    progress("");
+    let report: Vec<_> = rows.iter().map(Row::report).collect();
+    if cni.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", Table(&report));
+    }
+    Ok(())
+}
+
+/// One crowd of one side, gone again afterwards.
+fn measure(crowd: &Crowd, side: Side, at_once: usize) -> Result<Vec<Duration>> {
+    let (count, wired) = if at_once == 1 {
+        (IN_A_ROW, (0..IN_A_ROW).map(|number| crowd.one(side, number)).collect::<Result<Vec<_>>>()?)
+    } else {
+        (at_once, crowd.wire(side, at_once)?)
+    };
+    crowd.clear(side, count)?;
+    Ok(wired)
+}
+
+/// The rounds of one size of crowd, by side: p50 and p99 in milliseconds.
+struct Row {
+    at_once: usize,
+    bare: Vec<[f64; 2]>,
+    tortie: Vec<[f64; 2]>,
+}
+
+impl Row {
+    fn new(at_once: usize) -> Self {
+        Self { at_once, bare: Vec::new(), tortie: Vec::new() }
+    }
+
+    fn record(&mut self, side: Side, waits: &[Duration]) {
+        let figures = [percentile(waits, 50), percentile(waits, 99)];
+        match side {
+            Side::Bare => self.bare.push(figures),
+            Side::Tortie => self.tortie.push(figures),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let of = |rounds: &[[f64; 2]], which: usize| Spread::of(rounds.iter().map(|round| round[which]).collect());
+        let ratio = |which: usize| {
+            let pairs = self.tortie.iter().zip(&self.bare);
+            Spread::of(pairs.map(|(tortie, bare)| tortie[which] / bare[which]).collect())
+        };
+        Report {
+            at_once: self.at_once,
+            bare_ms: [of(&self.bare, 0), of(&self.bare, 1)],
+            add_ms: [of(&self.tortie, 0), of(&self.tortie, 1)],
+            ratio: [ratio(0), ratio(1)],
+        }
+    }
+}
+
+/// In milliseconds; the smallest wait that so many of a hundred do not exceed.
+fn percentile(waits: &[Duration], percent: usize) -> f64 {
+    let mut sorted = waits.to_vec();
+    sorted.sort();
+    let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(place).map_or(f64::NAN, |wait| wait.as_secs_f64() * 1e3)
+}
+
+/// p50 and p99 of each.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    at_once: usize,
+    bare_ms: [Spread; 2],
+    add_ms: [Spread; 2],
+    ratio: [Spread; 2],
+}
+
+struct Table<'a>(&'a [Report]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "CNI ADD against the bare wiring of the same veths: median of the rounds [lowest - highest].")?;
+        writeln!(
+            f,
+            "Bare: a static program a pod that makes the pair, addresses, routes and neighbours and sets both"
+        )?;
+        writeln!(
+            f,
+            "ends up, one netlink request after the other; no sysctl, no program, no policy, nothing on disk.\n"
+        )?;
+        let columns = ["bare p50, ms", "bare p99, ms", "ADD p50, ms", "ADD p99, ms", "ratio p50", "ratio p99"];
+        write!(f, "{:>7}", "at once")?;
+        for column in columns {
+            write!(f, "  {column:>22}")?;
+        }
+        for report in self.0 {
+            write!(f, "\n{:>7}", report.at_once)?;
+            for spread in report.bare_ms.iter().chain(&report.add_ms) {
+                write!(f, "  {:>22}", spread.with_digits(1))?;
+            }
+            for spread in &report.ratio {
+                write!(f, "  {:>22}", spread.with_digits(2))?;
+            }
+        }
+        writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_a_wait_that_happened() {
+        let waits: Vec<_> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!((percentile(&waits, 50), percentile(&waits, 99)), (100.0, 198.0));
+        assert_eq!(percentile(&waits[..1], 99), 1.0);
+    }
+}
