@@ -51,6 +51,8 @@ pub struct Wish {
     pub id: AttachmentId,
     /// Its pod.
     pub pod: PodId,
+    /// Exactly these addresses, at most one a family.
+    pub wanted: Vec<IpAddr>,
 }
 
 /// Gives addresses out and takes them back.
@@ -101,6 +103,14 @@ impl Allocator {
         }
     }
 
+    /// Marks addresses that another IPAM plugin has given out as the attachment's, where a pool has them: nobody else gets
+    /// them from us.
+    pub fn claim(&self, wish: &Wish) -> Result<(), AllocateError> {
+        let request = self.request(wish);
+        let handle = request.handle.clone();
+        Ok(self.decide(&[handle], |ledger| ledger.claim_wanted(&request))??)
+    }
+
     /// Takes back what these attachments hold.
     pub fn release(&self, ids: &[AttachmentId]) -> Result<Vec<IpAddr>, AllocateError> {
         let handles: Vec<_> = ids.iter().map(handle_id).collect();
@@ -116,7 +126,7 @@ impl Allocator {
     /// Whether one more pod would get addresses now. Writes nothing.
     pub fn room(&self) -> Result<(), AllocateError> {
         let id = AttachmentId { network: String::new(), container: String::new(), interface: String::new() };
-        let wish = Wish { id, pod: PodId::new("", "") };
+        let wish = Wish { id, pod: PodId::new("", ""), wanted: Vec::new() };
         self.read(&[])?.assign(&self.request(&wish))?;
         Ok(())
     }
@@ -208,6 +218,7 @@ impl Allocator {
             node: self.node.clone(),
             handle: handle_id(&wish.id),
             secondary: secondary.map(|(key, value)| (key.to_owned(), value)).into(),
+            wanted: wish.wanted.clone(),
             sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
         }
     }
@@ -259,7 +270,7 @@ mod tests {
 
     fn wish(container: &str) -> Wish {
         let id = AttachmentId { network: "net".into(), container: container.into(), interface: "eth0".into() };
-        Wish { id, pod: PodId::new("default", container) }
+        Wish { id, pod: PodId::new("default", container), wanted: Vec::new() }
     }
 
     fn one(allocator: &Allocator, container: &str) -> Vec<IpAddr> {

@@ -185,6 +185,7 @@ mod tests {
             addresses: vec!["10.65.0.2".parse().expect("a valid address")],
             mtu: 1500,
             labels: [("app".to_owned(), "web".to_owned())].into(),
+            delegated: false,
             committed: true,
         }
     }

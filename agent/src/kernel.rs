@@ -7,7 +7,7 @@ use calc::Desired;
 use cni::name::host_interface_alias;
 use dataplane::{Applied, Dataplane, Question, ReportError, TwinAnswer, TwinError};
 use model::{Attachment, AttachmentId};
-use netlink::Socket;
+use netlink::{Link, Socket};
 use serde_json::Value;
 
 /// The kernel's side of a node.
@@ -55,12 +55,14 @@ impl Kernel for Dataplane {
 
     fn unwire(&mut self, attachment: &Attachment) -> Result<(), netlink::Error> {
         let mut socket = Socket::open()?;
-        // The alias says whose the link is: a new container of the same pod has one of the same name.
-        match socket.link(&attachment.host_interface)? {
-            Some(link) if link.alias == host_interface_alias(&attachment.id) => {
-                socket.delete_link(link.index).map(drop)
-            }
-            Some(_) | None => Ok(()),
+        // The alias says whose the link is: a new container of the same pod has one of the same name. One without is what
+        // an ADD that died has left; the journal knows nobody else there.
+        let ours = |link: &Link| {
+            link.kind == "veth" && (link.alias.is_empty() || link.alias == host_interface_alias(&attachment.id))
+        };
+        match socket.link(&attachment.host_interface)?.filter(ours) {
+            Some(link) => socket.delete_link(link.index).map(drop),
+            None => Ok(()),
         }
     }
 }

@@ -71,6 +71,8 @@ pub struct Agent<K> {
     pub(crate) allocator: Allocator,
     pub(crate) journal: Journal,
     pub(crate) outcome: Outcome,
+    /// Since when something that all pods share is not as wanted.
+    pub(crate) limited: Option<Instant>,
     /// The World has changed since it was last resolved.
     pub(crate) changed: bool,
     /// Prepared attachments, and when no commit can follow any more.
@@ -98,6 +100,7 @@ impl<K: Kernel> Agent<K> {
             allocator,
             journal,
             outcome: Outcome::default(),
+            limited: None,
             changed: true,
             abandoned: BTreeMap::new(),
             desired: None,
@@ -213,6 +216,7 @@ impl<K: Kernel> Agent<K> {
     fn apply(&mut self, desired: Desired) {
         let applied = self.kernel.apply(&desired);
         self.desired = Some(desired);
+        self.limited = applied.limited.then(|| self.limited.unwrap_or_else(Instant::now));
         let failed = applied.failed.iter().map(|(item, error)| (item.clone(), error.to_string()));
         let outcome = Outcome { generation: applied.generation, endpoints: applied.ok, failed: failed.collect() };
         self.report_change(&outcome);
@@ -242,17 +246,19 @@ impl<K: Kernel> Agent<K> {
         let Self { unpublished, world, allocator, node, .. } = self;
         unpublished.retain(|id| {
             let Some(attachment) = world.attachment(id) else { return false };
-            let told = allocator.objects().publish(&workload_address(attachment, &node.name));
+            let told = allocator.objects().publish(&workload_address(world, attachment, &node.name));
             told.inspect_err(|error| warn!(%id, "other nodes do not know this pod yet: {error}")).is_err()
         });
     }
 }
 
-fn workload_address(attachment: &Attachment, node: &NodeName) -> WorkloadAddress {
+/// A pod is told of as a whole, with the addresses of all its interfaces.
+fn workload_address(world: &World, attachment: &Attachment, node: &NodeName) -> WorkloadAddress {
+    let own = world.attachments().filter(|other| other.committed && other.pod == attachment.pod);
     WorkloadAddress {
         pod: attachment.pod.clone(),
         node: node.clone(),
-        addresses: attachment.addresses.clone(),
+        addresses: own.flat_map(|own| own.addresses.iter().copied()).collect(),
         labels: attachment.labels.clone(),
     }
 }

@@ -165,9 +165,10 @@ fn parse(body: &[u8]) -> Result<Request, Fault> {
     let unreadable = |error: serde_json::Error| fault(6, format!("the request cannot be read: {error}"));
     // Another version's request may not be readable at all: its number comes first.
     let version = serde_json::from_slice::<VersionOnly>(body).map_err(unreadable)?.version;
-    if version != PROTOCOL_VERSION {
-        let message =
-            format!("the request is of protocol {version}, the agent speaks {PROTOCOL_VERSION}: install one release");
+    if !(1..=PROTOCOL_VERSION).contains(&version) {
+        let message = format!(
+            "the request is of protocol {version}, the agent speaks 1 to {PROTOCOL_VERSION}: install one release"
+        );
         return Err(fault(100, message));
     }
     serde_json::from_slice(body).map_err(unreadable)

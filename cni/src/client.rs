@@ -73,7 +73,7 @@ pub enum CallError {
 /// See [`CallError`].
 pub fn ask(socket: &Path, limit: Duration, operation: Operation) -> Result<Answer, CallError> {
     let deadline_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    call(socket, &Request { version: PROTOCOL_VERSION, deadline_ms, operation })
+    call(socket, &Request { version: operation.version(), deadline_ms, operation })
 }
 
 /// Sends one request and waits for its reply, until the request's own deadline.

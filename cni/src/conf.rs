@@ -8,15 +8,21 @@ use crate::{
     environment::is_name,
     failure::{Code, Failure},
 };
-use model::{Labels, Mac};
+use model::{Cidr, Labels, Mac};
 use serde::Deserialize;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A CNI specification version that is spoken here, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
+    /// 0.1.0: one address a family, no interfaces.
+    V0_1_0,
+    /// 0.2.0: the same.
+    V0_2_0,
+    /// 0.3.0: interfaces, `prevResult`.
+    V0_3_0,
     /// 0.3.1
     V0_3_1,
     /// 0.4.0: CHECK.
@@ -29,7 +35,8 @@ pub enum Version {
 
 impl Version {
     /// All of them, oldest first.
-    pub const ALL: [Self; 4] = [Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    pub const ALL: [Self; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
     /// The newest.
     pub const NEWEST: Self = Self::V1_1_0;
 
@@ -37,6 +44,9 @@ impl Version {
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
+            Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
             Self::V1_0_0 => "1.0.0",
@@ -44,11 +54,23 @@ impl Version {
         }
     }
 
-    /// The version of this text, if it is spoken.
+    /// The version of this text, if it is spoken. None at all means the oldest (CNI-8).
     #[must_use]
     pub fn of(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::V0_1_0);
+        }
         Self::ALL.into_iter().find(|version| version.text() == text)
     }
+}
+
+/// Who gives addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ipam {
+    /// The agent, out of the datastore's pools: at most one a family as asked for by `runtimeConfig.ips`.
+    Own(Vec<IpAddr>),
+    /// The plugin of this name, on `CNI_PATH`.
+    Delegate(String),
 }
 
 /// The configuration.
@@ -60,6 +82,12 @@ pub struct Conf {
     pub network: String,
     /// Where the agent listens.
     pub socket: PathBuf,
+    /// Who gives addresses.
+    pub ipam: Ipam,
+    /// Destinations of the pod's routes (`ipam.routes`); none of a family: everything.
+    pub routes: Vec<Cidr>,
+    /// `dns`, as it is written.
+    pub dns: Option<serde_json::Value>,
     /// MTU, if one is prescribed.
     pub mtu: Option<u32>,
     /// MAC for the pod's side (`runtimeConfig.mac`), if one is prescribed.
@@ -70,7 +98,7 @@ pub struct Conf {
     pub forwarding: bool,
     /// For the whole command.
     pub timeout: Duration,
-    /// What ADD answered.
+    /// CHECK and DEL: what ADD answered. ADD: what the plugins before this one did.
     pub previous: Option<serde_json::Value>,
     /// GC: (container, interface) of the attachments that are valid.
     pub valid: Option<Vec<(String, String)>>,
@@ -84,6 +112,7 @@ struct Raw {
     socket: Option<PathBuf>,
     mtu: Option<u32>,
     ipam: Option<RawIpam>,
+    dns: Option<serde_json::Value>,
     #[serde(default)]
     args: RawArgs,
     #[serde(default, rename = "container_settings")]
@@ -103,6 +132,13 @@ struct Raw {
 struct RawIpam {
     #[serde(default, rename = "type")]
     kind: String,
+    #[serde(default)]
+    routes: Vec<RawRoute>,
+}
+
+#[derive(Deserialize)]
+struct RawRoute {
+    dst: Cidr,
 }
 
 #[derive(Default, Deserialize)]
@@ -140,6 +176,8 @@ struct RawContainerSettings {
 #[derive(Default, Deserialize)]
 struct RawRuntimeConfig {
     mac: Option<String>,
+    #[serde(default)]
+    ips: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -176,9 +214,11 @@ impl Conf {
             return Err(unusable(&raw.name, "\"name\" is missing or is not letters, digits, `_`, `.`, `-`"));
         }
         let version = Version::of(&written).ok_or_else(|| incompatible(&written))?;
-        check_ipam(&raw)?;
         Ok(Self {
             version,
+            ipam: ipam_of(&raw)?,
+            routes: raw.ipam.iter().flat_map(|ipam| &ipam.routes).map(|route| route.dst).collect(),
+            dns: raw.dns.clone().filter(serde_json::Value::is_object),
             mtu: mtu_of(&raw)?,
             mac: mac_of(&raw)?,
             labels: labels_of(raw.args.cni.labels),
@@ -203,12 +243,42 @@ fn incompatible(written: &str) -> Failure {
     Failure::new(Code::VERSION, message)
 }
 
-fn check_ipam(raw: &Raw) -> Result<(), Failure> {
-    match raw.ipam.as_ref().map(|ipam| ipam.kind.as_str()) {
-        Some("tortie") => Ok(()),
-        Some(other) => Err(unusable(&raw.name, &format!("ipam.type {other:?} is not supported; use \"tortie\""))),
-        None => Err(unusable(&raw.name, "no ipam; add \"ipam\": {\"type\": \"tortie\"}")),
+fn ipam_of(raw: &Raw) -> Result<Ipam, Failure> {
+    match raw.ipam.as_ref().map_or("", |ipam| ipam.kind.as_str()) {
+        "tortie" => requested(raw).map(Ipam::Own),
+        "" => {
+            Err(unusable(&raw.name, "no ipam.type; add \"ipam\": {\"type\": \"tortie\"}, or name another IPAM plugin"))
+        }
+        // Its client speaks over the pod's own link: before policy is in force that is down, and later nobody but the
+        // node hears a broadcast there. A lease could be neither had nor renewed.
+        "dhcp" => Err(Failure::new(
+            Code::UNSUPPORTED,
+            format!(
+                "network configuration {:?}: ipam.type \"dhcp\" is not supported: pods are routed, their broadcasts \
+                 reach no DHCP server; use \"tortie\", \"host-local\" or \"static\"",
+                raw.name
+            ),
+        )),
+        other if other.contains('/') => {
+            Err(unusable(&raw.name, &format!("ipam.type {other:?} is a path; give a plugin's name")))
+        }
+        other => Ok(Ipam::Delegate(other.to_owned())),
     }
+}
+
+/// `runtimeConfig.ips`: `address` or `address/prefix`; a pod's prefix is always that of one address.
+fn requested(raw: &Raw) -> Result<Vec<IpAddr>, Failure> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for text in &raw.runtime_config.ips {
+        let address = text.split('/').next().unwrap_or_default().parse::<IpAddr>();
+        let address =
+            address.map_err(|_| unusable(&raw.name, &format!("runtimeConfig.ips: {text:?} is no address")))?;
+        if found.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+            return Err(unusable(&raw.name, "runtimeConfig.ips: a pod has one address of a family"));
+        }
+        found.push(address);
+    }
+    Ok(found)
 }
 
 /// Calico's 0 means "as the agent chooses". Below 68 the kernel carries no IPv4.
@@ -273,21 +343,50 @@ mod tests {
 
     #[test]
     fn cni_8_versions_not_spoken_here_are_refused_with_1() {
-        for version in ["", "0.1.0", "0.2.0", "0.3.0", "1.2.0", "x"] {
+        for version in ["0.0.1", "0.5.0", "1.2.0", "x"] {
             assert_eq!(code(json!({ "cniVersion": version })), 1, "{version:?}");
         }
+        assert_eq!(read(json!({ "cniVersion": "" })).expect("spoken").version, Version::V0_1_0, "none is the oldest");
         for version in Version::ALL {
             assert_eq!(read(json!({ "cniVersion": version.text() })).expect("spoken").version, version);
         }
     }
 
     #[test]
-    fn another_ipam_is_refused_and_the_message_names_the_one_that_is_served() {
-        for ipam in [json!(null), json!({}), json!({"type": "host-local"})] {
-            let failure = read(json!({ "ipam": ipam })).expect_err("not served");
-            assert_eq!(failure.code, Code(7));
-            assert!(failure.message.contains("\"tortie\""), "{failure}");
+    fn cni_e7_without_a_usable_ipam_the_message_says_what_to_write() {
+        for ipam in [json!(null), json!({}), json!({"type": "../bin/host-local"})] {
+            assert_eq!(code(json!({ "ipam": ipam })), 7);
         }
+        assert!(read(json!({ "ipam": {} })).expect_err("none").message.contains("\"tortie\""));
+        assert_eq!(read(json!({ "ipam": {"type": "static"} })).expect("one").ipam, Ipam::Delegate("static".to_owned()));
+    }
+
+    #[test]
+    fn cni_e2_an_ipam_that_cannot_work_here_is_named_with_key_and_value() {
+        let failure = read(json!({ "ipam": {"type": "dhcp"} })).expect_err("no broadcast domain");
+        assert_eq!(failure.code, Code(2));
+        assert!(failure.message.contains("ipam.type") && failure.message.contains("dhcp"), "{failure}");
+    }
+
+    #[test]
+    fn cni_94_addresses_are_asked_for_with_or_without_a_prefix_and_one_of_a_family() {
+        let ips = |ips: &[&str]| json!({"runtimeConfig": {"ips": ips}});
+        let two = Ipam::Own(vec!["10.65.0.7".parse().expect("one"), "fd00::7".parse().expect("one")]);
+        assert_eq!(read(ips(&["10.65.0.7/24", "fd00::7"])).expect("good").ipam, two);
+        for bad in [&["10.65.0.7", "10.65.0.8"][..], &["10.65.0"], &[""]] {
+            assert_eq!(code(ips(bad)), 7, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn cni_90_to_93_and_96_97_capabilities_of_others_are_passed_over() {
+        let conf = json!({"capabilities": {"portMappings": true, "aliases": true}, "runtimeConfig": {
+            "portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "TCP"}],
+            "ipRanges": [[{"subnet": "10.1.0.0/16"}]], "bandwidth": {"ingressRate": 1},
+            "dns": {"servers": ["10.0.0.10"], "searches": ["x"], "options": []},
+            "infinibandGUID": "c2:11:22:33:44:55:66:77", "deviceID": "0000:00:1f.6", "aliases": ["web"],
+            "cgroupPath": "/kubelet/x"}});
+        assert_eq!(read(conf).expect("good"), read(json!({})).expect("good"));
     }
 
     #[test]
@@ -299,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn calc_5_calicos_keys_mean_what_they_mean_there_and_others_are_passed_over() {
+    fn calc_5_and_cni_85_calicos_keys_mean_what_they_mean_there_and_others_are_passed_over() {
         let conf = json!({"mtu": 1400, "container_settings": {"allow_ip_forwarding": true}, "log_level": "info",
             "datastore_type": "kubernetes", "policy": {"type": "k8s"}, "cniVersions": ["1.0.0", "1.1.0"]});
         let conf = read(conf).expect("good");

@@ -10,6 +10,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Longest interface name, bytes.
 const INTERFACE_MAX: usize = 15;
 
+/// What a plugin that is called on gets as we got it.
+const PASSED_ON: [&str; 5] = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH"];
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -40,6 +43,10 @@ pub struct Environment {
     pub interface: IfaceName,
     /// `CNI_ARGS`.
     pub args: BTreeMap<String, String>,
+    /// Where plugins lie (`CNI_PATH`).
+    pub path: Vec<PathBuf>,
+    /// The variables as they came, for plugins that are called on.
+    pub given: Vec<(&'static str, String)>,
     /// The pod may live in this program's own namespace (`CNI_NETNS_OVERRIDE`).
     pub own_namespace_allowed: bool,
 }
@@ -59,6 +66,8 @@ impl Environment {
             namespace: given("CNI_NETNS").map(PathBuf::from),
             interface: IfaceName(given("CNI_IFNAME").unwrap_or_default()),
             args: args_of(&given("CNI_ARGS").unwrap_or_default())?,
+            path: given("CNI_PATH").iter().flat_map(std::env::split_paths).collect(),
+            given: PASSED_ON.into_iter().filter_map(|name| Some((name, lookup(name)?))).collect(),
             own_namespace_allowed: given("CNI_NETNS_OVERRIDE")
                 .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true")),
         };

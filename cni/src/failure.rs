@@ -15,6 +15,8 @@ pub struct Code(pub u32);
 impl Code {
     /// The configuration's version is not spoken here, or does not have the command.
     pub const VERSION: Self = Self(1);
+    /// A key's value has no meaning here.
+    pub const UNSUPPORTED: Self = Self(2);
     /// An environment variable is missing or cannot be used.
     pub const ENVIRONMENT: Self = Self(4);
     /// Standard input cannot be read.
@@ -33,6 +35,10 @@ impl Code {
     pub const CHANGED: Self = Self(100);
     /// The pod's interface cannot be wired.
     pub const WIRING: Self = Self(101);
+    /// Another plugin failed and did not say how.
+    pub const DELEGATE: Self = Self(102);
+    /// "Container unknown": the runtime would skip its DEL, and what is left would stay.
+    pub(crate) const UNKNOWN_CONTAINER: Self = Self(3);
 }
 
 /// An error for the runtime.

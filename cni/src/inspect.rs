@@ -6,6 +6,7 @@
 use crate::{
     deadline::Deadline,
     failure::{Code, Failure},
+    result::gateway_of,
 };
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{Link, Socket, namespace};
@@ -35,6 +36,17 @@ struct PreviousInterface {
     sandbox: String,
 }
 
+/// What CHECK is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// The pod's side.
+    pub interface: &'a IfaceName,
+    /// The host's side.
+    pub host: &'a IfaceName,
+    /// The pod.
+    pub sandbox: &'a OwnedFd,
+}
+
 #[derive(Debug, Deserialize)]
 struct PreviousIp {
     address: String,
@@ -58,12 +70,8 @@ impl Previous {
     }
 
     /// Every difference; none: all is as it was left.
-    pub(crate) fn differences(
-        &self,
-        interface: &IfaceName,
-        sandbox: &OwnedFd,
-        deadline: Deadline,
-    ) -> Result<Vec<String>, Failure> {
+    pub(crate) fn differences(&self, wanted: Wanted<'_>, deadline: Deadline) -> Result<Vec<String>, Failure> {
+        let Wanted { interface, host, sandbox } = wanted;
         let Some(place) = self.interfaces.iter().position(|own| own.name == *interface && !own.sandbox.is_empty())
         else {
             return Ok(vec![format!("prevResult has no interface {interface} in a sandbox")]);
@@ -71,9 +79,7 @@ impl Previous {
         let look = || self.look_inside(place, &mut deadline.socket()?);
         let (pod, mut found) = namespace::inside(sandbox.as_fd(), look)??;
         let Some(pod) = pod else { return Ok(found) };
-        if let Some(host) = self.interfaces.iter().find(|host| host.sandbox.is_empty()) {
-            found.extend(look_outside(host, &pod, sandbox.as_fd(), &mut deadline.socket()?)?);
-        }
+        found.extend(look_outside(host, &pod, sandbox.as_fd(), &mut deadline.socket()?)?);
         Ok(found)
     }
 
@@ -109,32 +115,30 @@ impl Previous {
     fn missing_routes(&self, index: Ifindex, socket: &mut Socket) -> Result<Vec<String>, Failure> {
         let routes = socket.routes()?;
         let there = |wanted: &PreviousRoute| {
-            routes.iter().any(|own| {
-                own.interface == index
-                    && own.destination == wanted.dst
-                    && (wanted.gw.is_none() || own.gateway == wanted.gw)
-            })
+            routes.iter().any(|own| own.interface == index && own.destination == wanted.dst && own.gateway == wanted.gw)
         };
         let gone = |route: &PreviousRoute| format!("the route to {} is gone from the pod", route.dst);
-        Ok(self.routes.iter().filter(|route| !there(route)).map(gone).collect())
+        // Other gateways are of other plugins.
+        let ours = |route: &&PreviousRoute| route.gw.is_some_and(|gateway| gateway == gateway_of(gateway));
+        Ok(self.routes.iter().filter(ours).filter(|route| !there(route)).map(gone).collect())
     }
 }
 
 fn look_outside(
-    host: &PreviousInterface,
+    host: &IfaceName,
     pod: &Link,
     sandbox: BorrowedFd<'_>,
     socket: &mut Socket,
 ) -> Result<Vec<String>, Failure> {
-    let Some(link) = socket.link(&host.name)? else {
-        return Ok(vec![format!("host interface {} is gone", host.name)]);
+    let Some(link) = socket.link(host)? else {
+        return Ok(vec![format!("host interface {host} is gone")]);
     };
     let mut found = Vec::new();
     if !link.up {
-        found.push(format!("host interface {} is down", host.name));
+        found.push(format!("host interface {host} is down"));
     }
     if !socket.leads_to(&link, pod.index, sandbox)? {
-        found.push(format!("host interface {} does not lead to the pod", host.name));
+        found.push(format!("host interface {host} does not lead to the pod"));
     }
     Ok(found)
 }

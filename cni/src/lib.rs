@@ -7,6 +7,7 @@
 pub mod client;
 pub mod conf;
 mod deadline;
+mod delegate;
 pub mod environment;
 pub mod failure;
 mod inspect;

@@ -3,7 +3,7 @@
 //! Invariant: equal inputs give equal names on every node, the names Calico gives.
 //! Never: asks who uses a name already.
 
-use model::{AttachmentId, IfaceName, PodId};
+use model::{AttachmentId, FIRST_INTERFACE, IfaceName, PodId};
 use sha1::{Digest, Sha1};
 use std::fmt::Write;
 
@@ -13,10 +13,16 @@ pub const INTERFACE_PREFIX: &str = "cali";
 const ALIAS_MAX: usize = 255;
 
 /// The host side's name: `cali` and 11 hexadecimal digits of SHA-1 over `namespace.pod`
-/// (Calico: libcalico-go workload_endpoint_default.go). Two sandboxes of one pod share it.
+/// (Calico: libcalico-go workload_endpoint_default.go), and for an interface that is not the pod's first over
+/// `namespace.pod/interface`: no pod's name has a slash. Two sandboxes of one pod share it.
 #[must_use]
-pub fn host_interface_name(pod: &PodId) -> IfaceName {
-    let digest = hexadecimal(&format!("{}.{}", pod.namespace, pod.name));
+pub fn host_interface_name(pod: &PodId, interface: &str) -> IfaceName {
+    let mut text = format!("{}.{}", pod.namespace, pod.name);
+    if interface != FIRST_INTERFACE {
+        text.push('/');
+        text.push_str(interface);
+    }
+    let digest = hexadecimal(&text);
     IfaceName(format!("{INTERFACE_PREFIX}{}", &digest[..11]))
 }
 
@@ -42,8 +48,23 @@ mod tests {
     #[test]
     fn calc_2_the_host_interface_is_cali_and_eleven_digits_of_sha1() {
         // printf default.web | sha1sum
-        assert_eq!(host_interface_name(&PodId::new("default", "web")).0, "cali68caf03a5f4");
-        assert_eq!(host_interface_name(&PodId::new("default", "web")).0.len(), 15);
+        assert_eq!(host_interface_name(&PodId::new("default", "web"), "eth0").0, "cali68caf03a5f4");
+        assert_eq!(host_interface_name(&PodId::new("default", "web"), "eth0").0.len(), 15);
+    }
+
+    #[test]
+    fn calc_15_every_interface_of_a_pod_has_a_host_side_of_its_own() {
+        let web = PodId::new("default", "web");
+        let names = [
+            host_interface_name(&web, "eth0"),
+            host_interface_name(&web, "net1"),
+            host_interface_name(&web, "net2"),
+            host_interface_name(&PodId::new("default", "web.net1"), "eth0"),
+        ];
+        for (place, name) in names.iter().enumerate() {
+            assert_eq!(name.0.len(), 15);
+            assert!(!names[..place].contains(name), "{names:?}");
+        }
     }
 
     #[test]

@@ -5,27 +5,34 @@
 
 use crate::{
     client::{self, CallError},
-    conf::{Conf, Version, written_version},
+    conf::{Conf, Ipam, Version, written_version},
     deadline::Deadline,
+    delegate::{Assigned, Delegate},
     environment::{Command, Environment},
     failure::{Code, Failure},
-    inspect::Previous,
+    inspect::{Previous, Wanted},
     name::{host_interface_alias, host_interface_name},
     protocol::{Answer, Operation, Prepare, Prepared},
     result::Attached,
-    wiring::{Wiring, unwire},
+    wiring::{Wired, Wiring, unwire},
 };
-use model::{AttachmentId, Mac};
+use model::{AttachmentId, Cidr, IfaceName};
 use netlink::namespace;
 use serde_json::{Value, json};
 use std::{
+    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Undoing may begin after the command's deadline; it gets this long.
 const UNDO_LIMIT: Duration = Duration::from_secs(5);
+/// STATUS waits this long for an agent that is away: one that is being replaced is back by then (CNI-73).
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two questions of STATUS.
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Does what the runtime asks. `None`: success without output.
 ///
@@ -37,7 +44,7 @@ pub fn run(environment: &Environment, input: &[u8]) -> Result<Option<Value>, Fai
     }
     let conf = Conf::read(input)?;
     require_version(environment.command, conf.version)?;
-    let invocation = Invocation { environment, deadline: Deadline::after(conf.timeout), conf: &conf };
+    let invocation = Invocation { environment, deadline: Deadline::after(conf.timeout), conf: &conf, input };
     match environment.command {
         Command::Add => invocation.add().map(Some),
         Command::Del => invocation.del().map(|()| None),
@@ -62,7 +69,7 @@ fn versions(input: &[u8]) -> Value {
 
 fn require_version(command: Command, version: Version) -> Result<(), Failure> {
     let since = match command {
-        Command::Add | Command::Del | Command::Version => Version::V0_3_1,
+        Command::Add | Command::Del | Command::Version => Version::V0_1_0,
         Command::Check => Version::V0_4_0,
         Command::Gc | Command::Status => Version::V1_1_0,
     };
@@ -77,6 +84,7 @@ struct Invocation<'a> {
     environment: &'a Environment,
     conf: &'a Conf,
     deadline: Deadline,
+    input: &'a [u8],
 }
 
 impl Invocation<'_> {
@@ -109,19 +117,63 @@ impl Invocation<'_> {
         let sandbox = namespace::open(path)?;
         self.refuse_own(&sandbox)?;
         let prepared = self.prepare()?;
-        self.attach(&prepared, path, &sandbox).map_err(|failure| self.undo(failure))
+        let assigned = self.assigned(&prepared);
+        assigned
+            .and_then(|assigned| self.attach(&prepared, &assigned, path, &sandbox))
+            .map_err(|failure| self.undo(failure))
     }
 
-    fn attach(&self, prepared: &Prepared, path: &Path, sandbox: &OwnedFd) -> Result<Value, Failure> {
-        let mac = self.wire(prepared, sandbox)?;
-        self.tell(Operation::Commit { id: self.id(), mac })?;
+    /// Addresses of the agent, or of the IPAM plugin that is named. One that has given some already is not asked again.
+    fn assigned(&self, prepared: &Prepared) -> Result<Assigned, Failure> {
+        match self.delegate() {
+            Some(delegate) if prepared.addresses.is_empty() => delegate.add(self.deadline.left()?),
+            Some(_) | None => {
+                let (addresses, routes) = (prepared.addresses.clone(), self.conf.routes.clone());
+                Ok(Assigned { addresses, routes, dns: None })
+            }
+        }
+    }
+
+    fn delegate(&self) -> Option<Delegate<'_>> {
+        match &self.conf.ipam {
+            Ipam::Own(_) => None,
+            Ipam::Delegate(name) => Some(Delegate { name, environment: self.environment, input: self.input }),
+        }
+    }
+
+    fn attach(
+        &self,
+        prepared: &Prepared,
+        assigned: &Assigned,
+        path: &Path,
+        sandbox: &OwnedFd,
+    ) -> Result<Value, Failure> {
+        let destinations = destinations(assigned);
+        let wiring = Wiring {
+            host: &prepared.host_interface,
+            alias: &host_interface_alias(&self.id()),
+            interface: &self.environment.interface,
+            mac: prepared.mac,
+            mtu: prepared.mtu,
+            addresses: &assigned.addresses,
+            destinations: &destinations,
+            namespace: sandbox.as_fd(),
+            forwarding: self.conf.forwarding,
+        };
+        let Wired { mac, metric } = wiring.wire(self.deadline)?;
+        let addresses = self.delegate().map_or_else(Vec::new, |_| assigned.addresses.clone());
+        self.tell(Operation::Commit { id: self.id(), mac, addresses })?;
         let attached = Attached {
             host: &prepared.host_interface,
             interface: &self.environment.interface,
             mac,
             sandbox: path,
-            addresses: &prepared.addresses,
+            addresses: &assigned.addresses,
             mtu: prepared.mtu,
+            destinations: &destinations,
+            metric,
+            previous: self.conf.previous.as_ref(),
+            dns: self.conf.dns.as_ref().or(assigned.dns.as_ref()),
         };
         Ok(attached.to_json(self.conf.version))
     }
@@ -134,6 +186,11 @@ impl Invocation<'_> {
             labels: self.conf.labels.clone(),
             mtu: self.conf.mtu,
             mac: self.conf.mac,
+            ips: match &self.conf.ipam {
+                Ipam::Own(ips) => ips.clone(),
+                Ipam::Delegate(_) => Vec::new(),
+            },
+            delegated: self.delegate().is_some(),
         };
         match client::ask(&self.conf.socket, self.deadline.left()?, Operation::Prepare(wish)) {
             Ok(Answer::Prepared(prepared)) => Ok(prepared),
@@ -143,27 +200,18 @@ impl Invocation<'_> {
         }
     }
 
-    fn wire(&self, prepared: &Prepared, sandbox: &OwnedFd) -> Result<Mac, Failure> {
-        let wiring = Wiring {
-            host: &prepared.host_interface,
-            alias: &host_interface_alias(&self.id()),
-            interface: &self.environment.interface,
-            mac: prepared.mac,
-            mtu: prepared.mtu,
-            addresses: &prepared.addresses,
-            namespace: sandbox.as_fd(),
-            forwarding: self.conf.forwarding,
-        };
-        wiring.wire(self.deadline)
-    }
-
     /// Takes back what a failed ADD has done. What cannot be taken back goes into the failure's details; the runtime's
     /// DEL, and the agent by itself, try again.
     fn undo(&self, mut failure: Failure) -> Failure {
-        let links = unwire(&host_interface_alias(&self.id()), None);
+        let links = unwire(&host_interface_alias(&self.id()));
         let abort = Operation::Abort { id: self.id() };
         let agent = client::ask(&self.conf.socket, UNDO_LIMIT, abort).map(|_| ()).map_err(Failure::from);
-        for left in [links, agent].into_iter().filter_map(Result::err) {
+        // An attachment that the agent could not take back may still use its addresses.
+        let ipam = match self.delegate() {
+            Some(delegate) if agent.is_ok() => delegate.tell("DEL", UNDO_LIMIT),
+            Some(_) | None => Ok(()),
+        };
+        for left in [links, agent, ipam].into_iter().filter_map(Result::err) {
             if left.message != failure.message {
                 failure.details.push_str(&format!("not undone: {left}. "));
             }
@@ -177,34 +225,59 @@ impl Invocation<'_> {
         if let Some(Ok(sandbox)) = self.environment.namespace.as_deref().map(namespace::open) {
             self.refuse_own(&sandbox)?;
         }
-        unwire(&host_interface_alias(&self.id()), Some(&host_interface_name(&self.environment.pod())))?;
-        self.tell(Operation::Del { id: self.id() })
+        unwire(&host_interface_alias(&self.id()))?;
+        self.tell(Operation::Del { id: self.id() })?;
+        self.pass_on("DEL")
+    }
+
+    /// The IPAM plugin's share of a command that answers nothing.
+    fn pass_on(&self, command: &str) -> Result<(), Failure> {
+        match self.delegate() {
+            Some(delegate) => delegate.tell(command, self.deadline.left()?),
+            None => Ok(()),
+        }
+    }
+
+    fn host_interface(&self) -> IfaceName {
+        host_interface_name(&self.environment.pod(), &self.environment.interface.0)
     }
 
     fn check(&self) -> Result<(), Failure> {
         let previous = Previous::read(self.conf.previous.as_ref())?;
         let sandbox = namespace::open(self.environment.namespace.as_deref().unwrap_or(Path::new("")))?;
-        let differences = previous.differences(&self.environment.interface, &sandbox, self.deadline)?;
+        let (interface, host) = (&self.environment.interface, &self.host_interface());
+        let differences = previous.differences(Wanted { interface, host, sandbox: &sandbox }, self.deadline)?;
         if !differences.is_empty() {
             let message = format!("{} is not as ADD left it: {}", self.id(), differences.join("; "));
             return Err(Failure::new(Code::CHANGED, message));
         }
-        self.tell(Operation::Check { id: self.id() })
+        self.tell(Operation::Check { id: self.id() })?;
+        self.pass_on("CHECK")
     }
 
-    /// Without a list nothing is known to be stale, so nothing is taken away (CNI-60).
+    /// Without a list nothing is known to be stale, so nothing is taken away (CNI-60), nor is anybody told to. What fails
+    /// here is said after the IPAM plugin has done its share (CNI-62).
     fn gc(&self) -> Result<(), Failure> {
         let Some(keep) = self.conf.valid.clone() else { return Ok(()) };
-        self.tell(Operation::Gc { network: self.conf.network.clone(), keep })
+        let own = self.tell(Operation::Gc { network: self.conf.network.clone(), keep });
+        let ipam = self.pass_on("GC");
+        own.and(ipam)
     }
 
     fn status(&self) -> Result<(), Failure> {
-        self.tell(Operation::Status { network: self.conf.network.clone() }).map_err(|mut failure| {
-            if failure.code == Code::LATER {
-                failure.code = Code::UNAVAILABLE;
+        let end = Instant::now() + STATUS_PATIENCE.min(self.conf.timeout);
+        loop {
+            let (network, delegated) = (self.conf.network.clone(), self.delegate().is_some());
+            match self.tell(Operation::Status { network, delegated }) {
+                Err(failure) if failure.code == Code::LATER && Instant::now() + STATUS_PAUSE < end => {
+                    thread::sleep(STATUS_PAUSE);
+                }
+                Err(failure) if failure.code == Code::LATER => {
+                    return Err(Failure { code: Code::UNAVAILABLE, ..failure });
+                }
+                told => return told.and_then(|()| self.pass_on("STATUS")),
             }
-            failure
-        })
+        }
     }
 
     /// A pod in the host's own namespace would have the host's interfaces taken for its own (CNI-12).
@@ -215,4 +288,15 @@ impl Invocation<'_> {
         }
         Err(Failure::new(Code::NAMESPACE, "CNI_NETNS is the namespace tortie-cni itself runs in; give the pod its own"))
     }
+}
+
+/// Where the pod's routes lead: as the addresses came, else everywhere.
+fn destinations(assigned: &Assigned) -> Vec<Cidr> {
+    let of = |address: &IpAddr| {
+        let own: Vec<Cidr> =
+            assigned.routes.iter().filter(|route| route.is_v4() == address.is_ipv4()).copied().collect();
+        let unspecified = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        if own.is_empty() { vec![unspecified.parse().expect("because the text is a network")] } else { own }
+    };
+    assigned.addresses.iter().flat_map(of).collect()
 }

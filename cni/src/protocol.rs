@@ -7,15 +7,16 @@ use model::{AttachmentId, IfaceName, Labels, Mac, PodId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// Version of this protocol.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Newest version of this protocol. A request carries the lowest that has all it says ([`Operation::version`]), so that a
+/// new binary and an old agent understand each other in everything else.
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Largest message, bytes.
 pub const MESSAGE_MAX: u32 = 16 << 20;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// [`PROTOCOL_VERSION`] of the sender.
+    /// Version that the request is written in.
     pub version: u32,
     /// Milliseconds from receipt after which the sender no longer waits.
     pub deadline_ms: u64,
@@ -35,6 +36,9 @@ pub enum Operation {
         id: AttachmentId,
         /// MAC of the pod's side as it really is.
         mac: Mac,
+        /// Version 2: its addresses, where the prepare said that another IPAM plugin gives them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        addresses: Vec<IpAddr>,
     },
     /// Undo a prepare.
     Abort {
@@ -62,9 +66,29 @@ pub enum Operation {
     Status {
         /// The network's name.
         network: String,
+        /// Its addresses are another IPAM plugin's. A reader that passes it over asks for more than is needed.
+        #[serde(default, skip_serializing_if = "is_false")]
+        delegated: bool,
     },
     /// A read command's question; its answer is [`Answer::Report`].
     Query(Query),
+}
+
+impl Operation {
+    /// The lowest version of the protocol that has all this says.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        match self {
+            Self::Prepare(wish) if wish.delegated || !wish.ips.is_empty() => 2,
+            Self::Commit { addresses, .. } if !addresses.is_empty() => 2,
+            _ => 1,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the serializer passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What the runtime wants attached.
@@ -80,6 +104,12 @@ pub struct Prepare {
     pub mtu: Option<u32>,
     /// MAC the pod should have, if one was asked for.
     pub mac: Option<Mac>,
+    /// Version 2: exactly these addresses, at most one a family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+    /// Version 2: another IPAM plugin gives the addresses; they come with the commit.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub delegated: bool,
 }
 
 /// A read command's question.
@@ -129,7 +159,7 @@ pub struct Prepared {
     pub host_interface: IfaceName,
     /// MAC for the pod's side, if one was asked for; else the kernel's choice stands.
     pub mac: Option<Mac>,
-    /// The pod's addresses: at most one a family.
+    /// The pod's addresses: at most one a family. None yet where another IPAM plugin gives them.
     pub addresses: Vec<IpAddr>,
     /// MTU for both sides.
     pub mtu: u32,

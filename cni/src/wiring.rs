@@ -6,14 +6,25 @@
 use crate::{
     deadline::Deadline,
     failure::{Code, Failure},
-    result::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, host_prefix},
+    result::{HOST_MAC, gateway_of, host_prefix},
 };
-use model::{Cidr, IfaceName, Ifindex, Mac};
+use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
 use netlink::{Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
 use std::{net::IpAddr, os::fd::BorrowedFd};
 
 /// The protocol number of routes that CNI plugins make: boot.
 const ROUTE_PROTOCOL: u8 = 3;
+
+/// Below it the kernel puts IPv6 routes that name no metric.
+const METRIC_BASE: u32 = 1024;
+
+/// What only the wiring knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wired {
+    pub mac: Mac,
+    /// Of the pod's routes through this interface; `None`: none was named.
+    pub metric: Option<u32>,
+}
 
 /// What to wire.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +37,15 @@ pub(crate) struct Wiring<'a> {
     pub mac: Option<Mac>,
     pub mtu: u32,
     pub addresses: &'a [IpAddr],
+    /// Where to, through the gateway.
+    pub destinations: &'a [Cidr],
     pub namespace: BorrowedFd<'a>,
     pub forwarding: bool,
 }
 
 impl Wiring<'_> {
     /// Makes the pair and everything in the pod. What fails is left for [`unwire`].
-    pub(crate) fn wire(&self, deadline: Deadline) -> Result<Mac, Failure> {
+    pub(crate) fn wire(&self, deadline: Deadline) -> Result<Wired, Failure> {
         let mut socket = deadline.socket()?;
         self.make_way(&mut socket, deadline)?;
         socket.create_veth(&VethSpec {
@@ -73,20 +86,26 @@ impl Wiring<'_> {
         Failure::new(Code::WIRING, message)
     }
 
-    fn wire_pod(&self, socket: &mut Socket, deadline: Deadline) -> Result<Mac, Failure> {
+    fn wire_pod(&self, socket: &mut Socket, deadline: Deadline) -> Result<Wired, Failure> {
         let loopback = there(socket, &IfaceName("lo".to_owned()))?;
         socket.set_link(loopback.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
         self.set_sysctls()?;
         let link = there(socket, self.interface)?;
         socket.set_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+        // The first interface's routes are the pod's; another's stand behind them, for who binds to it.
+        let metric = (self.interface.0 != FIRST_INTERFACE).then_some(METRIC_BASE + link.index.0);
         for address in self.addresses {
             deadline.left()?;
             socket.add_address(link.index, *address, host_prefix(*address), true)?;
-            for route in pod_routes(link.index, *address) {
-                socket.replace_route(&route)?;
+            for route in pod_routes(link.index, *address, self.destinations) {
+                match metric {
+                    Some(metric) => socket.replace_route_behind(&route, metric)?,
+                    None => socket.replace_route(&route)?,
+                }
             }
         }
-        link.mac.ok_or_else(|| Failure::new(Code::WIRING, format!("{} in the pod has no MAC", self.interface)))
+        let without = || Failure::new(Code::WIRING, format!("{} in the pod has no MAC", self.interface));
+        Ok(Wired { mac: link.mac.ok_or_else(without)?, metric })
     }
 
     /// In the pod's namespace only.
@@ -113,7 +132,7 @@ fn there(socket: &mut Socket, name: &IfaceName) -> Result<Link, Failure> {
 }
 
 /// The way out of a pod: a gateway that no network holds (Calico: cni-plugin dataplane_linux.go).
-fn pod_routes(interface: Ifindex, address: IpAddr) -> Vec<Route> {
+fn pod_routes(interface: Ifindex, address: IpAddr, destinations: &[Cidr]) -> Vec<Route> {
     let route = |destination, gateway, scope| Route {
         destination,
         interface,
@@ -123,20 +142,19 @@ fn pod_routes(interface: Ifindex, address: IpAddr) -> Vec<Route> {
         table: MAIN_TABLE,
         on_link: false,
     };
-    let gateway = if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 };
-    let unspecified = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    let everywhere: Cidr = unspecified.parse().expect("because the text is a network");
-    let out = route(everywhere, Some(gateway), Scope::Global);
+    let gateway = gateway_of(address);
+    let own = destinations.iter().filter(|destination| destination.is_v4() == address.is_ipv4());
+    let out = own.map(|destination| route(*destination, Some(gateway), Scope::Global));
     // A link-local address needs no route to be a gateway.
-    if address.is_ipv4() { vec![route(Cidr::host(gateway), None, Scope::Link), out] } else { vec![out] }
+    let to_gateway = address.is_ipv4().then(|| route(Cidr::host(gateway), None, Scope::Link));
+    to_gateway.into_iter().chain(out).collect()
 }
 
-/// Takes away the host side that carries `alias`, and with it the pod's side; also the one called `unclaimed` if it has
-/// no alias, as an interrupted ADD leaves it. Succeeds where there is none.
-pub(crate) fn unwire(alias: &str, unclaimed: Option<&IfaceName>) -> Result<(), Failure> {
+/// Takes away the host side that carries `alias`, and with it the pod's side. Succeeds where there is none. One that an
+/// interrupted ADD left without an alias is the agent's to take: only its journal says whose it is.
+pub(crate) fn unwire(alias: &str) -> Result<(), Failure> {
     let mut socket = Socket::open()?;
-    let ours = |link: &Link| link.alias == alias || (link.alias.is_empty() && unclaimed == Some(&link.name));
-    for link in socket.links()?.iter().filter(|link| link.kind == "veth" && ours(link)) {
+    for link in socket.links()?.iter().filter(|link| link.kind == "veth" && link.alias == alias) {
         socket.delete_link(link.index)?;
     }
     Ok(())

@@ -194,6 +194,7 @@ fn attachment(endpoint: &Endpoint, number: usize) -> Attachment {
         addresses: endpoint.addresses.clone(),
         mtu: 1500,
         labels: Labels::new(),
+        delegated: false,
         committed: true,
     }
 }

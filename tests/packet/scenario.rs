@@ -113,6 +113,7 @@ impl Cast {
             addresses: self.actor.addresses(),
             mtu: 1500,
             labels: Labels::new(),
+            delegated: false,
             committed: true,
         }
     }

@@ -116,7 +116,7 @@ fn cni_10_version_is_answered_without_agent_or_configuration() -> Result<()> {
     let node = cluster.node(tests::NodeSpec::new(1))?;
     for input in ["{\"cniVersion\":\"1.0.0\"}", ""] {
         let answer = node.runtime().run(&[("CNI_COMMAND", "VERSION".to_owned())], input)?.success()?;
-        assert_eq!(answer["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+        assert_eq!(answer["supportedVersions"], json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
     }
     Ok(())
 }

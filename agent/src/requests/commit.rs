@@ -3,21 +3,42 @@
 //! Invariant: what does not come into force is taken back, and stays prepared until it is aborted.
 //! Never: answers before the endpoint is in force.
 
-use super::{TRY_AGAIN, Waiting, answer, done, fault};
+use super::{TRY_AGAIN, Waiting, answer, delegated, done, fault};
 use crate::{kernel::Kernel, owner::Agent};
 use cni::protocol::{Fault, Reply};
 use model::{Attachment, AttachmentId, Mac};
-use std::sync::mpsc::SyncSender;
+use std::{net::IpAddr, sync::mpsc::SyncSender};
+
+/// What only the wiring knows.
+pub struct Wired {
+    /// MAC of the pod's side.
+    pub mac: Mac,
+    /// What another IPAM plugin gave.
+    pub addresses: Vec<IpAddr>,
+}
 
 /// Makes the attachment part of the World.
-pub fn start<K: Kernel>(agent: &mut Agent<K>, id: AttachmentId, mac: Mac, reply: SyncSender<Reply>) -> Option<Waiting> {
+pub fn start<K: Kernel>(
+    agent: &mut Agent<K>,
+    id: AttachmentId,
+    wired: Wired,
+    reply: SyncSender<Reply>,
+) -> Option<Waiting> {
     let Some(prepared) = agent.journal.get(&id) else {
         let message =
             format!("{id} is not prepared (the agent was restarted, or the request was undone); run ADD again");
         answer(&reply, Err(fault(TRY_AGAIN, message)));
         return None;
     };
-    agent.world.attach(Attachment { mac, committed: true, ..prepared.clone() });
+    let mut attachment = Attachment { mac: wired.mac, committed: true, ..prepared.clone() };
+    if attachment.delegated {
+        if let Err(fault) = delegated::adopt(agent, &attachment, &wired.addresses) {
+            answer(&reply, Err(fault));
+            return None;
+        }
+        attachment.addresses = wired.addresses;
+    }
+    agent.world.attach(attachment);
     agent.changed = true;
     Some(Waiting::Commit { id, reply })
 }

@@ -4,6 +4,7 @@
 //! Never: serves a pod before the datastore has said everything it has.
 
 mod commit;
+mod delegated;
 mod prepare;
 mod query;
 mod remove;
@@ -26,6 +27,8 @@ const TRY_AGAIN: u32 = 11;
 const INVALID_CONFIG: u32 = 7;
 /// CNI: ADD cannot be served now.
 const NOT_AVAILABLE: u32 = 50;
+/// CNI: and the pods that are there may have limited connectivity.
+const LIMITED: u32 = 51;
 /// Ours: what is asked about is not as it should be.
 const NOT_AS_IT_SHOULD_BE: u32 = 100;
 
@@ -58,10 +61,12 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
         }
         match operation {
             Operation::Query(question) => answer(&reply, query::query(agent, &question)),
-            Operation::Status { .. } => answer(&reply, query::status(agent)),
+            Operation::Status { delegated, .. } => answer(&reply, query::status(agent, delegated)),
             Operation::Check { id } => answer(&reply, query::check(agent, &id)),
             Operation::Prepare(prepare) => prepares.push(prepare::Ask { prepare, deadline, reply }),
-            Operation::Commit { id, mac } => waiting.extend(commit::start(agent, id, mac, reply)),
+            Operation::Commit { id, mac, addresses } => {
+                waiting.extend(commit::start(agent, id, commit::Wired { mac, addresses }, reply));
+            }
             Operation::Abort { id } | Operation::Del { id } => waiting.push(remove::start(agent, vec![id], reply)),
             Operation::Gc { network, keep } => waiting.push(remove::gc(agent, &network, &keep, reply)),
         }

@@ -10,6 +10,7 @@ use crate::{
     owner::Agent,
 };
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
+use ipam::{AssignError, handle_id};
 use model::{Attachment, AttachmentId, IfaceName, Mac};
 use std::{
     net::IpAddr,
@@ -40,7 +41,11 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
             Ok(None) => {
                 displaced.extend(displace(agent, &ask.prepare.id, &interface_of(&ask.prepare)));
                 agent.abandoned.insert(ask.prepare.id.clone(), ask.deadline + GRACE);
-                open.push(ask);
+                if ask.prepare.delegated {
+                    answer(&ask.reply, expect(agent, &ask.prepare));
+                } else {
+                    open.push(ask);
+                }
             }
             Err(fault) => answer(&ask.reply, Err(fault)),
         }
@@ -52,28 +57,33 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
 }
 
 fn interface_of(prepare: &Prepare) -> IfaceName {
-    cni::name::host_interface_name(&prepare.pod)
+    cni::name::host_interface_name(&prepare.pod, &prepare.id.interface)
 }
 
 /// The answer that was given before, or whether one can be given at all.
 fn admit<K: Kernel>(agent: &Agent<K>, prepare: &Prepare) -> Result<Option<Prepared>, Fault> {
     let id = &prepare.id;
-    if let Some(text) = [&id.network, &id.container].into_iter().find(|text| !is_plain(text)) {
-        let message = format!("{text:?} cannot name a network or container: use letters, digits, '_', '.' and '-'");
+    if let Some(text) = [&id.network, &id.container, &id.interface].into_iter().find(|text| !is_plain(text)) {
+        let message =
+            format!("{text:?} cannot name a network, container or interface: use letters, digits, '_', '.' and '-'");
         return Err(fault(INVALID_CONFIG, message));
     }
-    let same = |known: &&Attachment| known.id.network == id.network && known.id.container == id.container;
-    match agent.journal.all().find(same) {
-        Some(known) if known.id == *id && known.pod == prepare.pod => Ok(Some(prepared(known, prepare.mac))),
+    // One handle, one holder: the parts of two identities can join to the same.
+    let handle = handle_id(id).to_lowercase();
+    match agent.journal.all().find(|known| known.id == *id || handle_id(&known.id).to_lowercase() == handle) {
+        Some(known) if known.id == *id && known.pod == prepare.pod && known.delegated == prepare.delegated => {
+            Ok(Some(prepared(known, prepare.mac)))
+        }
         Some(known) => {
-            let message = format!("container {} already has interface {} of pod {}", id.container, known.id, known.pod);
+            let message =
+                format!("{} of pod {} is attached already, and otherwise; DEL comes first", known.id, known.pod);
             Err(fault(INVALID_CONFIG, message))
         }
         None => Ok(None),
     }
 }
 
-/// Network and container become part of an object's name.
+/// The three become part of an object's name.
 fn is_plain(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !text.is_empty()
@@ -82,7 +92,7 @@ fn is_plain(text: &str) -> bool {
         && text.chars().all(allowed)
 }
 
-/// A pod has one host interface: its new container takes the place of the old one, whose DEL may still be to come.
+/// An interface of a pod has one host side: its new container takes the place of the old one, whose DEL may still be to come.
 fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &IfaceName) -> Option<Waiting> {
     let old = agent.journal.at(interface).filter(|known| known.id != *id)?.id.clone();
     tracing::info!(%id, %old, %interface, "a new container takes the place of an old one");
@@ -91,8 +101,19 @@ fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &Ifac
     Some(Waiting::Remove { ids: vec![old], reply: None })
 }
 
+/// Addresses come later, from elsewhere.
+fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare) -> Reply {
+    let attachment = attachment(prepare, &[], agent.node.mtu);
+    let answer = prepared(&attachment, prepare.mac);
+    agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))?;
+    Ok(Answer::Prepared(answer))
+}
+
 fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
-    let wish = |ask: &Ask| Wish { id: ask.prepare.id.clone(), pod: ask.prepare.pod.clone() };
+    let wish = |ask: &Ask| {
+        let Prepare { id, pod, ips, .. } = &ask.prepare;
+        Wish { id: id.clone(), pod: pod.clone(), wanted: ips.clone() }
+    };
     let wishes: Vec<_> = open.iter().map(wish).collect();
     let mtu = agent.node.mtu;
     let mut unrecorded: Vec<Option<Fault>> = open.iter().map(|_| None).collect();
@@ -124,7 +145,8 @@ fn conclude<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, outcome: Result<
 }
 
 fn no_addresses(error: AllocateError) -> Fault {
-    fault(TRY_AGAIN, error)
+    let hopeless = matches!(error, AllocateError::Assign(AssignError::NotInPool { .. }));
+    fault(if hopeless { INVALID_CONFIG } else { TRY_AGAIN }, error)
 }
 
 fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
@@ -137,6 +159,7 @@ fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
         addresses: addresses.to_vec(),
         mtu: prepare.mtu.unwrap_or(mtu),
         labels: prepare.labels.clone(),
+        delegated: prepare.delegated,
         committed: false,
     }
 }

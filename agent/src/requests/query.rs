@@ -3,11 +3,15 @@
 //! Invariant: answers from the World, the kernel's own tables and the shared objects, not from memory of what was done.
 //! Never: changes anything.
 
-use super::{NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, done, fault};
+use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault};
 use crate::{explain, kernel::Kernel, owner::Agent};
 use cni::protocol::{Answer, Query, Reply};
 use model::AttachmentId;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// What all pods share may fail for a moment and be put right by the next look; that is no news for the runtime (CNI-73).
+const LIMITED_AFTER: Duration = Duration::from_secs(10);
 
 /// Answers a read command.
 pub fn query<K: Kernel>(agent: &Agent<K>, question: &Query) -> Reply {
@@ -55,6 +59,10 @@ pub fn check<K: Kernel>(agent: &Agent<K>, id: &AttachmentId) -> Reply {
         let why = agent.outcome.failed.first().map_or_else(String::new, |(item, error)| format!(": {item}: {error}"));
         return wrong(format!("is not in force{why}"));
     }
+    // Another IPAM plugin's addresses are its own to check.
+    if known.delegated {
+        return done();
+    }
     match agent.allocator.held_by(id) {
         Err(error) => wrong(error.to_string()),
         Ok(held) if known.addresses.iter().all(|address| held.contains(address)) => done(),
@@ -63,10 +71,16 @@ pub fn check<K: Kernel>(agent: &Agent<K>, id: &AttachmentId) -> Reply {
 }
 
 /// STATUS: could an ADD be served now?
-pub fn status<K: Kernel>(agent: &Agent<K>) -> Reply {
+pub fn status<K: Kernel>(agent: &Agent<K>, delegated: bool) -> Reply {
     if agent.world.in_sync().is_none() {
-        return Err(fault(NOT_AVAILABLE, "the agent is still reading the datastore"));
+        return Err(fault(TRY_AGAIN, "the agent is still reading the datastore"));
     }
-    agent.allocator.room().map_err(|error| fault(NOT_AVAILABLE, error))?;
+    if agent.limited.is_some_and(|since| since.elapsed() >= LIMITED_AFTER) {
+        let failed: Vec<_> = agent.outcome.failed.iter().map(|(item, error)| format!("{item}: {error}")).collect();
+        return Err(fault(LIMITED, format!("this node is not as it should be: {}", failed.join("; "))));
+    }
+    if !delegated {
+        agent.allocator.room().map_err(|error| fault(NOT_AVAILABLE, error))?;
+    }
     done()
 }

@@ -68,9 +68,12 @@ pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<
     }
     let released = agent.allocator.release(ids)?;
     for Attachment { id, pod, .. } in &known {
-        // A new container of the same pod speaks for it now.
-        if !agent.journal.all().any(|other| other.pod == *pod && other.id != *id) {
-            agent.allocator.objects().withdraw(pod, &agent.node.name)?;
+        // A new container of the same pod, or another interface, speaks for it now.
+        let other =
+            agent.journal.all().find(|other| other.pod == *pod && other.id != *id).map(|other| other.id.clone());
+        match other {
+            Some(other) => agent.publish(&other),
+            None => agent.allocator.objects().withdraw(pod, &agent.node.name)?,
         }
         agent.journal.forget(id)?;
         tracing::info!(%pod, %id, "removed");

@@ -35,7 +35,7 @@ impl Kernel for FakeKernel {
         let failed =
             |what: &str| vec![(what.to_owned(), ApplyError { step: "attach".into(), reason: "refused".into() })];
         if self.stuck {
-            return Applied { failed: failed("commit"), ..Applied::default() };
+            return Applied { failed: failed("commit"), limited: true, ..Applied::default() };
         }
         let wanted: BTreeSet<_> = desired.endpoints.keys().cloned().collect();
         self.endpoints.retain(|id| wanted.contains(id));
@@ -150,11 +150,13 @@ fn prepare(container: &str, pod: &str) -> Operation {
         labels: [("app".to_owned(), pod.to_owned())].into(),
         mtu: None,
         mac: None,
+        ips: Vec::new(),
+        delegated: false,
     })
 }
 
 fn commit(container: &str) -> Operation {
-    Operation::Commit { id: id(container), mac: Mac([2, 0, 0, 0, 0, 1]) }
+    Operation::Commit { id: id(container), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: Vec::new() }
 }
 
 fn del(container: &str) -> Operation {
@@ -171,9 +173,9 @@ fn nothing_is_made_before_the_datastore_has_said_everything() {
     for operation in [prepare("c1", "a"), commit("c1"), del("c1")] {
         assert_eq!(code(&bench.ask(operation)), TRY_AGAIN);
     }
-    assert_eq!(code(&bench.ask(Operation::Status { network: "net".into() })), NOT_AVAILABLE);
+    assert_eq!(code(&bench.ask(Operation::Status { network: "net".into(), delegated: false })), TRY_AGAIN);
     bench.sync();
-    assert_eq!(bench.ask(Operation::Status { network: "net".into() }), Ok(Answer::Done));
+    assert_eq!(bench.ask(Operation::Status { network: "net".into(), delegated: false }), Ok(Answer::Done));
 }
 
 #[test]
@@ -337,4 +339,205 @@ fn names_that_cannot_name_an_object_are_refused() {
     for container in ["", "../x", "a b"] {
         assert_eq!(code(&bench.ask(prepare(container, "a"))), INVALID_CONFIG);
     }
+}
+
+fn interface(container: &str, interface: &str) -> AttachmentId {
+    AttachmentId { interface: interface.into(), ..id(container) }
+}
+
+/// A prepare, changed.
+fn prepare_as(container: &str, pod: &str, change: impl FnOnce(&mut Prepare)) -> Operation {
+    let Operation::Prepare(mut wish) = prepare(container, pod) else { panic!("no prepare") };
+    change(&mut wish);
+    Operation::Prepare(wish)
+}
+
+fn commit_with(id: AttachmentId, addresses: &[&str]) -> Operation {
+    let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+    Operation::Commit { id, mac: Mac([2, 0, 0, 0, 0, 1]), addresses }
+}
+
+fn told(bench: &Bench) -> Vec<String> {
+    let told = bench.agent.allocator.objects().list("WorkloadAddress").expect("readable");
+    let addresses = told.iter().filter_map(|object| object.spec["addresses"].as_array());
+    addresses.flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[test]
+fn cni_23_addresses_of_another_ipam_come_with_the_commit_and_the_same_answer_is_given_again() {
+    let mut bench = Bench::new();
+    let wish = || prepare_as("c1", "a", |wish| wish.delegated = true);
+    let Ok(Answer::Prepared(first)) = bench.ask(wish()) else { panic!("not prepared") };
+    assert!(first.addresses.is_empty());
+    assert_eq!(bench.ask(commit_with(id("c1"), &["10.88.0.5", "fd00:88::5"])), Ok(Answer::Done));
+    assert_eq!(told(&bench), ["10.88.0.5", "fd00:88::5"]);
+    assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
+    let Ok(Answer::Prepared(again)) = bench.ask(wish()) else { panic!("not prepared") };
+    assert_eq!(again.addresses.len(), 2, "so that the plugin is not asked for more");
+    assert_eq!(bench.held("c1"), 0, "no pool has them");
+    let mut bench = bench.restarted(&[first.host_interface]);
+    assert!(bench.agent.kernel.in_force(&id("c1")));
+    assert_eq!(bench.ask(del("c1")), Ok(Answer::Done));
+    assert!(told(&bench).is_empty());
+}
+
+#[test]
+fn an_address_of_another_ipam_that_somebody_has_is_refused_by_the_holders_name() {
+    let mut bench = Bench::new();
+    let ours = bench.attached("c1", "a").addresses[0].to_string();
+    bench.agent.take(vec![Event::HostAddresses(["192.0.2.1".parse().expect("an address")].into())]);
+    bench.ask(prepare_as("c2", "b", |wish| wish.delegated = true)).expect("prepared");
+    bench.ask(prepare_as("c3", "c", |wish| wish.delegated = true)).expect("prepared");
+    assert_eq!(bench.ask(commit_with(id("c2"), &["10.88.0.5"])), Ok(Answer::Done));
+    for (address, holder) in [(ours.as_str(), "default/a"), ("10.88.0.5", "default/b"), ("192.0.2.1", "this node")] {
+        let fault = bench.ask(commit_with(id("c3"), &[address])).expect_err(address);
+        assert_eq!(fault.code, TRY_AGAIN);
+        assert!(fault.message.contains(holder), "{fault}");
+        assert!(!bench.agent.kernel.in_force(&id("c3")));
+    }
+    for bad in [&[][..], &["10.88.0.6", "10.88.0.7"], &["169.254.1.1"], &["127.0.0.1"], &["fe80::1"], &["224.0.0.1"]] {
+        assert_eq!(code(&bench.ask(commit_with(id("c3"), bad))), INVALID_CONFIG, "{bad:?}");
+    }
+}
+
+#[test]
+fn an_address_of_another_ipam_that_a_pool_has_is_never_given_by_us() {
+    let mut bench = Bench::new();
+    let next = bench.prepared("c1", "a").addresses[0].to_string();
+    bench.ask(Operation::Abort { id: id("c1") }).expect("undone");
+    bench.ask(prepare_as("c2", "b", |wish| wish.delegated = true)).expect("prepared");
+    assert_eq!(bench.ask(commit_with(id("c2"), &[&next])), Ok(Answer::Done));
+    assert_eq!(bench.held("c2"), 1);
+    let given: BTreeSet<_> =
+        (0..63).map(|pod| bench.prepared(&format!("d{pod}"), &format!("p{pod}")).addresses).collect();
+    assert_eq!(given.len(), 63);
+    assert!(!given.iter().flatten().any(|address| address.to_string() == next));
+    assert_eq!(bench.ask(del("c2")), Ok(Answer::Done));
+    assert_eq!(bench.prepared("c3", "c").addresses[0].to_string(), next, "and then it is free");
+}
+
+#[test]
+fn cni_94_an_address_asked_for_is_given_or_refused_with_the_reason() {
+    let mut bench = Bench::new();
+    let ask = |container: &str, pod: &str, address: &str| {
+        let address = address.parse().expect("an address");
+        prepare_as(container, pod, |wish| wish.ips = vec![address])
+    };
+    let Ok(Answer::Prepared(given)) = bench.ask(ask("c1", "a", "10.65.3.7")) else { panic!("not prepared") };
+    assert_eq!(given.addresses, ["10.65.3.7".parse::<std::net::IpAddr>().expect("an address")]);
+    assert_eq!(code(&bench.ask(ask("c2", "b", "10.65.3.7"))), TRY_AGAIN);
+    assert_eq!(code(&bench.ask(ask("c2", "b", "10.66.0.1"))), INVALID_CONFIG);
+    assert_eq!((bench.held("c1"), bench.held("c2")), (1, 0));
+    assert!(bench.agent.journal.get(&id("c2")).is_none(), "nothing is left of a refusal");
+}
+
+#[test]
+fn calc_15_several_interfaces_of_a_container_are_attached_and_told_of_together() {
+    let mut bench = Bench::new();
+    let first = bench.attached("c1", "a");
+    let wish = prepare_as("c1", "a", |wish| wish.id = interface("c1", "net1"));
+    let Ok(Answer::Prepared(second)) = bench.ask(wish) else { panic!("not prepared") };
+    assert_eq!(bench.ask(commit_with(interface("c1", "net1"), &[])), Ok(Answer::Done));
+    assert_ne!((&first.host_interface, &first.addresses), (&second.host_interface, &second.addresses));
+    assert_eq!(bench.agent.kernel.endpoints.len(), 2);
+    assert_eq!(told(&bench).len(), 2);
+    assert_eq!(bench.ask(Operation::Del { id: interface("c1", "net1") }), Ok(Answer::Done));
+    assert_eq!(told(&bench), [first.addresses[0].to_string()]);
+    assert!(bench.agent.kernel.in_force(&id("c1")));
+    assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
+}
+
+#[test]
+fn two_identities_whose_names_join_to_the_same_are_not_both_served() {
+    let mut bench = Bench::new();
+    bench.attached("c1.net1", "a");
+    let wish = prepare_as("c1", "b", |wish| wish.id = interface("c1", "net1"));
+    assert_eq!(code(&bench.ask(wish)), INVALID_CONFIG);
+}
+
+#[test]
+fn cni_66_gc_before_the_datastore_has_spoken_takes_nothing_away() {
+    let mut bench = Bench::new();
+    let kept = bench.attached("c1", "a");
+    bench.agent = agent(bench.dir.path(), &[kept.host_interface]);
+    let gc = Operation::Gc { network: "net".into(), keep: vec![] };
+    assert_eq!(code(&bench.ask(gc.clone())), TRY_AGAIN);
+    bench.sync();
+    assert_eq!(bench.held("c1"), 1);
+    assert_eq!(bench.ask(gc), Ok(Answer::Done));
+    assert_eq!(bench.held("c1"), 0);
+}
+
+#[test]
+fn cni_65_an_add_that_a_gc_overtakes_is_told_to_try_again() {
+    let mut bench = Bench::new();
+    bench.prepared("c1", "a");
+    assert_eq!(bench.ask(Operation::Gc { network: "net".into(), keep: vec![] }), Ok(Answer::Done));
+    assert_eq!(code(&bench.ask(commit("c1"))), TRY_AGAIN);
+    assert_eq!(bench.held("c1"), 0);
+    let both = bench.ask_all(vec![prepare("c2", "b"), Operation::Gc { network: "net".into(), keep: vec![] }]);
+    assert!(both.iter().all(Result::is_ok), "{both:?}");
+}
+
+#[test]
+fn own_13_gc_of_one_network_leaves_another_that_shares_its_pools() {
+    let mut bench = Bench::new();
+    let other = |container: &str| AttachmentId { network: "other".into(), ..id(container) };
+    bench.attached("c1", "a");
+    bench.ask(prepare_as("c1", "b", |wish| wish.id = other("c1"))).expect("prepared");
+    assert_eq!(bench.ask(commit_with(other("c1"), &[])), Ok(Answer::Done));
+    assert_eq!(bench.ask(Operation::Gc { network: "net".into(), keep: vec![] }), Ok(Answer::Done));
+    assert_eq!(bench.agent.kernel.endpoints, [other("c1")].into());
+    assert_eq!((bench.held("c1"), bench.agent.allocator.held_by(&other("c1")).expect("readable").len()), (0, 1));
+}
+
+#[test]
+fn cni_52_check_sees_an_endpoint_out_of_force_and_a_lost_reservation() {
+    let mut bench = Bench::new();
+    bench.attached("c1", "a");
+    let check = || Operation::Check { id: id("c1") };
+    bench.agent.kernel.endpoints.clear();
+    assert!(bench.ask(check()).expect_err("not in force").message.contains("not in force"));
+    bench.agent.tick();
+    assert_eq!(bench.ask(check()), Ok(Answer::Done));
+    bench.agent.allocator.release(&[id("c1")]).expect("released");
+    assert!(bench.ask(check()).expect_err("no reservation").message.contains("10.65."));
+}
+
+#[test]
+fn cni_71_72_e50_status_says_that_the_addresses_are_exhausted_exactly_when_they_are() {
+    let mut bench = Bench::new();
+    let cidr = "10.77.0.0/30".parse().expect("a valid network");
+    let pool = IpPool { name: "p".into(), cidr, block_size: 30, disabled: false };
+    bench.agent.take(vec![Event::Updates(vec![Update::Set(Resource::IpPool(pool))])]);
+    let status = |delegated| Operation::Status { network: "net".into(), delegated };
+    for pod in 0..4 {
+        assert_eq!(bench.ask(status(false)), Ok(Answer::Done), "{pod} of 4 are taken");
+        bench.attached(&format!("c{pod}"), &format!("p{pod}"));
+    }
+    assert_eq!(code(&bench.ask(status(false))), NOT_AVAILABLE);
+    assert_eq!(bench.ask(status(true)), Ok(Answer::Done), "another plugin's addresses are not ours to count");
+    assert_eq!(code(&bench.ask(prepare("c4", "p4"))), TRY_AGAIN);
+    assert_eq!(bench.ask(del("c0")), Ok(Answer::Done), "a DEL is served all the same");
+    assert_eq!(bench.ask(status(false)), Ok(Answer::Done));
+    bench.attached("c4", "p4");
+}
+
+#[test]
+fn cni_73_e51_status_tells_of_limited_pods_only_when_it_lasts() {
+    let mut bench = Bench::new();
+    bench.attached("c1", "a");
+    let status = || Operation::Status { network: "net".into(), delegated: false };
+    bench.agent.kernel.stuck = true;
+    bench.agent.tick();
+    assert_eq!(bench.ask(status()), Ok(Answer::Done), "for a moment that is no news");
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("the machine is up for a minute");
+    bench.agent.limited = Some(long_ago);
+    bench.agent.tick();
+    let fault = bench.ask(status()).expect_err("it lasts");
+    assert_eq!(fault.code, LIMITED);
+    assert!(fault.message.contains("refused"), "{fault}");
+    bench.agent.kernel.stuck = false;
+    bench.agent.tick();
+    assert_eq!(bench.ask(status()), Ok(Answer::Done));
 }

@@ -49,6 +49,8 @@ pub struct Applied {
     pub ok: usize,
     /// Items that are not as wanted, by name, and why. They are tried again by the next `apply`.
     pub failed: Vec<(String, ApplyError)>,
+    /// Something that all pods share is among them: the tables, the uplink, the look at the host.
+    pub limited: bool,
 }
 
 /// The node's dataplane.

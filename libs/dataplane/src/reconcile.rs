@@ -23,6 +23,10 @@ use std::{
 /// The hooks of a pod's interface.
 const POD_HOOKS: [Hook; 2] = [Hook::FromWorkload, Hook::ToWorkload];
 
+/// Items that all pods share.
+const HOST: &str = "the host";
+const TABLES: &str = "the tables";
+
 /// What one node's passes act on, and what they remember.
 #[derive(Debug)]
 pub struct Reconciler<N, G, S> {
@@ -86,7 +90,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             Ok(seen) => Pass { seen, failed: Vec::new() },
             Err(error) => {
                 let error = ApplyError { step: "list what is there".into(), reason: in_full(&error) };
-                return self.applied(vec![("the host".into(), error)]);
+                return self.applied(vec![(HOST.into(), error)]);
             }
         };
         self.guard(&mut pass);
@@ -100,7 +104,9 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     fn applied(&self, failed: Vec<(String, ApplyError)>) -> Applied {
-        Applied { generation: self.tables.image().generation, ok: self.in_force.len(), failed }
+        let shared = |item: &str| item == HOST || item == TABLES || self.uplink.as_ref().is_some_and(|up| up.0 == item);
+        let limited = failed.iter().any(|(item, _)| shared(item));
+        Applied { generation: self.tables.image().generation, ok: self.in_force.len(), failed, limited }
     }
 
     /// Programs first: nothing is in force on an interface that is not guarded.
@@ -151,7 +157,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 true
             }
             Err(error) => {
-                pass.fail("the tables".into(), "put the new revision in force", &error);
+                pass.fail(TABLES.into(), "put the new revision in force", &error);
                 false
             }
         }

@@ -3,7 +3,7 @@
 //! Invariant: name and content agree; the same pair always gives the same name.
 //! Never: says which address belongs to whom; blocks do.
 
-use model::{AttachmentId, Cidr, NodeName};
+use model::{AttachmentId, Cidr, FIRST_INTERFACE, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -71,10 +71,12 @@ pub struct IpamHandle {
     pub deleted: bool,
 }
 
-/// The handle of a container's addresses in a network, as Calico's plugin makes it.
+/// The handle of an attachment's addresses: for a container's first interface as Calico's plugin makes it, for others with
+/// the interface's name behind.
 #[must_use]
 pub fn handle_id(id: &AttachmentId) -> String {
-    format!("{}.{}", id.network, id.container)
+    let container = format!("{}.{}", id.network, id.container);
+    if id.interface == FIRST_INTERFACE { container } else { format!("{container}.{}", id.interface) }
 }
 
 /// A network as part of an object name (libcalico-go/lib/names/cidr.go).
@@ -86,6 +88,14 @@ pub fn cidr_name(cidr: Cidr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_interface_of_a_container_has_a_handle_of_its_own_and_the_first_one_calicos() {
+        let of = |interface: &str| {
+            handle_id(&AttachmentId { network: "net".into(), container: "c1".into(), interface: interface.into() })
+        };
+        assert_eq!([of("eth0"), of("net1")], ["net.c1", "net.c1.net1"]);
+    }
 
     #[test]
     fn ipam_6_names_are_calicos() {

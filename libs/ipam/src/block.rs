@@ -138,6 +138,20 @@ impl Block {
             return None;
         }
         let ordinal = self.unallocated.remove(0);
+        Some(self.give(ordinal, handle, secondary))
+    }
+
+    /// Gives out exactly `address`. `None`: it is another's, or outside.
+    pub fn take(&mut self, address: IpAddr, handle: &str, secondary: &BTreeMap<String, String>) -> Option<IpAddr> {
+        if self.held_by(handle).contains(&address) {
+            return Some(address);
+        }
+        let place = self.unallocated.iter().position(|ordinal| self.address(*ordinal) == address)?;
+        let ordinal = self.unallocated.remove(place);
+        Some(self.give(ordinal, handle, secondary))
+    }
+
+    fn give(&mut self, ordinal: usize, handle: &str, secondary: &BTreeMap<String, String>) -> IpAddr {
         let attribute = AllocationAttribute {
             handle_id: Some(handle.to_owned()),
             secondary: secondary.clone(),
@@ -150,7 +164,7 @@ impl Block {
         });
         self.allocations[ordinal] = Some(index);
         self.sequence_number_for_allocation.insert(ordinal.to_string(), self.sequence_number);
-        Some(self.address(ordinal))
+        self.address(ordinal)
     }
 
     /// The addresses `handle` holds, lowest first.

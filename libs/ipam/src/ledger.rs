@@ -29,7 +29,7 @@ pub struct Ledger {
     pub handles: BTreeMap<String, Kept<IpamHandle>>,
 }
 
-/// A wish: one address of every family that has an enabled pool.
+/// A wish: one address of every family that has an enabled pool, or was asked for by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The node that asks.
@@ -38,6 +38,8 @@ pub struct Request {
     pub handle: String,
     /// What is stored beside the addresses.
     pub secondary: BTreeMap<String, String>,
+    /// Exactly these, at most one a family.
+    pub wanted: Vec<IpAddr>,
     /// First sequence number of a block that has to be made: the caller's clock, so that no block repeats an old one's.
     pub sequence: u64,
 }
@@ -61,6 +63,20 @@ pub enum AssignError {
     PoolFull {
         /// The pool.
         pool: String,
+    },
+    /// An address was asked for that no pool has.
+    #[error("address {address} was asked for and lies in no enabled IPPool: ask for another, or add a pool")]
+    NotInPool {
+        /// Which.
+        address: IpAddr,
+    },
+    /// An address was asked for that somebody has.
+    #[error("address {address} is taken: see who holds it in IPAMBlock {block}, or ask for another")]
+    Taken {
+        /// Which.
+        address: IpAddr,
+        /// Where it is held.
+        block: Cidr,
     },
     /// The node's block is damaged.
     #[error(transparent)]
@@ -96,11 +112,36 @@ impl Ledger {
         }
         let mut next = self.clone();
         next.drop_lost_claims(&request.node);
-        let addresses: Result<Vec<_>, _> = pools.iter().map(|pool| next.assign_from(pool, request)).collect();
-        let addresses = addresses?;
+        let mut addresses = Vec::new();
+        for v4 in [true, false] {
+            if let Some(address) = request.wanted.iter().find(|address| address.is_ipv4() == v4) {
+                let pool = next.pool_of(*address).filter(|pool| !pool.disabled);
+                let pool = pool.ok_or(AssignError::NotInPool { address: *address })?;
+                addresses.push(next.take(*address, &pool, request)?);
+            } else if let Some(pool) = pools.iter().find(|pool| pool.cidr.is_v4() == v4) {
+                addresses.push(next.assign_from(pool, request)?);
+            }
+        }
         next.recount(&request.handle);
         *self = next;
         Ok(addresses)
+    }
+
+    /// Marks the wanted addresses that lie in a pool as the handle's: somebody else has given them out. On an error the
+    /// ledger is as before.
+    ///
+    /// # Errors
+    /// One of them is another handle's.
+    pub fn claim_wanted(&mut self, request: &Request) -> Result<(), AssignError> {
+        let mut next = self.clone();
+        for address in &request.wanted {
+            if let Some(pool) = next.pool_of(*address) {
+                next.take(*address, &pool, request)?;
+            }
+        }
+        next.recount(&request.handle);
+        *self = next;
+        Ok(())
     }
 
     /// Takes back everything `handle` holds; a handle that holds nothing is no error.
@@ -124,6 +165,27 @@ impl Ledger {
         [true, false].into_iter().filter_map(first).cloned().collect()
     }
 
+    fn pool_of(&self, address: IpAddr) -> Option<IpPool> {
+        self.pools.values().find(|pool| pool.cidr.contains(address)).cloned()
+    }
+
+    /// Exactly this address, out of whosever block it lies in; out of a new one of this node where there is none.
+    fn take(&mut self, address: IpAddr, pool: &IpPool, request: &Request) -> Result<IpAddr, AssignError> {
+        let known = self.blocks.keys().find(|cidr| cidr.contains(address)).copied();
+        let fresh = || Cidr::new(address, pool.block_size).unwrap_or(Cidr::host(address));
+        let cidr = known.unwrap_or_else(fresh);
+        let made = || Kept { revision: None, value: Block::new(cidr, &request.node, request.sequence) };
+        let block = &mut self.blocks.entry(cidr).or_insert_with(made).value;
+        block.check()?;
+        let taken = AssignError::Taken { address, block: cidr };
+        let own = block.belongs_to(&request.node);
+        block.take(address, &request.handle, &request.secondary).ok_or(taken)?;
+        if own {
+            self.claim(cidr, &request.node);
+        }
+        Ok(address)
+    }
+
     fn assign_from(&mut self, pool: &IpPool, request: &Request) -> Result<IpAddr, AssignError> {
         let cidr = self.block_for(pool, request)?;
         let fresh = || Kept { revision: None, value: Block::new(cidr, &request.node, request.sequence) };
@@ -138,12 +200,17 @@ impl Ledger {
         Ok(address)
     }
 
-    /// The node's block in this pool, else the first one that nobody has.
+    /// The node's block in this pool (where it has several: the handle's, else one with room), else the first that nobody
+    /// has.
     fn block_for(&self, pool: &IpPool, request: &Request) -> Result<Cidr, AssignError> {
         let own = |block: &&Kept<Block>| {
             block.value.belongs_to(&request.node) && !block.value.deleted && pool.cidr.covers(&block.value.cidr)
         };
-        if let Some(block) = self.blocks.values().find(own) {
+        let held = |block: &&Kept<Block>| !block.value.held_by(&request.handle).is_empty();
+        let room = |block: &&Kept<Block>| !block.value.unallocated.is_empty();
+        let sound: Vec<_> = self.blocks.values().filter(own).filter(|block| block.value.check().is_ok()).collect();
+        let chosen = sound.iter().copied().find(held).or_else(|| sound.iter().copied().find(room));
+        if let Some(block) = chosen.or_else(|| self.blocks.values().find(own)) {
             return Ok(block.value.cidr);
         }
         let free = |cidr: &Cidr| !self.blocks.keys().any(|taken| taken.covers(cidr) || cidr.covers(taken));
@@ -228,7 +295,12 @@ mod tests {
     use super::*;
 
     fn request(node: &str, handle: &str) -> Request {
-        Request { node: node.into(), handle: handle.into(), secondary: BTreeMap::new(), sequence: 1 }
+        let (handle, secondary, wanted) = (handle.into(), BTreeMap::new(), Vec::new());
+        Request { node: node.into(), handle, secondary, wanted, sequence: 1 }
+    }
+
+    fn wish(handle: &str, wanted: &str) -> Request {
+        Request { wanted: vec![wanted.parse().expect("an address")], ..request("n1", handle) }
     }
 
     fn ledger(pools: &[(&str, u8)]) -> Ledger {
@@ -288,6 +360,31 @@ mod tests {
         let before = ledger.clone();
         assert!(matches!(ledger.assign(&request("n1", "b")), Err(AssignError::BlockFull { .. })));
         assert_eq!(ledger, before);
+    }
+
+    #[test]
+    fn cni_94_an_address_asked_for_by_number_is_given_once_and_the_other_family_in_turn() {
+        let mut ledger = ledger(&[("10.65.0.0/24", 26), ("fd00:65::/64", 122)]);
+        let given = ledger.assign(&wish("a", "10.65.0.77")).expect("free");
+        assert_eq!((given[0].to_string().as_str(), given.len()), ("10.65.0.77", 2));
+        assert_eq!(ledger.assign(&wish("a", "10.65.0.77")), Ok(given), "its own is no other's");
+        let before = ledger.clone();
+        assert!(matches!(ledger.assign(&wish("b", "10.65.0.77")), Err(AssignError::Taken { .. })));
+        assert!(matches!(ledger.assign(&wish("b", "10.66.0.1")), Err(AssignError::NotInPool { .. })));
+        assert_eq!(ledger, before);
+        ledger.release("a");
+        assert!(ledger.assign(&wish("b", "10.65.0.77")).is_ok());
+    }
+
+    #[test]
+    fn an_address_that_others_gave_out_is_marked_where_a_pool_has_it() {
+        let mut ledger = ledger(&[("10.65.0.0/30", 30)]);
+        assert_eq!(ledger.claim_wanted(&wish("x", "10.9.9.9")), Ok(()));
+        assert!(ledger.held_by("x").is_empty(), "no pool has it");
+        assert_eq!(ledger.claim_wanted(&wish("x", "10.65.0.0")), Ok(()));
+        let ours: Vec<_> = ["a", "b", "c", "d"].map(|handle| ledger.assign(&request("n1", handle)).is_ok()).into();
+        assert_eq!(ours, [true, true, true, false], "the fourth is taken");
+        assert!(matches!(ledger.claim_wanted(&wish("y", "10.65.0.0")), Err(AssignError::Taken { .. })));
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! A pod's attachment to this node's network: what the CNI binary wired.
 //! In: what the runtime asked for and the agent assigned. Out: the facts the dataplane needs of a local endpoint.
-//! Invariant: one attachment per (network, container, interface); its host interface name follows from the pod's name.
+//! Invariant: one attachment per (network, container, interface); its host interface name follows from the pod's name and
+//! the interface's.
 //! Never: outlives its DEL.
 
 use crate::{IfaceName, Labels, Mac, PodId};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
+
+/// What runtimes call a pod's first interface; Calico knows no other.
+pub const FIRST_INTERFACE: &str = "eth0";
 
 /// What makes requests of the runtime idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +45,9 @@ pub struct Attachment {
     pub mtu: u32,
     /// Labels for a pod that no manifest describes (`args.cni.labels`).
     pub labels: Labels,
+    /// The addresses are another IPAM plugin's; they come with the commit.
+    #[serde(default)]
+    pub delegated: bool,
     /// The pod side is wired and the endpoint is to be served. Before that only its addresses are kept.
     pub committed: bool,
 }

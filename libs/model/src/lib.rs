@@ -14,7 +14,7 @@ pub mod resource;
 pub mod selector;
 pub mod update;
 
-pub use attachment::{Attachment, AttachmentId};
+pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use label::Labels;
 pub use name::{NamespaceName, NodeName, PodId, PolicyId, PolicyKind, PortName};
 pub use net::{Cidr, IfaceName, Ifindex, Mac, PortRange, Protocol};

@@ -74,6 +74,18 @@ impl Socket {
         self.change(about, Message::NewRoute(message_of(route)), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// As [`Socket::replace_route`], behind every route to the same destination with a smaller metric.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn replace_route_behind(&mut self, route: &Route, metric: u32) -> Result<(), Error> {
+        let object = format!("{} metric {metric}", route_text(route));
+        let about = About { operation: "replace route", object: &object };
+        let mut message = message_of(route);
+        message.attributes.push(RouteAttribute::Priority(metric));
+        self.change(about, Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
     /// Deletes exactly this route, protocol included. `false`: it was not there.
     ///
     /// # Errors

@@ -146,6 +146,7 @@ pub fn attachment(pod: &str, addresses: &[&str]) -> Attachment {
         addresses: addresses.iter().map(|text| address(text)).collect(),
         mtu: 1450,
         labels: labels(&[("app", "args")]),
+        delegated: false,
         committed: true,
     }
 }

@@ -3,176 +3,32 @@
 //! Invariant: each test has a host and a pod namespace of its own; nothing is left on the machine.
 //! Never: sleeps; the scripted agent answers at once or not at all.
 
+mod delegation;
+mod kit;
+
 use cni::{
     client::{self, CallError},
-    environment::Environment,
     failure::{Code, Failure},
-    name::host_interface_name,
-    plugin,
-    protocol::{Answer, Fault, Operation, Prepared, Reply, Request},
+    protocol::Operation,
     result::HOST_MAC,
 };
-use model::{IfaceName, PodId};
-use netlink::{LinkChange, Socket, namespace};
+use kit::{COMMIT_FAULT, Node, Script, host_name, pod_path, within};
+use model::IfaceName;
+use netlink::{Socket, namespace};
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
     },
-    path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
-const COMMIT_FAULT: u32 = 11;
-
-/// An agent that answers by script and remembers what it was asked.
-struct Agent {
-    directory: tempfile::TempDir,
-    asked: Arc<Mutex<Vec<Operation>>>,
-}
-
-impl Agent {
-    /// Listens until the test process ends; `host` is where it sets host ends up.
-    fn start(host: &OwnedFd, commits: bool) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let listener = UnixListener::bind(directory.path().join("agent.sock")).expect("a socket");
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (heard, host) = (Arc::clone(&asked), host.try_clone().expect("a descriptor"));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                serve(stream.expect("a connection"), &host, commits, &heard);
-            }
-        });
-        Self { directory, asked }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("agent.sock")
-    }
-
-    /// The kinds of operations asked so far, in order.
-    fn asked(&self) -> Vec<&'static str> {
-        let kind = |operation: &Operation| match operation {
-            Operation::Prepare(_) => "prepare",
-            Operation::Commit { .. } => "commit",
-            Operation::Abort { .. } => "abort",
-            Operation::Check { .. } => "check",
-            Operation::Del { .. } => "del",
-            Operation::Gc { .. } => "gc",
-            Operation::Status { .. } => "status",
-            Operation::Query(_) => "query",
-        };
-        self.asked.lock().expect("not poisoned").iter().map(kind).collect()
-    }
-}
-
-fn serve(mut stream: UnixStream, host: &OwnedFd, commits: bool, heard: &Mutex<Vec<Operation>>) {
-    let mut head = [0; 4];
-    stream.read_exact(&mut head).expect("a length");
-    let mut body = vec![0; u32::from_be_bytes(head) as usize];
-    stream.read_exact(&mut body).expect("a body");
-    let request: Request = serde_json::from_slice(&body).expect("a request");
-    heard.lock().expect("not poisoned").push(request.operation.clone());
-    let reply = answer(&request.operation, host, commits);
-    let body = serde_json::to_vec(&reply).expect("a reply");
-    stream.write_all(&client::frame(&body).expect("short enough")).expect("sent");
-}
-
-fn answer(operation: &Operation, host: &OwnedFd, commits: bool) -> Reply {
-    match operation {
-        Operation::Prepare(wish) => Ok(Answer::Prepared(Prepared {
-            host_interface: host_interface_name(&wish.pod),
-            mac: wish.mac,
-            addresses: vec!["10.65.0.2".parse().expect("one"), "fd00:65::2".parse().expect("one")],
-            mtu: wish.mtu.unwrap_or(1450),
-        })),
-        Operation::Commit { .. } if !commits => {
-            Err(Fault { code: COMMIT_FAULT, message: "no room for its policy".to_owned(), details: String::new() })
-        }
-        Operation::Commit { .. } => {
-            within(host, |socket| {
-                let link = socket.link(&host_name()).expect("an answer").expect("the wired link");
-                assert!(!link.up, "the host end stays down until policy is in force");
-                socket.set_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
-            });
-            Ok(Answer::Done)
-        }
-        _ => Ok(Answer::Done),
-    }
-}
-
-fn host_name() -> IfaceName {
-    host_interface_name(&PodId::new("prod", "web"))
-}
-
-fn within<T: Send>(namespace: &OwnedFd, work: impl FnOnce(&mut Socket) -> T + Send) -> T {
-    namespace::inside(namespace, || work(&mut Socket::open().expect("a socket"))).expect("inside")
-}
-
-/// A host and a pod, as a runtime sees them.
-struct Node {
-    host: OwnedFd,
-    pod: OwnedFd,
-    agent: Agent,
-    version: &'static str,
-}
-
-impl Node {
-    fn new(commits: bool) -> Self {
-        let host = namespace::create().expect("a namespace: is this run by root?");
-        let agent = Agent::start(&host, commits);
-        Self { pod: namespace::create().expect("a namespace"), agent, host, version: "1.1.0" }
-    }
-
-    fn pod_path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.pod.as_raw_fd())
-    }
-
-    fn conf(&self, more: Value) -> Value {
-        let mut conf = json!({
-            "cniVersion": self.version, "name": "net", "type": "tortie-cni",
-            "socket": self.agent.socket(), "ipam": {"type": "tortie"},
-        });
-        conf.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-        conf
-    }
-
-    fn run(&self, command: &str, container: &str, netns: &str, more: Value) -> Result<Option<Value>, Failure> {
-        let variables = [
-            ("CNI_COMMAND", command),
-            ("CNI_CONTAINERID", container),
-            ("CNI_NETNS", netns),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web"),
-        ];
-        let lookup =
-            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        let environment = Environment::read(lookup)?.expect("a command");
-        let input = self.conf(more).to_string();
-        namespace::inside(&self.host, || plugin::run(&environment, input.as_bytes())).expect("inside")
-    }
-
-    fn add(&self, container: &str) -> Result<Value, Failure> {
-        Ok(self.run("ADD", container, &self.pod_path(), json!({}))?.expect("a result"))
-    }
-
-    /// Names of the links on the host and in the pod, loopback left out.
-    fn links(&self) -> (Vec<String>, Vec<String>) {
-        let names = |namespace| {
-            let links = within(namespace, Socket::links).expect("a listing");
-            links.into_iter().map(|link| link.name.0).filter(|name| name != "lo").collect()
-        };
-        (names(&self.host), names(&self.pod))
-    }
-}
-
 #[test]
-fn calc_3_add_wires_the_pod_as_calico_does_and_del_twice_leaves_nothing() {
-    let node = Node::new(true);
+fn calc_3_cni_40_add_wires_the_pod_as_calico_does_and_del_twice_leaves_nothing() {
+    let node = Node::new(Script::Serves);
     let result = node.add("c1").expect("attached");
     assert_eq!(node.agent.asked(), ["prepare", "commit"]);
     assert_eq!(node.links(), (vec![host_name().0], vec!["eth0".to_owned()]));
@@ -185,7 +41,7 @@ fn calc_3_add_wires_the_pod_as_calico_does_and_del_twice_leaves_nothing() {
     );
     assert_eq!(result["interfaces"][1]["sandbox"], node.pod_path());
     for _ in 0..2 {
-        assert_eq!(node.run("DEL", "c1", &node.pod_path(), json!({})), Ok(None), "cni_40");
+        assert_eq!(node.run("DEL", "c1", &node.pod_path(), json!({})), Ok(None));
         assert_eq!(node.links(), (vec![], vec![]));
     }
     assert_eq!(node.agent.asked(), ["prepare", "commit", "del", "del"]);
@@ -215,11 +71,11 @@ fn pod_routes(node: &Node) -> Vec<String> {
 }
 
 #[test]
-fn cni_50_check_passes_after_add_and_names_what_is_missing() {
-    let node = Node::new(true);
+fn cni_50_53_55_check_passes_silently_at_once_after_add_and_names_what_is_missing() {
+    let node = Node::new(Script::Serves);
     let result = node.add("c1").expect("attached");
     let check = || node.run("CHECK", "c1", &node.pod_path(), json!({ "prevResult": result }));
-    assert_eq!(check(), Ok(None), "cni_53 and cni_55");
+    assert_eq!(check(), Ok(None));
     within(&node.pod, |socket| {
         let out = socket
             .routes()
@@ -240,14 +96,14 @@ fn cni_50_check_passes_after_add_and_names_what_is_missing() {
 
 #[test]
 fn cni_50_check_without_the_result_of_add_is_refused() {
-    let node = Node::new(true);
+    let node = Node::new(Script::Serves);
     let failure = node.run("CHECK", "c1", &node.pod_path(), json!({})).expect_err("no prevResult");
     assert_eq!(failure.code, Code::CONFIGURATION);
 }
 
 #[test]
 fn cni_29_add_for_a_namespace_that_is_not_there_asks_nothing_and_leaves_nothing() {
-    let node = Node::new(true);
+    let node = Node::new(Script::Serves);
     let failure = node.run("ADD", "c1", "/run/netns/there-is-none", json!({})).expect_err("no namespace");
     assert_eq!(failure.code, Code::NAMESPACE);
     assert!(failure.message.contains("/run/netns/there-is-none"), "{failure}");
@@ -257,7 +113,7 @@ fn cni_29_add_for_a_namespace_that_is_not_there_asks_nothing_and_leaves_nothing(
 
 #[test]
 fn a_refused_commit_is_undone_and_its_code_reaches_the_runtime() {
-    let node = Node::new(false);
+    let node = Node::new(Script::RefusesCommits);
     let failure = node.add("c1").expect_err("refused");
     assert_eq!((failure.code, failure.message.as_str()), (Code(COMMIT_FAULT), "no room for its policy"));
     assert_eq!(node.agent.asked(), ["prepare", "commit", "abort"]);
@@ -281,7 +137,7 @@ fn foreign_eth0(pod: &OwnedFd) -> OwnedFd {
 
 #[test]
 fn cni_20_an_interface_of_another_owner_in_the_pod_is_refused_and_kept() {
-    let node = Node::new(true);
+    let node = Node::new(Script::Serves);
     let _other = foreign_eth0(&node.pod);
     let failure = node.add("c1").expect_err("eth0 is taken");
     assert!(failure.message.contains("eth0"), "{failure}");
@@ -291,38 +147,38 @@ fn cni_20_an_interface_of_another_owner_in_the_pod_is_refused_and_kept() {
 
 #[test]
 fn calc_14_a_failed_add_of_the_next_sandbox_leaves_the_former_one_connected() {
-    let node = Node::new(true);
+    let node = Node::new(Script::Serves);
     node.add("c1").expect("attached");
     let next = namespace::create().expect("a namespace");
     let _other = foreign_eth0(&next);
-    let path = format!("/proc/{}/fd/{}", std::process::id(), next.as_raw_fd());
+    let path = pod_path(&next);
     node.run("ADD", "c2", &path, json!({})).expect_err("eth0 is taken");
     assert_eq!(node.links(), (vec![host_name().0], vec!["eth0".to_owned()]));
     assert_eq!(node.agent.asked(), ["prepare", "commit", "prepare", "abort"]);
 }
 
 #[test]
-fn calc_13_a_new_sandbox_of_a_pod_replaces_the_veth_and_calc_16_the_old_ones_del_leaves_it() {
-    let node = Node::new(true);
+fn calc_13_calc_16_cni_42_a_new_sandbox_of_a_pod_replaces_the_veth_and_the_old_ones_del_leaves_it() {
+    let node = Node::new(Script::Serves);
     node.add("c1").expect("attached");
     node.add("c2").expect("attached again");
-    assert_eq!(node.run("DEL", "c1", "", json!({})), Ok(None), "cni_42: without a namespace");
+    assert_eq!(node.run("DEL", "c1", "", json!({})), Ok(None), "without a namespace");
     let host = within(&node.host, |socket| socket.link(&host_name())).expect("an answer").expect("the link");
     assert_eq!(host.alias, "tortie net/c2/eth0");
-    assert_eq!(node.run("DEL", "c2", "/run/netns/there-is-none", json!({})), Ok(None), "cni_42: gone");
+    assert_eq!(node.run("DEL", "c2", "/run/netns/there-is-none", json!({})), Ok(None), "its namespace is gone");
     assert_eq!(node.links(), (vec![], vec![]));
 }
 
 #[test]
 fn cni_44_del_for_nothing_succeeds_and_still_asks_the_agent() {
-    let node = Node::new(true);
+    let node = Node::new(Script::Serves);
     assert_eq!(node.run("DEL", "never", &node.pod_path(), json!({})), Ok(None));
     assert_eq!(node.agent.asked(), ["del"]);
 }
 
 #[test]
-fn cni_12_the_plugins_own_namespace_is_refused_for_add_and_del() {
-    let node = Node::new(true);
+fn cni_12_e8_the_plugins_own_namespace_is_refused_for_add_and_del() {
+    let node = Node::new(Script::Serves);
     for command in ["ADD", "DEL"] {
         let failure = node.run(command, "c1", "/proc/thread-self/ns/net", json!({})).expect_err("its own");
         assert_eq!(failure.code, Code::NAMESPACE, "{command}");
@@ -331,21 +187,21 @@ fn cni_12_the_plugins_own_namespace_is_refused_for_add_and_del() {
 }
 
 #[test]
-fn cni_e11_an_agent_that_is_away_means_try_again_and_nothing_half_made() {
-    let node = Node::new(true);
-    let away = json!({ "socket": "/run/there-is-none/tortie.sock" });
+fn cni_e11_e50_and_cni_70_an_agent_that_is_away_means_try_again_and_nothing_half_made() {
+    let node = Node::new(Script::Serves);
+    let away = json!({ "socket": "/run/there-is-none/tortie.sock", "timeoutSeconds": 1 });
     for command in ["ADD", "DEL"] {
         let failure = node.run(command, "c1", &node.pod_path(), away.clone()).expect_err("nobody listens");
         assert_eq!(failure.code, Code::LATER, "{command}");
         assert!(failure.message.contains("/run/there-is-none/tortie.sock"), "{failure}");
     }
-    assert_eq!(node.run("STATUS", "c1", "", away).expect_err("nobody listens").code, Code::UNAVAILABLE, "cni_70");
+    assert_eq!(node.run("STATUS", "c1", "", away).expect_err("nobody listens").code, Code::UNAVAILABLE);
     assert_eq!(node.links(), (vec![], vec![]));
 }
 
 #[test]
-fn cni_60_gc_asks_with_the_list_and_without_one_takes_nothing_away() {
-    let node = Node::new(true);
+fn cni_60_63_gc_asks_with_the_list_and_without_one_takes_nothing_away() {
+    let node = Node::new(Script::Serves);
     assert_eq!(node.run("GC", "", "", json!({})), Ok(None));
     assert!(node.agent.asked().is_empty());
     let list = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
@@ -354,12 +210,107 @@ fn cni_60_gc_asks_with_the_list_and_without_one_takes_nothing_away() {
 }
 
 #[test]
-fn cni_9_commands_newer_than_the_configuration_are_refused_with_1() {
-    let mut node = Node::new(true);
+fn cni_9_e1_commands_newer_than_the_configuration_are_refused_with_1() {
+    let mut node = Node::new(Script::Serves);
     for (version, command) in [("0.3.1", "CHECK"), ("1.0.0", "GC"), ("0.4.0", "STATUS")] {
         node.version = version;
         let failure = node.run(command, "c1", &node.pod_path(), json!({})).expect_err("too old");
         assert_eq!(failure.code, Code::VERSION, "{command} in {version}");
+    }
+}
+
+#[test]
+fn cni_48_a_configuration_that_cannot_be_read_fails_del_too() {
+    let node = Node::new(Script::Serves);
+    let del = |more| node.run("DEL", "c1", &node.pod_path(), more).expect_err("not readable").code;
+    assert_eq!(del(json!({ "name": "" })), Code::CONFIGURATION);
+    assert_eq!(del(json!({ "mtu": "large" })), Code::CONFIGURATION);
+    assert!(node.agent.asked().is_empty());
+    let (output, success) =
+        binary(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")], "{\"name\":");
+    assert_eq!((serde_json::from_str::<Value>(&output).expect("JSON")["code"].as_u64(), success), (Some(6), false));
+}
+
+#[test]
+fn cni_21_calc_15_a_second_interface_is_an_attachment_of_its_own_and_leaves_the_firsts_routes() {
+    let mut node = Node::new(Script::Serves);
+    let first = node.add("c1").expect("attached");
+    node.interface = "net1";
+    let second = node.add("c1").expect("attached too");
+    let (host, pod) = node.links();
+    assert_eq!((host.len(), pod), (2, vec!["eth0".to_owned(), "net1".to_owned()]));
+    assert_ne!(first["interfaces"][0]["name"], second["interfaces"][0]["name"]);
+    assert_eq!(second["interfaces"][1]["name"], "net1");
+    assert!(second["routes"][0]["priority"].as_u64().is_some_and(|metric| metric > 1024), "{second}");
+    let index = |name: &str| {
+        let name = IfaceName(name.to_owned());
+        within(&node.pod, |socket| socket.link(&name)).expect("an answer").expect("the link").index
+    };
+    let routes = within(&node.pod, Socket::routes).expect("a listing");
+    let through = |name| routes.iter().filter(|route| route.protocol == 3 && route.interface == index(name)).count();
+    assert_eq!((through("eth0"), through("net1")), (3, 3), "{routes:#?}");
+    let check =
+        |node: &Node, result: &Value| node.run("CHECK", "c1", &node.pod_path(), json!({ "prevResult": result }));
+    assert_eq!(check(&node, &second), Ok(None));
+    assert!(check(&node, &first).is_err(), "cni_56 is about the interface that was added");
+    node.run("DEL", "c1", &node.pod_path(), json!({})).expect("detached");
+    assert_eq!(node.links(), (vec![host_name().0], vec!["eth0".to_owned()]));
+    node.interface = "eth0";
+    assert_eq!(check(&node, &first), Ok(None));
+}
+
+#[test]
+fn cni_56_check_is_about_the_interface_and_namespace_of_add() {
+    let node = Node::new(Script::Serves);
+    let result = node.add("c1").expect("attached");
+    let other = namespace::create().expect("a namespace");
+    let failure = node.run("CHECK", "c1", &pod_path(&other), json!({ "prevResult": result })).expect_err("not there");
+    assert!(failure.message.contains("eth0 is gone"), "{failure}");
+}
+
+#[test]
+fn cni_22_51_add_and_check_stand_among_other_plugins() {
+    let node = Node::new(Script::Serves);
+    let before = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "before0", "sandbox": "/run/elsewhere"}],
+        "ips": [{"address": "10.9.9.9/24", "interface": 0}], "routes": [{"dst": "10.9.0.0/16", "gw": "10.9.9.1"}]});
+    let result = node.run("ADD", "c1", &node.pod_path(), json!({ "prevResult": before }));
+    let mut result = result.expect("attached").expect("a result");
+    assert_eq!(result["ips"].as_array().map(Vec::len), Some(3));
+    // As a later plugin hands it on: an interface and a route of its own, which may be gone again.
+    result["interfaces"].as_array_mut().expect("a list").push(json!({"name": "after0"}));
+    result["routes"].as_array_mut().expect("a list").push(json!({"dst": "10.8.0.0/16", "gw": "10.65.0.9"}));
+    assert_eq!(node.run("CHECK", "c1", &node.pod_path(), json!({ "prevResult": result })), Ok(None));
+}
+
+/// Begins an ADD by the built binary.
+fn begin_add(node: &Node) -> std::process::Child {
+    let (variables, conf) = (node.variables("ADD", "c1", &node.pod_path()), node.conf(json!({})).to_string());
+    let start = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tortie-cni"))
+            .env_clear()
+            .envs(variables)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        child.stdin.take().expect("piped").write_all(conf.as_bytes()).expect("written");
+        child
+    };
+    namespace::inside(&node.host, start).expect("inside")
+}
+
+#[test]
+fn cni_15_an_add_killed_in_either_phase_leaves_nothing_after_del() {
+    for (phase, wired) in [("prepare", 0), ("commit", 1)] {
+        let node = Node::new(Script::StallsAt(phase));
+        let mut child = begin_add(&node);
+        node.agent.stalled.recv().expect("it got there");
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert_eq!(node.links().0.len(), wired, "{phase}");
+        assert_eq!(node.run("DEL", "c1", &node.pod_path(), json!({})), Ok(None));
+        assert_eq!(node.links(), (vec![], vec![]), "{phase}");
+        assert_eq!(node.agent.asked().last(), Some(&"del"));
     }
 }
 
@@ -380,17 +331,17 @@ fn binary(variables: &[(&str, &str)], input: &str) -> (String, bool) {
 }
 
 #[test]
-fn cni_10_version_answers_in_the_asked_version_and_without_any_input() {
+fn cni_10_11_version_answers_in_the_asked_version_and_without_any_input() {
     for (input, version) in [(r#"{"cniVersion":"0.4.0"}"#, "0.4.0"), ("", "1.1.0")] {
         let (output, success) = binary(&[("CNI_COMMAND", "VERSION")], input);
-        let expected = json!({"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]});
+        let expected = json!({"cniVersion": version, "supportedVersions": ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]});
         assert_eq!(serde_json::from_str::<Value>(&output).expect("JSON"), expected);
         assert!(success);
     }
 }
 
 #[test]
-fn cni_2_an_error_is_one_json_object_on_standard_output_and_a_bad_exit() {
+fn cni_1_2_an_error_is_one_json_object_on_standard_output_and_a_bad_exit() {
     let (output, success) = binary(&[("CNI_COMMAND", "ADD")], r#"{"cniVersion":"1.0.0"}"#);
     let error: Value = serde_json::from_str(&output).expect("JSON");
     assert!(!success);
@@ -408,7 +359,7 @@ fn a_silent_agent_is_waited_for_no_longer_than_the_deadline() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("silent.sock");
     let _listener = UnixListener::bind(&socket).expect("a socket");
-    let status = Operation::Status { network: "net".to_owned() };
+    let status = Operation::Status { network: "net".to_owned(), delegated: false };
     let error = client::ask(&socket, Duration::from_millis(10), status).expect_err("no answer");
     assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
     assert_eq!(Failure::from(error).code, Code::LATER);
@@ -426,7 +377,7 @@ fn an_agent_that_speaks_something_else_is_an_error_that_names_the_versions() {
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest);
         });
-        let status = Operation::Status { network: "net".to_owned() };
+        let status = Operation::Status { network: "net".to_owned(), delegated: false };
         let error = client::ask(&socket, Duration::from_secs(5), status).expect_err("no reply of ours");
         assert!(matches!(error, CallError::Unreadable { .. }) && error.to_string().contains("version"), "{error}");
         speaker.join().expect("it ends");
