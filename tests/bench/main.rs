@@ -6,12 +6,13 @@
 mod cni;
 mod crowd;
 mod figures;
+mod redirect;
 mod setups;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use figures::Figures;
-use setups::{Bare, Routed, Setup, Tortie};
+use setups::{Bare, Redirected, Routed, Setup, Tortie};
 use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
@@ -74,7 +75,8 @@ fn main() -> Result<()> {
 }
 
 fn run_local(arguments: &Arguments, local: &Local) -> Result<()> {
-    let mut setups: Vec<Box<dyn Setup>> = vec![Box::new(Bare::create()?), Box::new(Routed::create()?)];
+    let mut setups: Vec<Box<dyn Setup>> =
+        vec![Box::new(Bare::create()?), Box::new(Redirected::create()?), Box::new(Routed::create()?)];
     if !local.without_agent {
         setups.push(Box::new(Tortie::create(binaries(arguments)?)?));
     }

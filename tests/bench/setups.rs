@@ -3,8 +3,9 @@
 //! Invariant: each stands over the whole run, so that rounds can be interleaved.
 //! Never: tunes one of them: same kernel, same devices, same MTU.
 
-use anyhow::Result;
-use std::{net::IpAddr, process};
+use crate::redirect::redirect;
+use anyhow::{Context as _, Result};
+use std::{os::fd::OwnedFd, process};
 use tests::{BarePair, Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec, netns::STEM, traffic::Way};
 
 /// Two ends, joined somehow.
@@ -34,20 +35,17 @@ impl Setup for Bare {
     }
 }
 
-/// Pods as Calico wires them, forwarded by the kernel, without any rule.
-pub struct Routed {
+/// Two pods on a node, as Calico wires them, without any program.
+struct Pods {
     client: NetNs,
     server: NetNs,
-    _node: NetNs,
-    address: IpAddr,
+    node: NetNs,
 }
 
-impl Routed {
-    pub fn create() -> Result<Self> {
-        let stem = format!("{STEM}{}-routed", process::id());
-        let [node, client, server] = ["node", "client", "server"].map(|role| NetNs::create(&stem, role));
+impl Pods {
+    fn create(stem: &str) -> Result<Self> {
+        let [node, client, server] = ["node", "client", "server"].map(|role| NetNs::create(stem, role));
         let (node, client, server) = (node?, client?, server?);
-        node.sysctl("ipv4/ip_forward", "1")?;
         for (number, pod) in [(1, &client), (2, &server)] {
             node.ip(&[
                 &format!("link add pod{number} type veth peer name eth0 netns {}", pod.name()),
@@ -63,7 +61,28 @@ impl Routed {
             ])?;
             node.wait_link(&format!("pod{number}"))?;
         }
-        Ok(Self { client, server, _node: node, address: [10, 98, 0, 2].into() })
+        Ok(Self { client, server, node })
+    }
+
+    fn way(&self) -> Way<'_> {
+        Way { client: &self.client, server: &self.server, address: [10, 98, 0, 2].into() }
+    }
+
+    fn index(&self, interface: &str) -> Result<u32> {
+        let links = self.node.ip_json(&format!("link show {interface}"))?;
+        let index = links[0]["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
+        index.with_context(|| format!("{interface} has no index"))
+    }
+}
+
+/// Pods forwarded by the kernel, without any rule.
+pub struct Routed(Pods);
+
+impl Routed {
+    pub fn create() -> Result<Self> {
+        let pods = Pods::create(&format!("{STEM}{}-routed", process::id()))?;
+        pods.node.sysctl("ipv4/ip_forward", "1")?;
+        Ok(Self(pods))
     }
 }
 
@@ -73,7 +92,32 @@ impl Setup for Routed {
     }
 
     fn way(&self) -> Way<'_> {
-        Way { client: &self.client, server: &self.server, address: self.address }
+        self.0.way()
+    }
+}
+
+/// Pods whose packets a program redirects and never looks at: what no policy can be quicker than.
+pub struct Redirected {
+    pods: Pods,
+    _links: [OwnedFd; 2],
+}
+
+impl Redirected {
+    pub fn create() -> Result<Self> {
+        let pods = Pods::create(&format!("{STEM}{}-redirect", process::id()))?;
+        let (client, server) = (pods.index("pod1")?, pods.index("pod2")?);
+        let links = pods.node.inside(|| Ok([redirect(client, server)?, redirect(server, client)?]))?;
+        Ok(Self { pods, _links: links })
+    }
+}
+
+impl Setup for Redirected {
+    fn name(&self) -> &'static str {
+        "bare redirect, no policy"
+    }
+
+    fn way(&self) -> Way<'_> {
+        self.pods.way()
     }
 }
 
