@@ -4,7 +4,7 @@
 //! Never: guesses what an unknown field means; one clear error names it.
 
 use clap::{Args, ValueEnum};
-use dataplane::Options;
+use dataplane::{Options, Sizes};
 use model::{IfaceName, NodeName};
 use serde::Deserialize;
 use std::{
@@ -189,7 +189,7 @@ impl Settings {
     }
 
     fn check(self) -> Result<Config, ConfigError> {
-        check_map_names(&self.map_entries_of_file)?;
+        Sizes::asked(&self.map_entries_of_file).map_err(|error| value("--map-entries", error.to_string()))?;
         Ok(Config {
             node: node_name(self.node)?,
             datastore: datastore_dir(self.datastore)?,
@@ -270,19 +270,6 @@ fn health_address(given: Option<String>) -> Result<Option<SocketAddr>, ConfigErr
     text.parse().map(Some).map_err(|_| wrong())
 }
 
-fn check_map_names(entries: &BTreeMap<String, u32>) -> Result<(), ConfigError> {
-    for (name, entries) in entries {
-        let known: Vec<_> = abi::maps::MAPS.iter().map(|map| map.name).collect();
-        if !known.contains(&name.as_str()) {
-            return Err(value("--map-entries", format!("there is no table {name}; there are {}", known.join(", "))));
-        }
-        if *entries == 0 {
-            return Err(value("--map-entries", format!("{name}=0: a table needs at least one entry")));
-        }
-    }
-    Ok(())
-}
-
 fn map_entry(text: &str) -> Result<(String, u32), String> {
     let (name, entries) = text.split_once('=').ok_or("write it as NAME=ENTRIES")?;
     let entries = entries.parse().map_err(|_| format!("{entries:?} is no number of entries"))?;
@@ -327,6 +314,7 @@ mod tests {
             ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),
             ("datastore: file:/d\nnode: n1\nhealthAddress: here\n", "--health-address"),
             ("datastore: file:/d\nnode: n1\nmapEntries: {NOTHING: 4}\n", "--map-entries"),
+            ("datastore: file:/d\nnode: n1\nmapEntries: {ENDPOINTS: 64, INTERFACES: 16}\n", "INTERFACES=16"),
         ] {
             let error = load(text, Settings::default()).expect_err(text);
             assert!(error.contains(flag), "{error}");

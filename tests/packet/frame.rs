@@ -148,6 +148,12 @@ impl Frame {
         self
     }
 
+    /// A piece of the packet with this identification.
+    pub fn identified(mut self, id: u16) -> Self {
+        self.fragment.as_mut().expect("only pieces are identified").id = id;
+        self
+    }
+
     /// The frame's bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let frame = if self.fragment.is_some() { self.clone() } else { self.clone().sealed() };

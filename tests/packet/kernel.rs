@@ -18,7 +18,7 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use calc::World;
-use dataplane::{Dataplane, Options};
+use dataplane::{Applied, Dataplane, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{Socket, namespace};
 use std::{
@@ -111,6 +111,13 @@ impl Kernel {
 
     /// A node without pods.
     pub fn bare() -> Self {
+        Self::sized(&[])
+    }
+
+    /// The same, with tables of these sizes instead of [`ENTRIES`].
+    pub fn sized(sizes: &[(&str, u32)]) -> Self {
+        let sizes: BTreeMap<_, _> =
+            ENTRIES.iter().chain(sizes).map(|(name, entries)| ((*name).to_owned(), *entries)).collect();
         let directory = tempfile::tempdir_in(OWN_FOLDER).expect("a temporary directory can be made").keep();
         let pods = namespace::create().expect("root may make a network namespace");
         // The pods' own stacks keep quiet: every packet here is a row's.
@@ -123,12 +130,12 @@ impl Kernel {
         let options = Options {
             bpffs: bpffs.clone(),
             object: object(),
-            entries: ENTRIES.iter().map(|(name, entries)| ((*name).to_owned(), *entries)).collect(),
+            entries: sizes.clone(),
             uplink: Some(IfaceName(UPLINK.into())),
             state_dir: directory.join("state"),
         };
         let dataplane = Dataplane::open(options).expect("the dataplane opens");
-        let programs = programs(&bpffs);
+        let programs = programs(&bpffs, &sizes);
         Self { dataplane, programs, indexes: BTreeMap::new(), slots: BTreeMap::new(), actors: Vec::new(), pods }
     }
 
@@ -149,6 +156,14 @@ impl Kernel {
             make_pod(&mut socket, name, peer, mac, &self.pods);
             self.indexes.insert(name.clone(), Ifindex(0));
         }
+    }
+
+    /// What an agent does with a scenario that may not fit.
+    pub fn apply(&mut self, scenario: &Scenario) -> Applied {
+        let world = scenario.world();
+        let applied = self.dataplane.apply(&calc::desired(world.in_sync().expect("the world is complete")));
+        self.dataplane.settle();
+        applied
     }
 
     /// What an agent does with a World.
@@ -332,7 +347,7 @@ fn default_target() -> PathBuf {
 }
 
 /// The programs once more, over the maps that the dataplane pinned.
-fn programs(bpffs: &Path) -> Ebpf {
+fn programs(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
     let object = object();
     let pins: Vec<_> =
         maps::MAPS.iter().map(|map| bpffs.join("maps").join(format!("{}-v{}", map.name, map.version))).collect();
@@ -340,10 +355,10 @@ fn programs(bpffs: &Path) -> Ebpf {
     for (map, pin) in maps::MAPS.iter().zip(&pins) {
         loader.map_pin_path(map.name, pin.as_path());
     }
-    for (name, entries) in &ENTRIES {
-        loader.map_max_entries(name, *entries);
+    let sizes = Sizes::asked(sizes).expect("the sizes of a test make sense");
+    for map in maps::MAPS {
+        loader.map_max_entries(map.name, sizes.of(map));
     }
-    loader.map_max_entries("DROPS", ENTRIES[0].1 * DROP_REASONS);
     let mut programs = loader.load(&object).expect("the object loads over the pinned maps");
     for (name, program) in programs.programs_mut() {
         let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");

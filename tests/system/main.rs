@@ -4,6 +4,7 @@
 //! Never: skips; without root or without the programs a test fails and says so.
 
 mod badinput;
+mod capacity;
 mod clean;
 mod cni;
 mod kit;

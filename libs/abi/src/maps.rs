@@ -3,6 +3,8 @@
 //! Invariant: a layout that changes raises that map's version, so an upgrade shares what did not change.
 //! Never: two maps with one name; a map without a bound.
 
+use crate::verdict::DROP_REASONS;
+
 /// One map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSpec {
@@ -14,12 +16,43 @@ pub struct MapSpec {
     pub default_entries: u32,
     /// What a full map means.
     pub when_full: &'static str,
+    /// Where its size comes from.
+    pub sizing: Sizing,
+}
+
+/// Where a map's size comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizing {
+    /// A setting of its own.
+    Setting,
+    /// A setting of its own, which covers every endpoint; without one it grows with `ENDPOINTS`.
+    CoversEndpoints,
+    /// So many entries for each slot of `ENDPOINTS`, and once more for all endpoints that are gone.
+    PerEndpoint(u32),
+    /// It has one size.
+    Fixed,
+}
+
+impl MapSpec {
+    /// Entries of this map where `given` is set for it, on a node of so many endpoint slots.
+    #[must_use]
+    pub const fn entries(&self, given: Option<u32>, endpoints: u32) -> u32 {
+        match (self.sizing, given) {
+            (Sizing::Setting | Sizing::CoversEndpoints, Some(entries)) => entries,
+            (Sizing::CoversEndpoints, None) if endpoints > self.default_entries => endpoints,
+            (Sizing::PerEndpoint(each), _) => each.saturating_mul(endpoints.saturating_add(1)),
+            _ => self.default_entries,
+        }
+    }
 }
 
 macro_rules! maps {
-    ($($(#[$doc:meta])* $constant:ident = $name:literal v $version:literal, $entries:expr, $full:literal;)*) => {
-        $($(#[$doc])* pub const $constant: MapSpec =
-            MapSpec { name: $name, version: $version, default_entries: $entries, when_full: $full };)*
+    (@sizing) => { Sizing::Setting };
+    (@sizing $sizing:expr) => { $sizing };
+    ($($(#[$doc:meta])* $constant:ident = $name:literal v $version:literal, $entries:expr, $full:literal $(, $sizing:expr)?;)*) => {
+        $($(#[$doc])* pub const $constant: MapSpec = MapSpec {
+            name: $name, version: $version, default_entries: $entries, when_full: $full, sizing: maps!(@sizing $($sizing)?),
+        };)*
         /// All maps.
         pub const MAPS: &[MapSpec] = &[$($constant),*];
     };
@@ -27,11 +60,11 @@ macro_rules! maps {
 
 maps! {
     /// `u32` 0 -> `u64` generation: the one word that puts a commit in force. Memory-mappable array.
-    GENERATION = "GENERATION" v 1, 1, "never";
+    GENERATION = "GENERATION" v 1, 1, "never", Sizing::Fixed;
     /// Slot -> [`crate::Endpoint`]. Memory-mappable array.
     ENDPOINTS = "ENDPOINTS" v 1, 1024, "the new endpoint's ADD is refused: try again later";
     /// Interface index `u32` -> slot `u32`. Hash.
-    INTERFACES = "INTERFACES" v 1, 1024, "the new endpoint's ADD is refused: try again later";
+    INTERFACES = "INTERFACES" v 1, 1024, "the new endpoint's ADD is refused: try again later", Sizing::CoversEndpoints;
     /// [`crate::Address`] -> slot of `CLASSES` `u32`. Hash.
     ADDRESSES = "ADDRESSES" v 1, 131_072, "the commit is refused, the previous revision stays";
     /// [`crate::NetKey`] -> slot of `CLASSES` `u32`. Longest-prefix trie, not preallocated.
@@ -50,6 +83,27 @@ maps! {
     FRAGMENTS = "FRAGMENTS" v 1, 4096, "the oldest packet's later fragments are dropped";
     /// Hit id -> packets `u64`. Per-CPU array.
     HITS = "HITS" v 1, 65_536, "rules past the end share hit 0 and are not counted apart";
-    /// `slot * DROP_REASONS + reason` -> packets `u64`. Per-CPU array.
-    DROPS = "DROPS" v 1, 1024 * crate::verdict::DROP_REASONS, "never: sized with ENDPOINTS";
+    /// `slot * DROP_REASONS + reason` -> packets `u64`. Per-CPU array. The row after the last slot is the account of
+    /// endpoints that are gone, so that no sum over all rows goes backwards.
+    DROPS = "DROPS" v 2, (ENDPOINTS.default_entries + 1) * DROP_REASONS, "never: sized with ENDPOINTS",
+        Sizing::PerEndpoint(DROP_REASONS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_without_a_setting_has_the_size_it_is_documented_with() {
+        for map in MAPS {
+            assert_eq!(map.entries(None, ENDPOINTS.default_entries), map.default_entries, "{}", map.name);
+        }
+    }
+
+    #[test]
+    fn what_is_sized_with_the_endpoints_follows_them() {
+        assert_eq!(DROPS.entries(Some(1), 9), 10 * DROP_REASONS, "a setting of its own is not looked at");
+        assert_eq!((INTERFACES.entries(None, 4096), INTERFACES.entries(Some(7), 9)), (4096, 7));
+        assert_eq!((SPANS.entries(Some(9), 4096), GENERATION.entries(Some(9), 4096)), (9, 1));
+    }
 }

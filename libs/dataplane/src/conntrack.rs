@@ -6,11 +6,18 @@
 use crate::tables::StoreError;
 use abi::{ConntrackEntry, FlowKey, conntrack::seconds_of, maps};
 use aya::maps::{HashMap, MapData, MapError};
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// The map.
 #[derive(Debug)]
-pub struct Conntrack(HashMap<MapData, FlowKey, ConntrackEntry>);
+pub struct Conntrack {
+    map: HashMap<MapData, FlowKey, ConntrackEntry>,
+    /// The most entries that were ever seen.
+    most: AtomicU64,
+}
 
 /// What the programs stamp flows with at this moment.
 #[must_use]
@@ -29,7 +36,7 @@ impl Conntrack {
     /// Over the map.
     #[must_use]
     pub fn new(map: HashMap<MapData, FlowKey, ConntrackEntry>) -> Self {
-        Self(map)
+        Self { map, most: AtomicU64::new(0) }
     }
 
     /// All flows, those that vanish meanwhile left out.
@@ -38,23 +45,21 @@ impl Conntrack {
     /// The map cannot be read.
     pub fn flows(&self) -> Result<Vec<(FlowKey, ConntrackEntry)>, StoreError> {
         let mut flows = Vec::new();
-        for key in self.0.keys() {
+        for key in self.map.keys() {
             let key = key.map_err(|error| failed(&error))?;
-            match self.0.get(&key, 0) {
+            match self.map.get(&key, 0) {
                 Ok(entry) => flows.push((key, entry)),
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(failed(&error)),
             }
         }
+        self.saw(u64::try_from(flows.len()).unwrap_or(u64::MAX));
         Ok(flows)
     }
 
-    /// Number of entries, expired ones included.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn count(&self) -> Result<usize, StoreError> {
-        self.0.keys().try_fold(0, |count, key| key.map(|_| count + 1)).map_err(|error| failed(&error))
+    /// So many entries were seen at once; gives the most that ever were, expired ones included.
+    pub fn saw(&self, entries: u64) -> u64 {
+        self.most.fetch_max(entries, Ordering::Relaxed).max(entries)
     }
 
     /// Deletes what has expired; says how many.
@@ -78,6 +83,6 @@ impl Conntrack {
 
     fn delete(&mut self, dead: impl Fn(&FlowKey, &ConntrackEntry) -> bool) -> Result<usize, StoreError> {
         let dead: Vec<_> = self.flows()?.into_iter().filter(|(key, entry)| dead(key, entry)).collect();
-        Ok(dead.iter().filter(|(key, _)| self.0.remove(key).is_ok()).count())
+        Ok(dead.iter().filter(|(key, _)| self.map.remove(key).is_ok()).count())
     }
 }

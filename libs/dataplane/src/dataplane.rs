@@ -4,15 +4,18 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, CleanupError, OpenError, Question, ReportError, TwinAnswer, TwinError, conntrack, frame, host,
+    ApplyError, CleanupError, OpenError, Question, ReportError, TwinAnswer, TwinError, conntrack, frame,
+    gauges::Gauges,
+    host,
     links::Links,
     network::{KernelNetwork, Network},
     pins,
     programs::{Hook, Programs, in_full},
     reconcile::Reconciler,
     report::Reporter,
-    tables::{KernelStore, StoreError, Tables},
+    tables::{KernelStore, Sizes, StoreError, Tables},
     twin, uplink,
+    usage::{Usage, usages},
 };
 use abi::{endpoint::GATEWAY_MAC, rules::HIT_NONE};
 use calc::Desired;
@@ -40,11 +43,27 @@ pub struct Options {
     pub state_dir: PathBuf,
 }
 
+/// What became of a revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commit {
+    /// Nothing had to change.
+    #[default]
+    Unchanged,
+    /// It is in force.
+    InForce,
+    /// It does not fit: the previous one is in force.
+    Refused,
+    /// The kernel refused a write or a look: the previous one is in force.
+    Failed,
+}
+
 /// What an `apply` came to.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// The generation in force.
     pub generation: u64,
+    /// What became of the revision that was wanted.
+    pub commit: Commit,
     /// Endpoints that are completely in force.
     pub ok: usize,
     /// Items that are not as wanted, by name, and why. They are tried again by the next `apply`.
@@ -57,6 +76,7 @@ pub struct Applied {
 pub struct Dataplane {
     uplink: Option<IfaceName>,
     node: Reconciler<KernelNetwork, Links, KernelStore>,
+    gauges: Gauges,
 }
 
 impl Dataplane {
@@ -67,16 +87,18 @@ impl Dataplane {
     /// The kernel refuses the programs, or what is pinned is of another layout.
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let Options { bpffs, object, entries, uplink, state_dir } = options;
+        let sizes = Sizes::asked(&entries)?;
         fs::create_dir_all(&state_dir).map_err(|source| OpenError::StateDir { path: state_dir.clone(), source })?;
         pins::prepare(&bpffs).map_err(|source| OpenError::Bpffs { path: bpffs.clone(), source })?;
-        let programs = Programs::load(&bpffs, &object, &entries)?;
+        let programs = Programs::load(&bpffs, &object, &sizes)?;
         let adopt = |error: StoreError| OpenError::Adopt { reason: error.to_string() };
         let store = KernelStore::open(&pins::maps_dir(&bpffs)).map_err(adopt)?;
         let tables = Tables::adopt(store).map_err(adopt)?;
         let network = KernelNetwork::open().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let mut node = Reconciler::new(network, Links::new(programs, &bpffs), tables, uplink.clone(), state_dir);
         node.start()?;
-        Ok(Self { uplink, node })
+        let gauges = Gauges::open(&bpffs).map_err(adopt)?;
+        Ok(Self { uplink, node, gauges })
     }
 
     /// Makes the kernel so, in four steps: programs on interfaces, the tables by one commit, links up and ways to the
@@ -148,7 +170,21 @@ impl Dataplane {
     /// No such table, or a map that cannot be read.
     pub fn report(&self, table: &str) -> Result<serde_json::Value, ReportError> {
         let Reconciler { tables, wanted, in_force, .. } = &self.node;
-        Reporter::new(tables, wanted, in_force).rows(table)
+        Reporter::new(tables, wanted, in_force, &self.gauges).rows(table)
+    }
+
+    /// How full every map is.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn usages(&self) -> Result<Vec<Usage>, StoreError> {
+        usages(&self.node.tables, &self.gauges)
+    }
+
+    /// Spans whose rules share one counter, because `HITS` was full when they were compiled.
+    #[must_use]
+    pub fn uncounted(&self) -> usize {
+        self.node.tables.uncounted()
     }
 }
 

@@ -3,12 +3,16 @@
 //! Invariant: every error names the object it is about.
 //! Never: one enum for the whole crate.
 
+use crate::tables::SizeError;
 use model::{AttachmentId, IfaceName};
 use std::{io, path::PathBuf};
 
 /// The dataplane cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The tables' sizes make no sense.
+    #[error("mapEntries: {0}")]
+    Size(#[from] SizeError),
     /// The pin directory cannot be made or is not on a bpffs.
     #[error("cannot prepare the BPF file system at {path}: {source}; run as root, or mount a bpffs there")]
     Bpffs {

@@ -4,10 +4,12 @@
 //! Never: decides what is wanted; touches a route, link or neighbour that is not recognisably ours.
 #![warn(missing_docs)]
 
+mod bpf;
 mod conntrack;
 mod dataplane;
 pub mod error;
 mod frame;
+mod gauges;
 mod host;
 mod links;
 mod network;
@@ -20,7 +22,11 @@ mod report;
 pub mod tables;
 mod twin;
 mod uplink;
+mod usage;
 
-pub use dataplane::{Applied, Dataplane, Options, cleanup};
+pub use dataplane::{Applied, Commit, Dataplane, Options, cleanup};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
+pub use gauges::{Gauges, MapGauge};
 pub use question::{Question, TwinAnswer};
+pub use tables::{SizeError, Sizes, StoreError};
+pub use usage::Usage;

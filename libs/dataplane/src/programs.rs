@@ -3,17 +3,14 @@
 //! Invariant: a pinned map is only used if its layout and size are those asked for.
 //! Never: attaches; `links` does.
 
-use crate::{OpenError, packet_log, pins};
-use abi::{
-    maps::{self, MapSpec},
-    verdict::DROP_REASONS,
-};
+use crate::{OpenError, packet_log, pins, tables::Sizes};
+use abi::maps;
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
     programs::{ProgramError, SchedClassifier},
 };
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,11 +57,11 @@ impl Programs {
     ///
     /// # Errors
     /// The kernel refuses, or a pin is of another layout or size.
-    pub fn load(bpffs: &Path, object: &[u8], entries: &BTreeMap<String, u32>) -> Result<Self, OpenError> {
+    pub fn load(bpffs: &Path, object: &[u8], sizes: &Sizes) -> Result<Self, OpenError> {
         let dir = pins::maps_dir(bpffs);
         let mut loader = EbpfLoader::new();
         for spec in maps::MAPS {
-            loader.map_max_entries(spec.name, size(spec, entries));
+            loader.map_max_entries(spec.name, sizes.of(spec));
             loader.map_pin_path(spec.name, dir.join(pins::map_name(spec)));
         }
         let mut ebpf = loader.load(object).map_err(|error| refused(&dir, error))?;
@@ -94,19 +91,6 @@ impl Programs {
     #[must_use]
     pub fn twin(&self, hook: Hook) -> Option<&SchedClassifier> {
         self.0.program(hook.twin()).and_then(|program| program.try_into().ok())
-    }
-}
-
-/// `DROPS` has a row of reasons for each endpoint slot.
-fn size(spec: &MapSpec, entries: &BTreeMap<String, u32>) -> u32 {
-    let given = |spec: &MapSpec| entries.get(spec.name).copied();
-    let endpoints = given(&maps::ENDPOINTS).unwrap_or(maps::ENDPOINTS.default_entries);
-    if *spec == maps::GENERATION {
-        spec.default_entries
-    } else if *spec == maps::DROPS {
-        endpoints.saturating_mul(DROP_REASONS)
-    } else {
-        given(spec).unwrap_or(spec.default_entries)
     }
 }
 

@@ -4,11 +4,11 @@
 //! Never: stops for one bad item; takes a way away while the tables still lead there; touches what is not ours.
 
 use crate::{
-    Applied, ApplyError, OpenError, host,
+    Applied, ApplyError, Commit, OpenError, host,
     links::Guards,
     network::{Network, Seen},
     programs::{Hook, in_full},
-    tables::{Guarded, Store, Tables},
+    tables::{CommitError, Guarded, Store, Tables},
     uplink,
 };
 use calc::{Desired, EndpointSpec};
@@ -46,6 +46,7 @@ pub struct Reconciler<N, G, S> {
 /// What a pass saw, and what went wrong so far.
 struct Pass {
     seen: Seen,
+    commit: Commit,
     failed: Vec<(String, ApplyError)>,
 }
 
@@ -87,10 +88,10 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.wanted = desired.endpoints.clone();
         self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {
-            Ok(seen) => Pass { seen, failed: Vec::new() },
+            Ok(seen) => Pass { seen, commit: Commit::default(), failed: Vec::new() },
             Err(error) => {
                 let error = ApplyError { step: "list what is there".into(), reason: in_full(&error) };
-                return self.applied(vec![(HOST.into(), error)]);
+                return self.applied(Commit::Failed, vec![(HOST.into(), error)]);
             }
         };
         self.guard(&mut pass);
@@ -100,13 +101,13 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             self.sweep_ways(&mut pass);
         }
         self.sweep_pins(&mut pass);
-        self.applied(pass.failed)
+        self.applied(pass.commit, pass.failed)
     }
 
-    fn applied(&self, failed: Vec<(String, ApplyError)>) -> Applied {
+    fn applied(&self, commit: Commit, failed: Vec<(String, ApplyError)>) -> Applied {
         let shared = |item: &str| item == HOST || item == TABLES || self.uplink.as_ref().is_some_and(|up| up.0 == item);
         let limited = failed.iter().any(|(item, _)| shared(item));
-        Applied { generation: self.tables.image().generation, ok: self.in_force.len(), failed, limited }
+        Applied { generation: self.tables.image().generation, commit, ok: self.in_force.len(), failed, limited }
     }
 
     /// Programs first: nothing is in force on an interface that is not guarded.
@@ -150,6 +151,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         };
         match self.tables.commit(desired, &guarded) {
             Ok(committed) => {
+                pass.commit = if committed.changed { Commit::InForce } else { Commit::Unchanged };
                 let told: BTreeSet<_> = pass.failed.iter().map(|(item, _)| item.clone()).collect();
                 for (id, refusal) in committed.refused.iter().filter(|(id, _)| !told.contains(&id.to_string())) {
                     pass.fail(id.to_string(), "serve the endpoint", refusal);
@@ -157,6 +159,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 true
             }
             Err(error) => {
+                pass.commit = if matches!(error, CommitError::Store(_)) { Commit::Failed } else { Commit::Refused };
                 pass.fail(TABLES.into(), "put the new revision in force", &error);
                 false
             }

@@ -5,7 +5,9 @@
 
 use crate::{
     ReportError, conntrack,
+    gauges::Gauges,
     tables::{KernelStore, StoreError, Tables, image::Image, names::Names},
+    usage::{Usage, usages},
 };
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
@@ -35,6 +37,7 @@ pub struct Reporter<'a> {
     pub endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
     /// Those that are completely in force.
     pub in_force: &'a BTreeSet<AttachmentId>,
+    gauges: &'a Gauges,
     deciders: BTreeMap<u32, &'a Decider>,
     pods: BTreeMap<u32, &'a PodId>,
 }
@@ -45,13 +48,15 @@ impl<'a> Reporter<'a> {
         tables: &'a Tables<KernelStore>,
         endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
         in_force: &'a BTreeSet<AttachmentId>,
+        gauges: &'a Gauges,
     ) -> Self {
         let names = tables.names();
         let deciders = names.hits.iter().map(|(decider, hit)| (*hit, decider)).collect();
         let slots = names.endpoints.iter();
         let pods = slots.filter_map(|(id, slot)| Some((*slot, &endpoints.get(id)?.pod))).collect();
-        Self { tables, endpoints, in_force, deciders, pods }
+        Self { tables, endpoints, in_force, gauges, deciders, pods }
     }
+
     /// The rows of a table.
     ///
     /// # Errors
@@ -207,12 +212,14 @@ impl<'a> Reporter<'a> {
         match slot {
             SLOT_NONE => None,
             SLOT_HOST => Some("this node".to_owned()),
+            slot if slot == self.tables.store().slot_of_gone() => Some("endpoints that are gone".to_owned()),
             slot => self.pods.get(&slot).map(ToString::to_string),
         }
     }
 
     fn drops(&self) -> Result<Vec<Value>, StoreError> {
-        let slots = [SLOT_NONE, SLOT_HOST].into_iter().chain(self.image().endpoints.keys().copied());
+        let gone = self.tables.store().slot_of_gone();
+        let slots = [SLOT_NONE, SLOT_HOST, gone].into_iter().chain(self.image().endpoints.keys().copied());
         let mut rows = Vec::new();
         for slot in slots {
             for reason in DropReason::ALL {
@@ -226,24 +233,25 @@ impl<'a> Reporter<'a> {
         Ok(rows)
     }
 
-    /// Entries and sizes. Conntrack's are counted by their keys: half a million take a second or two.
+    /// Every map, and their memory together.
     fn capacity(&self) -> Result<Vec<Value>, StoreError> {
-        let image = self.image();
-        let spans = image.spans.values().map(|spans| spans.len()).sum();
-        let used = [
-            (&maps::ENDPOINTS, image.endpoints.len()),
-            (&maps::INTERFACES, image.interfaces.len()),
-            (&maps::ADDRESSES, image.addresses.len()),
-            (&maps::NETS, image.nets.len()),
-            (&maps::CLASSES, image.addresses.len() + image.nets.len()),
-            (&maps::SETS, image.sets.len()),
-            (&maps::ROWS, image.rows.len()),
-            (&maps::SPANS, spans),
-            (&maps::CONNTRACK, self.tables.store().conntrack.count()?),
-        ];
-        let sizes = self.tables.store().size_table();
-        let row = |(spec, used): (&maps::MapSpec, usize)| json!({"map": spec.name, "used": used, "size": sizes.of(spec), "whenFull": spec.when_full});
-        Ok(used.into_iter().map(row).collect())
+        let usages = usages(self.tables, self.gauges)?;
+        let row = |usage: &Usage| {
+            json!({
+                "map": usage.map.name,
+                "used": usage.used,
+                "size": usage.size,
+                "pressurePercent": usage.percent(),
+                "peak": usage.peak,
+                "memoryBytes": usage.memory,
+                "whenFull": usage.map.when_full,
+                "setting": usage.setting(),
+                "notCounted": (usage.map.name == maps::HITS.name).then(|| self.tables.uncounted()),
+            })
+        };
+        let memory: u64 = usages.iter().map(|usage| usage.memory).sum();
+        let sum = json!({"map": "all", "memoryBytes": memory});
+        Ok(usages.iter().map(row).chain([sum]).collect())
     }
 }
 

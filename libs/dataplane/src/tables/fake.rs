@@ -5,7 +5,8 @@
 
 use super::{
     prefix,
-    write::{Sizes, Snapshot, Store, StoreError, Write},
+    sizes::Sizes,
+    write::{Snapshot, Store, StoreError, Write},
 };
 use abi::{
     Address, RowKey, RowRef, Span,

@@ -5,7 +5,8 @@
 
 use super::{
     mapped::MappedArray,
-    write::{Sizes, Snapshot, Store, StoreError, Write},
+    sizes::Sizes,
+    write::{Snapshot, Store, StoreError, Write},
 };
 use crate::{conntrack::Conntrack, pins};
 use abi::{
@@ -119,19 +120,31 @@ impl KernelStore {
         (offset..).zip(spans).try_for_each(put)
     }
 
-    /// How much fits.
-    #[must_use]
-    pub fn size_table(&self) -> &Sizes {
-        &self.sizes
-    }
-
     /// A slot's next owner starts from nothing: no flows, no drops.
     fn forget_slots(&mut self, slots: &BTreeSet<u32>) -> Result<(), StoreError> {
         self.conntrack.flush(slots)?;
-        slots
-            .iter()
-            .flat_map(|slot| drop_counters(*slot))
-            .try_for_each(|index| clear(&mut self.drops, index, &maps::DROPS))
+        slots.iter().flat_map(|slot| drop_counters(*slot)).try_for_each(|index| self.retire(index))
+    }
+
+    /// The slot after the last one: on its account go the drops of endpoints that are gone.
+    #[must_use]
+    pub fn slot_of_gone(&self) -> u32 {
+        self.sizes.of(&maps::ENDPOINTS)
+    }
+
+    /// Moves a counter to the account of those that are gone. If we die in between it counts twice; it never shrinks.
+    fn retire(&mut self, index: u32) -> Result<(), StoreError> {
+        let error = |error| failed(&maps::DROPS, error);
+        let counted = self.drops.get(&index, 0).map_err(error)?;
+        if counted.iter().all(|packets| *packets == 0) {
+            return Ok(());
+        }
+        let account = drop_counters(self.slot_of_gone()).start + index % DROP_REASONS;
+        let gone = self.drops.get(&account, 0).map_err(error)?;
+        let sum: Vec<u64> = gone.iter().zip(counted.iter()).map(|(gone, own)| gone.wrapping_add(*own)).collect();
+        let sum = PerCpuValues::try_from(sum).map_err(|error| failed(&maps::DROPS, error))?;
+        self.drops.set(account, sum, 0).map_err(error)?;
+        clear(&mut self.drops, index, &maps::DROPS)
     }
 
     fn row_spans(&self, row: RowRef) -> Result<Arc<[Span]>, StoreError> {

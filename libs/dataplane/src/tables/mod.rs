@@ -4,6 +4,7 @@
 //! Never: sweeps before a commit said what is wanted.
 
 mod affected;
+mod capacity;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod image;
@@ -13,19 +14,27 @@ pub mod names;
 mod order;
 mod plan;
 pub mod prefix;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use capacity::{Demand, Full, Need};
 pub use kernel::KernelStore;
 pub use plan::{CommitError, Guarded, Lookup, Refusal};
-pub use write::{Sizes, Snapshot, Store, StoreError, Write};
+pub use sizes::{SizeError, Sizes};
+pub use write::{Snapshot, Store, StoreError, Write};
 
-use abi::maps;
+use abi::{
+    maps::{self, MapSpec},
+    rules::HIT_NONE,
+};
 use calc::Desired;
+use capacity::Step;
 use image::Image;
 use model::AttachmentId;
 use names::Names;
+use std::collections::BTreeMap;
 
 /// What a commit came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +57,8 @@ pub struct Tables<S> {
     pending: Vec<Write>,
     /// A write failed: what the tables hold must be read again.
     is_torn: bool,
+    /// The most entries that were ever needed of a map, by its name.
+    peaks: BTreeMap<&'static str, u64>,
 }
 
 impl<S: Store> Tables<S> {
@@ -56,8 +67,8 @@ impl<S: Store> Tables<S> {
     /// # Errors
     /// The store cannot be read, or contradicts itself.
     pub fn adopt(store: S) -> Result<Self, StoreError> {
-        let mut tables =
-            Self { store, image: Image::default(), names: Names::default(), pending: Vec::new(), is_torn: false };
+        let (image, names, pending, peaks) = (Image::default(), Names::default(), Vec::new(), BTreeMap::new());
+        let mut tables = Self { store, image, names, pending, is_torn: false, peaks };
         tables.take_over()?;
         Ok(tables)
     }
@@ -71,6 +82,10 @@ impl<S: Store> Tables<S> {
         let plan = plan::plan(&self.image, &self.names, desired, lookup, &self.store.sizes())?;
         let changed = plan.image != self.image;
         self.write_all(&order::put_in_force(&self.image, &plan.image, &plan.fresh_hits))?;
+        for need in &plan.needs {
+            let peak = self.peaks.entry(need.map.name).or_default();
+            *peak = need.entries.max(*peak);
+        }
         self.pending = order::sweep(&self.image, &plan.image);
         self.image = plan.image;
         self.names = plan.names;
@@ -97,6 +112,22 @@ impl<S: Store> Tables<S> {
     /// What its numbers mean.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Entries that the revision in force takes of each map that commits write.
+    pub fn needs(&self) -> Vec<Need> {
+        let spans_end = self.image.spans.keys().map(|row| row.offset.saturating_add(row.len)).max().unwrap_or(0);
+        Step { old: &self.image, new: &self.image, names: &self.names, spans_end }.needs()
+    }
+
+    /// The most entries that commits of this process needed of a map, two revisions together.
+    pub fn peak(&self, map: &MapSpec) -> u64 {
+        self.peaks.get(map.name).copied().unwrap_or_default()
+    }
+
+    /// Spans whose rule is not counted apart, because `HITS` was full when they were compiled.
+    pub fn uncounted(&self) -> usize {
+        self.image.spans.values().flat_map(|spans| spans.iter()).filter(|span| span.hit == HIT_NONE).count()
     }
 
     /// The store.

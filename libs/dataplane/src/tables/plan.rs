@@ -5,10 +5,12 @@
 
 use super::{
     affected,
+    capacity::{Full, Need, Step, remedy},
     image::{Entry, Image},
     names::{FreshIds, FreshSpans, Names},
     prefix,
-    write::{Sizes, StoreError},
+    sizes::Sizes,
+    write::StoreError,
 };
 use abi::{
     Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, SpanKind, Word,
@@ -28,17 +30,8 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// A table is too small.
-    #[error(
-        "the map {map} needs {needed} entries and has {size}; the previous revision stays in force: raise its size"
-    )]
-    Full {
-        /// The map.
-        map: &'static str,
-        /// Entries needed, the revision in force included.
-        needed: u64,
-        /// Entries it has.
-        size: u32,
-    },
+    #[error(transparent)]
+    Full(#[from] Full),
     /// A row would take too many steps to search.
     #[error(
         "a rule set needs {spans} spans for one class of peers, at most {ROW_SPANS_MAX} are searched; split the policy {policy}"
@@ -64,7 +57,7 @@ pub enum Refusal {
     #[error("its interface {0} already serves another endpoint")]
     Shared(IfaceName),
     /// No slot is left.
-    #[error("the map {map} is full at {size} entries: raise its size")]
+    #[error("the map {map} is full at {size} entries: {}; an endpoint that goes makes room too", remedy(map, u64::from(*size) + 1))]
     Full {
         /// The map.
         map: &'static str,
@@ -84,6 +77,8 @@ pub struct Plan {
     pub fresh_hits: Vec<u32>,
     /// Endpoints left out.
     pub refused: Vec<(AttachmentId, Refusal)>,
+    /// Entries needed of each map.
+    pub needs: Vec<Need>,
 }
 
 /// An interface that is guarded.
@@ -115,8 +110,8 @@ pub fn plan(
     draft.nets(desired);
     draft.rows()?;
     draft.forget_dead_hits();
-    draft.fits()?;
-    Ok(draft.finish())
+    let needs = draft.fits()?;
+    Ok(draft.finish(needs))
 }
 
 struct Draft<'a> {
@@ -177,6 +172,7 @@ impl<'a> Draft<'a> {
         if self.image.interfaces.contains_key(&ifindex) {
             return Err(Refusal::Shared(spec.interface.clone()));
         }
+        self.room_for(ifindex)?;
         let slot = self.slot_of(ifindex)?;
         let keep = if spec.keep_established { ENDPOINT_KEEP_ESTABLISHED } else { 0 };
         let queued = if guarded.is_queued { ENDPOINT_QUEUED } else { 0 };
@@ -193,6 +189,17 @@ impl<'a> Draft<'a> {
         self.image.interfaces.insert(ifindex, slot);
         self.image.endpoints.insert(slot, entry);
         Ok(slot)
+    }
+
+    /// A key of its own for the interface, beside those that are swept only later.
+    fn room_for(&self, ifindex: u32) -> Result<(), Refusal> {
+        let held = &self.old.interfaces;
+        let fresh = self.image.interfaces.keys().filter(|index| !held.contains_key(index)).count();
+        let (size, used) = (self.sizes.of(&maps::INTERFACES), held.len() + fresh);
+        if held.contains_key(&ifindex) || u64::try_from(used).is_ok_and(|used| used < u64::from(size)) {
+            return Ok(());
+        }
+        Err(Refusal::Full { map: maps::INTERFACES.name, size })
     }
 
     /// An interface keeps its slot, also over a restart: its flows name it.
@@ -312,10 +319,10 @@ impl<'a> Draft<'a> {
             policy: set.policies.first().map(|policy| policy.id.to_string()).unwrap_or_default(),
         };
         let len = len.ok_or_else(too_long)?;
-        let offset = self.room.take(len).ok_or(CommitError::Full {
-            map: maps::SPANS.name,
-            needed: u64::from(u32::MAX),
-            size: self.sizes.of(&maps::SPANS),
+        let offset = self.room.take(len).ok_or_else(|| {
+            let remedy = "no setting raises it further".to_owned();
+            let (size, demand) = (self.sizes.of(&maps::SPANS), None);
+            Full { map: maps::SPANS.name, needed: u64::from(u32::MAX), size, demand, remedy }
         })?;
         let place = RowRef { offset, len };
         self.contents.insert(place, Arc::clone(&spans));
@@ -349,39 +356,18 @@ impl<'a> Draft<'a> {
         self.fresh_hits.retain(|id| live.contains(id));
     }
 
-    /// Both revisions lie in the tables until the old one is swept.
-    fn fits(&self) -> Result<(), CommitError> {
-        let (old, new) = (self.old, &self.image);
-        let extra = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let both = |olds: usize, fresh: usize| extra(olds) + extra(fresh);
-        let fresh_addresses = new.addresses.keys().filter(|key| !old.addresses.contains_key(key)).count();
-        let fresh_nets = new.nets.keys().filter(|key| !old.nets.contains_key(key)).count();
-        let fresh_rows = new.rows.keys().filter(|key| !old.rows.contains_key(key)).count();
-        let fresh_interfaces = new.interfaces.keys().filter(|key| !old.interfaces.contains_key(key)).count();
-        let end = |ids: std::collections::BTreeSet<u32>| ids.last().map_or(1, |last| u64::from(*last) + 1);
-        let class_ids = end(new.class_ids());
-        if class_ids > u64::from(abi::word::ID_MAX) {
-            return Err(CommitError::Full { map: "classes of peers", needed: class_ids, size: abi::word::ID_MAX });
-        }
-        let needs = [
-            (&maps::ADDRESSES, both(old.addresses.len(), fresh_addresses)),
-            (&maps::NETS, both(old.nets.len(), fresh_nets)),
-            (&maps::ROWS, both(old.rows.len(), fresh_rows)),
-            (&maps::INTERFACES, both(old.interfaces.len(), fresh_interfaces)),
-            (&maps::CLASSES, end(new.class_slots())),
-            (&maps::SETS, end(new.set_ids())),
-            (&maps::SPANS, u64::from(self.room.end)),
-        ];
-        let full = needs.into_iter().find(|(map, needed)| *needed > u64::from(self.sizes.of(map)));
-        full.map_or(Ok(()), |(map, needed)| Err(CommitError::Full { map: map.name, needed, size: self.sizes.of(map) }))
+    fn fits(&self) -> Result<Vec<Need>, CommitError> {
+        let step = Step { old: self.old, new: &self.image, names: &self.names, spans_end: self.room.end };
+        Ok(step.fits(self.sizes)?)
     }
 
-    fn finish(mut self) -> Plan {
+    fn finish(mut self, needs: Vec<Need>) -> Plan {
         if self.image != *self.old {
             let generation = self.old.generation + 1;
             self.image.generation = generation;
             affected::stamp(self.old, &mut self.image);
         }
-        Plan { image: self.image, names: self.names, fresh_hits: self.fresh_hits, refused: self.refused }
+        let Self { image, names, fresh_hits, refused, .. } = self;
+        Plan { image, names, fresh_hits, refused, needs }
     }
 }

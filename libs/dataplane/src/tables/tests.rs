@@ -25,7 +25,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("a valid address")
 }
 
-fn attachment(number: u8) -> AttachmentId {
+pub(super) fn attachment(number: u8) -> AttachmentId {
     AttachmentId { network: "tortie".into(), container: format!("c{number}"), interface: "eth0".into() }
 }
 
@@ -37,7 +37,7 @@ fn selector(number: u8) -> Arc<PeerSelector> {
 }
 
 /// A rule for one port, asking for a selector, a network, or nothing.
-fn rule(peer: u8, port: u16, action: Action) -> SetRule {
+pub(super) fn rule(peer: u8, port: u16, action: Action) -> SetRule {
     let peer = match peer {
         0 | 1 => PeerTest { selector: Some(selector(peer)), ..PeerTest::default() },
         2 | 3 => {
@@ -49,7 +49,7 @@ fn rule(peer: u8, port: u16, action: Action) -> SetRule {
     SetRule { place: port, action, protocol: Some(Protocol::TCP), ports, peer, unreadable: false }
 }
 
-fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
+pub(super) fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
     let id = PolicyId { name: "p".into(), namespace: "default".into(), kind: PolicyKind::KubernetesNetworkPolicy };
     let policies = rules.map(|rules| PolicyRules { id, rules }).into_iter().collect();
     Arc::new(RuleSet { direction, policies })
@@ -62,14 +62,14 @@ fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {
 }
 
 /// Rules for one direction; `None`: no policy applies.
-type Rules = Option<Vec<SetRule>>;
+pub(super) type Rules = Option<Vec<SetRule>>;
 
 /// Which networks there are, which selectors each address has, who is there, and their rules.
 #[derive(Clone, Debug)]
-struct Sketch {
-    nets: u8,
-    addresses: [Option<u8>; 5],
-    endpoints: [Option<(Rules, Rules)>; 3],
+pub(super) struct Sketch {
+    pub(super) nets: u8,
+    pub(super) addresses: [Option<u8>; 5],
+    pub(super) endpoints: [Option<(Rules, Rules)>; 3],
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
@@ -83,7 +83,7 @@ fn nets_over(nets: &[Cidr], covers: impl Fn(&Cidr) -> bool) -> std::collections:
 }
 
 impl Sketch {
-    fn desired(&self) -> Desired {
+    pub(super) fn desired(&self) -> Desired {
         let nets: Vec<Cidr> = (0..6)
             .filter(|bit| self.nets & 1 << bit != 0)
             .map(|bit: usize| NETS[bit].parse().expect("a network"))
@@ -130,7 +130,7 @@ fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>)
     }
 }
 
-fn guarded(name: &IfaceName) -> Option<Guarded> {
+pub(super) fn guarded(name: &IfaceName) -> Option<Guarded> {
     Some(Guarded { ifindex: ifindex(name)?, is_queued: false })
 }
 
@@ -153,14 +153,14 @@ fn expected(desired: &Desired, endpoint: u8, direction: Direction, peer: IpAddr,
 }
 
 /// Hit ids of every revision so far to their meaning.
-type Hits = BTreeMap<u32, Decider>;
+pub(super) type Hits = BTreeMap<u32, Decider>;
 
-fn hits(names: &super::Names) -> Hits {
+pub(super) fn hits(names: &super::Names) -> Hits {
     names.hits.iter().map(|(decider, id)| (*id, decider.clone())).collect()
 }
 
 /// Asks everything of the store, and holds it against the Desired.
-fn assert_speaks(store: &FakeStore, desired: &Desired, hits: &Hits, when: &str) {
+pub(super) fn assert_speaks(store: &FakeStore, desired: &Desired, hits: &Hits, when: &str) {
     let xs = [0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81), abi::rules::x_of(6, 82), abi::rules::x_of(17, 80)];
     for text in ADDRESSES.iter().chain(&STRANGERS) {
         let peer = address(text);
@@ -344,7 +344,7 @@ fn what_does_not_fit_names_the_map_and_leaves_the_tables_untouched() {
     let (held, writes) = (tables.store.held.clone(), tables.store.writes);
     let large = one_endpoint((80..83).map(|port| rule(0, port, Action::Allow)).collect());
     let error = tables.commit(&large, &guarded).expect_err("six spans do not fit into four");
-    assert!(matches!(error, CommitError::Full { map: "SPANS", size: 4, needed } if needed > 4), "{error}");
+    assert!(matches!(&error, CommitError::Full(full) if full.map == "SPANS" && full.needed > 4), "{error}");
     assert_eq!((held, writes), (tables.store.held.clone(), tables.store.writes));
 }
 

@@ -3,7 +3,8 @@
 //! Invariant: a word, a revision and the generation are each stored by one aligned store.
 //! Never: decides what to write or in which order; the plan does.
 
-use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, maps::MapSpec};
+use super::sizes::Sizes;
+use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -54,18 +55,6 @@ pub struct StoreError {
     pub map: &'static str,
     /// Why.
     pub reason: String,
-}
-
-/// Sizes of the maps as they are, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sizes(pub BTreeMap<&'static str, u32>);
-
-impl Sizes {
-    /// Entries of a map.
-    #[must_use]
-    pub fn of(&self, map: &MapSpec) -> u32 {
-        self.0.get(map.name).copied().unwrap_or(map.default_entries)
-    }
 }
 
 /// Everything that can be read back from the tables, words as they are.

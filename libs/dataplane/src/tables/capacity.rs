@@ -1,0 +1,206 @@
+//! What a revision needs of each map, beside the one in force.
+//! In: both images and what their numbers mean. Out: entries needed, or the map that is too small and who asks for most.
+//! Invariant: every map that a commit writes has its line in [`needs`].
+//! Never: looks for who asks while everything fits.
+
+use super::{image::Image, names::Names, sizes::Sizes};
+use abi::{
+    RowRef,
+    endpoint::SLOT_FIRST,
+    maps::{self, MapSpec},
+    word::ID_MAX,
+};
+use model::PolicyId;
+use policy::{PolicyRules, RuleSet};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A revision does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the map {map} has {size} entries and {needed} are needed{}; the previous revision stays in force, whole: \
+     {remedy}, or ask for less",
+    demand.as_ref().map_or_else(String::new, |demand| format!(", {} by {}", demand.entries, demand.policy))
+)]
+pub struct Full {
+    /// The map.
+    pub map: &'static str,
+    /// Entries needed, the revision in force included.
+    pub needed: u64,
+    /// Entries it has.
+    pub size: u32,
+    /// Who asks for most of what is new.
+    pub demand: Option<Demand>,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// The policy that asks for most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Which.
+    pub policy: PolicyId,
+    /// Entries that are for it, or for what it names.
+    pub entries: usize,
+}
+
+/// Entries needed of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The map.
+    pub map: &'static MapSpec,
+    /// Entries, those of the revision in force included.
+    pub entries: u64,
+}
+
+/// What to do about a map that is too small.
+#[must_use]
+pub fn remedy(map: &str, needed: u64) -> String {
+    format!("set mapEntries {map} to {needed} or more and start the agent again")
+}
+
+/// A step from one revision to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// In force.
+    pub old: &'a Image,
+    /// Wanted.
+    pub new: &'a Image,
+    /// What the numbers of the wanted one mean.
+    pub names: &'a Names,
+    /// One past the highest span in use by either.
+    pub spans_end: u32,
+}
+
+impl Step<'_> {
+    /// What both revisions need together: the old one lies in the tables until it is swept.
+    ///
+    /// # Errors
+    /// The first map that is too small.
+    pub fn fits(&self, sizes: &Sizes) -> Result<Vec<Need>, Full> {
+        let ids = end(&self.new.class_ids());
+        if ids > u64::from(ID_MAX) {
+            let remedy = "no setting raises the number of classes that peers fall into".to_owned();
+            let demand = self.demand(&maps::CLASSES);
+            return Err(Full { map: "classes of peers", needed: ids, size: ID_MAX, demand, remedy });
+        }
+        let needs = self.needs();
+        match needs.iter().find(|need| need.entries > u64::from(sizes.of(need.map))) {
+            None => Ok(needs),
+            Some(Need { map, entries }) => Err(Full {
+                map: map.name,
+                needed: *entries,
+                size: sizes.of(map),
+                demand: self.demand(map),
+                remedy: remedy(map.name, *entries),
+            }),
+        }
+    }
+
+    /// Entries needed of every map that a commit writes.
+    #[must_use]
+    pub fn needs(&self) -> Vec<Need> {
+        let (old, new) = (self.old, self.new);
+        [
+            (&maps::ADDRESSES, both(&old.addresses, &new.addresses)),
+            (&maps::NETS, both(&old.nets, &new.nets)),
+            (&maps::CLASSES, end(&new.class_slots()).max(end(&old.class_slots()))),
+            (&maps::SETS, end(&new.set_ids()).max(end(&old.set_ids()))),
+            (&maps::ROWS, both(&old.rows, &new.rows)),
+            (&maps::SPANS, u64::from(self.spans_end)),
+            (&maps::ENDPOINTS, u64::from(SLOT_FIRST) + both(&old.endpoints, &new.endpoints)),
+            (&maps::INTERFACES, both(&old.interfaces, &new.interfaces)),
+            (&maps::HITS, u64::try_from(self.names.hits.len() + 1).unwrap_or(u64::MAX)),
+        ]
+        .map(|(map, entries)| Need { map, entries })
+        .into()
+    }
+
+    /// The policy that asks for most of what is new in a map.
+    fn demand(&self, map: &MapSpec) -> Option<Demand> {
+        let entries = match map.name {
+            "SPANS" => self.spans_by_set(),
+            "ROWS" => self.rows_by_set(),
+            "SETS" => self.fresh_sets().map(|id| (id, 1)).collect(),
+            _ => return self.peers_by_policy(),
+        };
+        let (id, entries) = entries.into_iter().max_by_key(|(_, entries)| *entries)?;
+        let set = self.names.sets.iter().find_map(|(set, number)| (*number == id).then_some(set))?;
+        Some(Demand { policy: heaviest(set)?.id.clone(), entries })
+    }
+
+    fn fresh_sets(&self) -> impl Iterator<Item = u32> {
+        self.new.sets.keys().filter(|id| !self.old.sets.contains_key(id)).copied()
+    }
+
+    fn rows_by_set(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        for key in self.new.rows.keys().filter(|key| !self.old.rows.contains_key(key)) {
+            *counts.entry(key.set).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Spans that several sets share are counted for the first.
+    fn spans_by_set(&self) -> BTreeMap<u32, usize> {
+        let rows = self.new.rows.iter().map(|(key, row)| (key.set, *row));
+        let defaults = self.new.sets.iter().map(|(id, entry)| (*id, entry.row));
+        let mut seen: BTreeSet<RowRef> = self.old.spans.keys().copied().collect();
+        let mut counts = BTreeMap::new();
+        for (set, row) in defaults.chain(rows) {
+            if seen.insert(row) {
+                *counts.entry(set).or_default() += usize::try_from(row.len).unwrap_or(usize::MAX);
+            }
+        }
+        counts
+    }
+
+    /// Fresh addresses and networks, counted for each policy that names them by network or selector.
+    fn peers_by_policy(&self) -> Option<Demand> {
+        let classes: BTreeMap<u32, _> = self.names.classes.iter().map(|(class, id)| (*id, class)).collect();
+        let mut fresh: BTreeMap<u32, usize> = BTreeMap::new();
+        let addresses = self.new.addresses.iter().filter(|(key, _)| !self.old.addresses.contains_key(key));
+        let nets = self.new.nets.iter().filter(|(key, _)| !self.old.nets.contains_key(key));
+        for class in addresses.map(|(_, entry)| entry.class).chain(nets.map(|(_, entry)| entry.class)) {
+            *fresh.entry(class).or_default() += 1;
+        }
+        let mut asked: BTreeMap<&PolicyId, BTreeSet<u32>> = BTreeMap::new();
+        for policy in self.names.sets.keys().flat_map(|set| &set.policies) {
+            let peers: Vec<_> = policy.rules.iter().map(|rule| &rule.peer).collect();
+            let selectors: BTreeSet<_> = peers.iter().filter_map(|peer| peer.selector.as_ref()).collect();
+            let nets: BTreeSet<_> = peers.iter().flat_map(|peer| peer.nets.iter().chain(&peer.not_nets)).collect();
+            let names = |id: &&u32| {
+                classes.get(id).is_some_and(|class| {
+                    class.selectors.iter().any(|own| selectors.contains(own))
+                        || class.nets.iter().any(|own| nets.contains(own))
+                })
+            };
+            asked.entry(&policy.id).or_default().extend(fresh.keys().filter(names));
+        }
+        let counted = asked.into_iter().map(|(policy, classes)| (policy, classes.iter().map(|id| fresh[id]).sum()));
+        let most = counted.max_by_key(|(_, entries)| *entries).filter(|(_, entries): &(_, usize)| *entries > 0)?;
+        Some(Demand { policy: most.0.clone(), entries: most.1 })
+    }
+}
+
+/// The policy of a set that says most.
+fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
+    let weight = |policy: &&PolicyRules| -> usize {
+        let rules = policy.rules.iter();
+        rules
+            .map(|rule| 1 + rule.peer.nets.len() + rule.peer.not_nets.len() + rule.ports.iter().flatten().count())
+            .sum()
+    };
+    set.policies.iter().max_by_key(weight)
+}
+
+fn both<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> u64 {
+    let fresh = new.keys().filter(|key| !old.contains_key(key)).count();
+    u64::try_from(old.len() + fresh).unwrap_or(u64::MAX)
+}
+
+fn end(ids: &BTreeSet<u32>) -> u64 {
+    ids.last().map_or(1, |last| u64::from(*last) + 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! How full each map is, and how full it has been.
+//! In: what the tables and the kernel say. Out: one [`Usage`] a map.
+//! Invariant: a map is full at 100 percent: the next thing that asks for an entry is refused.
+//! Never: counts what has no bound of its own to reach.
+
+use crate::{
+    gauges::Gauges,
+    tables::{KernelStore, Need, StoreError, Tables},
+};
+use abi::maps::{self, MapSpec, Sizing};
+
+/// One map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Which.
+    pub map: &'static MapSpec,
+    /// Entries in use, or for arrays the end of what is in use; `None` where there is nothing to fill.
+    pub used: Option<u64>,
+    /// The most entries in use since the agent started; a commit holds two revisions for a moment.
+    pub peak: Option<u64>,
+    /// Entries that fit.
+    pub size: u32,
+    /// Bytes of kernel memory it is charged for.
+    pub memory: u64,
+}
+
+impl Usage {
+    /// The part of the map that is in use, from 0 to 1.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people and graphs; sizes are far below 2^52")]
+    pub fn ratio(&self) -> Option<f64> {
+        self.used.map(|used| used as f64 / f64::from(self.size.max(1)))
+    }
+
+    /// The same in percent, to a tenth.
+    #[must_use]
+    pub fn percent(&self) -> Option<f64> {
+        self.ratio().map(|ratio| (ratio * 1000.0).round() / 10.0)
+    }
+
+    /// The setting that changes its size.
+    #[must_use]
+    pub fn setting(&self) -> Option<String> {
+        match self.map.sizing {
+            Sizing::Setting | Sizing::CoversEndpoints => Some(format!("mapEntries {}", self.map.name)),
+            Sizing::PerEndpoint(_) => Some(format!("mapEntries {}", maps::ENDPOINTS.name)),
+            Sizing::Fixed => None,
+        }
+    }
+}
+
+/// Every map at this moment.
+///
+/// # Errors
+/// A map cannot be read.
+pub fn usages(tables: &Tables<KernelStore>, gauges: &Gauges) -> Result<Vec<Usage>, StoreError> {
+    let committed = tables.needs();
+    let made = gauges.made_by_programs()?;
+    let peak_of = |map: &MapSpec, entries| {
+        if map.name == maps::CONNTRACK.name { tables.store().conntrack.saw(entries) } else { entries }
+    };
+    let usage = |gauge: crate::gauges::MapGauge| {
+        let map = gauge.map;
+        let by_commits = committed.iter().find(|need| need.map.name == map.name);
+        let by_commits = by_commits.map(|Need { entries, .. }| (*entries, tables.peak(map)));
+        let by_programs = made.iter().find(|(made, _)| made.name == map.name).map(|(_, entries)| *entries);
+        let by_programs = by_programs.map(|used| (used, peak_of(map, used)));
+        let seen = by_commits.or(by_programs);
+        let (used, peak) = (seen.map(|(used, _)| used), seen.map(|(used, peak)| used.max(peak)));
+        Usage { map, used, peak, size: gauge.size, memory: gauge.memory }
+    };
+    Ok(gauges.maps()?.into_iter().map(usage).collect())
+}
