@@ -1,10 +1,11 @@
-//! Links, addresses, routes, neighbours, sysctls and namespaces as typed, synchronous, bounded calls.
+//! Links, addresses, routes, neighbours, filters, sysctls and namespaces as typed, synchronous, bounded calls.
 //! In: values of `model`. Out: what the kernel holds, or one clear error with the kernel's own word for it.
 //! Invariant: a socket belongs to the namespace it was opened in; every request has a timeout.
 //! Never: decides what should be there.
 
 mod address;
 mod error;
+mod filter;
 mod link;
 pub mod namespace;
 mod neighbour;
@@ -15,6 +16,7 @@ pub mod watch;
 
 pub use address::Address;
 pub use error::{Error, Reason};
+pub use filter::{Filter, Side};
 pub use link::{Link, LinkChange, VethSpec};
 pub use neighbour::Neighbour;
 pub use route::{MAIN_TABLE, Route, Scope};

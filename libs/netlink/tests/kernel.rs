@@ -4,7 +4,9 @@
 //! Never: touches the namespace the tests run in.
 
 use model::{Cidr, IfaceName, Ifindex, Mac};
-use netlink::{LinkChange, MAIN_TABLE, Neighbour, Reason, Route, Scope, Socket, VethSpec, namespace, sysctl, watch};
+use netlink::{
+    Filter, LinkChange, MAIN_TABLE, Neighbour, Reason, Route, Scope, Side, Socket, VethSpec, namespace, sysctl, watch,
+};
 use std::{
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
@@ -312,4 +314,23 @@ fn a_watch_tells_of_links_addresses_routes_and_neighbours() {
         }
     }
     assert!(address && route && neighbour, "address {address}, route {route}, neighbour {neighbour}");
+}
+
+#[test]
+fn a_clsact_is_made_once_listed_and_taken_away_once() {
+    let pair = Pair::new();
+    pair.on_host(|socket| {
+        let index = socket.link(&name("cali0")).expect("an answer").expect("the link").index;
+        assert!(socket.filtered_links().expect("a listing").is_empty());
+        assert!(socket.add_clsact(index).expect("a clsact"));
+        assert!(!socket.add_clsact(index).expect("an answer"), "there is one");
+        assert_eq!(socket.filtered_links().expect("a listing"), [index].into());
+        let side = Side::Egress;
+        assert!(socket.filters(index, side).expect("a listing").is_empty());
+        let absent = Filter { interface: index, side, priority: 1, handle: 1, name: "x".into(), program: None };
+        assert!(!socket.delete_filter(&absent).expect("an answer"));
+        assert!(socket.delete_clsact(index).expect("an answer"));
+        assert!(!socket.delete_clsact(index).expect("an answer"));
+        assert!(socket.add_clsact(Ifindex(4711)).expect_err("no such link").is_absent());
+    });
 }
