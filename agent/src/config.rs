@@ -34,6 +34,19 @@ pub enum EstablishedFlows {
     Keep,
 }
 
+/// How programs are put on interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Attach {
+    /// By TCX where the kernel has it, else by clsact.
+    #[default]
+    Auto,
+    /// By TCX (Linux 6.6 and later).
+    Tcx,
+    /// By clsact.
+    Clsact,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
@@ -72,6 +85,9 @@ pub struct Settings {
     /// What happens to flows that a new policy refuses [default: cut]
     #[arg(long, env = "TORTIE_ESTABLISHED_FLOWS", value_enum)]
     established_flows: Option<EstablishedFlows>,
+    /// How programs are put on interfaces [default: auto]
+    #[arg(long, env = "TORTIE_ATTACH", value_enum)]
+    attach: Option<Attach>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as dataplane=debug,info [default: info]
     #[arg(long, env = "TORTIE_LOG")]
     log: Option<String>,
@@ -109,6 +125,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Allowed flows outlive a new deny.
     pub keep_established: bool,
+    /// How programs are put on interfaces.
+    pub attach: Attach,
     /// Log filter.
     pub log: String,
     /// How log lines look.
@@ -163,6 +181,11 @@ impl Config {
             entries: self.map_entries.clone(),
             uplink,
             state_dir: self.state_dir.clone(),
+            attach: match self.attach {
+                Attach::Auto => dataplane::Attach::Auto,
+                Attach::Tcx => dataplane::Attach::Tcx,
+                Attach::Clsact => dataplane::Attach::Clsact,
+            },
         }
     }
 }
@@ -180,6 +203,7 @@ impl Settings {
             uplink: self.uplink.or(file.uplink),
             mtu: self.mtu.or(file.mtu),
             established_flows: self.established_flows.or(file.established_flows),
+            attach: self.attach.or(file.attach),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
             health_address: self.health_address.or(file.health_address),
@@ -199,6 +223,7 @@ impl Settings {
             uplink: self.uplink.map(interface_name).transpose()?,
             mtu: self.mtu.map(mtu).transpose()?,
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
+            attach: self.attach.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             health_address: health_address(self.health_address)?,

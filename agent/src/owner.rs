@@ -6,6 +6,7 @@
 use crate::{allocate::Allocator, journal::Journal, kernel::Kernel, requests};
 use calc::{Desired, World};
 use cni::protocol::{Operation, Reply};
+use dataplane::Platform;
 use datastore::Batch;
 use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
 use std::{
@@ -46,6 +47,8 @@ pub struct Node {
     pub name: NodeName,
     /// MTU for pods whose network names none.
     pub mtu: u32,
+    /// The kernel it runs on.
+    pub platform: Platform,
     /// What is wrong with manifests at this moment.
     pub problems: Box<dyn Fn() -> Vec<String> + Send>,
     /// Records of attachments that could not be read.

@@ -85,7 +85,9 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name))?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
-    let node = Node { name: config.node.clone(), mtu, problems: Box::new(Vec::new), damaged };
+    let platform = kernel.platform().clone();
+    info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
+    let node = Node { name: config.node.clone(), mtu, platform, problems: Box::new(Vec::new), damaged };
     let world = World::new(config.node.clone(), config.keep_established);
     let allocator = Allocator::new(objects, config.node.clone());
     Ok(Agent::new(node, world, kernel, allocator, journal, &interfaces))

@@ -15,10 +15,10 @@ use abi::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use calc::World;
-use dataplane::{Applied, Dataplane, Options, Sizes};
+use dataplane::{Applied, Attach, Dataplane, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{Socket, namespace};
 use std::{
@@ -76,6 +76,8 @@ pub struct Kernel {
     slots: BTreeMap<u32, Actor>,
     actors: Vec<Actor>,
     pods: OwnedFd,
+    directory: PathBuf,
+    sizes: BTreeMap<String, u32>,
 }
 
 /// Runs `test` on a thread with a network and a mount namespace of its own.
@@ -111,11 +113,20 @@ impl Kernel {
 
     /// A node without pods.
     pub fn bare() -> Self {
-        Self::sized(&[])
+        Self::with(&[], Attach::Auto)
     }
 
     /// The same, with tables of these sizes instead of [`ENTRIES`].
     pub fn sized(sizes: &[(&str, u32)]) -> Self {
+        Self::with(sizes, Attach::Auto)
+    }
+
+    /// One with programs attached in a certain way.
+    pub fn attached(attach: Attach) -> Self {
+        Self::with(&[], attach)
+    }
+
+    fn with(sizes: &[(&str, u32)], attach: Attach) -> Self {
         let sizes: BTreeMap<_, _> =
             ENTRIES.iter().chain(sizes).map(|(name, entries)| ((*name).to_owned(), *entries)).collect();
         let directory = tempfile::tempdir_in(OWN_FOLDER).expect("a temporary directory can be made").keep();
@@ -126,17 +137,20 @@ impl Kernel {
             .expect("IPv6 can be switched off");
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);
-        let bpffs = directory.join("bpf");
-        let options = Options {
-            bpffs: bpffs.clone(),
-            object: object(),
-            entries: sizes.clone(),
-            uplink: Some(IfaceName(UPLINK.into())),
-            state_dir: directory.join("state"),
-        };
-        let dataplane = Dataplane::open(options).expect("the dataplane opens");
-        let programs = programs(&bpffs, &sizes);
-        Self { dataplane, programs, indexes: BTreeMap::new(), slots: BTreeMap::new(), actors: Vec::new(), pods }
+        let dataplane = open(&directory, &sizes, attach);
+        let programs = programs(&bpffs(&directory), &sizes);
+        let (indexes, slots, actors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { dataplane, programs, indexes, slots, actors, pods, directory, sizes }
+    }
+
+    /// Another agent takes over, which attaches in this way.
+    pub fn restart(&mut self, attach: Attach) {
+        self.dataplane = open(&self.directory, &self.sizes, attach);
+    }
+
+    /// What `tortie cleanup` does.
+    pub fn cleanup(&self) {
+        dataplane::cleanup(&bpffs(&self.directory), &state(&self.directory)).expect("nothing is left");
     }
 
     /// Puts a scenario in force on the same node.
@@ -224,6 +238,17 @@ impl Kernel {
         endpoints.set(slot, &endpoint, 0).expect("a slot can be written");
     }
 
+    /// The index of an interface.
+    pub fn index(&self, interface: &IfaceName) -> Ifindex {
+        *self.indexes.get(interface).unwrap_or_else(|| panic!("no interface {interface}"))
+    }
+
+    /// A loaded program, to be attached by somebody else.
+    pub fn program(&self, name: &str) -> &SchedClassifier {
+        let program = self.programs.program(name).unwrap_or_else(|| panic!("no program {name}"));
+        program.try_into().expect("it is a classifier")
+    }
+
     /// Where the other ends of all interfaces are.
     pub fn pods(&self) -> BorrowedFd<'_> {
         self.pods.as_fd()
@@ -260,7 +285,7 @@ impl Kernel {
     }
 
     fn index_of(&self, interface: &IfaceName) -> [u8; 4] {
-        self.indexes.get(interface).unwrap_or_else(|| panic!("no interface {interface}")).0.to_ne_bytes()
+        self.index(interface).0.to_ne_bytes()
     }
 
     fn test_run(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> TestRun {
@@ -270,12 +295,7 @@ impl Kernel {
         if let Some(by) = by {
             context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&self.index_of(by));
         }
-        let program: &SchedClassifier = self
-            .programs
-            .program(program)
-            .unwrap_or_else(|| panic!("no program {program}"))
-            .try_into()
-            .expect("it is a classifier");
+        let program = self.program(program);
         let mut context_out = [0; SK_BUFF];
         let mut out = vec![0; bytes.len() + 256];
         let mut options = TestRunOptions::new();
@@ -307,6 +327,16 @@ impl Kernel {
         Seen { entries, fragments, drops: counted.collect(), judged }
     }
 
+    /// Instructions that the verifier walked, by program.
+    pub fn verified(&self) -> BTreeMap<String, u32> {
+        let counted = |(name, program): (&str, &Program)| {
+            let program: &SchedClassifier = program.try_into().expect("it is a classifier");
+            let info = program.info().expect("the kernel tells of a loaded program");
+            (name.to_owned(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
+        };
+        self.programs.programs().map(counted).collect()
+    }
+
     /// Whose MAC this is: a pod's.
     pub fn pod_with_mac(&self, mac: &[u8]) -> Option<Actor> {
         self.actors.iter().find(|actor| actor.mac.0 == mac).copied()
@@ -334,6 +364,26 @@ fn program_of(hook: Hook) -> (&'static str, IfaceName, Option<IfaceName>) {
         Hook::ToPod(actor, By::Pod(sender)) => ("to_workload", interface(actor), Some(interface(sender))),
         Hook::Uplink => ("from_uplink", uplink(), None),
     }
+}
+
+fn bpffs(directory: &Path) -> PathBuf {
+    directory.join("bpf")
+}
+
+fn state(directory: &Path) -> PathBuf {
+    directory.join("state")
+}
+
+fn open(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Dataplane {
+    let options = Options {
+        bpffs: bpffs(directory),
+        object: object(),
+        entries: sizes.clone(),
+        uplink: Some(IfaceName(UPLINK.into())),
+        state_dir: state(directory),
+        attach,
+    };
+    Dataplane::open(options).expect("the dataplane opens")
 }
 
 fn object() -> Vec<u8> {

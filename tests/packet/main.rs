@@ -3,6 +3,7 @@
 //! Invariant: every row runs for IPv4 and IPv6 from the same text unless it says why not.
 //! Never: passes without root; shares a map, an interface or a name with another run.
 
+mod attaching;
 mod capacity;
 mod cast;
 mod differential;
@@ -16,6 +17,7 @@ mod limits;
 mod malformed;
 mod neighbours;
 mod policies;
+mod port;
 mod receiving;
 mod revisions;
 mod scenario;
@@ -23,5 +25,6 @@ mod sizes;
 mod spoofing;
 mod table;
 mod twins;
+mod verified;
 mod wire;
 mod wiring;

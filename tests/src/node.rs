@@ -46,6 +46,12 @@ impl NodeSpec {
         Self { name: format!("node{number}"), number, arguments: Vec::new(), full_tables: false }
     }
 
+    /// With programs attached by clsact, as on a kernel before 6.6.
+    #[must_use]
+    pub fn by_clsact(self) -> Self {
+        self.argument("--attach").argument("clsact")
+    }
+
     /// With one more argument for the agent.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {

@@ -3,9 +3,10 @@
 //! Invariant: what was there before the agent is there after `cleanup`, byte for byte.
 //! Never: looks through the agent's eyes; only through the kernel's.
 
-use crate::story::{Story, story};
+use crate::story::{Story, story, story_on};
 use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TcAttachType};
+use netlink::{Side, Socket};
 use std::{ffi::CString, fs, path::Path, process::Command};
 use tests::{Cluster, NetNs, NodeSpec, PodSpec, Probe::Tcp, netns};
 
@@ -48,7 +49,7 @@ fn network(namespace: &NetNs) -> Result<String> {
     looks.iter().map(look).collect()
 }
 
-/// Names of the TCX programs on each interface of `namespace`, asked of the kernel.
+/// Names of the programs on each interface of `namespace`, by TCX and by clsact, and the clsacts, asked of the kernel.
 fn attached(namespace: &NetNs) -> Result<Vec<String>> {
     let links = namespace.ip_json("link show")?;
     let names: Vec<_> = links.as_array().context("no links")?.iter().filter_map(|l| l["ifname"].as_str()).collect();
@@ -63,6 +64,14 @@ fn attached(namespace: &NetNs) -> Result<Vec<String>> {
                         .iter()
                         .map(|program| format!("{name} {hook:?} {}", program.name_as_str().unwrap_or_default())),
                 );
+            }
+        }
+        let mut socket = Socket::open()?;
+        for interface in socket.filtered_links()? {
+            found.push(format!("clsact of {}", interface.0));
+            for side in [Side::Ingress, Side::Egress] {
+                let filters = socket.filters(interface, side)?;
+                found.extend(filters.iter().map(|filter| format!("{} {side:?} {}", interface.0, filter.name)));
             }
         }
         Ok(found)
@@ -100,9 +109,18 @@ fn no_rule_of_nftables_or_iptables_is_on_the_way() -> Result<()> {
 
 #[test]
 fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
+    leaves_the_node_as_it_was(NodeSpec::new(1))
+}
+
+#[test]
+fn by_clsact_cleanup_leaves_the_node_as_it_was() -> Result<()> {
+    leaves_the_node_as_it_was(NodeSpec::new(1).by_clsact())
+}
+
+fn leaves_the_node_as_it_was(spec: NodeSpec) -> Result<()> {
     super::need_root()?;
     let cluster = Cluster::create()?;
-    let mut node = cluster.node(NodeSpec::new(1))?;
+    let mut node = cluster.node(spec)?;
     let before = (network(node.namespace())?, sysctls(node.namespace())?, attached(node.namespace())?);
     node.start()?;
     let mut pods = [node.pod(&cluster, &PodSpec::new("x/a"))?, node.pod(&cluster, &PodSpec::new("x/b"))?];
@@ -124,12 +142,23 @@ fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
 
 #[test]
 fn cleanup_under_pods_takes_programs_routes_and_pins() -> Result<()> {
-    story(&["x/a", "x/b"], |s| {
+    takes_programs_routes_and_pins(NodeSpec::new(1))
+}
+
+#[test]
+fn by_clsact_cleanup_under_pods_takes_programs_routes_and_pins() -> Result<()> {
+    takes_programs_routes_and_pins(NodeSpec::new(1).by_clsact())
+}
+
+fn takes_programs_routes_and_pins(spec: NodeSpec) -> Result<()> {
+    story_on(spec, &["x/a", "x/b"], |s| {
         assert_ne!(pins(s)?, 0);
+        assert_ne!(attached(s.node.namespace())?, [""; 0], "the programs are not seen");
         s.node.agent.stop()?;
         let cleaned = s.node.cleanup()?;
         assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
         assert_eq!(pins(s)?, 0, "pins are left");
+        assert_eq!(attached(s.node.namespace())?, [""; 0], "programs are left");
         let routes = s.node.namespace().ip_json("route show")?.to_string();
         assert!(!routes.contains("cali"), "{routes}");
         Ok(())

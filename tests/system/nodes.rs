@@ -24,12 +24,16 @@ struct Two {
 
 /// x/a and y/a on node 1, x/b and y/b on node 2.
 fn two(test: impl FnOnce(&mut Two) -> Result<()>) -> Result<()> {
+    two_of([NodeSpec::new(1), NodeSpec::new(2)], test)
+}
+
+fn two_of([first, second]: [NodeSpec; 2], test: impl FnOnce(&mut Two) -> Result<()>) -> Result<()> {
     super::need_root()?;
     let cluster = Cluster::create()?;
     for namespace in ["x", "y"] {
         cluster.namespace(namespace, &[("ns", namespace)])?;
     }
-    let mut nodes = [cluster.node(NodeSpec::new(1))?, cluster.node(NodeSpec::new(2))?];
+    let mut nodes = [cluster.node(first)?, cluster.node(second)?];
     for node in &mut nodes {
         node.start()?;
     }
@@ -74,19 +78,29 @@ impl Two {
 
 #[test]
 fn pods_of_two_nodes_reach_each_other() -> Result<()> {
-    two(|t| {
-        for what in [Tcp(80), Udp(80), Ping] {
-            t.expect(
-                what,
-                "    x/a y/a x/b y/b
-                 x/a  -   .   .   .
-                 y/a  .   -   .   .
-                 x/b  .   .   -   .
-                 y/b  .   .   .   -",
-            )?;
-        }
-        Ok(())
+    two(reach_each_other)
+}
+
+#[test]
+fn pods_of_a_node_by_clsact_and_of_another_reach_each_other() -> Result<()> {
+    two_of([NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| {
+        assert_eq!(t.nodes[0].show("status")?["attachment"], "clsact");
+        reach_each_other(t)
     })
+}
+
+fn reach_each_other(t: &mut Two) -> Result<()> {
+    for what in [Tcp(80), Udp(80), Ping] {
+        t.expect(
+            what,
+            "    x/a y/a x/b y/b
+             x/a  -   .   .   .
+             y/a  .   -   .   .
+             x/b  .   .   -   .
+             y/b  .   .   .   -",
+        )?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -71,7 +71,16 @@ fn np_33_a_deleted_policy_no_longer_refuses() -> Result<()> {
 
 #[test]
 fn own_1_a_new_deny_cuts_an_established_connection() -> Result<()> {
-    story(&["x/a", "x/b"], |s| {
+    a_new_deny_cuts(NodeSpec::new(1))
+}
+
+#[test]
+fn own_1_by_clsact_a_new_deny_cuts_an_established_connection() -> Result<()> {
+    a_new_deny_cuts(NodeSpec::new(1).by_clsact())
+}
+
+fn a_new_deny_cuts(spec: NodeSpec) -> Result<()> {
+    story_on(spec, &["x/a", "x/b"], |s| {
         let mut connection = s.pod("x/b")?.connect(s.pod("x/a")?, 80)?;
         assert!(connection.answers()?);
         s.policy("x/p", DENY)?;

@@ -3,11 +3,11 @@
 //! Invariant: loss is counted by numbers on the words, and by what TCP had to send again.
 //! Never: restarts nicely where a test says kill.
 
-use crate::story::{policy, story};
+use crate::story::{policy, story, story_on};
 use anyhow::{Context as _, Result};
 use std::fs;
 use tests::{
-    Outcome, PodSpec,
+    NodeSpec, Outcome, PodSpec,
     Probe::{Tcp, Udp},
     wait::{PATIENCE, wait_until},
 };
@@ -18,7 +18,16 @@ const FROM_B: &str =
 
 #[test]
 fn own_2_kill_and_restart_lose_no_packet_of_running_flows() -> Result<()> {
-    story(&["x/a", "x/b", "x/c"], |s| {
+    lose_no_packet_of_running_flows(NodeSpec::new(1))
+}
+
+#[test]
+fn own_2_by_clsact_kill_and_restart_lose_no_packet_of_running_flows() -> Result<()> {
+    lose_no_packet_of_running_flows(NodeSpec::new(1).by_clsact())
+}
+
+fn lose_no_packet_of_running_flows(spec: NodeSpec) -> Result<()> {
+    story_on(spec, &["x/a", "x/b", "x/c"], |s| {
         s.policy("x/p", FROM_B)?;
         s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
         let (client, server) = (s.pod("x/b")?, s.pod("x/a")?);

@@ -34,6 +34,9 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
     json!({
         "node": agent.node.name,
         "version": env!("CARGO_PKG_VERSION"),
+        "kernel": agent.node.platform.release,
+        "attachment": agent.node.platform.attached_by.to_string(),
+        "kernelLacks": agent.node.platform.lacks,
         "inSync": known.in_sync,
         "generation": agent.outcome.generation,
         "endpoints": agent.outcome.endpoints,

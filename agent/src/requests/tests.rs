@@ -11,7 +11,7 @@ use crate::{
 };
 use calc::{Desired, World};
 use cni::protocol::{Prepare, Prepared};
-use dataplane::{Applied, ApplyError, Question, ReportError, TwinAnswer, TwinError};
+use dataplane::{Applied, ApplyError, AttachedBy, Platform, Question, ReportError, TwinAnswer, TwinError};
 use datastore::Objects;
 use model::{Attachment, IfaceName, IpPool, Mac, PodId, Resource, Update};
 use serde_json::Value;
@@ -126,7 +126,8 @@ impl Bench {
 fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
     let (journal, damaged) = Journal::open(&dir.join("state")).expect("the journal opens");
     let damaged = damaged.iter().map(ToString::to_string).collect();
-    let node = Node { name: "n1".into(), mtu: 1400, problems: Box::new(Vec::new), damaged };
+    let platform = Platform { release: "6.1".into(), attached_by: AttachedBy::Clsact, lacks: Vec::new() };
+    let node = Node { name: "n1".into(), mtu: 1400, platform, problems: Box::new(Vec::new), damaged };
     let objects = Objects::open(&dir.join("store")).expect("a store");
     let world = World::new("n1".into(), false);
     let allocator = Allocator::new(objects, "n1".into());

@@ -4,7 +4,8 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, CleanupError, OpenError, Question, ReportError, TwinAnswer, TwinError, conntrack, frame,
+    ApplyError, Attach, CleanupError, OpenError, Platform, Question, ReportError, TwinAnswer, TwinError, clsact,
+    conntrack, frame,
     gauges::Gauges,
     host,
     links::Links,
@@ -41,6 +42,8 @@ pub struct Options {
     pub uplink: Option<IfaceName>,
     /// Where the sysctls to give back are remembered.
     pub state_dir: PathBuf,
+    /// How programs are put on interfaces.
+    pub attach: Attach,
 }
 
 /// What became of a revision.
@@ -75,6 +78,7 @@ pub struct Applied {
 /// The node's dataplane.
 pub struct Dataplane {
     uplink: Option<IfaceName>,
+    platform: Platform,
     node: Reconciler<KernelNetwork, Links, KernelStore>,
     gauges: Gauges,
 }
@@ -86,7 +90,8 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the programs, or what is pinned is of another layout.
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { bpffs, object, entries, uplink, state_dir } = options;
+        let Options { bpffs, object, entries, uplink, state_dir, attach } = options;
+        let platform = Platform::probe(attach)?;
         let sizes = Sizes::asked(&entries)?;
         fs::create_dir_all(&state_dir).map_err(|source| OpenError::StateDir { path: state_dir.clone(), source })?;
         pins::prepare(&bpffs).map_err(|source| OpenError::Bpffs { path: bpffs.clone(), source })?;
@@ -95,10 +100,18 @@ impl Dataplane {
         let store = KernelStore::open(&pins::maps_dir(&bpffs)).map_err(adopt)?;
         let tables = Tables::adopt(store).map_err(adopt)?;
         let network = KernelNetwork::open().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
-        let mut node = Reconciler::new(network, Links::new(programs, &bpffs), tables, uplink.clone(), state_dir);
+        let links = Links::new(programs, &bpffs, platform.attached_by);
+        let links = links.map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
+        let mut node = Reconciler::new(network, links, tables, uplink.clone(), state_dir);
         node.start()?;
         let gauges = Gauges::open(&bpffs).map_err(adopt)?;
-        Ok(Self { uplink, node, gauges })
+        Ok(Self { uplink, platform, node, gauges })
+    }
+
+    /// The kernel as it was found at start, and what follows from it.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
     }
 
     /// Makes the kernel so, in four steps: programs on interfaces, the tables by one commit, links up and ways to the
@@ -195,6 +208,10 @@ impl Dataplane {
 /// Names what is left.
 pub fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<(), CleanupError> {
     let mut left = Vec::new();
+    // While the pins are there: they say which clsact is ours.
+    if let Err(error) = clsact::remove(&pins::links_dir(bpffs)) {
+        left.push(in_full(error.as_ref()));
+    }
     if let Err(error) = pins::remove(bpffs) {
         left.push(format!("pins below {}: {error}", bpffs.display()));
     }

@@ -64,6 +64,12 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// The kernel is too old for what was asked for.
+    #[error("Linux {release} has no TCX, which --attach tcx asks for; leave it at auto, or run Linux 6.6 or later")]
+    NoTcx {
+        /// The kernel.
+        release: String,
+    },
     /// The programs cannot be attached to the uplink.
     #[error("cannot guard the uplink {interface}: {reason}")]
     Uplink {

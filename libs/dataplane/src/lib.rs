@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod bpf;
+mod clsact;
 mod conntrack;
 mod dataplane;
 pub mod error;
@@ -15,11 +16,13 @@ mod links;
 mod network;
 mod packet_log;
 mod pins;
+pub mod platform;
 mod programs;
 pub mod question;
 mod reconcile;
 mod report;
 pub mod tables;
+mod tcx;
 mod twin;
 mod uplink;
 mod usage;
@@ -27,6 +30,7 @@ mod usage;
 pub use dataplane::{Applied, Commit, Dataplane, Options, cleanup};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
 pub use gauges::{Gauges, MapGauge};
+pub use platform::{Attach, AttachedBy, Platform};
 pub use question::{Question, TwinAnswer};
 pub use tables::{SizeError, Sizes, StoreError};
 pub use usage::Usage;

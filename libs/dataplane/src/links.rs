@@ -1,20 +1,17 @@
-//! Programs on interfaces: attached by TCX, first in line, pinned so that they outlive the agent.
-//! In: a program and an interface index. Out: a pinned link that runs it.
-//! Invariant: an interface that is guarded stays guarded while its program is replaced.
-//! Never: removes a link that is not pinned in our own directory.
+//! Programs on interfaces: attached so that they outlive the agent, by TCX or by clsact.
+//! In: a program and an interface index. Out: an interface on which it runs.
+//! Invariant: an interface that is guarded stays guarded while its program, or the way it is attached, is replaced.
+//! Never: removes what is not pinned in our own directory or called by our name.
 
 use crate::{
-    pins,
+    clsact, pins,
+    platform::AttachedBy,
     programs::{Hook, Programs, in_full},
-};
-use aya::programs::{
-    LinkOrder, SchedClassifier, TcAttach, TcAttachType,
-    links::{FdLink, PinnedLink},
-    tc::SchedClassifierLink,
+    tcx,
 };
 use std::{
     collections::BTreeSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -55,16 +52,22 @@ pub trait Guards {
 #[derive(Debug)]
 pub struct Links {
     programs: Programs,
+    by: AttachedBy,
     dir: PathBuf,
+    /// Where an agent that attached by clsact left filters.
+    filtered: BTreeSet<(u32, Hook)>,
     /// Attached by this process, so known to run the present programs.
     attached: BTreeSet<(u32, Hook)>,
 }
 
 impl Links {
     /// Over the pins below `bpffs`.
-    #[must_use]
-    pub fn new(programs: Programs, bpffs: &Path) -> Self {
-        Self { programs, dir: pins::links_dir(bpffs), attached: BTreeSet::new() }
+    ///
+    /// # Errors
+    /// The kernel does not list its filters.
+    pub fn new(programs: Programs, bpffs: &Path, by: AttachedBy) -> Result<Self, netlink::Error> {
+        let filtered = clsact::ours()?.into_iter().collect();
+        Ok(Self { programs, by, dir: pins::links_dir(bpffs), filtered, attached: BTreeSet::new() })
     }
 
     /// The programs it attaches.
@@ -73,9 +76,22 @@ impl Links {
         &self.programs
     }
 
-    fn pinned(&self) -> Vec<(PathBuf, Option<u32>)> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        entries.map(|entry| (entry.path(), ifindex_of(&entry.file_name().to_string_lossy()))).collect()
+    /// The present way first, then away with what an agent of the other way left: both judge for a moment.
+    fn put(&mut self, hook: Hook, ifindex: u32) -> Result<(), tcx::Failure> {
+        let program = self.programs.at(hook)?;
+        match self.by {
+            AttachedBy::Tcx => {
+                tcx::attach(program, hook, ifindex, &self.dir)?;
+                if self.filtered.remove(&(ifindex, hook)) {
+                    clsact::detach(hook, ifindex, &self.dir)?;
+                }
+            }
+            AttachedBy::Clsact => {
+                clsact::attach(program, hook, ifindex, &self.dir)?;
+                tcx::detach(hook, ifindex, &self.dir)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -85,11 +101,7 @@ impl Guards for Links {
             return Ok(());
         }
         let failed = |reason: String| AttachError { program: hook.program(), ifindex, reason };
-        let program = self.programs.at(hook).map_err(|error| failed(error.to_string()))?;
-        let pin = self.dir.join(pin_name(ifindex, hook));
-        if replace(program, &pin).is_err() {
-            attach(program, hook, ifindex, &pin).map_err(|error| failed(in_full(error.as_ref())))?;
-        }
+        self.put(hook, ifindex).map_err(|error| failed(in_full(error.as_ref())))?;
         self.attached.insert((ifindex, hook));
         Ok(())
     }
@@ -100,56 +112,19 @@ impl Guards for Links {
 
     fn forget_others(&mut self, present: &BTreeSet<u32>) {
         self.attached.retain(|(index, _)| present.contains(index));
+        self.filtered.retain(|(index, _)| present.contains(index));
     }
 
     fn sweep(&mut self, present: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>> {
         let mut left = Vec::new();
-        for (pin, ifindex) in self.pinned() {
+        for (pin, ifindex) in pins::links(&self.dir) {
             if ifindex.is_some_and(|index| present.contains(&index)) {
                 continue;
             }
-            if let Err(error) = fs::remove_file(&pin) {
+            if let Err(error) = pins::remove_link(&pin) {
                 left.push((pin, error));
             }
         }
         if left.is_empty() { Ok(()) } else { Err(left) }
     }
-}
-
-fn pin_name(ifindex: u32, hook: Hook) -> String {
-    format!("{ifindex}-{}", hook.program())
-}
-
-/// The interface a pin is for.
-fn ifindex_of(pin: &str) -> Option<u32> {
-    pin.split_once('-').and_then(|(index, _)| index.parse().ok())
-}
-
-type Failure = Box<dyn std::error::Error>;
-
-/// Puts the program into the pinned link. Fails where there is no pin, or the link's device is gone.
-fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<(), Failure> {
-    let link = SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(pin)?))?;
-    let id = program.attach_to_link(link)?;
-    // The pin holds the link; this process need not.
-    drop(program.take_link(id)?);
-    Ok(())
-}
-
-/// Attaches by a new link and puts its pin in the place of an old one, so that there is no moment without a program.
-fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, pin: &Path) -> Result<(), Failure> {
-    let attach_type = match hook {
-        Hook::FromWorkload | Hook::FromUplink => TcAttachType::Ingress,
-        Hook::ToWorkload => TcAttachType::Egress,
-    };
-    let id = program.attach(ifindex, TcAttach::Tcx { attach_type, order: LinkOrder::first() })?;
-    let link = FdLink::try_from(program.take_link(id)?)?;
-    let fresh = pin.with_file_name(format!("{ifindex}-{}-new", hook.program()));
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    drop(link.pin(&fresh)?);
-    fs::rename(&fresh, pin)?;
-    Ok(())
 }

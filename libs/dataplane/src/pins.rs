@@ -1,6 +1,6 @@
 //! Where things are pinned, and the file system they are pinned in.
 //! In: the directory of `--bpffs`. Out: paths below it, on a bpffs.
-//! Invariant: a map's pin carries its layout version; a link's pin carries interface index and program.
+//! Invariant: a map's pin carries its layout version; a link's pin begins with its interface's index.
 //! Never: a name with a dot, which a bpffs refuses.
 
 use abi::maps::MapSpec;
@@ -36,6 +36,22 @@ pub fn maps_dir(bpffs: &Path) -> PathBuf {
 #[must_use]
 pub fn links_dir(bpffs: &Path) -> PathBuf {
     bpffs.join("links")
+}
+
+/// What is pinned in a directory of links, and the interface it is for: a link, or a folder that only says something.
+#[must_use]
+pub fn links(dir: &Path) -> Vec<(PathBuf, Option<u32>)> {
+    let ifindex = |pin: &str| pin.split_once('-').and_then(|(index, _)| index.parse().ok());
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.path(), ifindex(&entry.file_name().to_string_lossy()))).collect()
+}
+
+/// Removes one of them. One that is gone is removed.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove_link(pin: &Path) -> io::Result<()> {
+    gone(if pin.is_dir() { fs::remove_dir(pin) } else { fs::remove_file(pin) })
 }
 
 /// Makes the directories, on a bpffs that is mounted here if there is none.

@@ -10,6 +10,7 @@ use aya::{
     maps::MapError,
     programs::{ProgramError, SchedClassifier},
 };
+use netlink::Side;
 use std::path::Path;
 
 /// Where a program sits.
@@ -34,6 +35,15 @@ impl Hook {
             Self::FromWorkload => "from_workload",
             Self::ToWorkload => "to_workload",
             Self::FromUplink => "from_uplink",
+        }
+    }
+
+    /// Which packets of its interface it sees.
+    #[must_use]
+    pub const fn side(self) -> Side {
+        match self {
+            Self::FromWorkload | Self::FromUplink => Side::Ingress,
+            Self::ToWorkload => Side::Egress,
         }
     }
 

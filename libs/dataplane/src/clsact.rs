@@ -1,0 +1,118 @@
+//! Attachment by clsact: a BPF filter of our name, first in line, which the kernel keeps while no agent runs.
+//! In: a program and an interface index. Out: a filter that runs it.
+//! Invariant: a filter is replaced in its place; a clsact is ours if a folder beside the links' pins says that we made it.
+//! Never: removes a filter of another name, or a clsact on which a filter is left.
+
+use crate::{pins, programs::Hook, tcx::Failure};
+use aya::programs::SchedClassifier;
+use model::Ifindex;
+use netlink::{Filter, Side, Socket};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+/// Before all that chose no priority of their own.
+const PRIORITY: u16 = 1;
+/// Among the filters of that priority; the number of our routes' protocol.
+const HANDLE: u32 = 84;
+
+/// How the filter of a hook is known, on any kernel and after any restart.
+fn filter(hook: Hook, ifindex: u32) -> Filter {
+    let name = format!("tortie/{}", hook.program());
+    Filter { interface: Ifindex(ifindex), side: hook.side(), priority: PRIORITY, handle: HANDLE, name, program: None }
+}
+
+fn is_ours(found: &Filter, hook: Hook) -> bool {
+    *found == Filter { program: found.program, ..filter(hook, found.interface.0) }
+}
+
+/// Puts a filter there, or the program into the filter that is there.
+///
+/// # Errors
+/// The kernel refuses; what was attached before stays.
+pub fn attach(program: &SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+    let mut socket = Socket::open()?;
+    let filter = filter(hook, ifindex);
+    let program = program.fd()?.as_fd();
+    // The clsact is there but for the first time.
+    match socket.replace_filter(&filter, program) {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            add_clsact(&mut socket, ifindex, dir)?;
+            Ok(socket.replace_filter(&filter, program)?)
+        }
+    }
+}
+
+/// Makes the clsact, unless there is one, and says that it is ours before it is.
+fn add_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+    if socket.filtered_links()?.contains(&Ifindex(ifindex)) {
+        return Ok(());
+    }
+    match fs::create_dir(made_by_us(ifindex, dir)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    socket.add_clsact(Ifindex(ifindex))?;
+    Ok(())
+}
+
+/// The folder that says so. A bpffs has no files of its own; it is gone when the interfaces are, with a reboot.
+fn made_by_us(ifindex: u32, dir: &Path) -> PathBuf {
+    dir.join(format!("{ifindex}-clsact"))
+}
+
+/// Takes our filter away, and with the last one a clsact that we made.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn detach(hook: Hook, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+    let mut socket = Socket::open()?;
+    socket.delete_filter(&filter(hook, ifindex))?;
+    remove_clsact(&mut socket, ifindex, dir)
+}
+
+fn remove_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+    let says = made_by_us(ifindex, dir);
+    let interface = Ifindex(ifindex);
+    let is_empty =
+        socket.filters(interface, Side::Ingress)?.is_empty() && socket.filters(interface, Side::Egress)?.is_empty();
+    if says.exists() && is_empty {
+        socket.delete_clsact(interface)?;
+        pins::remove_link(&says)?;
+    }
+    Ok(())
+}
+
+/// Our filters in the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn ours() -> Result<Vec<(u32, Hook)>, netlink::Error> {
+    let mut socket = Socket::open()?;
+    let mut found = Vec::new();
+    for interface in socket.filtered_links()? {
+        for hook in Hook::ALL {
+            let filters = socket.filters(interface, hook.side())?;
+            found.extend(filters.iter().any(|filter| is_ours(filter, hook)).then_some((interface.0, hook)));
+        }
+    }
+    Ok(found)
+}
+
+/// Takes away every filter of ours, and each clsact that we made unless others use it now.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove(dir: &Path) -> Result<(), Failure> {
+    let mut interfaces: BTreeSet<u32> = pins::links(dir).into_iter().filter_map(|(_, ifindex)| ifindex).collect();
+    let mut socket = Socket::open()?;
+    for (ifindex, hook) in ours()? {
+        socket.delete_filter(&filter(hook, ifindex))?;
+        interfaces.insert(ifindex);
+    }
+    interfaces.into_iter().try_for_each(|ifindex| remove_clsact(&mut socket, ifindex, dir))
+}
