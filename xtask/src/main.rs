@@ -13,6 +13,7 @@ mod sources;
 mod step;
 mod test;
 mod tidy;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::{ffi::OsString, process::ExitCode};
@@ -46,7 +47,18 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run tests; "packet" and "system" need root.
+    /// Run the packet tests on other kernels, in emulated machines (root).
+    Vm {
+        /// Kernel series [default: 6.1 6.12].
+        kernels: Vec<String>,
+        /// Write what the verifiers counted into ebpf/budget.toml, as the new ceilings.
+        #[arg(long)]
+        write: bool,
+        /// Passed on to the test binary: names of tests.
+        #[arg(last = true)]
+        what: Vec<String>,
+    },
+    /// Run tests; "packet", "system" and "vm" need root.
     Test {
         /// What the tests may need.
         #[arg(default_value = "all")]
@@ -86,6 +98,9 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Build => build::print(&paths, &build::build(&paths, &console)?),
         Chore::Demo { args } => launch::demo(&paths, &console, &args)?,
         Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
+        Chore::Vm { kernels: series, write, what } => {
+            return Ok(test::vm(&paths, &console, &vm::Request { series, what, write }));
+        }
         // So that `cargo xtask bench local --json` is JSON only.
         Chore::Bench { args } => launch::bench(&paths, &console.aside(), &args)?,
         Chore::Tidy => console.inline("house rules", || tidy::tidy(&paths))?,

@@ -4,7 +4,12 @@
 //! Never: writes.
 
 use anyhow::{Context as _, Result};
-use std::{env, ffi::OsString, path::PathBuf, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// The places every chore needs.
 pub struct Paths {
@@ -12,6 +17,8 @@ pub struct Paths {
     pub root: PathBuf,
     /// The target folder of every build.
     pub target: PathBuf,
+    /// What is fetched once and kept, whatever is built.
+    pub cache: PathBuf,
     search: OsString,
 }
 
@@ -21,7 +28,8 @@ impl Paths {
         let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let here = env::var_os("CARGO_MANIFEST_DIR").map_or(manifest, PathBuf::from);
         let root = here.parent().context("xtask's manifest has no parent folder")?.to_owned();
-        Ok(Self { root, target: target_dir()?, search: search_path()? })
+        let cache = cache_dir()?;
+        Ok(Self { root, target: target_dir(&cache)?, cache, search: search_path()? })
     }
 
     /// The kernel programs' object: what the agent embeds and the tests load.
@@ -56,15 +64,19 @@ impl Paths {
     }
 }
 
-fn target_dir() -> Result<PathBuf> {
-    if let Some(dir) = env::var_os("CARGO_TARGET_DIR") {
-        return std::path::absolute(&dir).context("CARGO_TARGET_DIR is not a path");
+fn target_dir(cache: &Path) -> Result<PathBuf> {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => std::path::absolute(&dir).context("CARGO_TARGET_DIR is not a path"),
+        None => Ok(cache.join("target")),
     }
-    let cache = match env::var_os("XDG_CACHE_HOME") {
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    let caches = match env::var_os("XDG_CACHE_HOME") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
         _ => home()?.join(".cache"),
     };
-    Ok(cache.join("tortie/target"))
+    Ok(caches.join("tortie"))
 }
 
 /// The search path with cargo's bin folder in it: `cargo install` puts bpf-linker there, wherever CARGO_HOME is.

@@ -35,6 +35,9 @@ const PACKAGES: &[Package] = &[
     Package { name: "tcpdump", proof: "tcpdump", reason: "to watch the demo's packets" },
     Package { name: "bpftool", proof: "bpftool", reason: "to look into programs and maps" },
     Package { name: "procps", proof: "ps", reason: "the demo shows what runs" },
+    Package { name: "qemu-system-x86", proof: "qemu-system-x86_64", reason: "other kernels run in it" },
+    Package { name: "busybox-static", proof: "busybox", reason: "other kernels boot into it" },
+    Package { name: "xz-utils", proof: "xz", reason: "other kernels' modules are packed with it" },
 ];
 
 /// Installs what is missing.

@@ -58,14 +58,25 @@ impl Console {
 
     /// Runs `command` as a step. An `Err` says that it could not be started.
     pub fn attempt(&self, name: &str, command: &mut Command) -> Result<Done> {
+        self.judged(name, command, |status, _| status.success())
+    }
+
+    /// The same, where more than the exit code says whether it went well.
+    pub fn judged(
+        &self,
+        name: &str,
+        command: &mut Command,
+        well: impl Fn(ExitStatus, &[String]) -> bool,
+    ) -> Result<Done> {
         self.begin(name);
         let start = Instant::now();
         let (status, lines) = self.follow(command).with_context(|| format!("{name}: cannot be run"))?;
-        self.end(name, status.success(), start.elapsed());
-        if !status.success() {
+        let ok = well(status, &lines);
+        self.end(name, ok, start.elapsed());
+        if !ok {
             self.show_failure(name, &lines)?;
         }
-        Ok(Done { ok: status.success(), lines })
+        Ok(Done { ok, lines })
     }
 
     /// Runs `work` as a step of this process.

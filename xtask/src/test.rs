@@ -9,7 +9,7 @@ use crate::{
     paths::Paths,
     setup::is_root,
     step::Console,
-    tidy,
+    tidy, vm,
 };
 use anyhow::Result;
 use clap::ValueEnum;
@@ -24,6 +24,8 @@ pub enum Level {
     Packet,
     /// Root: agents, CNI binary and pods in namespaces.
     System,
+    /// Root: the kernel programs on older kernels, in emulated machines.
+    Vm,
     /// All of these.
     All,
 }
@@ -57,11 +59,26 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
     if wants(Level::System) {
         run.system();
     }
-    println!("{} passed, {} failed", run.tally.passed, run.tally.failed);
-    if run.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if wants(Level::Vm) {
+        run.other_kernels(&vm::Request::default());
+    }
+    run.sum()
+}
+
+/// Runs the packet tests on other kernels, and prints the sum as the last line.
+pub fn vm(paths: &Paths, console: &Console, request: &vm::Request) -> ExitCode {
+    let mut run = Run { paths, console, tally: Tally::default() };
+    run.work(|paths, console| ebpf::build(paths, console, false));
+    run.other_kernels(request);
+    run.sum()
 }
 
 impl Run<'_> {
+    fn sum(&self) -> ExitCode {
+        println!("{} passed, {} failed", self.tally.passed, self.tally.failed);
+        if self.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
     fn unit(&mut self) {
         let Self { paths, console, .. } = *self;
         self.single(console.inline("house rules", || tidy::tidy(paths)));
@@ -91,6 +108,20 @@ impl Run<'_> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         tests.arg("--test-threads").arg((2 * cores).to_string());
         self.counted("system tests", tests);
+    }
+
+    fn other_kernels(&mut self, request: &vm::Request) {
+        if !self.may("packet tests on other kernels") {
+            return;
+        }
+        let (ok, lines) = match vm::run(self.paths, self.console, request) {
+            Ok(outcome) => (outcome.ok, outcome.lines),
+            Err(error) => {
+                println!("        {error:#}");
+                (false, Vec::new())
+            }
+        };
+        self.add(ok, &lines);
     }
 
     fn kernel_tests(&self, binary: &str) -> Command {
@@ -136,7 +167,12 @@ impl Run<'_> {
             Ok(done) => (done.ok, done.lines),
             Err(error) => (false, vec![format!("{error:#}")]),
         };
-        let mut tally = count(&lines);
+        self.add(ok, &lines);
+    }
+
+    /// Counts what test binaries said. A step that failed without naming a failed test counts as one.
+    fn add(&mut self, ok: bool, lines: &[String]) {
+        let mut tally = count(lines);
         if !ok && tally.failed == 0 {
             tally.failed = 1;
         }
@@ -154,7 +190,8 @@ impl Run<'_> {
 fn count(lines: &[String]) -> Tally {
     let mut tally = Tally::default();
     for line in lines {
-        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+        let Some((_, counts)) = line.trim_end().strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
             continue;
         };
         for part in counts.split("; ") {

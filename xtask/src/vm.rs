@@ -1,0 +1,103 @@
+//! The programs on other kernels than this machine's: packet tests inside Debian's cloud kernels, under QEMU.
+//! In: kernel series such as 6.1. Out: the tests' own lines, and what each kernel's verifier counted.
+//! Invariant: nothing is installed and nothing of the host is seen inside; a machine that hangs ends after a bound.
+//! Never: passes because a kernel could not be had, booted or heard.
+
+mod budget;
+mod cpio;
+mod initrd;
+mod kernel;
+
+use crate::{
+    paths::Paths,
+    setup::is_root,
+    step::{Console, Done},
+};
+use anyhow::{Context as _, Result, ensure};
+use initrd::Initrd;
+use kernel::Kernel;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The series that are tried unless others are named: the floor, and the next that Debian supports.
+const SERIES: [&str; 2] = ["6.1", "6.12"];
+/// How long a machine may run, seconds. The emulator is about fifteen times slower than the machine it runs on.
+const BOUND_S: u32 = 1200;
+/// Memory of a machine, MB.
+const MEMORY_MB: u32 = 1024;
+/// Flows of the differential: what it repeats by the ten thousand on a real machine, it shows by the hundred here.
+const FLOWS: &str = "300";
+
+/// What a run came to.
+pub struct Outcome {
+    /// The tests' lines, for whoever counts them.
+    pub lines: Vec<String>,
+    /// All of it went well.
+    pub ok: bool,
+}
+
+/// What to run, and what to do with the counts.
+#[derive(Default)]
+pub struct Request {
+    /// Kernel series; none: the usual ones.
+    pub series: Vec<String>,
+    /// Arguments for the test binary: names of tests.
+    pub what: Vec<String>,
+    /// Write the verifier's counts down as the new budget.
+    pub write: bool,
+}
+
+/// Runs the packet tests on each kernel.
+pub fn run(paths: &Paths, console: &Console, request: &Request) -> Result<Outcome> {
+    ensure!(is_root(), "the kernel's packages are unpacked with their owners and devices are made: run it as root");
+    let series: Vec<&str> =
+        if request.series.is_empty() { SERIES.to_vec() } else { request.series.iter().map(String::as_str).collect() };
+    let binary = test_binary(paths, console)?;
+    let mut outcome = Outcome { lines: Vec::new(), ok: true };
+    for series in series {
+        let kernel = kernel::find(paths, console, series)?;
+        let done = boot(paths, console, &kernel, &binary, &request.what)?;
+        let held = done.ok && budget::settle(paths, series, &done.lines, request)?;
+        outcome.ok &= held;
+        outcome.lines.extend(done.lines);
+    }
+    Ok(outcome)
+}
+
+/// The packet tests, built for this machine.
+fn test_binary(paths: &Paths, console: &Console) -> Result<PathBuf> {
+    let args = ["test", "--package", "tests", "--test", "packet", "--no-run", "--message-format", "json"];
+    let lines = console.run("packet tests: build", &mut paths.cargo(&args))?;
+    let path = lines.iter().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == "packet" && message["executable"].is_string();
+        is_it.then(|| PathBuf::from(message["executable"].as_str().unwrap_or_default()))
+    });
+    path.context("cargo does not say where it left the packet tests")
+}
+
+/// Boots one kernel, runs the tests in it, and waits for its end.
+fn boot(paths: &Paths, console: &Console, kernel: &Kernel, binary: &Path, what: &[String]) -> Result<Done> {
+    let initrd = initrd::path(paths, kernel);
+    let made = Initrd::default().of(paths, kernel, binary, what)?;
+    fs::write(&initrd, made).with_context(|| format!("{}: cannot be written", initrd.display()))?;
+    let mut qemu = machine(paths, kernel, &initrd);
+    let name = format!("packet tests on {}", kernel.release);
+    let done = console.judged(&name, &mut qemu, |_, lines| initrd::passed(lines));
+    fs::remove_file(&initrd).with_context(|| format!("{}: cannot be removed", initrd.display()))?;
+    done
+}
+
+fn machine(paths: &Paths, kernel: &Kernel, initrd: &Path) -> Command {
+    let mut command = paths.command("timeout");
+    command.args(["--kill-after=5", &BOUND_S.to_string(), "qemu-system-x86_64"]);
+    // Emulated whole: hardware virtualisation is not to be had everywhere, and hangs on some machines that offer it.
+    command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", &MEMORY_MB.to_string()]);
+    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
+    command.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr mitigations=off"]);
+    command
+}
