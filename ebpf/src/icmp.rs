@@ -7,7 +7,7 @@ use abi::Address;
 use abi::conntrack::CT_REFUSED;
 
 use crate::conntrack;
-use crate::parse::{Fragment, Packet, has_ports};
+use crate::parse::{Fragment, L3, Packet, has_ports};
 use crate::tables::{Frame, Tables};
 use crate::walk::State;
 
@@ -44,13 +44,21 @@ pub fn is_related<T: Tables, F: Frame>(tables: &T, frame: &F, state: &mut State,
 /// The quoted packet, as far as a flow key needs it.
 #[inline(always)]
 fn quote<F: Frame>(frame: &F, error: &Packet, quoted: &mut Packet) -> Option<()> {
-    let at = error.l4 + QUOTE;
+    let (at, end) = (error.l4 + QUOTE, L3 + error.length);
     quoted.forget();
     quoted.v6 = error.v6;
+    let header = if error.v6 { 40 } else { 20 };
+    // What lies in the frame behind the packet's end is nobody's word.
+    if at + header > end {
+        return None;
+    }
     if error.v6 {
         quote_v6(frame, at, quoted)?
     } else {
         quote_v4(frame, at, quoted)?
+    }
+    if quoted.l4 + 8 > end {
+        return None;
     }
     let head = frame.load_at::<8>(quoted.l4)?;
     if quoted.is_icmp() {

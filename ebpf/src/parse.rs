@@ -233,6 +233,10 @@ fn extension_headers<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Dro
             _ => (u32::from(header[1]) + 1) * 8,
         };
         if packet.protocol == 44 {
+            // A fragment's fragment: no stack makes one, and the inner header would hide what the outer one says.
+            if packet.fragment != Fragment::Whole {
+                return Err(DropReason::Malformed);
+            }
             let offset = u16::from_be_bytes([header[2], header[3]]) >> 3;
             packet.fragment = fragment_part(offset, header[3] & 1 != 0, header[0])?;
             packet.fragment_id = [header[4], header[5], header[6], header[7]];
@@ -365,6 +369,12 @@ mod tests {
         assert_eq!((atomic.fragment, atomic.detail), (Fragment::Whole, 53));
         assert_eq!((first.fragment, first.detail), (Fragment::First, 53));
         assert_eq!((later.fragment, later.detail, later.fragment_id), (Fragment::Later, 0, [1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn pkt_44_a_fragment_of_a_fragment_is_malformed() {
+        let (outer, atomic) = ([44, 0, 0, 1, 1, 2, 3, 4], [17, 0, 0, 0, 5, 6, 7, 8]);
+        assert_eq!(read(44, &[&outer, &atomic, &UDP[..]].concat()), Err(DropReason::Malformed));
     }
 
     #[test]

@@ -228,6 +228,22 @@ fn pkt_30_an_error_about_a_flow_passes_and_pkt_31_others_are_for_policy() {
 }
 
 #[test]
+fn pkt_31_a_quote_behind_the_packets_end_is_none() {
+    let mut node = Node::new();
+    node.pod_sends(2, &udp(A, 3, (9999, 53))).expect("allowed");
+    node.change_ingress(2, 0);
+    let quote = &udp(A, 3, (9999, 53))[14..];
+    let mut error = ipv4(B, 2, 1, &[&[3, 3, 0, 0, 0, 0, 0, 0], quote].concat());
+    // As long as it says, byte by byte: only the whole quote counts, wherever the frame ends.
+    for length in 28..28 + quote.len() {
+        error[17] = length as u8;
+        assert_eq!(node.pod_sends(3, &error), Err(IcmpUnrelated), "{length}");
+    }
+    error[17] += 1;
+    assert_eq!(node.pod_sends(3, &error), TO_A);
+}
+
+#[test]
 fn pkt_20_a_later_fragment_follows_its_first_and_pkt_21_never_comes_before_it() {
     let mut node = Node::new();
     node.change_ingress(3, SOME);
