@@ -264,7 +264,8 @@ impl Ledger {
         }
         for (cidr, kept) in changed(&self.blocks, &before.blocks) {
             let mut kept = kept.clone();
-            kept.value.sequence_number += 1;
+            // Wraps as Calico's does: a file may say any number.
+            kept.value.sequence_number = kept.value.sequence_number.wrapping_add(1);
             writes.push(Write::Block(cidr_name(*cidr), kept));
         }
         writes.extend(new.iter().map(|(name, kept)| Write::Confirm((*name).clone(), kept.value.clone())));
@@ -341,6 +342,16 @@ mod tests {
         let mut after = before.clone();
         assert!(after.assign(&request("n1", "a")).is_ok());
         assert_eq!(kinds(&after.writes_since(&before)), ["pending", "handle", "block", "confirmed"]);
+    }
+
+    #[test]
+    fn the_last_sequence_number_is_followed_by_the_first() {
+        let mut before = ledger(&[("10.65.0.0/24", 26)]);
+        before.assign(&Request { sequence: u64::MAX, ..request("n1", "a") }).expect("an address");
+        let writes = before.writes_since(&ledger(&[("10.65.0.0/24", 26)]));
+        let number =
+            |write: &Write| if let Write::Block(_, kept) = write { Some(kept.value.sequence_number) } else { None };
+        assert_eq!(writes.iter().find_map(number), Some(0));
     }
 
     #[test]
