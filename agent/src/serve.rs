@@ -6,7 +6,7 @@
 use crate::owner::{Ask, Event};
 use cni::{
     client::frame,
-    protocol::{Fault, MESSAGE_MAX, PROTOCOL_VERSION, Reply, Request},
+    protocol::{Fault, MESSAGE_MAX, Reply, Request},
 };
 use std::{
     fs, io,
@@ -140,7 +140,7 @@ fn receive(stream: &mut UnixStream) -> io::Result<Result<Request, Fault>> {
     }
     let mut body = vec![0; length as usize];
     read_until(stream, &mut body, end)?;
-    Ok(parse(&body))
+    Ok(Request::read(&body))
 }
 
 fn read_until(stream: &mut UnixStream, mut buffer: &mut [u8], end: Instant) -> io::Result<()> {
@@ -155,23 +155,6 @@ fn read_until(stream: &mut UnixStream, mut buffer: &mut [u8], end: Instant) -> i
         }
     }
     Ok(())
-}
-
-fn parse(body: &[u8]) -> Result<Request, Fault> {
-    #[derive(serde::Deserialize)]
-    struct VersionOnly {
-        version: u32,
-    }
-    let unreadable = |error: serde_json::Error| fault(6, format!("the request cannot be read: {error}"));
-    // Another version's request may not be readable at all: its number comes first.
-    let version = serde_json::from_slice::<VersionOnly>(body).map_err(unreadable)?.version;
-    if !(1..=PROTOCOL_VERSION).contains(&version) {
-        let message = format!(
-            "the request is of protocol {version}, the agent speaks 1 to {PROTOCOL_VERSION}: install one release"
-        );
-        return Err(fault(100, message));
-    }
-    serde_json::from_slice(body).map_err(unreadable)
 }
 
 fn ask(request: Request, owner: &SyncSender<Event>) -> Reply {

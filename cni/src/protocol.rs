@@ -24,6 +24,30 @@ pub struct Request {
     pub operation: Operation,
 }
 
+impl Request {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// It is none, or of another version.
+    pub fn read(body: &[u8]) -> Result<Self, Fault> {
+        #[derive(Deserialize)]
+        struct VersionOnly {
+            version: u32,
+        }
+        let fault = |code, message| Fault { code, message, details: String::new() };
+        let unreadable = |error: serde_json::Error| fault(6, format!("the request cannot be read: {error}"));
+        // Another version's request may not be readable at all: its number comes first.
+        let version = serde_json::from_slice::<VersionOnly>(body).map_err(unreadable)?.version;
+        if !(1..=PROTOCOL_VERSION).contains(&version) {
+            let message = format!(
+                "the request is of protocol {version}, the agent speaks 1 to {PROTOCOL_VERSION}: install one release"
+            );
+            return Err(fault(100, message));
+        }
+        serde_json::from_slice(body).map_err(unreadable)
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "op")]

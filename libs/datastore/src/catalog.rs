@@ -18,7 +18,7 @@ use std::{
 
 /// All files.
 #[derive(Debug, Default)]
-pub(crate) struct Catalog {
+pub struct Catalog {
     files: BTreeMap<PathBuf, File>,
     published: BTreeMap<ResourceKey, Resource>,
     /// What was in force when the agent last ran, until the first changes are asked for.
@@ -74,7 +74,7 @@ impl Catalog {
     }
 
     /// Takes in what `file` says now; `Err`: it cannot be read at all.
-    pub(crate) fn read(&mut self, file: &Path, text: Result<&str, String>) {
+    pub fn read(&mut self, file: &Path, text: Result<&str, String>) {
         let before = self.files.remove(file).unwrap_or_default();
         let mut now = File::default();
         match text {
@@ -91,7 +91,8 @@ impl Catalog {
     }
 
     /// What has changed since the last call: first what is there, then what is gone.
-    pub(crate) fn changes(&mut self) -> Batch {
+    #[must_use]
+    pub fn changes(&mut self) -> Batch {
         let mut winners: BTreeMap<&ResourceKey, &Resource> = BTreeMap::new();
         for (key, held) in self.files.values().flat_map(|file| &file.objects) {
             winners.entry(key).or_insert(&held.resource);
@@ -133,7 +134,8 @@ impl Catalog {
     }
 
     /// All that is wrong now, by file and line.
-    pub(crate) fn problems(&self) -> Vec<Problem> {
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.duplicates();
         for (path, file) in &self.files {
             problems.extend(file.complaints.iter().map(|complaint| self.problem(path, complaint)));

@@ -152,8 +152,12 @@ fn print(record: &Record) -> String {
 }
 
 fn read(path: &Path) -> Result<(Record, Resource), String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let value: Value = serde_json::from_str(&text).map_err(|error| format!("not a record of a policy: {error}"))?;
+    parse(&fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?)
+}
+
+/// A record's text.
+pub(crate) fn parse(text: &str) -> Result<(Record, Resource), String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("not a record of a policy: {error}"))?;
     let (Some(file), Some(object)) = (value.get("file").and_then(Value::as_str), value.get("object")) else {
         return Err("not a record of a policy: \"file\" or \"object\" is missing".to_owned());
     };

@@ -15,6 +15,15 @@ mod watch;
 mod workload;
 mod yaml;
 
+pub use catalog::Catalog;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
 pub use watch::{Batch, FileStore, OpenError, Updates};
+
+/// The policy that a record of last good policies stands for.
+///
+/// # Errors
+/// The text is no such record.
+pub fn last_good_policy(record: &str) -> Result<model::Resource, String> {
+    last_good::parse(record).map(|(_, resource)| resource)
+}

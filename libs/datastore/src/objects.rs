@@ -10,6 +10,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
+    str::FromStr,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -42,6 +43,15 @@ pub struct Metadata {
     /// The version that was read. `None` on write: the object must not exist yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
+}
+
+impl FromStr for Object {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let value = yaml::parse(text).map_err(|error| error.to_string())?;
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
 }
 
 /// Why a shared object was not read or written.
@@ -220,9 +230,7 @@ fn read(path: &Path) -> Result<Option<Object>, ObjectError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error(path, source)),
     };
-    let corrupt = |reason: String| ObjectError::Corrupt { path: path.to_owned(), reason };
-    let value = yaml::parse(&text).map_err(|error| corrupt(error.to_string()))?;
-    serde_json::from_value(value).map(Some).map_err(|error| corrupt(error.to_string()))
+    text.parse().map(Some).map_err(|reason| ObjectError::Corrupt { path: path.to_owned(), reason })
 }
 
 /// The version of what is there; an object written by hand without one has version "0".
