@@ -6,6 +6,7 @@
 mod build;
 mod conformance;
 mod ebpf;
+mod fuzz;
 mod launch;
 mod paths;
 mod setup;
@@ -64,6 +65,20 @@ enum Chore {
         #[arg(default_value = "all")]
         level: test::Level,
     },
+    /// Run one fuzz target of tests/fuzz under libFuzzer.
+    Fuzz {
+        /// Which.
+        target: String,
+        /// For so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// By count instead: the same run every time.
+        #[arg(long, conflicts_with = "seconds")]
+        runs: Option<u64>,
+        /// Put what it finds into the committed corpus.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Build, then run the benches (root).
     Bench {
         /// Passed on to the benches.
@@ -100,6 +115,10 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
         Chore::Vm { kernels: series, write, what } => {
             return Ok(test::vm(&paths, &console, &vm::Request { series, what, write }));
+        }
+        Chore::Fuzz { target, seconds, runs, keep } => {
+            let effort = runs.map_or(fuzz::Effort::Seconds(seconds), fuzz::Effort::Runs);
+            fuzz::fuzz(&paths, &console, &target, effort, keep)?;
         }
         // So that `cargo xtask bench local --json` is JSON only.
         Chore::Bench { args } => launch::bench(&paths, &console.aside(), &args)?,

@@ -29,6 +29,7 @@ const PACKAGES: &[Package] = &[
         proof: "/usr/lib/llvm-22/bin/llvm-config",
         reason: "bpf-linker is built against it",
     },
+    Package { name: "g++", proof: "c++", reason: "libFuzzer is built with it" },
     Package { name: "iproute2", proof: "ip", reason: "the demo and tests look at the kernel with it" },
     Package { name: "nftables", proof: "nft", reason: "the demo and tests show that no rule is there" },
     Package { name: "iptables", proof: "iptables-save", reason: "the demo and tests show that no rule is there" },

@@ -5,7 +5,7 @@
 
 use crate::{
     build::{self, Programs},
-    ebpf,
+    ebpf, fuzz,
     paths::Paths,
     setup::is_root,
     step::Console,
@@ -20,6 +20,8 @@ use std::process::{Command, ExitCode};
 pub enum Level {
     /// Nothing: the crates' own tests, formatting, lints, the house rules.
     Unit,
+    /// A C++ compiler: the fuzz targets, a fixed number of inputs each.
+    Fuzz,
     /// Root: the kernel programs, packet by packet.
     Packet,
     /// Root: agents, CNI binary and pods in namespaces.
@@ -52,6 +54,9 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
     run.work(|paths, console| ebpf::build(paths, console, false));
     if wants(Level::Unit) {
         run.unit();
+    }
+    if wants(Level::Fuzz) {
+        run.fuzz();
     }
     if wants(Level::Packet) {
         run.packet();
@@ -87,6 +92,18 @@ impl Run<'_> {
         self.checked("lints", &lints);
         self.counted("unit tests", paths.cargo(&["test", "--no-fail-fast"]));
         self.counted("unit tests of the stages", paths.cargo(&["test", "--package", "ebpf", "--lib"]));
+    }
+
+    fn fuzz(&mut self) {
+        self.work(fuzz::build);
+        for (target, runs) in fuzz::TARGETS {
+            let result = fuzz::test(self.paths, self.console, target, runs);
+            match &result {
+                Ok(done) => println!("        {done}"),
+                Err(error) => println!("        {error:#}"),
+            }
+            self.single(result);
+        }
     }
 
     fn packet(&mut self) {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each of our crates may depend on among ours.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("abi", &[]),
     ("model", &[]),
     ("policy", &["model", "abi"]),
@@ -23,6 +23,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("ebpf", &["abi"]),
     ("xtask", &[]),
     ("tests", &["abi", "model", "policy", "ipam", "calc", "datastore", "netlink", "dataplane", "cni", "ebpf"]),
+    ("fuzz", &["abi", "model", "policy", "ipam", "calc", "datastore", "netlink", "cni", "ebpf"]),
 ];
 
 /// Foreign crates that only some of ours may name. A trailing `*` stands for any end.

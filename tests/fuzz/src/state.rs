@@ -1,0 +1,148 @@
+//! State files: a journal's record, the last good form of a policy, the objects of address management.
+//! In: a byte that says which, then the file's text. Out: nothing, or a broken promise.
+//! Invariant: a file that is there is either read or complained about; a damaged block gives out no address.
+//! Never: reads a file of the machine.
+
+// The agent is a program and no library: its journal is compiled in here once more.
+#[path = "../../../agent/src/journal.rs"]
+#[expect(dead_code, reason = "only what reads records is asked")]
+mod journal;
+
+use datastore::{Object, last_good_policy};
+use ipam::{AssignError, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request};
+use journal::{FOLDER, Journal};
+use model::{Cidr, IpPool, Resource};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, fs, net::IpAddr};
+
+/// One input.
+pub fn run(bytes: &[u8]) {
+    let Some((kind, text)) = bytes.split_first() else { return };
+    match kind {
+        b'j' => journal_record(text),
+        b'p' => policy_record(text),
+        _ => object(text),
+    }
+}
+
+thread_local! {
+    /// A state directory with one file, which each input overwrites.
+    static STATE: tempfile::TempDir = tempfile::tempdir().expect("a temporary directory can be made");
+}
+
+fn journal_record(text: &[u8]) {
+    STATE.with(|state| {
+        let file = state.path().join(FOLDER).join("cali1.json");
+        fs::create_dir_all(state.path().join(FOLDER)).expect("a folder can be made");
+        fs::write(&file, text).expect("a file can be written");
+        let (journal, damaged) = Journal::open(state.path()).expect("the journal opens");
+        let known: Vec<_> = journal.all().cloned().collect();
+        assert_eq!(known.len() + damaged.len(), 1, "a record is read or complained about: {known:?} {damaged:?}");
+        assert_eq!(fs::read(&file).ok().as_deref(), Some(text), "a record was changed by reading it");
+        if let [attachment] = &known[..] {
+            assert_eq!(attachment.host_interface.0, "cali1");
+            assert_eq!(journal.get(&attachment.id), Some(attachment));
+        }
+        for error in &damaged {
+            assert!(error.to_string().contains("cali1.json"), "{error}");
+        }
+    });
+}
+
+fn policy_record(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    if let Ok(resource) = last_good_policy(text) {
+        let value: serde_json::Value = serde_json::from_str(text).expect("a record is JSON");
+        assert!(value["file"].is_string());
+        assert_eq!(value["object"]["metadata"]["name"].as_str(), Some(name_of(&resource).as_str()));
+    }
+}
+
+fn name_of(resource: &Resource) -> String {
+    resource.key().to_string().rsplit(['/', ' ']).next().unwrap_or_default().to_owned()
+}
+
+/// An object of any kind that address management reads.
+fn object(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let Ok(object) = text.parse::<Object>() else { return };
+    round::<BlockAffinity>(&object);
+    round::<IpamHandle>(&object);
+    let Some(block) = round::<Block>(&object) else { return };
+    match block.check() {
+        Ok(()) => sound(block),
+        Err(_) => damaged(block),
+    }
+}
+
+/// What can be read says the same when it is written and read again.
+fn round<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(object: &Object) -> Option<T> {
+    let read: T = serde_json::from_value(object.spec.clone()).ok()?;
+    let written = serde_json::to_value(&read).expect("what was read can be written");
+    let again: T = serde_json::from_value(written).expect("what was written can be read");
+    assert_eq!(again, read);
+    Some(read)
+}
+
+fn request(handle: &str) -> Request {
+    Request { node: "n1".into(), handle: handle.into(), secondary: BTreeMap::new(), sequence: 1, wanted: Vec::new() }
+}
+
+/// A ledger with this block, and a pool that holds it.
+fn ledger(block: Block) -> Ledger {
+    let cidr = block.cidr;
+    let bounds = if cidr.is_v4() { 20..=32 } else { 116..=128 };
+    let block_size = cidr.prefix_len().clamp(*bounds.start(), *bounds.end());
+    let mut ledger = Ledger::default();
+    ledger.pools.insert("p".into(), IpPool { name: "p".into(), cidr, block_size, disabled: false });
+    ledger.blocks.insert(cidr, Kept { revision: Some("1".into()), value: block });
+    ledger
+}
+
+fn holders(block: &Block, address: IpAddr) -> usize {
+    let ids = block.attributes.iter().filter_map(|attribute| attribute.handle_id.as_deref());
+    ids.filter(|id| block.held_by(id).contains(&address)).count()
+}
+
+/// A block that agrees with itself keeps doing so, whatever is done with it.
+fn sound(block: Block) {
+    let mut handle = "fuzz.new".to_owned();
+    while block.attributes.iter().any(|attribute| attribute.handle_id.as_deref() == Some(handle.as_str())) {
+        handle.push('x');
+    }
+    let cidr = block.cidr;
+    let before = ledger(block);
+    let mut after = before.clone();
+    if let Ok(addresses) = after.assign(&request(&handle)) {
+        let [address] = addresses[..] else { panic!("one pool gives one address, not {addresses:?}") };
+        assert!(cidr.contains(address));
+        for (at, kept) in &before.blocks {
+            assert!(!at.contains(address) || holders(&kept.value, address) == 0, "{address} had an owner");
+        }
+        assert_eq!(after.held_by(&handle), [address]);
+        assert_eq!(after.assign(&request(&handle)), Ok(vec![address]));
+    }
+    assert!(after.blocks.values().all(|kept| kept.value.check().is_ok()));
+    let writes = after.writes_since(&before);
+    assert!(!writes.is_empty() || after == before);
+    let held = after.held_by(&handle);
+    assert_eq!(after.release(&handle), held);
+    assert!(after.held_by(&handle).is_empty());
+    assert!(after.blocks.values().all(|kept| kept.value.check().is_ok()));
+    drop(after.writes_since(&before));
+}
+
+/// A block that contradicts itself is as good as not there for whoever wants an address, and in the way of new blocks.
+fn damaged(block: Block) {
+    let own = block.belongs_to(&"n1".into()) && !block.deleted;
+    let cidr: Cidr = block.cidr;
+    let mut ledger = ledger(block);
+    let before = ledger.clone();
+    match ledger.assign(&request("fuzz.new")) {
+        Ok(addresses) => panic!("a damaged block gave {addresses:?}"),
+        Err(AssignError::Invalid(error)) => assert!(own && error.cidr == cidr),
+        Err(_) => assert!(!own),
+    }
+    assert!(ledger.release("fuzz.new").is_empty());
+    assert_eq!(ledger.blocks, before.blocks);
+}
