@@ -80,16 +80,12 @@ impl Allocator {
     pub fn assign(
         &self,
         wishes: &[Wish],
-        mut record: impl FnMut(usize, &[IpAddr]),
+        mut record: impl FnMut(&[Result<Vec<IpAddr>, AssignError>]),
     ) -> Vec<Result<Vec<IpAddr>, AllocateError>> {
         let handles: Vec<_> = wishes.iter().map(|wish| handle_id(&wish.id)).collect();
         let decided = self.decide(&handles, |ledger| {
             let assigned: Vec<_> = wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect();
-            for (index, addresses) in assigned.iter().enumerate() {
-                if let Ok(addresses) = addresses {
-                    record(index, addresses);
-                }
-            }
+            record(&assigned);
             assigned
         });
         match decided {
@@ -165,45 +161,42 @@ impl Allocator {
         Ok(ledger)
     }
 
+    /// In the order given. Objects that follow each other are written together.
     fn write_all(&self, writes: Vec<Write>) -> Result<(), ObjectError> {
-        let mut claimed = BTreeMap::new();
+        let mut claimed: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut waiting = Vec::new();
         for write in writes {
             match write {
-                Write::Block(name, kept) => self.put(BLOCK, name, kept.revision, &kept.value).map(drop)?,
-                Write::Handle(name, kept) => self.put(HANDLE, name, kept.revision, &kept.value).map(drop)?,
-                Write::Affinity(name, kept) => {
-                    let revision = self.put(AFFINITY, name.clone(), kept.revision, &kept.value)?;
-                    claimed.insert(name, revision);
-                }
+                Write::Block(name, kept) => waiting.push(object(BLOCK, name, kept.revision, &kept.value)),
+                Write::Handle(name, kept) => waiting.push(object(HANDLE, name, kept.revision, &kept.value)),
+                Write::Affinity(name, kept) => waiting.push(object(AFFINITY, name, kept.revision, &kept.value)),
                 Write::Confirm(name, affinity) => {
+                    self.flush(&mut waiting, &mut claimed)?;
                     let revision = claimed.get(&name).cloned().flatten();
-                    self.put(AFFINITY, name, revision, &affinity).map(drop)?;
+                    waiting.push(object(AFFINITY, name, revision, &affinity));
                 }
                 Write::RemoveHandle(name, revision) => {
+                    self.flush(&mut waiting, &mut claimed)?;
                     self.objects.delete(HANDLE, &name, revision.as_deref()).map(drop)?;
                 }
                 Write::RemoveAffinity(name, revision) => {
+                    self.flush(&mut waiting, &mut claimed)?;
                     self.objects.delete(AFFINITY, &name, revision.as_deref()).map(drop)?;
                 }
             }
         }
-        Ok(())
+        self.flush(&mut waiting, &mut claimed)
     }
 
-    fn put(
+    fn flush(
         &self,
-        kind: &str,
-        name: String,
-        resource_version: Option<String>,
-        spec: &impl Serialize,
-    ) -> Result<Option<String>, ObjectError> {
-        let object = Object {
-            api_version: API_VERSION.to_owned(),
-            kind: kind.to_owned(),
-            metadata: Metadata { name, resource_version },
-            spec: serde_json::to_value(spec).expect("strings, numbers and lists are always JSON"),
-        };
-        Ok(self.objects.write(&object)?.metadata.resource_version)
+        waiting: &mut Vec<Object>,
+        claimed: &mut BTreeMap<String, Option<String>>,
+    ) -> Result<(), ObjectError> {
+        let written = self.objects.write_all(&std::mem::take(waiting))?;
+        let claims = written.into_iter().filter(|object| object.kind == AFFINITY);
+        claimed.extend(claims.map(|Object { metadata, .. }| (metadata.name, metadata.resource_version)));
+        Ok(())
     }
 
     fn request(&self, wish: &Wish) -> Request {
@@ -221,6 +214,15 @@ impl Allocator {
             wanted: wish.wanted.clone(),
             sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
         }
+    }
+}
+
+fn object(kind: &str, name: String, resource_version: Option<String>, spec: &impl Serialize) -> Object {
+    Object {
+        api_version: API_VERSION.to_owned(),
+        kind: kind.to_owned(),
+        metadata: Metadata { name, resource_version },
+        spec: serde_json::to_value(spec).expect("strings, numbers and lists are always JSON"),
     }
 }
 
@@ -274,7 +276,7 @@ mod tests {
     }
 
     fn one(allocator: &Allocator, container: &str) -> Vec<IpAddr> {
-        let mut all = allocator.assign(&[wish(container)], |_, _| {});
+        let mut all = allocator.assign(&[wish(container)], |_| {});
         all.remove(0).expect("an address")
     }
 
@@ -318,7 +320,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let allocator = allocator(dir.path(), "n1");
         let wishes: Vec<_> = (0..5).map(|pod| wish(&format!("c{pod}"))).collect();
-        assert!(allocator.assign(&wishes, |_, _| {}).iter().all(Result::is_ok));
+        assert!(allocator.assign(&wishes, |_| {}).iter().all(Result::is_ok));
         let ledger = allocator.read(&[]).expect("readable");
         let block = &ledger.blocks.values().next().expect("one block").value;
         assert_eq!(block.sequence_number_for_allocation.values().min(), Some(&(block.sequence_number - 1)));
@@ -332,7 +334,7 @@ mod tests {
         let mut object = allocator.objects.list(BLOCK).expect("readable").remove(0);
         object.spec["unallocated"] = serde_json::json!([0, 0, 500]);
         allocator.objects.write(&object).expect("written");
-        let error = allocator.assign(&[wish("b")], |_, _| {}).remove(0).expect_err("a damaged block");
+        let error = allocator.assign(&[wish("b")], |_| {}).remove(0).expect_err("a damaged block");
         assert!(error.to_string().contains("IPAMBlock 10.65."), "{error}");
     }
 }

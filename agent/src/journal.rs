@@ -3,12 +3,12 @@
 //! Invariant: memory and disk say the same; a file that cannot be read stays where it is and is reported.
 //! Never: opens anything for an attachment that it cannot read.
 
+use datastore::durable::{replace_all, sync_dir};
 use model::{Attachment, AttachmentId, IfaceName};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -101,12 +101,22 @@ impl Journal {
 
     /// Records an attachment, in place of any other at its host interface.
     pub fn record(&mut self, attachment: Attachment) -> Result<(), JournalError> {
-        let path = self.path(&attachment.host_interface);
-        let entry = Entry { version: VERSION, attachment };
-        let text = serde_json::to_vec_pretty(&entry).expect("strings, numbers and lists are always JSON");
-        replace(&path, &text).map_err(|source| io_error(&path, source))?;
-        self.known.retain(|_, known| known.host_interface != entry.attachment.host_interface);
-        self.known.insert(entry.attachment.id.clone(), entry.attachment);
+        self.record_all(vec![attachment])
+    }
+
+    /// As [`Journal::record`], several at once. If it fails, none of them is known; some may be on the disk, and are
+    /// undone at the next start.
+    pub fn record_all(&mut self, attachments: Vec<Attachment>) -> Result<(), JournalError> {
+        // Of two for one host interface the later counts.
+        let of = |attachment: Attachment| (attachment.host_interface.clone(), Entry { version: VERSION, attachment });
+        let entries: BTreeMap<IfaceName, Entry> = attachments.into_iter().map(of).collect();
+        let text = |entry| serde_json::to_vec_pretty(entry).expect("strings, numbers and lists are always JSON");
+        let files: Vec<_> = entries.iter().map(|(interface, entry)| (self.path(interface), text(entry))).collect();
+        replace_all(&files).map_err(|(path, source)| io_error(&path, source))?;
+        self.known.retain(|_, known| !entries.contains_key(&known.host_interface));
+        for Entry { attachment, .. } in entries.into_values() {
+            self.known.insert(attachment.id.clone(), attachment);
+        }
         Ok(())
     }
 
@@ -114,7 +124,7 @@ impl Journal {
     pub fn forget(&mut self, id: &AttachmentId) -> Result<(), JournalError> {
         let Some(attachment) = self.known.get(id) else { return Ok(()) };
         let path = self.path(&attachment.host_interface);
-        let removed = fs::remove_file(&path).or_else(absent_is_fine).and_then(|()| sync(&self.dir));
+        let removed = fs::remove_file(&path).or_else(absent_is_fine).and_then(|()| sync_dir(&self.dir));
         removed.map_err(|source| io_error(&path, source))?;
         self.known.remove(id);
         Ok(())
@@ -147,20 +157,6 @@ fn read(path: &Path) -> Result<Attachment, JournalError> {
         return Err(JournalError::Corrupt { path: path.to_owned(), reason });
     }
     Ok(attachment)
-}
-
-/// Writes beside the file and renames: a crash leaves the old file or the new one.
-pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync(path.parent().unwrap_or(Path::new(".")))
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {

@@ -6,7 +6,7 @@
 use crate::{allocate::Allocator, journal::Journal, kernel::Kernel, requests};
 use calc::{Desired, World};
 use cni::protocol::{Operation, Reply};
-use dataplane::Platform;
+use dataplane::{Laps, Platform};
 use datastore::Batch;
 use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
 use std::{
@@ -126,6 +126,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Takes in a batch and answers what can be answered.
     pub fn take(&mut self, events: Vec<Event>) {
+        let mut laps = Laps::start();
         let mut asks = Vec::new();
         for event in events {
             match event {
@@ -138,15 +139,23 @@ impl<K: Kernel> Agent<K> {
                 Event::Broken(_) | Event::Stop => {}
             }
         }
-        let waiting = requests::start(self, asks);
+        laps.lap("learn");
+        let (asked, waiting) = (asks.len(), requests::start(self, asks));
+        laps.lap("begin");
+        let waited = waiting.len();
         self.apply_changes();
+        laps.lap("apply");
         requests::finish(self, waiting);
         // A commit that did not come into force was taken back.
         self.apply_changes();
+        laps.lap("finish");
         self.kernel.settle();
+        laps.lap("settle");
         if std::mem::take(&mut self.to_publish) {
             self.publish_all();
         }
+        laps.lap("publish");
+        tracing::debug!(target: "laps", asked, waited, %laps, "batch");
     }
 
     /// What is done now and then: what drifted is put right, what expired is removed, what failed is tried again.
@@ -171,10 +180,9 @@ impl<K: Kernel> Agent<K> {
     fn learn(&mut self, batch: Batch) {
         let was_in_sync = self.world.in_sync().is_some();
         for update in batch {
-            self.world.apply(update);
+            self.changed |= self.world.apply(update);
         }
         self.allocator.pools = self.world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
-        self.changed = true;
         if !was_in_sync && self.world.in_sync().is_some() {
             info!("the datastore has said everything it has");
             self.undo_leftovers();
@@ -247,11 +255,18 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         let Self { unpublished, world, allocator, node, .. } = self;
-        unpublished.retain(|id| {
-            let Some(attachment) = world.attachment(id) else { return false };
-            let told = allocator.objects().publish(&workload_address(world, attachment, &node.name));
-            told.inspect_err(|error| warn!(%id, "other nodes do not know this pod yet: {error}")).is_err()
-        });
+        unpublished.retain(|id| world.attachment(id).is_some());
+        let attachments = unpublished.iter().filter_map(|id| world.attachment(id));
+        let addresses: Vec<_> = attachments.map(|attachment| workload_address(world, attachment, &node.name)).collect();
+        match allocator.objects().publish_all(&addresses) {
+            Ok(()) => unpublished.clear(),
+            // One that cannot be told is no reason to keep the others.
+            Err(_) => unpublished.retain(|id| {
+                let Some(attachment) = world.attachment(id) else { return false };
+                let told = allocator.objects().publish(&workload_address(world, attachment, &node.name));
+                told.inspect_err(|error| warn!(%id, "other nodes do not know this pod yet: {error}")).is_err()
+            }),
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Crowd {
         let manifest = |number| member(number).manifest("node1").to_string();
         let manifests: Vec<_> = (0..pods).map(manifest).collect();
         cluster.manifest("members", &manifests.join("\n---\n"))?;
-        let mut spec = NodeSpec::new(1);
+        let mut spec = NodeSpec::new(1).argument("--log").argument("laps=debug,info");
         spec.full_tables = true;
         let mut node = cluster.node(spec)?;
         node.start()?;

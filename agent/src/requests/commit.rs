@@ -43,16 +43,22 @@ pub fn start<K: Kernel>(
     Some(Waiting::Commit { id, reply })
 }
 
-/// After the apply: is it in force?
-pub fn finish<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId) -> Reply {
-    let recorded = match agent.world.attachment(id).cloned() {
-        Some(attachment) if agent.kernel.in_force(id) => {
-            agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))
-        }
-        Some(attachment) => Err(not_in_force(agent, &attachment)),
-        None => Err(fault(TRY_AGAIN, format!("{id} was taken away while it was being committed"))),
-    };
-    match recorded {
+/// After the apply: what is in force is written down, all at once.
+pub fn record<'a, K: Kernel>(agent: &mut Agent<K>, ids: impl Iterator<Item = &'a AttachmentId>) -> Result<(), Fault> {
+    let in_force = ids.filter(|id| agent.kernel.in_force(id)).filter_map(|id| agent.world.attachment(id).cloned());
+    let in_force: Vec<_> = in_force.collect();
+    agent.journal.record_all(in_force).map_err(|error| fault(TRY_AGAIN, error))
+}
+
+/// Is it in force, and was it `recorded`?
+pub fn finish<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, recorded: Result<(), Fault>) -> Reply {
+    let attached = agent.world.attachment(id).ok_or_else(|| {
+        let message = format!("{id} was taken away while it was being committed");
+        fault(TRY_AGAIN, message)
+    });
+    let in_force = attached
+        .and_then(|attachment| if agent.kernel.in_force(id) { recorded } else { Err(not_in_force(agent, attachment)) });
+    match in_force {
         Ok(()) => {
             tracing::info!(%id, "committed");
             agent.abandoned.remove(id);

@@ -77,9 +77,14 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
 
 /// Gives the replies that waited for the apply.
 pub fn finish<K: Kernel>(agent: &mut Agent<K>, waiting: Vec<Waiting>) {
+    let committed = waiting.iter().filter_map(|waiting| match waiting {
+        Waiting::Commit { id, .. } => Some(id),
+        Waiting::Remove { .. } => None,
+    });
+    let recorded = commit::record(agent, committed);
     for waiting in waiting {
         match waiting {
-            Waiting::Commit { id, reply } => answer(&reply, commit::finish(agent, &id)),
+            Waiting::Commit { id, reply } => answer(&reply, commit::finish(agent, &id, recorded.clone())),
             Waiting::Remove { ids, reply } => {
                 let done = remove::finish(agent, &ids);
                 match reply {

@@ -116,14 +116,15 @@ fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
     };
     let wishes: Vec<_> = open.iter().map(wish).collect();
     let mtu = agent.node.mtu;
-    let mut unrecorded: Vec<Option<Fault>> = open.iter().map(|_| None).collect();
+    let mut recorded = Ok(());
     let Agent { allocator, journal, .. } = agent;
-    let assigned = allocator.assign(&wishes, |index, addresses| {
-        let recorded = journal.record(attachment(&open[index].prepare, addresses, mtu));
-        unrecorded[index] = recorded.err().map(|error| fault(TRY_AGAIN, error));
+    let assigned = allocator.assign(&wishes, |decided| {
+        let of = |(ask, addresses): (&Ask, &Vec<IpAddr>)| attachment(&ask.prepare, addresses, mtu);
+        let given = open.iter().zip(decided).filter_map(|(ask, addresses)| Some((ask, addresses.as_ref().ok()?)));
+        recorded = journal.record_all(given.map(of).collect()).map_err(|error| fault(TRY_AGAIN, error));
     });
-    for ((ask, assigned), unrecorded) in open.into_iter().zip(assigned).zip(unrecorded) {
-        let outcome = unrecorded.map_or_else(|| assigned.map_err(no_addresses), Err);
+    for (ask, assigned) in open.into_iter().zip(assigned) {
+        let outcome = recorded.clone().and_then(|()| assigned.map_err(no_addresses));
         answer(&ask.reply, conclude(agent, &ask.prepare, outcome));
     }
 }

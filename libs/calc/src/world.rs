@@ -53,40 +53,45 @@ impl World {
         }
     }
 
-    /// Takes in one change of the datastore.
-    pub fn apply(&mut self, update: Update) {
+    /// Takes in one change of the datastore. `false`: what is desired stays as it is.
+    pub fn apply(&mut self, update: Update) -> bool {
         match update {
             Update::Set(resource) => self.set(resource),
             Update::Gone(key) => self.remove(&key),
-            Update::InSync => self.in_sync = true,
+            Update::InSync => !std::mem::replace(&mut self.in_sync, true),
         }
     }
 
-    fn set(&mut self, resource: Resource) {
+    fn set(&mut self, resource: Resource) -> bool {
         match resource {
-            Resource::Pod(pod) => drop(self.pods.insert(pod.id.clone(), pod)),
-            Resource::Namespace(Namespace { name, labels }) => drop(self.namespaces.insert(name, labels)),
-            Resource::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
+            Resource::Pod(pod) => put(&mut self.pods, pod.id.clone(), pod),
+            Resource::Namespace(Namespace { name, labels }) => put(&mut self.namespaces, name, labels),
+            Resource::Node(node) => put(&mut self.nodes, node.name.clone(), node),
             Resource::ServiceAccount(account) => {
-                drop(self.accounts.insert((account.namespace.clone(), account.name.clone()), account));
+                put(&mut self.accounts, (account.namespace.clone(), account.name.clone()), account)
             }
-            Resource::Policy(policy) => drop(self.policies.insert(policy.id.clone(), policy)),
-            Resource::IpPool(pool) => drop(self.pools.insert(pool.name.clone(), pool)),
-            Resource::WorkloadAddress(address) => drop(self.published.insert(address.pod.clone(), address)),
+            Resource::Policy(policy) => put(&mut self.policies, policy.id.clone(), policy),
+            Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
+            Resource::WorkloadAddress(address) => {
+                // What this node tells the others is no news to itself, unless somebody else told it before.
+                let before = self.published.insert(address.pod.clone(), address.clone());
+                let matters = |told: &WorkloadAddress| told.node != self.node;
+                before.as_ref() != Some(&address) && (matters(&address) || before.as_ref().is_some_and(matters))
+            }
         }
     }
 
-    fn remove(&mut self, key: &ResourceKey) {
+    fn remove(&mut self, key: &ResourceKey) -> bool {
         match key {
-            ResourceKey::Pod(id) => drop(self.pods.remove(id)),
-            ResourceKey::Namespace(name) => drop(self.namespaces.remove(name)),
-            ResourceKey::Node(name) => drop(self.nodes.remove(name)),
+            ResourceKey::Pod(id) => self.pods.remove(id).is_some(),
+            ResourceKey::Namespace(name) => self.namespaces.remove(name).is_some(),
+            ResourceKey::Node(name) => self.nodes.remove(name).is_some(),
             ResourceKey::ServiceAccount(namespace, name) => {
-                drop(self.accounts.remove(&(namespace.clone(), name.clone())));
+                self.accounts.remove(&(namespace.clone(), name.clone())).is_some()
             }
-            ResourceKey::Policy(id) => drop(self.policies.remove(id)),
-            ResourceKey::IpPool(name) => drop(self.pools.remove(name)),
-            ResourceKey::WorkloadAddress(id) => drop(self.published.remove(id)),
+            ResourceKey::Policy(id) => self.policies.remove(id).is_some(),
+            ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
+            ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
     }
 
@@ -110,4 +115,13 @@ impl World {
     pub fn in_sync(&self) -> Option<InSync<'_>> {
         self.in_sync.then_some(InSync(self))
     }
+}
+
+/// Whether it was not there, or otherwise.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    if map.get(&key) == Some(&value) {
+        return false;
+    }
+    map.insert(key, value);
+    true
 }

@@ -4,7 +4,7 @@
 //! Never: stops for one bad item; takes a way away while the tables still lead there; touches what is not ours.
 
 use crate::{
-    Applied, ApplyError, Commit, OpenError, host,
+    Applied, ApplyError, Commit, Laps, OpenError, host,
     links::Guards,
     network::{Network, Seen},
     programs::{Hook, in_full},
@@ -81,6 +81,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     /// See [`crate::Dataplane::apply`].
     pub fn apply(&mut self, desired: &Desired) -> Applied {
+        let mut laps = Laps::start();
         if self.wanted == desired.endpoints {
             // Nothing to hurry for: a good moment to find settings that drifted.
             self.prepared.clear();
@@ -94,13 +95,19 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 return self.applied(Commit::Failed, vec![(HOST.into(), error)]);
             }
         };
+        laps.lap("list");
         self.guard(&mut pass);
+        laps.lap("guard");
         let is_committed = self.commit(&mut pass, desired);
+        laps.lap("commit");
         self.connect(&mut pass);
+        laps.lap("connect");
         if is_committed {
             self.sweep_ways(&mut pass);
         }
         self.sweep_pins(&mut pass);
+        laps.lap("sweep");
+        tracing::debug!(target: "laps", %laps, "pass");
         self.applied(pass.commit, pass.failed)
     }
 

@@ -8,6 +8,7 @@
 mod catalog;
 mod convert;
 mod document;
+pub mod durable;
 mod last_good;
 pub mod objects;
 mod problem;

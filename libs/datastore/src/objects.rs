@@ -1,16 +1,19 @@
 //! Objects that several agents share: `DIR/.tortie/KIND/NAME.yaml`, changed only by compare-and-swap.
-//! In: an [`Object`] with the resource version it was read at. Out: the object as written, or [`ObjectError::Conflict`].
-//! Invariant: a file is whole at every moment (temporary file, fsync, rename); two writers never both win.
+//! In: [`Object`]s with the resource version each was read at. Out: as written, or [`ObjectError::Conflict`].
+//! Invariant: a file is whole at every moment (temporary file, fsync, rename); two writers never both win; what is
+//! remembered of a file counts only while its text is the same.
 //! Never: waits for the lock without a bound; overwrites what it has not seen.
 
-use crate::yaml;
+use crate::{durable, yaml};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -112,6 +115,15 @@ pub enum ObjectError {
 #[derive(Clone, Debug)]
 pub struct Objects {
     root: PathBuf,
+    /// What was read or written last, by path: reading YAML takes longer than reading the file.
+    known: Arc<Mutex<BTreeMap<PathBuf, Known>>>,
+}
+
+/// A file's text and what it says.
+#[derive(Debug)]
+struct Known {
+    text: String,
+    object: Object,
 }
 
 impl Objects {
@@ -122,7 +134,7 @@ impl Objects {
     pub fn open(dir: &Path) -> Result<Self, ObjectError> {
         let root = dir.join(SHARED);
         fs::create_dir_all(&root).map_err(|source| io_error(&root, source))?;
-        Ok(Self { root })
+        Ok(Self { root, known: Arc::default() })
     }
 
     /// One object, if it is there.
@@ -130,7 +142,7 @@ impl Objects {
     /// # Errors
     /// It is there and cannot be read.
     pub fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
-        read(&self.path(kind, name)?)
+        self.read(&self.path(kind, name)?)
     }
 
     /// All objects of a kind, by name.
@@ -152,7 +164,8 @@ impl Objects {
             }
         }
         paths.sort();
-        paths.iter().filter_map(|path| read(path).transpose()).collect()
+        self.known().retain(|path, _| path.parent() != Some(&*dir) || paths.binary_search(path).is_ok());
+        paths.iter().filter_map(|path| self.read(path).transpose()).collect()
     }
 
     /// Writes an object: a new one if it carries no resource version, else only over exactly that version.
@@ -161,14 +174,48 @@ impl Objects {
     /// # Errors
     /// [`ObjectError::Conflict`] if somebody else was first; else the file system or the lock refused.
     pub fn write(&self, object: &Object) -> Result<Object, ObjectError> {
-        let path = self.path(&object.kind, &object.metadata.name)?;
+        self.write_all(std::slice::from_ref(object)).map(|mut written| written.remove(0))
+    }
+
+    /// As [`Objects::write`], several at once: in this order, so that a crash leaves a beginning of the list; waiting for
+    /// the disk once.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if somebody else was first with one of them: then none is written.
+    pub fn write_all(&self, objects: &[Object]) -> Result<Vec<Object>, ObjectError> {
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
         let _lock = self.lock()?;
-        let found = version_of(read(&path)?.as_ref());
-        require_version(&object.kind, &object.metadata.name, object.metadata.resource_version.as_deref(), &found)?;
-        let mut written = object.clone();
-        written.metadata.resource_version = Some(next_version(found.as_deref()));
-        replace(&path, &written)?;
+        let mut written = Vec::with_capacity(objects.len());
+        let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::with_capacity(objects.len());
+        for object in objects {
+            let path = self.path(&object.kind, &object.metadata.name)?;
+            // One that comes twice was not read at the version that the first gives it.
+            let twice = files.iter().position(|(other, _)| *other == path).map(|at: usize| &written[at]);
+            let found = if twice.is_some() { version_of(twice) } else { version_of(self.read(&path)?.as_ref()) };
+            require_version(&object.kind, &object.metadata.name, object.metadata.resource_version.as_deref(), &found)?;
+            let mut fresh = object.clone();
+            fresh.metadata.resource_version = Some(next_version(found.as_deref()));
+            files.push((path, text_of(&fresh)?.into_bytes()));
+            written.push(fresh);
+        }
+        self.replace(files, &written)?;
         Ok(written)
+    }
+
+    fn replace(&self, files: Vec<(PathBuf, Vec<u8>)>, written: &[Object]) -> Result<(), ObjectError> {
+        for dir in files.iter().filter_map(|(path, _)| path.parent()) {
+            fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
+        }
+        durable::replace_all(&files).map_err(|(path, source)| ObjectError::Io { path, source })?;
+        let mut known = self.known();
+        for ((path, text), object) in files.into_iter().zip(written) {
+            if let Ok(text) = String::from_utf8(text) {
+                known.insert(path, Known { text, object: object.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Removes an object; with `version`, only if it still has that one. False if it was not there.
@@ -179,9 +226,10 @@ impl Objects {
         let path = self.path(kind, name)?;
         let _lock = self.lock()?;
         if let Some(wanted) = version {
-            let Some(object) = read(&path)? else { return Ok(false) };
+            let Some(object) = self.read(&path)? else { return Ok(false) };
             require_version(kind, name, Some(wanted), &version_of(Some(&object)))?;
         }
+        self.known().remove(&path);
         match fs::remove_file(&path) {
             Ok(()) => sync_dir(&path).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -191,6 +239,25 @@ impl Objects {
 
     fn path(&self, kind: &str, name: &str) -> Result<PathBuf, ObjectError> {
         Ok(self.root.join(checked(kind)?).join(format!("{}.yaml", checked(name)?)))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Object>, ObjectError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(io_error(path, source)),
+        };
+        if let Some(known) = self.known().get(path).filter(|known| known.text == text) {
+            return Ok(Some(known.object.clone()));
+        }
+        let corrupt = |reason| ObjectError::Corrupt { path: path.to_owned(), reason };
+        let object: Object = text.parse().map_err(corrupt)?;
+        self.known().insert(path.to_owned(), Known { text, object: object.clone() });
+        Ok(Some(object))
     }
 
     /// The lock is the file's description: it is given back when the returned file is dropped, or the process dies.
@@ -224,15 +291,6 @@ fn checked(name: &str) -> Result<&str, ObjectError> {
     if valid { Ok(name) } else { Err(ObjectError::InvalidName(name.to_owned())) }
 }
 
-fn read(path: &Path) -> Result<Option<Object>, ObjectError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(io_error(path, source)),
-    };
-    text.parse().map(Some).map_err(|reason| ObjectError::Corrupt { path: path.to_owned(), reason })
-}
-
 /// The version of what is there; an object written by hand without one has version "0".
 fn version_of(object: Option<&Object>) -> Option<String> {
     object.map(|object| object.metadata.resource_version.clone().unwrap_or_else(|| "0".to_owned()))
@@ -258,25 +316,15 @@ fn next_version(found: Option<&str>) -> String {
     now.max(last.saturating_add(1)).to_string()
 }
 
-fn replace(path: &Path, object: &Object) -> Result<(), ObjectError> {
+fn text_of(object: &Object) -> Result<String, ObjectError> {
     let unprintable =
         |reason| ObjectError::Unprintable { kind: object.kind.clone(), name: object.metadata.name.clone(), reason };
-    let text = yaml::print(object).map_err(unprintable)?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
-    let temporary = dir.join(format!(".{}.tmp", object.metadata.name));
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(|source| io_error(&temporary, source))?;
-    fs::rename(&temporary, path).map_err(|source| io_error(path, source))?;
-    sync_dir(path)
+    yaml::print(object).map_err(unprintable)
 }
 
 fn sync_dir(path: &Path) -> Result<(), ObjectError> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error(dir, source))
+    durable::sync_dir(dir).map_err(|source| io_error(dir, source))
 }
 
 fn io_error(path: &Path, source: io::Error) -> ObjectError {

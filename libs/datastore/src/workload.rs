@@ -6,6 +6,7 @@
 use crate::{Metadata, Object, ObjectError, Objects};
 use model::{NodeName, PodId, WorkloadAddress};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 pub(crate) const KIND: &str = "WorkloadAddress";
 pub(crate) const API_VERSION: &str = "tortie.net/v1";
@@ -17,13 +18,26 @@ impl Objects {
     /// # Errors
     /// The object could not be written, or others kept writing it at the same time.
     pub fn publish(&self, address: &WorkloadAddress) -> Result<(), ObjectError> {
-        let spec = serde_json::to_value(address).expect("a map of strings and lists is always JSON");
+        self.publish_all(std::slice::from_ref(address))
+    }
+
+    /// As [`Objects::publish`], for several pods at once.
+    ///
+    /// # Errors
+    /// As [`Objects::publish`]; then none is known to be written.
+    pub fn publish_all(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
         retry(|| {
-            let found = self.get(KIND, &object_name(&address.pod))?;
-            if found.as_ref().is_some_and(|object| object.spec == spec) {
-                return Ok(());
+            let mut fresh = Vec::new();
+            // Of two for one pod the later counts.
+            let by_pod: BTreeMap<&PodId, &WorkloadAddress> = addresses.iter().map(|own| (&own.pod, own)).collect();
+            for address in by_pod.into_values() {
+                let spec = serde_json::to_value(address).expect("a map of strings and lists is always JSON");
+                let found = self.get(KIND, &object_name(&address.pod))?;
+                if found.as_ref().is_none_or(|object| object.spec != spec) {
+                    fresh.push(object(&address.pod, found, spec));
+                }
             }
-            self.write(&object(&address.pod, found, spec.clone())).map(drop)
+            if fresh.is_empty() { Ok(()) } else { self.write_all(&fresh).map(drop) }
         })
     }
 

@@ -122,10 +122,10 @@ impl Block {
         if let Some(index) = self.allocations.iter().flatten().find(|index| **index >= self.attributes.len()) {
             return invalid(format!("an allocation names attribute {index} of {}", self.attributes.len()));
         }
-        let mut seen = BTreeSet::new();
+        let mut seen = vec![false; self.allocations.len()];
         for ordinal in &self.unallocated {
             match self.allocations.get(*ordinal) {
-                Some(None) if seen.insert(ordinal) => {}
+                Some(None) if !std::mem::replace(&mut seen[*ordinal], true) => {}
                 _ => return invalid(format!("unallocated names {ordinal}, which is taken, twice there or outside")),
             }
         }

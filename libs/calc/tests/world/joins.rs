@@ -4,8 +4,8 @@
 //! Never: looks into rows; the compiler has its own tests.
 
 use crate::scenery::{
-    Fact, HERE, State, THERE, address, allow, allow_named_port, app, attached, attachment, attachment_id, enforced,
-    host, manifest, namespace, net, nets, pod, pod_id, pods_in, pods_of, policy, port, published,
+    Fact, HERE, State, THERE, address, allow, allow_named_port, app, attached, attachment, attachment_id, empty_world,
+    enforced, host, manifest, namespace, net, nets, pod, pod_id, pods_in, pods_of, policy, port, published,
 };
 use calc::{Desired, Owner, World};
 use model::{Attachment, Order, Pod, Policy, Selector, Update};
@@ -233,4 +233,14 @@ fn a_pods_addresses_are_found_by_its_name() {
     assert_eq!(world.addresses_of(&pod_id("shop/web")), Some(vec![address("10.0.0.2")]));
     assert_eq!(world.addresses_of(&pod_id("shop/h")), Some(vec![address("192.0.2.1")]));
     assert_eq!(world.addresses_of(&pod_id("shop/nobody")), None);
+}
+
+#[test]
+fn what_this_node_told_the_others_is_no_news_to_itself() {
+    let mut world = empty_world();
+    assert!(!published("shop/web", HERE, "web", &["10.0.0.2"]).tell(&mut world));
+    assert!(published("shop/web", THERE, "web", &["10.0.0.2"]).tell(&mut world), "the pod has moved");
+    assert!(!published("shop/web", THERE, "web", &["10.0.0.2"]).tell(&mut world), "told twice");
+    assert!(published("shop/web", HERE, "web", &["10.0.0.2"]).tell(&mut world), "and has come back");
+    assert!(!published("shop/web", HERE, "web", &["10.0.0.2"]).take_back(&mut world));
 }

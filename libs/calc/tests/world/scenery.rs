@@ -36,20 +36,23 @@ impl Fact {
         }
     }
 
-    pub fn tell(self, world: &mut World) {
+    /// `false`: the World calls it no news.
+    pub fn tell(self, world: &mut World) -> bool {
         match self {
-            Self::Object(resource) => world.apply(Update::Set(resource)),
+            Self::Object(resource) => return world.apply(Update::Set(resource)),
             Self::Attached(attachment) => world.attach(attachment),
             Self::Host(addresses) => world.set_host_addresses(addresses),
         }
+        true
     }
 
-    pub fn take_back(self, world: &mut World) {
+    pub fn take_back(self, world: &mut World) -> bool {
         match self {
-            Self::Object(resource) => world.apply(Update::Gone(resource.key())),
+            Self::Object(resource) => return world.apply(Update::Gone(resource.key())),
             Self::Attached(attachment) => drop(world.detach(&attachment.id)),
             Self::Host(_) => world.set_host_addresses(BTreeSet::new()),
         }
+        true
     }
 }
 
@@ -76,7 +79,9 @@ impl State {
 
     pub fn world(&self) -> World {
         let mut world = empty_world();
-        self.0.values().for_each(|fact| fact.clone().tell(&mut world));
+        for fact in self.0.values() {
+            fact.clone().tell(&mut world);
+        }
         world
     }
 }

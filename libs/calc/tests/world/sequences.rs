@@ -58,7 +58,9 @@ fn walk(world: &mut World, from: &State, to: &State, reversed: bool) {
         steps.reverse();
     }
     for (fact, is_told) in steps {
-        if is_told { fact.clone().tell(world) } else { fact.clone().take_back(world) }
+        let before = resolved(world);
+        let is_news = if is_told { fact.clone().tell(world) } else { fact.clone().take_back(world) };
+        assert!(is_news || resolved(world) == before, "no news, and yet it changes something: {fact:?}");
     }
 }
 

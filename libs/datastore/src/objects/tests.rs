@@ -151,3 +151,34 @@ fn a_pods_addresses_are_spoken_for_by_the_node_that_wrote_last() -> Outcome {
     assert_eq!(objects.get("WorkloadAddress", "shop.web.0")?, None);
     Ok(())
 }
+
+#[test]
+fn what_another_process_wrote_counts_over_what_is_remembered() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    // Two that share no memory.
+    let (ours, theirs) = (Objects::open(dir.path())?, Objects::open(dir.path())?);
+    let first = ours.write(&block("a", json!({"n": 1})))?;
+    let second = theirs.write(&Object { spec: json!({"n": 2}), ..first.clone() })?;
+    assert!(matches!(ours.write(&first), Err(ObjectError::Conflict { .. })), "they were first");
+    assert_eq!(ours.get("IPAMBlock", "a")?, Some(second.clone()));
+    assert_eq!(ours.list("IPAMBlock")?, std::slice::from_ref(&second));
+    theirs.delete("IPAMBlock", "a", None)?;
+    assert_eq!((ours.get("IPAMBlock", "a")?, ours.list("IPAMBlock")?), (None, Vec::new()));
+    Ok(())
+}
+
+#[test]
+fn of_several_none_is_written_if_somebody_was_first_with_one() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let first = objects.write(&block("b", json!({"n": 1})))?;
+    for late in [block("b", json!({"n": 2})), block("a", json!({"n": 2}))] {
+        // The second time round "a" comes twice.
+        let all = [block("a", json!({})), late];
+        assert!(matches!(objects.write_all(&all), Err(ObjectError::Conflict { .. })));
+        assert_eq!(objects.list("IPAMBlock")?, std::slice::from_ref(&first));
+    }
+    let all = objects.write_all(&[block("a", json!({})), Object { spec: json!({"n": 2}), ..first }])?;
+    assert_eq!(objects.list("IPAMBlock")?, all);
+    Ok(())
+}
