@@ -193,11 +193,19 @@ impl Default for RawLabels {
     }
 }
 
-/// The `cniVersion` that was written, if the input is JSON and has one.
+/// The `cniVersion` that was written, empty where none was; `None`: the input is not JSON.
 #[must_use]
 pub fn written_version(input: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(input).ok()?;
-    Some(value.get("cniVersion")?.as_str()?.to_owned())
+    serde_json::from_slice(input).ok().as_ref().map(version_text)
+}
+
+/// What is no text is shown as it is: no version looks like that.
+fn version_text(value: &serde_json::Value) -> String {
+    match value.get("cniVersion") {
+        None | Some(serde_json::Value::Null) => String::new(),
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
 }
 
 impl Conf {
@@ -208,7 +216,7 @@ impl Conf {
     pub fn read(input: &[u8]) -> Result<Self, Failure> {
         let value: serde_json::Value = serde_json::from_slice(input)
             .map_err(|error| Failure::new(Code::DECODE, format!("network configuration on standard input: {error}")))?;
-        let written = value.get("cniVersion").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        let written = version_text(&value);
         let raw: Raw = serde_json::from_value(value).map_err(|error| unusable("?", &error.to_string()))?;
         if !is_name(&raw.name) {
             return Err(unusable(&raw.name, "\"name\" is missing or is not letters, digits, `_`, `.`, `-`"));
@@ -331,6 +339,15 @@ mod tests {
         let conf = read(json!({})).expect("good");
         assert_eq!((conf.socket.to_str(), conf.mtu), (Some("/run/tortie/tortie.sock"), None));
         assert_eq!((conf.timeout, conf.valid), (Duration::from_secs(30), None));
+    }
+
+    #[test]
+    fn cni_8_an_error_is_written_in_the_version_that_the_configuration_is_read_in() {
+        let none = json!({"name": "net", "ipam": {"type": "tortie"}}).to_string();
+        assert_eq!(Conf::read(none.as_bytes()).expect("the oldest").version.text(), "0.1.0");
+        assert_eq!(crate::plugin::error_version(none.as_bytes()), "0.1.0");
+        assert_eq!(crate::plugin::error_version(b"{"), Version::NEWEST.text());
+        assert_eq!(code(json!({"cniVersion": 1})), 1);
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub struct Failure {
 impl Failure {
     /// Without details.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: String::new() }
+        Self { code, message: one_line(message.into()), details: String::new() }
     }
 
     /// The error object, in the configuration's version where that is known.
@@ -68,6 +68,15 @@ impl Failure {
         }
         object
     }
+}
+
+/// The same text on one line: what the input says may have lines' ends in it.
+pub(crate) fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 impl From<CallError> for Failure {

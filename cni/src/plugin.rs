@@ -63,7 +63,8 @@ pub fn error_version(input: &[u8]) -> &'static str {
 
 /// Needs neither root nor a configuration (CNI-10, CNI-11).
 fn versions(input: &[u8]) -> Value {
-    let asked = written_version(input).unwrap_or_else(|| Version::NEWEST.text().to_owned());
+    let written = written_version(input).filter(|text| !text.is_empty());
+    let asked = written.unwrap_or_else(|| Version::NEWEST.text().to_owned());
     json!({ "cniVersion": asked, "supportedVersions": Version::ALL.map(Version::text) })
 }
 

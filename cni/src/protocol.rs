@@ -3,6 +3,7 @@
 //! Invariant: a request carries the protocol's version and its deadline; the peer of the agent must be uid 0.
 //! Never: more than [`MESSAGE_MAX`] bytes; a field that is not written down in docs/design/cni.md.
 
+use crate::failure::one_line;
 use model::{AttachmentId, IfaceName, Labels, Mac, PodId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -34,7 +35,7 @@ impl Request {
         struct VersionOnly {
             version: u32,
         }
-        let fault = |code, message| Fault { code, message, details: String::new() };
+        let fault = |code, message| Fault { code, message: one_line(message), details: String::new() };
         let unreadable = |error: serde_json::Error| fault(6, format!("the request cannot be read: {error}"));
         // Another version's request may not be readable at all: its number comes first.
         let version = serde_json::from_slice::<VersionOnly>(body).map_err(unreadable)?.version;
