@@ -27,6 +27,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod mirror;
+
 /// Small tables: enough for a scenario, quick to make.
 pub const ENTRIES: [(&str, u32); 10] = [
     ("ENDPOINTS", 64),
@@ -325,6 +327,14 @@ impl Kernel {
         let entries = flows.iter().filter_map(Result::ok).collect();
         let fragments = pieces.keys().filter_map(Result::ok).collect();
         Seen { entries, fragments, drops: counted.collect(), judged }
+    }
+
+    /// The flows that are known, in order.
+    pub fn flows(&self) -> Vec<FlowKey> {
+        let flows: HashMap<&MapData, FlowKey, ConntrackEntry> = map(&self.programs, &maps::CONNTRACK);
+        let mut keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
+        keys.sort();
+        keys
     }
 
     /// Instructions that the verifier walked, by program.

@@ -15,6 +15,7 @@ mod icmp;
 mod kernel;
 mod limits;
 mod malformed;
+mod mutants;
 mod neighbours;
 mod policies;
 mod port;

@@ -3,7 +3,7 @@
 //! Invariant: a run by count is the same every time: same seed, same corpus, no clock.
 //! Never: changes the committed corpus unless asked to keep what it found.
 
-use crate::{paths::Paths, step::Console};
+use crate::{ebpf, paths::Paths, step::Console};
 use anyhow::{Context as _, Result, bail};
 use std::{fs, path::PathBuf, process::Command};
 
@@ -23,16 +23,38 @@ pub enum Effort {
     Seconds(u64),
 }
 
+/// The packets of the target `parse` through the real programs: a packet test, since that needs root and a kernel.
+pub const PROGRAM: &str = "program";
+
 /// Runs one target for as long as asked; with `keep`, what it found goes into the committed corpus.
 pub fn fuzz(paths: &Paths, console: &Console, target: &str, effort: Effort, keep: bool) -> Result<()> {
+    if target == PROGRAM {
+        return program(paths, console, effort);
+    }
     if !TARGETS.iter().any(|(known, _)| *known == target) {
         let known = TARGETS.map(|(name, _)| name).join(", ");
-        bail!("no fuzz target {target}; there are {known}");
+        bail!("no fuzz target {target}; there are {known}, {PROGRAM}");
     }
     build(paths, console)?;
     let folders = Folders::of(paths, target);
     println!("        {}", run(paths, console, target, effort, &folders)?);
     if keep { merge(paths, console, target, &folders) } else { Ok(()) }
+}
+
+fn program(paths: &Paths, console: &Console, effort: Effort) -> Result<()> {
+    ebpf::build(paths, console, false)?;
+    let mut command =
+        paths.cargo(&["test", "--package", "tests", "--test", "packet", "--", "mutants", "--show-output"]);
+    if let Effort::Seconds(seconds) = effort {
+        let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_secs());
+        command.env("TORTIE_FUZZ_SECONDS", seconds.to_string()).env("TORTIE_SEED", seed.to_string());
+    }
+    let lines = console.run("fuzz program", &mut command)?;
+    lines
+        .iter()
+        .filter(|line| line.starts_with("seed ") || line.contains(" frames; "))
+        .for_each(|line| println!("        {line}"));
+    Ok(())
 }
 
 /// Builds the targets, instrumented.

@@ -65,7 +65,7 @@ enum Chore {
         #[arg(default_value = "all")]
         level: test::Level,
     },
-    /// Run one fuzz target of tests/fuzz under libFuzzer.
+    /// Run one fuzz target of tests/fuzz under libFuzzer; "program" runs packets through the kernel (root).
     Fuzz {
         /// Which.
         target: String,

@@ -1,0 +1,271 @@
+//! Mutated packets: the real programs say about them what the same stages say when they are built for the host.
+//! In: the corpus of the fuzz target `parse`, mutated at random from a seed. Out: agreement, or the script that shows otherwise.
+//! Invariant: both sides start a script with equal tables and no flow; a twin is asked before its program runs.
+//! Never: another run for the same seed.
+
+use crate::{
+    cast::{Actor, CLIENT, DB},
+    kernel::{Kernel, UPLINK, on_a_node},
+    scenario::{Narrow as _, Rules as _, Scenario, allow, interface, policy},
+    table::{Action, By, Hook},
+};
+use abi::{DropReason, Endpoint, Outcome, endpoint::ENDPOINT_READY};
+use ebpf::fake::{Bytes, Node};
+use ebpf::neighbour::ADVERTISEMENT_FRAME;
+use ebpf::tables::Arrival;
+use ebpf::walk::{self, State, Verdict, walk};
+use fuzz::{
+    corpus,
+    script::{self, Before, From, Place, Step},
+};
+use model::{Direction, IfaceName, Protocol};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// Frames of a test run.
+const FRAMES: u64 = 100_000;
+const PODS: [Actor; 2] = [CLIENT, DB];
+
+#[test]
+fn mutated_packets_meet_in_the_kernel_what_they_meet_in_the_stages() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("TORTIE_SEED").unwrap_or(1);
+    let until = number("TORTIE_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    println!("seed {seed}; repeat with TORTIE_SEED={seed}");
+    let kept = [corpus::corpus("parse"), corpus::regressions("parse")].map(|file| corpus::read(&file));
+    let kept: Vec<Vec<u8>> = kept.into_iter().flat_map(|inputs| inputs.expect("a corpus can be read")).collect();
+    on_a_node(|| {
+        let mut bench = Bench::new();
+        let mut dice = Dice(seed);
+        for input in &kept {
+            bench.hold(input);
+        }
+        while until.map_or(bench.frames < FRAMES, |until| Instant::now() < until) {
+            bench.hold(&dice.mutated(&kept));
+        }
+        bench.counted();
+        println!("{} frames; kernel, twin and stages agree; {:?}", bench.frames, bench.met);
+        assert!(bench.met.len() > 12, "too few kinds of fate: {:?}", bench.met);
+    });
+}
+
+fn scenario() -> Scenario {
+    let rules = policy("db-in", Some("db"), &[Direction::Ingress])
+        .ingress(allow().port(Protocol::TCP, 80))
+        .ingress(allow().port(Protocol::TCP, 81).pods("client"))
+        .ingress(allow().port(Protocol::UDP, 53).net("10.65.0.0/16"))
+        .ingress(allow().protocol(Protocol::ICMP))
+        .ingress(allow().protocol(Protocol::ICMPV6));
+    Scenario::default().pod(CLIENT, "client").pod(DB, "db").policy(rules)
+}
+
+/// A kernel, and a node in memory with equal tables.
+struct Bench {
+    kernel: Kernel,
+    mirror: Node,
+    frames: u64,
+    /// How often each fate was met.
+    met: BTreeMap<String, u64>,
+    /// Drops that have to be counted, by slot and reason.
+    drops: BTreeMap<(u32, DropReason), u64>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let kernel = Kernel::new(&scenario());
+        Self { mirror: kernel.mirror(), kernel, frames: 0, met: BTreeMap::new(), drops: BTreeMap::new() }
+    }
+
+    fn hold(&mut self, input: &[u8]) {
+        self.kernel.fresh();
+        let mut node = without_flows(&self.mirror);
+        for (at, step) in script::steps(input).iter().enumerate() {
+            if !runs(step.frame) {
+                continue;
+            }
+            self.prepare(&mut node, step.before);
+            if let Err(why) = self.step(&node, step) {
+                panic!("step {at} of\n{}\n{why}", corpus::line(input));
+            }
+            self.frames += 1;
+        }
+        let mut known: Vec<_> = node.flows().into_iter().map(|(key, _)| key).collect();
+        known.sort();
+        assert_eq!(self.kernel.flows(), known, "flows after\n{}", corpus::line(input));
+        let as_before = self.mirror.endpoints.iter().find(|endpoint| endpoint.mac == DB.mac.0).copied();
+        self.kernel.change_endpoint(DB, |endpoint| *endpoint = as_before.expect("the receiver is there"));
+    }
+
+    /// What can happen to a live node's tables between two packets, to both.
+    fn prepare(&mut self, node: &mut Node, before: Before) {
+        let client = node.endpoints.iter().find(|endpoint| endpoint.mac == CLIENT.mac.0).copied();
+        let other = client.expect("the client is there").ingress;
+        let change = |endpoint: &mut Endpoint| match before {
+            Before::Readiness => endpoint.flags ^= ENDPOINT_READY,
+            Before::NewRules => (endpoint.ingress, endpoint.rev) = (other, endpoint.rev + 1_000_000),
+            Before::Nothing | Before::Pause => {}
+        };
+        if matches!(before, Before::Readiness | Before::NewRules) {
+            self.kernel.change_endpoint(DB, change);
+            node.endpoints.iter_mut().filter(|endpoint| endpoint.mac == DB.mac.0).for_each(change);
+        }
+    }
+
+    fn step(&mut self, node: &Node, step: &Step<'_>) -> Result<(), String> {
+        let hook = hook(step.place);
+        let mut state = State::default();
+        let verdict = walk(self.walked(hook), node, &Bytes(step.frame), &self.arrival(hook), &mut state);
+        let answer = self.kernel.ask(hook, step.frame);
+        let ran = self.kernel.run(hook, step.frame);
+        let told = || format!("{hook:?}: stages {verdict:?}, twin {answer:?}, program {:?}", ran.action);
+        if !agree(verdict, answer.outcome, ran.action, hook) {
+            return Err(told());
+        }
+        if verdict.is_ok() && (answer.egress_hit, answer.ingress_hit) != (state.egress_hit, state.ingress_hit) {
+            return Err(format!("{}: judged by {:?} {:?}", told(), state.egress_hit, state.ingress_hit));
+        }
+        let length = if verdict == Ok(Verdict::AnswerSolicitation) { ADVERTISEMENT_FRAME } else { step.frame.len() };
+        if ran.action != Action::Drop && ran.bytes.len() != length {
+            return Err(format!("{}: {} bytes came out", told(), ran.bytes.len()));
+        }
+        if ran.action == Action::PassOn && ran.bytes != step.frame {
+            return Err(format!("{}: changed on its way to the stack", told()));
+        }
+        if let Outcome::Drop(reason) = answer.outcome {
+            *self.drops.entry((state.slot, reason)).or_default() += 1;
+        }
+        *self.met.entry(format!("{:?} {:?}", self.walked(hook), answer.outcome)).or_default() += 1;
+        Ok(())
+    }
+
+    fn walked(&self, hook: Hook) -> walk::Hook {
+        match hook {
+            Hook::Pod(_) => walk::Hook::FromWorkload,
+            Hook::ToPod(..) => walk::Hook::ToWorkload,
+            Hook::Uplink => walk::Hook::FromUplink,
+        }
+    }
+
+    fn arrival(&self, hook: Hook) -> Arrival {
+        let index = |interface: &IfaceName| self.kernel.index(interface).0;
+        let uplink = || index(&IfaceName(UPLINK.into()));
+        let (ifindex, ingress_ifindex) = match hook {
+            Hook::Pod(pod) => (index(&interface(pod)), 0),
+            Hook::Uplink => (uplink(), 0),
+            Hook::ToPod(pod, By::Host) => (index(&interface(pod)), 0),
+            Hook::ToPod(pod, By::Uplink) => (index(&interface(pod)), uplink()),
+            Hook::ToPod(pod, By::Pod(sender)) => (index(&interface(pod)), index(&interface(sender))),
+        };
+        Arrival { ifindex, ingress_ifindex, vlan: false }
+    }
+
+    /// Every drop was counted once, where and as what the stages say; nothing else was.
+    fn counted(&self) {
+        assert_eq!(self.kernel.seen().drops, self.drops);
+    }
+}
+
+/// A node with the same tables.
+fn without_flows(mirror: &Node) -> Node {
+    let mut node = Node::new();
+    node.generation.set(mirror.generation.get());
+    node.endpoints = mirror.endpoints.clone();
+    node.interfaces = mirror.interfaces.clone();
+    node.addresses = mirror.addresses.clone();
+    node.nets = mirror.nets.clone();
+    node.classes = mirror.classes.clone();
+    node.sets = mirror.sets.clone();
+    node.rows = mirror.rows.clone();
+    node.spans = mirror.spans.clone();
+    node
+}
+
+/// The kernel runs no frame that is cut within its IP header; the fuzz target `parse` does.
+fn runs(frame: &[u8]) -> bool {
+    let shortest = match frame.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 15,
+    };
+    frame.len() >= shortest
+}
+
+fn hook(place: Place) -> Hook {
+    match place {
+        Place::Pod(pod) => Hook::Pod(PODS[pod]),
+        Place::Uplink => Hook::Uplink,
+        Place::ToPod(pod, from) => Hook::ToPod(
+            PODS[pod],
+            match from {
+                From::Host => By::Host,
+                From::Uplink => By::Uplink,
+                From::Pod(sender) => By::Pod(PODS[sender]),
+            },
+        ),
+    }
+}
+
+/// What the stages decide, the twin says and the program does.
+fn agree(verdict: Result<Verdict, DropReason>, outcome: Outcome, action: Action, hook: Hook) -> bool {
+    let passes = action != Action::Drop;
+    match (verdict, outcome) {
+        (Err(reason), Outcome::Drop(said)) => said == reason && !passes,
+        // The routing table has the last word, and the stages do not ask it.
+        (Ok(Verdict::ByRoute), Outcome::Drop(said)) => said == DropReason::Unroutable && !passes,
+        (Ok(Verdict::ByRoute), Outcome::ToHost) => action == Action::PassOn,
+        (Ok(Verdict::ByRoute), Outcome::ToInterface(_)) => action == Action::Redirect,
+        (Ok(Verdict::Untouched | Verdict::ToHost), Outcome::ToHost) => action == Action::PassOn,
+        (Ok(Verdict::AnswerArp | Verdict::AnswerSolicitation), Outcome::Answered) => action == Action::Redirect,
+        // What is too old or too long is left to the stack; before the pod's own interface all goes on.
+        (Ok(Verdict::ToEndpoint(slot)), Outcome::ToEndpoint(said)) => {
+            slot == said && passes && (action == Action::PassOn || !matches!(hook, Hook::ToPod(..)))
+        }
+        _ => false,
+    }
+}
+
+/// A random source: splitmix64 (Steele, Lea, Flood 2014).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(end.max(1)).expect("fits")).expect("below a usize")
+    }
+
+    /// One of the inputs, or two joined, with some bytes changed.
+    fn mutated(&mut self, kept: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = kept[self.below(kept.len())].clone();
+        if self.below(3) == 0 {
+            input.extend(&kept[self.below(kept.len())]);
+        }
+        for _ in 0..self.below(5) {
+            self.mutate(&mut input);
+        }
+        input
+    }
+
+    fn mutate(&mut self, input: &mut Vec<u8>) {
+        let at = self.below(input.len());
+        let Some(byte) = input.get_mut(at) else { return };
+        match self.below(6) {
+            0 => *byte ^= 1 << self.below(8),
+            1 => *byte = [0, 1, 2, 6, 17, 44, 58, 0x45, 0x60, 0x7f, 0x80, 0xff][self.below(12)],
+            2 => *byte = self.next() as u8,
+            3 => *byte = byte.wrapping_add(1),
+            4 => input.truncate(at),
+            _ => {
+                let from = self.below(input.len());
+                input[at] = input[from];
+            }
+        }
+    }
+}
