@@ -24,6 +24,9 @@ pub const BPFFS: &str = "/sys/fs/bpf/tortie";
 /// Where health is asked unless told otherwise: nobody outside the host.
 const HEALTH_ADDRESS: &str = "127.0.0.1:9099";
 
+/// Where metrics are asked unless told otherwise: nobody outside the host.
+const METRICS_ADDRESS: &str = "127.0.0.1:9091";
+
 /// What happens to flows that a new policy refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
@@ -97,6 +100,9 @@ pub struct Settings {
     /// Where /liveness and /readiness answer, or `off` [default: 127.0.0.1:9099]
     #[arg(long, env = "TORTIE_HEALTH_ADDRESS")]
     health_address: Option<String>,
+    /// Where /metrics answers, or `off` [default: 127.0.0.1:9091]
+    #[arg(long, env = "TORTIE_METRICS_ADDRESS")]
+    metrics_address: Option<String>,
     /// Size of a kernel table, as NAME=ENTRIES; repeatable, in the variable separated by commas
     #[arg(long, env = "TORTIE_MAP_ENTRIES", value_name = "NAME=ENTRIES", value_delimiter = ',', value_parser = map_entry)]
     #[serde(skip)]
@@ -133,6 +139,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where the agent's health can be asked; `None`: nowhere.
     pub health_address: Option<SocketAddr>,
+    /// Where the agent's metrics can be asked; `None`: nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// Table sizes that differ from the defaults.
     pub map_entries: BTreeMap<String, u32>,
 }
@@ -207,6 +215,7 @@ impl Settings {
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
             health_address: self.health_address.or(file.health_address),
+            metrics_address: self.metrics_address.or(file.metrics_address),
             map_entries: Vec::new(),
             map_entries_of_file: entries,
         }
@@ -226,7 +235,8 @@ impl Settings {
             attach: self.attach.unwrap_or_default(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
-            health_address: health_address(self.health_address)?,
+            health_address: address("--health-address", self.health_address, HEALTH_ADDRESS)?,
+            metrics_address: address("--metrics-address", self.metrics_address, METRICS_ADDRESS)?,
             map_entries: self.map_entries_of_file,
         })
     }
@@ -285,13 +295,13 @@ fn mtu(bytes: u32) -> Result<u32, ConfigError> {
     }
 }
 
-fn health_address(given: Option<String>) -> Result<Option<SocketAddr>, ConfigError> {
-    let text = given.unwrap_or_else(|| HEALTH_ADDRESS.to_owned());
+/// `off` is nowhere.
+fn address(setting: &'static str, given: Option<String>, default: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    let text = given.unwrap_or_else(|| default.to_owned());
     if text == "off" {
         return Ok(None);
     }
-    let wrong =
-        || value("--health-address", format!("{text:?} is no address and port such as {HEALTH_ADDRESS}, nor `off`"));
+    let wrong = || value(setting, format!("{text:?} is no address and port such as {default}, nor `off`"));
     text.parse().map(Some).map_err(|_| wrong())
 }
 
@@ -338,6 +348,7 @@ mod tests {
             ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),
             ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),
             ("datastore: file:/d\nnode: n1\nhealthAddress: here\n", "--health-address"),
+            ("datastore: file:/d\nnode: n1\nmetricsAddress: 9091\n", "--metrics-address"),
             ("datastore: file:/d\nnode: n1\nmapEntries: {NOTHING: 4}\n", "--map-entries"),
             ("datastore: file:/d\nnode: n1\nmapEntries: {ENDPOINTS: 64, INTERFACES: 16}\n", "INTERFACES=16"),
         ] {

@@ -1,20 +1,18 @@
 //! Health over HTTP: `/liveness` and `/readiness`.
 //! In: the owner's heartbeat. Out: 200 or 503, and one word.
 //! Invariant: alive means that the owner's loop went round within the last minute.
-//! Never: more than one connection at a time; reads a request beyond its first line.
+//! Never: waits for the owner.
 
+use crate::http::{self, Page};
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
 /// Longer than any request an owner may be busy with.
 const SILENCE: Duration = Duration::from_secs(60);
-const TRANSFER: Duration = Duration::from_secs(2);
-const LINE_MAX: u64 = 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Beat {
@@ -40,30 +38,11 @@ impl Health {
 
     /// Answers at `address` from now on; says where, for port 0.
     pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address)?;
-        let bound = listener.local_addr()?;
         let health = self.clone();
-        let run = move || {
-            for stream in listener.incoming().flatten() {
-                if let Err(error) = health.answer(stream) {
-                    tracing::debug!("health: {error}");
-                }
-            }
-        };
-        thread::Builder::new().name("health".into()).stack_size(128 << 10).spawn(run)?;
-        Ok(bound)
-    }
-
-    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(TRANSFER))?;
-        stream.set_write_timeout(Some(TRANSFER))?;
-        let mut line = String::new();
-        BufReader::new((&stream).take(LINE_MAX)).read_line(&mut line)?;
-        let (status, word) = self.state(line.split_whitespace().nth(1).unwrap_or_default());
-        let length = word.len() + 1;
-        let head =
-            format!("HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close");
-        stream.write_all(format!("{head}\r\n\r\n{word}\n").as_bytes())
+        http::serve("health", address, move |request| {
+            let (status, word) = health.state(&request.path);
+            Page::line(status, word)
+        })
     }
 
     fn state(&self, path: &str) -> (&'static str, &'static str) {
@@ -81,10 +60,14 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
 
     fn get(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).expect("connected");
-        stream.write_all(format!("GET {path} HTTP/1.1\r\n").as_bytes()).expect("sent");
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         answer.lines().next().unwrap_or_default().to_owned()

@@ -5,10 +5,19 @@
 
 use calc::Desired;
 use cni::name::host_interface_alias;
-use dataplane::{Applied, Dataplane, Question, ReportError, TwinAnswer, TwinError};
+use dataplane::{Applied, Dataplane, Filled, Question, ReportError, TwinAnswer, TwinError};
 use model::{Attachment, AttachmentId};
 use netlink::{Link, Socket};
 use serde_json::Value;
+
+/// How full the tables are.
+#[derive(Clone, Debug, Default)]
+pub struct Fullness {
+    /// The maps that commits fill.
+    pub maps: Vec<Filled>,
+    /// Spans whose rules share one counter.
+    pub uncounted: usize,
+}
 
 /// The kernel's side of a node.
 pub trait Kernel {
@@ -22,6 +31,10 @@ pub trait Kernel {
     fn sweep_conntrack(&mut self) -> usize;
     /// Asks the dry twin.
     fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError>;
+    /// How much of the maps commits have filled.
+    fn filled(&self) -> Fullness {
+        Fullness::default()
+    }
     /// The rows of a table.
     fn report(&self, table: &str) -> Result<Value, ReportError>;
     /// Deletes the veth pair of an attachment, if its host side is still there and still this attachment's.
@@ -47,6 +60,10 @@ impl Kernel for Dataplane {
 
     fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError> {
         self.explain(question)
+    }
+
+    fn filled(&self) -> Fullness {
+        Fullness { maps: self.filled(), uncounted: self.uncounted() }
     }
 
     fn report(&self, table: &str) -> Result<Value, ReportError> {

@@ -3,10 +3,16 @@
 //! Invariant: a batch is taken in whole, then resolved and applied once, then answered, then settled.
 //! Never: applies anything before the datastore has said everything it has.
 
-use crate::{allocate::Allocator, journal::Journal, kernel::Kernel, requests};
+use crate::{
+    allocate::Allocator,
+    journal::Journal,
+    kernel::Kernel,
+    metrics::{Metrics, NodeState},
+    requests,
+};
 use calc::{Desired, World};
 use cni::protocol::{Operation, Reply};
-use dataplane::{Laps, Platform};
+use dataplane::{Commit, Laps, Platform};
 use datastore::Batch;
 use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
 use std::{
@@ -53,6 +59,8 @@ pub struct Node {
     pub problems: Box<dyn Fn() -> Vec<String> + Send>,
     /// Records of attachments that could not be read.
     pub damaged: Vec<String>,
+    /// Where what happens is counted.
+    pub metrics: Metrics,
 }
 
 /// What the last apply came to.
@@ -64,6 +72,8 @@ pub struct Outcome {
     pub endpoints: usize,
     /// Items that are not as wanted, and why.
     pub failed: Vec<(String, String)>,
+    /// What became of the revision that is wanted.
+    pub commit: Commit,
 }
 
 /// The agent of one node.
@@ -170,6 +180,23 @@ impl<K: Kernel> Agent<K> {
         let expired = self.kernel.sweep_conntrack();
         tracing::debug!(expired, "conntrack swept");
         self.publish_all();
+        self.tell_metrics();
+    }
+
+    /// The node as it is now. The maps are looked through only when a commit has changed them.
+    fn tell_metrics(&self) {
+        let Outcome { generation, endpoints, failed, commit } = &self.outcome;
+        let fullness = self.node.metrics.has_moved_on(*generation).then(|| self.kernel.filled());
+        let node = NodeState {
+            ready: self.ready(),
+            generation: *generation,
+            endpoints: *endpoints,
+            not_in_force: failed.len(),
+            problems: (self.node.problems)().len(),
+            damaged: self.node.damaged.len(),
+            refused: *commit == Commit::Refused,
+        };
+        self.node.metrics.is_now(node, fullness);
     }
 
     /// Whether the node does what the cluster wants: the datastore was read and resolved.
@@ -225,12 +252,16 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn apply(&mut self, desired: Desired) {
+        let begun = Instant::now();
         let applied = self.kernel.apply(&desired);
+        let (commit, took) = (applied.commit, begun.elapsed());
         self.desired = Some(desired);
         self.limited = applied.limited.then(|| self.limited.unwrap_or_else(Instant::now));
         let failed = applied.failed.iter().map(|(item, error)| (item.clone(), error.to_string()));
-        let outcome = Outcome { generation: applied.generation, endpoints: applied.ok, failed: failed.collect() };
+        let failed = failed.collect();
+        let outcome = Outcome { generation: applied.generation, endpoints: applied.ok, failed, commit };
         self.report_change(&outcome);
+        self.node.metrics.committed(commit, took, outcome.failed != self.outcome.failed);
         self.outcome = outcome;
     }
 

@@ -8,17 +8,20 @@ use crate::{
     config::Config,
     health::Health,
     journal::{self, Journal},
-    lock, object, observe,
+    lock,
+    metrics::Metrics,
+    object, observe,
     owner::{Agent, Event, Node},
     serve,
 };
 use anyhow::{Result, bail};
 use calc::World;
-use dataplane::Dataplane;
+use dataplane::{Dataplane, Gauges};
 use datastore::{FileStore, Objects, Updates};
 use netlink::{Link, Socket};
 use std::{
     fs, io,
+    net::SocketAddr,
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
@@ -58,7 +61,8 @@ pub fn run(config: &Config) -> Result<()> {
         move |addresses| owner.send(Event::HostAddresses(addresses)).is_ok()
     })?;
     stop_on_signals(owner.clone())?;
-    serve::listen(&config.socket, owner)?;
+    let metrics = agent.node.metrics.clone();
+    serve::listen(&config.socket, owner, metrics.clone())?;
     info!(node = %config.node, socket = %config.socket.display(), "running");
     let health = Health::default();
     if let Some(address) = config.health_address
@@ -66,7 +70,18 @@ pub fn run(config: &Config) -> Result<()> {
     {
         warn!("health cannot be asked at {address}: {error}");
     }
+    if let Some(address) = config.metrics_address
+        && let Err(error) = measure(&metrics, address, &config.bpffs)
+    {
+        warn!("metrics cannot be asked at {address}: {error}");
+    }
     follow(&mut agent, &events, &health)
+}
+
+/// Metrics read the maps by handles of their own.
+fn measure(metrics: &Metrics, address: SocketAddr, bpffs: &Path) -> Result<()> {
+    metrics.serve(address, Gauges::open(bpffs)?)?;
+    Ok(())
 }
 
 fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
@@ -87,7 +102,8 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
-    let node = Node { name: config.node.clone(), mtu, platform, problems: Box::new(Vec::new), damaged };
+    let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
+    let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
     let world = World::new(config.node.clone(), config.keep_established);
     let allocator = Allocator::new(objects, config.node.clone());
     Ok(Agent::new(node, world, kernel, allocator, journal, &interfaces))

@@ -3,7 +3,10 @@
 //! Invariant: every connection ends, within its deadline; a socket that somebody answers on is never taken over.
 //! Never: decides; everything goes to the owner.
 
-use crate::owner::{Ask, Event};
+use crate::{
+    metrics::{self, Metrics},
+    owner::{Ask, Event},
+};
 use cni::{
     client::frame,
     protocol::{Fault, MESSAGE_MAX, Reply, Request},
@@ -53,7 +56,7 @@ pub enum ListenError {
 }
 
 /// Listens at `path` and passes every request to the owner.
-pub fn listen(path: &Path, owner: SyncSender<Event>) -> Result<(), ListenError> {
+pub fn listen(path: &Path, owner: SyncSender<Event>, metrics: Metrics) -> Result<(), ListenError> {
     let io_error = |source| ListenError::Io { path: path.to_owned(), source };
     clear(path)?;
     if let Some(dir) = path.parent() {
@@ -62,7 +65,7 @@ pub fn listen(path: &Path, owner: SyncSender<Event>) -> Result<(), ListenError> 
     let listener = UnixListener::bind(path).map_err(io_error)?;
     // Until here the peer's uid is what keeps others out; it is asked at every connection anyway.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
-    let run = move || accept(&listener, &owner);
+    let run = move || accept(&listener, &owner, &metrics);
     thread::Builder::new().name("serve".into()).spawn(run).map(drop).map_err(io_error)
 }
 
@@ -82,7 +85,7 @@ pub fn clear(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn accept(listener: &UnixListener, owner: &SyncSender<Event>) {
+fn accept(listener: &UnixListener, owner: &SyncSender<Event>, metrics: &Metrics) {
     // One clone a connection: the count says how many are open.
     let open = Arc::new(());
     for stream in listener.incoming() {
@@ -98,9 +101,9 @@ fn accept(listener: &UnixListener, owner: &SyncSender<Event>) {
             tracing::warn!("more than {CONNECTIONS} requests at a time: one was refused");
             continue;
         }
-        let (owner, held) = (owner.clone(), Arc::clone(&open));
+        let (owner, metrics, held) = (owner.clone(), metrics.clone(), Arc::clone(&open));
         let serve = move || {
-            if let Err(error) = serve(stream, &owner) {
+            if let Err(error) = serve(stream, &owner, &metrics) {
                 tracing::debug!("socket: {error}");
             }
             drop(held);
@@ -111,9 +114,14 @@ fn accept(listener: &UnixListener, owner: &SyncSender<Event>) {
     }
 }
 
-fn serve(mut stream: UnixStream, owner: &SyncSender<Event>) -> io::Result<()> {
+fn serve(mut stream: UnixStream, owner: &SyncSender<Event>, metrics: &Metrics) -> io::Result<()> {
     let reply = match receive(&mut stream)? {
-        Ok(request) => ask(request, owner),
+        Ok(request) => {
+            let (operation, begun) = (metrics::name(&request.operation), Instant::now());
+            let reply = ask(request, owner);
+            metrics.answered(operation, &reply, begun.elapsed());
+            reply
+        }
         Err(fault) => Err(fault),
     };
     let body = serde_json::to_vec(&reply)?;
@@ -193,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("run/tortie.sock");
         let (owner, events) = sync_channel(8);
-        listen(&path, owner).expect("listening");
+        listen(&path, owner, Metrics::default()).expect("listening");
         thread::spawn(move || {
             for event in events {
                 if let Event::Ask(ask) = event {
@@ -239,13 +247,13 @@ mod tests {
     fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
         let (dir, path) = listening();
         let (owner, _events) = sync_channel(1);
-        assert!(matches!(listen(&path, owner.clone()), Err(ListenError::InUse(_))));
+        assert!(matches!(listen(&path, owner.clone(), Metrics::default()), Err(ListenError::InUse(_))));
         let stale = dir.path().join("stale.sock");
         drop(UnixListener::bind(&stale).expect("bound"));
-        listen(&stale, owner.clone()).expect("the stale socket is replaced");
+        listen(&stale, owner.clone(), Metrics::default()).expect("the stale socket is replaced");
         let file = dir.path().join("file");
         fs::write(&file, "mine").expect("written");
-        assert!(matches!(listen(&file, owner), Err(ListenError::NoSocket(_))));
+        assert!(matches!(listen(&file, owner, Metrics::default()), Err(ListenError::NoSocket(_))));
         assert!(file.exists());
     }
 
@@ -255,7 +263,7 @@ mod tests {
         let path = dir.path().join("tortie.sock");
         let (owner, events) = sync_channel(1);
         drop(events);
-        listen(&path, owner).expect("listening");
+        listen(&path, owner, Metrics::default()).expect("listening");
         let error = ask(&path, LIMIT, show()).expect_err("nobody answers");
         assert!(matches!(error, CallError::Refused(fault) if fault.code == 11));
     }

@@ -8,6 +8,7 @@ mod capacity;
 mod clean;
 mod cni;
 mod kit;
+mod metrics;
 mod neighbour;
 mod nodes;
 mod policy_change;

@@ -7,6 +7,7 @@ use super::*;
 use crate::{
     allocate::Allocator,
     journal::Journal,
+    metrics::Metrics,
     owner::{Event, Node},
 };
 use calc::{Desired, World};
@@ -127,7 +128,8 @@ fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
     let (journal, damaged) = Journal::open(&dir.join("state")).expect("the journal opens");
     let damaged = damaged.iter().map(ToString::to_string).collect();
     let platform = Platform { release: "6.1".into(), attached_by: AttachedBy::Clsact, lacks: Vec::new() };
-    let node = Node { name: "n1".into(), mtu: 1400, platform, problems: Box::new(Vec::new), damaged };
+    let (name, problems, metrics) = ("n1".into(), Box::new(Vec::new), Metrics::default());
+    let node = Node { name, mtu: 1400, platform, problems, damaged, metrics };
     let objects = Objects::open(&dir.join("store")).expect("a store");
     let world = World::new("n1".into(), false);
     let allocator = Allocator::new(objects, "n1".into());

@@ -6,18 +6,11 @@
 use crate::tables::StoreError;
 use abi::{ConntrackEntry, FlowKey, conntrack::seconds_of, maps};
 use aya::maps::{HashMap, MapData, MapError};
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::BTreeSet;
 
 /// The map.
 #[derive(Debug)]
-pub struct Conntrack {
-    map: HashMap<MapData, FlowKey, ConntrackEntry>,
-    /// The most entries that were ever seen.
-    most: AtomicU64,
-}
+pub struct Conntrack(HashMap<MapData, FlowKey, ConntrackEntry>);
 
 /// What the programs stamp flows with at this moment.
 #[must_use]
@@ -36,7 +29,7 @@ impl Conntrack {
     /// Over the map.
     #[must_use]
     pub fn new(map: HashMap<MapData, FlowKey, ConntrackEntry>) -> Self {
-        Self { map, most: AtomicU64::new(0) }
+        Self(map)
     }
 
     /// All flows, those that vanish meanwhile left out.
@@ -45,21 +38,15 @@ impl Conntrack {
     /// The map cannot be read.
     pub fn flows(&self) -> Result<Vec<(FlowKey, ConntrackEntry)>, StoreError> {
         let mut flows = Vec::new();
-        for key in self.map.keys() {
+        for key in self.0.keys() {
             let key = key.map_err(|error| failed(&error))?;
-            match self.map.get(&key, 0) {
+            match self.0.get(&key, 0) {
                 Ok(entry) => flows.push((key, entry)),
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(failed(&error)),
             }
         }
-        self.saw(u64::try_from(flows.len()).unwrap_or(u64::MAX));
         Ok(flows)
-    }
-
-    /// So many entries were seen at once; gives the most that ever were, expired ones included.
-    pub fn saw(&self, entries: u64) -> u64 {
-        self.most.fetch_max(entries, Ordering::Relaxed).max(entries)
     }
 
     /// Deletes what has expired; says how many.
@@ -83,6 +70,6 @@ impl Conntrack {
 
     fn delete(&mut self, dead: impl Fn(&FlowKey, &ConntrackEntry) -> bool) -> Result<usize, StoreError> {
         let dead: Vec<_> = self.flows()?.into_iter().filter(|(key, entry)| dead(key, entry)).collect();
-        Ok(dead.iter().filter(|(key, _)| self.map.remove(key).is_ok()).count())
+        Ok(dead.iter().filter(|(key, _)| self.0.remove(key).is_ok()).count())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     report::Reporter,
     tables::{KernelStore, Sizes, StoreError, Tables},
     twin, uplink,
-    usage::{Usage, usages},
+    usage::{Filled, Usage, filled, usages},
 };
 use abi::{endpoint::GATEWAY_MAC, rules::HIT_NONE};
 use calc::Desired;
@@ -191,7 +191,13 @@ impl Dataplane {
     /// # Errors
     /// A map cannot be read.
     pub fn usages(&self) -> Result<Vec<Usage>, StoreError> {
-        usages(&self.node.tables, &self.gauges)
+        usages(&self.filled(), &self.gauges)
+    }
+
+    /// How much of the maps commits have filled.
+    #[must_use]
+    pub fn filled(&self) -> Vec<Filled> {
+        filled(&self.node.tables)
     }
 
     /// Spans whose rules share one counter, because `HITS` was full when they were compiled.

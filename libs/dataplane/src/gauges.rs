@@ -7,6 +7,7 @@ use crate::{
     bpf::{self, Bytes},
     pins,
     tables::StoreError,
+    usage::Filled,
 };
 use abi::{
     DropReason,
@@ -19,11 +20,16 @@ use std::{
     fmt,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 
 /// Handles of all maps.
 #[derive(Debug)]
-pub struct Gauges(BTreeMap<&'static str, (MapData, MapInfo)>);
+pub struct Gauges {
+    held: BTreeMap<&'static str, (MapData, MapInfo)>,
+    /// The most entries of the programs' own that these gauges have shown.
+    peaks: Mutex<BTreeMap<&'static str, u64>>,
+}
 
 /// One map as the kernel has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +58,7 @@ impl Gauges {
             let info = data.info().map_err(|error| failed(spec.name, error))?;
             Ok((spec.name, (data, info)))
         };
-        MAPS.iter().map(open).collect::<Result<_, _>>().map(Self)
+        Ok(Self { held: MAPS.iter().map(open).collect::<Result<_, _>>()?, peaks: Mutex::default() })
     }
 
     /// Every map.
@@ -72,8 +78,15 @@ impl Gauges {
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn made_by_programs(&self) -> Result<Vec<(&'static MapSpec, u64)>, StoreError> {
-        [&maps::CONNTRACK, &maps::FRAGMENTS].into_iter().map(|map| Ok((map, self.count(map)?))).collect()
+    pub fn filled_by_programs(&self) -> Result<Vec<Filled>, StoreError> {
+        let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filled = |map: &'static MapSpec| {
+            let used = self.count(map)?;
+            let peak = peaks.entry(map.name).or_default();
+            *peak = used.max(*peak);
+            Ok(Filled { map, used, peak: *peak })
+        };
+        [&maps::CONNTRACK, &maps::FRAGMENTS].into_iter().map(&mut filled).collect()
     }
 
     /// Dropped packets by reason, over all endpoints, those that are gone included.
@@ -106,6 +119,6 @@ impl Gauges {
     }
 
     fn held(&self, map: &'static MapSpec) -> Result<&(MapData, MapInfo), StoreError> {
-        self.0.get(map.name).ok_or_else(|| failed(map.name, "it is not held"))
+        self.held.get(map.name).ok_or_else(|| failed(map.name, "it is not held"))
     }
 }

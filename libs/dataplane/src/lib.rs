@@ -35,4 +35,4 @@ pub use laps::Laps;
 pub use platform::{Attach, AttachedBy, Platform};
 pub use question::{Question, TwinAnswer};
 pub use tables::{SizeError, Sizes, StoreError};
-pub use usage::Usage;
+pub use usage::{Filled, Usage, usages};

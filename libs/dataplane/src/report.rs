@@ -7,7 +7,7 @@ use crate::{
     ReportError, conntrack,
     gauges::Gauges,
     tables::{KernelStore, StoreError, Tables, image::Image, names::Names},
-    usage::{Usage, usages},
+    usage::{Usage, filled, usages},
 };
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
@@ -235,7 +235,7 @@ impl<'a> Reporter<'a> {
 
     /// Every map, and their memory together.
     fn capacity(&self) -> Result<Vec<Value>, StoreError> {
-        let usages = usages(self.tables, self.gauges)?;
+        let usages = usages(&filled(self.tables), self.gauges)?;
         let row = |usage: &Usage| {
             json!({
                 "map": usage.map.name,

@@ -5,9 +5,20 @@
 
 use crate::{
     gauges::Gauges,
-    tables::{KernelStore, Need, StoreError, Tables},
+    tables::{Need, Store, StoreError, Tables},
 };
 use abi::maps::{self, MapSpec, Sizing};
+
+/// How much of a map is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// Which.
+    pub map: &'static MapSpec,
+    /// Entries in use, or for arrays the end of what is in use.
+    pub used: u64,
+    /// The most that were since the agent started.
+    pub peak: u64,
+}
 
 /// One map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,24 +60,22 @@ impl Usage {
     }
 }
 
-/// Every map at this moment.
+/// What commits filled.
+pub fn filled<S: Store>(tables: &Tables<S>) -> Vec<Filled> {
+    let filled = |Need { map, entries }| Filled { map, used: entries, peak: tables.peak(map).max(entries) };
+    tables.needs().into_iter().map(filled).collect()
+}
+
+/// Every map at this moment: what commits filled as it was told, what programs fill as the kernel says.
 ///
 /// # Errors
 /// A map cannot be read.
-pub fn usages(tables: &Tables<KernelStore>, gauges: &Gauges) -> Result<Vec<Usage>, StoreError> {
-    let committed = tables.needs();
-    let made = gauges.made_by_programs()?;
-    let peak_of = |map: &MapSpec, entries| {
-        if map.name == maps::CONNTRACK.name { tables.store().conntrack.saw(entries) } else { entries }
-    };
+pub fn usages(by_commits: &[Filled], gauges: &Gauges) -> Result<Vec<Usage>, StoreError> {
+    let by_programs = gauges.filled_by_programs()?;
     let usage = |gauge: crate::gauges::MapGauge| {
         let map = gauge.map;
-        let by_commits = committed.iter().find(|need| need.map.name == map.name);
-        let by_commits = by_commits.map(|Need { entries, .. }| (*entries, tables.peak(map)));
-        let by_programs = made.iter().find(|(made, _)| made.name == map.name).map(|(_, entries)| *entries);
-        let by_programs = by_programs.map(|used| (used, peak_of(map, used)));
-        let seen = by_commits.or(by_programs);
-        let (used, peak) = (seen.map(|(used, _)| used), seen.map(|(used, peak)| used.max(peak)));
+        let filled = by_commits.iter().chain(&by_programs).find(|filled| filled.map.name == map.name);
+        let (used, peak) = (filled.map(|filled| filled.used), filled.map(|filled| filled.peak));
         Usage { map, used, peak, size: gauge.size, memory: gauge.memory }
     };
     Ok(gauges.maps()?.into_iter().map(usage).collect())

@@ -1,0 +1,84 @@
+//! The families of metrics, in the order in which they are written.
+//! In: what was told, and the maps. Out: samples.
+//! Invariant: a map that cannot be read costs its samples, not the others'; the scrape says so.
+//! Never: a name that docs/operate.md does not have.
+
+use super::{
+    Told,
+    text::{Kind, Text},
+};
+use dataplane::{Filled, Gauges, Usage, usages};
+
+/// What the kernel says.
+pub fn of_maps(text: &mut Text, gauges: &Gauges, filled: &[Filled]) {
+    let mut errors = 0u64;
+    let mut known = |error| {
+        tracing::debug!("metrics: {error}");
+        errors += 1;
+    };
+    let usages = usages(filled, gauges).map_err(&mut known).unwrap_or_default();
+    let drops = gauges.drops().map_err(&mut known).unwrap_or_default();
+    let mut each = |name, help, value: &dyn Fn(&Usage) -> Option<f64>| {
+        text.family(name, Kind::Gauge, help);
+        for usage in &usages {
+            if let Some(value) = value(usage) {
+                text.value(&[("map", usage.map.name)], value);
+            }
+        }
+    };
+    each("tortie_map_entries", "Entries of a kernel map in use.", &|usage| usage.used.map(real));
+    each("tortie_map_entries_peak", "The most entries in use since the agent started.", &|usage| usage.peak.map(real));
+    each("tortie_map_entries_max", "Entries that fit into a kernel map.", &|usage| Some(usage.size.into()));
+    each("tortie_map_pressure_ratio", "The part of a kernel map that is in use, 0 to 1.", &Usage::ratio);
+    each("tortie_map_memory_bytes", "Kernel memory that a map is charged for.", &|usage| Some(real(usage.memory)));
+    text.family("tortie_map_read_errors", Kind::Gauge, "Kernel maps that this scrape could not read.");
+    text.value(&[], errors);
+    text.family("tortie_drops_total", Kind::Counter, "Packets dropped on this node since its tables were made.");
+    for (reason, packets) in drops {
+        text.value(&[("reason", reason.as_str())], packets);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts and bytes are far below 2^52")]
+fn real(value: u64) -> f64 {
+    value as f64
+}
+
+/// What the agent counted.
+pub fn of_agent(text: &mut Text, told: &Told) {
+    let node = &told.node;
+    text.family("tortie_build_info", Kind::Gauge, "The agent's version.");
+    text.value(&[("version", env!("CARGO_PKG_VERSION"))], 1u64);
+    text.family("tortie_ready", Kind::Gauge, "Whether the datastore was read and what it says was tried.");
+    text.value(&[], node.ready);
+    text.family("tortie_generation", Kind::Gauge, "The generation in force.").value(&[], node.generation);
+    text.family("tortie_endpoints", Kind::Gauge, "Endpoints in force.").value(&[], node.endpoints);
+    text.family("tortie_not_in_force", Kind::Gauge, "Items that are not as wanted; `tortie show status` names them.");
+    text.value(&[], node.not_in_force);
+    text.family("tortie_problems", Kind::Gauge, "What cannot be read; `tortie show status` names it.");
+    text.value(&[("kind", "manifest")], node.problems).value(&[("kind", "record")], node.damaged);
+    text.family("tortie_rules_uncounted", Kind::Gauge, "Compiled rules that share one counter, because HITS is full.");
+    text.value(&[], told.fullness.uncounted);
+    text.family(
+        "tortie_revision_refused",
+        Kind::Gauge,
+        "Whether what is wanted does not fit and an older revision is in force.",
+    );
+    text.value(&[], node.refused);
+    text.family("tortie_refused_revisions_total", Kind::Counter, "Revisions that did not fit, each counted once.");
+    text.value(&[], told.refused);
+    text.family("tortie_commits_total", Kind::Counter, "Commits that had something to change, repeated ones included.");
+    for result in ["failed", "in-force", "refused"] {
+        text.value(&[("result", result)], told.commits.get(result).copied().unwrap_or_default());
+    }
+    let help = "Time to put a revision in force, interfaces and routes included.";
+    text.family("tortie_commit_duration_seconds", Kind::Histogram, help).durations(&[], &told.commit_times);
+    text.family("tortie_cni_requests_total", Kind::Counter, "Requests on the socket; code 0 is done.");
+    for ((operation, code), count) in &told.requests {
+        text.value(&[("operation", operation), ("code", &code.to_string())], *count);
+    }
+    text.family("tortie_cni_request_duration_seconds", Kind::Histogram, "Time to answer a request on the socket.");
+    for (operation, times) in &told.request_times {
+        text.durations(&[("operation", operation)], times);
+    }
+}

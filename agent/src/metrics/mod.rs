@@ -1,0 +1,160 @@
+//! Metrics over HTTP: what the agent did, and how full the kernel's tables are.
+//! In: what the owner and the socket tell, and the maps themselves. Out: `/metrics`, for Prometheus.
+//! Invariant: a scrape never waits for the owner; drops are the kernel's own count and survive the agent.
+//! Never: a label whose values the cluster's size decides.
+
+mod families;
+mod process;
+mod text;
+
+use crate::{
+    http::{self, Page},
+    kernel::Fullness,
+};
+use cni::protocol::{Operation, Reply};
+use dataplane::{Commit, Gauges};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+use text::{Durations, Text};
+
+/// Where metrics are asked.
+const PATH: &str = "/metrics";
+
+/// What the agent counted and last said of itself.
+#[derive(Clone, Debug)]
+struct Told {
+    started: SystemTime,
+    node: NodeState,
+    fullness: Fullness,
+    /// The generation at which the maps were so full.
+    fullness_of: Option<u64>,
+    commits: BTreeMap<&'static str, u64>,
+    commit_times: Durations,
+    refused: u64,
+    requests: BTreeMap<(&'static str, u32), u64>,
+    request_times: BTreeMap<&'static str, Durations>,
+}
+
+/// The node as its owner last saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// The datastore was read and resolved.
+    pub ready: bool,
+    /// In force.
+    pub generation: u64,
+    /// Endpoints in force.
+    pub endpoints: usize,
+    /// Items that are not as wanted.
+    pub not_in_force: usize,
+    /// What is wrong with manifests.
+    pub problems: usize,
+    /// Records of attachments that cannot be read.
+    pub damaged: usize,
+    /// The revision that is wanted does not fit.
+    pub refused: bool,
+}
+
+/// Where everybody tells what happened; clones share it.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Mutex<Told>>);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Told {
+            started: SystemTime::now(),
+            node: NodeState::default(),
+            fullness: Fullness::default(),
+            fullness_of: None,
+            commits: BTreeMap::new(),
+            commit_times: Durations::default(),
+            refused: 0,
+            requests: BTreeMap::new(),
+            request_times: BTreeMap::new(),
+        })))
+    }
+}
+
+impl Metrics {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A revision was wanted; `is_new`: it was not tried before.
+    pub fn committed(&self, commit: Commit, took: Duration, is_new: bool) {
+        let mut told = self.told();
+        let result = match commit {
+            Commit::Unchanged => return,
+            Commit::InForce => "in-force",
+            Commit::Refused => "refused",
+            Commit::Failed => "failed",
+        };
+        *told.commits.entry(result).or_default() += 1;
+        if commit == Commit::InForce {
+            told.commit_times.add(took.as_secs_f64());
+        }
+        told.refused += u64::from(commit == Commit::Refused && is_new);
+    }
+
+    /// A request on the socket was answered.
+    pub fn answered(&self, operation: &'static str, reply: &Reply, took: Duration) {
+        let code = reply.as_ref().err().map_or(0, |fault| fault.code);
+        let mut told = self.told();
+        *told.requests.entry((operation, code)).or_default() += 1;
+        told.request_times.entry(operation).or_default().add(took.as_secs_f64());
+    }
+
+    /// The node is so now, and the maps that commits fill are so full, if that is another than was told last.
+    pub fn is_now(&self, node: NodeState, fullness: Option<Fullness>) {
+        let mut told = self.told();
+        if let Some(fullness) = fullness {
+            (told.fullness_of, told.fullness) = (Some(node.generation), fullness);
+        }
+        told.node = node;
+    }
+
+    /// Whether what was told last of the maps is of another generation.
+    pub fn has_moved_on(&self, generation: u64) -> bool {
+        self.told().fullness_of != Some(generation)
+    }
+
+    /// Answers at `address` from now on, with these handles of the kernel's maps; says where, for port 0.
+    pub fn serve(&self, address: SocketAddr, gauges: Gauges) -> io::Result<SocketAddr> {
+        let metrics = self.clone();
+        http::serve("metrics", address, move |request| {
+            if request.path != PATH {
+                return Page::line("404 Not Found", "there is /metrics");
+            }
+            let open = request.says("accept", "application/openmetrics-text");
+            let text = metrics.text(Text::new(open), &gauges);
+            Page { status: "200 OK", kind: Text::content_type(open), text }
+        })
+    }
+
+    fn text(&self, mut text: Text, gauges: &Gauges) -> String {
+        // The maps are read while nobody has to wait for the lock.
+        let told = self.told().clone();
+        families::of_maps(&mut text, gauges, &told.fullness.maps);
+        families::of_agent(&mut text, &told);
+        process::write(&mut text, told.started);
+        text.end()
+    }
+}
+
+/// What an operation is called.
+pub fn name(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Prepare(_) => "prepare",
+        Operation::Commit { .. } => "commit",
+        Operation::Abort { .. } => "abort",
+        Operation::Check { .. } => "check",
+        Operation::Del { .. } => "del",
+        Operation::Gc { .. } => "gc",
+        Operation::Status { .. } => "status",
+        Operation::Query(_) => "query",
+    }
+}
