@@ -15,7 +15,7 @@ use abi::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
-    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs},
 };
 use calc::World;
 use dataplane::{Applied, Attach, Dataplane, Options, Sizes};
@@ -73,7 +73,9 @@ pub struct Seen {
 /// A node with its pods' interfaces, and the programs over its tables.
 pub struct Kernel {
     pub dataplane: Dataplane,
+    /// For its maps.
     programs: Ebpf,
+    loaded: BTreeMap<String, SchedClassifier>,
     indexes: BTreeMap<IfaceName, Ifindex>,
     slots: BTreeMap<u32, Actor>,
     actors: Vec<Actor>,
@@ -140,9 +142,10 @@ impl Kernel {
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);
         let dataplane = open(&directory, &sizes, attach);
-        let programs = programs(&bpffs(&directory), &sizes);
+        let programs = over_the_pins(&bpffs(&directory), &sizes);
+        let loaded = loaded(&programs);
         let (indexes, slots, actors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { dataplane, programs, indexes, slots, actors, pods, directory, sizes }
+        Self { dataplane, programs, loaded, indexes, slots, actors, pods, directory, sizes }
     }
 
     /// Another agent takes over, which attaches in this way.
@@ -247,8 +250,7 @@ impl Kernel {
 
     /// A loaded program, to be attached by somebody else.
     pub fn program(&self, name: &str) -> &SchedClassifier {
-        let program = self.programs.program(name).unwrap_or_else(|| panic!("no program {name}"));
-        program.try_into().expect("it is a classifier")
+        self.loaded.get(name).unwrap_or_else(|| panic!("no program {name}"))
     }
 
     /// Where the other ends of all interfaces are.
@@ -339,12 +341,11 @@ impl Kernel {
 
     /// Instructions that the verifier walked, by program.
     pub fn verified(&self) -> BTreeMap<String, u32> {
-        let counted = |(name, program): (&str, &Program)| {
-            let program: &SchedClassifier = program.try_into().expect("it is a classifier");
+        let counted = |(name, program): (&String, &SchedClassifier)| {
             let info = program.info().expect("the kernel tells of a loaded program");
-            (name.to_owned(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
+            (name.clone(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
         };
-        self.programs.programs().map(counted).collect()
+        self.loaded.iter().map(counted).collect()
     }
 
     /// Whose MAC this is: a pod's.
@@ -406,8 +407,8 @@ fn default_target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
-/// The programs once more, over the maps that the dataplane pinned.
-fn programs(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
+/// The object over the maps that the dataplane pinned: for the maps. Its programs are not loaded a second time.
+fn over_the_pins(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
     let object = object();
     let pins: Vec<_> =
         maps::MAPS.iter().map(|map| bpffs.join("maps").join(format!("{}-v{}", map.name, map.version))).collect();
@@ -419,12 +420,27 @@ fn programs(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
     for map in maps::MAPS {
         loader.map_max_entries(map.name, sizes.of(map));
     }
-    let mut programs = loader.load(&object).expect("the object loads over the pinned maps");
-    for (name, program) in programs.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().expect("every program is a classifier");
-        program.load().unwrap_or_else(|why| panic!("the kernel refuses {name}: {why}"));
+    loader.load(&object).expect("the object loads over the pinned maps")
+}
+
+/// The programs that the dataplane loaded: the verifier walks once, and what is tested is what is attached. Others on
+/// this machine have the same names, but not these maps.
+fn loaded(object: &Ebpf) -> BTreeMap<String, SchedClassifier> {
+    let Some(Map::Array(generation)) = object.map(maps::GENERATION.name) else { panic!("the generation is an array") };
+    let ours = generation.info().expect("the kernel tells of a map").id();
+    let mut loaded = BTreeMap::new();
+    // One of another test may be gone between its number and its description.
+    for info in loaded_programs().filter_map(Result::ok) {
+        if !info.map_ids().is_ok_and(|ids| ids.is_some_and(|ids| ids.contains(&ours))) {
+            continue;
+        }
+        // The kernel keeps fifteen letters of a name.
+        let is_it = |name: &&str| info.name_as_str() == name.get(..15).or(Some(name));
+        let (name, _) = object.programs().find(|(name, _)| is_it(name)).expect("it is one of the object's");
+        let program = SchedClassifier::from_program_info(info, name.to_owned().into()).expect("it is a classifier");
+        loaded.insert(name.to_owned(), program);
     }
-    programs
+    loaded
 }
 
 fn map<'a, T: TryFrom<&'a Map>>(programs: &'a Ebpf, spec: &maps::MapSpec) -> T
