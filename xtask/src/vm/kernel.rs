@@ -29,14 +29,24 @@ pub fn find(paths: &Paths, console: &Console, series: &str) -> Result<Kernel> {
         console.nothing_to_do(&format!("{name}: {release}, from {}", cache.display()));
         return Ok(unpacked(&cache, release));
     }
+    // Lists that are not there or old name no kernel, or one that the archive no longer has.
+    let release = match newest(offered(paths)?, series) {
+        Some(release) if fetch(paths, console, &cache, &release).is_ok() => release,
+        _ => fetch_with_fresh_lists(paths, console, &cache, series)?,
+    };
+    Ok(unpacked(&cache, release))
+}
+
+fn fetch_with_fresh_lists(paths: &Paths, console: &Console, cache: &Path, series: &str) -> Result<String> {
+    console.run("Debian packages: lists", paths.command("apt-get").arg("update"))?;
     let release = newest(offered(paths)?, series).with_context(|| {
         format!(
-            "apt knows no package linux-image-{series}*-cloud-amd64: run apt-get update; \
-             Debian 12 has 6.1, and 6.12 in its security suite"
+            "apt knows no package {PACKAGE}{series}.*{FLAVOUR}: Debian 12 has 6.1, and 6.12 in its security suite; \
+             on another release name a series that it has"
         )
     })?;
-    fetch(paths, console, &cache, &release)?;
-    Ok(unpacked(&cache, release))
+    fetch(paths, console, cache, &release)?;
+    Ok(release)
 }
 
 fn unpacked(cache: &Path, release: String) -> Kernel {
@@ -85,14 +95,18 @@ fn fetch(paths: &Paths, console: &Console, cache: &Path, release: &str) -> Resul
     let mut download = paths.command("apt-get");
     // As root apt fetches through a user that may not write here, and says so at length.
     download.current_dir(&fresh).args(["-o", "APT::Sandbox::User=root", "download", &package]);
-    console.run(&format!("{package}: download"), &mut download).context("run by hand: apt-get update")?;
+    console.run(&format!("{package}: download"), &mut download)?;
     let archive = fs::read_dir(&fresh)?.filter_map(Result::ok).map(|entry| entry.path()).next();
     let Some(archive) = archive else { bail!("apt-get download {package} left no file") };
     let mut unpack = paths.command("dpkg-deb");
     console.run(&format!("{package}: unpack"), unpack.arg("-x").arg(&archive).arg(&fresh))?;
     fs::remove_file(&archive)?;
     let place = cache.join(release);
-    fs::rename(&fresh, &place).with_context(|| format!("{}: cannot be moved into place", place.display()))
+    match fs::rename(&fresh, &place) {
+        // Another run was faster.
+        Err(_) if place.exists() => fs::remove_dir_all(&fresh).context("removing a second download"),
+        moved => moved.with_context(|| format!("{}: cannot be moved into place", place.display())),
+    }
 }
 
 #[cfg(test)]
