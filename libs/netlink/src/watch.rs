@@ -1,5 +1,5 @@
 //! What changes in the kernel's network, as it changes.
-//! In: the kernel's notifications for links, addresses, routes and neighbours. Out: one [`Event`] each.
+//! In: the kernel's notifications for links, addresses, routes, neighbours and queueing disciplines. Out: one [`Event`] each.
 //! Invariant: events that were lost are reported as [`Event::Lost`]; the reader lists again.
 //! Never: ends by itself; blocks the kernel.
 
@@ -7,8 +7,12 @@ use crate::{
     Address, Error, Link, Neighbour, Reason, Route, address::address_of, link::link_of, neighbour::neighbour_of,
     route::route_of, socket::messages,
 };
+use model::Ifindex;
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage as Message,
+    route::{RouteFlags, RouteHeader, RouteType},
+};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::net::sockopt;
 use std::{
@@ -16,8 +20,9 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-/// Multicast groups (rtnetlink's `RTNLGRP_*`): link, neighbour, IPv4 address and route, IPv6 address and route.
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Multicast groups (rtnetlink's `RTNLGRP_*`): link, neighbour, traffic control, IPv4 address and route, IPv6 address and
+/// route.
+const GROUPS: [u32; 7] = [1, 3, 4, 5, 7, 9, 11];
 /// Room for bursts, such as a hundred links made at once.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -40,6 +45,8 @@ pub enum Event {
     Neighbour(Neighbour),
     /// A neighbour is gone.
     NeighbourGone(Neighbour),
+    /// A queueing discipline of this interface came or went. The link's own event does not follow: ask for the link.
+    Queue(Ifindex),
     /// Some events did not fit or could not be read: list what you need again.
     Lost,
 }
@@ -68,16 +75,35 @@ impl Watch {
         Ok(Self { inner, waiting: VecDeque::new() })
     }
 
-    /// Waits for the next datagram and takes it apart.
-    fn receive(&mut self) -> Result<(), Error> {
+    /// All that has happened up to now, without waiting: the kernel queues an event before it answers who caused it.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn so_far(&mut self) -> Result<Vec<Event>, Error> {
+        let blocking = |watch: &Self, yes: bool| {
+            let set = watch.inner.set_non_blocking(!yes);
+            set.map_err(|error| Error::new("receive", "network events", error))
+        };
+        blocking(self, false)?;
+        let mut received = Ok(true);
+        while let Ok(true) = received {
+            received = self.receive();
+        }
+        blocking(self, true)?;
+        received.map(|_| self.waiting.drain(..).collect())
+    }
+
+    /// Takes the next datagram apart. `false`: there is none, and the socket does not wait.
+    fn receive(&mut self) -> Result<bool, Error> {
         let lost = rustix::io::Errno::NOBUFS.raw_os_error();
         match self.inner.recv_from_full() {
             Ok((bytes, _)) => self.waiting.extend(events(&bytes)),
             Err(error) if error.raw_os_error() == Some(lost) => self.waiting.push_back(Event::Lost),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(Error::new("receive", "network events", Reason::Kernel(error))),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -116,14 +142,34 @@ fn events(bytes: &[u8]) -> Vec<Event> {
 
 fn event_of(message: &Message) -> Option<Event> {
     match message {
+        // A port's messages to its bridge are not about the link itself.
+        Message::NewLink(head) | Message::DelLink(head) if head.header.interface_family == AddressFamily::Bridge => {
+            None
+        }
         Message::NewLink(_) => link_of(message).map(Event::Link),
         Message::DelLink(_) => link_of(message).map(Event::LinkGone),
         Message::NewAddress(_) => address_of(message).map(Event::Address),
         Message::DelAddress(_) => address_of(message).map(Event::AddressGone),
-        Message::NewRoute(_) => route_of(message).map(Event::Route),
+        Message::NewRoute(head) => {
+            // A blackhole or a multipath route may have taken the place of one to a single host.
+            let strange = || is_to_one_host(&head.header).then_some(Event::Lost);
+            route_of(message).map(Event::Route).or_else(strange)
+        }
         Message::DelRoute(_) => route_of(message).map(Event::RouteGone),
         Message::NewNeighbour(_) => neighbour_of(message).map(Event::Neighbour),
         Message::DelNeighbour(_) => neighbour_of(message).map(Event::NeighbourGone),
+        Message::NewQueueDiscipline(head) | Message::DelQueueDiscipline(head) => {
+            u32::try_from(head.header.index).ok().map(|index| Event::Queue(Ifindex(index)))
+        }
         _ => None,
     }
+}
+
+/// Made by somebody, unlike local, broadcast and cached routes, which the kernel makes beside the addresses.
+fn is_to_one_host(header: &RouteHeader) -> bool {
+    let whole = if header.address_family == AddressFamily::Inet { 32 } else { 128 };
+    let kernels = [RouteType::Local, RouteType::Broadcast, RouteType::Anycast, RouteType::Multicast];
+    header.destination_prefix_length == whole
+        && !kernels.contains(&header.kind)
+        && !header.flags.contains(RouteFlags::Cloned)
 }

@@ -334,3 +334,36 @@ fn a_clsact_is_made_once_listed_and_taken_away_once() {
         assert!(socket.add_clsact(Ifindex(4711)).expect_err("no such link").is_absent());
     });
 }
+
+#[test]
+fn a_watch_tells_without_waiting_what_has_happened_so_far() {
+    let pair = Pair::new();
+    let mut watch = namespace::inside(&pair.host, watch::Watch::open).expect("inside").expect("a watch");
+    assert_eq!(watch.so_far().expect("an answer"), [], "nothing has happened");
+    let route = |interface| Route {
+        destination: "10.65.0.2/32".parse().expect("a network"),
+        interface,
+        gateway: None,
+        protocol: 84,
+        scope: Scope::Link,
+        table: MAIN_TABLE,
+        on_link: false,
+    };
+    let made = pair.on_host(|socket| {
+        let made = route(up(socket, "cali0"));
+        socket.replace_route(&made).expect("a route");
+        made
+    });
+    // Events of our own changes are there when the change is.
+    assert!(watch.so_far().expect("an answer").contains(&watch::Event::Route(made.clone())));
+    pair.on_host(|_| run("tc qdisc add dev cali0 root tbf rate 1gbit burst 64kb latency 50ms"));
+    assert!(watch.so_far().expect("an answer").contains(&watch::Event::Queue(made.interface)));
+    pair.on_host(|_| run("ip route replace blackhole 10.65.0.2/32"));
+    assert!(watch.so_far().expect("an answer").contains(&watch::Event::Lost), "no route of ours is left there");
+}
+
+fn run(line: &str) {
+    let mut words = line.split_whitespace();
+    let mut command = std::process::Command::new(words.next().expect("a program"));
+    assert!(command.args(words).status().expect("iproute2 is installed").success(), "{line}");
+}
