@@ -5,7 +5,7 @@
 
 use calc::Desired;
 use cni::name::host_interface_alias;
-use dataplane::{Applied, Dataplane, Filled, Question, ReportError, TwinAnswer, TwinError};
+use dataplane::{Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, TwinAnswer, TwinError};
 use model::{Attachment, AttachmentId};
 use netlink::{Link, Socket};
 use serde_json::Value;
@@ -23,6 +23,8 @@ pub struct Fullness {
 pub trait Kernel {
     /// Makes the kernel so.
     fn apply(&mut self, desired: &Desired) -> Applied;
+    /// Puts back what other hands changed of it.
+    fn look(&mut self, desired: &Desired, extent: Extent) -> Looked;
     /// Takes away what the last `apply` replaced.
     fn settle(&mut self);
     /// Whether an endpoint is completely in force.
@@ -44,6 +46,10 @@ pub trait Kernel {
 impl Kernel for Dataplane {
     fn apply(&mut self, desired: &Desired) -> Applied {
         self.apply(desired)
+    }
+
+    fn look(&mut self, desired: &Desired, extent: Extent) -> Looked {
+        self.look(desired, extent)
     }
 
     fn settle(&mut self) {

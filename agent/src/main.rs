@@ -6,6 +6,7 @@
 
 mod allocate;
 mod config;
+mod drift;
 mod explain;
 mod health;
 mod http;

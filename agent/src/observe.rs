@@ -1,8 +1,9 @@
 //! What this host is, as the kernel says: its addresses, its uplink, its interfaces.
-//! In: netlink. Out: sets of addresses, as they change.
-//! Invariant: a change that was missed is found again, because every change lists everything anew.
-//! Never: decides what the addresses mean; counts loopback and link-local ones.
+//! In: netlink. Out: sets of addresses, as they change; a word when something else changed that pods depend on.
+//! Invariant: a change that was missed is found again, because every change of addresses lists them all anew.
+//! Never: decides what a change means; counts loopback and link-local addresses.
 
+use model::Cidr;
 use netlink::{
     Error, Link, MAIN_TABLE, Route, Socket,
     watch::{Event, Watch},
@@ -41,15 +42,23 @@ pub fn uplink(socket: &mut Socket) -> Result<Option<Link>, Error> {
     }
 }
 
-/// Tells `changed` the host's addresses whenever they change; ends when it answers false.
-pub fn watch(mut changed: impl FnMut(BTreeSet<IpAddr>) -> bool + Send + 'static) -> std::io::Result<()> {
+/// What `watch` tells.
+pub enum Change {
+    /// The host's addresses are these now.
+    Addresses(BTreeSet<IpAddr>),
+    /// A link, route, neighbour or queueing discipline changed, perhaps one of ours.
+    Network,
+}
+
+/// Tells `changed` the host's addresses whenever they change, and of every other change; ends when it answers false.
+pub fn watch(mut changed: impl FnMut(Change) -> bool + Send + 'static) -> std::io::Result<()> {
     let run = move || {
         let mut last = None;
         loop {
             match follow(&mut last, &mut changed) {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::warn!("host addresses: {error}; trying again");
+                    tracing::warn!("the host's network: {error}; trying again");
                     thread::sleep(PAUSE);
                 }
             }
@@ -59,29 +68,42 @@ pub fn watch(mut changed: impl FnMut(BTreeSet<IpAddr>) -> bool + Send + 'static)
 }
 
 /// Listens first, then lists: what changes in between is not missed.
-fn follow(
-    last: &mut Option<BTreeSet<IpAddr>>,
-    changed: &mut impl FnMut(BTreeSet<IpAddr>) -> bool,
-) -> Result<(), Error> {
+fn follow(last: &mut Option<BTreeSet<IpAddr>>, changed: &mut impl FnMut(Change) -> bool) -> Result<(), Error> {
     let mut events = Watch::open()?;
     let mut socket = Socket::open()?;
     loop {
         let now = addresses(&mut socket)?;
         if last.as_ref() != Some(&now) {
             *last = Some(now.clone());
-            if !changed(now) {
+            if !changed(Change::Addresses(now)) {
                 return Ok(());
             }
         }
-        wait_for_address(&mut events)?;
-    }
-}
-
-fn wait_for_address(events: &mut Watch) -> Result<(), Error> {
-    for event in events {
-        if matches!(event?, Event::Address(_) | Event::AddressGone(_) | Event::Lost) {
+        if !until_address(&mut events, changed)? {
             return Ok(());
         }
     }
-    Ok(())
+}
+
+/// Whether to go on.
+fn until_address(events: &mut Watch, changed: &mut impl FnMut(Change) -> bool) -> Result<bool, Error> {
+    for event in events {
+        match event? {
+            Event::Address(_) | Event::AddressGone(_) => return Ok(true),
+            Event::Lost => return Ok(changed(Change::Network)),
+            event if is_of_interest(&event) && !changed(Change::Network) => return Ok(false),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a look is worth it. What is learnt about neighbours comes all day, and no permanent entry is changed by it.
+fn is_of_interest(event: &Event) -> bool {
+    match event {
+        Event::Neighbour(neighbour) => neighbour.permanent,
+        // Only routes to single hosts lead to pods.
+        Event::Route(route) | Event::RouteGone(route) => route.destination == Cidr::host(route.destination.network()),
+        _ => true,
+    }
 }

@@ -5,6 +5,7 @@
 
 use crate::{
     allocate::Allocator,
+    drift::Repairs,
     journal::Journal,
     kernel::Kernel,
     metrics::{Metrics, NodeState},
@@ -12,14 +13,14 @@ use crate::{
 };
 use calc::{Desired, World};
 use cni::protocol::{Operation, Reply};
-use dataplane::{Commit, Laps, Platform};
+use dataplane::{Applied, Commit, Extent, Laps, Platform};
 use datastore::Batch;
 use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::mpsc::SyncSender,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tracing::{info, warn};
 
@@ -29,6 +30,8 @@ pub enum Event {
     Updates(Batch),
     /// The host's addresses are these now.
     HostAddresses(BTreeSet<IpAddr>),
+    /// Something of the host's network changed that pods depend on: look soon.
+    Look,
     /// Somebody asks on the socket.
     Ask(Ask),
     /// An input that cannot be done without has ended.
@@ -86,6 +89,7 @@ pub struct Agent<K> {
     pub(crate) outcome: Outcome,
     /// Since when something that all pods share is not as wanted.
     pub(crate) limited: Option<Instant>,
+    pub(crate) repairs: Repairs,
     /// The World has changed since it was last resolved.
     pub(crate) changed: bool,
     /// Prepared attachments, and when no commit can follow any more.
@@ -114,6 +118,7 @@ impl<K: Kernel> Agent<K> {
             journal,
             outcome: Outcome::default(),
             limited: None,
+            repairs: Repairs::default(),
             changed: true,
             abandoned: BTreeMap::new(),
             desired: None,
@@ -146,7 +151,7 @@ impl<K: Kernel> Agent<K> {
                     self.changed = true;
                 }
                 Event::Ask(ask) => asks.push(ask),
-                Event::Broken(_) | Event::Stop => {}
+                Event::Look | Event::Broken(_) | Event::Stop => {}
             }
         }
         laps.lap("learn");
@@ -168,12 +173,26 @@ impl<K: Kernel> Agent<K> {
         tracing::debug!(target: "laps", asked, waited, %laps, "batch");
     }
 
-    /// What is done now and then: what drifted is put right, what expired is removed, what failed is tried again.
+    /// Puts back what other hands changed of what is in force; before anything is, there is nothing to look at.
+    pub fn look(&mut self, extent: Extent) {
+        let Some(desired) = self.desired.take() else { return };
+        let begun = Instant::now();
+        let mut looked = self.kernel.look(&desired, extent);
+        self.desired = Some(desired);
+        self.repairs.hear(&looked, extent);
+        if let Some(applied) = looked.applied.take() {
+            self.heed(applied, begun.elapsed());
+        }
+        self.kernel.settle();
+    }
+
+    /// What is done now and then: what failed is tried again, what expired is removed.
     pub fn tick(&mut self) {
         self.changed |= self.desired.is_none();
-        match self.desired.take() {
-            Some(desired) if !self.changed => self.apply(desired),
-            _ => self.apply_changes(),
+        let failed = !self.outcome.failed.is_empty();
+        match self.desired.take_if(|_| failed && !self.changed) {
+            Some(desired) => self.apply(desired),
+            None => self.apply_changes(),
         }
         self.kernel.settle();
         self.undo_abandoned();
@@ -254,8 +273,12 @@ impl<K: Kernel> Agent<K> {
     fn apply(&mut self, desired: Desired) {
         let begun = Instant::now();
         let applied = self.kernel.apply(&desired);
-        let (commit, took) = (applied.commit, begun.elapsed());
         self.desired = Some(desired);
+        self.heed(applied, begun.elapsed());
+    }
+
+    fn heed(&mut self, applied: Applied, took: Duration) {
+        let commit = applied.commit;
         self.limited = applied.limited.then(|| self.limited.unwrap_or_else(Instant::now));
         let failed = applied.failed.iter().map(|(item, error)| (item.clone(), error.to_string()));
         let failed = failed.collect();

@@ -10,13 +10,14 @@ use crate::{
     journal::{self, Journal},
     lock,
     metrics::Metrics,
-    object, observe,
+    object,
+    observe::{self, Change},
     owner::{Agent, Event, Node},
     serve,
 };
 use anyhow::{Result, bail};
 use calc::World;
-use dataplane::{Dataplane, Gauges};
+use dataplane::{Dataplane, Extent, Gauges};
 use datastore::{FileStore, Objects, Updates};
 use netlink::{Link, Socket};
 use std::{
@@ -29,8 +30,12 @@ use std::{
 };
 use tracing::{info, warn};
 
-/// Between two looks at what drifted, expired or failed.
+/// Between two looks at what expired or failed.
 const TICK: Duration = Duration::from_secs(5);
+/// Between two looks at everything that other hands may have changed.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at least, however much the kernel tells: a hundred links made at once are one change.
+const LOOK_REST: Duration = Duration::from_millis(50);
 /// Events that wait for the owner; more make their sender wait.
 const QUEUE: usize = 1024;
 /// Events taken in one batch.
@@ -42,6 +47,7 @@ const MTU: u32 = 1500;
 
 /// Runs the agent until a signal ends it.
 pub fn run(config: &Config) -> Result<()> {
+    raise_open_files();
     let _state = lock::lock(&config.state_dir)?;
     // Before anything is touched: an agent that has these pins keeps them.
     drop(lock::pins(&config.bpffs)?);
@@ -58,7 +64,13 @@ pub fn run(config: &Config) -> Result<()> {
     forward(updates, owner.clone())?;
     observe::watch({
         let owner = owner.clone();
-        move |addresses| owner.send(Event::HostAddresses(addresses)).is_ok()
+        move |change| {
+            let event = match change {
+                Change::Addresses(addresses) => Event::HostAddresses(addresses),
+                Change::Network => Event::Look,
+            };
+            owner.send(event).is_ok()
+        }
     })?;
     stop_on_signals(owner.clone())?;
     let metrics = agent.node.metrics.clone();
@@ -82,6 +94,15 @@ pub fn run(config: &Config) -> Result<()> {
 fn measure(metrics: &Metrics, address: SocketAddr, bpffs: &Path) -> Result<()> {
     metrics.serve(address, Gauges::open(bpffs)?)?;
     Ok(())
+}
+
+/// Two links a pod are held open, and 1024 descriptors are what a shell gives. What the limit forbids is met later.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!("open files stay limited: {error}");
+    }
 }
 
 fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
@@ -160,9 +181,13 @@ fn stop_on_signals(owner: SyncSender<Event>) -> Result<()> {
 
 fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Health) -> Result<()> {
     let mut tick = Instant::now() + TICK;
+    let mut looked = Instant::now();
+    let mut look = looked + LOOK;
+    // When to look at what the kernel told of.
+    let mut told = None;
     loop {
         health.beat(agent.ready());
-        match events.recv_timeout(tick.saturating_duration_since(Instant::now())) {
+        match events.recv_timeout(tick.min(look).min(told.unwrap_or(look)).saturating_duration_since(Instant::now())) {
             Ok(event) => {
                 let batch: Vec<_> = std::iter::once(event).chain(events.try_iter().take(BATCH)).collect();
                 if batch.iter().any(|event| matches!(event, Event::Stop)) {
@@ -172,10 +197,20 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
                 if let Some(Event::Broken(what)) = batch.iter().find(|event| matches!(event, Event::Broken(_))) {
                     bail!("{what}; start the agent again");
                 }
+                if batch.iter().any(|event| matches!(event, Event::Look)) {
+                    told.get_or_insert(looked + LOOK_REST);
+                }
                 agent.take(batch);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("all inputs have ended; start the agent again"),
+        }
+        let now = Instant::now();
+        if now >= look || told.is_some_and(|at| now >= at) {
+            agent.look(if now >= look { Extent::Everything } else { Extent::Told });
+            looked = Instant::now();
+            look = if now >= look { looked + LOOK } else { look };
+            told = None;
         }
         if Instant::now() >= tick {
             agent.tick();

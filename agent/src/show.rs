@@ -22,7 +22,7 @@ const ORDER: &str = "node version kernel attachment kernelLacks inSync class rul
     sourcePort sourcePod destination destinationPort destinationPod state direction judged decides \
     reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors nets members endpoints attachments pods namespaces policies \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
-    problems damagedRecords";
+    driftRepaired problems damagedRecords";
 /// Numbers of the programs' own, for who debugs them: in JSON and YAML only.
 const INTERNAL: [&str; 6] = ["slot", "hit", "ifindex", "revision", "ingressRuleSet", "egressRuleSet"];
 /// Items of a list that are printed in a table; a class may have thousands of members.

@@ -124,6 +124,40 @@ fn own_2_no_frame_slips_through_while_programs_and_ways_of_attachment_are_replac
 }
 
 #[test]
+fn what_others_take_from_a_hook_is_put_back_whatever_the_way_of_attachment() {
+    on_a_node(|| {
+        for attach in ways() {
+            let mut kernel = Kernel::attached(attach);
+            kernel.commit(&scenario());
+            let (before, index) = (attached(&kernel), kernel.index(&interface(CLIENT)));
+            assert_eq!(kernel.look(&scenario()), Vec::<String>::new(), "{attach:?}: nobody touched it");
+            if attach == Attach::Tcx {
+                kernel.detach_link(index, "from_workload");
+            } else {
+                let name = "tortie/from_workload".to_owned();
+                let ours =
+                    Filter { interface: index, side: Side::Ingress, priority: 1, handle: 84, name, program: None };
+                assert!(Socket::open().and_then(|mut socket| socket.delete_filter(&ours)).expect("an answer"));
+            }
+            assert_ne!(attached(&kernel), before, "{attach:?}: the harm is seen");
+            let found = kernel.look(&scenario());
+            assert!(matches!(&found[..], [text] if text.contains("from_workload")), "{attach:?}: {found:?}");
+            assert_eq!(attached(&kernel), before, "{attach:?}");
+            assert_eq!(kernel.look(&scenario()), Vec::<String>::new(), "{attach:?}: put back once");
+            return_to_nothing();
+        }
+    });
+}
+
+/// The next node of the same test starts without this one's interfaces.
+fn return_to_nothing() {
+    let mut socket = Socket::open().expect("netlink answers");
+    for link in socket.links().expect("links are listed").iter().filter(|link| link.name.0 != "lo") {
+        socket.delete_link(link.index).expect("a link can be deleted");
+    }
+}
+
+#[test]
 fn cleanup_takes_our_filters_and_a_clsact_only_if_it_is_ours_and_nobody_else_uses_it() {
     // Whether others made the uplink's clsact, and whether they have a filter on it.
     for (made, used, left) in [(false, false, 0), (false, true, 1), (true, false, 1), (true, true, 1)] {

@@ -18,7 +18,7 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs},
 };
 use calc::World;
-use dataplane::{Applied, Attach, Dataplane, Options, Sizes};
+use dataplane::{Applied, Attach, Dataplane, Extent, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{Socket, namespace};
 use std::{
@@ -185,6 +185,23 @@ impl Kernel {
         applied
     }
 
+    /// What an agent does now and then: says what it put back.
+    pub fn look(&mut self, scenario: &Scenario) -> Vec<String> {
+        let world = scenario.world();
+        let looked =
+            self.dataplane.look(&calc::desired(world.in_sync().expect("the world is complete")), Extent::Everything);
+        self.dataplane.settle();
+        assert!(looked.failed.is_empty(), "{:?}", looked.failed);
+        looked.repaired.into_iter().map(|drift| drift.found).collect()
+    }
+
+    /// Detaches a link as anybody may, by its pin.
+    pub fn detach_link(&self, index: Ifindex, program: &str) {
+        let pin = bpffs(&self.directory).join("links").join(format!("{}-{program}", index.0));
+        let status = std::process::Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).status();
+        assert!(status.expect("bpftool is installed").success(), "the link can be detached");
+    }
+
     /// What an agent does with a World.
     pub fn put_in_force(&mut self, world: &World) {
         let desired = calc::desired(world.in_sync().expect("the world is complete"));
@@ -271,13 +288,23 @@ impl Kernel {
 
     fn run_by(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> Ran {
         let TestRun { result, bytes, mark, .. } = self.test_run(program, interface, by, bytes);
-        let action = match result {
-            0xffff_ffff => Action::PassOn,
-            2 => Action::Drop,
-            7 => Action::Redirect,
-            other => panic!("{program} returned {other}"),
-        };
-        Ran { action, bytes, mark }
+        Ran { action: action_of(program, result), bytes, mark }
+    }
+
+    /// Runs the live program of a hook on the same packet many times; says what it did the last time.
+    pub fn repeat(&mut self, hook: Hook, bytes: &[u8], times: u32) -> Action {
+        let (program, interface, by) = program_of(hook);
+        action_of(program, self.test_run_times(program, &interface, by.as_ref(), bytes, times).result)
+    }
+
+    /// Where the maps are pinned.
+    pub fn maps(&self) -> PathBuf {
+        bpffs(&self.directory).join("maps")
+    }
+
+    /// The indexes of all interfaces.
+    pub fn interfaces(&self) -> BTreeMap<IfaceName, u32> {
+        self.indexes.iter().map(|(name, index)| (name.clone(), index.0)).collect()
     }
 
     /// Runs the dry twin of a hook.
@@ -293,6 +320,17 @@ impl Kernel {
     }
 
     fn test_run(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> TestRun {
+        self.test_run_times(program, interface, by, bytes, 1)
+    }
+
+    fn test_run_times(
+        &mut self,
+        program: &str,
+        interface: &IfaceName,
+        by: Option<&IfaceName>,
+        bytes: &[u8],
+        times: u32,
+    ) -> TestRun {
         let mut context = [0; SK_BUFF];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&self.index_of(interface));
         context[MARK..MARK + 4].copy_from_slice(&7u32.to_ne_bytes());
@@ -307,6 +345,7 @@ impl Kernel {
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
         options.ctx_out = Some(&mut context_out);
+        options.repeat = times;
         let result = program.test_run(options).expect("the kernel runs the program");
         out.truncate(result.data_size_out as usize);
         let word = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().expect("four bytes"));
@@ -365,6 +404,15 @@ const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const CB: usize = 48;
+
+fn action_of(program: &str, result: u32) -> Action {
+    match result {
+        0xffff_ffff => Action::PassOn,
+        2 => Action::Drop,
+        7 => Action::Redirect,
+        other => panic!("{program} returned {other}"),
+    }
+}
 
 fn program_of(hook: Hook) -> (&'static str, IfaceName, Option<IfaceName>) {
     let uplink = || IfaceName(UPLINK.into());

@@ -19,6 +19,8 @@ pub mod raw;
 pub mod runtime;
 pub mod scrape;
 pub mod server;
+pub mod steady;
+pub mod tcx;
 pub mod traffic;
 pub mod wait;
 

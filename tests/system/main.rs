@@ -7,6 +7,7 @@ mod badinput;
 mod capacity;
 mod clean;
 mod cni;
+mod drift;
 mod kit;
 mod metrics;
 mod neighbour;

@@ -113,6 +113,7 @@ pub fn policy(id: &str, spec: &str) -> String {
     )
 }
 
-fn file_of(id: &str) -> String {
+/// The file that holds it.
+pub fn file_of(id: &str) -> String {
     format!("policy-{}", id.replace('/', "-"))
 }

@@ -29,7 +29,8 @@ pub fn query<K: Kernel>(agent: &Agent<K>, question: &Query) -> Reply {
 /// `show status`.
 fn state<K: Kernel>(agent: &Agent<K>) -> Value {
     let known = agent.world.status();
-    let failed: Vec<_> = agent.outcome.failed.iter().map(|(item, error)| format!("{item}: {error}")).collect();
+    let failed = agent.outcome.failed.iter().chain(agent.repairs.failed());
+    let failed: Vec<_> = failed.map(|(item, error)| format!("{item}: {error}")).collect();
     let host: Vec<_> = agent.world.host_addresses().iter().map(ToString::to_string).collect();
     json!({
         "node": agent.node.name,
@@ -47,6 +48,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "pools": known.pools,
         "hostAddresses": host,
         "notInForce": failed,
+        "driftRepaired": agent.repairs.rows(),
         "problems": (agent.node.problems)(),
         "damagedRecords": agent.node.damaged,
     })

@@ -12,7 +12,10 @@ use crate::{
 };
 use calc::{Desired, World};
 use cni::protocol::{Prepare, Prepared};
-use dataplane::{Applied, ApplyError, AttachedBy, Platform, Question, ReportError, TwinAnswer, TwinError};
+use dataplane::{
+    Applied, ApplyError, AttachedBy, Drift, DriftKind, Extent, Looked, Platform, Question, ReportError, TwinAnswer,
+    TwinError,
+};
 use datastore::Objects;
 use model::{Attachment, IfaceName, IpPool, Mac, PodId, Resource, Update};
 use serde_json::Value;
@@ -29,6 +32,7 @@ struct FakeKernel {
     broken: bool,
     stuck: bool,
     unwired: Vec<AttachmentId>,
+    looks: u32,
 }
 
 impl Kernel for FakeKernel {
@@ -45,6 +49,11 @@ impl Kernel for FakeKernel {
         }
         self.endpoints = wanted;
         Applied::default()
+    }
+    fn look(&mut self, desired: &Desired, _: Extent) -> Looked {
+        self.looks += 1;
+        let drift = Drift { kind: DriftKind::Route, found: format!("route {}", self.looks) };
+        Looked { repaired: vec![drift], applied: Some(self.apply(desired)), ..Looked::default() }
     }
     fn settle(&mut self) {}
     fn in_force(&self, id: &AttachmentId) -> bool {
@@ -501,7 +510,7 @@ fn cni_52_check_sees_an_endpoint_out_of_force_and_a_lost_reservation() {
     let check = || Operation::Check { id: id("c1") };
     bench.agent.kernel.endpoints.clear();
     assert!(bench.ask(check()).expect_err("not in force").message.contains("not in force"));
-    bench.agent.tick();
+    bench.agent.look(Extent::Everything);
     assert_eq!(bench.ask(check()), Ok(Answer::Done));
     bench.agent.allocator.release(&[id("c1")]).expect("released");
     assert!(bench.ask(check()).expect_err("no reservation").message.contains("10.65."));
@@ -532,7 +541,7 @@ fn cni_73_e51_status_tells_of_limited_pods_only_when_it_lasts() {
     bench.attached("c1", "a");
     let status = || Operation::Status { network: "net".into(), delegated: false };
     bench.agent.kernel.stuck = true;
-    bench.agent.tick();
+    bench.agent.look(Extent::Everything);
     assert_eq!(bench.ask(status()), Ok(Answer::Done), "for a moment that is no news");
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("the machine is up for a minute");
     bench.agent.limited = Some(long_ago);
@@ -543,4 +552,20 @@ fn cni_73_e51_status_tells_of_limited_pods_only_when_it_lasts() {
     bench.agent.kernel.stuck = false;
     bench.agent.tick();
     assert_eq!(bench.ask(status()), Ok(Answer::Done));
+}
+
+#[test]
+fn nothing_is_looked_at_before_the_datastore_has_spoken_and_what_was_put_back_is_counted() {
+    let mut bench = Bench::before_the_datastore_has_spoken();
+    bench.agent.look(Extent::Everything);
+    bench.agent.tick();
+    assert_eq!(bench.agent.kernel.looks, 0, "what is wanted is not known");
+    bench.sync();
+    bench.agent.look(Extent::Everything);
+    bench.agent.look(Extent::Everything);
+    let status = bench.ask(Operation::Query(cni::protocol::Query::Show { table: "status".into() }));
+    let Ok(Answer::Report { report }) = status else { panic!("{status:?}") };
+    let row = &report["driftRepaired"][0];
+    assert_eq!((&row["kind"], &row["count"], &row["last"]), (&"route".into(), &2.into(), &"route 2".into()));
+    assert!(bench.agent.ready(), "drift that was put back is no reason to be passed over");
 }

@@ -38,8 +38,8 @@ pub struct Bytes<'a> {
 }
 
 /// Calls bpf(2).
-fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
-    // SAFETY: `T` is one of the structures above, of which the kernel reads and writes at most the size given; the
+pub fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
+    // SAFETY: `T` is a structure for this command, of which the kernel reads and writes at most the size given; the
     // pointers in it are to buffers that outlive the call and hold at least the count of entries stated there.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -47,6 +47,16 @@ pub fn attach(program: &SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -
     }
 }
 
+/// Whether our filter is there and runs this program.
+///
+/// # Errors
+/// The kernel does not list its filters.
+pub fn is_attached(program: &SchedClassifier, hook: Hook, ifindex: u32, socket: &mut Socket) -> Result<bool, Failure> {
+    let own = program.info()?.id();
+    let filters = socket.filters(Ifindex(ifindex), hook.side())?;
+    Ok(filters.iter().any(|found| is_ours(found, hook) && found.program == Some(own)))
+}
+
 /// Makes the clsact, unless there is one, and says that it is ours before it is.
 fn add_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {
     if socket.filtered_links()?.contains(&Ifindex(ifindex)) {

@@ -68,6 +68,17 @@ impl Conntrack {
         self.delete(|_, entry| slots.contains(&entry.low_slot) || slots.contains(&entry.high_slot))
     }
 
+    /// Deletes the flows stamped later than a generation; says how many.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn flush_ahead(&mut self, generation: u64) -> Result<usize, StoreError> {
+        #[expect(clippy::cast_possible_truncation, reason = "a stamp is the low 32 bits")]
+        let stamp = generation as u32;
+        // Serial arithmetic, as the programs compare stamps.
+        self.delete(|_, entry| (1..1 << 31).contains(&entry.stamp.wrapping_sub(stamp)))
+    }
+
     fn delete(&mut self, dead: impl Fn(&FlowKey, &ConntrackEntry) -> bool) -> Result<usize, StoreError> {
         let dead: Vec<_> = self.flows()?.into_iter().filter(|(key, entry)| dead(key, entry)).collect();
         Ok(dead.iter().filter(|(key, _)| self.0.remove(key).is_ok()).count())

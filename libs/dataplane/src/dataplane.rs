@@ -4,8 +4,8 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, Attach, CleanupError, OpenError, Platform, Question, ReportError, TwinAnswer, TwinError, clsact,
-    conntrack, frame,
+    ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TwinAnswer,
+    TwinError, clsact, conntrack, frame,
     gauges::Gauges,
     host,
     links::Links,
@@ -120,6 +120,13 @@ impl Dataplane {
     /// it knows are still in force by it, new ones are not ([`Self::in_force`]).
     pub fn apply(&mut self, desired: &Desired) -> Applied {
         self.node.apply(desired)
+    }
+
+    /// Whether other hands changed what the last `apply` made, and puts it back: programs in their hooks, links, routes,
+    /// neighbours, settings, tables. Cheap enough for twice a second; the large tables and the settings of many pods it
+    /// takes in slices, one a look. Give it what the last `apply` was given.
+    pub fn look(&mut self, desired: &Desired, extent: Extent) -> Looked {
+        self.node.look(desired, extent)
     }
 
     /// What `apply` left for after its answer: waits until no packet sees the previous revision, then takes it away.

@@ -5,6 +5,7 @@
 
 use crate::{
     ApplyError,
+    drift::DriftKind,
     network::{Network, Seen},
     programs::in_full,
 };
@@ -53,14 +54,56 @@ pub fn prepare(network: &mut impl Network, link: &Link) -> Result<(), ApplyError
             network.set(&path, value).map_err(|error| failed(step(), &error))?;
         }
     }
-    if link.mac != Some(Mac(GATEWAY_MAC)) {
-        let step = || format!("set the MAC of {}", link.name);
-        network.set_mac(link.index, Mac(GATEWAY_MAC)).map_err(|error| failed(step(), &error))?;
-    }
-    Ok(())
+    give_mac(network, link)
 }
 
-/// After policy is in force: the link up, then the ways to the endpoint.
+fn give_mac(network: &mut impl Network, link: &Link) -> Result<(), ApplyError> {
+    if has_gateway_mac(link) {
+        return Ok(());
+    }
+    let step = || format!("set the MAC of {}", link.name);
+    network.set_mac(link.index, Mac(GATEWAY_MAC)).map_err(|error| failed(step(), &error))
+}
+
+fn has_gateway_mac(link: &Link) -> bool {
+    link.mac == Some(Mac(GATEWAY_MAC))
+}
+
+/// What [`prepare`] would change, in words.
+///
+/// # Errors
+/// In words: a setting cannot be read.
+pub fn off(network: &impl Network, link: &Link) -> Result<Vec<String>, String> {
+    let mut off = Vec::new();
+    for (family, name, value) in SYSCTLS {
+        let path = format!("{family}/conf/{}/{name}", link.name);
+        let found = network.setting(&path).map_err(|error| in_full(&error))?;
+        off.extend(found.filter(|found| found != value).map(|found| format!("{path} was {found}")));
+    }
+    Ok(off)
+}
+
+/// What [`connect`] would change, in words.
+pub fn missing(seen: &Seen, link: &Link, endpoint: &EndpointSpec) -> Vec<(DriftKind, String)> {
+    if !link.up {
+        return vec![(DriftKind::Link, format!("{} was down", link.name))];
+    }
+    let mut missing = Vec::new();
+    if !has_gateway_mac(link) {
+        missing.push((DriftKind::Link, format!("{} had another MAC", link.name)));
+    }
+    for address in &endpoint.addresses {
+        if !seen.neighbours.contains(&neighbour(*address, link.index, endpoint.mac)) {
+            missing.push((DriftKind::Neighbour, format!("{address} on {} was gone or changed", link.name)));
+        }
+        if !seen.routes.contains(&route(*address, link.index)) {
+            missing.push((DriftKind::Route, format!("{address} on {} was gone or changed", link.name)));
+        }
+    }
+    missing
+}
+
+/// After policy is in force: the link up, with its MAC, then the ways to the endpoint.
 ///
 /// # Errors
 /// The first that failed; the next pass tries again.
@@ -70,6 +113,7 @@ pub fn connect(
     link: &Link,
     endpoint: &EndpointSpec,
 ) -> Result<(), ApplyError> {
+    give_mac(network, link)?;
     if !link.up {
         network.set_up(link.index).map_err(|error| failed(format!("set {} up", link.name), &error))?;
     }

@@ -8,6 +8,7 @@ mod bpf;
 mod clsact;
 mod conntrack;
 mod dataplane;
+mod drift;
 pub mod error;
 mod frame;
 mod gauges;
@@ -29,6 +30,7 @@ mod uplink;
 mod usage;
 
 pub use dataplane::{Applied, Commit, Dataplane, Options, cleanup};
+pub use drift::{Drift, DriftKind, Extent, Looked};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
 pub use gauges::{Gauges, MapGauge};
 pub use laps::Laps;

@@ -1,20 +1,27 @@
 //! The host's network as the reconciler meets it: what is there, and the few changes it makes.
 //! In: links, routes, neighbours and settings by name. Out: the kernel's answer, one call at a time.
 //! Invariant: what is listed is one look; what changes after it is found by the next.
-//! Never: decides; tells ours from another's.
+//! Never: decides; tells ours from another's; lists anew what the kernel told it.
 
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{
-    Error, Link, LinkChange, Neighbour, Route, Socket,
+    Error, Link, LinkChange, Neighbour, Route, Scope, Socket,
     sysctl::{self, SysctlError},
+    watch::{Event, Watch},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-/// What the kernel holds, listed once a pass.
+/// How long what was listed is kept right by events alone: should the kernel ever be silent about a change, it is found
+/// after this time.
+const LISTING_LASTS: Duration = Duration::from_secs(60);
+
+/// What the kernel holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Links by name.
@@ -31,12 +38,74 @@ impl Seen {
     pub fn indexes(&self) -> BTreeSet<u32> {
         self.links.values().map(|link| link.index.0).collect()
     }
+
+    /// Takes in one change. Where the kernel is not clear about what else went, the rest is taken for gone too: what is
+    /// put there again does no harm.
+    pub fn learn(&mut self, event: Event) {
+        match event {
+            Event::Link(link) => {
+                self.links.retain(|_, known| known.index != link.index);
+                if !link.up {
+                    // IPv4 routes go without a word.
+                    self.forget(link.index);
+                }
+                self.links.insert(link.name.clone(), link);
+            }
+            Event::LinkGone(link) => {
+                self.links.retain(|_, known| known.index != link.index);
+                self.forget(link.index);
+            }
+            Event::Route(route) => {
+                // It may have taken the place of another, which has no event of its own.
+                for old in self.routes_to(&route) {
+                    self.routes.remove(&old);
+                }
+                self.routes.insert(route);
+            }
+            Event::RouteGone(route) => drop(self.routes.remove(&route)),
+            Event::Neighbour(neighbour) => {
+                self.forget_neighbour(&neighbour);
+                self.neighbours.insert(neighbour);
+            }
+            Event::NeighbourGone(neighbour) => self.forget_neighbour(&neighbour),
+            Event::Address(_) | Event::AddressGone(_) | Event::Queue(_) | Event::Lost => {}
+        }
+    }
+
+    fn forget(&mut self, interface: Ifindex) {
+        self.routes.retain(|route| route.interface != interface);
+        self.neighbours.retain(|neighbour| neighbour.interface != interface);
+    }
+
+    fn forget_neighbour(&mut self, neighbour: &Neighbour) {
+        let first = Neighbour { mac: None, permanent: false, ..neighbour.clone() };
+        let same = |old: &&Neighbour| (old.interface, old.address) == (neighbour.interface, neighbour.address);
+        let old: Vec<_> = self.neighbours.range(first..).take_while(same).cloned().collect();
+        for old in old {
+            self.neighbours.remove(&old);
+        }
+    }
+
+    /// Known routes to the same place, in the same table.
+    fn routes_to(&self, route: &Route) -> Vec<Route> {
+        let first = Route {
+            interface: Ifindex(0),
+            gateway: None,
+            protocol: 0,
+            scope: Scope::default(),
+            table: 0,
+            on_link: false,
+            ..route.clone()
+        };
+        let there = self.routes.range(first..).take_while(|old| old.destination == route.destination);
+        there.filter(|old| old.table == route.table).cloned().collect()
+    }
 }
 
 /// The calls.
 pub trait Network {
-    /// Lists what there is.
-    fn list(&mut self) -> Result<Seen, Error>;
+    /// What there is at this moment.
+    fn list(&mut self) -> Result<Arc<Seen>, Error>;
     /// A setting's value; `None`: there is no such setting (no IPv6, an older kernel, or the interface is gone).
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError>;
     /// Makes a setting.
@@ -56,7 +125,17 @@ pub trait Network {
 }
 
 /// The network namespace this value was made in.
-pub struct KernelNetwork(Socket);
+pub struct KernelNetwork {
+    socket: Socket,
+    /// What was listed, and the events since; `None`: list.
+    known: Option<Known>,
+}
+
+struct Known {
+    seen: Arc<Seen>,
+    watch: Watch,
+    listed: Instant,
+}
 
 impl KernelNetwork {
     /// Serves the calling thread's network namespace.
@@ -64,17 +143,60 @@ impl KernelNetwork {
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn open() -> Result<Self, Error> {
-        Socket::open().map(Self)
+        Ok(Self { socket: Socket::open()?, known: None })
+    }
+}
+
+impl Known {
+    /// Listens first, then lists: what changes in between is not missed.
+    fn list(socket: &mut Socket) -> Result<Self, Error> {
+        let watch = Watch::open()?;
+        let links = socket.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let routes = socket.routes()?.into_iter().collect();
+        let seen = Seen { links, routes, neighbours: socket.neighbours()?.into_iter().collect() };
+        Ok(Self { seen: Arc::new(seen), watch, listed: Instant::now() })
+    }
+
+    /// What has changed since. `None`: that is not known.
+    fn follow(&mut self, socket: &mut Socket) -> Result<Option<()>, Error> {
+        let events = self.watch.so_far()?;
+        if events.contains(&Event::Lost) || self.listed.elapsed() > LISTING_LASTS {
+            return Ok(None);
+        }
+        if events.is_empty() {
+            return Ok(Some(()));
+        }
+        let seen = Arc::make_mut(&mut self.seen);
+        let mut queues = BTreeSet::new();
+        for event in events {
+            if let Event::Queue(index) = event {
+                queues.insert(index);
+            }
+            seen.learn(event);
+        }
+        // One that is gone has told so itself.
+        queues.retain(|index| seen.links.values().any(|link| link.index == *index));
+        for index in queues {
+            if let Some(link) = socket.link_by_index(index)? {
+                seen.learn(Event::Link(link));
+            }
+        }
+        Ok(Some(()))
     }
 }
 
 impl Network for KernelNetwork {
-    fn list(&mut self) -> Result<Seen, Error> {
+    fn list(&mut self) -> Result<Arc<Seen>, Error> {
         // A fresh socket each pass: an answer that came too late for the last one is not read by this one.
-        self.0 = Socket::open()?;
-        let links = self.0.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();
-        let routes = self.0.routes()?.into_iter().collect();
-        Ok(Seen { links, routes, neighbours: self.0.neighbours()?.into_iter().collect() })
+        self.socket = Socket::open()?;
+        // Taken out: after an error all is listed again.
+        if let Some(mut known) = self.known.take()
+            && known.follow(&mut self.socket)?.is_some()
+        {
+            return Ok(Arc::clone(&self.known.insert(known).seen));
+        }
+        let known = Known::list(&mut self.socket)?;
+        Ok(Arc::clone(&self.known.insert(known).seen))
     }
 
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError> {
@@ -90,26 +212,26 @@ impl Network for KernelNetwork {
     }
 
     fn set_mac(&mut self, index: Ifindex, mac: Mac) -> Result<(), Error> {
-        self.0.set_link(index, &LinkChange { mac: Some(mac), ..LinkChange::default() })
+        self.socket.set_link(index, &LinkChange { mac: Some(mac), ..LinkChange::default() })
     }
 
     fn set_up(&mut self, index: Ifindex) -> Result<(), Error> {
-        self.0.set_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })
+        self.socket.set_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })
     }
 
     fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error> {
-        self.0.replace_neighbour(index, address, mac)
+        self.socket.replace_neighbour(index, address, mac)
     }
 
     fn delete_neighbour(&mut self, index: Ifindex, address: IpAddr) -> Result<bool, Error> {
-        self.0.delete_neighbour(index, address)
+        self.socket.delete_neighbour(index, address)
     }
 
     fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.0.replace_route(route)
+        self.socket.replace_route(route)
     }
 
     fn delete_route(&mut self, route: &Route) -> Result<bool, Error> {
-        self.0.delete_route(route)
+        self.socket.delete_route(route)
     }
 }

@@ -97,6 +97,30 @@ impl Programs {
         classifier(&mut self.0, hook.program())
     }
 
+    /// The twin of a hook's program, to attach it.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn twin_mut(&mut self, hook: Hook) -> Result<&mut SchedClassifier, OpenError> {
+        classifier(&mut self.0, hook.twin())
+    }
+
+    /// Pins again the maps whose pins are gone, and names them.
+    ///
+    /// # Errors
+    /// A pin cannot be made.
+    pub fn pin_again(&self, bpffs: &Path) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
+        let pin_of = |spec| pins::maps_dir(bpffs).join(pins::map_name(spec));
+        let gone: Vec<_> = maps::MAPS.iter().filter(|spec| pin_of(spec).symlink_metadata().is_err()).collect();
+        if !gone.is_empty() {
+            pins::prepare(bpffs)?;
+        }
+        for spec in &gone {
+            self.0.map(spec.name).ok_or("the object has no such map")?.pin(pin_of(spec))?;
+        }
+        Ok(gone.iter().map(|spec| spec.name).collect())
+    }
+
     /// The twin of a hook's program.
     #[must_use]
     pub fn twin(&self, hook: Hook) -> Option<&SchedClassifier> {

@@ -12,13 +12,17 @@ use crate::{
     uplink,
 };
 use calc::{Desired, EndpointSpec};
+use look::{Facts, SettingsSeen};
 use model::{AttachmentId, IfaceName, Ifindex};
 use netlink::Link;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
 };
+
+mod look;
 
 /// The hooks of a pod's interface.
 const POD_HOOKS: [Hook; 2] = [Hook::FromWorkload, Hook::ToWorkload];
@@ -39,13 +43,16 @@ pub struct Reconciler<N, G, S> {
     pub in_force: BTreeSet<AttachmentId>,
     uplink: Option<IfaceName>,
     state_dir: PathBuf,
-    /// Interfaces whose settings were made: not looked at again while there is something to hurry for.
+    /// Interfaces whose settings were made: a pass does not look at them again, a look does.
     prepared: BTreeSet<u32>,
+    /// What the last pass built on.
+    facts: Facts,
+    settings_seen: SettingsSeen,
 }
 
 /// What a pass saw, and what went wrong so far.
 struct Pass {
-    seen: Seen,
+    seen: Arc<Seen>,
     commit: Commit,
     failed: Vec<(String, ApplyError)>,
 }
@@ -60,7 +67,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// Over tables that were adopted.
     pub fn new(network: N, guards: G, tables: Tables<S>, uplink: Option<IfaceName>, state_dir: PathBuf) -> Self {
         let (wanted, in_force, prepared) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { network, guards, tables, wanted, in_force, uplink, state_dir, prepared }
+        let (facts, settings_seen) = (Facts::new(), None);
+        Self { network, guards, tables, wanted, in_force, uplink, state_dir, prepared, facts, settings_seen }
     }
 
     /// The uplink, and every pod's interface that the tables adopted: from now on the present programs run there.
@@ -82,10 +90,6 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// See [`crate::Dataplane::apply`].
     pub fn apply(&mut self, desired: &Desired) -> Applied {
         let mut laps = Laps::start();
-        if self.wanted == desired.endpoints {
-            // Nothing to hurry for: a good moment to find settings that drifted.
-            self.prepared.clear();
-        }
         self.wanted = desired.endpoints.clone();
         self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {
@@ -96,6 +100,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             }
         };
         laps.lap("list");
+        self.facts = look::facts(self.names_of_interest(), &pass.seen);
         self.guard(&mut pass);
         laps.lap("guard");
         let is_committed = self.commit(&mut pass, desired);

@@ -6,7 +6,7 @@
 use crate::{
     ReportError, conntrack,
     gauges::Gauges,
-    tables::{KernelStore, StoreError, Tables, image::Image, names::Names},
+    tables::{KernelStore, StoreError, Tables, image::Image, names::Names, prefix},
     usage::{Usage, filled, usages},
 };
 use abi::{
@@ -131,9 +131,7 @@ impl<'a> Reporter<'a> {
             members.entry(entry.class).or_default().push(ip_of(*address).to_string());
         }
         for (net, entry) in &self.image().nets {
-            let address = ip_of(Address::from_bytes(net.address));
-            let bits = if address.is_ipv4() { net.prefix_len.saturating_sub(96) } else { net.prefix_len };
-            members.entry(entry.class).or_default().push(format!("{address}/{bits}"));
+            members.entry(entry.class).or_default().push(prefix::text(net));
         }
         let row = |(class, id): (&std::sync::Arc<policy::Class>, &u32)| {
             json!({

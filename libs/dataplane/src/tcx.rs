@@ -1,5 +1,5 @@
 //! Attachment by TCX: first in line, by a link that is pinned (Linux 6.6 and later).
-//! In: a program and an interface index. Out: a pinned link that runs it.
+//! In: a program and an interface index. Out: a pinned link that runs it, held open as well.
 //! Invariant: there is no moment without a program while one takes another's place.
 //! Never: removes a link that is not pinned in our own directory.
 
@@ -22,9 +22,41 @@ pub type Failure = Box<dyn std::error::Error>;
 ///
 /// # Errors
 /// The kernel refuses; what was attached before stays.
-pub fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+pub fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
     let pin = pin_of(hook, ifindex, dir);
-    if replace(program, &pin).is_ok() { Ok(()) } else { attach_anew(program, hook, ifindex, &pin) }
+    replace(program, &pin).or_else(|_| attach_anew(program, hook, ifindex, dir))
+}
+
+/// The program's place in the line at its hook; `None`: it is not in it.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn place(program: &SchedClassifier, hook: Hook, ifindex: u32) -> Result<Option<usize>, Failure> {
+    let own = program.info()?.id();
+    let (_, line) = SchedClassifier::query_tcx(ifindex, attach_type(hook))?;
+    Ok(line.iter().position(|found| found.id() == own))
+}
+
+/// Whether the link is pinned.
+pub fn is_pinned(hook: Hook, ifindex: u32, dir: &Path) -> bool {
+    pin_of(hook, ifindex, dir).symlink_metadata().is_ok()
+}
+
+/// Pins a link again.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn pin(link: FdLink, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
+    Ok(link.pin(pin_of(hook, ifindex, dir))?.into())
+}
+
+/// Puts another program into a link.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn swap(program: &mut SchedClassifier, link: FdLink) -> Result<FdLink, Failure> {
+    let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+    Ok(FdLink::try_from(program.take_link(id)?)?)
 }
 
 /// Ends our link there, if there is one.
@@ -40,28 +72,32 @@ fn pin_of(hook: Hook, ifindex: u32, dir: &Path) -> PathBuf {
 }
 
 /// Fails where there is no pin, or the link's device is gone.
-fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<(), Failure> {
-    let link = SchedClassifierLink::try_from(FdLink::from(PinnedLink::from_pin(pin)?))?;
-    let id = program.attach_to_link(link)?;
-    // The pin holds the link; this process need not.
-    drop(program.take_link(id)?);
-    Ok(())
+fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<FdLink, Failure> {
+    swap(program, PinnedLink::from_pin(pin)?.into())
 }
 
 /// Attaches by a new link and puts its pin in the place of an old one, so that there is no moment without a program.
-fn attach_anew(program: &mut SchedClassifier, hook: Hook, ifindex: u32, pin: &Path) -> Result<(), Failure> {
-    let attach_type = match hook.side() {
-        Side::Ingress => TcAttachType::Ingress,
-        Side::Egress => TcAttachType::Egress,
-    };
-    let id = program.attach(ifindex, TcAttach::Tcx { attach_type, order: LinkOrder::first() })?;
+///
+/// # Errors
+/// The kernel refuses; what was attached before stays.
+pub fn attach_anew(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
+    let tcx = TcAttach::Tcx { attach_type: attach_type(hook), order: LinkOrder::first() };
+    let id = program.attach(ifindex, tcx)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
+    let pin = pin_of(hook, ifindex, dir);
     let fresh = pin.with_file_name(format!("{ifindex}-{}-new", hook.program()));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    drop(link.pin(&fresh)?);
+    let link = link.pin(&fresh)?;
     fs::rename(&fresh, pin)?;
-    Ok(())
+    Ok(link.into())
+}
+
+fn attach_type(hook: Hook) -> TcAttachType {
+    match hook.side() {
+        Side::Ingress => TcAttachType::Ingress,
+        Side::Egress => TcAttachType::Egress,
+    }
 }

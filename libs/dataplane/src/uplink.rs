@@ -34,18 +34,35 @@ fn file(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// In words: which setting or file, and why.
 pub fn prepare(network: &mut impl Network, uplink: &IfaceName, state_dir: &Path) -> Result<(), String> {
-    for (setting, only_over, value) in SETTINGS {
-        let path = setting.replace("UPLINK", &uplink.0);
-        let Some(found) = setting_of(network, &path)? else { continue };
-        if found == value || only_over.is_some_and(|former| found != former) {
-            continue;
-        }
+    for (path, found, value) in to_change(network, uplink)? {
         let mut former = read(state_dir)?;
         former.entry(path.clone()).or_insert(found);
         write(state_dir, &former).map_err(|error| format!("{}: {error}", file(state_dir).display()))?;
         network.set(&path, value).map_err(|error| in_full(&error))?;
     }
     Ok(())
+}
+
+/// What [`prepare`] would change, in words.
+///
+/// # Errors
+/// In words: a setting cannot be read.
+pub fn off(network: &impl Network, uplink: &IfaceName) -> Result<Vec<String>, String> {
+    let off = to_change(network, uplink)?;
+    Ok(off.into_iter().map(|(path, found, _)| format!("{path} was {found}")).collect())
+}
+
+/// Settings that are not as they should be: path, value found, value wanted.
+fn to_change(network: &impl Network, uplink: &IfaceName) -> Result<Vec<(String, String, &'static str)>, String> {
+    let mut off = Vec::new();
+    for (setting, only_over, value) in SETTINGS {
+        let path = setting.replace("UPLINK", &uplink.0);
+        let Some(found) = setting_of(network, &path)? else { continue };
+        if found != value && only_over.is_none_or(|former| found == former) {
+            off.push((path, found, value));
+        }
+    }
+    Ok(off)
 }
 
 /// Gives back what [`prepare`] changed; of one family `forwarding` first, since it resets other settings.

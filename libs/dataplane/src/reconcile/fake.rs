@@ -8,7 +8,7 @@ use crate::{
     links::{AttachError, Guards},
     network::{Network, Seen},
     programs::Hook,
-    tables::{Sizes, Snapshot, Store, StoreError, Write, fake::FakeStore, prefix},
+    tables::{Key, Keyed, Sizes, Snapshot, Store, StoreError, Write, fake::FakeStore, prefix},
 };
 use abi::endpoint::{ENDPOINT_READY, SLOT_NONE};
 use model::{Cidr, IfaceName, Ifindex, Mac};
@@ -20,6 +20,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     rc::Rc,
+    sync::Arc,
 };
 
 #[derive(Clone, Default)]
@@ -133,11 +134,11 @@ fn gone() -> Error {
 }
 
 impl Network for Handle {
-    fn list(&mut self) -> Result<Seen, Error> {
+    fn list(&mut self) -> Result<Arc<Seen>, Error> {
         let mut kernel = self.kernel.borrow_mut();
         let failed = |error| Error { operation: "list", object: "all".into(), reason: Reason::Kernel(error) };
         kernel.call(None).map_err(failed)?;
-        Ok(kernel.seen.clone())
+        Ok(Arc::new(kernel.seen.clone()))
     }
 
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError> {
@@ -227,6 +228,18 @@ impl Guards for Handle {
         Ok(())
     }
 
+    fn mend(&mut self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, AttachError> {
+        if self.kernel.borrow().attached.contains(&(ifindex, hook)) {
+            return Ok(None);
+        }
+        self.remembered.remove(&(ifindex, hook));
+        self.attach(hook, ifindex).map(|()| Some("it was detached"))
+    }
+
+    fn mend_pins(&mut self) -> Result<Vec<&'static str>, String> {
+        Ok(Vec::new())
+    }
+
     fn is_attached(&self, hook: Hook, ifindex: u32) -> bool {
         self.remembered.contains(&(ifindex, hook))
     }
@@ -260,6 +273,21 @@ impl Store for Handle {
         let told = kernel.call(Some(format!("{write:?}")));
         told.map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;
         kernel.tables.write(write)
+    }
+
+    fn holds(&self, write: &Write) -> Result<bool, StoreError> {
+        self.kernel.borrow().tables.holds(write)
+    }
+
+    fn mend(&mut self, write: &Write) -> Result<(), StoreError> {
+        let mut kernel = self.kernel.borrow_mut();
+        let told = kernel.call(Some(format!("mend {write:?}")));
+        told.map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;
+        kernel.tables.mend(write)
+    }
+
+    fn keys(&self, table: Keyed, after: Option<&Key>, most: usize) -> Result<Vec<Key>, StoreError> {
+        self.kernel.borrow().tables.keys(table, after, most)
     }
 
     fn sizes(&self) -> Sizes {

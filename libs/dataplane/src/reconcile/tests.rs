@@ -7,7 +7,9 @@ use super::{
     Reconciler,
     fake::{Handle, Kernel, foreign_route},
 };
-use crate::{Applied, OpenError, host::ROUTE_PROTOCOL, network::Seen, programs::Hook, tables::Tables, uplink};
+use crate::{
+    Applied, DriftKind, Extent, OpenError, host::ROUTE_PROTOCOL, network::Seen, programs::Hook, tables::Tables, uplink,
+};
 use abi::endpoint::ENDPOINT_QUEUED;
 use calc::{
     Desired,
@@ -180,14 +182,135 @@ fn the_same_desired_twice_changes_nothing() {
     assert_eq!(kernel.borrow().done, Vec::<String>::new());
 }
 
+/// What a look found.
+fn look(node: &mut Node, desired: &Desired) -> Vec<(DriftKind, String)> {
+    let looked = node.look(desired, Extent::Everything);
+    assert!(looked.failed.is_empty(), "{:?}", looked.failed);
+    node.tables.settle().expect("a sweep");
+    looked.repaired.into_iter().map(|drift| (drift.kind, drift.found)).collect()
+}
+
 #[test]
-fn settings_that_drifted_are_put_right_by_an_apply_that_changes_nothing() {
+fn a_look_at_what_nobody_touched_finds_nothing_and_changes_nothing() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    kernel.borrow_mut().done.clear();
+    for _ in 0..3 {
+        assert_eq!(look(&mut node, &pods(&[11, 12])), []);
+    }
+    assert_eq!(kernel.borrow().done, Vec::<String>::new());
+}
+
+#[test]
+fn whatever_others_change_is_found_by_the_next_look_put_back_and_named() {
+    type Hand = fn(&mut Kernel);
+    let hands: [(DriftKind, &str, Hand); 12] = [
+        (DriftKind::Setting, "ipv4/conf/cali11/forwarding was 0", |kernel| {
+            kernel.settings.insert("ipv4/conf/cali11/forwarding".into(), "0".into());
+        }),
+        (DriftKind::Setting, "ipv4/conf/eth0/forwarding was 0", |kernel| {
+            kernel.settings.insert("ipv4/conf/eth0/forwarding".into(), "0".into());
+        }),
+        (DriftKind::Program, "from_workload on cali11", |kernel| {
+            kernel.attached.remove(&(11, Hook::FromWorkload));
+        }),
+        (DriftKind::Program, "to_workload on cali12", |kernel| {
+            kernel.attached.remove(&(12, Hook::ToWorkload));
+        }),
+        (DriftKind::Program, "from_uplink on eth0", |kernel| {
+            kernel.attached.remove(&(UPLINK, Hook::FromUplink));
+        }),
+        (DriftKind::Route, "10.65.0.11 on cali11", |kernel| kernel.seen.routes.retain(|route| route.interface.0 != 11)),
+        (DriftKind::Neighbour, "10.65.0.11 on cali11", |kernel| {
+            kernel.seen.neighbours.retain(|found| !(found.interface.0 == 11 && found.permanent));
+        }),
+        (DriftKind::Link, "cali11 was down", |kernel| kernel.link(Ifindex(11)).expect("its link").up = false),
+        (DriftKind::Link, "cali11 had another MAC", |kernel| {
+            kernel.link(Ifindex(11)).expect("its link").mac = Some(Mac([2; 6]));
+        }),
+        (DriftKind::Table, "INTERFACES entry 11", |kernel| {
+            kernel.tables.held.interfaces.remove(&11);
+        }),
+        (DriftKind::Table, "ADDRESSES entry 10.65.0.11", |kernel| {
+            let key = crate::tables::prefix::address_key(address(11)).expect("a plain address");
+            kernel.tables.held.addresses.remove(&key);
+        }),
+        (DriftKind::Table, "GENERATION", |kernel| kernel.tables.held.generation += 7),
+    ];
+    let reference = kernel();
+    apply(&mut node(&reference), &pods(&[11, 12]));
+    for (kind, text, hand) in hands {
+        let kernel = kernel();
+        let mut node = node(&kernel);
+        apply(&mut node, &pods(&[11, 12]));
+        hand(&mut kernel.borrow_mut());
+        let found = look(&mut node, &pods(&[11, 12]));
+        assert!(matches!(&found[..], [(of, says)] if *of == kind && says.contains(text)), "{text}: {found:?}");
+        assert_eq!(outcome(&kernel.borrow()), outcome(&reference.borrow()), "{text}");
+        assert_eq!(look(&mut node, &pods(&[11, 12])), [], "{text}: found once");
+    }
+}
+
+#[test]
+fn a_look_at_what_the_kernel_told_of_asks_it_nothing_else() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    kernel.borrow_mut().seen.routes.retain(|route| route.interface.0 != 11);
+    kernel.borrow_mut().settings.insert("ipv4/conf/cali11/forwarding".into(), "0".into());
+    let before = kernel.borrow().calls;
+    let looked = node.look(&pods(&[11, 12]), Extent::Told);
+    assert!(matches!(&looked.repaired[..], [drift] if drift.kind == DriftKind::Route), "{:?}", looked.repaired);
+    assert_eq!(kernel.borrow().calls - before, 2, "a listing and the route");
+    assert_eq!(look(&mut node, &pods(&[11, 12])).len(), 1, "the setting is found by one that asks");
+}
+
+#[test]
+fn a_link_that_is_made_anew_is_guarded_and_served_anew() {
     let kernel = kernel();
     let mut node = node(&kernel);
     apply(&mut node, &pods(&[11]));
-    kernel.borrow_mut().settings.insert("ipv4/conf/cali11/forwarding".into(), "0".into());
-    apply(&mut node, &pods(&[11]));
-    assert_eq!(kernel.borrow().settings["ipv4/conf/cali11/forwarding"], "1");
+    kernel.borrow_mut().remove_link(11);
+    let looked = node.look(&pods(&[11]), Extent::Everything);
+    assert_eq!((looked.repaired.len(), looked.applied.map(|applied| applied.failed.len())), (0, Some(1)));
+    assert!(node.look(&pods(&[11]), Extent::Everything).applied.is_none(), "a pass a change, not a pass a look");
+    kernel.borrow_mut().add_link(21, "cali11");
+    let found = look(&mut node, &pods(&[11]));
+    assert!(matches!(&found[..], [(DriftKind::Link, says)] if says.contains("is there again")), "{found:?}");
+    assert_eq!(kernel.borrow().leads_to(address(11)), Some(21));
+    assert!(kernel.borrow().is_guarded(21) && node.in_force.contains(&id(11)));
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_guarded_again_is_let_go() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11, 12]));
+    kernel.borrow_mut().attached.remove(&(11, Hook::FromWorkload));
+    kernel.borrow_mut().refuses = Some("attach from_workload 11");
+    let looked = node.look(&pods(&[11, 12]), Extent::Everything);
+    assert!(!looked.failed.is_empty() && looked.repaired.is_empty());
+    node.tables.settle().expect("a sweep");
+    assert!(!kernel.borrow().is_in_force(11), "closed rather than unguarded");
+    assert!(kernel.borrow().is_in_force(12));
+    kernel.borrow_mut().refuses = None;
+    assert!(apply(&mut node, &pods(&[11, 12])).failed.is_empty(), "and served again by the next pass");
+    assert!(kernel.borrow().is_in_force(11));
+}
+
+#[test]
+fn settings_of_many_pods_are_looked_at_in_turn() {
+    let kernel = kernel();
+    let numbers: Vec<u32> = (11..111).collect();
+    numbers.iter().skip(3).for_each(|number| kernel.borrow_mut().add_link(*number, &format!("cali{number}")));
+    let mut node = node(&kernel);
+    assert!(apply(&mut node, &pods(&numbers)).failed.is_empty());
+    for number in &numbers {
+        kernel.borrow_mut().settings.insert(format!("ipv4/conf/cali{number}/rp_filter"), "1".into());
+    }
+    let found: Vec<_> = (0..4).map(|_| look(&mut node, &pods(&numbers)).len()).collect();
+    assert_eq!(found, [32, 32, 32, 4]);
 }
 
 #[test]
@@ -286,6 +409,10 @@ fn an_interface_with_a_queueing_discipline_is_marked_as_it_comes_and_goes() {
     };
     let seen = ["noop", "tbf", "noqueue"].map(|qdisc| flags(qdisc, &mut node));
     assert_eq!(seen, [0, ENDPOINT_QUEUED, 0]);
+    kernel.borrow_mut().link(Ifindex(11)).expect("its link").qdisc = "fq".into();
+    assert_eq!(look(&mut node, &pods(&[11])), [], "asked for, so no drift");
+    let slot = kernel.borrow().tables.held.interfaces[&11];
+    assert_eq!(kernel.borrow().tables.held.endpoints[&slot].flags & ENDPOINT_QUEUED, ENDPOINT_QUEUED);
 }
 
 /// One life of an agent: pods come, one leaves, another comes. What fails is left for the next pass.

@@ -4,9 +4,10 @@
 //! Never: more forgiving than the kernel.
 
 use super::{
+    audit::{same_class, same_endpoint},
     prefix,
     sizes::Sizes,
-    write::{Snapshot, Store, StoreError, Write},
+    write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
     Address, RowKey, RowRef, Span,
@@ -70,6 +71,11 @@ impl FakeStore {
     fn refers(&self, index: u32) -> bool {
         let rows = self.held.rows.values().copied().chain(self.held.sets.values().map(|entry| entry.row));
         rows.chain(self.walked.iter().copied()).any(|row| row.offset <= index && index < row.offset + row.len)
+    }
+
+    /// Whether a row or a set refers to this span.
+    pub fn is_referred(&self, index: u32) -> bool {
+        self.refers(index)
     }
 
     fn is_used(&self, set: u32) -> bool {
@@ -177,8 +183,61 @@ impl Store for FakeStore {
             }
             Write::Grace => self.grace(),
             Write::FlushFlows(_) => self.no_old_packets(),
+            Write::FlushAhead(_) => {}
         }
         Ok(())
+    }
+
+    fn holds(&self, write: &Write) -> Result<bool, StoreError> {
+        let held = &self.held;
+        Ok(match write {
+            Write::Generation(generation) => held.generation == *generation,
+            Write::Endpoint(slot, wanted) => {
+                same_endpoint(&held.endpoints.get(slot).copied().unwrap_or_default(), wanted)
+            }
+            Write::Class(slot, wanted) => held.classes.get(slot).is_some_and(|found| same_class(found, wanted)),
+            Write::Spans(offset, wanted) => {
+                (*offset..).zip(wanted.iter()).all(|(index, span)| self.spans.get(&index) == Some(span))
+            }
+            Write::Set(id, wanted) => held.sets.get(id) == Some(wanted),
+            Write::Row(key, wanted) => held.rows.get(key) == Some(wanted),
+            Write::Interface(index, slot) => held.interfaces.get(index) == Some(slot),
+            Write::Address(key, slot) => held.addresses.get(key) == Some(slot),
+            Write::Net(key, slot) => held.nets.get(key) == Some(slot),
+            other => panic!("{other:?} is no state"),
+        })
+    }
+
+    fn mend(&mut self, write: &Write) -> Result<(), StoreError> {
+        match write {
+            Write::Spans(offset, spans) => self.spans.extend((*offset..).zip(spans.iter().copied())),
+            Write::Set(id, entry) => drop(self.held.sets.insert(*id, *entry)),
+            Write::Row(key, row) => drop(self.held.rows.insert(*key, *row)),
+            Write::DeleteRow(key) => drop(self.held.rows.remove(key)),
+            Write::Class(slot, entry) => drop(self.held.classes.insert(*slot, *entry)),
+            Write::Address(key, slot) => drop(self.held.addresses.insert(*key, *slot)),
+            Write::DeleteAddress(key) => drop(self.held.addresses.remove(key)),
+            Write::Net(key, slot) => drop(self.held.nets.insert(*key, *slot)),
+            Write::DeleteNet(key) => drop(self.held.nets.remove(key)),
+            Write::Endpoint(slot, entry) => drop(self.held.endpoints.insert(*slot, *entry)),
+            Write::Interface(index, slot) => drop(self.held.interfaces.insert(*index, *slot)),
+            Write::DeleteInterface(index) => drop(self.held.interfaces.remove(index)),
+            Write::Generation(generation) => self.held.generation = *generation,
+            other => panic!("{other:?} mends nothing"),
+        }
+        Ok(())
+    }
+
+    fn keys(&self, table: Keyed, after: Option<&Key>, most: usize) -> Result<Vec<Key>, StoreError> {
+        let held = &self.held;
+        let all: Vec<Key> = match table {
+            Keyed::Interfaces => held.interfaces.keys().copied().map(Key::Interface).collect(),
+            Keyed::Addresses => held.addresses.keys().copied().map(Key::Address).collect(),
+            Keyed::Nets => held.nets.keys().copied().map(Key::Net).collect(),
+            Keyed::Rows => held.rows.keys().copied().map(Key::Row).collect(),
+        };
+        let known = after.filter(|key| all.contains(key));
+        Ok(all.iter().filter(|key| known.is_none_or(|last| *key > last)).take(most).copied().collect())
     }
 
     fn sizes(&self) -> Sizes {

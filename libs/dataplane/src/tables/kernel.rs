@@ -4,9 +4,11 @@
 //! Never: updates a hash key in place.
 
 use super::{
+    audit::{same_class, same_endpoint},
+    keys,
     mapped::MappedArray,
     sizes::Sizes,
-    write::{Snapshot, Store, StoreError, Write},
+    write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use crate::{conntrack::Conntrack, pins};
 use abi::{
@@ -14,11 +16,11 @@ use abi::{
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::Arc,
 };
@@ -41,7 +43,19 @@ pub struct KernelStore {
     drops: PerCpuArray<MapData, u64>,
     /// Tracked flows.
     pub conntrack: Conntrack,
+    /// The maps of [`Keyed`] once more, for walks over their keys.
+    keyed: BTreeMap<Keyed, MapData>,
     sizes: Sizes,
+}
+
+/// The map behind a keyed table.
+const fn spec_of(table: Keyed) -> &'static MapSpec {
+    match table {
+        Keyed::Interfaces => &maps::INTERFACES,
+        Keyed::Addresses => &maps::ADDRESSES,
+        Keyed::Nets => &maps::NETS,
+        Keyed::Rows => &maps::ROWS,
+    }
 }
 
 /// An error of a map.
@@ -91,6 +105,10 @@ impl KernelStore {
             hits: typed(dir, &maps::HITS)?,
             drops: typed(dir, &maps::DROPS)?,
             conntrack: Conntrack::new(typed(dir, &maps::CONNTRACK)?),
+            keyed: Keyed::ALL
+                .iter()
+                .map(|table| Ok((*table, open(dir, spec_of(*table))?)))
+                .collect::<Result<_, _>>()?,
             sizes,
         })
     }
@@ -193,6 +211,15 @@ where
     map.iter().collect::<Result<_, _>>().map_err(|error| failed(spec, error))
 }
 
+/// A value, if there is one.
+fn found<V>(result: Result<V, MapError>, spec: &MapSpec) -> Result<Option<V>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(failed(spec, error)),
+    }
+}
+
 /// What is not there need not be deleted.
 fn absent_is_fine(result: Result<(), MapError>, spec: &MapSpec) -> Result<(), StoreError> {
     match result {
@@ -210,12 +237,21 @@ fn grace() -> Result<(), StoreError> {
     if result == 0 { Ok(()) } else { Err(failed(&maps::GENERATION, std::io::Error::last_os_error())) }
 }
 
-fn net_of(key: &Key<[u8; 16]>) -> NetKey {
+fn walk<K: aya::Pod>(
+    map: BorrowedFd<'_>,
+    last: Option<K>,
+    most: usize,
+    key: impl Fn(K) -> Key,
+) -> std::io::Result<Vec<Key>> {
+    Ok(keys::after(map, last, most)?.into_iter().map(key).collect())
+}
+
+fn net_of(key: &lpm_trie::Key<[u8; 16]>) -> NetKey {
     NetKey { prefix_len: key.prefix_len(), address: key.data() }
 }
 
-fn key_of(net: &NetKey) -> Key<[u8; 16]> {
-    Key::new(net.prefix_len, net.address)
+fn key_of(net: &NetKey) -> lpm_trie::Key<[u8; 16]> {
+    lpm_trie::Key::new(net.prefix_len, net.address)
 }
 
 impl Store for KernelStore {
@@ -276,7 +312,62 @@ impl Store for KernelStore {
             }
             Write::Grace => grace(),
             Write::FlushFlows(slots) => self.forget_slots(slots),
+            Write::FlushAhead(generation) => self.conntrack.flush_ahead(*generation).map(drop),
         }
+    }
+
+    fn holds(&self, write: &Write) -> Result<bool, StoreError> {
+        Ok(match write {
+            Write::Generation(generation) => self.generation.get(0) == Some(*generation),
+            Write::Endpoint(slot, wanted) => {
+                self.endpoints.get(*slot).is_some_and(|found| same_endpoint(&found, wanted))
+            }
+            Write::Class(slot, wanted) => self.classes.get(*slot).is_some_and(|found| same_class(&found, wanted)),
+            Write::Spans(offset, wanted) => {
+                (*offset..).zip(wanted.iter()).all(|(index, span)| self.spans.get(index) == Some(*span))
+            }
+            Write::Set(id, wanted) => found(self.sets.get(id, 0), &maps::SETS)? == Some(*wanted),
+            Write::Row(key, wanted) => found(self.rows.get(key, 0), &maps::ROWS)? == Some(*wanted),
+            Write::Interface(index, slot) => found(self.interfaces.get(index, 0), &maps::INTERFACES)? == Some(*slot),
+            Write::Address(key, slot) => found(self.addresses.get(key, 0), &maps::ADDRESSES)? == Some(*slot),
+            // The answer of another network is another slot.
+            Write::Net(key, slot) => found(self.nets.get(&key_of(key), 0), &maps::NETS)? == Some(*slot),
+            _ => true,
+        })
+    }
+
+    fn mend(&mut self, write: &Write) -> Result<(), StoreError> {
+        // In place where there is something: one update and a grace, so that no other update takes what a packet looks at.
+        match write {
+            Write::Row(key, row) => self.rows.insert(key, row, 0).map_err(|error| failed(&maps::ROWS, error)),
+            Write::Address(key, slot) => {
+                self.addresses.insert(key, slot, 0).map_err(|error| failed(&maps::ADDRESSES, error))
+            }
+            Write::Net(key, slot) => {
+                self.nets.insert(&key_of(key), slot, 0).map_err(|error| failed(&maps::NETS, error))
+            }
+            Write::Interface(index, slot) => {
+                self.interfaces.insert(index, slot, 0).map_err(|error| failed(&maps::INTERFACES, error))
+            }
+            write => self.write(write),
+        }?;
+        grace()
+    }
+
+    fn keys(&self, table: Keyed, after: Option<&Key>, most: usize) -> Result<Vec<Key>, StoreError> {
+        let spec = spec_of(table);
+        let map = self.keyed.get(&table).ok_or_else(|| failed(spec, "is not open"))?.fd().as_fd();
+        let keys = match (table, after) {
+            (Keyed::Interfaces, Some(Key::Interface(last))) => walk(map, Some(*last), most, Key::Interface),
+            (Keyed::Interfaces, _) => walk(map, None, most, Key::Interface),
+            (Keyed::Addresses, Some(Key::Address(last))) => walk(map, Some(*last), most, Key::Address),
+            (Keyed::Addresses, _) => walk(map, None, most, Key::Address),
+            (Keyed::Nets, Some(Key::Net(last))) => walk(map, Some(key_of(last)), most, |key| Key::Net(net_of(&key))),
+            (Keyed::Nets, _) => walk(map, None, most, |key| Key::Net(net_of(&key))),
+            (Keyed::Rows, Some(Key::Row(last))) => walk(map, Some(*last), most, Key::Row),
+            (Keyed::Rows, _) => walk(map, None, most, Key::Row),
+        };
+        keys.map_err(|error| failed(spec, error))
     }
 
     fn sizes(&self) -> Sizes {

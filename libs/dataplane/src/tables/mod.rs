@@ -4,11 +4,13 @@
 //! Never: sweeps before a commit said what is wanted.
 
 mod affected;
+mod audit;
 mod capacity;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod image;
 mod kernel;
+mod keys;
 mod mapped;
 pub mod names;
 mod order;
@@ -19,16 +21,18 @@ mod sizes;
 mod tests;
 mod write;
 
+pub use audit::slice;
 pub use capacity::{Demand, Full, Need};
 pub use kernel::KernelStore;
 pub use plan::{CommitError, Guarded, Lookup, Refusal};
 pub use sizes::{SizeError, Sizes};
-pub use write::{Snapshot, Store, StoreError, Write};
+pub use write::{Key, Keyed, Snapshot, Store, StoreError, Write};
 
 use abi::{
     maps::{self, MapSpec},
     rules::HIT_NONE,
 };
+use audit::Walk;
 use calc::Desired;
 use capacity::Step;
 use image::Image;
@@ -59,6 +63,7 @@ pub struct Tables<S> {
     is_torn: bool,
     /// The most entries that were ever needed of a map, by its name.
     peaks: BTreeMap<&'static str, u64>,
+    walk: Walk,
 }
 
 impl<S: Store> Tables<S> {
@@ -68,7 +73,7 @@ impl<S: Store> Tables<S> {
     /// The store cannot be read, or contradicts itself.
     pub fn adopt(store: S) -> Result<Self, StoreError> {
         let (image, names, pending, peaks) = (Image::default(), Names::default(), Vec::new(), BTreeMap::new());
-        let mut tables = Self { store, image, names, pending, is_torn: false, peaks };
+        let mut tables = Self { store, image, names, pending, is_torn: false, peaks, walk: Walk::default() };
         tables.take_over()?;
         Ok(tables)
     }
@@ -102,6 +107,42 @@ impl<S: Store> Tables<S> {
         }
         let pending = std::mem::take(&mut self.pending);
         self.write_all(&pending)
+    }
+
+    /// Holds a part of the tables against the revision in force, the whole of them by and by, and puts back what others
+    /// changed. Says what that was. Flows may have come by it: all are judged again.
+    ///
+    /// # Errors
+    /// A map cannot be read or written; the tables are read anew before the next commit.
+    pub fn audit(&mut self) -> Result<Vec<String>, StoreError> {
+        if self.is_torn || !self.pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wrong = self.walk.look(&self.image, &self.store)?;
+        if wrong.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mended = wrong.iter().try_for_each(|write| self.store.mend(write));
+        self.is_torn = mended.is_err();
+        mended?;
+        if wrong.contains(&Write::Generation(self.image.generation)) {
+            self.write_all(&[Write::FlushAhead(self.image.generation)])?;
+        }
+        self.judge_again()?;
+        Ok(wrong.iter().map(audit::text).collect())
+    }
+
+    /// The same revision under the next generation, with every endpoint stamped.
+    fn judge_again(&mut self) -> Result<(), StoreError> {
+        let mut next = self.image.clone();
+        next.generation += 1;
+        for entry in next.endpoints.values_mut() {
+            entry.rev = affected::revision(next.generation);
+        }
+        self.write_all(&order::put_in_force(&self.image, &next, &[]))?;
+        self.pending = order::sweep(&self.image, &next);
+        self.image = next;
+        Ok(())
     }
 
     /// The revision in force.

@@ -25,6 +25,14 @@ pub fn address_of(key: Address) -> IpAddr {
     std::net::Ipv6Addr::from(key.to_bytes()).to_canonical()
 }
 
+/// A network as people write it.
+#[must_use]
+pub fn text(net: &NetKey) -> String {
+    let address = address_of(Address::from_bytes(net.address));
+    let bits = if address.is_ipv4() { net.prefix_len.saturating_sub(ALL_V4.prefix_len) } else { net.prefix_len };
+    format!("{address}/{bits}")
+}
+
 /// The key of a network; `None` for an IPv6 network inside `::ffff:0:0/96`, which no packet can match.
 #[must_use]
 pub fn net_key(cidr: &Cidr) -> Option<NetKey> {

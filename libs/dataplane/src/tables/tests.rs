@@ -5,6 +5,7 @@
 
 use super::{CommitError, Guarded, Tables, fake::FakeStore, image::Image, order, plan, prefix, write::Store};
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
+use abi::{ClassEntry, Endpoint, RowKey, RowRef, Span, Word};
 use calc::{
     Desired,
     desired::{AddressSpec, EndpointSpec, Owner},
@@ -228,6 +229,7 @@ fn restarts(store: FakeStore, speaks: &Desired, meaning: &Hits, next: &Desired) 
     assert_speaks(&tables.store, next, &hits(&tables.names), "after the restart");
     tables.settle().expect("a sweep");
     assert_speaks(&tables.store, next, &hits(&tables.names), "after the restart's sweep");
+    assert_eq!(tables.audit(), Ok(vec![]), "nobody else touched them");
     assert_nothing_left(&tables);
 }
 
@@ -260,7 +262,35 @@ proptest! {
             assert_speaks(&tables.store, &step, &hits(&tables.names), "in force");
         }
         tables.settle().expect("a sweep");
+        assert_eq!(tables.audit(), Ok(vec![]), "no damage is seen where none was done");
         assert_nothing_left(&tables);
+    }
+
+    #[test]
+    fn damage_of_any_kind_is_found_and_put_back_and_flows_are_judged_again(
+        steps in prop::collection::vec(sketch(), 1..4), damages in prop::collection::vec((0u8..11, 0usize..64), 1..4)
+    ) {
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        for step in steps.iter().map(Sketch::desired) {
+            tables.commit(&step, &guarded).expect("it fits");
+        }
+        tables.settle().expect("a sweep");
+        let (before, generation) = (tables.image.clone(), tables.image.generation);
+        let held = (tables.store.held.clone(), tables.store.spans.clone());
+        damages.iter().for_each(|(kind, place)| damage(&mut tables.store, *kind, *place));
+        // One hand may have undone what another did.
+        let is_harmed = held != (tables.store.held.clone(), tables.store.spans.clone());
+        let found = tables.audit().expect("the fake can be read");
+        assert_eq!(found.is_empty(), !is_harmed, "{damages:?}: {found:?}");
+        tables.settle().expect("a sweep");
+        let desired = steps.last().map(Sketch::desired).unwrap_or_default();
+        assert_speaks(&tables.store, &desired, &hits(&tables.names), "mended");
+        assert_eq!(tables.audit(), Ok(vec![]), "all at once");
+        if is_harmed {
+            assert!(tables.image.endpoints.values().all(|entry| u64::from(entry.rev) == generation + 1));
+            assert_eq!(tables.store.held.generation, generation + 1);
+            assert_eq!((&before.rows, &before.addresses), (&tables.image.rows, &tables.image.addresses));
+        }
     }
 
     #[test]
@@ -299,6 +329,43 @@ proptest! {
             }
         }
     }
+}
+
+/// Changes one thing of a kind, if there is one that matters.
+fn damage(store: &mut FakeStore, kind: u8, place: usize) {
+    let (number, nobodys) = (u32::try_from(place).unwrap_or(0), Word::settled(77));
+    let held = &mut store.held;
+    match kind {
+        0 => held.generation += 3,
+        1 => {
+            let served = held.endpoints.values_mut().filter(|entry| entry.ifindex != 0);
+            served.skip(place % 3).take(1).for_each(|entry| *entry = Endpoint::default());
+        }
+        2 => remove_one(&mut held.interfaces, place),
+        3 => remove_one(&mut held.addresses, place),
+        4 => remove_one(&mut held.nets, place),
+        5 => remove_one(&mut held.rows, place),
+        6 => drop(held.rows.insert(RowKey { set: 900, class: number }, RowRef { offset: 0, len: 1 })),
+        7 => held.sets.values_mut().skip(place % 4).take(1).for_each(|entry| entry.row.offset += 77),
+        8 => {
+            let index = number % 16;
+            if store.is_referred(index) {
+                store.spans.insert(index, Span { bits: 0, hit: 9999 });
+            }
+        }
+        9 => {
+            let named: Vec<_> = held.addresses.values().chain(held.nets.values()).skip(place % 4).take(1).collect();
+            for slot in named {
+                held.classes.insert(*slot, ClassEntry { class: nobodys, endpoint: nobodys });
+            }
+        }
+        _ => drop(held.interfaces.insert(4000 + number, 2)),
+    }
+}
+
+fn remove_one<K: Ord + Copy, V>(map: &mut BTreeMap<K, V>, place: usize) {
+    let key = map.keys().nth(place % map.len().max(1)).copied();
+    key.and_then(|key| map.remove(&key));
 }
 
 fn both_have(first: &Desired, second: &Desired, number: u8) -> bool {
@@ -394,4 +461,42 @@ fn a_freed_slot_waits_for_its_flows_to_be_flushed() {
     tables.commit(&Desired::default(), &guarded).expect("it fits");
     let flushed = |write: &super::Write| matches!(write, super::Write::FlushFlows(slots) if slots.contains(&slot));
     assert!(tables.pending.iter().any(flushed));
+}
+
+/// Whether endpoint 0's egress rules and endpoint 1's ingress rules both let TCP 80 pass between them.
+fn passes(store: &FakeStore) -> bool {
+    let key = |number: usize| prefix::address_key(address(ADDRESSES[number])).expect("a plain address");
+    let x = abi::rules::x_of(6, 80);
+    store.judge(100, Direction::Egress, key(1), x).0 && store.judge(101, Direction::Ingress, key(0), x).0
+}
+
+#[test]
+fn the_order_of_writes_is_what_keeps_a_packet_in_one_revision() {
+    let allow = || Some(vec![rule(4, 80, Action::Allow)]);
+    let sketch = |ingress, egress| Sketch {
+        nets: 0,
+        addresses: [Some(0), Some(0), None, None, None],
+        endpoints: [Some((None, egress)), Some((ingress, None)), None],
+    };
+    // In either revision one of the two ends refuses.
+    let (one, other) = (sketch(Some(vec![]), allow()).desired(), sketch(allow(), Some(vec![])).desired());
+    let mut mixed = 0;
+    for (from, to) in [(&one, &other), (&other, &one)] {
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        tables.commit(from, &guarded).expect("it fits");
+        tables.settle().expect("a sweep");
+        let plan = plan::plan(&tables.image, &tables.names, to, &guarded, &tables.store.sizes()).expect("it fits");
+        let writes = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
+        let seen_passing = |writes: &[super::Write]| {
+            let mut store = tables.store.clone();
+            writes.iter().filter(|write| store.write(write).is_ok() && passes(&store)).count()
+        };
+        assert_eq!(seen_passing(&writes), 0, "no packet between two writes passes");
+        let mut hasty = writes.clone();
+        let last = hasty.pop().expect("the generation");
+        assert!(matches!(last, super::Write::Generation(_)));
+        hasty.insert(0, last);
+        mixed += seen_passing(&hasty);
+    }
+    assert!(mixed > 0, "the generation stored first lets a packet pass between the two endpoints' words");
 }

@@ -45,6 +45,39 @@ pub enum Write {
     Grace,
     /// Deletes flows that name one of these endpoint slots.
     FlushFlows(BTreeSet<u32>),
+    /// Deletes flows stamped later than this generation, which only a foreign generation can have done.
+    FlushAhead(u64),
+}
+
+/// A table that is found by keys, so that it can hold one too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keyed {
+    /// Of interface indexes.
+    Interfaces,
+    /// Of exact addresses.
+    Addresses,
+    /// Of networks.
+    Nets,
+    /// Of rule sets and classes.
+    Rows,
+}
+
+impl Keyed {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Interfaces, Self::Addresses, Self::Nets, Self::Rows];
+}
+
+/// One of their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// An interface's index.
+    Interface(u32),
+    /// An exact address.
+    Address(Address),
+    /// A network.
+    Net(NetKey),
+    /// A rule set and a class.
+    Row(RowKey),
 }
 
 /// A map did not take a write or give a value.
@@ -93,6 +126,24 @@ pub trait Store {
     /// # Errors
     /// The kernel refuses it.
     fn write(&mut self, write: &Write) -> Result<(), StoreError>;
+
+    /// Whether the tables hold what this write puts there.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    fn holds(&self, write: &Write) -> Result<bool, StoreError>;
+
+    /// Puts it there over whatever somebody else has put there, and waits for a grace.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    fn mend(&mut self, write: &Write) -> Result<(), StoreError>;
+
+    /// At most `most` keys after one, in the table's own order; the first ones if that one is gone or `None`.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    fn keys(&self, table: Keyed, after: Option<&Key>, most: usize) -> Result<Vec<Key>, StoreError>;
 
     /// How much fits.
     fn sizes(&self) -> Sizes;
