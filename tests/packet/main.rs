@@ -24,6 +24,7 @@ mod revisions;
 mod scenario;
 mod sizes;
 mod spoofing;
+mod storms;
 mod table;
 mod twins;
 mod verified;

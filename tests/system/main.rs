@@ -18,6 +18,7 @@ mod policy_ingress;
 mod policy_ports;
 mod policy_scope;
 mod restart;
+mod restart_storm;
 mod story;
 
 use anyhow::Result;

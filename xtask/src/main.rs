@@ -59,7 +59,7 @@ enum Chore {
         #[arg(last = true)]
         what: Vec<String>,
     },
-    /// Run tests; "packet", "system" and "vm" need root.
+    /// Run tests; "packet", "system", "vm" and "soak" need root.
     Test {
         /// What the tests may need.
         #[arg(default_value = "all")]

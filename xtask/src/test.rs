@@ -30,7 +30,12 @@ pub enum Level {
     Vm,
     /// All of these.
     All,
+    /// Root, and an hour at most: the storms at length (kills, flips of policies), which no other level runs so long.
+    Soak,
 }
+
+/// How long the storms are in a soak.
+const SOAK: [(&str, &str); 3] = [("TORTIE_KILLS", "100"), ("TORTIE_FLIPS", "2000"), ("TORTIE_KILLED_COMMITS", "2000")];
 
 /// Tests counted so far.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -66,6 +71,9 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
     }
     if wants(Level::Vm) {
         run.other_kernels(&vm::Request::default());
+    }
+    if level == Level::Soak {
+        run.soak();
     }
     run.sum()
 }
@@ -112,14 +120,30 @@ impl Run<'_> {
         }
     }
 
-    fn system(&mut self) {
-        if !self.may("system tests") {
+    fn soak(&mut self) {
+        if !self.may("soak") {
             return;
         }
+        self.build();
+        for (binary, filter) in [("packet", "storms::"), ("system", "restart_storm::")] {
+            let mut tests = self.kernel_tests(binary);
+            tests.arg(filter).envs(SOAK);
+            self.counted(&format!("{binary} storms"), tests);
+        }
+    }
+
+    fn build(&mut self) {
         for (name, args) in build::steps() {
             let paths = self.paths;
             self.work(|_, console| console.run(name, &mut paths.cargo(args)));
         }
+    }
+
+    fn system(&mut self) {
+        if !self.may("system tests") {
+            return;
+        }
+        self.build();
         let mut tests = self.kernel_tests("system");
         // They wait for agents and for silence more than they compute.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
