@@ -3,6 +3,7 @@
 //! Invariant: flags win over the environment, the environment over the file, the file over defaults.
 //! Never: guesses what an unknown field means; one clear error names it.
 
+use abi::{Timeout, Timeouts};
 use clap::{Args, ValueEnum};
 use dataplane::{Options, Sizes};
 use model::{IfaceName, NodeName};
@@ -110,6 +111,16 @@ pub struct Settings {
     #[arg(skip)]
     #[serde(rename = "mapEntries")]
     map_entries_of_file: BTreeMap<String, u32>,
+    /// Idle seconds after which a tracked flow is forgotten, as NAME=SECONDS; repeatable, in the variable separated by commas
+    #[arg(long, env = "TORTIE_CONNTRACK_TIMEOUTS", value_name = "NAME=SECONDS", value_delimiter = ',', value_parser = timeout)]
+    #[serde(skip)]
+    conntrack_timeouts: Vec<(String, u32)>,
+    #[arg(skip)]
+    #[serde(rename = "conntrackTimeouts")]
+    conntrack_timeouts_of_file: BTreeMap<String, u32>,
+    /// Tracked flows that one pod may own [default: an eighth of the table CONNTRACK]
+    #[arg(long, env = "TORTIE_FLOW_QUOTA", value_name = "FLOWS")]
+    flow_quota: Option<u32>,
 }
 
 /// The agent's settings, checked.
@@ -143,6 +154,10 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// Table sizes that differ from the defaults.
     pub map_entries: BTreeMap<String, u32>,
+    /// How long flows live without a packet.
+    pub timeouts: Timeouts,
+    /// Flows that one pod may own, if it was given.
+    pub flow_quota: Option<u32>,
 }
 
 /// Settings that cannot be used.
@@ -194,6 +209,8 @@ impl Config {
                 Attach::Tcx => dataplane::Attach::Tcx,
                 Attach::Clsact => dataplane::Attach::Clsact,
             },
+            timeouts: self.timeouts,
+            flow_quota: self.flow_quota,
         }
     }
 }
@@ -202,6 +219,8 @@ impl Settings {
     fn over(self, file: Self) -> Self {
         let mut entries = file.map_entries_of_file;
         entries.extend(self.map_entries);
+        let mut timeouts = file.conntrack_timeouts_of_file;
+        timeouts.extend(self.conntrack_timeouts);
         Self {
             node: self.node.or(file.node),
             datastore: self.datastore.or(file.datastore),
@@ -218,6 +237,9 @@ impl Settings {
             metrics_address: self.metrics_address.or(file.metrics_address),
             map_entries: Vec::new(),
             map_entries_of_file: entries,
+            conntrack_timeouts: Vec::new(),
+            conntrack_timeouts_of_file: timeouts,
+            flow_quota: self.flow_quota.or(file.flow_quota),
         }
     }
 
@@ -238,6 +260,8 @@ impl Settings {
             health_address: address("--health-address", self.health_address, HEALTH_ADDRESS)?,
             metrics_address: address("--metrics-address", self.metrics_address, METRICS_ADDRESS)?,
             map_entries: self.map_entries_of_file,
+            timeouts: timeouts(&self.conntrack_timeouts_of_file)?,
+            flow_quota: self.flow_quota.map(flow_quota).transpose()?,
         })
     }
 }
@@ -305,6 +329,32 @@ fn address(setting: &'static str, given: Option<String>, default: &str) -> Resul
     text.parse().map(Some).map_err(|_| wrong())
 }
 
+fn timeouts(given: &BTreeMap<String, u32>) -> Result<Timeouts, ConfigError> {
+    let mut timeouts = Timeouts::DEFAULT;
+    for (name, seconds) in given {
+        let known = || Timeout::ALL.iter().map(|timeout| timeout.as_str()).collect::<Vec<_>>().join(", ");
+        let Some(timeout) = Timeout::ALL.iter().find(|timeout| timeout.as_str() == name) else {
+            return Err(value("--conntrack-timeouts", format!("there is no timeout {name}; there are {}", known())));
+        };
+        if *seconds == 0 || *seconds > Timeouts::SECONDS_MAX {
+            let most = Timeouts::SECONDS_MAX;
+            return Err(value("--conntrack-timeouts", format!("{name}={seconds}: not between 1 and {most} seconds")));
+        }
+        timeouts = timeouts.with(*timeout, *seconds);
+    }
+    Ok(timeouts)
+}
+
+fn flow_quota(flows: u32) -> Result<u32, ConfigError> {
+    if flows == 0 { Err(value("--flow-quota", "0: a pod needs at least one flow")) } else { Ok(flows) }
+}
+
+fn timeout(text: &str) -> Result<(String, u32), String> {
+    let (name, seconds) = text.split_once('=').ok_or("write it as NAME=SECONDS")?;
+    let seconds = seconds.parse().map_err(|_| format!("{seconds:?} is no number of seconds"))?;
+    Ok((name.to_owned(), seconds))
+}
+
 fn map_entry(text: &str) -> Result<(String, u32), String> {
     let (name, entries) = text.split_once('=').ok_or("write it as NAME=ENTRIES")?;
     let entries = entries.parse().map_err(|_| format!("{entries:?} is no number of entries"))?;
@@ -351,6 +401,13 @@ mod tests {
             ("datastore: file:/d\nnode: n1\nmetricsAddress: 9091\n", "--metrics-address"),
             ("datastore: file:/d\nnode: n1\nmapEntries: {NOTHING: 4}\n", "--map-entries"),
             ("datastore: file:/d\nnode: n1\nmapEntries: {ENDPOINTS: 64, INTERFACES: 16}\n", "INTERFACES=16"),
+            (
+                "datastore: file:/d\nnode: n1\nconntrackTimeouts: {tcp: 4}\n",
+                "--conntrack-timeouts: there is no timeout tcp",
+            ),
+            ("datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 0}\n", "--conntrack-timeouts: udp=0"),
+            ("datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 3000000}\n", "--conntrack-timeouts: udp=3000000"),
+            ("datastore: file:/d\nnode: n1\nflowQuota: 0\n", "--flow-quota"),
         ] {
             let error = load(text, Settings::default()).expect_err(text);
             assert!(error.contains(flag), "{error}");
@@ -362,5 +419,13 @@ mod tests {
         let flags = Settings { map_entries: vec![("CONNTRACK".into(), 64)], ..Settings::default() };
         let config = load("datastore: file:/d\nnode: n1\nmapEntries: {CONNTRACK: 1, ROWS: 2}\n", flags).expect("valid");
         assert_eq!(config.map_entries, BTreeMap::from([("CONNTRACK".to_owned(), 64), ("ROWS".to_owned(), 2)]));
+    }
+    #[test]
+    fn pkt_70_timeouts_of_flags_and_file_are_joined_over_the_defaults() {
+        let flags = Settings { conntrack_timeouts: vec![("udp".into(), 30)], ..Settings::default() };
+        let text = "datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 10, tcpEstablished: 7200}\nflowQuota: 9\n";
+        let config = load(text, flags).expect("valid");
+        let expected = Timeouts::DEFAULT.with(Timeout::Udp, 30).with(Timeout::TcpEstablished, 7200);
+        assert_eq!((config.timeouts, config.flow_quota), (expected, Some(9)));
     }
 }

@@ -29,8 +29,6 @@ pub trait Kernel {
     fn settle(&mut self);
     /// Whether an endpoint is completely in force.
     fn in_force(&self, id: &AttachmentId) -> bool;
-    /// Deletes expired flows.
-    fn sweep_conntrack(&mut self) -> usize;
     /// Asks the dry twin.
     fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError>;
     /// How much of the maps commits have filled.
@@ -58,10 +56,6 @@ impl Kernel for Dataplane {
 
     fn in_force(&self, id: &AttachmentId) -> bool {
         self.in_force(id)
-    }
-
-    fn sweep_conntrack(&mut self) -> usize {
-        self.sweep_conntrack()
     }
 
     fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError> {

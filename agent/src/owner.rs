@@ -186,7 +186,7 @@ impl<K: Kernel> Agent<K> {
         self.kernel.settle();
     }
 
-    /// What is done now and then: what failed is tried again, what expired is removed.
+    /// What is done now and then: what failed is tried again.
     pub fn tick(&mut self) {
         self.changed |= self.desired.is_none();
         let failed = !self.outcome.failed.is_empty();
@@ -196,8 +196,6 @@ impl<K: Kernel> Agent<K> {
         }
         self.kernel.settle();
         self.undo_abandoned();
-        let expired = self.kernel.sweep_conntrack();
-        tracing::debug!(expired, "conntrack swept");
         self.publish_all();
         self.tell_metrics();
     }

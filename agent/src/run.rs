@@ -30,7 +30,7 @@ use std::{
 };
 use tracing::{info, warn};
 
-/// Between two looks at what expired or failed.
+/// Between two looks at what failed.
 const TICK: Duration = Duration::from_secs(5);
 /// Between two looks at everything that other hands may have changed.
 const LOOK: Duration = Duration::from_millis(500);

@@ -1,69 +1,17 @@
 //! Conntrack: does this packet belong to a flow that policy let in, and is that judgement still in force?
-//! In: a parsed packet and the flow table. Out: the flow and the packet's direction in it, or nothing.
+//! In: a parsed packet and the flow tables. Out: the flow and the packet's direction in it, or nothing.
 //! Invariant: an entry without `CT_REFUSED` is of a flow that both ends' policy allowed at its stamp.
-//! Never: opens a TCP flow for anything but a SYN without ACK; reads a rule.
+//! Never: opens a TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
-use core::cell::Cell;
-
-use abi::conntrack::{
-    CT_HIGH_FIN, CT_HIGH_OPENED, CT_HOST_OPENED, CT_LOW_FIN, CT_REFUSED, STATE_CLOSED, STATE_ESTABLISHED, STATE_NEW,
-};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, STATE_CLOSED, STATE_NEW};
 use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST};
 use abi::rules::x_of;
-use abi::{Address, ConntrackEntry, FlowKey};
+use abi::timeout::is_over;
+use abi::{Address, ConntrackEntry, FlowKey, Timeout};
 
-use crate::parse::{Packet, protocol, tcp};
+use crate::entry::Flow;
+use crate::parse::{Packet, protocol};
 use crate::tables::Tables;
-
-/// A [`ConntrackEntry`] in its place in the table, where packets on other processors change it too.
-#[repr(C)]
-#[derive(Debug)]
-#[expect(missing_docs, reason = "field by field as in ConntrackEntry")]
-pub struct Flow {
-    pub bytes: Cell<u64>,
-    pub stamp: Cell<u32>,
-    pub low_slot: Cell<u32>,
-    pub high_slot: Cell<u32>,
-    pub egress_hit: Cell<u32>,
-    pub ingress_hit: Cell<u32>,
-    pub seen_s: Cell<u32>,
-    pub packets: Cell<u32>,
-    pub state: Cell<u8>,
-    pub flags: Cell<u8>,
-    pub icmp_type: Cell<u8>,
-    pub icmp_code: Cell<u8>,
-    nat: Cell<[u64; 2]>,
-    nat_port: Cell<[u8; 2]>,
-    spare: Cell<[u8; 6]>,
-}
-
-const _: () = assert!(size_of::<Flow>() == size_of::<ConntrackEntry>());
-const _: () = assert!(core::mem::offset_of!(Flow, flags) == core::mem::offset_of!(ConntrackEntry, flags));
-const _: () = assert!(core::mem::offset_of!(Flow, seen_s) == core::mem::offset_of!(ConntrackEntry, seen_s));
-
-#[cfg(any(test, feature = "fake"))]
-impl Flow {
-    /// The entry in a place of its own.
-    pub fn of(entry: &ConntrackEntry) -> Self {
-        Self {
-            bytes: Cell::new(entry.bytes),
-            stamp: Cell::new(entry.stamp),
-            low_slot: Cell::new(entry.low_slot),
-            high_slot: Cell::new(entry.high_slot),
-            egress_hit: Cell::new(entry.egress_hit),
-            ingress_hit: Cell::new(entry.ingress_hit),
-            seen_s: Cell::new(entry.seen_s),
-            packets: Cell::new(entry.packets),
-            state: Cell::new(entry.state),
-            flags: Cell::new(entry.flags),
-            icmp_type: Cell::new(entry.icmp_type),
-            icmp_code: Cell::new(entry.icmp_code),
-            nat: Cell::new(entry.nat.0),
-            nat_port: Cell::new(entry.nat_port),
-            spare: Cell::new(entry.spare),
-        }
-    }
-}
 
 /// Who opened a flow towards whom, and what it asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +53,17 @@ pub struct Tracked<'a> {
     pub from_low: bool,
     /// When it was found: asking the clock once is enough.
     pub now_s: u32,
+    /// The entry lies in `NEWFLOW`.
+    pub half_open: bool,
+}
+
+/// What the tables hold for a packet's key.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The flow that the packet belongs to.
+    pub tracked: Option<Tracked<'a>>,
+    /// The entry of `CONNTRACK`, whatever it says.
+    pub place: Option<&'a Flow>,
 }
 
 /// Writes the key of a packet's flow; whether the low end sent this packet.
@@ -134,34 +93,52 @@ fn source_is_low(packet: &Packet) -> bool {
     u16::from_be(packet.source_port) <= u16::from_be(packet.destination_port)
 }
 
-/// The live entry of a packet's flow. A SYN on a closed or refused flow finds none: it is to be judged anew.
-/// An ICMP message of another type than the opener's or its answer is no part of the flow either.
+/// The live entry of a packet's flow: that of `CONNTRACK`, which a flow that is not half-open meets at the first look-up,
+/// else that of `NEWFLOW`.
 #[inline(always)]
-pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey, packet: &Packet, from_low: bool) -> Option<Tracked<'a>> {
+pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey, packet: &Packet, from_low: bool) -> Found<'a> {
     // Asked before the look-up: where there is no flow, the compiler would else store a clock that was never read, which
     // the verifier refuses.
     let now_s = tables.now_s();
-    let tracked = Tracked { flow: tables.flow(key)?, from_low, now_s };
-    let over = tracked.flow.flags.get() & CT_REFUSED != 0 || tracked.flow.state.get() == STATE_CLOSED;
-    let absent = expired(tracked.flow, packet.protocol, tracked.now_s)
-        || (over && packet.is_syn())
-        || (packet.is_icmp() && !tracked.icmp_belongs(packet));
-    if absent { None } else { Some(tracked) }
+    let place = tables.flow(key);
+    if let Some(flow) = place {
+        let tracked = Tracked { flow, from_low, now_s, half_open: false };
+        if tracked.speaks_for(tables, packet) {
+            return Found { tracked: Some(tracked), place };
+        }
+    }
+    let half_open = tables.new_flow(key).map(|flow| Tracked { flow, from_low, now_s, half_open: true });
+    Found { tracked: half_open.filter(|tracked| tracked.speaks_for(tables, packet)), place }
 }
 
 /// Whether an entry is as good as absent: `ConntrackEntry::expired` over the entry in its place.
 #[inline(always)]
-pub fn expired(flow: &Flow, protocol: u8, now_s: u32) -> bool {
-    let entry = ConntrackEntry {
-        state: flow.state.get(),
-        flags: flow.flags.get(),
-        seen_s: flow.seen_s.get(),
-        ..ConntrackEntry::default()
-    };
-    entry.expired(protocol, now_s)
+pub fn expired<T: Tables>(tables: &T, flow: &Flow, now_s: u32) -> bool {
+    is_over(flow.seen_s.get(), tables.lifetime_s(flow.timeout.get()), now_s)
+}
+
+/// Whether the quoted packet of an error belongs to a flow that is allowed.
+#[inline(always)]
+pub fn is_allowed<T: Tables>(tables: &T, key: &FlowKey) -> bool {
+    let now_s = tables.now_s();
+    let allowed = |flow: &Flow| flow.flags.get() & CT_REFUSED == 0 && !expired(tables, flow, now_s);
+    match tables.flow(key) {
+        Some(flow) if flow.timeout.get() != Timeout::Gone as u8 => allowed(flow),
+        _ => tables.new_flow(key).is_some_and(allowed),
+    }
 }
 
 impl Tracked<'_> {
+    /// Whether the entry is there for this packet. A SYN on a flow that is over is to be judged anew, and an ICMP message of
+    /// another type than the opener's or its answer is no part of the flow either.
+    #[inline(always)]
+    fn speaks_for<T: Tables>(&self, tables: &T, packet: &Packet) -> bool {
+        let over = self.is_refused() || self.flow.state.get() >= STATE_CLOSED;
+        !(expired(tables, self.flow, self.now_s)
+            || (over && packet.is_syn())
+            || (packet.is_icmp() && !self.icmp_belongs(packet)))
+    }
+
     /// Slots of the packet's sender and receiver.
     #[inline(always)]
     #[must_use]
@@ -219,12 +196,14 @@ impl Tracked<'_> {
 
     /// Whether the judgement is still in force at both ends.
     #[inline(always)]
-    pub fn currency<T: Tables>(&self, tables: &T) -> Currency {
+    pub fn currency<T: Tables>(&self, tables: &T, protocol: u8) -> Currency {
         let low = currency_at(tables, self.flow.low_slot.get(), self.flow.stamp.get());
         let high = currency_at(tables, self.flow.high_slot.get(), self.flow.stamp.get());
         match (low, high) {
             (Currency::Current, Currency::Current) => Currency::Current,
             (Currency::Outdated, _) | (_, Currency::Outdated) => Currency::Outdated,
+            // Kept are established flows: a SYN that nobody answered yet is none (PKT-74).
+            _ if self.half_open && protocol == protocol::TCP => Currency::Outdated,
             _ => Currency::Kept,
         }
     }
@@ -243,59 +222,6 @@ impl Tracked<'_> {
             _ => return false,
         };
         packet.icmp_type() == reply
-    }
-
-    /// Writes what this packet says about the flow: counters, time, state.
-    #[inline(always)]
-    pub fn touch<T: Tables>(&self, packet: &Packet) {
-        if T::DRY {
-            return;
-        }
-        let flow = self.flow;
-        let now_s = self.now_s;
-        if flow.seen_s.get() != now_s {
-            flow.seen_s.set(now_s);
-        }
-        flow.bytes.set(flow.bytes.get().wrapping_add(u64::from(packet.length)));
-        flow.packets.set(flow.packets.get().wrapping_add(1));
-        if flow.state.get() == STATE_NEW && !self.from_opener() {
-            flow.state.set(STATE_ESTABLISHED);
-        }
-        if packet.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-            self.close(packet.tcp_flags);
-        }
-    }
-
-    #[inline(always)]
-    fn close(&self, tcp_flags: u8) {
-        let mut flags = self.flow.flags.get();
-        if tcp_flags & tcp::FIN != 0 {
-            flags |= if self.from_low { CT_LOW_FIN } else { CT_HIGH_FIN };
-            self.flow.flags.set(flags);
-        }
-        let both = CT_LOW_FIN | CT_HIGH_FIN;
-        if tcp_flags & tcp::RST != 0 || flags & both == both {
-            self.flow.state.set(STATE_CLOSED);
-        }
-    }
-
-    /// Judged again and allowed.
-    #[inline(always)]
-    pub fn restamp<T: Tables>(&self, generation: u64) {
-        if !T::DRY {
-            self.flow.flags.set(self.flow.flags.get() & !CT_REFUSED);
-            self.flow.stamp.set(generation as u32);
-        }
-    }
-
-    /// Judged again and refused: the entry stays as a tombstone.
-    #[inline(always)]
-    pub fn refuse<T: Tables>(&self, generation: u64) {
-        if !T::DRY {
-            self.flow.flags.set(self.flow.flags.get() | CT_REFUSED);
-            self.flow.stamp.set(generation as u32);
-            self.flow.seen_s.set(self.now_s);
-        }
     }
 }
 
@@ -330,6 +256,7 @@ pub fn opened(packet: &Packet, from_low: bool, slots: (u32, u32), entry: &mut Co
     entry.bytes = u64::from(packet.length);
     entry.packets = 1;
     entry.state = STATE_NEW;
+    entry.timeout = Timeout::at_opening(packet.protocol) as u8;
     entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
 }
 

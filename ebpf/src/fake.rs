@@ -3,21 +3,26 @@
 //! Invariant: behaves as the kernel's tables do: unknown keys miss, indexes past the end are absent.
 //! Never: part of a program.
 
-use std::boxed::Box;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
 use abi::address::ClassEntry;
-use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_HOST};
+use abi::endpoint::{ENDPOINT_READY, SLOT_HOST};
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
-use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, NetKey, RowKey, RowRef, SetEntry, Span, Word};
+use abi::{
+    Address, ConntrackEntry, DropReason, Endpoint, FlowKey, NetKey, RowKey, RowRef, SetEntry, Span, Ticket, Word,
+};
 
-use crate::conntrack::Flow;
-use crate::tables::{Arrival, Frame, Tables};
+use crate::entry::Flow;
+use crate::expiry;
+use crate::shelf::FlowTables;
+use crate::tables::{Arrival, Frame, Inserted, Replaced, Tables};
 use crate::walk::{Hook, State, Verdict, walk};
+
+pub use crate::made::{icmp, ipv4, mac, tcp, udp};
 
 /// Rule set that allows everything.
 pub const ALLOW: u32 = 1;
@@ -40,37 +45,10 @@ pub struct Node {
     pub rows: BTreeMap<RowKey, RowRef>,
     pub spans: Vec<Span>,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
-    /// Where on the shelf each flow stands.
-    flows: RefCell<BTreeMap<FlowKey, usize>>,
-    shelf: Shelf,
-    /// Flows that fit.
-    pub room: Cell<usize>,
+    pub tracked: FlowTables,
     /// The clock.
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
-}
-
-/// Flows that stay where they are for as long as the node lives: a packet's stages hold on to them.
-#[derive(Debug, Default)]
-struct Shelf(OnceCell<Box<(Flow, Shelf)>>);
-
-impl Shelf {
-    fn put(&self, flow: Flow) -> usize {
-        let (mut end, mut number) = (self, 0);
-        while let Some(taken) = end.0.get() {
-            (end, number) = (&taken.1, number + 1);
-        }
-        end.0.get_or_init(|| Box::new((flow, Self::default())));
-        number
-    }
-
-    fn at(&self, number: usize) -> Option<&Flow> {
-        let mut place = self.0.get()?;
-        for _ in 0..number {
-            place = place.1.0.get()?;
-        }
-        Some(&place.0)
-    }
 }
 
 /// A twin: reads the same node, writes nothing.
@@ -81,12 +59,6 @@ pub struct Twin<'a>(pub &'a Node);
 #[must_use]
 pub fn v4(last: u8) -> Address {
     Address::from_v4([10, 65, 0, last])
-}
-
-/// The MAC of the pod in `slot`.
-#[must_use]
-pub fn mac(slot: u32) -> [u8; 6] {
-    [2, 0, 0, 0, 0, slot as u8]
 }
 
 impl Node {
@@ -113,7 +85,7 @@ impl Node {
             classes: vec![ClassEntry::default()],
             sets: vec![SetEntry::default(), set(0, 1), set(1, 7)],
             spans,
-            room: Cell::new(100),
+            tracked: FlowTables::with_room(100),
             ..Self::default()
         };
         node.owns(v4(1), SLOT_HOST);
@@ -186,15 +158,24 @@ impl Node {
     /// # Panics
     /// There is none, or more than one.
     pub fn flow_now(&self) -> &Flow {
-        let flows = self.flows();
+        let flows = self.tracked.live();
         assert_eq!(flows.len(), 1);
         flows[0].1
     }
 
-    /// All flows, by key.
+    /// All flows that are not gone, by key.
     pub fn flows(&self) -> Vec<(FlowKey, &Flow)> {
-        let flows = self.flows.borrow();
-        flows.iter().filter_map(|(key, place)| Some((*key, self.shelf.at(*place)?))).collect()
+        self.tracked.live()
+    }
+
+    /// One look of the cursor at every ticket there is.
+    pub fn cursor_goes_round(&self) {
+        for _ in self.tracked.tickets() {
+            let Some(ticket) = self.tracked.next_ticket() else { return };
+            if expiry::visit(self, &ticket, self.now_s.get()) && !self.push_ticket(&ticket) {
+                expiry::abandon(self, &ticket, self.now_s.get());
+            }
+        }
     }
 }
 
@@ -248,18 +229,43 @@ impl Tables for Node {
         self.spans.get(index as usize).copied()
     }
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
-        self.shelf.at(*self.flows.borrow().get(key)?)
+        self.tracked.flow(key)
     }
-    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
-        let mut flows = self.flows.borrow_mut();
-        let fits = flows.len() < self.room.get() || flows.contains_key(key);
-        if fits {
-            flows.insert(*key, self.shelf.put(Flow::of(entry)));
-        }
-        fits
+    fn new_flow(&self, key: &FlowKey) -> Option<&Flow> {
+        self.tracked.new_flow(key)
     }
-    fn remove_flow(&self, key: &FlowKey) {
-        self.flows.borrow_mut().remove(key);
+    fn insert_new_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
+        self.tracked.insert_new(key, entry)
+    }
+    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted {
+        self.tracked.insert(key, entry)
+    }
+    fn replace_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Replaced {
+        self.tracked.replace(key, entry)
+    }
+    fn claim(&self, flow: &Flow) -> u32 {
+        flow.serial.replace(0)
+    }
+    fn remove_flow(&self, key: &FlowKey) -> bool {
+        self.tracked.remove(key)
+    }
+    fn push_ticket(&self, ticket: &Ticket) -> bool {
+        self.tracked.push(ticket)
+    }
+    fn serial(&self) -> u32 {
+        self.tracked.next_serial()
+    }
+    fn flows_of(&self, account: u32) -> i64 {
+        self.tracked.count(account, 0)
+    }
+    fn count_flow(&self, account: u32, by: i64) -> i64 {
+        self.tracked.count(account, by)
+    }
+    fn flow_quota(&self) -> u32 {
+        self.tracked.quota.get()
+    }
+    fn lifetime_s(&self, timeout: u8) -> i32 {
+        self.tracked.timeouts.seconds(timeout)
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
         self.fragments.borrow().iter().find(|(known, _)| known == key).map(|(_, ports)| *ports)
@@ -292,13 +298,35 @@ impl Tables for Twin<'_> {
         row(key: &RowKey) -> Option<RowRef>;
         span(index: u32) -> Option<Span>;
         flow(key: &FlowKey) -> Option<&Flow>;
+        new_flow(key: &FlowKey) -> Option<&Flow>;
+        flows_of(account: u32) -> i64;
+        flow_quota() -> u32;
+        lifetime_s(timeout: u8) -> i32;
         fragment(key: &FragmentKey) -> Option<FragmentPorts>;
     }
-    fn insert_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> bool {
+    fn insert_new_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> bool {
         panic!("a dry run opened a flow")
     }
-    fn remove_flow(&self, _: &FlowKey) {
+    fn insert_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> Inserted {
+        panic!("a dry run kept a flow")
+    }
+    fn replace_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> Replaced {
+        panic!("a dry run replaced a flow")
+    }
+    fn claim(&self, _: &Flow) -> u32 {
+        panic!("a dry run claimed a flow")
+    }
+    fn remove_flow(&self, _: &FlowKey) -> bool {
         panic!("a dry run removed a flow")
+    }
+    fn push_ticket(&self, _: &Ticket) -> bool {
+        panic!("a dry run queued a flow")
+    }
+    fn serial(&self) -> u32 {
+        panic!("a dry run took a number")
+    }
+    fn count_flow(&self, _: u32, _: i64) -> i64 {
+        panic!("a dry run counted a flow")
     }
     fn insert_fragment(&self, _: &FragmentKey, _: &FragmentPorts) {
         panic!("a dry run remembered a fragment")
@@ -306,35 +334,4 @@ impl Tables for Twin<'_> {
     fn count_hit(&self, _: u32) {
         panic!("a dry run counted")
     }
-}
-
-/// An Ethernet and IPv4 header before `payload`. Slot 0 stands for what is outside.
-pub fn ipv4(from: (u32, u8), to: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::from(GATEWAY_MAC);
-    frame.extend(mac(from.0));
-    frame.extend([8, 0, 0x45, 0]);
-    frame.extend((20 + payload.len() as u16).to_be_bytes());
-    frame.extend([0, 7, 0, 0, 64, protocol, 0, 0, 10, 65, 0, from.1, 10, 65, 0, to]);
-    frame.extend(payload);
-    frame
-}
-
-/// A TCP segment.
-pub fn tcp(from: (u32, u8), to: u8, ports: (u16, u16), flags: u8) -> Vec<u8> {
-    let mut payload = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
-    payload.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
-    ipv4(from, to, 6, &payload)
-}
-
-/// A UDP datagram without data.
-pub fn udp(from: (u32, u8), to: u8, ports: (u16, u16)) -> Vec<u8> {
-    let mut payload = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
-    payload.extend([0, 8, 0, 0]);
-    ipv4(from, to, 17, &payload)
-}
-
-/// An ICMP message with an identifier.
-pub fn icmp(from: (u32, u8), to: u8, icmp_type: u8, id: u16) -> Vec<u8> {
-    let [high, low] = id.to_be_bytes();
-    ipv4(from, to, 1, &[icmp_type, 0, 0, 0, high, low, 0, 0])
 }

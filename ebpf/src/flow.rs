@@ -3,16 +3,18 @@
 //! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
 //! Never: asks the rules about this node's own packets to its pods.
 
-use abi::conntrack::CT_HOST_OPENED;
+use abi::conntrack::{CT_HOST_OPENED, STATE_ANSWERED, owner_of};
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
-use abi::{ConntrackEntry, DropReason, FlowKey};
+use abi::{ConntrackEntry, DropReason};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
 use crate::conntrack::{self, Currency, Opening, Tracked};
+use crate::entry::Flow;
 use crate::icmp;
 use crate::parse::{Packet, protocol};
 use crate::policy::{End, PolicyDirection, deciding_span, end_of};
+use crate::promote::{has_room, promote};
 use crate::tables::{Frame, Tables};
 use crate::walk::{Hook, State, Walk};
 
@@ -33,12 +35,15 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     pub(crate) fn destination(&self, state: &mut State) -> Result<Option<u32>, DropReason> {
         let from_low = conntrack::key(&state.packet, &mut state.key);
-        let known = conntrack::find(self.tables, &state.key, &state.packet, from_low)
-            .filter(|tracked| self.is_at_its_place(tracked, state));
+        let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        let known = found.tracked.filter(|tracked| self.is_at_its_place(tracked, state));
         let mut kept = false;
         if let Some(tracked) = known {
             match self.by_entry(state, &tracked)? {
-                Currency::Current => return Ok(Some(tracked.slots().1)),
+                Currency::Current => {
+                    self.go_on(state, &tracked, found.place)?;
+                    return Ok(Some(tracked.slots().1));
+                }
                 currency => kept = currency == Currency::Kept,
             }
         }
@@ -46,7 +51,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let opener = end_of(self.tables, state.generation, opening.opener)?;
         let responder = end_of(self.tables, state.generation, opening.responder)?;
         let x = opening.x;
-        let known = self.same_ends(known, (opener.slot, responder.slot), &state.key)?;
+        let known = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match known {
             Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: None },
             None => match self.terms(state, opener, responder)? {
@@ -57,8 +62,28 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let judgement = if terms.judged { self.judge(state, opener, responder, x) } else { Ok(()) };
         match known {
             Some(tracked) => self.conclude(state, &tracked, judgement).map(Some),
-            None => self.open(state, from_low, terms, judgement, (opener.slot, responder.slot)).map(Some),
+            None => {
+                let slots = (opener.slot, responder.slot);
+                self.open(state, from_low, terms, judgement, slots)?;
+                if let Some(place) = found.place.filter(|_| terms.entry.is_some() && !T::DRY) {
+                    // The flow before on this key is over for good: its tombstone must not answer for the new one.
+                    place.forget();
+                }
+                Ok(Some(slots.1))
+            }
         }
+    }
+
+    /// The packet of a flow that is in force.
+    #[inline(always)]
+    fn go_on(&self, state: &mut State, tracked: &Tracked<'_>, place: Option<&Flow>) -> Result<(), DropReason> {
+        let due = tracked.is_due(&state.packet);
+        tracked.touch::<T>(&state.packet);
+        // A RST or the second FIN in the same packet ends it first.
+        if due && !T::DRY && tracked.flow.state.get() == STATE_ANSWERED {
+            return promote(self.tables, state, tracked, place);
+        }
+        Ok(())
     }
 
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
@@ -66,14 +91,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
         let (source, destination) = tracked.slots();
         state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
-        let currency = tracked.currency(self.tables);
+        let currency = tracked.currency(self.tables, state.packet.protocol);
         let over = state.packet.protocol == protocol::TCP || currency == Currency::Current;
         state.tracked = currency == Currency::Current || (tracked.is_refused() && over);
         if tracked.is_refused() && over {
             return Err(DropReason::FlowRefused);
-        }
-        if currency == Currency::Current {
-            tracked.touch::<T>(&state.packet);
         }
         // A refused flow is not kept: it was never established under the policy in force.
         if currency == Currency::Kept && tracked.is_refused() { Ok(Currency::Outdated) } else { Ok(currency) }
@@ -106,29 +128,6 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn lives_at(&self, slot: u32, ifindex: u32) -> bool {
         let lives = |ready: u16, at: u32| ready & ENDPOINT_READY != 0 && at == ifindex;
         slot >= SLOT_FIRST && self.tables.endpoint(slot).is_some_and(|end| lives(end.flags, end.ifindex))
-    }
-
-    /// The entry, if its ends are still who they were. The opener may open the flow anew; the other end may not.
-    #[inline(always)]
-    fn same_ends<'a>(
-        &self,
-        known: Option<Tracked<'a>>,
-        slots: (u32, u32),
-        key: &FlowKey,
-    ) -> Result<Option<Tracked<'a>>, DropReason> {
-        let Some(tracked) = known else {
-            return Ok(None);
-        };
-        if tracked.opening_slots() == slots {
-            return Ok(Some(tracked));
-        }
-        if tracked.from_opener() {
-            return Ok(None);
-        }
-        if !T::DRY {
-            self.tables.remove_flow(key);
-        }
-        Err(DropReason::NoFlow)
     }
 
     /// May these addresses be here, and on what terms may the packet open a flow? `None`: it is none of ours.
@@ -228,7 +227,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     ) -> Result<u32, DropReason> {
         match judgement {
             Ok(()) => {
-                tracked.restamp::<T>(state.generation);
+                tracked.restamp::<T>(state.packet.protocol, state.generation);
                 tracked.touch::<T>(&state.packet);
                 Ok(tracked.slots().1)
             }
@@ -249,15 +248,21 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         terms: Terms,
         judgement: Result<(), DropReason>,
         slots: (u32, u32),
-    ) -> Result<u32, DropReason> {
+    ) -> Result<(), DropReason> {
         if let Err(reason) = judgement {
             return Err(if icmp::is_error(&state.packet) { DropReason::IcmpUnrelated } else { reason });
         }
         let Some(flags) = terms.entry else {
-            return Ok(slots.1);
+            return Ok(());
         };
+        // Better no connection than one that stalls after its handshake.
+        let owner = owner_of(slots.0, slots.1, flags);
+        if state.packet.protocol == protocol::TCP && !has_room(self.tables, owner) {
+            state.slot = owner;
+            return Err(DropReason::FlowQuota);
+        }
         if T::DRY {
-            return Ok(slots.1);
+            return Ok(());
         }
         let entry = &mut state.entry;
         *entry = ConntrackEntry::default();
@@ -267,8 +272,26 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         entry.seen_s = self.tables.now_s();
         entry.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
         entry.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
-        if self.tables.insert_flow(&state.key, entry) { Ok(slots.1) } else { Err(DropReason::ConntrackFull) }
+        if self.tables.insert_new_flow(&state.key, entry) { Ok(()) } else { Err(DropReason::ConntrackFull) }
     }
+}
+
+/// The entry, if its ends are still who they were. The opener may open the flow anew; the other end may not.
+#[inline(always)]
+fn same_ends<T: Tables>(known: Option<Tracked<'_>>, slots: (u32, u32)) -> Result<Option<Tracked<'_>>, DropReason> {
+    let Some(tracked) = known else {
+        return Ok(None);
+    };
+    if tracked.opening_slots() == slots {
+        return Ok(Some(tracked));
+    }
+    if tracked.from_opener() {
+        return Ok(None);
+    }
+    if !T::DRY {
+        tracked.flow.forget();
+    }
+    Err(DropReason::NoFlow)
 }
 
 /// Tunnels that a pod might build into the node's own overlay.

@@ -4,7 +4,6 @@
 //! Never: makes or changes an entry.
 
 use abi::Address;
-use abi::conntrack::CT_REFUSED;
 
 use crate::conntrack;
 use crate::parse::{Fragment, L3, Packet, has_ports};
@@ -35,10 +34,7 @@ pub fn is_related<T: Tables, F: Frame>(tables: &T, frame: &F, state: &mut State,
         return false;
     }
     conntrack::key(quoted, &mut state.key);
-    match tables.flow(&state.key) {
-        Some(flow) => flow.flags.get() & CT_REFUSED == 0 && !conntrack::expired(flow, quoted.protocol, tables.now_s()),
-        None => false,
-    }
+    conntrack::is_allowed(tables, &state.key)
 }
 
 /// The quoted packet, as far as a flow key needs it.

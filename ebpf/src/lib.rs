@@ -7,19 +7,31 @@
 #![warn(missing_docs)]
 
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod again;
 pub mod antispoof;
 pub mod conntrack;
+pub mod entry;
+pub mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod flow;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;
+#[cfg(any(test, feature = "fake"))]
+mod made;
 pub mod neighbour;
 pub mod parse;
 pub mod policy;
+mod promote;
+#[cfg(any(test, feature = "fake"))]
+pub mod shelf;
 #[cfg(test)]
 mod spec;
+mod states;
 pub mod tables;
+#[cfg(test)]
+mod tracking;
 pub mod walk;

@@ -1,9 +1,13 @@
-//! The kernel programs: one per hook, each with a twin that only answers what it would do.
+//! The kernel programs: one per hook, each with a twin that only answers what it would do, and the one that arms the cursor.
 //! In: a packet at a TCX hook. Out: what the kernel shall do with it.
 //! Invariant: a live program and its twin are the same stages, compiled with another constant.
 //! Never: decides; the stages do, in this crate's library.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+mod cursor;
 #[cfg(target_arch = "bpf")]
 mod finish;
 #[cfg(target_arch = "bpf")]
@@ -19,6 +23,7 @@ mod programs {
     use aya_ebpf::programs::TcContext;
     use ebpf::walk::Hook;
 
+    use crate::cursor;
     use crate::finish::run;
 
     #[classifier]
@@ -49,6 +54,12 @@ mod programs {
     #[classifier]
     pub fn from_uplink_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromUplink, &context)
+    }
+
+    /// Never attached: run once by the agent at its start. 0: the cursor goes on.
+    #[classifier]
+    pub fn expire(_context: TcContext) -> i32 {
+        i32::from(!cursor::arm())
     }
 }
 

@@ -9,15 +9,20 @@ use abi::address::ClassEntry;
 use abi::conntrack::seconds_of;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::verdict::DROP_REASONS;
-use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word, maps};
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use abi::{
+    Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Timeouts, Word,
+    maps,
+};
+use aya_ebpf::bindings::{BPF_EXIST, BPF_F_MMAPABLE, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
-use ebpf::conntrack::Flow;
-use ebpf::tables::Tables;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue};
+use ebpf::entry::Flow;
+use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
+
+use crate::atomic;
 
 #[map]
 static GENERATION: Array<u64> = Array::with_max_entries(maps::GENERATION.default_entries, BPF_F_MMAPABLE);
@@ -40,12 +45,25 @@ static SPANS: Array<Span> = Array::with_max_entries(maps::SPANS.default_entries,
 #[map]
 static CONNTRACK: HashMap<FlowKey, ConntrackEntry> = HashMap::with_max_entries(maps::CONNTRACK.default_entries, 0);
 #[map]
+static NEWFLOW: LruHashMap<FlowKey, ConntrackEntry> = LruHashMap::with_max_entries(maps::NEWFLOW.default_entries, 0);
+#[map]
+static CTQ: Queue<Ticket> = Queue::with_max_entries(maps::CTQ.default_entries, 0);
+#[map]
+static QUOTA: Array<u64> = Array::with_max_entries(maps::QUOTA.default_entries, BPF_F_MMAPABLE);
+#[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
     LruHashMap::with_max_entries(maps::FRAGMENTS.default_entries, 0);
 #[map]
 static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::HITS.default_entries, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::DROPS.default_entries, 0);
+
+/// How long flows live. Read by `read_volatile` only: the loader may put other numbers there.
+#[unsafe(no_mangle)]
+static TIMEOUTS: Timeouts = Timeouts::DEFAULT;
+/// Flows an endpoint may own; read likewise.
+#[unsafe(no_mangle)]
+static FLOW_QUOTA: u32 = maps::CONNTRACK.default_entries / 8;
 
 /// Where a packet's [`State`] lies while the program runs: one per processor, read by nobody else.
 /// The hooks run with bottom halves off, so no second packet comes between on the same processor.
@@ -60,6 +78,16 @@ pub fn blank_state<'a>() -> Option<&'a mut State> {
     let state = unsafe { &mut *state };
     state.forget();
     Some(state)
+}
+
+/// Errors of the kernel's tables.
+const ENOENT: i32 = -2;
+const EEXIST: i32 = -17;
+
+/// The ticket at the queue's head.
+#[inline(always)]
+pub fn next_ticket() -> Option<Ticket> {
+    CTQ.pop().ok().flatten()
 }
 
 /// The kernel's tables. A dry one reads the same and writes nothing.
@@ -146,16 +174,89 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
-        !DRY && CONNTRACK.insert(key, entry, 0).is_ok()
+    fn new_flow(&self, key: &FlowKey) -> Option<&Flow> {
+        // SAFETY: as in `flow`.
+        NEWFLOW.get_ptr(key).map(|entry| unsafe { &*entry.cast::<Flow>() })
     }
 
     #[inline(always)]
-    fn remove_flow(&self, key: &FlowKey) {
-        if !DRY {
-            // Gone already is as good as removed.
-            let _gone = CONNTRACK.remove(key);
+    fn insert_new_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
+        !DRY && NEWFLOW.insert(key, entry, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted {
+        if DRY {
+            return Inserted::Full;
         }
+        match CONNTRACK.insert(key, entry, BPF_NOEXIST.into()) {
+            Ok(()) => Inserted::New,
+            Err(EEXIST) => Inserted::Known,
+            Err(_) => Inserted::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn replace_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Replaced {
+        if DRY {
+            return Replaced::Gone;
+        }
+        match CONNTRACK.insert(key, entry, BPF_EXIST.into()) {
+            Ok(()) => Replaced::Done,
+            Err(ENOENT) => Replaced::Gone,
+            Err(_) => Replaced::Busy,
+        }
+    }
+
+    #[inline(always)]
+    fn claim(&self, flow: &Flow) -> u32 {
+        if DRY {
+            return 0;
+        }
+        // SAFETY: an aligned word of a map's value.
+        unsafe { atomic::exchange(flow.serial.as_ptr(), 0) }
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) -> bool {
+        !DRY && CONNTRACK.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn push_ticket(&self, ticket: &Ticket) -> bool {
+        !DRY && CTQ.push(ticket, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn serial(&self) -> u32 {
+        // SAFETY: the helper takes nothing and has no effect but on its own state.
+        unsafe { bpf_get_prandom_u32() | 1 }
+    }
+
+    #[inline(always)]
+    fn flows_of(&self, account: u32) -> i64 {
+        self.count_flow(account, 0)
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, account: u32, by: i64) -> i64 {
+        let Some(count) = QUOTA.get_ptr_mut(account) else {
+            return 0;
+        };
+        // SAFETY: an array lookup gives an aligned u64 for as long as the program runs; everybody uses it whole.
+        unsafe { (if DRY || by == 0 { ptr::read_volatile(count) } else { atomic::add(count, by as u64) }) as i64 }
+    }
+
+    #[inline(always)]
+    fn flow_quota(&self) -> u32 {
+        // SAFETY: a static of this program, aligned.
+        unsafe { ptr::read_volatile(&raw const FLOW_QUOTA) }
+    }
+
+    #[inline(always)]
+    fn lifetime_s(&self, timeout: u8) -> i32 {
+        // SAFETY: the index is below 16, the length of the static.
+        unsafe { ptr::read_volatile((&raw const TIMEOUTS).cast::<i32>().add(usize::from(timeout & 15))) }
     }
 
     #[inline(always)]

@@ -5,9 +5,31 @@
 
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
-use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Word};
+use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Word};
 
-use crate::conntrack::Flow;
+use crate::entry::Flow;
+
+/// What became of an entry for a key that had none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is there.
+    New,
+    /// It has one by now.
+    Known,
+    /// There is no room.
+    Full,
+}
+
+/// What became of an entry in the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is there.
+    Done,
+    /// There is no other any more.
+    Gone,
+    /// The table is locked under our feet; the other is still there.
+    Busy,
+}
 
 /// The tables of `abi::maps`: the kernel's own in the programs, a fake in memory under test.
 pub trait Tables {
@@ -34,12 +56,34 @@ pub trait Tables {
     fn row(&self, key: &RowKey) -> Option<RowRef>;
     /// The span at this index; `None` past the table's end.
     fn span(&self, index: u32) -> Option<Span>;
-    /// What is remembered of a flow.
+    /// What `CONNTRACK` remembers of a flow.
     fn flow(&self, key: &FlowKey) -> Option<&Flow>;
-    /// Remembers a flow, in the place of an older entry of the same key; `false` if there is no room.
-    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool;
-    /// Forgets a flow.
-    fn remove_flow(&self, key: &FlowKey);
+    /// What `NEWFLOW` remembers of a flow.
+    fn new_flow(&self, key: &FlowKey) -> Option<&Flow>;
+    /// Remembers a half-open flow, in the place of an older one of the same key, or of whichever was idle longest.
+    /// `false`: not even that gave room.
+    fn insert_new_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool;
+    /// Remembers a flow of which `CONNTRACK` has no entry.
+    fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted;
+    /// Puts an entry in the place of another of the same key.
+    fn replace_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Replaced;
+    /// Takes the number of an entry's ticket and leaves 0, in one step. Whoever gets a number that is not 0 may put another
+    /// entry in its place, or remove it.
+    fn claim(&self, flow: &Flow) -> u32;
+    /// Forgets a flow of `CONNTRACK`; whether it was there.
+    fn remove_flow(&self, key: &FlowKey) -> bool;
+    /// Puts a ticket at the queue's end; `false` if there is no room.
+    fn push_ticket(&self, ticket: &Ticket) -> bool;
+    /// A number for a ticket, not 0, and hardly ever the one before of the same key.
+    fn serial(&self) -> u32;
+    /// Flows counted on an account.
+    fn flows_of(&self, account: u32) -> i64;
+    /// Counts on an account; how many there were before.
+    fn count_flow(&self, account: u32, by: i64) -> i64;
+    /// Flows an endpoint may own.
+    fn flow_quota(&self) -> u32;
+    /// Seconds that an entry with this [`abi::Timeout`] lives.
+    fn lifetime_s(&self, timeout: u8) -> i32;
     /// The ports a packet's first fragment had.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
     /// Remembers a first fragment's ports.

@@ -4,7 +4,7 @@
 //! Never: rewrites or sends a packet; that is for whoever reads the verdict.
 
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey};
+use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey, Ticket};
 
 use crate::antispoof::{self, endpoint_of};
 use crate::fragment;
@@ -52,8 +52,10 @@ pub struct State {
     pub packet: Packet,
     /// Key of its flow, written before it is looked up.
     pub key: FlowKey,
-    /// The entry of a flow it opens.
+    /// The entry of a flow it opens, or has kept for good.
     pub entry: ConntrackEntry,
+    /// That entry's ticket.
+    pub ticket: Ticket,
     /// What it shares with the other fragments of its packet.
     pub fragment: FragmentKey,
     /// The packet an ICMP error quotes.

@@ -120,11 +120,16 @@ fn a_full_conntrack_is_seen_and_takes_new_flows_as_soon_as_old_ones_are_gone() {
             usages.into_iter().find(|usage| usage.map.name == maps::CONNTRACK.name).expect("there is a conntrack")
         };
         assert_eq!((usage(&kernel).used, usage(&kernel).percent()), (Some(64), Some(100.0)));
-        let syn = CLIENT.tcp(Family::V4, DB, (40000, 80), SYN).bytes();
-        assert_eq!(kernel.run(Hook::Pod(CLIENT), &syn).action, Action::Drop);
+        let connects = |kernel: &mut Kernel| {
+            let there = |flags| CLIENT.tcp(Family::V4, DB, (40000, 80), flags).bytes();
+            kernel.run(Hook::Pod(CLIENT), &there(SYN));
+            kernel.run(Hook::Pod(DB), &DB.tcp(Family::V4, CLIENT, (80, 40000), SYN | ACK).bytes());
+            kernel.run(Hook::Pod(CLIENT), &there(ACK)).action
+        };
+        assert_eq!(connects(&mut kernel), Action::Drop);
         assert!(kernel.seen().drops.keys().any(|(_, reason)| *reason == DropReason::ConntrackFull));
         kernel.fresh();
-        assert_eq!(kernel.run(Hook::Pod(CLIENT), &syn).action, Action::Redirect);
+        assert_eq!(connects(&mut kernel), Action::Redirect);
         assert_eq!((usage(&kernel).used, usage(&kernel).peak), (Some(1), Some(64)));
     });
 }

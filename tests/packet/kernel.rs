@@ -10,7 +10,8 @@ use crate::{
     wiring::{make_pod, make_uplink},
 };
 use abi::{
-    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, maps, verdict::DROP_REASONS,
+    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Timeout, Timeouts,
+    conntrack::QUOTA_ALL, maps, timeout::FLOW_QUOTA_GLOBAL, verdict::DROP_REASONS,
 };
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -25,12 +26,21 @@ use std::{
     collections::BTreeMap,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 mod mirror;
 
+/// Nothing here takes so long unless it never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Half-open flows that fit.
+pub const NEWFLOW_ENTRIES: u32 = 512;
+/// Flows that an endpoint may own.
+pub const FLOW_QUOTA: u32 = 40;
+
 /// Small tables: enough for a scenario, quick to make.
-pub const ENTRIES: [(&str, u32); 10] = [
+pub const ENTRIES: [(&str, u32); 11] = [
     ("ENDPOINTS", 64),
     ("INTERFACES", 64),
     ("ADDRESSES", 1024),
@@ -40,6 +50,7 @@ pub const ENTRIES: [(&str, u32); 10] = [
     ("ROWS", 16384),
     ("SPANS", 65536),
     ("CONNTRACK", 1024),
+    ("NEWFLOW", NEWFLOW_ENTRIES),
     ("HITS", 1024),
 ];
 
@@ -224,10 +235,17 @@ impl Kernel {
 
     /// As if no packet had ever been seen.
     pub fn fresh(&mut self) {
-        let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);
-        let keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
-        for key in keys {
-            flows.remove(&key).expect("a listed flow can be removed");
+        for spec in [&maps::CONNTRACK, &maps::NEWFLOW] {
+            let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, spec);
+            let keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
+            for key in keys {
+                // What has expired, the cursor may remove first.
+                let _gone = flows.remove(&key);
+            }
+        }
+        let mut accounts: Array<&mut MapData, u64> = map_mut(&mut self.programs, &maps::QUOTA);
+        for slot in 0..accounts.len() {
+            accounts.set(slot, &0, 0).expect("an account can be cleared");
         }
         let mut pieces: HashMap<&mut MapData, FragmentKey, FragmentPorts> =
             map_mut(&mut self.programs, &maps::FRAGMENTS);
@@ -237,23 +255,22 @@ impl Kernel {
         }
     }
 
-    /// Flows of nobody until not one more fits.
+    /// Flows of nobody until not one more fits into CONNTRACK.
     pub fn fill_conntrack(&mut self) {
         let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);
-        let seen_s = u32::MAX / 4;
-        for number in 0..=u16::MAX {
-            let key = FlowKey { high_port: number.to_be_bytes(), protocol: 253, ..FlowKey::default() };
-            if flows.insert(&key, &ConntrackEntry { seen_s, ..ConntrackEntry::default() }, 0).is_err() {
-                return;
-            }
-        }
-        panic!("the conntrack of a test is small");
+        let entry =
+            ConntrackEntry { seen_s: u32::MAX / 4, timeout: Timeout::Generic as u8, ..ConntrackEntry::default() };
+        let key = |number: u16| FlowKey { high_port: number.to_be_bytes(), protocol: 253, ..FlowKey::default() };
+        let full = (0..=u16::MAX).find(|number| flows.insert(&key(*number), &entry, 0).is_err());
+        assert!(full.is_some(), "the conntrack of a test is small");
+        let all = flows.keys().count() as u64;
+        let mut accounts: Array<&mut MapData, u64> = map_mut(&mut self.programs, &maps::QUOTA);
+        accounts.set(QUOTA_ALL, &all, 0).expect("an account can be written");
     }
 
     /// Writes an endpoint's slot as no commit would.
     pub fn change_endpoint(&mut self, actor: Actor, change: impl FnOnce(&mut Endpoint)) {
-        let (slot, _) = self.slots.iter().find(|(_, whose)| **whose == actor).expect("the actor is a local pod");
-        let slot = *slot;
+        let slot = self.slot_of(actor);
         let mut endpoints: Array<&mut MapData, Endpoint> = map_mut(&mut self.programs, &maps::ENDPOINTS);
         let mut endpoint = endpoints.get(&slot, 0).expect("a slot can be read");
         change(&mut endpoint);
@@ -355,7 +372,8 @@ impl Kernel {
 
     /// What the programs wrote so far.
     pub fn seen(&self) -> Seen {
-        let flows: HashMap<&MapData, FlowKey, ConntrackEntry> = map(&self.programs, &maps::CONNTRACK);
+        let both = [&maps::CONNTRACK, &maps::NEWFLOW].map(|spec| self.entries(spec));
+        let entries = both.into_iter().flatten().filter(|(_, entry)| entry.timeout != Timeout::Gone as u8).collect();
         let pieces: HashMap<&MapData, FragmentKey, FragmentPorts> = map(&self.programs, &maps::FRAGMENTS);
         let hits: PerCpuArray<&MapData, u64> = map(&self.programs, &maps::HITS);
         let judged = (0..hits.len()).map(|hit| sum(&hits, hit)).sum();
@@ -365,7 +383,6 @@ impl Kernel {
             let reason = DropReason::from_number(index % DROP_REASONS);
             (count > 0).then(|| ((index / DROP_REASONS, reason.expect("only known reasons are counted")), count))
         });
-        let entries = flows.iter().filter_map(Result::ok).collect();
         let fragments = pieces.keys().filter_map(Result::ok).collect();
         Seen { entries, fragments, drops: counted.collect(), judged }
     }
@@ -385,6 +402,52 @@ impl Kernel {
             (name.clone(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
         };
         self.loaded.iter().map(counted).collect()
+    }
+
+    /// Entries of CONNTRACK or NEWFLOW.
+    pub fn entries(&self, spec: &maps::MapSpec) -> BTreeMap<FlowKey, ConntrackEntry> {
+        let flows: HashMap<&MapData, FlowKey, ConntrackEntry> = map(&self.programs, spec);
+        flows.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Flows counted on an account.
+    pub fn account(&self, slot: u32) -> u64 {
+        let accounts: Array<&MapData, u64> = map(&self.programs, &maps::QUOTA);
+        accounts.get(&slot, 0).expect("an account can be read")
+    }
+
+    /// A local pod's slot.
+    pub fn slot_of(&self, actor: Actor) -> u32 {
+        *self.slots.iter().find(|(_, whose)| **whose == actor).expect("the actor is a local pod").0
+    }
+
+    /// As if so many seconds had passed since each entry's last packet.
+    pub fn age(&mut self, spec: &maps::MapSpec, seconds: u32) {
+        let entries = self.entries(spec);
+        let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, spec);
+        for (key, entry) in entries {
+            let aged = ConntrackEntry { seen_s: entry.seen_s.wrapping_sub(seconds), ..entry };
+            flows.insert(&key, &aged, 0).expect("an entry can be written");
+        }
+    }
+
+    /// Runs what the agent runs at its start.
+    pub fn arm_again(&mut self) {
+        let program = self.loaded.get("expire").expect("it is there");
+        let mut options = TestRunOptions::new();
+        let frame = [0; 15];
+        options.data_in = Some(&frame);
+        let ran = program.test_run(options).expect("the kernel runs the program");
+        assert_eq!(ran.return_value, 0, "the timer that runs is taken over");
+    }
+
+    /// Waits until CONNTRACK holds so many entries.
+    pub fn wait_for_the_cursor(&self, entries: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.entries(&maps::CONNTRACK).len() != entries {
+            assert!(Instant::now() < end, "the cursor does not remove {:?}", self.entries(&maps::CONNTRACK));
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Whose MAC this is: a pod's.
@@ -441,6 +504,8 @@ fn open(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Data
         uplink: Some(IfaceName(UPLINK.into())),
         state_dir: state(directory),
         attach,
+        timeouts: Timeouts::DEFAULT,
+        flow_quota: Some(FLOW_QUOTA),
     };
     Dataplane::open(options).expect("the dataplane opens")
 }
@@ -474,12 +539,14 @@ fn over_the_pins(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
 /// The programs that the dataplane loaded: the verifier walks once, and what is tested is what is attached. Others on
 /// this machine have the same names, but not these maps.
 fn loaded(object: &Ebpf) -> BTreeMap<String, SchedClassifier> {
-    let Some(Map::Array(generation)) = object.map(maps::GENERATION.name) else { panic!("the generation is an array") };
-    let ours = generation.info().expect("the kernel tells of a map").id();
+    let ours = [maps::GENERATION, maps::EXPIRY].map(|spec| {
+        let Some(Map::Array(map)) = object.map(spec.name) else { panic!("{} is an array", spec.name) };
+        map.info().expect("the kernel tells of a map").id()
+    });
     let mut loaded = BTreeMap::new();
     // One of another test may be gone between its number and its description.
     for info in loaded_programs().filter_map(Result::ok) {
-        if !info.map_ids().is_ok_and(|ids| ids.is_some_and(|ids| ids.contains(&ours))) {
+        if !info.map_ids().is_ok_and(|ids| ids.is_some_and(|ids| ours.iter().any(|id| ids.contains(id)))) {
             continue;
         }
         // The kernel keeps fifteen letters of a name.

@@ -66,14 +66,19 @@ fn pkt_78_a_full_conntrack_refuses_new_flows_and_keeps_the_old() {
         let mut kernel = Kernel::new(&scenario());
         for family in Family::BOTH {
             kernel.fresh();
-            assert_eq!(kernel.run(Hook::Pod(CLIENT), &syn(family)).action, Action::Redirect);
+            let client = |port, flags| CLIENT.tcp(family, DB, (port, 80), flags).bytes();
+            let db = |port, flags| DB.tcp(family, CLIENT, (80, port), flags).bytes();
+            let runs = |kernel: &mut Kernel, hook, frame: Vec<u8>| kernel.run(hook, &frame).action;
+            assert_eq!(runs(&mut kernel, Hook::Pod(CLIENT), client(40000, SYN)), Action::Redirect);
+            assert_eq!(runs(&mut kernel, Hook::Pod(DB), db(40000, SYN | ACK)), Action::Redirect);
+            assert_eq!(runs(&mut kernel, Hook::Pod(CLIENT), client(40000, ACK)), Action::Redirect);
             kernel.fill_conntrack();
-            let another = |kernel: &mut Kernel| {
-                kernel.run(Hook::Pod(CLIENT), &CLIENT.tcp(family, DB, (40001, 80), SYN).bytes()).action
-            };
-            assert_eq!(dropped(&mut kernel, another), Some(DropReason::ConntrackFull));
-            let answer = DB.tcp(family, CLIENT, (80, 40000), SYN | ACK).bytes();
-            assert_eq!(kernel.run(Hook::Pod(DB), &answer).action, Action::Redirect, "the flow of before");
+            // A connection that cannot be kept gets no further than its handshake.
+            assert_eq!(runs(&mut kernel, Hook::Pod(CLIENT), client(40001, SYN)), Action::Redirect);
+            assert_eq!(runs(&mut kernel, Hook::Pod(DB), db(40001, SYN | ACK)), Action::Redirect);
+            let third = |kernel: &mut Kernel| runs(kernel, Hook::Pod(CLIENT), client(40001, ACK));
+            assert_eq!(dropped(&mut kernel, third), Some(DropReason::ConntrackFull));
+            assert_eq!(runs(&mut kernel, Hook::Pod(DB), db(40000, ACK)), Action::Redirect, "the flow of before");
         }
     });
 }

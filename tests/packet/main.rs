@@ -26,6 +26,7 @@ mod sizes;
 mod spoofing;
 mod storms;
 mod table;
+mod tracking;
 mod twins;
 mod verified;
 mod wire;

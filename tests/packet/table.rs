@@ -33,7 +33,7 @@ pub enum By {
     Pod(Actor),
 }
 
-type Bytes = Box<dyn Fn(Family) -> Vec<u8> + Send>;
+type Bytes = Box<dyn Fn(Family) -> Vec<u8> + Send + Sync>;
 
 /// One packet at one hook.
 pub struct Step {
@@ -41,23 +41,30 @@ pub struct Step {
     bytes: Bytes,
 }
 
+impl Step {
+    /// Does it, outside a row.
+    pub fn take(&self, kernel: &mut Kernel, family: Family) -> Action {
+        kernel.run(self.hook, &(self.bytes)(family)).action
+    }
+}
+
 /// `actor` sends.
-pub fn sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
+pub fn sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::Pod(actor), bytes: Box::new(bytes) }
 }
 
 /// The host sends to `actor`.
-pub fn host_sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
+pub fn host_sends(actor: Actor, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::ToPod(actor, By::Host), bytes: Box::new(bytes) }
 }
 
 /// The host forwards to `actor`.
-pub fn forwarded(actor: Actor, by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
+pub fn forwarded(actor: Actor, by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::ToPod(actor, by), bytes: Box::new(bytes) }
 }
 
 /// The uplink receives.
-pub fn arrives(bytes: impl Fn(Family) -> Vec<u8> + Send + 'static) -> Step {
+pub fn arrives(bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::Uplink, bytes: Box::new(bytes) }
 }
 

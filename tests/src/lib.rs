@@ -9,6 +9,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod expect;
 pub mod fabric;
+pub mod flood;
 pub mod flow;
 pub mod frame;
 pub mod netns;

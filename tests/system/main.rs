@@ -8,6 +8,7 @@ mod capacity;
 mod clean;
 mod cni;
 mod drift;
+mod flood;
 mod kit;
 mod metrics;
 mod neighbour;

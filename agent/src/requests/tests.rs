@@ -59,9 +59,6 @@ impl Kernel for FakeKernel {
     fn in_force(&self, id: &AttachmentId) -> bool {
         self.endpoints.contains(id)
     }
-    fn sweep_conntrack(&mut self) -> usize {
-        0
-    }
     fn explain(&self, _: &Question) -> Result<TwinAnswer, TwinError> {
         Err(TwinError::NoUplink)
     }

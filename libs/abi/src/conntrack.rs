@@ -1,9 +1,11 @@
-//! Connection tracking: one entry per flow, whichever way a packet of it goes.
+//! Connection tracking: one entry per flow, whichever way a packet of it goes; half-open ones in a table of their own.
 //! In: addresses, ports and protocol of a packet. Out: the entry that carries the verdict and its stamp.
 //! Invariant: an entry that is not refused exists only for a flow whose first packet both ends' policy allowed.
 //! Never: learns a TCP flow from anything but a SYN without ACK.
 
 use crate::address::Address;
+use crate::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use crate::timeout::{Timeouts, is_over};
 
 /// A flow, with the smaller (address, port) first, so that both directions have one key.
 #[repr(C)]
@@ -23,12 +25,16 @@ pub struct FlowKey {
     pub pad: [u8; 3],
 }
 
-/// Seen: only the first direction.
+/// Seen: only the opener. Lives in `NEWFLOW`.
 pub const STATE_NEW: u8 = 0;
-/// Seen: both directions.
-pub const STATE_ESTABLISHED: u8 = 1;
-/// TCP: FIN seen both ways, or a RST.
-pub const STATE_CLOSED: u8 = 2;
+/// The other end has answered, and the opener not yet again. Lives in `NEWFLOW`.
+pub const STATE_ANSWERED: u8 = 1;
+/// Both ends talk. Lives in `CONNTRACK`, as do the states after it unless they came before the opener's second word.
+pub const STATE_ESTABLISHED: u8 = 2;
+/// TCP: FIN seen both ways.
+pub const STATE_CLOSED: u8 = 3;
+/// TCP: RST seen. If its sender goes on, it was none of its own (a forged one), and the flow is believed again.
+pub const STATE_RESET: u8 = 4;
 
 /// The high end sent the first packet.
 pub const CT_HIGH_OPENED: u8 = 1 << 0;
@@ -42,6 +48,10 @@ pub const CT_HIGH_FIN: u8 = 1 << 3;
 pub const CT_VIA_HOST: u8 = 1 << 4;
 /// This node itself opened the flow: it is let in whatever policy says.
 pub const CT_HOST_OPENED: u8 = 1 << 5;
+/// RST seen from the low end.
+pub const CT_LOW_RST: u8 = 1 << 6;
+/// RST seen from the high end.
+pub const CT_HIGH_RST: u8 = 1 << 7;
 
 /// What is remembered of a flow.
 #[repr(C)]
@@ -75,8 +85,39 @@ pub struct ConntrackEntry {
     pub nat: Address,
     /// Port before translation, network order.
     pub nat_port: [u8; 2],
-    /// Zero; room for the quota's owner where it is not the opening end.
-    pub spare: [u8; 6],
+    /// [`crate::Timeout`]: how long it lives without a packet.
+    pub timeout: u8,
+    /// Zero.
+    pub spare: u8,
+    /// Number of its [`Ticket`]; 0 while one packet, or the cursor, has claimed it. In `NEWFLOW` always 0.
+    pub serial: u32,
+}
+
+/// An entry of `CONNTRACK` waiting to be looked at: each has exactly one, from its insertion to its removal.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticket {
+    /// Whose.
+    pub key: FlowKey,
+    /// `ConntrackEntry::serial` of the entry it was written for: the agent may have removed that one meanwhile.
+    pub serial: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Index of `QUOTA` under which all entries of `CONNTRACK` are counted: no endpoint has slot 0.
+pub const QUOTA_ALL: u32 = SLOT_NONE;
+
+/// The slot on whose quota a flow is: its opener's, or the responder's where the opener is not here. What this node opened
+/// itself is on the node's, which has no limit: a pod that has used up its quota must not fail its probes for that.
+#[inline(always)]
+#[must_use]
+pub const fn owner_of(low_slot: u32, high_slot: u32, flags: u8) -> u32 {
+    if flags & CT_HOST_OPENED != 0 {
+        return SLOT_HOST;
+    }
+    let (opener, responder) = if flags & CT_HIGH_OPENED == 0 { (low_slot, high_slot) } else { (high_slot, low_slot) };
+    if opener >= SLOT_FIRST { opener } else { responder }
 }
 
 /// Seconds of a monotonic clock's nanoseconds, by multiplication: a division on every packet costs a tenth of its way.
@@ -87,56 +128,38 @@ pub const fn seconds_of(nanoseconds: u64) -> u32 {
     (((nanoseconds >> 20) * 1_125_900) >> 30) as u32
 }
 
-/// Idle seconds after which an entry is as good as absent; Calico's defaults (felix/bpf/conntrack/timeouts/timeouts.go).
-pub mod timeout {
-    /// TCP, first direction only.
-    pub const TCP_NEW_S: u32 = 20;
-    /// TCP, both directions seen.
-    pub const TCP_ESTABLISHED_S: u32 = 3600;
-    /// TCP after FINs or RST.
-    pub const TCP_CLOSED_S: u32 = 30;
-    /// UDP.
-    pub const UDP_S: u32 = 60;
-    /// ICMP and ICMPv6.
-    pub const ICMP_S: u32 = 5;
-    /// Every other protocol.
-    pub const GENERIC_S: u32 = 600;
-    /// A refused flow, from when it was refused.
-    pub const REFUSED_S: u32 = 60;
-}
-
 impl ConntrackEntry {
-    /// Idle seconds this entry lives, by protocol and state.
-    #[inline(always)]
+    /// Whether the entry is as good as absent at `now_s`.
     #[must_use]
-    pub const fn lifetime_s(&self, protocol: u8) -> u32 {
-        if self.flags & CT_REFUSED != 0 {
-            return timeout::REFUSED_S;
-        }
-        match (protocol, self.state) {
-            (6, STATE_NEW) => timeout::TCP_NEW_S,
-            (6, STATE_ESTABLISHED) => timeout::TCP_ESTABLISHED_S,
-            (6, _) => timeout::TCP_CLOSED_S,
-            (17, _) => timeout::UDP_S,
-            (1 | 58, _) => timeout::ICMP_S,
-            _ => timeout::GENERIC_S,
-        }
+    pub const fn expired(&self, timeouts: &Timeouts, now_s: u32) -> bool {
+        is_over(self.seen_s, timeouts.seconds(self.timeout), now_s)
     }
 
-    /// Whether the entry is as good as absent at `now_s`.
-    #[inline(always)]
+    /// The slot on whose quota it is.
     #[must_use]
-    pub const fn expired(&self, protocol: u8, now_s: u32) -> bool {
-        now_s.wrapping_sub(self.seen_s) > self.lifetime_s(protocol) && now_s.wrapping_sub(self.seen_s) < 1 << 31
+    #[inline(always)]
+    pub const fn owner(&self) -> u32 {
+        owner_of(self.low_slot, self.high_slot, self.flags)
     }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<ConntrackEntry>() == 64);
+const _: () = assert!(size_of::<Ticket>() == 48);
 
 #[cfg(test)]
 mod tests {
-    use super::seconds_of;
+    use super::{CT_HIGH_OPENED, CT_HOST_OPENED, owner_of, seconds_of};
+
+    #[test]
+    fn a_flow_is_on_its_openers_quota_or_on_the_responders_or_on_the_nodes() {
+        assert_eq!(owner_of(2, 3, 0), 2);
+        assert_eq!(owner_of(2, 3, CT_HIGH_OPENED), 3);
+        assert_eq!(owner_of(0, 3, 0), 3, "opened from outside");
+        assert_eq!(owner_of(3, 0, CT_HIGH_OPENED), 3, "opened from outside");
+        assert_eq!(owner_of(1, 3, CT_HOST_OPENED), 1, "a probe of the node's own");
+        assert_eq!(owner_of(1, 3, 0), 3, "forwarded with the node's address");
+    }
 
     #[test]
     fn seconds_are_seconds_for_a_century() {

@@ -15,14 +15,16 @@ pub mod maps;
 #[cfg(feature = "user")]
 mod pod;
 pub mod rules;
+pub mod timeout;
 pub mod verdict;
 pub mod word;
 
 pub use address::{Address, ClassEntry, NetKey};
 pub use answer::{Answer, Outcome};
-pub use conntrack::{ConntrackEntry, FlowKey};
+pub use conntrack::{ConntrackEntry, FlowKey, Ticket};
 pub use endpoint::Endpoint;
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
+pub use timeout::{Timeout, Timeouts};
 pub use verdict::DropReason;
 pub use word::Word;

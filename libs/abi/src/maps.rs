@@ -29,18 +29,21 @@ pub enum Sizing {
     CoversEndpoints,
     /// So many entries for each slot of `ENDPOINTS`, and once more for all endpoints that are gone.
     PerEndpoint(u32),
+    /// So many entries for each of `CONNTRACK`.
+    PerFlow(u32),
     /// It has one size.
     Fixed,
 }
 
 impl MapSpec {
-    /// Entries of this map where `given` is set for it, on a node of so many endpoint slots.
+    /// Entries of this map where `given` is set for it, on a node of so many endpoint slots and tracked flows.
     #[must_use]
-    pub const fn entries(&self, given: Option<u32>, endpoints: u32) -> u32 {
+    pub const fn entries(&self, given: Option<u32>, endpoints: u32, flows: u32) -> u32 {
         match (self.sizing, given) {
             (Sizing::Setting | Sizing::CoversEndpoints, Some(entries)) => entries,
             (Sizing::CoversEndpoints, None) if endpoints > self.default_entries => endpoints,
             (Sizing::PerEndpoint(each), _) => each.saturating_mul(endpoints.saturating_add(1)),
+            (Sizing::PerFlow(each), _) => each.saturating_mul(flows),
             _ => self.default_entries,
         }
     }
@@ -77,8 +80,16 @@ maps! {
     ROWS = "ROWS" v 1, 262_144, "the commit is refused, the previous revision stays";
     /// Index -> [`crate::Span`]. Memory-mappable array.
     SPANS = "SPANS" v 1, 4_194_304, "the commit is refused, the previous revision stays";
-    /// [`crate::FlowKey`] -> [`crate::ConntrackEntry`]. Hash, preallocated.
-    CONNTRACK = "CONNTRACK" v 1, 524_288, "new flows are refused with reason conntrack-full";
+    /// [`crate::FlowKey`] -> [`crate::ConntrackEntry`], flows that both ends talk in. Hash, preallocated.
+    CONNTRACK = "CONNTRACK" v 2, 524_288, "new flows are refused with reason conntrack-full";
+    /// [`crate::FlowKey`] -> [`crate::ConntrackEntry`], half-open and one-way flows. Least-recently-used hash.
+    NEWFLOW = "NEWFLOW" v 1, 131_072, "the flow that was half-open longest is forgotten";
+    /// [`crate::Ticket`]s of `CONNTRACK`, in the order in which they are looked at. Queue.
+    CTQ = "CTQ" v 1, 2 * CONNTRACK.default_entries, "never: twice the entries of CONNTRACK", Sizing::PerFlow(2);
+    /// Slot -> entries of `CONNTRACK` it owns, `u64`; 0: all. Memory-mappable array.
+    QUOTA = "QUOTA" v 1, ENDPOINTS.default_entries + 1, "never: sized with ENDPOINTS", Sizing::PerEndpoint(1);
+    /// `u32` 0 -> the timer that moves the cursor over `CTQ`. Array.
+    EXPIRY = "EXPIRY" v 1, 1, "never", Sizing::Fixed;
     /// [`crate::FragmentKey`] -> [`crate::FragmentPorts`]. Least-recently-used hash.
     FRAGMENTS = "FRAGMENTS" v 1, 4096, "the oldest packet's later fragments are dropped";
     /// Hit id -> packets `u64`. Per-CPU array.
@@ -96,14 +107,16 @@ mod tests {
     #[test]
     fn a_map_without_a_setting_has_the_size_it_is_documented_with() {
         for map in MAPS {
-            assert_eq!(map.entries(None, ENDPOINTS.default_entries), map.default_entries, "{}", map.name);
+            let entries = map.entries(None, ENDPOINTS.default_entries, CONNTRACK.default_entries);
+            assert_eq!(entries, map.default_entries, "{}", map.name);
         }
     }
 
     #[test]
     fn what_is_sized_with_the_endpoints_follows_them() {
-        assert_eq!(DROPS.entries(Some(1), 9), 10 * DROP_REASONS, "a setting of its own is not looked at");
-        assert_eq!((INTERFACES.entries(None, 4096), INTERFACES.entries(Some(7), 9)), (4096, 7));
-        assert_eq!((SPANS.entries(Some(9), 4096), GENERATION.entries(Some(9), 4096)), (9, 1));
+        assert_eq!(DROPS.entries(Some(1), 9, 8), 10 * DROP_REASONS, "a setting of its own is not looked at");
+        assert_eq!((INTERFACES.entries(None, 4096, 8), INTERFACES.entries(Some(7), 9, 8)), (4096, 7));
+        assert_eq!((SPANS.entries(Some(9), 4096, 8), GENERATION.entries(Some(9), 4096, 8)), (9, 1));
+        assert_eq!((CTQ.entries(Some(9), 4096, 8), QUOTA.entries(Some(9), 4096, 8)), (16, 4097));
     }
 }

@@ -5,7 +5,7 @@
 
 macro_rules! pod {
     ($($type:ty),*) => {
-        // SAFETY: each type is made of unsigned integers and byte arrays only, without padding (sizes are asserted
+        // SAFETY: each type is made of integers and byte arrays only, without padding (sizes are asserted
         // beside each definition), so any bytes are a valid value.
         $(unsafe impl aya::Pod for $type {})*
     };
@@ -22,6 +22,8 @@ pod!(
     crate::Span,
     crate::FlowKey,
     crate::ConntrackEntry,
+    crate::Ticket,
+    crate::Timeouts,
     crate::FragmentKey,
     crate::FragmentPorts,
     crate::Word

@@ -77,4 +77,6 @@ reasons! {
     WrongMac = 20, "wrong-mac";
     /// Tunnelled traffic (VXLAN, IPIP) from a pod.
     Encapsulated = 21, "encapsulated";
+    /// The endpoint that would own the flow owns as many as it may.
+    FlowQuota = 26, "flow-quota";
 }

@@ -3,7 +3,7 @@
 //! Invariant: a buffer is at least as large as what the kernel was told it may write.
 //! Never: knows what the bytes mean.
 
-use aya::maps::MapInfo;
+use aya::{Pod, maps::MapInfo};
 use std::{
     fs, io,
     os::fd::{AsRawFd as _, BorrowedFd},
@@ -12,7 +12,19 @@ use std::{
 /// Entries asked for at once.
 const BATCH: u32 = 4096;
 
+const LOOKUP_AND_DELETE: libc::c_long = 21;
 const LOOKUP_BATCH: libc::c_long = 24;
+
+/// `union bpf_attr` for one.
+#[repr(C)]
+#[derive(Default)]
+struct OneEntry {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
 
 /// `union bpf_attr` for many.
 #[repr(C)]
@@ -109,9 +121,41 @@ impl<'a> Bytes<'a> {
         }
     }
 
+    /// Takes an entry out; `None` if there was none. What comes back is what was taken out, whoever else writes or deletes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    ///
+    /// # Panics
+    /// The key has another length than the map's.
+    pub fn take(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        assert_eq!(key.len(), self.key, "a key of this map");
+        let mut value = vec![0u8; self.value];
+        let mut ask = OneEntry { map: self.number(), key: at(key), value: into(&mut value), ..OneEntry::default() };
+        match bpf(LOOKUP_AND_DELETE, &mut ask) {
+            Ok(()) => Ok(Some(value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn number(&self) -> u32 {
         u32::try_from(self.fd.as_raw_fd()).expect("an open descriptor is not negative")
     }
+}
+
+/// The value that these bytes are; `None` if they are not as many as it has.
+#[must_use]
+pub fn value_of<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: so many bytes can be read there, aligned or not, and any bytes are a `T` (`Pod`).
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The bytes that this value is.
+#[must_use]
+pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: a `Pod` has no padding, so all its bytes are written.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 /// Each processor has its own values.

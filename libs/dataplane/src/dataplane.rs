@@ -5,20 +5,20 @@
 
 use crate::{
     ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TwinAnswer,
-    TwinError, clsact, conntrack, frame,
+    TwinError, clsact, frame,
     gauges::Gauges,
     host,
     links::Links,
     network::{KernelNetwork, Network},
     pins,
-    programs::{Hook, Programs, in_full},
+    programs::{Globals, Hook, Programs, in_full},
     reconcile::Reconciler,
     report::Reporter,
     tables::{KernelStore, Sizes, StoreError, Tables},
     twin, uplink,
     usage::{Filled, Usage, filled, usages},
 };
-use abi::{endpoint::GATEWAY_MAC, rules::HIT_NONE};
+use abi::{Timeouts, endpoint::GATEWAY_MAC, maps, rules::HIT_NONE};
 use calc::Desired;
 use model::{AttachmentId, Direction, IfaceName, Mac};
 use netlink::Socket;
@@ -28,6 +28,9 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+/// Unless it is set, an endpoint may own one of so many parts of `CONNTRACK`.
+const QUOTA_SHARE: u32 = 8;
 
 /// What a dataplane is opened with.
 #[derive(Clone, Debug)]
@@ -44,6 +47,10 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// How programs are put on interfaces.
     pub attach: Attach,
+    /// How long flows live without a packet.
+    pub timeouts: Timeouts,
+    /// Flows that one endpoint may own; `None`: an eighth of the table.
+    pub flow_quota: Option<u32>,
 }
 
 /// What became of a revision.
@@ -90,14 +97,16 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the programs, or what is pinned is of another layout.
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { bpffs, object, entries, uplink, state_dir, attach } = options;
+        let Options { bpffs, object, entries, uplink, state_dir, attach, timeouts, flow_quota } = options;
         let platform = Platform::probe(attach)?;
         let sizes = Sizes::asked(&entries)?;
         fs::create_dir_all(&state_dir).map_err(|source| OpenError::StateDir { path: state_dir.clone(), source })?;
         pins::prepare(&bpffs).map_err(|source| OpenError::Bpffs { path: bpffs.clone(), source })?;
-        let programs = Programs::load(&bpffs, &object, &sizes)?;
+        let flow_quota = flow_quota.unwrap_or((sizes.of(&maps::CONNTRACK) / QUOTA_SHARE).max(1));
+        let mut programs = Programs::load(&bpffs, &object, &sizes, &Globals { timeouts, flow_quota })?;
+        programs.start_cursor()?;
         let adopt = |error: StoreError| OpenError::Adopt { reason: error.to_string() };
-        let store = KernelStore::open(&pins::maps_dir(&bpffs)).map_err(adopt)?;
+        let store = KernelStore::open(&pins::maps_dir(&bpffs), timeouts).map_err(adopt)?;
         let tables = Tables::adopt(store).map_err(adopt)?;
         let network = KernelNetwork::open().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let links = Links::new(programs, &bpffs, platform.attached_by);
@@ -172,15 +181,6 @@ impl Dataplane {
         let name = self.uplink.as_ref().ok_or(TwinError::NoUplink)?;
         let link = Socket::open().and_then(|mut socket| socket.link(name)).ok().flatten();
         link.map(|link| link.index.0).ok_or(TwinError::NoUplink)
-    }
-
-    /// Deletes expired flows; says how many. Call it now and then.
-    pub fn sweep_conntrack(&mut self) -> usize {
-        let swept = self.node.tables.store_mut().conntrack.sweep(conntrack::now_s());
-        swept.unwrap_or_else(|error| {
-            tracing::warn!(%error, "expired flows are not swept; programs take them for absent all the same");
-            0
-        })
     }
 
     /// The rows of a table for people and scripts: an array of flat objects. Tables: `endpoints`, `policies`, `classes`,

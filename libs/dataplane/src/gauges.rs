@@ -11,6 +11,7 @@ use crate::{
 };
 use abi::{
     DropReason,
+    conntrack::QUOTA_ALL,
     maps::{self, MAPS, MapSpec},
     verdict::DROP_REASONS,
 };
@@ -74,19 +75,30 @@ impl Gauges {
         MAPS.iter().map(gauge).collect()
     }
 
-    /// Entries that the programs themselves made, in the maps where they do.
+    /// Entries that the programs themselves made, in the maps where they do. CONNTRACK's are counted by them, too.
     ///
     /// # Errors
     /// A map cannot be read.
     pub fn filled_by_programs(&self) -> Result<Vec<Filled>, StoreError> {
         let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut filled = |map: &'static MapSpec| {
-            let used = self.count(map)?;
+            let used = if *map == maps::CONNTRACK { self.tracked()? } else { self.count(map)? };
             let peak = peaks.entry(map.name).or_default();
             *peak = used.max(*peak);
             Ok(Filled { map, used, peak: *peak })
         };
-        [&maps::CONNTRACK, &maps::FRAGMENTS].into_iter().map(&mut filled).collect()
+        [&maps::CONNTRACK, &maps::NEWFLOW, &maps::FRAGMENTS].into_iter().map(&mut filled).collect()
+    }
+
+    /// Entries of CONNTRACK, those included that the cursor has yet to remove.
+    fn tracked(&self) -> Result<u64, StoreError> {
+        let mut all = 0;
+        self.walk(&maps::QUOTA, |slot, count| {
+            if slot == QUOTA_ALL.to_ne_bytes() {
+                all = count.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+            }
+        })?;
+        Ok(all)
     }
 
     /// Dropped packets by reason, over all endpoints, those that are gone included.

@@ -4,11 +4,14 @@
 //! Never: attaches; `links` does.
 
 use crate::{OpenError, packet_log, pins, tables::Sizes};
-use abi::maps;
+use abi::{
+    Timeouts, maps,
+    timeout::{FLOW_QUOTA_GLOBAL, TIMEOUTS_GLOBAL},
+};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{ProgramError, SchedClassifier},
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netlink::Side;
 use std::path::Path;
@@ -58,6 +61,18 @@ impl Hook {
     }
 }
 
+/// The program that arms the cursor over tracked flows. It is attached nowhere.
+const EXPIRE: &str = "expire";
+
+/// What the programs are told when they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Globals {
+    /// How long flows live without a packet.
+    pub timeouts: Timeouts,
+    /// Flows that one endpoint may own.
+    pub flow_quota: u32,
+}
+
 /// The loaded programs.
 #[derive(Debug)]
 pub struct Programs(Ebpf);
@@ -67,26 +82,42 @@ impl Programs {
     ///
     /// # Errors
     /// The kernel refuses, or a pin is of another layout or size.
-    pub fn load(bpffs: &Path, object: &[u8], sizes: &Sizes) -> Result<Self, OpenError> {
+    pub fn load(bpffs: &Path, object: &[u8], sizes: &Sizes, globals: &Globals) -> Result<Self, OpenError> {
         let dir = pins::maps_dir(bpffs);
         let mut loader = EbpfLoader::new();
         for spec in maps::MAPS {
             loader.map_max_entries(spec.name, sizes.of(spec));
             loader.map_pin_path(spec.name, dir.join(pins::map_name(spec)));
         }
+        loader.override_global(TIMEOUTS_GLOBAL, &globals.timeouts, true);
+        loader.override_global(FLOW_QUOTA_GLOBAL, &globals.flow_quota, true);
         let mut ebpf = loader.load(object).map_err(|error| refused(&dir, error))?;
         for spec in maps::MAPS {
             if ebpf.map(spec.name).is_none() {
                 return Err(OpenError::Missing { kind: "map", name: spec.name.to_owned() });
             }
         }
-        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]) {
+        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain([EXPIRE]) {
             let program = classifier(&mut ebpf, name)?;
             let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
             program.load().map_err(refused)?;
         }
         packet_log::follow(&mut ebpf).map_err(|reason| OpenError::Load { reason })?;
         Ok(Self(ebpf))
+    }
+
+    /// Sets the cursor over tracked flows going, or has the one that goes run these programs' code. From then on it needs
+    /// nobody: it ends with the pins.
+    ///
+    /// # Errors
+    /// The kernel does not take the timer.
+    pub fn start_cursor(&mut self) -> Result<(), OpenError> {
+        let mut options = TestRunOptions::new();
+        let frame = [0; SHORTEST_FRAME];
+        options.data_in = Some(&frame);
+        let refused = |reason: String| OpenError::Load { reason: format!("{EXPIRE}: {reason}") };
+        let ran = classifier(&mut self.0, EXPIRE)?.test_run(options).map_err(|error| refused(in_full(&error)))?;
+        if ran.return_value == 0 { Ok(()) } else { Err(refused("the timer cannot be started".into())) }
     }
 
     /// The program to attach at a hook.
@@ -127,6 +158,9 @@ impl Programs {
         self.0.program(hook.twin()).and_then(|program| program.try_into().ok())
     }
 }
+
+/// What the kernel takes for a test run: an Ethernet header, and a byte.
+const SHORTEST_FRAME: usize = 15;
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, OpenError> {
     let missing = || OpenError::Missing { kind: "program", name: name.to_owned() };

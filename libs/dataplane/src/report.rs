@@ -11,7 +11,9 @@ use crate::{
 };
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
-    conntrack::{CT_HIGH_OPENED, CT_REFUSED, STATE_ESTABLISHED, STATE_NEW},
+    conntrack::{
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_NEW, STATE_RESET,
+    },
     endpoint::{SLOT_HOST, SLOT_NONE},
     maps,
     rules::HIT_NONE,
@@ -165,8 +167,7 @@ impl<'a> Reporter<'a> {
     fn flows(&self) -> Result<Vec<Value>, StoreError> {
         let now_s = conntrack::now_s();
         let flows = self.tables.store().conntrack.flows()?;
-        let live = flows.iter().filter(|(key, entry)| !entry.expired(key.protocol, now_s));
-        Ok(live.map(|(key, entry)| self.flow(key, entry, now_s)).collect())
+        Ok(flows.iter().map(|(key, entry)| self.flow(key, entry, now_s)).collect())
     }
 
     /// A flow, said from its opener's end.
@@ -174,12 +175,6 @@ impl<'a> Reporter<'a> {
         let low = (key.low, key.low_port, entry.low_slot);
         let high = (key.high, key.high_port, entry.high_slot);
         let (source, destination) = if entry.flags & CT_HIGH_OPENED != 0 { (high, low) } else { (low, high) };
-        let state = match entry.state {
-            _ if entry.flags & CT_REFUSED != 0 => "refused",
-            STATE_NEW => "new",
-            STATE_ESTABLISHED => "established",
-            _ => "closed",
-        };
         json!({
             "protocol": Protocol(key.protocol).to_string(),
             "source": ip_of(source.0).to_string(),
@@ -188,7 +183,7 @@ impl<'a> Reporter<'a> {
             "destination": ip_of(destination.0).to_string(),
             "destinationPort": u16::from_be_bytes(destination.1),
             "destinationPod": self.whose(destination.2),
-            "state": state,
+            "state": state_of(entry),
             "packets": entry.packets,
             "bytes": entry.bytes,
             "idleSeconds": now_s.saturating_sub(entry.seen_s),
@@ -250,6 +245,19 @@ impl<'a> Reporter<'a> {
         let memory: u64 = usages.iter().map(|usage| usage.memory).sum();
         let sum = json!({"map": "all", "memoryBytes": memory});
         Ok(usages.iter().map(row).chain([sum]).collect())
+    }
+}
+
+/// What people call a flow's state.
+fn state_of(entry: &ConntrackEntry) -> &'static str {
+    match entry.state {
+        _ if entry.flags & CT_REFUSED != 0 => "refused",
+        STATE_NEW => "new",
+        STATE_ANSWERED => "answered",
+        STATE_ESTABLISHED if entry.flags & (CT_LOW_FIN | CT_HIGH_FIN) != 0 => "half-closed",
+        STATE_ESTABLISHED => "established",
+        STATE_RESET => "reset",
+        _ => "closed",
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{conntrack::Conntrack, pins};
 use abi::{
-    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span,
+    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, Timeouts,
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
@@ -86,11 +86,11 @@ fn sizes(dir: &Path) -> Result<Sizes, StoreError> {
 }
 
 impl KernelStore {
-    /// Opens the maps pinned in a directory.
+    /// Opens the maps pinned in a directory. `timeouts`: those that the programs were loaded with.
     ///
     /// # Errors
     /// A map is not there or is of another kind.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path, timeouts: Timeouts) -> Result<Self, StoreError> {
         let sizes = sizes(dir)?;
         Ok(Self {
             generation: mapped(dir, &maps::GENERATION, &sizes)?,
@@ -104,7 +104,12 @@ impl KernelStore {
             rows: typed(dir, &maps::ROWS)?,
             hits: typed(dir, &maps::HITS)?,
             drops: typed(dir, &maps::DROPS)?,
-            conntrack: Conntrack::new(typed(dir, &maps::CONNTRACK)?),
+            conntrack: Conntrack::new(
+                open(dir, &maps::CONNTRACK)?,
+                open(dir, &maps::NEWFLOW)?,
+                mapped(dir, &maps::QUOTA, &sizes)?,
+                timeouts,
+            ),
             keyed: Keyed::ALL
                 .iter()
                 .map(|table| Ok((*table, open(dir, spec_of(*table))?)))

@@ -72,6 +72,13 @@ impl<T: aya::Pod> MappedArray<T> {
         Some(())
     }
 
+    /// Takes from the first word of a value that programs count in. No such index: nothing.
+    pub fn subtract(&self, index: u32, by: u64) {
+        if let Some(word) = self.word(index, 0) {
+            word.fetch_sub(by, Ordering::Relaxed);
+        }
+    }
+
     fn word(&self, index: u32, number: usize) -> Option<&AtomicU64> {
         let index = usize::try_from(index).ok().filter(|_| index < self.entries)?;
         let offset = index * size_of::<T>() + number * WORD;

@@ -11,7 +11,7 @@ pub(crate) mod fake;
 pub mod image;
 mod kernel;
 mod keys;
-mod mapped;
+pub(crate) mod mapped;
 pub mod names;
 mod order;
 mod plan;

@@ -79,8 +79,10 @@ impl Sizes {
         if let Some(name) = given.keys().find(|name| MAPS.iter().all(|map| map.name != name.as_str())) {
             return Err(SizeError::Unknown { name: name.clone() });
         }
-        let endpoints = given.get(maps::ENDPOINTS.name).copied().unwrap_or(maps::ENDPOINTS.default_entries);
-        let entries = |map: &MapSpec| (map.name, map.entries(given.get(map.name).copied(), endpoints));
+        let set = |map: &MapSpec| given.get(map.name).copied();
+        let [endpoints, flows] =
+            [&maps::ENDPOINTS, &maps::CONNTRACK].map(|map| set(map).unwrap_or(map.default_entries));
+        let entries = |map: &MapSpec| (map.name, map.entries(set(map), endpoints, flows));
         let sizes = Self(MAPS.iter().map(entries).collect());
         MAPS.iter().filter(|map| given.contains_key(map.name)).try_for_each(|map| sizes.check(map))?;
         Ok(sizes)
@@ -95,6 +97,9 @@ impl Sizes {
         match map.sizing {
             Sizing::PerEndpoint(_) => {
                 return Err(SizeError::NotSettable { map: map.name, why: "it follows ENDPOINTS" });
+            }
+            Sizing::PerFlow(_) => {
+                return Err(SizeError::NotSettable { map: map.name, why: "it follows CONNTRACK" });
             }
             Sizing::Fixed => return Err(SizeError::NotSettable { map: map.name, why: "there is one size for it" }),
             Sizing::CoversEndpoints => at_least(
@@ -133,7 +138,9 @@ mod tests {
                 (Sizing::Setting | Sizing::CoversEndpoints, sizes) => {
                     assert_eq!(sizes.expect(map.name).of(map), large);
                 }
-                (Sizing::PerEndpoint(_) | Sizing::Fixed, Err(error)) => assert!(error.contains(map.name), "{error}"),
+                (Sizing::PerEndpoint(_) | Sizing::PerFlow(_) | Sizing::Fixed, Err(error)) => {
+                    assert!(error.contains(map.name), "{error}")
+                }
                 (_, Ok(_)) => panic!("{} took a size", map.name),
             }
         }
@@ -151,6 +158,7 @@ mod tests {
         for (given, parts) in [
             (&[("NOTHING", 1)][..], ["NOTHING", "CONNTRACK"]),
             (&[("DROPS", 64)], ["DROPS", "follows ENDPOINTS"]),
+            (&[("CTQ", 64)], ["CTQ", "follows CONNTRACK"]),
             (&[("GENERATION", 2)], ["GENERATION", "one size"]),
             (&[("ENDPOINTS", 2)], ["ENDPOINTS=2", "at least 3"]),
             (&[("ENDPOINTS", 100), ("INTERFACES", 97)], ["INTERFACES=97", "at least 98"]),

@@ -47,7 +47,7 @@ fn large(map: &MapSpec) -> Sketch {
 
 /// Maps whose entries are made by commits; the others are the programs' own.
 fn committed() -> impl Iterator<Item = &'static MapSpec> {
-    let programs_own = [maps::CONNTRACK.name, maps::FRAGMENTS.name];
+    let programs_own = [maps::CONNTRACK.name, maps::NEWFLOW.name, maps::FRAGMENTS.name];
     let own = |map: &&MapSpec| matches!(map.sizing, Sizing::Setting | Sizing::CoversEndpoints);
     MAPS.iter().filter(own).filter(move |map| !programs_own.contains(&map.name))
 }
