@@ -3,7 +3,7 @@
 //! Invariant: an entry without `CT_REFUSED` is of a flow that both ends' policy allowed at its stamp.
 //! Never: opens a TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, STATE_CLOSED, STATE_NEW};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_NEW};
 use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST};
 use abi::rules::x_of;
 use abi::timeout::is_over;
@@ -133,7 +133,7 @@ impl Tracked<'_> {
     /// another type than the opener's or its answer is no part of the flow either.
     #[inline(always)]
     fn speaks_for<T: Tables>(&self, tables: &T, packet: &Packet) -> bool {
-        let over = self.is_refused() || self.flow.state.get() >= STATE_CLOSED;
+        let over = self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0 || self.flow.state.get() == STATE_CLOSED;
         !(expired(tables, self.flow, self.now_s)
             || (over && packet.is_syn())
             || (packet.is_icmp() && !self.icmp_belongs(packet)))

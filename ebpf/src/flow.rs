@@ -3,7 +3,7 @@
 //! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
 //! Never: asks the rules about this node's own packets to its pods.
 
-use abi::conntrack::{CT_HOST_OPENED, STATE_ANSWERED, owner_of};
+use abi::conntrack::{CT_HOST_OPENED, CT_RESET, STATE_ANSWERED, owner_of};
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
@@ -79,11 +79,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn go_on(&self, state: &mut State, tracked: &Tracked<'_>, place: Option<&Flow>) -> Result<(), DropReason> {
         let due = tracked.is_due(&state.packet);
         tracked.touch::<T>(&state.packet);
-        // A RST or the second FIN in the same packet ends it first.
-        if due && !T::DRY && tracked.flow.state.get() == STATE_ANSWERED {
-            return promote(self.tables, state, tracked, place);
-        }
-        Ok(())
+        // A RST before, or the second FIN in this packet, ends it first.
+        let over = tracked.flow.flags.get() & CT_RESET != 0 || tracked.flow.state.get() != STATE_ANSWERED;
+        if due && !over { promote(self.tables, state, tracked, place) } else { Ok(()) }
     }
 
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.

@@ -21,6 +21,11 @@ pub fn promote<T: Tables>(
     place: Option<&Flow>,
 ) -> Result<(), DropReason> {
     let owner = tracked.flow.owner();
+    if T::DRY {
+        // What a live packet would be refused for, as far as a look can tell.
+        let counts = place.is_none_or(|old| expired(tables, old, tracked.now_s) && old.owner() != owner);
+        return if counts && !has_room(tables, owner) { refuse(state, owner, DropReason::FlowQuota) } else { Ok(()) };
+    }
     tracked.flow.copy_to(&mut state.entry);
     state.entry.state = STATE_ESTABLISHED;
     state.entry.timeout = Timeout::established(state.packet.protocol) as u8;
@@ -34,12 +39,16 @@ pub fn promote<T: Tables>(
         Ok(true) => tracked.flow.forget(),
         // Somebody else is at this entry; the flow's next packet tries again.
         Ok(false) => {}
-        Err(reason) => {
-            state.slot = owner;
-            return Err(reason);
-        }
+        Err(reason) => return refuse(state, owner, reason),
     }
     Ok(())
+}
+
+/// A refusal on the owner's account.
+#[inline(always)]
+fn refuse(state: &mut State, owner: u32, reason: DropReason) -> Result<(), DropReason> {
+    state.slot = owner;
+    Err(reason)
 }
 
 #[inline(always)]

@@ -5,8 +5,7 @@
 
 use abi::Timeout;
 use abi::conntrack::{
-    CT_HIGH_FIN, CT_HIGH_RST, CT_LOW_FIN, CT_LOW_RST, CT_REFUSED, STATE_ANSWERED, STATE_CLOSED, STATE_ESTABLISHED,
-    STATE_NEW, STATE_RESET,
+    CT_HIGH_FIN, CT_HIGH_RST, CT_LOW_FIN, CT_LOW_RST, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_CLOSED, STATE_NEW,
 };
 
 use crate::conntrack::Tracked;
@@ -31,7 +30,7 @@ impl Tracked<'_> {
         flow.packets.set(flow.packets.get().wrapping_add(1));
         if packet.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             self.close(packet.tcp_flags);
-        } else if flow.state.get() == STATE_RESET {
+        } else if flow.flags.get() & CT_RESET != 0 {
             self.retract();
         }
         if self.half_open && flow.state.get() == STATE_NEW && !self.from_opener() && answers(packet) {
@@ -41,45 +40,28 @@ impl Tracked<'_> {
 
     #[inline(always)]
     fn close(&self, tcp_flags: u8) {
-        let mut flags = self.flow.flags.get();
+        let flow = self.flow;
+        let mut flags = flow.flags.get();
         if tcp_flags & tcp::RST != 0 {
             flags |= if self.from_low { CT_LOW_RST } else { CT_HIGH_RST };
-            self.over(STATE_RESET, Timeout::TcpResetSeen);
         } else {
             flags |= if self.from_low { CT_LOW_FIN } else { CT_HIGH_FIN };
-            if flags & BOTH_FINS == BOTH_FINS && self.flow.state.get() != STATE_RESET {
-                self.over(STATE_CLOSED, Timeout::TcpFinsSeen);
+            if flags & BOTH_FINS == BOTH_FINS {
+                flow.state.set(STATE_CLOSED);
             }
         }
-        self.flow.flags.set(flags);
-    }
-
-    #[inline(always)]
-    fn over(&self, state: u8, timeout: Timeout) {
-        self.flow.state.set(state);
-        self.flow.timeout.set(timeout as u8);
+        flow.flags.set(flags);
+        flow.timeout.set(timeout_of(flow.state.get(), flags) as u8);
     }
 
     /// Whoever sent a RST and goes on did not send it: somebody else forged it. What the other end had under way when it came
     /// says nothing.
     #[inline(always)]
     fn retract(&self) {
-        let flags = self.flow.flags.get();
         let own = if self.from_low { CT_LOW_RST } else { CT_HIGH_RST };
-        if flags & own == 0 {
-            return;
-        }
-        self.flow.flags.set(flags & !own);
-        if flags & (CT_LOW_RST | CT_HIGH_RST) != own {
-            return;
-        }
-        if self.half_open {
-            self.over(if self.from_opener() { STATE_NEW } else { STATE_ANSWERED }, Timeout::TcpSynSent);
-        } else if flags & BOTH_FINS == BOTH_FINS {
-            self.over(STATE_CLOSED, Timeout::TcpFinsSeen);
-        } else {
-            self.over(STATE_ESTABLISHED, Timeout::TcpEstablished);
-        }
+        let flags = self.flow.flags.get() & !own;
+        self.flow.flags.set(flags);
+        self.flow.timeout.set(timeout_of(self.flow.state.get(), flags) as u8);
     }
 
     /// Whether a half-open flow is to be kept for good after this packet: both ends were heard, and one goes on. Of TCP that
@@ -87,7 +69,8 @@ impl Tracked<'_> {
     #[inline(always)]
     #[must_use]
     pub fn is_due(&self, packet: &Packet) -> bool {
-        let goes_on = packet.protocol != protocol::TCP || (packet.tcp_flags & tcp::ACK != 0 && self.from_opener());
+        let acknowledges = packet.tcp_flags & (tcp::ACK | tcp::RST) == tcp::ACK;
+        let goes_on = packet.protocol != protocol::TCP || (acknowledges && self.from_opener());
         self.half_open && self.flow.state.get() == STATE_ANSWERED && goes_on
     }
 
@@ -115,6 +98,17 @@ impl Tracked<'_> {
             self.flow.stamp.set(generation as u32);
             self.flow.seen_s.set(self.now_s);
         }
+    }
+}
+
+/// How long a TCP flow lives that has come so far.
+#[inline(always)]
+const fn timeout_of(state: u8, flags: u8) -> Timeout {
+    match state {
+        _ if flags & CT_RESET != 0 => Timeout::TcpResetSeen,
+        STATE_NEW | STATE_ANSWERED => Timeout::TcpSynSent,
+        STATE_CLOSED => Timeout::TcpFinsSeen,
+        _ => Timeout::TcpEstablished,
     }
 }
 

@@ -235,17 +235,21 @@ impl Kernel {
 
     /// As if no packet had ever been seen.
     pub fn fresh(&mut self) {
-        for spec in [&maps::CONNTRACK, &maps::NEWFLOW] {
+        let mut kept = 0;
+        for spec in [&maps::NEWFLOW, &maps::CONNTRACK] {
             let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, spec);
             let keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
+            kept = keys.len();
             for key in keys {
                 // What has expired, the cursor may remove first.
                 let _gone = flows.remove(&key);
             }
         }
-        let mut accounts: Array<&mut MapData, u64> = map_mut(&mut self.programs, &maps::QUOTA);
-        for slot in 0..accounts.len() {
-            accounts.set(slot, &0, 0).expect("an account can be cleared");
+        if kept > 0 {
+            let mut accounts: Array<&mut MapData, u64> = map_mut(&mut self.programs, &maps::QUOTA);
+            for slot in 0..accounts.len() {
+                accounts.set(slot, &0, 0).expect("an account can be cleared");
+            }
         }
         let mut pieces: HashMap<&mut MapData, FragmentKey, FragmentPorts> =
             map_mut(&mut self.programs, &maps::FRAGMENTS);
@@ -372,8 +376,7 @@ impl Kernel {
 
     /// What the programs wrote so far.
     pub fn seen(&self) -> Seen {
-        let both = [&maps::CONNTRACK, &maps::NEWFLOW].map(|spec| self.entries(spec));
-        let entries = both.into_iter().flatten().filter(|(_, entry)| entry.timeout != Timeout::Gone as u8).collect();
+        let entries = self.tracked();
         let pieces: HashMap<&MapData, FragmentKey, FragmentPorts> = map(&self.programs, &maps::FRAGMENTS);
         let hits: PerCpuArray<&MapData, u64> = map(&self.programs, &maps::HITS);
         let judged = (0..hits.len()).map(|hit| sum(&hits, hit)).sum();
@@ -389,10 +392,7 @@ impl Kernel {
 
     /// The flows that are known, in order.
     pub fn flows(&self) -> Vec<FlowKey> {
-        let flows: HashMap<&MapData, FlowKey, ConntrackEntry> = map(&self.programs, &maps::CONNTRACK);
-        let mut keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
-        keys.sort();
-        keys
+        self.tracked().into_keys().collect()
     }
 
     /// Instructions that the verifier walked, by program.
@@ -402,6 +402,12 @@ impl Kernel {
             (name.clone(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
         };
         self.loaded.iter().map(counted).collect()
+    }
+
+    /// Entries of both flow tables that are not declared gone.
+    fn tracked(&self) -> BTreeMap<FlowKey, ConntrackEntry> {
+        let both = [&maps::CONNTRACK, &maps::NEWFLOW].map(|spec| self.entries(spec));
+        both.into_iter().flatten().filter(|(_, entry)| entry.timeout != Timeout::Gone as u8).collect()
     }
 
     /// Entries of CONNTRACK or NEWFLOW.

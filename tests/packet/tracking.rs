@@ -12,7 +12,7 @@ use crate::{
 };
 use abi::{
     ConntrackEntry, DropReason, FlowKey, Timeout,
-    conntrack::{QUOTA_ALL, STATE_ANSWERED, STATE_CLOSED, STATE_ESTABLISHED, STATE_NEW, STATE_RESET},
+    conntrack::{QUOTA_ALL, STATE_ANSWERED, STATE_CLOSED, STATE_ESTABLISHED, STATE_NEW},
     maps,
 };
 use model::Direction;
@@ -62,8 +62,8 @@ fn pkt_70_71_72_76_a_connection_goes_through_its_states() {
             for (end, state, timeout) in [
                 (&[(true, FIN | ACK)][..], STATE_ESTABLISHED, Timeout::TcpEstablished),
                 (&[(true, FIN | ACK), (false, FIN | ACK)], STATE_CLOSED, Timeout::TcpFinsSeen),
-                (&[(false, RST)], STATE_RESET, Timeout::TcpResetSeen),
-                (&[(false, RST), (true, ACK)], STATE_RESET, Timeout::TcpResetSeen),
+                (&[(false, RST)], STATE_ESTABLISHED, Timeout::TcpResetSeen),
+                (&[(false, RST), (true, ACK)], STATE_ESTABLISHED, Timeout::TcpResetSeen),
                 (&[(false, RST), (false, ACK)], STATE_ESTABLISHED, Timeout::TcpEstablished),
             ] {
                 kernel.fresh();

@@ -33,9 +33,6 @@ pub const STATE_ANSWERED: u8 = 1;
 pub const STATE_ESTABLISHED: u8 = 2;
 /// TCP: FIN seen both ways.
 pub const STATE_CLOSED: u8 = 3;
-/// TCP: RST seen. If its sender goes on, it was none of its own (a forged one), and the flow is believed again.
-pub const STATE_RESET: u8 = 4;
-
 /// The high end sent the first packet.
 pub const CT_HIGH_OPENED: u8 = 1 << 0;
 /// Tombstone: refused when judged again; drops both directions until a new SYN is judged or it expires.
@@ -52,6 +49,8 @@ pub const CT_HOST_OPENED: u8 = 1 << 5;
 pub const CT_LOW_RST: u8 = 1 << 6;
 /// RST seen from the high end.
 pub const CT_HIGH_RST: u8 = 1 << 7;
+/// RST seen: the flow is over, unless its sender goes on. Then it was none of its own (a forged one), and is forgotten.
+pub const CT_RESET: u8 = CT_LOW_RST | CT_HIGH_RST;
 
 /// What is remembered of a flow.
 #[repr(C)]

@@ -12,7 +12,7 @@ use crate::{
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
-        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_NEW, STATE_RESET,
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_ESTABLISHED, STATE_NEW,
     },
     endpoint::{SLOT_HOST, SLOT_NONE},
     maps,
@@ -252,11 +252,11 @@ impl<'a> Reporter<'a> {
 fn state_of(entry: &ConntrackEntry) -> &'static str {
     match entry.state {
         _ if entry.flags & CT_REFUSED != 0 => "refused",
+        _ if entry.flags & CT_RESET != 0 => "reset",
         STATE_NEW => "new",
         STATE_ANSWERED => "answered",
         STATE_ESTABLISHED if entry.flags & (CT_LOW_FIN | CT_HIGH_FIN) != 0 => "half-closed",
         STATE_ESTABLISHED => "established",
-        STATE_RESET => "reset",
         _ => "closed",
     }
 }
