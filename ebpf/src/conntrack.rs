@@ -66,31 +66,39 @@ pub struct Found<'a> {
     pub place: Option<&'a Flow>,
 }
 
+/// An address with its port, in network order.
+pub type Socket = (Address, u16);
+
 /// Writes the key of a packet's flow; whether the low end sent this packet.
 #[inline(always)]
 pub fn key(packet: &Packet, key: &mut FlowKey) -> bool {
-    let from_low = source_is_low(packet);
-    let source = (packet.source, packet.source_port.to_ne_bytes());
-    let destination = (packet.destination, packet.destination_port.to_ne_bytes());
+    let source = (packet.source, packet.source_port);
+    key_between(source, (packet.destination, packet.destination_port), packet.protocol, key)
+}
+
+/// Writes the key of the flow between two sockets; whether the first is the low end.
+#[inline(always)]
+pub fn key_between(source: Socket, destination: Socket, protocol: u8, key: &mut FlowKey) -> bool {
+    let from_low = is_low(source, destination);
+    let (source, destination) = ((source.0, source.1.to_ne_bytes()), (destination.0, destination.1.to_ne_bytes()));
     if from_low {
         ((key.low, key.low_port), (key.high, key.high_port)) = (source, destination);
     } else {
         ((key.low, key.low_port), (key.high, key.high_port)) = (destination, source);
     }
-    key.protocol = packet.protocol;
+    key.protocol = protocol;
     from_low
 }
 
 #[inline(always)]
-fn source_is_low(packet: &Packet) -> bool {
-    let (Address([s0, s1]), Address([d0, d1])) = (packet.source, packet.destination);
+fn is_low((Address([s0, s1]), source_port): Socket, (Address([d0, d1]), destination_port): Socket) -> bool {
     if s0 != d0 {
         return s0 < d0;
     }
     if s1 != d1 {
         return s1 < d1;
     }
-    u16::from_be(packet.source_port) <= u16::from_be(packet.destination_port)
+    u16::from_be(source_port) <= u16::from_be(destination_port)
 }
 
 /// The live entry of a packet's flow: that of `CONNTRACK`, which a flow that is not half-open meets at the first look-up,
@@ -196,15 +204,12 @@ impl Tracked<'_> {
 
     /// Whether the judgement is still in force at both ends.
     #[inline(always)]
-    pub fn currency<T: Tables>(&self, tables: &T, protocol: u8) -> Currency {
-        let low = currency_at(tables, self.flow.low_slot.get(), self.flow.stamp.get());
-        let high = currency_at(tables, self.flow.high_slot.get(), self.flow.stamp.get());
-        match (low, high) {
-            (Currency::Current, Currency::Current) => Currency::Current,
-            (Currency::Outdated, _) | (_, Currency::Outdated) => Currency::Outdated,
+    pub fn currency<T: Tables>(&self, tables: &T, l4: u8) -> Currency {
+        let ends = (self.flow.low_slot.get(), self.flow.high_slot.get());
+        match currency_between(tables, ends, self.flow.stamp.get()) {
             // Kept are established flows: a SYN that nobody answered yet is none (PKT-74).
-            _ if self.half_open && protocol == protocol::TCP => Currency::Outdated,
-            _ => Currency::Kept,
+            Currency::Kept if self.half_open && l4 == protocol::TCP => Currency::Outdated,
+            currency => currency,
         }
     }
 
@@ -222,6 +227,16 @@ impl Tracked<'_> {
             _ => return false,
         };
         packet.icmp_type() == reply
+    }
+}
+
+/// Whether a judgement with this stamp is still in force at both ends.
+#[inline(always)]
+pub fn currency_between<T: Tables>(tables: &T, slots: (u32, u32), stamp: u32) -> Currency {
+    match (currency_at(tables, slots.0, stamp), currency_at(tables, slots.1, stamp)) {
+        (Currency::Current, Currency::Current) => Currency::Current,
+        (Currency::Outdated, _) | (_, Currency::Outdated) => Currency::Outdated,
+        _ => Currency::Kept,
     }
 }
 

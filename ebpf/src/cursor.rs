@@ -13,7 +13,7 @@ use aya_ebpf::macros::btf_map;
 use ebpf::expiry;
 use ebpf::tables::Tables;
 
-use crate::maps::{Kernel, next_ticket};
+use crate::maps::{Kernel, next_ticket, wind_clock};
 
 const CLOCK_MONOTONIC: u64 = 1;
 const NS_PER_MS: u64 = 1_000_000;
@@ -33,6 +33,7 @@ pub fn arm() -> bool {
     let Some(expiry) = EXPIRY.get_ptr_mut(0) else {
         return false;
     };
+    wind_clock();
     // SAFETY: the timer is the kernel's own to change, in the value that its map holds; the callback has the signature
     // that the kernel calls.
     unsafe {
@@ -46,7 +47,7 @@ pub fn arm() -> bool {
 /// One tick.
 extern "C" fn tick(_map: *mut c_void, _index: *mut u32, expiry: *mut Expiry) -> i64 {
     let tables = Kernel::<false>;
-    let mut now_s = tables.now_s();
+    let mut now_s = wind_clock();
     let (tick_ms, looks) = expiry::pace(tables.flows_of(QUOTA_ALL));
     // SAFETY: the callback has the signature that the kernel calls, and `now_s` outlives the helper. The timer: as in `arm`.
     unsafe {

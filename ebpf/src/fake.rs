@@ -18,6 +18,7 @@ use abi::{
 
 use crate::entry::Flow;
 use crate::expiry;
+use crate::recent::{NOTES, Note};
 use crate::shelf::FlowTables;
 use crate::tables::{Arrival, Frame, Inserted, Replaced, Tables};
 use crate::walk::{Hook, State, Verdict, walk};
@@ -46,6 +47,7 @@ pub struct Node {
     pub spans: Vec<Span>,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
+    pub notes: Vec<Note>,
     /// The clock.
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
@@ -81,6 +83,7 @@ impl Node {
         let mut node = Self {
             generation: Cell::new(5),
             now_s: Cell::new(1000),
+            notes: (0..NOTES).map(|_| Note::default()).collect(),
             endpoints: vec![Endpoint::default(); 2],
             classes: vec![ClassEntry::default()],
             sets: vec![SetEntry::default(), set(0, 1), set(1, 7)],
@@ -228,6 +231,9 @@ impl Tables for Node {
     fn span(&self, index: u32) -> Option<Span> {
         self.spans.get(index as usize).copied()
     }
+    fn note(&self, place: u32) -> Option<&Note> {
+        self.notes.get(place as usize)
+    }
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
         self.tracked.flow(key)
     }
@@ -297,6 +303,7 @@ impl Tables for Twin<'_> {
         set(id: u32) -> Option<&SetEntry>;
         row(key: &RowKey) -> Option<RowRef>;
         span(index: u32) -> Option<Span>;
+        note(place: u32) -> Option<&Note>;
         flow(key: &FlowKey) -> Option<&Flow>;
         new_flow(key: &FlowKey) -> Option<&Flow>;
         flows_of(account: u32) -> i64;

@@ -15,6 +15,7 @@ use crate::icmp;
 use crate::parse::{Packet, protocol};
 use crate::policy::{End, PolicyDirection, deciding_span, end_of};
 use crate::promote::{has_room, promote};
+use crate::recent::{self, Note};
 use crate::tables::{Frame, Tables};
 use crate::walk::{Hook, State, Walk};
 
@@ -34,6 +35,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// The slot that the packet goes to; `None` if the packet is none of ours.
     #[inline(always)]
     pub(crate) fn destination(&self, state: &mut State) -> Result<Option<u32>, DropReason> {
+        let note = if self.hook == Hook::ToWorkload { None } else { recent::note(self.tables, &state.packet) };
+        if let Some(slot) = note.and_then(|note| self.by_note(state, note)) {
+            return Ok(Some(slot));
+        }
         let from_low = conntrack::key(&state.packet, &mut state.key);
         let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
         let known = found.tracked.filter(|tracked| self.is_at_its_place(tracked, state));
@@ -42,6 +47,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             match self.by_entry(state, &tracked)? {
                 Currency::Current => {
                     self.go_on(state, &tracked, found.place)?;
+                    if let Some(note) = note {
+                        note.take(self.tables, &state.packet, &tracked, &mut state.key);
+                    }
                     return Ok(Some(tracked.slots().1));
                 }
                 currency => kept = currency == Currency::Kept,
@@ -84,6 +92,32 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if due && !over { promote(self.tables, state, tracked, place) } else { Ok(()) }
     }
 
+    /// The slot a packet goes to by the note of its flow, if that still holds.
+    #[inline(always)]
+    fn by_note(&self, state: &mut State, note: &Note) -> Option<u32> {
+        let (source, destination) = note.slots();
+        let holds = note.is_of(&state.packet, self.tables.now_s())
+            && self.comes_from(source, destination, state)
+            && conntrack::currency_between(self.tables, (source, destination), note.stamp()) == Currency::Current;
+        if !holds {
+            return None;
+        }
+        state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
+        state.tracked = true;
+        note.count(&state.packet);
+        Some(destination)
+    }
+
+    /// Whether a packet between these slots comes in where its sender lives.
+    #[inline(always)]
+    fn comes_from(&self, source: u32, destination: u32, state: &State) -> bool {
+        if self.hook == Hook::FromUplink {
+            return source == SLOT_NONE && destination >= SLOT_FIRST;
+        }
+        let own = self.tables.endpoint(source).is_some_and(|own| check_macs(own, &state.ether).is_ok());
+        own && self.lives_at(source, self.arrival.ifindex)
+    }
+
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
     #[inline(always)]
     fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
@@ -106,11 +140,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (source, destination) = tracked.slots();
         let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
         match self.hook {
-            Hook::FromWorkload => {
-                let own = self.tables.endpoint(source).is_some_and(|own| check_macs(own, &state.ether).is_ok());
-                own && self.lives_at(source, on)
-            }
-            Hook::FromUplink => source == SLOT_NONE && destination >= SLOT_FIRST,
+            Hook::FromWorkload | Hook::FromUplink => self.comes_from(source, destination, state),
             Hook::ToWorkload => {
                 let honest = match source {
                     SLOT_NONE => true,

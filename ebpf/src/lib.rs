@@ -26,6 +26,7 @@ pub mod neighbour;
 pub mod parse;
 pub mod policy;
 mod promote;
+pub mod recent;
 #[cfg(any(test, feature = "fake"))]
 pub mod shelf;
 #[cfg(test)]

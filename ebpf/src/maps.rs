@@ -19,6 +19,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue};
 use ebpf::entry::Flow;
+use ebpf::recent::{self, Note};
 use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
 
@@ -51,6 +52,8 @@ static CTQ: Queue<Ticket> = Queue::with_max_entries(maps::CTQ.default_entries, 0
 #[map]
 static QUOTA: Array<u64> = Array::with_max_entries(maps::QUOTA.default_entries, BPF_F_MMAPABLE);
 #[map]
+static CLOCK: Array<u32> = Array::with_max_entries(maps::CLOCK.default_entries, BPF_F_MMAPABLE);
+#[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
     LruHashMap::with_max_entries(maps::FRAGMENTS.default_entries, 0);
 #[map]
@@ -70,6 +73,10 @@ static FLOW_QUOTA: u32 = maps::CONNTRACK.default_entries / 8;
 #[map]
 static SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
 
+/// Notes of recent flows, as private as the state.
+#[map]
+static NOTES: PerCpuArray<[u64; size_of::<Note>() / 8]> = PerCpuArray::with_max_entries(recent::NOTES, 0);
+
 /// A state that has forgotten the packet before.
 #[inline(always)]
 pub fn blank_state<'a>() -> Option<&'a mut State> {
@@ -83,6 +90,18 @@ pub fn blank_state<'a>() -> Option<&'a mut State> {
 /// Errors of the kernel's tables.
 const ENOENT: i32 = -2;
 const EEXIST: i32 = -17;
+
+/// Writes the time down, and says it.
+#[inline(always)]
+pub fn wind_clock() -> u32 {
+    // SAFETY: the helper takes nothing and has no effect.
+    let now_s = seconds_of(unsafe { bpf_ktime_get_coarse_ns() });
+    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: an aligned u32 in an array that lives as long as the program runs; it is stored whole.
+        unsafe { ptr::write_volatile(clock, now_s) };
+    }
+    now_s
+}
 
 /// The ticket at the queue's head.
 #[inline(always)]
@@ -119,8 +138,8 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
 
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        // SAFETY: the helper takes nothing and has no effect.
-        seconds_of(unsafe { bpf_ktime_get_coarse_ns() })
+        // SAFETY: an array lookup gives an aligned u32 for as long as the program runs; the cursor stores it whole.
+        CLOCK.get_ptr(0).map_or(0, |clock| unsafe { ptr::read_volatile(clock) })
     }
 
     #[inline(always)]
@@ -164,6 +183,12 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     #[inline(always)]
     fn span(&self, index: u32) -> Option<Span> {
         SPANS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn note(&self, place: u32) -> Option<&Note> {
+        // SAFETY: aligned memory of this processor, on which the program stays; zero or left by another run.
+        NOTES.get_ptr(place).map(|note| unsafe { &*note.cast::<Note>() })
     }
 
     #[inline(always)]

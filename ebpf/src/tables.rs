@@ -8,6 +8,7 @@ use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Word};
 
 use crate::entry::Flow;
+use crate::recent::Note;
 
 /// What became of an entry for a key that had none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub trait Tables {
 
     /// The generation in force.
     fn generation(&self) -> u64;
-    /// Seconds of the coarse monotonic clock.
+    /// Seconds of the monotonic clock, as the cursor's last tick wrote them down.
     fn now_s(&self) -> u32;
     /// Slot of the endpoint behind this interface.
     fn slot_of_interface(&self, ifindex: u32) -> Option<u32>;
@@ -56,6 +57,8 @@ pub trait Tables {
     fn row(&self, key: &RowKey) -> Option<RowRef>;
     /// The span at this index; `None` past the table's end.
     fn span(&self, index: u32) -> Option<Span>;
+    /// A place for the note of a recent flow, this processor's own.
+    fn note(&self, place: u32) -> Option<&Note>;
     /// What `CONNTRACK` remembers of a flow.
     fn flow(&self, key: &FlowKey) -> Option<&Flow>;
     /// What `NEWFLOW` remembers of a flow.

@@ -90,6 +90,8 @@ maps! {
     QUOTA = "QUOTA" v 1, ENDPOINTS.default_entries + 1, "never: sized with ENDPOINTS", Sizing::PerEndpoint(1);
     /// `u32` 0 -> the timer that moves the cursor over `CTQ`. Array.
     EXPIRY = "EXPIRY" v 1, 1, "never", Sizing::Fixed;
+    /// `u32` 0 -> `u32` seconds, which the cursor over tracked flows writes at every tick. Memory-mappable array.
+    CLOCK = "CLOCK" v 1, 1, "never", Sizing::Fixed;
     /// [`crate::FragmentKey`] -> [`crate::FragmentPorts`]. Least-recently-used hash.
     FRAGMENTS = "FRAGMENTS" v 1, 4096, "the oldest packet's later fragments are dropped";
     /// Hit id -> packets `u64`. Per-CPU array.
