@@ -10,12 +10,12 @@ use crate::{
     wiring::{make_pod, make_uplink},
 };
 use abi::{
-    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Timeout, Timeouts,
-    conntrack::QUOTA_ALL, maps, timeout::FLOW_QUOTA_GLOBAL, verdict::DROP_REASONS,
+    Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Ticket, Timeout, Timeouts,
+    conntrack::QUOTA_ALL, maps, verdict::DROP_REASONS,
 };
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, Queue},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs},
 };
 use calc::World;
@@ -23,7 +23,7 @@ use dataplane::{Applied, Attach, Dataplane, Extent, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{Socket, namespace};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -250,6 +250,9 @@ impl Kernel {
             for slot in 0..accounts.len() {
                 accounts.set(slot, &0, 0).expect("an account can be cleared");
             }
+            // Else the tickets of a hundred thousand rows would leave no room.
+            let mut tickets: Queue<&mut MapData, Ticket> = map_mut(&mut self.programs, &maps::CTQ);
+            while tickets.pop(0).is_ok() {}
         }
         let mut pieces: HashMap<&mut MapData, FragmentKey, FragmentPorts> =
             map_mut(&mut self.programs, &maps::FRAGMENTS);
@@ -390,9 +393,11 @@ impl Kernel {
         Seen { entries, fragments, drops: counted.collect(), judged }
     }
 
-    /// The flows that are known, in order.
+    /// The flows that are known, in order, half-open ones as well.
     pub fn flows(&self) -> Vec<FlowKey> {
-        self.tracked().into_keys().collect()
+        let both = [&maps::CONNTRACK, &maps::NEWFLOW].map(|spec| self.entries(spec));
+        let known = both.into_iter().flatten().filter(|(_, entry)| entry.timeout != Timeout::Gone as u8);
+        known.map(|(key, _)| key).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Instructions that the verifier walked, by program.

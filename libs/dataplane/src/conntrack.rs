@@ -13,12 +13,7 @@ use abi::{
     maps::{self, MapSpec},
 };
 use aya::maps::MapData;
-use std::{
-    collections::BTreeSet,
-    fmt,
-    os::fd::AsFd as _,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{collections::BTreeSet, fmt, os::fd::AsFd as _};
 
 /// The maps.
 #[derive(Debug)]
@@ -27,8 +22,6 @@ pub struct Conntrack {
     new_flows: MapData,
     quota: MappedArray<u64>,
     timeouts: Timeouts,
-    /// The most entries of CONNTRACK that were ever seen.
-    most: AtomicU64,
 }
 
 /// What the programs stamp flows with at this moment.
@@ -48,7 +41,7 @@ impl Conntrack {
     /// Over the maps of established and half-open flows, and the accounts.
     #[must_use]
     pub fn new(flows: MapData, new_flows: MapData, quota: MappedArray<u64>, timeouts: Timeouts) -> Self {
-        Self { flows, new_flows, quota, timeouts, most: AtomicU64::new(0) }
+        Self { flows, new_flows, quota, timeouts }
     }
 
     /// All flows that are not over, half-open ones after the others.
@@ -62,11 +55,6 @@ impl Conntrack {
             live.extend(entries.into_iter().filter(|(_, entry)| !entry.expired(&self.timeouts, now_s)));
         }
         Ok(live)
-    }
-
-    /// So many entries of CONNTRACK were seen at once; gives the most that ever were, expired ones included.
-    pub fn saw(&self, entries: u64) -> u64 {
-        self.most.fetch_max(entries, Ordering::Relaxed).max(entries)
     }
 
     /// Deletes the flows that name one of these slots; says how many.
