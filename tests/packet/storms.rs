@@ -11,7 +11,7 @@ use crate::{
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Action, Hook},
 };
-use abi::{DropReason, answer::Outcome};
+use abi::{DropReason, Timeouts, answer::Outcome};
 use calc::Desired;
 use dataplane::tables::{Guarded, KernelStore, Key, Keyed, Sizes, Snapshot, Store, StoreError, Tables, Write};
 use model::{
@@ -53,7 +53,7 @@ fn desired(scenario: &Scenario) -> Desired {
 /// Flips between the revisions while `packets` runs again and again.
 fn storm(kernel: &mut Kernel, revisions: [&Scenario; 2], mut packets: impl FnMut(&mut Kernel)) {
     let (wanted, interfaces) = (revisions.map(desired), kernel.interfaces());
-    let store = KernelStore::open(&kernel.maps()).expect("the maps are pinned");
+    let store = KernelStore::open(&kernel.maps(), Timeouts::DEFAULT).expect("the maps are pinned");
     let mut tables = Tables::adopt(store).expect("what the dataplane left");
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -193,7 +193,7 @@ impl Store for Hasty {
 }
 
 fn adopted(kernel: &Kernel) -> Tables<Hasty> {
-    let store = KernelStore::open(&kernel.maps()).expect("the maps are pinned");
+    let store = KernelStore::open(&kernel.maps(), Timeouts::DEFAULT).expect("the maps are pinned");
     Tables::adopt(Hasty(store)).expect("what was left can be adopted")
 }
 
@@ -215,7 +215,9 @@ fn answers(kernel: &mut Kernel) -> Vec<Outcome> {
 
 /// How far a killed commit had come: words that are not in force yet, words that are but not settled, neither.
 fn left(kernel: &Kernel) -> &'static str {
-    let held = KernelStore::open(&kernel.maps()).and_then(|store| store.read()).expect("the tables can be read");
+    let held = KernelStore::open(&kernel.maps(), Timeouts::DEFAULT)
+        .and_then(|store| store.read())
+        .expect("the tables can be read");
     let words = held.endpoints.values().flat_map(|entry| [entry.egress, entry.ingress]);
     let classes = held.classes.values().flat_map(|entry| [entry.class, entry.endpoint]);
     let open: Vec<_> = words.chain(classes).filter(|word| !word.is_settled()).collect();
