@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Frames of a test run.
+/// Frames of a test run, unless TORTIE_FRAMES names fewer: an emulated machine takes its time.
 const FRAMES: u64 = 100_000;
 const PODS: [Actor; 2] = [CLIENT, DB];
 
@@ -32,6 +32,7 @@ const PODS: [Actor; 2] = [CLIENT, DB];
 fn mutated_packets_meet_in_the_kernel_what_they_meet_in_the_stages() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("TORTIE_SEED").unwrap_or(1);
+    let frames = number("TORTIE_FRAMES").unwrap_or(FRAMES);
     let until = number("TORTIE_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     println!("seed {seed}; repeat with TORTIE_SEED={seed}");
     let kept = [corpus::corpus("parse"), corpus::regressions("parse")].map(|file| corpus::read(&file));
@@ -42,7 +43,7 @@ fn mutated_packets_meet_in_the_kernel_what_they_meet_in_the_stages() {
         for input in &kept {
             bench.hold(input);
         }
-        while until.map_or(bench.frames < FRAMES, |until| Instant::now() < until) {
+        while until.map_or(bench.frames < frames, |until| Instant::now() < until) {
             bench.hold(&dice.mutated(&kept));
         }
         bench.counted();

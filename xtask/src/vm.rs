@@ -28,8 +28,10 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 const BOUND_S: u32 = 1200;
 /// Memory of a machine, MB.
 const MEMORY_MB: u32 = 1024;
-/// Flows of the differential: what it repeats by the ten thousand on a real machine, it shows by the hundred here.
-const FLOWS: &str = "300";
+/// Flows of the differential and mutated frames: what is repeated by the ten thousand on a real machine, is shown by
+/// the hundred here.
+const FLOWS: u32 = 300;
+const FRAMES: u32 = 2000;
 
 /// What a run came to.
 pub struct Outcome {

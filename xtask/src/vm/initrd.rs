@@ -3,7 +3,7 @@
 //! Invariant: the script says how the tests ended, then powers off, whatever happened.
 //! Never: needs a disk or a network.
 
-use super::{FLOWS, cpio::Archive, kernel::Kernel};
+use super::{FLOWS, FRAMES, cpio::Archive, kernel::Kernel};
 use crate::paths::Paths;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
@@ -16,6 +16,8 @@ use std::{
 const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 /// Programs that the tests run.
 const TOOLS: [&str; 2] = ["ip", "tc"];
+/// Files of the tree that the tests read where they were built.
+const FILES: [&str; 2] = ["tests/fuzz/corpus/parse.txt", "tests/fuzz/regressions/parse.txt"];
 /// Begins the line that says how the tests ended.
 const MARK: &str = "tortie-vm: exit ";
 
@@ -48,6 +50,9 @@ impl Initrd {
         }
         self.program(paths, binary, "/bin/packet")?;
         self.copy(&paths.object(), Path::new("/target/bpf/tortie.o"))?;
+        for file in FILES.map(|file| paths.root.join(file)) {
+            self.copy(&file, &file)?;
+        }
         let mut loads = String::new();
         for module in modules(kernel, &MODULES)? {
             let place = format!("/modules/{}.ko", module.name);
@@ -111,7 +116,7 @@ mount -t tmpfs run /run
 stty -F /dev/console -opost
 ip link set lo up
 {loads}
-export CARGO_TARGET_DIR=/target TORTIE_FLOWS={FLOWS} RUST_BACKTRACE=1
+export CARGO_TARGET_DIR=/target TORTIE_FLOWS={FLOWS} TORTIE_FRAMES={FRAMES} RUST_BACKTRACE=1
 packet --show-output {what}
 echo \"{MARK}$?\"
 poweroff -f
