@@ -71,7 +71,8 @@ pub fn run(paths: &Paths, console: &Console, request: &Request) -> Result<Outcom
 
 /// The packet tests, built for this machine.
 fn test_binary(paths: &Paths, console: &Console) -> Result<PathBuf> {
-    let args = ["test", "--package", "tests", "--test", "packet", "--no-run", "--message-format", "json"];
+    let args =
+        ["test", "--package", "tests", "--test", "packet", "--no-run", "--message-format", "json-render-diagnostics"];
     let lines = console.run("packet tests: build", &mut paths.cargo(&args))?;
     let path = lines.iter().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
