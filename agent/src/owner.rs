@@ -180,6 +180,7 @@ impl<K: Kernel> Agent<K> {
         let mut looked = self.kernel.look(&desired, extent);
         self.desired = Some(desired);
         self.repairs.hear(&looked, extent);
+        looked.repaired.iter().for_each(|drift| self.node.metrics.repaired(drift.kind));
         if let Some(applied) = looked.applied.take() {
             self.heed(applied, begun.elapsed());
         }
@@ -208,7 +209,7 @@ impl<K: Kernel> Agent<K> {
             ready: self.ready(),
             generation: *generation,
             endpoints: *endpoints,
-            not_in_force: failed.len(),
+            not_in_force: failed.len() + self.repairs.failed().len(),
             problems: (self.node.problems)().len(),
             damaged: self.node.damaged.len(),
             refused: *commit == Commit::Refused,

@@ -7,7 +7,7 @@ use super::{
     Told,
     text::{Kind, Text},
 };
-use dataplane::{Filled, Gauges, Usage, usages};
+use dataplane::{DriftKind, Filled, Gauges, Usage, usages};
 
 /// What the kernel says.
 pub fn of_maps(text: &mut Text, gauges: &Gauges, filled: &[Filled]) {
@@ -70,6 +70,10 @@ pub fn of_agent(text: &mut Text, told: &Told) {
     text.family("tortie_commits_total", Kind::Counter, "Commits that had something to change, repeated ones included.");
     for result in ["failed", "in-force", "refused"] {
         text.value(&[("result", result)], told.commits.get(result).copied().unwrap_or_default());
+    }
+    text.family("tortie_drift_repaired_total", Kind::Counter, "What other hands changed and was put back.");
+    for kind in DriftKind::ALL {
+        text.value(&[("kind", &kind.to_string())], told.repaired.get(&kind).copied().unwrap_or_default());
     }
     let help = "Time to put a revision in force, interfaces and routes included.";
     text.family("tortie_commit_duration_seconds", Kind::Histogram, help).durations(&[], &told.commit_times);

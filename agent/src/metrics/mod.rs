@@ -12,7 +12,7 @@ use crate::{
     kernel::Fullness,
 };
 use cni::protocol::{Operation, Reply};
-use dataplane::{Commit, Gauges};
+use dataplane::{Commit, DriftKind, Gauges};
 use std::{
     collections::BTreeMap,
     io,
@@ -36,6 +36,7 @@ struct Told {
     commits: BTreeMap<&'static str, u64>,
     commit_times: Durations,
     refused: u64,
+    repaired: BTreeMap<DriftKind, u64>,
     requests: BTreeMap<(&'static str, u32), u64>,
     request_times: BTreeMap<&'static str, Durations>,
 }
@@ -73,6 +74,7 @@ impl Default for Metrics {
             commits: BTreeMap::new(),
             commit_times: Durations::default(),
             refused: 0,
+            repaired: BTreeMap::new(),
             requests: BTreeMap::new(),
             request_times: BTreeMap::new(),
         })))
@@ -98,6 +100,11 @@ impl Metrics {
             told.commit_times.add(took.as_secs_f64());
         }
         told.refused += u64::from(commit == Commit::Refused && is_new);
+    }
+
+    /// Something that other hands had changed was put back.
+    pub fn repaired(&self, kind: DriftKind) {
+        *self.told().repaired.entry(kind).or_default() += 1;
     }
 
     /// A request on the socket was answered.

@@ -34,6 +34,12 @@ pub enum DriftKind {
     Setting,
 }
 
+impl DriftKind {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Link, Self::Program, Self::Pin, Self::Table, Self::Route, Self::Neighbour, Self::Setting];
+}
+
 impl fmt::Display for DriftKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
