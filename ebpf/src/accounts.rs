@@ -9,7 +9,7 @@ use abi::endpoint::SLOT_HOST;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use crate::expiry::pace;
+use crate::expiry::{Round, pace};
 use crate::fake::{ALLOW, Node, SOME, icmp, tcp, udp, v4};
 use crate::tables::Tables as _;
 use crate::tracking::{
@@ -125,6 +125,48 @@ fn the_cursor_goes_round_in_ten_seconds_as_far_as_its_bound_lets_it() {
     assert_eq!(pace(100_000), (10, 100));
     assert_eq!(pace(524_288), (10, 256));
     assert_eq!(pace(-1), (100, 1));
+}
+
+#[test]
+fn a_flow_that_two_processors_keep_at_once_is_kept_and_counted_once() {
+    let node = Node::new();
+    a_says(&node, 4000, SYN).expect("allowed");
+    b_says(&node, 4000, SYN | ACK).expect("part of the flow");
+    node.tracked.rival.set(true);
+    assert_eq!(a_says(&node, 4000, ACK), TO_B);
+    assert_eq!(node.tracked.kept().len(), 1);
+    check(&node, "at once");
+}
+
+#[test]
+fn a_place_is_claimed_before_it_is_taken_over_and_left_alone_while_another_has_it() {
+    let node = connected();
+    b_says(&node, 4000, RST).expect("part of the flow");
+    let (_, old) = node.tracked.kept()[0];
+    a_says(&node, 4000, SYN).expect("allowed");
+    b_says(&node, 4000, SYN | ACK).expect("part of the flow");
+    let serial = node.claim(old);
+    assert_eq!(a_says(&node, 4000, ACK), TO_B, "another processor is at it");
+    assert_eq!(node.tracked.kept()[0].1.packets.get(), old.packets.get(), "its place is as it was");
+    old.serial.set(serial);
+    assert_eq!(a_says(&node, 4000, ACK), TO_B);
+    assert_eq!((old.serial.get(), node.tracked.kept()[0].1.serial.get()), (0, serial));
+    check(&node, "taken over");
+}
+
+#[test]
+fn tickets_of_flushed_flows_do_not_wait_for_their_turn() {
+    let node = connected();
+    for port in 0..50 {
+        connect(&node, port);
+    }
+    node.tracked.flush(2);
+    connect(&node, 4000);
+    let mut round = Round { now_s: node.now_s.get(), left: pace(1).1, dead: 0 };
+    while node.tracked.next_ticket().is_some_and(|ticket| round.look(&node, &ticket)) {}
+    assert_eq!((round.dead, node.tracked.tickets().len()), (51, 1), "all of them in one tick");
+    assert_eq!(round.next_tick_ms(100), 10, "and the next one comes soon");
+    check(&node, "flushed");
 }
 
 /// A number below `bound`, the next of a sequence.

@@ -10,7 +10,7 @@ use aya_ebpf::bindings::bpf_timer;
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start};
 use aya_ebpf::macros::btf_map;
-use ebpf::expiry;
+use ebpf::expiry::{self, LOOKS_MAX, Round};
 use ebpf::tables::Tables;
 
 use crate::maps::{Kernel, next_ticket, wind_clock};
@@ -46,28 +46,23 @@ pub fn arm() -> bool {
 
 /// One tick.
 extern "C" fn tick(_map: *mut c_void, _index: *mut u32, expiry: *mut Expiry) -> i64 {
-    let tables = Kernel::<false>;
-    let mut now_s = wind_clock();
-    let (tick_ms, looks) = expiry::pace(tables.flows_of(QUOTA_ALL));
-    // SAFETY: the callback has the signature that the kernel calls, and `now_s` outlives the helper. The timer: as in `arm`.
+    let (tick_ms, left) = expiry::pace(Kernel::<false>.flows_of(QUOTA_ALL));
+    let mut round = Round { now_s: wind_clock(), left, dead: 0 };
+    // SAFETY: the callback has the signature that the kernel calls, and `round` outlives the helper. The timer: as in `arm`.
     unsafe {
-        bpf_loop(looks, look as *mut c_void, (&raw mut now_s).cast(), 0);
-        bpf_timer_start(&raw mut (*expiry).timer, tick_ms * NS_PER_MS, 0);
+        bpf_loop(LOOKS_MAX as u32, look as *mut c_void, (&raw mut round).cast(), 0);
+        bpf_timer_start(&raw mut (*expiry).timer, round.next_tick_ms(tick_ms) * NS_PER_MS, 0);
     }
     0
 }
 
 /// One look. A loop of the kernel's own is verified once, not by its turns.
-extern "C" fn look(_number: u32, now_s: *const u32) -> i64 {
+extern "C" fn look(_number: u32, round: *mut Round) -> i64 {
     const STOP: i64 = 1;
-    let tables = Kernel::<false>;
     // SAFETY: what `tick` handed in.
-    let now_s = unsafe { *now_s };
-    let Some(ticket) = next_ticket() else {
-        return STOP;
-    };
-    if expiry::visit(&tables, &ticket, now_s) && !tables.push_ticket(&ticket) {
-        expiry::abandon(&tables, &ticket, now_s);
+    let round = unsafe { &mut *round };
+    match next_ticket() {
+        Some(ticket) if round.look(&Kernel::<false>, &ticket) => 0,
+        _ => STOP,
     }
-    0
 }

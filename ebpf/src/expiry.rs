@@ -17,9 +17,9 @@ const FAST_MS: u64 = 10;
 /// More looks than this in a slow tick make the ticks fast.
 const SLOW_LOOKS: u64 = 25;
 /// Tickets a tick looks at.
-const LOOKS_MAX: u64 = 256;
+pub const LOOKS_MAX: u64 = 256;
 
-/// Until the next tick, and how many tickets this one looks at, with so many entries in the table.
+/// Until the next tick, and how many tickets this one puts back, with so many entries in the table.
 #[inline(always)]
 #[must_use]
 pub const fn pace(tracked: i64) -> (u64, u32) {
@@ -36,6 +36,40 @@ pub const fn pace(tracked: i64) -> (u64, u32) {
             looks as u32
         },
     )
+}
+
+/// One tick's looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// When it began.
+    pub now_s: u32,
+    /// Tickets that may still go back.
+    pub left: u32,
+    /// Tickets that did not. They cost the round nothing: flushed flows leave as many as there were of them.
+    pub dead: u32,
+}
+
+impl Round {
+    /// Looks at a ticket, and puts it back if its entry lives; whether to go on.
+    #[inline(always)]
+    pub fn look<T: Tables>(&mut self, tables: &T, ticket: &Ticket) -> bool {
+        if visit(tables, ticket, self.now_s) {
+            self.left = self.left.saturating_sub(1);
+            if !tables.push_ticket(ticket) {
+                abandon(tables, ticket, self.now_s);
+            }
+        } else {
+            self.dead += 1;
+        }
+        self.left > 0
+    }
+
+    /// Until the next tick, where [`pace`] says `tick_ms`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_tick_ms(&self, tick_ms: u64) -> u64 {
+        if self.dead as u64 > SLOW_LOOKS { FAST_MS } else { tick_ms }
+    }
 }
 
 /// Looks at a ticket's entry. `true`: it goes back into the queue.

@@ -17,7 +17,7 @@ use abi::{
 };
 
 use crate::entry::Flow;
-use crate::expiry;
+use crate::expiry::Round;
 use crate::recent::{NOTES, Note};
 use crate::shelf::FlowTables;
 use crate::tables::{Arrival, Frame, Inserted, Replaced, Tables};
@@ -173,11 +173,10 @@ impl Node {
 
     /// One look of the cursor at every ticket there is.
     pub fn cursor_goes_round(&self) {
+        let mut round = Round { now_s: self.now_s.get(), left: u32::MAX, dead: 0 };
         for _ in self.tracked.tickets() {
             let Some(ticket) = self.tracked.next_ticket() else { return };
-            if expiry::visit(self, &ticket, self.now_s.get()) && !self.push_ticket(&ticket) {
-                expiry::abandon(self, &ticket, self.now_s.get());
-            }
+            round.look(self, &ticket);
         }
     }
 }

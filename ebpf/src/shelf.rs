@@ -8,6 +8,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::vec::Vec;
 
+use abi::conntrack::QUOTA_ALL;
 use abi::{ConntrackEntry, FlowKey, Ticket, Timeout, Timeouts};
 
 use crate::entry::Flow;
@@ -46,6 +47,8 @@ pub struct FlowTables {
     queue: RefCell<VecDeque<Ticket>>,
     accounts: RefCell<BTreeMap<u32, i64>>,
     serial: Cell<u32>,
+    /// The next entry that is inserted finds that another processor's packet has just done so.
+    pub rival: Cell<bool>,
     /// Entries that fit into CONNTRACK.
     pub room: Cell<usize>,
     /// Entries that fit into NEWFLOW.
@@ -109,7 +112,7 @@ impl FlowTables {
         for (key, flow) in self.kept().into_iter().filter(|(_, flow)| names(flow)) {
             self.remove(&key);
             self.count(flow.owner(), -1);
-            self.count(abi::conntrack::QUOTA_ALL, -1);
+            self.count(QUOTA_ALL, -1);
         }
         self.new.borrow_mut().retain(|_, place| self.shelf.at(*place).is_some_and(|flow| !names(flow)));
     }
@@ -138,6 +141,13 @@ impl FlowTables {
 
     pub(crate) fn insert(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted {
         let mut kept = self.kept.borrow_mut();
+        if self.rival.take() {
+            let rivals = ConntrackEntry { serial: self.next_serial(), ..*entry };
+            kept.insert(*key, self.shelf.put(Flow::of(&rivals)));
+            self.count(rivals.owner(), 1);
+            self.count(QUOTA_ALL, 1);
+            self.push(&Ticket { key: *key, serial: rivals.serial, pad: 0 });
+        }
         if kept.contains_key(key) {
             return Inserted::Known;
         }
