@@ -164,12 +164,12 @@ fn broken(paths: &Paths, target: &str, folders: &Folders) -> Result<anyhow::Erro
     ))
 }
 
-/// The smallest corpus that reaches all that was reached becomes the committed one.
+/// The smallest corpus that reaches every place that was reached, how often ever, becomes the committed one.
 fn merge(paths: &Paths, console: &Console, target: &str, folders: &Folders) -> Result<()> {
     let merged = paths.target.join("fuzz").join(target).join("merged");
     clear(&merged)?;
     let mut command = engine(paths, target);
-    command.arg("-set_cover_merge=1").arg(&merged).arg(&folders.known);
+    command.args(["-set_cover_merge=1", "-use_counters=0"]).arg(&merged).arg(&folders.known);
     console.run(&format!("fuzz {target}: merge"), command.arg(&folders.found))?;
     console.run(&format!("fuzz {target}: pack"), corpus(paths, &["pack", target]).arg(&merged))?;
     Ok(())
