@@ -134,7 +134,7 @@ impl Node {
         frame: &[u8],
     ) -> (Result<Verdict, DropReason>, State) {
         let mut state = State::default();
-        let arrival = Arrival { ifindex, ingress_ifindex, vlan: false };
+        let arrival = Arrival { ifindex, ingress_ifindex, vlan: false, foreign: false };
         self.generation_reads.set(0);
         let verdict = walk(hook, self, &Bytes(frame), &arrival, &mut state);
         assert_eq!(self.generation_reads.get(), 1, "a packet reads the generation once");

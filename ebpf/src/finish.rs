@@ -6,10 +6,11 @@
 use abi::DropReason;
 use abi::answer::{Answer, Outcome};
 use aya_ebpf::programs::TcContext;
-use ebpf::forward::Hop;
+use ebpf::forward::{Hop, Stop};
 use ebpf::tables::Tables;
 use ebpf::walk::{Hook, State, Verdict, walk};
 
+use crate::complain::complain;
 use crate::maps::{Kernel, blank_state, count_drop};
 use crate::packet::Skb;
 use crate::send::{self, NEXT, SHOT};
@@ -29,9 +30,10 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     if DRY {
         return answer(skb, state, verdict.and_then(|verdict| outcome(skb, hook, verdict, state, arrival.ifindex)));
     }
-    match verdict.and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
+    match verdict.map_err(Stop::Drop).and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
         Ok(action) => action,
-        Err(reason) => {
+        Err(Stop::Fault(fault)) => complain(skb, hook, fault, arrival.ifindex),
+        Err(Stop::Drop(reason)) => {
             #[cfg(feature = "log")]
             aya_log_ebpf::debug!(context, "dropped at endpoint {}: reason {}", state.slot, reason as u32);
             count_drop(state.slot, reason);
@@ -42,11 +44,11 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
 
 /// Carries a verdict out.
 #[inline(always)]
-fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, DropReason> {
+fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, Stop> {
     match verdict {
         Verdict::Untouched | Verdict::ToHost => Ok(NEXT),
-        Verdict::AnswerArp => send::answer_arp(skb, ifindex),
-        Verdict::AnswerSolicitation => send::answer_solicitation(skb, state, ifindex),
+        Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex)?),
+        Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, state, ifindex)?),
         // Before the pod's interface there is nothing left to forward.
         Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(NEXT),
         Verdict::ByRoute => {
@@ -67,10 +69,12 @@ fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) 
         Verdict::Untouched | Verdict::ToHost => Outcome::ToHost,
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
-        Verdict::ByRoute => {
-            let route = send::route(skb, &state.packet, ifindex)?;
-            if route.hop == Hop::Stack { Outcome::ToHost } else { Outcome::ToInterface(route.ifindex()) }
-        }
+        Verdict::ByRoute => match send::route(skb, &state.packet, ifindex) {
+            Ok(route) if route.hop == Hop::Stack => Outcome::ToHost,
+            Ok(route) => Outcome::ToInterface(route.ifindex()),
+            Err(Stop::Drop(reason)) => return Err(reason),
+            Err(Stop::Fault(fault)) => return Err(fault.reason()),
+        },
         Verdict::ToEndpoint(slot) => Outcome::ToEndpoint(slot),
     })
 }

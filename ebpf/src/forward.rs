@@ -1,11 +1,28 @@
 //! Forward: what a packet that may pass still needs before it goes on.
 //! In: TTL, checksum, length, and what the routing table answered. Out: the values to write, and which way to send.
-//! Invariant: a packet leaves with a smaller TTL, or goes to the stack, which knows how to say no.
+//! Invariant: a packet leaves with a smaller TTL, or its sender is told why it does not.
 //! Never: judges a packet; writes it.
 
 use abi::DropReason;
 
+use crate::icmp_error::Fault;
 use crate::parse::Packet;
+
+/// Why a packet is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It is dropped, and nobody is told.
+    Drop(DropReason),
+    /// Its sender is to be told.
+    Fault(Fault),
+}
+
+impl From<DropReason> for Stop {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
 
 /// How a packet leaves by the routing table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +31,22 @@ pub enum Hop {
     Known,
     /// By a neighbour that has yet to be resolved.
     Unresolved,
-    /// By the host's stack: it fragments, answers, or delivers here.
+    /// By the host's stack: it delivers here, or says that there is no way.
     Stack,
 }
 
-/// What the routing table's answer means (`BPF_FIB_LKUP_RET_*`, include/uapi/linux/bpf.h).
+/// What the routing table's answer means (`BPF_FIB_LKUP_RET_*`, include/uapi/linux/bpf.h); `mtu` is the way's own
+/// where the packet is too big for it. A refused destination comes before a spent TTL, as in the kernel.
 #[inline(always)]
-pub const fn hop_of(answer: i64) -> Result<Hop, DropReason> {
+pub const fn hop_of(answer: i64, packet: &Packet, mtu: u32) -> Result<Hop, Stop> {
     match answer {
+        1 => Err(Stop::Drop(DropReason::Unroutable)),
+        2 => Err(Stop::Fault(Fault::Unreachable)),
+        3 => Err(Stop::Fault(Fault::Prohibited)),
+        0 | 7 | 8 if !may_age(packet) => Err(Stop::Fault(Fault::Expired)),
         0 => Ok(Hop::Known),
-        1..=3 => Err(DropReason::Unroutable),
         7 => Ok(Hop::Unresolved),
+        8 => Err(Stop::Fault(Fault::TooBig(mtu))),
         _ => Ok(Hop::Stack),
     }
 }

@@ -1,25 +1,39 @@
 //! Fragments: a later one is judged by the ports that its first one carried.
-//! In: a parsed packet. Out: the packet with its ports, or `FragmentBeforeFirst`.
-//! Invariant: ports are remembered only of a first fragment that was let through.
-//! Never: judges a fragment by less than its first was judged by.
+//! In: a parsed packet. Out: the packet with its ports, or `FragmentBeforeFirst`, `FragmentOverlap`.
+//! Invariant: ports are remembered only of a first fragment that was let through, and only as long as a receiver waits.
+//! Never: judges a fragment by less than its first was judged by; lets one pass that lies over its first.
 
 use abi::DropReason;
-use abi::fragment::{FragmentKey, FragmentPorts};
+use abi::fragment::{END_NEVER, FragmentKey, FragmentPorts, LIFE_V4_S, LIFE_V6_S};
 
 use crate::parse::{Fragment, Packet};
 use crate::tables::Tables;
 
-/// Gives a later fragment the ports of its first.
+/// Gives a later fragment the ports of its first. Over its first it must not lie: the receiver might take those bytes
+/// for the ports. Of IPv6 nothing must lie over anything (RFC 5722), so there a second, different first loses the packet;
+/// of IPv4, whose identifications soon come again, it is the first of another packet.
 #[inline(always)]
 pub fn resolve<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut FragmentKey) -> Result<(), DropReason> {
-    if packet.fragment != Fragment::Later {
-        return Ok(());
+    match packet.fragment {
+        Fragment::Whole => return Ok(()),
+        Fragment::First if !packet.v6 => return Ok(()),
+        Fragment::First | Fragment::Later => {}
     }
     key(packet, scratch);
-    let ports = tables.fragment(scratch).ok_or(DropReason::FragmentBeforeFirst)?;
-    packet.source_port = u16::from_ne_bytes(ports.source);
-    packet.destination_port = u16::from_ne_bytes(ports.destination);
-    packet.detail = ports.detail;
+    let known = tables.fragment(scratch).filter(|known| !expired(known, packet.v6, tables.now_s()));
+    if packet.fragment == Fragment::First {
+        return match known {
+            Some(known) if !is_again(&known, packet) => Err(lost(tables, packet, scratch, known)),
+            _ => Ok(()),
+        };
+    }
+    let known = known.ok_or(DropReason::FragmentBeforeFirst)?;
+    if packet.fragment_at < known.end {
+        return Err(lost(tables, packet, scratch, known));
+    }
+    packet.source_port = u16::from_ne_bytes(known.source);
+    packet.destination_port = u16::from_ne_bytes(known.destination);
+    packet.detail = known.detail;
     Ok(())
 }
 
@@ -33,10 +47,32 @@ pub fn remember<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKe
         source: packet.source_port.to_ne_bytes(),
         destination: packet.destination_port.to_ne_bytes(),
         detail: packet.detail,
-        pad: [0; 2],
+        end: packet.fragment_at,
+        seen_s: tables.now_s(),
     };
     key(packet, scratch);
     tables.insert_fragment(scratch, &ports);
+}
+
+/// The same first fragment once more.
+#[inline(always)]
+fn is_again(known: &FragmentPorts, packet: &Packet) -> bool {
+    let ports = (packet.source_port.to_ne_bytes(), packet.destination_port.to_ne_bytes(), packet.detail);
+    (known.source, known.destination, known.detail) == ports && known.end == packet.fragment_at
+}
+
+/// An overlap: of IPv6 the whole packet is lost, what is still to come with it.
+#[inline(always)]
+fn lost<T: Tables>(tables: &T, packet: &Packet, key: &FragmentKey, known: FragmentPorts) -> DropReason {
+    if packet.v6 && !T::DRY {
+        tables.insert_fragment(key, &FragmentPorts { end: END_NEVER, ..known });
+    }
+    DropReason::FragmentOverlap
+}
+
+#[inline(always)]
+fn expired(known: &FragmentPorts, v6: bool, now_s: u32) -> bool {
+    now_s.wrapping_sub(known.seen_s) > if v6 { LIFE_V6_S } else { LIFE_V4_S }
 }
 
 #[inline(always)]

@@ -20,9 +20,11 @@ mod flow;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;
+pub mod icmp_error;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 pub mod neighbour;
+mod options;
 pub mod parse;
 pub mod policy;
 mod promote;

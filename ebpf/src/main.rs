@@ -7,6 +7,8 @@
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod complain;
+#[cfg(target_arch = "bpf")]
 mod cursor;
 #[cfg(target_arch = "bpf")]
 mod finish;
@@ -27,31 +29,37 @@ mod programs {
     use crate::finish::run;
 
     #[classifier]
+    #[inline(always)]
     pub fn from_workload(context: TcContext) -> i32 {
         run::<false>(Hook::FromWorkload, &context)
     }
 
     #[classifier]
+    #[inline(always)]
     pub fn to_workload(context: TcContext) -> i32 {
         run::<false>(Hook::ToWorkload, &context)
     }
 
     #[classifier]
+    #[inline(always)]
     pub fn from_uplink(context: TcContext) -> i32 {
         run::<false>(Hook::FromUplink, &context)
     }
 
     #[classifier]
+    #[inline(always)]
     pub fn from_workload_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromWorkload, &context)
     }
 
     #[classifier]
+    #[inline(always)]
     pub fn to_workload_dry(context: TcContext) -> i32 {
         run::<true>(Hook::ToWorkload, &context)
     }
 
     #[classifier]
+    #[inline(always)]
     pub fn from_uplink_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromUplink, &context)
     }

@@ -19,6 +19,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue};
 use ebpf::entry::Flow;
+use ebpf::icmp_error::spend;
 use ebpf::recent::{self, Note};
 use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
@@ -60,6 +61,10 @@ static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
 static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::HITS.default_entries, 0);
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::DROPS.default_entries, 0);
+#[map]
+static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.default_entries, 0);
+#[map]
+static ICMP_BUDGETS: Array<u64> = Array::with_max_entries(maps::ICMP_BUDGETS.default_entries, 0);
 
 /// How long flows live. Read by `read_volatile` only: the loader may put other numbers there.
 #[unsafe(no_mangle)]
@@ -107,6 +112,37 @@ pub fn wind_clock() -> u32 {
 #[inline(always)]
 pub fn next_ticket() -> Option<Ticket> {
     CTQ.pop().ok().flatten()
+}
+
+/// The state of the packet that this run is about, for what runs apart.
+#[inline(always)]
+pub fn state<'a>() -> Option<&'a mut State> {
+    // SAFETY: as in `blank_state`; whoever called has no more use for it.
+    SCRATCH.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+}
+
+/// The address from which this node complains, if there is one of that family.
+#[inline(always)]
+pub fn source<'a>(v6: bool) -> Option<&'a Address> {
+    SOURCES.get(u32::from(v6)).filter(|address| **address != Address::default())
+}
+
+/// Whether one more ICMP error may be sent about a packet of the endpoint in `slot`. Processors that ask at the same
+/// moment may each be given the same token.
+#[inline(always)]
+pub fn may_spend(slot: u32, by_uplink: bool) -> bool {
+    let account = slot.wrapping_mul(2).wrapping_add(u32::from(by_uplink));
+    let Some(budget) = ICMP_BUDGETS.get_ptr_mut(account) else {
+        return false;
+    };
+    // SAFETY: the helper takes nothing; an array lookup gives an aligned u64, read and written whole.
+    unsafe {
+        match spend(ptr::read_volatile(budget), bpf_ktime_get_coarse_ns()) {
+            Some(until) => ptr::write_volatile(budget, until),
+            None => return false,
+        }
+    }
+    true
 }
 
 /// The kernel's tables. A dry one reads the same and writes nothing.
@@ -286,8 +322,8 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
-        // SAFETY: the value is one aligned word of 8 bytes; an element used anew carries another packet's ports, and
-        // those ports' flow then has to exist between these two addresses.
+        // SAFETY: three aligned words of 4 bytes; an element used anew carries another packet's ports, and those ports'
+        // flow then has to exist between these two addresses.
         unsafe { FRAGMENTS.get(key) }.copied()
     }
 

@@ -1,12 +1,13 @@
 //! Neighbours: ARP and neighbour discovery of a pod, answered with the gateway's MAC for every target but its own.
 //! In: an ARP packet or an ICMPv6 neighbour message from a ready endpoint. Out: whether to answer; the answer's bytes.
-//! Invariant: address probes, announcements and questions for the pod's own address stay unanswered.
+//! Invariant: address probes, announcements and the pod's own address stay unanswered, but the gateway's is defended.
 //! Never: asks for a route; learns an address.
 
-use abi::endpoint::GATEWAY_MAC;
+use abi::endpoint::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 use abi::{Address, DropReason, Endpoint};
 
-use crate::parse::{Ether, L3, Packet};
+use crate::icmp_error::{checksum, halves};
+use crate::parse::{Ether, L3, Packet, protocol};
 use crate::policy::end_of;
 use crate::tables::{Frame, Tables};
 
@@ -20,6 +21,10 @@ pub const TARGET_AT: u32 = L3 + 40 + 8;
 const ARP_ETHERNET_V4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
+/// Longest message that is looked at; a solicitation has 24 bytes and an option or two of 8.
+const MESSAGE_MAX: u32 = 96;
+const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 /// The endpoint at whose interface a question was asked.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +77,9 @@ pub fn check_arp<T: Tables, F: Frame>(
     let request = [arp[6], arp[7]] == [0, 1];
     let sender = [arp[14], arp[15], arp[16], arp[17]];
     let target = [arp[24], arp[25], arp[26], arp[27]];
-    if !request || sender == [0; 4] || sender == target {
+    // A probe or an announcement. Of the gateway's address it is a conflict, which a reply shows (RFC 5227 §2.4).
+    let claims = sender == [0; 4] || sender == target;
+    if !request || (claims && target != GATEWAY_V4) {
         return Err(DropReason::NeighbourUnanswered);
     }
     check_target(tables, &Address::from_v4(target), asker)
@@ -89,18 +96,52 @@ pub fn check_discovery<T: Tables, F: Frame>(
     if ether.source != asker.endpoint.mac {
         return Err(DropReason::Spoofed);
     }
-    let solicitation = packet.detail == u16::from_be_bytes([SOLICITATION, 0]);
-    let from_nowhere = packet.source == Address::default();
-    if !solicitation || from_nowhere {
+    if packet.detail != u16::from_be_bytes([SOLICITATION, 0]) {
         return Err(DropReason::NeighbourUnanswered);
     }
     // Extension headers before the message would move the target, and no honest stack puts any there.
     let plain = packet.l4 == L3 + 40 && packet.length >= 40 + 24;
     let target = frame.load::<16>(TARGET_AT).ok_or(DropReason::Malformed)?;
-    if !plain || packet.ttl != 255 || target[0] == 0xff {
+    if !plain || packet.ttl != 255 || target[0] == 0xff || !is_sound(frame, packet) {
         return Err(DropReason::Malformed);
     }
+    // Somebody tries the target for himself. If it is the gateway's, he must learn that it is taken (RFC 4862 §5.4.3).
+    if packet.source == Address::default() && target != GATEWAY_V6 {
+        return Err(DropReason::NeighbourUnanswered);
+    }
     check_target(tables, &Address::from_bytes(target), asker)
+}
+
+/// Whether a message's checksum is right and no option is empty (RFC 4861 §7.1.1). An honest one is far shorter than
+/// [`MESSAGE_MAX`]. Apart in the programs, too: it is rare.
+#[inline(never)]
+fn is_sound<F: Frame>(frame: &F, packet: &Packet) -> bool {
+    let length = packet.length - 40;
+    if length > MESSAGE_MAX || !length.is_multiple_of(8) {
+        return false;
+    }
+    let [_, _, high, low] = length.to_be_bytes();
+    let pseudo = u64::from_ne_bytes([high, low, 0, protocol::ICMPV6, 0, 0, 0, 0]);
+    let ([s0, s1], [d0, d1]) = (packet.source.0, packet.destination.0);
+    let mut sum = halves(pseudo) + halves(s0) + halves(s1) + halves(d0) + halves(d1);
+    let (mut at, mut option) = (0, 24);
+    for _ in 0..MESSAGE_MAX / 8 {
+        if at >= length {
+            break;
+        }
+        let Some(bytes) = frame.load_at::<8>(L3 + 40 + at) else {
+            return false;
+        };
+        if at == option {
+            if bytes[1] == 0 {
+                return false;
+            }
+            option += 8 * u32::from(bytes[1]);
+        }
+        sum += halves(u64::from_ne_bytes(bytes));
+        at += 8;
+    }
+    checksum(sum) == [0; 2] && option == length
 }
 
 /// Any target is answered for but the asker's own address.
@@ -126,10 +167,13 @@ pub fn arp_reply(request: &[u8; ARP_FRAME]) -> [u8; ARP_FRAME] {
     reply
 }
 
-/// The advertisement that answers a solicitation for `target` from `source` at `mac`: router, solicited, override.
+/// The advertisement that answers a solicitation for `target` from `source` at `mac`: router, override, and solicited.
+/// Whoever asked from no address is told with everybody (RFC 4861 §7.2.4).
 #[inline(always)]
 #[must_use]
 pub fn advertisement(mac: [u8; 6], source: [u8; 16], target: [u8; 16]) -> [u8; ADVERTISEMENT_FRAME] {
+    let asked = source != [0; 16];
+    let (mac, source) = if asked { (mac, source) } else { (ALL_NODES_MAC, ALL_NODES) };
     let mut frame = [0; ADVERTISEMENT_FRAME];
     frame[..6].copy_from_slice(&mac);
     frame[6..12].copy_from_slice(&GATEWAY_MAC);
@@ -137,11 +181,11 @@ pub fn advertisement(mac: [u8; 6], source: [u8; 16], target: [u8; 16]) -> [u8; A
     frame[22..38].copy_from_slice(&target);
     frame[38..54].copy_from_slice(&source);
     frame[54] = ADVERTISEMENT;
-    frame[58] = 0b1110_0000;
+    frame[58] = if asked { 0b1110_0000 } else { 0b1010_0000 };
     frame[62..78].copy_from_slice(&target);
     frame[78..80].copy_from_slice(&[2, 1]);
     frame[80..].copy_from_slice(&GATEWAY_MAC);
-    let [high, low] = advertisement_checksum(source, target);
+    let [high, low] = advertisement_checksum(source, target, frame[58]);
     frame[56] = high;
     frame[57] = low;
     frame
@@ -150,9 +194,9 @@ pub fn advertisement(mac: [u8; 6], source: [u8; 16], target: [u8; 16]) -> [u8; A
 /// The ICMPv6 checksum of such an advertisement (RFC 4443 §2.3): pseudo header and message, of which only the two
 /// addresses vary. The target stands there twice: as the source address and in the message.
 #[inline(always)]
-fn advertisement_checksum(source: [u8; 16], target: [u8; 16]) -> [u8; 2] {
-    const FIXED: u32 = 32 + 58 + 0x8800 + 0xe000 + 0x0201 + 3 * 0xeeee;
-    let mut sum = FIXED;
+fn advertisement_checksum(source: [u8; 16], target: [u8; 16], flags: u8) -> [u8; 2] {
+    const FIXED: u32 = 32 + 58 + 0x8800 + 0x0201 + 3 * 0xeeee;
+    let mut sum = FIXED + (u32::from(flags) << 8);
     for index in 0..8 {
         sum += u32::from(u16::from_be_bytes([source[2 * index], source[2 * index + 1]]));
         sum += 2 * u32::from(u16::from_be_bytes([target[2 * index], target[2 * index + 1]]));

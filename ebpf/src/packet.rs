@@ -9,12 +9,23 @@ use core::ptr;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_skb_pull_data, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use ebpf::icmp_error::{HEAD_AT, Head};
 use ebpf::tables::{Arrival, Frame};
 
 /// Headers begin up to here. The longest chain that is walked ends before: what begins later counts as torn.
 const NEAR: u32 = 255;
+
+/// Words of eight bytes summed at most: an ICMP error quotes no more than this many.
+const SUMMED: u32 = 154;
+/// Room behind the Ethernet header, include/uapi/linux/bpf.h.
+const BPF_ADJ_ROOM_MAC: u32 = 1;
+/// A checksum that hardware summed over the packet follows what is written.
+const BPF_F_RECOMPUTE_CSUM: u64 = 1;
+
+/// What the kernel calls a frame that is for this interface's own MAC (include/uapi/linux/if_packet.h).
+pub const PACKET_HOST: u32 = 0;
 
 /// A packet.
 #[derive(Clone, Copy)]
@@ -33,7 +44,7 @@ impl Skb {
         // SAFETY: the context pointer is the kernel's, and these fields are readable at TCX hooks.
         let (ifindex, ingress_ifindex, vlan) =
             unsafe { ((*self.0).ifindex, (*self.0).ingress_ifindex, (*self.0).vlan_present) };
-        Arrival { ifindex, ingress_ifindex, vlan: vlan != 0 }
+        Arrival { ifindex, ingress_ifindex, vlan: vlan != 0, foreign: self.packet_type() != PACKET_HOST }
     }
 
     /// Segment size of a GSO packet, else 0.
@@ -88,7 +99,65 @@ impl Skb {
     #[must_use]
     pub fn store_far<const N: usize>(self, at: u32, bytes: &[u8; N]) -> bool {
         // SAFETY: the helper copies N bytes from this array, or refuses.
-        unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, 0) == 0 }
+        unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, BPF_F_RECOMPUTE_CSUM) == 0 }
+    }
+
+    /// Writes the `N` bytes of a frame that stand in `head` at the packet's beginning.
+    #[inline(always)]
+    #[must_use]
+    pub fn store_head<const N: usize>(self, head: &Head) -> bool {
+        const { assert!(HEAD_AT + N <= size_of::<Head>()) };
+        // SAFETY: the frame's N bytes lie within the room; the helper copies them, or refuses.
+        unsafe {
+            let frame = head.as_ptr().cast::<u8>().add(HEAD_AT);
+            bpf_skb_store_bytes(self.0, 0, frame.cast(), N as u32, BPF_F_RECOMPUTE_CSUM) == 0
+        }
+    }
+
+    /// Cuts the packet, or fills it up, to this length; all of it then lies in the linear part.
+    #[inline(always)]
+    #[must_use]
+    pub fn resize(self, len: u32) -> bool {
+        // SAFETY: the helper changes the packet's length or refuses; no pointer into it is held.
+        unsafe { bpf_skb_change_tail(self.0, len, 0) == 0 }
+    }
+
+    /// Makes room for another L3 header before the one there is.
+    #[inline(always)]
+    #[must_use]
+    pub fn widen(self, by: i32) -> bool {
+        // SAFETY: the helper moves the Ethernet header or refuses; no pointer into the packet is held.
+        unsafe { bpf_skb_adjust_room(self.0, by, BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+
+    /// The sum of all 16-bit words from `at` to the linear part's end, as they lie in memory, not folded.
+    #[inline(always)]
+    pub fn sum(self, at: u32) -> u64 {
+        let (data, end) = self.linear();
+        let (mut place, mut sum) = (data + at as usize, 0u64);
+        // SAFETY: each read lies before the end; see `read_words` for the alignment.
+        unsafe {
+            for _ in 0..SUMMED {
+                if place + 8 > end {
+                    break;
+                }
+                let word = ptr::read_volatile(place as *const u64);
+                sum += (word & 0xffff_ffff) + (word >> 32);
+                place += 8;
+            }
+            if place + 4 <= end {
+                sum += u64::from(ptr::read_volatile(place as *const u32));
+                place += 4;
+            }
+            if place + 2 <= end {
+                sum += u64::from(ptr::read_volatile(place as *const u16));
+                place += 2;
+            }
+            if place < end {
+                sum += u64::from(ptr::read_volatile(place as *const u8));
+            }
+        }
+        sum
     }
 
     /// Brings the first `len` bytes into the linear part, where that is shorter; `false` if the packet is.

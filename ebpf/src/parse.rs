@@ -5,6 +5,7 @@
 
 use abi::{Address, DropReason};
 
+use crate::options;
 use crate::tables::Frame;
 
 /// EtherType of IPv4.
@@ -95,6 +96,8 @@ pub struct Packet {
     pub v6: bool,
     /// Which part of the packet.
     pub fragment: Fragment,
+    /// Where a later fragment begins, or a first one ends; units of 8 bytes. Of a whole packet: nothing.
+    pub fragment_at: u16,
 }
 
 impl Packet {
@@ -168,8 +171,11 @@ fn ipv4<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
     if header[0] >> 4 != 4 || header_len < 20 || length < header_len || L3 + length > frame.len() {
         return Err(DropReason::Malformed);
     }
+    if header_len > 20 {
+        options::check(frame, header_len)?;
+    }
     let offset = u16::from_be_bytes([header[6] & 0x1f, header[7]]);
-    packet.fragment = fragment_part(offset, header[6] & 0x20 != 0, header[9])?;
+    fragment_part(packet, (offset, header[6] & 0x20 != 0, header[9]), length - header_len)?;
     packet.source = Address::from_v4([header[12], header[13], header[14], header[15]]);
     packet.destination = Address::from_v4([header[16], header[17], header[18], header[19]]);
     packet.fragment_id = [header[4], header[5], 0, 0];
@@ -207,15 +213,17 @@ fn stated_length<F: Frame>(frame: &F, stated: u32, beside: u32) -> u32 {
     if stated == 0 && frame.len() - L3 > 0xffff { frame.len() - L3 } else { stated + beside }
 }
 
-/// Which part a fragment offset and "more fragments" name. A TCP segment cut inside its header is torn (RFC 3128).
+/// Notes which part a fragment offset and "more fragments" name, of `length` bytes. A TCP segment cut inside its header
+/// is torn (RFC 3128).
 #[inline(always)]
-fn fragment_part(offset: u16, more: bool, next: u8) -> Result<Fragment, DropReason> {
+fn fragment_part(packet: &mut Packet, (offset, more, next): (u16, bool, u8), length: u32) -> Result<(), DropReason> {
     match (offset, more) {
-        (0, false) => Ok(Fragment::Whole),
-        (0, true) => Ok(Fragment::First),
-        (1, _) if next == protocol::TCP => Err(DropReason::Malformed),
-        _ => Ok(Fragment::Later),
+        (0, false) => packet.fragment = Fragment::Whole,
+        (0, true) => (packet.fragment, packet.fragment_at) = (Fragment::First, length.div_ceil(8) as u16),
+        (1, _) if next == protocol::TCP => return Err(DropReason::Malformed),
+        _ => (packet.fragment, packet.fragment_at) = (Fragment::Later, offset),
     }
+    Ok(())
 }
 
 /// Walks the extension headers of RFC 8200 and stops at the transport, at a later fragment, or at what is opaque (ESP).
@@ -238,7 +246,8 @@ fn extension_headers<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Dro
                 return Err(DropReason::Malformed);
             }
             let offset = u16::from_be_bytes([header[2], header[3]]) >> 3;
-            packet.fragment = fragment_part(offset, header[3] & 1 != 0, header[0])?;
+            let fragmented = (L3 + packet.length).checked_sub(packet.l4 + 8).ok_or(DropReason::Malformed)?;
+            fragment_part(packet, (offset, header[3] & 1 != 0, header[0]), fragmented)?;
             packet.fragment_id = [header[4], header[5], header[6], header[7]];
         }
         packet.l4 += length;

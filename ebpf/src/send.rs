@@ -1,6 +1,6 @@
 //! Send: what the verdict asks of the kernel: rewrite, redirect, answer.
-//! In: a packet that may pass. Out: the program's return value, or `ForwardFailed`, `Unroutable`.
-//! Invariant: a packet that is forwarded here left with a smaller TTL; one that cannot be goes to the stack.
+//! In: a packet that may pass. Out: the program's return value, or why it goes no further.
+//! Invariant: a packet that is forwarded here left with a smaller TTL.
 //! Never: judges; runs in a dry run, but for the route lookup, which writes nothing.
 
 use core::mem;
@@ -10,15 +10,16 @@ use abi::{Address, DropReason, Endpoint};
 use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop};
 use aya_ebpf::helpers::generated::{
     bpf_check_mtu, bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_change_tail, bpf_skb_change_type,
+    bpf_skb_change_type,
 };
-use ebpf::forward::{self, Hop};
+use ebpf::forward::{self, Hop, Stop};
+use ebpf::icmp_error::Fault;
 use ebpf::neighbour::{self, ADVERTISEMENT_FRAME, ARP_FRAME, TARGET_AT};
 use ebpf::parse::{L3, Packet};
 use ebpf::tables::Frame;
 use ebpf::walk::State;
 
-use crate::packet::Skb;
+use crate::packet::{PACKET_HOST, Skb};
 
 /// On to the next program, or the stack.
 pub const NEXT: i32 = -1;
@@ -30,7 +31,6 @@ const REDIRECT: i64 = 7;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const BPF_MTU_CHK_SEGS: u64 = 1;
-const PACKET_HOST: u32 = 0;
 
 /// A route that the kernel found.
 pub struct Route {
@@ -48,11 +48,14 @@ impl Route {
     }
 }
 
-/// Hands the packet to a local endpoint, past the host's stack; what does not fit goes to the stack, which says so.
+/// Hands the packet to a local endpoint, past the host's stack.
 #[inline(always)]
-pub fn deliver(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, DropReason> {
-    if !forward::may_age(packet) || !fits(skb, packet, endpoint) {
-        return Ok(NEXT);
+pub fn deliver(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, Stop> {
+    if !forward::may_age(packet) {
+        return Err(Stop::Fault(Fault::Expired));
+    }
+    if !fits(skb, packet, endpoint) {
+        return Err(Stop::Fault(Fault::TooBig(endpoint.mtu)));
     }
     age(skb, packet, endpoint.mac, GATEWAY_MAC)?;
     skb.clear_mark();
@@ -64,7 +67,7 @@ pub fn deliver(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, Dr
             bpf_redirect_peer(endpoint.ifindex, 0)
         }
     };
-    redirected(answer)
+    Ok(redirected(answer)?)
 }
 
 /// Whether the packet, or each segment of a GSO packet, is within the endpoint's MTU.
@@ -107,7 +110,7 @@ fn age_v6(skb: Skb, packet: &Packet) -> bool {
 
 /// Asks the routing table, as for a packet that is routed.
 #[inline(always)]
-pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, DropReason> {
+pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, Stop> {
     // SAFETY: integers and unions of integers; zero is valid.
     let mut found: FibLookup = unsafe { mem::zeroed() };
     found.family = if packet.v6 { AF_INET6 } else { AF_INET };
@@ -130,8 +133,9 @@ pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, DropReaso
     }
     // SAFETY: `found` is the helper's to read and fill, with its true size.
     let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut found, mem::size_of::<FibLookup>() as i32, 0) };
-    let hop = if forward::may_age(packet) { forward::hop_of(answer)? } else { Hop::Stack };
-    Ok(Route { hop, found })
+    // SAFETY: where the packet is too big, the kernel left the MTU in the place of the length.
+    let mtu = u32::from(unsafe { found.__bindgen_anon_1.mtu_result });
+    Ok(Route { hop: forward::hop_of(answer, packet, mtu)?, found })
 }
 
 #[inline(always)]
@@ -142,7 +146,7 @@ fn words(address: Address) -> [u32; 4] {
 
 /// Sends the packet the way the routing table said.
 #[inline(always)]
-pub fn leave(skb: Skb, packet: &Packet, route: &Route) -> Result<i32, DropReason> {
+pub fn leave(skb: Skb, packet: &Packet, route: &Route) -> Result<i32, Stop> {
     let found = &route.found;
     match route.hop {
         Hop::Stack => Ok(NEXT),
@@ -152,11 +156,11 @@ pub fn leave(skb: Skb, packet: &Packet, route: &Route) -> Result<i32, DropReason
                 unsafe { (found.__bindgen_anon_6.__bindgen_anon_2.dmac, found.__bindgen_anon_6.__bindgen_anon_2.smac) };
             age(skb, packet, destination, source)?;
             // SAFETY: only notes the target.
-            redirected(unsafe { bpf_redirect(found.ifindex, 0) })
+            Ok(redirected(unsafe { bpf_redirect(found.ifindex, 0) })?)
         }
         Hop::Unresolved => {
             age(skb, packet, [0; 6], [0; 6])?;
-            redirected(by_neighbour(found))
+            Ok(redirected(by_neighbour(found))?)
         }
     }
 }
@@ -192,16 +196,15 @@ pub fn answer_arp(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
 pub fn answer_solicitation(skb: Skb, state: &State, ifindex: u32) -> Result<i32, DropReason> {
     let target = skb.load::<16>(TARGET_AT).ok_or(DropReason::ForwardFailed)?;
     let frame = neighbour::advertisement(state.ether.source, state.packet.source.to_bytes(), target);
-    // SAFETY: the helper changes the packet's length or refuses; no pointer into the packet is held.
-    let sized = unsafe { bpf_skb_change_tail(skb.0, ADVERTISEMENT_FRAME as u32, 0) == 0 };
-    if !sized || !skb.store_far(0, &frame) {
+    if !skb.resize(ADVERTISEMENT_FRAME as u32) || !skb.store_far(0, &frame) {
         return Err(DropReason::ForwardFailed);
     }
     give_back(skb, ifindex)
 }
 
+/// Back to the pod that sent it.
 #[inline(always)]
-fn give_back(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
+pub fn give_back(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
     if skb.packet_type() != PACKET_HOST {
         // SAFETY: changes one field of the packet; a refusal shows in the pod, which asks again.
         let _changed = unsafe { bpf_skb_change_type(skb.0, PACKET_HOST) };
@@ -210,7 +213,8 @@ fn give_back(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
     redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
 }
 
+/// What a redirect helper's answer means.
 #[inline(always)]
-const fn redirected(answer: i64) -> Result<i32, DropReason> {
+pub const fn redirected(answer: i64) -> Result<i32, DropReason> {
     if answer == REDIRECT { Ok(REDIRECT as i32) } else { Err(DropReason::ForwardFailed) }
 }

@@ -125,4 +125,6 @@ pub struct Arrival {
     pub ingress_ifindex: u32,
     /// A VLAN tag was taken off the frame.
     pub vlan: bool,
+    /// The frame is not for this interface: sent to another's MAC, or to a group's.
+    pub foreign: bool,
 }

@@ -8,6 +8,7 @@ use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey, Ticket};
 
 use crate::antispoof::{self, endpoint_of};
 use crate::fragment;
+use crate::icmp_error::Head;
 use crate::neighbour::{self, Asker};
 use crate::parse::{self, ETHERTYPE_ARP, Ether, Packet};
 use crate::policy::end_of;
@@ -60,6 +61,8 @@ pub struct State {
     pub fragment: FragmentKey,
     /// The packet an ICMP error quotes.
     pub quoted: Packet,
+    /// The headers of an ICMP error that this node makes of it.
+    pub head: Head,
     /// The endpoint on whose account a drop is counted.
     pub slot: u32,
     /// The deciding rule at the opener, if it was asked.
@@ -159,15 +162,15 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         self.judged(state)
     }
 
-    /// What is not for a local pod, or cannot be read, is for the host: a torn packet that it forwards is judged at
-    /// the pod's own hook.
+    /// What is not for a local pod, was not sent to this interface, or cannot be read, is for the host: a torn packet
+    /// that it forwards is judged at the pod's own hook.
     #[inline(always)]
     fn arrived_by_uplink(&self, state: &mut State) -> Result<Verdict, DropReason> {
         let read = parse::ethernet(self.frame).and_then(|ether| {
             state.ether = ether;
             parse::packet(self.frame, ether.ethertype, &mut state.packet)
         });
-        if read.is_err() || self.arrival.vlan || antispoof::is_group(&state.packet) {
+        if read.is_err() || self.arrival.vlan || self.arrival.foreign || antispoof::is_group(&state.packet) {
             return Ok(Verdict::Untouched);
         }
         self.judged(state)

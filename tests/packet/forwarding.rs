@@ -46,18 +46,6 @@ fn pkt_34_a_forwarded_packet_is_one_hop_older() {
         .opens(1)
         .check(|f, frame| routed(f, frame, OUTSIDE.mac.0, NODE.mac.0, 63)),
         row("to the node itself", sends(CLIENT, |f| CLIENT.tcp(f, NODE, WEB, SYN).bytes()), Fate::Host).opens(1),
-        row(
-            "its last hop goes to the stack, which says so",
-            sends(CLIENT, |f| CLIENT.tcp(f, DB, WEB, SYN).ttl(1).bytes()),
-            Fate::Host,
-        )
-        .opens(2),
-        row(
-            "its last hop to elsewhere too",
-            sends(CLIENT, |f| CLIENT.tcp(f, OUTSIDE, WEB, SYN).ttl(1).bytes()),
-            Fate::Host,
-        )
-        .opens(1),
         row("to its own address", sends(CLIENT, |f| CLIENT.tcp(f, CLIENT, WEB, SYN).bytes()), Fate::To(CLIENT))
             .opens(2)
             .check(|f, frame| routed(f, frame, CLIENT.mac.0, GATEWAY_MAC, 63)),

@@ -1,16 +1,22 @@
 //! Fragments: the first carries ports and verdict, the later ones follow it or are dropped.
 //! In: a UDP packet in pieces, in every order. Out: the same fate for all pieces of an allowed packet.
-//! Invariant: no piece passes whose first piece was not let through.
+//! Invariant: no piece passes whose first piece was not let through, or that lies over it.
 //! Never: reads ports from a later piece.
 
 use crate::{
-    cast::{Actor, CLIENT, DB, NODE, OTHER, OUTSIDE},
-    kernel::on_a_node,
+    cast::{Actor, CLIENT, DB, Family, NODE, OTHER, OUTSIDE},
+    kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{Fate, Step, arrives, row, run, sends},
+    table::{Action, Fate, Hook, Step, arrives, row, run, sends},
 };
-use abi::DropReason;
+use abi::{
+    DropReason,
+    fragment::{LIFE_V4_S, LIFE_V6_S},
+};
 use model::{Direction, Protocol};
+
+const V4: &[Family] = &[Family::V4];
+const V6: &[Family] = &[Family::V6];
 
 fn scenario() -> Scenario {
     let rule = allow().port(Protocol::UDP, 53);
@@ -50,6 +56,72 @@ fn pkt_20_to_pkt_22_later_fragments_follow_their_first() {
         ),
     ];
     on_a_node(|| run(&scenario(), rows));
+}
+
+#[test]
+fn pkt_22_pkt_23_no_fragment_lies_over_its_first() {
+    let over = Fate::Drop(Some(CLIENT), DropReason::FragmentOverlap);
+    let first = || vec![piece(53, 0, true)];
+    let tiny =
+        |length| sends(CLIENT, move |f| CLIENT.udp(f, DB, (40000, 53), &[7; 56]).fragment(0, length, true).bytes());
+    let second =
+        |offset| sends(CLIENT, move |f| CLIENT.udp(f, DB, (40000, 53), &[9; 56]).fragment(offset, 8, true).bytes());
+    let longer = || sends(CLIENT, |f| CLIENT.udp(f, DB, (40000, 53), &[9; 56]).fragment(0, 40, true).bytes());
+    let rows = vec![
+        row("PKT-22 a later one over the first's last bytes", second(3), over).given(first()),
+        row("PKT-22 a later one over the ports", second(1), over).given(first()),
+        row("PKT-22 one that begins where the first ends", second(4), Fate::To(DB)).given(first()),
+        row("PKT-22 a first that holds its ports and no more", tiny(8), Fate::To(DB)).opens(2),
+        row("PKT-22 and what follows it", second(1), Fate::To(DB)).given(vec![tiny(8)]),
+        row("PKT-22 a first of half a unit more ends with it", second(1), over).given(vec![tiny(12)]),
+        row("PKT-20 the same first once more", piece(53, 0, true), Fate::To(DB)).given(first()),
+        row("PKT-23 a first over the first", longer(), over).given(first()).only(V6),
+        row("PKT-23 with it the whole packet is lost", piece(53, 4, false), over)
+            .given(vec![piece(53, 0, true), longer()])
+            .only(V6),
+        row("PKT-23 with any overlap the whole packet is lost", piece(53, 4, false), over)
+            .given(vec![piece(53, 0, true), second(3)])
+            .only(V6),
+        row("PKT-20 of IPv4 an identification comes again", longer(), Fate::To(DB)).given(first()).only(V4),
+        row("PKT-20 and an overlap costs only itself", piece(53, 4, false), Fate::To(DB))
+            .given(vec![piece(53, 0, true), second(3)])
+            .only(V4),
+    ];
+    on_a_node(|| run(&scenario(), rows));
+}
+
+#[test]
+fn pkt_25_a_first_fragment_is_remembered_as_long_as_a_receiver_waits_for_the_rest() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        let part =
+            |family, offset, more| CLIENT.udp(family, DB, (40000, 53), &[7; 56]).fragment(offset, 32, more).bytes();
+        for (family, life_s) in [(Family::V4, LIFE_V4_S), (Family::V6, LIFE_V6_S)] {
+            for (age_s, fate) in [(life_s - 1, Action::Redirect), (life_s + 2, Action::Drop)] {
+                kernel.fresh();
+                assert_eq!(kernel.run(Hook::Pod(CLIENT), &part(family, 0, true)).action, Action::Redirect);
+                kernel.age_fragments(age_s);
+                let last = kernel.run(Hook::Pod(CLIENT), &part(family, 4, false)).action;
+                assert_eq!(last, fate, "{family:?} after {age_s} s");
+            }
+        }
+    });
+}
+
+#[test]
+fn own_9_a_later_fragment_of_a_flow_that_was_cut_is_dropped() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        for family in Family::BOTH {
+            kernel.commit(&scenario());
+            kernel.fresh();
+            let part = |offset, more| CLIENT.udp(family, DB, (40000, 53), &[7; 56]).fragment(offset, 32, more).bytes();
+            assert_eq!(kernel.run(Hook::Pod(CLIENT), &part(0, true)).action, Action::Redirect);
+            kernel.commit(&scenario().policy(policy("dns", Some("db"), &[Direction::Ingress])));
+            assert_eq!(kernel.run(Hook::Pod(CLIENT), &part(4, false)).action, Action::Drop, "{family:?}");
+            assert!(kernel.seen().drops.keys().any(|(_, reason)| *reason == DropReason::FlowRefused), "{family:?}");
+        }
+    });
 }
 
 #[test]

@@ -262,6 +262,17 @@ impl Kernel {
         }
     }
 
+    /// As if every fragment had been seen this many seconds before.
+    pub fn age_fragments(&mut self, by_s: u32) {
+        let mut pieces: HashMap<&mut MapData, FragmentKey, FragmentPorts> =
+            map_mut(&mut self.programs, &maps::FRAGMENTS);
+        let seen: Vec<_> = pieces.iter().filter_map(Result::ok).collect();
+        for (key, ports) in seen {
+            let older = FragmentPorts { seen_s: ports.seen_s.wrapping_sub(by_s), ..ports };
+            pieces.insert(&key, &older, 0).expect("a fragment can be written");
+        }
+    }
+
     /// Flows of nobody until not one more fits into CONNTRACK.
     pub fn fill_conntrack(&mut self) {
         let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);

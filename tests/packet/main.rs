@@ -6,6 +6,7 @@
 mod attaching;
 mod capacity;
 mod cast;
+mod complaints;
 mod differential;
 mod flows;
 mod forwarding;

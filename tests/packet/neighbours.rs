@@ -1,11 +1,12 @@
 //! ARP and neighbour discovery at the pod's boundary: answered by the program, from tables alone.
 //! In: requests of a pod. Out: the reply's every field, or silence with a reason.
-//! Invariant: a pod's own address, probes and announcements are never answered (PKT-2, PKT-3, PKT-7).
+//! Invariant: a pod's own address, probes and announcements are never answered (PKT-2, PKT-3, PKT-7); a claim to the
+//! gateway's address is.
 //! Never: depends on a route or on proxy_arp; the node here has neither for these targets.
 
 use crate::{
     cast::{CLIENT, DB, Family},
-    frame::{GATEWAY_MAC, arp, fold, listener_report, solicitation, sum_of},
+    frame::{Frame, GATEWAY_MAC, arp, fold, listener_report, solicitation, sum_of},
     kernel::on_a_node,
     scenario::Scenario,
     table::{Fate, row, run, sends},
@@ -53,6 +54,19 @@ fn pkt_1_pkt_2_arp_is_answered_for_every_target_but_the_askers_own() {
             row("PKT-2 its own address", sends(CLIENT, |_| arp(CLIENT, 1, v4(DB), v4(CLIENT))), UNANSWERED),
             row("PKT-2 an address probe", sends(CLIENT, |_| arp(CLIENT, 1, [0; 4], v4(CLIENT))), UNANSWERED),
             row("PKT-2 a probe for another", sends(CLIENT, |_| arp(CLIENT, 1, [0; 4], [10, 65, 0, 77])), UNANSWERED),
+            row(
+                "PKT-7 a probe for the gateway's address",
+                sends(CLIENT, |_| arp(CLIENT, 1, [0; 4], GATEWAY)),
+                Fate::Answered,
+            )
+            .check(|_, reply| defends(reply, [0; 4])),
+            row(
+                "PKT-7 an announcement of the gateway's address",
+                sends(CLIENT, |_| arp(CLIENT, 1, GATEWAY, GATEWAY)),
+                Fate::Answered,
+            )
+            .check(|_, reply| defends(reply, GATEWAY)),
+            row("PKT-7 a reply in the gateway's name", sends(CLIENT, |_| arp(CLIENT, 2, GATEWAY, GATEWAY)), UNANSWERED),
             row("PKT-3 an announcement", sends(CLIENT, |_| arp(CLIENT, 1, v4(CLIENT), v4(CLIENT))), UNANSWERED),
             row("PKT-3 a reply nobody asked for", sends(CLIENT, |_| arp(CLIENT, 2, v4(CLIENT), v4(DB))), UNANSWERED),
         ]
@@ -102,6 +116,49 @@ fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection(
             )
             .check(|_, reply| is_advertisement(reply, GATEWAY_V6)),
             row(
+                "PKT-6 a unicast probe, as of a neighbour that was known",
+                sends(CLIENT, |_| probe(v6(CLIENT)).bytes()),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_advertisement(reply, GATEWAY_V6)),
+            row(
+                "PKT-6 PKT-55 from a link-local address",
+                sends(CLIENT, |_| solicitation(CLIENT, LINK_LOCAL, GATEWAY_V6, true).bytes()),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_advertisement_to(reply, LINK_LOCAL, GATEWAY_V6)),
+            row(
+                "PKT-6 with a nonce",
+                sends(CLIENT, |_| {
+                    with_option(solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true), [14, 1, 1, 2, 3, 4, 5, 6])
+                }),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_advertisement(reply, GATEWAY_V6)),
+            row(
+                "PKT-7 detection of the gateway's address",
+                sends(CLIENT, |_| solicitation(CLIENT, [0; 16], GATEWAY_V6, false).bytes()),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_defence(reply)),
+            row(
+                "PKT-7 the same with a nonce (RFC 7527)",
+                sends(CLIENT, |_| {
+                    with_option(solicitation(CLIENT, [0; 16], GATEWAY_V6, false), [14, 1, 1, 2, 3, 4, 5, 6])
+                }),
+                Fate::Answered,
+            )
+            .check(|_, reply| is_defence(reply)),
+            row(
+                "PKT-6 an advertisement that nobody asked for",
+                sends(CLIENT, |_| {
+                    let mut frame = solicitation(CLIENT, v6(CLIENT), v6(CLIENT), true);
+                    (frame.payload[0], frame.payload[4], frame.payload[24]) = (136, 0x20, 2);
+                    frame.bytes()
+                }),
+                UNANSWERED,
+            ),
+            row(
                 "PKT-6 another pod",
                 sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), v6(DB), true).bytes()),
                 Fate::Answered,
@@ -149,6 +206,48 @@ fn pkt_8_a_solicitation_that_is_forged_or_torn_is_dropped() {
                 Fate::Drop(Some(CLIENT), DropReason::Spoofed),
             ),
             row(
+                "PKT-8 a wrong checksum",
+                sends(CLIENT, |_| spoilt(solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).bytes(), 57)),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
+                "PKT-8 a wrong byte in its option",
+                sends(CLIENT, |_| spoilt(solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true).bytes(), 85)),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
+                "PKT-8 an empty option",
+                sends(CLIENT, |_| {
+                    with_option(solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true), [14, 0, 1, 2, 3, 4, 5, 6])
+                }),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
+                "PKT-8 an option beyond its end",
+                sends(CLIENT, |_| {
+                    with_option(solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true), [14, 2, 1, 2, 3, 4, 5, 6])
+                }),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
+                "PKT-8 code 1",
+                sends(CLIENT, |_| {
+                    let mut frame = solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true);
+                    frame.payload[1] = 1;
+                    frame.bytes()
+                }),
+                UNANSWERED,
+            ),
+            row(
+                "PKT-8 a redirect",
+                sends(CLIENT, |_| {
+                    let mut frame = solicitation(CLIENT, LINK_LOCAL, GATEWAY_V6, true);
+                    frame.payload[0] = 137;
+                    frame.bytes()
+                }),
+                UNANSWERED,
+            ),
+            row(
                 "PKT-8 a group as its target",
                 sends(CLIENT, |_| solicitation(CLIENT, v6(CLIENT), GROUP, true).bytes()),
                 Fate::Drop(Some(CLIENT), DropReason::Malformed),
@@ -164,7 +263,7 @@ fn pkt_8_a_solicitation_that_is_forged_or_torn_is_dropped() {
                 Fate::Drop(Some(CLIENT), DropReason::Multicast),
             ),
             row(
-                "a link-local source but for discovery",
+                "PKT-55 a link-local source but for discovery",
                 sends(CLIENT, |f| CLIENT.ping(f, DB, 7).with_source("fe80::1").bytes()),
                 Fate::Drop(Some(CLIENT), DropReason::Spoofed),
             ),
@@ -203,11 +302,54 @@ fn is_arp_reply(reply: &[u8], target: [u8; 4]) -> Result<(), String> {
     same("target", &reply[32..42], &[&CLIENT.mac.0[..], &v4(CLIENT)].concat())
 }
 
+const GATEWAY: [u8; 4] = [169, 254, 1, 1];
+const LINK_LOCAL: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+
+/// The gateway says that its address is taken, to whoever claims or tries it.
+fn defends(reply: &[u8], claimant: [u8; 4]) -> Result<(), String> {
+    same("Ethernet", &reply[..14], &[&CLIENT.mac.0[..], &GATEWAY_MAC, &[8, 6]].concat())?;
+    same("operation", &reply[14..22], &[0, 1, 8, 0, 6, 4, 0, 2])?;
+    same("sender", &reply[22..32], &[&GATEWAY_MAC[..], &GATEWAY].concat())?;
+    same("target", &reply[32..42], &[&CLIENT.mac.0[..], &claimant].concat())
+}
+
+/// A solicitation to the gateway's own MAC and address.
+fn probe(source: [u8; 16]) -> Frame {
+    let mut frame = solicitation(CLIENT, source, GATEWAY_V6, true).with_destination_mac(GATEWAY_MAC);
+    frame.destination = IpAddr::from(GATEWAY_V6);
+    frame
+}
+
+fn with_option(mut frame: Frame, option: [u8; 8]) -> Vec<u8> {
+    frame.payload.extend(option);
+    frame.bytes()
+}
+
+fn spoilt(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    bytes[at] ^= 0x10;
+    bytes
+}
+
+/// The gateway's address is taken: told to all nodes, not solicited (RFC 4861 §7.2.4).
+fn is_defence(reply: &[u8]) -> Result<(), String> {
+    same("Ethernet", &reply[..14], &[&[0x33, 0x33, 0, 0, 0, 1], &GATEWAY_MAC[..], &[0x86, 0xdd]].concat())?;
+    same("source", &reply[22..38], &GATEWAY_V6)?;
+    same("destination", &reply[38..54], &GROUP)?;
+    same("flags: router, override", &reply[58..62], &[0xa0, 0, 0, 0])?;
+    same("target", &reply[62..78], &GATEWAY_V6)?;
+    same("link-layer option", &reply[78..86], &[&[2, 1], &GATEWAY_MAC[..]].concat())?;
+    same("checksum", &fold(sum_of(&reply[22..86]) + 32 + 58).to_be_bytes(), &[0, 0])
+}
+
 fn is_advertisement(reply: &[u8], target: [u8; 16]) -> Result<(), String> {
+    is_advertisement_to(reply, v6(CLIENT), target)
+}
+
+fn is_advertisement_to(reply: &[u8], asker: [u8; 16], target: [u8; 16]) -> Result<(), String> {
     same("Ethernet", &reply[..14], &[&CLIENT.mac.0[..], &GATEWAY_MAC, &[0x86, 0xdd]].concat())?;
     same("length, next header, hop limit", &reply[18..22], &[0, 32, 58, 255])?;
     same("source", &reply[22..38], &target)?;
-    same("destination", &reply[38..54], &v6(CLIENT))?;
+    same("destination", &reply[38..54], &asker)?;
     same("type and code", &reply[54..56], &[136, 0])?;
     same("flags: router, solicited, override", &reply[58..62], &[0xe0, 0, 0, 0])?;
     same("target", &reply[62..78], &target)?;

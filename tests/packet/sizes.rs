@@ -1,6 +1,6 @@
 //! Sizes and next hops: what leaves by the program, and what the stack has to see first.
-//! In: packets at and above an MTU, and routes of every kind. Out: redirected one hop older, or left to the stack whole.
-//! Invariant: what is too big is not cut or dropped here; the stack fragments it or answers.
+//! In: packets at and above an MTU, and routes of every kind. Out: redirected one hop older, told, or left to the stack.
+//! Invariant: what is too big is not cut here; the stack fragments what may be cut.
 //! Never: measures a segmented packet; a test run has no transport offset (`wire` sends real ones).
 
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     scenario::Scenario,
     table::{Action, Fate, Hook, Step, row, run, sends},
 };
+use abi::DropReason;
 use std::process::Command;
 
 const PORTS: (u16, u16) = (40000, 80);
@@ -26,13 +27,27 @@ fn data_of(family: Family, length: usize) -> usize {
     length - if family == Family::V4 { 28 } else { 48 }
 }
 
+/// The same, which may be cut on its way.
+fn divisible(to: crate::cast::Actor, length: usize) -> Step {
+    sends(CLIENT, move |f| {
+        let mut bytes = CLIENT.udp(f, to, PORTS, &vec![7; data_of(f, length)]).bytes();
+        bytes[20] = 0;
+        bytes
+    })
+}
+
 #[test]
-fn pkt_35_what_exceeds_the_mtu_is_left_to_the_stack() {
+fn pkt_32_pkt_33_what_fits_the_mtu_is_forwarded_and_what_may_be_cut_is_left_to_the_stack() {
+    let told = Fate::Told(CLIENT, DropReason::TooBig);
     let rows = vec![
-        row("as long as the pod's MTU", datagram(DB, 1500), Fate::To(DB)).opens(2),
-        row("longer by one", datagram(DB, 1501), Fate::Host).opens(2),
-        row("as long as the uplink's MTU", datagram(OUTSIDE, 1500), Fate::Answered).opens(1),
-        row("longer by one, to elsewhere", datagram(OUTSIDE, 1501), Fate::Host).opens(1),
+        row("PKT-32 as long as the pod's MTU", datagram(DB, 1500), Fate::To(DB)).opens(2),
+        row("PKT-32 longer by one", datagram(DB, 1501), told).opens(2),
+        row("PKT-32 as long as the uplink's MTU", datagram(OUTSIDE, 1500), Fate::Answered).opens(1),
+        row("PKT-32 longer by one, to elsewhere", datagram(OUTSIDE, 1501), told).opens(1),
+        row("PKT-32 longer, but may be cut", divisible(DB, 1501), Fate::Host).opens(2).only(&[Family::V4]),
+        row("PKT-32 longer, to elsewhere, but may be cut", divisible(OUTSIDE, 1501), Fate::Host)
+            .opens(1)
+            .only(&[Family::V4]),
     ];
     on_a_node(|| run(&scenario(), rows));
 }
@@ -42,13 +57,14 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// Whether a packet or an error about it leaves.
 fn leaves(kernel: &mut Kernel, family: Family, to: &str, length: usize) -> Action {
     let frame = CLIENT.udp(family, OUTSIDE, PORTS, &vec![7; data_of(family, length)]).with_destination(to);
     kernel.run(Hook::Pod(CLIENT), &frame.bytes()).action
 }
 
 #[test]
-fn pkt_35_a_routes_own_mtu_counts() {
+fn pkt_32_pkt_33_a_routes_own_mtu_counts() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
         // Where it forwards, the kernel heeds a route's MTU only if it is locked.
@@ -56,7 +72,9 @@ fn pkt_35_a_routes_own_mtu_counts() {
         ip("route add 2001:db8:1::/48 via 2001:db8::9 mtu lock 1400");
         for (family, to) in [(Family::V4, "198.51.100.7"), (Family::V6, "2001:db8:1::7")] {
             assert_eq!(leaves(&mut kernel, family, to, 1400), Action::Redirect, "{family:?}");
-            assert_eq!(leaves(&mut kernel, family, to, 1401), Action::PassOn, "{family:?}");
+            let before = kernel.seen().drops;
+            assert_eq!(leaves(&mut kernel, family, to, 1401), Action::Redirect, "{family:?}");
+            assert_ne!(kernel.seen().drops, before, "{family:?}: an error is what left");
         }
     });
 }

@@ -77,6 +77,9 @@ pub enum Fate {
     Host,
     /// Answered on the spot; the bytes are looked at by the row's own check.
     Answered,
+    /// Dropped and counted at this endpoint for this reason, and an ICMP error goes back to the sender; the error's bytes
+    /// are looked at by the row's own check.
+    Told(Actor, DropReason),
     /// Dropped, and counted at this endpoint (`None`: at slot 0) for this reason.
     Drop(Option<Actor>, DropReason),
 }
@@ -180,6 +183,9 @@ fn fate_of(kernel: &Kernel, row: &Row, sent: &[u8], ran: &Ran, before: &Seen, af
         (Action::PassOn, []) if ran.bytes == sent => Fate::Host,
         (Action::PassOn, []) => return Err("passed on to the host, but changed".into()),
         (Action::Redirect, []) if matches!(row.fate, Fate::Answered) => Fate::Answered,
+        (Action::Redirect, [((slot, reason), 1)]) => {
+            Fate::Told(kernel.pod_in_slot(*slot).ok_or("told on nobody's account")?, *reason)
+        }
         (Action::Redirect, []) if ran.mark != 0 => return Err("redirected with another hook's mark".into()),
         (Action::Redirect, []) => {
             let mac = ran.bytes.get(..6).unwrap_or_default();

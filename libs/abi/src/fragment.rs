@@ -1,4 +1,4 @@
-//! Ports of a fragmented packet, remembered from its first fragment.
+//! Ports of a fragmented packet, remembered from its first fragment for as long as a receiver waits for the rest.
 //! In: addresses, protocol and identification. Out: the ports, with which a later fragment is judged as its first was.
 //! Invariant: an entry exists only after the first fragment was let through.
 //! Never: guesses ports; a later fragment without an entry is dropped and counted.
@@ -31,9 +31,18 @@ pub struct FragmentPorts {
     pub destination: [u8; 2],
     /// What the spans are searched by: destination port, or ICMP type and code; host order.
     pub detail: u16,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Where the first fragment ends, in units of 8 bytes: no later one may begin before. [`END_NEVER`]: none may at all.
+    pub end: u16,
+    /// When it was seen: seconds of the coarse monotonic clock.
+    pub seen_s: u32,
 }
 
+/// The end of a first fragment whose packet is lost, because fragments of it lay over each other (RFC 5722).
+pub const END_NEVER: u16 = u16::MAX;
+/// Seconds a receiver waits for the rest of a packet, IPv4 (Linux's `ipfrag_time`).
+pub const LIFE_V4_S: u32 = 30;
+/// The same, IPv6 (RFC 8200 §4.5).
+pub const LIFE_V6_S: u32 = 60;
+
 const _: () = assert!(size_of::<FragmentKey>() == 40);
-const _: () = assert!(size_of::<FragmentPorts>() == 8);
+const _: () = assert!(size_of::<FragmentPorts>() == 12);

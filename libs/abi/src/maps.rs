@@ -93,13 +93,19 @@ maps! {
     /// `u32` 0 -> `u32` seconds, which the cursor over tracked flows writes at every tick. Memory-mappable array.
     CLOCK = "CLOCK" v 1, 1, "never", Sizing::Fixed;
     /// [`crate::FragmentKey`] -> [`crate::FragmentPorts`]. Least-recently-used hash.
-    FRAGMENTS = "FRAGMENTS" v 1, 4096, "the oldest packet's later fragments are dropped";
+    FRAGMENTS = "FRAGMENTS" v 2, 4096, "the oldest packet's later fragments are dropped";
     /// Hit id -> packets `u64`. Per-CPU array.
     HITS = "HITS" v 1, 65_536, "rules past the end share hit 0 and are not counted apart";
     /// `slot * DROP_REASONS + reason` -> packets `u64`. Per-CPU array. The row after the last slot is the account of
     /// endpoints that are gone, so that no sum over all rows goes backwards.
     DROPS = "DROPS" v 2, (ENDPOINTS.default_entries + 1) * DROP_REASONS, "never: sized with ENDPOINTS",
         Sizing::PerEndpoint(DROP_REASONS);
+    /// 0 (IPv4), 1 (IPv6) -> [`crate::Address`] this node's ICMP errors come from; zero: unknown. Array.
+    SOURCES = "SOURCES" v 1, 2, "never", Sizing::Fixed;
+    /// `2 * slot`, one more for errors that go out by the uplink -> `u64` nanoseconds: until when errors about the
+    /// endpoint's packets are paid for. Array.
+    ICMP_BUDGETS = "ICMP_BUDGETS" v 1, 2 * (ENDPOINTS.default_entries + 1), "never: sized with ENDPOINTS",
+        Sizing::PerEndpoint(2);
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ reasons! {
     Unroutable = 15, "unroutable";
     /// An ICMP error about no tracked flow.
     IcmpUnrelated = 16, "icmp-unrelated";
-    /// An IPv6 routing header of type 0 (RFC 5095).
+    /// An IPv6 routing header of type 0 (RFC 5095), or an IPv4 source route (RFC 7126).
     RoutingHeader = 17, "routing-header";
     /// A table points outside itself: a bug, reported as an error.
     TableCorrupt = 18, "table-corrupt";
@@ -77,6 +77,14 @@ reasons! {
     WrongMac = 20, "wrong-mac";
     /// Tunnelled traffic (VXLAN, IPIP) from a pod.
     Encapsulated = 21, "encapsulated";
+    /// TTL or hop limit is spent; the sender was told, where it may be told.
+    Expired = 22, "expired";
+    /// Longer than the MTU ahead, and not to be cut here; the sender was told, where it may be told.
+    TooBig = 23, "too-big";
+    /// Its sender should be told by an ICMP error, and was told too often already.
+    IcmpLimited = 24, "icmp-limited";
+    /// A fragment that lies over its packet's first.
+    FragmentOverlap = 25, "fragment-overlap";
     /// The endpoint that would own the flow owns as many as it may.
     FlowQuota = 26, "flow-quota";
 }

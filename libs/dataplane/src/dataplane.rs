@@ -157,16 +157,20 @@ impl Dataplane {
     /// # Errors
     /// The endpoint is not in force, or the kernel cannot run the twin.
     pub fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError> {
-        let (hook, ifindex, source) = match &question.from {
+        let (hook, ifindex, source, destination) = match &question.from {
             Some(id) => {
                 let slot = self.node.tables.names().endpoints.get(id);
                 let entry = slot.and_then(|slot| self.node.tables.image().endpoints.get(slot));
                 let entry = entry.ok_or_else(|| TwinError::NoEndpoint(id.clone()))?;
-                (Hook::FromWorkload, entry.ifindex, Mac(entry.mac))
+                (Hook::FromWorkload, entry.ifindex, Mac(entry.mac), Mac(GATEWAY_MAC))
             }
-            None => (Hook::FromUplink, self.uplink_index()?, Mac([2, 0, 0, 0, 0, 0])),
+            None => {
+                // What is not sent to the uplink's own MAC is none of a pod's.
+                let (ifindex, own) = self.uplink_now()?;
+                (Hook::FromUplink, ifindex, Mac([2, 0, 0, 0, 0, 0]), own)
+            }
         };
-        let frame = frame::of(question, source, Mac(GATEWAY_MAC))?;
+        let frame = frame::of(question, source, destination)?;
         let answer = twin::ask(self.node.guards.programs(), hook, ifindex, &frame)?;
         let names = self.node.tables.names();
         let decider = |hit: Option<u32>, direction| match hit? {
@@ -177,10 +181,10 @@ impl Dataplane {
         Ok(TwinAnswer { answer, egress, ingress: decider(answer.ingress_hit, Direction::Ingress) })
     }
 
-    fn uplink_index(&self) -> Result<u32, TwinError> {
+    fn uplink_now(&self) -> Result<(u32, Mac), TwinError> {
         let name = self.uplink.as_ref().ok_or(TwinError::NoUplink)?;
         let link = Socket::open().and_then(|mut socket| socket.link(name)).ok().flatten();
-        link.map(|link| link.index.0).ok_or(TwinError::NoUplink)
+        link.map(|link| (link.index.0, link.mac.unwrap_or(Mac([0; 6])))).ok_or(TwinError::NoUplink)
     }
 
     /// The rows of a table for people and scripts: an array of flat objects. Tables: `endpoints`, `policies`, `classes`,

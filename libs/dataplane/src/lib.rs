@@ -23,6 +23,7 @@ mod programs;
 pub mod question;
 mod reconcile;
 mod report;
+mod sources;
 pub mod tables;
 mod tcx;
 mod twin;

@@ -106,6 +106,8 @@ impl Seen {
 pub trait Network {
     /// What there is at this moment.
     fn list(&mut self) -> Result<Arc<Seen>, Error>;
+    /// The addresses of a link that others may use, in the kernel's order.
+    fn addresses(&mut self, index: Ifindex) -> Result<Vec<IpAddr>, Error>;
     /// A setting's value; `None`: there is no such setting (no IPv6, an older kernel, or the interface is gone).
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError>;
     /// Makes a setting.
@@ -197,6 +199,12 @@ impl Network for KernelNetwork {
         }
         let known = Known::list(&mut self.socket)?;
         Ok(Arc::clone(&self.known.insert(known).seen))
+    }
+
+    fn addresses(&mut self, index: Ifindex) -> Result<Vec<IpAddr>, Error> {
+        let listed = self.socket.addresses()?;
+        let usable = listed.into_iter().filter(|found| found.interface == index && found.global && !found.tentative);
+        Ok(usable.map(|found| found.address).collect())
     }
 
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError> {

@@ -8,10 +8,11 @@ use crate::{
     links::Guards,
     network::{Network, Seen},
     programs::{Hook, in_full},
-    tables::{CommitError, Guarded, Store, Tables},
+    sources,
+    tables::{CommitError, Guarded, Store, Tables, Write, prefix},
     uplink,
 };
-use calc::{Desired, EndpointSpec};
+use calc::{Desired, EndpointSpec, desired::Owner};
 use look::{Facts, SettingsSeen};
 use model::{AttachmentId, IfaceName, Ifindex};
 use netlink::Link;
@@ -48,6 +49,8 @@ pub struct Reconciler<N, G, S> {
     /// What the last pass built on.
     facts: Facts,
     settings_seen: SettingsSeen,
+    /// The host's addresses among which the sources of ICMP errors were chosen.
+    speaks: Option<BTreeSet<IpAddr>>,
 }
 
 /// What a pass saw, and what went wrong so far.
@@ -67,8 +70,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// Over tables that were adopted.
     pub fn new(network: N, guards: G, tables: Tables<S>, uplink: Option<IfaceName>, state_dir: PathBuf) -> Self {
         let (wanted, in_force, prepared) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let (facts, settings_seen) = (Facts::new(), None);
-        Self { network, guards, tables, wanted, in_force, uplink, state_dir, prepared, facts, settings_seen }
+        let (facts, settings_seen, speaks) = (Facts::new(), None, None);
+        Self { network, guards, tables, wanted, in_force, uplink, state_dir, prepared, facts, settings_seen, speaks }
     }
 
     /// The uplink, and every pod's interface that the tables adopted: from now on the present programs run there.
@@ -107,6 +110,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         laps.lap("commit");
         self.connect(&mut pass);
         laps.lap("connect");
+        self.speak(&mut pass, desired);
         if is_committed {
             self.sweep_ways(&mut pass);
         }
@@ -198,6 +202,27 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     fn serves(&self, id: &AttachmentId, index: Ifindex) -> bool {
         let slot = self.tables.names().endpoints.get(id);
         slot.and_then(|slot| self.tables.image().endpoints.get(slot)).is_some_and(|entry| entry.ifindex == index.0)
+    }
+
+    /// Where this node's ICMP errors come from. The uplink is asked when the host's addresses have changed.
+    fn speak(&mut self, pass: &mut Pass, desired: &Desired) {
+        let own = desired.addresses.iter().filter(|(_, spec)| spec.owner == Owner::Host);
+        let own: BTreeSet<IpAddr> = own.map(|(address, _)| *address).collect();
+        if self.speaks.as_ref() == Some(&own) {
+            return;
+        }
+        let uplink = self.uplink.as_ref().and_then(|name| pass.seen.links.get(name));
+        let on_uplink = match uplink.map(|link| self.network.addresses(link.index)).transpose() {
+            Ok(listed) => listed.unwrap_or_default(),
+            Err(error) => return pass.fail("ICMP errors".into(), "list the uplink's addresses", &error),
+        };
+        for (family, source) in (0..).zip(sources::choose(&own, &on_uplink)) {
+            let address = source.and_then(prefix::address_key).unwrap_or_default();
+            if let Err(error) = self.tables.store_mut().write(&Write::Source(family, address)) {
+                return pass.fail("ICMP errors".into(), "set the address they come from", &error);
+            }
+        }
+        self.speaks = Some(own);
     }
 
     /// Takes away the ways to endpoints that are no longer wanted: the tables have forgotten them.

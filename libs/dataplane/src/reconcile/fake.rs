@@ -27,6 +27,8 @@ use std::{
 pub struct Kernel {
     pub seen: Seen,
     pub settings: BTreeMap<String, String>,
+    /// Addresses of links, in the order they were given.
+    pub addresses: Vec<(u32, IpAddr)>,
     pub attached: BTreeSet<(u32, Hook)>,
     pub tables: FakeStore,
     /// What was changed, in order.
@@ -139,6 +141,13 @@ impl Network for Handle {
         let failed = |error| Error { operation: "list", object: "all".into(), reason: Reason::Kernel(error) };
         kernel.call(None).map_err(failed)?;
         Ok(Arc::new(kernel.seen.clone()))
+    }
+
+    fn addresses(&mut self, index: Ifindex) -> Result<Vec<IpAddr>, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        let failed = |error| Error { operation: "list", object: "addresses".into(), reason: Reason::Kernel(error) };
+        kernel.call(None).map_err(failed)?;
+        Ok(kernel.addresses.iter().filter(|(at, _)| *at == index.0).map(|(_, address)| *address).collect())
     }
 
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError> {

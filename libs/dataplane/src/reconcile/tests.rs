@@ -415,6 +415,26 @@ fn an_interface_with_a_queueing_discipline_is_marked_as_it_comes_and_goes() {
     assert_eq!(kernel.borrow().tables.held.endpoints[&slot].flags & ENDPOINT_QUEUED, ENDPOINT_QUEUED);
 }
 
+#[test]
+fn pkt_32_icmp_errors_come_from_an_address_that_is_the_hosts_own_now() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let mut speaks = |host: &[&str], uplink: &[&str]| {
+        let parse = |text: &&str| text.parse::<IpAddr>().expect("an address");
+        kernel.borrow_mut().addresses = uplink.iter().map(|text| (UPLINK, parse(text))).collect();
+        let mut desired = pods(&[11]);
+        let own = || AddressSpec { class: Arc::new(Class::default()), owner: Owner::Host };
+        desired.addresses.extend(host.iter().map(|text| (parse(text), own())));
+        assert!(apply(&mut node, &desired).failed.is_empty());
+        [0, 1].map(|family| kernel.borrow().tables.sources[&family])
+    };
+    let v4 = |last| abi::Address::from_v4([192, 0, 2, last]);
+    let nobody = abi::Address::default();
+    assert_eq!(speaks(&["192.0.2.1", "192.0.2.2"], &["192.0.2.2"]), [v4(2), nobody]);
+    assert_eq!(speaks(&["192.0.2.1"], &[]), [v4(1), nobody]);
+    assert_eq!(speaks(&[], &[]), [nobody; 2]);
+}
+
 /// One life of an agent: pods come, one leaves, another comes. What fails is left for the next pass.
 fn life(node: &mut Node) {
     for desired in [pods(&[11, 12]), pods(&[12, 13]), pods(&[12])] {

@@ -24,6 +24,8 @@ pub struct FakeStore {
     pub held: Snapshot,
     pub spans: BTreeMap<u32, Span>,
     pub sizes: Sizes,
+    /// Where ICMP errors come from, by family.
+    pub sources: BTreeMap<u32, Address>,
     pub writes: usize,
     /// Fails the write of this number (from 0), once.
     pub fail_at: Option<usize>,
@@ -184,6 +186,10 @@ impl Store for FakeStore {
             Write::Grace => self.grace(),
             Write::FlushFlows(_) => self.no_old_packets(),
             Write::FlushAhead(_) => {}
+            Write::Source(family, address) => {
+                assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
+                self.sources.insert(*family, *address);
+            }
         }
         Ok(())
     }

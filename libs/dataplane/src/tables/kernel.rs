@@ -41,6 +41,7 @@ pub struct KernelStore {
     rows: HashMap<MapData, RowKey, RowRef>,
     hits: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, u64>,
+    sources: Array<MapData, Address>,
     /// Tracked flows.
     pub conntrack: Conntrack,
     /// The maps of [`Keyed`] once more, for walks over their keys.
@@ -104,6 +105,7 @@ impl KernelStore {
             rows: typed(dir, &maps::ROWS)?,
             hits: typed(dir, &maps::HITS)?,
             drops: typed(dir, &maps::DROPS)?,
+            sources: typed(dir, &maps::SOURCES)?,
             conntrack: Conntrack::new(
                 open(dir, &maps::CONNTRACK)?,
                 open(dir, &maps::NEWFLOW)?,
@@ -316,6 +318,9 @@ impl Store for KernelStore {
                 self.generation.set(0, generation).ok_or_else(|| outside(&maps::GENERATION, 0))
             }
             Write::Grace => grace(),
+            Write::Source(family, address) => {
+                self.sources.set(*family, address, 0).map_err(|error| failed(&maps::SOURCES, error))
+            }
             Write::FlushFlows(slots) => self.forget_slots(slots),
             Write::FlushAhead(generation) => self.conntrack.flush_ahead(*generation).map(drop),
         }

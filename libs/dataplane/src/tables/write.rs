@@ -43,6 +43,8 @@ pub enum Write {
     Generation(u64),
     /// Waits until no program runs that began before.
     Grace,
+    /// The address from which ICMP errors come: of IPv4 (0) or IPv6 (1); all zero: none.
+    Source(u32, Address),
     /// Deletes flows that name one of these endpoint slots.
     FlushFlows(BTreeSet<u32>),
     /// Deletes flows stamped later than this generation, which only a foreign generation can have done.
