@@ -3,7 +3,6 @@
 //! Invariant: runs apart from the packets' way, so that theirs stays short; one error a packet, within its account's budget.
 //! Never: in a dry run; for a segmented packet, which the stack has to take apart first.
 
-use core::arch::asm;
 use core::ptr;
 
 use abi::{Address, DropReason};
@@ -31,22 +30,14 @@ pub fn complain(skb: Skb, hook: Hook, fault: Fault, ifindex: u32) -> i32 {
         Fault::Unreachable => (UNREACHABLE, 0),
         Fault::Prohibited => (PROHIBITED, 0),
     };
-    apart(skb.0, unknown(kind), unknown(mtu), ifindex, u32::from(hook == Hook::FromUplink))
+    // The verifier then looks at what follows once, not once for each number.
+    apart(skb.0, Skb::unknown(kind), Skb::unknown(mtu), ifindex, u32::from(hook == Hook::FromUplink))
 }
 
 const EXPIRED: u32 = 0;
 const TOO_BIG: u32 = 1;
 const UNREACHABLE: u32 = 2;
 const PROHIBITED: u32 = 3;
-
-/// The same number, which the verifier no longer knows: it then looks at what follows once, not once for each number.
-#[inline(always)]
-fn unknown(number: u32) -> u32 {
-    let mut number = u64::from(number);
-    // SAFETY: two instructions on one register, of which the second undoes the first.
-    unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) number, options(pure, nomem, nostack)) };
-    number as u32
-}
 
 /// A program within the program: called with numbers, it takes no registers and no stack from the hot path.
 #[inline(never)]

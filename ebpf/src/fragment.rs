@@ -9,15 +9,19 @@ use abi::fragment::{END_NEVER, FragmentKey, FragmentPorts, LIFE_V4_S, LIFE_V6_S}
 use crate::parse::{Fragment, Packet};
 use crate::tables::Tables;
 
-/// Gives a later fragment the ports of its first. Over its first it must not lie: the receiver might take those bytes
-/// for the ports. Of IPv6 nothing must lie over anything (RFC 5722), so there a second, different first loses the packet;
-/// of IPv4, whose identifications soon come again, it is the first of another packet.
+/// Gives a later fragment the ports of its first.
 #[inline(always)]
 pub fn resolve<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut FragmentKey) -> Result<(), DropReason> {
-    match packet.fragment {
-        Fragment::Whole => return Ok(()),
-        Fragment::First if !packet.v6 => return Ok(()),
-        Fragment::First | Fragment::Later => {}
+    if packet.fragment == Fragment::Whole { Ok(()) } else { resolve_part(tables, packet, scratch) }
+}
+
+/// Over its first no later fragment must lie: the receiver might take those bytes for the ports. Of IPv6 nothing must lie
+/// over anything (RFC 5722), so there a second, different first loses the packet; of IPv4, whose identifications soon
+/// come again, it is the first of another packet. A function of its own in the programs, too: it is rare.
+#[inline(never)]
+fn resolve_part<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut FragmentKey) -> Result<(), DropReason> {
+    if packet.fragment == Fragment::First && !packet.v6 {
+        return Ok(());
     }
     key(packet, scratch);
     let known = tables.fragment(scratch).filter(|known| !expired(known, packet.v6, tables.now_s()));
@@ -40,9 +44,13 @@ pub fn resolve<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut Fragmen
 /// Remembers the ports of a first fragment that is let through.
 #[inline(always)]
 pub fn remember<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKey) {
-    if packet.fragment != Fragment::First || T::DRY {
-        return;
+    if packet.fragment == Fragment::First && !T::DRY {
+        remember_first(tables, packet, scratch);
     }
+}
+
+#[inline(never)]
+fn remember_first<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKey) {
     let ports = FragmentPorts {
         source: packet.source_port.to_ne_bytes(),
         destination: packet.destination_port.to_ne_bytes(),

@@ -277,6 +277,14 @@ impl Frame for Skb {
     fn load_at<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         if at > NEAR { None } else { self.load(bounded(at)) }
     }
+
+    #[inline(always)]
+    fn unknown(number: u32) -> u32 {
+        let mut number = u64::from(number);
+        // SAFETY: two instructions on one register, of which the second undoes the first.
+        unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) number, options(pure, nomem, nostack)) };
+        number as u32
+    }
 }
 
 /// The same offset, bounded by an instruction that the compiler cannot prove away and the verifier therefore sees.

@@ -7,10 +7,11 @@ use crate::{
     cast::{CLIENT, DB, Family},
     frame::SYN,
     kernel::on_a_node,
-    scenario::Scenario,
+    scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Fate, row, run, sends},
 };
 use abi::DropReason;
+use model::{Direction, Protocol};
 
 const TORN: Fate = Fate::Drop(Some(CLIENT), DropReason::Malformed);
 const V4: &[Family] = &[Family::V4];
@@ -86,6 +87,62 @@ fn pkt_43_to_pkt_45_extension_headers_are_walked_to_their_end() {
         row("PKT-44 options beyond the packet", sends(CLIENT, extended(60, ENDLESS)), TORN),
     ];
     let rows = rows.into_iter().map(|row| row.only(V6)).collect();
+    on_a_node(|| run(&scenario(), rows));
+}
+
+/// A TCP SYN to `port` behind hop-by-hop options, destination options and a fragment header of these bytes.
+fn hidden(port: u16, fragment: [u8; 4]) -> Vec<u8> {
+    let whole = CLIENT.tcp(Family::V6, DB, (40000, port), SYN).bytes();
+    let headers = [&[60, 0, 1, 4, 0, 0, 0, 0], &[44, 0, 1, 4, 0, 0, 0, 0], &[6, 0][..], &fragment[2..], &[0, 0, 0, 9]];
+    let headers = headers.concat();
+    let mut frame = whole[..54].to_vec();
+    frame[20] = 0;
+    frame[18..20].copy_from_slice(&u16::try_from(20 + headers.len()).expect("short").to_be_bytes());
+    frame.extend(headers);
+    frame.extend(&whole[54..]);
+    frame
+}
+
+#[test]
+fn own_12_pkt_44_no_chain_of_headers_hides_a_denied_port() {
+    let only_web = policy("web", Some("db"), &[Direction::Ingress]).ingress(allow().port(Protocol::TCP, 80));
+    let scenario = scenario().policy(only_web);
+    const ATOMIC: [u8; 4] = [0, 0, 0, 0];
+    const FIRST: [u8; 4] = [0, 0, 0, 1];
+    let denied = Fate::Drop(Some(DB), DropReason::IngressPolicy);
+    let rows = vec![
+        row("OWN-12 an allowed port", sends(CLIENT, |_| hidden(80, ATOMIC)), Fate::To(DB)).opens(2),
+        row("OWN-12 an atomic fragment", sends(CLIENT, |_| hidden(22, ATOMIC)), denied).judged(2),
+        row("OWN-12 a first fragment", sends(CLIENT, |_| hidden(22, FIRST)), denied).judged(2),
+        row("PKT-46 a jumbogram that is none", sends(CLIENT, |_| jumbogram()), TORN),
+    ];
+    let rows = rows.into_iter().map(|row| row.only(V6)).collect();
+    on_a_node(|| run(&scenario, rows));
+}
+
+/// A short packet whose length is said by the option for long ones (RFC 2675).
+fn jumbogram() -> Vec<u8> {
+    let whole = CLIENT.udp(Family::V6, DB, WEB, b"x").bytes();
+    let mut frame = whole[..54].to_vec();
+    frame[18..20].fill(0);
+    frame[20] = 0;
+    frame.extend([17, 0, 0xc2, 4, 0, 1, 0, 0]);
+    frame.extend(&whole[54..]);
+    frame
+}
+
+#[test]
+fn pkt_46_what_has_no_ports_is_one_flow_both_ways() {
+    let of = |protocol: u8| sends(CLIENT, move |f| CLIENT.ip(f, DB, protocol, vec![7; 24]).bytes());
+    let back = |protocol: u8| sends(DB, move |f| DB.ip(f, CLIENT, protocol, vec![7; 24]).bytes());
+    // ESP, GRE, the two numbers for experiments.
+    let rows = [50, 47, 253, 254].into_iter().flat_map(|protocol| {
+        [
+            row("PKT-46 a protocol without ports", of(protocol), Fate::To(DB)).opens(2),
+            row("PKT-46 and its answer", back(protocol), Fate::To(CLIENT)).given(vec![of(protocol)]),
+        ]
+    });
+    let rows = rows.collect();
     on_a_node(|| run(&scenario(), rows));
 }
 

@@ -8,7 +8,7 @@ use crate::{
     frame::{ACK, GATEWAY_MAC, SYN, arp, listener_report, solicitation},
     kernel::on_a_node,
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{By, Fate, Step, forwarded, host_sends, row, run, sends},
+    table::{By, Fate, Step, arrives, forwarded, host_sends, row, run, sends},
 };
 use abi::DropReason;
 use model::{Direction, Protocol};
@@ -77,6 +77,18 @@ fn what_the_host_forwards_is_judged_like_what_is_redirected() {
             at_db(DropReason::NoEndpoint),
         )
         .given(vec![host_sends(OTHER, |f| NODE.tcp(f, OTHER, WEB, SYN).bytes())]),
+    ];
+    on_a_node(|| run(&scenario(), rows));
+}
+
+#[test]
+fn pkt_52_from_the_uplink_only_what_was_sent_to_it_reaches_a_pod() {
+    let to = |mac: [u8; 6]| arrives(move |f| OUTSIDE.tcp(f, DB, SQL, SYN).with_destination_mac(mac).bytes());
+    let rows = vec![
+        row("PKT-52 its own MAC", to(NODE.mac.0), Fate::To(DB)).opens(1),
+        row("PKT-52 another's, overheard", to([2, 0, 0, 0, 0, 7]), Fate::Host),
+        row("PKT-52 everybody's", to([0xff; 6]), Fate::Host),
+        row("PKT-52 a group's", to([0x33, 0x33, 0, 0, 0, 1]), Fate::Host),
     ];
     on_a_node(|| run(&scenario(), rows));
 }

@@ -10,10 +10,12 @@ use crate::{
     port::{OFFLOAD, Port},
     scenario::{Scenario, interface},
 };
-use abi::endpoint::ENDPOINT_QUEUED;
+use abi::{DropReason, endpoint::ENDPOINT_QUEUED};
 use std::process::Command;
 
 const PORTS: (u16, u16) = (40000, 80);
+const NOTHING: [u8; OFFLOAD] = [0; OFFLOAD];
+
 fn scenario() -> Scenario {
     Scenario::default().pod(CLIENT, "client").pod(DB, "db")
 }
@@ -68,6 +70,120 @@ fn own_18_a_segmented_packet_above_the_mtu_is_delivered_whole() {
             let (received, bytes) = db.receive(&[7; 1000]);
             assert_eq!(bytes.len(), frame.bytes().len(), "{family:?}");
             assert_eq!(received[4..6], 1000u16.to_ne_bytes(), "{family:?}: its segments stayed as long");
+        }
+    });
+}
+
+/// A frame whose L3 packet stands behind these bytes instead of its EtherType.
+fn behind(frame: &[u8], header: &[u8]) -> Vec<u8> {
+    [&frame[..12], header, &frame[14..]].concat()
+}
+
+#[test]
+fn own_11_pkt_50_pkt_51_frames_of_other_kinds_reach_nobody_and_are_counted() {
+    on_a_node(|| {
+        let kernel = Kernel::new(&scenario());
+        let (mut client, mut db) = (Port::at(&kernel, CLIENT), Port::at(&kernel, DB));
+        for (family, ethertype) in [(Family::V4, [8, 0]), (Family::V6, [0x86, 0xdd])] {
+            let inner = CLIENT.udp(family, DB, PORTS, b"not for you").bytes();
+            let tagged = [&[0x81, 0, 0, 5][..], &ethertype].concat();
+            let twice = [&[0x88, 0xa8, 0, 6][..], &tagged].concat();
+            let sent = [
+                (behind(&inner, &tagged), DropReason::Vlan),
+                (behind(&inner, &twice), DropReason::Vlan),
+                (behind(&inner, &[0x88, 0x47, 0, 1, 0x01, 64]), DropReason::NotIp),
+                (behind(&inner, &[0x88, 0xcc]), DropReason::NotIp),
+                (behind(&inner, &[0, 60]), DropReason::NotIp),
+            ];
+            let before = kernel.seen().drops;
+            for (frame, _) in &sent {
+                client.send(NOTHING, frame);
+            }
+            let marker = CLIENT.udp(family, DB, PORTS, b"the last one").bytes();
+            client.send(NOTHING, &marker);
+            let arrived = db.received_before(b"the last one");
+            assert!(!arrived.iter().any(|frame| frame.ends_with(b"not for you")), "{family:?}: {arrived:02x?}");
+            let after = kernel.seen().drops;
+            for reason in [DropReason::Vlan, DropReason::NotIp] {
+                let of = |drops: &std::collections::BTreeMap<(u32, DropReason), u64>| {
+                    drops.iter().filter(|((_, why), _)| *why == reason).map(|(_, count)| *count).sum::<u64>()
+                };
+                let expected = sent.iter().filter(|(_, why)| *why == reason).count();
+                assert_eq!(of(&after) - of(&before), expected as u64, "{family:?} {reason:?}");
+            }
+        }
+    });
+}
+
+/// What of a transport checksum of this protocol is still to be summed, as an offload header says it.
+fn to_be_summed(family: Family, checksum_at: u8) -> [u8; OFFLOAD] {
+    let start = if family == Family::V4 { 34 } else { 54 };
+    [1, 0, 0, 0, 0, 0, start, 0, checksum_at, 0]
+}
+
+#[test]
+fn pkt_58_pkt_60_checksums_stay_as_far_summed_as_they_were() {
+    on_a_node(|| {
+        let kernel = Kernel::new(&scenario());
+        let (mut client, mut db) = (Port::at(&kernel, CLIENT), Port::at(&kernel, DB));
+        for family in Family::BOTH {
+            let at = if family == Family::V4 { 34 } else { 54 };
+            let datagram = |sum: [u8; 2], data: &[u8]| {
+                let mut bytes = CLIENT.udp(family, DB, PORTS, data).bytes();
+                bytes[at + 6..at + 8].copy_from_slice(&sum);
+                bytes
+            };
+            for (sum, data, offload) in [
+                ([0x12, 0x34], b"half", to_be_summed(family, 6)),
+                ([0, 0], b"none", NOTHING),
+                ([0x66, 0x66], b"lies", NOTHING),
+            ] {
+                client.send(offload, &datagram(sum, data));
+                let (received, bytes) = db.receive(data);
+                assert_eq!(bytes[at + 6..at + 8], sum, "{family:?} {data:?}");
+                assert_eq!(received[0], offload[0], "{family:?} {data:?}: nobody vouches for it, nobody sums it");
+            }
+        }
+    });
+}
+
+#[test]
+fn pkt_57_a_packet_of_a_jumbo_mtu_is_delivered_whole() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        for actor in [CLIENT, DB] {
+            let ip = |name: &str| {
+                let arguments = ["link", "set", name, "mtu", "9000"];
+                assert!(Command::new("ip").args(arguments).status().expect("ip runs").success());
+            };
+            ip(&interface(actor).0);
+            netlink::namespace::inside(kernel.pods(), || ip(actor.name)).expect("the pods' namespace can be entered");
+        }
+        kernel.change_endpoint(DB, |db| db.mtu = 9000);
+        let (mut client, mut db) = (Port::at(&kernel, CLIENT), Port::at(&kernel, DB));
+        for family in Family::BOTH {
+            let headers = if family == Family::V4 { 28 } else { 48 };
+            let frame = CLIENT.udp(family, DB, PORTS, &vec![family as u8 + 1; 9000 - headers]);
+            client.send(NOTHING, &frame.bytes());
+            assert_eq!(db.receive(&frame.payload[8..]).1.len(), 9014, "{family:?}");
+        }
+    });
+}
+
+#[test]
+fn pkt_34_own_5_what_comes_back_to_its_sender_comes_by_its_own_interface() {
+    on_a_node(|| {
+        let kernel = Kernel::new(&scenario());
+        let mut client = Port::at(&kernel, CLIENT);
+        for family in Family::BOTH {
+            let spent = CLIENT.udp(family, DB, PORTS, b"no hop left").ttl(1).bytes();
+            client.send(NOTHING, &spent);
+            let error = client.receive(&spent[14..]).1;
+            assert_eq!(error[..6], CLIENT.mac.0, "{family:?}");
+            assert_eq!(error[if family == Family::V4 { 34 } else { 54 }], if family == Family::V4 { 11 } else { 3 });
+            let own = CLIENT.udp(family, CLIENT, PORTS, b"to myself").bytes();
+            client.send(NOTHING, &own);
+            assert_eq!(client.receive(b"to myself").1[..6], CLIENT.mac.0, "{family:?}");
         }
     });
 }

@@ -24,6 +24,7 @@ pub mod steady;
 pub mod tcx;
 pub mod traffic;
 pub mod wait;
+pub mod way;
 
 pub use agent::Agent;
 pub use bare::BarePair;

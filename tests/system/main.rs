@@ -21,6 +21,7 @@ mod policy_scope;
 mod restart;
 mod restart_storm;
 mod story;
+mod way;
 
 use anyhow::Result;
 
