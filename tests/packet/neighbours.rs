@@ -100,6 +100,7 @@ fn pkt_4_arp_with_another_sender_mac_is_dropped() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of data")]
 fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection() {
     let rows = || {
         vec![
@@ -197,6 +198,7 @@ fn pkt_6_pkt_7_neighbour_solicitations_are_answered_but_never_address_detection(
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of data")]
 fn pkt_8_a_solicitation_that_is_forged_or_torn_is_dropped() {
     let rows = || {
         vec![

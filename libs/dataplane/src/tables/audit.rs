@@ -144,6 +144,7 @@ pub fn text(repair: &Write) -> String {
         Write::Row(key, _) => format!("ROWS entry (rule set {}, class {})", key.set, key.class),
         Write::DeleteRow(key) => format!("ROWS had a foreign entry (rule set {}, class {})", key.set, key.class),
         Write::Spans(offset, _) => format!("SPANS from {offset} on"),
+        Write::Source(family, _) => format!("SOURCES entry {family}"),
         Write::ClearHit(_) | Write::Grace | Write::FlushFlows(_) | Write::FlushAhead(_) => "counters and flows".into(),
     }
 }
