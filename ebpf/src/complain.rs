@@ -13,7 +13,8 @@ use ebpf::parse::L3;
 use ebpf::tables::Frame;
 use ebpf::walk::{Hook, State};
 
-use crate::maps::{self, count_drop, may_spend};
+use crate::budget::may_spend;
+use crate::maps::{self, count_drop};
 use crate::packet::Skb;
 use crate::send::{self, NEXT, SHOT};
 

@@ -7,6 +7,8 @@
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod budget;
+#[cfg(target_arch = "bpf")]
 mod complain;
 #[cfg(target_arch = "bpf")]
 mod cursor;

@@ -19,7 +19,6 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue};
 use ebpf::entry::Flow;
-use ebpf::icmp_error::spend;
 use ebpf::recent::{self, Note};
 use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
@@ -63,8 +62,6 @@ static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::HITS.default
 static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::DROPS.default_entries, 0);
 #[map]
 static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.default_entries, 0);
-#[map]
-static ICMP_BUDGETS: Array<u64> = Array::with_max_entries(maps::ICMP_BUDGETS.default_entries, 0);
 
 /// How long flows live. Read by `read_volatile` only: the loader may put other numbers there.
 #[unsafe(no_mangle)]
@@ -125,24 +122,6 @@ pub fn state<'a>() -> Option<&'a mut State> {
 #[inline(always)]
 pub fn source<'a>(v6: bool) -> Option<&'a Address> {
     SOURCES.get(u32::from(v6)).filter(|address| **address != Address::default())
-}
-
-/// Whether one more ICMP error may be sent about a packet of the endpoint in `slot`. Processors that ask at the same
-/// moment may each be given the same token.
-#[inline(always)]
-pub fn may_spend(slot: u32, by_uplink: bool) -> bool {
-    let account = slot.wrapping_mul(2).wrapping_add(u32::from(by_uplink));
-    let Some(budget) = ICMP_BUDGETS.get_ptr_mut(account) else {
-        return false;
-    };
-    // SAFETY: the helper takes nothing; an array lookup gives an aligned u64, read and written whole.
-    unsafe {
-        match spend(ptr::read_volatile(budget), bpf_ktime_get_coarse_ns()) {
-            Some(until) => ptr::write_volatile(budget, until),
-            None => return false,
-        }
-    }
-    true
 }
 
 /// The kernel's tables. A dry one reads the same and writes nothing.
