@@ -204,7 +204,7 @@ impl Invocation<'_> {
     /// Takes back what a failed ADD has done. What cannot be taken back goes into the failure's details; the runtime's
     /// DEL, and the agent by itself, try again.
     fn undo(&self, mut failure: Failure) -> Failure {
-        let links = unwire(&host_interface_alias(&self.id()));
+        let links = unwire(&self.host_interface(), &host_interface_alias(&self.id()));
         let abort = Operation::Abort { id: self.id() };
         let agent = client::ask(&self.conf.socket, UNDO_LIMIT, abort).map(|_| ()).map_err(Failure::from);
         // An attachment that the agent could not take back may still use its addresses.
@@ -226,7 +226,7 @@ impl Invocation<'_> {
         if let Some(Ok(sandbox)) = self.environment.namespace.as_deref().map(namespace::open) {
             self.refuse_own(&sandbox)?;
         }
-        unwire(&host_interface_alias(&self.id()))?;
+        unwire(&self.host_interface(), &host_interface_alias(&self.id()))?;
         self.tell(Operation::Del { id: self.id() })?;
         self.pass_on("DEL")
     }

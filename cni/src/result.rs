@@ -2,7 +2,7 @@
 //! In: what was wired. Out: JSON.
 //! Invariant: the host side comes first and the pod's second, as Calico has it (CNI-25); what plugins before this one
 //! have done stands before both.
-//! Never: names a gateway in `ips`; the routes do.
+//! Never: names a gateway in the `ips` of a pod's first interface; the routes do, as Calico's. `sbr` looks for others' there.
 
 use crate::conf::Version;
 use model::{Cidr, IfaceName, Mac};
@@ -59,8 +59,13 @@ impl Attached<'_> {
         }
         let mut result = self.previous.filter(|previous| previous.is_object()).cloned().unwrap_or_else(|| json!({}));
         let before = result["interfaces"].as_array().map_or(0, Vec::len);
-        let ips = self.addresses.iter().map(|address| ip(*address, before + 1, version));
-        append(&mut result, "ips", ips.collect());
+        let mut ips: Vec<_> = self.addresses.iter().map(|address| ip(*address, before + 1, version)).collect();
+        if self.metric.is_some() {
+            for (ip, address) in ips.iter_mut().zip(self.addresses) {
+                ip["gateway"] = gateway_of(*address).to_string().into();
+            }
+        }
+        append(&mut result, "ips", ips);
         append(&mut result, "routes", self.routes(version));
         append(&mut result, "interfaces", vec![host, pod]);
         result["cniVersion"] = version.text().into();

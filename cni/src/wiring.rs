@@ -150,11 +150,12 @@ fn pod_routes(interface: Ifindex, address: IpAddr, destinations: &[Cidr]) -> Vec
     to_gateway.into_iter().chain(out).collect()
 }
 
-/// Takes away the host side that carries `alias`, and with it the pod's side. Succeeds where there is none. One that an
-/// interrupted ADD left without an alias is the agent's to take: only its journal says whose it is.
-pub(crate) fn unwire(alias: &str) -> Result<(), Failure> {
+/// Takes away the host side `host` if it carries `alias`, and with it the pod's side. Succeeds where there is none. One that
+/// an interrupted ADD left without an alias, or under another name than the runtime's arguments give, is the agent's to
+/// take: its journal says whose it is. Not looked for among all links: that list may change as fast as it is read.
+pub(crate) fn unwire(host: &IfaceName, alias: &str) -> Result<(), Failure> {
     let mut socket = Socket::open()?;
-    for link in socket.links()?.iter().filter(|link| link.kind == "veth" && link.alias == alias) {
+    if let Some(link) = socket.link(host)?.filter(|link| link.kind == "veth" && link.alias == alias) {
         socket.delete_link(link.index)?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! Never: builds anything.
 
 use anyhow::{Result, ensure};
-use std::{env, path::PathBuf};
+use std::{env, fs, path::PathBuf};
 
 /// The programs under test.
 #[derive(Clone, Debug)]
@@ -38,9 +38,27 @@ impl Binaries {
     }
 }
 
+/// The reference runtime's command line: as `TORTIE_CNITOOL` says, else the one that the chores built.
+///
+/// # Errors
+/// There is none.
+pub fn cnitool() -> Result<PathBuf> {
+    let built = || {
+        let versions = fs::read_dir(cache_dir().join("go")).into_iter().flatten().flatten();
+        versions.map(|version| version.path().join("cnitool")).find(|path| path.is_file())
+    };
+    let path = env::var_os("TORTIE_CNITOOL").map(PathBuf::from).or_else(built).unwrap_or_default();
+    ensure!(path.is_file(), "cnitool is not there; run `cargo xtask setup` first");
+    Ok(path)
+}
+
 /// `CARGO_TARGET_DIR`, else where the chores put it.
 fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache_dir().join("target"), PathBuf::from)
+}
+
+fn cache_dir() -> PathBuf {
     let cache = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache");
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache().unwrap_or_else(home).join("tortie/target"), PathBuf::from)
+    cache().unwrap_or_else(home).join("tortie")
 }

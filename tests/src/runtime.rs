@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Stdio},
     sync::Arc,
 };
+
+/// Where Debian puts the reference plugins.
+pub const PLUGINS: &str = "/usr/lib/cni";
 
 /// A runtime on one node.
 #[derive(Clone, Debug)]
@@ -96,11 +99,31 @@ impl Runtime {
         &self.conf
     }
 
+    /// The binary.
+    #[must_use]
+    pub fn plugin(&self) -> &Path {
+        &self.plugin
+    }
+
+    /// The same runtime, calling another plugin.
+    #[must_use]
+    pub fn other(&self, plugin: &Path) -> Self {
+        Self { plugin: plugin.to_owned(), ..self.clone() }
+    }
+
     /// `CNI_COMMAND` = `command`.
     ///
     /// # Errors
     /// The binary cannot be run.
     pub fn call(&self, command: &str, call: &Call) -> Result<Answer> {
+        end(self.begin(command, call)?)
+    }
+
+    /// The same, begun only.
+    ///
+    /// # Errors
+    /// The binary cannot be started.
+    pub fn begin(&self, command: &str, call: &Call) -> Result<Child> {
         let mut conf = self.conf.clone();
         if let (Some(members), Some(more)) = (conf.as_object_mut(), call.conf.as_object()) {
             members.extend(more.clone());
@@ -110,12 +133,12 @@ impl Runtime {
             ("CNI_CONTAINERID", call.container.clone()),
             ("CNI_IFNAME", call.interface.clone()),
             ("CNI_ARGS", call.args.clone()),
-            ("CNI_PATH", "/opt/cni/bin".to_owned()),
+            ("CNI_PATH", PLUGINS.to_owned()),
         ];
         if let Some(netns) = &call.netns {
             variables.push(("CNI_NETNS", netns.display().to_string()));
         }
-        self.run(&variables, &conf.to_string())
+        self.spawn(&variables, &conf.to_string())
     }
 
     /// Runs the binary with exactly these variables and this input.
@@ -123,18 +146,17 @@ impl Runtime {
     /// # Errors
     /// The binary cannot be run.
     pub fn run(&self, variables: &[(&str, String)], input: &str) -> Result<Answer> {
+        end(self.spawn(variables, input)?)
+    }
+
+    fn spawn(&self, variables: &[(&str, String)], input: &str) -> Result<Child> {
         let mut command = self.host.command(&self.plugin)?;
         command.env_clear().envs(variables.iter().map(|(name, value)| (*name, value)));
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().with_context(|| format!("starting {}", self.plugin.display()))?;
         // A binary that does not read its input has an answer all the same.
         let _ = child.stdin.take().context("the CNI binary has no input")?.write_all(input.as_bytes());
-        let output = child.wait_with_output().context("waiting for the CNI binary")?;
-        Ok(Answer {
-            exit: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(child)
     }
 
     /// Whether an ADD could be served now.
@@ -142,7 +164,20 @@ impl Runtime {
     /// # Errors
     /// The binary cannot be run.
     pub fn ready(&self) -> Result<bool> {
-        let variables = [("CNI_COMMAND", "STATUS".to_owned()), ("CNI_PATH", "/opt/cni/bin".to_owned())];
+        let variables = [("CNI_COMMAND", "STATUS".to_owned()), ("CNI_PATH", PLUGINS.to_owned())];
         Ok(self.run(&variables, &self.conf.to_string())?.exit == Some(0))
     }
+}
+
+/// Waits for a call that was begun.
+///
+/// # Errors
+/// The kernel does not say how it ended.
+pub fn end(child: Child) -> Result<Answer> {
+    let output = child.wait_with_output().context("waiting for the CNI binary")?;
+    Ok(Answer {
+        exit: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }

@@ -7,6 +7,7 @@ mod build;
 mod conformance;
 mod ebpf;
 mod fuzz;
+mod golang;
 mod launch;
 mod paths;
 mod setup;

@@ -3,7 +3,7 @@
 //! Invariant: a second run finds nothing to do, and needs neither a network nor root.
 //! Never: touches a package, toolchain or tool that is good enough as it is.
 
-use crate::{paths::Paths, step::Console};
+use crate::{golang, paths::Paths, step::Console};
 use anyhow::{Context as _, Result, bail};
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -37,15 +37,28 @@ const PACKAGES: &[Package] = &[
     Package { name: "bpftool", proof: "bpftool", reason: "to look into programs and maps" },
     Package { name: "procps", proof: "ps", reason: "the demo shows what runs" },
     Package { name: "qemu-system-x86", proof: "qemu-system-x86_64", reason: "other kernels run in it" },
-    Package { name: "busybox-static", proof: "busybox", reason: "other kernels boot into it" },
+    Package {
+        name: "busybox-static",
+        proof: "busybox",
+        reason: "other kernels boot into it, the tests' containers run it",
+    },
     Package { name: "xz-utils", proof: "xz", reason: "other kernels' modules are packed with it" },
+    Package {
+        name: "containernetworking-plugins",
+        proof: "/usr/lib/cni/host-local",
+        reason: "the tests chain the reference plugins and take addresses from them",
+    },
+    Package { name: "golang-go", proof: "go", reason: "the tests run Go's cnitool" },
+    Package { name: "containerd", proof: "containerd", reason: "the tests start containers with it" },
+    Package { name: "runc", proof: "runc", reason: "containerd starts containers with it" },
 ];
 
 /// Installs what is missing.
 pub fn setup(paths: &Paths, console: &Console) -> Result<()> {
     toolchain(paths, console)?;
     packages(paths, console)?;
-    linker(paths, console)
+    linker(paths, console)?;
+    golang::cnitool(paths, console)
 }
 
 /// Whether this process may do what needs root.
@@ -122,11 +135,11 @@ fn output(command: &mut Command) -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
-/// Whether a file exists, or a program is on the search path or where Debian keeps root's programs.
+/// Whether a file exists, or a program is on the search path, where Debian keeps root's programs, or where Go is put.
 fn is_there(paths: &Paths, proof: &str) -> bool {
     if proof.starts_with('/') {
         return Path::new(proof).exists();
     }
     paths.search_dirs().any(|dir| dir.join(proof).is_file())
-        || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(proof).is_file())
+        || ["/usr/sbin", "/sbin", golang::CUSTOM].iter().any(|dir| Path::new(dir).join(proof).is_file())
 }

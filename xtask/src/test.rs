@@ -5,7 +5,7 @@
 
 use crate::{
     build::{self, Programs},
-    ebpf, fuzz,
+    ebpf, fuzz, golang,
     paths::Paths,
     setup::is_root,
     step::Console,
@@ -144,6 +144,7 @@ impl Run<'_> {
             return;
         }
         self.build();
+        self.work(golang::cnitool);
         let mut tests = self.kernel_tests("system");
         // They wait for agents and for silence more than they compute.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -169,6 +170,7 @@ impl Run<'_> {
         let programs = Programs::of(self.paths);
         let mut command = self.paths.cargo(&["test", "--package", "tests", "--test", binary, "--", "--show-output"]);
         command.env("TORTIE_AGENT", programs.agent).env("TORTIE_CNI", programs.cni);
+        command.env("TORTIE_CNITOOL", golang::cnitool_path(self.paths));
         command
     }
 

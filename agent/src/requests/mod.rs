@@ -68,7 +68,11 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
                 waiting.extend(commit::start(agent, id, commit::Wired { mac, addresses }, reply));
             }
             Operation::Abort { id } | Operation::Del { id } => waiting.push(remove::start(agent, vec![id], reply)),
-            Operation::Gc { network, keep } => waiting.push(remove::gc(agent, &network, &keep, reply)),
+            Operation::Gc { network, keep } => {
+                // What was prepared before it is not overlooked, though prepares are served together.
+                waiting.extend(prepare::all(agent, std::mem::take(&mut prepares)));
+                waiting.push(remove::gc(agent, &network, &keep, reply));
+            }
         }
     }
     waiting.extend(prepare::all(agent, prepares));
@@ -82,16 +86,23 @@ pub fn finish<K: Kernel>(agent: &mut Agent<K>, waiting: Vec<Waiting>) {
         Waiting::Remove { .. } => None,
     });
     let recorded = commit::record(agent, committed);
+    let (mut removed, mut askers) = (Vec::new(), Vec::new());
     for waiting in waiting {
         match waiting {
             Waiting::Commit { id, reply } => answer(&reply, commit::finish(agent, &id, recorded.clone())),
             Waiting::Remove { ids, reply } => {
-                let done = remove::finish(agent, &ids);
-                match reply {
-                    Some(reply) => answer(&reply, done),
-                    None => drop(done.inspect_err(|fault| tracing::warn!("{fault}"))),
-                }
+                removed.push(ids);
+                askers.push(reply);
             }
+        }
+    }
+    if removed.is_empty() {
+        return;
+    }
+    for (asker, done) in askers.iter().zip(remove::finish_all(agent, &removed)) {
+        match asker {
+            Some(asker) => answer(asker, done),
+            None => drop(done.inspect_err(|fault| tracing::warn!("{fault}"))),
         }
     }
 }

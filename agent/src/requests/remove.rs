@@ -49,8 +49,18 @@ pub fn gc<K: Kernel>(
     start(agent, stale, reply)
 }
 
-/// After the apply: what has left the kernel is released.
-pub fn finish<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Reply {
+/// After the apply: what has left the kernel is released, by one write of the blocks for all who wait. Where that fails each
+/// is tried, and told, by itself.
+pub fn finish_all<K: Kernel>(agent: &mut Agent<K>, all: &[Vec<AttachmentId>]) -> Vec<Reply> {
+    let is_free = |ids: &Vec<AttachmentId>| !ids.iter().any(|id| agent.kernel.in_force(id));
+    let free: Vec<bool> = all.iter().map(is_free).collect();
+    let together: Vec<_> = all.iter().zip(&free).filter(|(_, free)| **free).flat_map(|(ids, _)| ids).cloned().collect();
+    let released = release(agent, &together).is_ok();
+    let by_itself = |(ids, free): (&Vec<_>, &bool)| if released && *free { done() } else { finish(agent, ids) };
+    all.iter().zip(&free).map(by_itself).collect()
+}
+
+fn finish<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Reply {
     if let Some(id) = ids.iter().find(|id| agent.kernel.in_force(id)) {
         let why = agent.outcome.failed.first().map_or_else(String::new, |(item, error)| format!(": {item}: {error}"));
         return Err(fault(TRY_AGAIN, format!("{id} is still in force{why}; its addresses are kept; try again")));

@@ -263,6 +263,26 @@ fn an_address_is_kept_while_its_endpoint_cannot_leave_the_kernel() {
 }
 
 #[test]
+fn all_dels_of_a_batch_are_released_together_and_what_is_stuck_by_itself() {
+    let mut bench = Bench::new();
+    for pod in 0..5 {
+        bench.attached(&format!("c{pod}"), &format!("p{pod}"));
+    }
+    let sequence = |bench: &Bench| {
+        let blocks = bench.agent.allocator.objects().list("IPAMBlock").expect("readable");
+        blocks[0].spec["sequenceNumber"].as_u64().expect("a number")
+    };
+    let before = sequence(&bench);
+    let dels = (0..4).map(|pod| del(&format!("c{pod}"))).collect();
+    assert!(bench.ask_all(dels).iter().all(Result::is_ok));
+    assert_eq!(sequence(&bench), before + 1, "one write of the block");
+    bench.agent.kernel.stuck = true;
+    let replies = bench.ask_all(vec![del("c4"), del("never")]);
+    assert_eq!((code(&replies[0]), &replies[1]), (TRY_AGAIN, &Ok(Answer::Done)));
+    assert_eq!((bench.held("c0"), bench.held("c4")), (0, 1));
+}
+
+#[test]
 fn a_new_container_of_a_pod_takes_the_place_of_the_old_one_whose_del_comes_late() {
     let mut bench = Bench::new();
     bench.attached("old", "a");
@@ -486,6 +506,9 @@ fn cni_65_an_add_that_a_gc_overtakes_is_told_to_try_again() {
     assert_eq!(bench.held("c1"), 0);
     let both = bench.ask_all(vec![prepare("c2", "b"), Operation::Gc { network: "net".into(), keep: vec![] }]);
     assert!(both.iter().all(Result::is_ok), "{both:?}");
+    assert_eq!(bench.held("c2"), 0, "what came before it in the same batch is seen");
+    bench.ask_all(vec![Operation::Gc { network: "net".into(), keep: vec![] }, prepare("c3", "c")]);
+    assert_eq!(bench.held("c3"), 1, "what came after is not stale");
 }
 
 #[test]

@@ -241,6 +241,7 @@ fn cni_21_calc_15_a_second_interface_is_an_attachment_of_its_own_and_leaves_the_
     assert_eq!((host.len(), pod), (2, vec!["eth0".to_owned(), "net1".to_owned()]));
     assert_ne!(first["interfaces"][0]["name"], second["interfaces"][0]["name"]);
     assert_eq!(second["interfaces"][1]["name"], "net1");
+    assert_eq!((&second["ips"][0]["gateway"], &first["ips"][0]["gateway"]), (&json!("169.254.1.1"), &Value::Null));
     assert!(second["routes"][0]["priority"].as_u64().is_some_and(|metric| metric > 1024), "{second}");
     let index = |name: &str| {
         let name = IfaceName(name.to_owned());

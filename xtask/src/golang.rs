@@ -1,0 +1,91 @@
+//! Programs in Go that the tests run: other people's, built from their modules.
+//! In: a version that is pinned here. Out: a program in the cache, beside all target folders.
+//! Invariant: what was built once is not built again.
+//! Never: part of what Tortie is made of.
+
+use crate::{paths::Paths, step::Console};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// The reference runtime's command line.
+const CNITOOL: &str = "github.com/containernetworking/cni/cnitool";
+const CNITOOL_VERSION: &str = "v1.3.0";
+/// What that module asks for: the minor version of Go 1.
+const GO_MINOR: u32 = 21;
+/// A newer Go, as the module in which Go itself fetches its successors. Debian 12's is too old.
+const TOOLCHAIN: &str = "golang.org/toolchain@v0.0.1-go1.24.4.linux-amd64";
+/// Where Go's own archive is unpacked by custom.
+pub const CUSTOM: &str = "/usr/local/go/bin";
+
+/// Where `cnitool` is, or will be.
+pub fn cnitool_path(paths: &Paths) -> PathBuf {
+    paths.cache.join("go").join(CNITOOL_VERSION).join("cnitool")
+}
+
+/// Builds `cnitool`, if it is not there.
+pub fn cnitool(paths: &Paths, console: &Console) -> Result<()> {
+    let program = cnitool_path(paths);
+    let name = format!("cnitool {CNITOOL_VERSION}");
+    if program.is_file() {
+        console.nothing_to_do(&name);
+        return Ok(());
+    }
+    let go = go(paths, console)?;
+    let folder = program.parent().context("a program lies in a folder")?;
+    let mut install = paths.command(&go.to_string_lossy());
+    install.args(["install", &format!("{CNITOOL}@{CNITOOL_VERSION}")]).env("GOBIN", folder).env("CGO_ENABLED", "0");
+    install.env("GOTOOLCHAIN", "local");
+    console.run(&name, &mut install)?;
+    Ok(())
+}
+
+/// A Go that is new enough; an older one fetches it.
+fn go(paths: &Paths, console: &Console) -> Result<PathBuf> {
+    let candidates = paths.search_dirs().chain([Path::new(CUSTOM).to_owned()]).map(|dir| dir.join("go"));
+    let all: Vec<_> = candidates.filter(|go| go.is_file()).collect();
+    let new_enough = |go: &&PathBuf| {
+        let output = paths.command(&go.to_string_lossy()).arg("version").output();
+        output.is_ok_and(|output| minor_of(&String::from_utf8_lossy(&output.stdout)) >= Some(GO_MINOR))
+    };
+    match (all.iter().find(new_enough), all.first()) {
+        (Some(go), _) => Ok(go.clone()),
+        (None, Some(old)) => fetch(paths, console, old),
+        (None, None) => bail!("no Go on PATH or in {CUSTOM}: install one; the CNI tests run Go's cnitool"),
+    }
+}
+
+fn fetch(paths: &Paths, console: &Console, old: &Path) -> Result<PathBuf> {
+    let mut download = paths.command(&old.to_string_lossy());
+    let said = console.run("Go toolchain", download.args(["mod", "download", "-json", TOOLCHAIN]))?;
+    let folder = said.iter().find_map(|line| line.trim().strip_prefix("\"Dir\": \"")?.split('"').next());
+    let folder = Path::new(folder.context("Go does not say where its toolchain is")?);
+    // A module has no programs: Go marks them when it fetches a toolchain for itself.
+    for part in ["bin", "pkg/tool/linux_amd64"] {
+        for entry in fs::read_dir(folder.join(part)).with_context(|| format!("reading {}", folder.display()))? {
+            fs::set_permissions(entry?.path(), Permissions::from_mode(0o555))?;
+        }
+    }
+    Ok(folder.join("bin/go"))
+}
+
+/// Of what `go version` says: `go version go1.26.8 linux/amd64`.
+fn minor_of(said: &str) -> Option<u32> {
+    let version = said.split_whitespace().find_map(|word| word.strip_prefix("go1."))?;
+    version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gos_version_is_read_out_of_what_it_says() {
+        assert_eq!(minor_of("go version go1.26.8 linux/amd64"), Some(26));
+        assert_eq!(minor_of("go version go1.21 linux/arm64"), Some(21));
+        assert_eq!(minor_of("gcc (Debian) 12.2.0"), None);
+    }
+}
