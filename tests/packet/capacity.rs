@@ -10,7 +10,7 @@ use crate::{
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Action, Hook},
 };
-use abi::{DropReason, maps};
+use abi::{DropReason, conntrack::QUOTA_ALL, maps};
 use dataplane::Commit;
 use model::{Direction, Protocol};
 use std::collections::BTreeMap;
@@ -164,6 +164,68 @@ fn rules_past_the_end_of_the_counters_decide_as_before() {
         let answer = DB.tcp(Family::V4, CLIENT, (80, 40000), SYN | ACK).bytes();
         assert_eq!(opens(&mut kernel, Family::V4, 80), Action::Redirect);
         assert_eq!(kernel.run(Hook::Pod(DB), &answer).action, Action::Redirect);
+    });
+}
+
+#[test]
+fn agt_8_every_table_grows_under_live_flows_and_nothing_is_lost_or_opened() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&base());
+        assert_eq!(opens(&mut kernel, Family::V4, 81), Action::Drop);
+        kernel.commit(&Scenario::default().pod(CLIENT, "client"));
+        kernel.commit(&base());
+        assert_eq!(opens(&mut kernel, Family::V4, 81), Action::Drop);
+        assert_eq!(opens(&mut kernel, Family::V4, 80), Action::Redirect);
+        let answer = DB.tcp(Family::V4, CLIENT, (80, 40000), SYN | ACK).bytes();
+        assert_eq!(kernel.run(Hook::Pod(DB), &answer).action, Action::Redirect);
+        let sizes = |kernel: &Kernel| -> BTreeMap<&'static str, u32> {
+            let usages = kernel.dataplane.usages().expect("the maps can be read");
+            usages.into_iter().map(|usage| (usage.map.name, usage.size)).collect()
+        };
+        // The account of endpoints that are gone is always the last.
+        let drops = |kernel: &Kernel, slots: u32| -> Vec<_> {
+            let drops = kernel.seen().drops.into_iter();
+            drops.map(|((slot, reason), packets)| ((slot < slots).then_some(slot), reason, packets)).collect()
+        };
+        let (before, flows) = (sizes(&kernel), kernel.seen().entries);
+        let dropped = drops(&kernel, before["ENDPOINTS"]);
+        assert!(dropped.iter().any(|(slot, ..)| slot.is_none()) && dropped.iter().any(|(slot, ..)| slot.is_some()));
+        let mut former = kernel.grow();
+        for (map, size) in sizes(&kernel) {
+            let grown = match map {
+                "GENERATION" => 1,
+                "EXPIRY" | "CLOCK" => 1,
+                "QUOTA" => 2 * (before[map] - 1) + 1,
+                "DROPS" => 2 * (before[map] - abi::verdict::DROP_REASONS) + abi::verdict::DROP_REASONS,
+                _ => 2 * before[map],
+            };
+            assert_eq!(size, grown, "{map}");
+        }
+        assert_eq!(drops(&kernel, 2 * before["ENDPOINTS"]), dropped, "drops were carried over");
+        assert_eq!(kernel.seen().entries, flows, "flows were carried over");
+        let tracked: Vec<_> = kernel.entries(&maps::CONNTRACK).into_keys().collect();
+        assert!(!tracked.is_empty() && tracked.iter().all(|key| kernel.has_ticket(key)), "their tickets too");
+        assert_eq!(kernel.account(QUOTA_ALL), tracked.len() as u64, "and their places in the accounts");
+        // Before the new agent has committed anything, flows and policy are as they were.
+        let ack = CLIENT.tcp(Family::V4, DB, (40000, 80), ACK).bytes();
+        assert_eq!(kernel.run(Hook::Pod(CLIENT), &ack).action, Action::Redirect, "the flow lives");
+        assert_base_is_in_force(&mut kernel, "grown");
+        let pins = || std::fs::read_dir(kernel.pins_dir()).expect("pins").flatten();
+        assert_eq!(pins().count(), maps::MAPS.len(), "{:?}", pins().map(|pin| pin.file_name()).collect::<Vec<_>>());
+
+        // As if the start had died before it came to its end.
+        let key = abi::FlowKey { protocol: 253, ..abi::FlowKey::default() };
+        let all = kernel.account(QUOTA_ALL);
+        kernel.leave_a_former_flow(&mut former, &abi::Ticket { key, serial: 5, pad: 0 });
+        kernel.restart(dataplane::Attach::Auto);
+        assert!(kernel.seen().entries.contains_key(&key), "the next start goes on from there");
+        assert!(kernel.has_ticket(&key), "and the cursor will look at it");
+        assert_eq!(kernel.account(QUOTA_ALL), all + 1, "and it counts");
+        assert_eq!(std::fs::read_dir(kernel.pins_dir()).expect("pins").count(), maps::MAPS.len());
+        kernel.commit(&large());
+        assert_eq!(opens(&mut kernel, Family::V4, 80), Action::Drop, "the next revision is in force");
+        let error = kernel.reopen("CONNTRACK", 64).expect_err("a table does not shrink");
+        assert!(error.contains("CONNTRACK") && error.contains("does not shrink"), "{error}");
     });
 }
 

@@ -11,7 +11,9 @@ use crate::{
 };
 use abi::{
     Answer, ConntrackEntry, DropReason, Endpoint, FlowKey, FragmentKey, FragmentPorts, Ticket, Timeout, Timeouts,
-    conntrack::QUOTA_ALL, maps, verdict::DROP_REASONS,
+    conntrack::QUOTA_ALL,
+    maps::{self, Sizing},
+    verdict::DROP_REASONS,
 };
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -162,6 +164,55 @@ impl Kernel {
     /// Another agent takes over, which attaches in this way.
     pub fn restart(&mut self, attach: Attach) {
         self.dataplane = open(&self.directory, &self.sizes, attach);
+    }
+
+    /// Another agent takes over, with every table of a setting twice as large. Gives the former programs.
+    pub fn grow(&mut self) -> Ebpf {
+        for map in maps::MAPS.iter().filter(|map| matches!(map.sizing, Sizing::Setting | Sizing::CoversEndpoints)) {
+            let entries = self.sizes.get(map.name).copied().unwrap_or(map.default_entries);
+            self.sizes.insert(map.name.to_owned(), 2 * entries);
+        }
+        self.restart(Attach::Auto);
+        let grown = over_the_pins(&bpffs(&self.directory), &self.sizes);
+        self.loaded = loaded(&grown);
+        std::mem::replace(&mut self.programs, grown)
+    }
+
+    /// An agent that asks for this size of one table.
+    pub fn reopen(&self, map: &str, entries: u32) -> Result<(), String> {
+        let mut sizes = self.sizes.clone();
+        sizes.insert(map.to_owned(), entries);
+        Dataplane::open(options(&self.directory, &sizes, Attach::Auto)).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// A flow that only the former programs' tables have, which are pinned as a start that died would have left them.
+    pub fn leave_a_former_flow(&self, former: &mut Ebpf, ticket: &Ticket) {
+        let Ticket { key, serial, .. } = *ticket;
+        let seen = ConntrackEntry { seen_s: u32::MAX / 4, timeout: Timeout::Generic as u8, ..ConntrackEntry::default() };
+        let pin = |map: &maps::MapSpec| self.pins_dir().join(format!("{}-v{}-former", map.name, map.version));
+        let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(former, &maps::CONNTRACK);
+        flows.insert(key, ConntrackEntry { serial, ..seen }, 0).expect("there is room");
+        flows.pin(pin(&maps::CONNTRACK)).expect("it can be pinned");
+        let mut tickets: Queue<&mut MapData, Ticket> = map_mut(former, &maps::CTQ);
+        tickets.push(ticket, 0).expect("there is room");
+        tickets.pin(pin(&maps::CTQ)).expect("it can be pinned");
+        let accounts: Array<&mut MapData, u64> = map_mut(former, &maps::QUOTA);
+        accounts.pin(pin(&maps::QUOTA)).expect("it can be pinned");
+    }
+
+    /// Whether the cursor will look at this entry. It may hold the ticket in its hand for a moment.
+    pub fn has_ticket(&mut self, key: &FlowKey) -> bool {
+        let mut tickets: Queue<&mut MapData, Ticket> = map_mut(&mut self.programs, &maps::CTQ);
+        (0..1000).any(|_| {
+            let held: Vec<Ticket> = std::iter::from_fn(|| tickets.pop(0).ok()).collect();
+            held.iter().for_each(|ticket| tickets.push(ticket, 0).expect("there was room"));
+            held.iter().any(|ticket| ticket.key == *key)
+        })
+    }
+
+    /// Where maps are pinned.
+    pub fn pins_dir(&self) -> PathBuf {
+        bpffs(&self.directory).join("maps")
     }
 
     /// What `tortie cleanup` does.
@@ -519,7 +570,11 @@ fn state(directory: &Path) -> PathBuf {
 }
 
 fn open(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Dataplane {
-    let options = Options {
+    Dataplane::open(options(directory, sizes, attach)).expect("the dataplane opens")
+}
+
+fn options(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Options {
+    Options {
         bpffs: bpffs(directory),
         object: object(),
         entries: sizes.clone(),
@@ -528,8 +583,7 @@ fn open(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Data
         attach,
         timeouts: Timeouts::DEFAULT,
         flow_quota: Some(FLOW_QUOTA),
-    };
-    Dataplane::open(options).expect("the dataplane opens")
+    }
 }
 
 fn object() -> Vec<u8> {

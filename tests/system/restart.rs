@@ -142,3 +142,29 @@ fn a_second_agent_on_the_same_state_is_refused_and_harms_nothing() -> Result<()>
         Ok(())
     })
 }
+
+#[test]
+fn agt_8_tables_that_grow_at_a_restart_lose_no_packet_of_running_flows() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        s.policy("x/p", FROM_B)?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        let (client, server) = (s.pod("x/b")?, s.pod("x/a")?);
+        let (tcp, udp) = (client.tcp_stream(server, 80)?, client.udp_stream(server, 80)?);
+        s.node.agent.stop()?;
+        let mut arguments = s.node.agent.arguments().to_vec();
+        for larger in ["CONNTRACK=131072", "ENDPOINTS=2048", "ADDRESSES=16384", "SPANS=131072", "CLASSES=32768"] {
+            arguments.extend(["--map-entries".into(), larger.into()]);
+        }
+        s.node.agent.set_arguments(arguments);
+        s.node.start()?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        let again = tcp.sent_again([s.pod("x/a")?.namespace(), s.pod("x/b")?.namespace()])?;
+        let (tcp, udp) = (tcp.stop()?, udp.stop()?);
+        assert_eq!((tcp.lost(), udp.lost()), (0, 0), "of {} and {}", tcp.sent, udp.sent);
+        assert_eq!(again, 0, "TCP had to send something again");
+        let shown = s.node.show("capacity")?;
+        let size = |map: &str| shown.as_array()?.iter().find(|row| row["map"] == map)?["size"].as_u64();
+        assert_eq!((size("CONNTRACK"), size("ENDPOINTS")), (Some(131_072), Some(2048)));
+        Ok(())
+    })
+}

@@ -1,5 +1,5 @@
 //! Kernel maps as plain bytes: what the loader's typed maps do not offer.
-//! In: a map's descriptor. Out: many entries by one call, and what a map costs.
+//! In: a map's descriptor. Out: many entries by one call, and entries of maps whose type is not asked.
 //! Invariant: a buffer is at least as large as what the kernel was told it may write.
 //! Never: knows what the bytes mean.
 
@@ -12,10 +12,15 @@ use std::{
 /// Entries asked for at once.
 const BATCH: u32 = 4096;
 
+const UPDATE_ELEM: libc::c_long = 2;
 const LOOKUP_AND_DELETE: libc::c_long = 21;
 const LOOKUP_BATCH: libc::c_long = 24;
+const UPDATE_BATCH: libc::c_long = 26;
 
-/// `union bpf_attr` for one.
+/// A key must be new.
+pub const NEW_ONLY: u64 = 1;
+
+/// `union bpf_attr` for single entries (include/uapi/linux/bpf.h).
 #[repr(C)]
 #[derive(Default)]
 struct OneEntry {
@@ -57,8 +62,9 @@ pub fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Where the kernel may read; a map without keys wants none.
 fn at(bytes: &[u8]) -> u64 {
-    bytes.as_ptr() as u64
+    if bytes.is_empty() { 0 } else { bytes.as_ptr() as u64 }
 }
 
 /// Where the kernel may write.
@@ -78,11 +84,22 @@ impl<'a> Bytes<'a> {
         Ok(Self { fd, key, value })
     }
 
-    /// Walks over all entries, many by each call. Those that come or go meanwhile may be seen or not.
+    /// Walks over all entries. Those that come or go meanwhile may be seen or not.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn walk(&self, mut visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        self.walk_many(|keys, values, _| {
+            keys.chunks_exact(self.key).zip(values.chunks_exact(self.value)).for_each(|(key, value)| visit(key, value));
+            Ok(())
+        })
+    }
+
+    /// The same, many entries at once: their keys, their values, and how many.
+    ///
+    /// # Errors
+    /// The kernel refuses, or `visit` fails.
+    pub fn walk_many(&self, mut visit: impl FnMut(&[u8], &[u8], u32) -> io::Result<()>) -> io::Result<()> {
         let mut count = BATCH;
         let (mut from, mut to) = (vec![0u8; self.key.max(8)], vec![0u8; self.key.max(8)]);
         let mut is_first = true;
@@ -110,9 +127,7 @@ impl<'a> Bytes<'a> {
                 Err(error) => return Err(error),
             };
             let found = usize::try_from(ask.count).map_err(io::Error::other)?.min(room);
-            for (key, value) in keys.chunks_exact(self.key).zip(values.chunks_exact(self.value)).take(found) {
-                visit(key, value);
-            }
+            visit(&keys[..found * self.key], &values[..found * self.value], ask.count)?;
             if ended {
                 return Ok(());
             }
@@ -137,6 +152,30 @@ impl<'a> Bytes<'a> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes an entry.
+    ///
+    /// # Errors
+    /// The kernel refuses: there is no room, or the key is there and must be new.
+    pub fn put(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+        assert_eq!((key.len(), value.len()), (self.key, self.value), "an entry of this map");
+        let mut ask = OneEntry { map: self.number(), key: at(key), value: at(value), flags, ..OneEntry::default() };
+        bpf(UPDATE_ELEM, &mut ask)
+    }
+
+    /// Writes so many entries at once.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn put_many(&self, keys: &[u8], values: &[u8], count: u32) -> io::Result<()> {
+        let entries = usize::try_from(count).map_err(io::Error::other)?;
+        assert_eq!((keys.len(), values.len()), (entries * self.key, entries * self.value), "entries of this map");
+        if count == 0 {
+            return Ok(());
+        }
+        let (keys, values, map) = (at(keys), at(values), self.number());
+        bpf(UPDATE_BATCH, &mut ManyEntries { keys, values, count, map, ..ManyEntries::default() })
     }
 
     fn number(&self) -> u32 {

@@ -7,7 +7,7 @@ use crate::{
     ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TwinAnswer,
     TwinError, clsact, frame,
     gauges::Gauges,
-    host,
+    growth, host,
     links::Links,
     network::{KernelNetwork, Network},
     pins,
@@ -103,8 +103,10 @@ impl Dataplane {
         fs::create_dir_all(&state_dir).map_err(|source| OpenError::StateDir { path: state_dir.clone(), source })?;
         pins::prepare(&bpffs).map_err(|source| OpenError::Bpffs { path: bpffs.clone(), source })?;
         let flow_quota = flow_quota.unwrap_or((sizes.of(&maps::CONNTRACK) / QUOTA_SHARE).max(1));
-        let mut programs = Programs::load(&bpffs, &object, &sizes, &Globals { timeouts, flow_quota })?;
+        let (mut programs, growth) = Programs::load(&bpffs, &object, &sizes, &Globals { timeouts, flow_quota })?;
+        // From here on nothing expires in a table that is to grow: what is carried over keeps its ticket.
         programs.start_cursor()?;
+        growth.carry()?;
         let adopt = |error: StoreError| OpenError::Adopt { reason: error.to_string() };
         let store = KernelStore::open(&pins::maps_dir(&bpffs), timeouts).map_err(adopt)?;
         let tables = Tables::adopt(store).map_err(adopt)?;
@@ -112,7 +114,8 @@ impl Dataplane {
         let links = Links::new(programs, &bpffs, platform.attached_by);
         let links = links.map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let mut node = Reconciler::new(network, links, tables, uplink.clone(), state_dir);
-        node.start()?;
+        let everywhere = node.start()?;
+        growth::finish(&pins::maps_dir(&bpffs), everywhere)?;
         let gauges = Gauges::open(&bpffs).map_err(adopt)?;
         Ok(Self { uplink, platform, node, gauges })
     }

@@ -32,7 +32,7 @@ pub enum OpenError {
     /// A pinned map has another layout or size than this version asks for.
     #[error(
         "the pinned map {pin} has {property} {actual}, {expected} is asked for; \
-         set its size back in the configuration, or run `tortie cleanup` to start with empty tables"
+         a table grows but does not shrink: set its size back in the configuration, or run `tortie cleanup` to start with empty tables"
     )]
     ForeignPin {
         /// The pin.
@@ -43,6 +43,14 @@ pub enum OpenError {
         expected: u64,
         /// Found.
         actual: u64,
+    },
+    /// A pinned map cannot grow to the size asked for.
+    #[error("the map {map} cannot grow to the size asked for: {reason}; pods go on as they were")]
+    Grow {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        reason: String,
     },
     /// The kernel does not take the programs or maps.
     #[error("cannot load the kernel programs: {reason}")]

@@ -12,6 +12,7 @@ mod drift;
 pub mod error;
 mod frame;
 mod gauges;
+mod growth;
 mod host;
 mod laps;
 mod links;

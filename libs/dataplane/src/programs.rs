@@ -3,7 +3,7 @@
 //! Invariant: a pinned map is only used if its layout and size are those asked for.
 //! Never: attaches; `links` does.
 
-use crate::{OpenError, packet_log, pins, tables::Sizes};
+use crate::{OpenError, growth::Growth, packet_log, pins, tables::Sizes};
 use abi::{
     Timeouts, maps,
     timeout::{FLOW_QUOTA_GLOBAL, TIMEOUTS_GLOBAL},
@@ -78,16 +78,18 @@ pub struct Globals {
 pub struct Programs(Ebpf);
 
 impl Programs {
-    /// Loads them over the maps pinned below `bpffs`, which are made where they are not there.
+    /// Loads them over the maps pinned below `bpffs`, which are made where they are not there; those that have to grow are
+    /// made beside, to be filled and put in their place.
     ///
     /// # Errors
     /// The kernel refuses, or a pin is of another layout or size.
-    pub fn load(bpffs: &Path, object: &[u8], sizes: &Sizes, globals: &Globals) -> Result<Self, OpenError> {
+    pub fn load(bpffs: &Path, object: &[u8], sizes: &Sizes, globals: &Globals) -> Result<(Self, Growth), OpenError> {
         let dir = pins::maps_dir(bpffs);
+        let growth = Growth::plan(&dir, sizes)?;
         let mut loader = EbpfLoader::new();
         for spec in maps::MAPS {
             loader.map_max_entries(spec.name, sizes.of(spec));
-            loader.map_pin_path(spec.name, dir.join(pins::map_name(spec)));
+            loader.map_pin_path(spec.name, growth.place(spec));
         }
         loader.override_global(TIMEOUTS_GLOBAL, &globals.timeouts, true);
         loader.override_global(FLOW_QUOTA_GLOBAL, &globals.flow_quota, true);
@@ -103,7 +105,7 @@ impl Programs {
             program.load().map_err(refused)?;
         }
         packet_log::follow(&mut ebpf).map_err(|reason| OpenError::Load { reason })?;
-        Ok(Self(ebpf))
+        Ok((Self(ebpf), growth))
     }
 
     /// Sets the cursor over tracked flows going, or has the one that goes run these programs' code. From then on it needs

@@ -75,19 +75,23 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     /// The uplink, and every pod's interface that the tables adopted: from now on the present programs run there.
-    pub fn start(&mut self) -> Result<(), OpenError> {
+    /// Whether they run everywhere.
+    pub fn start(&mut self) -> Result<bool, OpenError> {
+        let mut everywhere = true;
         let seen = self.network.list().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let adopted = &self.tables.image().interfaces;
         for link in seen.links.values().filter(|link| adopted.contains_key(&link.index.0)) {
             for hook in POD_HOOKS {
                 // What was attached before goes on working; the first `apply` tries again and reports.
                 if let Err(error) = self.guards.attach(hook, link.index.0) {
+                    everywhere = false;
                     tracing::warn!(interface = %link.name, %error, "the former programs stay attached");
                 }
             }
         }
-        let Some(interface) = self.uplink.clone() else { return Ok(()) };
-        self.guard_uplink(&interface, &seen).map_err(|reason| OpenError::Uplink { interface, reason })
+        let Some(interface) = self.uplink.clone() else { return Ok(everywhere) };
+        let guarded = self.guard_uplink(&interface, &seen);
+        guarded.map(|()| everywhere).map_err(|reason| OpenError::Uplink { interface, reason })
     }
 
     /// See [`crate::Dataplane::apply`].

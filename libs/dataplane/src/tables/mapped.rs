@@ -72,6 +72,13 @@ impl<T: aya::Pod> MappedArray<T> {
         Some(())
     }
 
+    /// Adds to the first word of a value that programs count in. No such index: nothing.
+    pub fn add(&self, index: u32, by: u64) {
+        if let Some(word) = self.word(index, 0) {
+            word.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
     /// Takes from the first word of a value that programs count in. No such index: nothing.
     pub fn subtract(&self, index: u32, by: u64) {
         if let Some(word) = self.word(index, 0) {
