@@ -47,7 +47,7 @@ struct Cell {
     row: Row,
     /// Exchanges a second; bulk: bytes a second.
     per_second: Spread,
-    /// Against the bare pair.
+    /// Against the first setup.
     ratio: Spread,
 }
 
@@ -87,7 +87,8 @@ impl Serialize for Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.setups.iter().map(|name| name.len()).max().unwrap_or(0);
-        writeln!(f, "Against a bare veth pair: median of the rounds [lowest - highest].\n")?;
+        let first = self.setups.first().copied().unwrap_or_default();
+        writeln!(f, "Against {first}: median of the rounds [lowest - highest].\n")?;
         write!(f, "{:width$}", "")?;
         for row in Row::ALL {
             write!(f, "  {row:>18}")?;
@@ -98,7 +99,7 @@ impl fmt::Display for Figures {
             }
             write!(f, "  {:>18}", cell.ratio.with_digits(2))?;
         }
-        write!(f, "\n\n{:width$}", "bare, a second")?;
+        write!(f, "\n\n{:width$}", "the first, a second")?;
         for cell in self.cells().take(Row::ALL.len()) {
             let text = match cell.row {
                 Row::Bulk => format!("{:.1} Gbit", cell.per_second.median * 8.0 / 1e9),

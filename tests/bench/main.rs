@@ -7,6 +7,7 @@ mod cni;
 mod crowd;
 mod figures;
 mod redirect;
+mod rules;
 mod setups;
 
 use anyhow::{Context as _, Result};
@@ -43,6 +44,8 @@ struct Arguments {
 enum Bench {
     /// Two policed pods on one node.
     Local(Local),
+    /// Two policed pods, with one rule and with 12,500.
+    Rules(rules::Rules),
     /// CNI ADD, alone and in crowds.
     Cni(cni::Cni),
 }
@@ -67,6 +70,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.bench {
         Bench::Local(local) => run_local(&arguments, local),
+        Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
         Bench::Cni(cni) => {
             let bare = arguments.bare.as_ref().context("--bare: which program wires without an agent?")?;
             cni::run(cni, binaries(&arguments)?, bare)

@@ -3,6 +3,7 @@
 //! Invariant: a chore can be repeated; the second time it finds its work done.
 //! Never: depends on a crate of this project, so that it builds before them.
 
+mod budget;
 mod build;
 mod conformance;
 mod ebpf;
@@ -60,6 +61,12 @@ enum Chore {
         #[arg(last = true)]
         what: Vec<String>,
     },
+    /// Count what typical packets cost, against the ceilings in ebpf/budget.toml.
+    Budget {
+        /// Write the counts down as the new ceilings.
+        #[arg(long)]
+        write: bool,
+    },
     /// Run tests; "packet", "system", "vm" and "soak" need root.
     Test {
         /// What the tests may need.
@@ -113,6 +120,7 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::BuildEbpf { log } => println!("{}", ebpf::build(&paths, &console, log)?.display()),
         Chore::Build => build::print(&paths, &build::build(&paths, &console)?),
         Chore::Demo { args } => launch::demo(&paths, &console, &args)?,
+        Chore::Budget { write } => return Ok(within(budget::budget(&paths, &console, write)?)),
         Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
         Chore::Vm { kernels: series, write, what } => {
             return Ok(test::vm(&paths, &console, &vm::Request { series, what, write }));
@@ -131,4 +139,8 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn within(held: bool) -> ExitCode {
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -35,6 +35,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "iptables", proof: "iptables-save", reason: "the demo and tests show that no rule is there" },
     Package { name: "tcpdump", proof: "tcpdump", reason: "to watch the demo's packets" },
     Package { name: "bpftool", proof: "bpftool", reason: "to look into programs and maps" },
+    Package { name: "valgrind", proof: "valgrind", reason: "it counts what a packet's way costs" },
     Package { name: "procps", proof: "ps", reason: "the demo shows what runs" },
     Package { name: "qemu-system-x86", proof: "qemu-system-x86_64", reason: "other kernels run in it" },
     Package {

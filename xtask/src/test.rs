@@ -4,6 +4,7 @@
 //! Never: stops at the first failure.
 
 use crate::{
+    budget,
     build::{self, Programs},
     ebpf, fuzz, golang,
     paths::Paths,
@@ -11,7 +12,7 @@ use crate::{
     step::Console,
     tidy, vm,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use std::process::{Command, ExitCode};
 
@@ -115,6 +116,8 @@ impl Run<'_> {
     }
 
     fn packet(&mut self) {
+        let held = budget::budget(self.paths, self.console, false);
+        self.single(held.and_then(ensure_within));
         if self.may("packet tests") {
             self.counted("packet tests", self.kernel_tests("packet"));
         }
@@ -227,6 +230,11 @@ impl Run<'_> {
         self.tally.passed += tally.passed;
         self.tally.failed += tally.failed;
     }
+}
+
+fn ensure_within(held: bool) -> Result<()> {
+    ensure!(held, "a packet's way costs more than ebpf/budget.toml allows");
+    Ok(())
 }
 
 /// Sums the result lines of test binaries.
