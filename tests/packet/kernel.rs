@@ -188,10 +188,11 @@ impl Kernel {
     /// A flow that only the former programs' tables have, which are pinned as a start that died would have left them.
     pub fn leave_a_former_flow(&self, former: &mut Ebpf, ticket: &Ticket) {
         let Ticket { key, serial, .. } = *ticket;
-        let seen = ConntrackEntry { seen_s: u32::MAX / 4, timeout: Timeout::Generic as u8, ..ConntrackEntry::default() };
+        let seen =
+            ConntrackEntry { seen_s: u32::MAX / 4, timeout: Timeout::Generic as u8, ..ConntrackEntry::default() };
         let pin = |map: &maps::MapSpec| self.pins_dir().join(format!("{}-v{}-former", map.name, map.version));
         let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(former, &maps::CONNTRACK);
-        flows.insert(key, ConntrackEntry { serial, ..seen }, 0).expect("there is room");
+        flows.insert(&key, &ConntrackEntry { serial, ..seen }, 0).expect("there is room");
         flows.pin(pin(&maps::CONNTRACK)).expect("it can be pinned");
         let mut tickets: Queue<&mut MapData, Ticket> = map_mut(former, &maps::CTQ);
         tickets.push(ticket, 0).expect("there is room");
