@@ -95,21 +95,30 @@ struct Way {
     apart: bool,
 }
 
+/// A segment from a pod (slot, last byte of its address) to another, with ports and flags.
+type Segment = fn((u32, u8), u8, (u16, u16), u8) -> Vec<u8>;
+
 /// More packets than a flow needs to be noted.
 const MANY: usize = 40;
 
 fn ways() -> Vec<Way> {
     let (sends, first, second) = (Hook::FromWorkload, [2, 2], [3, 3]);
-    let handshake = |frame: fn((u32, u8), u8, (u16, u16), u8) -> Vec<u8>| {
+    let handshake = |frame: Segment| {
         vec![
             (sends, first, frame((2, 2), 3, (4000, 80), SYN)),
             (sends, second, frame((3, 3), 2, (80, 4000), SYN | ACK)),
             (sends, first, frame((2, 2), 3, (4000, 80), ACK)),
         ]
     };
-    let way = |name, frame, before, wanted| Way { name, hook: sends, interfaces: first, before, frame, wanted, apart: true };
+    let way =
+        |name, frame, before, wanted| Way { name, hook: sends, interfaces: first, before, frame, wanted, apart: true };
     let to_second = Ok(Verdict::ToEndpoint(3));
-    let asked = vec![(sends, first, udp((2, 2), 3, (4000, 53))), (sends, second, udp((3, 3), 2, (53, 4000)))];
+    // The answer to an answer makes it a flow.
+    let asked = vec![
+        (sends, first, udp((2, 2), 3, (4000, 53))),
+        (sends, second, udp((3, 3), 2, (53, 4000))),
+        (sends, first, udp((2, 2), 3, (4000, 53))),
+    ];
     let uplink = [UPLINK, UPLINK];
     let opened = vec![
         (Hook::FromUplink, uplink, tcp((0, 77), 3, (4000, 80), SYN)),
