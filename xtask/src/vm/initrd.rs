@@ -15,7 +15,7 @@ use std::{
 /// What the tests need of the kernel that Debian builds as a module, in the order in which they are loaded.
 const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 /// Programs that the tests run.
-const TOOLS: [&str; 2] = ["ip", "tc"];
+const TOOLS: [&str; 3] = ["bpftool", "ip", "tc"];
 /// Files of the tree that the tests read where they were built.
 const FILES: [&str; 2] = ["tests/fuzz/corpus/parse.txt", "tests/fuzz/regressions/parse.txt"];
 /// Begins the line that says how the tests ended.
