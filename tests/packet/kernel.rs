@@ -192,7 +192,7 @@ impl Kernel {
             ConntrackEntry { seen_s: u32::MAX / 4, timeout: Timeout::Generic as u8, ..ConntrackEntry::default() };
         let pin = |map: &maps::MapSpec| self.pins_dir().join(format!("{}-v{}-former", map.name, map.version));
         let mut flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(former, &maps::CONNTRACK);
-        flows.insert(&key, &ConntrackEntry { serial, ..seen }, 0).expect("there is room");
+        flows.insert(&key, &ConntrackEntry { serial, low_slot: 2, high_slot: 3, ..seen }, 0).expect("there is room");
         flows.pin(pin(&maps::CONNTRACK)).expect("it can be pinned");
         let mut tickets: Queue<&mut MapData, Ticket> = map_mut(former, &maps::CTQ);
         tickets.push(ticket, 0).expect("there is room");
