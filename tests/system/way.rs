@@ -14,7 +14,7 @@ use tests::{
 
 /// `x/a` and what it sends may not be answered by anything but errors: nobody may send to it.
 fn alone(s: &Story) -> Result<()> {
-    s.policy("x/alone", "{ podSelector: {}, policyTypes: [Ingress] }")?;
+    s.policy("x/alone", "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }")?;
     s.wait_probe("x/b", "x/a", tests::Probe::Tcp(80), tests::Outcome::Refused)
 }
 
