@@ -70,7 +70,8 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
     if wants(Level::System) {
         run.system();
     }
-    if wants(Level::Vm) {
+    // Not part of all: on 6.1 the present programs do not pass (docs/design/packet.md, "Kernels").
+    if level == Level::Vm {
         run.other_kernels(&vm::Request::default());
     }
     if level == Level::Soak {
