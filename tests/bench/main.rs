@@ -6,7 +6,6 @@
 mod cni;
 mod crowd;
 mod figures;
-mod redirect;
 mod rules;
 mod setups;
 

@@ -3,10 +3,11 @@
 //! Invariant: each stands over the whole run, so that rounds can be interleaved.
 //! Never: tunes one of them: same kernel, same devices, same MTU.
 
-use crate::redirect::redirect;
 use anyhow::{Context as _, Result};
 use std::{os::fd::OwnedFd, process};
-use tests::{BarePair, Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec, netns::STEM, traffic::Way};
+use tests::{
+    BarePair, Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec, netns::STEM, tcx::redirect, traffic::Way,
+};
 
 /// Two ends, joined somehow.
 pub trait Setup {

@@ -1,6 +1,6 @@
-//! A program of somebody else's on an interface, before all others: it lets everything go on to the next.
+//! Programs of nobody's on an interface: one before all others that lets everything go on, and one that only redirects.
 //! In: an interface's index in a namespace. Out: a handle; the program goes with it.
-//! Invariant: it is the first in line at the moment it is put there.
+//! Invariant: neither reads a header or a table.
 //! Never: needs an object file or a loader.
 
 use crate::NetNs;
@@ -45,20 +45,32 @@ struct Link {
 /// # Errors
 /// The kernel refuses.
 pub fn put_first(namespace: &NetNs, ifindex: u32) -> Result<OwnedFd> {
-    namespace.inside(|| {
-        let load = Load {
-            kind: SCHED_CLS,
-            instructions: 2,
-            at: GO_ON.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            ..Load::default()
-        };
-        let program = call(PROG_LOAD, &load).context("loading a program of nobody's")?;
-        let program = u32::try_from(program.as_raw_fd()).map(|number| (number, program)).context("a descriptor")?;
-        let link =
-            Link { program: program.0, interface: ifindex, hook: TCX_INGRESS, flags: F_BEFORE, ..Link::default() };
-        call(LINK_CREATE, &link).context("putting a program first")
-    })
+    namespace.inside(|| attach(&GO_ON, ifindex, F_BEFORE))
+}
+
+/// A program that redirects whatever comes from the pod behind interface `from` to the pod behind `to`, and looks at nothing.
+/// Call it in their namespace.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn redirect(from: u32, to: u32) -> Result<OwnedFd> {
+    // r1 = to; r2 = 0; call bpf_redirect_peer; exit.
+    attach(&[u64::from(to) << 32 | 0x01b7, 0x02b7, 155 << 32 | 0x85, 0x95], from, 0)
+}
+
+/// Loads instructions and puts them at an interface's ingress, in the caller's namespace.
+fn attach(instructions: &[u64], ifindex: u32, flags: u32) -> Result<OwnedFd> {
+    let load = Load {
+        kind: SCHED_CLS,
+        instructions: u32::try_from(instructions.len()).context("too many instructions")?,
+        at: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..Load::default()
+    };
+    let program = call(PROG_LOAD, &load).context("loading a program of nobody's")?;
+    let number = u32::try_from(program.as_raw_fd()).context("a descriptor")?;
+    let link = Link { program: number, interface: ifindex, hook: TCX_INGRESS, flags, ..Link::default() };
+    call(LINK_CREATE, &link).context("attaching a program of nobody's")
 }
 
 fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {

@@ -29,7 +29,7 @@ pub enum Level {
     System,
     /// Root: the kernel programs on older kernels, in emulated machines.
     Vm,
-    /// All of these.
+    /// Unit, fuzz, packet and system.
     All,
     /// Root, and an hour at most: the storms at length (kills, flips of policies), which no other level runs so long.
     Soak,
