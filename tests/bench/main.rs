@@ -6,21 +6,18 @@
 mod cni;
 mod crowd;
 mod figures;
+mod rounds;
 mod rules;
 mod setups;
 
+use ::tests::Binaries;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use figures::Figures;
-use setups::{Bare, Redirected, Routed, Setup, Tortie};
+use rounds::Rounds;
+use setups::{Bare, Redirected, Routed, SERVER, Setup, Tortie};
 use std::{
     io::{self, IsTerminal as _},
     path::PathBuf,
-    time::Duration,
-};
-use tests::{
-    Binaries,
-    traffic::{self, Row},
 };
 
 /// Measures Tortie against what the bare kernel does.
@@ -51,12 +48,8 @@ enum Bench {
 
 #[derive(Debug, Args)]
 struct Local {
-    /// Rounds; each measures every row of every setup once.
-    #[arg(long, default_value_t = 7)]
-    rounds: u32,
-    /// Milliseconds a figure.
-    #[arg(long, default_value_t = 500)]
-    window: u64,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Only what needs no agent.
     #[arg(long)]
     without_agent: bool,
@@ -81,9 +74,10 @@ fn run_local(arguments: &Arguments, local: &Local) -> Result<()> {
     let mut setups: Vec<Box<dyn Setup>> =
         vec![Box::new(Bare::create()?), Box::new(Redirected::create()?), Box::new(Routed::create()?)];
     if !local.without_agent {
-        setups.push(Box::new(Tortie::create(binaries(arguments)?)?));
+        let tortie = Tortie::create("Tortie, a policy at each end", "tortie", SERVER, binaries(arguments)?)?;
+        setups.push(Box::new(tortie));
     }
-    let figures = run(&setups, local)?;
+    let figures = local.rounds.run(&setups.iter().map(Box::as_ref).collect::<Vec<_>>())?;
     if local.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else {
@@ -97,23 +91,6 @@ fn binaries(arguments: &Arguments) -> Result<Binaries> {
         (Some(agent), Some(cni)) => Binaries::at(agent.clone(), cni.clone()),
         _ => Binaries::find(),
     }
-}
-
-/// All rounds. Each starts with another setup, so that none is always the first on a warm machine.
-fn run(setups: &[Box<dyn Setup>], local: &Local) -> Result<Figures> {
-    let window = Duration::from_millis(local.window);
-    let mut figures = Figures::new(setups.iter().map(|setup| setup.name()).collect());
-    for round in 0..local.rounds {
-        progress(&format!("round {} of {}", round + 1, local.rounds));
-        for row in Row::ALL {
-            for place in 0..setups.len() {
-                let index = (place + round as usize) % setups.len();
-                figures.record(row, index, traffic::measure(setups[index].way(), row, window)?);
-            }
-        }
-    }
-    progress("");
-    Ok(figures)
 }
 
 /// One line, written over the last one; only for somebody who watches.

@@ -5,15 +5,12 @@
 //! Never: judges.
 
 use crate::{
-    figures::{Figures, Spread},
+    figures::Spread,
     progress,
-    setups::Setup,
+    rounds::Rounds,
+    setups::{Setup, Tortie},
 };
-use ::tests::{
-    Binaries, Cluster, Node, NodeSpec, Pod, PodSpec,
-    netns::STEM,
-    traffic::{PORT, Row, Way, measure},
-};
+use ::tests::{Binaries, traffic::PORT};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde::Serialize;
@@ -22,7 +19,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
-    process, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -35,12 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 pub struct Rules {
-    /// Rounds; each measures every row of every setup once.
-    #[arg(long, default_value_t = 7)]
-    rounds: u32,
-    /// Milliseconds a figure.
-    #[arg(long, default_value_t = 500)]
-    window: u64,
+    #[command(flatten)]
+    rounds: Rounds,
     /// How often each change is made.
     #[arg(long, default_value_t = 5)]
     changes: u32,
@@ -52,27 +45,17 @@ pub struct Rules {
 /// Runs it.
 pub fn run(rules: &Rules, binaries: &Binaries) -> Result<()> {
     let mut scales = Vec::new();
-    for kind in [Kind::One, Kind::Selectors, Kind::Networks] {
+    for kind in Kind::ALL {
         progress(kind.name());
-        scales.push(Scale::create(kind, binaries.clone())?);
+        scales.push(Scale { kind, tortie: Tortie::create(kind.name(), kind.stem(), WALL, binaries.clone())? });
     }
     let mut costs = Vec::new();
+    let changes = if rules.rounds.quick { 1 } else { rules.changes };
     for scale in &scales {
-        progress(&format!("{}: changes", scale.name()));
-        costs.push(scale.costs(rules.changes)?);
+        progress(&format!("{}: changes", scale.kind.name()));
+        costs.push(scale.costs(changes)?);
     }
-    let window = Duration::from_millis(rules.window);
-    let mut figures = Figures::new(scales.iter().map(Setup::name).collect());
-    for round in 0..rules.rounds {
-        progress(&format!("round {} of {}", round + 1, rules.rounds));
-        for row in Row::ALL {
-            for place in 0..scales.len() {
-                let index = (place + round as usize) % scales.len();
-                figures.record(row, index, measure(scales[index].way(), row, window)?);
-            }
-        }
-    }
-    progress("");
+    let figures = rules.rounds.run(&scales.iter().map(|scale| &scale.tortie as &dyn Setup).collect::<Vec<_>>())?;
     if rules.json {
         println!("{}", serde_json::to_string_pretty(&json!({ "traffic": figures, "changes": costs }))?);
         return Ok(());
@@ -95,26 +78,40 @@ pub fn run(rules: &Rules, binaries: &Binaries) -> Result<()> {
 #[derive(Clone, Copy)]
 enum Kind {
     One,
+    /// Once more, so that a run tells its own noise.
+    Again,
     Selectors,
     Networks,
 }
 
 impl Kind {
+    const ALL: [Self; 4] = [Self::One, Self::Again, Self::Selectors, Self::Networks];
+
     fn name(self) -> &'static str {
         match self {
             Self::One => "1 rule",
+            Self::Again => "1 rule, once more",
             Self::Selectors => "12,500 by selector",
             Self::Networks => "12,500 by network",
+        }
+    }
+
+    fn stem(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Again => "again",
+            Self::Selectors => "selectors",
+            Self::Networks => "networks",
         }
     }
 
     /// The policies of the server, as manifests.
     fn policies(self) -> Vec<Value> {
         let client = json!({ "podSelector": { "matchLabels": { "pod": "client" } } });
-        let (policies, rules) = if matches!(self, Self::One) { (1, 1) } else { (POLICIES, RULES) };
+        let (policies, rules) = if matches!(self, Self::One | Self::Again) { (1, 1) } else { (POLICIES, RULES) };
         let peer = |number: usize| match self {
             _ if number + 1 == policies * rules => client.clone(),
-            Self::One | Self::Selectors => {
+            Self::One | Self::Again | Self::Selectors => {
                 json!({ "podSelector": { "matchLabels": { "peer": format!("p{number}") } } })
             }
             Self::Networks => {
@@ -143,36 +140,12 @@ const WALL: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { namespace: bench, name: wall }
-spec: { podSelector: {}, policyTypes: [Ingress] }
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { namespace: bench, name: client }
-spec:
-  podSelector: { matchLabels: { pod: client } }
-  policyTypes: [Egress]
-  egress:
-  - to: [{ podSelector: { matchLabels: { pod: server } } }]
-    ports: [{ protocol: TCP, port: 5201 }, { protocol: UDP, port: 5201 }]
+spec: { podSelector: { matchLabels: { pod: server } }, policyTypes: [Ingress] }
 ";
 
 struct Scale {
     kind: Kind,
-    // Dropped in this order: the pods' DEL needs the agent.
-    client: Pod,
-    server: Pod,
-    node: Node,
-    cluster: Cluster,
-}
-
-impl Setup for Scale {
-    fn name(&self) -> &'static str {
-        self.kind.name()
-    }
-
-    fn way(&self) -> Way<'_> {
-        Way { client: self.client.namespace(), server: self.server.namespace(), address: self.server.address() }
-    }
+    tortie: Tortie,
 }
 
 /// What a change costs, and what it leaves.
@@ -187,31 +160,17 @@ struct Cost {
 }
 
 impl Scale {
-    fn create(kind: Kind, binaries: Binaries) -> Result<Self> {
-        let short = kind.name().rsplit(' ').next().unwrap_or_default();
-        let cluster = Cluster::with_stem(&format!("{STEM}{}-{short}", process::id()), binaries)?;
-        cluster.namespace("bench", &[])?;
-        cluster.manifest("wall", WALL)?;
-        let mut spec = NodeSpec::new(1);
-        spec.full_tables = true;
-        let mut node = cluster.node(spec)?;
-        node.start()?;
-        let client = node.pod(&cluster, &PodSpec::new("bench/client").silent())?;
-        let server = node.pod(&cluster, &PodSpec::new("bench/server").silent())?;
-        Ok(Self { kind, client, server, node, cluster })
-    }
-
     /// Opens and closes the server some times, and leaves it open.
     fn costs(&self, changes: u32) -> Result<Cost> {
         let policies = self.kind.policies().iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
         let mut times = Vec::new();
         for _ in 0..changes {
             times.push(self.opened(&policies)?.as_secs_f64() * 1e3);
-            self.cluster.remove("rules")?;
+            self.tortie.cluster.remove("rules")?;
             self.until(false, Instant::now())?;
         }
         self.opened(&policies)?;
-        let agent = self.node.agent.pid().context("the agent has ended")?;
+        let agent = self.tortie.node.agent.pid().context("the agent has ended")?;
         Ok(Cost {
             setup: self.kind.name(),
             in_force_ms: Spread::of(times),
@@ -222,16 +181,16 @@ impl Scale {
     }
 
     fn opened(&self, policies: &str) -> Result<Duration> {
-        self.cluster.manifest("rules", policies)?;
+        self.tortie.cluster.manifest("rules", policies)?;
         // The file is whole and in place: the clock starts.
         self.until(true, Instant::now())
     }
 
     /// Until connections are let in, or no longer.
     fn until(&self, open: bool, begun: Instant) -> Result<Duration> {
-        let to = SocketAddr::new(self.server.address(), PORT);
-        let listener = self.server.namespace().inside(|| TcpListener::bind(to).context("listening"))?;
-        self.client.namespace().inside(|| {
+        let to = SocketAddr::new(self.tortie.server.address(), PORT);
+        let listener = self.tortie.server.namespace().inside(|| TcpListener::bind(to).context("listening"))?;
+        self.tortie.client.namespace().inside(|| {
             loop {
                 let came = TcpStream::connect_timeout(&to, Duration::from_millis(4)).is_ok();
                 if came {

@@ -122,17 +122,8 @@ impl Setup for Redirected {
     }
 }
 
-/// Both ends policed: the client's egress and the server's ingress, each by peer and port.
-const POLICY: &str = r"
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { namespace: bench, name: server }
-spec:
-  podSelector: { matchLabels: { pod: server } }
-  ingress:
-  - from: [{ podSelector: { matchLabels: { pod: client } } }]
-    ports: [{ protocol: TCP, port: 5201 }, { protocol: UDP, port: 5201 }]
----
+/// The client's egress: by peer and port.
+const CLIENT: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { namespace: bench, name: client }
@@ -144,33 +135,48 @@ spec:
     ports: [{ protocol: TCP, port: 5201 }, { protocol: UDP, port: 5201 }]
 ";
 
-/// Two pods on one node of Tortie.
+/// The server's ingress, in the same way.
+pub const SERVER: &str = r"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { namespace: bench, name: server }
+spec:
+  podSelector: { matchLabels: { pod: server } }
+  ingress:
+  - from: [{ podSelector: { matchLabels: { pod: client } } }]
+    ports: [{ protocol: TCP, port: 5201 }, { protocol: UDP, port: 5201 }]
+";
+
+/// Two pods on one node of Tortie, both ends policed.
 pub struct Tortie {
+    name: &'static str,
     // Dropped in this order: the pods' DEL needs the agent.
-    client: Pod,
-    server: Pod,
-    _node: Node,
-    _cluster: Cluster,
+    pub client: Pod,
+    pub server: Pod,
+    pub node: Node,
+    pub cluster: Cluster,
 }
 
 impl Tortie {
-    pub fn create(binaries: Binaries) -> Result<Self> {
-        let cluster = Cluster::with_stem(&format!("{STEM}{}-tortie", process::id()), binaries)?;
+    /// `stem` tells its namespaces from those of others in this run; `policy` is the server's.
+    pub fn create(name: &'static str, stem: &str, policy: &str, binaries: Binaries) -> Result<Self> {
+        let cluster = Cluster::with_stem(&format!("{STEM}{}-{stem}", process::id()), binaries)?;
         cluster.namespace("bench", &[])?;
-        cluster.manifest("policy", POLICY)?;
+        cluster.manifest("client", CLIENT)?;
+        cluster.manifest("server", policy)?;
         let mut spec = NodeSpec::new(1);
         spec.full_tables = true;
         let mut node = cluster.node(spec)?;
         node.start()?;
         let client = node.pod(&cluster, &PodSpec::new("bench/client").silent())?;
         let server = node.pod(&cluster, &PodSpec::new("bench/server").silent())?;
-        Ok(Self { client, server, _node: node, _cluster: cluster })
+        Ok(Self { name, client, server, node, cluster })
     }
 }
 
 impl Setup for Tortie {
     fn name(&self) -> &'static str {
-        "Tortie, a policy at each end"
+        self.name
     }
 
     fn way(&self) -> Way<'_> {
