@@ -72,6 +72,8 @@ struct TestRun {
     bytes: Vec<u8>,
     mark: u32,
     cb: [u32; 5],
+    /// Of one run, as the kernel's clock says.
+    took: Duration,
 }
 
 /// Everything the programs write.
@@ -384,6 +386,13 @@ impl Kernel {
         action_of(program, self.test_run_times(program, &interface, by.as_ref(), bytes, times).result)
     }
 
+    /// Runs the live program of a hook; says what it did, and how long it took.
+    pub fn time(&mut self, hook: Hook, bytes: &[u8]) -> (Action, Duration) {
+        let (program, interface, by) = program_of(hook);
+        let TestRun { result, took, .. } = self.test_run(program, &interface, by.as_ref(), bytes);
+        (action_of(program, result), took)
+    }
+
     /// Where the maps are pinned.
     pub fn maps(&self) -> PathBuf {
         bpffs(&self.directory).join("maps")
@@ -437,7 +446,8 @@ impl Kernel {
         out.truncate(result.data_size_out as usize);
         let word = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().expect("four bytes"));
         let cb = std::array::from_fn(|n| word(CB + 4 * n));
-        TestRun { result: result.return_value, bytes: out, mark: word(MARK), cb }
+        let took = result.duration;
+        TestRun { result: result.return_value, bytes: out, mark: word(MARK), cb, took }
     }
 
     /// What the programs wrote so far.

@@ -18,6 +18,7 @@ mod limits;
 mod malformed;
 mod mutants;
 mod neighbours;
+mod paths;
 mod policies;
 mod port;
 mod receiving;

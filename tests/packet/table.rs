@@ -9,7 +9,7 @@ use crate::{
     scenario::Scenario,
 };
 use abi::DropReason;
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 /// Where a packet comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,11 @@ impl Step {
     /// Does it, outside a row.
     pub fn take(&self, kernel: &mut Kernel, family: Family) -> Action {
         kernel.run(self.hook, &(self.bytes)(family)).action
+    }
+
+    /// Does it, and says how long the program took.
+    pub fn time(&self, kernel: &mut Kernel, family: Family) -> (Action, Duration) {
+        kernel.time(self.hook, &(self.bytes)(family))
     }
 }
 
