@@ -8,8 +8,14 @@ use anyhow::{Context as _, Result, bail};
 use std::{fs, path::PathBuf, process::Command};
 
 /// Each target, and the inputs it gets in a test run: some seconds' worth.
-pub const TARGETS: [(&str, u64); 5] =
-    [("manifest", 10_000), ("parse", 300_000), ("protocol", 100_000), ("state", 25_000), ("stdin", 100_000)];
+pub const TARGETS: [(&str, u64); 6] = [
+    ("manifest", 10_000),
+    ("parse", 300_000),
+    ("protocol", 100_000),
+    ("selector", 200_000),
+    ("state", 25_000),
+    ("stdin", 100_000),
+];
 
 /// A profile of its own, so that the libraries' checks are in and the code is fast.
 const PROFILE: &str = "fuzz";

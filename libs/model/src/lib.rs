@@ -23,5 +23,5 @@ pub use policy::{
 };
 pub use pool::IpPool;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
-pub use selector::Selector;
+pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
 pub use update::Update;

@@ -4,7 +4,7 @@
 //! Invariant: a rule part that could not be read stays in its place, in the restrictive reading (`Rule::unreadable`).
 //! Never: holds addresses of pods; a selector names them.
 
-use crate::{Cidr, Labels, NamespaceName, PolicyId, PortName, PortRange, Protocol, Selector};
+use crate::{Cidr, Incomplete, Labels, NamespaceName, PolicyId, PortName, PortRange, Protocol, Selector};
 use std::fmt;
 
 /// What a rule does with what it matches.
@@ -84,11 +84,11 @@ impl PeerSelector {
         let namespace_matches = match &self.namespaces {
             NamespaceMatch::Named(name) => name == namespace,
             NamespaceMatch::Labelled(selector) => match namespace_labels {
-                Some(labels) => selector.matches(labels),
-                None => selector.matches_surely(&name_label(namespace)),
+                Some(labels) => selector.matches(labels).surely(),
+                None => selector.matches(&Incomplete(&name_label(namespace))).surely(),
             },
         };
-        namespace_matches && self.pods.matches(labels)
+        namespace_matches && self.pods.matches(labels).surely()
     }
 }
 

@@ -213,7 +213,7 @@ impl Dice {
             1 => Selector::In(key, [first, second].into()),
             2 => Selector::NotIn(key, [first, second].into()),
             3 => Selector::Has(key),
-            _ => Selector::HasNot(key),
+            _ => Selector::has_not(key),
         }
     }
 

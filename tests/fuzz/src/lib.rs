@@ -12,6 +12,7 @@ pub mod protocol;
 mod replay;
 pub mod scene;
 pub mod script;
+pub mod selector;
 pub mod state;
 pub mod stdin;
 
@@ -19,10 +20,11 @@ pub mod stdin;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("manifest", manifest::run),
     ("parse", parse::run),
     ("protocol", protocol::run),
+    ("selector", selector::run),
     ("state", state::run),
     ("stdin", stdin::run),
 ];

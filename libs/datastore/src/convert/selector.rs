@@ -56,7 +56,7 @@ impl Requirement {
             "In" => Ok(Selector::In(key, values)),
             "NotIn" => Ok(Selector::NotIn(key, values)),
             "Exists" => Ok(Selector::Has(key)),
-            "DoesNotExist" => Ok(Selector::HasNot(key)),
+            "DoesNotExist" => Ok(Selector::has_not(key)),
             other => {
                 let reason = format!("{other:?} is not one of In, NotIn, Exists, DoesNotExist");
                 Err(InvalidField::new(&format!("{path}.operator"), reason))

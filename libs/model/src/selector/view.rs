@@ -1,0 +1,148 @@
+//! What a selector may see: the effective labels of an endpoint or network set, looked up where they are kept.
+//! In: own labels, and those of the namespace and the service account. Out: one label at a time, as far as it is known.
+//! Invariant: nobody names its own namespace, account or orchestrator: such labels of its own are not seen.
+//! Never: a merged copy; a cluster has tens of thousands of pods.
+
+use crate::{
+    Labels, NamespaceName,
+    label::{
+        ACCOUNT_PREFIX, KUBERNETES, KUBERNETES_NAME, NAME, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT,
+    },
+};
+
+/// What is known of one label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label<'a> {
+    /// Its value.
+    Is(&'a str),
+    /// It is not there.
+    Absent,
+    /// Nobody has said.
+    Unknown,
+}
+
+impl<'a> Label<'a> {
+    fn of(labels: &'a Labels, key: &str) -> Self {
+        labels.get(key).map_or(Self::Absent, |value| Self::Is(value))
+    }
+}
+
+/// Where labels can be looked up.
+pub trait LabelView {
+    /// What is known of the label `key`.
+    fn label(&self, key: &str) -> Label<'_>;
+}
+
+impl LabelView for Labels {
+    fn label(&self, key: &str) -> Label<'_> {
+        Label::of(self, key)
+    }
+}
+
+/// Labels of which only these are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Incomplete<'a>(pub &'a Labels);
+
+impl LabelView for Incomplete<'_> {
+    fn label(&self, key: &str) -> Label<'_> {
+        self.0.get(key).map_or(Label::Unknown, |value| Label::Is(value))
+    }
+}
+
+/// A namespace or service account, whose labels are inherited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent<'a> {
+    /// There is none.
+    None,
+    /// There is one, and nobody has said which.
+    Unknown,
+    /// This one.
+    Named {
+        /// Its name.
+        name: &'a str,
+        /// Its labels; `None`: nobody has described it.
+        labels: Option<&'a Labels>,
+    },
+}
+
+impl<'a> Parent<'a> {
+    fn name(self) -> Label<'a> {
+        match self {
+            Self::None => Label::Absent,
+            Self::Unknown => Label::Unknown,
+            Self::Named { name, .. } => Label::Is(name),
+        }
+    }
+
+    /// Its own label; its name is known before it is described.
+    fn label(self, key: &str) -> Label<'a> {
+        match self {
+            Self::None => Label::Absent,
+            Self::Named { name, .. } if key == NAME => Label::Is(name),
+            Self::Named { labels: Some(labels), .. } => Label::of(labels, key),
+            Self::Unknown | Self::Named { labels: None, .. } => Label::Unknown,
+        }
+    }
+}
+
+/// The labels that selectors are matched against (SEL-9), as Calico joins them (libcalico-go/lib/backend/k8s/conversion
+/// and syncersv1/updateprocessors): own ones, `pcns.KEY` of the namespace, `pcsa.KEY` of the service account, and the
+/// names of all three.
+#[derive(Clone, Copy, Debug)]
+pub struct EffectiveLabels<'a> {
+    own: &'a Labels,
+    orchestrator: Option<&'a str>,
+    namespace: Parent<'a>,
+    account: Parent<'a>,
+}
+
+impl<'a> EffectiveLabels<'a> {
+    /// A pod's. `namespace_labels`: `None` while nobody has described the namespace.
+    #[must_use]
+    pub fn pod(
+        own: &'a Labels,
+        namespace: &'a NamespaceName,
+        namespace_labels: Option<&'a Labels>,
+        account: Parent<'a>,
+    ) -> Self {
+        let namespace = Parent::Named { name: &namespace.0, labels: namespace_labels };
+        Self { own, orchestrator: Some(KUBERNETES), namespace, account }
+    }
+
+    /// A network set's of a namespace (CAL-33).
+    #[must_use]
+    pub fn network_set(own: &'a Labels, namespace: &'a NamespaceName, namespace_labels: Option<&'a Labels>) -> Self {
+        let namespace = Parent::Named { name: &namespace.0, labels: namespace_labels };
+        Self { own, orchestrator: None, namespace, account: Parent::None }
+    }
+
+    /// A global network set's.
+    #[must_use]
+    pub fn global_network_set(own: &'a Labels) -> Self {
+        Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None }
+    }
+
+    /// The namespace's name as the API server writes it into its labels (NP-41) is known as long as the name is.
+    fn namespace_label(&self, key: &str) -> Label<'a> {
+        if key == KUBERNETES_NAME { self.namespace.name() } else { self.namespace.label(key) }
+    }
+}
+
+impl LabelView for EffectiveLabels<'_> {
+    fn label(&self, key: &str) -> Label<'_> {
+        match key {
+            NAMESPACE => self.namespace.name(),
+            SERVICE_ACCOUNT => self.account.name(),
+            ORCHESTRATOR => self.orchestrator.map_or(Label::Absent, Label::Is),
+            _ => {
+                if let Some(key) = key.strip_prefix(NAMESPACE_PREFIX) {
+                    self.namespace_label(key)
+                } else if let Some(key) = key.strip_prefix(ACCOUNT_PREFIX) {
+                    self.account.label(key)
+                } else {
+                    Label::of(self.own, key)
+                }
+            }
+        }
+    }
+}
