@@ -25,8 +25,10 @@ pub trait Kernel {
     fn apply(&mut self, desired: &Desired) -> Applied;
     /// Puts back what other hands changed of it.
     fn look(&mut self, desired: &Desired, extent: Extent) -> Looked;
-    /// Takes away what the last `apply` replaced.
-    fn settle(&mut self);
+    /// Takes away what was replaced and no packet can see any more. Whether something is left.
+    fn sweep(&mut self) -> bool;
+    /// Moves one program to the way of attachment that it shall have in the end. `false`: all are there.
+    fn upgrade(&mut self) -> bool;
     /// Whether an endpoint is completely in force.
     fn in_force(&self, id: &AttachmentId) -> bool;
     /// Asks the dry twin.
@@ -50,8 +52,12 @@ impl Kernel for Dataplane {
         self.look(desired, extent)
     }
 
-    fn settle(&mut self) {
-        self.settle();
+    fn sweep(&mut self) -> bool {
+        self.sweep()
+    }
+
+    fn upgrade(&mut self) -> bool {
+        self.upgrade()
     }
 
     fn in_force(&self, id: &AttachmentId) -> bool {

@@ -1,6 +1,6 @@
 //! The owner: the one thread that holds World, dataplane, addresses and journal.
 //! In: batches of events. Out: answers, each given when it is true.
-//! Invariant: a batch is taken in whole, then resolved and applied once, then answered, then settled.
+//! Invariant: a batch is taken in whole, then resolved and applied once, then answered, then swept after.
 //! Never: applies anything before the datastore has said everything it has.
 
 use crate::{
@@ -23,6 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tracing::{info, warn};
+
+/// So long no pod comes or goes before programs are moved to TCX: each move holds the kernel's lock of all interfaces for a
+/// grace, and an ADD would wait for it.
+const QUIET: Duration = Duration::from_secs(1);
+/// Between two such moves.
+const UPGRADE: Duration = Duration::from_millis(50);
 
 /// Something the owner hears.
 pub enum Event {
@@ -48,6 +54,13 @@ pub struct Ask {
     pub deadline: Instant,
     /// Where the answer goes; an asker that is gone loses nothing but the answer.
     pub reply: SyncSender<Reply>,
+}
+
+impl Ask {
+    /// Whether a pod comes or goes.
+    fn moves_pods(&self) -> bool {
+        !matches!(self.operation, Operation::Query(_) | Operation::Status { .. } | Operation::Check { .. })
+    }
 }
 
 /// What is not of the cluster but of this node.
@@ -98,6 +111,10 @@ pub struct Agent<K> {
     /// Attachments whose addresses the other nodes have not been told.
     unpublished: BTreeSet<AttachmentId>,
     to_publish: bool,
+    /// Something that earlier commits replaced waits for packets under way.
+    pub(crate) to_sweep: bool,
+    /// When to move a program to its final way of attachment, unless pods come or go before; `None`: all are there.
+    pub(crate) to_upgrade: Option<Instant>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -124,6 +141,8 @@ impl<K: Kernel> Agent<K> {
             desired: None,
             unpublished: BTreeSet::new(),
             to_publish: false,
+            to_sweep: false,
+            to_upgrade: None,
         };
         agent.restore(interfaces);
         agent
@@ -155,6 +174,9 @@ impl<K: Kernel> Agent<K> {
             }
         }
         laps.lap("learn");
+        if self.to_upgrade.is_some() && asks.iter().any(Ask::moves_pods) {
+            self.to_upgrade = Some(Instant::now() + QUIET);
+        }
         let (asked, waiting) = (asks.len(), requests::start(self, asks));
         laps.lap("begin");
         let waited = waiting.len();
@@ -164,8 +186,8 @@ impl<K: Kernel> Agent<K> {
         // A commit that did not come into force was taken back.
         self.apply_changes();
         laps.lap("finish");
-        self.kernel.settle();
-        laps.lap("settle");
+        self.sweep();
+        laps.lap("sweep");
         if std::mem::take(&mut self.to_publish) {
             self.publish_all();
         }
@@ -181,10 +203,23 @@ impl<K: Kernel> Agent<K> {
         self.desired = Some(desired);
         self.repairs.hear(&looked, extent);
         looked.repaired.iter().for_each(|drift| self.node.metrics.repaired(drift.kind));
+        if !looked.repaired.is_empty() {
+            self.to_upgrade.get_or_insert_with(|| Instant::now() + QUIET);
+        }
         if let Some(applied) = looked.applied.take() {
             self.heed(applied, begun.elapsed());
         }
-        self.kernel.settle();
+        self.sweep();
+    }
+
+    /// Takes away what earlier commits replaced, as far as no packet can see it any more.
+    pub fn sweep(&mut self) {
+        self.to_sweep = self.kernel.sweep();
+    }
+
+    /// Moves one program to its final way of attachment, and says when the next is due.
+    pub fn upgrade(&mut self) {
+        self.to_upgrade = self.kernel.upgrade().then(|| Instant::now() + UPGRADE);
     }
 
     /// What is done now and then: what failed is tried again.
@@ -195,7 +230,7 @@ impl<K: Kernel> Agent<K> {
             Some(desired) => self.apply(desired),
             None => self.apply_changes(),
         }
-        self.kernel.settle();
+        self.sweep();
         self.undo_abandoned();
         self.publish_all();
         self.tell_metrics();
@@ -273,6 +308,8 @@ impl<K: Kernel> Agent<K> {
         let begun = Instant::now();
         let applied = self.kernel.apply(&desired);
         self.desired = Some(desired);
+        // Interfaces may have come.
+        self.to_upgrade.get_or_insert_with(|| Instant::now() + QUIET);
         self.heed(applied, begun.elapsed());
     }
 

@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks at least, however much the kernel tells: a hundred links made at once are one change.
 const LOOK_REST: Duration = Duration::from_millis(50);
+/// Between two tries to take away what commits replaced: about what packets under way take to end.
+const SWEEP: Duration = Duration::from_millis(10);
 /// Events that wait for the owner; more make their sender wait.
 const QUEUE: usize = 1024;
 /// Events taken in one batch.
@@ -187,7 +189,10 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
     let mut told = None;
     loop {
         health.beat(agent.ready());
-        match events.recv_timeout(tick.min(look).min(told.unwrap_or(look)).saturating_duration_since(Instant::now())) {
+        let sweep = if agent.to_sweep { Instant::now() + SWEEP } else { look };
+        let upgrade = agent.to_upgrade;
+        let next = tick.min(look).min(told.unwrap_or(look)).min(sweep).min(upgrade.unwrap_or(look));
+        match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(event) => {
                 let batch: Vec<_> = std::iter::once(event).chain(events.try_iter().take(BATCH)).collect();
                 if batch.iter().any(|event| matches!(event, Event::Stop)) {
@@ -202,7 +207,14 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
                 }
                 agent.take(batch);
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            // Only when nothing else is to be done.
+            Err(RecvTimeoutError::Timeout) => {
+                if agent.to_sweep {
+                    agent.sweep();
+                } else if upgrade.is_some_and(|at| Instant::now() >= at) {
+                    agent.upgrade();
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => bail!("all inputs have ended; start the agent again"),
         }
         let now = Instant::now();

@@ -39,10 +39,14 @@ fn ways() -> Vec<Attach> {
 
 /// What hangs on the node's interfaces: interface, side and name.
 fn attached(kernel: &Kernel) -> BTreeSet<String> {
+    attached_to(kernel, &[interface(CLIENT), interface(DB), IfaceName(UPLINK.into())])
+}
+
+fn attached_to(kernel: &Kernel, names: &[IfaceName]) -> BTreeSet<String> {
     let mut socket = Socket::open().expect("netlink answers");
     let mut found = BTreeSet::new();
-    for name in [interface(CLIENT), interface(DB), IfaceName(UPLINK.into())] {
-        let index = kernel.index(&name);
+    for name in names {
+        let index = kernel.index(name);
         for (side, hook) in [(Side::Ingress, TcAttachType::Ingress), (Side::Egress, TcAttachType::Egress)] {
             let filters = socket.filters(index, side).expect("filters are listed");
             found.extend(filters.iter().map(|filter| format!("{name} filter {}", filter.name)));
@@ -111,6 +115,9 @@ fn own_2_no_frame_slips_through_while_programs_and_ways_of_attachment_are_replac
             for attach in ways().into_iter().chain(ways()) {
                 kernel.restart(attach);
                 kernel.restart(attach);
+                // From filters to links, one by one.
+                kernel.restart(Attach::Auto);
+                while kernel.upgrade() {}
             }
             done.store(true, Ordering::Relaxed);
             let mut client = forging.join().expect("the frames can be sent");
@@ -121,6 +128,96 @@ fn own_2_no_frame_slips_through_while_programs_and_ways_of_attachment_are_replac
         assert_eq!(through, 0, "forged frames got through");
         assert!(kernel.seen().drops.keys().any(|(_, reason)| *reason == DropReason::Spoofed), "none was sent");
     });
+}
+
+/// What hangs on the node's interfaces when so many of the pods' four hooks have been moved to links.
+fn between(moved: usize) -> BTreeSet<String> {
+    let is_uplink = |text: &String| text.starts_with(UPLINK);
+    let uplink = wanted("link ").into_iter().filter(is_uplink);
+    // As the agent moves them: interface by interface, what comes from the pod first.
+    let pods = |by| wanted(by).into_iter().filter(|text| !is_uplink(text));
+    let index = |text: &String| if text.starts_with(&interface(CLIENT).0) { 0 } else { 1 };
+    let in_order = |by| {
+        let mut all: Vec<_> = pods(by).collect();
+        all.sort_by_key(index);
+        all
+    };
+    let (links, filters) = (in_order("link "), in_order("filter tortie/"));
+    uplink.chain(links[..moved].to_vec()).chain(filters[moved..].to_vec()).collect()
+}
+
+#[test]
+fn own_2_a_pod_is_guarded_by_filters_at_once_and_by_links_once_nobody_waits_also_over_restarts() {
+    if !ways().contains(&Attach::Tcx) {
+        return;
+    }
+    // An agent is followed by another after every move, as if it had been killed there.
+    for restarted in [false, true] {
+        on_a_node(|| {
+            let mut kernel = Kernel::attached(Attach::Auto);
+            kernel.commit(&scenario());
+            for moved in 0..=4 {
+                if restarted {
+                    kernel.restart(Attach::Auto);
+                    kernel.commit(&scenario());
+                }
+                assert_eq!(attached(&kernel), between(moved), "{moved} moved, restarted: {restarted}");
+                assert_eq!(kernel.look(&scenario()), Vec::<String>::new(), "{moved} moved: it is as it shall be");
+                assert_eq!(kernel.upgrade(), moved < 4, "{moved} moved");
+            }
+            assert_eq!(attached(&kernel), wanted("link "));
+            assert_eq!(links_with_clsact(), 0, "a clsact of ours goes with its last filter");
+        });
+    }
+}
+
+#[test]
+fn what_others_take_from_a_hook_is_put_back_before_and_after_it_is_moved() {
+    on_a_node(|| {
+        let mut kernel = Kernel::attached(Attach::Auto);
+        kernel.commit(&scenario());
+        let index = kernel.index(&interface(CLIENT));
+        let name = "tortie/from_workload".to_owned();
+        let ours = Filter { interface: index, side: Side::Ingress, priority: 1, handle: 84, name, program: None };
+        let before = attached(&kernel);
+        assert!(Socket::open().and_then(|mut socket| socket.delete_filter(&ours)).expect("an answer"));
+        let found = kernel.look(&scenario());
+        assert!(matches!(&found[..], [text] if text.contains("from_workload")), "{found:?}");
+        assert_eq!(attached(&kernel), before);
+        while kernel.upgrade() {}
+        if !ways().contains(&Attach::Tcx) {
+            return;
+        }
+        kernel.detach_link(index, "from_workload");
+        let found = kernel.look(&scenario());
+        assert!(matches!(&found[..], [text] if text.contains("from_workload")), "{found:?}");
+        while kernel.upgrade() {}
+        assert_eq!(attached(&kernel), wanted("link "), "first a filter, then a link again");
+        assert_eq!(kernel.look(&scenario()), Vec::<String>::new(), "put back once");
+    });
+}
+
+#[test]
+fn a_pod_that_goes_while_it_is_moved_stops_nobody() {
+    for moved in 0..4 {
+        on_a_node(|| {
+            let mut kernel = Kernel::attached(Attach::Auto);
+            kernel.commit(&scenario());
+            for _ in 0..moved {
+                assert!(kernel.upgrade());
+            }
+            let index = kernel.index(&interface(CLIENT));
+            assert!(Socket::open().and_then(|mut socket| socket.delete_link(index)).expect("an answer"));
+            // What is on the other pod is moved on; the one that is gone stops nobody.
+            for _ in 0..8 {
+                kernel.upgrade();
+            }
+            assert!(!kernel.upgrade(), "{moved} moved: it comes to an end");
+            let left = attached_to(&kernel, &[interface(DB), IfaceName(UPLINK.into())]);
+            let by_link = |text: &String| text.contains(" link ") || !ways().contains(&Attach::Tcx);
+            assert!(left.len() == 3 && left.iter().all(by_link), "{moved} moved: {left:?}");
+        });
+    }
 }
 
 #[test]

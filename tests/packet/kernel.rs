@@ -260,6 +260,11 @@ impl Kernel {
         looked.repaired.into_iter().map(|drift| drift.found).collect()
     }
 
+    /// Moves one program to its final way of attachment. `false`: all are there.
+    pub fn upgrade(&mut self) -> bool {
+        self.dataplane.upgrade()
+    }
+
     /// Detaches a link as anybody may, by its pin.
     pub fn detach_link(&self, index: Ifindex, program: &str) {
         let pin = bpffs(&self.directory).join("links").join(format!("{}-{program}", index.0));

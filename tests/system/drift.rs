@@ -115,6 +115,8 @@ fn pin(s: &Story, interface: &str, program: &str) -> Result<PathBuf> {
 }
 
 fn detach(pin: &Path) -> Result<()> {
+    // A pod's programs are moved to links some time after it came.
+    wait_until("the program is attached by a link", PATIENCE, || Ok(pin.exists()))?;
     netns::run(Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin)).map(drop)
 }
 
@@ -126,6 +128,10 @@ fn programs_that_others_detach_or_push_back_are_put_first_again() -> Result<()> 
             harm(s, "program", &format!("{program} detached"), |s| detach(&pin(s, interface, program)?))?;
         }
         let index = index(s, &host)?;
+        for program in ["from_workload", "to_workload"] {
+            let pin = pin(s, &host, program)?;
+            wait_until("the program is attached by a link again", PATIENCE, || Ok(pin.exists()))?;
+        }
         let mut foreign = None;
         harm(s, "program", "another program put before ours", |s| {
             foreign = Some(tcx::put_first(s.node.namespace(), index)?);

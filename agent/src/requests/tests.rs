@@ -55,7 +55,12 @@ impl Kernel for FakeKernel {
         let drift = Drift { kind: DriftKind::Route, found: format!("route {}", self.looks) };
         Looked { repaired: vec![drift], applied: Some(self.apply(desired)), ..Looked::default() }
     }
-    fn settle(&mut self) {}
+    fn sweep(&mut self) -> bool {
+        false
+    }
+    fn upgrade(&mut self) -> bool {
+        false
+    }
     fn in_force(&self, id: &AttachmentId) -> bool {
         self.endpoints.contains(id)
     }

@@ -38,13 +38,11 @@ pub fn attach(program: &SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -
     let filter = filter(hook, ifindex);
     let program = program.fd()?.as_fd();
     // The clsact is there but for the first time.
-    match socket.replace_filter(&filter, program) {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            add_clsact(&mut socket, ifindex, dir)?;
-            Ok(socket.replace_filter(&filter, program)?)
-        }
+    if made_by_us(ifindex, dir).exists() && socket.replace_filter(&filter, program).is_ok() {
+        return Ok(());
     }
+    add_clsact(&mut socket, ifindex, dir)?;
+    Ok(socket.replace_filter(&filter, program)?)
 }
 
 /// Whether our filter is there and runs this program.
@@ -59,14 +57,18 @@ pub fn is_attached(program: &SchedClassifier, hook: Hook, ifindex: u32, socket: 
 
 /// Makes the clsact, unless there is one, and says that it is ours before it is.
 fn add_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {
-    if socket.filtered_links()?.contains(&Ifindex(ifindex)) {
-        return Ok(());
+    let says = made_by_us(ifindex, dir);
+    let said = match fs::create_dir(&says) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error.into()),
+    };
+    let added = socket.add_clsact(Ifindex(ifindex));
+    if said && !matches!(added, Ok(true)) {
+        // Another's, or none.
+        pins::remove_link(&says)?;
     }
-    match fs::create_dir(made_by_us(ifindex, dir)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-        _ => {}
-    }
-    socket.add_clsact(Ifindex(ifindex))?;
+    added?;
     Ok(())
 }
 

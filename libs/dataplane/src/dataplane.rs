@@ -8,7 +8,7 @@ use crate::{
     TwinError, clsact, frame,
     gauges::Gauges,
     growth, host,
-    links::Links,
+    links::{Guards as _, Links},
     network::{KernelNetwork, Network},
     pins,
     programs::{Globals, Hook, Programs, in_full},
@@ -141,12 +141,32 @@ impl Dataplane {
         self.node.look(desired, extent)
     }
 
-    /// What `apply` left for after its answer: waits until no packet sees the previous revision, then takes it away.
-    /// The next `apply` does it first if nobody did.
+    /// What `apply` left for after its answer: takes away what no packet can see any more, without waiting for those that
+    /// may. Whether something is left, for which to ask again in some milliseconds. The next `apply` waits only for what it
+    /// has to touch.
+    pub fn sweep(&mut self) -> bool {
+        let left = self.node.tables.sweep();
+        left.unwrap_or_else(|error| {
+            tracing::warn!(%error, "previous revisions are not swept yet; the next change tries again");
+            false
+        })
+    }
+
+    /// As [`Self::sweep`], to its end.
     pub fn settle(&mut self) {
         if let Err(error) = self.node.tables.settle() {
-            tracing::warn!(%error, "the previous revision is not swept yet; the next change tries again");
+            tracing::warn!(%error, "previous revisions are not swept yet; the next change tries again");
         }
+    }
+
+    /// Moves one program to its final way of attachment: from a filter, which no ADD had to wait for, to a link. `false`:
+    /// all are there. The kernel changes no other interface for about ten milliseconds meanwhile.
+    pub fn upgrade(&mut self) -> bool {
+        self.node.guards.upgrade().unwrap_or_else(|error| {
+            // A pod may have gone in between. Guarded it stays.
+            tracing::debug!(%error, "a program stays attached by clsact");
+            true
+        })
     }
 
     /// Whether this endpoint's programs are attached, a policy of its own is in force and its host side is complete.

@@ -58,6 +58,12 @@ pub trait Guards {
     /// A pin cannot be made.
     fn mend_pins(&mut self) -> Result<Vec<&'static str>, String>;
 
+    /// Moves one hook to its final way of attachment. `false`: all are there.
+    ///
+    /// # Errors
+    /// It stays as it is, guarded, and is not tried again.
+    fn upgrade(&mut self) -> Result<bool, AttachError>;
+
     /// Whether a hook of an interface runs the present program.
     fn is_attached(&self, hook: Hook, ifindex: u32) -> bool;
 
@@ -71,6 +77,15 @@ pub trait Guards {
     fn sweep(&mut self, present: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>>;
 }
 
+/// How a hook is guarded.
+#[derive(Debug)]
+enum Held {
+    /// By a link, held open, so that a pin that somebody removes does not end it while this process lives.
+    Link(FdLink),
+    /// By a filter, which needs no handle.
+    Filter,
+}
+
 /// The programs, the directory of link pins, and what is in it.
 #[derive(Debug)]
 pub struct Links {
@@ -78,11 +93,12 @@ pub struct Links {
     by: AttachedBy,
     bpffs: PathBuf,
     dir: PathBuf,
-    /// Where an agent that attached by clsact left filters.
+    /// Where there are filters of ours.
     filtered: BTreeSet<(u32, Hook)>,
-    /// Attached by this process, so known to run the present programs. A link is held open, so that a pin that somebody
-    /// removes does not end it while this process lives; a filter needs no handle.
-    attached: BTreeMap<(u32, Hook), Option<FdLink>>,
+    /// Attached by this process, so known to run the present programs.
+    attached: BTreeMap<(u32, Hook), Held>,
+    /// Where no link could be made, or no filter taken away: they stay as they are.
+    stuck: BTreeSet<(u32, Hook)>,
 }
 
 impl Links {
@@ -93,7 +109,8 @@ impl Links {
     pub fn new(programs: Programs, bpffs: &Path, by: AttachedBy) -> Result<Self, netlink::Error> {
         let filtered = clsact::ours()?.into_iter().collect();
         let (bpffs, dir) = (bpffs.to_owned(), pins::links_dir(bpffs));
-        Ok(Self { programs, by, bpffs, dir, filtered, attached: BTreeMap::new() })
+        let (attached, stuck) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { programs, by, bpffs, dir, filtered, attached, stuck })
     }
 
     /// The programs it attaches.
@@ -102,54 +119,77 @@ impl Links {
         &self.programs
     }
 
-    /// The present way first, then away with what an agent of the other way left: both judge for a moment.
-    fn put(&mut self, hook: Hook, ifindex: u32) -> Result<Option<FdLink>, tcx::Failure> {
-        let program = self.programs.at(hook)?;
+    fn put(&mut self, hook: Hook, ifindex: u32) -> Result<Held, tcx::Failure> {
         match self.by {
-            AttachedBy::Tcx => {
-                let link = tcx::attach(program, hook, ifindex, &self.dir)?;
-                if self.filtered.remove(&(ifindex, hook)) {
-                    clsact::detach(hook, ifindex, &self.dir)?;
-                }
-                Ok(Some(link))
-            }
-            AttachedBy::Clsact => {
-                clsact::attach(program, hook, ifindex, &self.dir)?;
-                tcx::detach(hook, ifindex, &self.dir)?;
-                Ok(None)
-            }
+            AttachedBy::Tcx => self.put_link(hook, ifindex).map(Held::Link),
+            AttachedBy::Clsact => self.put_filter(hook, ifindex),
+            // No pod waits for the uplink.
+            AttachedBy::TcxInTheEnd if hook == Hook::FromUplink => self.put_link(hook, ifindex).map(Held::Link),
+            AttachedBy::TcxInTheEnd => match tcx::replace(self.programs.at(hook)?, hook, ifindex, &self.dir) {
+                Ok(link) => self.without_filter(hook, ifindex, link).map(Held::Link),
+                Err(_) => self.put_filter(hook, ifindex),
+            },
         }
+    }
+
+    /// The link first, then away with a filter: both judge for a moment, by the same words.
+    fn put_link(&mut self, hook: Hook, ifindex: u32) -> Result<FdLink, tcx::Failure> {
+        let link = tcx::attach(self.programs.at(hook)?, hook, ifindex, &self.dir)?;
+        self.without_filter(hook, ifindex, link)
+    }
+
+    fn without_filter(&mut self, hook: Hook, ifindex: u32, link: FdLink) -> Result<FdLink, tcx::Failure> {
+        if self.filtered.contains(&(ifindex, hook)) {
+            clsact::detach(hook, ifindex, &self.dir)?;
+            self.filtered.remove(&(ifindex, hook));
+        }
+        Ok(link)
+    }
+
+    /// The filter first, then away with a link, and with one that a killed agent did not finish.
+    fn put_filter(&mut self, hook: Hook, ifindex: u32) -> Result<Held, tcx::Failure> {
+        clsact::attach(self.programs.at(hook)?, hook, ifindex, &self.dir)?;
+        self.filtered.insert((ifindex, hook));
+        tcx::detach(hook, ifindex, &self.dir)?;
+        Ok(Held::Filter)
+    }
+
+    /// The next hook with a filter that is to go.
+    fn next_filter(&self) -> Option<(u32, Hook)> {
+        let is_open = |at: &&(u32, Hook)| self.attached.contains_key(at) && !self.stuck.contains(at);
+        self.filtered.iter().find(is_open).copied().filter(|_| self.by == AttachedBy::TcxInTheEnd)
     }
 
     /// What is wrong at a hook.
     fn found(&mut self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, tcx::Failure> {
         let program = self.programs.at(hook)?;
-        Ok(match self.by {
-            AttachedBy::Clsact => {
+        Ok(match self.attached.get(&(ifindex, hook)) {
+            Some(Held::Filter) => {
                 let is_there = clsact::is_attached(program, hook, ifindex, &mut Socket::open()?)?;
                 (!is_there).then_some(DETACHED)
             }
-            AttachedBy::Tcx => match tcx::place(program, hook, ifindex)? {
+            Some(Held::Link(_)) => match tcx::place(program, hook, ifindex)? {
                 Some(0) => (!tcx::is_pinned(hook, ifindex, &self.dir)).then_some(UNPINNED),
                 Some(_) => Some(PUSHED_BACK),
                 None => Some(DETACHED),
             },
+            None => Some(DETACHED),
         })
     }
 
-    fn put_again(&mut self, hook: Hook, ifindex: u32, found: &str) -> Result<Option<FdLink>, tcx::Failure> {
+    fn put_again(&mut self, hook: Hook, ifindex: u32, found: &str) -> Result<Held, tcx::Failure> {
         pins::prepare(&self.bpffs)?;
         match self.attached.remove(&(ifindex, hook)) {
             // The link lives on by the handle of this process.
-            Some(Some(link)) if found == UNPINNED => Ok(Some(tcx::pin(link, hook, ifindex, &self.dir)?)),
+            Some(Held::Link(link)) if found == UNPINNED => Ok(Held::Link(tcx::pin(link, hook, ifindex, &self.dir)?)),
             // A link keeps its place in the line, and the kernel takes a program once at a hook. So that there is no
             // moment without one, the twin judges in the old link until the new one is first: what it lets pass takes
             // the host's way, what it would refuse is dropped.
-            Some(Some(link)) if found == PUSHED_BACK => {
+            Some(Held::Link(link)) if found == PUSHED_BACK => {
                 let old = tcx::swap(self.programs.twin_mut(hook)?, link)?;
                 let link = tcx::attach_anew(self.programs.at(hook)?, hook, ifindex, &self.dir)?;
                 drop(old);
-                Ok(Some(link))
+                Ok(Held::Link(link))
             }
             _ => self.put(hook, ifindex),
         }
@@ -179,6 +219,20 @@ impl Guards for Links {
         self.programs.pin_again(&self.bpffs).map_err(|error| in_full(error.as_ref()))
     }
 
+    fn upgrade(&mut self) -> Result<bool, AttachError> {
+        let Some((ifindex, hook)) = self.next_filter() else { return Ok(false) };
+        match self.put_link(hook, ifindex) {
+            Ok(link) => {
+                self.attached.insert((ifindex, hook), Held::Link(link));
+                Ok(true)
+            }
+            Err(error) => {
+                self.stuck.insert((ifindex, hook));
+                Err(failed(hook, ifindex, error.as_ref()))
+            }
+        }
+    }
+
     fn is_attached(&self, hook: Hook, ifindex: u32) -> bool {
         self.attached.contains_key(&(ifindex, hook))
     }
@@ -186,6 +240,7 @@ impl Guards for Links {
     fn forget_others(&mut self, present: &BTreeSet<u32>) {
         self.attached.retain(|(index, _), _| present.contains(index));
         self.filtered.retain(|(index, _)| present.contains(index));
+        self.stuck.retain(|(index, _)| present.contains(index));
     }
 
     fn sweep(&mut self, present: &BTreeSet<u32>) -> Result<(), Vec<(PathBuf, io::Error)>> {

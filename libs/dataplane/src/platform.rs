@@ -11,7 +11,7 @@ use std::fmt;
 /// How programs shall be attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
-    /// By TCX where the kernel has it, else by clsact.
+    /// By clsact, and then by TCX where the kernel has it, once no pod waits for that.
     #[default]
     Auto,
     /// By TCX, or not at all.
@@ -27,6 +27,9 @@ pub enum AttachedBy {
     Tcx,
     /// A filter each.
     Clsact,
+    /// A filter each at first, in whose place a link comes when no pod waits: to make a link takes a grace, during which
+    /// the kernel changes no other interface.
+    TcxInTheEnd,
 }
 
 impl fmt::Display for AttachedBy {
@@ -34,6 +37,7 @@ impl fmt::Display for AttachedBy {
         f.write_str(match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::TcxInTheEnd => "clsact, then tcx",
         })
     }
 }
@@ -58,7 +62,7 @@ impl Platform {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let has_tcx = has_tcx();
         let attached_by = match attach {
-            Attach::Auto if has_tcx => AttachedBy::Tcx,
+            Attach::Auto if has_tcx => AttachedBy::TcxInTheEnd,
             Attach::Auto | Attach::Clsact => AttachedBy::Clsact,
             Attach::Tcx if has_tcx => AttachedBy::Tcx,
             Attach::Tcx => return Err(OpenError::NoTcx { release }),

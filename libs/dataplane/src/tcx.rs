@@ -23,8 +23,15 @@ pub type Failure = Box<dyn std::error::Error>;
 /// # Errors
 /// The kernel refuses; what was attached before stays.
 pub fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
-    let pin = pin_of(hook, ifindex, dir);
-    replace(program, &pin).or_else(|_| attach_anew(program, hook, ifindex, dir))
+    replace(program, hook, ifindex, dir).or_else(|_| attach_anew(program, hook, ifindex, dir))
+}
+
+/// Puts the program into the link that is pinned.
+///
+/// # Errors
+/// There is no pin, or the link's device is gone.
+pub fn replace(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
+    swap(program, PinnedLink::from_pin(pin_of(hook, ifindex, dir))?.into())
 }
 
 /// The program's place in the line at its hook; `None`: it is not in it.
@@ -59,21 +66,22 @@ pub fn swap(program: &mut SchedClassifier, link: FdLink) -> Result<FdLink, Failu
     Ok(FdLink::try_from(program.take_link(id)?)?)
 }
 
-/// Ends our link there, if there is one.
+/// Ends our link there, if there is one, and one that was not finished.
 ///
 /// # Errors
-/// Its pin cannot be removed.
+/// A pin cannot be removed.
 pub fn detach(hook: Hook, ifindex: u32, dir: &Path) -> io::Result<()> {
+    pins::remove_link(&passing(hook, ifindex, dir))?;
     pins::remove_link(&pin_of(hook, ifindex, dir))
+}
+
+/// A pin before it takes another's place.
+fn passing(hook: Hook, ifindex: u32, dir: &Path) -> PathBuf {
+    dir.join(format!("{ifindex}-{}-new", hook.program()))
 }
 
 fn pin_of(hook: Hook, ifindex: u32, dir: &Path) -> PathBuf {
     dir.join(format!("{ifindex}-{}", hook.program()))
-}
-
-/// Fails where there is no pin, or the link's device is gone.
-fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<FdLink, Failure> {
-    swap(program, PinnedLink::from_pin(pin)?.into())
 }
 
 /// Attaches by a new link and puts its pin in the place of an old one, so that there is no moment without a program.
@@ -84,8 +92,7 @@ pub fn attach_anew(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir:
     let tcx = TcAttach::Tcx { attach_type: attach_type(hook), order: LinkOrder::first() };
     let id = program.attach(ifindex, tcx)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
-    let pin = pin_of(hook, ifindex, dir);
-    let fresh = pin.with_file_name(format!("{ifindex}-{}-new", hook.program()));
+    let (pin, fresh) = (pin_of(hook, ifindex, dir), passing(hook, ifindex, dir));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}

@@ -245,6 +245,10 @@ impl Guards for Handle {
         self.attach(hook, ifindex).map(|()| Some("it was detached"))
     }
 
+    fn upgrade(&mut self) -> Result<bool, AttachError> {
+        Ok(false)
+    }
+
     fn mend_pins(&mut self) -> Result<Vec<&'static str>, String> {
         Ok(Vec::new())
     }
@@ -282,6 +286,18 @@ impl Store for Handle {
         let told = kernel.call(Some(format!("{write:?}")));
         told.map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;
         kernel.tables.write(write)
+    }
+
+    fn ask_grace(&mut self) -> u64 {
+        self.kernel.borrow_mut().tables.ask_grace()
+    }
+
+    fn graces_over(&self) -> Result<u64, StoreError> {
+        self.kernel.borrow().tables.graces_over()
+    }
+
+    fn await_grace(&mut self, grace: u64) -> Result<(), StoreError> {
+        self.kernel.borrow_mut().tables.await_grace(grace)
     }
 
     fn holds(&self, write: &Write) -> Result<bool, StoreError> {

@@ -3,7 +3,7 @@
 //! Invariant: every map that a commit writes has its line in [`needs`].
 //! Never: looks for who asks while everything fits.
 
-use super::{image::Image, names::Names, sizes::Sizes};
+use super::{image::Image, names::Names, sizes::Sizes, sweep::Retired};
 use abi::{
     RowRef,
     endpoint::SLOT_FIRST,
@@ -65,6 +65,8 @@ pub struct Step<'a> {
     pub old: &'a Image,
     /// Wanted.
     pub new: &'a Image,
+    /// Of neither, and not free yet.
+    pub retired: &'a Retired,
     /// What the numbers of the wanted one mean.
     pub names: &'a Names,
     /// One past the highest span in use by either.
@@ -99,16 +101,19 @@ impl Step<'_> {
     /// Entries needed of every map that a commit writes.
     #[must_use]
     pub fn needs(&self) -> Vec<Need> {
-        let (old, new) = (self.old, self.new);
+        let (old, new, retired) = (self.old, self.new, self.retired);
         [
-            (&maps::ADDRESSES, both(&old.addresses, &new.addresses)),
-            (&maps::NETS, both(&old.nets, &new.nets)),
-            (&maps::CLASSES, end(&new.class_slots()).max(end(&old.class_slots()))),
-            (&maps::SETS, end(&new.set_ids()).max(end(&old.set_ids()))),
-            (&maps::ROWS, both(&old.rows, &new.rows)),
+            (&maps::ADDRESSES, both(&old.addresses, &new.addresses) + count(retired.addresses.len())),
+            (&maps::NETS, both(&old.nets, &new.nets) + count(retired.nets)),
+            (&maps::CLASSES, end(&new.class_slots()).max(end(&old.class_slots())).max(end(&retired.class_slots))),
+            (&maps::SETS, end(&new.set_ids()).max(end(&old.set_ids())).max(end(&retired.sets))),
+            (&maps::ROWS, both(&old.rows, &new.rows) + count(retired.rows)),
             (&maps::SPANS, u64::from(self.spans_end)),
-            (&maps::ENDPOINTS, u64::from(SLOT_FIRST) + both(&old.endpoints, &new.endpoints)),
-            (&maps::INTERFACES, both(&old.interfaces, &new.interfaces)),
+            (
+                &maps::ENDPOINTS,
+                u64::from(SLOT_FIRST) + both(&old.endpoints, &new.endpoints) + count(retired.slots.len()),
+            ),
+            (&maps::INTERFACES, both(&old.interfaces, &new.interfaces) + count(retired.interfaces.len())),
             (&maps::HITS, u64::try_from(self.names.hits.len() + 1).unwrap_or(u64::MAX)),
         ]
         .map(|(map, entries)| Need { map, entries })
@@ -195,7 +200,11 @@ fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
 
 fn both<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> u64 {
     let fresh = new.keys().filter(|key| !old.contains_key(key)).count();
-    u64::try_from(old.len() + fresh).unwrap_or(u64::MAX)
+    count(old.len() + fresh)
+}
+
+fn count(entries: usize) -> u64 {
+    u64::try_from(entries).unwrap_or(u64::MAX)
 }
 
 fn end(ids: &BTreeSet<u32>) -> u64 {

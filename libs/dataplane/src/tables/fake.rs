@@ -10,13 +10,13 @@ use super::{
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
-    Address, RowKey, RowRef, Span,
+    Address, RowKey, RowRef, SetEntry, Span,
     endpoint::SLOT_NONE,
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY},
 };
 use model::Direction;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The tables, as maps in memory.
 #[derive(Clone, Debug, Default)]
@@ -29,39 +29,103 @@ pub struct FakeStore {
     pub writes: usize,
     /// Fails the write of this number (from 0), once.
     pub fail_at: Option<usize>,
-    /// Rows taken away since the last grace: a packet may still walk their spans.
+    /// Graces take their time: none is over until it is waited for, or [`FakeStore::pass`] says so.
+    pub slow: bool,
+    /// Graces that somebody waited for.
+    pub waits: usize,
+    /// What packets of every revision under way are asked, again and again.
+    pub probes: Vec<Probe>,
+    under_way: UnderWay,
+    /// What the revision in force told when it came into force.
+    now: Vec<Told>,
+    /// Graces asked for and not over, with what each will end.
+    asked: VecDeque<UnderWay>,
+    over: u64,
+}
+
+/// A question that a packet asks: interface, direction, peer, what of it rules name.
+pub type Probe = (u32, Direction, Address, u32);
+/// What it is told: allowed or not, and the hit; `None`: what it reads is of no revision.
+type Told = Option<(bool, u32)>;
+
+/// What packets that have begun may still look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct UnderWay {
+    /// Rows that were taken away: their spans.
     walked: Vec<RowRef>,
-    /// The generation was stored and no grace has passed: packets of the old revision are under way.
-    old_packets: bool,
+    /// Revisions before the one in force, and what each told.
+    revisions: BTreeMap<u64, Vec<Told>>,
+    /// Hashes that a key was deleted from: its element goes to the next that is inserted.
+    freed: BTreeSet<&'static str>,
+}
+
+impl UnderWay {
+    fn end(&mut self, other: &Self) {
+        self.walked.retain(|row| !other.walked.contains(row));
+        self.revisions.retain(|generation, _| !other.revisions.contains_key(generation));
+        self.freed.retain(|map| !other.freed.contains(map));
+    }
 }
 
 impl FakeStore {
+    /// Whose graces come late, and whose packets ask.
+    pub fn slow(probes: Vec<Probe>) -> Self {
+        Self { slow: true, probes, ..Self::default() }
+    }
+
     pub fn with_sizes(sizes: &[(&'static str, u32)]) -> Self {
         Self { sizes: Sizes(sizes.iter().copied().collect()), ..Self::default() }
     }
 
     /// What a packet at this interface's endpoint is told: allowed or not, and the hit id.
     pub fn judge(&self, ifindex: u32, direction: Direction, peer: Address, x: u32) -> (bool, u32) {
-        let generation = self.held.generation;
+        self.judge_at(self.held.generation, (ifindex, direction, peer, x)).expect("a span in use")
+    }
+
+    fn judge_at(&self, generation: u64, (ifindex, direction, peer, x): Probe) -> Told {
         let slot = self.held.interfaces.get(&ifindex).copied().unwrap_or(SLOT_NONE);
         let endpoint = self.held.endpoints.get(&slot).copied().unwrap_or_default();
         let set = match direction {
             Direction::Egress => endpoint.egress.at(generation),
             Direction::Ingress => endpoint.ingress.at(generation),
         };
-        let row = self.row(set, self.resolve(peer).0);
-        let spans = (row.offset..row.offset + row.len).map(|index| self.spans.get(&index).expect("a span in use"));
-        spans.take_while(|span| span.start() <= x).last().map_or((false, HIT_NONE), |span| (span.allows(), span.hit))
+        let row = self.row(set, self.resolve_at(generation, peer)?.0);
+        let spans: Option<Vec<_>> = (row.offset..row.offset + row.len).map(|index| self.spans.get(&index)).collect();
+        let found = spans?.into_iter().take_while(|span| span.start() <= x).last();
+        Some(found.map_or((false, HIT_NONE), |span| (span.allows(), span.hit)))
     }
 
     /// Class and owner of an address.
     pub fn resolve(&self, address: Address) -> (u32, u32) {
+        self.resolve_at(self.held.generation, address).expect("a class slot is written before its key")
+    }
+
+    fn resolve_at(&self, generation: u64, address: Address) -> Option<(u32, u32)> {
         let slot = self.held.addresses.get(&address);
         let slot = slot.or_else(|| prefix::longest(&self.held.nets, &prefix::host(address)));
-        slot.map_or((CLASS_NONE, SLOT_NONE), |slot| {
-            let entry = self.held.classes.get(slot).expect("a class slot is written before its key");
-            (entry.class.at(self.held.generation), entry.endpoint.at(self.held.generation))
-        })
+        let Some(slot) = slot else { return Some((CLASS_NONE, SLOT_NONE)) };
+        let entry = self.held.classes.get(slot)?;
+        Some((entry.class.at(generation), entry.endpoint.at(generation)))
+    }
+
+    fn told(&self, generation: u64) -> Vec<Told> {
+        self.probes.iter().map(|probe| self.judge_at(generation, *probe)).collect()
+    }
+
+    /// A packet of any revision goes by that one to its end.
+    fn assert_told(&self, write: &Write) {
+        let now = Some((&self.held.generation, &self.now)).filter(|(_, told)| !told.is_empty());
+        for (generation, told) in self.under_way.revisions.iter().chain(now) {
+            assert_eq!(*told, self.told(*generation), "packets of generation {generation} after {write:?}");
+        }
+    }
+
+    /// The next `count` graces are over.
+    pub fn pass(&mut self, count: usize) {
+        for ended in self.asked.drain(..count.min(self.asked.len())) {
+            self.under_way.end(&ended);
+            self.over += 1;
+        }
     }
 
     fn row(&self, set: u32, class: u32) -> RowRef {
@@ -72,7 +136,7 @@ impl FakeStore {
 
     fn refers(&self, index: u32) -> bool {
         let rows = self.held.rows.values().copied().chain(self.held.sets.values().map(|entry| entry.row));
-        rows.chain(self.walked.iter().copied()).any(|row| row.offset <= index && index < row.offset + row.len)
+        rows.chain(self.under_way.walked.iter().copied()).any(|row| row.offset <= index && index < row.offset + row.len)
     }
 
     /// Whether a row or a set refers to this span.
@@ -93,19 +157,109 @@ impl FakeStore {
         }
     }
 
-    fn grace(&mut self) {
-        self.walked.clear();
-        self.old_packets = false;
+    fn put_set(&mut self, id: u32, entry: SetEntry) {
+        assert!(!self.is_used(id), "rule set {id} is in use");
+        assert!(id < self.sizes.of(&maps::SETS), "rule set {id} is past the end");
+        let before = self.held.sets.remove(&id).unwrap_or_default();
+        self.under_way.walked.push(before.row);
+        if entry != SetEntry::default() {
+            self.held.sets.insert(id, entry);
+        }
     }
 
+    fn put_generation(&mut self, generation: u64) {
+        let before = self.held.generation;
+        assert_eq!(generation, before + 1, "generations follow each other");
+        let told = self.told(before);
+        self.under_way.revisions.insert(before, told);
+        self.held.generation = generation;
+        self.now = self.told(generation);
+    }
+
+    fn free(&mut self, map: &'static str) {
+        self.no_old_packets();
+        self.under_way.freed.insert(map);
+    }
+
+    /// Where revisions overlap, what packets are told says whether one was too early.
     fn no_old_packets(&self) {
-        assert!(!self.old_packets, "packets of the previous revision are still under way");
+        let is_early = !self.slow && !self.under_way.revisions.is_empty();
+        assert!(!is_early, "packets of the previous revision are still under way");
+    }
+
+    fn no_reuse(&self, map: &'static str) {
+        assert!(!self.under_way.freed.contains(map), "{map}: a packet may look at the element that is given out again");
     }
 
     fn settled_only_after_grace(&self, is_settled: bool) {
         if is_settled {
             self.no_old_packets();
         }
+    }
+
+    fn put(&mut self, write: &Write) -> Result<(), StoreError> {
+        let number = self.writes;
+        self.writes += 1;
+        if self.fail_at == Some(number) {
+            return Err(StoreError { map: "FAKE", reason: "told to fail".into() });
+        }
+        let sizes = self.sizes.clone();
+        match write {
+            Write::Spans(offset, spans) => self.put_spans(*offset, spans),
+            Write::ClearHit(_) => {}
+            Write::Set(id, entry) => self.put_set(*id, *entry),
+            Write::Row(key, row) => {
+                self.no_reuse(maps::ROWS.name);
+                insert(&mut self.held.rows, *key, *row, &maps::ROWS, &sizes);
+            }
+            Write::DeleteRow(key) => {
+                self.free(maps::ROWS.name);
+                self.under_way.walked.push(self.held.rows.remove(key).expect("a row that is there"));
+            }
+            Write::Class(slot, entry) => {
+                self.settled_only_after_grace(entry.class.is_settled() && entry.endpoint.is_settled());
+                assert!(*slot < sizes.of(&maps::CLASSES), "class slot {slot} is past the end");
+                self.held.classes.insert(*slot, *entry);
+            }
+            Write::Address(key, slot) => {
+                self.no_reuse(maps::ADDRESSES.name);
+                insert(&mut self.held.addresses, *key, *slot, &maps::ADDRESSES, &sizes);
+            }
+            Write::DeleteAddress(key) => {
+                self.free(maps::ADDRESSES.name);
+                self.held.addresses.remove(key).expect("an address that is there");
+            }
+            Write::Net(key, slot) => insert(&mut self.held.nets, *key, *slot, &maps::NETS, &sizes),
+            Write::DeleteNet(key) => {
+                self.no_old_packets();
+                self.held.nets.remove(key).expect("a network that is there");
+            }
+            Write::Endpoint(slot, entry) => {
+                self.settled_only_after_grace(entry.egress.is_settled() && entry.ingress.is_settled());
+                assert!(*slot < sizes.of(&maps::ENDPOINTS), "endpoint slot {slot} is past the end");
+                self.held.endpoints.insert(*slot, *entry);
+            }
+            Write::Interface(index, slot) => {
+                self.no_reuse(maps::INTERFACES.name);
+                insert(&mut self.held.interfaces, *index, *slot, &maps::INTERFACES, &sizes);
+            }
+            Write::DeleteInterface(index) => {
+                self.free(maps::INTERFACES.name);
+                self.held.interfaces.remove(index).expect("an interface that is there");
+            }
+            Write::Generation(generation) => self.put_generation(*generation),
+            Write::Grace => {
+                self.ask_grace();
+                self.pass(usize::MAX);
+            }
+            Write::FlushFlows(_) => self.no_old_packets(),
+            Write::FlushAhead(_) => {}
+            Write::Source(family, address) => {
+                assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
+                self.sources.insert(*family, *address);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -128,69 +282,27 @@ impl Store for FakeStore {
     }
 
     fn write(&mut self, write: &Write) -> Result<(), StoreError> {
-        let number = self.writes;
-        self.writes += 1;
-        if self.fail_at == Some(number) {
-            return Err(StoreError { map: "FAKE", reason: "told to fail".into() });
+        self.put(write)?;
+        self.assert_told(write);
+        Ok(())
+    }
+
+    fn ask_grace(&mut self) -> u64 {
+        self.asked.push_back(self.under_way.clone());
+        let grace = self.over + u64::try_from(self.asked.len()).expect("few");
+        if !self.slow {
+            self.pass(usize::MAX);
         }
-        let sizes = self.sizes.clone();
-        match write {
-            Write::Spans(offset, spans) => self.put_spans(*offset, spans),
-            Write::ClearHit(_) => {}
-            Write::Set(id, entry) => {
-                assert!(!self.is_used(*id), "rule set {id} is in use");
-                assert!(*id < sizes.of(&maps::SETS), "rule set {id} is past the end");
-                let before = self.held.sets.remove(id).unwrap_or_default();
-                self.walked.push(before.row);
-                if *entry != abi::SetEntry::default() {
-                    self.held.sets.insert(*id, *entry);
-                }
-            }
-            Write::Row(key, row) => insert(&mut self.held.rows, *key, *row, &maps::ROWS, &sizes),
-            Write::DeleteRow(key) => {
-                self.no_old_packets();
-                self.walked.push(self.held.rows.remove(key).expect("a row that is there"));
-            }
-            Write::Class(slot, entry) => {
-                self.settled_only_after_grace(entry.class.is_settled() && entry.endpoint.is_settled());
-                assert!(*slot < sizes.of(&maps::CLASSES), "class slot {slot} is past the end");
-                self.held.classes.insert(*slot, *entry);
-            }
-            Write::Address(key, slot) => insert(&mut self.held.addresses, *key, *slot, &maps::ADDRESSES, &sizes),
-            Write::DeleteAddress(key) => {
-                self.no_old_packets();
-                self.held.addresses.remove(key).expect("an address that is there");
-            }
-            Write::Net(key, slot) => insert(&mut self.held.nets, *key, *slot, &maps::NETS, &sizes),
-            Write::DeleteNet(key) => {
-                self.no_old_packets();
-                self.held.nets.remove(key).expect("a network that is there");
-            }
-            Write::Endpoint(slot, entry) => {
-                self.settled_only_after_grace(entry.egress.is_settled() && entry.ingress.is_settled());
-                assert!(*slot < sizes.of(&maps::ENDPOINTS), "endpoint slot {slot} is past the end");
-                self.held.endpoints.insert(*slot, *entry);
-            }
-            Write::Interface(index, slot) => {
-                insert(&mut self.held.interfaces, *index, *slot, &maps::INTERFACES, &sizes);
-            }
-            Write::DeleteInterface(index) => {
-                self.no_old_packets();
-                self.held.interfaces.remove(index).expect("an interface that is there");
-            }
-            Write::Generation(generation) => {
-                assert_eq!(*generation, self.held.generation + 1, "generations follow each other");
-                self.held.generation = *generation;
-                self.old_packets = true;
-            }
-            Write::Grace => self.grace(),
-            Write::FlushFlows(_) => self.no_old_packets(),
-            Write::FlushAhead(_) => {}
-            Write::Source(family, address) => {
-                assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
-                self.sources.insert(*family, *address);
-            }
-        }
+        grace
+    }
+
+    fn graces_over(&self) -> Result<u64, StoreError> {
+        Ok(self.over)
+    }
+
+    fn await_grace(&mut self, grace: u64) -> Result<(), StoreError> {
+        self.waits += 1;
+        self.pass(usize::try_from(grace.saturating_sub(self.over)).expect("few"));
         Ok(())
     }
 

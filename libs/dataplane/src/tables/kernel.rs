@@ -1,10 +1,11 @@
 //! The kernel's tables, opened by their pins.
-//! In: writes of a commit. Out: array words stored in place, hash entries by bpf(2), graces by membarrier(2).
+//! In: writes of a commit. Out: array words stored in place, hash entries by bpf(2).
 //! Invariant: the order in which writes are given is the order in which programs see them.
 //! Never: updates a hash key in place.
 
 use super::{
     audit::{same_class, same_endpoint},
+    graces::{Graces, grace},
     keys,
     mapped::MappedArray,
     sizes::Sizes,
@@ -46,6 +47,7 @@ pub struct KernelStore {
     pub conntrack: Conntrack,
     /// The maps of [`Keyed`] once more, for walks over their keys.
     keyed: BTreeMap<Keyed, MapData>,
+    graces: Graces,
     sizes: Sizes,
 }
 
@@ -116,6 +118,7 @@ impl KernelStore {
                 .iter()
                 .map(|table| Ok((*table, open(dir, spec_of(*table))?)))
                 .collect::<Result<_, _>>()?,
+            graces: Graces::start()?,
             sizes,
         })
     }
@@ -236,14 +239,6 @@ fn absent_is_fine(result: Result<(), MapError>, spec: &MapSpec) -> Result<(), St
     }
 }
 
-/// Waits until every program that runs now has ended: they run as readers of RCU, and this command waits for those.
-fn grace() -> Result<(), StoreError> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
-    // SAFETY: membarrier(2) takes three integers and touches no memory.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(failed(&maps::GENERATION, std::io::Error::last_os_error())) }
-}
-
 fn walk<K: aya::Pod>(
     map: BorrowedFd<'_>,
     last: Option<K>,
@@ -324,6 +319,18 @@ impl Store for KernelStore {
             Write::FlushFlows(slots) => self.forget_slots(slots),
             Write::FlushAhead(generation) => self.conntrack.flush_ahead(*generation).map(drop),
         }
+    }
+
+    fn ask_grace(&mut self) -> u64 {
+        self.graces.ask()
+    }
+
+    fn graces_over(&self) -> Result<u64, StoreError> {
+        self.graces.over()
+    }
+
+    fn await_grace(&mut self, grace: u64) -> Result<(), StoreError> {
+        self.graces.wait(grace)
     }
 
     fn holds(&self, write: &Write) -> Result<bool, StoreError> {

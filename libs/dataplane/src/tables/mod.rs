@@ -1,6 +1,6 @@
 //! The tables of policy: what is in force, and the way to the next revision.
 //! In: `Desired` after `Desired`. Out: a generation in force, or an error with the previous one untouched.
-//! Invariant: what a commit left for later is done before the next one begins.
+//! Invariant: what a commit left for later is done before a next one touches it.
 //! Never: sweeps before a commit said what is wanted.
 
 mod affected;
@@ -8,6 +8,7 @@ mod audit;
 mod capacity;
 #[cfg(test)]
 pub(crate) mod fake;
+mod graces;
 pub mod image;
 mod kernel;
 mod keys;
@@ -17,6 +18,7 @@ mod order;
 mod plan;
 pub mod prefix;
 mod sizes;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -38,7 +40,9 @@ use capacity::Step;
 use image::Image;
 use model::AttachmentId;
 use names::Names;
+use plan::Plan;
 use std::collections::BTreeMap;
+use sweep::{Retired, Sweeps, Then};
 
 /// What a commit came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +61,8 @@ pub struct Tables<S> {
     store: S,
     image: Image,
     names: Names,
-    /// The sweep after the last commit.
-    pending: Vec<Write>,
+    /// What is left of commits that are in force.
+    sweeps: Sweeps,
     /// A write failed: what the tables hold must be read again.
     is_torn: bool,
     /// The most entries that were ever needed of a map, by its name.
@@ -72,41 +76,89 @@ impl<S: Store> Tables<S> {
     /// # Errors
     /// The store cannot be read, or contradicts itself.
     pub fn adopt(store: S) -> Result<Self, StoreError> {
-        let (image, names, pending, peaks) = (Image::default(), Names::default(), Vec::new(), BTreeMap::new());
-        let mut tables = Self { store, image, names, pending, is_torn: false, peaks, walk: Walk::default() };
+        let (image, names, peaks) = (Image::default(), Names::default(), BTreeMap::new());
+        let (sweeps, walk) = (Sweeps::default(), Walk::default());
+        let mut tables = Self { store, image, names, sweeps, is_torn: false, peaks, walk };
         tables.take_over()?;
         Ok(tables)
     }
 
-    /// Puts `desired` in force. `lookup` finds an interface that is guarded.
+    /// Puts `desired` in force. `lookup` finds an interface that is guarded. Waits for packets under way only if they may
+    /// still read what is to change, or hold the room that is needed.
     ///
     /// # Errors
     /// Something does not fit, or a write failed: the previous revision is in force.
     pub fn commit(&mut self, desired: &Desired, lookup: Lookup<'_>) -> Result<Committed, CommitError> {
-        self.settle()?;
-        let plan = plan::plan(&self.image, &self.names, desired, lookup, &self.store.sizes())?;
+        self.sweep()?;
+        let plan = match self.plan(desired, lookup) {
+            Ok(plan) if !self.must_wait(&plan) => plan,
+            Err(error) if self.sweeps.is_empty() => return Err(error),
+            Ok(_) | Err(_) => {
+                self.settle()?;
+                self.plan(desired, lookup)?
+            }
+        };
         let changed = plan.image != self.image;
-        self.write_all(&order::put_in_force(&self.image, &plan.image, &plan.fresh_hits))?;
         for need in &plan.needs {
             let peak = self.peaks.entry(need.map.name).or_default();
             *peak = need.entries.max(*peak);
         }
-        self.pending = order::sweep(&self.image, &plan.image);
-        self.image = plan.image;
+        self.put_in_force(plan.image, &plan.fresh_hits)?;
         self.names = plan.names;
         Ok(Committed { generation: self.image.generation, changed, refused: plan.refused })
     }
 
-    /// Waits until no packet sees the revision before the last commit, and takes it away.
+    fn plan(&self, desired: &Desired, lookup: Lookup<'_>) -> Result<Plan, CommitError> {
+        plan::plan(&self.image, &self.names, desired, lookup, &self.store.sizes(), &self.sweeps.retired())
+    }
+
+    fn must_wait(&self, plan: &Plan) -> bool {
+        let is_full = plan.refused.iter().any(|(_, refusal)| matches!(refusal, Refusal::Full { .. }));
+        !self.sweeps.is_empty() && (is_full || self.sweeps.forbid(&self.image, &plan.image))
+    }
+
+    fn put_in_force(&mut self, next: Image, fresh_hits: &[u32]) -> Result<(), StoreError> {
+        if next == self.image {
+            return Ok(());
+        }
+        let mut writes = order::put_in_force(&self.image, &next, fresh_hits);
+        self.sweeps.keep_words(&mut writes);
+        self.write_all(&writes)?;
+        let grace = self.store.ask_grace();
+        self.sweeps.add(&self.image, &next, &writes, grace);
+        self.image = next;
+        Ok(())
+    }
+
+    /// Takes away what no packet can see any more, without waiting. Whether something is left.
+    ///
+    /// # Errors
+    /// A write failed; the next call reads the tables and begins anew.
+    pub fn sweep(&mut self) -> Result<bool, StoreError> {
+        if self.is_torn {
+            self.take_over()?;
+        }
+        let over = self.store.graces_over()?;
+        while let Some((writes, then)) = self.sweeps.due(&self.image, over) {
+            self.write_all(&writes)?;
+            if let Then::Grace(at) = then {
+                self.sweeps.wait(at, self.store.ask_grace());
+            }
+        }
+        Ok(!self.sweeps.is_empty())
+    }
+
+    /// Waits until no packet sees any revision but the one in force, and takes the others away.
     ///
     /// # Errors
     /// A write failed; the next call reads the tables and begins anew.
     pub fn settle(&mut self) -> Result<(), StoreError> {
-        if self.is_torn {
-            self.take_over()?;
+        while self.sweep()? {
+            if let Some(grace) = self.sweeps.last() {
+                self.store.await_grace(grace)?;
+            }
         }
-        let pending = std::mem::take(&mut self.pending);
-        self.write_all(&pending)
+        Ok(())
     }
 
     /// Holds a part of the tables against the revision in force, the whole of them by and by, and puts back what others
@@ -115,7 +167,7 @@ impl<S: Store> Tables<S> {
     /// # Errors
     /// A map cannot be read or written; the tables are read anew before the next commit.
     pub fn audit(&mut self) -> Result<Vec<String>, StoreError> {
-        if self.is_torn || !self.pending.is_empty() {
+        if self.is_torn || !self.sweeps.is_empty() {
             return Ok(Vec::new());
         }
         let wrong = self.walk.look(&self.image, &self.store)?;
@@ -139,10 +191,7 @@ impl<S: Store> Tables<S> {
         for entry in next.endpoints.values_mut() {
             entry.rev = affected::revision(next.generation);
         }
-        self.write_all(&order::put_in_force(&self.image, &next, &[]))?;
-        self.pending = order::sweep(&self.image, &next);
-        self.image = next;
-        Ok(())
+        self.put_in_force(next, &[])
     }
 
     /// The revision in force.
@@ -158,7 +207,7 @@ impl<S: Store> Tables<S> {
     /// Entries that the revision in force takes of each map that commits write.
     pub fn needs(&self) -> Vec<Need> {
         let spans_end = self.image.spans.keys().map(|row| row.offset.saturating_add(row.len)).max().unwrap_or(0);
-        Step { old: &self.image, new: &self.image, names: &self.names, spans_end }.needs()
+        Step { old: &self.image, new: &self.image, retired: &Retired::default(), names: &self.names, spans_end }.needs()
     }
 
     /// The most entries that commits of this process needed of a map, two revisions together.
@@ -187,7 +236,7 @@ impl<S: Store> Tables<S> {
         let live = image.hits();
         let hits = std::mem::take(&mut self.names).hits.into_iter().filter(|(_, id)| live.contains(id)).collect();
         self.names = Names { hits, last_hit: live.last().copied().unwrap_or_default(), ..Names::default() };
-        self.pending = Vec::new();
+        self.sweeps.clear();
         self.image = image;
         self.is_torn = false;
         self.write_all(&repairs)

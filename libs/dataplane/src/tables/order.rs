@@ -6,7 +6,7 @@
 use super::image::{Entry, Image};
 use super::write::Write;
 use abi::{ClassEntry, Endpoint, Word, endpoint::SLOT_NONE, rules::SET_DENY};
-use std::{collections::BTreeMap, iter};
+use std::collections::BTreeMap;
 
 /// Everything up to, and with, the one store that puts `new` in force. The counters of `fresh_hits` start at zero.
 #[must_use]
@@ -31,29 +31,26 @@ pub fn put_in_force(old: &Image, new: &Image, fresh_hits: &[u32]) -> Vec<Write> 
         .collect()
 }
 
-/// What is left once `new` is in force: wait, settle the words, take away what only `old` used, wait.
+/// What is due once `new` is in force and a grace has passed: settle the words, take away what only `old` used. After one more
+/// grace flows of the slots that are gone are flushed, and all their numbers are free.
 #[must_use]
 pub fn sweep(old: &Image, new: &Image) -> Vec<Write> {
     if old == new {
         return Vec::new();
     }
-    let gone_slots = gone(&old.endpoints, &new.endpoints);
-    let cleared = gone_slots.clone().map(|(slot, entry)| {
+    let cleared = gone(&old.endpoints, &new.endpoints).map(|(slot, entry)| {
         Write::Endpoint(
             *slot,
             Endpoint { rev: super::affected::revision(new.generation).max(entry.rev), ..Endpoint::default() },
         )
     });
-    let flows = gone_slots.clone().map(|(slot, _)| *slot).collect();
-    iter::once(Write::Grace)
-        .chain(settled(old, new))
+    settled(old, new)
         .chain(gone(&old.interfaces, &new.interfaces).map(|(index, _)| Write::DeleteInterface(*index)))
         .chain(cleared)
         .chain(gone(&old.addresses, &new.addresses).map(|(key, _)| Write::DeleteAddress(*key)))
         .chain(gone(&old.nets, &new.nets).map(|(key, _)| Write::DeleteNet(*key)))
         .chain(gone(&old.rows, &new.rows).map(|(key, _)| Write::DeleteRow(*key)))
         .chain(gone(&old.sets, &new.sets).map(|(id, _)| Write::Set(*id, abi::SetEntry::default())))
-        .chain([Write::Grace, Write::FlushFlows(flows)])
         .collect()
 }
 

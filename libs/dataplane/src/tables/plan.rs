@@ -10,6 +10,7 @@ use super::{
     names::{FreshIds, FreshSpans, Names},
     prefix,
     sizes::Sizes,
+    sweep::Retired,
     write::StoreError,
 };
 use abi::{
@@ -93,7 +94,7 @@ pub struct Guarded {
 /// Finds a guarded interface.
 pub type Lookup<'a> = &'a dyn Fn(&IfaceName) -> Option<Guarded>;
 
-/// Plans.
+/// Plans. What is `retired` is not given out.
 ///
 /// # Errors
 /// Something does not fit.
@@ -103,8 +104,9 @@ pub fn plan(
     desired: &Desired,
     lookup: Lookup<'_>,
     sizes: &Sizes,
+    retired: &Retired,
 ) -> Result<Plan, CommitError> {
-    let mut draft = Draft::new(old, known, sizes);
+    let mut draft = Draft::new(old, known, sizes, retired);
     draft.endpoints(desired, lookup);
     draft.addresses(desired);
     draft.nets(desired);
@@ -118,6 +120,7 @@ struct Draft<'a> {
     old: &'a Image,
     known: &'a Names,
     sizes: &'a Sizes,
+    retired: &'a Retired,
     image: Image,
     names: Names,
     refused: Vec<(AttachmentId, Refusal)>,
@@ -133,23 +136,25 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(old: &'a Image, known: &'a Names, sizes: &'a Sizes) -> Self {
-        let mut hits = old.hits();
+    fn new(old: &'a Image, known: &'a Names, sizes: &'a Sizes, retired: &'a Retired) -> Self {
+        let mut hits = &old.hits() | &retired.hits;
         hits.extend(known.hits.values());
+        let slots = old.endpoints.keys().chain(&retired.slots).copied().collect();
         Self {
             old,
             known,
             sizes,
+            retired,
             image: Image { generation: old.generation, ..Image::default() },
             names: Names { hits: known.hits.clone(), last_hit: known.last_hit, ..Names::default() },
             refused: Vec::new(),
-            set_ids: FreshIds::new(old.set_ids(), 1),
-            class_ids: FreshIds::new(old.class_ids(), 1),
-            class_slots: FreshIds::new(old.class_slots(), 1),
-            endpoint_slots: FreshIds::new(old.endpoints.keys().copied().collect(), SLOT_FIRST),
+            set_ids: FreshIds::new(&old.set_ids() | &retired.sets, 1),
+            class_ids: FreshIds::new(&old.class_ids() | &retired.classes, 1),
+            class_slots: FreshIds::new(&old.class_slots() | &retired.class_slots, 1),
+            endpoint_slots: FreshIds::new(slots, SLOT_FIRST),
             hit_ids: FreshIds::new(hits, known.last_hit + 1),
             fresh_hits: Vec::new(),
-            room: FreshSpans::new(old.spans.keys().copied()),
+            room: FreshSpans::new(old.spans.keys().chain(&retired.spans).copied()),
             contents: old.spans.clone(),
             placed: old.spans.iter().map(|(place, spans)| (Arc::clone(spans), *place)).collect(),
         }
@@ -195,7 +200,7 @@ impl<'a> Draft<'a> {
     fn room_for(&self, ifindex: u32) -> Result<(), Refusal> {
         let held = &self.old.interfaces;
         let fresh = self.image.interfaces.keys().filter(|index| !held.contains_key(index)).count();
-        let (size, used) = (self.sizes.of(&maps::INTERFACES), held.len() + fresh);
+        let (size, used) = (self.sizes.of(&maps::INTERFACES), held.len() + self.retired.interfaces.len() + fresh);
         if held.contains_key(&ifindex) || u64::try_from(used).is_ok_and(|used| used < u64::from(size)) {
             return Ok(());
         }
@@ -357,7 +362,13 @@ impl<'a> Draft<'a> {
     }
 
     fn fits(&self) -> Result<Vec<Need>, CommitError> {
-        let step = Step { old: self.old, new: &self.image, names: &self.names, spans_end: self.room.end };
+        let step = Step {
+            old: self.old,
+            new: &self.image,
+            retired: self.retired,
+            names: &self.names,
+            spans_end: self.room.end,
+        };
         Ok(step.fits(self.sizes)?)
     }
 

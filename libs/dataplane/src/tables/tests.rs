@@ -3,7 +3,13 @@
 //! Invariant: the expectation is worked out from the Desired alone, without tables.
 //! Never: a time, a thread or a kernel.
 
-use super::{CommitError, Guarded, Tables, fake::FakeStore, image::Image, order, plan, prefix, write::Store};
+use super::{
+    CommitError, Guarded, Tables, Write,
+    fake::{FakeStore, Probe},
+    image::Image,
+    order, prefix,
+    write::Store,
+};
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{ClassEntry, Endpoint, RowKey, RowRef, Span, Word};
 use calc::{
@@ -201,10 +207,13 @@ fn every_crash_point(steps: &[Desired]) {
     for next in steps {
         tables.settle().expect("a sweep");
         let old_hits = hits(&tables.names);
-        let plan = plan::plan(&tables.image, &tables.names, next, &guarded, &tables.store.sizes()).expect("it fits");
+        let plan = tables.plan(next, &guarded).expect("it fits");
         let mut all = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
         let in_force = all.len();
-        all.extend(order::sweep(&tables.image, &plan.image));
+        let gone = tables.image.endpoints.keys().filter(|slot| !plan.image.endpoints.contains_key(slot));
+        let flows = Write::FlushFlows(gone.copied().collect());
+        let sweep = order::sweep(&tables.image, &plan.image);
+        all.extend([vec![Write::Grace], sweep, vec![Write::Grace, flows]].concat());
         let new_hits = hits(&plan.names);
         for cut in 0..=all.len() {
             let mut store = tables.store.clone();
@@ -456,11 +465,78 @@ fn an_endpoint_is_stamped_when_a_peer_comes_under_another_of_its_rules() {
 #[test]
 fn a_freed_slot_waits_for_its_flows_to_be_flushed() {
     let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    tables.store.slow = true;
     tables.commit(&one_endpoint(vec![]), &guarded).expect("it fits");
     let slot = tables.names.endpoints[&attachment(0)];
+    tables.settle().expect("a sweep");
     tables.commit(&Desired::default(), &guarded).expect("it fits");
-    let flushed = |write: &super::Write| matches!(write, super::Write::FlushFlows(slots) if slots.contains(&slot));
-    assert!(tables.pending.iter().any(flushed));
+    for graces in 0..2 {
+        let plan = tables.plan(&one_endpoint(vec![]), &guarded).expect("it fits");
+        assert!(!plan.image.endpoints.contains_key(&slot), "after {graces} graces");
+        tables.store.pass(1);
+        assert_eq!(tables.sweep(), Ok(graces < 1));
+    }
+    let plan = tables.plan(&one_endpoint(vec![]), &guarded).expect("it fits");
+    assert!(plan.image.endpoints.contains_key(&slot), "flushed and free");
+}
+
+/// What every packet of a revision may ask.
+fn probes() -> Vec<Probe> {
+    let keys = ADDRESSES.iter().chain(&STRANGERS).map(|text| prefix::address_key(address(text)).expect("plain"));
+    let keys: Vec<_> = keys.collect();
+    let xs = [0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81)];
+    let ask = |key: &abi::Address| {
+        let key = *key;
+        questions(&xs)
+            .map(move |(endpoint, direction, x)| (100 + u32::from(endpoint), direction, key, x))
+            .collect::<Vec<_>>()
+    };
+    keys.iter().flat_map(ask).collect()
+}
+
+/// Tables whose graces are not over by themselves.
+fn slow_tables() -> Tables<FakeStore> {
+    Tables::adopt(FakeStore::slow(probes())).expect("empty tables")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// The fake asks packets of every revision under way after every write.
+    #[test]
+    fn however_late_graces_come_each_packet_is_judged_by_its_own_revision_and_nothing_is_left_behind(
+        steps in prop::collection::vec((sketch(), 0usize..4), 2..10)
+    ) {
+        let mut tables = slow_tables();
+        for (step, graces) in &steps {
+            let step = step.desired();
+            tables.commit(&step, &guarded).expect("it fits");
+            assert_speaks(&tables.store, &step, &hits(&tables.names), "in force");
+            tables.store.pass(*graces);
+            tables.sweep().expect("a sweep");
+            assert_speaks(&tables.store, &step, &hits(&tables.names), "swept");
+        }
+        tables.settle().expect("a sweep");
+        assert_eq!(tables.audit(), Ok(vec![]), "no damage is seen where none was done");
+        assert_nothing_left(&tables);
+    }
+}
+
+#[test]
+fn a_pod_that_comes_does_not_wait_for_the_graces_of_the_one_before_and_a_word_that_changes_twice_does() {
+    let rules = || Some(vec![rule(0, 80, Action::Allow)]);
+    let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [None, None, None] };
+    let mut tables = slow_tables();
+    for pod in 0..3 {
+        (sketch.addresses[pod], sketch.endpoints[pod]) = (Some(1), Some((rules(), rules())));
+        tables.commit(&sketch.desired(), &guarded).expect("it fits");
+        assert_eq!(tables.store.waits, 0, "pod {pod}");
+    }
+    sketch.endpoints[0] = Some((rules(), None));
+    tables.commit(&sketch.desired(), &guarded).expect("it fits");
+    assert!(tables.store.waits > 0, "its words came into force just now");
+    tables.settle().expect("a sweep");
+    assert_nothing_left(&tables);
 }
 
 /// Whether endpoint 0's egress rules and endpoint 1's ingress rules both let TCP 80 pass between them.
@@ -485,16 +561,16 @@ fn the_order_of_writes_is_what_keeps_a_packet_in_one_revision() {
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         tables.commit(from, &guarded).expect("it fits");
         tables.settle().expect("a sweep");
-        let plan = plan::plan(&tables.image, &tables.names, to, &guarded, &tables.store.sizes()).expect("it fits");
+        let plan = tables.plan(to, &guarded).expect("it fits");
         let writes = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
-        let seen_passing = |writes: &[super::Write]| {
+        let seen_passing = |writes: &[Write]| {
             let mut store = tables.store.clone();
             writes.iter().filter(|write| store.write(write).is_ok() && passes(&store)).count()
         };
         assert_eq!(seen_passing(&writes), 0, "no packet between two writes passes");
         let mut hasty = writes.clone();
         let last = hasty.pop().expect("the generation");
-        assert!(matches!(last, super::Write::Generation(_)));
+        assert!(matches!(last, Write::Generation(_)));
         hasty.insert(0, last);
         mixed += seen_passing(&hasty);
     }

@@ -129,6 +129,21 @@ pub trait Store {
     /// The kernel refuses it.
     fn write(&mut self, write: &Write) -> Result<(), StoreError>;
 
+    /// Asks for a grace that begins after everything written so far; its number.
+    fn ask_grace(&mut self) -> u64;
+
+    /// The number up to which graces are over. Does not wait.
+    ///
+    /// # Errors
+    /// The kernel refuses graces.
+    fn graces_over(&self) -> Result<u64, StoreError>;
+
+    /// Waits for a grace.
+    ///
+    /// # Errors
+    /// The kernel refuses graces.
+    fn await_grace(&mut self, grace: u64) -> Result<(), StoreError>;
+
     /// Whether the tables hold what this write puts there.
     ///
     /// # Errors

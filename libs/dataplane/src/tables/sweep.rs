@@ -1,0 +1,221 @@
+//! What a commit leaves for later: words to settle, keys to delete, numbers to free, each after its grace.
+//! In: the images before and after. Out: the writes that are due, and what a later commit may not touch meanwhile.
+//! Invariant: a number is free again two graces after the commit that dropped it; a word changes only once it is settled.
+//! Never: waits.
+
+use super::{image::Image, order, write::Write};
+use abi::{Address, RowRef, Word};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Numbers and keys that are nobody's any more, and not free yet.
+#[derive(Clone, Debug, Default)]
+pub struct Retired {
+    pub sets: BTreeSet<u32>,
+    pub classes: BTreeSet<u32>,
+    pub class_slots: BTreeSet<u32>,
+    pub slots: BTreeSet<u32>,
+    pub hits: BTreeSet<u32>,
+    pub spans: BTreeSet<RowRef>,
+    pub interfaces: BTreeSet<u32>,
+    pub addresses: BTreeSet<Address>,
+    /// Networks and rows, of which only the number counts.
+    pub nets: usize,
+    pub rows: usize,
+}
+
+impl Retired {
+    fn between(old: &Image, new: &Image) -> Self {
+        let gone = |old: BTreeSet<u32>, new: BTreeSet<u32>| &old - &new;
+        Self {
+            sets: gone(old.set_ids(), new.set_ids()),
+            classes: gone(old.class_ids(), new.class_ids()),
+            class_slots: gone(old.class_slots(), new.class_slots()),
+            hits: gone(old.hits(), new.hits()),
+            slots: missing(&old.endpoints, &new.endpoints),
+            spans: missing(&old.spans, &new.spans),
+            interfaces: missing(&old.interfaces, &new.interfaces),
+            addresses: missing(&old.addresses, &new.addresses),
+            nets: missing(&old.nets, &new.nets).len(),
+            rows: missing(&old.rows, &new.rows).len(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sets.extend(&other.sets);
+        self.classes.extend(&other.classes);
+        self.class_slots.extend(&other.class_slots);
+        self.slots.extend(&other.slots);
+        self.hits.extend(&other.hits);
+        self.spans.extend(&other.spans);
+        self.interfaces.extend(&other.interfaces);
+        self.addresses.extend(&other.addresses);
+        self.nets += other.nets;
+        self.rows += other.rows;
+    }
+}
+
+fn missing<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
+    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
+}
+
+/// What is left of one commit.
+#[derive(Debug)]
+struct Sweep {
+    /// The grace it waits for.
+    grace: u64,
+    /// Due after the first grace; `None`: done, and the second is waited for.
+    settle: Option<Vec<Write>>,
+    /// Endpoints whose words are not settled, with the words as they were written: egress, ingress.
+    words: BTreeMap<u32, [Word; 2]>,
+    /// Class slots whose words are not settled.
+    classes: BTreeSet<u32>,
+    /// It changed networks.
+    has_nets: bool,
+    retired: Retired,
+}
+
+/// What all commits have left.
+#[derive(Debug, Default)]
+pub struct Sweeps(Vec<Sweep>);
+
+impl Sweeps {
+    /// Takes in what a commit from `old` to `new`, written as `written`, leaves until `grace` and the one after it.
+    pub fn add(&mut self, old: &Image, new: &Image, written: &[Write], grace: u64) {
+        if old == new {
+            return;
+        }
+        let (mut words, mut classes) = (BTreeMap::new(), BTreeSet::new());
+        for write in written {
+            match write {
+                Write::Endpoint(slot, entry) if !(entry.egress.is_settled() && entry.ingress.is_settled()) => {
+                    words.insert(*slot, [entry.egress, entry.ingress]);
+                }
+                Write::Class(slot, entry) if !(entry.class.is_settled() && entry.endpoint.is_settled()) => {
+                    classes.insert(*slot);
+                }
+                _ => {}
+            }
+        }
+        // Those of an earlier commit are its own to settle.
+        words.retain(|slot, _| self.0.iter().all(|sweep| !sweep.words.contains_key(slot)));
+        let settle = Some(order::sweep(old, new));
+        let (has_nets, retired) = (old.nets != new.nets, Retired::between(old, new));
+        self.0.push(Sweep { grace, settle, words, classes, has_nets, retired });
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets all of it: the tables are read anew.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The last grace that something waits for.
+    pub fn last(&self) -> Option<u64> {
+        self.0.iter().map(|sweep| sweep.grace).max()
+    }
+
+    /// The next that is due when the graces up to `over` are: its writes, and what follows them.
+    pub fn due(&mut self, image: &Image, over: u64) -> Option<(Vec<Write>, Then)> {
+        let at = self.0.iter().position(|sweep| sweep.grace <= over)?;
+        let sweep = &mut self.0[at];
+        match sweep.settle.take() {
+            Some(mut writes) => {
+                writes.retain_mut(|write| sweep.is_due(write, image));
+                (sweep.words, sweep.classes) = (BTreeMap::new(), BTreeSet::new());
+                Some((writes, Then::Grace(at)))
+            }
+            None => Some((vec![Write::FlushFlows(self.0.remove(at).retired.slots)], Then::Free)),
+        }
+    }
+
+    /// The second grace of the one at this place.
+    pub fn wait(&mut self, at: usize, grace: u64) {
+        if let Some(sweep) = self.0.get_mut(at) {
+            sweep.grace = grace;
+        }
+    }
+
+    /// Everything that is not free yet.
+    pub fn retired(&self) -> Retired {
+        let mut all = Retired::default();
+        self.0.iter().for_each(|sweep| all.add(&sweep.retired));
+        all
+    }
+
+    /// A later commit stamps endpoints whose words a packet under way still reads: those stay as they are.
+    pub fn keep_words(&self, writes: &mut [Write]) {
+        for write in writes {
+            if let Write::Endpoint(slot, entry) = write
+                && let Some([egress, ingress]) = self.0.iter().find_map(|sweep| sweep.words.get(slot))
+            {
+                (entry.egress, entry.ingress) = (*egress, *ingress);
+            }
+        }
+    }
+
+    /// Whether the step from `old` to `new` touches what a packet under way may still read, so that it has to wait.
+    pub fn forbid(&self, old: &Image, new: &Image) -> bool {
+        if self.is_empty() || old == new {
+            return false;
+        }
+        // What an address answers before its generation is worked out from the networks.
+        let open = || self.0.iter().filter(|sweep| sweep.settle.is_some());
+        let nets = open().any(|sweep| sweep.has_nets) || (old.nets != new.nets && open().next().is_some());
+        nets || open().any(|sweep| sweep.reads(old, new)) || self.0.iter().any(|sweep| sweep.holds(old, new))
+    }
+}
+
+impl Sweep {
+    /// Whether a write of the first part is still this commit's to make: what it left settled, a later one may have changed.
+    /// An endpoint may have been stamped since.
+    fn is_due(&self, write: &mut Write, image: &Image) -> bool {
+        match write {
+            Write::Class(slot, _) => self.classes.contains(slot),
+            Write::Endpoint(slot, entry) => match image.endpoints.get(slot) {
+                Some(now) => {
+                    *entry = *now;
+                    self.words.contains_key(slot)
+                }
+                None => true,
+            },
+            _ => true,
+        }
+    }
+
+    /// Words that the step would change.
+    fn reads(&self, old: &Image, new: &Image) -> bool {
+        let moved = |slot: &u32| match (old.endpoints.get(slot), new.endpoints.get(slot)) {
+            (Some(was), Some(is)) => (was.egress, was.ingress, was.ifindex) != (is.egress, is.ingress, is.ifindex),
+            (was, is) => was.is_some() != is.is_some(),
+        };
+        let changed = |(key, entry): (&Address, &super::image::Entry)| {
+            self.classes.contains(&entry.slot) && new.addresses.get(key) != Some(entry)
+        };
+        self.words.keys().any(moved) || old.addresses.iter().any(changed)
+    }
+
+    /// Keys that the step would insert while the former ones are still there, or while a packet may look at the element
+    /// that a deleted one has left: a hash gives it to the next.
+    fn holds(&self, old: &Image, new: &Image) -> bool {
+        let retired = &self.retired;
+        let is_deleted = self.settle.is_none();
+        let mut addresses = new.addresses.keys().filter(|key| !old.addresses.contains_key(key));
+        let mut interfaces = new.interfaces.keys().filter(|key| !old.interfaces.contains_key(key));
+        let mut rows = new.rows.keys().filter(|key| !old.rows.contains_key(key));
+        addresses.any(|key| retired.addresses.contains(key) || (is_deleted && !retired.addresses.is_empty()))
+            || interfaces.any(|key| retired.interfaces.contains(key) || (is_deleted && !retired.interfaces.is_empty()))
+            || (is_deleted && retired.rows > 0 && rows.next().is_some())
+    }
+}
+
+/// What follows a sweep's writes.
+pub enum Then {
+    /// Another grace, for the one at this place.
+    Grace(usize),
+    /// Nothing: its numbers are free.
+    Free,
+}
