@@ -265,8 +265,12 @@ mod tests {
 
     #[test]
     fn a_block_that_contradicts_itself_is_refused() {
-        let broken: [fn(&mut Block); 4] = [
+        let broken: [fn(&mut Block); 5] = [
             |block| block.allocations.truncate(3),
+            |block| {
+                give(block, "a");
+                block.unallocated.push(0);
+            },
             |block| block.allocations[0] = Some(5),
             |block| block.unallocated.push(0),
             |block| block.unallocated[0] = 99,

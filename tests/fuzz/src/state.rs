@@ -1,5 +1,5 @@
 //! State files: a journal's record, the last good form of a policy, the objects of address management.
-//! In: a byte that says which, then the file's text. Out: nothing, or a broken promise.
+//! In: a byte that says which, then the file's text, or bytes that a block is made of. Out: nothing, or a broken promise.
 //! Invariant: a file that is there is either read or complained about; a damaged block gives out no address.
 //! Never: reads a file of the machine.
 
@@ -9,7 +9,7 @@
 mod journal;
 
 use datastore::{Object, last_good_policy};
-use ipam::{AssignError, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request};
+use ipam::{AllocationAttribute, AssignError, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request};
 use journal::{FOLDER, Journal};
 use model::{Cidr, IpPool, Resource};
 use serde::{Serialize, de::DeserializeOwned};
@@ -21,6 +21,7 @@ pub fn run(bytes: &[u8]) {
     match kind {
         b'j' => journal_record(text),
         b'p' => policy_record(text),
+        b'b' => made(text),
         _ => object(text),
     }
 }
@@ -68,9 +69,36 @@ fn object(text: &[u8]) {
     let Ok(object) = text.parse::<Object>() else { return };
     round::<BlockAffinity>(&object);
     round::<IpamHandle>(&object);
-    let Some(block) = round::<Block>(&object) else { return };
+    round::<Block>(&object).into_iter().for_each(checked);
+}
+
+/// A small block, made of bytes: in text a contradiction between its lists is a rare find.
+fn made(bytes: &[u8]) {
+    let mut bytes = bytes.iter().copied();
+    let mut below = |end: u8| usize::from(bytes.next().unwrap_or(0) % end);
+    let cidr = Cidr::new([10, 65, 3, 0].into(), 30).expect("a network");
+    let mut block = Block::new(cidr, &["n1", "n2"][below(2)].into(), 7);
+    let owner = |number| AllocationAttribute {
+        handle_id: Some(format!("h{number}")),
+        secondary: BTreeMap::new(),
+        other: BTreeMap::new(),
+    };
+    block.attributes = (0..below(3)).map(owner).collect();
+    // Free as often as not; an owner that there is, or one that there is not.
+    block.allocations.iter_mut().for_each(|allocation| *allocation = below(5).checked_sub(2));
+    block.unallocated = (0..below(6)).map(|_| below(5)).collect();
+    checked(block);
+}
+
+fn checked(block: Block) {
     match block.check() {
-        Ok(()) => sound(block),
+        Ok(()) => {
+            let times = |ordinal| block.unallocated.iter().filter(|free| **free == ordinal).count();
+            for (ordinal, owner) in block.allocations.iter().enumerate() {
+                assert!(times(ordinal) + usize::from(owner.is_some()) <= 1, "{ordinal} could be given out twice");
+            }
+            sound(block);
+        }
         Err(_) => damaged(block),
     }
 }
