@@ -247,6 +247,11 @@ mod tests {
                 assert_eq!(words(&head[14..34]) % 0xffff, 0, "IPv4 header");
                 assert_eq!((words(&head[34..]) + words(&quote)) % 0xffff, 0, "{fault:?} with {length} bytes");
                 assert_eq!(u16::from_be_bytes([head[16], head[17]]), 28 + length as u16);
+                assert_eq!(
+                    (head[15], head[20], head[22], head[23]),
+                    (0xc0, 0x40, 64, 1),
+                    "class, whole, TTL, protocol"
+                );
                 assert_eq!(head[26..34], [10, 65, 0, 1, 10, 65, 0, 2]);
                 assert_eq!((head[34], head[35], head[40], head[41]), (kind, code, high, low));
             }

@@ -72,6 +72,7 @@ mod tests {
         assert_eq!(checked(&[1; 40]), Ok(()));
         assert_eq!(checked(&[148, 4, 0, 0]), Ok(()), "a router alert");
         assert_eq!(checked(&[7, 1, 4, 0]), Err(DropReason::Malformed));
+        assert_eq!(checked(&[7, 1, 0, 0]), Err(DropReason::Malformed), "no room for its own length");
         assert_eq!(checked(&[7, 0, 4, 0]), Err(DropReason::Malformed));
         assert_eq!(checked(&[7, 9, 4, 0, 0, 0, 0, 0]), Err(DropReason::Malformed));
     }

@@ -62,6 +62,9 @@ fn tells(family: Family, error: &[u8], to: Actor, kind: Kind, sent: &[u8]) -> Re
     same("addresses", &packet[source_at..source_at + addresses.len()], &addresses)?;
     same("length", &packet[length_at..length_at + 2], &u16::try_from(length).expect("short").to_be_bytes())?;
     same("protocol and TTL", &[packet[protocol_at], packet[ttl_at]], &[protocol, 64])?;
+    // Internetwork control, and whole to its receiver (RFC 1812 §4.3.2.5).
+    let marks = if family == Family::V4 { [packet[1], packet[6]] } else { [packet[0], packet[1]] };
+    same("class and fragmentation", &marks, if family == Family::V4 { &[0xc0, 0x40] } else { &[0x60, 0] })?;
     same("type and code", &message[..2], &[expected.0, expected.1])?;
     same("its word", &message[4..8], &expected.2.to_be_bytes())?;
     same("quote", &message[8..], quote)?;
@@ -225,20 +228,39 @@ fn pkt_38_nobody_is_told_about_what_must_not_be_answered() {
 
 #[test]
 fn pkt_38_errors_have_a_budget_for_each_endpoint_and_side() {
+    for family in Family::BOTH {
+        on_a_node(|| {
+            let mut kernel = Kernel::new(&scenario());
+            let ways = [
+                (Hook::Pod(CLIENT), probe(family, DB, 5).ttl(1).bytes()),
+                (Hook::Pod(DB), DB.udp(family, OUTSIDE, WEB, b"x").ttl(1).bytes()),
+                (Hook::Uplink, from_outside(family, 5).ttl(1).bytes()),
+            ];
+            // Each is spent in turn, and none of those before it was spent on its account.
+            for (hook, frame) in &ways {
+                assert_eq!(kernel.run(*hook, frame).action, Action::Redirect, "{family:?} {hook:?}: its own account");
+                let limited = (0..500).filter(|_| kernel.run(*hook, frame).action == Action::Drop).count();
+                assert!(limited > 0, "{family:?} {hook:?}: 500 errors at once");
+            }
+            let limited = kernel.seen().drops.into_keys().filter(|(_, why)| *why == DropReason::IcmpLimited);
+            assert_eq!(limited.count(), 2, "{family:?}: on the accounts of the two pods");
+        });
+    }
+}
+
+#[test]
+fn pkt_34_the_stack_takes_apart_what_is_segmented_before_it_complains() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
         for family in Family::BOTH {
-            let spent = probe(family, DB, 5).ttl(1).bytes();
-            let limited = (0..500).filter(|_| kernel.run(Hook::Pod(CLIENT), &spent).action == Action::Drop).count();
-            assert!(limited > 0, "{family:?}: 500 errors at once");
-            let counted = kernel.seen().drops.iter().filter(|((_, why), _)| *why == DropReason::IcmpLimited).count();
-            assert_eq!(counted, 1, "{family:?}: on the sender's account alone");
-            for (hook, frame) in [
-                (Hook::Pod(DB), DB.udp(family, OUTSIDE, WEB, b"x").ttl(1).bytes()),
-                (Hook::Uplink, from_outside(family, 5).ttl(1).bytes()),
-            ] {
-                assert_eq!(kernel.run(hook, &frame).action, Action::Redirect, "{family:?} {hook:?}: another account");
-            }
+            let spent = CLIENT.tcp(family, DB, WEB, SYN).ttl(1).bytes();
+            let mut run = |segment| {
+                kernel.segment = segment;
+                let ran = kernel.run(Hook::Pod(CLIENT), &spent);
+                (ran.action, ran.bytes == spent)
+            };
+            assert_eq!(run(1000), (Action::PassOn, true), "{family:?}");
+            assert_eq!(run(0), (Action::Redirect, false), "{family:?}");
         }
     });
 }

@@ -88,6 +88,8 @@ pub struct Seen {
 /// A node with its pods' interfaces, and the programs over its tables.
 pub struct Kernel {
     pub dataplane: Dataplane,
+    /// Bytes of each segment that the packets which are run are to be cut into; 0: they are whole.
+    pub segment: u32,
     /// For its maps.
     programs: Ebpf,
     loaded: BTreeMap<String, SchedClassifier>,
@@ -160,7 +162,7 @@ impl Kernel {
         let programs = over_the_pins(&bpffs(&directory), &sizes);
         let loaded = loaded(&programs);
         let (indexes, slots, actors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { dataplane, programs, loaded, indexes, slots, actors, pods, directory, sizes }
+        Self { dataplane, segment: 0, programs, loaded, indexes, slots, actors, pods, directory, sizes }
     }
 
     /// Another agent takes over, which attaches in this way.
@@ -309,9 +311,6 @@ impl Kernel {
             for slot in 0..accounts.len() {
                 accounts.set(slot, &0, 0).expect("an account can be cleared");
             }
-            // Else the tickets of a hundred thousand rows would leave no room.
-            let mut tickets: Queue<&mut MapData, Ticket> = map_mut(&mut self.programs, &maps::CTQ);
-            while tickets.pop(0).is_ok() {}
         }
         let mut pieces: HashMap<&mut MapData, FragmentKey, FragmentPorts> =
             map_mut(&mut self.programs, &maps::FRAGMENTS);
@@ -435,6 +434,7 @@ impl Kernel {
         let mut context = [0; SK_BUFF];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&self.index_of(interface));
         context[MARK..MARK + 4].copy_from_slice(&7u32.to_ne_bytes());
+        context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&self.segment.to_ne_bytes());
         if let Some(by) = by {
             context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&self.index_of(by));
         }
@@ -556,6 +556,7 @@ const MARK: usize = 8;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const CB: usize = 48;
+const GSO_SIZE: usize = 176;
 
 fn action_of(program: &str, result: u32) -> Action {
     match result {

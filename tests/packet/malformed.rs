@@ -149,6 +149,11 @@ fn pkt_46_what_has_no_ports_is_one_flow_both_ways() {
 #[test]
 fn pkt_40_ipv4_options_do_not_hide_the_port() {
     let with_options = |f| CLIENT.tcp(f, DB, WEB, SYN).options(&[1, 1, 1, 0, 1, 1, 1, 0]).bytes();
-    let rows = vec![row("PKT-40", sends(CLIENT, with_options), Fate::To(DB)).opens(2).only(V4)];
+    let with_a_route = |f| CLIENT.tcp(f, DB, WEB, SYN).options(&[137, 3, 4, 0]).bytes();
+    let refused = Fate::Drop(Some(CLIENT), DropReason::RoutingHeader);
+    let rows = vec![
+        row("PKT-40", sends(CLIENT, with_options), Fate::To(DB)).opens(2).only(V4),
+        row("PKT-40 a route in the shortest header with options", sends(CLIENT, with_a_route), refused).only(V4),
+    ];
     on_a_node(|| run(&scenario(), rows));
 }
