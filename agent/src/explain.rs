@@ -76,6 +76,8 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     direction: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<u16>,
@@ -175,6 +177,7 @@ fn compose(
         port: asked.port,
         verdict: word(decision.verdict),
         direction: decision.direction.map(|direction| direction.to_string()),
+        tier: decision.decider.as_ref().and_then(Decider::tier).map(ToString::to_string),
         policy,
         rule,
         why: decision.why,
@@ -263,15 +266,13 @@ fn disagreement(twin: &TwinAnswer, outcome: &Outcome, destination_is_local: bool
     })
 }
 
+/// The policy or profile whose rule decided, or all policies of the tier that ended in a refusal.
 fn named(decider: &Decider) -> (Option<String>, Option<u16>) {
-    match decider {
-        Decider::NoPolicy(_) => (None, None),
-        Decider::Rule { policy, place, .. } => (Some(policy.to_string()), Some(*place)),
-        Decider::Isolated { policies, .. } => {
-            let names: Vec<_> = policies.iter().map(ToString::to_string).collect();
-            (Some(names.join(", ")), None)
-        }
-    }
+    let names: Vec<_> = match decider {
+        Decider::Profile { profile, .. } => vec![format!("Profile {profile}")],
+        decider => decider.policies().iter().map(ToString::to_string).collect(),
+    };
+    ((!names.is_empty()).then(|| names.join(", ")), decider.place())
 }
 
 fn word(verdict: Verdict) -> &'static str {
@@ -299,12 +300,12 @@ impl fmt::Display for Words {
 mod tests {
     use super::*;
     use abi::Answer;
-    use model::{PolicyId, PolicyKind};
+    use model::{PolicyId, PolicyKind, TierName};
 
     fn rule(place: u16) -> Decider {
         let policy =
             PolicyId { name: "web".into(), namespace: "default".into(), kind: PolicyKind::KubernetesNetworkPolicy };
-        Decider::Rule { policy, direction: Direction::Ingress, place }
+        Decider::Rule { tier: TierName::DEFAULT.into(), policy, direction: Direction::Ingress, place }
     }
 
     fn twin(outcome: Fate, egress: Option<Decider>, ingress: Option<Decider>) -> TwinAnswer {

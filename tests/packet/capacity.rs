@@ -31,7 +31,9 @@ fn large() -> Scenario {
     }
     let nets = (0..24).map(|number| allow().net(&format!("198.51.{number}.0/24")));
     let mut narrow = policy("wide", Some("client"), &[Direction::Egress]).egress(wide);
-    narrow.egress.extend(nets);
+    for net in nets {
+        narrow = narrow.egress(net);
+    }
     FAR.into_iter().fold(base(), |scenario, far| scenario.remote_pod(far, "far")).policy(narrow)
 }
 

@@ -11,7 +11,10 @@ use crate::{
 };
 use calc::World;
 use dataplane::Question;
-use model::{Attachment, AttachmentId, IfaceName, Labels, Mac, Namespace, NodeName, Pod, Protocol, Resource, Update};
+use model::{
+    Attachment, AttachmentId, IfaceName, Labels, Mac, Namespace, NodeName, Pod, Protocol, Resource, ServiceAccount,
+    Update,
+};
 use policy::{Endpoint, Flow, Judgement, Outcome, Verdict, View, evaluate, generate::Case};
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -167,8 +170,18 @@ fn world(view: &View) -> World {
         let namespace = Namespace { name: name.clone(), labels: labels.clone() };
         world.apply(Update::Set(Resource::Namespace(namespace)));
     }
-    for policy in &view.policies {
-        world.apply(Update::Set(Resource::Policy(policy.clone())));
+    let accounts = view.accounts.iter().map(|((namespace, name), labels)| {
+        let (namespace, name, labels) = (namespace.clone(), name.clone(), labels.clone());
+        Resource::ServiceAccount(ServiceAccount { namespace, name, labels })
+    });
+    let told = accounts
+        .chain(view.nodes.iter().cloned().map(Resource::Node))
+        .chain(view.network_sets.iter().cloned().map(Resource::NetworkSet))
+        .chain(view.tiers.iter().cloned().map(Resource::Tier))
+        .chain(view.policies.iter().cloned().map(Resource::Policy))
+        .chain(view.profiles.iter().cloned().map(Resource::Profile));
+    for resource in told {
+        world.apply(Update::Set(resource));
     }
     for (number, endpoint) in view.endpoints.iter().enumerate() {
         world.apply(Update::Set(Resource::Pod(pod(endpoint, &node))));
@@ -184,6 +197,7 @@ fn pod(endpoint: &Endpoint, node: &NodeName) -> Pod {
         id: endpoint.id.clone(),
         node: Some(node.clone()),
         labels: endpoint.labels.clone(),
+        service_account: endpoint.service_account.clone(),
         addresses: endpoint.addresses.clone(),
         ports: endpoint.ports.clone(),
         host_network: false,

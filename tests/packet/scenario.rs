@@ -6,9 +6,9 @@
 use crate::cast::{Actor, NODE};
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, Direction, IfaceName, Labels, NamedPort, NamespaceMatch, Order, PeerMatch,
-    PeerSelector, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource,
-    Rule, Selector, Update,
+    Action, Attachment, AttachmentId, Cidr, Direction, EntityMatch, IfaceName, Labels, NamedPort, Order, Pod, PodId,
+    Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource, Rule, Selector, TierName,
+    Update,
 };
 use std::fmt::Write as _;
 
@@ -97,6 +97,7 @@ impl Cast {
             id: PodId::new(NAMESPACE, self.actor.name),
             node: Some(if self.local { "node" } else { "elsewhere" }.into()),
             labels: self.labels.clone(),
+            service_account: Some("default".into()),
             addresses: self.actor.addresses(),
             ports: self.ports.clone(),
             host_network: false,
@@ -129,15 +130,17 @@ pub fn interface(actor: Actor) -> IfaceName {
     IfaceName(format!("cali{}", actor.name))
 }
 
-fn pods(app: Option<&str>) -> PeerSelector {
-    let pods = app.map_or(Selector::All, |app| Selector::Equals("app".into(), app.into()));
-    PeerSelector { namespaces: NamespaceMatch::Named(NAMESPACE.into()), pods }
+fn pods(app: Option<&str>) -> Selector {
+    let labels = app.map(|app| Selector::Equals("app".into(), app.into()));
+    let all = [Selector::pods(), Selector::in_namespace(&NAMESPACE.into())];
+    Selector::all_of(all.into_iter().chain(labels).collect())
 }
 
 /// A policy for the pods of `app` (`None`: all) that isolates `directions`.
 pub fn policy(name: &str, app: Option<&str>, directions: &[Direction]) -> Policy {
     Policy {
         id: PolicyId { name: name.into(), namespace: NAMESPACE.into(), kind: PolicyKind::KubernetesNetworkPolicy },
+        tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
         subject: pods(app),
         types: PolicyTypes {
@@ -149,19 +152,20 @@ pub fn policy(name: &str, app: Option<&str>, directions: &[Direction]) -> Policy
     }
 }
 
-/// An allow for everything.
-pub fn allow() -> Rule {
-    Rule {
-        place: 0,
-        action: Action::Allow,
-        protocol: None,
-        ports: Vec::new(),
-        peer: PeerMatch::default(),
-        unreadable: None,
-    }
+/// An allow, which `ingress` and `egress` of a policy make a rule.
+#[derive(Clone, Debug, Default)]
+pub struct Allow {
+    pub peer: EntityMatch,
+    protocol: Option<Protocol>,
+    ports: Vec<PortMatch>,
 }
 
-/// The parts of a rule, said after `allow()`.
+/// An allow for everything.
+pub fn allow() -> Allow {
+    Allow::default()
+}
+
+/// The parts of an allow, said after `allow()`.
 pub trait Narrow {
     fn pods(self, app: &str) -> Self;
     fn net(self, cidr: &str) -> Self;
@@ -169,14 +173,14 @@ pub trait Narrow {
     fn protocol(self, protocol: Protocol) -> Self;
 }
 
-impl Narrow for Rule {
+impl Narrow for Allow {
     fn pods(mut self, app: &str) -> Self {
         self.peer.selector = Some(pods(Some(app)));
         self
     }
 
     fn net(mut self, cidr: &str) -> Self {
-        self.peer.nets.push(cidr.parse::<Cidr>().expect("a test's network is valid"));
+        self.peer.nets.get_or_insert_default().push(cidr.parse::<Cidr>().expect("a test's network is valid"));
         self
     }
 
@@ -192,20 +196,29 @@ impl Narrow for Rule {
     }
 }
 
+impl Allow {
+    fn rule(self, ends: impl Fn(EntityMatch, EntityMatch) -> (EntityMatch, EntityMatch)) -> Rule {
+        let ports = Some(self.ports).filter(|ports| !ports.is_empty());
+        let (source, mut destination) = ends(self.peer, EntityMatch::default());
+        destination.ports = ports;
+        Rule { protocol: self.protocol, source, destination, ..Rule::new(0, Action::Allow) }
+    }
+}
+
 /// Rules of a policy, said after `policy()`.
 pub trait Rules {
-    fn ingress(self, rule: Rule) -> Self;
-    fn egress(self, rule: Rule) -> Self;
+    fn ingress(self, allow: Allow) -> Self;
+    fn egress(self, allow: Allow) -> Self;
 }
 
 impl Rules for Policy {
-    fn ingress(mut self, rule: Rule) -> Self {
-        self.ingress.push(rule);
+    fn ingress(mut self, allow: Allow) -> Self {
+        self.ingress.push(allow.rule(|peer, own| (peer, own)));
         self
     }
 
-    fn egress(mut self, rule: Rule) -> Self {
-        self.egress.push(rule);
+    fn egress(mut self, allow: Allow) -> Self {
+        self.egress.push(allow.rule(|peer, own| (own, peer)));
         self
     }
 }

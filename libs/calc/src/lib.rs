@@ -8,6 +8,7 @@
 pub mod desired;
 pub mod query;
 pub mod resolve;
+mod surroundings;
 mod workload;
 pub mod world;
 

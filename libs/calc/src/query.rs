@@ -138,15 +138,22 @@ impl World {
         let endpoint = |workload: &crate::workload::Workload<'_>| Endpoint {
             id: workload.id.clone(),
             labels: workload.labels.clone(),
+            service_account: workload.account.map(str::to_owned),
             addresses: workload.addresses.keys().copied().collect(),
             ports: workload.ports.to_vec(),
         };
         let endpoints = workloads(self).iter().map(endpoint).collect();
-        let policies = self.policies.values().cloned().collect();
+        let account =
+            |(key, account): (&(NamespaceName, String), &ServiceAccount)| (key.clone(), account.labels.clone());
         View {
             namespaces: self.namespaces.clone(),
+            accounts: self.accounts.iter().map(account).collect(),
+            nodes: self.nodes.values().cloned().collect(),
             endpoints,
-            policies,
+            network_sets: self.network_sets.values().cloned().collect(),
+            tiers: self.tiers.values().cloned().collect(),
+            policies: self.policies.values().cloned().collect(),
+            profiles: self.profiles.values().cloned().collect(),
             host: self.host.iter().copied().map(Cidr::host).collect(),
         }
     }

@@ -5,10 +5,11 @@
 
 use crate::{
     AddressSpec, Desired, EndpointSpec, InSync, Owner, World,
+    surroundings::surroundings,
     workload::{Workload, workloads},
 };
-use model::{Attachment, AttachmentId, Cidr, Direction, Policy};
-use policy::{Active, Class, RuleSet, Selectors};
+use model::{Attachment, AttachmentId, Cidr, Direction};
+use policy::{Active, Applying, Class, RuleSet, Rulebook, Selectors, Subject, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -20,11 +21,13 @@ use std::{
 pub fn desired(world: InSync<'_>) -> Desired {
     let InSync(world) = world;
     let workloads = workloads(world);
-    let endpoints = endpoints(world, &workloads);
-    let active = Active::of(endpoints.values().flat_map(|endpoint| [&*endpoint.ingress, &*endpoint.egress]));
+    let around = surroundings(world);
+    let endpoints = endpoints(world, &workloads, &around);
+    let sets = endpoints.values().flat_map(|endpoint| [&*endpoint.ingress, &*endpoint.egress]);
+    let active = Active::of(sets, &around);
     let mut classes = Shared::default();
     let addresses = addresses(world, &workloads, &active, &mut classes);
-    let nets = active.nets.iter().map(|net| (*net, classes.share(Class::of(&active, net, None)))).collect();
+    let nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
     Desired { endpoints, addresses, nets }
 }
 
@@ -48,20 +51,34 @@ impl<T: Ord> Shared<T> {
     }
 }
 
-fn endpoints(world: &World, workloads: &[Workload<'_>]) -> BTreeMap<AttachmentId, EndpointSpec> {
-    let policies = ordered(world);
-    let mut sets = RuleSets { sets: Shared::default(), selectors: Selectors::default() };
+fn endpoints(
+    world: &World,
+    workloads: &[Workload<'_>],
+    around: &Surroundings<'_>,
+) -> BTreeMap<AttachmentId, EndpointSpec> {
+    let book = Rulebook::of(world.tiers.values(), world.policies.values());
+    let mut sets = RuleSets { around, sets: Shared::default(), selectors: Selectors::default() };
     let mut endpoints = BTreeMap::new();
     for workload in workloads.iter().filter(|workload| !workload.attachments.is_empty()) {
-        let selected: Vec<&Policy> = policies.iter().copied().filter(|policy| selects(policy, workload)).collect();
-        let ingress = sets.of(&selected, Direction::Ingress, workload);
-        let egress = sets.of(&selected, Direction::Egress, workload);
+        let subject = subject(world, workload);
+        let applying = book.applying(&subject.pod.labels);
+        let ingress = sets.of(&applying, Direction::Ingress, &subject);
+        let egress = sets.of(&applying, Direction::Egress, &subject);
         for attachment in &workload.attachments {
             let judges = [Arc::clone(&ingress), Arc::clone(&egress)];
             endpoints.insert(attachment.id.clone(), endpoint(world, workload, attachment, judges));
         }
     }
     endpoints
+}
+
+fn subject<'a>(world: &'a World, workload: &Workload<'a>) -> Subject<'a> {
+    let given = |name: &str| world.profiles.get(name);
+    Subject {
+        pod: workload.facts(),
+        addresses: workload.addresses.keys().copied().collect(),
+        profiles: Subject::profiles_of(&workload.id.namespace, workload.account, given),
+    }
 }
 
 fn endpoint(
@@ -83,26 +100,15 @@ fn endpoint(
     }
 }
 
-/// In order of evaluation.
-fn ordered(world: &World) -> Vec<&Policy> {
-    let mut policies: Vec<&Policy> = world.policies.values().collect();
-    policies.sort_by(|a, b| (a.order, &a.id).cmp(&(b.order, &b.id)));
-    policies
-}
-
-fn selects(policy: &Policy, workload: &Workload<'_>) -> bool {
-    policy.subject.matches(&workload.id.namespace, workload.namespace_labels, workload.labels)
-}
-
-struct RuleSets {
+struct RuleSets<'a> {
+    around: &'a Surroundings<'a>,
     sets: Shared<RuleSet>,
     selectors: Selectors,
 }
 
-impl RuleSets {
-    fn of(&mut self, selected: &[&Policy], direction: Direction, workload: &Workload<'_>) -> Arc<RuleSet> {
-        let applying: Vec<&Policy> = selected.iter().copied().filter(|policy| policy.applies(direction)).collect();
-        self.sets.share(RuleSet::build(&applying, direction, workload.ports, &mut self.selectors))
+impl RuleSets<'_> {
+    fn of(&mut self, applying: &[Applying<'_>], direction: Direction, subject: &Subject<'_>) -> Arc<RuleSet> {
+        self.sets.share(RuleSet::build(applying, direction, subject, self.around, &mut self.selectors))
     }
 }
 
@@ -115,21 +121,19 @@ fn addresses(
     let mut addresses = BTreeMap::new();
     for workload in workloads {
         for (address, local) in &workload.addresses {
-            let class = Class::of(active, &Cidr::host(*address), Some(&workload.facts()));
+            let bare = Class::of(active, &Cidr::host(*address));
+            let class = bare.with_pod(active, &workload.facts());
             let owner = local.map_or(Owner::Elsewhere, |id| Owner::Endpoint(id.clone()));
-            if matters(&class, &owner) {
+            // A pod elsewhere that no rule knows by its labels has the class of its narrowest network, and the trie
+            // answers that.
+            if owner != Owner::Elsewhere || class != bare {
                 addresses.insert(*address, AddressSpec { class: classes.share(class), owner });
             }
         }
     }
     for address in &world.host {
-        let class = classes.share(Class::of(active, &Cidr::host(*address), None));
+        let class = classes.share(Class::of(active, &Cidr::host(*address)));
         addresses.insert(*address, AddressSpec { class, owner: Owner::Host });
     }
     addresses
-}
-
-/// A pod elsewhere that only networks match has the class of its narrowest network, which the trie answers.
-fn matters(class: &Class, owner: &Owner) -> bool {
-    *owner != Owner::Elsewhere || !class.selectors.is_empty() || !class.ports.is_empty()
 }

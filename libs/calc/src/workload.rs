@@ -4,7 +4,7 @@
 //! Never: a host-network or finished pod (NP-55, NP-60); an attachment that is not committed.
 
 use crate::World;
-use model::{Attachment, AttachmentId, Labels, NamedPort, Pod, PodId};
+use model::{Attachment, AttachmentId, EffectiveLabels, Labels, NamedPort, Parent, Pod, PodId};
 use policy::PodFacts;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,22 +16,23 @@ use std::{
 pub(crate) struct Workload<'a> {
     pub(crate) id: &'a PodId,
     /// `None`: nobody described its namespace.
-    pub(crate) namespace_labels: Option<&'a Labels>,
+    namespace_labels: Option<&'a Labels>,
     pub(crate) labels: &'a Labels,
+    /// The name of its service account; `None`: nobody has said.
+    pub(crate) account: Option<&'a str>,
+    /// `None`: nobody described its account.
+    account_labels: Option<&'a Labels>,
     pub(crate) ports: &'a [NamedPort],
     /// Its addresses, each with the local endpoint that has it.
     pub(crate) addresses: BTreeMap<IpAddr, Option<&'a AttachmentId>>,
     pub(crate) attachments: Vec<&'a Attachment>,
 }
 
-impl Workload<'_> {
-    pub(crate) fn facts(&self) -> PodFacts<'_> {
-        PodFacts {
-            namespace: &self.id.namespace,
-            namespace_labels: self.namespace_labels,
-            labels: self.labels,
-            ports: self.ports,
-        }
+impl<'a> Workload<'a> {
+    pub(crate) fn facts(&self) -> PodFacts<'a> {
+        let account = self.account.map_or(Parent::Unknown, |name| Parent::Named { name, labels: self.account_labels });
+        let labels = EffectiveLabels::pod(self.labels, &self.id.namespace, self.namespace_labels, account);
+        PodFacts { labels, ports: self.ports }
     }
 }
 
@@ -66,8 +67,17 @@ fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -
         .or_else(|| published.map(|published| &published.labels))?;
     let addresses = addresses(&attachments, published.map(|published| &*published.addresses), manifest);
     let ports = manifest.map_or(&[][..], |pod| &pod.ports);
-    let namespace_labels = world.namespaces.get(&id.namespace);
-    Some(Workload { id, namespace_labels, labels, ports, addresses, attachments })
+    let account = manifest.and_then(|pod| pod.service_account.as_deref());
+    Some(Workload {
+        id,
+        namespace_labels: world.namespaces.get(&id.namespace),
+        labels,
+        account,
+        account_labels: account.and_then(|account| world.account(&id.namespace, account)),
+        ports,
+        addresses,
+        attachments,
+    })
 }
 
 /// What was attached here is true; what the attaching node's agent published is next; a manifest's status is hearsay.

@@ -4,8 +4,8 @@
 //! Never: forgets an object because another is missing.
 
 use model::{
-    Attachment, AttachmentId, IpPool, Labels, Namespace, NamespaceName, Node, NodeName, Pod, PodId, Policy, PolicyId,
-    Resource, ResourceKey, ServiceAccount, Update, WorkloadAddress,
+    Attachment, AttachmentId, IpPool, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod,
+    PodId, Policy, PolicyId, Profile, Resource, ResourceKey, ServiceAccount, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,10 @@ pub struct World {
     pub(crate) namespaces: BTreeMap<NamespaceName, Labels>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) accounts: BTreeMap<(NamespaceName, String), ServiceAccount>,
+    pub(crate) tiers: BTreeMap<TierName, Tier>,
     pub(crate) policies: BTreeMap<PolicyId, Policy>,
+    pub(crate) network_sets: BTreeMap<NetworkSetId, NetworkSet>,
+    pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) pools: BTreeMap<String, IpPool>,
     pub(crate) published: BTreeMap<PodId, WorkloadAddress>,
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,
@@ -45,7 +48,10 @@ impl World {
             namespaces: BTreeMap::new(),
             nodes: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            tiers: BTreeMap::new(),
             policies: BTreeMap::new(),
+            network_sets: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             pools: BTreeMap::new(),
             published: BTreeMap::new(),
             attachments: BTreeMap::new(),
@@ -70,7 +76,10 @@ impl World {
             Resource::ServiceAccount(account) => {
                 put(&mut self.accounts, (account.namespace.clone(), account.name.clone()), account)
             }
+            Resource::Tier(tier) => put(&mut self.tiers, tier.name.clone(), tier),
             Resource::Policy(policy) => put(&mut self.policies, policy.id.clone(), policy),
+            Resource::NetworkSet(set) => put(&mut self.network_sets, set.id.clone(), set),
+            Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
             Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
             Resource::WorkloadAddress(address) => {
                 // What this node tells the others is no news to itself, unless somebody else told it before.
@@ -89,10 +98,19 @@ impl World {
             ResourceKey::ServiceAccount(namespace, name) => {
                 self.accounts.remove(&(namespace.clone(), name.clone())).is_some()
             }
+            ResourceKey::Tier(name) => self.tiers.remove(name).is_some(),
             ResourceKey::Policy(id) => self.policies.remove(id).is_some(),
+            ResourceKey::NetworkSet(id) => self.network_sets.remove(id).is_some(),
+            ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
             ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
+    }
+
+    /// The labels of a service account, if somebody described it.
+    pub(crate) fn account(&self, namespace: &NamespaceName, name: &str) -> Option<&Labels> {
+        let key = (namespace.clone(), name.to_owned());
+        self.accounts.get(&key).map(|account| &account.labels)
     }
 
     /// Takes in, or replaces, an attachment of this node. It becomes an endpoint once it is `committed`.

@@ -109,15 +109,10 @@ impl<'a> Reporter<'a> {
     /// Deciders, with the packets they decided since the agent first named them.
     fn policies(&self) -> Result<Vec<Value>, StoreError> {
         let row = |(decider, hit): (&Decider, &u32)| {
-            let policy = match decider {
-                Decider::Rule { policy, .. } => policy.to_string(),
-                Decider::Isolated { policies, .. } => {
-                    policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                }
-                Decider::NoPolicy(_) => String::new(),
-            };
+            let policies: Vec<_> = decider.policies().iter().map(ToString::to_string).collect();
             Ok(json!({
-                "policy": policy,
+                "policy": policies.join(", "),
+                "tier": decider.tier().map(ToString::to_string),
                 "direction": decider.direction().to_string(),
                 "decides": decider.to_string(),
                 "judged": self.tables.store().hit_count(*hit)?,
@@ -155,7 +150,7 @@ impl<'a> Reporter<'a> {
             json!({
                 "ruleSet": id,
                 "direction": set.direction.to_string(),
-                "policies": set.policies.iter().map(|policy| policy.id.to_string()).collect::<Vec<_>>(),
+                "policies": set.policies().map(|policy| policy.id.to_string()).collect::<Vec<_>>(),
                 "endpoints": users,
                 "rows": rows.len(),
                 "spans": u64::from(default.unwrap_or(0)) + rows.iter().map(|row| u64::from(row.len)).sum::<u64>(),

@@ -8,20 +8,28 @@ pub mod attachment;
 pub mod label;
 pub mod name;
 pub mod net;
+pub mod networkset;
+pub mod order;
 pub mod policy;
 pub mod pool;
+pub mod profile;
 pub mod resource;
+pub mod rule;
 pub mod selector;
+pub mod tier;
 pub mod update;
 
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use label::Labels;
-pub use name::{NamespaceName, NodeName, PodId, PolicyId, PolicyKind, PortName};
-pub use net::{Cidr, IfaceName, Ifindex, Mac, PortRange, Protocol};
-pub use policy::{
-    Action, Direction, NamespaceMatch, Order, PeerMatch, PeerSelector, Policy, PolicyTypes, PortMatch, Rule,
-};
+pub use name::{NamespaceName, NodeName, PodId, PolicyId, PolicyKind, PortName, TierName};
+pub use net::{Cidr, Family, IfaceName, Ifindex, Mac, PortRange, Protocol};
+pub use networkset::{NetworkSet, NetworkSetId};
+pub use order::Order;
+pub use policy::{Direction, Policy, PolicyTypes};
 pub use pool::IpPool;
+pub use profile::Profile;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
+pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
 pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
+pub use tier::{Tier, TierEnd};
 pub use update::Update;

@@ -4,7 +4,7 @@
 //! Never: checks that the named thing exists.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -34,6 +34,17 @@ names! {
     NamespaceName;
     /// A named container port.
     PortName;
+    /// A tier of policies.
+    TierName;
+}
+
+impl TierName {
+    /// Where a policy stands that names no tier, and every Kubernetes NetworkPolicy.
+    pub const DEFAULT: &str = "default";
+    /// Where ClusterNetworkPolicies of the tier Admin stand.
+    pub const KUBE_ADMIN: &str = "kube-admin";
+    /// Where ClusterNetworkPolicies of the tier Baseline stand.
+    pub const KUBE_BASELINE: &str = "kube-baseline";
 }
 
 /// A pod: `namespace/name`.
@@ -59,23 +70,45 @@ impl fmt::Display for PodId {
     }
 }
 
-/// The kinds of policy, in the order of their printed names (Calico breaks ties by `name/namespace/kind`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The kinds of policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1` NetworkPolicy.
     KubernetesNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `projectcalico.org/v3` NetworkPolicy.
+    NetworkPolicy,
+    /// `projectcalico.org/v3` GlobalNetworkPolicy.
+    GlobalNetworkPolicy,
 }
 
-impl fmt::Display for PolicyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl PolicyKind {
+    /// What Calico calls it when it breaks a tie (libcalico-go/lib/backend/model).
+    fn sorted_as(self) -> &'static str {
         match self {
-            Self::KubernetesNetworkPolicy => f.write_str("NetworkPolicy"),
+            Self::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
+            Self::ClusterNetworkPolicy => "KubernetesClusterNetworkPolicy",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
         }
     }
 }
 
-/// A policy object. Ordered by name, namespace, kind: Calico's tie-break (felix/calc/policy_sorter.go).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// As kubectl writes kinds: with the group where two groups have one of this name.
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KubernetesNetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::NetworkPolicy => "NetworkPolicy.projectcalico.org",
+            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+        })
+    }
+}
+
+/// A policy object. Ordered as Calico breaks ties: by the text `name/namespace/kind` (felix/calc/policy_sorter.go).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PolicyId {
     /// Its name.
     pub name: String,
@@ -85,8 +118,59 @@ pub struct PolicyId {
     pub kind: PolicyKind,
 }
 
+impl PolicyId {
+    /// The bytes of `name/namespace/kind`. A name ends before the slash, and `-` and `.` come before it.
+    fn sorted_as(&self) -> impl Iterator<Item = u8> + '_ {
+        let parts = [self.name.as_str(), "/", &self.namespace.0, "/", self.kind.sorted_as()];
+        parts.into_iter().flat_map(str::bytes)
+    }
+}
+
+impl Ord for PolicyId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.sorted_as().cmp(other.sorted_as())
+    }
+}
+
+impl PartialOrd for PolicyId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl fmt::Display for PolicyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        match self.namespace.0.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str, namespace: &str, kind: PolicyKind) -> PolicyId {
+        PolicyId { name: name.into(), namespace: namespace.into(), kind }
+    }
+
+    #[test]
+    fn cal_1_ties_are_broken_by_the_text_name_namespace_kind() {
+        let kind = PolicyKind::GlobalNetworkPolicy;
+        // '-' and '.' come before the '/' that ends the shorter name.
+        assert!(id("a-b", "", kind) < id("a", "", kind) && id("a.b", "", kind) < id("a", "", kind));
+        assert!(id("a", "", kind) < id("a0", "", kind));
+        assert!(id("a", "x", PolicyKind::NetworkPolicy) < id("a", "y", PolicyKind::KubernetesNetworkPolicy));
+        assert!(id("a", "", kind) < id("a", "x", PolicyKind::KubernetesNetworkPolicy));
+        assert!(id("a", "x", PolicyKind::KubernetesNetworkPolicy) < id("a", "x", PolicyKind::NetworkPolicy));
+        assert!(id("a", "", kind) < id("a", "", PolicyKind::ClusterNetworkPolicy));
+    }
+
+    #[test]
+    fn a_policy_is_named_by_kind_and_namespace() {
+        assert_eq!(id("p", "x", PolicyKind::KubernetesNetworkPolicy).to_string(), "NetworkPolicy x/p");
+        assert_eq!(id("p", "x", PolicyKind::NetworkPolicy).to_string(), "NetworkPolicy.projectcalico.org x/p");
+        assert_eq!(id("p", "", PolicyKind::GlobalNetworkPolicy).to_string(), "GlobalNetworkPolicy p");
     }
 }

@@ -16,6 +16,23 @@ pub struct InvalidNet {
     pub expected: &'static str,
 }
 
+/// An IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// A network without host bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -61,6 +78,21 @@ impl Cidr {
     #[must_use]
     pub fn prefix_len(&self) -> u8 {
         self.0.prefix_len()
+    }
+
+    /// Every address of a family.
+    #[must_use]
+    pub fn all(family: Family) -> Self {
+        match family {
+            Family::V4 => Self(ipnet::IpNet::V4(ipnet::Ipv4Net::default())),
+            Family::V6 => Self(ipnet::IpNet::V6(ipnet::Ipv6Net::default())),
+        }
+    }
+
+    /// Its family.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        if self.is_v4() { Family::V4 } else { Family::V6 }
     }
 
     /// Whether it is an IPv4 network.

@@ -3,7 +3,10 @@
 //! Invariant: `Resource::key` names an object the same way whichever document it came from.
 //! Never: keeps a field nobody reads.
 
-use crate::{IpPool, Labels, NamespaceName, NodeName, PodId, Policy, PolicyId, PortName, Protocol};
+use crate::{
+    IpPool, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile,
+    Protocol, Tier, TierName,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
@@ -27,6 +30,8 @@ pub struct Pod {
     pub node: Option<NodeName>,
     /// Its labels.
     pub labels: Labels,
+    /// The name of its service account.
+    pub service_account: Option<String>,
     /// Its addresses as known to the cluster (status, else Calico's annotations: NP-61).
     pub addresses: Vec<IpAddr>,
     /// Named ports of its containers and sidecars (NP-72).
@@ -92,8 +97,14 @@ pub enum Resource {
     Node(Node),
     /// A service account.
     ServiceAccount(ServiceAccount),
+    /// A tier.
+    Tier(Tier),
     /// A policy.
     Policy(Policy),
+    /// A set of networks.
+    NetworkSet(NetworkSet),
+    /// A profile.
+    Profile(Profile),
     /// An IP pool.
     IpPool(IpPool),
     /// A pod's addresses as its node's agent knows them.
@@ -111,8 +122,14 @@ pub enum ResourceKey {
     Node(NodeName),
     /// A service account: namespace and name.
     ServiceAccount(NamespaceName, String),
+    /// A tier.
+    Tier(TierName),
     /// A policy.
     Policy(PolicyId),
+    /// A set of networks.
+    NetworkSet(NetworkSetId),
+    /// A profile.
+    Profile(String),
     /// An IP pool.
     IpPool(String),
     /// A pod's addresses as its node's agent knows them.
@@ -130,7 +147,10 @@ impl Resource {
             Self::ServiceAccount(account) => {
                 ResourceKey::ServiceAccount(account.namespace.clone(), account.name.clone())
             }
+            Self::Tier(tier) => ResourceKey::Tier(tier.name.clone()),
             Self::Policy(policy) => ResourceKey::Policy(policy.id.clone()),
+            Self::NetworkSet(set) => ResourceKey::NetworkSet(set.id.clone()),
+            Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
         }
@@ -144,7 +164,10 @@ impl fmt::Display for ResourceKey {
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Node(name) => write!(f, "Node {name}"),
             Self::ServiceAccount(namespace, name) => write!(f, "ServiceAccount {namespace}/{name}"),
+            Self::Tier(name) => write!(f, "Tier {name}"),
             Self::Policy(id) => id.fmt(f),
+            Self::NetworkSet(id) => id.fmt(f),
+            Self::Profile(name) => write!(f, "Profile {name}"),
             Self::IpPool(name) => write!(f, "IPPool {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
         }

@@ -3,15 +3,22 @@
 //! Invariant: two peers with equal answers have equal classes; a fact that no rule asks for is in none.
 //! Never: decides; a class holds facts, a rule set judges them.
 
-use crate::RuleSet;
-use model::{Cidr, Labels, NamedPort, NamespaceName, PeerSelector, PortName};
-use std::{collections::BTreeSet, sync::Arc};
+use crate::{PodFacts, RuleSet, Surroundings};
+use model::{Cidr, NamedPort, PortName, Selector, Truth};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Everything about a peer address that any rule of this node can ask. Two addresses with equal facts are one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class {
-    /// Active selectors that match it.
-    pub selectors: BTreeSet<Arc<PeerSelector>>,
+    /// Active selectors that find it: as a pod, or in a network set.
+    pub selectors: BTreeSet<Arc<Selector>>,
+    /// Active selectors that may find it, once more is known.
+    pub unsure: BTreeSet<Arc<Selector>>,
+    /// Active selectors of nodes that find it.
+    pub nodes: BTreeSet<Arc<Selector>>,
     /// Active networks that contain it.
     pub nets: BTreeSet<Cidr>,
     /// Its named ports, of those names that an active egress rule uses.
@@ -19,68 +26,124 @@ pub struct Class {
 }
 
 impl Class {
-    /// The class of `net` (of an address: [`Cidr::host`]), where `pod` is the pod that has this address.
+    /// The class of `net` (of an address: [`Cidr::host`]) as far as networks, network sets and nodes say.
     #[must_use]
-    pub fn of(active: &Active, net: &Cidr, pod: Option<&PodFacts>) -> Self {
-        let nets = supernets(net).filter(|wider| active.nets.contains(wider)).collect();
-        let Some(pod) = pod else { return Self { nets, ..Self::default() } };
-        let selectors = active.selectors.iter().filter(|selector| pod.matches(selector)).cloned().collect();
-        let named = |port: &&NamedPort| active.peer_port_names.contains(&port.name);
-        Self { selectors, nets, ports: pod.ports.iter().filter(named).cloned().collect() }
+    pub fn of(active: &Active, net: &Cidr) -> Self {
+        let mut class = Self::default();
+        for wider in supernets(net) {
+            if active.nets.contains(&wider) {
+                class.nets.insert(wider);
+            }
+            if let Some(found) = active.placed.get(&wider) {
+                class.selectors.extend(found.selectors.iter().cloned());
+                class.unsure.extend(found.unsure.iter().cloned());
+                class.nodes.extend(found.nodes.iter().cloned());
+            }
+        }
+        class.settled()
     }
-}
 
-/// What rules may ask of a pod.
-#[derive(Clone, Copy, Debug)]
-pub struct PodFacts<'a> {
-    /// Its namespace.
-    pub namespace: &'a NamespaceName,
-    /// The labels of that namespace; `None` while no such namespace is known.
-    pub namespace_labels: Option<&'a Labels>,
-    /// Its own labels.
-    pub labels: &'a Labels,
-    /// Its named ports.
-    pub ports: &'a [NamedPort],
-}
+    /// The same address, with what is known of the pod that has it.
+    #[must_use]
+    pub fn with_pod(&self, active: &Active, pod: &PodFacts<'_>) -> Self {
+        let mut class = self.clone();
+        for selector in &active.selectors {
+            class.note(selector, selector.matches(&pod.labels));
+        }
+        let named = |port: &&NamedPort| active.peer_port_names.contains(&port.name);
+        class.ports.extend(pod.ports.iter().filter(named).cloned());
+        class.settled()
+    }
 
-impl PodFacts<'_> {
-    fn matches(&self, selector: &PeerSelector) -> bool {
-        selector.matches(self.namespace, self.namespace_labels, self.labels)
+    /// Whether a selector finds it.
+    pub(crate) fn found_by(&self, selector: &Arc<Selector>) -> Truth {
+        if self.selectors.contains(selector) {
+            Truth::Yes
+        } else if self.unsure.contains(selector) {
+            Truth::Unknown
+        } else {
+            Truth::No
+        }
+    }
+
+    fn note(&mut self, selector: &Arc<Selector>, found: Truth) {
+        match found {
+            Truth::Yes => self.selectors.insert(Arc::clone(selector)),
+            Truth::Unknown => self.unsure.insert(Arc::clone(selector)),
+            Truth::No => false,
+        };
+    }
+
+    /// What is sure for one reason is not in doubt for another.
+    fn settled(mut self) -> Self {
+        self.unsure.retain(|selector| !self.selectors.contains(selector));
+        self
     }
 }
 
 /// All that the rule sets in force ask of peers. Classes are made of nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Active {
-    /// Selectors.
-    pub selectors: BTreeSet<Arc<PeerSelector>>,
+    /// Selectors of endpoints and network sets.
+    pub selectors: BTreeSet<Arc<Selector>>,
+    /// Selectors of nodes.
+    pub nodes: BTreeSet<Arc<Selector>>,
     /// Networks, those of exceptions included.
     pub nets: BTreeSet<Cidr>,
     /// Port names that the peer resolves.
     pub peer_port_names: BTreeSet<PortName>,
+    /// What network sets and nodes say of networks, where any of these selectors finds them.
+    pub placed: BTreeMap<Cidr, Class>,
 }
 
 impl Active {
-    /// What these rule sets ask.
+    /// What these rule sets ask, and where it is found around the pods.
     #[must_use]
-    pub fn of<'a>(sets: impl IntoIterator<Item = &'a RuleSet>) -> Self {
+    pub fn of<'a>(sets: impl IntoIterator<Item = &'a RuleSet>, around: &Surroundings<'_>) -> Self {
         let mut active = Self::default();
         for set in sets {
             active.selectors.extend(set.selectors().cloned());
-            active.nets.extend(set.nets().copied());
+            active.nodes.extend(set.nodes().cloned());
+            active.nets.extend(set.nets());
             active.peer_port_names.extend(set.peer_port_names().cloned());
         }
+        active.place(around);
         active
+    }
+
+    /// Networks that have a class of their own: those that rules name, and those of sets and nodes that rules find.
+    pub fn networks(&self) -> impl Iterator<Item = &Cidr> {
+        self.nets.iter().chain(self.placed.keys()).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    fn place(&mut self, around: &Surroundings<'_>) {
+        let mut placed: BTreeMap<Cidr, Class> = BTreeMap::new();
+        for set in &around.sets {
+            for selector in &self.selectors {
+                let found = selector.matches(&set.labels);
+                for net in set.nets.iter().filter(|_| found.possibly()) {
+                    placed.entry(*net).or_default().note(selector, found);
+                }
+            }
+        }
+        for node in &around.nodes {
+            for selector in self.nodes.iter().filter(|selector| selector.matches(node.labels).surely()) {
+                for address in node.addresses {
+                    placed.entry(Cidr::host(*address)).or_default().nodes.insert(Arc::clone(selector));
+                }
+            }
+        }
+        self.placed = placed;
     }
 }
 
 /// One allocation for equal selectors: policies that name the same peers share it, and so do classes.
 #[derive(Clone, Debug, Default)]
-pub struct Selectors(BTreeSet<Arc<PeerSelector>>);
+pub struct Selectors(BTreeSet<Arc<Selector>>);
 
 impl Selectors {
     /// The shared copy of `selector`.
-    pub fn intern(&mut self, selector: &PeerSelector) -> Arc<PeerSelector> {
+    pub fn intern(&mut self, selector: &Selector) -> Arc<Selector> {
         if let Some(known) = self.0.get(selector) {
             return Arc::clone(known);
         }

@@ -3,9 +3,11 @@
 //! Invariant: spans are sorted, the first starts at 0, neighbours differ.
 //! Never: looks at an address or at another rule set.
 
-use crate::{Class, Decider, PeerTest, RuleSet, SetPort, SetRule, Verdict};
+use crate::{
+    Class, Decider, PacketTest, PeerTest, Profiles, RuleSet, SetAction, SetPort, TierRules, Verdict, xset::XSet,
+};
 use abi::rules::{X_END, x_of};
-use model::{Action, Protocol};
+use model::{Cidr, IcmpMatch, Protocol, TierEnd, Truth};
 use std::{collections::BTreeMap, ops::Range};
 
 const EVERY_X: Range<u32> = 0..X_END;
@@ -38,109 +40,194 @@ impl Row {
 #[must_use]
 pub fn row(set: &RuleSet, class: &Class) -> Row {
     let mut canvas = Canvas::new();
-    'painted: for (policy, rules) in set.policies.iter().enumerate() {
-        for rule in rules.rules.iter().filter(|rule| peer_matches(rule, class)) {
-            let paint = Paint::Rule { policy, place: rule.place, action: rule.action };
-            for xs in xs_of(rule, class) {
-                canvas.paint(xs, paint);
+    for (tier, rules) in set.tiers.iter().enumerate() {
+        paint_tier(&mut canvas, tier, rules, class);
+        if canvas.is_full() {
+            break;
+        }
+    }
+    paint_profiles(&mut canvas, set, class);
+    let spans = canvas.strokes().into_iter().map(|(start, paint)| {
+        let (verdict, decider) = paint.meaning(set);
+        RowSpan { start, verdict, decider }
+    });
+    Row(spans.collect())
+}
+
+/// What a tier passes is blank again for the next one.
+fn paint_tier(canvas: &mut Canvas, tier: usize, rules: &TierRules, class: &Class) {
+    'painted: for (policy, rules) in rules.policies.iter().enumerate() {
+        for rule in &rules.rules {
+            let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
+                None => continue,
+                Some(SetAction::Pass) => None,
+                Some(SetAction::Allow) => Some(Verdict::Allow),
+                Some(SetAction::Deny) => Some(Verdict::Deny),
+            };
+            for xs in xs_of(&rule.packet, class).ranges() {
+                match verdict {
+                    Some(verdict) => canvas.paint(xs, Paint::Rule { tier, policy, place: rule.place, verdict }),
+                    None => canvas.pass(xs),
+                }
             }
             if canvas.is_full() {
                 break 'painted;
             }
         }
     }
-    canvas.paint(EVERY_X, Paint::Rest);
-    let rest = unmatched(set);
-    Row(canvas.strokes().into_iter().map(|(start, paint)| paint.span(start, set, &rest)).collect())
-}
-
-/// What happens where no rule matches.
-fn unmatched(set: &RuleSet) -> (Verdict, Decider) {
-    let direction = set.direction;
-    if set.policies.is_empty() {
-        return (Verdict::Allow, Decider::NoPolicy(direction));
+    if rules.end == TierEnd::Deny {
+        canvas.paint(EVERY_X, Paint::EndOfTier { tier });
     }
-    let policies = set.policies.iter().map(|policy| policy.id.clone()).collect();
-    (Verdict::Deny, Decider::Isolated { direction, policies })
+    canvas.wipe_passed();
 }
 
-/// Whether the rule speaks of this class at all. What could not be read refuses everybody, and lets in nobody.
-fn peer_matches(rule: &SetRule, class: &Class) -> bool {
-    if rule.unreadable {
-        return rule.action == Action::Deny;
-    }
-    let PeerTest { selector, nets, not_nets } = &rule.peer;
-    selector.as_ref().is_none_or(|selector| class.selectors.contains(selector))
-        && (nets.is_empty() || nets.iter().any(|net| class.nets.contains(net)))
-        && !not_nets.iter().any(|net| class.nets.contains(net))
-}
-
-/// The `x` that a rule covers for this class.
-fn xs_of(rule: &SetRule, class: &Class) -> Vec<Range<u32>> {
-    match (rule.protocol, &rule.ports) {
-        _ if rule.unreadable => vec![EVERY_X],
-        (None, None) => vec![EVERY_X],
-        (Some(protocol), None) => vec![detail_range(protocol, 0, u16::MAX)],
-        (Some(protocol), Some(ports)) if protocol.has_ports() => port_ranges(protocol, ports, class),
-        (Some(_), Some(_)) => Vec::new(),
-        (None, Some(ports)) => {
-            Protocol::WITH_PORTS.into_iter().flat_map(|protocol| port_ranges(protocol, ports, class)).collect()
-        }
-    }
-}
-
-fn port_ranges(protocol: Protocol, ports: &[SetPort], class: &Class) -> Vec<Range<u32>> {
-    let mut ranges = Vec::with_capacity(ports.len());
-    for port in ports {
-        match port {
-            SetPort::Range(range) => ranges.push(detail_range(protocol, range.first(), range.last())),
-            SetPort::PeerNamed(name) => {
-                let named = class.ports.iter().filter(|port| port.name == *name && port.protocol == protocol);
-                ranges.extend(named.map(|port| detail_range(protocol, port.port, port.port)));
+fn paint_profiles(canvas: &mut Canvas, set: &RuleSet, class: &Class) {
+    if let Profiles::Given(profiles) = &set.profiles {
+        for (profile, rules) in profiles.iter().enumerate() {
+            for rule in &rules.rules {
+                let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
+                    None => continue,
+                    Some(SetAction::Allow) => Verdict::Allow,
+                    Some(SetAction::Deny | SetAction::Pass) => Verdict::Deny,
+                };
+                for xs in xs_of(&rule.packet, class).ranges() {
+                    canvas.paint(xs, Paint::Profile { profile, place: rule.place, verdict });
+                }
             }
         }
     }
-    ranges
+    canvas.paint(EVERY_X, Paint::Rest);
 }
 
-fn detail_range(protocol: Protocol, first: u16, last: u16) -> Range<u32> {
+/// What the class says of a rule's other end. The family is that of its addresses: all of them lie in one of two networks.
+fn peer_matches(peer: &PeerTest, class: &Class) -> Truth {
+    let among = |nets: &[Cidr]| nets.iter().any(|net| class.nets.contains(net));
+    let of_family = peer.family.is_none_or(|family| class.nets.contains(&Cidr::all(family)));
+    if !of_family || !peer.nets.as_deref().is_none_or(among) || among(&peer.not_nets) {
+        return Truth::No;
+    }
+    let found = |selector| class.found_by(selector);
+    let selected = peer.selector.as_ref().map_or(Truth::Yes, found);
+    let not_selected = peer.not_selector.as_ref().map_or(Truth::Yes, |selector| found(selector).negated());
+    let node: Truth = peer.nodes.as_ref().is_none_or(|selector| class.nodes.contains(selector)).into();
+    selected.min(not_selected).min(node)
+}
+
+/// The `x` that a rule covers for this class.
+fn xs_of(test: &PacketTest, class: &Class) -> XSet {
+    let mut xs = match test.protocol {
+        Some(protocol) => XSet::of([every_detail(protocol)]),
+        None => XSet::everything(),
+    };
+    if let Some(protocol) = test.not_protocol {
+        xs = xs.without(&XSet::of([every_detail(protocol)]));
+    }
+    if let Some(icmp) = test.icmp {
+        xs = xs.within(&messages(icmp));
+    }
+    if let Some(icmp) = test.not_icmp {
+        xs = xs.without(&messages(icmp));
+    }
+    if let Some(ports) = &test.ports {
+        xs = xs.within(&ports_of(ports, test.protocol, class));
+    }
+    if !test.not_ports.is_empty() {
+        xs = xs.without(&ports_of(&test.not_ports, test.protocol, class));
+    }
+    xs
+}
+
+fn every_detail(protocol: Protocol) -> Range<u32> {
+    details(protocol, 0, u16::MAX)
+}
+
+fn details(protocol: Protocol, first: u16, last: u16) -> Range<u32> {
     x_of(protocol.0, first)..x_of(protocol.0, last) + 1
+}
+
+/// Of both versions of ICMP: a packet has that of its family.
+fn messages(icmp: IcmpMatch) -> XSet {
+    let kind = u16::from(icmp.kind) << 8;
+    let (first, last) = icmp.code.map_or((0, u16::from(u8::MAX)), |code| (code.into(), code.into()));
+    XSet::of([Protocol::ICMP, Protocol::ICMPV6].map(|protocol| details(protocol, kind | first, kind | last)))
+}
+
+/// In every protocol with ports, unless the rule names one: others need not be looked at.
+fn ports_of(ports: &[SetPort], protocol: Option<Protocol>, class: &Class) -> XSet {
+    let protocols = Protocol::WITH_PORTS.into_iter().filter(|has| protocol.is_none_or(|wanted| wanted == *has));
+    let single = |protocol, port| details(protocol, port, port);
+    XSet::of(protocols.flat_map(|protocol| {
+        ports.iter().flat_map(move |port| -> Vec<Range<u32>> {
+            match port {
+                SetPort::Range(range) => vec![details(protocol, range.first(), range.last())],
+                SetPort::Own(of, port) if *of == protocol => vec![single(protocol, *port)],
+                SetPort::Own(..) => Vec::new(),
+                SetPort::PeerNamed(name) => {
+                    let named = class.ports.iter().filter(|port| port.name == *name && port.protocol == protocol);
+                    named.map(|port| single(protocol, port.port)).collect()
+                }
+            }
+        })
+    }))
 }
 
 /// What a stretch of `x` is painted with. Compared instead of deciders, which are made once per span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Paint {
-    /// A rule of the policy at this index of the set.
-    Rule { policy: usize, place: u16, action: Action },
-    /// No rule matched.
+    /// A rule of the policy at these places of the set.
+    Rule { tier: usize, policy: usize, place: u16, verdict: Verdict },
+    /// The tier at this place ends in deny.
+    EndOfTier { tier: usize },
+    /// A rule of the profile at this place.
+    Profile { profile: usize, place: u16, verdict: Verdict },
+    /// Nothing matched.
     Rest,
 }
 
 impl Paint {
-    fn span(self, start: u32, set: &RuleSet, rest: &(Verdict, Decider)) -> RowSpan {
-        let (verdict, decider) = match self {
-            Self::Rule { policy, place, action } => {
-                let policy = set.policies[policy].id.clone();
-                (action.into(), Decider::Rule { policy, direction: set.direction, place })
+    fn meaning(self, set: &RuleSet) -> (Verdict, Decider) {
+        let direction = set.direction;
+        match self {
+            Self::Rule { tier, policy, place, verdict } => {
+                let tier = &set.tiers[tier];
+                let (name, policy) = (tier.name.clone(), tier.policies[policy].id.clone());
+                (verdict, Decider::Rule { tier: name, policy, direction, place })
             }
-            Self::Rest => rest.clone(),
-        };
-        RowSpan { start, verdict, decider }
+            Self::EndOfTier { tier } => {
+                let TierRules { name, policies, .. } = &set.tiers[tier];
+                let policies = policies.iter().map(|policy| policy.id.clone()).collect();
+                (Verdict::Deny, Decider::EndOfTier { tier: name.clone(), direction, policies })
+            }
+            Self::Profile { profile, place, verdict } => {
+                let name = match &set.profiles {
+                    Profiles::Given(profiles) => profiles[profile].name.clone(),
+                    Profiles::Implied => String::new(),
+                };
+                (verdict, Decider::Profile { profile: name, direction, place })
+            }
+            Self::Rest => match &set.profiles {
+                Profiles::Given(_) => (Verdict::Deny, Decider::NoProfile(direction)),
+                Profiles::Implied if set.tiers.is_empty() => (Verdict::Allow, Decider::NoPolicy(direction)),
+                Profiles::Implied => (Verdict::Allow, Decider::AllPassed(direction)),
+            },
+        }
     }
 }
 
 /// All `x`, each painted at most once. What is painted is never looked at again, so that n strokes cost n log n however
-/// much they overlap.
+/// much they overlap; what a tier passes is looked at once more by the next.
 struct Canvas {
     /// Unpainted stretches: start to end.
     blank: BTreeMap<u32, u32>,
-    /// Painted stretches: start to paint. Each reaches to the next one's start, or to a blank.
+    /// Stretches that the present tier has passed on.
+    passed: Vec<Range<u32>>,
+    /// Painted stretches: start to paint. Each reaches to the next one's start, or to one that is not painted.
     painted: BTreeMap<u32, Paint>,
 }
 
 impl Canvas {
     fn new() -> Self {
-        Self { blank: BTreeMap::from([(0, X_END)]), painted: BTreeMap::new() }
+        Self { blank: BTreeMap::from([(0, X_END)]), passed: Vec::new(), painted: BTreeMap::new() }
     }
 
     fn is_full(&self) -> bool {
@@ -149,20 +236,37 @@ impl Canvas {
 
     /// Paints what is still blank of `xs`.
     fn paint(&mut self, xs: Range<u32>, paint: Paint) {
-        while let Some((start, end)) = self.last_blank_before(xs.end).filter(|(_, end)| *end > xs.start) {
-            self.blank.remove(&start);
-            if end > xs.end {
-                self.blank.insert(xs.end, end);
-            }
-            if start < xs.start {
-                self.blank.insert(start, xs.start);
-            }
-            self.painted.insert(start.max(xs.start), paint);
+        while let Some(stretch) = self.take(&xs) {
+            self.painted.insert(stretch.start, paint);
         }
     }
 
-    fn last_blank_before(&self, x: u32) -> Option<(u32, u32)> {
-        self.blank.range(..x).next_back().map(|(start, end)| (*start, *end))
+    /// Keeps what is still blank of `xs` from this tier.
+    fn pass(&mut self, xs: Range<u32>) {
+        while let Some(stretch) = self.take(&xs) {
+            self.passed.push(stretch);
+        }
+    }
+
+    /// Makes blank again what the tier has passed on.
+    fn wipe_passed(&mut self) {
+        self.blank.extend(self.passed.drain(..).map(|stretch| (stretch.start, stretch.end)));
+    }
+
+    /// The last blank stretch within `xs`, no longer blank.
+    fn take(&mut self, xs: &Range<u32>) -> Option<Range<u32>> {
+        let (start, end) = self.blank.range(..xs.end).next_back().map(|(start, end)| (*start, *end))?;
+        if end <= xs.start {
+            return None;
+        }
+        self.blank.remove(&start);
+        if end > xs.end {
+            self.blank.insert(xs.end, end);
+        }
+        if start < xs.start {
+            self.blank.insert(start, xs.start);
+        }
+        Some(start.max(xs.start)..end.min(xs.end))
     }
 
     /// The painted stretches in order, neighbours of one paint made one. The canvas is full by then.

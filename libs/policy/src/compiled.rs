@@ -3,9 +3,12 @@
 //! Invariant: walks as a program does: pod by address, class by address, span by `x`.
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
-use crate::{Active, Class, Endpoint, Flow, Judgement, Outcome, PodFacts, RuleSet, Selectors, Verdict, View, row};
+use crate::{
+    Active, Class, Endpoint, Flow, Judgement, NodeFacts, Outcome, PodFacts, RuleSet, Rulebook, Selectors, SetFacts,
+    Subject, Surroundings, Verdict, View, row,
+};
 use abi::rules::x_of;
-use model::{Cidr, Direction, Policy};
+use model::{Cidr, Direction, EffectiveLabels, Parent};
 use std::net::IpAddr;
 
 /// What a node that had all pods of the view would hold.
@@ -22,30 +25,28 @@ impl<'a> Compiled<'a> {
     /// Builds every rule set of the view.
     #[must_use]
     pub fn of(view: &'a View) -> Self {
-        let mut policies: Vec<_> = view.policies.iter().collect();
-        policies.sort_by_key(|policy| (policy.order, &policy.id));
+        let book = Rulebook::of(&view.tiers, &view.policies);
+        let around = around(view);
         let mut selectors = Selectors::default();
-        let mut set = |endpoint: &Endpoint, direction| {
-            let facts = facts(view, endpoint);
-            let subject = |policy: &&Policy| {
-                let Policy { subject, .. } = policy;
-                subject.matches(facts.namespace, facts.namespace_labels, facts.labels)
-            };
-            let applies = |policy: &&Policy| policy.applies(direction) && subject(policy);
-            let applying: Vec<_> = policies.iter().copied().filter(applies).collect();
-            RuleSet::build(&applying, direction, &endpoint.ports, &mut selectors)
+        let both = |endpoint: &Endpoint| {
+            let subject = subject(view, endpoint);
+            let applying = book.applying(&subject.pod.labels);
+            let mut set = |direction| RuleSet::build(&applying, direction, &subject, &around, &mut selectors);
+            (set(Direction::Ingress), set(Direction::Egress))
         };
-        let both = |endpoint| (set(endpoint, Direction::Ingress), set(endpoint, Direction::Egress));
         let sets: Vec<_> = view.endpoints.iter().map(both).collect();
-        let active = Active::of(sets.iter().flat_map(|(ingress, egress)| [ingress, egress]));
+        let active = Active::of(sets.iter().flat_map(|(ingress, egress)| [ingress, egress]), &around);
         Self { view, sets, active }
     }
 
     /// The class of an address.
     #[must_use]
     pub fn class(&self, address: IpAddr) -> Class {
-        let pod = self.endpoint(address).map(|at| facts(self.view, &self.view.endpoints[at]));
-        Class::of(&self.active, &Cidr::host(address), pod.as_ref())
+        let bare = Class::of(&self.active, &Cidr::host(address));
+        match self.endpoint(address) {
+            Some(at) => bare.with_pod(&self.active, &facts(self.view, &self.view.endpoints[at])),
+            None => bare,
+        }
     }
 
     /// Judges a flow by rows.
@@ -71,10 +72,33 @@ impl<'a> Compiled<'a> {
 }
 
 fn facts<'a>(view: &'a View, endpoint: &'a Endpoint) -> PodFacts<'a> {
-    PodFacts {
-        namespace: &endpoint.id.namespace,
-        namespace_labels: view.namespaces.get(&endpoint.id.namespace),
-        labels: &endpoint.labels,
-        ports: &endpoint.ports,
+    let namespace = &endpoint.id.namespace;
+    let account = match &endpoint.service_account {
+        Some(name) => Parent::Named { name, labels: view.accounts.get(&(namespace.clone(), name.clone())) },
+        None => Parent::Unknown,
+    };
+    let labels = EffectiveLabels::pod(&endpoint.labels, namespace, view.namespaces.get(namespace), account);
+    PodFacts { labels, ports: &endpoint.ports }
+}
+
+fn subject<'a>(view: &'a View, endpoint: &'a Endpoint) -> Subject<'a> {
+    let account = endpoint.service_account.as_deref();
+    let given = |name: &str| view.profiles.iter().find(|profile| profile.name == name);
+    Subject {
+        pod: facts(view, endpoint),
+        addresses: endpoint.addresses.clone(),
+        profiles: Subject::profiles_of(&endpoint.id.namespace, account, given),
     }
+}
+
+fn around(view: &View) -> Surroundings<'_> {
+    let sets = view.network_sets.iter().map(|set| {
+        let labels = match &set.id.namespace {
+            Some(name) => EffectiveLabels::network_set(&set.labels, name, view.namespaces.get(name)),
+            None => EffectiveLabels::global_network_set(&set.labels),
+        };
+        SetFacts { labels, nets: &set.nets }
+    });
+    let nodes = view.nodes.iter().map(|node| NodeFacts { labels: &node.labels, addresses: &node.addresses });
+    Surroundings { sets: sets.collect(), nodes: nodes.collect() }
 }

@@ -1,12 +1,13 @@
-//! The reference evaluator: what Kubernetes says a NetworkPolicy means, said as slowly and plainly as possible.
+//! The reference evaluator: what Calico and Kubernetes say that policies mean, said as slowly and plainly as possible.
 //! In: everything known of the endpoints, the policies as written, and one flow. Out: both ends' judgements.
 //! Invariant: reads policies, labels and addresses only; the specification that compiler and kernel are held against.
 //! Never: uses rule sets, classes, rows or anything of the compiler.
 
 use crate::{Decider, Verdict};
 use model::{
-    Action, Cidr, Direction, Labels, NamedPort, NamespaceName, PeerMatch, PeerSelector, PodId, Policy, PortMatch,
-    Protocol, Rule,
+    Action, Cidr, Direction, EffectiveLabels, EntityMatch, Family, IcmpMatch, Labels, NamedPort, NamespaceName,
+    NetworkSet, Node, Order, Parent, PodId, Policy, PortMatch, Profile, Protocol, Rule, Selector, Tier, TierEnd,
+    TierName, Truth,
 };
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -17,6 +18,8 @@ pub struct Endpoint {
     pub id: PodId,
     /// Its labels.
     pub labels: Labels,
+    /// The name of its service account; `None`: nobody has said.
+    pub service_account: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Its named ports.
@@ -28,10 +31,20 @@ pub struct Endpoint {
 pub struct View {
     /// Namespaces and their labels.
     pub namespaces: BTreeMap<NamespaceName, Labels>,
+    /// Service accounts and their labels.
+    pub accounts: BTreeMap<(NamespaceName, String), Labels>,
+    /// Nodes, their addresses and their labels.
+    pub nodes: Vec<Node>,
     /// Pods with addresses.
     pub endpoints: Vec<Endpoint>,
+    /// Network sets.
+    pub network_sets: Vec<NetworkSet>,
+    /// Tiers that objects describe, in any order.
+    pub tiers: Vec<Tier>,
     /// Policies, in any order.
     pub policies: Vec<Policy>,
+    /// Profiles that objects describe.
+    pub profiles: Vec<Profile>,
     /// Addresses of this node: traffic from them to a local pod is always let in (NP-52).
     pub host: Vec<Cidr>,
 }
@@ -81,90 +94,246 @@ pub fn evaluate(view: &View, flow: &Flow) -> Outcome {
     let source = view.pod_at(flow.source);
     let destination = view.pod_at(flow.destination);
     let from_this_node = view.host.iter().any(|net| net.contains(flow.source));
+    let asked = |direction, subject| view.judge(&Packet { flow, destination, subject, direction });
 
-    let egress = source.map(|subject| {
-        let peer = Peer { address: flow.destination, pod: destination };
-        view.judge(subject, Direction::Egress, &Packet { flow, peer, destination })
-    });
+    let egress = source.map(|subject| asked(Direction::Egress, subject));
     let refused = egress.as_ref().is_some_and(|judgement| judgement.verdict == Verdict::Deny);
-    let ingress = destination.filter(|_| !refused && !from_this_node).map(|subject| {
-        let peer = Peer { address: flow.source, pod: source };
-        view.judge(subject, Direction::Ingress, &Packet { flow, peer, destination })
-    });
-    Outcome { egress, ingress }
+    let ingress = destination.filter(|_| !refused && !from_this_node);
+    Outcome { egress, ingress: ingress.map(|subject| asked(Direction::Ingress, subject)) }
 }
 
 /// A flow as one of its ends sees it.
 struct Packet<'a> {
     flow: &'a Flow,
-    /// The end that the rules of the subject speak of.
-    peer: Peer<'a>,
-    /// The pod whose ports are meant: port names are those of the destination in both directions (NP-19).
+    /// The pod whose port names are meant: the destination in both directions (NP-19).
     destination: Option<&'a Endpoint>,
+    /// The end that is judged.
+    subject: &'a Endpoint,
+    direction: Direction,
 }
 
-struct Peer<'a> {
-    address: IpAddr,
-    pod: Option<&'a Endpoint>,
+impl Packet<'_> {
+    fn family(&self) -> Family {
+        Family::of(self.flow.source)
+    }
 }
 
+/// What a rule does with a packet.
+enum Effect {
+    /// Nothing; the next rule is asked.
+    Next,
+    /// The next tier is asked.
+    Pass,
+    Decide(Verdict),
+}
+
+/// Tiers, policies, rules and profiles, in the order they are asked.
+impl View {
+    /// A tier is asked only if a policy of it applies to the subject in this direction (CAL-2). After the last one the
+    /// profiles are (CAL-3, CAL-4).
+    fn judge(&self, packet: &Packet) -> Judgement {
+        let tiers = self.tiers_of(packet);
+        let passed = tiers.iter().find_map(|(tier, policies)| self.ask_tier(tier, policies, packet));
+        passed.unwrap_or_else(|| self.ask_profiles(packet, tiers.is_empty()))
+    }
+
+    /// `None`: the tier passes the packet on.
+    fn ask_tier(&self, tier: &Tier, policies: &[&Policy], packet: &Packet) -> Option<Judgement> {
+        let direction = packet.direction;
+        for policy in policies {
+            for rule in policy.rules(direction) {
+                match self.effect(rule, self.selects(policy, packet.subject), packet) {
+                    Effect::Next => {}
+                    Effect::Pass => return None,
+                    Effect::Decide(verdict) => {
+                        let (tier, policy) = (tier.name.clone(), policy.id.clone());
+                        return Some(Judgement {
+                            verdict,
+                            decider: Decider::Rule { tier, policy, direction, place: rule.place },
+                        });
+                    }
+                }
+            }
+        }
+        let policies = policies.iter().map(|policy| policy.id.clone()).collect();
+        let decider = Decider::EndOfTier { tier: tier.name.clone(), direction, policies };
+        (tier.end == TierEnd::Deny).then_some(Judgement { verdict: Verdict::Deny, decider })
+    }
+
+    /// `certainly`: whether the policy applies to the subject at all. What is not known counts against the traffic: an
+    /// allow needs certainty, a refusal does not, and a pass that may or may not hold refuses (CNP-10).
+    fn effect(&self, rule: &Rule, certainly: Truth, packet: &Packet) -> Effect {
+        let matches = self.rule_matches(rule, packet).min(certainly);
+        match rule.action {
+            Action::Allow if matches.surely() => Effect::Decide(Verdict::Allow),
+            Action::Deny if matches.possibly() => Effect::Decide(Verdict::Deny),
+            Action::Pass if matches.surely() => Effect::Pass,
+            Action::Pass if matches.possibly() => Effect::Decide(Verdict::Deny),
+            // A log entry decides nothing (CAL-8).
+            Action::Allow | Action::Deny | Action::Pass | Action::Log => Effect::Next,
+        }
+    }
+
+    /// The namespace's profile comes first. Where no object describes it, it lets everything through.
+    fn ask_profiles(&self, packet: &Packet, no_policy: bool) -> Judgement {
+        let Packet { direction, subject, .. } = *packet;
+        let namespace = &subject.id.namespace;
+        let Some(first) = self.profile(&Profile::of_namespace(namespace)) else {
+            let decider = if no_policy { Decider::NoPolicy(direction) } else { Decider::AllPassed(direction) };
+            return Judgement { verdict: Verdict::Allow, decider };
+        };
+        let account = subject.service_account.as_deref();
+        let second = account.and_then(|account| self.profile(&Profile::of_account(namespace, account)));
+        for profile in [first].into_iter().chain(second) {
+            for rule in profile.rules(direction) {
+                let decided = match self.effect(rule, Truth::Yes, packet) {
+                    Effect::Next => continue,
+                    // There is no further tier (felix/bpf/polprog, writeProfile).
+                    Effect::Pass => Verdict::Deny,
+                    Effect::Decide(verdict) => verdict,
+                };
+                let decider = Decider::Profile { profile: profile.name.clone(), direction, place: rule.place };
+                return Judgement { verdict: decided, decider };
+            }
+        }
+        Judgement { verdict: Verdict::Deny, decider: Decider::NoProfile(direction) }
+    }
+
+    fn profile(&self, name: &str) -> Option<&Profile> {
+        self.profiles.iter().find(|profile| profile.name == name)
+    }
+
+    /// The tiers that have policies for the subject in this direction, in order, each with those policies in order.
+    fn tiers_of(&self, packet: &Packet) -> Vec<(Tier, Vec<&Policy>)> {
+        let mut tiers: BTreeMap<(bool, Order, TierName), (Tier, Vec<&Policy>)> = BTreeMap::new();
+        for policy in &self.policies {
+            if policy.applies(packet.direction) && self.selects(policy, packet.subject).possibly() {
+                let (is_unknown, tier) = self.tier(&policy.tier);
+                let place = (is_unknown, tier.order, tier.name.clone());
+                tiers.entry(place).or_insert((tier, Vec::new())).1.push(policy);
+            }
+        }
+        let mut tiers: Vec<_> = tiers.into_values().collect();
+        for (_, policies) in &mut tiers {
+            policies.sort_by_key(|policy| (policy.order, &policy.id));
+        }
+        tiers
+    }
+
+    /// A tier that nobody made comes after all others and ends in deny (felix/calc/policy_sorter.go).
+    fn tier(&self, name: &TierName) -> (bool, Tier) {
+        let described = self.tiers.iter().find(|tier| tier.name == *name).cloned();
+        let known = described.or_else(|| Tier::built_in().into_iter().find(|tier| tier.name == *name));
+        match known {
+            Some(tier) => (false, tier),
+            None => (true, Tier { name: name.clone(), order: Order::Unset, end: TierEnd::Deny }),
+        }
+    }
+}
+
+/// Who is meant.
 impl View {
     fn pod_at(&self, address: IpAddr) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.addresses.contains(&address))
     }
 
-    /// A pod that no policy selects is not isolated. One that is selected may do only what a rule allows.
-    fn judge(&self, subject: &Endpoint, direction: Direction, packet: &Packet) -> Judgement {
-        let policies = self.policies_of(subject, direction);
-        if policies.is_empty() {
-            return Judgement { verdict: Verdict::Allow, decider: Decider::NoPolicy(direction) };
+    fn selects(&self, policy: &Policy, pod: &Endpoint) -> Truth {
+        policy.subject.matches(&self.labels_of(pod))
+    }
+
+    fn labels_of<'a>(&'a self, pod: &'a Endpoint) -> EffectiveLabels<'a> {
+        let namespace = &pod.id.namespace;
+        let account = pod.service_account.as_ref().map_or(Parent::Unknown, |name| Parent::Named {
+            name,
+            labels: self.accounts.get(&(namespace.clone(), name.clone())),
+        });
+        EffectiveLabels::pod(&pod.labels, namespace, self.namespaces.get(namespace), account)
+    }
+
+    fn labels_of_set<'a>(&'a self, set: &'a NetworkSet) -> EffectiveLabels<'a> {
+        match &set.id.namespace {
+            Some(name) => EffectiveLabels::network_set(&set.labels, name, self.namespaces.get(name)),
+            None => EffectiveLabels::global_network_set(&set.labels),
         }
-        for policy in &policies {
-            for rule in policy.rules(direction) {
-                if self.rule_matches(rule, packet) {
-                    let decider = Decider::Rule { policy: policy.id.clone(), direction, place: rule.place };
-                    return Judgement { verdict: rule.action.into(), decider };
-                }
-            }
-        }
-        let policies = policies.iter().map(|policy| policy.id.clone()).collect();
-        Judgement { verdict: Verdict::Deny, decider: Decider::Isolated { direction, policies } }
     }
 
-    /// The policies that isolate the pod in this direction, in the order they are asked.
-    fn policies_of(&self, subject: &Endpoint, direction: Direction) -> Vec<&Policy> {
-        let isolates = |policy: &&Policy| policy.applies(direction) && self.selects(&policy.subject, subject);
-        let mut policies: Vec<_> = self.policies.iter().filter(isolates).collect();
-        policies.sort_by_key(|policy| (policy.order, &policy.id));
-        policies
+    /// Whether a pod that matches has the address, or a network set that matches contains it.
+    fn selected(&self, selector: &Selector, address: IpAddr) -> Truth {
+        let pod = self.pod_at(address).map(|pod| selector.matches(&self.labels_of(pod)));
+        let sets = self.network_sets.iter().filter(|set| contains(&set.nets, address));
+        Truth::any(pod.into_iter().chain(sets.map(|set| selector.matches(&self.labels_of_set(set)))))
     }
 
-    fn selects(&self, selector: &PeerSelector, pod: &Endpoint) -> bool {
-        selector.matches(&pod.id.namespace, self.namespaces.get(&pod.id.namespace), &pod.labels)
-    }
-
-    /// Protocol, ports and peer are joined by AND; what a rule could not say is read against the traffic.
-    fn rule_matches(&self, rule: &Rule, packet: &Packet) -> bool {
-        if rule.unreadable.is_some() {
-            return rule.action == Action::Deny;
-        }
-        rule.protocol.is_none_or(|protocol| protocol == packet.flow.protocol)
-            && ports_match(&rule.ports, packet)
-            && self.peer_matches(&rule.peer, &packet.peer)
-    }
-
-    /// A pod peer must match the selector, an address the networks; an exception only takes out of this peer (NP-36).
-    fn peer_matches(&self, wanted: &PeerMatch, peer: &Peer) -> bool {
-        let among = |nets: &[Cidr]| nets.iter().any(|net| net.contains(peer.address));
-        wanted.selector.as_ref().is_none_or(|selector| peer.pod.is_some_and(|pod| self.selects(selector, pod)))
-            && (wanted.nets.is_empty() || among(&wanted.nets))
-            && !among(&wanted.not_nets)
+    fn is_node(&self, selector: &Selector, address: IpAddr) -> Truth {
+        let nodes = self.nodes.iter().filter(|node| node.addresses.contains(&address));
+        Truth::any(nodes.map(|node| selector.matches(&node.labels)))
     }
 }
 
-/// No ports: every packet. Else the entries are joined by OR, and a packet without ports matches none (NP-63).
-fn ports_match(ports: &[PortMatch], packet: &Packet) -> bool {
-    ports.is_empty() || (packet.flow.protocol.has_ports() && ports.iter().any(|port| port_matches(port, packet)))
+/// What a rule asks.
+impl View {
+    /// All tests are joined by AND (CAL-11). What a rule could not say, or the programs cannot see, is not known.
+    fn rule_matches(&self, rule: &Rule, packet: &Packet) -> Truth {
+        if rule.unreadable.is_some() {
+            return Truth::Unknown;
+        }
+        let flow = packet.flow;
+        let (source, destination) = (&rule.source, &rule.destination);
+        let of_packet = rule.family.is_none_or(|family| family == packet.family())
+            && rule.protocol.is_none_or(|protocol| protocol == flow.protocol)
+            && rule.not_protocol.is_none_or(|protocol| protocol != flow.protocol)
+            && rule.icmp.is_none_or(|icmp| icmp_matches(icmp, flow))
+            && rule.not_icmp.is_none_or(|icmp| !icmp_matches(icmp, flow))
+            && destination.ports.as_ref().is_none_or(|ports| port_among(ports, packet))
+            && !port_among(&destination.not_ports, packet);
+        let parts = [
+            of_packet.into(),
+            if rule.asks_source_ports() { Truth::Unknown } else { Truth::Yes },
+            self.end_matches(source, flow.source, packet, Direction::Egress),
+            self.end_matches(destination, flow.destination, packet, Direction::Ingress),
+        ];
+        Truth::all(parts.into_iter())
+    }
+
+    /// The subject's own end is one endpoint for all its addresses: where a rule tells those of one family apart, it is
+    /// not known which of them is meant.
+    fn end_matches(&self, wanted: &EntityMatch, address: IpAddr, packet: &Packet, own_in: Direction) -> Truth {
+        if packet.direction != own_in {
+            return self.entity_matches(wanted, address);
+        }
+        let own = packet.subject.addresses.iter().filter(|own| Family::of(**own) == packet.family());
+        let answers: Vec<_> = own.map(|own| self.entity_matches(wanted, *own)).collect();
+        if answers.iter().all(|answer| *answer == answers[0]) { answers[0] } else { Truth::Unknown }
+    }
+
+    /// Excepted networks only take out of this end, and only in the families they name (NP-36, CAL-27).
+    fn entity_matches(&self, wanted: &EntityMatch, address: IpAddr) -> Truth {
+        let of_family = |net: &Cidr| net.is_v4() == address.is_ipv4();
+        let nets = wanted.nets.as_ref().is_none_or(|nets| contains(nets, address));
+        let excepted = wanted.not_nets.is_empty() || wanted.not_nets.iter().any(of_family);
+        let parts = [
+            (nets && excepted && !contains(&wanted.not_nets, address)).into(),
+            wanted.selector.as_ref().map_or(Truth::Yes, |selector| self.selected(selector, address)),
+            wanted.not_selector.as_ref().map_or(Truth::Yes, |selector| self.selected(selector, address).negated()),
+            wanted.nodes.as_ref().map_or(Truth::Yes, |selector| self.is_node(selector, address)),
+        ];
+        Truth::all(parts.into_iter())
+    }
+}
+
+fn contains(nets: &[Cidr], address: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(address))
+}
+
+fn icmp_matches(wanted: IcmpMatch, flow: &Flow) -> bool {
+    let [kind, code] = flow.detail.to_be_bytes();
+    let is_icmp = flow.protocol == Protocol::ICMP || flow.protocol == Protocol::ICMPV6;
+    is_icmp && wanted.kind == kind && wanted.code.is_none_or(|wanted| wanted == code)
+}
+
+/// The entries are joined by OR, and a packet without ports is in none (NP-63).
+fn port_among(ports: &[PortMatch], packet: &Packet) -> bool {
+    packet.flow.protocol.has_ports() && ports.iter().any(|port| port_matches(port, packet))
 }
 
 /// A name means the ports that the destination calls so with the packet's protocol (NP-67, NP-68).

@@ -14,7 +14,9 @@ pub struct Explanation {
     pub direction: String,
     /// `allow` or `deny`.
     pub verdict: String,
-    /// The policy whose rule decided.
+    /// The tier in which it was decided.
+    pub tier: Option<String>,
+    /// The policy or profile whose rule decided.
     pub policy: Option<String>,
     /// The rule's index in the policy's own list.
     pub rule: Option<u16>,
@@ -26,16 +28,19 @@ pub struct Explanation {
 
 impl From<&Judgement> for Explanation {
     fn from(judgement: &Judgement) -> Self {
-        let (policy, rule, applying) = match &judgement.decider {
-            Decider::NoPolicy(_) => (None, None, Vec::new()),
-            Decider::Rule { policy, place, .. } => (Some(policy.to_string()), Some(*place), Vec::new()),
-            Decider::Isolated { policies, .. } => (None, None, policies.iter().map(ToString::to_string).collect()),
+        let decider = &judgement.decider;
+        let names = || decider.policies().iter().map(ToString::to_string);
+        let (policy, applying) = match decider {
+            Decider::Rule { .. } => (names().next(), Vec::new()),
+            Decider::Profile { profile, .. } => (Some(format!("Profile {profile}")), Vec::new()),
+            _ => (None, names().collect()),
         };
         Self {
             direction: judgement.decider.direction().to_string(),
             verdict: judgement.verdict.to_string(),
+            tier: decider.tier().map(ToString::to_string),
             policy,
-            rule,
+            rule: decider.place(),
             applying,
             text: judgement.to_string(),
         }
@@ -53,8 +58,12 @@ impl Outcome {
 impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.decider, self.verdict) {
-            (decider @ Decider::Rule { .. }, Verdict::Allow) => write!(f, "{decider} allows"),
-            (decider @ Decider::Rule { .. }, Verdict::Deny) => write!(f, "{decider} denies"),
+            (decider @ (Decider::Rule { .. } | Decider::Profile { .. }), Verdict::Allow) => {
+                write!(f, "{decider} allows")
+            }
+            (decider @ (Decider::Rule { .. } | Decider::Profile { .. }), Verdict::Deny) => {
+                write!(f, "{decider} denies")
+            }
             (decider, Verdict::Allow) => write!(f, "{decider}: allowed"),
             (decider, Verdict::Deny) => write!(f, "{decider}: denied"),
         }
@@ -74,14 +83,15 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Direction, PolicyId, PolicyKind};
+    use model::{Direction, PolicyId, PolicyKind, TierName};
 
     fn db_in() -> PolicyId {
         PolicyId { name: "db-in".into(), namespace: "default".into(), kind: PolicyKind::KubernetesNetworkPolicy }
     }
 
     fn allowed_by_rule() -> Judgement {
-        let decider = Decider::Rule { policy: db_in(), direction: Direction::Ingress, place: 0 };
+        let decider =
+            Decider::Rule { tier: TierName::DEFAULT.into(), policy: db_in(), direction: Direction::Ingress, place: 0 };
         Judgement { verdict: Verdict::Allow, decider }
     }
 
@@ -92,7 +102,11 @@ mod tests {
 
     #[test]
     fn an_isolated_pod_names_every_policy_that_applies() {
-        let decider = Decider::Isolated { direction: Direction::Egress, policies: [db_in(), db_in()].into() };
+        let decider = Decider::EndOfTier {
+            tier: TierName::DEFAULT.into(),
+            direction: Direction::Egress,
+            policies: [db_in(), db_in()].into(),
+        };
         let judgement = Judgement { verdict: Verdict::Deny, decider };
         let text = "no egress rule of NetworkPolicy default/db-in, NetworkPolicy default/db-in matches: denied";
         assert_eq!(judgement.to_string(), text);

@@ -5,21 +5,32 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod build;
 pub mod class;
 pub mod compile;
 #[cfg(any(test, feature = "generate"))]
 pub mod compiled;
+pub mod decider;
 pub mod evaluate;
 pub mod explain;
+pub mod facts;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
+pub mod rulebook;
 pub mod ruleset;
+mod xset;
 
-pub use class::{Active, Class, PodFacts, Selectors};
+pub use build::Subject;
+pub use class::{Active, Class, Selectors};
 pub use compile::{Row, RowSpan, row};
+pub use decider::{Decider, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;
-pub use ruleset::{Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};
+pub use facts::{NodeFacts, PodFacts, SetFacts, Surroundings};
+pub use rulebook::{Applying, Rulebook, RuledTier};
+pub use ruleset::{
+    PacketTest, PeerTest, PolicyRules, ProfileRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
+};
 
 #[cfg(test)]
 mod tests;

@@ -126,11 +126,19 @@ fn view(told: &Told) -> View {
             Resource::Namespace(namespace) => {
                 drop(view.namespaces.insert(namespace.name.clone(), namespace.labels.clone()))
             }
+            Resource::ServiceAccount(account) => {
+                drop(view.accounts.insert((account.namespace.clone(), account.name.clone()), account.labels.clone()))
+            }
+            Resource::Node(node) => view.nodes.push(node.clone()),
+            Resource::NetworkSet(set) => view.network_sets.push(set.clone()),
+            Resource::Tier(tier) => view.tiers.push(tier.clone()),
+            Resource::Profile(profile) => view.profiles.push(profile.clone()),
             Resource::Policy(policy) => view.policies.push(policy.clone()),
             Resource::Pod(pod) if !pod.host_network && !pod.finished && !pod.addresses.is_empty() => {
                 view.endpoints.push(Endpoint {
                     id: pod.id.clone(),
                     labels: pod.labels.clone(),
+                    service_account: pod.service_account.clone(),
                     addresses: pod.addresses.iter().copied().take(2).collect(),
                     ports: pod.ports.clone(),
                 });

@@ -32,7 +32,7 @@ fn is_peer(desired: &Desired, text: &str) -> bool {
 
 fn policies_of(desired: &Desired, pod: &str) -> Vec<String> {
     let endpoint = desired.endpoints.get(&attachment_id(pod)).expect("the pod is attached");
-    endpoint.ingress.policies.iter().map(|policy| policy.id.to_string()).collect()
+    endpoint.ingress.policies().map(|policy| policy.id.to_string()).collect()
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn policies_stand_by_order_then_name_and_equal_rule_sets_are_one() {
     let facts = [
         attached("shop/web", &["10.0.0.2"]),
         attached("shop/api", &["10.0.0.3"]),
-        named("shop/b", Order::At(1000)),
+        named("shop/b", Order::At(1000.0)),
         named("shop/a", Order::Unset),
-        named("shop/c", Order::At(5)),
+        named("shop/c", Order::At(5.0)),
     ];
     let found = desired(facts);
     assert_eq!(

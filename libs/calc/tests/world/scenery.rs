@@ -5,9 +5,9 @@
 
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, IfaceName, Labels, Mac, NamedPort, Namespace, NamespaceMatch, Order,
-    PeerMatch, PeerSelector, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Protocol, Resource,
-    Rule, Selector, Update, WorkloadAddress,
+    Action, Attachment, AttachmentId, Cidr, EntityMatch, IfaceName, Labels, Mac, NamedPort, Namespace, Order, Pod,
+    PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Protocol, Resource, Rule, Selector, TierName, Update,
+    WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,6 +111,7 @@ pub fn manifest(pod: &str, app: &str, addresses: &[&str]) -> Pod {
         id: pod_id(pod),
         node: None,
         labels: labels(&[("app", app)]),
+        service_account: Some("default".into()),
         addresses: addresses.iter().map(|text| address(text)).collect(),
         ports: Vec::new(),
         host_network: false,
@@ -178,37 +179,47 @@ pub fn app(value: &str) -> Selector {
 }
 
 /// Pods of one namespace.
-pub fn pods_in(namespace: &str, pods: Selector) -> PeerMatch {
-    let selector = PeerSelector { namespaces: NamespaceMatch::Named(namespace.into()), pods };
-    PeerMatch { selector: Some(selector), ..PeerMatch::default() }
+pub fn pods_in(namespace: &str, pods: Selector) -> EntityMatch {
+    selected(Selector::in_namespace(&namespace.into()), pods)
 }
 
 /// Pods of namespaces with these labels.
-pub fn pods_of(namespaces: Selector, pods: Selector) -> PeerMatch {
-    let selector = PeerSelector { namespaces: NamespaceMatch::Labelled(namespaces), pods };
-    PeerMatch { selector: Some(selector), ..PeerMatch::default() }
+pub fn pods_of(namespaces: Selector, pods: Selector) -> EntityMatch {
+    selected(namespaces.of_namespaces(), pods)
 }
 
-pub fn nets(nets: &[&str], not_nets: &[&str]) -> PeerMatch {
+fn selected(namespaces: Selector, pods: Selector) -> EntityMatch {
+    EntityMatch { selector: Some(kubernetes(namespaces, pods)), ..EntityMatch::default() }
+}
+
+fn kubernetes(namespaces: Selector, pods: Selector) -> Selector {
+    Selector::all_of(vec![Selector::pods(), namespaces, pods])
+}
+
+pub fn nets(nets: &[&str], not_nets: &[&str]) -> EntityMatch {
     let all = |texts: &[&str]| texts.iter().map(|text| net(text)).collect();
-    PeerMatch { selector: None, nets: all(nets), not_nets: all(not_nets) }
+    EntityMatch { nets: Some(all(nets)), not_nets: all(not_nets), ..EntityMatch::default() }
 }
 
-pub fn allow(peer: PeerMatch) -> Rule {
-    Rule { place: 0, action: Action::Allow, protocol: None, ports: Vec::new(), peer, unreadable: None }
+/// Lets this source in.
+pub fn allow(source: EntityMatch) -> Rule {
+    Rule { source, ..Rule::new(0, Action::Allow) }
 }
 
+/// Lets this port be reached.
 pub fn allow_named_port(name: &str) -> Rule {
-    let ports = vec![PortMatch::Named(name.into())];
-    Rule { protocol: Some(Protocol::TCP), ports, ..allow(PeerMatch::default()) }
+    let ports = Some(vec![PortMatch::Named(name.into())]);
+    let destination = EntityMatch { ports, ..EntityMatch::default() };
+    Rule { protocol: Some(Protocol::TCP), destination, ..Rule::new(0, Action::Allow) }
 }
 
 /// `namespace/name` for the pods with this `app`, isolating both directions.
 pub fn policy(id: &str, subject: Selector, ingress: Vec<Rule>, egress: Vec<Rule>) -> Policy {
     let PodId { namespace, name } = pod_id(id);
     Policy {
-        subject: PeerSelector { namespaces: NamespaceMatch::Named(namespace.clone()), pods: subject },
+        subject: kubernetes(Selector::in_namespace(&namespace), subject),
         id: PolicyId { name, namespace, kind: PolicyKind::KubernetesNetworkPolicy },
+        tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
         types: PolicyTypes { ingress: true, egress: true },
         ingress,

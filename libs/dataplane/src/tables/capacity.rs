@@ -10,9 +10,12 @@ use abi::{
     maps::{self, MapSpec},
     word::ID_MAX,
 };
-use model::PolicyId;
-use policy::{PolicyRules, RuleSet};
-use std::collections::{BTreeMap, BTreeSet};
+use model::{PolicyId, Selector};
+use policy::{PacketTest, PeerTest, PolicyRules, RuleSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A revision does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,13 +172,15 @@ impl Step<'_> {
             *fresh.entry(class).or_default() += 1;
         }
         let mut asked: BTreeMap<&PolicyId, BTreeSet<u32>> = BTreeMap::new();
-        for policy in self.names.sets.keys().flat_map(|set| &set.policies) {
+        for policy in self.names.sets.keys().flat_map(|set| set.policies()) {
             let peers: Vec<_> = policy.rules.iter().map(|rule| &rule.peer).collect();
-            let selectors: BTreeSet<_> = peers.iter().filter_map(|peer| peer.selector.as_ref()).collect();
-            let nets: BTreeSet<_> = peers.iter().flat_map(|peer| peer.nets.iter().chain(&peer.not_nets)).collect();
+            let selectors: BTreeSet<_> = peers.iter().flat_map(|peer| selectors_of(peer)).collect();
+            let nets: BTreeSet<_> =
+                peers.iter().flat_map(|peer| peer.nets.iter().flatten().chain(&peer.not_nets)).collect();
             let names = |id: &&u32| {
                 classes.get(id).is_some_and(|class| {
-                    class.selectors.iter().any(|own| selectors.contains(own))
+                    let found = class.selectors.iter().chain(&class.unsure).chain(&class.nodes);
+                    found.into_iter().any(|own| selectors.contains(own))
                         || class.nets.iter().any(|own| nets.contains(own))
                 })
             };
@@ -187,15 +192,18 @@ impl Step<'_> {
     }
 }
 
+fn selectors_of(peer: &PeerTest) -> impl Iterator<Item = &Arc<Selector>> {
+    peer.selector.iter().chain(&peer.not_selector).chain(&peer.nodes)
+}
+
 /// The policy of a set that says most.
 fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
     let weight = |policy: &&PolicyRules| -> usize {
-        let rules = policy.rules.iter();
-        rules
-            .map(|rule| 1 + rule.peer.nets.len() + rule.peer.not_nets.len() + rule.ports.iter().flatten().count())
-            .sum()
+        let of_peer = |peer: &PeerTest| peer.nets.iter().flatten().count() + peer.not_nets.len();
+        let of_packet = |packet: &PacketTest| packet.ports.iter().flatten().count() + packet.not_ports.len();
+        policy.rules.iter().map(|rule| 1 + of_peer(&rule.peer) + of_packet(&rule.packet)).sum()
     };
-    set.policies.iter().max_by_key(weight)
+    set.policies().max_by_key(weight)
 }
 
 fn both<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> u64 {

@@ -321,7 +321,7 @@ impl<'a> Draft<'a> {
         let len = u32::try_from(spans.len()).ok().filter(|len| *len <= ROW_SPANS_MAX);
         let too_long = || CommitError::RowTooLong {
             spans: spans.len(),
-            policy: set.policies.first().map(|policy| policy.id.to_string()).unwrap_or_default(),
+            policy: set.policies().next().map(|policy| policy.id.to_string()).unwrap_or_default(),
         };
         let len = len.ok_or_else(too_long)?;
         let offset = self.room.take(len).ok_or_else(|| {

@@ -17,10 +17,13 @@ use calc::{
     desired::{AddressSpec, EndpointSpec, Owner},
 };
 use model::{
-    Action, AttachmentId, Cidr, Direction, IfaceName, Mac, NamespaceMatch, PeerSelector, PodId, PolicyId, PolicyKind,
-    PortRange, Protocol, Selector,
+    AttachmentId, Cidr, Direction, IfaceName, Mac, PodId, PolicyId, PolicyKind, PortRange, Protocol, Selector, TierEnd,
+    TierName,
 };
-use policy::{Class, Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict};
+use policy::{
+    Class, Decider, PacketTest, PeerTest, PolicyRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
+    Verdict,
+};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -36,35 +39,38 @@ pub(super) fn attachment(number: u8) -> AttachmentId {
     AttachmentId { network: "tortie".into(), container: format!("c{number}"), interface: "eth0".into() }
 }
 
-fn selector(number: u8) -> Arc<PeerSelector> {
-    Arc::new(PeerSelector {
-        namespaces: NamespaceMatch::Named("default".into()),
-        pods: Selector::Equals("app".into(), number.to_string()),
-    })
+fn selector(number: u8) -> Arc<Selector> {
+    Arc::new(Selector::Equals("app".into(), number.to_string()))
 }
 
 /// A rule for one port, asking for a selector, a network, or nothing.
-pub(super) fn rule(peer: u8, port: u16, action: Action) -> SetRule {
+pub(super) fn rule(peer: u8, port: u16, action: SetAction) -> SetRule {
     let peer = match peer {
         0 | 1 => PeerTest { selector: Some(selector(peer)), ..PeerTest::default() },
-        2 | 3 => {
-            PeerTest { nets: vec![NETS[usize::from(peer - 2)].parse().expect("a network")], ..PeerTest::default() }
-        }
+        2 | 3 => PeerTest {
+            nets: Some(vec![NETS[usize::from(peer - 2)].parse().expect("a network")]),
+            ..PeerTest::default()
+        },
         _ => PeerTest::default(),
     };
     let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
-    SetRule { place: port, action, protocol: Some(Protocol::TCP), ports, peer, unreadable: false }
+    let packet = PacketTest { protocol: Some(Protocol::TCP), ports, ..PacketTest::default() };
+    SetRule { place: port, action, packet, peer }
 }
 
 pub(super) fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
     let id = PolicyId { name: "p".into(), namespace: "default".into(), kind: PolicyKind::KubernetesNetworkPolicy };
-    let policies = rules.map(|rules| PolicyRules { id, rules }).into_iter().collect();
-    Arc::new(RuleSet { direction, policies })
+    let tier = |rules| TierRules {
+        name: TierName::DEFAULT.into(),
+        end: TierEnd::Deny,
+        policies: vec![PolicyRules { id, rules }],
+    };
+    Arc::new(RuleSet { direction, tiers: rules.map(tier).into_iter().collect(), profiles: Profiles::Implied })
 }
 
 fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {
     let one = (0u8..5, 80u16..83, prop::bool::ANY)
-        .prop_map(|(peer, port, allow)| rule(peer, port, if allow { Action::Allow } else { Action::Deny }));
+        .prop_map(|(peer, port, allow)| rule(peer, port, if allow { SetAction::Allow } else { SetAction::Deny }));
     prop::option::of(prop::collection::vec(one, 0..3))
 }
 
@@ -97,7 +103,7 @@ impl Sketch {
             .collect();
         let class = |selectors: u8, nets| {
             let selectors = (0..2).filter(|bit| selectors & 1 << bit != 0).map(selector).collect();
-            Arc::new(Class { selectors, nets, ports: [].into() })
+            Arc::new(Class { selectors, nets, ..Class::default() })
         };
         let mut desired = Desired {
             nets: nets.iter().map(|net| (*net, class(0, nets_over(&nets, |wide| wide.covers(net))))).collect(),
@@ -401,7 +407,7 @@ fn one_endpoint(rules: Vec<SetRule>) -> Desired {
 
 #[test]
 fn the_same_desired_twice_writes_nothing() {
-    let desired = one_endpoint(vec![rule(0, 80, Action::Allow)]);
+    let desired = one_endpoint(vec![rule(0, 80, SetAction::Allow)]);
     let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
     tables.commit(&desired, &guarded).expect("it fits");
     tables.settle().expect("a sweep");
@@ -418,7 +424,7 @@ fn what_does_not_fit_names_the_map_and_leaves_the_tables_untouched() {
     tables.commit(&small, &guarded).expect("it fits");
     tables.settle().expect("a sweep");
     let (held, writes) = (tables.store.held.clone(), tables.store.writes);
-    let large = one_endpoint((80..83).map(|port| rule(0, port, Action::Allow)).collect());
+    let large = one_endpoint((80..83).map(|port| rule(0, port, SetAction::Allow)).collect());
     let error = tables.commit(&large, &guarded).expect_err("six spans do not fit into four");
     assert!(matches!(&error, CommitError::Full(full) if full.map == "SPANS" && full.needed > 4), "{error}");
     assert_eq!((held, writes), (tables.store.held.clone(), tables.store.writes));
@@ -435,11 +441,11 @@ fn an_endpoint_without_a_guarded_interface_is_left_out_and_named() {
 
 #[test]
 fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
-    let mut desired = one_endpoint(vec![rule(0, 80, Action::Allow)]);
+    let mut desired = one_endpoint(vec![rule(0, 80, SetAction::Allow)]);
     desired.endpoints.insert(attachment(1), spec(1, Some(vec![]), None));
     let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
     tables.commit(&desired, &guarded).expect("it fits");
-    desired.endpoints.insert(attachment(1), spec(1, Some(vec![rule(4, 81, Action::Allow)]), None));
+    desired.endpoints.insert(attachment(1), spec(1, Some(vec![rule(4, 81, SetAction::Allow)]), None));
     tables.commit(&desired, &guarded).expect("it fits");
     let rev = |number| tables.image.endpoints[&tables.names.endpoints[&attachment(number)]].rev;
     assert_eq!([rev(0), rev(1)], [1, 2]);
@@ -447,8 +453,8 @@ fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
 
 #[test]
 fn an_endpoint_is_stamped_when_a_peer_comes_under_another_of_its_rules() {
-    let by_selector = Some(vec![rule(0, 80, Action::Allow)]);
-    let by_network = Some(vec![rule(2, 80, Action::Allow)]);
+    let by_selector = Some(vec![rule(0, 80, SetAction::Allow)]);
+    let by_network = Some(vec![rule(2, 80, SetAction::Allow)]);
     for (rules, nets, selectors) in [(by_selector, [0, 0], [Some(0), Some(1)]), (by_network, [0, 1], [None, None])] {
         let sketch = |step: usize| Sketch {
             nets: nets[step],
@@ -548,7 +554,7 @@ fn passes(store: &FakeStore) -> bool {
 
 #[test]
 fn the_order_of_writes_is_what_keeps_a_packet_in_one_revision() {
-    let allow = || Some(vec![rule(4, 80, Action::Allow)]);
+    let allow = || Some(vec![rule(4, 80, SetAction::Allow)]);
     let sketch = |ingress, egress| Sketch {
         nets: 0,
         addresses: [Some(0), Some(0), None, None, None],

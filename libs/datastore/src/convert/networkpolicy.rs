@@ -8,8 +8,8 @@ use super::{
     selector::LabelSelector,
 };
 use model::{
-    Action, Cidr, Direction, NamespaceMatch, NamespaceName, Order, PeerMatch, PeerSelector, Policy, PolicyId,
-    PolicyKind, PolicyTypes, PortMatch, PortName, PortRange, Protocol, Rule, Selector,
+    Action, Cidr, Direction, EntityMatch, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
+    PortName, PortRange, Protocol, Rule, Selector, TierName,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -77,8 +77,9 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let ingress = rules(Direction::Ingress, types.ingress, spec.ingress);
     let egress = rules(Direction::Egress, types.egress, spec.egress);
     Ok(Policy {
-        subject: PeerSelector { namespaces: NamespaceMatch::Named(namespace.clone()), pods },
+        subject: pods_of(Selector::in_namespace(&namespace), pods),
         id: PolicyId { name: meta.name.clone(), namespace, kind: PolicyKind::KubernetesNetworkPolicy },
+        tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
         types,
         ingress,
@@ -125,7 +126,7 @@ impl Section<'_> {
             let path = format!("spec.{}[{index}]", self.direction);
             let errors = match self.rule(&path, value) {
                 Ok((bodies, errors)) => {
-                    rules.extend(bodies.into_iter().map(|body| body.rule(place)));
+                    rules.extend(bodies.into_iter().map(|body| body.rule(place, self.direction)));
                     errors
                 }
                 Err(error) => vec![error],
@@ -152,21 +153,21 @@ impl Section<'_> {
         let (peers, mut errors) = self.peers(&format!("{path}.{peers_field}"), &peers.unwrap_or_default());
         let (services, port_errors) = services(&format!("{path}.ports"), &ports.unwrap_or_default());
         errors.extend(port_errors);
-        let body = |peer: &PeerMatch, service: &Service| Body { peer: peer.clone(), service: service.clone() };
+        let body = |peer: &EntityMatch, service: &Service| Body { peer: peer.clone(), service: service.clone() };
         let bodies = peers.iter().flat_map(|peer| services.iter().map(move |service| body(peer, service))).collect();
         Ok((bodies, errors))
     }
 
     /// No peer given: everybody (NP-62). Peers given and none readable: nobody.
-    fn peers(&self, path: &str, written: &[Value]) -> Parts<PeerMatch> {
+    fn peers(&self, path: &str, written: &[Value]) -> Parts<EntityMatch> {
         if written.is_empty() {
-            return (vec![PeerMatch::default()], Vec::new());
+            return (vec![EntityMatch::default()], Vec::new());
         }
         let read = |(index, value)| self.peer(&format!("{path}[{index}]"), value);
         partition(written.iter().enumerate().map(read))
     }
 
-    fn peer(&self, path: &str, value: &Value) -> Result<PeerMatch, InvalidField> {
+    fn peer(&self, path: &str, value: &Value) -> Result<EntityMatch, InvalidField> {
         let peer: Peer = read_at(path, value)?;
         let selects = peer.pod_selector.is_some() || peer.namespace_selector.is_some();
         match peer.ip_block {
@@ -178,22 +179,28 @@ impl Section<'_> {
     }
 
     /// Pods alone are pods of the policy's own namespace (NP-3).
-    fn selected(&self, path: &str, peer: &Peer) -> Result<PeerMatch, InvalidField> {
+    fn selected(&self, path: &str, peer: &Peer) -> Result<EntityMatch, InvalidField> {
         let pods = peer
             .pod_selector
             .as_ref()
             .map_or(Ok(Selector::All), |selector| selector.selector(&format!("{path}.podSelector")))?;
         let namespaces = match &peer.namespace_selector {
-            None => NamespaceMatch::Named(self.namespace.clone()),
-            Some(selector) => NamespaceMatch::Labelled(selector.selector(&format!("{path}.namespaceSelector"))?),
+            None => Selector::in_namespace(self.namespace),
+            Some(selector) => selector.selector(&format!("{path}.namespaceSelector"))?.of_namespaces(),
         };
-        Ok(PeerMatch { selector: Some(PeerSelector { namespaces, pods }), ..PeerMatch::default() })
+        Ok(EntityMatch { selector: Some(pods_of(namespaces, pods)), ..EntityMatch::default() })
     }
+}
+
+/// Pods by namespace and labels: never network sets or host endpoints (CAL-38).
+fn pods_of(namespaces: Selector, pods: Selector) -> Selector {
+    let labels = Some(pods).filter(|pods| *pods != Selector::All);
+    Selector::all_of([Selector::pods(), namespaces].into_iter().chain(labels).collect())
 }
 
 /// A readable combination of one peer and one protocol.
 struct Body {
-    peer: PeerMatch,
+    peer: EntityMatch,
     service: Service,
 }
 
@@ -205,27 +212,18 @@ struct Service {
 }
 
 impl Body {
-    fn rule(self, place: u16) -> Rule {
-        Rule {
-            place,
-            action: Action::Allow,
-            protocol: self.service.protocol,
-            ports: self.service.ports,
-            peer: self.peer,
-            unreadable: None,
-        }
+    fn rule(self, place: u16, direction: Direction) -> Rule {
+        let ports = Some(self.service.ports).filter(|ports| !ports.is_empty());
+        let (source, destination) = match direction {
+            Direction::Ingress => (self.peer, EntityMatch { ports, ..EntityMatch::default() }),
+            Direction::Egress => (EntityMatch::default(), EntityMatch { ports, ..self.peer }),
+        };
+        Rule { protocol: self.service.protocol, source, destination, ..Rule::new(place, Action::Allow) }
     }
 }
 
 fn unreadable_rule(place: u16, error: &InvalidField) -> Rule {
-    Rule {
-        place,
-        action: Action::Allow,
-        protocol: None,
-        ports: Vec::new(),
-        peer: PeerMatch::default(),
-        unreadable: Some(error.to_string()),
-    }
+    Rule { unreadable: Some(error.to_string()), ..Rule::new(place, Action::Allow) }
 }
 
 fn partition<T>(read: impl Iterator<Item = Result<T, InvalidField>>) -> Parts<T> {
@@ -239,7 +237,7 @@ fn partition<T>(read: impl Iterator<Item = Result<T, InvalidField>>) -> Parts<T>
     (good, bad)
 }
 
-fn ip_block(path: &str, block: &IpBlock) -> Result<PeerMatch, InvalidField> {
+fn ip_block(path: &str, block: &IpBlock) -> Result<EntityMatch, InvalidField> {
     let cidr: Cidr = block.cidr.parse().map_err(|error| InvalidField::new(&format!("{path}.cidr"), error))?;
     let mut not_nets = Vec::new();
     for (index, text) in block.except.iter().flatten().enumerate() {
@@ -250,7 +248,7 @@ fn ip_block(path: &str, block: &IpBlock) -> Result<PeerMatch, InvalidField> {
         }
         not_nets.push(hole);
     }
-    Ok(PeerMatch { selector: None, nets: vec![cidr], not_nets })
+    Ok(EntityMatch { nets: Some(vec![cidr]), not_nets, ..EntityMatch::default() })
 }
 
 /// No port given: any protocol (NP-63). An entry without a port number opens its whole protocol (NP-30).

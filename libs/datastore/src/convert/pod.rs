@@ -20,6 +20,7 @@ const AWS_POD_IPS: &str = "vpc.amazonaws.com/pod-ips";
 #[serde(rename_all = "camelCase")]
 struct Spec {
     node_name: Option<String>,
+    service_account_name: Option<String>,
     host_network: Option<bool>,
     containers: Option<Vec<Container>>,
     init_containers: Option<Vec<Container>>,
@@ -61,12 +62,19 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Pod, InvalidField> 
     Ok(Pod {
         id: PodId { namespace: meta.namespace(), name: meta.name.clone() },
         labels: meta.labels(),
+        service_account: Some(account(&spec)),
         addresses: addresses(meta, &status)?,
         finished: finished(meta, &status),
         host_network: spec.host_network.unwrap_or(false),
         node: spec.node_name.as_ref().filter(|name| !name.is_empty()).map(|name| NodeName(name.clone())),
         ports: ports(spec)?,
     })
+}
+
+/// As the API server fills it in.
+fn account(spec: &Spec) -> String {
+    let given = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+    given.unwrap_or("default").to_owned()
 }
 
 /// NP-60. A deletion timestamp alone is not the end: the pod is still running (NP-59).

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::yaml;
-use model::{NamespaceMatch, Pod, Policy, PortMatch, Rule};
+use model::{Pod, Policy, PortMatch, Rule};
 
 fn converted(text: &str) -> Converted {
     convert(&yaml::parse(text).expect("the test's YAML is well formed"))
@@ -50,17 +50,19 @@ fn said(rule: &Rule) -> String {
         PortMatch::Range(range) => format!(" {}-{}", range.first(), range.last()),
         PortMatch::Named(name) => format!(" {name}"),
     };
-    let ports: String = rule.ports.iter().map(port).collect();
-    let selector = rule.peer.selector.as_ref().map(|selector| {
-        let namespaces = match &selector.namespaces {
-            NamespaceMatch::Named(name) => name.to_string(),
-            NamespaceMatch::Labelled(selector) => format!("[{selector}]"),
-        };
-        format!(" {namespaces}/{}", selector.pods)
-    });
-    let nets: String = rule.peer.nets.iter().map(|net| format!(" {net}")).collect();
-    let not_nets: String = rule.peer.not_nets.iter().map(|net| format!(" -{net}")).collect();
+    let peer = &rule.source;
+    let ports: String = rule.destination.ports.iter().flatten().map(port).collect();
+    let selector = peer.selector.as_ref().map(|selector| format!(" {}", short(&selector.to_string())));
+    let nets: String = peer.nets.iter().flatten().map(|net| format!(" {net}")).collect();
+    let not_nets: String = peer.not_nets.iter().map(|net| format!(" -{net}")).collect();
     format!("{}: {protocol}{ports} ~{}{nets}{not_nets}", rule.place, selector.unwrap_or_default())
+}
+
+/// `pods of shop && ...`, `pods && ...`: what every selector of this kind begins with.
+fn short(selector: &str) -> String {
+    let bare = selector.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).unwrap_or(selector);
+    let bare = bare.replace("projectcalico.org/orchestrator == \"k8s\"", "pods");
+    bare.replace(" && projectcalico.org/namespace == \"shop\"", " of shop")
 }
 
 fn ingress(spec: &str) -> Vec<String> {
@@ -111,7 +113,11 @@ ingress:
   - podSelector: {matchLabels: {app: web}}
   - namespaceSelector: {}
   - {namespaceSelector: {matchLabels: {team: a}}, podSelector: {matchExpressions: [{key: app, operator: Exists}]}}";
-    let expected = ["0: any ~ shop/app == \"web\"", "0: any ~ [all()]/all()", "0: any ~ [team == \"a\"]/has(app)"];
+    let expected = [
+        "0: any ~ pods of shop && app == \"web\"",
+        "0: any ~ pods && has(projectcalico.org/namespace)",
+        "0: any ~ pods && pcns.team == \"a\" && has(app)",
+    ];
     assert_eq!(ingress(spec), expected);
 }
 
@@ -151,9 +157,9 @@ fn np_70_every_operator_of_match_expressions_is_read_and_no_other() {
             format!("{{ingress: [{{from: [{{podSelector: {{matchExpressions: [{{key: a, {expression}}}]}}}}]}}]}}");
         ingress(&spec).remove(0)
     };
-    assert_eq!(select("operator: In, values: [x, z]"), "0: any ~ shop/a in {\"x\", \"z\"}");
-    assert_eq!(select("operator: NotIn, values: [x]"), "0: any ~ shop/a not in {\"x\"}");
-    assert_eq!(select("operator: DoesNotExist"), "0: any ~ shop/!has(a)");
+    assert_eq!(select("operator: In, values: [x, z]"), "0: any ~ pods of shop && a in {\"x\", \"z\"}");
+    assert_eq!(select("operator: NotIn, values: [x]"), "0: any ~ pods of shop && a not in {\"x\"}");
+    assert_eq!(select("operator: DoesNotExist"), "0: any ~ pods of shop && !has(a)");
     for bad in
         ["operator: in, values: [x]", "operator: In", "operator: Exists, values: [x]", "operator: NotIn, values: 1"]
     {
@@ -177,7 +183,7 @@ ingress:
 - {ports: [{port: '80'}]}";
     let expected = [
         "0: unreadable",
-        "1: any ~ shop/all()",
+        "1: any ~ pods of shop",
         "1: unreadable",
         "2: unreadable",
         "3: TCP 81 ~",

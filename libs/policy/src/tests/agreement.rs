@@ -87,21 +87,24 @@ proptest! {
 #[test]
 fn the_generator_makes_every_kind_of_decision_in_both_directions() {
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for seed in 0..300 {
+    for seed in 0..600 {
         let case = Case::from_seed(seed);
         for flow in &case.flows {
             let outcome = evaluate(&case.view, flow);
             for judgement in outcome.egress.into_iter().chain(outcome.ingress) {
                 let kind = match judgement.decider {
                     crate::Decider::NoPolicy(_) => "no policy",
+                    crate::Decider::AllPassed(_) => "all passed",
                     crate::Decider::Rule { .. } => "rule",
-                    crate::Decider::Isolated { .. } => "isolated",
+                    crate::Decider::EndOfTier { .. } => "end of tier",
+                    crate::Decider::Profile { .. } => "profile",
+                    crate::Decider::NoProfile(_) => "no profile",
                 };
                 let direction = judgement.decider.direction();
                 *seen.entry(format!("{direction} {kind} {}", judgement.verdict)).or_default() += 1;
             }
         }
     }
-    assert_eq!(seen.len(), 8, "{seen:?}");
+    assert_eq!(seen.len(), 16, "{seen:?}");
     assert!(seen.values().all(|count| *count > 50), "{seen:?}");
 }

@@ -5,8 +5,8 @@
 
 use crate::{Endpoint, Flow, Outcome, Verdict, View, compiled::Compiled, evaluate};
 use model::{
-    Action, Cidr, Labels, NamedPort, NamespaceMatch, Order, PeerMatch, PeerSelector, PodId, Policy, PolicyId,
-    PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector,
+    Action, Cidr, EntityMatch, Labels, NamedPort, Order, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
+    PortRange, Protocol, Rule, Selector, TierName,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,7 +26,7 @@ impl Cast {
         let pods = NAMESPACES.into_iter().flat_map(|namespace| PODS.map(|pod| actor(namespace, pod)));
         let policies = policies.into_iter().map(|draft| draft.0).collect();
         let host = vec![cidr("192.168.7.1/32"), cidr("fd07::1/128")];
-        Self(View { namespaces: namespaces.into(), endpoints: pods.collect(), policies, host })
+        Self(View { namespaces: namespaces.into(), endpoints: pods.collect(), policies, host, ..View::default() })
     }
 
     pub fn pod(&mut self, name: &str) -> &mut Endpoint {
@@ -88,6 +88,7 @@ fn actor(namespace: &str, pod: &str) -> Endpoint {
     Endpoint {
         id: PodId::new(namespace, pod),
         labels: labels(&[("pod", pod)]),
+        service_account: Some("default".into()),
         addresses: vec![v4(namespace, pod).into(), v6(namespace, pod).into()],
         ports: ports.collect(),
     }
@@ -128,26 +129,33 @@ pub struct Draft(pub Policy);
 /// A policy for all pods of the namespace; isolates nothing yet.
 pub fn policy(namespace: &str, name: &str) -> Draft {
     let id = PolicyId { name: name.into(), namespace: namespace.into(), kind: PolicyKind::KubernetesNetworkPolicy };
-    let subject = PeerSelector { namespaces: NamespaceMatch::Named(namespace.into()), pods: Selector::All };
     let types = PolicyTypes { ingress: false, egress: false };
-    Draft(Policy { id, order: Order::KUBERNETES, subject, types, ingress: vec![], egress: vec![] })
+    Draft(Policy {
+        subject: pods_of(Selector::in_namespace(&id.namespace), Selector::All),
+        id,
+        tier: TierName::DEFAULT.into(),
+        order: Order::KUBERNETES,
+        types,
+        ingress: vec![],
+        egress: vec![],
+    })
 }
 
 impl Draft {
     pub fn of(mut self, pods: Selector) -> Self {
-        self.0.subject.pods = pods;
+        self.0.subject = pods_of(Selector::in_namespace(&self.0.id.namespace), pods);
         self
     }
 
     pub fn ingress<const N: usize>(mut self, written: [Allow; N]) -> Self {
         self.0.types.ingress = true;
-        self.0.ingress = rules(written);
+        self.0.ingress = rules(written, |peer, ports| (peer, EntityMatch { ports, ..EntityMatch::default() }));
         self
     }
 
     pub fn egress<const N: usize>(mut self, written: [Allow; N]) -> Self {
         self.0.types.egress = true;
-        self.0.egress = rules(written);
+        self.0.egress = rules(written, |peer, ports| (EntityMatch::default(), EntityMatch { ports, ..peer }));
         self
     }
 }
@@ -155,7 +163,7 @@ impl Draft {
 /// A rule as Kubernetes writes it: lists of peers and ports.
 #[derive(Clone, Default)]
 pub struct Allow {
-    peers: Vec<PeerMatch>,
+    peers: Vec<EntityMatch>,
     ports: Vec<(Protocol, Option<PortMatch>)>,
 }
 
@@ -165,7 +173,7 @@ pub fn all() -> Allow {
 }
 
 /// Only these peers, joined by OR.
-pub fn peers<const N: usize>(peers: [PeerMatch; N]) -> Allow {
+pub fn peers<const N: usize>(peers: [EntityMatch; N]) -> Allow {
     Allow { peers: peers.into(), ports: vec![] }
 }
 
@@ -191,19 +199,20 @@ impl Allow {
     }
 }
 
-/// One rule for each peer and port entry, all of one place.
-fn rules<const N: usize>(written: [Allow; N]) -> Vec<Rule> {
-    let one = |place: usize, peer: &PeerMatch, port: Option<&(Protocol, Option<PortMatch>)>| Rule {
-        place: place as u16,
-        action: Action::Allow,
-        protocol: port.map(|(protocol, _)| *protocol),
-        ports: port.and_then(|(_, port)| port.clone()).into_iter().collect(),
-        peer: peer.clone(),
-        unreadable: None,
+/// One rule for each peer and port entry, all of one place. `ends` puts a peer and ports where they belong.
+fn rules<const N: usize>(
+    written: [Allow; N],
+    ends: impl Fn(EntityMatch, Option<Vec<PortMatch>>) -> (EntityMatch, EntityMatch),
+) -> Vec<Rule> {
+    let one = |place: usize, peer: &EntityMatch, port: Option<&(Protocol, Option<PortMatch>)>| {
+        let ports = port.and_then(|(_, port)| port.clone()).map(|port| vec![port]);
+        let (source, destination) = ends(peer.clone(), ports);
+        let protocol = port.map(|(protocol, _)| *protocol);
+        Rule { protocol, source, destination, ..Rule::new(place as u16, Action::Allow) }
     };
     let mut rules = Vec::new();
     for (place, Allow { peers, ports }) in written.into_iter().enumerate() {
-        for peer in if peers.is_empty() { vec![PeerMatch::default()] } else { peers } {
+        for peer in if peers.is_empty() { vec![EntityMatch::default()] } else { peers } {
             match &ports[..] {
                 [] => rules.push(one(place, &peer, None)),
                 ports => rules.extend(ports.iter().map(|port| one(place, &peer, Some(port)))),
@@ -214,26 +223,30 @@ fn rules<const N: usize>(written: [Allow; N]) -> Vec<Rule> {
 }
 
 /// Pods of the policy's own namespace `own`.
-pub fn pods(own: &str, pods: Selector) -> PeerMatch {
-    selector(NamespaceMatch::Named(own.into()), pods)
+pub fn pods(own: &str, pods: Selector) -> EntityMatch {
+    selector(Selector::in_namespace(&own.into()), pods)
 }
 
 /// All pods of namespaces.
-pub fn namespaces(namespaces: Selector) -> PeerMatch {
-    selector(NamespaceMatch::Labelled(namespaces), Selector::All)
+pub fn namespaces(namespaces: Selector) -> EntityMatch {
+    selector(namespaces.of_namespaces(), Selector::All)
 }
 
 /// Pods of namespaces.
-pub fn both(namespaces: Selector, pods: Selector) -> PeerMatch {
-    selector(NamespaceMatch::Labelled(namespaces), pods)
+pub fn both(namespaces: Selector, pods: Selector) -> EntityMatch {
+    selector(namespaces.of_namespaces(), pods)
 }
 
-fn selector(namespaces: NamespaceMatch, pods: Selector) -> PeerMatch {
-    PeerMatch { selector: Some(PeerSelector { namespaces, pods }), ..PeerMatch::default() }
+fn selector(namespaces: Selector, pods: Selector) -> EntityMatch {
+    EntityMatch { selector: Some(pods_of(namespaces, pods)), ..EntityMatch::default() }
 }
 
-pub fn ip_block(nets: &[Cidr], not_nets: &[Cidr]) -> PeerMatch {
-    PeerMatch { selector: None, nets: nets.to_vec(), not_nets: not_nets.to_vec() }
+fn pods_of(namespaces: Selector, pods: Selector) -> Selector {
+    Selector::all_of(vec![Selector::pods(), namespaces, pods])
+}
+
+pub fn ip_block(nets: &[Cidr], not_nets: &[Cidr]) -> EntityMatch {
+    EntityMatch { nets: Some(nets.to_vec()), not_nets: not_nets.to_vec(), ..EntityMatch::default() }
 }
 
 pub fn is(key: &str, value: &str) -> Selector {

@@ -4,19 +4,19 @@
 //! Never: a third policy.
 
 use super::cast::*;
-use model::PeerMatch;
+use model::EntityMatch;
 
 /// The other end, by selector and by address.
-fn by_pod(namespace: &str, pod: &str) -> PeerMatch {
+fn by_pod(namespace: &str, pod: &str) -> EntityMatch {
     both(is("ns", namespace), is("pod", pod))
 }
 
-fn by_address(name: &str) -> PeerMatch {
+fn by_address(name: &str) -> EntityMatch {
     ip_block(&block(name), &[])
 }
 
 /// Everything but the other end, by address: how Kubernetes can say "deny by IP".
-fn all_but(name: &str) -> PeerMatch {
+fn all_but(name: &str) -> EntityMatch {
     ip_block(&[cidr("0.0.0.0/0"), cidr("::/0")], &block(name))
 }
 
@@ -26,10 +26,10 @@ fn y_b_reaches_x_a(policies: [Draft; 2]) -> bool {
 
 #[test]
 fn cyc_10_within_one_direction_an_allow_wins_over_a_deny_all() {
-    for peer in [by_pod("y", "b"), by_address("y/b"), PeerMatch::default()] {
+    for peer in [by_pod("y", "b"), by_address("y/b"), EntityMatch::default()] {
         assert!(y_b_reaches_x_a([policy("x", "deny").ingress([]), policy("x", "open").ingress([peers([peer])])]));
     }
-    for peer in [by_pod("x", "a"), by_address("x/a"), PeerMatch::default()] {
+    for peer in [by_pod("x", "a"), by_address("x/a"), EntityMatch::default()] {
         assert!(y_b_reaches_x_a([policy("y", "deny").egress([]), policy("y", "open").egress([peers([peer])])]));
     }
 }

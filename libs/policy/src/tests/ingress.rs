@@ -177,7 +177,8 @@ fn a_namespace_not_heard_of_matches_no_label_of_namespaces() {
 fn a_refusal_names_every_policy_that_isolates_in_order() {
     let cast = Cast::new([policy("x", "second").ingress([]), policy("x", "first").ingress([])]);
     let outcome = cast.outcome(cast.0.endpoints[1].addresses[0], cast.0.endpoints[0].addresses[0], TCP, 80);
-    let Some(Decider::Isolated { direction: Direction::Ingress, policies }) = outcome.ingress.map(|end| end.decider)
+    let Some(Decider::EndOfTier { direction: Direction::Ingress, policies, .. }) =
+        outcome.ingress.map(|end| end.decider)
     else {
         panic!("two policies isolate the pod")
     };

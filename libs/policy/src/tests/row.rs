@@ -4,9 +4,12 @@
 //! Never: policies or pods.
 
 use super::cast::{SCTP, TCP, UDP};
-use crate::{Class, Decider, PeerTest, PolicyRules, RuleSet, SetPort, SetRule, Verdict, row};
+use crate::{
+    Class, Decider, PacketTest, PeerTest, PolicyRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
+    Verdict, row,
+};
 use abi::rules::x_of;
-use model::{Action, Direction, PolicyId, PolicyKind, PortRange, Protocol};
+use model::{Direction, PolicyId, PolicyKind, PortRange, Protocol, TierEnd, TierName};
 
 fn id(name: &str) -> PolicyId {
     PolicyId { name: name.into(), namespace: "x".into(), kind: PolicyKind::KubernetesNetworkPolicy }
@@ -15,25 +18,24 @@ fn id(name: &str) -> PolicyId {
 fn rule(place: u16, protocol: Option<Protocol>, ports: Option<&[(u16, u16)]>) -> SetRule {
     let range = |(first, last): &(u16, u16)| SetPort::Range(PortRange::new(*first, *last).expect("a range"));
     let ports = ports.map(|ports| ports.iter().map(range).collect());
-    SetRule { place, action: Action::Allow, protocol, ports, peer: PeerTest::default(), unreadable: false }
+    let packet = PacketTest { protocol, ports, ..PacketTest::default() };
+    SetRule { place, action: SetAction::Allow, packet, peer: PeerTest::default() }
 }
 
 fn set(rules: Vec<SetRule>) -> RuleSet {
-    RuleSet { direction: Direction::Ingress, policies: vec![PolicyRules { id: id("p"), rules }] }
+    let policies = vec![PolicyRules { id: id("p"), rules }];
+    let tier = TierRules { name: TierName::DEFAULT.into(), end: TierEnd::Deny, policies };
+    RuleSet { direction: Direction::Ingress, tiers: vec![tier], profiles: Profiles::Implied }
 }
 
 /// Spans as `(start, place of the rule)`, `None` where no rule matched.
 fn spans(rules: Vec<SetRule>) -> Vec<(u32, Option<u16>)> {
-    let place = |decider: &Decider| match decider {
-        Decider::Rule { place, .. } => Some(*place),
-        Decider::NoPolicy(_) | Decider::Isolated { .. } => None,
-    };
-    row(&set(rules), &Class::default()).0.iter().map(|span| (span.start, place(&span.decider))).collect()
+    row(&set(rules), &Class::default()).0.iter().map(|span| (span.start, span.decider.place())).collect()
 }
 
 #[test]
 fn no_policy_is_one_span_that_allows() {
-    let free = RuleSet { direction: Direction::Egress, policies: vec![] };
+    let free = RuleSet { direction: Direction::Egress, tiers: vec![], profiles: Profiles::Implied };
     let row = row(&free, &Class::default());
     assert_eq!(row.0.len(), 1);
     assert_eq!((row.0[0].verdict, &row.0[0].decider), (Verdict::Allow, &Decider::NoPolicy(Direction::Egress)));
@@ -44,7 +46,14 @@ fn a_policy_without_rules_is_one_span_that_denies() {
     let row = row(&set(vec![]), &Class::default());
     assert_eq!(row.0.len(), 1);
     assert_eq!(row.0[0].verdict, Verdict::Deny);
-    assert_eq!(row.0[0].decider, Decider::Isolated { direction: Direction::Ingress, policies: [id("p")].into() });
+    assert_eq!(
+        row.0[0].decider,
+        Decider::EndOfTier {
+            tier: TierName::DEFAULT.into(),
+            direction: Direction::Ingress,
+            policies: [id("p")].into(),
+        }
+    );
 }
 
 #[test]

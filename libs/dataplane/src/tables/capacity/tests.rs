@@ -10,25 +10,29 @@ use super::super::{
 };
 use abi::maps::{self, MAPS, MapSpec, Sizing};
 use calc::Desired;
-use model::Action;
+use policy::SetAction;
 
 /// One endpoint that serves port 80 to one selector.
 fn small() -> Sketch {
     Sketch {
         nets: 0,
         addresses: [Some(1), None, None, None, None],
-        endpoints: [Some((Some(vec![rule(0, 80, Action::Allow)]), None)), None, None],
+        endpoints: [Some((Some(vec![rule(0, 80, SetAction::Allow)]), None)), None, None],
     }
 }
 
 /// What asks for more of a map.
 fn large(map: &MapSpec) -> Sketch {
-    let rules = |ports: std::ops::Range<u16>| Some(ports.map(|port| rule(0, port, Action::Allow)).collect());
+    let rules = |ports: std::ops::Range<u16>| Some(ports.map(|port| rule(0, port, SetAction::Allow)).collect());
     match map.name {
         "ADDRESSES" | "CLASSES" => Sketch { addresses: [Some(1), Some(1), Some(0), Some(1), None], ..small() },
         "NETS" => Sketch {
             nets: 0b11,
-            endpoints: [Some((Some(vec![rule(2, 80, Action::Allow), rule(3, 80, Action::Allow)]), None)), None, None],
+            endpoints: [
+                Some((Some(vec![rule(2, 80, SetAction::Allow), rule(3, 80, SetAction::Allow)]), None)),
+                None,
+                None,
+            ],
             ..small()
         },
         "SETS" | "ENDPOINTS" | "INTERFACES" => Sketch {
@@ -37,7 +41,11 @@ fn large(map: &MapSpec) -> Sketch {
         },
         "ROWS" => Sketch {
             addresses: [Some(1), Some(2), Some(3), None, None],
-            endpoints: [Some((Some(vec![rule(0, 80, Action::Allow), rule(1, 81, Action::Allow)]), None)), None, None],
+            endpoints: [
+                Some((Some(vec![rule(0, 80, SetAction::Allow), rule(1, 81, SetAction::Allow)]), None)),
+                None,
+                None,
+            ],
             ..small()
         },
         "SPANS" | "HITS" => Sketch { endpoints: [Some((rules(80..83), None)), None, None], ..small() },

@@ -1,0 +1,40 @@
+//! Profiles: what holds for a workload where no policy has the last word.
+//! In: Profile objects. Out: rules for both directions.
+//! Invariant: a pod's profiles are `kns.NAMESPACE` and `ksa.NAMESPACE.ACCOUNT`, in this order.
+//! Never: the one that is implied by every namespace and lets everything through; an object of its name replaces it.
+
+use crate::{Direction, NamespaceName, Rule};
+
+/// A profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+    /// Rules for what comes to the workload.
+    pub ingress: Vec<Rule>,
+    /// Rules for what the workload sends.
+    pub egress: Vec<Rule>,
+}
+
+impl Profile {
+    /// The name of a namespace's profile.
+    #[must_use]
+    pub fn of_namespace(namespace: &NamespaceName) -> String {
+        format!("kns.{namespace}")
+    }
+
+    /// The name of a service account's profile.
+    #[must_use]
+    pub fn of_account(namespace: &NamespaceName, account: &str) -> String {
+        format!("ksa.{namespace}.{account}")
+    }
+
+    /// Its rules in this direction.
+    #[must_use]
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Rules: what a policy asks of a packet, as written, with names not yet resolved.
+//! In: converted rules of every kind of policy. Out: tests that are joined by AND, and an action.
+//! Invariant: a test that is absent holds for every packet; one that is given and has no entries holds for none.
+//! Never: holds addresses of pods; a selector names them.
+
+use crate::{Cidr, Family, PortName, PortRange, Protocol, Selector};
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Let through; nothing further is asked in this direction.
+    Allow,
+    /// Refuse.
+    Deny,
+    /// Leave the tier: the next one is asked.
+    Pass,
+    /// Say so, and go on with the next rule.
+    Log,
+}
+
+/// ICMP messages, of whichever version the packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IcmpMatch {
+    /// Their type.
+    pub kind: u8,
+    /// Their code; `None`: any.
+    pub code: Option<u8>,
+}
+
+/// A port, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PortMatch {
+    /// By number.
+    Range(PortRange),
+    /// By the name of a container port of the pod that has the port, with the packet's protocol (NP-67, NP-68).
+    Named(PortName),
+}
+
+/// One end of a packet. Every test that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntityMatch {
+    /// An endpoint or network set that matches has the address. Host-network pods never do (NP-55).
+    pub selector: Option<Selector>,
+    /// No endpoint or network set that matches has the address (CAL-31).
+    pub not_selector: Option<Selector>,
+    /// A node whose labels match has the address (CNP-12).
+    pub nodes: Option<Selector>,
+    /// Any of these networks has the address. `Some` of an empty list: none has (CAL-27, CAL-28).
+    pub nets: Option<Vec<Cidr>>,
+    /// None of these networks has the address; empty: no such test. Given, it holds in the families it names alone: a rule
+    /// whose every excepted network is of one family says nothing of the other (felix/rules/policy.go, FilterRuleToIPVersion).
+    pub not_nets: Vec<Cidr>,
+    /// Any of these ports. `Some` of an empty list: none.
+    pub ports: Option<Vec<PortMatch>>,
+    /// None of these ports; empty: no such test.
+    pub not_ports: Vec<PortMatch>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// Index of the rule in the object's own list for the direction: what users are told. Several rules may share one,
+    /// since one written rule may become one rule per peer and port entry.
+    pub place: u16,
+    /// What happens to what matches.
+    pub action: Action,
+    /// Only packets of this version.
+    pub family: Option<Family>,
+    /// Only this protocol.
+    pub protocol: Option<Protocol>,
+    /// Any protocol but this.
+    pub not_protocol: Option<Protocol>,
+    /// Only these ICMP messages.
+    pub icmp: Option<IcmpMatch>,
+    /// Anything but these ICMP messages.
+    pub not_icmp: Option<IcmpMatch>,
+    /// Who sends.
+    pub source: EntityMatch,
+    /// Who receives.
+    pub destination: EntityMatch,
+    /// Why the rule could not be read. An unreadable allow matches nothing, an unreadable deny or pass refuses everything
+    /// (CNP-10, CAL-18).
+    pub unreadable: Option<String>,
+}
+
+impl Rule {
+    /// A rule that matches everything.
+    #[must_use]
+    pub fn new(place: u16, action: Action) -> Self {
+        Self {
+            place,
+            action,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: EntityMatch::default(),
+            destination: EntityMatch::default(),
+            unreadable: None,
+        }
+    }
+
+    /// Whether it asks for source ports, which the programs do not look at yet: such a rule is read against the traffic.
+    #[must_use]
+    pub fn asks_source_ports(&self) -> bool {
+        self.source.ports.is_some() || !self.source.not_ports.is_empty()
+    }
+}

@@ -1,0 +1,57 @@
+//! Facts about addresses: what selectors can find behind them.
+//! In: pods, network sets and nodes, borrowed from where they are kept. Out: whether a selector finds an address.
+//! Invariant: what is not known stays unknown; who asks says which way that counts.
+//! Never: a copy of anybody's labels.
+
+use model::{Cidr, EffectiveLabels, Labels, NamedPort, Selector, Truth};
+use std::net::IpAddr;
+
+/// What rules may ask of a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct PodFacts<'a> {
+    /// Its labels, inherited ones included.
+    pub labels: EffectiveLabels<'a>,
+    /// Its named ports.
+    pub ports: &'a [NamedPort],
+}
+
+/// A network set.
+#[derive(Clone, Copy, Debug)]
+pub struct SetFacts<'a> {
+    /// Its labels, inherited ones included.
+    pub labels: EffectiveLabels<'a>,
+    /// Its members.
+    pub nets: &'a [Cidr],
+}
+
+/// A node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeFacts<'a> {
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// Its addresses.
+    pub addresses: &'a [IpAddr],
+}
+
+/// What is not a pod and can be found all the same.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// Network sets.
+    pub sets: Vec<SetFacts<'a>>,
+    /// Nodes.
+    pub nodes: Vec<NodeFacts<'a>>,
+}
+
+impl Surroundings<'_> {
+    /// Whether a set that matches contains the address.
+    pub(crate) fn in_set(&self, selector: &Selector, address: IpAddr) -> Truth {
+        let around = self.sets.iter().filter(|set| set.nets.iter().any(|net| net.contains(address)));
+        Truth::any(around.map(|set| selector.matches(&set.labels)))
+    }
+
+    /// Whether a node that matches has the address.
+    pub(crate) fn is_node(&self, selector: &Selector, address: IpAddr) -> Truth {
+        let there = self.nodes.iter().filter(|node| node.addresses.contains(&address));
+        Truth::any(there.map(|node| selector.matches(node.labels)))
+    }
+}

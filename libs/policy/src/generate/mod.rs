@@ -1,0 +1,218 @@
+//! Random worlds for differential tests: small enough that rules, pods and flows meet often.
+//! In: a seed. Out: a [`Case`], the same one for the same seed.
+//! Invariant: every value is one that converters can make, and each shape of rule comes up often.
+//! Never: judges, or knows how rules are compiled.
+
+mod flows;
+mod policies;
+
+use crate::{Endpoint, Flow, View};
+use model::{
+    Cidr, Labels, NamedPort, NamespaceName, NetworkSet, NetworkSetId, Node, Order, PodId, Profile, Protocol, Tier,
+    TierEnd, TierName,
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+const NAMESPACES: [&str; 3] = ["x", "y", "z"];
+const ACCOUNTS: [&str; 2] = ["robot", "clerk"];
+const LABEL_KEYS: [&str; 2] = ["app", "tier"];
+const LABEL_VALUES: [&str; 3] = ["a", "b", "c"];
+/// The last one is made by nobody.
+const TIERS: [&str; 6] =
+    [TierName::DEFAULT, TierName::KUBE_ADMIN, TierName::KUBE_BASELINE, "platform", "security", "nowhere"];
+const PORT_NAMES: [&str; 3] = ["web", "db", "dns"];
+const PORTS: [u16; 8] = [0, 53, 79, 80, 81, 84, 85, u16::MAX];
+const UDPLITE: Protocol = Protocol(136);
+const ESP: Protocol = Protocol(50);
+const IGMP: Protocol = Protocol(2);
+const FLOWS: usize = 40;
+
+/// A world and flows through it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The world.
+    pub view: View,
+    /// First packets, each of one family; pods, this node and strangers on either end.
+    pub flows: Vec<Flow>,
+}
+
+impl Case {
+    /// The case of this seed.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let endpoints: Vec<_> = (0..2 + dice.below(5)).map(|number| dice.endpoint(number as u8)).collect();
+        let policies = (0..dice.below(9)).map(|number| dice.policy(number)).map(|policy| (policy.id.clone(), policy));
+        let policies = policies.collect::<BTreeMap<_, _>>().into_values().collect();
+        let view = View {
+            namespaces: dice.namespaces(),
+            accounts: dice.accounts(),
+            nodes: dice.nodes(),
+            endpoints,
+            network_sets: (0..dice.below(4)).map(|number| dice.network_set(number)).collect(),
+            tiers: dice.tiers(),
+            policies,
+            profiles: dice.profiles(),
+            host: vec![Cidr::host(HOST_V4.into()), Cidr::host(HOST_V6.into())],
+        };
+        let flows = (0..FLOWS).map(|_| dice.flow(&view)).collect();
+        Self { view, flows }
+    }
+}
+
+const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+const HOST_V6: Ipv6Addr = Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, 1);
+
+fn pod_v4(number: u8) -> IpAddr {
+    Ipv4Addr::new(10, 65, 0, 2 + number).into()
+}
+
+fn pod_v6(number: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd65, 0, 0, 0, 0, 0, 0, 2 + u16::from(number)).into()
+}
+
+/// Addresses of no pod: one inside the pods' networks, two outside.
+fn strangers(v4: bool) -> [IpAddr; 3] {
+    if v4 {
+        [[10, 65, 0, 14], [10, 65, 1, 9], [203, 0, 113, 7]].map(|bytes| Ipv4Addr::from(bytes).into())
+    } else {
+        let far = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).into();
+        [pod_v6(12), Ipv6Addr::new(0xfd65, 1, 0, 0, 0, 0, 0, 9).into(), far]
+    }
+}
+
+/// A random source: splitmix64 (Steele, Lea, Flood 2014).
+#[derive(Clone, Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// True once in `times`.
+    fn once_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    fn maybe<T>(&mut self, once_in: usize, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.once_in(once_in).then(|| make(self))
+    }
+
+    fn several<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..1 + self.below(most)).map(|_| make(self)).collect()
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// The cluster.
+impl Dice {
+    /// One of them is now and then not known yet.
+    fn namespaces(&mut self) -> BTreeMap<NamespaceName, Labels> {
+        let unknown = self.below(4 * NAMESPACES.len());
+        let known = NAMESPACES.iter().enumerate().filter(|(number, _)| *number != unknown);
+        known.map(|(_, name)| (NamespaceName::from(*name), self.namespace_labels(name))).collect()
+    }
+
+    fn namespace_labels(&mut self, name: &str) -> Labels {
+        let mut labels = self.labels();
+        labels.insert("kubernetes.io/metadata.name".into(), name.into());
+        labels
+    }
+
+    fn labels(&mut self) -> Labels {
+        let mut labels = Labels::new();
+        for key in LABEL_KEYS {
+            if !self.once_in(3) {
+                labels.insert(key.into(), self.pick(&LABEL_VALUES).into());
+            }
+        }
+        labels
+    }
+
+    /// One account is now and then not known yet.
+    fn accounts(&mut self) -> BTreeMap<(NamespaceName, String), Labels> {
+        let mut accounts = BTreeMap::new();
+        for (namespace, account) in NAMESPACES.iter().flat_map(|namespace| ACCOUNTS.map(|name| (*namespace, name))) {
+            if !self.once_in(6) {
+                accounts.insert((namespace.into(), account.into()), self.labels());
+            }
+        }
+        accounts
+    }
+
+    /// Some pods have no IPv6, and some have two addresses of one family.
+    fn endpoint(&mut self, number: u8) -> Endpoint {
+        let addresses = match self.below(8) {
+            0 | 1 => vec![pod_v4(number)],
+            2 => vec![pod_v4(number), Ipv4Addr::new(10, 65, 2, 2 + number).into(), pod_v6(number)],
+            _ => vec![pod_v4(number), pod_v6(number)],
+        };
+        let ports = (0..self.below(4)).map(|_| self.named_port()).collect();
+        let id = PodId::new(self.pick(&NAMESPACES), &format!("p{number}"));
+        let service_account = if self.once_in(8) { None } else { Some(self.pick(&ACCOUNTS).to_owned()) };
+        Endpoint { id, labels: self.labels(), service_account, addresses, ports }
+    }
+
+    /// This node, and one whose address is a stranger's.
+    fn nodes(&mut self) -> Vec<Node> {
+        let mut node = |name: &str, addresses| Node { name: name.into(), addresses, labels: self.labels() };
+        vec![
+            node("here", vec![HOST_V4.into(), HOST_V6.into()]),
+            node("there", vec![strangers(true)[2], strangers(false)[2]]),
+        ]
+    }
+
+    fn network_set(&mut self, number: usize) -> NetworkSet {
+        let namespace = if self.once_in(2) { None } else { Some(self.pick(&NAMESPACES).into()) };
+        let id = NetworkSetId { namespace, name: format!("set-{number}") };
+        NetworkSet { id, labels: self.labels(), nets: self.several(3, Self::net) }
+    }
+
+    fn tiers(&mut self) -> Vec<Tier> {
+        let orders = [Order::At(-3.0), Order::At(1000.0), Order::At(1e6), Order::At(1e6 + 0.5), Order::Unset];
+        let mut tier = |name: &str| Tier {
+            name: name.into(),
+            order: self.pick(&orders),
+            end: self.pick(&[TierEnd::Deny, TierEnd::Pass]),
+        };
+        let mut tiers = vec![tier("platform"), tier("security")];
+        if self.once_in(4) {
+            let name = self.pick(&TIERS[..3]).into();
+            tiers.push(Tier { name, order: self.pick(&orders), end: self.pick(&[TierEnd::Deny, TierEnd::Pass]) });
+        }
+        tiers
+    }
+
+    /// Mostly the ones that are implied.
+    fn profiles(&mut self) -> Vec<Profile> {
+        let mut profiles = Vec::new();
+        for namespace in NAMESPACES.map(NamespaceName::from) {
+            let names = [Profile::of_namespace(&namespace), Profile::of_account(&namespace, ACCOUNTS[0])];
+            for name in names {
+                if self.once_in(6) {
+                    profiles.push(Profile { name, ingress: self.calico_rules(), egress: self.calico_rules() });
+                }
+            }
+        }
+        profiles
+    }
+
+    fn named_port(&mut self) -> NamedPort {
+        let name = self.pick(&PORT_NAMES).into();
+        NamedPort { name, protocol: self.pick(&Protocol::WITH_PORTS), port: self.pick(&PORTS) }
+    }
+}
