@@ -530,7 +530,7 @@ proptest! {
 
 #[test]
 fn a_pod_that_comes_does_not_wait_for_the_graces_of_the_one_before_and_a_word_that_changes_twice_does() {
-    let rules = || Some(vec![rule(0, 80, Action::Allow)]);
+    let rules = || Some(vec![rule(0, 80, SetAction::Allow)]);
     let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [None, None, None] };
     let mut tables = slow_tables();
     for pod in 0..3 {
