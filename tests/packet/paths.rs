@@ -8,7 +8,7 @@ use crate::{
     frame::{ACK, SYN, arp},
     kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{Action, By, Step, arrives, forwarded, host_sends, sends},
+    table::{Action, Step, arrives, host_sends, sends},
 };
 use model::{Direction, Protocol};
 use std::time::Duration;
