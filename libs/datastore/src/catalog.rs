@@ -8,6 +8,7 @@ use crate::{
     Batch, Problem,
     convert::{Converted, convert},
     document::{Document, documents},
+    last_good,
 };
 use model::{Resource, ResourceKey, Update};
 use serde_json::Value;
@@ -38,7 +39,7 @@ struct File {
 struct Held {
     line: u64,
     resource: Resource,
-    /// A policy's document as JSON: to be written down, so that it outlives this process.
+    /// The document as JSON, of what policies are made of: to be written down, so that it outlives this process.
     document: Option<String>,
 }
 
@@ -192,10 +193,9 @@ impl File {
             Converted::Known { resource, unreadable } => {
                 let name = resource.key().to_string();
                 for part in unreadable {
-                    let message = format!("{part}; this part matches nothing");
-                    self.complain(Some(line), Some(name.clone()), message, Consequence::Told);
+                    self.complain(Some(line), Some(name.clone()), part.to_string(), Consequence::Told);
                 }
-                let document = matches!(resource, Resource::Policy(_)).then(|| object.to_string());
+                let document = last_good::folder(&resource.key()).is_some().then(|| object.to_string());
                 self.hold(Held { line, resource, document });
             }
             Converted::Refused { key, error } => {
@@ -205,9 +205,8 @@ impl File {
             Converted::Nameless { error } => {
                 self.complain(Some(line), label(object), error.to_string(), Consequence::File);
             }
-            Converted::NotEnforced { object } => {
-                let message = "this kind of policy is not supported yet; it has no effect".to_owned();
-                self.complain(Some(line), Some(object), message, Consequence::Told);
+            Converted::NotEnforced { object, reason } => {
+                self.complain(Some(line), Some(object), format!("{reason}; it has no effect"), Consequence::Told);
             }
             Converted::Foreign { kind } => tracing::debug!(kind, line, "object of a kind that means nothing here"),
         }

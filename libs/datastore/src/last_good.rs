@@ -1,5 +1,6 @@
-//! The policies in force, written down: a restart of the agent opens nothing that a broken manifest should protect.
-//! In: the policies in force after each change. Out: at the next start, each one's file and last good document.
+//! The policies in force, and what they are made of, written down: a restart of the agent opens nothing that a broken
+//! manifest should protect.
+//! In: the policies, tiers, network sets and profiles in force after each change. Out: at the next start, each one's file and last good document.
 //! Invariant: a record is whole or not there (temporary file, fsync, rename) and lies under its policy's own name.
 //! Never: makes a change of policy wait for the disk; gives up the folder for one of its files.
 
@@ -117,10 +118,8 @@ impl LastGood {
         self.problems.values()
     }
 
-    /// Names of objects are checked on reading: no slash, no leading dot, and short enough to name a file.
     fn path(&self, key: &ResourceKey) -> Option<PathBuf> {
-        let ResourceKey::Policy(id) = key else { return None };
-        Some(self.dir.join(format!("{}.{}", id.kind, id.namespace)).join(&id.name))
+        folder(key).map(|(folder, name)| self.dir.join(folder).join(name))
     }
 
     fn write(&self, path: &Path, record: &Record) -> io::Result<()> {
@@ -139,11 +138,32 @@ impl LastGood {
 
     fn complain(&mut self, path: &Path, reason: &str) {
         let message = format!(
-            "{reason}; the policy that this path names would count as absent after a restart while its manifest cannot \
+            "{reason}; the object that this path names would count as absent after a restart while its manifest cannot \
              be read; remove what stands here, or make room for it"
         );
         let problem = Problem { file: path.to_owned(), line: None, object: None, message };
         self.problems.insert(path.to_owned(), problem);
+    }
+}
+
+/// The folder and the name that an object is kept under: `KIND.NAMESPACE`. `None`: it is not kept. Names of objects are
+/// checked on reading: no slash, no leading dot, and short enough to name a file.
+pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
+    match key {
+        ResourceKey::Policy(id) => Some((format!("{}.{}", id.kind, id.namespace), &id.name)),
+        ResourceKey::Tier(name) => Some(("Tier.".to_owned(), &name.0)),
+        ResourceKey::Profile(name) => Some(("Profile.".to_owned(), name)),
+        ResourceKey::NetworkSet(id) => {
+            let folder =
+                id.namespace.as_ref().map_or("GlobalNetworkSet.".to_owned(), |name| format!("NetworkSet.{name}"));
+            Some((folder, &id.name))
+        }
+        ResourceKey::Pod(_)
+        | ResourceKey::Namespace(_)
+        | ResourceKey::Node(_)
+        | ResourceKey::ServiceAccount(..)
+        | ResourceKey::IpPool(_)
+        | ResourceKey::WorkloadAddress(_) => None,
     }
 }
 
@@ -165,7 +185,7 @@ pub(crate) fn parse(text: &str) -> Result<(Record, Resource), String> {
     match convert(object) {
         Converted::Known { resource, .. } => Ok((record, resource)),
         Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
-        Converted::NotEnforced { object: kind } | Converted::Foreign { kind } => {
+        Converted::NotEnforced { object: kind, .. } | Converted::Foreign { kind } => {
             Err(format!("{kind} is not kept here"))
         }
     }

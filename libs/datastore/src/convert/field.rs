@@ -3,7 +3,7 @@
 //! Invariant: an error's path is written as a user would: `spec.ingress[0].from[1].ipBlock.cidr`.
 //! Never: a default for something that was given and could not be read.
 
-use model::{Labels, NamespaceName};
+use model::{Action, Labels, NamespaceName, PolicyTypes};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,6 +21,21 @@ pub(crate) struct InvalidField {
 impl InvalidField {
     pub(crate) fn new(path: &str, reason: impl ToString) -> Self {
         Self { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    /// With what holds meanwhile.
+    pub(super) fn so(mut self, consequence: &str) -> Self {
+        self.reason = format!("{}; {consequence}", self.reason);
+        self
+    }
+
+    /// As [`Self::so`], for a rule that was to do this.
+    pub(super) fn so_the_rule(self, action: Action) -> Self {
+        self.so(match action {
+            Action::Allow => "the rule matches nothing",
+            Action::Deny | Action::Pass => "the rule refuses everything",
+            Action::Log => "the rule does nothing",
+        })
     }
 }
 
@@ -44,6 +59,27 @@ pub(super) fn read_at<T: DeserializeOwned>(path: &str, value: &Value) -> Result<
     })
 }
 
+/// The `spec` of an object that must have one.
+pub(super) fn spec(object: &Value) -> Result<&Value, InvalidField> {
+    object.get("spec").filter(|spec| !spec.is_null()).ok_or_else(|| InvalidField::new("spec", "is required"))
+}
+
+/// The types of a policy that says them, at `path`.
+pub(super) fn policy_types(path: &str, written: &[String]) -> Result<PolicyTypes, InvalidField> {
+    let mut types = PolicyTypes { ingress: false, egress: false };
+    for (index, text) in written.iter().enumerate() {
+        match text.as_str() {
+            "Ingress" => types.ingress = true,
+            "Egress" => types.egress = true,
+            other => {
+                let reason = format!("{other:?} is neither Ingress nor Egress");
+                return Err(InvalidField::new(&format!("{path}[{index}]"), reason));
+            }
+        }
+    }
+    Ok(types)
+}
+
 /// `metadata`, as far as it means something here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,7 +99,7 @@ impl Meta {
             return Err(InvalidField::new("metadata.name", reason));
         }
         let namespace = &meta.namespace().0;
-        if !is_object_name(namespace) || namespace.contains('.') || namespace.len() > 63 {
+        if !is_label_name(namespace) {
             let reason = format!("{namespace:?} must be lower-case letters, digits and '-', at most 63");
             return Err(InvalidField::new("metadata.namespace", reason));
         }
@@ -80,14 +116,24 @@ impl Meta {
         self.labels.clone().unwrap_or_default()
     }
 
+    /// Of two with one key the added one counts.
+    pub(super) fn add_labels(&mut self, labels: Labels) {
+        self.labels.get_or_insert_default().extend(labels);
+    }
+
     pub(super) fn annotation(&self, key: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(key).map(String::as_str)
     }
 }
 
 /// RFC 1123 subdomain, as the API server asks of names.
-fn is_object_name(name: &str) -> bool {
+pub(super) fn is_object_name(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let ends = name.starts_with(inner) && name.ends_with(inner);
     ends && name.len() <= 253 && name.chars().all(|c| inner(c) || c == '-' || c == '.')
+}
+
+/// RFC 1123 label: a subdomain without dots.
+pub(super) fn is_label_name(name: &str) -> bool {
+    is_object_name(name) && !name.contains('.') && name.len() <= 63
 }

@@ -3,20 +3,26 @@
 //! Invariant: what is refused or unreadable never makes a policy wider.
 //! Never: keeps quiet about a part it could not read.
 
+mod calico;
+mod cluster;
 mod field;
 mod ippool;
+mod kind;
 mod namespace;
 mod networkpolicy;
 mod node;
 mod pod;
+mod port;
 mod selector;
 mod serviceaccount;
 
 pub(crate) use field::InvalidField;
 
 use crate::workload;
+use calico::Group;
 use field::{Meta, read};
-use model::{NamespaceName, PodId, PolicyId, PolicyKind, Resource, ResourceKey, WorkloadAddress};
+use kind::Kind;
+use model::{PolicyKind, Resource, ResourceKey, WorkloadAddress};
 use serde_json::Value;
 
 /// What an object turned out to be.
@@ -28,36 +34,14 @@ pub(crate) enum Converted {
     Refused { key: ResourceKey, error: InvalidField },
     /// It cannot even be named.
     Nameless { error: InvalidField },
-    /// A policy of a kind that is not enforced: silence would look like protection.
-    NotEnforced { object: String },
+    /// It is to keep traffic out, and is not enforced: silence would look like protection.
+    NotEnforced { object: String, reason: &'static str },
     /// Not for this project.
     Foreign { kind: String },
 }
 
-/// The kinds read here, by API version and kind.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Pod,
-    Namespace,
-    Node,
-    ServiceAccount,
-    NetworkPolicy,
-    IpPool,
-    WorkloadAddress,
-}
-
-fn kind_of(api_version: &str, kind: &str) -> Option<Kind> {
-    match (api_version, kind) {
-        ("v1", "Pod") => Some(Kind::Pod),
-        ("v1", "Namespace") => Some(Kind::Namespace),
-        ("v1", "Node") => Some(Kind::Node),
-        ("v1", "ServiceAccount") => Some(Kind::ServiceAccount),
-        ("networking.k8s.io/v1", "NetworkPolicy") => Some(Kind::NetworkPolicy),
-        ("projectcalico.org/v3" | "crd.projectcalico.org/v1", "IPPool") => Some(Kind::IpPool),
-        (workload::API_VERSION, workload::KIND) => Some(Kind::WorkloadAddress),
-        _ => None,
-    }
-}
+const NOT_SUPPORTED: &str = "this kind of policy is not supported yet";
+const FOR_HOSTS: &str = "host endpoints are not supported yet, and doNotTrack and preDNAT policies are for them alone";
 
 /// Reads one object.
 pub(crate) fn convert(value: &Value) -> Converted {
@@ -65,15 +49,21 @@ pub(crate) fn convert(value: &Value) -> Converted {
         let missing = if text(value, "kind").is_none() { "kind" } else { "apiVersion" };
         return Converted::Nameless { error: InvalidField::new(missing, "is required and must be text") };
     };
-    let Some(kind) = kind_of(api_version, written) else { return foreign(value, api_version, written) };
-    let meta = match Meta::read(value) {
+    let Some(kind) = Kind::of(api_version, written) else { return foreign(value, api_version, written) };
+    let mut meta = match Meta::read(value) {
         Ok(meta) => meta,
         Err(error) => return Converted::Nameless { error },
     };
+    if Group::of(api_version) == Some(Group::Stored)
+        && let Err(error) = calico::metadata::restore(&mut meta, value, kind.is_policy())
+    {
+        return Converted::Nameless { error };
+    }
     let mut unreadable = Vec::new();
     match resource(kind, &meta, value, &mut unreadable) {
-        Ok(resource) => Converted::Known { resource, unreadable },
-        Err(error) => Converted::Refused { key: key(kind, &meta, value), error },
+        Ok(Some(resource)) => Converted::Known { resource, unreadable },
+        Ok(None) => Converted::NotEnforced { object: kind.key(&meta, value).to_string(), reason: FOR_HOSTS },
+        Err(error) => Converted::Refused { key: kind.key(&meta, value), error },
     }
 }
 
@@ -82,25 +72,45 @@ fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
 }
 
 fn foreign(value: &Value, api_version: &str, kind: &str) -> Converted {
-    if kind.ends_with("NetworkPolicy") {
+    let is_policy = kind.ends_with("NetworkPolicy");
+    let is_host = kind == "HostEndpoint" && Group::of(api_version).is_some();
+    if is_policy || is_host {
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
-        return Converted::NotEnforced { object: format!("{kind} {name} ({api_version})") };
+        let object = format!("{kind} {name} ({api_version})");
+        let reason = if is_policy { NOT_SUPPORTED } else { "host endpoints are not supported yet" };
+        return Converted::NotEnforced { object, reason };
     }
     Converted::Foreign { kind: format!("{kind} ({api_version})") }
 }
 
+/// `None`: it can be read, and nothing here is to enforce it.
 fn resource(
     kind: Kind,
     meta: &Meta,
     value: &Value,
     unreadable: &mut Vec<InvalidField>,
-) -> Result<Resource, InvalidField> {
-    Ok(match kind {
+) -> Result<Option<Resource>, InvalidField> {
+    Ok(Some(match kind {
         Kind::Pod => Resource::Pod(pod::convert(meta, value)?),
         Kind::Namespace => Resource::Namespace(namespace::convert(meta)),
         Kind::Node => Resource::Node(node::convert(meta, value)?),
         Kind::ServiceAccount => Resource::ServiceAccount(serviceaccount::convert(meta)),
-        Kind::NetworkPolicy => Resource::Policy(networkpolicy::convert(meta, value, unreadable)?),
+        Kind::Policy(PolicyKind::KubernetesNetworkPolicy, _) => {
+            Resource::Policy(networkpolicy::convert(meta, value, unreadable)?)
+        }
+        Kind::Policy(PolicyKind::ClusterNetworkPolicy, _) => {
+            Resource::Policy(cluster::convert(meta, value, unreadable)?)
+        }
+        Kind::Policy(policy, group) => {
+            let id = kind::policy_id(policy, meta);
+            return Ok(calico::policy::convert(id, group, value, unreadable)?.map(Resource::Policy));
+        }
+        Kind::Tier => Resource::Tier(calico::tier::convert(meta, value)?),
+        Kind::NetworkSet { global } => {
+            let id = kind::set_id(global, meta);
+            Resource::NetworkSet(calico::networkset::convert(id, meta, value, unreadable)?)
+        }
+        Kind::Profile => Resource::Profile(calico::profile::convert(meta, value, unreadable)?),
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
         Kind::WorkloadAddress => {
             let address: WorkloadAddress = read("spec", value)?;
@@ -109,28 +119,10 @@ fn resource(
             }
             Resource::WorkloadAddress(address)
         }
-    })
+    }))
 }
 
-/// The key an object would have if it could be read.
-fn key(kind: Kind, meta: &Meta, value: &Value) -> ResourceKey {
-    let (namespace, name) = (meta.namespace(), meta.name.clone());
-    match kind {
-        Kind::Pod => ResourceKey::Pod(PodId { namespace, name }),
-        Kind::Namespace => ResourceKey::Namespace(NamespaceName(name)),
-        Kind::Node => ResourceKey::Node(model::NodeName(name)),
-        Kind::ServiceAccount => ResourceKey::ServiceAccount(namespace, name),
-        Kind::NetworkPolicy => {
-            ResourceKey::Policy(PolicyId { name, namespace, kind: PolicyKind::KubernetesNetworkPolicy })
-        }
-        Kind::IpPool => ResourceKey::IpPool(name),
-        Kind::WorkloadAddress => {
-            let part = |field| value.pointer(field).and_then(Value::as_str).unwrap_or_default();
-            let (namespace, pod) = name.split_once('.').unwrap_or((part("/spec/pod/namespace"), &name));
-            ResourceKey::WorkloadAddress(PodId::new(namespace, pod))
-        }
-    }
-}
-
+#[cfg(test)]
+mod said;
 #[cfg(test)]
 mod tests;

@@ -4,16 +4,17 @@
 //! Never: reads on past an unknown field of the spec: a misspelt `from` must not mean "from everywhere".
 
 use super::{
-    field::{InvalidField, Meta, read, read_at},
+    field::{self, InvalidField, Meta, read, read_at},
+    port,
     selector::LabelSelector,
 };
 use model::{
     Action, Cidr, Direction, EntityMatch, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
-    PortName, PortRange, Protocol, Rule, Selector, TierName,
+    PortRange, Protocol, Rule, Selector, TierName,
 };
 use serde::Deserialize;
 use serde_json::Value;
-use std::{collections::BTreeMap, num::NonZeroU16};
+use std::collections::BTreeMap;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -62,9 +63,7 @@ struct Port {
 }
 
 pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidField>) -> Result<Policy, InvalidField> {
-    if object.get("spec").is_none_or(Value::is_null) {
-        return Err(InvalidField::new("spec", "is required"));
-    }
+    field::spec(object)?;
     let spec: Spec = read("spec", object)?;
     let namespace = meta.namespace();
     let types = policy_types(&spec)?;
@@ -94,18 +93,7 @@ fn policy_types(spec: &Spec) -> Result<PolicyTypes, InvalidField> {
         let egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
         return Ok(PolicyTypes { ingress: true, egress });
     }
-    let mut types = PolicyTypes { ingress: false, egress: false };
-    for (index, text) in written.iter().enumerate() {
-        match text.as_str() {
-            "Ingress" => types.ingress = true,
-            "Egress" => types.egress = true,
-            other => {
-                let reason = format!("{other:?} is neither Ingress nor Egress");
-                return Err(InvalidField::new(&format!("spec.policyTypes[{index}]"), reason));
-            }
-        }
-    }
-    Ok(types)
+    field::policy_types("spec.policyTypes", written)
 }
 
 /// One of the two lists of rules.
@@ -133,7 +121,7 @@ impl Section<'_> {
             };
             for error in errors {
                 rules.push(unreadable_rule(place, &error));
-                self.unreadable.push(error);
+                self.unreadable.push(error.so("this part matches nothing"));
             }
         }
         rules
@@ -287,32 +275,17 @@ fn port(path: &str, value: &Value) -> Result<(Protocol, Option<PortMatch>), Inva
 }
 
 /// NP-46: `endPort` only beside a number, and not below it.
-fn port_match(path: &str, port: &Port) -> Result<Option<PortMatch>, InvalidField> {
+fn port_match(path: &str, written: &Port) -> Result<Option<PortMatch>, InvalidField> {
     let end_path = format!("{path}.endPort");
-    match (&port.port, port.end_port) {
+    match (&written.port, written.end_port) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(InvalidField::new(&end_path, "needs a port to start from")),
         (Some(Value::String(_)), Some(_)) => Err(InvalidField::new(&end_path, "cannot follow a named port")),
-        (Some(Value::String(name)), None) => port_name(path, name).map(|name| Some(PortMatch::Named(name))),
+        (Some(Value::String(name)), None) => Ok(Some(PortMatch::Named(port::name(&format!("{path}.port"), name)?))),
         (Some(number), end) => {
-            let first = NonZeroU16::deserialize(number).map_err(|_| {
-                let reason = format!("{number} is not a number from 1 to 65535 or a name");
-                InvalidField::new(&format!("{path}.port"), reason)
-            })?;
-            let range = PortRange::new(first.get(), end.unwrap_or(first.get()));
+            let first = port::number(&format!("{path}.port"), number)?;
+            let range = PortRange::new(first, end.unwrap_or(first));
             range.map(|range| Some(PortMatch::Range(range))).map_err(|error| InvalidField::new(&end_path, error))
         }
     }
-}
-
-/// RFC 6335 §5.1, as the API server asks of port names.
-fn port_name(path: &str, name: &str) -> Result<PortName, InvalidField> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let shape = !name.starts_with('-') && !name.ends_with('-') && !name.contains("--");
-    let lettered = name.chars().any(|c| c.is_ascii_lowercase());
-    if lettered && shape && name.len() <= 15 && name.chars().all(allowed) {
-        return Ok(PortName(name.to_owned()));
-    }
-    let reason = format!("{name:?} is not a port name: at most 15 of a-z, 0-9 and '-', with a letter");
-    Err(InvalidField::new(&format!("{path}.port"), reason))
 }

@@ -7,18 +7,18 @@ use super::*;
 use crate::yaml;
 use model::{Pod, Policy, PortMatch, Rule};
 
-fn converted(text: &str) -> Converted {
+pub(super) fn converted(text: &str) -> Converted {
     convert(&yaml::parse(text).expect("the test's YAML is well formed"))
 }
 
-fn known(text: &str) -> (Resource, Vec<String>) {
+pub(super) fn known(text: &str) -> (Resource, Vec<String>) {
     match converted(text) {
         Converted::Known { resource, unreadable } => (resource, unreadable.iter().map(ToString::to_string).collect()),
         other => panic!("{other:?}"),
     }
 }
 
-fn refusal(text: &str) -> String {
+pub(super) fn refusal(text: &str) -> String {
     match converted(text) {
         Converted::Refused { error, .. } | Converted::Nameless { error } => error.to_string(),
         other => panic!("{other:?}"),
@@ -319,6 +319,10 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, ad
 #[test]
 fn other_kinds_are_ignored_but_other_policies_are_reported() {
     assert!(matches!(converted("{apiVersion: v1, kind: Service, metadata: {name: a}}"), Converted::Foreign { .. }));
-    let calico = "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: a}}";
-    assert!(matches!(converted(calico), Converted::NotEnforced { .. }));
+    for other in [
+        "{apiVersion: projectcalico.org/v3, kind: StagedGlobalNetworkPolicy, metadata: {name: a}}",
+        "{apiVersion: policy.networking.k8s.io/v1alpha1, kind: AdminNetworkPolicy, metadata: {name: a}}",
+    ] {
+        assert!(matches!(converted(other), Converted::NotEnforced { .. }), "{other}");
+    }
 }

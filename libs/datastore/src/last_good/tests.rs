@@ -28,6 +28,8 @@ struct Node {
 #[derive(Debug)]
 struct Run {
     policies: Vec<Policy>,
+    /// Everything else but namespaces.
+    others: Vec<Resource>,
     problems: Vec<String>,
 }
 
@@ -58,8 +60,16 @@ impl Node {
         let problems = store.problems().iter().map(ToString::to_string).collect();
         drop(store);
         while updates.recv_timeout(PATIENCE).is_ok() {}
-        let policy = |update| if let Update::Set(Resource::Policy(policy)) = update { Some(policy) } else { None };
-        Ok(Run { policies: batch.into_iter().filter_map(policy).collect(), problems })
+        let mut run = Run { policies: Vec::new(), others: Vec::new(), problems };
+        for update in batch {
+            match update {
+                Update::Set(Resource::Policy(policy)) => run.policies.push(policy),
+                Update::Set(Resource::Namespace(_)) => {}
+                Update::Set(other) => run.others.push(other),
+                Update::Gone(_) | Update::InSync => {}
+            }
+        }
+        Ok(run)
     }
 
     fn run(&self) -> Result<Run, Box<dyn Error>> {
@@ -102,6 +112,35 @@ fn a_policy_broken_while_the_agent_was_away_stays_in_force_and_says_so() -> Outc
         assert_eq!(run.policies, good);
         assert!(run.problems.len() == 1 && run.problems[0].contains("a.yaml:1: NetworkPolicy default/p: "), "{run:?}");
         assert!(run.problems[0].ends_with("its last good revision stays in force"), "{run:?}");
+    }
+    Ok(())
+}
+
+/// What policies are made of, good or with a field that nobody knows.
+fn ingredients(field: &str) -> String {
+    let object = |kind: &str, spec: &str| {
+        let head = format!("apiVersion: projectcalico.org/v3, kind: {kind}, metadata: {{name: x, namespace: shop}}");
+        format!("---\n{{{head}, spec: {{{spec}{field}}}}}\n")
+    };
+    ["Tier", "Profile"].map(|kind| object(kind, "")).concat()
+        + &["NetworkSet", "GlobalNetworkSet"].map(|kind| object(kind, "nets: [10.0.0.0/8], ")).concat()
+}
+
+#[test]
+fn what_policies_are_made_of_outlives_a_broken_manifest_too() -> Outcome {
+    let node = Node::new()?;
+    fs::write(node.manifest("a.yaml"), ingredients(""))?;
+    let good = node.run()?.others;
+    assert_eq!(good.len(), 4);
+    assert_eq!(node.records()?, ["GlobalNetworkSet./x", "NetworkSet.shop/x", "Profile./x", "Tier./x"]);
+    fs::write(node.manifest("a.yaml"), ingredients("unheard: 1"))?;
+    for _ in 0..2 {
+        let run = node.run()?;
+        assert_eq!(run.others, good);
+        assert!(
+            run.problems.iter().all(|problem| problem.ends_with("its last good revision stays in force")),
+            "{run:?}"
+        );
     }
     Ok(())
 }

@@ -1,0 +1,45 @@
+//! NetworkSet and GlobalNetworkSet.
+//! In: Calico's sets (api/pkg/apis/projectcalico/v3). Out: [`model::NetworkSet`].
+//! Invariant: every member was read: of a set that is denied, one that was left out would be let in.
+//! Never: a set that says in which namespace it is.
+
+use super::{
+    super::field::{InvalidField, Meta, read},
+    entity::net,
+};
+use model::{
+    NetworkSet, NetworkSetId,
+    label::{ACCOUNT_PREFIX, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spec {
+    nets: Option<Vec<String>>,
+}
+
+pub(in super::super) fn convert(
+    id: NetworkSetId,
+    meta: &Meta,
+    object: &Value,
+    unreadable: &mut Vec<InvalidField>,
+) -> Result<NetworkSet, InvalidField> {
+    let spec: Spec = read("spec", object)?;
+    let mut nets = BTreeSet::new();
+    for (index, text) in spec.nets.unwrap_or_default().iter().enumerate() {
+        nets.insert(net(&format!("spec.nets[{index}]"), text)?);
+    }
+    let labels = meta.labels();
+    let reserved = |key: &&String| {
+        [NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT].contains(&key.as_str())
+            || [NAMESPACE_PREFIX, ACCOUNT_PREFIX].iter().any(|prefix| key.starts_with(prefix))
+    };
+    for key in labels.keys().filter(reserved) {
+        let reason = "is a label that Calico gives by itself; give the set another";
+        unreadable.push(InvalidField::new(&format!("metadata.labels[{key}]"), reason));
+    }
+    Ok(NetworkSet { id, labels, nets: nets.into_iter().collect() })
+}

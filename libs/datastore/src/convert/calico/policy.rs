@@ -1,0 +1,133 @@
+//! NetworkPolicy and GlobalNetworkPolicy of Calico.
+//! In: their spec (api/pkg/apis/projectcalico/v3). Out: [`Policy`], or that it is one for host endpoints only.
+//! Invariant: the subject is Calico's own selector (libcalico-go/lib/backend/syncersv1/updateprocessors).
+//! Never: enforces on workloads what is meant for host endpoints.
+
+use super::{
+    super::field::{InvalidField, read, spec},
+    Group, expression, limit, rule, tier,
+};
+use model::{
+    Direction, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, Selector, TierName,
+    label::SERVICE_ACCOUNT,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Spec {
+    tier: Option<String>,
+    order: Option<f64>,
+    selector: Option<String>,
+    namespace_selector: Option<String>,
+    service_account_selector: Option<String>,
+    types: Option<Vec<String>>,
+    ingress: Option<Vec<Value>>,
+    egress: Option<Vec<Value>>,
+    #[serde(default)]
+    do_not_track: bool,
+    #[serde(default, rename = "preDNAT")]
+    pre_dnat: bool,
+    #[serde(default)]
+    apply_on_forward: bool,
+    #[serde(rename = "performanceHints")]
+    _performance_hints: Option<Value>,
+}
+
+/// `None`: it can be read, and is for host endpoints alone: before connection tracking, or before NAT.
+pub(in super::super) fn convert(
+    id: PolicyId,
+    group: Group,
+    object: &Value,
+    unreadable: &mut Vec<InvalidField>,
+) -> Result<Option<Policy>, InvalidField> {
+    limit::check(spec(object)?)?;
+    let spec: Spec = read("spec", object)?;
+    let namespace = (id.kind == PolicyKind::NetworkPolicy).then(|| id.namespace.clone());
+    match &namespace {
+        Some(_) => has_no_global_fields(&spec)?,
+        None => host_fields_agree(&spec)?,
+    }
+    let types = types(group, &spec)?;
+    let mut rules = |direction, applies: bool, written: &Option<Vec<Value>>| {
+        // A section whose direction is not among the types has no effect (CAL-6).
+        let written = written.as_deref().filter(|_| applies).unwrap_or_default();
+        rule::rules(direction, written, namespace.as_ref(), unreadable)
+    };
+    let ingress = rules(Direction::Ingress, types.ingress, &spec.ingress);
+    let egress = rules(Direction::Egress, types.egress, &spec.egress);
+    let policy = Policy {
+        tier: tier::name(
+            "spec.tier",
+            spec.tier.as_deref().filter(|name| !name.is_empty()).unwrap_or(TierName::DEFAULT),
+        )?,
+        order: order(spec.order),
+        subject: subject(&spec, namespace.as_ref())?,
+        id,
+        types,
+        ingress,
+        egress,
+    };
+    Ok((!spec.do_not_track && !spec.pre_dnat).then_some(policy))
+}
+
+/// YAML has infinities, JSON and Calico's API have none: what is no number has no order.
+pub(super) fn order(written: Option<f64>) -> Order {
+    written.and_then(Order::at).unwrap_or(Order::Unset)
+}
+
+fn has_no_global_fields(spec: &Spec) -> Result<(), InvalidField> {
+    let given = [
+        ("spec.namespaceSelector", spec.namespace_selector.is_some()),
+        ("spec.doNotTrack", spec.do_not_track),
+        ("spec.preDNAT", spec.pre_dnat),
+        ("spec.applyOnForward", spec.apply_on_forward),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((path, _)) => Err(InvalidField::new(path, "stands in a GlobalNetworkPolicy only; remove it here")),
+        None => Ok(()),
+    }
+}
+
+/// HEP-8 to HEP-10.
+fn host_fields_agree(spec: &Spec) -> Result<(), InvalidField> {
+    let says_egress = |types: &Vec<String>| types.iter().any(|name| name == "Egress");
+    let egress =
+        spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()) || spec.types.as_ref().is_some_and(says_egress);
+    if spec.do_not_track && spec.pre_dnat {
+        Err(InvalidField::new("spec.preDNAT", "cannot be true together with doNotTrack"))
+    } else if spec.pre_dnat && egress {
+        Err(InvalidField::new("spec.preDNAT", "is for ingress alone; put the egress rules into another policy"))
+    } else if (spec.do_not_track || spec.pre_dnat) && !spec.apply_on_forward {
+        Err(InvalidField::new("spec.applyOnForward", "must be true where doNotTrack or preDNAT is"))
+    } else {
+        Ok(())
+    }
+}
+
+/// CAL-5. Calico's API fills in the types of what is written through it; what lies in the store without any is asked in
+/// both directions (felix/calc/policy_sorter.go).
+fn types(group: Group, spec: &Spec) -> Result<PolicyTypes, InvalidField> {
+    let has = |rules: &Option<Vec<Value>>| rules.as_ref().is_some_and(|rules| !rules.is_empty());
+    let (ingress, egress) = (has(&spec.ingress), has(&spec.egress));
+    let written = spec.types.as_deref().unwrap_or_default();
+    match (written, group) {
+        ([], Group::Api) => Ok(PolicyTypes { ingress: ingress || !egress, egress }),
+        ([], Group::Stored) => Ok(PolicyTypes { ingress: true, egress: true }),
+        (written, _) => super::super::field::policy_types("spec.types", written),
+    }
+}
+
+fn subject(spec: &Spec, namespace: Option<&NamespaceName>) -> Result<Selector, InvalidField> {
+    let own = expression::given("spec.selector", spec.selector.as_deref())?;
+    let namespaces = expression::given("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
+    let accounts = expression::given("spec.serviceAccountSelector", spec.service_account_selector.as_deref())?;
+    // Said of a cluster's endpoints, `all()` means those that run as an account at all.
+    let accounts = accounts.map(|selector| match (&selector, namespace) {
+        (Selector::All, None) => Selector::Has(SERVICE_ACCOUNT.to_owned()),
+        (selector, _) => selector.of_accounts(),
+    });
+    let scope = namespace.map(Selector::in_namespace).or(namespaces.map(|selector| selector.of_namespaces()));
+    Ok(Selector::all_of([own, scope, accounts].into_iter().flatten().collect()))
+}

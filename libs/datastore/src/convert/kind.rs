@@ -1,0 +1,100 @@
+//! Kinds: which objects are read, and what names them.
+//! In: an API version and a kind, and an object's metadata. Out: a kind, and the key of one of its objects.
+//! Invariant: an object has the key it would have if it could be read, and the same in every API group.
+//! Never: looks into a spec, but for an object of our own whose name does not say enough.
+
+use super::{calico::Group, field::Meta};
+use crate::workload;
+use model::{NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, PolicyKind, ResourceKey, TierName};
+use serde_json::Value;
+
+/// The kinds read here.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Pod,
+    Namespace,
+    Node,
+    ServiceAccount,
+    /// Of Calico's groups the one it came from counts: what lies in the store is not filled in.
+    Policy(PolicyKind, Group),
+    Tier,
+    NetworkSet {
+        global: bool,
+    },
+    Profile,
+    IpPool,
+    WorkloadAddress,
+}
+
+impl Kind {
+    pub(super) fn of(api_version: &str, kind: &str) -> Option<Self> {
+        if let Some(group) = Group::of(api_version) {
+            return Self::of_calico(group, kind);
+        }
+        match (api_version, kind) {
+            ("v1", "Pod") => Some(Self::Pod),
+            ("v1", "Namespace") => Some(Self::Namespace),
+            ("v1", "Node") => Some(Self::Node),
+            ("v1", "ServiceAccount") => Some(Self::ServiceAccount),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                Some(Self::Policy(PolicyKind::KubernetesNetworkPolicy, Group::Api))
+            }
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+                Some(Self::Policy(PolicyKind::ClusterNetworkPolicy, Group::Api))
+            }
+            (workload::API_VERSION, workload::KIND) => Some(Self::WorkloadAddress),
+            _ => None,
+        }
+    }
+
+    fn of_calico(group: Group, kind: &str) -> Option<Self> {
+        match kind {
+            "IPPool" => Some(Self::IpPool),
+            "Tier" => Some(Self::Tier),
+            "NetworkPolicy" => Some(Self::Policy(PolicyKind::NetworkPolicy, group)),
+            "GlobalNetworkPolicy" => Some(Self::Policy(PolicyKind::GlobalNetworkPolicy, group)),
+            "NetworkSet" => Some(Self::NetworkSet { global: false }),
+            "GlobalNetworkSet" => Some(Self::NetworkSet { global: true }),
+            "Profile" => Some(Self::Profile),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_policy(self) -> bool {
+        matches!(self, Self::Policy(..))
+    }
+
+    /// The key of the object with this metadata.
+    pub(super) fn key(self, meta: &Meta, value: &Value) -> ResourceKey {
+        let (namespace, name) = (meta.namespace(), meta.name.clone());
+        match self {
+            Self::Pod => ResourceKey::Pod(PodId { namespace, name }),
+            Self::Namespace => ResourceKey::Namespace(NamespaceName(name)),
+            Self::Node => ResourceKey::Node(NodeName(name)),
+            Self::ServiceAccount => ResourceKey::ServiceAccount(namespace, name),
+            Self::Policy(kind, _) => ResourceKey::Policy(policy_id(kind, meta)),
+            Self::Tier => ResourceKey::Tier(TierName(name)),
+            Self::NetworkSet { global } => ResourceKey::NetworkSet(set_id(global, meta)),
+            Self::Profile => ResourceKey::Profile(name),
+            Self::IpPool => ResourceKey::IpPool(name),
+            Self::WorkloadAddress => {
+                let part = |field| value.pointer(field).and_then(Value::as_str).unwrap_or_default();
+                let (namespace, pod) = name.split_once('.').unwrap_or((part("/spec/pod/namespace"), &name));
+                ResourceKey::WorkloadAddress(PodId::new(namespace, pod))
+            }
+        }
+    }
+}
+
+/// Cluster-wide kinds have no namespace, whatever their metadata says.
+pub(super) fn policy_id(kind: PolicyKind, meta: &Meta) -> PolicyId {
+    let namespace = match kind {
+        PolicyKind::KubernetesNetworkPolicy | PolicyKind::NetworkPolicy => meta.namespace(),
+        PolicyKind::ClusterNetworkPolicy | PolicyKind::GlobalNetworkPolicy => NamespaceName::default(),
+    };
+    PolicyId { name: meta.name.clone(), namespace, kind }
+}
+
+pub(super) fn set_id(global: bool, meta: &Meta) -> NetworkSetId {
+    NetworkSetId { namespace: (!global).then(|| meta.namespace()), name: meta.name.clone() }
+}
