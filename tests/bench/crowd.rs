@@ -63,7 +63,7 @@ pub struct Crowd {
     runtime: Runtime,
     plain: NetNs,
     bare: PathBuf,
-    _node: Node,
+    node: Node,
     _cluster: Cluster,
 }
 
@@ -83,7 +83,12 @@ impl Crowd {
         node.start()?;
         let plain = NetNs::create(&stem, "plain")?;
         let pods = (0..pods).map(|number| NetNs::create(&stem, &format!("pod{number}"))).collect::<Result<_>>()?;
-        Ok(Self { pods, runtime: node.runtime(), plain, bare: bare.to_owned(), _node: node, _cluster: cluster })
+        Ok(Self { pods, runtime: node.runtime(), plain, bare: bare.to_owned(), node, _cluster: cluster })
+    }
+
+    /// The agent's process.
+    pub fn agent(&self) -> Result<u32> {
+        self.node.agent.pid().context("the agent has ended")
     }
 
     /// Wires the first `count` pods at once: how long each waited. `Err` if any is not wired.

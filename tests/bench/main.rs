@@ -6,6 +6,7 @@
 mod cni;
 mod crowd;
 mod figures;
+mod idle;
 mod rounds;
 mod rules;
 mod setups;
@@ -17,7 +18,7 @@ use rounds::Rounds;
 use setups::{Bare, Redirected, Routed, SERVER, Setup, Tortie};
 use std::{
     io::{self, IsTerminal as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Measures Tortie against what the bare kernel does.
@@ -44,6 +45,8 @@ enum Bench {
     Rules(rules::Rules),
     /// CNI ADD, alone and in crowds.
     Cni(cni::Cni),
+    /// An agent while nothing happens, with no pods, few and many.
+    Idle(idle::Idle),
 }
 
 #[derive(Debug, Args)]
@@ -63,10 +66,8 @@ fn main() -> Result<()> {
     match &arguments.bench {
         Bench::Local(local) => run_local(&arguments, local),
         Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
-        Bench::Cni(cni) => {
-            let bare = arguments.bare.as_ref().context("--bare: which program wires without an agent?")?;
-            cni::run(cni, binaries(&arguments)?, bare)
-        }
+        Bench::Cni(cni) => cni::run(cni, binaries(&arguments)?, bare(&arguments)?),
+        Bench::Idle(idle) => idle::run(idle, binaries(&arguments)?, bare(&arguments)?),
     }
 }
 
@@ -91,6 +92,10 @@ fn binaries(arguments: &Arguments) -> Result<Binaries> {
         (Some(agent), Some(cni)) => Binaries::at(agent.clone(), cni.clone()),
         _ => Binaries::find(),
     }
+}
+
+fn bare(arguments: &Arguments) -> Result<&Path> {
+    arguments.bare.as_deref().context("--bare: which program wires without an agent?")
 }
 
 /// One line, written over the last one; only for somebody who watches.

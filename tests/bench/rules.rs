@@ -207,7 +207,7 @@ impl Scale {
 }
 
 /// Kilobytes of a process, as /proc says.
-fn status(pid: u32, what: &str) -> Result<f64> {
+pub fn status(pid: u32, what: &str) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).context("reading the agent's status")?;
     let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());

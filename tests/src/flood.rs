@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::Result;
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -73,13 +73,28 @@ impl End {
         Ok(Self { socket: FrameSocket::open(namespace, interface)?, to: node, address, forges: true })
     }
 
+    /// One of the two parts of a datagram of 16 bytes, each its packet's identification; which says whether it is the first.
+    ///
+    /// # Errors
+    /// The frame cannot be sent.
+    pub fn piece(&self, to: SocketAddrV4, id: u8, is_first: bool) -> Result<()> {
+        let head = [40000_u16.to_be_bytes(), to.port().to_be_bytes(), 24_u16.to_be_bytes(), [0; 2]].concat();
+        let payload = if is_first { [&head[..], &[id; 8]].concat() } else { vec![id; 8] };
+        let place = if is_first { [0x20, 0] } else { [0, 2] };
+        self.send_ip(ip_part(self.address, *to.ip(), UDP, (id, place), &payload))
+    }
+
     fn source(&self, number: u64) -> Ipv4Addr {
         if self.forges { Ipv4Addr::from(u32::from(self.address) + (number % 60_000) as u32) } else { self.address }
     }
 
     fn send(&self, number: u64, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Result<()> {
+        self.send_ip(ip(self.source(number), destination, protocol, payload))
+    }
+
+    fn send_ip(&self, packet: Vec<u8>) -> Result<()> {
         let ethernet = [&self.to[..], &self.socket.mac, &[8, 0]].concat();
-        self.socket.send(&[ethernet, ip(self.source(number), destination, protocol, payload)].concat())
+        self.socket.send(&[ethernet, packet].concat())
     }
 }
 
@@ -154,8 +169,19 @@ fn one_flow(flood: Flood, number: u64, from: &End, to: &End) -> Result<()> {
 }
 
 fn ip(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    ip_part(source, destination, protocol, (0, [0; 2]), payload)
+}
+
+/// One with this identification, flags and offset.
+fn ip_part(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    (id, place): (u8, [u8; 2]),
+    payload: &[u8],
+) -> Vec<u8> {
     let [length_high, length_low] = (20 + payload.len() as u16).to_be_bytes();
-    let mut packet = vec![0x45, 0, length_high, length_low, 0, 0, 0, 0, 64, protocol, 0, 0];
+    let mut packet = vec![0x45, 0, length_high, length_low, 0, id, place[0], place[1], 64, protocol, 0, 0];
     packet.extend(source.octets());
     packet.extend(destination.octets());
     let sum = checksum(&packet);

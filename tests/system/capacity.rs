@@ -3,17 +3,26 @@
 //! Invariant: no test restarts an agent to recover.
 //! Never: opens or cuts anything for want of room.
 
-use crate::story::{Story, story_on};
+use crate::{
+    flood,
+    story::{Story, story_on},
+};
 use anyhow::{Context as _, Result};
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    net::{SocketAddrV4, UdpSocket},
+};
 use tests::{
     NodeSpec, Outcome, PodSpec,
     Probe::Tcp,
+    scrape::Scrape,
     wait::{PATIENCE, wait_until},
 };
 
 const FROM_B: &str =
     "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ podSelector: { matchLabels: { pod: b } } }] }] }";
+/// Where the agent tells its metrics.
+const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 9091);
 /// As many as would fill every small table here.
 const MANY: u16 = 64;
 
@@ -106,6 +115,92 @@ fn a_pod_for_which_there_is_no_slot_is_told_to_try_again_and_gets_one_when_anoth
         .with_context(|| format!("with a small {map}"))?;
     }
     Ok(())
+}
+
+/// What `show capacity` says of a map.
+fn shown(s: &Story, map: &str, field: &str) -> Result<f64> {
+    let shown = s.node.show("capacity")?;
+    let row = shown.as_array().and_then(|rows| rows.iter().find(|row| row["map"] == map));
+    row.and_then(|row| row[field].as_f64()).with_context(|| format!("no {field} of {map} in {shown}"))
+}
+
+fn is_dropped(s: &Story, pod: &str, reason: &str) -> Result<bool> {
+    let drops = s.node.show("drops")?;
+    let rows = drops.as_array().context("drops are a list")?;
+    Ok(rows.iter().any(|row| row["pod"] == pod && row["reason"] == reason))
+}
+
+#[test]
+fn pkt_78_a_full_conntrack_is_shown_refuses_new_flows_and_takes_them_when_old_ones_end() -> Result<()> {
+    let spec = with("CONNTRACK", 64).argument("--flow-quota").argument("1000");
+    let spec = spec.argument("--conntrack-timeouts").argument("tcpFinsSeen=1,tcpResetSeen=1");
+    story_on(spec, &["x/a", "x/b"], |s| {
+        let mut held = Vec::new();
+        while shown(s, "CONNTRACK", "used")? < 64.0 {
+            held.push(s.pod("x/b")?.connect(s.pod("x/a")?, 80)?);
+        }
+        assert_eq!(shown(s, "CONNTRACK", "pressurePercent")?, 100.0);
+        s.expect_now(Tcp(81), "x/a\n x/b X").context("with a full table")?;
+        assert!(is_dropped(s, "x/a", "conntrack-full")? || is_dropped(s, "x/b", "conntrack-full")?);
+        for connection in &mut held {
+            assert!(connection.answers()?, "a connection that was there before");
+        }
+        held.truncate(8);
+        s.expect(Tcp(81), "x/a\n x/b .").context("with room again")?;
+        assert!(held.iter_mut().all(|connection| connection.answers().is_ok_and(|answers| answers)));
+        assert!(shown(s, "CONNTRACK", "peak")? >= 64.0);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_full_table_of_fragments_is_shown_drops_what_it_forgot_and_takes_the_next_packet() -> Result<()> {
+    story_on(with("FRAGMENTS", 64), &["x/a", "x/b", "x/c"], |s| {
+        let [from, flooding] = ["x/b", "x/c"].map(|pod| flood::end(s, pod));
+        let (from, flooding) = (from?, flooding?);
+        let to = SocketAddrV4::new(flood::v4(s.pod("x/a")?)?, 5400);
+        let socket = s.pod("x/a")?.namespace().inside(|| Ok(UdpSocket::bind(to)?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let heard = || {
+            let mut bytes = [0; 16];
+            socket.recv(&mut bytes).context("a whole datagram")?;
+            Ok::<_, anyhow::Error>(bytes)
+        };
+        let whole = |id| from.piece(to, id, true).and_then(|()| from.piece(to, id, false));
+        whole(1)?;
+        assert_eq!(heard()?, [1; 16]);
+        from.piece(to, 2, true)?;
+        for id in (0..=255).cycle().take(1000) {
+            flooding.piece(to, id, true)?;
+        }
+        assert!(shown(s, "FRAGMENTS", "used")? > 32.0 && shown(s, "FRAGMENTS", "pressurePercent")? > 50.0);
+        // What is forgotten is dropped; the next packet is whole.
+        from.piece(to, 2, false)?;
+        whole(3)?;
+        assert_eq!(heard()?, [3; 16]);
+        assert!(is_dropped(s, "x/b", "fragment-before-first")?, "{}", s.node.show("drops")?);
+        Ok(())
+    })
+}
+
+#[test]
+fn rules_that_are_not_counted_apart_decide_as_before_and_are_shown() -> Result<()> {
+    story_on(with("HITS", 16), &["x/a", "x/b", "x/c"], |s| {
+        let uncounted = || Scrape::of(s.node.namespace(), METRICS.into())?.value("tortie_rules_uncounted");
+        s.policy("x/p", FROM_B)?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        assert_eq!(uncounted()?, 0.0, "small enough");
+        let rules: String = (0..MANY).map(|number| format!("{{ ports: [{{ port: {} }}] }}, ", 1000 + number)).collect();
+        let of_b = "podSelector: { matchLabels: { pod: b } }, policyTypes: [Egress]";
+        s.policy("x/many", &format!("{{ {of_b}, egress: [{rules}] }}"))?;
+        s.expect(Tcp(80), "x/a x/c\n x/b X X\n x/c X -").context("cut off by the many rules")?;
+        wait_until("it is told how many are not counted", PATIENCE, || Ok(uncounted()? > 0.0))?;
+        assert!(shown(s, "HITS", "pressurePercent")? >= 100.0);
+        assert!(not_in_force(s)?.is_empty(), "a counter is nothing to refuse a policy for: {:?}", not_in_force(s)?);
+        s.drop_policy("x/many")?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        wait_until("what fits is counted", PATIENCE, || Ok(uncounted()? == 0.0))
+    })
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn small() -> NodeSpec {
     NodeSpec::new(1).argument("--map-entries").argument(&format!("CONNTRACK={CONNTRACK},NEWFLOW=512"))
 }
 
-fn v4(pod: &Pod) -> Result<Ipv4Addr> {
+/// A pod's IPv4 address.
+pub fn v4(pod: &Pod) -> Result<Ipv4Addr> {
     let found = pod.addresses().iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
@@ -35,7 +36,8 @@ fn v4(pod: &Pod) -> Result<Ipv4Addr> {
     found.context("a pod without an IPv4 address")
 }
 
-fn end(s: &Story, id: &str) -> Result<End> {
+/// A pod's end of a flood.
+pub fn end(s: &Story, id: &str) -> Result<End> {
     let pod = s.pod(id)?;
     End::pod(pod.namespace(), v4(pod)?)
 }

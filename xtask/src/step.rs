@@ -25,6 +25,8 @@ pub struct Console {
     terminal: bool,
     /// On standard error: standard output belongs to what the chore is asked for.
     aside: bool,
+    /// Steps that went well are not named.
+    quiet: bool,
     logs: PathBuf,
 }
 
@@ -39,12 +41,22 @@ pub struct Done {
 impl Console {
     /// Reports to standard output; `verbose` shows all that the commands write; whole logs of failures go to `logs`.
     pub fn new(verbose: bool, logs: PathBuf) -> Self {
-        Self { verbose, terminal: io::stdout().is_terminal(), aside: false, logs }
+        Self { verbose, terminal: io::stdout().is_terminal(), aside: false, quiet: false, logs }
     }
 
     /// Reports to standard error instead.
     pub fn aside(self) -> Self {
         Self { terminal: io::stderr().is_terminal(), aside: true, ..self }
+    }
+
+    /// Names only steps that fail, unless everything is to be shown: for many small ones within one.
+    pub fn quiet(&self) -> Self {
+        Self { verbose: self.verbose, terminal: self.terminal, aside: self.aside, quiet: true, logs: self.logs.clone() }
+    }
+
+    /// Only what went wrong is to be shown.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet && !self.verbose
     }
 
     /// Runs `command` as a step, and fails where it does.
@@ -94,13 +106,17 @@ impl Console {
     }
 
     fn begin(&self, name: &str) {
-        self.say(&format!("  ...   {name}"));
+        if !self.is_quiet() {
+            self.say(&format!("  ...   {name}"));
+        }
     }
 
     fn end(&self, name: &str, ok: bool, took: Duration) {
         let word = if ok { "ok  " } else { "FAIL" };
         self.wipe();
-        self.say(&format!("  {word}  {name} ({:.1} s)", took.as_secs_f64()));
+        if !self.is_quiet() || !ok {
+            self.say(&format!("  {word}  {name} ({:.1} s)", took.as_secs_f64()));
+        }
     }
 
     fn follow(&self, command: &mut Command) -> Result<(ExitStatus, Vec<String>)> {

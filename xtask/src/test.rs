@@ -117,8 +117,9 @@ impl Run<'_> {
     }
 
     fn packet(&mut self) {
-        let held = budget::budget(self.paths, self.console, false);
-        self.single(held.and_then(ensure_within));
+        let Self { paths, console, .. } = *self;
+        let held = || budget::budget(paths, &console.quiet(), false).and_then(ensure_within);
+        self.single(console.inline("budget of the packets' ways", held));
         if self.may("packet tests") {
             self.counted("packet tests", self.kernel_tests("packet"));
         }

@@ -17,6 +17,7 @@ use abi::{
 };
 use aya::maps::{MapData, MapInfo, MapType};
 use std::{
+    cmp::Ordering,
     fmt, fs, io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -77,15 +78,27 @@ impl Growth {
     /// Which of the maps pinned in `dir` are smaller than they are to be.
     ///
     /// # Errors
-    /// A pin cannot be looked at.
+    /// A pin cannot be looked at, or is larger.
     pub fn plan(dir: &Path, sizes: &Sizes) -> Result<Self, OpenError> {
         let mut grown = Vec::new();
         for map in MAPS {
             // An earlier start may have died before it was filled.
             remove(&fresh_pin(dir, map)).map_err(|error| failed(map, error))?;
-            let pinned = Pinned::open(&pin(dir, map), map)?;
-            if pinned.is_some_and(|pinned| pinned.info.max_entries() < sizes.of(map)) {
-                grown.push(map);
+            let Some(pinned) = Pinned::open(&pin(dir, map), map)? else { continue };
+            let (actual, expected) = (pinned.info.max_entries(), sizes.of(map));
+            match actual.cmp(&expected) {
+                Ordering::Less => grown.push(map),
+                Ordering::Equal => {}
+                // Said here, where a map comes before those that have their size from it.
+                Ordering::Greater => {
+                    let (pin, property) = (pin(dir, map), "entries".to_owned());
+                    return Err(OpenError::ForeignPin {
+                        pin,
+                        property,
+                        expected: expected.into(),
+                        actual: actual.into(),
+                    });
+                }
             }
         }
         Ok(Self { dir: dir.to_owned(), grown })
