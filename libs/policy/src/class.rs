@@ -3,7 +3,7 @@
 //! Invariant: two peers with equal answers have equal classes; a fact that no rule asks for is in none.
 //! Never: decides; a class holds facts, a rule set judges them.
 
-use crate::{PodFacts, RuleSet, Surroundings};
+use crate::{PodFacts, RuleSet, SelectorIndex, Surroundings};
 use model::{Cidr, NamedPort, PortName, Selector, Truth};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,8 +47,8 @@ impl Class {
     #[must_use]
     pub fn with_pod(&self, active: &Active, pod: &PodFacts<'_>) -> Self {
         let mut class = self.clone();
-        for selector in &active.selectors {
-            class.note(selector, selector.matches(&pod.labels));
+        for (selector, (), found) in active.index.matching(&pod.labels) {
+            class.note(selector, found);
         }
         let named = |port: &&NamedPort| active.peer_port_names.contains(&port.name);
         class.ports.extend(pod.ports.iter().filter(named).cloned());
@@ -94,6 +94,8 @@ pub struct Active {
     pub peer_port_names: BTreeSet<PortName>,
     /// What network sets and nodes say of networks, where any of these selectors finds them.
     pub placed: BTreeMap<Cidr, Class>,
+    /// The selectors once more, by what they ask of labels.
+    index: SelectorIndex<Arc<Selector>, ()>,
 }
 
 impl Active {
@@ -107,6 +109,7 @@ impl Active {
             active.nets.extend(set.nets());
             active.peer_port_names.extend(set.peer_port_names().cloned());
         }
+        active.index = SelectorIndex::of(active.selectors.iter().map(|selector| (Arc::clone(selector), ())));
         active.place(around);
         active
     }
@@ -119,9 +122,8 @@ impl Active {
     fn place(&mut self, around: &Surroundings<'_>) {
         let mut placed: BTreeMap<Cidr, Class> = BTreeMap::new();
         for set in &around.sets {
-            for selector in &self.selectors {
-                let found = selector.matches(&set.labels);
-                for net in set.nets.iter().filter(|_| found.possibly()) {
+            for (selector, (), found) in self.index.matching(&set.labels) {
+                for net in set.nets {
                     placed.entry(*net).or_default().note(selector, found);
                 }
             }
