@@ -52,6 +52,13 @@ impl Cast {
         verdicts[0] == Verdict::Allow
     }
 
+    /// What decides at the receiver's end, for `from` opening TCP 80 to `to`.
+    pub fn says(&self, from: &str, to: &str) -> String {
+        let pair = [0, 1].into_iter().find_map(|at| Some((ends(from)[at]?, ends(to)[at]?)));
+        let (from, to) = pair.expect("because both ends have a family in common");
+        self.outcome(from, to, TCP, 80).ingress.expect("because the receiver is asked").to_string()
+    }
+
     /// Who of all nine pods may open TCP 80 to `to`, as `"x/a x/b"`. A pod to itself is left out (NP-H2).
     pub fn reach(&self, to: &str) -> String {
         let names = everybody().filter(|from| from != to && self.lets(from, to, TCP, 80));
@@ -141,7 +148,72 @@ pub fn policy(namespace: &str, name: &str) -> Draft {
     })
 }
 
+/// A Calico policy for all pods, in a tier; asked in no direction yet.
+pub fn global(tier: &str, name: &str) -> Draft {
+    let id = PolicyId { name: name.into(), namespace: "".into(), kind: PolicyKind::GlobalNetworkPolicy };
+    let types = PolicyTypes { ingress: false, egress: false };
+    let (order, tier) = (Order::Unset, tier.into());
+    Draft(Policy { subject: Selector::pods(), id, tier, order, types, ingress: vec![], egress: vec![] })
+}
+
+/// Calico's grammar.
+pub fn written(selector: &str) -> Selector {
+    selector.parse().expect("because the test writes a selector")
+}
+
+/// A rule of Calico's for everything; tests narrow it with `..`.
+pub fn does(action: Action) -> Rule {
+    Rule::new(0, action)
+}
+
+/// One end of a rule: what this selector finds.
+pub fn end(selector: &str) -> EntityMatch {
+    EntityMatch { selector: Some(written(selector)), ..EntityMatch::default() }
+}
+
+/// One end of a rule: these networks.
+pub fn end_nets(nets: &[&str], not_nets: &[&str]) -> EntityMatch {
+    let all = |nets: &[&str]| nets.iter().map(|net| cidr(net)).collect::<Vec<_>>();
+    let given = Some(all(nets)).filter(|nets| !nets.is_empty());
+    EntityMatch { nets: given, not_nets: all(not_nets), ..EntityMatch::default() }
+}
+
+/// The other end of a rule: these ports.
+pub fn end_ports(ports: &[(u16, u16)], not_ports: &[(u16, u16)]) -> EntityMatch {
+    let range = |(first, last): &(u16, u16)| PortRange::new(*first, *last).expect("because the test writes a range");
+    let all = |ports: &[(u16, u16)]| ports.iter().map(|port| PortMatch::Range(range(port))).collect::<Vec<_>>();
+    let given = Some(all(ports)).filter(|ports| !ports.is_empty());
+    EntityMatch { ports: given, not_ports: all(not_ports), ..EntityMatch::default() }
+}
+
+/// Numbered by their places.
+fn placed<const N: usize>(rules: [Rule; N]) -> Vec<Rule> {
+    rules.into_iter().enumerate().map(|(place, rule)| Rule { place: place as u16, ..rule }).collect()
+}
+
 impl Draft {
+    pub fn at(mut self, order: f64) -> Self {
+        self.0.order = Order::At(order);
+        self
+    }
+
+    pub fn selecting(mut self, selector: &str) -> Self {
+        self.0.subject = written(selector);
+        self
+    }
+
+    pub fn into<const N: usize>(mut self, rules: [Rule; N]) -> Self {
+        self.0.types.ingress = true;
+        self.0.ingress = placed(rules);
+        self
+    }
+
+    pub fn out<const N: usize>(mut self, rules: [Rule; N]) -> Self {
+        self.0.types.egress = true;
+        self.0.egress = placed(rules);
+        self
+    }
+
     pub fn of(mut self, pods: Selector) -> Self {
         self.0.subject = pods_of(Selector::in_namespace(&self.0.id.namespace), pods);
         self
