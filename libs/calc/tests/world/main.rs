@@ -4,5 +4,6 @@
 //! Never: I/O.
 
 mod joins;
+mod language;
 mod scenery;
 mod sequences;

@@ -5,9 +5,9 @@
 
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, EntityMatch, IfaceName, Labels, Mac, NamedPort, Namespace, Order, Pod,
-    PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Protocol, Resource, Rule, Selector, TierName, Update,
-    WorkloadAddress,
+    Action, Attachment, AttachmentId, Cidr, EntityMatch, IfaceName, Labels, Mac, NamedPort, Namespace, NetworkSet,
+    NetworkSetId, Node, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Profile, Protocol,
+    Resource, Rule, Selector, ServiceAccount, Tier, TierEnd, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -229,4 +229,55 @@ pub fn policy(id: &str, subject: Selector, ingress: Vec<Rule>, egress: Vec<Rule>
 
 pub fn enforced(policy: Policy) -> Fact {
     Fact::Object(Resource::Policy(policy))
+}
+
+/// A policy of Calico's for every pod, in a tier, isolating both directions.
+pub fn global(tier: &str, name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Policy {
+    Policy {
+        id: PolicyId { name: name.into(), namespace: "".into(), kind: PolicyKind::GlobalNetworkPolicy },
+        tier: tier.into(),
+        order: Order::Unset,
+        subject: Selector::pods(),
+        types: PolicyTypes { ingress: true, egress: true },
+        ingress,
+        egress,
+    }
+}
+
+pub fn tier(name: &str, order: f64, end: TierEnd) -> Fact {
+    Fact::Object(Resource::Tier(Tier { name: name.into(), order: Order::At(order), end }))
+}
+
+/// A set with the label `role`.
+pub fn network_set(namespace: Option<&str>, name: &str, role: &str, nets: &[&str]) -> Fact {
+    let id = NetworkSetId { namespace: namespace.map(Into::into), name: name.into() };
+    let nets = nets.iter().map(|text| net(text)).collect();
+    Fact::Object(Resource::NetworkSet(NetworkSet { id, labels: labels(&[("role", role)]), nets }))
+}
+
+/// A node with the label `rack`.
+pub fn node(name: &str, rack: &str, addresses: &[&str]) -> Fact {
+    let addresses = addresses.iter().map(|text| address(text)).collect();
+    Fact::Object(Resource::Node(Node { name: name.into(), addresses, labels: labels(&[("rack", rack)]) }))
+}
+
+pub fn account(namespace: &str, name: &str, pairs: &[(&str, &str)]) -> Fact {
+    let labels = labels(pairs);
+    Fact::Object(Resource::ServiceAccount(ServiceAccount { namespace: namespace.into(), name: name.into(), labels }))
+}
+
+pub fn profile(name: &str, ingress: Vec<Rule>) -> Fact {
+    Fact::Object(Resource::Profile(Profile { name: name.into(), ingress, egress: Vec::new() }))
+}
+
+/// One end of a rule: what this selector, in Calico's grammar, finds.
+pub fn found_by(selector: &str) -> EntityMatch {
+    let selector = selector.parse().expect("the test's selector is one");
+    EntityMatch { selector: Some(selector), ..EntityMatch::default() }
+}
+
+/// One end of a rule: nodes.
+pub fn nodes_by(selector: &str) -> EntityMatch {
+    let nodes = selector.parse().expect("the test's selector is one");
+    EntityMatch { nodes: Some(nodes), ..EntityMatch::default() }
 }

@@ -4,11 +4,12 @@
 //! Never: compares less than the whole Desired.
 
 use crate::scenery::{
-    Fact, HERE, State, THERE, allow, allow_named_port, app, attached, empty_world, enforced, host, manifest, namespace,
-    nets, pod, pods_in, pods_of, policy, port, published,
+    Fact, HERE, State, THERE, account, allow, allow_named_port, app, attached, empty_world, enforced, found_by, global,
+    host, manifest, namespace, nets, network_set, node, nodes_by, pod, pods_in, pods_of, policy, port, profile,
+    published, tier,
 };
 use calc::{Desired, World};
-use model::{Pod, Selector};
+use model::{Pod, Selector, TierEnd};
 
 /// From one pod to everything that can be told, each asking for something that the one before did not.
 fn states() -> Vec<State> {
@@ -42,7 +43,24 @@ fn states() -> Vec<State> {
         pod(manifest("shop/thief", "db", &["10.0.0.2", "10.0.1.4", "10.0.1.77", "192.0.2.1"])),
         published("shop/web", HERE, "stale", &["10.9.9.9"]),
     ]);
-    vec![web, described, policed, peer, moved, two, walled, claimed]
+    let tiered = claimed.plus([
+        tier("platform", 7.0, TierEnd::Pass),
+        enforced(global(
+            "platform",
+            "g",
+            vec![allow(found_by("role == 'bank'")), allow(nodes_by("rack == 'a'"))],
+            vec![],
+        )),
+        enforced(global("nowhere", "n", vec![allow(found_by("pcsa.kind == 'machine'"))], vec![])),
+        node(THERE, "a", &["192.0.2.2"]),
+    ]);
+    let around = tiered.plus([
+        network_set(None, "wide", "bank", &["203.0.113.0/24", "10.0.0.0/16"]),
+        network_set(Some("shop"), "narrow", "bank", &["203.0.113.0/25"]),
+        account("shop", "default", &[("kind", "machine")]),
+        profile("kns.shop", vec![allow(found_by("app == 'db'"))]),
+    ]);
+    vec![web, described, policed, peer, moved, two, walled, claimed, tiered, around]
 }
 
 fn resolved(world: &World) -> Desired {
