@@ -237,6 +237,13 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// The node as it is now. The maps are looked through only when a commit has changed them.
+    /// What is wrong with manifests, and what their writers should know of those that are not.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = (self.node.problems)();
+        problems.extend(self.world.remarks());
+        problems
+    }
+
     fn tell_metrics(&self) {
         let Outcome { generation, endpoints, failed, commit } = &self.outcome;
         let fullness = self.node.metrics.has_moved_on(*generation).then(|| self.kernel.filled());
@@ -245,7 +252,7 @@ impl<K: Kernel> Agent<K> {
             generation: *generation,
             endpoints: *endpoints,
             not_in_force: failed.len() + self.repairs.failed().len(),
-            problems: (self.node.problems)().len(),
+            problems: self.problems().len(),
             damaged: self.node.damaged.len(),
             refused: *commit == Commit::Refused,
         };

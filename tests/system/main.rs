@@ -21,6 +21,7 @@ mod nodes;
 mod policy_change;
 mod policy_egress;
 mod policy_ingress;
+mod policy_language;
 mod policy_ports;
 mod policy_scope;
 mod restart;

@@ -49,7 +49,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "hostAddresses": host,
         "notInForce": failed,
         "driftRepaired": agent.repairs.rows(),
-        "problems": (agent.node.problems)(),
+        "problems": agent.problems(),
         "damagedRecords": agent.node.damaged,
     })
 }

@@ -7,6 +7,7 @@
 
 pub mod desired;
 pub mod query;
+mod remark;
 pub mod resolve;
 mod surroundings;
 mod workload;
