@@ -11,7 +11,7 @@ use crate::{
     metrics::{Metrics, NodeState},
     requests,
 };
-use calc::{Desired, World};
+use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
 use dataplane::{Applied, Commit, Extent, Laps, Platform};
 use datastore::Batch;
@@ -95,7 +95,7 @@ pub struct Outcome {
 /// The agent of one node.
 pub struct Agent<K> {
     pub(crate) node: Node,
-    pub(crate) world: World,
+    pub(crate) world: Live,
     pub(crate) kernel: K,
     pub(crate) allocator: Allocator,
     pub(crate) journal: Journal,
@@ -107,7 +107,8 @@ pub struct Agent<K> {
     pub(crate) changed: bool,
     /// Prepared attachments, and when no commit can follow any more.
     pub(crate) abandoned: BTreeMap<AttachmentId, Instant>,
-    desired: Option<Desired>,
+    /// What is desired was put in force once, or tried.
+    applied: bool,
     /// Attachments whose addresses the other nodes have not been told.
     unpublished: BTreeSet<AttachmentId>,
     to_publish: bool,
@@ -121,7 +122,7 @@ impl<K: Kernel> Agent<K> {
     /// An agent that has heard nothing yet. `interfaces`: the host's, to tell whose pods outlived the last agent.
     pub fn new(
         node: Node,
-        world: World,
+        world: Live,
         kernel: K,
         allocator: Allocator,
         journal: Journal,
@@ -138,7 +139,7 @@ impl<K: Kernel> Agent<K> {
             repairs: Repairs::default(),
             changed: true,
             abandoned: BTreeMap::new(),
-            desired: None,
+            applied: false,
             unpublished: BTreeSet::new(),
             to_publish: false,
             to_sweep: false,
@@ -197,10 +198,9 @@ impl<K: Kernel> Agent<K> {
 
     /// Puts back what other hands changed of what is in force; before anything is, there is nothing to look at.
     pub fn look(&mut self, extent: Extent) {
-        let Some(desired) = self.desired.take() else { return };
+        let Some(desired) = self.world.desired().filter(|_| self.applied) else { return };
         let begun = Instant::now();
-        let mut looked = self.kernel.look(&desired, extent);
-        self.desired = Some(desired);
+        let mut looked = self.kernel.look(desired, extent);
         self.repairs.hear(&looked, extent);
         looked.repaired.iter().for_each(|drift| self.node.metrics.repaired(drift.kind));
         if !looked.repaired.is_empty() {
@@ -224,12 +224,8 @@ impl<K: Kernel> Agent<K> {
 
     /// What is done now and then: what failed is tried again.
     pub fn tick(&mut self) {
-        self.changed |= self.desired.is_none();
-        let failed = !self.outcome.failed.is_empty();
-        match self.desired.take_if(|_| failed && !self.changed) {
-            Some(desired) => self.apply(desired),
-            None => self.apply_changes(),
-        }
+        self.changed |= !self.applied || !self.outcome.failed.is_empty();
+        self.apply_changes();
         self.sweep();
         self.undo_abandoned();
         self.publish_all();
@@ -261,7 +257,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Whether the node does what the cluster wants: the datastore was read and resolved.
     pub fn ready(&self) -> bool {
-        self.world.in_sync().is_some() && self.desired.is_some()
+        self.world.in_sync().is_some() && self.applied
     }
 
     fn learn(&mut self, batch: Batch) {
@@ -304,17 +300,11 @@ impl<K: Kernel> Agent<K> {
         if !self.changed {
             return;
         }
-        if let Some(in_sync) = self.world.in_sync() {
-            self.changed = false;
-            let desired = calc::desired(in_sync);
-            self.apply(desired);
-        }
-    }
-
-    fn apply(&mut self, desired: Desired) {
         let begun = Instant::now();
-        let applied = self.kernel.apply(&desired);
-        self.desired = Some(desired);
+        let Some(desired) = self.world.desired() else { return };
+        self.changed = false;
+        let applied = self.kernel.apply(desired);
+        self.applied = true;
         // Interfaces may have come.
         self.to_upgrade.get_or_insert_with(|| Instant::now() + QUIET);
         self.heed(applied, begun.elapsed());

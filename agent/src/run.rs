@@ -16,7 +16,7 @@ use crate::{
     serve,
 };
 use anyhow::{Result, bail};
-use calc::World;
+use calc::Live;
 use dataplane::{Dataplane, Extent, Gauges};
 use datastore::{FileStore, Objects, Updates};
 use netlink::{Link, Socket};
@@ -127,7 +127,7 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
     let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
     let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
-    let world = World::new(config.node.clone(), config.keep_established);
+    let world = Live::new(config.node.clone(), config.keep_established);
     let allocator = Allocator::new(objects, config.node.clone());
     Ok(Agent::new(node, world, kernel, allocator, journal, &interfaces))
 }

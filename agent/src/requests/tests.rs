@@ -10,7 +10,7 @@ use crate::{
     metrics::Metrics,
     owner::{Event, Node},
 };
-use calc::{Desired, World};
+use calc::{Desired, Live};
 use cni::protocol::{Prepare, Prepared};
 use dataplane::{
     Applied, ApplyError, AttachedBy, Drift, DriftKind, Extent, Looked, Platform, Question, ReportError, TwinAnswer,
@@ -142,7 +142,7 @@ fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
     let (name, problems, metrics) = ("n1".into(), Box::new(Vec::new), Metrics::default());
     let node = Node { name, mtu: 1400, platform, problems, damaged, metrics };
     let objects = Objects::open(&dir.join("store")).expect("a store");
-    let world = World::new("n1".into(), false);
+    let world = Live::new("n1".into(), false);
     let allocator = Allocator::new(objects, "n1".into());
     Agent::new(node, world, FakeKernel::default(), allocator, journal, &interfaces.iter().cloned().collect())
 }

@@ -6,6 +6,8 @@
 #![warn(missing_docs)]
 
 pub mod desired;
+pub mod index;
+pub mod live;
 pub mod query;
 mod remark;
 pub mod resolve;
@@ -14,6 +16,7 @@ mod workload;
 pub mod world;
 
 pub use desired::{AddressSpec, Desired, EndpointSpec, Owner};
+pub use live::Live;
 pub use query::Status;
 pub use resolve::desired;
 pub use world::{InSync, World};

@@ -9,12 +9,8 @@ use crate::{
     workload::{Workload, workloads},
 };
 use model::{Attachment, AttachmentId, Cidr, Direction};
-use policy::{Active, Applying, Class, RuleSet, Rulebook, Selectors, Subject, Surroundings};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use policy::{Active, Applying, Class, RuleSet, Rulebook, Selectors, Shared, Subject, Surroundings};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// What this node's kernel should hold.
 #[must_use]
@@ -31,26 +27,6 @@ pub fn desired(world: InSync<'_>) -> Desired {
     Desired { endpoints, addresses, nets }
 }
 
-/// One allocation for equal values.
-struct Shared<T>(BTreeSet<Arc<T>>);
-
-impl<T> Default for Shared<T> {
-    fn default() -> Self {
-        Self(BTreeSet::new())
-    }
-}
-
-impl<T: Ord> Shared<T> {
-    fn share(&mut self, value: T) -> Arc<T> {
-        if let Some(known) = self.0.get(&value) {
-            return Arc::clone(known);
-        }
-        let fresh = Arc::new(value);
-        self.0.insert(Arc::clone(&fresh));
-        fresh
-    }
-}
-
 fn endpoints(
     world: &World,
     workloads: &[Workload<'_>],
@@ -60,40 +36,39 @@ fn endpoints(
     let mut sets = RuleSets { around, sets: Shared::default(), selectors: Selectors::default() };
     let mut endpoints = BTreeMap::new();
     for workload in workloads.iter().filter(|workload| !workload.attachments.is_empty()) {
-        let subject = subject(world, workload);
+        let subject = subject(world, workload, workload.addresses.keys().copied().collect());
         let applying = book.applying(&subject.pod.labels);
         let ingress = sets.of(&applying, Direction::Ingress, &subject);
         let egress = sets.of(&applying, Direction::Egress, &subject);
         for attachment in &workload.attachments {
             let judges = [Arc::clone(&ingress), Arc::clone(&egress)];
-            endpoints.insert(attachment.id.clone(), endpoint(world, workload, attachment, judges));
+            let own = |address: &IpAddr| workload.addresses.get(address) == Some(&Some(&attachment.id));
+            endpoints.insert(attachment.id.clone(), endpoint(world, attachment, own, judges));
         }
     }
     endpoints
 }
 
-fn subject<'a>(world: &'a World, workload: &Workload<'a>) -> Subject<'a> {
+/// The endpoint that `workload` is for its rule sets, with the addresses that are its own.
+pub(crate) fn subject<'a>(world: &'a World, workload: &Workload<'a>, addresses: Vec<IpAddr>) -> Subject<'a> {
     let given = |name: &str| world.profiles.get(name);
-    Subject {
-        pod: workload.facts(),
-        addresses: workload.addresses.keys().copied().collect(),
-        profiles: Subject::profiles_of(&workload.id.namespace, workload.account, given),
-    }
+    let profiles = Subject::profiles_of(&workload.id.namespace, workload.account, given);
+    Subject { pod: workload.facts(), addresses, profiles }
 }
 
-fn endpoint(
+/// `own` says whether an address is the attachment's.
+pub(crate) fn endpoint(
     world: &World,
-    workload: &Workload<'_>,
     attachment: &Attachment,
+    own: impl Fn(&IpAddr) -> bool,
     [ingress, egress]: [Arc<RuleSet>; 2],
 ) -> EndpointSpec {
-    let own = |address: &&IpAddr| workload.addresses.get(address) == Some(&Some(&attachment.id));
     EndpointSpec {
-        pod: workload.id.clone(),
+        pod: attachment.pod.clone(),
         interface: attachment.host_interface.clone(),
         mac: attachment.mac,
         mtu: attachment.mtu,
-        addresses: attachment.addresses.iter().filter(own).copied().collect(),
+        addresses: attachment.addresses.iter().filter(|address| own(address)).copied().collect(),
         ingress,
         egress,
         keep_established: world.keep_established,

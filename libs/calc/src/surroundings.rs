@@ -4,20 +4,27 @@
 //! Never: decides what any of it is asked for.
 
 use crate::World;
-use model::{EffectiveLabels, NetworkSet};
+use model::{EffectiveLabels, NetworkSet, Node};
 use policy::{NodeFacts, SetFacts, Surroundings};
 
 /// Network sets and nodes.
 pub(crate) fn surroundings(world: &World) -> Surroundings<'_> {
     let sets = world.network_sets.values().map(|set| set_facts(world, set));
-    let nodes = world.nodes.values().map(|node| NodeFacts { labels: &node.labels, addresses: &node.addresses });
-    Surroundings { sets: sets.collect(), nodes: nodes.collect() }
+    Surroundings { sets: sets.collect(), nodes: world.nodes.values().map(node_facts).collect() }
 }
 
-fn set_facts<'a>(world: &'a World, set: &'a NetworkSet) -> SetFacts<'a> {
-    let labels = match &set.id.namespace {
+pub(crate) fn node_facts(node: &Node) -> NodeFacts<'_> {
+    NodeFacts { labels: &node.labels, addresses: &node.addresses }
+}
+
+pub(crate) fn set_facts<'a>(world: &'a World, set: &'a NetworkSet) -> SetFacts<'a> {
+    SetFacts { labels: set_labels(world, set), nets: &set.nets }
+}
+
+/// What selectors see of a network set.
+pub(crate) fn set_labels<'a>(world: &'a World, set: &'a NetworkSet) -> EffectiveLabels<'a> {
+    match &set.id.namespace {
         Some(namespace) => EffectiveLabels::network_set(&set.labels, namespace, world.namespaces.get(namespace)),
         None => EffectiveLabels::global_network_set(&set.labels),
-    };
-    SetFacts { labels, nets: &set.nets }
+    }
 }

@@ -45,6 +45,15 @@ pub(crate) fn workloads(world: &World) -> Vec<Workload<'_>> {
     settle(world, ids.into_iter().filter_map(join).collect())
 }
 
+/// One pod, with every address that it claims. `None`: it is no workload.
+pub(crate) fn workload<'a>(world: &'a World, id: &PodId) -> Option<Workload<'a>> {
+    let own = |attachment: &&Attachment| attachment.committed && attachment.pod == *id;
+    let attachments: Vec<_> = world.attachments.values().filter(own).collect();
+    let known = world.pods.get_key_value(id).map(|(id, _)| id);
+    let known = known.or_else(|| world.published.get_key_value(id).map(|(id, _)| id));
+    join(world, known.or_else(|| attachments.first().map(|attachment| &attachment.pod))?, attachments)
+}
+
 fn attached(world: &World) -> BTreeMap<&PodId, Vec<&Attachment>> {
     let mut attached: BTreeMap<&PodId, Vec<&Attachment>> = BTreeMap::new();
     for attachment in world.attachments.values().filter(|attachment| attachment.committed) {

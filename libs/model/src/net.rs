@@ -68,10 +68,22 @@ impl Cidr {
         self.0.contains(&other.0)
     }
 
+    /// Itself and every network over it: at most 33 or 129.
+    pub fn supernets(&self) -> impl Iterator<Item = Self> + use<> {
+        let (address, longest) = (self.network(), self.prefix_len());
+        (0..=longest).filter_map(move |length| Self::new(address, length).ok())
+    }
+
     /// First address.
     #[must_use]
     pub fn network(&self) -> IpAddr {
         self.0.network()
+    }
+
+    /// Last address.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        self.0.broadcast()
     }
 
     /// Prefix length in the network's own family.

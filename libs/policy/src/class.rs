@@ -30,7 +30,7 @@ impl Class {
     #[must_use]
     pub fn of(active: &Active, net: &Cidr) -> Self {
         let mut class = Self::default();
-        for wider in supernets(net) {
+        for wider in net.supernets() {
             if active.nets.contains(&wider) {
                 class.nets.insert(wider);
             }
@@ -46,12 +46,20 @@ impl Class {
     /// The same address, with what is known of the pod that has it.
     #[must_use]
     pub fn with_pod(&self, active: &Active, pod: &PodFacts<'_>) -> Self {
+        let found = active.index.matching(&pod.labels).map(|(selector, (), found)| (selector, found));
+        self.with_found(found, pod.ports.iter().filter(|port| active.peer_port_names.contains(&port.name)))
+    }
+
+    /// The same, where somebody else has asked the selectors: what they say of the pod, and its ports of active names.
+    #[must_use]
+    pub fn with_found<'a>(
+        &self,
+        found: impl Iterator<Item = (&'a Arc<Selector>, Truth)>,
+        ports: impl Iterator<Item = &'a NamedPort>,
+    ) -> Self {
         let mut class = self.clone();
-        for (selector, (), found) in active.index.matching(&pod.labels) {
-            class.note(selector, found);
-        }
-        let named = |port: &&NamedPort| active.peer_port_names.contains(&port.name);
-        class.ports.extend(pod.ports.iter().filter(named).cloned());
+        found.for_each(|(selector, found)| class.note(selector, found));
+        class.ports.extend(ports.cloned());
         class.settled()
     }
 
@@ -66,7 +74,8 @@ impl Class {
         }
     }
 
-    fn note(&mut self, selector: &Arc<Selector>, found: Truth) {
+    /// Takes in what a selector says of it.
+    pub fn note(&mut self, selector: &Arc<Selector>, found: Truth) {
         match found {
             Truth::Yes => self.selectors.insert(Arc::clone(selector)),
             Truth::Unknown => self.unsure.insert(Arc::clone(selector)),
@@ -137,26 +146,4 @@ impl Active {
         }
         self.placed = placed;
     }
-}
-
-/// One allocation for equal selectors: policies that name the same peers share it, and so do classes.
-#[derive(Clone, Debug, Default)]
-pub struct Selectors(BTreeSet<Arc<Selector>>);
-
-impl Selectors {
-    /// The shared copy of `selector`.
-    pub fn intern(&mut self, selector: &Selector) -> Arc<Selector> {
-        if let Some(known) = self.0.get(selector) {
-            return Arc::clone(known);
-        }
-        let fresh = Arc::new(selector.clone());
-        self.0.insert(Arc::clone(&fresh));
-        fresh
-    }
-}
-
-/// `net` and every network over it: at most 33 or 129, where the active networks may be many thousands.
-fn supernets(net: &Cidr) -> impl Iterator<Item = Cidr> + use<> {
-    let (address, longest) = (net.network(), net.prefix_len());
-    (0..=longest).filter_map(move |length| Cidr::new(address, length).ok())
 }

@@ -19,10 +19,11 @@ pub mod generate;
 pub mod index;
 pub mod rulebook;
 pub mod ruleset;
+pub mod shared;
 mod xset;
 
 pub use build::Subject;
-pub use class::{Active, Class, Selectors};
+pub use class::{Active, Class};
 pub use compile::{Row, RowSpan, row};
 pub use decider::{Decider, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
@@ -33,6 +34,11 @@ pub use rulebook::{Applying, Rulebook, RuledTier};
 pub use ruleset::{
     PacketTest, PeerTest, PolicyRules, ProfileRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
 };
+
+pub use shared::Shared;
+
+/// Policies that name the same peers share the selector, and so do classes.
+pub type Selectors = Shared<model::Selector>;
 
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,22 @@ impl<'a> Parent<'a> {
         }
     }
 
+    fn is_complete(self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Named { labels, .. } => labels.is_some(),
+            Self::Unknown => false,
+        }
+    }
+
+    /// Its name is its own to say, whatever its labels say of it.
+    fn each_known(self, each: &mut dyn FnMut(&str, &str)) {
+        let Self::Named { name, labels } = self else { return };
+        each(NAME, name);
+        let others = labels.into_iter().flatten().filter(|(key, _)| *key != NAME);
+        others.for_each(|(key, value)| each(key, value));
+    }
+
     /// Its own label; its name is known before it is described.
     fn label(self, key: &str) -> Label<'a> {
         match self {
@@ -120,6 +136,36 @@ impl<'a> EffectiveLabels<'a> {
     #[must_use]
     pub fn global_network_set(own: &'a Labels) -> Self {
         Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None }
+    }
+
+    /// Calls `each` with every label that is known.
+    pub fn each_known(&self, each: &mut dyn FnMut(&str, &str)) {
+        let is_own = |key: &str| {
+            ![NAMESPACE, SERVICE_ACCOUNT, ORCHESTRATOR].contains(&key)
+                && !key.starts_with(NAMESPACE_PREFIX)
+                && !key.starts_with(ACCOUNT_PREFIX)
+        };
+        self.own.iter().filter(|(key, _)| is_own(key)).for_each(|(key, value)| each(key, value));
+        for (key, label) in [(NAMESPACE, self.namespace.name()), (SERVICE_ACCOUNT, self.account.name())] {
+            if let Label::Is(name) = label {
+                each(key, name);
+            }
+        }
+        if let Some(orchestrator) = self.orchestrator {
+            each(ORCHESTRATOR, orchestrator);
+        }
+        for (prefix, parent) in [(NAMESPACE_PREFIX, self.namespace), (ACCOUNT_PREFIX, self.account)] {
+            parent.each_known(&mut |key, value| each(&format!("{prefix}{key}"), value));
+        }
+        if let Label::Is(name) = self.namespace.name() {
+            each(&format!("{NAMESPACE_PREFIX}{KUBERNETES_NAME}"), name);
+        }
+    }
+
+    /// Whether every label is known: what is not told is absent.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.namespace.is_complete() && self.account.is_complete()
     }
 
     /// The namespace's name as the API server writes it into its labels (NP-41) is known as long as the name is.

@@ -1,0 +1,75 @@
+//! What was told since Desired was last brought up to date, by what it can concern.
+//! In: the key of an object that changed. Out: the pods, sets, nodes and policies to look at again.
+//! Invariant: a change marks everything that reads the object, and no more than its neighbourhood.
+//! Never: keeps what the object was.
+
+use crate::World;
+use model::{Attachment, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, ResourceKey};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) pods: BTreeSet<PodId>,
+    pub(super) sets: BTreeSet<NetworkSetId>,
+    pub(super) nodes: BTreeSet<NodeName>,
+    pub(super) policies: BTreeSet<PolicyId>,
+    /// Tiers or profiles: every local endpoint's rule sets.
+    pub(super) every_rule_set: bool,
+    /// Addresses that became or ceased to be the host's.
+    pub(super) addresses: BTreeSet<IpAddr>,
+}
+
+impl Dirty {
+    /// Marks what reads this object. `world` may know the object before or after the change.
+    pub(super) fn mark(&mut self, world: &World, key: &ResourceKey) {
+        match key {
+            ResourceKey::Pod(id) | ResourceKey::WorkloadAddress(id) => {
+                self.pods.insert(id.clone());
+            }
+            ResourceKey::Namespace(name) => {
+                self.pods.extend(pods_of(world, name).cloned());
+                let first = NetworkSetId { namespace: Some(name.clone()), name: String::new() };
+                let sets = world.network_sets.range(first..).map(|(id, _)| id);
+                self.sets.extend(sets.take_while(|id| id.namespace.as_ref() == Some(name)).cloned());
+            }
+            ResourceKey::ServiceAccount(namespace, account) => {
+                let runs_as = |id: &&PodId| {
+                    let pod = world.pods.get(*id);
+                    pod.is_some_and(|pod| pod.service_account.as_deref() == Some(account))
+                };
+                self.pods.extend(pods_of(world, namespace).filter(runs_as).cloned());
+            }
+            ResourceKey::Node(name) => {
+                self.nodes.insert(name.clone());
+            }
+            ResourceKey::Policy(id) => {
+                self.policies.insert(id.clone());
+            }
+            ResourceKey::NetworkSet(id) => {
+                self.sets.insert(id.clone());
+            }
+            ResourceKey::Tier(_) | ResourceKey::Profile(_) => self.every_rule_set = true,
+            ResourceKey::IpPool(_) => {}
+        }
+    }
+}
+
+/// Pods of a namespace that anybody spoke of.
+fn pods_of<'a>(world: &'a World, namespace: &'a NamespaceName) -> impl Iterator<Item = &'a PodId> {
+    let first = PodId { namespace: namespace.clone(), name: String::new() };
+    let attached = world.attachments.values().map(|Attachment { pod, .. }| pod);
+    within(&world.pods, &first, namespace)
+        .chain(within(&world.published, &first, namespace))
+        .chain(attached.filter(move |pod| pod.namespace == *namespace))
+}
+
+fn within<'a, V>(
+    pods: &'a BTreeMap<PodId, V>,
+    first: &PodId,
+    namespace: &'a NamespaceName,
+) -> impl Iterator<Item = &'a PodId> + use<'a, V> {
+    pods.range(first.clone()..).map(|(id, _)| id).take_while(move |id| id.namespace == *namespace)
+}

@@ -1,0 +1,133 @@
+//! Judges: the rule sets of local endpoints, and what they ask of peers all together.
+//! In: a local pod whose rules may be others. Out: its rule sets; what is asked for the first time, or no more.
+//! Invariant: a question is active as long as some rule set in use asks it; equal rule sets are one.
+//! Never: answers what it asks.
+
+use super::{counted::Counted, lent::Lent, numbers::Numbers};
+use crate::{World, index::LabelIndex, resolve::subject, workload::Workload};
+use model::{Cidr, Direction, PodId, PolicyId, PortName, Selector};
+use policy::{RuleSet, Rulebook, Selectors, Shared, Surroundings};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// What rules ask of peers that was not asked before, or what they ask no more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Questions {
+    pub(super) selectors: BTreeSet<Arc<Selector>>,
+    pub(super) nodes: BTreeSet<Arc<Selector>>,
+    pub(super) nets: BTreeSet<Cidr>,
+    pub(super) names: BTreeSet<PortName>,
+}
+
+/// A rule set for what comes, and one for what is sent.
+pub(super) type Both = [Arc<RuleSet>; 2];
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Judges {
+    /// Which policies select which local pods.
+    subjects: LabelIndex<PodId, u32>,
+    policies: Numbers<PolicyId>,
+    of: BTreeMap<PodId, Both>,
+    sets: Counted<Arc<RuleSet>>,
+    shared: Shared<RuleSet>,
+    interned: Selectors,
+    selectors: Counted<Arc<Selector>>,
+    nodes: Counted<Arc<Selector>>,
+    nets: Counted<Cidr>,
+    names: Counted<PortName>,
+}
+
+impl Judges {
+    /// Takes in a local pod's labels; `None`: it is not a local one any more.
+    pub(super) fn put_subject(&mut self, id: &PodId, workload: Option<&Workload<'_>>) {
+        match workload {
+            Some(workload) => drop(self.subjects.put_item(id, &workload.facts().labels)),
+            None => drop(self.subjects.remove_item(id)),
+        }
+    }
+
+    /// Takes in a policy, or that there is none of this name. Gives the pods that it selected, or does now.
+    pub(super) fn put_policy(&mut self, world: &World, id: &PolicyId) -> BTreeSet<PodId> {
+        let number = self.policies.number(id);
+        let mut concerned: BTreeSet<PodId> = self.subjects.matched_by(&number).cloned().collect();
+        if let Some(policy) = world.policies.get(id) {
+            let subject = Arc::new(policy.subject.clone());
+            drop(self.subjects.put_selector(&number, &subject, |pod| Lent::pod(world, pod)));
+            concerned.extend(self.subjects.matched_by(&number).cloned());
+        } else {
+            drop(self.subjects.remove_selector(&number));
+            self.policies.forget(id);
+        }
+        concerned
+    }
+
+    pub(super) fn is_local(&self, id: &PodId) -> bool {
+        self.of.contains_key(id)
+    }
+
+    pub(super) fn locals(&self) -> impl Iterator<Item = &PodId> {
+        self.of.keys()
+    }
+
+    /// Whether an active rule asks for a port of this name.
+    pub(super) fn asks_name(&self, name: &PortName) -> bool {
+        self.names.contains(name)
+    }
+
+    /// Builds a local pod's rule sets anew.
+    pub(super) fn build(
+        &mut self,
+        world: &World,
+        around: &Surroundings<'_>,
+        workload: &Workload<'_>,
+        addresses: Vec<IpAddr>,
+    ) -> Both {
+        let selecting = self.subjects.matches_of(workload.id).filter_map(|(number, _)| self.policies.value(*number));
+        let selecting = selecting.filter_map(|id| world.policies.get(id));
+        let book = Rulebook::of(world.tiers.values(), selecting);
+        let subject = subject(world, workload, addresses);
+        let applying = book.applying(&subject.pod.labels);
+        [Direction::Ingress, Direction::Egress].map(|direction| {
+            let set = RuleSet::build(&applying, direction, &subject, around, &mut self.interned);
+            self.shared.share(set)
+        })
+    }
+
+    /// Puts rule sets in the place of those that a pod had; `None`: it is judged no more. Gives what is asked for the first
+    /// time, and what no more.
+    pub(super) fn appoint(&mut self, id: &PodId, both: Option<Both>) -> (Questions, Questions) {
+        let (mut fresh, mut over) = (Questions::default(), Questions::default());
+        for set in both.iter().flatten() {
+            if self.sets.add(Arc::clone(set)) {
+                self.begin(set, &mut fresh);
+            }
+        }
+        let before = match both {
+            Some(both) => self.of.insert(id.clone(), both),
+            None => self.of.remove(id),
+        };
+        for set in before.iter().flatten() {
+            if self.sets.remove(set) {
+                self.end(set, &mut over);
+            }
+        }
+        (fresh, over)
+    }
+
+    fn begin(&mut self, set: &RuleSet, fresh: &mut Questions) {
+        fresh.selectors.extend(set.selectors().filter(|each| self.selectors.add(Arc::clone(each))).cloned());
+        fresh.nodes.extend(set.nodes().filter(|each| self.nodes.add(Arc::clone(each))).cloned());
+        fresh.nets.extend(set.nets().filter(|each| self.nets.add(*each)));
+        fresh.names.extend(set.peer_port_names().filter(|each| self.names.add((*each).clone())).cloned());
+    }
+
+    fn end(&mut self, set: &RuleSet, over: &mut Questions) {
+        over.selectors.extend(set.selectors().filter(|each| self.selectors.remove(each)).cloned());
+        over.nodes.extend(set.nodes().filter(|each| self.nodes.remove(each)).cloned());
+        over.nets.extend(set.nets().filter(|each| self.nets.remove(each)));
+        over.names.extend(set.peer_port_names().filter(|each| self.names.remove(each)).cloned());
+    }
+}

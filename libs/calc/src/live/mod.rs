@@ -1,0 +1,118 @@
+//! Desired, kept as the World changes: what a change costs follows the change, not the cluster.
+//! In: the same updates, attachments and observations as [`World`]. Out: the present [`Desired`].
+//! Invariant: equal to [`crate::desired`] of the same World, whatever the history; tests hold the two together.
+//! Never: does I/O; says what is desired before every watched kind has delivered its first full list.
+
+mod claims;
+mod counted;
+mod dirty;
+mod judges;
+mod lent;
+mod numbers;
+mod peers;
+mod refresh;
+
+use crate::{Desired, World};
+use claims::Claims;
+use dirty::Dirty;
+use judges::Judges;
+use model::{Attachment, AttachmentId, NodeName, PodId, PortName, ResourceKey, Update};
+use peers::Peers;
+use policy::{Active, Class, Shared};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Deref,
+};
+
+/// The World, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct Live {
+    world: World,
+    dirty: Dirty,
+    claims: Claims,
+    peers: Peers,
+    judges: Judges,
+    /// Networks that rules name, and what network sets and nodes say of networks.
+    active: Active,
+    /// Pods by the names of their ports.
+    named: BTreeMap<PortName, BTreeSet<PodId>>,
+    ports: BTreeMap<PodId, BTreeSet<PortName>>,
+    classes: Shared<Class>,
+    desired: Desired,
+}
+
+impl Live {
+    /// An empty world, seen from `node`. `keep_established`: allowed flows outlive a new deny.
+    #[must_use]
+    pub fn new(node: NodeName, keep_established: bool) -> Self {
+        Self {
+            world: World::new(node, keep_established),
+            dirty: Dirty::default(),
+            claims: Claims::default(),
+            peers: Peers::default(),
+            judges: Judges::default(),
+            active: Active::default(),
+            named: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            classes: Shared::default(),
+            desired: Desired::default(),
+        }
+    }
+
+    /// Takes in one change of the datastore. `false`: what is desired stays as it is.
+    pub fn apply(&mut self, update: Update) -> bool {
+        let key = match &update {
+            Update::Set(resource) => Some(resource.key()),
+            Update::Gone(key) => Some(key.clone()),
+            Update::InSync => None,
+        };
+        let changed = self.world.apply(update);
+        if let Some(key) = key.filter(|_| changed) {
+            self.dirty.mark(&self.world, &key);
+        }
+        changed
+    }
+
+    /// Takes in, or replaces, an attachment of this node. It becomes an endpoint once it is `committed`.
+    pub fn attach(&mut self, attachment: Attachment) {
+        self.dirty.mark(&self.world, &ResourceKey::Pod(attachment.pod.clone()));
+        if let Some(before) = self.world.attachment(&attachment.id) {
+            let key = ResourceKey::Pod(before.pod.clone());
+            self.dirty.mark(&self.world, &key);
+        }
+        self.world.attach(attachment);
+    }
+
+    /// Forgets an attachment.
+    pub fn detach(&mut self, id: &AttachmentId) -> Option<Attachment> {
+        let gone = self.world.detach(id)?;
+        self.dirty.mark(&self.world, &ResourceKey::Pod(gone.pod.clone()));
+        Some(gone)
+    }
+
+    /// The addresses this host has now, loopback and link-local ones left out.
+    pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.dirty.addresses.extend(self.world.host_addresses().symmetric_difference(&addresses));
+        self.world.set_host_addresses(addresses);
+    }
+
+    /// What this node's kernel should hold. `None` until the datastore has said everything it has.
+    pub fn desired(&mut self) -> Option<&Desired> {
+        self.world.in_sync()?;
+        self.refresh();
+        Some(&self.desired)
+    }
+}
+
+/// Questions go to the World.
+impl Deref for Live {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+#[cfg(test)]
+mod tests;

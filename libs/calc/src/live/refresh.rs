@@ -1,0 +1,218 @@
+//! Brings Desired up to date: from what was told, through who is concerned, to what is written anew.
+//! In: [`Dirty`]. Out: changed endpoints, addresses and networks of Desired.
+//! Invariant: each stage only adds to what the later ones look at; nothing is looked at twice in a stage.
+//! Never: looks at what no change concerns.
+
+use super::{Live, judges::Questions, peers::Concerned};
+use crate::{AddressSpec, Owner, resolve::endpoint, workload::workload};
+use model::{Cidr, PodId};
+use policy::Class;
+use std::{collections::BTreeSet, mem, net::IpAddr};
+
+/// What is still to be looked at.
+#[derive(Debug, Default)]
+struct Todo {
+    /// Local pods whose rule sets or addresses may be others.
+    subjects: BTreeSet<PodId>,
+    /// Networks of which sets and nodes may say something else.
+    placed: BTreeSet<Cidr>,
+    /// Networks whose own class may be another, and with it that of all they contain.
+    nets: BTreeSet<Cidr>,
+    /// Addresses whose class or holder may be another.
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Live {
+    pub(super) fn refresh(&mut self) {
+        let dirty = mem::take(&mut self.dirty);
+        let mut todo = Todo::default();
+        for id in &dirty.pods {
+            self.pod(id, &mut todo);
+        }
+        for id in &dirty.sets {
+            let nets = self.peers.put_set(&self.world, id);
+            self.around_changed(nets, &mut todo);
+        }
+        for name in &dirty.nodes {
+            let nets = self.peers.put_node(&self.world, name);
+            self.around_changed(nets, &mut todo);
+        }
+        for address in dirty.addresses {
+            self.address_changed(address, &mut todo);
+        }
+        for id in &dirty.policies {
+            todo.subjects.extend(self.judges.put_policy(&self.world, id));
+        }
+        if dirty.every_rule_set {
+            todo.subjects.extend(self.judges.locals().cloned());
+        }
+        self.subjects(&mut todo);
+        self.placed(&mut todo);
+        self.nets(&mut todo);
+        self.addresses(&todo);
+    }
+
+    fn pod(&mut self, id: &PodId, todo: &mut Todo) {
+        let world = &self.world;
+        let workload = workload(world, id);
+        let addresses = workload.iter().flat_map(|workload| &workload.addresses);
+        let touched = self.claims.put(id, addresses.map(|(at, endpoint)| (*at, endpoint.cloned())).collect());
+        self.peers.put_pod(id, workload.as_ref().map(|workload| workload.facts().labels).as_ref());
+        let local = workload.as_ref().filter(|workload| !workload.attachments.is_empty());
+        if local.is_some() || self.judges.is_local(id) {
+            self.judges.put_subject(id, local);
+            todo.subjects.insert(id.clone());
+        }
+        let names = workload.iter().flat_map(|workload| workload.ports).map(|port| port.name.clone()).collect();
+        for gone in self.ports.insert(id.clone(), names).into_iter().flatten() {
+            if let Some(pods) = self.named.get_mut(&gone) {
+                pods.remove(id);
+                if pods.is_empty() {
+                    self.named.remove(&gone);
+                }
+            }
+        }
+        match self.ports.get(id) {
+            Some(names) if !names.is_empty() => {
+                for name in names {
+                    self.named.entry(name.clone()).or_default().insert(id.clone());
+                }
+            }
+            _ => drop(self.ports.remove(id)),
+        }
+        todo.addresses.extend(self.claims.of(id));
+        for address in touched {
+            self.address_changed(address, todo);
+        }
+    }
+
+    /// Somebody else may have this address now.
+    fn address_changed(&self, address: IpAddr, todo: &mut Todo) {
+        let claimants = self.claims.claimants(address);
+        todo.subjects.extend(claimants.filter(|id| self.judges.is_local(id)).cloned());
+        todo.addresses.insert(address);
+    }
+
+    /// A network set or node is not what it was: a local pod on its networks may meet its own rules otherwise.
+    fn around_changed(&self, nets: BTreeSet<Cidr>, todo: &mut Todo) {
+        for net in &nets {
+            let holders = self.judges.locals().filter(|id| self.claims.of(id).any(|address| net.contains(address)));
+            todo.subjects.extend(holders.cloned());
+        }
+        todo.placed.extend(nets);
+    }
+
+    fn subjects(&mut self, todo: &mut Todo) {
+        if todo.subjects.is_empty() {
+            return;
+        }
+        for id in mem::take(&mut todo.subjects) {
+            self.subject(&id, todo);
+        }
+    }
+
+    fn subject(&mut self, id: &PodId, todo: &mut Todo) {
+        let Self { world, claims, peers, judges, desired, .. } = &mut *self;
+        let held = |address: &IpAddr| {
+            !world.host.contains(address) && claims.holder(*address).is_some_and(|(pod, _)| pod == id)
+        };
+        desired.endpoints.retain(|_, spec| spec.pod != *id);
+        let workload = workload(world, id).filter(|workload| !workload.attachments.is_empty());
+        let both = workload.as_ref().map(|workload| {
+            let addresses: Vec<_> = workload.addresses.keys().copied().filter(held).collect();
+            judges.build(world, &peers.around(world, &addresses), workload, addresses)
+        });
+        for attachment in workload.iter().flat_map(|workload| &workload.attachments) {
+            let own = |address: &IpAddr| {
+                held(address) && claims.holder(*address).is_some_and(|(_, endpoint)| endpoint == Some(&attachment.id))
+            };
+            if let Some(both) = both.clone() {
+                desired.endpoints.insert(attachment.id.clone(), endpoint(world, attachment, own, both));
+            }
+        }
+        let (fresh, over) = judges.appoint(id, both);
+        self.asked(fresh, true, todo);
+        self.asked(over, false, todo);
+    }
+
+    /// Rules begin to ask something of peers, or cease to.
+    fn asked(&mut self, questions: Questions, begins: bool, todo: &mut Todo) {
+        let Questions { selectors, nodes, nets, names } = questions;
+        for selector in &selectors {
+            let Concerned { pods, nets } =
+                if begins { self.peers.ask(&self.world, selector) } else { self.peers.ask_no_more(selector) };
+            todo.addresses.extend(pods.iter().flat_map(|pod| self.claims.of(pod)));
+            todo.placed.extend(nets);
+        }
+        for selector in &nodes {
+            todo.placed.extend(self.peers.ask_nodes(&self.world, selector, begins));
+        }
+        for net in &nets {
+            if begins {
+                self.active.nets.insert(*net);
+            } else {
+                self.active.nets.remove(net);
+            }
+        }
+        todo.nets.extend(nets);
+        let pods = names.iter().filter_map(|name| self.named.get(name)).flatten();
+        todo.addresses.extend(pods.flat_map(|pod| self.claims.of(pod)));
+    }
+
+    fn placed(&mut self, todo: &mut Todo) {
+        for net in mem::take(&mut todo.placed) {
+            let class = self.peers.on(&self.world, &net);
+            let before = if class == Class::default() {
+                self.active.placed.remove(&net)
+            } else {
+                self.active.placed.insert(net, class)
+            };
+            if before.as_ref() != self.active.placed.get(&net) {
+                todo.nets.insert(net);
+            }
+        }
+    }
+
+    fn nets(&mut self, todo: &mut Todo) {
+        let mut stale = BTreeSet::new();
+        for net in mem::take(&mut todo.nets) {
+            let inside = net..=Cidr::host(net.last());
+            stale.insert(net);
+            stale.extend(self.active.nets.range(inside.clone()));
+            stale.extend(self.active.placed.range(inside).map(|(net, _)| *net));
+            todo.addresses.extend(self.claims.within(&net));
+            todo.addresses.extend(self.world.host.iter().filter(|address| net.contains(**address)));
+        }
+        for net in stale {
+            if self.active.nets.contains(&net) || self.active.placed.contains_key(&net) {
+                let class = self.classes.share(Class::of(&self.active, &net));
+                self.desired.nets.insert(net, class);
+            } else {
+                self.desired.nets.remove(&net);
+            }
+        }
+    }
+
+    fn addresses(&mut self, todo: &Todo) {
+        for address in &todo.addresses {
+            match self.address(*address) {
+                Some(spec) => drop(self.desired.addresses.insert(*address, spec)),
+                None => drop(self.desired.addresses.remove(address)),
+            }
+        }
+    }
+
+    fn address(&mut self, address: IpAddr) -> Option<AddressSpec> {
+        let bare = Class::of(&self.active, &Cidr::host(address));
+        if self.world.host.contains(&address) {
+            return Some(AddressSpec { class: self.classes.share(bare), owner: Owner::Host });
+        }
+        let (pod, endpoint) = self.claims.holder(address)?;
+        let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &pod.ports);
+        let class = bare.with_found(self.peers.find_pod(pod), ports.filter(|port| self.judges.asks_name(&port.name)));
+        let owner = endpoint.map_or(Owner::Elsewhere, |id| Owner::Endpoint(id.clone()));
+        // See `resolve`: the trie answers for a pod elsewhere that no rule knows by its labels.
+        let matters = owner != Owner::Elsewhere || class != bare;
+        matters.then(|| AddressSpec { class: self.classes.share(class), owner })
+    }
+}

@@ -1,0 +1,176 @@
+//! Live against Desired worked out from the beginning, over histories; and what a change costs, as counts.
+//! In: objects of several random worlds under the same names, told in any order and taken back. Out: equal Desired.
+//! Invariant: compared after every step, so that a difference names the step that made it.
+//! Never: measures time.
+
+use super::*;
+use model::{IfaceName, Mac, Namespace, Pod, Resource, ServiceAccount, WorkloadAddress};
+use policy::generate::Case;
+use std::fmt::Write as _;
+
+const HERE: &str = "here";
+
+/// A random source: xorshift64* (Vigna 2016).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
+
+/// Everything that one of these worlds holds.
+fn resources(case: &Case) -> Vec<Resource> {
+    let view = &case.view;
+    let namespaces = view
+        .namespaces
+        .iter()
+        .map(|(name, labels)| Resource::Namespace(Namespace { name: name.clone(), labels: labels.clone() }));
+    let accounts = view.accounts.iter().map(|((namespace, name), labels)| {
+        let (namespace, name, labels) = (namespace.clone(), name.clone(), labels.clone());
+        Resource::ServiceAccount(ServiceAccount { namespace, name, labels })
+    });
+    let pods = view.endpoints.iter().map(|endpoint| {
+        Resource::Pod(Pod {
+            id: endpoint.id.clone(),
+            node: None,
+            labels: endpoint.labels.clone(),
+            addresses: endpoint.addresses.clone(),
+            ports: endpoint.ports.clone(),
+            service_account: endpoint.service_account.clone(),
+            host_network: false,
+            finished: false,
+        })
+    });
+    let others = view.nodes.iter().cloned().map(Resource::Node);
+    let others = others.chain(view.network_sets.iter().cloned().map(Resource::NetworkSet));
+    let others = others.chain(view.tiers.iter().cloned().map(Resource::Tier));
+    let others = others.chain(view.profiles.iter().cloned().map(Resource::Profile));
+    let policies = view.policies.iter().cloned().map(Resource::Policy);
+    namespaces.chain(accounts).chain(pods).chain(others).chain(policies).collect()
+}
+
+fn attachment(pod: &Pod, container: usize, committed: bool) -> Attachment {
+    Attachment {
+        id: AttachmentId { network: "net".into(), container: format!("c{container}"), interface: "eth0".into() },
+        pod: pod.id.clone(),
+        host_interface: IfaceName(format!("cali{container}")),
+        mac: Mac([2, 0, 0, 0, 0, container as u8]),
+        addresses: pod.addresses.clone(),
+        mtu: 1500,
+        labels: pod.labels.clone(),
+        delegated: false,
+        committed,
+    }
+}
+
+/// Tells `live` something. Gives what it was, for people.
+fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
+    let resource = dice.pick(all).clone();
+    let mut pods = all.iter().filter_map(|resource| match resource {
+        Resource::Pod(pod) => Some(pod),
+        _ => None,
+    });
+    let count = pods.clone().count();
+    let Some(pod) = pods.nth(dice.below(count)) else { panic!("every world has pods") };
+    match dice.below(16) {
+        0..8 => {
+            let text = format!("{} is told", resource.key());
+            live.apply(Update::Set(resource));
+            text
+        }
+        8..10 => {
+            let text = format!("{} is gone", resource.key());
+            live.apply(Update::Gone(resource.key()));
+            text
+        }
+        10..12 => {
+            let attachment = attachment(pod, dice.below(3), dice.below(4) > 0);
+            let text = format!("{} attaches {}", attachment.pod, attachment.id);
+            live.attach(attachment);
+            text
+        }
+        12 => {
+            let id = attachment(pod, dice.below(3), true).id;
+            live.detach(&id);
+            format!("{id} is detached")
+        }
+        13 => {
+            let addresses: BTreeSet<IpAddr> = pod.addresses.iter().copied().take(dice.below(3)).collect();
+            let text = format!("the host has {addresses:?}");
+            live.set_host_addresses(addresses);
+            text
+        }
+        14 => {
+            let node = (*dice.pick(&[HERE, "there"])).into();
+            let (addresses, labels) = (pod.addresses.clone(), pod.labels.clone());
+            live.apply(Update::Set(Resource::WorkloadAddress(WorkloadAddress {
+                pod: pod.id.clone(),
+                node,
+                addresses,
+                labels,
+            })));
+            format!("{} is published", pod.id)
+        }
+        _ => {
+            let pod = Pod { host_network: dice.below(2) == 0, finished: dice.below(2) == 0, ..pod.clone() };
+            let text = format!("{} is of the host or finished", pod.id);
+            live.apply(Update::Set(Resource::Pod(pod)));
+            text
+        }
+    }
+}
+
+#[test]
+fn whatever_the_history_it_is_what_the_world_says_now() {
+    for seed in 1..=300 {
+        let mut dice = Dice(seed);
+        let all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
+        let mut live = Live::new(HERE.into(), false);
+        let mut history = String::new();
+        // Some worlds are told before the first full list is complete, some after.
+        let silent = dice.below(40);
+        for number in 0..80 {
+            if number == silent {
+                live.apply(Update::InSync);
+            }
+            let _ = writeln!(history, "{}", step(&mut live, &all, &mut dice));
+            let wanted = live.in_sync().map(crate::desired);
+            let found = live.desired().cloned();
+            if found != wanted {
+                panic!(
+                    "seed {seed}, after:\n{history}\n{}",
+                    difference(&found.unwrap_or_default(), &wanted.unwrap_or_default())
+                );
+            }
+        }
+    }
+}
+
+fn difference(found: &Desired, wanted: &Desired) -> String {
+    let mut text = String::new();
+    differ(&mut text, &found.endpoints, &wanted.endpoints);
+    differ(&mut text, &found.addresses, &wanted.addresses);
+    differ(&mut text, &found.nets, &wanted.nets);
+    text
+}
+
+fn differ<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+    text: &mut String,
+    found: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+) {
+    for key in found.keys().chain(wanted.keys()).collect::<BTreeSet<_>>() {
+        let (found, wanted) = (found.get(key), wanted.get(key));
+        if found != wanted {
+            let _ = writeln!(text, "{key:?}\n  found  {found:?}\n  wanted {wanted:?}");
+        }
+    }
+}
