@@ -17,7 +17,7 @@ pub struct Family {
 }
 
 /// Every family, in the order of the page.
-pub const FAMILIES: [Family; 10] = [
+pub const FAMILIES: [Family; 14] = [
     Family {
         prefix: "NP",
         subject: "Kubernetes NetworkPolicy v1",
@@ -29,6 +29,18 @@ pub const FAMILIES: [Family; 10] = [
         subject: "NetworkPolicy, generated cases",
         source: "Cyclonus' recipes and conflict cases",
         known: &[(1, 12)],
+    },
+    Family {
+        prefix: "CNP",
+        subject: "ClusterNetworkPolicy v1alpha2",
+        source: "the API's types and documentation, and Calico's converter",
+        known: &[(1, 20), (30, 37)],
+    },
+    Family {
+        prefix: "CNPT",
+        subject: "ClusterNetworkPolicy, conformance suites",
+        source: "the API's conformance tests",
+        known: &[(1, 9)],
     },
     Family {
         prefix: "CNI",
@@ -60,6 +72,8 @@ pub const FAMILIES: [Family; 10] = [
         source: "Calico's tests and documentation",
         known: &[(1, 39)],
     },
+    Family { prefix: "SEL", subject: "Calico's selectors", source: "the tests of Calico's parser", known: &[(1, 9)] },
+    Family { prefix: "HEP", subject: "host endpoints", source: "Calico's tests", known: &[(1, 15)] },
     Family { prefix: "SPF", subject: "forged sources", source: "Calico's tests", known: &[(1, 5)] },
     Family {
         prefix: "PKT",

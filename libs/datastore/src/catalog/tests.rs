@@ -144,3 +144,35 @@ fn lists_deliver_their_members_and_an_object_given_twice_in_a_file_counts_once()
         ["a.yaml:3: Namespace x: already given in line 1, which counts; remove one of them"]
     );
 }
+
+fn global_policy(version: &str, metadata: &str, spec: &str) -> String {
+    format!("{{apiVersion: {version}, kind: GlobalNetworkPolicy, metadata: {metadata}, spec: {spec}}}\n")
+}
+
+#[test]
+fn hep_10_a_policy_that_becomes_one_for_host_endpoints_leaves_the_workloads_and_says_so() {
+    let mut catalog = Catalog::default();
+    let policy = |spec: &str| global_policy("projectcalico.org/v3", "{name: p}", spec);
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{}")), ["set GlobalNetworkPolicy p"]);
+    let moved = policy("{doNotTrack: true, applyOnForward: true}");
+    assert_eq!(step(&mut catalog, "a.yaml", &moved), ["gone GlobalNetworkPolicy p"]);
+    let problems = problems(&catalog);
+    assert!(
+        problems.len() == 1 && problems[0].starts_with("a.yaml:1: GlobalNetworkPolicy p: host endpoints"),
+        "{problems:?}"
+    );
+    assert!(problems[0].ends_with("it has no effect"), "{problems:?}");
+    // Not understood is something else: then it may still be one for workloads.
+    step(&mut catalog, "a.yaml", &policy("{}"));
+    assert_eq!(step(&mut catalog, "a.yaml", &policy("{doNotTrack: true}")), [""; 0]);
+}
+
+#[test]
+fn cal_15_a_policy_as_written_and_as_stored_is_one_policy() {
+    let mut catalog = Catalog::default();
+    let stored = "{name: default.p, annotations: {projectcalico.org/metadata: '{\"name\": \"p\"}'}}";
+    let written = global_policy("projectcalico.org/v3", "{name: p}", "{order: 1}");
+    assert_eq!(step(&mut catalog, "a.yaml", &written), ["set GlobalNetworkPolicy p"]);
+    assert_eq!(step(&mut catalog, "b.yaml", &global_policy("crd.projectcalico.org/v1", stored, "{order: 2}")), [""; 0]);
+    assert!(problems(&catalog)[0].contains("also in a.yaml, which counts"), "{:?}", problems(&catalog));
+}

@@ -168,6 +168,7 @@ fn cnp_9_cnp_12_cnp_13_egress_is_to_pods_nodes_and_networks() {
         ("{networks: [10.0.0.1]}", "networks[0]: "),
         ("{networks: [10.0.0.0/8], nodes: {}}", "must give exactly one"),
         ("{node: {}}", "unknown field"),
+        ("{networks: [10.0.0.0/8], except: [10.1.0.0/16]}", "unknown field"),
     ] {
         let said = complaint(&format!("{{action: Accept, to: [{{namespaces: {{}}}}, {bad}]}}"));
         assert!(said.starts_with("spec.egress[0].to[1]") && said.contains(field), "{bad}: {said}");
@@ -205,7 +206,7 @@ fn cnp_10_cal_18_one_bad_peer_voids_its_whole_rule_against_the_traffic() {
 }
 
 #[test]
-fn cnp_15_cnp_16_cnp_17_protocols_say_one_thing_each_and_say_it_whole() {
+fn cnp_15_cnp_16_cnp_17_cnp_20_protocols_say_one_thing_each_and_say_it_whole() {
     assert_eq!(egress("{action: Accept, to: [{networks: [10.0.0.0/8]}]}"), ["0: Allow to 10.0.0.0/8"]);
     let mixed = "{udp: {destinationPort: {number: 53}}, }, {tcp: {destinationPort: {range: {start: 80, end: 90}}}}, {tcp: {destinationPort: {number: 65535}}}, {sctp: {destinationPort: {number: 1}}}";
     assert_eq!(ports(mixed), ["TCP port 80-90,65535", "UDP port 53", "SCTP port 1"]);
