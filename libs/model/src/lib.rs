@@ -30,8 +30,6 @@ pub use pool::IpPool;
 pub use profile::Profile;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
 pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
-pub use selector::{
-    EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Restriction, Restrictions, Selector, Truth,
-};
+pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
 pub use tier::{Tier, TierEnd};
 pub use update::Update;

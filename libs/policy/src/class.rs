@@ -3,7 +3,7 @@
 //! Invariant: two peers with equal answers have equal classes; a fact that no rule asks for is in none.
 //! Never: decides; a class holds facts, a rule set judges them.
 
-use crate::{PodFacts, RuleSet, SelectorIndex, Surroundings};
+use crate::{PodFacts, RuleSet, Surroundings};
 use model::{Cidr, NamedPort, PortName, Selector, Truth};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +46,7 @@ impl Class {
     /// The same address, with what is known of the pod that has it.
     #[must_use]
     pub fn with_pod(&self, active: &Active, pod: &PodFacts<'_>) -> Self {
-        let found = active.index.matching(&pod.labels).map(|(selector, (), found)| (selector, found));
+        let found = active.selectors.iter().map(|selector| (selector, selector.matches(&pod.labels)));
         self.with_found(found, pod.ports.iter().filter(|port| active.peer_port_names.contains(&port.name)))
     }
 
@@ -103,8 +103,6 @@ pub struct Active {
     pub peer_port_names: BTreeSet<PortName>,
     /// What network sets and nodes say of networks, where any of these selectors finds them.
     pub placed: BTreeMap<Cidr, Class>,
-    /// The selectors once more, by what they ask of labels.
-    index: SelectorIndex<Arc<Selector>, ()>,
 }
 
 impl Active {
@@ -118,7 +116,6 @@ impl Active {
             active.nets.extend(set.nets());
             active.peer_port_names.extend(set.peer_port_names().cloned());
         }
-        active.index = SelectorIndex::of(active.selectors.iter().map(|selector| (Arc::clone(selector), ())));
         active.place(around);
         active
     }
@@ -131,8 +128,9 @@ impl Active {
     fn place(&mut self, around: &Surroundings<'_>) {
         let mut placed: BTreeMap<Cidr, Class> = BTreeMap::new();
         for set in &around.sets {
-            for (selector, (), found) in self.index.matching(&set.labels) {
-                for net in set.nets {
+            for selector in &self.selectors {
+                let found = selector.matches(&set.labels);
+                for net in set.nets.iter().filter(|_| found.possibly()) {
                     placed.entry(*net).or_default().note(selector, found);
                 }
             }

@@ -16,7 +16,6 @@ pub mod explain;
 pub mod facts;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
-pub mod index;
 pub mod rulebook;
 pub mod ruleset;
 pub mod shared;
@@ -29,7 +28,6 @@ pub use decider::{Decider, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;
 pub use facts::{NodeFacts, PodFacts, SetFacts, Surroundings};
-pub use index::SelectorIndex;
 pub use rulebook::{Applying, Rulebook, RuledTier};
 pub use ruleset::{
     PacketTest, PeerTest, PolicyRules, ProfileRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,

@@ -3,8 +3,7 @@
 //! Invariant: every policy stands in exactly one tier; a tier without policies is not there.
 //! Never: looks at rules.
 
-use crate::SelectorIndex;
-use model::{LabelView, Order, Policy, Selector, Tier, TierEnd, TierName, Truth};
+use model::{LabelView, Order, Policy, Tier, TierEnd, TierName, Truth};
 use std::collections::BTreeMap;
 
 /// A tier and its policies, in order.
@@ -27,14 +26,9 @@ pub struct Applying<'a> {
     pub policies: Vec<(&'a Policy, Truth)>,
 }
 
-/// Tiers in order, and whom their policies are for.
+/// Tiers in order.
 #[derive(Clone, Debug, Default)]
-pub struct Rulebook<'a> {
-    /// The tiers.
-    pub tiers: Vec<RuledTier<'a>>,
-    /// Each policy by its subject, with the place of its tier.
-    subjects: SelectorIndex<&'a Selector, (usize, &'a Policy)>,
-}
+pub struct Rulebook<'a>(pub Vec<RuledTier<'a>>);
 
 impl<'a> Rulebook<'a> {
     /// Puts everything in order. `tiers` overrule the built-in ones of their names.
@@ -54,26 +48,18 @@ impl<'a> Rulebook<'a> {
             let place = |ruled: &RuledTier<'_>| (ruled.is_unknown, ruled.tier.order);
             place(a).cmp(&place(b)).then_with(|| a.tier.name.cmp(&b.tier.name))
         });
-        let of_tier = |(place, ruled): (usize, &RuledTier<'a>)| {
-            ruled.policies.iter().map(move |policy| (&policy.subject, (place, *policy))).collect::<Vec<_>>()
-        };
-        let subjects = SelectorIndex::of(ruled.iter().enumerate().flat_map(of_tier));
-        Self { tiers: ruled, subjects }
+        Self(ruled)
     }
 
     /// What applies to an endpoint with these labels.
     #[must_use]
     pub fn applying(&self, labels: &impl LabelView) -> Vec<Applying<'_>> {
-        let mut applying: Vec<Applying<'_>> = Vec::new();
-        let mut last = None;
-        for (_, (place, policy), applies) in self.subjects.matching(labels) {
-            if last != Some(*place) {
-                applying.push(Applying { tier: &self.tiers[*place].tier, policies: Vec::new() });
-                last = Some(*place);
-            }
-            applying.last_mut().expect("because one was just made").policies.push((*policy, applies));
-        }
-        applying
+        let of_tier = |ruled: &'_ RuledTier<'a>| -> Vec<(&'a Policy, Truth)> {
+            let selected = ruled.policies.iter().map(|policy| (*policy, policy.subject.matches(labels)));
+            selected.filter(|(_, applies)| applies.possibly()).collect()
+        };
+        let tiers = self.0.iter().map(|ruled| Applying { tier: &ruled.tier, policies: of_tier(ruled) });
+        tiers.filter(|applying| !applying.policies.is_empty()).collect()
     }
 }
 

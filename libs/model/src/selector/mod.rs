@@ -8,13 +8,11 @@ mod cursor;
 mod matching;
 mod parse;
 mod print;
-mod restriction;
 mod rewrite;
 mod truth;
 mod view;
 
 pub use parse::InvalidSelector;
-pub use restriction::{Restriction, Restrictions};
 pub use truth::Truth;
 pub use view::{EffectiveLabels, Incomplete, Label, LabelView, Parent};
 
