@@ -29,6 +29,14 @@ fn piece(port: u16, offset: u16, more: bool) -> Step {
     sends(CLIENT, move |f| CLIENT.udp(f, DB, (40000, port), &[7; 56]).fragment(offset, 32, more).bytes())
 }
 
+/// Piece of an echo request of 64 bytes.
+fn ping(offset: u16, more: bool) -> Step {
+    sends(CLIENT, move |f| {
+        let message = [&[if f == Family::V4 { 8 } else { 128 }, 0, 0, 0, 0, 7, 0, 1][..], &[7; 56]].concat();
+        CLIENT.icmp(f, OTHER, message).fragment(offset, 32, more).bytes()
+    })
+}
+
 #[test]
 fn pkt_20_to_pkt_22_later_fragments_follow_their_first() {
     let lost = Fate::Drop(Some(CLIENT), DropReason::FragmentBeforeFirst);
@@ -42,6 +50,13 @@ fn pkt_20_to_pkt_22_later_fragments_follow_their_first() {
             Fate::Drop(Some(OTHER), DropReason::FragmentBeforeFirst),
         )
         .given(vec![piece(53, 0, true)]),
+        row(
+            "PKT-21 another protocol's last",
+            sends(CLIENT, |f| CLIENT.ip(f, DB, 253, vec![7; 64]).fragment(4, 32, false).bytes()),
+            lost,
+        )
+        .given(vec![piece(53, 0, true)]),
+        row("PKT-20 the last of an echo request", ping(4, false), Fate::To(OTHER)).given(vec![ping(0, true)]),
         row(
             "PKT-20 the first of a refused packet",
             piece(54, 0, true),

@@ -182,6 +182,14 @@ impl Kernel {
         std::mem::replace(&mut self.programs, grown)
     }
 
+    /// What a start leaves that dies before it has filled a larger table: here it is of the wrong size.
+    pub fn leave_a_map_half_made(&mut self) {
+        let flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);
+        let pin = format!("{}-v{}-new", maps::CONNTRACK.name, maps::CONNTRACK.version);
+        let pin = bpffs(&self.directory).join("maps").join(pin);
+        flows.pin(pin).expect("it can be pinned");
+    }
+
     /// An agent that asks for this size of one table.
     pub fn reopen(&self, map: &str, entries: u32) -> Result<(), String> {
         let mut sizes = self.sizes.clone();

@@ -225,6 +225,16 @@ fn pkt_8_a_solicitation_that_is_forged_or_torn_is_dropped() {
                 Fate::Drop(Some(CLIENT), DropReason::Malformed),
             ),
             row(
+                "PKT-8 longer than any honest one",
+                sends(CLIENT, |_| {
+                    let mut frame = solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true);
+                    frame.payload.extend([14, 1, 0, 0, 0, 0, 0, 0].repeat(7));
+                    frame.payload.extend([&[14, 2][..], &[0; 14]].concat());
+                    frame.bytes()
+                }),
+                Fate::Drop(Some(CLIENT), DropReason::Malformed),
+            ),
+            row(
                 "PKT-8 an option beyond its end",
                 sends(CLIENT, |_| {
                     with_option(solicitation(CLIENT, v6(CLIENT), GATEWAY_V6, true), [14, 2, 1, 2, 3, 4, 5, 6])

@@ -4,7 +4,7 @@
 //! Never: concludes from silence.
 
 use crate::{
-    cast::{Actor, CLIENT, DB, Family},
+    cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::Frame,
     kernel::{Kernel, on_a_node},
     port::{OFFLOAD, Port},
@@ -111,6 +111,21 @@ fn own_11_pkt_50_pkt_51_frames_of_other_kinds_reach_nobody_and_are_counted() {
                 let expected = sent.iter().filter(|(_, why)| *why == reason).count();
                 assert_eq!(of(&after) - of(&before), expected as u64, "{family:?} {reason:?}");
             }
+        }
+    });
+}
+
+#[test]
+fn pkt_50_a_tagged_frame_from_outside_reaches_no_pod() {
+    on_a_node(|| {
+        let kernel = Kernel::new(&scenario());
+        let (mut outside, mut db) = (Port::at(&kernel, OUTSIDE), Port::at(&kernel, DB));
+        for (family, ethertype) in [(Family::V4, [8, 0]), (Family::V6, [0x86, 0xdd])] {
+            let to_db = |data: &[u8]| OUTSIDE.udp(family, DB, PORTS, data).with_destination_mac(NODE.mac.0).bytes();
+            outside.send(NOTHING, &behind(&to_db(b"of another network"), &[&[0x81, 0, 0, 5][..], &ethertype].concat()));
+            outside.send(NOTHING, &to_db(b"the last one"));
+            let arrived = db.received_before(b"the last one");
+            assert!(!arrived.iter().any(|frame| frame.ends_with(b"of another network")), "{family:?}: {arrived:02x?}");
         }
     });
 }

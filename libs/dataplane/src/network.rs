@@ -6,7 +6,7 @@
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{
     Error, Link, LinkChange, Neighbour, Route, Scope, Socket,
-    sysctl::{self, SysctlError},
+    sysctl::{self, Families, SysctlError},
     watch::{Event, Watch},
 };
 use std::{
@@ -131,6 +131,8 @@ pub struct KernelNetwork {
     socket: Socket,
     /// What was listed, and the events since; `None`: list.
     known: Option<Known>,
+    /// A look reads some hundred settings.
+    settings: Families,
 }
 
 struct Known {
@@ -145,7 +147,7 @@ impl KernelNetwork {
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open()?, known: None })
+        Ok(Self { socket: Socket::open()?, known: None, settings: Families::open() })
     }
 }
 
@@ -208,7 +210,7 @@ impl Network for KernelNetwork {
     }
 
     fn setting(&self, path: &str) -> Result<Option<String>, SysctlError> {
-        match sysctl::read(path) {
+        match self.settings.read(path) {
             Ok(value) => Ok(Some(value)),
             Err(SysctlError::Access { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -3,7 +3,12 @@
 //! Invariant: a written value was read back.
 //! Never: leaves `/proc/sys/net`.
 
-use std::{fs, io, path::PathBuf};
+use rustix::fs::{Mode, OFlags, openat};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 const ROOT: &str = "/proc/sys/net";
 
@@ -42,6 +47,36 @@ pub enum SysctlError {
 pub fn read(path: &str) -> Result<String, SysctlError> {
     let access = |source| SysctlError::Access { operation: "read", path: path.to_owned(), source };
     fs::read_to_string(place(path)?).map(|text| text.trim_end().to_owned()).map_err(access)
+}
+
+/// The folders of both families of one namespace, held open. The kernel keeps those of all namespaces in one list, which it
+/// walks whenever one is looked up by its path: where every pod has a namespace that is most of what reading costs.
+#[derive(Debug)]
+pub struct Families([(&'static str, Option<fs::File>); 2]);
+
+impl Families {
+    /// Of the calling thread's namespace. One that the kernel does not have is left out.
+    #[must_use]
+    pub fn open() -> Self {
+        Self(["ipv4/", "ipv6/"].map(|family| (family, fs::File::open(Path::new(ROOT).join(family)).ok())))
+    }
+
+    /// As [`read`].
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read(&self, path: &str) -> Result<String, SysctlError> {
+        let held = self.0.iter().find_map(|(family, folder)| Some((folder.as_ref()?, path.strip_prefix(family)?)));
+        let Some((folder, within)) = held else { return read(path) };
+        place(path)?;
+        let value = || {
+            let mut text = String::new();
+            let file = openat(folder, within, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            fs::File::from(file).read_to_string(&mut text)?;
+            Ok(text.trim_end().to_owned())
+        };
+        value().map_err(|source| SysctlError::Access { operation: "read", path: path.to_owned(), source })
+    }
 }
 
 /// Sets `path` to `value`, unless it is so already, and reads it back.

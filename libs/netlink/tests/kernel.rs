@@ -5,7 +5,9 @@
 
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{
-    Filter, LinkChange, MAIN_TABLE, Neighbour, Reason, Route, Scope, Side, Socket, VethSpec, namespace, sysctl, watch,
+    Filter, LinkChange, MAIN_TABLE, Neighbour, Reason, Route, Scope, Side, Socket, VethSpec, namespace,
+    sysctl::{self, SysctlError},
+    watch,
 };
 use std::{
     net::IpAddr,
@@ -277,6 +279,15 @@ fn sysctls_are_those_of_the_namespace_the_work_is_done_in() {
         sysctl::write("ipv4/conf/cali0/forwarding", "1").expect("a sysctl");
         assert_eq!(sysctl::read("ipv4/conf/cali0/forwarding").expect("a sysctl"), "1");
         assert!(sysctl::read("ipv4/conf/eth0/forwarding").is_err(), "eth0 is in the other namespace");
+        let held = sysctl::Families::open();
+        for (path, value) in [("ipv4/conf/cali0/forwarding", Some("1")), ("ipv6/conf/cali0/forwarding", Some("0"))] {
+            assert_eq!(held.read(path).ok().as_deref(), value, "{path}");
+        }
+        sysctl::write("ipv4/conf/cali0/forwarding", "0").expect("a sysctl");
+        assert_eq!(held.read("ipv4/conf/cali0/forwarding").expect("a sysctl"), "0", "the value of now");
+        assert!(held.read("ipv4/conf/eth0/forwarding").is_err(), "eth0 is in the other namespace");
+        assert!(matches!(held.read("ipv4/../core/somaxconn"), Err(SysctlError::Path(_))));
+        assert!(held.read("core/somaxconn").is_ok(), "of no family");
     })
     .expect("inside");
     assert!(sysctl::read("ipv4/conf/cali0/forwarding").is_err(), "the caller's thread has not moved");

@@ -283,7 +283,7 @@ proptest! {
 
     #[test]
     fn damage_of_any_kind_is_found_and_put_back_and_flows_are_judged_again(
-        steps in prop::collection::vec(sketch(), 1..4), damages in prop::collection::vec((0u8..11, 0usize..64), 1..4)
+        steps in prop::collection::vec(sketch(), 1..4), damages in prop::collection::vec((0u8..12, 0usize..64), 1..4)
     ) {
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         for step in steps.iter().map(Sketch::desired) {
@@ -355,6 +355,12 @@ fn damage(store: &mut FakeStore, kind: u8, place: usize) {
         1 => {
             let served = held.endpoints.values_mut().filter(|entry| entry.ifindex != 0);
             served.skip(place % 3).take(1).for_each(|entry| *entry = Endpoint::default());
+        }
+        // A slot of nobody's, taken.
+        11 => {
+            let (slot, taken) = (2 + number % 62, Endpoint { ifindex: 900, egress: nobodys, ..Endpoint::default() });
+            let entry = held.endpoints.entry(slot).or_default();
+            *entry = if entry.ifindex == 0 { taken } else { *entry };
         }
         2 => remove_one(&mut held.interfaces, place),
         3 => remove_one(&mut held.addresses, place),

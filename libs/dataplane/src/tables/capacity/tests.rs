@@ -97,8 +97,8 @@ fn a_table_too_small_by_one_is_refused_by_name_leaves_what_is_in_force_and_recov
         let error = tables.commit(&large, &guarded).expect_err("one entry is missing");
         let CommitError::Full(full) = &error else { panic!("{}: {error}", map.name) };
         assert_eq!((full.map, full.needed, full.size), (map.name, needed.into(), needed - 1));
-        for part in [map.name, &needed.to_string(), "mapEntries", "NetworkPolicy default/p", "previous revision stays"]
-        {
+        let remedy = format!("set mapEntries {} to {needed} or more", map.name);
+        for part in [map.name, &needed.to_string(), &remedy, "NetworkPolicy default/p", "previous revision stays"] {
             assert!(error.to_string().contains(part), "{part} is missing in: {error}");
         }
         assert_eq!(
@@ -114,6 +114,8 @@ fn a_table_too_small_by_one_is_refused_by_name_leaves_what_is_in_force_and_recov
         in_force(&mut tables, &fewer);
         in_force(&mut tables, &small);
         assert_speaks(tables.store(), &small, &hits(tables.names()), "after it was refused");
+        in_force(&mut exact, &small);
+        assert_eq!(exact.peak(map), u64::from(needed), "{}: the most that was ever needed", map.name);
     }
 }
 
