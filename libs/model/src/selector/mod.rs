@@ -1,7 +1,8 @@
 //! The selector: which labels match.
 //! In: Calico's grammar (libcalico-go/lib/selector), or parts put together by a converter. Out: what it says of labels,
 //! and its text.
-//! Invariant: prints in Calico's canonical form, one text per expression, and reads back as itself.
+//! Invariant: prints in Calico's canonical form, one text per expression, and reads back as itself; but for a value with both
+//! kinds of quotes, which no text can say and no label has.
 //! Never: takes what is not known for absent; see [`Truth`].
 
 mod cursor;
@@ -53,7 +54,7 @@ pub enum Selector {
 }
 
 impl Selector {
-    /// Longest label that a selector may name, and longest selector that an object may give (Calico's API).
+    /// Longest label that a selector may name.
     pub const LABEL_MAX: usize = 512;
     /// Longest selector that an object may give, in characters (CAL-10).
     pub const LENGTH_MAX: usize = 1024;
