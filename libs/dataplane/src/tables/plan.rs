@@ -25,7 +25,10 @@ use calc::{
 };
 use model::{AttachmentId, IfaceName};
 use policy::{Class, Decider, RuleSet, Verdict};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Nothing was put in force; the previous revision stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -269,40 +272,55 @@ impl<'a> Draft<'a> {
         self.image.nets.insert(key, Entry { slot, class, owner: SLOT_NONE });
     }
 
+    /// A row of its own for every class that a set answers otherwise than by default. What a known set says of a known
+    /// class stands in the old image; only what is new on either side is compiled.
     fn rows(&mut self) -> Result<(), CommitError> {
         let sets: Vec<_> = self.names.sets.iter().map(|(set, id)| (Arc::clone(set), *id)).collect();
-        let classes: Vec<_> = self.names.classes.iter().map(|(class, id)| (Arc::clone(class), *id)).collect();
-        for (set, set_id) in sets {
-            let default = self.default_row(&set, set_id)?;
-            let peers: &[_] = if set.asks_peer() { &classes } else { &[] };
-            for (class, class_id) in peers {
-                let row = self.row(&set, set_id, class, *class_id)?;
+        let classes = self.names.classes.iter().map(|(class, id)| (Arc::clone(class), *id));
+        let (known, fresh): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| self.known.classes.contains_key(class));
+        let kept: BTreeSet<u32> = known.iter().map(|(_, id)| *id).collect();
+        for (set, id) in sets {
+            let is_known = self.known.sets.contains_key(&set);
+            let SetEntry { row: default, flags, .. } = self.default_row(&set, id, is_known)?;
+            if flags & SET_DEFAULT_ONLY != 0 {
+                continue;
+            }
+            if is_known {
+                self.carry_over(id, &kept);
+            }
+            let untold = if is_known { &[][..] } else { &known };
+            for (class, class_id) in untold.iter().chain(&fresh) {
+                let row = self.compile(&set, class)?;
                 if row != default {
                     self.keep(row);
-                    self.image.rows.insert(RowKey { set: set_id, class: *class_id }, row);
+                    self.image.rows.insert(RowKey { set: id, class: *class_id }, row);
                 }
             }
         }
         Ok(())
     }
 
-    fn default_row(&mut self, set: &RuleSet, id: u32) -> Result<RowRef, CommitError> {
-        let held = if self.known.sets.contains_key(set) { self.old.sets.get(&id).copied() } else { None };
-        let row = match held {
-            Some(entry) => entry.row,
-            None => self.compile(set, &Class::default())?,
+    fn default_row(&mut self, set: &RuleSet, id: u32, is_known: bool) -> Result<SetEntry, CommitError> {
+        let entry = match self.old.sets.get(&id).filter(|_| is_known) {
+            Some(entry) => *entry,
+            None => SetEntry {
+                row: self.compile(set, &Class::default())?,
+                flags: if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY },
+                pad: 0,
+            },
         };
-        let flags = if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY };
-        self.keep(row);
-        self.image.sets.insert(id, SetEntry { row, flags, pad: 0 });
-        Ok(row)
+        self.keep(entry.row);
+        self.image.sets.insert(id, entry);
+        Ok(entry)
     }
 
-    fn row(&mut self, set: &RuleSet, set_id: u32, class: &Class, class_id: u32) -> Result<RowRef, CommitError> {
-        if self.known.sets.contains_key(set) && self.known.classes.contains_key(class) {
-            Ok(self.old.row(set_id, class_id))
-        } else {
-            self.compile(set, class)
+    /// The rows of a set for classes that stay.
+    fn carry_over(&mut self, set: u32, classes: &BTreeSet<u32>) {
+        let of_set = RowKey { set, class: 0 }..=RowKey { set, class: u32::MAX };
+        let old = self.old;
+        for (key, row) in old.rows.range(of_set).filter(|(key, _)| classes.contains(&key.class)) {
+            self.keep(*row);
+            self.image.rows.insert(*key, *row);
         }
     }
 
