@@ -8,7 +8,7 @@ use ipam::{AssignError, Kept, Ledger, Request, Write, handle_id};
 use model::{AttachmentId, IpPool, NodeName, PodId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -111,6 +111,18 @@ impl Allocator {
     pub fn release(&self, ids: &[AttachmentId]) -> Result<Vec<IpAddr>, AllocateError> {
         let handles: Vec<_> = ids.iter().map(handle_id).collect();
         self.decide(&handles, |ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect())
+    }
+
+    /// Takes back what pods of this node hold that are not `known`, by their handles. Right only when the machine was started
+    /// anew, which took every pod with it.
+    pub fn release_strangers(&self, known: &BTreeSet<String>) -> Result<Vec<IpAddr>, AllocateError> {
+        let ledger = self.read(&[])?;
+        let is_stranger = |handle: &String| !known.contains(&handle.to_lowercase());
+        let strangers: Vec<_> = ledger.handles_of_pods(&self.node).into_iter().filter(is_stranger).collect();
+        if strangers.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.decide(&strangers, |ledger| strangers.iter().flat_map(|handle| ledger.release(handle)).collect())
     }
 
     /// The addresses an attachment holds by the blocks.
@@ -313,6 +325,18 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 30);
+    }
+
+    #[test]
+    fn what_the_blocks_know_of_pods_that_went_with_the_machine_is_taken_back_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (own, other) = (allocator(dir.path(), "n1"), allocator(dir.path(), "n2"));
+        let [kept, lost, elsewhere] = [one(&own, "kept"), one(&own, "lost"), one(&other, "elsewhere")];
+        let known = [handle_id(&wish("kept").id).to_lowercase()].into();
+        assert_eq!(own.release_strangers(&known).expect("released"), lost);
+        assert_eq!(own.release_strangers(&known).expect("nothing is left to release"), Vec::<IpAddr>::new());
+        assert_eq!(own.held_by(&wish("kept").id).expect("readable"), kept);
+        assert_eq!(other.held_by(&wish("elsewhere").id).expect("readable"), elsewhere);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The journal: which attachments this agent has made, so that its death loses nothing.
-//! In: attachments. Out: `STATE_DIR/attachments/HOST_INTERFACE.json`, whole at every moment.
-//! Invariant: memory and disk say the same; a file that cannot be read stays where it is and is reported.
+//! In: attachments. Out: `STATE_DIR/attachments/HOST_INTERFACE.json`, and `HOST_INTERFACE.prepared.json` until commit.
+//! Invariant: memory and files say the same; a file that cannot be read stays where it is and is reported. Nothing waits for
+//! the disk: a machine that crashes takes its pods along, and what it forgets of them the blocks still know (`owner.rs`).
 //! Never: opens anything for an attachment that it cannot read.
 
-use datastore::durable::{replace_all, sync_dir};
+use datastore::durable::{File, replace_all};
 use model::{Attachment, AttachmentId, IfaceName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -15,6 +16,8 @@ use std::{
 const VERSION: u32 = 1;
 /// The records, within the state directory.
 pub const FOLDER: &str = "attachments";
+/// In the name of what is not committed, so that commit writes a new file: that needs no wait for the disk.
+const PREPARED: &str = ".prepared";
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -75,13 +78,37 @@ impl Journal {
         let mut damaged = Vec::new();
         for path in journal.files()? {
             match read(&path) {
-                Ok(attachment) => {
-                    journal.known.insert(attachment.id.clone(), attachment);
-                }
+                Ok(attachment) => journal.meet(attachment),
                 Err(error) => damaged.push(error),
             }
         }
         Ok((journal, damaged))
+    }
+
+    /// Killed between two files of one interface: a committed one is later than what was prepared for it, and what was
+    /// prepared for another container is later than what the former had.
+    fn meet(&mut self, attachment: Attachment) {
+        let is_earlier = |known: &Attachment| match known.id == attachment.id {
+            true => known.committed,
+            false => !known.committed,
+        };
+        if self.at(&attachment.host_interface).is_some_and(is_earlier) {
+            return;
+        }
+        self.known.retain(|_, known| known.host_interface != attachment.host_interface);
+        self.known.insert(attachment.id.clone(), attachment);
+    }
+
+    /// Removes the records that the machine had not written when it crashed: empty files, of pods that went with it.
+    pub fn drop_unwritten(state_dir: &Path) -> io::Result<()> {
+        let Ok(entries) = fs::read_dir(state_dir.join(FOLDER)) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            if entry.metadata()?.len() == 0 {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// One attachment.
@@ -111,8 +138,15 @@ impl Journal {
         let of = |attachment: Attachment| (attachment.host_interface.clone(), Entry { version: VERSION, attachment });
         let entries: BTreeMap<IfaceName, Entry> = attachments.into_iter().map(of).collect();
         let text = |entry| serde_json::to_vec_pretty(entry).expect("strings, numbers and lists are always JSON");
-        let files: Vec<_> = entries.iter().map(|(interface, entry)| (self.path(interface), text(entry))).collect();
+        let path = |entry: &Entry| self.path(&entry.attachment.host_interface, entry.attachment.committed);
+        let file = |entry| File { path: path(entry), text: text(entry), lasts: false };
+        let files: Vec<_> = entries.values().map(file).collect();
         replace_all(&files).map_err(|(path, source)| io_error(&path, source))?;
+        for (interface, entry) in &entries {
+            // What it was before, and what the interface's former container had.
+            let other = self.path(interface, !entry.attachment.committed);
+            fs::remove_file(&other).or_else(absent_is_fine).map_err(|source| io_error(&other, source))?;
+        }
         self.known.retain(|_, known| !entries.contains_key(&known.host_interface));
         for Entry { attachment, .. } in entries.into_values() {
             self.known.insert(attachment.id.clone(), attachment);
@@ -123,9 +157,10 @@ impl Journal {
     /// Forgets an attachment; one that is not there is no error.
     pub fn forget(&mut self, id: &AttachmentId) -> Result<(), JournalError> {
         let Some(attachment) = self.known.get(id) else { return Ok(()) };
-        let path = self.path(&attachment.host_interface);
-        let removed = fs::remove_file(&path).or_else(absent_is_fine).and_then(|()| sync_dir(&self.dir));
-        removed.map_err(|source| io_error(&path, source))?;
+        for committed in [false, true] {
+            let path = self.path(&attachment.host_interface, committed);
+            fs::remove_file(&path).or_else(absent_is_fine).map_err(|source| io_error(&path, source))?;
+        }
         self.known.remove(id);
         Ok(())
     }
@@ -139,8 +174,8 @@ impl Journal {
         Ok(paths)
     }
 
-    fn path(&self, interface: &IfaceName) -> PathBuf {
-        self.dir.join(format!("{interface}.json"))
+    fn path(&self, interface: &IfaceName, committed: bool) -> PathBuf {
+        self.dir.join(format!("{interface}{}.json", if committed { "" } else { PREPARED }))
     }
 }
 
@@ -152,7 +187,9 @@ fn read(path: &Path) -> Result<Attachment, JournalError> {
         return Err(JournalError::Version { path: path.to_owned(), found });
     }
     let attachment = serde_json::from_slice::<Entry>(&text).map_err(corrupt)?.attachment;
-    if path.file_stem().is_none_or(|stem| stem != attachment.host_interface.0.as_str()) {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    // Former agents gave what is prepared the same name.
+    if stem.strip_suffix(PREPARED).filter(|_| !attachment.committed).unwrap_or(&stem) != attachment.host_interface.0 {
         let reason = format!("it describes {}, not the interface it is named after", attachment.host_interface);
         return Err(JournalError::Corrupt { path: path.to_owned(), reason });
     }
@@ -210,6 +247,42 @@ mod tests {
         journal.record(attachment("new", "cali1")).expect("recorded");
         journal.forget(&attachment("old", "cali1").id).expect("forgetting the old leaves the new");
         assert_eq!(reopen(dir.path()).0, [attachment("new", "cali1")]);
+    }
+
+    #[test]
+    fn what_is_prepared_becomes_committed_and_a_kill_between_its_two_files_loses_neither() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut journal, _) = Journal::open(dir.path()).expect("the journal opens");
+        let committed = attachment("a", "cali1");
+        let prepared = Attachment { committed: false, ..committed.clone() };
+        journal.record(prepared.clone()).expect("recorded");
+        assert_eq!(reopen(dir.path()), (vec![prepared.clone()], vec![]));
+        let at = |name: &str| dir.path().join("attachments").join(name);
+        let before = fs::read(at("cali1.prepared.json")).expect("a file of its own");
+        journal.record(committed.clone()).expect("recorded");
+        assert_eq!(reopen(dir.path()), (vec![committed.clone()], vec![]));
+        assert!(!at("cali1.prepared.json").exists());
+        fs::write(at("cali1.prepared.json"), before).expect("written");
+        assert_eq!(reopen(dir.path()), (vec![committed], vec![]), "killed before the first file went");
+        // A new container of the same pod.
+        let next = Attachment { committed: false, ..attachment("b", "cali1") };
+        let (old, name) = (fs::read(at("cali1.json")).expect("there"), at("cali1.json"));
+        journal.record(next.clone()).expect("recorded");
+        assert_eq!(reopen(dir.path()), (vec![next.clone()], vec![]));
+        fs::write(name, old).expect("written");
+        assert_eq!(reopen(dir.path()), (vec![next], vec![]), "killed before the former one's file went");
+    }
+
+    #[test]
+    fn a_record_that_the_machine_did_not_write_is_dropped_when_the_machine_was_restarted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut journal, _) = Journal::open(dir.path()).expect("the journal opens");
+        journal.record(attachment("a", "cali1")).expect("recorded");
+        let empty = dir.path().join("attachments/cali2.prepared.json");
+        fs::write(&empty, "").expect("an empty file");
+        assert_eq!(reopen(dir.path()).1.len(), 1, "reported while its pod may be there");
+        Journal::drop_unwritten(dir.path()).expect("dropped");
+        assert_eq!(reopen(dir.path()), (vec![attachment("a", "cali1")], vec![]));
     }
 
     #[test]

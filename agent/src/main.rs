@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod allocate;
+mod boot;
 mod config;
 mod drift;
 mod explain;

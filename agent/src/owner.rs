@@ -5,6 +5,7 @@
 
 use crate::{
     allocate::Allocator,
+    boot,
     drift::Repairs,
     journal::Journal,
     kernel::Kernel,
@@ -19,6 +20,7 @@ use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
     sync::mpsc::SyncSender,
     time::{Duration, Instant},
 };
@@ -79,6 +81,15 @@ pub struct Node {
     pub metrics: Metrics,
 }
 
+/// Whether the machine was started anew since the last agent ran, and where that is written down.
+#[derive(Debug, Default)]
+pub struct Reboot {
+    /// It was.
+    pub happened: bool,
+    /// The directory of this agent's state; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
+}
+
 /// What the last apply came to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -107,6 +118,7 @@ pub struct Agent<K> {
     pub(crate) changed: bool,
     /// Prepared attachments, and when no commit can follow any more.
     pub(crate) abandoned: BTreeMap<AttachmentId, Instant>,
+    pub(crate) reboot: Reboot,
     /// What is desired was put in force once, or tried.
     applied: bool,
     /// Attachments whose addresses the other nodes have not been told.
@@ -139,6 +151,7 @@ impl<K: Kernel> Agent<K> {
             repairs: Repairs::default(),
             changed: true,
             abandoned: BTreeMap::new(),
+            reboot: Reboot::default(),
             applied: false,
             unpublished: BTreeSet::new(),
             to_publish: false,
@@ -278,6 +291,25 @@ impl<K: Kernel> Agent<K> {
         let attached = |id: &AttachmentId| self.world.attachment(id).is_some();
         let left = self.journal.all().filter(|known| !attached(&known.id)).map(|known| known.id.clone());
         self.undo(left.collect());
+        self.undo_unrecorded();
+    }
+
+    /// A machine that crashes may forget what it recorded last, of pods that went with it. Their block was on the disk
+    /// before they were told their address.
+    fn undo_unrecorded(&mut self) {
+        // A record that cannot be read may be of one of them.
+        if self.reboot.happened && self.node.damaged.is_empty() {
+            let known = self.journal.all().map(|known| ipam::handle_id(&known.id).to_lowercase()).collect();
+            match self.allocator.release_strangers(&known) {
+                Ok(released) if released.is_empty() => {}
+                Ok(released) => info!(?released, "addresses of pods that went with the machine are free again"),
+                Err(error) => return warn!("addresses of pods that went with the machine are not free yet: {error}"),
+            }
+        }
+        let remembered = self.reboot.state_dir.as_deref().map(boot::remember).transpose();
+        if let Err(error) = remembered {
+            warn!("this start of the machine cannot be written down: {error}");
+        }
     }
 
     /// What was prepared for somebody who never came back.

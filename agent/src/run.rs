@@ -5,6 +5,7 @@
 
 use crate::{
     allocate::Allocator,
+    boot,
     config::Config,
     health::Health,
     journal::{self, Journal},
@@ -12,7 +13,7 @@ use crate::{
     metrics::Metrics,
     object,
     observe::{self, Change},
-    owner::{Agent, Event, Node},
+    owner::{Agent, Event, Node, Reboot},
     serve,
 };
 use anyhow::{Result, bail};
@@ -109,6 +110,10 @@ fn raise_open_files() {
 
 fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
     let interfaces = netlink.links()?.into_iter().map(|link| link.name).collect();
+    let rebooted = boot::is_another(&config.state_dir);
+    if rebooted {
+        Journal::drop_unwritten(&config.state_dir)?;
+    }
     let (journal, damaged) = Journal::open(&config.state_dir)?;
     let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
     damaged.iter().for_each(|error| tracing::error!("{error}"));
@@ -129,7 +134,9 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
     let world = Live::new(config.node.clone(), config.keep_established);
     let allocator = Allocator::new(objects, config.node.clone());
-    Ok(Agent::new(node, world, kernel, allocator, journal, &interfaces))
+    let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
+    agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
+    Ok(agent)
 }
 
 /// The interface that was named, which must be there; else that of the default route.

@@ -1,11 +1,11 @@
 //! Files that are whole at every moment, several at a time: what waits for the disk waits together.
-//! In: paths and texts. Out: all of them in place and on the disk, or the first that is not.
-//! Invariant: each is written beside, synced and renamed; renames keep the order given, so a crash leaves a beginning.
-//! Never: locks; makes a directory.
+//! In: files. Out: all of them in place, or the first that is not.
+//! Invariant: each is written beside and renamed, in the order given, so a crash leaves a beginning. One that lasts is on the
+//! disk before: after a crash of the machine it is the former or the new one. Another may be empty then.
+//! Never: locks; makes a directory; waits for a directory.
 
 use std::{
-    collections::BTreeSet,
-    fs::{self, File},
+    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     thread,
@@ -14,26 +14,30 @@ use std::{
 /// Waits at a time: a disk takes several as easily as one.
 const TOGETHER: usize = 16;
 
-/// Puts every file in place and returns once all are on the disk.
-///
-/// # Errors
-/// The file or directory that could not be written, and why. Those before it in the list may be in place.
-pub fn replace_all(files: &[(PathBuf, Vec<u8>)]) -> Result<(), (PathBuf, io::Error)> {
-    together(files, |(path, text)| beside(&temporary(path), text).map_err(|error| (path.clone(), error)))?;
-    for (path, _) in files {
-        fs::rename(temporary(path), path).map_err(|error| (path.clone(), error))?;
-    }
-    let dirs: BTreeSet<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
-    let dirs: Vec<_> = dirs.into_iter().collect();
-    together(&dirs, |dir| sync_dir(dir).map_err(|error| (dir.to_path_buf(), error)))
+/// A file to be put in place.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Where.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: Vec<u8>,
+    /// It outlives a crash of the machine, not only one of the process.
+    pub lasts: bool,
 }
 
-/// Makes what was renamed into or removed from a directory last.
+/// Puts every file in place.
 ///
 /// # Errors
-/// The file system refuses.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+/// The file that could not be written, and why. Those before it in the list may be in place.
+pub fn replace_all(files: &[File]) -> Result<(), (PathBuf, io::Error)> {
+    let put = |file: &File| beside(file).map_err(|error| (file.path.clone(), error));
+    let (lasting, others): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.lasts);
+    others.into_iter().try_for_each(put)?;
+    together(&lasting, |file| put(file))?;
+    for File { path, .. } in files {
+        fs::rename(temporary(path), path).map_err(|error| (path.clone(), error))?;
+    }
+    Ok(())
 }
 
 /// Hidden, so that no reader takes it for an object.
@@ -42,10 +46,10 @@ fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.tmp"))
 }
 
-fn beside(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(text)?;
-    file.sync_all()
+fn beside(file: &File) -> io::Result<()> {
+    let mut made = fs::File::create(temporary(&file.path))?;
+    made.write_all(&file.text)?;
+    if file.lasts { made.sync_data() } else { Ok(()) }
 }
 
 /// Does `work` for each of `items`, several at a time; the first error of the list.
@@ -71,17 +75,20 @@ fn together<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + 
 mod tests {
     use super::*;
 
-    fn files(dir: &Path, names: impl Iterator<Item = String>) -> Vec<(PathBuf, Vec<u8>)> {
-        names.map(|name| (dir.join(&name), name.into_bytes())).collect()
+    fn files(dir: &Path, names: impl Iterator<Item = String>) -> Vec<File> {
+        let file = |name: String| File { path: dir.join(&name), lasts: name.len() % 2 == 0, text: name.into_bytes() };
+        names.map(file).collect()
     }
 
     #[test]
     fn all_files_are_in_place_and_nothing_is_left_beside_them() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let files = files(dir.path(), (0..50).map(|number| format!("{number}.yaml")));
-        replace_all(&files).expect("written");
-        assert!(files.iter().all(|(path, text)| fs::read(path).is_ok_and(|found| found == *text)));
-        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 50);
+        for _ in 0..2 {
+            replace_all(&files).expect("written");
+            assert!(files.iter().all(|file| fs::read(&file.path).is_ok_and(|found| found == file.text)));
+            assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 50);
+        }
     }
 
     #[test]
@@ -89,7 +96,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let files = files(dir.path(), ["a.yaml", "nowhere/b.yaml", "c.yaml"].map(str::to_owned).into_iter());
         let (path, _) = replace_all(&files).expect_err("there is no such directory");
-        assert_eq!(path, files[1].0);
-        assert!(!files[0].0.exists() && !files[2].0.exists());
+        assert_eq!(path, files[1].path);
+        assert!(!files[0].path.exists() && !files[2].path.exists());
     }
 }

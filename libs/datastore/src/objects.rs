@@ -1,10 +1,13 @@
 //! Objects that several agents share: `DIR/.tortie/KIND/NAME.yaml`, changed only by compare-and-swap.
 //! In: [`Object`]s with the resource version each was read at. Out: as written, or [`ObjectError::Conflict`].
-//! Invariant: a file is whole at every moment (temporary file, fsync, rename); two writers never both win; what is
-//! remembered of a file counts only while its text is the same.
+//! Invariant: a file is whole at every moment; two writers never both win; what is remembered of a file counts only while its
+//! text is the same; what is not in [`FORGETTABLE`] outlives a crash of the machine.
 //! Never: waits for the lock without a bound; overwrites what it has not seen.
 
-use crate::{durable, yaml};
+use crate::{
+    durable::{self, File as Fresh},
+    workload, yaml,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -20,6 +23,9 @@ use std::{
 
 /// The directory inside the datastore's that holds shared objects.
 pub(crate) const SHARED: &str = ".tortie";
+/// Kinds that need not outlive a crash of the machine: what a handle holds the blocks say too, and a node tells of its pods
+/// again when its agent starts. An empty file of them is what the crash left of it: none.
+const FORGETTABLE: [&str; 2] = ["IPAMHandle", workload::KIND];
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(2);
 
@@ -188,29 +194,30 @@ impl Objects {
         }
         let _lock = self.lock()?;
         let mut written = Vec::with_capacity(objects.len());
-        let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::with_capacity(objects.len());
+        let mut files: Vec<Fresh> = Vec::with_capacity(objects.len());
         for object in objects {
             let path = self.path(&object.kind, &object.metadata.name)?;
             // One that comes twice was not read at the version that the first gives it.
-            let twice = files.iter().position(|(other, _)| *other == path).map(|at: usize| &written[at]);
+            let twice = files.iter().position(|other| other.path == path).map(|at: usize| &written[at]);
             let found = if twice.is_some() { version_of(twice) } else { version_of(self.read(&path)?.as_ref()) };
             require_version(&object.kind, &object.metadata.name, object.metadata.resource_version.as_deref(), &found)?;
             let mut fresh = object.clone();
             fresh.metadata.resource_version = Some(next_version(found.as_deref()));
-            files.push((path, text_of(&fresh)?.into_bytes()));
+            let lasts = !is_forgettable(&path);
+            files.push(Fresh { path, text: text_of(&fresh)?.into_bytes(), lasts });
             written.push(fresh);
         }
         self.replace(files, &written)?;
         Ok(written)
     }
 
-    fn replace(&self, files: Vec<(PathBuf, Vec<u8>)>, written: &[Object]) -> Result<(), ObjectError> {
-        for dir in files.iter().filter_map(|(path, _)| path.parent()) {
+    fn replace(&self, files: Vec<Fresh>, written: &[Object]) -> Result<(), ObjectError> {
+        for dir in files.iter().filter_map(|file| file.path.parent()) {
             fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
         }
         durable::replace_all(&files).map_err(|(path, source)| ObjectError::Io { path, source })?;
         let mut known = self.known();
-        for ((path, text), object) in files.into_iter().zip(written) {
+        for (Fresh { path, text, .. }, object) in files.into_iter().zip(written) {
             if let Ok(text) = String::from_utf8(text) {
                 known.insert(path, Known { text, object: object.clone() });
             }
@@ -231,7 +238,7 @@ impl Objects {
         }
         self.known().remove(&path);
         match fs::remove_file(&path) {
-            Ok(()) => sync_dir(&path).map(|()| true),
+            Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(io_error(&path, source)),
         }
@@ -247,6 +254,7 @@ impl Objects {
 
     fn read(&self, path: &Path) -> Result<Option<Object>, ObjectError> {
         let text = match fs::read_to_string(path) {
+            Ok(text) if text.is_empty() && is_forgettable(path) => return Ok(None),
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io_error(path, source)),
@@ -277,6 +285,12 @@ impl Objects {
             }
         }
     }
+}
+
+/// By the folder that it lies in.
+fn is_forgettable(path: &Path) -> bool {
+    let kind = path.parent().and_then(Path::file_name);
+    FORGETTABLE.iter().any(|forgettable| kind.is_some_and(|kind| kind == *forgettable))
 }
 
 /// Whether a directory entry is an object and not a temporary file, a lock or an editor's copy.
@@ -320,11 +334,6 @@ fn text_of(object: &Object) -> Result<String, ObjectError> {
     let unprintable =
         |reason| ObjectError::Unprintable { kind: object.kind.clone(), name: object.metadata.name.clone(), reason };
     yaml::print(object).map_err(unprintable)
-}
-
-fn sync_dir(path: &Path) -> Result<(), ObjectError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    durable::sync_dir(dir).map_err(|source| io_error(dir, source))
 }
 
 fn io_error(path: &Path, source: io::Error) -> ObjectError {

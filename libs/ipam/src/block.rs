@@ -141,6 +141,13 @@ impl Block {
         Some(self.give(ordinal, handle, secondary))
     }
 
+    /// Whether [`Block::take`] would give `address`.
+    #[must_use]
+    pub fn can_take(&self, address: IpAddr, handle: &str) -> bool {
+        self.unallocated.iter().any(|ordinal| self.address(*ordinal) == address)
+            || self.held_by(handle).contains(&address)
+    }
+
     /// Gives out exactly `address`. `None`: it is another's, or outside.
     pub fn take(&mut self, address: IpAddr, handle: &str, secondary: &BTreeMap<String, String>) -> Option<IpAddr> {
         if self.held_by(handle).contains(&address) {

@@ -3,9 +3,15 @@
 //! Invariant: the same handle always gets the same addresses; a wish for several families is met whole or not at all.
 //! Never: writes; a writer that finds another revision throws the decision away and asks again on a fresh ledger.
 
-use crate::{AffinityState, Block, BlockAffinity, InvalidBlock, IpamHandle, affinity::cidr_name, choose::candidates};
+use crate::{
+    AffinityState, AllocationAttribute, Block, BlockAffinity, InvalidBlock, IpamHandle, affinity::cidr_name,
+    choose::candidates,
+};
 use model::{Cidr, IpPool, NodeName};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// An object and the revision it was read at; `None`: it is not stored yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,21 +116,47 @@ impl Ledger {
         if pools.is_empty() {
             return Err(AssignError::NoPool);
         }
-        let mut next = self.clone();
-        next.drop_lost_claims(&request.node);
-        let mut addresses = Vec::new();
+        let mut chosen = Vec::new();
         for v4 in [true, false] {
             if let Some(address) = request.wanted.iter().find(|address| address.is_ipv4() == v4) {
-                let pool = next.pool_of(*address).filter(|pool| !pool.disabled);
-                let pool = pool.ok_or(AssignError::NotInPool { address: *address })?;
-                addresses.push(next.take(*address, &pool, request)?);
+                let pool = self.pool_of(*address).filter(|pool| !pool.disabled);
+                chosen.push((pool.ok_or(AssignError::NotInPool { address: *address })?, Some(*address)));
             } else if let Some(pool) = pools.iter().find(|pool| pool.cidr.is_v4() == v4) {
-                addresses.push(next.assign_from(pool, request)?);
+                chosen.push((pool.clone(), None));
             }
         }
-        next.recount(&request.handle);
-        *self = next;
+        // Asked first, for a wish is met whole or not at all: families have blocks of their own.
+        for (pool, wanted) in &chosen {
+            self.can_give(pool, *wanted, request)?;
+        }
+        self.drop_lost_claims(&request.node);
+        let give = |(pool, wanted): (IpPool, Option<IpAddr>)| match wanted {
+            Some(address) => self.take(address, &pool, request),
+            None => self.assign_from(&pool, request),
+        };
+        let addresses = chosen.into_iter().map(give).collect::<Result<Vec<_>, _>>()?;
+        self.recount(&request.handle);
         Ok(addresses)
+    }
+
+    /// What [`Ledger::take`] and [`Ledger::assign_from`] would refuse.
+    fn can_give(&self, pool: &IpPool, wanted: Option<IpAddr>, request: &Request) -> Result<(), AssignError> {
+        let cidr = match wanted {
+            Some(address) => self.blocks.keys().find(|cidr| cidr.contains(address)).copied(),
+            None => Some(self.block_for(pool, request)?),
+        };
+        // A fresh block has room.
+        let Some(block) = cidr.and_then(|cidr| self.blocks.get(&cidr)).map(|kept| &kept.value) else { return Ok(()) };
+        block.check()?;
+        match wanted {
+            Some(address) if !block.can_take(address, &request.handle) => {
+                Err(AssignError::Taken { address, block: block.cidr })
+            }
+            None if block.unallocated.is_empty() && block.held_by(&request.handle).is_empty() => {
+                Err(AssignError::BlockFull { block: block.cidr, node: request.node.clone() })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Marks the wanted addresses that lie in a pool as the handle's: somebody else has given them out. On an error the
@@ -150,6 +182,17 @@ impl Ledger {
         let released: Vec<_> = sound.flat_map(|block| block.value.release(handle)).collect();
         self.recount(handle);
         released
+    }
+
+    /// The handles of what the blocks say that pods of `node` hold.
+    #[must_use]
+    pub fn handles_of_pods(&self, node: &NodeName) -> BTreeSet<String> {
+        let sound = self.blocks.values().filter(|block| block.value.check().is_ok());
+        let held = sound.flat_map(|block| block.value.attributes.iter());
+        let is_pods = |held: &&AllocationAttribute| {
+            held.secondary.get("node") == Some(&node.0) && held.secondary.contains_key("pod")
+        };
+        held.filter(is_pods).filter_map(|held| held.handle_id.clone()).collect()
     }
 
     /// The addresses `handle` holds.

@@ -109,6 +109,20 @@ fn a_corrupt_object_is_an_error_that_names_its_file_and_never_an_absence() -> Ou
 }
 
 #[test]
+fn an_empty_file_is_none_where_its_loss_harms_nobody_and_damage_elsewhere() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let of = |kind: &str| Object { kind: kind.to_owned(), ..block("a", json!({})) };
+    for (kind, is_none) in [("IPAMHandle", true), ("WorkloadAddress", true), ("BlockAffinity", false)] {
+        objects.write(&of(kind))?;
+        fs::write(dir.path().join(format!(".tortie/{kind}/a.yaml")), "")?;
+        assert_eq!(objects.get(kind, "a").is_ok_and(|found| found.is_none()), is_none, "{kind}");
+        assert_eq!(objects.write(&of(kind)).is_ok(), is_none, "{kind}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_temporary_file_left_by_a_killed_writer_is_no_object() -> Outcome {
     let dir = tempfile::tempdir()?;
     let objects = Objects::open(dir.path())?;

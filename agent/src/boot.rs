@@ -1,0 +1,37 @@
+//! Whether the machine was started anew since an agent last ran on this state: its pods are gone then.
+//! In: the kernel's number of this start, and the one in `STATE_DIR/boot`. Out: the same start, or another.
+//! Invariant: where nothing is written down, it is the same: nobody's pods are taken for gone.
+//! Never: reads a clock.
+
+use std::{fs, io, path::Path};
+
+/// Of this start, as random text.
+const NUMBER: &str = "/proc/sys/kernel/random/boot_id";
+const FILE: &str = "boot";
+
+/// Whether the machine was started anew.
+pub fn is_another(state_dir: &Path) -> bool {
+    let known = fs::read_to_string(state_dir.join(FILE)).unwrap_or_default();
+    let now = fs::read_to_string(NUMBER).unwrap_or_default();
+    !known.is_empty() && !now.is_empty() && known != now
+}
+
+/// Writes this start down.
+pub fn remember(state_dir: &Path) -> io::Result<()> {
+    fs::write(state_dir.join(FILE), fs::read_to_string(NUMBER)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_start_is_one_that_was_written_down_otherwise() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert!(!is_another(dir.path()), "nothing is known");
+        remember(dir.path()).expect("written");
+        assert!(!is_another(dir.path()));
+        fs::write(dir.path().join(FILE), "another\n").expect("written");
+        assert!(is_another(dir.path()));
+    }
+}
