@@ -9,7 +9,7 @@ use crate::{
     result::{HOST_MAC, gateway_of, host_prefix},
 };
 use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
-use netlink::{Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
+use netlink::{LOOPBACK, Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
 use std::{net::IpAddr, os::fd::BorrowedFd};
 
 /// The protocol number of routes that CNI plugins make: boot.
@@ -47,17 +47,23 @@ impl Wiring<'_> {
     /// Makes the pair and everything in the pod. What fails is left for [`unwire`].
     pub(crate) fn wire(&self, deadline: Deadline) -> Result<Wired, Failure> {
         let mut socket = deadline.socket()?;
-        self.make_way(&mut socket, deadline)?;
-        socket.create_veth(&VethSpec {
+        let pair = VethSpec {
             name: self.host,
             mac: HOST_MAC,
             mtu: self.mtu,
             peer_name: self.interface,
             peer_mac: self.mac,
             peer_namespace: self.namespace,
-        })?;
-        let host = there(&mut socket, self.host)?;
-        socket.set_link(host.index, &LinkChange { alias: Some(self.alias), ..LinkChange::default() })?;
+        };
+        match socket.create_veth(&pair) {
+            // One of the two names is taken.
+            Err(error) if error.is_present() => {
+                self.make_way(&mut socket, deadline)?;
+                socket.create_veth(&pair)?;
+            }
+            created => created?,
+        }
+        socket.set_alias(self.host, self.alias)?;
         namespace::inside(self.namespace, || self.wire_pod(&mut deadline.socket()?, deadline))?
     }
 
@@ -87,23 +93,26 @@ impl Wiring<'_> {
     }
 
     fn wire_pod(&self, socket: &mut Socket, deadline: Deadline) -> Result<Wired, Failure> {
-        let loopback = there(socket, &IfaceName("lo".to_owned()))?;
-        socket.set_link(loopback.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
         self.set_sysctls()?;
         let link = there(socket, self.interface)?;
-        socket.set_link(link.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
         // The first interface's routes are the pod's; another's stand behind them, for who binds to it.
         let metric = (self.interface.0 != FIRST_INTERFACE).then_some(METRIC_BASE + link.index.0);
-        for address in self.addresses {
-            deadline.left()?;
-            socket.add_address(link.index, *address, host_prefix(*address), true)?;
-            for route in pod_routes(link.index, *address, self.destinations) {
-                match metric {
-                    Some(metric) => socket.replace_route_behind(&route, metric)?,
-                    None => socket.replace_route(&route)?,
+        deadline.left()?;
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        socket.together(|socket| {
+            socket.set_link(LOOPBACK, &up)?;
+            socket.set_link(link.index, &up)?;
+            for address in self.addresses {
+                socket.add_address(link.index, *address, host_prefix(*address), true)?;
+                for route in pod_routes(link.index, *address, self.destinations) {
+                    match metric {
+                        Some(metric) => socket.replace_route_behind(&route, metric)?,
+                        None => socket.replace_route(&route)?,
+                    }
                 }
             }
-        }
+            Ok(())
+        })?;
         let without = || Failure::new(Code::WIRING, format!("{} in the pod has no MAC", self.interface));
         Ok(Wired { mac: link.mac.ok_or_else(without)?, metric })
     }

@@ -17,7 +17,7 @@ pub mod watch;
 pub use address::Address;
 pub use error::{Error, Reason};
 pub use filter::{Filter, Side};
-pub use link::{Link, LinkChange, VethSpec};
+pub use link::{LOOPBACK, Link, LinkChange, VethSpec};
 pub use neighbour::Neighbour;
 pub use route::{MAIN_TABLE, Route, Scope};
 pub use socket::Socket;

@@ -146,6 +146,16 @@ impl Socket {
         self.change(About { operation: "change link", object: &index_text(index) }, Message::SetLink(message), 0)
     }
 
+    /// Says whose a link is, by its name: for who made it just now.
+    ///
+    /// # Errors
+    /// The link is not there, or the kernel refuses the alias.
+    pub fn set_alias(&mut self, name: &IfaceName, alias: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.0.clone()), LinkAttribute::IfAlias(alias.to_owned())];
+        self.change(About { operation: "set the alias of", object: name }, Message::SetLink(message), 0)
+    }
+
     /// Deletes a link, and with it its other end. `false`: it was not there.
     ///
     /// # Errors
@@ -197,6 +207,9 @@ impl Socket {
         }
     }
 }
+
+/// The loopback interface of every namespace has this index (LOOPBACK_IFINDEX, include/net/net_namespace.h).
+pub const LOOPBACK: Ifindex = Ifindex(1);
 
 fn indexed(index: Ifindex) -> LinkMessage {
     let mut message = LinkMessage::default();

@@ -1,4 +1,4 @@
-//! One request, its answers, one timeout.
+//! One request, its answers, one timeout; or several changes at once.
 //! In: a route netlink message. Out: the answers to exactly that request.
 //! Invariant: late answers to an earlier request are thrown away by their sequence number.
 //! Never: waits longer than the timeout for one datagram; reads another namespace than the one it was opened in.
@@ -21,6 +21,18 @@ const DUMP_ATTEMPTS: usize = 5;
 pub struct Socket {
     inner: netlink_sys::Socket,
     sequence: u32,
+    /// Changes that are collected, while they are.
+    batch: Option<Batch>,
+}
+
+/// Changes that go to the kernel by one call.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Where the last message begins: it asks for an acknowledgement, the others answer only if they fail.
+    last: usize,
+    /// Sequence number, operation and object of each.
+    about: Vec<(u32, &'static str, String)>,
 }
 
 /// What a request is about, for its error.
@@ -55,11 +67,61 @@ impl Socket {
         inner.bind_auto().map_err(failed)?;
         inner.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
         set_socket_timeout(&inner, Timeout::Recv, Some(timeout)).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { inner, sequence: 0 })
+        Ok(Self { inner, sequence: 0, batch: None })
+    }
+
+    /// Does the changes that `changes` asks for by one call of the kernel, in order, and waits for all of them. One that
+    /// fails stops none behind it. Only changes may be asked for.
+    ///
+    /// # Errors
+    /// The first that failed, here or in `changes`.
+    pub fn together(&mut self, changes: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        self.batch = Some(Batch::default());
+        let asked = changes(self);
+        let Some(batch) = self.batch.take().filter(|batch| !batch.about.is_empty()) else { return asked };
+        asked.and(self.send_all(batch))
+    }
+
+    fn send_all(&mut self, mut batch: Batch) -> Result<(), Error> {
+        let (first, last) = (batch.about[0].0, self.sequence);
+        let flags = u16::from_ne_bytes([batch.bytes[batch.last + 6], batch.bytes[batch.last + 7]]) | NLM_F_ACK;
+        batch.bytes[batch.last + 6..batch.last + 8].copy_from_slice(&flags.to_ne_bytes());
+        let about = |sequence: u32| {
+            let place = usize::try_from(sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+            let (_, operation, object) = batch.about.get(place).unwrap_or(&batch.about[0]);
+            About { operation, object }
+        };
+        self.inner.send(&batch.bytes, 0).map_err(|error| about(first).failed(error))?;
+        let mut outcome = Ok(());
+        loop {
+            let (bytes, _) = self.inner.recv_from_full().map_err(|error| about(last).failed(timed_out(error)))?;
+            let packets = messages(&bytes).map_err(|reason| about(last).failed(reason))?;
+            for packet in packets {
+                let sequence = packet.header.sequence_number;
+                let is_ours = sequence.wrapping_sub(first) <= last.wrapping_sub(first);
+                let NetlinkPayload::Error(ack) = packet.payload else { continue };
+                if is_ours && ack.code.is_some() {
+                    outcome = outcome.and(Err(about(sequence).failed(ack.to_io())));
+                }
+                if sequence == last {
+                    return outcome;
+                }
+            }
+        }
     }
 
     /// Asks for a change and waits for its acknowledgement.
     pub(crate) fn change(&mut self, about: About<'_>, message: Message, flags: u16) -> Result<(), Error> {
+        if self.batch.is_some() {
+            let bytes = self.next(message, NLM_F_REQUEST | flags);
+            let asked = (self.sequence, about.operation, about.object.to_string());
+            if let Some(batch) = &mut self.batch {
+                batch.last = batch.bytes.len();
+                batch.bytes.extend(bytes);
+                batch.about.push(asked);
+            }
+            return Ok(());
+        }
         self.send(about, message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         loop {
             for (_, payload) in self.receive(about)? {
@@ -117,6 +179,12 @@ impl Socket {
     }
 
     fn send(&mut self, about: About<'_>, message: Message, flags: u16) -> Result<(), Error> {
+        let bytes = self.next(message, flags);
+        self.inner.send(&bytes, 0).map(|_| ()).map_err(|error| about.failed(error))
+    }
+
+    /// A message under the next sequence number, as it goes to the kernel: its length is a multiple of four.
+    fn next(&mut self, message: Message, flags: u16) -> Vec<u8> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -125,7 +193,8 @@ impl Socket {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.inner.send(&bytes, 0).map(|_| ()).map_err(|error| about.failed(error))
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     }
 
     /// The messages of the next datagram that answer the last request.

@@ -378,3 +378,29 @@ fn run(line: &str) {
     let mut command = std::process::Command::new(words.next().expect("a program"));
     assert!(command.args(words).status().expect("iproute2 is installed").success(), "{line}");
 }
+
+#[test]
+fn changes_made_together_are_all_done_and_the_one_that_fails_is_named() {
+    let pair = Pair::new();
+    pair.in_pod(|socket| {
+        let pod = socket.link(&name("eth0")).expect("an answer").expect("it is there").index;
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        let missing = Ifindex(4711);
+        let outcome = socket.together(|socket| {
+            socket.set_link(netlink::LOOPBACK, &up)?;
+            socket.set_link(pod, &up)?;
+            socket.add_address(missing, ip("10.0.0.9"), 32, true)?;
+            socket.add_address(pod, ip("10.0.0.7"), 32, true)?;
+            socket.add_address(pod, ip("fd00::7"), 128, true)
+        });
+        let error = outcome.expect_err("no such interface").to_string();
+        assert!(error.contains("10.0.0.9/32 to interface 4711"), "{error}");
+        let addresses = socket.addresses().expect("listed");
+        for wanted in ["10.0.0.7", "fd00::7", "127.0.0.1"] {
+            assert!(addresses.iter().any(|found| found.address == ip(wanted)), "{wanted}: {addresses:?}");
+        }
+        assert!(socket.together(|_| Ok(())).is_ok(), "nothing is no change");
+        let again = socket.together(|socket| socket.add_address(pod, ip("10.0.0.8"), 32, true));
+        assert!(again.is_ok(), "what was asked before does not disturb: {again:?}");
+    });
+}
