@@ -4,7 +4,7 @@
 //! Never: answers with an address before the block that gives it is written.
 
 use datastore::{Metadata, Object, ObjectError, Objects};
-use ipam::{AssignError, Kept, Ledger, Request, Write, handle_id};
+use ipam::{AssignError, Kept, Ledger, Request, Write, cidr_name, handle_id};
 use model::{AttachmentId, IpPool, NodeName, PodId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -157,7 +157,14 @@ impl Allocator {
     fn read(&self, handles: &[String]) -> Result<Ledger, AllocateError> {
         let mut ledger = Ledger { pools: self.pools.clone(), ..Ledger::default() };
         for object in self.objects.list(BLOCK)? {
+            let name = object.metadata.name.clone();
             let kept = kept::<ipam::Block>(BLOCK, object)?;
+            // Under a wrong name its writes would go to another object, and two could say that they are one block.
+            if name != cidr_name(kept.value.cidr) {
+                let reason =
+                    format!("it says that it is {}, whose name is {}", kept.value.cidr, cidr_name(kept.value.cidr));
+                return Err(AllocateError::Shape { kind: BLOCK, name, reason });
+            }
             ledger.blocks.insert(kept.value.cidr, kept);
         }
         for object in self.objects.list(AFFINITY)? {
@@ -348,6 +355,25 @@ mod tests {
         let ledger = allocator.read(&[]).expect("readable");
         let block = &ledger.blocks.values().next().expect("one block").value;
         assert_eq!(block.sequence_number_for_allocation.values().min(), Some(&(block.sequence_number - 1)));
+    }
+
+    #[test]
+    fn a_block_under_another_blocks_name_is_named_and_gives_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let allocator = allocator(dir.path(), "n1");
+        one(&allocator, "a");
+        let blocks = dir.path().join(".tortie").join(BLOCK);
+        let file = std::fs::read_dir(&blocks).expect("listed").next().expect("one block").expect("readable").path();
+        let text = std::fs::read_to_string(&file).expect("readable");
+        // As somebody copies a file to make another.
+        let copied = text.replace(&*file.file_stem().expect("a name").to_string_lossy(), "10-65-99-0-26");
+        std::fs::write(blocks.join("10-65-99-0-26.yaml"), copied).expect("written");
+        let error = allocator.assign(&[wish("b")], |_| {}).remove(0).expect_err("two say that they are one");
+        assert!(
+            error.to_string().contains("IPAMBlock 10-65-99-0-26: cannot be read: it says that it is 10.65."),
+            "{error}"
+        );
+        assert!(allocator.release(&[wish("a").id]).is_err(), "nor is anything given back by it");
     }
 
     #[test]

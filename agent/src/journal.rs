@@ -16,7 +16,7 @@ use std::{
 const VERSION: u32 = 1;
 /// The records, within the state directory.
 pub const FOLDER: &str = "attachments";
-/// In the name of what is not committed, so that commit writes a new file: that needs no wait for the disk.
+/// In the name of what is not committed. The name alone says so, and commit is a rename.
 const PREPARED: &str = ".prepared";
 
 #[derive(Serialize, Deserialize)]
@@ -135,23 +135,36 @@ impl Journal {
     /// undone at the next start.
     pub fn record_all(&mut self, attachments: Vec<Attachment>) -> Result<(), JournalError> {
         // Of two for one host interface the later counts.
-        let of = |attachment: Attachment| (attachment.host_interface.clone(), Entry { version: VERSION, attachment });
-        let entries: BTreeMap<IfaceName, Entry> = attachments.into_iter().map(of).collect();
-        let text = |entry| serde_json::to_vec_pretty(entry).expect("strings, numbers and lists are always JSON");
-        let path = |entry: &Entry| self.path(&entry.attachment.host_interface, entry.attachment.committed);
-        let file = |entry| File { path: path(entry), text: text(entry), lasts: false };
-        let files: Vec<_> = entries.values().map(file).collect();
+        let of = |attachment: Attachment| (attachment.host_interface.clone(), attachment);
+        let attachments: BTreeMap<IfaceName, Attachment> = attachments.into_iter().map(of).collect();
+        let fresh = attachments.values().filter(|attachment| !self.is_written(attachment));
+        let files: Vec<_> = fresh.map(|attachment| self.prepared_file(attachment)).collect();
         replace_all(&files).map_err(|(path, source)| io_error(&path, source))?;
-        for (interface, entry) in &entries {
-            // What it was before, and what the interface's former container had.
-            let other = self.path(interface, !entry.attachment.committed);
-            fs::remove_file(&other).or_else(absent_is_fine).map_err(|source| io_error(&other, source))?;
+        for (interface, attachment) in &attachments {
+            let (prepared, committed) = (self.path(interface, false), self.path(interface, true));
+            let named = match attachment.committed {
+                true => fs::rename(&prepared, &committed),
+                // What the interface's former container had.
+                false => fs::remove_file(&committed).or_else(absent_is_fine),
+            };
+            named.map_err(|source| io_error(&committed, source))?;
         }
-        self.known.retain(|_, known| !entries.contains_key(&known.host_interface));
-        for Entry { attachment, .. } in entries.into_values() {
-            self.known.insert(attachment.id.clone(), attachment);
-        }
+        self.known.retain(|_, known| !attachments.contains_key(&known.host_interface));
+        self.known.extend(attachments.into_values().map(|attachment| (attachment.id.clone(), attachment)));
         Ok(())
+    }
+
+    /// Whether it was prepared just so.
+    fn is_written(&self, attachment: &Attachment) -> bool {
+        let prepared = Attachment { committed: false, ..attachment.clone() };
+        self.known.get(&attachment.id) == Some(&prepared)
+    }
+
+    /// Says what it says once it is committed.
+    fn prepared_file(&self, attachment: &Attachment) -> File {
+        let entry = Entry { version: VERSION, attachment: Attachment { committed: true, ..attachment.clone() } };
+        let text = serde_json::to_vec_pretty(&entry).expect("strings, numbers and lists are always JSON");
+        File { path: self.path(&attachment.host_interface, false), text, lasts: false }
     }
 
     /// Forgets an attachment; one that is not there is no error.
@@ -186,10 +199,12 @@ fn read(path: &Path) -> Result<Attachment, JournalError> {
     if found != VERSION {
         return Err(JournalError::Version { path: path.to_owned(), found });
     }
-    let attachment = serde_json::from_slice::<Entry>(&text).map_err(corrupt)?.attachment;
+    let mut attachment = serde_json::from_slice::<Entry>(&text).map_err(corrupt)?.attachment;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    // Former agents gave what is prepared the same name.
-    if stem.strip_suffix(PREPARED).filter(|_| !attachment.committed).unwrap_or(&stem) != attachment.host_interface.0 {
+    let prepared = stem.strip_suffix(PREPARED);
+    // Former agents said it in the file.
+    attachment.committed &= prepared.is_none();
+    if prepared.unwrap_or(&stem) != attachment.host_interface.0 {
         let reason = format!("it describes {}, not the interface it is named after", attachment.host_interface);
         return Err(JournalError::Corrupt { path: path.to_owned(), reason });
     }

@@ -15,4 +15,5 @@ pub mod name;
 pub mod plugin;
 pub mod protocol;
 pub mod result;
+mod steps;
 mod wiring;

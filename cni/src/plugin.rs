@@ -14,6 +14,7 @@ use crate::{
     name::{host_interface_alias, host_interface_name},
     protocol::{Answer, Operation, Prepare, Prepared},
     result::Attached,
+    steps::Steps,
     wiring::{Wired, Wiring, unwire},
 };
 use model::{AttachmentId, Cidr, IfaceName};
@@ -44,9 +45,10 @@ pub fn run(environment: &Environment, input: &[u8]) -> Result<Option<Value>, Fai
     }
     let conf = Conf::read(input)?;
     require_version(environment.command, conf.version)?;
-    let invocation = Invocation { environment, deadline: Deadline::after(conf.timeout), conf: &conf, input };
+    let (deadline, steps) = (Deadline::after(conf.timeout), Steps::begin());
+    let invocation = Invocation { environment, deadline, conf: &conf, input, steps };
     match environment.command {
-        Command::Add => invocation.add().map(Some),
+        Command::Add => invocation.add().inspect(|_| invocation.steps.tell()).map(Some),
         Command::Del => invocation.del().map(|()| None),
         Command::Check => invocation.check().map(|()| None),
         Command::Gc => invocation.gc().map(|()| None),
@@ -86,6 +88,7 @@ struct Invocation<'a> {
     conf: &'a Conf,
     deadline: Deadline,
     input: &'a [u8],
+    steps: Steps,
 }
 
 impl Invocation<'_> {
@@ -117,8 +120,11 @@ impl Invocation<'_> {
         let path = self.environment.namespace.as_deref().unwrap_or(Path::new(""));
         let sandbox = namespace::open(path)?;
         self.refuse_own(&sandbox)?;
+        self.steps.end("open");
         let prepared = self.prepare()?;
+        self.steps.end("prepare");
         let assigned = self.assigned(&prepared);
+        self.steps.end("ipam");
         assigned
             .and_then(|assigned| self.attach(&prepared, &assigned, path, &sandbox))
             .map_err(|failure| self.undo(failure))
@@ -161,9 +167,10 @@ impl Invocation<'_> {
             namespace: sandbox.as_fd(),
             forwarding: self.conf.forwarding,
         };
-        let Wired { mac, metric } = wiring.wire(self.deadline)?;
+        let Wired { mac, metric } = wiring.wire(self.deadline, &self.steps)?;
         let addresses = self.delegate().map_or_else(Vec::new, |_| assigned.addresses.clone());
         self.tell(Operation::Commit { id: self.id(), mac, addresses })?;
+        self.steps.end("commit");
         let attached = Attached {
             host: &prepared.host_interface,
             interface: &self.environment.interface,

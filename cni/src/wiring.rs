@@ -7,6 +7,7 @@ use crate::{
     deadline::Deadline,
     failure::{Code, Failure},
     result::{HOST_MAC, gateway_of, host_prefix},
+    steps::Steps,
 };
 use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
 use netlink::{LOOPBACK, Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
@@ -45,7 +46,7 @@ pub(crate) struct Wiring<'a> {
 
 impl Wiring<'_> {
     /// Makes the pair and everything in the pod. What fails is left for [`unwire`].
-    pub(crate) fn wire(&self, deadline: Deadline) -> Result<Wired, Failure> {
+    pub(crate) fn wire(&self, deadline: Deadline, steps: &Steps) -> Result<Wired, Failure> {
         let mut socket = deadline.socket()?;
         let pair = VethSpec {
             name: self.host,
@@ -64,7 +65,10 @@ impl Wiring<'_> {
             created => created?,
         }
         socket.set_alias(self.host, self.alias)?;
-        namespace::inside(self.namespace, || self.wire_pod(&mut deadline.socket()?, deadline))?
+        steps.end("veth");
+        let wired = namespace::inside(self.namespace, || self.wire_pod(&mut deadline.socket()?, deadline))?;
+        steps.end("pod");
+        wired
     }
 
     /// Takes away the pair of the pod's former sandbox (CALC-4); refuses where the pod's interface is another's (CNI-20).

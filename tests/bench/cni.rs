@@ -1,12 +1,14 @@
 //! `bench cni`: how long a runtime waits for ADD, against the bare wiring of the same veths.
-//! In: the CNI binary, the agent, the bare wiring. Out: p50 and p99 for one, fifty and two hundred at once, as ratios.
+//! In: the CNI binary, the agent, the bare wiring. Out: p50 and p99 for one, fifty and two hundred at once, as ratios, and what
+//! an ADD spent where.
 //! Invariant: a ratio compares two crowds of one round; both sides start a process for each pod in the same way.
 //! Never: judges.
 
 use crate::{
-    crowd::{Crowd, Side},
+    crowd::{Crowd, Side, Wait},
     figures::Spread,
     progress,
+    spent::{self, Spent},
 };
 use ::tests::Binaries;
 use anyhow::Result;
@@ -41,7 +43,10 @@ pub fn run(cni: &Cni, binaries: Binaries, bare: &Path) -> Result<()> {
             progress(&format!("round {} of {}: {} at once", round + 1, cni.rounds, row.at_once));
             let sides = if round % 2 == 0 { [Side::Bare, Side::Tortie] } else { [Side::Tortie, Side::Bare] };
             for side in sides {
-                row.record(side, &measure(&crowd, side, row.at_once)?);
+                let logged = crowd.log().len();
+                let waits = wire(&crowd, side, row.at_once)?;
+                row.record(side, &waits, &crowd.log()[logged..]);
+                crowd.clear(side, waits.len())?;
             }
         }
     }
@@ -55,15 +60,9 @@ pub fn run(cni: &Cni, binaries: Binaries, bare: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One crowd of one side, gone again afterwards.
-fn measure(crowd: &Crowd, side: Side, at_once: usize) -> Result<Vec<Duration>> {
-    let (count, wired) = if at_once == 1 {
-        (IN_A_ROW, (0..IN_A_ROW).map(|number| crowd.one(side, number)).collect::<Result<Vec<_>>>()?)
-    } else {
-        (at_once, crowd.wire(side, at_once)?)
-    };
-    crowd.clear(side, count)?;
-    Ok(wired)
+/// One crowd of one side.
+fn wire(crowd: &Crowd, side: Side, at_once: usize) -> Result<Vec<Wait>> {
+    if at_once == 1 { (0..IN_A_ROW).map(|number| crowd.one(side, number)).collect() } else { crowd.wire(side, at_once) }
 }
 
 /// The rounds of one size of crowd, by side: p50 and p99 in milliseconds.
@@ -71,18 +70,24 @@ struct Row {
     at_once: usize,
     bare: Vec<[f64; 2]>,
     tortie: Vec<[f64; 2]>,
+    spent: Spent,
 }
 
 impl Row {
     fn new(at_once: usize) -> Self {
-        Self { at_once, bare: Vec::new(), tortie: Vec::new() }
+        Self { at_once, bare: Vec::new(), tortie: Vec::new(), spent: Spent::default() }
     }
 
-    fn record(&mut self, side: Side, waits: &[Duration]) {
-        let figures = [percentile(waits, 50), percentile(waits, 99)];
+    fn record(&mut self, side: Side, waits: &[Wait], log: &str) {
+        let took: Vec<_> = waits.iter().map(|wait| wait.took).collect();
+        let figures = [percentile(&took, 50), percentile(&took, 99)];
         match side {
             Side::Bare => self.bare.push(figures),
-            Side::Tortie => self.tortie.push(figures),
+            Side::Tortie => {
+                self.tortie.push(figures);
+                waits.iter().for_each(|wait| self.spent.add(wait.took, &wait.said));
+                self.spent.log(log);
+            }
         }
     }
 
@@ -97,6 +102,7 @@ impl Row {
             bare_ms: [of(&self.bare, 0), of(&self.bare, 1)],
             add_ms: [of(&self.tortie, 0), of(&self.tortie, 1)],
             ratio: [ratio(0), ratio(1)],
+            spent: self.spent.report(),
         }
     }
 }
@@ -117,6 +123,7 @@ struct Report {
     bare_ms: [Spread; 2],
     add_ms: [Spread; 2],
     ratio: [Spread; 2],
+    spent: spent::Report,
 }
 
 struct Table<'a>(&'a [Report]);
@@ -146,7 +153,19 @@ impl fmt::Display for Table<'_> {
                 write!(f, "  {:>22}", spread.with_digits(2))?;
             }
         }
-        writeln!(f)
+        writeln!(
+            f,
+            "\n\nWhere an ADD spends it, in milliseconds. The plugin's own steps: median of all ADDs [lowest - highest];"
+        )?;
+        writeln!(
+            f,
+            "process: start, reading, writing, end. The agent's one thread, all its work by the number of ADDs:"
+        )?;
+        writeln!(f, "begin has disk in it; apply is list, guard, commit, connect and sweep.\n")?;
+        for report in self.0 {
+            write!(f, "{} at once\n{}", report.at_once, report.spent)?;
+        }
+        Ok(())
     }
 }
 

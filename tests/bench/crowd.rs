@@ -56,6 +56,15 @@ pub enum Side {
     Tortie,
 }
 
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// From its start to its end.
+    pub took: Duration,
+    /// What it said of itself.
+    pub said: String,
+}
+
 /// A node of each kind, and pods that belong to neither until they are wired.
 pub struct Crowd {
     // Dropped in this order: namespaces before the agent, which is to find nothing to do for them.
@@ -83,7 +92,8 @@ impl Crowd {
         node.start()?;
         let plain = NetNs::create(&stem, "plain")?;
         let pods = (0..pods).map(|number| NetNs::create(&stem, &format!("pod{number}"))).collect::<Result<_>>()?;
-        Ok(Self { pods, runtime: node.runtime(), plain, bare: bare.to_owned(), node, _cluster: cluster })
+        let runtime = node.runtime().variable("TORTIE_LAPS", "1");
+        Ok(Self { pods, runtime, plain, bare: bare.to_owned(), node, _cluster: cluster })
     }
 
     /// The agent's process.
@@ -92,7 +102,7 @@ impl Crowd {
     }
 
     /// Wires the first `count` pods at once: how long each waited. `Err` if any is not wired.
-    pub fn wire(&self, side: Side, count: usize) -> Result<Vec<Duration>> {
+    pub fn wire(&self, side: Side, count: usize) -> Result<Vec<Wait>> {
         let barrier = Barrier::new(count);
         let one = |number: usize| {
             barrier.wait();
@@ -105,7 +115,7 @@ impl Crowd {
     }
 
     /// Wires the pod of this number.
-    pub fn one(&self, side: Side, number: usize) -> Result<Duration> {
+    pub fn one(&self, side: Side, number: usize) -> Result<Wait> {
         let pod = &self.pods[number];
         let begun = Instant::now();
         match side {
@@ -116,13 +126,13 @@ impl Crowd {
                 let took = begun.elapsed();
                 let said = String::from_utf8_lossy(&output.stderr);
                 ensure!(output.status.success(), "the bare wiring of pod {number}: {said}");
-                Ok(took)
+                Ok(Wait { took, said: String::new() })
             }
             Side::Tortie => {
                 let answer = self.runtime.call("ADD", &self.call(number))?;
                 let took = begun.elapsed();
                 answer.success()?;
-                Ok(took)
+                Ok(Wait { took, said: answer.err })
             }
         }
     }
@@ -141,6 +151,11 @@ impl Crowd {
                 Ok(())
             }
         }
+    }
+
+    /// What the agent has logged so far.
+    pub fn log(&self) -> String {
+        self.node.agent.log()
     }
 
     fn call(&self, number: usize) -> Call {

@@ -10,6 +10,7 @@ mod idle;
 mod rounds;
 mod rules;
 mod setups;
+mod spent;
 
 use ::tests::Binaries;
 use anyhow::{Context as _, Result};

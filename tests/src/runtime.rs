@@ -22,6 +22,8 @@ pub struct Runtime {
     host: Arc<NetNs>,
     plugin: PathBuf,
     conf: Value,
+    /// Variables beside CNI's own.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// One call.
@@ -90,7 +92,14 @@ impl Runtime {
             "socket": socket,
             "ipam": { "type": "tortie" },
         });
-        Self { host, plugin: plugin.to_owned(), conf }
+        Self { host, plugin: plugin.to_owned(), conf, variables: Vec::new() }
+    }
+
+    /// The same runtime, with one more variable for the binary.
+    #[must_use]
+    pub fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
     }
 
     /// The network configuration, as the binary gets it.
@@ -135,6 +144,7 @@ impl Runtime {
             ("CNI_ARGS", call.args.clone()),
             ("CNI_PATH", PLUGINS.to_owned()),
         ];
+        variables.extend(self.variables.iter().cloned());
         if let Some(netns) = &call.netns {
             variables.push(("CNI_NETNS", netns.display().to_string()));
         }

@@ -72,7 +72,7 @@ fn admit<K: Kernel>(agent: &Agent<K>, prepare: &Prepare) -> Result<Option<Prepar
     let handle = handle_id(id).to_lowercase();
     match agent.journal.all().find(|known| known.id == *id || handle_id(&known.id).to_lowercase() == handle) {
         Some(known) if known.id == *id && known.pod == prepare.pod && known.delegated == prepare.delegated => {
-            Ok(Some(prepared(known, prepare.mac)))
+            Ok(Some(prepared(known)))
         }
         Some(known) => {
             let message =
@@ -104,7 +104,7 @@ fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &Ifac
 /// Addresses come later, from elsewhere.
 fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare) -> Reply {
     let attachment = attachment(prepare, &[], agent.node.mtu);
-    let answer = prepared(&attachment, prepare.mac);
+    let answer = prepared(&attachment);
     agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))?;
     Ok(Answer::Prepared(answer))
 }
@@ -133,7 +133,7 @@ fn conclude<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, outcome: Result<
     match (outcome, agent.journal.get(&prepare.id)) {
         (Ok(addresses), Some(known)) if known.addresses == addresses => {
             tracing::info!(pod = %prepare.pod, id = %prepare.id, ?addresses, "prepared");
-            Ok(Answer::Prepared(prepared(known, prepare.mac)))
+            Ok(Answer::Prepared(prepared(known)))
         }
         (outcome, _) => {
             let reason = outcome.err().unwrap_or_else(|| fault(TRY_AGAIN, "another request for this pod came between"));
@@ -155,8 +155,8 @@ fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
         id: prepare.id.clone(),
         pod: prepare.pod.clone(),
         host_interface: interface_of(prepare),
-        // Only commit knows the real one.
-        mac: prepare.mac.unwrap_or(Mac([0; 6])),
+        // Chosen here, so that commit has nothing new to write down.
+        mac: prepare.mac.unwrap_or_else(random_mac),
         addresses: addresses.to_vec(),
         mtu: prepare.mtu.unwrap_or(mtu),
         labels: prepare.labels.clone(),
@@ -165,10 +165,21 @@ fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
     }
 }
 
-fn prepared(attachment: &Attachment, mac: Option<Mac>) -> Prepared {
+/// A unicast address of local administration. Where the kernel has no random bytes, it chooses: all zero.
+fn random_mac() -> Mac {
+    let mut bytes = [0; 6];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    if filled != Ok(bytes.len()) {
+        return Mac([0; 6]);
+    }
+    bytes[0] = bytes[0] & 0xfe | 0x02;
+    Mac(bytes)
+}
+
+fn prepared(attachment: &Attachment) -> Prepared {
     Prepared {
         host_interface: attachment.host_interface.clone(),
-        mac,
+        mac: Some(attachment.mac).filter(|mac| mac.0 != [0; 6]),
         addresses: attachment.addresses.clone(),
         mtu: attachment.mtu,
     }

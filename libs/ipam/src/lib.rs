@@ -12,6 +12,6 @@ pub mod ledger;
 #[cfg(test)]
 mod prop;
 
-pub use affinity::{AffinityState, BlockAffinity, IpamHandle, handle_id};
+pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, handle_id};
 pub use block::{AllocationAttribute, Block, InvalidBlock};
 pub use ledger::{AssignError, Kept, Ledger, Request, Write};

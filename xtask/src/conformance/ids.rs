@@ -131,7 +131,12 @@ fn chain(words: &[&str], mut at: usize, first: Id, ids: &mut Vec<Id>) -> usize {
         let short = || Some((Id { number: behind.first()?.parse().ok()?, ..last }, 1));
         let greater = |found: &(Id, usize)| found.0.number > last.number;
         let full = id(behind).map(|id| (id, 2));
-        let Some((next, taken)) = full.or_else(|| short().filter(greater)) else { return at };
+        // An error code of the same suite: `cni_71_e50_..`.
+        let coded = || {
+            let suite = FAMILIES[last.family].prefix.trim_end_matches("-E");
+            Some((number_of(&format!("{suite}-E"), behind.first()?.strip_prefix('e')?)?, 1))
+        };
+        let Some((next, taken)) = full.or_else(coded).or_else(|| short().filter(greater)) else { return at };
         match link {
             Some("to") => ids.extend((last.number + 1..=next.number).map(|number| Id { number, ..last })),
             _ => ids.push(next),
@@ -180,6 +185,9 @@ mod tests {
         assert_eq!(names("calc_13_and_16_a_new_sandbox"), ["CALC-13", "CALC-16"]);
         assert_eq!(names("pkt_22_41_42_torn_headers"), ["PKT-22", "PKT-41", "PKT-42"]);
         assert_eq!(names("cni_e11_an_agent_that_is_away"), ["CNI-E11"]);
+        assert_eq!(names("cni_71_72_e50_the_addresses_are_exhausted"), ["CNI-71", "CNI-72", "CNI-E50"]);
+        assert_eq!(names("cni_e11_e50_and_cni_70_an_agent"), ["CNI-E11", "CNI-E50", "CNI-70"]);
+        assert_eq!(names("np_9_e50_is_no_code_of_that_suite"), ["NP-9"]);
     }
 
     #[test]
