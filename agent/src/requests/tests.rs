@@ -202,6 +202,30 @@ fn prepare_puts_nothing_in_force_and_repeating_it_gives_the_same_answer() {
 }
 
 #[test]
+fn an_add_for_another_pod_under_an_identity_that_is_attached_is_refused_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let first = bench.attached("c1", "a");
+    assert_eq!(code(&bench.ask(prepare("c1", "b"))), INVALID_CONFIG);
+    assert_eq!(bench.prepared("c1", "a"), first, "the one that is attached is told as before");
+    assert_eq!(bench.agent.kernel.endpoints, [id("c1")].into());
+}
+
+#[test]
+fn the_agent_chooses_a_mac_keeps_it_and_takes_another_that_the_wiring_tells() {
+    let mut bench = Bench::new();
+    let mac = bench.prepared("c1", "a").mac.expect("a MAC");
+    assert_eq!(mac.0[0] & 3, 2, "unicast, of local administration");
+    assert_eq!(bench.prepared("c1", "a").mac, Some(mac));
+    assert_ne!(bench.prepared("c2", "b").mac, Some(mac));
+    assert_eq!(bench.ask(commit("c1")), Ok(Answer::Done));
+    let told = Mac([2, 0, 0, 0, 0, 1]);
+    let kept = bench.prepared("c1", "a");
+    assert_eq!(kept.mac, Some(told), "as an older plugin, or another behind it, has it");
+    let bench = bench.restarted(&[kept.host_interface]);
+    assert_eq!(bench.agent.journal.get(&id("c1")).map(|known| known.mac), Some(told));
+}
+
+#[test]
 fn all_prepares_of_a_batch_get_addresses_of_their_own() {
     let mut bench = Bench::new();
     let asks = (0..20).map(|pod| prepare(&format!("c{pod}"), &format!("p{pod}"))).collect();

@@ -79,7 +79,8 @@ mod tests {
     use super::*;
 
     fn files(dir: &Path, names: impl Iterator<Item = String>) -> Vec<File> {
-        let file = |name: String| File { path: dir.join(&name), lasts: name.len().is_multiple_of(2), text: name.into_bytes() };
+        let file =
+            |name: String| File { path: dir.join(&name), lasts: name.len().is_multiple_of(2), text: name.into_bytes() };
         names.map(file).collect()
     }
 

@@ -123,6 +123,32 @@ fn an_empty_file_is_none_where_its_loss_harms_nobody_and_damage_elsewhere() -> O
 }
 
 #[test]
+fn nobody_writes_while_another_holds_the_lock() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let objects = Objects::open(dir.path())?;
+    let held = fs::File::create(dir.path().join(".tortie/.lock"))?;
+    held.lock()?;
+    let (begun, begin) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn({
+        let objects = objects.clone();
+        move || {
+            begun.send(()).expect("the test waits");
+            objects.write(&block("a", json!({})))
+        }
+    });
+    begin.recv()?;
+    // However long it takes: it is not there while the lock is held.
+    for _ in 0..100 {
+        assert_eq!(objects.get("IPAMBlock", "a")?, None);
+        std::thread::yield_now();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    drop(held);
+    assert!(writer.join().expect("no panic").is_ok());
+    Ok(())
+}
+
+#[test]
 fn a_temporary_file_left_by_a_killed_writer_is_no_object() -> Outcome {
     let dir = tempfile::tempdir()?;
     let objects = Objects::open(dir.path())?;
