@@ -180,7 +180,8 @@ impl Sweep {
                     *entry = *now;
                     self.words.contains_key(slot)
                 }
-                None => true,
+                // Cleared, if it was this commit that let it go.
+                None => self.retired.slots.contains(slot),
             },
             _ => true,
         }

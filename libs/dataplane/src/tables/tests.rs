@@ -543,6 +543,24 @@ proptest! {
 }
 
 #[test]
+fn a_pod_that_went_is_not_brought_back_by_what_an_earlier_commit_left() {
+    let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [Some((None, None)), None, None] };
+    sketch.addresses[4] = Some(0);
+    let mut tables = slow_tables();
+    tables.commit(&sketch.desired(), &guarded).expect("it fits");
+    tables.settle().expect("a sweep");
+    // Stamps the pod, and changes no word of it.
+    sketch.addresses[4] = None;
+    tables.commit(&sketch.desired(), &guarded).expect("it fits");
+    tables.commit(&Desired::default(), &guarded).expect("it fits");
+    // The fake asks after every write of either sweep.
+    tables.store.pass(1);
+    tables.sweep().expect("a sweep");
+    tables.settle().expect("a sweep");
+    assert_nothing_left(&tables);
+}
+
+#[test]
 fn a_pod_that_comes_does_not_wait_for_the_graces_of_the_one_before_and_a_word_that_changes_twice_does() {
     let rules = || Some(vec![rule(0, 80, SetAction::Allow)]);
     let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [None, None, None] };
