@@ -42,6 +42,8 @@ pub enum Event {
     Look,
     /// Somebody asks on the socket.
     Ask(Ask),
+    /// Who asked for a prepare with this deadline did not take the answer: it died.
+    Gone(AttachmentId, Instant),
     /// An input that cannot be done without has ended.
     Broken(String),
     /// End, leaving the kernel as it is.
@@ -175,7 +177,7 @@ impl<K: Kernel> Agent<K> {
     /// Takes in a batch and answers what can be answered.
     pub fn take(&mut self, events: Vec<Event>) {
         let mut laps = Laps::start();
-        let mut asks = Vec::new();
+        let (mut asks, mut gone) = (Vec::new(), Vec::new());
         for event in events {
             match event {
                 Event::Updates(batch) => self.learn(batch),
@@ -184,6 +186,7 @@ impl<K: Kernel> Agent<K> {
                     self.changed = true;
                 }
                 Event::Ask(ask) => asks.push(ask),
+                Event::Gone(id, deadline) => gone.push((id, deadline)),
                 Event::Look | Event::Broken(_) | Event::Stop => {}
             }
         }
@@ -193,6 +196,9 @@ impl<K: Kernel> Agent<K> {
         }
         let (asked, waiting) = (asks.len(), requests::start(self, asks));
         laps.lap("begin");
+        for (id, deadline) in gone {
+            requests::abandon(self, &id, deadline);
+        }
         let waited = waiting.len();
         self.apply_changes();
         laps.lap("apply");

@@ -9,7 +9,7 @@ use crate::{
 };
 use cni::{
     client::frame,
-    protocol::{Fault, MESSAGE_MAX, Reply, Request},
+    protocol::{Fault, MESSAGE_MAX, Operation, Reply, Request},
 };
 use std::{
     fs, io,
@@ -115,10 +115,15 @@ fn accept(listener: &UnixListener, owner: &SyncSender<Event>, metrics: &Metrics)
 }
 
 fn serve(mut stream: UnixStream, owner: &SyncSender<Event>, metrics: &Metrics) -> io::Result<()> {
+    let mut prepared = None;
     let reply = match receive(&mut stream)? {
         Ok(request) => {
             let (operation, begun) = (metrics::name(&request.operation), Instant::now());
-            let reply = ask(request, owner);
+            let deadline = begun + patience(&request);
+            if let Operation::Prepare(prepare) = &request.operation {
+                prepared = Some((prepare.id.clone(), deadline));
+            }
+            let reply = ask(request, deadline, owner);
             metrics.answered(operation, &reply, begun.elapsed());
             reply
         }
@@ -130,7 +135,16 @@ fn serve(mut stream: UnixStream, owner: &SyncSender<Event>, metrics: &Metrics) -
         frame(&serde_json::to_vec(&reply).unwrap_or_default())
     });
     stream.set_write_timeout(Some(TRANSFER))?;
-    stream.write_all(&message.map_err(io::Error::other)?)
+    let written = stream.write_all(&message.map_err(io::Error::other)?);
+    // A plugin that was killed before it had its answer: its DEL may have come before.
+    if let (Err(_), Some((id, deadline))) = (&written, prepared) {
+        let _ = owner.send(Event::Gone(id, deadline));
+    }
+    written
+}
+
+fn patience(request: &Request) -> Duration {
+    Duration::from_millis(request.deadline_ms).min(PATIENCE)
 }
 
 /// Reads and checks a request; the outer error is one that nobody can be told.
@@ -165,10 +179,10 @@ fn read_until(stream: &mut UnixStream, mut buffer: &mut [u8], end: Instant) -> i
     Ok(())
 }
 
-fn ask(request: Request, owner: &SyncSender<Event>) -> Reply {
-    let patience = Duration::from_millis(request.deadline_ms).min(PATIENCE);
+fn ask(request: Request, deadline: Instant, owner: &SyncSender<Event>) -> Reply {
+    let patience = patience(&request);
     let (reply, answer) = sync_channel(1);
-    let ask = Ask { operation: request.operation, deadline: Instant::now() + patience, reply };
+    let ask = Ask { operation: request.operation, deadline, reply };
     if owner.send(Event::Ask(ask)).is_err() {
         return Err(fault(11, "the agent is stopping; try again"));
     }
@@ -188,7 +202,7 @@ mod tests {
     use super::*;
     use cni::{
         client::{CallError, ask},
-        protocol::{Answer, Operation, Query},
+        protocol::{Answer, Query},
     };
 
     const LIMIT: Duration = Duration::from_secs(10);

@@ -167,10 +167,13 @@ impl Invocation<'_> {
             namespace: sandbox.as_fd(),
             forwarding: self.conf.forwarding,
         };
-        let Wired { mac, metric } = wiring.wire(self.deadline, &self.steps)?;
+        let wired = wiring.wire(self.deadline, &self.steps)?;
+        let Wired { mac, metric, .. } = wired;
         let addresses = self.delegate().map_or_else(Vec::new, |_| assigned.addresses.clone());
         self.tell(Operation::Commit { id: self.id(), mac, addresses })?;
         self.steps.end("commit");
+        wired.await_running()?;
+        self.steps.end("running");
         let attached = Attached {
             host: &prepared.host_interface,
             interface: &self.environment.interface,

@@ -11,7 +11,12 @@ use crate::{
 };
 use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
 use netlink::{LOOPBACK, Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
-use std::{net::IpAddr, os::fd::BorrowedFd};
+use std::{
+    net::IpAddr,
+    os::fd::BorrowedFd,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// The protocol number of routes that CNI plugins make: boot.
 const ROUTE_PROTOCOL: u8 = 3;
@@ -19,12 +24,32 @@ const ROUTE_PROTOCOL: u8 = 3;
 /// Below it the kernel puts IPv6 routes that name no metric.
 const METRIC_BASE: u32 = 1024;
 
+/// How long a pod's interface may take until it takes packets; that is a moment of the kernel's own.
+const RUNNING: Duration = Duration::from_millis(200);
+/// Between two looks at it.
+const RUNNING_PAUSE: Duration = Duration::from_millis(1);
+
 /// What only the wiring knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Wired {
     pub mac: Mac,
     /// Of the pod's routes through this interface; `None`: none was named.
     pub metric: Option<u32>,
+    /// The pod's interface, and a socket in its namespace.
+    index: Ifindex,
+    socket: Socket,
+}
+
+impl Wired {
+    /// After the host's side is up: until the kernel has set the queue of the pod's side to work, it drops what the pod sends,
+    /// and the first SYN comes again after a second. One that takes longer is no failure of ADD.
+    pub(crate) fn await_running(mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        while !self.socket.is_running(self.index)? && begun.elapsed() < RUNNING {
+            thread::sleep(RUNNING_PAUSE);
+        }
+        Ok(())
+    }
 }
 
 /// What to wire.
@@ -66,7 +91,7 @@ impl Wiring<'_> {
         }
         socket.set_alias(self.host, self.alias)?;
         steps.end("veth");
-        let wired = namespace::inside(self.namespace, || self.wire_pod(&mut deadline.socket()?, deadline))?;
+        let wired = namespace::inside(self.namespace, || self.wire_pod(deadline.socket()?, deadline))?;
         steps.end("pod");
         wired
     }
@@ -96,9 +121,9 @@ impl Wiring<'_> {
         Failure::new(Code::WIRING, message)
     }
 
-    fn wire_pod(&self, socket: &mut Socket, deadline: Deadline) -> Result<Wired, Failure> {
+    fn wire_pod(&self, mut socket: Socket, deadline: Deadline) -> Result<Wired, Failure> {
         self.set_sysctls()?;
-        let link = there(socket, self.interface)?;
+        let link = there(&mut socket, self.interface)?;
         // The first interface's routes are the pod's; another's stand behind them, for who binds to it.
         let metric = (self.interface.0 != FIRST_INTERFACE).then_some(METRIC_BASE + link.index.0);
         deadline.left()?;
@@ -118,7 +143,7 @@ impl Wiring<'_> {
             Ok(())
         })?;
         let without = || Failure::new(Code::WIRING, format!("{} in the pod has no MAC", self.interface));
-        Ok(Wired { mac: link.mac.ok_or_else(without)?, metric })
+        Ok(Wired { mac: link.mac.ok_or_else(without)?, metric, index: link.index, socket })
     }
 
     /// In the pod's namespace only.

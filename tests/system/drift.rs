@@ -157,6 +157,10 @@ fn an_agent_whose_pins_are_removed_goes_on_without_a_gap_and_pins_again() -> Res
         let refused = (s.pod("x/a")?.address(), 5301).into();
         let (from, to) = ends("x/c")?;
         let refused = Steady::start(from, to, refused, 64, Duration::from_millis(1))?;
+        wait_until("every program is attached by a link", PATIENCE, || {
+            let pins = fs::read_dir(s.node.bpffs().join("links")).context("the links' pins")?;
+            Ok(pins.flatten().all(|pin| pin.file_type().is_ok_and(|kind| kind.is_file())))
+        })?;
         harm(s, "program", "all pins removed", |s| Ok(fs::remove_dir_all(s.node.bpffs())?))?;
         wait_until("the maps are pinned again", PATIENCE, || Ok(repaired(s, "pin")? > 0))?;
         wait_until("every link is pinned again", PATIENCE, || {

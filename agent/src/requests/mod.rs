@@ -19,6 +19,7 @@ use cni::protocol::{Answer, Fault, Operation, Reply};
 use model::AttachmentId;
 use std::{sync::mpsc::SyncSender, time::Instant};
 
+pub use prepare::abandon;
 pub use remove::release;
 
 /// CNI: try again later.

@@ -37,7 +37,13 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut open = Vec::new();
     for ask in asks {
         match admit(agent, &ask.prepare) {
-            Ok(Some(prepared)) => answer(&ask.reply, Ok(Answer::Prepared(prepared))),
+            Ok(Some(prepared)) => {
+                // Who asks again has it anew.
+                if let Some(end) = agent.abandoned.get_mut(&ask.prepare.id) {
+                    *end = ask.deadline + GRACE;
+                }
+                answer(&ask.reply, Ok(Answer::Prepared(prepared)));
+            }
             Ok(None) => {
                 displaced.extend(displace(agent, &ask.prepare.id, &interface_of(&ask.prepare)));
                 agent.abandoned.insert(ask.prepare.id.clone(), ask.deadline + GRACE);
@@ -54,6 +60,13 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
         assign(agent, open);
     }
     displaced
+}
+
+/// Whoever asked for this prepare, and nobody since, is dead: no commit follows.
+pub fn abandon<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, deadline: Instant) {
+    if let Some(end) = agent.abandoned.get_mut(id).filter(|end| **end == deadline + GRACE) {
+        *end = Instant::now();
+    }
 }
 
 fn interface_of(prepare: &Prepare) -> IfaceName {

@@ -392,6 +392,25 @@ fn what_was_prepared_for_somebody_who_never_came_back_is_undone() {
 }
 
 #[test]
+fn what_was_prepared_for_a_plugin_that_died_before_its_answer_is_undone_soon_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.attached("c0", "z");
+    let (event, answer) = asked(prepare("c1", "a"));
+    let Event::Ask(ask) = &event else { panic!("an ask") };
+    let deadline = ask.deadline;
+    bench.agent.take(vec![event]);
+    assert!(answer.recv().expect("an answer").is_ok());
+    // Of another asker, or of what is committed.
+    let gone = |id, deadline| Event::Gone(id, deadline);
+    bench.agent.take(vec![gone(id("c1"), deadline - Duration::from_secs(1)), gone(id("c0"), deadline)]);
+    bench.agent.tick();
+    assert_eq!((bench.held("c0"), bench.held("c1")), (1, 1));
+    bench.agent.take(vec![gone(id("c1"), deadline)]);
+    bench.agent.tick();
+    assert_eq!((bench.held("c0"), bench.held("c1")), (1, 0));
+}
+
+#[test]
 fn names_that_cannot_name_an_object_are_refused() {
     let mut bench = Bench::new();
     for container in ["", "../x", "a b"] {

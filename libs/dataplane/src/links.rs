@@ -209,6 +209,8 @@ impl Guards for Links {
     fn mend(&mut self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, AttachError> {
         let found = self.found(hook, ifindex).map_err(|error| failed(hook, ifindex, error.as_ref()))?;
         if let Some(found) = found {
+            // Others were at it: what failed before may do now.
+            self.stuck.clear();
             let link = self.put_again(hook, ifindex, found).map_err(|error| failed(hook, ifindex, error.as_ref()))?;
             self.attached.insert((ifindex, hook), link);
         }

@@ -102,6 +102,17 @@ impl Socket {
         self.one_link(About { operation: "get link", object: &index_text(index) }, indexed(index))
     }
 
+    /// Whether a link takes packets: up, with a carrier, its queue at work. Where a carrier came just now, the kernel sets the
+    /// queue to work before it answers (Linux 6.7 and later), or soon after.
+    ///
+    /// # Errors
+    /// As [`Socket::link_by_index`].
+    pub fn is_running(&mut self, index: Ifindex) -> Result<bool, Error> {
+        let about = About { operation: "get link", object: &index_text(index) };
+        let answer = self.get(about, Message::GetLink(indexed(index)))?;
+        Ok(matches!(answer, Message::NewLink(link) if link.header.flags.contains(LinkFlags::Running)))
+    }
+
     /// Makes a veth pair whose other end appears straight in another namespace. Both ends are down.
     ///
     /// # Errors
