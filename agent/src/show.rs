@@ -18,9 +18,9 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
-const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod interface addresses inForce policy protocol source \
+const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod interface addresses inForce policy tier protocol source \
     sourcePort sourcePod destination destinationPort destinationPod state direction judged decides \
-    reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors nets members endpoints attachments pods namespaces policies \
+    reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
     driftRepaired problems damagedRecords";
 /// Numbers of the programs' own, for who debugs them: in JSON and YAML only.

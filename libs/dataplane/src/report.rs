@@ -20,12 +20,13 @@ use abi::{
     verdict::DROP_REASONS,
 };
 use calc::EndpointSpec;
-use model::{AttachmentId, PodId, Protocol};
+use model::{AttachmentId, PodId, Protocol, Selector};
 use policy::Decider;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// The tables there are.
@@ -130,10 +131,14 @@ impl<'a> Reporter<'a> {
         for (net, entry) in &self.image().nets {
             members.entry(entry.class).or_default().push(prefix::text(net));
         }
-        let row = |(class, id): (&std::sync::Arc<policy::Class>, &u32)| {
+        let row = |(class, id): (&Arc<policy::Class>, &u32)| {
+            let texts =
+                |selectors: &BTreeSet<Arc<Selector>>| selectors.iter().map(ToString::to_string).collect::<Vec<_>>();
             json!({
                 "class": id,
-                "selectors": class.selectors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "selectors": texts(&class.selectors),
+                "unsure": texts(&class.unsure),
+                "nodeSelectors": texts(&class.nodes),
                 "nets": class.nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "members": members.get(id).cloned().unwrap_or_default(),
             })
@@ -142,7 +147,7 @@ impl<'a> Reporter<'a> {
     }
 
     fn rule_sets(&self) -> Vec<Value> {
-        let row = |(set, id): (&std::sync::Arc<policy::RuleSet>, &u32)| {
+        let row = |(set, id): (&Arc<policy::RuleSet>, &u32)| {
             let users = self.image().endpoints.values();
             let users = users.filter(|entry| entry.ingress.new() == *id || entry.egress.new() == *id).count();
             let rows: Vec<_> = self.image().rows.iter().filter(|(key, _)| key.set == *id).map(|(_, row)| row).collect();

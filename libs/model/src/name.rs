@@ -118,17 +118,21 @@ pub struct PolicyId {
     pub kind: PolicyKind,
 }
 
-impl PolicyId {
-    /// The bytes of `name/namespace/kind`. A name ends before the slash, and `-` and `.` come before it.
-    fn sorted_as(&self) -> impl Iterator<Item = u8> + '_ {
-        let parts = [self.name.as_str(), "/", &self.namespace.0, "/", self.kind.sorted_as()];
-        parts.into_iter().flat_map(str::bytes)
-    }
+/// As text that goes on with a slash: `-` and `.` come before it.
+fn before_slash(one: &str, other: &str) -> Ordering {
+    let shared = one.len().min(other.len());
+    let (of_one, of_other) = (one.as_bytes(), other.as_bytes());
+    let next = |bytes: &[u8]| bytes.get(shared).copied().unwrap_or(b'/');
+    of_one[..shared].cmp(&of_other[..shared]).then_with(|| next(of_one).cmp(&next(of_other)))
 }
 
 impl Ord for PolicyId {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.sorted_as().cmp(other.sorted_as())
+        before_slash(&self.name, &other.name)
+            .then_with(|| before_slash(&self.namespace.0, &other.namespace.0))
+            .then_with(|| self.kind.sorted_as().cmp(other.kind.sorted_as()))
+            // Names of objects hold no slash; whatever does is told apart all the same.
+            .then_with(|| (&self.name, &self.namespace).cmp(&(&other.name, &other.namespace)))
     }
 }
 

@@ -76,17 +76,13 @@ impl Builder<'_> {
         PolicyRules { id: policy.id.clone(), rules: self.rules(policy.rules(self.direction), applies) }
     }
 
-    /// A pass leads nowhere from a profile: it refuses (felix/bpf/polprog, writeProfile).
     fn profiles(&mut self) -> Profiles {
         let given = &self.subject.profiles;
         if given.is_empty() {
             return Profiles::Implied;
         }
         let rules = given.iter().map(|profile| {
-            let mut rules = self.rules(profile.rules(self.direction), Truth::Yes);
-            for rule in &mut rules {
-                rule.action = if rule.action == SetAction::Pass { SetAction::Deny } else { rule.action };
-            }
+            let rules = self.rules(profile.rules(self.direction), Truth::Yes);
             ProfileRules { name: profile.name.clone(), rules }
         });
         Profiles::Given(rules.collect())

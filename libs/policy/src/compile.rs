@@ -88,6 +88,7 @@ fn paint_profiles(canvas: &mut Canvas, set: &RuleSet, class: &Class) {
                 let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
                     None => continue,
                     Some(SetAction::Allow) => Verdict::Allow,
+                    // There is no further tier to pass it to (felix/bpf/polprog, writeProfile).
                     Some(SetAction::Deny | SetAction::Pass) => Verdict::Deny,
                 };
                 for xs in xs_of(&rule.packet, class).ranges() {

@@ -65,7 +65,10 @@ fn cal_1_a_tier_that_nobody_made_comes_last_and_ends_in_deny() {
     let nowhere = to_a("nowhere", "p", [from("pod == 'b'", Action::Allow)]).at(-9.0);
     assert_eq!(cast([nowhere.clone()]).reach("x/a"), "x/b y/b z/b");
     let baseline = to_a(BASELINE, "p", [from("pod == 'c'", Action::Allow), from("pod == 'b'", Action::Deny)]);
-    assert_eq!(cast([nowhere, baseline]).reach("x/a"), "x/c y/c z/c");
+    assert_eq!(cast([nowhere.clone(), baseline]).reach("x/a"), "x/c y/c z/c");
+    let mut unordered = cast([nowhere, to_a("zone", "p", [from("pod == 'b'", Action::Deny)])]);
+    unordered.0.tiers.push(Tier { order: Order::Unset, ..tier("zone", 0.0, TierEnd::Deny) });
+    assert_eq!(unordered.reach("x/a"), "", "after a tier that was made without an order, whatever the names");
 }
 
 #[test]
@@ -147,6 +150,8 @@ fn cal_4_the_accounts_profile_is_asked_after_the_namespaces() {
     ];
     let lets = |cast: &Cast, from: &str| cast.lets(from, "x/a", TCP, 80);
     assert!(lets(&cast, "y/b") && lets(&cast, "y/c") && !lets(&cast, "y/a"));
+    cast.0.profiles[0].ingress[0] = from("pod in {'b', 'c'}", Action::Deny);
+    assert!(lets(&cast, "y/b") && !lets(&cast, "y/c"), "what the namespace's allows is not asked of the account's");
     cast.0.profiles.remove(1);
     assert!(lets(&cast, "y/a"), "the implied one of the namespace comes first, and allows everything");
 }
