@@ -283,3 +283,20 @@ fn cleaned(made: bool, used: bool, left: usize) {
     assert_eq!(attached(&kernel), used.then_some(name).into_iter().collect(), "made {made}, used {used}");
     assert_eq!(links_with_clsact(), left, "made {made}, used {used}");
 }
+
+#[test]
+fn pins_that_are_removed_while_programs_move_to_links_hold_no_link_up() {
+    // Whether this kernel has links.
+    if ways().len() < 2 {
+        return;
+    }
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        let links = kernel.pins_dir().with_file_name("links");
+        std::fs::remove_dir_all(&links).expect("pins can be removed");
+        while kernel.upgrade() {}
+        kernel.look(&scenario());
+        let pinned = std::fs::read_dir(&links).expect("the folder is there again").count();
+        assert_eq!(pinned, 5, "two pods' and the uplink's: {:?}", attached(&kernel));
+    });
+}

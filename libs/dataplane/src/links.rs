@@ -223,7 +223,8 @@ impl Guards for Links {
 
     fn upgrade(&mut self) -> Result<bool, AttachError> {
         let Some((ifindex, hook)) = self.next_filter() else { return Ok(false) };
-        match self.put_link(hook, ifindex) {
+        // Others may have removed the pins' folders since the last look.
+        match pins::prepare(&self.bpffs).map_err(Into::into).and_then(|()| self.put_link(hook, ifindex)) {
             Ok(link) => {
                 self.attached.insert((ifindex, hook), Held::Link(link));
                 Ok(true)
