@@ -32,7 +32,7 @@ pub fn complain(skb: Skb, hook: Hook, fault: Fault, ifindex: u32) -> i32 {
         Fault::Prohibited => (PROHIBITED, 0),
     };
     // The verifier then looks at what follows once, not once for each number.
-    apart(skb.0, Skb::unknown(kind), Skb::unknown(mtu), ifindex, u32::from(hook == Hook::FromUplink))
+    apart(skb.0, skb.unknown(kind), skb.unknown(mtu), ifindex, u32::from(hook == Hook::FromUplink))
 }
 
 const EXPIRED: u32 = 0;
@@ -97,17 +97,15 @@ fn is_for_the_stack(skb: Skb, state: &State, fault: Fault) -> bool {
 fn write(skb: Skb, state: &mut State, fault: Fault, source: &Address) -> bool {
     let State { packet, ether, head, .. } = state;
     let quoted = icmp_error::quoted(packet.v6, packet.length);
-    let room = if packet.v6 { HEAD_V6 } else { HEAD_V4 } as u32 - L3;
-    if !skb.resize(L3 + quoted) || !skb.widen(room as i32) {
+    let head_len = if packet.v6 { HEAD_V6 } else { HEAD_V4 } as u32;
+    if !skb.resize(L3 + quoted) || !skb.widen((head_len - L3) as i32) {
         return false;
     }
-    let mut letter = Letter { source, destination: &packet.source, mac: &ether.source, quoted, sum: 0 };
+    let letter = Letter { source, destination: &packet.source, mac: &ether.source, quoted, sum: skb.sum(head_len) };
     if packet.v6 {
-        letter.sum = skb.sum(HEAD_V6 as u32);
         icmp_error::head_v6(fault, &letter, head);
         skb.store_head::<HEAD_V6>(head)
     } else {
-        letter.sum = skb.sum(HEAD_V4 as u32);
         icmp_error::head_v4(fault, &letter, head);
         skb.store_head::<HEAD_V4>(head)
     }

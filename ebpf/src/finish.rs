@@ -48,7 +48,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
     match verdict {
         Verdict::Untouched | Verdict::ToHost => Ok(NEXT),
         Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex)?),
-        Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, state, ifindex)?),
+        Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, ifindex)?),
         // Before the pod's interface there is nothing left to forward.
         Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(NEXT),
         Verdict::ByRoute => {

@@ -6,7 +6,7 @@
 use abi::conntrack::{CT_HOST_OPENED, CT_RESET, STATE_ANSWERED, owner_of};
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
-use abi::{ConntrackEntry, DropReason};
+use abi::{Address, ConntrackEntry, DropReason};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
 use crate::conntrack::{self, Currency, Opening, Tracked};
@@ -56,9 +56,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             }
         }
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
-        let opener = end_of(self.tables, state.generation, opening.opener)?;
-        let responder = end_of(self.tables, state.generation, opening.responder)?;
-        let x = opening.x;
+        let opener = self.end_of(state, opening.opener)?;
+        let responder = self.end_of(state, opening.responder)?;
+        let x = self.frame.unknown(opening.x);
         let known = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match known {
             Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: None },
@@ -80,6 +80,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 Ok(Some(slots.1))
             }
         }
+    }
+
+    /// Owner and class of an address, of which the verifier forgets how they were found.
+    #[inline(always)]
+    fn end_of(&self, state: &State, address: &Address) -> Result<End, DropReason> {
+        let end = end_of(self.tables, state.generation, address)?;
+        Ok(End { slot: self.frame.unknown(end.slot), class: self.frame.unknown(end.class) })
     }
 
     /// The packet of a flow that is in force.

@@ -17,8 +17,8 @@ pub fn resolve<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut Fragmen
 
 /// Over its first no later fragment must lie: the receiver might take those bytes for the ports. Of IPv6 nothing must lie
 /// over anything (RFC 5722), so there a second, different first loses the packet; of IPv4, whose identifications soon
-/// come again, it is the first of another packet. A function of its own in the programs, too: it is rare.
-#[inline(never)]
+/// come again, it is the first of another packet. No call in the programs, though it is rare (see `options::check`).
+#[inline(always)]
 fn resolve_part<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut FragmentKey) -> Result<(), DropReason> {
     if packet.fragment == Fragment::First && !packet.v6 {
         return Ok(());
@@ -49,7 +49,7 @@ pub fn remember<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKe
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn remember_first<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKey) {
     let ports = FragmentPorts {
         source: packet.source_port.to_ne_bytes(),

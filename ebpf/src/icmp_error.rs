@@ -99,9 +99,10 @@ pub const fn quoted(v6: bool, length: u32) -> u32 {
     if length < room { length } else { room }
 }
 
-/// Room for the headers of either family, as words, so that they are written and summed by words. The frame begins at
-/// [`HEAD_AT`]: what follows the Ethernet header then lies aligned. The programs keep it outside their stack.
-pub type Head = [u64; 8];
+/// Room for the headers of either family, or for a neighbour advertisement, as words, so that they are written and summed
+/// by words. The frame begins at [`HEAD_AT`]: what follows the Ethernet header then lies aligned. The programs keep it
+/// outside their stack.
+pub type Head = [u64; 11];
 /// Bytes before the frame.
 pub const HEAD_AT: usize = 2;
 
@@ -151,8 +152,9 @@ pub fn head_v6(fault: Fault, letter: &Letter<'_>, head: &mut Head) {
     head[7] = message(checksum(letter.sum + pseudo + addresses + halves(message([0; 2]))));
 }
 
+/// Writes an Ethernet header from the gateway.
 #[inline(always)]
-fn ethernet(head: &mut Head, mac: &[u8; 6], [e0, e1]: [u8; 2]) {
+pub(crate) fn ethernet(head: &mut Head, mac: &[u8; 6], [e0, e1]: [u8; 2]) {
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (*mac, GATEWAY_MAC);
     head[0] = word([0, 0, a, b, c, d, e, f]);
     head[1] = word([g, h, i, j, k, l, e0, e1]);
@@ -160,7 +162,7 @@ fn ethernet(head: &mut Head, mac: &[u8; 6], [e0, e1]: [u8; 2]) {
 
 /// Eight bytes as they lie in memory.
 #[inline(always)]
-const fn word(bytes: [u8; 8]) -> u64 {
+pub(crate) const fn word(bytes: [u8; 8]) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
@@ -217,7 +219,7 @@ mod tests {
         let sum = pairs.map(u64::from).sum();
         let letter = Letter { source, destination, mac, quoted: quote.len() as u32, sum };
         // What another packet left in the room is no part of this one.
-        let mut head = [u64::MAX; 8];
+        let mut head = [u64::MAX; 11];
         if v6 {
             head_v6(fault, &letter, &mut head)
         } else {

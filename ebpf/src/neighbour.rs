@@ -6,7 +6,7 @@
 use abi::endpoint::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 use abi::{Address, DropReason, Endpoint};
 
-use crate::icmp_error::{checksum, halves};
+use crate::icmp_error::{Head, checksum, ethernet, halves, word};
 use crate::parse::{Ether, L3, Packet, protocol};
 use crate::policy::end_of;
 use crate::tables::{Frame, Tables};
@@ -170,46 +170,29 @@ pub fn arp_reply(request: &[u8; ARP_FRAME]) -> [u8; ARP_FRAME] {
 /// The advertisement that answers a solicitation for `target` from `source` at `mac`: router, override, and solicited.
 /// Whoever asked from no address is told with everybody (RFC 4861 §7.2.4).
 #[inline(always)]
-#[must_use]
-pub fn advertisement(mac: [u8; 6], source: [u8; 16], target: [u8; 16]) -> [u8; ADVERTISEMENT_FRAME] {
-    let asked = source != [0; 16];
-    let (mac, source) = if asked { (mac, source) } else { (ALL_NODES_MAC, ALL_NODES) };
-    let mut frame = [0; ADVERTISEMENT_FRAME];
-    frame[..6].copy_from_slice(&mac);
-    frame[6..12].copy_from_slice(&GATEWAY_MAC);
-    frame[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
-    frame[22..38].copy_from_slice(&target);
-    frame[38..54].copy_from_slice(&source);
-    frame[54] = ADVERTISEMENT;
-    frame[58] = if asked { 0b1110_0000 } else { 0b1010_0000 };
-    frame[62..78].copy_from_slice(&target);
-    frame[78..80].copy_from_slice(&[2, 1]);
-    frame[80..].copy_from_slice(&GATEWAY_MAC);
-    let [high, low] = advertisement_checksum(source, target, frame[58]);
-    frame[56] = high;
-    frame[57] = low;
-    frame
-}
-
-/// The ICMPv6 checksum of such an advertisement (RFC 4443 §2.3): pseudo header and message, of which only the two
-/// addresses vary. The target stands there twice: as the source address and in the message.
-#[inline(always)]
-fn advertisement_checksum(source: [u8; 16], target: [u8; 16], flags: u8) -> [u8; 2] {
-    const FIXED: u32 = 32 + 58 + 0x8800 + 0x0201 + 3 * 0xeeee;
-    let mut sum = FIXED + (u32::from(flags) << 8);
-    for index in 0..8 {
-        sum += u32::from(u16::from_be_bytes([source[2 * index], source[2 * index + 1]]));
-        sum += 2 * u32::from(u16::from_be_bytes([target[2 * index], target[2 * index + 1]]));
-    }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    (!(sum as u16)).to_be_bytes()
+pub fn advertisement(mac: &[u8; 6], source: Address, target: Address, head: &mut Head) {
+    let asked = source != Address::default();
+    let (mac, source) = if asked { (mac, source) } else { (&ALL_NODES_MAC, Address::from_bytes(ALL_NODES)) };
+    let flags = if asked { 0b1110_0000 } else { 0b1010_0000 };
+    let [a, b, c, d, e, f] = GATEWAY_MAC;
+    ethernet(head, mac, [0x86, 0xdd]);
+    head[2] = word([0x60, 0, 0, 0, 0, 32, protocol::ICMPV6, 255]);
+    [head[3], head[4]] = target.0;
+    [head[5], head[6]] = source.0;
+    [head[8], head[9]] = target.0;
+    head[10] = word([2, 1, a, b, c, d, e, f]);
+    let message = |[c0, c1]: [u8; 2]| word([ADVERTISEMENT, 0, c0, c1, flags, 0, 0, 0]);
+    let pseudo = halves(word([0, 32, 0, protocol::ICMPV6, 0, 0, 0, 0])) + halves(source.0[0]) + halves(source.0[1]);
+    // The target stands there twice: as the source address and in the message.
+    let targets = 2 * (halves(target.0[0]) + halves(target.0[1]));
+    head[7] = message(checksum(pseudo + targets + halves(head[10]) + halves(message([0; 2]))));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake::{Node, mac};
+    use crate::icmp_error::HEAD_AT;
     use crate::walk::Verdict;
 
     fn arp(sender: [u8; 4], target: [u8; 4]) -> [u8; ARP_FRAME] {
@@ -247,15 +230,22 @@ mod tests {
 
     #[test]
     fn pkt_6_an_advertisement_has_a_correct_checksum() {
-        let source = core::array::from_fn(|index| 0xf0 + index as u8);
+        let somebody = core::array::from_fn(|index| 0xf0 + index as u8);
         let target = core::array::from_fn(|index| 3 * index as u8);
-        let frame = advertisement(mac(2), source, target);
-        let words = frame[22..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-        let mut sum: u32 = words.sum::<u32>() + 32 + 58;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
+        for (source, receiver, to, flags) in
+            [(somebody, somebody, mac(2), 0xe0), ([0; 16], ALL_NODES, ALL_NODES_MAC, 0xa0)]
+        {
+            // What another packet left in the room is no part of this one.
+            let mut head = [u64::MAX; 11];
+            advertisement(&mac(2), Address::from_bytes(source), Address::from_bytes(target), &mut head);
+            let bytes: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let frame = &bytes[HEAD_AT..][..ADVERTISEMENT_FRAME];
+            assert_eq!(frame[..14], [&to[..], &GATEWAY_MAC, &[0x86, 0xdd]].concat());
+            assert_eq!(frame[14..54], [&[0x60, 0, 0, 0, 0, 32, 58, 255], &target[..], &receiver].concat());
+            assert_eq!((frame[54], frame[55], &frame[58..62]), (136, 0, &[flags, 0, 0, 0][..]));
+            assert_eq!(frame[62..], [&target[..], &[2, 1], &GATEWAY_MAC].concat());
+            let words = frame[22..].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+            assert_eq!((words.sum::<u32>() + 32 + 58) % 0xffff, 0);
         }
-        assert_eq!(sum, 0xffff);
-        assert_eq!((frame[21], frame[54], frame[58]), (255, 136, 0xe0));
     }
 }

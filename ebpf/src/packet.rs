@@ -17,8 +17,9 @@ use ebpf::tables::{Arrival, Frame};
 /// Headers begin up to here. The longest chain that is walked ends before: what begins later counts as torn.
 const NEAR: u32 = 255;
 
-/// Words of eight bytes summed at most: an ICMP error quotes no more than this many.
-const SUMMED: u32 = 154;
+/// Bytes summed at most: an ICMP error quotes no more. They lie at offsets of so many bits.
+const SUMMED: u32 = 1280;
+const SUMMED_MASK: u32 = 2047;
 /// Room behind the Ethernet header, include/uapi/linux/bpf.h.
 const BPF_ADJ_ROOM_MAC: u32 = 1;
 /// A checksum that hardware summed over the packet follows what is written.
@@ -132,29 +133,47 @@ impl Skb {
 
     /// The sum of all 16-bit words from `at` to the linear part's end, as they lie in memory, not folded.
     #[inline(always)]
-    pub fn sum(self, at: u32) -> u64 {
-        let (data, end) = self.linear();
-        let (mut place, mut sum) = (data + at as usize, 0u64);
-        // SAFETY: each read lies before the end; see `read_words` for the alignment.
-        unsafe {
-            for _ in 0..SUMMED {
-                if place + 8 > end {
-                    break;
-                }
-                let word = ptr::read_volatile(place as *const u64);
+    pub fn sum(self, mut at: u32) -> u64 {
+        let most = self.sum_by::<32>(&mut at, SUMMED / 32);
+        most + self.sum_by::<8>(&mut at, 3) + self.sum_of_rest(at)
+    }
+
+    /// The same of `N` bytes a turn, as long as there are so many.
+    #[inline(always)]
+    fn sum_by<const N: usize>(self, at: &mut u32, turns: u32) -> u64 {
+        let mut sum = 0;
+        for _ in 0..turns {
+            // With the place known the verifier would remember each turn, and each number of words that may be the last.
+            *at = within::<SUMMED_MASK>(self.unknown(*at));
+            let Some(place) = self.place::<N>(*at) else {
+                break;
+            };
+            for index in 0..N / 8 {
+                // SAFETY: `place` checked that N bytes lie there; see `read_words` for the alignment.
+                let word = unsafe { ptr::read_volatile(place.cast::<u64>().add(index)) };
                 sum += (word & 0xffff_ffff) + (word >> 32);
-                place += 8;
             }
-            if place + 4 <= end {
-                sum += u64::from(ptr::read_volatile(place as *const u32));
-                place += 4;
+            *at += N as u32;
+        }
+        sum
+    }
+
+    /// The same for the last bytes, fewer than eight.
+    #[inline(always)]
+    fn sum_of_rest(self, mut at: u32) -> u64 {
+        let mut sum = 0;
+        // SAFETY: as in `sum`.
+        unsafe {
+            if let Some(place) = self.place::<4>(at) {
+                sum += u64::from(ptr::read_volatile(place.cast::<u32>()));
+                at += 4;
             }
-            if place + 2 <= end {
-                sum += u64::from(ptr::read_volatile(place as *const u16));
-                place += 2;
+            if let Some(place) = self.place::<2>(at) {
+                sum += u64::from(ptr::read_volatile(place.cast::<u16>()));
+                at += 2;
             }
-            if place < end {
-                sum += u64::from(ptr::read_volatile(place as *const u8));
+            if let Some(place) = self.place::<1>(at) {
+                sum += u64::from(ptr::read_volatile(place.cast::<u8>()));
             }
         }
         sum
@@ -275,23 +294,35 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn load_at<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if at > NEAR { None } else { self.load(bounded(at)) }
+        if at > NEAR { None } else { self.load(within::<NEAR>(at)) }
     }
 
     #[inline(always)]
-    fn unknown(number: u32) -> u32 {
+    fn unknown(&self, number: u32) -> u32 {
         let mut number = u64::from(number);
-        // SAFETY: two instructions on one register, of which the second undoes the first.
-        unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) number, options(pure, nomem, nostack)) };
+        // SAFETY: a load from the context, which no verifier knows the value of, and two instructions on a register, of
+        // which the second undoes the first.
+        unsafe {
+            asm!(
+                "{any} = *(u32 *)({context} + {len_at})",
+                "{number} ^= {any}",
+                "{number} ^= {any}",
+                context = in(reg) self.0,
+                any = out(reg) _,
+                number = inout(reg) number,
+                len_at = const offset_of!(__sk_buff, len),
+                options(pure, readonly, nostack),
+            );
+        }
         number as u32
     }
 }
 
 /// The same offset, bounded by an instruction that the compiler cannot prove away and the verifier therefore sees.
 #[inline(always)]
-fn bounded(at: u32) -> u32 {
+fn within<const MASK: u32>(at: u32) -> u32 {
     let mut at = u64::from(at);
     // SAFETY: one arithmetic instruction on one register.
-    unsafe { asm!("{0} &= 255", inout(reg) at, options(pure, nomem, nostack)) };
+    unsafe { asm!("{0} &= {1}", inout(reg) at, const MASK, options(pure, nomem, nostack)) };
     at as u32
 }

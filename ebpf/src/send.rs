@@ -7,7 +7,7 @@ use core::mem;
 
 use abi::endpoint::{ENDPOINT_QUEUED, GATEWAY_MAC};
 use abi::{Address, DropReason, Endpoint};
-use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop};
+use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup as FibLookup, bpf_redir_neigh as NextHop};
 use aya_ebpf::helpers::generated::{
     bpf_check_mtu, bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
     bpf_skb_change_type,
@@ -19,6 +19,7 @@ use ebpf::parse::{L3, Packet};
 use ebpf::tables::Frame;
 use ebpf::walk::State;
 
+use crate::maps;
 use crate::packet::{PACKET_HOST, Skb};
 
 /// On to the next program, or the stack.
@@ -184,22 +185,30 @@ fn by_neighbour(found: &FibLookup) -> i64 {
 /// Turns an ARP request into its reply and gives it back to the pod that asked.
 #[inline(always)]
 pub fn answer_arp(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
-    let request = skb.load::<ARP_FRAME>(0).ok_or(DropReason::ForwardFailed)?;
-    if !skb.store_far(0, &neighbour::arp_reply(&request)) {
-        return Err(DropReason::ForwardFailed);
-    }
-    give_back(skb, ifindex)
+    if write_reply(skb.0) { give_back(skb, ifindex) } else { Err(DropReason::ForwardFailed) }
+}
+
+/// Apart, like the other rare ways: its stack is its own.
+#[inline(never)]
+fn write_reply(skb: *mut __sk_buff) -> bool {
+    let skb = Skb(skb);
+    skb.load::<ARP_FRAME>(0).is_some_and(|request| skb.store_far(0, &neighbour::arp_reply(&request)))
 }
 
 /// Turns a neighbour solicitation into its advertisement and gives it back to the pod that asked.
 #[inline(always)]
-pub fn answer_solicitation(skb: Skb, state: &State, ifindex: u32) -> Result<i32, DropReason> {
-    let target = skb.load::<16>(TARGET_AT).ok_or(DropReason::ForwardFailed)?;
-    let frame = neighbour::advertisement(state.ether.source, state.packet.source.to_bytes(), target);
-    if !skb.resize(ADVERTISEMENT_FRAME as u32) || !skb.store_far(0, &frame) {
-        return Err(DropReason::ForwardFailed);
-    }
-    give_back(skb, ifindex)
+pub fn answer_solicitation(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
+    if write_advertisement(skb.0) { give_back(skb, ifindex) } else { Err(DropReason::ForwardFailed) }
+}
+
+#[inline(never)]
+fn write_advertisement(skb: *mut __sk_buff) -> bool {
+    let skb = Skb(skb);
+    let (Some(State { ether, packet, head, .. }), Some(target)) = (maps::state(), skb.load::<16>(TARGET_AT)) else {
+        return false;
+    };
+    neighbour::advertisement(&ether.source, packet.source, Address::from_bytes(target), head);
+    skb.resize(ADVERTISEMENT_FRAME as u32) && skb.store_head::<ADVERTISEMENT_FRAME>(head)
 }
 
 /// Back to the pod that sent it.

@@ -111,7 +111,7 @@ pub trait Frame {
         self.load(at)
     }
     /// The same number, of which the verifier knows nothing any more: else it follows every turn of a loop up apart.
-    fn unknown(number: u32) -> u32 {
+    fn unknown(&self, number: u32) -> u32 {
         number
     }
     /// Whether the frame has no byte at all.

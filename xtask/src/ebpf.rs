@@ -36,6 +36,8 @@ fn cargo_build(paths: &Paths, log: bool) -> Command {
         &format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
+        // Else copies and zeroes are calls of a loop, byte by byte.
+        "-Clink-arg=--disable-expand-memcpy-in-order",
         // Instructions that kernels from 5.12 on have.
         "-Ctarget-cpu=v3",
     ];
