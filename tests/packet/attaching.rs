@@ -104,6 +104,8 @@ fn own_2_no_frame_slips_through_while_programs_and_ways_of_attachment_are_replac
         };
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // Also where an agent fails to start: the scope waits for the sender.
+            let end = AtEnd(&done);
             // Forged: only the program at the client's own interface refuses it, and the host would forward it.
             let forging = scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
@@ -119,7 +121,7 @@ fn own_2_no_frame_slips_through_while_programs_and_ways_of_attachment_are_replac
                 kernel.restart(Attach::Auto);
                 while kernel.upgrade() {}
             }
-            done.store(true, Ordering::Relaxed);
+            drop(end);
             let mut client = forging.join().expect("the frames can be sent");
             send(&mut client, "10.65.0.2", b"the end");
         });
@@ -204,7 +206,7 @@ fn a_pod_that_goes_while_it_is_moved_stops_nobody() {
             let mut kernel = Kernel::attached(Attach::Auto);
             kernel.commit(&scenario());
             for _ in 0..moved {
-                assert!(kernel.upgrade());
+                assert_eq!(kernel.upgrade(), ways().contains(&Attach::Tcx), "where there is something to move to");
             }
             let index = kernel.index(&interface(CLIENT));
             assert!(Socket::open().and_then(|mut socket| socket.delete_link(index)).expect("an answer"));
@@ -244,6 +246,15 @@ fn what_others_take_from_a_hook_is_put_back_whatever_the_way_of_attachment() {
             return_to_nothing();
         }
     });
+}
+
+/// Says that it is over when it goes, also in a panic.
+struct AtEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The next node of the same test starts without this one's interfaces.

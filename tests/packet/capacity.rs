@@ -243,7 +243,8 @@ fn drops_of_an_endpoint_that_goes_are_kept_in_the_sum() {
         let of_pod = kernel.seen().drops.keys().next().expect("one drop").0;
         let before = sum(&kernel);
         kernel.commit(&Scenario::default().pod(CLIENT, "client"));
-        assert_eq!(sum(&kernel), before, "nothing is forgotten");
+        // The node's own stack may have sent something to a group meanwhile.
+        assert!(sum(&kernel) >= before, "nothing is forgotten");
         assert!(kernel.seen().drops.keys().all(|(slot, _)| *slot != of_pod), "the next owner starts from nothing");
         let shown = kernel.dataplane.report("drops").expect("drops can be shown").to_string();
         assert!(shown.contains("endpoints that are gone"), "{shown}");
