@@ -4,7 +4,8 @@
 //! Never: looks at an address or at another rule set.
 
 use crate::{
-    Class, Decider, PacketTest, PeerTest, Profiles, RuleSet, SetAction, SetPort, TierRules, Verdict, xset::XSet,
+    Class, Decider, PacketTest, PeerTest, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict,
+    near::Near, xset::XSet,
 };
 use abi::rules::{X_END, x_of};
 use model::{Cidr, IcmpMatch, Protocol, TierEnd, Truth};
@@ -36,65 +37,87 @@ impl Row {
     }
 }
 
+/// Compiles the rows of one rule set, for one class after another.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    set: &'a RuleSet,
+    near: Near<'a>,
+}
+
 /// The row of `set` for peers of `class`. The set's default row is the one for `Class::default()`.
 #[must_use]
 pub fn row(set: &RuleSet, class: &Class) -> Row {
-    let mut canvas = Canvas::new();
-    for (tier, rules) in set.tiers.iter().enumerate() {
-        paint_tier(&mut canvas, tier, rules, class);
+    Rows::of(set).row(class)
+}
+
+impl<'a> Rows<'a> {
+    /// Those of `set`.
+    #[must_use]
+    pub fn of(set: &'a RuleSet) -> Self {
+        Self { set, near: Near::of(set) }
+    }
+
+    /// The row for peers of `class`. What it costs grows with the rules that the class can meet.
+    #[must_use]
+    pub fn row(&self, class: &Class) -> Row {
+        let (set, near) = (self.set, self.near.to(class));
+        let mut canvas = Canvas::new();
+        for (tier, rules) in set.tiers.iter().enumerate() {
+            paint_tier(&mut canvas, (tier, rules.end), self.near.within(&near, tier), class);
+            if canvas.is_full() {
+                break;
+            }
+        }
+        paint_profiles(&mut canvas, self.near.within(&near, set.tiers.len()), class);
+        let spans = canvas.strokes().into_iter().map(|(start, paint)| {
+            let (verdict, decider) = paint.meaning(set);
+            RowSpan { start, verdict, decider }
+        });
+        Row(spans.collect())
+    }
+}
+
+/// What a tier passes is blank again for the next one. Rules come with their policy's place in the tier.
+fn paint_tier<'a>(
+    canvas: &mut Canvas,
+    (tier, end): (usize, TierEnd),
+    rules: impl Iterator<Item = (usize, &'a SetRule)>,
+    class: &Class,
+) {
+    for (policy, rule) in rules {
+        let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
+            None => continue,
+            Some(SetAction::Pass) => None,
+            Some(SetAction::Allow) => Some(Verdict::Allow),
+            Some(SetAction::Deny) => Some(Verdict::Deny),
+        };
+        for xs in xs_of(&rule.packet, class).ranges() {
+            match verdict {
+                Some(verdict) => canvas.paint(xs, Paint::Rule { tier, policy, place: rule.place, verdict }),
+                None => canvas.pass(xs),
+            }
+        }
         if canvas.is_full() {
             break;
         }
     }
-    paint_profiles(&mut canvas, set, class);
-    let spans = canvas.strokes().into_iter().map(|(start, paint)| {
-        let (verdict, decider) = paint.meaning(set);
-        RowSpan { start, verdict, decider }
-    });
-    Row(spans.collect())
-}
-
-/// What a tier passes is blank again for the next one.
-fn paint_tier(canvas: &mut Canvas, tier: usize, rules: &TierRules, class: &Class) {
-    'painted: for (policy, rules) in rules.policies.iter().enumerate() {
-        for rule in &rules.rules {
-            let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
-                None => continue,
-                Some(SetAction::Pass) => None,
-                Some(SetAction::Allow) => Some(Verdict::Allow),
-                Some(SetAction::Deny) => Some(Verdict::Deny),
-            };
-            for xs in xs_of(&rule.packet, class).ranges() {
-                match verdict {
-                    Some(verdict) => canvas.paint(xs, Paint::Rule { tier, policy, place: rule.place, verdict }),
-                    None => canvas.pass(xs),
-                }
-            }
-            if canvas.is_full() {
-                break 'painted;
-            }
-        }
-    }
-    if rules.end == TierEnd::Deny {
+    if end == TierEnd::Deny {
         canvas.paint(EVERY_X, Paint::EndOfTier { tier });
     }
     canvas.wipe_passed();
 }
 
-fn paint_profiles(canvas: &mut Canvas, set: &RuleSet, class: &Class) {
-    if let Profiles::Given(profiles) = &set.profiles {
-        for (profile, rules) in profiles.iter().enumerate() {
-            for rule in &rules.rules {
-                let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
-                    None => continue,
-                    Some(SetAction::Allow) => Verdict::Allow,
-                    // There is no further tier to pass it to (felix/bpf/polprog, writeProfile).
-                    Some(SetAction::Deny | SetAction::Pass) => Verdict::Deny,
-                };
-                for xs in xs_of(&rule.packet, class).ranges() {
-                    canvas.paint(xs, Paint::Profile { profile, place: rule.place, verdict });
-                }
-            }
+/// Rules come with their profile's place.
+fn paint_profiles<'a>(canvas: &mut Canvas, rules: impl Iterator<Item = (usize, &'a SetRule)>, class: &Class) {
+    for (profile, rule) in rules {
+        let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
+            None => continue,
+            Some(SetAction::Allow) => Verdict::Allow,
+            // There is no further tier to pass it to (felix/bpf/polprog, writeProfile).
+            Some(SetAction::Deny | SetAction::Pass) => Verdict::Deny,
+        };
+        for xs in xs_of(&rule.packet, class).ranges() {
+            canvas.paint(xs, Paint::Profile { profile, place: rule.place, verdict });
         }
     }
     canvas.paint(EVERY_X, Paint::Rest);

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod facts;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
+mod near;
 pub mod rulebook;
 pub mod ruleset;
 pub mod shared;
@@ -23,7 +24,7 @@ mod xset;
 
 pub use build::Subject;
 pub use class::{Active, Class};
-pub use compile::{Row, RowSpan, row};
+pub use compile::{Row, RowSpan, Rows, row};
 pub use decider::{Decider, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;

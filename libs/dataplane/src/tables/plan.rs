@@ -24,7 +24,7 @@ use calc::{
     desired::{EndpointSpec, Owner},
 };
 use model::{AttachmentId, IfaceName};
-use policy::{Class, Decider, RuleSet, Verdict};
+use policy::{Class, Decider, Row, Rows, RuleSet, Verdict};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -289,8 +289,12 @@ impl<'a> Draft<'a> {
                 self.carry_over(id, &kept);
             }
             let untold = if is_known { &[][..] } else { &known };
+            if untold.is_empty() && fresh.is_empty() {
+                continue;
+            }
+            let rows = Rows::of(&set);
             for (class, class_id) in untold.iter().chain(&fresh) {
-                let row = self.compile(&set, class)?;
+                let row = self.compile(&set, &rows.row(class))?;
                 if row != default {
                     self.keep(row);
                     self.image.rows.insert(RowKey { set: id, class: *class_id }, row);
@@ -304,7 +308,7 @@ impl<'a> Draft<'a> {
         let entry = match self.old.sets.get(&id).filter(|_| is_known) {
             Some(entry) => *entry,
             None => SetEntry {
-                row: self.compile(set, &Class::default())?,
+                row: self.compile(set, &policy::row(set, &Class::default()))?,
                 flags: if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY },
                 pad: 0,
             },
@@ -330,8 +334,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn compile(&mut self, set: &RuleSet, class: &Class) -> Result<RowRef, CommitError> {
-        let row = policy::row(set, class);
+    fn compile(&mut self, set: &RuleSet, row: &Row) -> Result<RowRef, CommitError> {
         let spans: Arc<[Span]> = row.0.iter().map(|span| self.span(span)).collect();
         if let Some(place) = self.placed.get(&spans) {
             return Ok(*place);
