@@ -28,10 +28,9 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 const BOUND_S: u32 = 1200;
 /// Memory of a machine, MB.
 const MEMORY_MB: u32 = 1024;
-/// Flows of the differential and mutated frames: what is repeated by the ten thousand on a real machine, is shown by
-/// the hundred here.
-const FLOWS: u32 = 300;
-const FRAMES: u32 = 2000;
+/// What is repeated by the ten thousand on a real machine is shown by the hundred here: generated flows, mutated frames,
+/// killed commits.
+const FEWER: &str = "TORTIE_FLOWS=300 TORTIE_FRAMES=2000 TORTIE_KILLED_COMMITS=40";
 
 /// What a run came to.
 pub struct Outcome {

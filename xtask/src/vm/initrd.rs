@@ -3,7 +3,7 @@
 //! Invariant: the script says how the tests ended, then powers off, whatever happened.
 //! Never: needs a disk or a network.
 
-use super::{FLOWS, FRAMES, cpio::Archive, kernel::Kernel};
+use super::{FEWER, cpio::Archive, kernel::Kernel};
 use crate::paths::Paths;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
@@ -18,6 +18,8 @@ const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
 const TOOLS: [&str; 3] = ["bpftool", "ip", "tc"];
 /// Files of the tree that the tests read where they were built.
 const FILES: [&str; 2] = ["tests/fuzz/corpus/parse.txt", "tests/fuzz/regressions/parse.txt"];
+/// The tests that run before all others.
+const FIRST: &str = "verified::";
 /// Begins the line that says how the tests ended.
 const MARK: &str = "tortie-vm: exit ";
 
@@ -101,7 +103,7 @@ impl Initrd {
 }
 
 fn script(loads: &str, what: &[String]) -> String {
-    let what = what.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect::<Vec<_>>().join(" ");
+    let tests = tests(what);
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /root
@@ -116,12 +118,21 @@ mount -t tmpfs run /run
 stty -F /dev/console -opost
 ip link set lo up
 {loads}
-export CARGO_TARGET_DIR=/target TORTIE_FLOWS={FLOWS} TORTIE_FRAMES={FRAMES} RUST_BACKTRACE=1
-packet --show-output {what}
+export CARGO_TARGET_DIR=/target RUST_BACKTRACE=1 {FEWER}
+{tests}
 echo \"{MARK}$?\"
 poweroff -f
 "
     )
+}
+
+/// The tests asked for, or all: first whether the verifier takes the programs. If not, every other test would ask it again.
+fn tests(what: &[String]) -> String {
+    if what.is_empty() {
+        return format!("packet --show-output {FIRST} && packet --show-output --skip {FIRST}");
+    }
+    let what: Vec<String> = what.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect();
+    format!("packet --show-output {}", what.join(" "))
 }
 
 struct Module {
@@ -208,6 +219,12 @@ mod tests {
         assert!(passed(&lines("test a ... ok\ntortie-vm: exit 0\r")));
         assert!(!passed(&lines("tortie-vm: exit 101")));
         assert!(!passed(&lines("test result: ok. 3 passed")));
+    }
+
+    #[test]
+    fn the_verifier_is_asked_once_before_all_that_needs_its_consent() {
+        assert_eq!(tests(&[]), "packet --show-output verified:: && packet --show-output --skip verified::");
+        assert_eq!(tests(&["wire".to_owned(), "a'b".to_owned()]), "packet --show-output 'wire' 'ab'");
     }
 
     #[test]
