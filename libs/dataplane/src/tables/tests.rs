@@ -542,6 +542,51 @@ proptest! {
     }
 }
 
+/// Two commits upon a first one while all packets are under way; the fake asks them after every write.
+fn overlapping([first, second, third]: [Sketch; 3]) {
+    let mut tables = slow_tables();
+    tables.commit(&first.desired(), &guarded).expect("it fits");
+    tables.settle().expect("a sweep");
+    let waits = tables.store.waits;
+    for step in [second, third] {
+        tables.commit(&step.desired(), &guarded).expect("it fits");
+        assert_eq!(tables.store.waits, waits, "nothing here has to wait: {step:?}");
+    }
+    tables.store.pass(1);
+    tables.sweep().expect("a sweep");
+    tables.settle().expect("a sweep");
+    assert_nothing_left(&tables);
+}
+
+#[test]
+fn numbers_of_what_went_are_not_given_to_what_comes_while_packets_may_read_them() {
+    let to_first = || Some(vec![rule(0, 80, SetAction::Allow)]);
+    let sketch = |peers: [Option<u8>; 2], rules: [Rules; 2]| {
+        let [one, other] = rules;
+        let endpoint = |rules: Rules| rules.map(|rules| (Some(rules.clone()), Some(rules)));
+        Sketch {
+            nets: 0,
+            addresses: [None, peers[0], None, peers[1], None],
+            endpoints: [endpoint(one), None, endpoint(other)],
+        }
+    };
+    let alone = |peers| sketch(peers, [to_first(), None]);
+    // A class slot: one address goes, another comes.
+    overlapping([alone([None, Some(1)]), alone([None, None]), alone([Some(0), None])]);
+    // A class: an address takes another, which a third follows.
+    overlapping([alone([None, Some(1)]), alone([None, Some(2)]), alone([Some(3), Some(2)])]);
+    // A rule set: an endpoint takes another, and a second endpoint comes.
+    let second = || Some(vec![rule(4, 81, SetAction::Deny)]);
+    let third = || Some(vec![rule(1, 82, SetAction::Allow)]);
+    overlapping([
+        sketch([None, None], [to_first(), None]),
+        sketch([None, None], [second(), None]),
+        sketch([None, None], [second(), third()]),
+    ]);
+    // A word that was settled from the start, and changed by the next commit: the first one's sweep leaves it alone.
+    overlapping([alone([None, None]), alone([None, Some(0)]), alone([None, Some(1)])]);
+}
+
 #[test]
 fn a_pod_that_went_is_not_brought_back_by_what_an_earlier_commit_left() {
     let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [Some((None, None)), None, None] };
