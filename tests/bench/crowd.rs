@@ -14,22 +14,10 @@ use std::{
 };
 use tests::{
     Binaries, Cluster, NetNs, Node, NodeSpec, PodSpec,
+    cluster::pools,
     netns::STEM,
     runtime::{Call, Runtime},
 };
-
-/// Pools that one block of a node can fill: a node takes one block of each family.
-const POOLS: &str = r"
-apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata: { name: pool-v4 }
-spec: { cidr: 10.65.0.0/16, blockSize: 23 }
----
-apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata: { name: pool-v6 }
-spec: { cidr: 'fd00:65::/64', blockSize: 119 }
-";
 
 /// What is in force before an ADD is answered: some peers, some port.
 const POLICY: &str = r"
@@ -80,7 +68,8 @@ impl Crowd {
     pub fn create(binaries: Binaries, bare: &Path, pods: usize) -> Result<Self> {
         let stem = format!("{STEM}{}-crowd", process::id());
         let cluster = Cluster::with_stem(&stem, binaries)?;
-        cluster.manifest("pools", POOLS)?;
+        // A node takes one block of each family: one that holds a crowd.
+        cluster.manifest("pools", &pools(23, 119))?;
         cluster.namespace("crowd", &[])?;
         cluster.manifest("policy", POLICY)?;
         let manifest = |number| member(number).manifest("node1").to_string();

@@ -20,6 +20,7 @@ use fuzz::{
     script::{self, Before, From, Place, Step},
 };
 use model::{Direction, IfaceName, Protocol};
+use policy::generate::Dice;
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -45,7 +46,7 @@ fn mutated_packets_meet_in_the_kernel_what_they_meet_in_the_stages() {
             bench.hold(input);
         }
         while until.map_or(bench.frames < frames, |until| Instant::now() < until) {
-            bench.hold(&dice.mutated(&kept));
+            bench.hold(&mutated(&mut dice, &kept));
         }
         bench.counted();
         println!("{} frames; kernel, twin and stages agree; {:?}", bench.frames, bench.met);
@@ -253,46 +254,33 @@ fn agree(verdict: Result<Verdict, DropReason>, outcome: Outcome, action: Action,
     }
 }
 
-/// A random source: splitmix64 (Steele, Lea, Flood 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+/// One of the inputs, or two joined, with some bytes changed.
+fn mutated(dice: &mut Dice, kept: &[Vec<u8>]) -> Vec<u8> {
+    let mut input = kept[dice.below(kept.len())].clone();
+    if dice.below(3) == 0 {
+        input.extend(&kept[dice.below(kept.len())]);
     }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end.max(1)).expect("fits")).expect("below a usize")
+    for _ in 0..dice.below(5) {
+        mutate(dice, &mut input);
     }
+    input
+}
 
-    /// One of the inputs, or two joined, with some bytes changed.
-    fn mutated(&mut self, kept: &[Vec<u8>]) -> Vec<u8> {
-        let mut input = kept[self.below(kept.len())].clone();
-        if self.below(3) == 0 {
-            input.extend(&kept[self.below(kept.len())]);
-        }
-        for _ in 0..self.below(5) {
-            self.mutate(&mut input);
-        }
-        input
+fn mutate(dice: &mut Dice, input: &mut Vec<u8>) {
+    if input.is_empty() {
+        return;
     }
-
-    fn mutate(&mut self, input: &mut Vec<u8>) {
-        let at = self.below(input.len());
-        let Some(byte) = input.get_mut(at) else { return };
-        match self.below(6) {
-            0 => *byte ^= 1 << self.below(8),
-            1 => *byte = [0, 1, 2, 6, 17, 44, 58, 0x45, 0x60, 0x7f, 0x80, 0xff][self.below(12)],
-            2 => *byte = self.next() as u8,
-            3 => *byte = byte.wrapping_add(1),
-            4 => input.truncate(at),
-            _ => {
-                let from = self.below(input.len());
-                input[at] = input[from];
-            }
+    let at = dice.below(input.len());
+    let byte = &mut input[at];
+    match dice.below(6) {
+        0 => *byte ^= 1 << dice.below(8),
+        1 => *byte = [0, 1, 2, 6, 17, 44, 58, 0x45, 0x60, 0x7f, 0x80, 0xff][dice.below(12)],
+        2 => *byte = dice.number() as u8,
+        3 => *byte = byte.wrapping_add(1),
+        4 => input.truncate(at),
+        _ => {
+            let from = dice.below(input.len());
+            input[at] = input[from];
         }
     }
 }

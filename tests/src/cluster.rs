@@ -20,18 +20,23 @@ use std::{
     },
 };
 
-/// Pools of both families.
-const POOLS: &str = r"
+/// Pools of both families, with blocks of these sizes.
+#[must_use]
+pub fn pools(block_v4: u8, block_v6: u8) -> String {
+    format!(
+        "
 apiVersion: projectcalico.org/v3
 kind: IPPool
-metadata: { name: pool-v4 }
-spec: { cidr: 10.65.0.0/16, blockSize: 26 }
+metadata: {{ name: pool-v4 }}
+spec: {{ cidr: 10.65.0.0/16, blockSize: {block_v4} }}
 ---
 apiVersion: projectcalico.org/v3
 kind: IPPool
-metadata: { name: pool-v6 }
-spec: { cidr: 'fd00:65::/64', blockSize: 122 }
-";
+metadata: {{ name: pool-v6 }}
+spec: {{ cidr: 'fd00:65::/64', blockSize: {block_v6} }}
+"
+    )
+}
 
 /// A cluster.
 #[derive(Debug)]
@@ -64,7 +69,7 @@ impl Cluster {
         let directory = env::temp_dir().join(stem);
         let cluster = Self { fabric: Fabric::create(stem)?, binaries, stem: stem.to_owned(), directory, kept: false };
         fs::create_dir_all(cluster.datastore()).context("making the datastore's directory")?;
-        cluster.manifest("pools", POOLS)?;
+        cluster.manifest("pools", &pools(26, 122))?;
         Ok(cluster)
     }
 

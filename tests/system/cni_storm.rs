@@ -10,6 +10,7 @@ use cni::{
     protocol::{Answer, Operation, Prepare},
 };
 use model::{AttachmentId, Mac, PodId};
+use policy::generate::Dice;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ use std::{
 };
 use tests::{
     Cluster, NetNs, Node, NodeSpec,
+    cluster::pools,
     runtime::{Answer as Said, Call, Runtime, end},
     wait::{PATIENCE, wait_until},
 };
@@ -35,39 +37,14 @@ const KILLS: usize = 200;
 /// Kills of the agent, with [`AT_ONCE`] ADDs under way.
 const AGENT_KILLS: usize = 12;
 const AT_ONCE: usize = 6;
-/// Room for all of them on one node.
-const POOLS: &str = r"
-apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata: { name: pool-v4 }
-spec: { cidr: 10.65.0.0/16, blockSize: 23 }
----
-apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata: { name: pool-v6 }
-spec: { cidr: 'fd00:65::/64', blockSize: 119 }
-";
-
-/// xorshift64*: enough to be different each time, and the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    /// From `TORTIE_SEED`, else from the clock; printed in any case.
-    fn new(what: &str) -> Result<Self> {
-        let seed: u64 = match std::env::var("TORTIE_SEED") {
-            Ok(text) => text.parse().context("TORTIE_SEED is a number")?,
-            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
-        };
-        println!("seed {seed} of {what}: TORTIE_SEED={seed} repeats it");
-        Ok(Self(seed | 1))
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
+/// From `TORTIE_SEED`, else from the clock; printed in any case.
+fn dice_of(what: &str) -> Result<Dice> {
+    let seed: u64 = match std::env::var("TORTIE_SEED") {
+        Ok(text) => text.parse().context("TORTIE_SEED is a number")?,
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
+    };
+    println!("seed {seed} of {what}: TORTIE_SEED={seed} repeats it");
+    Ok(Dice(seed))
 }
 
 fn call(namespace: &NetNs, container: &str) -> Call {
@@ -211,7 +188,8 @@ impl Storm<'_> {
 fn cni_14_65_two_hundred_adds_and_dels_at_once_leave_exactly_what_is_attached() -> Result<()> {
     super::need_root()?;
     let cluster = Cluster::create()?;
-    cluster.manifest("pools", POOLS)?;
+    // Room for all of them on one node.
+    cluster.manifest("pools", &pools(23, 119))?;
     let mut node = cluster.node(NodeSpec::new(1))?;
     node.start()?;
     let before = used(&node)?;
@@ -231,11 +209,11 @@ fn cni_14_65_two_hundred_adds_and_dels_at_once_leave_exactly_what_is_attached() 
 }
 
 fn storm(cluster: &Cluster, node: &Node) -> Result<BTreeMap<String, (NetNs, Value)>> {
-    let mut dice = Dice::new("the storm")?;
+    let mut dice = dice_of("the storm")?;
     let (held, start, over) = (Mutex::new(BTreeMap::new()), Barrier::new(CONTAINERS), AtomicBool::new(false));
     let names: Vec<_> = (0..CONTAINERS).map(|number| format!("box{number}")).collect();
     let namespaces: Vec<_> = names.iter().map(|name| NetNs::create(cluster.stem(), name)).collect::<Result<_>>()?;
-    let seeds: Vec<_> = names.iter().map(|_| Dice(dice.below(u64::from(u32::MAX)) | 1)).collect();
+    let seeds: Vec<_> = names.iter().map(|_| Dice(dice.number())).collect();
     thread::scope(|scope| {
         let collector = scope.spawn(|| collect_garbage(&node.runtime(), &names, &over));
         let lives: Vec<_> = names
@@ -295,7 +273,7 @@ fn clear(s: &Story, call: &Call, by_gc: bool) -> Result<()> {
 #[test]
 fn cni_15_an_add_killed_at_any_moment_leaves_nothing_after_del_or_gc() -> Result<()> {
     story(&[], |s| {
-        let mut dice = Dice::new("the kills of ADD")?;
+        let mut dice = dice_of("the kills of ADD")?;
         let namespace = NetNs::create(s.cluster.stem(), "victim")?;
         let (begun, first) = (Instant::now(), call(&namespace, "whole"));
         s.node.runtime().call("ADD", &first)?.success()?;
@@ -305,7 +283,7 @@ fn cni_15_an_add_killed_at_any_moment_leaves_nothing_after_del_or_gc() -> Result
         for number in 0..KILLS {
             let call = call(&namespace, &format!("victim{number}"));
             let mut child = s.node.runtime().begin("ADD", &call)?;
-            thread::sleep(Duration::from_micros(dice.below(whole + whole / 4)));
+            thread::sleep(Duration::from_micros(dice.number() % (whole + whole / 4)));
             child.kill()?;
             end(child)?;
             let links = || Ok::<_, anyhow::Error>(namespace.ip_json("link show")?.as_array().map_or(0, Vec::len));
@@ -382,7 +360,7 @@ fn own_14_an_agent_killed_between_prepare_and_commit_leaves_nothing() -> Result<
 #[test]
 fn cni_47_an_agent_killed_at_any_moment_of_adds_leaves_nothing_after_del_and_keeps_what_was_attached() -> Result<()> {
     story(&[], |s| {
-        let mut dice = Dice::new("the kills of the agent")?;
+        let mut dice = dice_of("the kills of the agent")?;
         let namespaces: Vec<_> = (0..AT_ONCE)
             .map(|number| NetNs::create(s.cluster.stem(), &format!("live{number}")))
             .collect::<Result<_>>()?;
@@ -395,7 +373,7 @@ fn cni_47_an_agent_killed_at_any_moment_of_adds_leaves_nothing_after_del_and_kee
                 .collect();
             let runtime = s.node.runtime();
             let begun = calls.iter().map(|call| runtime.begin("ADD", call)).collect::<Result<Vec<_>>>()?;
-            thread::sleep(Duration::from_micros(dice.below(400_000)));
+            thread::sleep(Duration::from_micros(dice.number() % 400_000));
             s.node.agent.kill()?;
             let said = begun.into_iter().map(end).collect::<Result<Vec<_>>>()?;
             s.node.start()?;

@@ -3,12 +3,13 @@
 //! Invariant: loss is counted by numbers on the words, and by what TCP had to send again.
 //! Never: restarts nicely where a test says kill.
 
-use crate::story::{policy, story, story_on};
+use crate::story::{Story, policy, story, story_on};
 use anyhow::{Context as _, Result};
 use std::fs;
 use tests::{
     NodeSpec, Outcome, PodSpec,
     Probe::{Tcp, Udp},
+    flow::Stream,
     wait::{PATIENCE, wait_until},
 };
 
@@ -37,12 +38,17 @@ fn lose_no_packet_of_running_flows(spec: NodeSpec) -> Result<()> {
         s.expect_now(Tcp(80), "x/a\n x/b .\n x/c X")?;
         s.node.start()?;
         s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
-        let again = tcp.sent_again([s.pod("x/a")?.namespace(), s.pod("x/b")?.namespace()])?;
-        let (tcp, udp) = (tcp.stop()?, udp.stop()?);
-        assert_eq!((tcp.lost(), udp.lost()), (0, 0), "of {} and {}", tcp.sent, udp.sent);
-        assert_eq!(again, 0, "TCP had to send something again");
-        Ok(())
+        nothing_was_lost(s, tcp, udp)
     })
+}
+
+/// Ends a connection and a stream of datagrams between x/b and x/a, of which no word may be missing.
+fn nothing_was_lost(s: &Story, tcp: Stream, udp: Stream) -> Result<()> {
+    let again = tcp.sent_again([s.pod("x/a")?.namespace(), s.pod("x/b")?.namespace()])?;
+    let (tcp, udp) = (tcp.stop()?, udp.stop()?);
+    assert_eq!((tcp.lost(), udp.lost()), (0, 0), "of {} and {}", tcp.sent, udp.sent);
+    assert_eq!(again, 0, "TCP had to send something again");
+    Ok(())
 }
 
 #[test]
@@ -158,10 +164,7 @@ fn agt_8_tables_that_grow_at_a_restart_lose_no_packet_of_running_flows() -> Resu
         s.node.agent.set_arguments(arguments);
         s.node.start()?;
         s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
-        let again = tcp.sent_again([s.pod("x/a")?.namespace(), s.pod("x/b")?.namespace()])?;
-        let (tcp, udp) = (tcp.stop()?, udp.stop()?);
-        assert_eq!((tcp.lost(), udp.lost()), (0, 0), "of {} and {}", tcp.sent, udp.sent);
-        assert_eq!(again, 0, "TCP had to send something again");
+        nothing_was_lost(s, tcp, udp)?;
         let shown = s.node.show("capacity")?;
         let size = |map: &str| shown.as_array()?.iter().find(|row| row["map"] == map)?["size"].as_u64();
         assert_eq!((size("CONNTRACK"), size("ENDPOINTS")), (Some(131_072), Some(2048)));

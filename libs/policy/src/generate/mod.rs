@@ -3,8 +3,11 @@
 //! Invariant: every value is one that converters can make, and each shape of rule comes up often.
 //! Never: judges, or knows how rules are compiled.
 
+mod dice;
 mod flows;
 mod policies;
+
+pub use dice::Dice;
 
 use crate::{Endpoint, Flow, View};
 use model::{
@@ -81,40 +84,6 @@ fn strangers(v4: bool) -> [IpAddr; 3] {
     } else {
         let far = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).into();
         [pod_v6(12), Ipv6Addr::new(0xfd65, 1, 0, 0, 0, 0, 0, 9).into(), far]
-    }
-}
-
-/// A random source: splitmix64 (Steele, Lea, Flood 2014).
-#[derive(Clone, Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// True once in `times`.
-    fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    fn maybe<T>(&mut self, once_in: usize, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        self.once_in(once_in).then(|| make(self))
-    }
-
-    fn several<T>(&mut self, most: usize, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        (0..1 + self.below(most)).map(|_| make(self)).collect()
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
     }
 }
 
