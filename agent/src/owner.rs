@@ -251,14 +251,14 @@ impl<K: Kernel> Agent<K> {
         self.tell_metrics();
     }
 
-    /// The node as it is now. The maps are looked through only when a commit has changed them.
     /// What is wrong with manifests, and what their writers should know of those that are not.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = (self.node.problems)();
-        problems.extend(self.world.remarks());
+        problems.extend(self.world.remarks().cloned());
         problems
     }
 
+    /// The node as it is now. The maps are looked through only when a commit has changed them.
     fn tell_metrics(&self) {
         let Outcome { generation, endpoints, failed, commit } = &self.outcome;
         let fullness = self.node.metrics.has_moved_on(*generation).then(|| self.kernel.filled());

@@ -4,19 +4,25 @@
 //! Never: a remark on what the datastore has already refused or found unreadable.
 
 use crate::World;
-use model::{Direction, Policy, Rule, Tier, TierName};
+use model::{Direction, Policy, Rule, Tier};
 
 impl World {
-    /// What the writers of policies should know.
+    /// What the writers of policies should know, asked of every policy; [`crate::Live`] keeps it.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
-        let built_in = Tier::built_in().map(|tier| tier.name);
-        let is_made = |name: &TierName| built_in.contains(name) || self.tiers.contains_key(name);
-        let lost = self.policies.values().filter(|policy| !is_made(&policy.tier)).map(|policy| {
-            let Policy { id, tier, .. } = policy;
-            format!("{id}: there is no tier {tier}; until there is, it is asked after all others, and what no rule matches is denied")
-        });
-        lost.chain(self.policies.values().flat_map(source_ports)).collect()
+        self.policies.values().flat_map(|policy| self.remarks_on(policy)).collect()
+    }
+
+    /// What the writer of this policy should know.
+    pub(crate) fn remarks_on(&self, policy: &Policy) -> Vec<String> {
+        let Policy { id, tier, .. } = policy;
+        let is_made = self.tiers.contains_key(tier) || Tier::built_in().iter().any(|made| made.name == *tier);
+        let lost = || {
+            format!(
+                "{id}: there is no tier {tier}; until there is, it is asked after all others, and what no rule matches is denied"
+            )
+        };
+        (!is_made).then(lost).into_iter().chain(source_ports(policy)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a value is there as long as it has a user.
 //! Never: knows its users.
 
-use std::collections::BTreeMap;
+use std::{borrow::Borrow, collections::BTreeMap};
 
 /// How many use each value.
 #[derive(Clone, Debug)]
@@ -36,5 +36,13 @@ impl<T: Ord> Counted<T> {
 
     pub(super) fn contains(&self, value: &T) -> bool {
         self.0.contains_key(value)
+    }
+
+    /// The copy that is there, where the values are shared ones.
+    pub(super) fn get<Q: Ord + ?Sized>(&self, value: &Q) -> Option<&T>
+    where
+        T: Borrow<Q>,
+    {
+        self.0.get_key_value(value).map(|(known, _)| known)
     }
 }

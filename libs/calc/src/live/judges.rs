@@ -6,7 +6,7 @@
 use super::{counted::Counted, lent::Lent, numbers::Numbers};
 use crate::{World, index::LabelIndex, resolve::subject, workload::Workload};
 use model::{Cidr, Direction, PodId, PolicyId, PortName, Selector};
-use policy::{RuleSet, Rulebook, Selectors, Shared, Surroundings};
+use policy::{RuleSet, Rulebook, Selectors, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -32,7 +32,6 @@ pub(super) struct Judges {
     policies: Numbers<PolicyId>,
     of: BTreeMap<PodId, Both>,
     sets: Counted<Arc<RuleSet>>,
-    shared: Shared<RuleSet>,
     interned: Selectors,
     selectors: Counted<Arc<Selector>>,
     nodes: Counted<Arc<Selector>>,
@@ -92,7 +91,7 @@ impl Judges {
         let applying = book.applying(&subject.pod.labels);
         [Direction::Ingress, Direction::Egress].map(|direction| {
             let set = RuleSet::build(&applying, direction, &subject, around, &mut self.interned);
-            self.shared.share(set)
+            self.sets.get(&set).cloned().unwrap_or_else(|| Arc::new(set))
         })
     }
 

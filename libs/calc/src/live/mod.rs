@@ -16,7 +16,7 @@ use crate::{Desired, World};
 use claims::Claims;
 use dirty::Dirty;
 use judges::Judges;
-use model::{Attachment, AttachmentId, NodeName, PodId, PortName, ResourceKey, Update};
+use model::{Attachment, AttachmentId, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, Update};
 use peers::Peers;
 use policy::{Active, Class, Shared};
 use std::{
@@ -39,6 +39,8 @@ pub struct Live {
     named: BTreeMap<PortName, BTreeSet<PodId>>,
     ports: BTreeMap<PodId, BTreeSet<PortName>>,
     classes: Shared<Class>,
+    /// Of policies that have any.
+    remarks: BTreeMap<PolicyId, Vec<String>>,
     desired: Desired,
 }
 
@@ -56,6 +58,7 @@ impl Live {
             named: BTreeMap::new(),
             ports: BTreeMap::new(),
             classes: Shared::default(),
+            remarks: BTreeMap::new(),
             desired: Desired::default(),
         }
     }
@@ -70,8 +73,29 @@ impl Live {
         let changed = self.world.apply(update);
         if let Some(key) = key.filter(|_| changed) {
             self.dirty.mark(&self.world, &key);
+            self.remark(&key);
         }
         changed
+    }
+
+    /// What the writers of policies should know.
+    pub fn remarks(&self) -> impl Iterator<Item = &String> {
+        self.remarks.values().flatten()
+    }
+
+    fn remark(&mut self, key: &ResourceKey) {
+        let Self { world, remarks, .. } = self;
+        let of = |policy: &Policy| (policy.id.clone(), world.remarks_on(policy));
+        match key {
+            ResourceKey::Policy(id) => {
+                remarks.remove(id);
+                remarks.extend(world.policies.get(id).map(of).filter(|(_, any)| !any.is_empty()));
+            }
+            ResourceKey::Tier(_) => {
+                *remarks = world.policies.values().map(of).filter(|(_, any)| !any.is_empty()).collect();
+            }
+            _ => {}
+        }
     }
 
     /// Takes in, or replaces, an attachment of this node. It becomes an endpoint once it is `committed`.

@@ -5,26 +5,10 @@
 
 use super::*;
 use model::{IfaceName, Mac, Namespace, Pod, Resource, ServiceAccount, WorkloadAddress};
-use policy::generate::Case;
+use policy::generate::{Case, Dice};
 use std::fmt::Write as _;
 
 const HERE: &str = "here";
-
-/// A random source: xorshift64* (Vigna 2016).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-}
 
 /// Everything that one of these worlds holds.
 fn resources(case: &Case) -> Vec<Resource> {
@@ -73,7 +57,7 @@ fn attachment(pod: &Pod, container: usize, committed: bool) -> Attachment {
 
 /// Tells `live` something. Gives what it was, for people.
 fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
-    let resource = dice.pick(all).clone();
+    let resource = all[dice.below(all.len())].clone();
     let mut pods = all.iter().filter_map(|resource| match resource {
         Resource::Pod(pod) => Some(pod),
         _ => None,
@@ -109,7 +93,7 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
             text
         }
         14 => {
-            let node = (*dice.pick(&[HERE, "there"])).into();
+            let node = dice.pick(&[HERE, "there"]).into();
             let (addresses, labels) = (pod.addresses.clone(), pod.labels.clone());
             live.apply(Update::Set(Resource::WorkloadAddress(WorkloadAddress {
                 pod: pod.id.clone(),
@@ -142,6 +126,7 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
                 live.apply(Update::InSync);
             }
             let _ = writeln!(history, "{}", step(&mut live, &all, &mut dice));
+            assert!(live.remarks().eq(&World::remarks(&live)), "seed {seed}, after:\n{history}");
             let wanted = live.in_sync().map(crate::desired);
             let found = live.desired().cloned();
             if found != wanted {
