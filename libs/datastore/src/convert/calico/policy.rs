@@ -62,7 +62,7 @@ pub(in super::super) fn convert(
             "spec.tier",
             spec.tier.as_deref().filter(|name| !name.is_empty()).unwrap_or(TierName::DEFAULT),
         )?,
-        order: order(spec.order),
+        order: order(spec.order)?,
         subject: subject(&spec, namespace.as_ref())?,
         id,
         types,
@@ -72,9 +72,10 @@ pub(in super::super) fn convert(
     Ok((!spec.do_not_track && !spec.pre_dnat).then_some(policy))
 }
 
-/// YAML has infinities, JSON and Calico's API have none: what is no number has no order.
-pub(super) fn order(written: Option<f64>) -> Order {
-    written.and_then(Order::at).unwrap_or(Order::Unset)
+/// Not given: after all others. YAML has infinities, Calico's API has none, and a deny must not come last for one.
+pub(super) fn order(written: Option<f64>) -> Result<Order, InvalidField> {
+    let Some(number) = written else { return Ok(Order::Unset) };
+    Order::at(number).ok_or_else(|| InvalidField::new("spec.order", format!("{number} is no finite number")))
 }
 
 fn has_no_global_fields(spec: &Spec) -> Result<(), InvalidField> {

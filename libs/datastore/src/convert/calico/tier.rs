@@ -7,7 +7,7 @@ use super::{
     super::field::{InvalidField, Meta, read},
     policy::order,
 };
-use model::{Order, Tier, TierEnd, TierName};
+use model::{Tier, TierEnd, TierName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,7 +23,10 @@ pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Tier, Inv
     let spec: Spec = read("spec", object)?;
     let built_in = Tier::built_in().into_iter().find(|tier| tier.name == name);
     let tier = Tier {
-        order: spec.order.map_or(built_in.as_ref().map_or(Order::Unset, |tier| tier.order), |given| order(Some(given))),
+        order: match (spec.order, &built_in) {
+            (None, Some(tier)) => tier.order,
+            (written, _) => order(written)?,
+        },
         end: match spec.default_action.as_deref() {
             None => built_in.as_ref().map_or(TierEnd::Deny, |tier| tier.end),
             Some("Deny") => TierEnd::Deny,
