@@ -3,6 +3,7 @@
 //! Invariant: where nothing is written down, it is the same: nobody's pods are taken for gone.
 //! Never: reads a clock.
 
+use datastore::durable::{File, replace_all};
 use std::{fs, io, path::Path};
 
 /// Of this start, as random text.
@@ -16,9 +17,13 @@ pub fn is_another(state_dir: &Path) -> bool {
     !known.is_empty() && !now.is_empty() && known != now
 }
 
-/// Writes this start down.
+/// Writes this start down, once, and so that a crash of the machine leaves it or the former one.
 pub fn remember(state_dir: &Path) -> io::Result<()> {
-    fs::write(state_dir.join(FILE), fs::read_to_string(NUMBER)?)
+    let (path, text) = (state_dir.join(FILE), fs::read(NUMBER)?);
+    if fs::read(&path).is_ok_and(|known| known == text) {
+        return Ok(());
+    }
+    replace_all(&[File { path, text, lasts: true }]).map_err(|(_, error)| error)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub enum EstablishedFlows {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub enum Attach {
-    /// By TCX where the kernel has it, else by clsact.
+    /// By clsact while pods come, and by TCX, where the kernel has it, when none has come for a second.
     #[default]
     Auto,
     /// By TCX (Linux 6.6 and later).

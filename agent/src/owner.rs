@@ -301,10 +301,13 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// A machine that crashes may forget what it recorded last, of pods that went with it. Their block was on the disk
-    /// before they were told their address.
+    /// before they were told their address. Until that is done the start is not written down, so that a later one tries again.
     fn undo_unrecorded(&mut self) {
-        // A record that cannot be read may be of one of them.
-        if self.reboot.happened && self.node.damaged.is_empty() {
+        if self.reboot.happened {
+            if !self.node.damaged.is_empty() {
+                // A record that cannot be read may be of one of them.
+                return warn!("addresses of pods that went with the machine stay taken until no record is damaged");
+            }
             let known = self.journal.all().map(|known| ipam::handle_id(&known.id).to_lowercase()).collect();
             match self.allocator.release_strangers(&known) {
                 Ok(released) if released.is_empty() => {}

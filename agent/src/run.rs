@@ -197,7 +197,8 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
     loop {
         health.beat(agent.ready());
         let sweep = if agent.to_sweep { Instant::now() + SWEEP } else { look };
-        let upgrade = agent.to_upgrade;
+        // While a sweep waits no program is moved: what is due then must not wake us again and again.
+        let upgrade = agent.to_upgrade.filter(|_| !agent.to_sweep);
         let next = tick.min(look).min(told.unwrap_or(look)).min(sweep).min(upgrade.unwrap_or(look));
         match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(event) => {

@@ -55,7 +55,7 @@ fn pin(dir: &Path, map: &MapSpec) -> PathBuf {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    pins::gone(fs::remove_file(path))
 }
 
 impl Pinned {

@@ -85,7 +85,7 @@ pub fn remove(bpffs: &Path) -> io::Result<()> {
 }
 
 /// What is not there need not be removed.
-fn gone(removed: io::Result<()>) -> io::Result<()> {
+pub(crate) fn gone(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 

@@ -5,7 +5,7 @@
 
 use crate::OpenError;
 use aya::programs::{SchedClassifier, TcAttachType};
-use netlink::sysctl;
+use netlink::{LOOPBACK, sysctl};
 use std::fmt;
 
 /// How programs shall be attached.
@@ -79,8 +79,7 @@ const NO_FORCE_FORWARDING: &str = "ipv6 force_forwarding (Linux 6.17): pods' IPv
 
 /// Asks what is attached to the loopback interface: an older kernel does not know the question.
 fn has_tcx() -> bool {
-    const LOOPBACK: u32 = 1;
-    SchedClassifier::query_tcx(LOOPBACK, TcAttachType::Ingress).is_ok()
+    SchedClassifier::query_tcx(LOOPBACK.0, TcAttachType::Ingress).is_ok()
 }
 
 /// Or no IPv6 at all, which needs none.

@@ -93,10 +93,7 @@ pub fn attach_anew(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir:
     let id = program.attach(ifindex, tcx)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
     let (pin, fresh) = (pin_of(hook, ifindex, dir), passing(hook, ifindex, dir));
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    pins::gone(fs::remove_file(&fresh))?;
     let link = link.pin(&fresh)?;
     fs::rename(&fresh, pin)?;
     Ok(link.into())

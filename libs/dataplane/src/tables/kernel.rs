@@ -11,7 +11,7 @@ use super::{
     sizes::Sizes,
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
-use crate::{conntrack::Conntrack, pins};
+use crate::{bpf::NEW_ONLY, conntrack::Conntrack, pins};
 use abi::{
     Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, Timeouts,
     maps::{self, MapSpec},
@@ -25,9 +25,6 @@ use std::{
     path::Path,
     sync::Arc,
 };
-
-/// A key must be new (BPF_NOEXIST).
-const NEW_ONLY: u64 = 1;
 
 /// The maps.
 pub struct KernelStore {
