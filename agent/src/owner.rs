@@ -207,7 +207,7 @@ impl<K: Kernel> Agent<K> {
         self.apply_changes();
         laps.lap("finish");
         self.sweep();
-        laps.lap("sweep");
+        laps.lap("after");
         if std::mem::take(&mut self.to_publish) {
             self.publish_all();
         }

@@ -31,7 +31,7 @@ pub struct EndpointSpec {
 /// Whose an address is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// A pod elsewhere, or another node.
+    /// A pod elsewhere.
     Elsewhere,
     /// This node.
     Host,
@@ -53,8 +53,8 @@ pub struct AddressSpec {
 pub struct Desired {
     /// Local endpoints.
     pub endpoints: BTreeMap<AttachmentId, EndpointSpec>,
-    /// Pods everywhere and nodes, where they matter to a rule or are local.
+    /// Local pods, this host, and pods elsewhere that a rule tells from their network.
     pub addresses: BTreeMap<IpAddr, AddressSpec>,
-    /// Networks that some active rule names; each with its own class, the wider networks over it included.
+    /// Networks that rules name, and those of network sets and nodes that rules find; each with its own class, the wider networks over it included.
     pub nets: BTreeMap<Cidr, Arc<Class>>,
 }

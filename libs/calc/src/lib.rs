@@ -6,7 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod desired;
-pub mod index;
+mod index;
 pub mod live;
 pub mod query;
 mod remark;

@@ -43,6 +43,7 @@ pub struct LabelIndex<I, S> {
     unanchored: BTreeSet<S>,
     /// Items of which not every label is known: any selector may be in doubt about them.
     incomplete: BTreeSet<I>,
+    #[cfg(test)]
     asked: u64,
 }
 
@@ -69,6 +70,7 @@ impl<I, S> Default for LabelIndex<I, S> {
             tags: Tags::default(),
             unanchored: BTreeSet::new(),
             incomplete: BTreeSet::new(),
+            #[cfg(test)]
             asked: 0,
         }
     }
@@ -150,7 +152,7 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
     }
 
     /// How often a selector was asked about an item since the beginning: what the changes cost.
-    #[must_use]
+    #[cfg(test)]
     pub fn asked(&self) -> u64 {
         self.asked
     }
@@ -228,7 +230,10 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
     }
 
     fn ask(&mut self, selector: &S, view: &impl LabelView) -> Truth {
-        self.asked += 1;
+        #[cfg(test)]
+        {
+            self.asked += 1;
+        }
         self.selectors.get(selector).map_or(Truth::No, |sought| sought.selector.matches(view))
     }
 

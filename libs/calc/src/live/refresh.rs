@@ -46,7 +46,9 @@ impl Live {
         if dirty.every_rule_set {
             todo.subjects.extend(self.judges.locals().cloned());
         }
-        self.subjects(&mut todo);
+        for id in mem::take(&mut todo.subjects) {
+            self.subject(&id, &mut todo);
+        }
         self.placed(&mut todo);
         self.nets(&mut todo);
         self.addresses(&todo);
@@ -95,20 +97,10 @@ impl Live {
 
     /// A network set or node is not what it was: a local pod on its networks may meet its own rules otherwise.
     fn around_changed(&self, nets: BTreeSet<Cidr>, todo: &mut Todo) {
-        for net in &nets {
-            let holders = self.judges.locals().filter(|id| self.claims.of(id).any(|address| net.contains(address)));
-            todo.subjects.extend(holders.cloned());
-        }
+        let on_them = |address: IpAddr| Cidr::host(address).supernets().any(|net| nets.contains(&net));
+        let holders = self.judges.locals().filter(|id| self.claims.of(id).any(on_them));
+        todo.subjects.extend(holders.cloned());
         todo.placed.extend(nets);
-    }
-
-    fn subjects(&mut self, todo: &mut Todo) {
-        if todo.subjects.is_empty() {
-            return;
-        }
-        for id in mem::take(&mut todo.subjects) {
-            self.subject(&id, todo);
-        }
     }
 
     fn subject(&mut self, id: &PodId, todo: &mut Todo) {
