@@ -178,15 +178,12 @@ fn pkt_35_what_a_route_refuses_is_told_as_the_route_says() {
                 // Also with its last hop: the way is refused before the hops are counted.
                 for ttl in [64, 1] {
                     let sent = probe(family, OUTSIDE, 5).with_destination(&to).ttl(ttl).bytes();
-                    let before = kernel.seen().drops;
+                    let counted = |kernel: &Kernel| kernel.dropped(DropReason::Unroutable).values().sum::<u64>();
+                    let before = counted(&kernel);
                     let ran = kernel.run(Hook::Pod(CLIENT), &sent);
                     assert_eq!(ran.action, Action::Redirect, "{route} {family:?}");
                     tells(family, &ran.bytes, CLIENT, kind, &sent).expect("the error is right");
-                    let counted = |drops: &std::collections::BTreeMap<(u32, DropReason), u64>| {
-                        let of = drops.iter().filter(|((_, reason), _)| *reason == DropReason::Unroutable);
-                        of.map(|(_, count)| *count).sum::<u64>()
-                    };
-                    assert_eq!(counted(&kernel.seen().drops), counted(&before) + 1);
+                    assert_eq!(counted(&kernel), before + 1);
                 }
             }
         }

@@ -479,6 +479,12 @@ impl Kernel {
         Seen { entries, fragments, drops: counted.collect(), judged }
     }
 
+    /// Packets dropped for this reason, by slot.
+    pub fn dropped(&self, why: DropReason) -> BTreeMap<u32, u64> {
+        let of_it = self.seen().drops.into_iter().filter(|((_, reason), _)| *reason == why);
+        of_it.map(|((slot, _), packets)| (slot, packets)).collect()
+    }
+
     /// The flows that are known, in order, half-open ones as well.
     pub fn flows(&self) -> Vec<FlowKey> {
         let both = [&maps::CONNTRACK, &maps::NEWFLOW].map(|spec| self.entries(spec));

@@ -68,8 +68,8 @@ fn own_2_a_new_pod_is_guarded_by_filters_and_then_by_links_and_no_packet_is_lost
         let tcp = s.pods["x/b"].tcp_stream(&s.pods["x/a"], 80)?;
         moved(s, &["x/a", "x/b", "x/c"])?;
         // The next one begins with filters again, under the same flows; the others stay where they are.
-        s.add(&PodSpec::new("x/d"))?;
         let added = Instant::now();
+        s.add(&PodSpec::new("x/d"))?;
         let first = guards(s, "x/d")?;
         // A machine that was away for so long has moved it meanwhile.
         assert!(first == [(false, true); 2] || added.elapsed() > QUIET, "{first:?}");
