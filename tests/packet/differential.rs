@@ -12,7 +12,7 @@ use crate::{
 use calc::World;
 use dataplane::Question;
 use model::{
-    Attachment, AttachmentId, IfaceName, Labels, Mac, Namespace, NodeName, Pod, Protocol, Resource, ServiceAccount,
+    Attachment, AttachmentId, IfaceName, Mac, NamedPort, Namespace, NodeName, Pod, Protocol, Resource, ServiceAccount,
     Update,
 };
 use policy::{Endpoint, Flow, Judgement, Outcome, Verdict, View, evaluate, generate::Case};
@@ -184,7 +184,9 @@ fn world(view: &View) -> World {
         world.apply(Update::Set(resource));
     }
     for (number, endpoint) in view.endpoints.iter().enumerate() {
-        world.apply(Update::Set(Resource::Pod(pod(endpoint, &node))));
+        if let Some(ports) = &endpoint.ports {
+            world.apply(Update::Set(Resource::Pod(pod(endpoint, ports, &node))));
+        }
         world.attach(attachment(endpoint, number));
     }
     world.set_host_addresses(view.host.iter().map(model::Cidr::network).collect::<BTreeSet<_>>());
@@ -192,14 +194,14 @@ fn world(view: &View) -> World {
     world
 }
 
-fn pod(endpoint: &Endpoint, node: &NodeName) -> Pod {
+fn pod(endpoint: &Endpoint, ports: &[NamedPort], node: &NodeName) -> Pod {
     Pod {
         id: endpoint.id.clone(),
         node: Some(node.clone()),
         labels: endpoint.labels.clone(),
         service_account: endpoint.service_account.clone(),
         addresses: endpoint.addresses.clone(),
-        ports: endpoint.ports.clone(),
+        ports: ports.to_vec(),
         host_network: false,
         finished: false,
     }
@@ -213,7 +215,7 @@ fn attachment(endpoint: &Endpoint, number: usize) -> Attachment {
         mac: mac(number),
         addresses: endpoint.addresses.clone(),
         mtu: 1500,
-        labels: Labels::new(),
+        labels: endpoint.labels.clone(),
         delegated: false,
         committed: true,
     }

@@ -140,7 +140,7 @@ impl World {
             labels: workload.labels.clone(),
             service_account: workload.account.map(str::to_owned),
             addresses: workload.addresses.keys().copied().collect(),
-            ports: workload.ports.to_vec(),
+            ports: workload.ports.map(<[_]>::to_vec),
         };
         let endpoints = workloads(self).iter().map(endpoint).collect();
         let account =

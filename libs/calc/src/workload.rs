@@ -22,7 +22,8 @@ pub(crate) struct Workload<'a> {
     pub(crate) account: Option<&'a str>,
     /// `None`: nobody described its account.
     account_labels: Option<&'a Labels>,
-    pub(crate) ports: &'a [NamedPort],
+    /// `None`: nobody described it.
+    pub(crate) ports: Option<&'a [NamedPort]>,
     /// Its addresses, each with the local endpoint that has it.
     pub(crate) addresses: BTreeMap<IpAddr, Option<&'a AttachmentId>>,
     pub(crate) attachments: Vec<&'a Attachment>,
@@ -75,7 +76,7 @@ fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -
         .or_else(|| attachments.first().map(|attachment| &attachment.labels))
         .or_else(|| published.map(|published| &published.labels))?;
     let addresses = addresses(&attachments, published.map(|published| &*published.addresses), manifest);
-    let ports = manifest.map_or(&[][..], |pod| &pod.ports);
+    let ports = manifest.map(|pod| &*pod.ports);
     let account = manifest.and_then(|pod| pod.service_account.as_deref());
     Some(Workload {
         id,

@@ -138,6 +138,7 @@ impl<'a> Reporter<'a> {
                 "class": id,
                 "selectors": texts(&class.selectors),
                 "unsure": texts(&class.unsure),
+                "unknownPorts": class.unknown_ports,
                 "nodeSelectors": texts(&class.nodes),
                 "nets": class.nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "members": members.get(id).cloned().unwrap_or_default(),

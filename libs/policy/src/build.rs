@@ -211,7 +211,8 @@ impl Builder<'_> {
             (PortMatch::Range(range), _) => vec![SetPort::Range(*range)],
             (PortMatch::Named(name), Direction::Egress) => vec![SetPort::PeerNamed(name.clone())],
             (PortMatch::Named(name), Direction::Ingress) => {
-                let own = self.subject.pod.ports.iter().filter(|own| own.name == *name);
+                let Some(own) = self.subject.pod.ports else { return vec![SetPort::Unknown] };
+                let own = own.iter().filter(|own| own.name == *name);
                 own.map(|own| SetPort::Own(own.protocol, own.port)).collect()
             }
         }

@@ -23,6 +23,8 @@ pub struct Class {
     pub nets: BTreeSet<Cidr>,
     /// Its named ports, of those names that an active egress rule uses.
     pub ports: BTreeSet<NamedPort>,
+    /// Active egress rules use names, and nobody has described the pod: any of them may be any of its ports.
+    pub unknown_ports: bool,
 }
 
 impl Class {
@@ -47,19 +49,24 @@ impl Class {
     #[must_use]
     pub fn with_pod(&self, active: &Active, pod: &PodFacts<'_>) -> Self {
         let found = active.selectors.iter().map(|selector| (selector, selector.matches(&pod.labels)));
-        self.with_found(found, pod.ports.iter().filter(|port| active.peer_port_names.contains(&port.name)))
+        let names = &active.peer_port_names;
+        // Where no name is asked for, none is missed.
+        let ports = pod.ports.or(names.is_empty().then_some(&[]));
+        self.with_found(found, ports.map(|ports| ports.iter().filter(|port| names.contains(&port.name))))
     }
 
-    /// The same, where somebody else has asked the selectors: what they say of the pod, and its ports of active names.
+    /// The same, where somebody else has asked the selectors: what they say of the pod, and its ports of active names
+    /// (`None`: they are asked for and not known).
     #[must_use]
     pub fn with_found<'a>(
         &self,
         found: impl Iterator<Item = (&'a Arc<Selector>, Truth)>,
-        ports: impl Iterator<Item = &'a NamedPort>,
+        ports: Option<impl Iterator<Item = &'a NamedPort>>,
     ) -> Self {
         let mut class = self.clone();
         found.for_each(|(selector, found)| class.note(selector, found));
-        class.ports.extend(ports.cloned());
+        class.unknown_ports = ports.is_none();
+        class.ports.extend(ports.into_iter().flatten().cloned());
         class.settled()
     }
 

@@ -85,16 +85,14 @@ fn paint_tier<'a>(
     class: &Class,
 ) {
     for (policy, rule) in rules {
-        let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
-            None => continue,
-            Some(SetAction::Pass) => None,
-            Some(SetAction::Allow) => Some(Verdict::Allow),
-            Some(SetAction::Deny) => Some(Verdict::Deny),
-        };
-        for xs in xs_of(&rule.packet, class).ranges() {
-            match verdict {
-                Some(verdict) => canvas.paint(xs, Paint::Rule { tier, policy, place: rule.place, verdict }),
-                None => canvas.pass(xs),
+        for (action, xs) in strokes_of(rule, class) {
+            let paint = |verdict| Paint::Rule { tier, policy, place: rule.place, verdict };
+            for xs in xs.ranges() {
+                match action {
+                    SetAction::Pass => canvas.pass(xs),
+                    SetAction::Allow => canvas.paint(xs, paint(Verdict::Allow)),
+                    SetAction::Deny => canvas.paint(xs, paint(Verdict::Deny)),
+                }
             }
         }
         if canvas.is_full() {
@@ -110,14 +108,15 @@ fn paint_tier<'a>(
 /// Rules come with their profile's place.
 fn paint_profiles<'a>(canvas: &mut Canvas, rules: impl Iterator<Item = (usize, &'a SetRule)>, class: &Class) {
     for (profile, rule) in rules {
-        let verdict = match rule.action.given(peer_matches(&rule.peer, class)) {
-            None => continue,
-            Some(SetAction::Allow) => Verdict::Allow,
-            // There is no further tier to pass it to (felix/bpf/polprog, writeProfile).
-            Some(SetAction::Deny | SetAction::Pass) => Verdict::Deny,
-        };
-        for xs in xs_of(&rule.packet, class).ranges() {
-            canvas.paint(xs, Paint::Profile { profile, place: rule.place, verdict });
+        for (action, xs) in strokes_of(rule, class) {
+            let verdict = match action {
+                SetAction::Allow => Verdict::Allow,
+                // There is no further tier to pass it to (felix/bpf/polprog, writeProfile).
+                SetAction::Deny | SetAction::Pass => Verdict::Deny,
+            };
+            for xs in xs.ranges() {
+                canvas.paint(xs, Paint::Profile { profile, place: rule.place, verdict });
+            }
         }
     }
     canvas.paint(EVERY_X, Paint::Rest);
@@ -137,8 +136,27 @@ fn peer_matches(peer: &PeerTest, class: &Class) -> Truth {
     selected.min(not_selected).min(node)
 }
 
-/// The `x` that a rule covers for this class.
-fn xs_of(test: &PacketTest, class: &Class) -> XSet {
+/// What a rule does with which `x` for this class: first where it certainly matches, then, where it asks for a port name
+/// that nobody knows, what is left of it where it may.
+fn strokes_of(rule: &SetRule, class: &Class) -> impl Iterator<Item = (SetAction, XSet)> {
+    let peer = peer_matches(&rule.peer, class);
+    let stroke = move |ports: Truth| Some((rule.action.given(peer.min(ports))?, xs_of(&rule.packet, class, ports)));
+    let PacketTest { ports, not_ports, .. } = &rule.packet;
+    let in_doubt = ports.iter().flatten().chain(not_ports).any(|port| is_unknown(port, class));
+    let doubtful = if in_doubt { stroke(Truth::Unknown) } else { None };
+    stroke(Truth::Yes).into_iter().chain(doubtful)
+}
+
+/// The `x` that a rule covers for this class: `Yes`, certainly; else wherever it may, as a name that nobody knows may be
+/// any port.
+fn xs_of(test: &PacketTest, class: &Class, ports_known: Truth) -> XSet {
+    let any = |ports: &[SetPort], unknown_is_any: bool| {
+        if unknown_is_any && ports.iter().any(|port| is_unknown(port, class)) {
+            every_port(test.protocol)
+        } else {
+            ports_of(ports, test.protocol, class)
+        }
+    };
     let mut xs = match test.protocol {
         Some(protocol) => XSet::of([every_detail(protocol)]),
         None => XSet::everything(),
@@ -153,12 +171,21 @@ fn xs_of(test: &PacketTest, class: &Class) -> XSet {
         xs = xs.without(&messages(icmp));
     }
     if let Some(ports) = &test.ports {
-        xs = xs.within(&ports_of(ports, test.protocol, class));
+        xs = xs.within(&any(ports, !ports_known.surely()));
     }
     if !test.not_ports.is_empty() {
-        xs = xs.without(&ports_of(&test.not_ports, test.protocol, class));
+        xs = xs.without(&any(&test.not_ports, ports_known.surely()));
     }
     xs
+}
+
+/// A port name of a pod that nobody has described.
+fn is_unknown(port: &SetPort, class: &Class) -> bool {
+    match port {
+        SetPort::Unknown => true,
+        SetPort::PeerNamed(_) => class.unknown_ports,
+        SetPort::Range(_) | SetPort::Own(..) => false,
+    }
 }
 
 fn every_detail(protocol: Protocol) -> Range<u32> {
@@ -176,16 +203,25 @@ fn messages(icmp: IcmpMatch) -> XSet {
     XSet::of([Protocol::ICMP, Protocol::ICMPV6].map(|protocol| details(protocol, kind | first, kind | last)))
 }
 
-/// In every protocol with ports, unless the rule names one: others need not be looked at.
+/// Protocols with ports: the one that the rule names, or all; others need not be looked at.
+fn with_ports(wanted: Option<Protocol>) -> impl Iterator<Item = Protocol> {
+    Protocol::WITH_PORTS.into_iter().filter(move |has| wanted.is_none_or(|wanted| wanted == *has))
+}
+
+fn every_port(protocol: Option<Protocol>) -> XSet {
+    XSet::of(with_ports(protocol).map(every_detail))
+}
+
+/// Those of which the numbers are known.
 fn ports_of(ports: &[SetPort], protocol: Option<Protocol>, class: &Class) -> XSet {
-    let protocols = Protocol::WITH_PORTS.into_iter().filter(|has| protocol.is_none_or(|wanted| wanted == *has));
+    let protocols = with_ports(protocol);
     let single = |protocol, port| details(protocol, port, port);
     XSet::of(protocols.flat_map(|protocol| {
         ports.iter().flat_map(move |port| -> Vec<Range<u32>> {
             match port {
                 SetPort::Range(range) => vec![details(protocol, range.first(), range.last())],
                 SetPort::Own(of, port) if *of == protocol => vec![single(protocol, *port)],
-                SetPort::Own(..) => Vec::new(),
+                SetPort::Own(..) | SetPort::Unknown => Vec::new(),
                 SetPort::PeerNamed(name) => {
                     let named = class.ports.iter().filter(|port| port.name == *name && port.protocol == protocol);
                     named.map(|port| single(protocol, port.port)).collect()

@@ -78,7 +78,7 @@ fn facts<'a>(view: &'a View, endpoint: &'a Endpoint) -> PodFacts<'a> {
         None => Parent::Unknown,
     };
     let labels = EffectiveLabels::pod(&endpoint.labels, namespace, view.namespaces.get(namespace), account);
-    PodFacts { labels, ports: &endpoint.ports }
+    PodFacts { labels, ports: endpoint.ports.as_deref() }
 }
 
 fn subject<'a>(view: &'a View, endpoint: &'a Endpoint) -> Subject<'a> {

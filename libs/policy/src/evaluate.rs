@@ -22,8 +22,8 @@ pub struct Endpoint {
     pub service_account: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its named ports.
-    pub ports: Vec<NamedPort>,
+    /// Its named ports. `None`: nobody has described it.
+    pub ports: Option<Vec<NamedPort>>,
 }
 
 /// All that policies can refer to.
@@ -283,11 +283,11 @@ impl View {
             && rule.protocol.is_none_or(|protocol| protocol == flow.protocol)
             && rule.not_protocol.is_none_or(|protocol| protocol != flow.protocol)
             && rule.icmp.is_none_or(|icmp| icmp_matches(icmp, flow))
-            && rule.not_icmp.is_none_or(|icmp| !icmp_matches(icmp, flow))
-            && destination.ports.as_ref().is_none_or(|ports| port_among(ports, packet))
-            && !port_among(&destination.not_ports, packet);
+            && rule.not_icmp.is_none_or(|icmp| !icmp_matches(icmp, flow));
         let parts = [
             of_packet.into(),
+            destination.ports.as_ref().map_or(Truth::Yes, |ports| port_among(ports, packet)),
+            port_among(&destination.not_ports, packet).negated(),
             if rule.asks_source_ports() { Truth::Unknown } else { Truth::Yes },
             self.end_matches(source, flow.source, packet, Direction::Egress),
             self.end_matches(destination, flow.destination, packet, Direction::Ingress),
@@ -332,17 +332,22 @@ fn icmp_matches(wanted: IcmpMatch, flow: &Flow) -> bool {
 }
 
 /// The entries are joined by OR, and a packet without ports is in none (NP-63).
-fn port_among(ports: &[PortMatch], packet: &Packet) -> bool {
-    packet.flow.protocol.has_ports() && ports.iter().any(|port| port_matches(port, packet))
+fn port_among(ports: &[PortMatch], packet: &Packet) -> Truth {
+    if !packet.flow.protocol.has_ports() {
+        return Truth::No;
+    }
+    Truth::any(ports.iter().map(|port| port_matches(port, packet)))
 }
 
-/// A name means the ports that the destination calls so with the packet's protocol (NP-67, NP-68).
-fn port_matches(port: &PortMatch, packet: &Packet) -> bool {
+/// A name means the ports that the destination calls so with the packet's protocol (NP-67, NP-68). Of a pod that nobody has
+/// described it may mean any.
+fn port_matches(port: &PortMatch, packet: &Packet) -> Truth {
     let Flow { protocol, detail, .. } = *packet.flow;
-    match port {
-        PortMatch::Range(range) => (range.first()..=range.last()).contains(&detail),
-        PortMatch::Named(name) => packet.destination.is_some_and(|pod| {
-            pod.ports.iter().any(|own| own.name == *name && own.protocol == protocol && own.port == detail)
+    match (port, packet.destination) {
+        (PortMatch::Range(range), _) => (range.first()..=range.last()).contains(&detail).into(),
+        (PortMatch::Named(_), None) => Truth::No,
+        (PortMatch::Named(name), Some(pod)) => pod.ports.as_ref().map_or(Truth::Unknown, |ports| {
+            ports.iter().any(|own| own.name == *name && own.protocol == protocol && own.port == detail).into()
         }),
     }
 }

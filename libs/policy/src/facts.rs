@@ -11,8 +11,8 @@ use std::net::IpAddr;
 pub struct PodFacts<'a> {
     /// Its labels, inherited ones included.
     pub labels: EffectiveLabels<'a>,
-    /// Its named ports.
-    pub ports: &'a [NamedPort],
+    /// Its named ports. `None`: nobody has described it.
+    pub ports: Option<&'a [NamedPort]>,
 }
 
 /// A network set.

@@ -41,6 +41,8 @@ pub enum SetPort {
     Own(Protocol, u16),
     /// Egress: by the peer's own name for it.
     PeerNamed(PortName),
+    /// An ingress name of an endpoint that nobody has described.
+    Unknown,
 }
 
 /// What a rule asks of protocol, port and ICMP message.
@@ -174,7 +176,7 @@ impl RuleSet {
         let ports = self.rules().flat_map(|rule| rule.packet.ports.iter().flatten().chain(&rule.packet.not_ports));
         ports.filter_map(|port| match port {
             SetPort::PeerNamed(name) => Some(name),
-            SetPort::Range(_) | SetPort::Own(..) => None,
+            SetPort::Range(_) | SetPort::Own(..) | SetPort::Unknown => None,
         })
     }
 

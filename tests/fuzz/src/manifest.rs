@@ -140,7 +140,7 @@ fn view(told: &Told) -> View {
                     labels: pod.labels.clone(),
                     service_account: pod.service_account.clone(),
                     addresses: pod.addresses.iter().copied().take(2).collect(),
-                    ports: pod.ports.clone(),
+                    ports: Some(pod.ports.clone()),
                 });
             }
             _ => {}

@@ -34,6 +34,10 @@ impl<T: Ord> Counted<T> {
         is_last
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn contains(&self, value: &T) -> bool {
         self.0.contains_key(value)
     }

@@ -71,6 +71,11 @@ impl Judges {
         self.of.keys()
     }
 
+    /// Whether any active rule asks for ports by name.
+    pub(super) fn asks_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     /// Whether an active rule asks for a port of this name.
     pub(super) fn asks_name(&self, name: &PortName) -> bool {
         self.names.contains(name)

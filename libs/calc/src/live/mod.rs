@@ -38,6 +38,8 @@ pub struct Live {
     /// Pods by the names of their ports.
     named: BTreeMap<PortName, BTreeSet<PodId>>,
     ports: BTreeMap<PodId, BTreeSet<PortName>>,
+    /// Pods whose ports nobody has described.
+    portless: BTreeSet<PodId>,
     classes: Shared<Class>,
     /// Of policies that have any.
     remarks: BTreeMap<PolicyId, Vec<String>>,
@@ -57,6 +59,7 @@ impl Live {
             active: Active::default(),
             named: BTreeMap::new(),
             ports: BTreeMap::new(),
+            portless: BTreeSet::new(),
             classes: Shared::default(),
             remarks: BTreeMap::new(),
             desired: Desired::default(),

@@ -65,7 +65,13 @@ impl Live {
             self.judges.put_subject(id, local);
             todo.subjects.insert(id.clone());
         }
-        let names = workload.iter().flat_map(|workload| workload.ports).map(|port| port.name.clone()).collect();
+        let names =
+            workload.iter().filter_map(|workload| workload.ports).flatten().map(|port| port.name.clone()).collect();
+        if workload.as_ref().is_some_and(|workload| workload.ports.is_none()) {
+            self.portless.insert(id.clone());
+        } else {
+            self.portless.remove(id);
+        }
         for gone in self.ports.insert(id.clone(), names).into_iter().flatten() {
             if let Some(pods) = self.named.get_mut(&gone) {
                 pods.remove(id);
@@ -147,7 +153,8 @@ impl Live {
             }
         }
         todo.nets.extend(nets);
-        let pods = names.iter().filter_map(|name| self.named.get(name)).flatten();
+        let portless = if names.is_empty() { None } else { Some(&self.portless) };
+        let pods = names.iter().filter_map(|name| self.named.get(name)).chain(portless).flatten();
         todo.addresses.extend(pods.flat_map(|pod| self.claims.of(pod)));
     }
 
@@ -200,8 +207,10 @@ impl Live {
             return Some(AddressSpec { class: self.classes.share(bare), owner: Owner::Host });
         }
         let (pod, endpoint) = self.claims.holder(address)?;
-        let ports = self.world.pods.get(pod).into_iter().flat_map(|pod| &pod.ports);
-        let class = bare.with_found(self.peers.find_pod(pod), ports.filter(|port| self.judges.asks_name(&port.name)));
+        let ports = self.world.pods.get(pod).map(|pod| &*pod.ports);
+        let ports = ports.or(if self.judges.asks_names() { None } else { Some(&[]) });
+        let asked = ports.map(|ports| ports.iter().filter(|port| self.judges.asks_name(&port.name)));
+        let class = bare.with_found(self.peers.find_pod(pod), asked);
         let owner = endpoint.map_or(Owner::Elsewhere, |id| Owner::Endpoint(id.clone()));
         // See `resolve`: the trie answers for a pod elsewhere that no rule knows by its labels.
         let matters = owner != Owner::Elsewhere || class != bare;

@@ -27,7 +27,7 @@ fn resources(case: &Case) -> Vec<Resource> {
             node: None,
             labels: endpoint.labels.clone(),
             addresses: endpoint.addresses.clone(),
-            ports: endpoint.ports.clone(),
+            ports: endpoint.ports.clone().unwrap_or_default(),
             service_account: endpoint.service_account.clone(),
             host_network: false,
             finished: false,

@@ -44,7 +44,8 @@ impl Dice {
         if !protocol.has_ports() {
             return 0;
         }
-        let named = view.endpoints.iter().flat_map(|endpoint| &endpoint.ports).map(|port| port.port);
+        let named =
+            view.endpoints.iter().filter_map(|endpoint| endpoint.ports.as_ref()).flatten().map(|port| port.port);
         let ports: Vec<_> = written_ports(view).into_iter().chain(named).chain(PORTS).collect();
         let port = self.pick(&ports);
         self.pick(&[port, port, port.wrapping_add(1), port.wrapping_sub(1)])

@@ -130,9 +130,11 @@ impl Dice {
             2 => vec![pod_v4(number), Ipv4Addr::new(10, 65, 2, 2 + number).into(), pod_v6(number)],
             _ => vec![pod_v4(number), pod_v6(number)],
         };
-        let ports = (0..self.below(4)).map(|_| self.named_port()).collect();
+        let ports = Some((0..self.below(4)).map(|_| self.named_port()).collect());
         let id = PodId::new(self.pick(&NAMESPACES), &format!("p{number}"));
         let service_account = if self.once_in(8) { None } else { Some(self.pick(&ACCOUNTS).to_owned()) };
+        // Now and then one that nobody has described.
+        let (service_account, ports) = if self.once_in(6) { (None, None) } else { (service_account, ports) };
         Endpoint { id, labels: self.labels(), service_account, addresses, ports }
     }
 

@@ -97,7 +97,7 @@ fn actor(namespace: &str, pod: &str) -> Endpoint {
         labels: labels(&[("pod", pod)]),
         service_account: Some("default".into()),
         addresses: vec![v4(namespace, pod).into(), v6(namespace, pod).into()],
-        ports: ports.collect(),
+        ports: Some(ports.collect()),
     }
 }
 

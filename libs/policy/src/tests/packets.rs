@@ -4,7 +4,7 @@
 //! Never: ends; `anybody` may send.
 
 use super::cast::*;
-use model::{Action, EntityMatch, IcmpMatch, NamedPort, PortMatch, Protocol, Rule};
+use model::{Action, EntityMatch, IcmpMatch, NamedPort, PortMatch, PortRange, Protocol, Rule};
 
 const UDPLITE: Protocol = Protocol(136);
 const OTHER: Protocol = Protocol(253);
@@ -78,13 +78,42 @@ fn cal_22_a_negated_name_matches_whoever_has_no_such_port() {
     let rule = Rule { destination: named(&[], &["web"]), ..does(Action::Allow) };
     let mut outwards = Cast::new([global("default", "p").selecting("pod == 'a'").out([rule.clone()])]);
     let web = |port| NamedPort { name: "web".into(), protocol: TCP, port };
-    outwards.pod("y/b").ports.push(web(80));
+    outwards.pod("y/b").ports.get_or_insert_default().push(web(80));
     assert!(!outwards.lets("x/a", "y/b", TCP, 80) && outwards.lets("x/a", "y/b", TCP, 81));
     assert!(outwards.lets("x/a", "y/c", TCP, 80) && outwards.lets("x/a", STRANGER, TCP, 80));
     let mut inwards = allowing(rule);
-    inwards.pod("x/a").ports.push(web(80));
+    inwards.pod("x/a").ports.get_or_insert_default().push(web(80));
     assert!(!inwards.lets("y/b", "x/a", TCP, 80) && inwards.lets("y/b", "x/a", UDP, 80));
     assert!(inwards.lets("y/b", "x/a", OTHER, 0), "a packet without ports has none that is named");
+}
+
+#[test]
+fn cal_22_a_port_name_of_a_pod_without_a_manifest_counts_against_the_traffic() {
+    let rule = |ports: &[&str], not: &[&str], action| Rule { destination: named(ports, not), ..does(action) };
+    let verdicts = |first: Rule| {
+        let rules = [first, does(Action::Allow)];
+        let mut inwards = Cast::new([global("default", "p").selecting("pod == 'a'").into(rules.clone())]);
+        let mut outwards = Cast::new([global("default", "p").selecting("pod == 'a'").out(rules)]);
+        inwards.pod("x/a").ports = None;
+        outwards.pod("y/b").ports = None;
+        let said = [inwards.lets("y/b", "x/a", TCP, 80), inwards.lets("y/b", "x/a", OTHER, 0)];
+        assert_eq!(said, [outwards.lets("x/a", "y/b", TCP, 80), outwards.lets("x/a", "y/b", OTHER, 0)]);
+        said
+    };
+    // Whether a port that may have the name passes, and a packet without ports.
+    assert_eq!(verdicts(rule(&["web"], &[], Action::Deny)), [false, true]);
+    assert_eq!(verdicts(rule(&[], &["web"], Action::Deny)), [false, false]);
+    assert_eq!(verdicts(rule(&["web"], &[], Action::Pass)), [false, true], "a pass in doubt refuses");
+    let only = |rule: Rule| {
+        let mut cast = allowing(rule);
+        cast.pod("x/a").ports = None;
+        [cast.lets("y/b", "x/a", TCP, 80), cast.lets("y/b", "x/a", OTHER, 0)]
+    };
+    assert_eq!(only(rule(&["web"], &[], Action::Allow)), [false, false]);
+    assert_eq!(only(rule(&[], &["web"], Action::Allow)), [false, true]);
+    let mut mixed = rule(&["web"], &[], Action::Allow);
+    mixed.destination.ports.get_or_insert_default().push(PortMatch::Range(PortRange::single(80)));
+    assert_eq!(only(mixed), [true, false], "a number is known");
 }
 
 #[test]
@@ -93,7 +122,7 @@ fn cal_22_a_port_name_meets_the_selector_of_its_end() {
     let rule = Rule { destination, ..does(Action::Allow) };
     let mut cast = Cast::new([global("default", "p").selecting("pod == 'a'").out([rule])]);
     for pod in ["y/b", "z/b"] {
-        cast.pod(pod).ports.push(NamedPort { name: "web".into(), protocol: TCP, port: 80 });
+        cast.pod(pod).ports.get_or_insert_default().push(NamedPort { name: "web".into(), protocol: TCP, port: 80 });
     }
     assert_eq!(cast.reached_by("x/a"), "y/b");
 }

@@ -43,9 +43,9 @@ fn np_17_np_18_an_ingress_name_is_the_port_of_the_pod_itself() {
 fn np_19_an_egress_name_is_the_port_of_each_destination() {
     let mut cast = out_of_x([all().named(TCP, "web")]);
     let web = |port| NamedPort { name: "web".into(), protocol: TCP, port };
-    cast.pod("y/a").ports.push(web(80));
-    cast.pod("y/b").ports.push(web(81));
-    cast.pod("x/a").ports.push(web(82));
+    cast.pod("y/a").ports.get_or_insert_default().push(web(80));
+    cast.pod("y/b").ports.get_or_insert_default().push(web(81));
+    cast.pod("x/a").ports.get_or_insert_default().push(web(82));
     assert!(cast.lets("x/a", "y/a", TCP, 80) && !cast.lets("x/a", "y/a", TCP, 81));
     assert!(cast.lets("x/a", "y/b", TCP, 81) && !cast.lets("x/a", "y/b", TCP, 80));
     assert!(!cast.lets("x/a", "y/b", TCP, 82) && !cast.lets("x/a", STRANGER, TCP, 82));
@@ -109,7 +109,7 @@ fn np_68_cyc_9_a_name_of_another_protocol_opens_nothing() {
 fn np_69_one_name_of_two_protocols_is_resolved_by_protocol() {
     for mut cast in [into_x([all().named(UDP, "dns")]), out_of_x([all().named(UDP, "dns")])] {
         let dns = |protocol, port| NamedPort { name: "dns".into(), protocol, port };
-        cast.pod("x/a").ports.extend([dns(TCP, 5300), dns(UDP, 53)]);
+        cast.pod("x/a").ports.get_or_insert_default().extend([dns(TCP, 5300), dns(UDP, 53)]);
         assert!(cast.lets("x/b", "x/a", UDP, 53));
         assert!(!cast.lets("x/b", "x/a", UDP, 5300) && !cast.lets("x/b", "x/a", TCP, 5300));
     }
