@@ -1,19 +1,22 @@
 //! What typical packets cost the stages, counted, against the ceilings in `ebpf/budget.toml`.
-//! In: the example `paths` of crate `ebpf`, run as it is and under valgrind. Out: a table; whether all is within budget.
+//! In: the example `paths` of crate `ebpf`, run as it is and under valgrind; to write, the packet level's `paths` as well.
+//! Out: a table; whether all is within budget.
 //! Invariant: counts, never times, are compared: two runs of one tree say the same. A path or a count without a ceiling
 //! fails. Nanoseconds are only written down, for people.
 //! Never: counts what the tables in memory do: their instructions are not the kernel's.
 
-use crate::{ebpf, paths::Paths, step::Console};
+use crate::{
+    ceilings::{self, Counts, against},
+    ebpf,
+    paths::Paths,
+    step::Console,
+};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
-
-/// By what is counted.
-type Counts = BTreeMap<String, u64>;
 
 /// Walks between two counts: what both runs do besides cancels out.
 const WALKS: [u64; 2] = [100, 1100];
@@ -36,10 +39,14 @@ pub fn budget(paths: &Paths, console: &Console, write: bool) -> Result<bool> {
     let mut text = fs::read_to_string(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
     if write {
         let mut counted = counted.clone();
-        for (path, counts) in nanoseconds(paths, console)? {
+        let times = nanoseconds(paths, console)?;
+        ensure!(times.keys().eq(counted.keys()), "the packet level's paths are others than those counted: {times:?}");
+        for (path, counts) in times {
             counted.entry(path).or_default().extend(counts);
         }
-        text = counted.iter().fold(text, |text, (path, counts)| with_section(&text, path, counts));
+        text = counted
+            .iter()
+            .fold(text, |text, (path, counts)| ceilings::with_section(&text, &header(path), &with_room(counts)));
         fs::write(&file, &text).with_context(|| format!("{}: cannot be written", file.display()))?;
     }
     Ok(compare(&counted, &text, !console.is_quiet()))
@@ -55,7 +62,6 @@ fn nanoseconds(paths: &Paths, console: &Console) -> Result<BTreeMap<String, Coun
         Some(format!("{path} nanoseconds {time}"))
     };
     let times = said(&lines.iter().filter_map(of_path).collect::<Vec<_>>());
-    ensure!(!times.is_empty(), "the packet level's `paths` said no time");
     Ok(times)
 }
 
@@ -63,16 +69,12 @@ fn nanoseconds(paths: &Paths, console: &Console) -> Result<BTreeMap<String, Coun
 fn compare(counted: &BTreeMap<String, Counts>, text: &str, all: bool) -> bool {
     let mut held = true;
     for (path, counts) in counted {
-        let ceilings = section(text, path);
+        let ceilings = ceilings::section(text, &header(path));
         for (what, count) in counts {
-            let word = match ceilings.get(what) {
-                Some(ceiling) if count <= ceiling => format!("of {ceiling}"),
-                Some(ceiling) => format!("ABOVE ITS CEILING {ceiling}"),
-                None => "WITHOUT A CEILING".to_owned(),
-            };
-            let within = word.starts_with("of");
-            held &= within;
-            if all || !within {
+            let stands = against(*count, ceilings.get(what));
+            held &= stands.is_ok();
+            if all || stands.is_err() {
+                let (Ok(word) | Err(word)) = stands;
                 println!("        {path}: {count} {what}, {word}");
             }
         }
@@ -139,25 +141,10 @@ fn header(path: &str) -> String {
     format!("[paths.{path}]")
 }
 
-fn section(text: &str, path: &str) -> Counts {
-    let header = header(path);
-    let lines = text.lines().skip_while(|line| line.trim() != header).skip(1);
-    let ceiling = |line: &str| {
-        let (what, count) = line.split_once('=')?;
-        Some((what.trim().to_owned(), count.trim().parse().ok()?))
-    };
-    lines.take_while(|line| !line.starts_with('[')).filter_map(ceiling).collect()
-}
-
-/// The text with a path's ceilings: as counted, and a twentieth above for instructions, which the compiler has a say in.
-fn with_section(text: &str, path: &str, counts: &Counts) -> String {
+/// As counted, and a twentieth above for instructions, which the compiler has a say in.
+fn with_room(counts: &Counts) -> Counts {
     let ceiling = |what: &str, count: u64| if what == "instructions" { count + count / 20 } else { count };
-    let rows = counts.iter().map(|(what, count)| format!("{what} = {}\n", ceiling(what, *count)));
-    let fresh = format!("{}\n{}", header(path), rows.collect::<String>());
-    let Some(start) = text.find(&header(path)) else { return format!("{}\n\n{fresh}", text.trim_end()) };
-    let after = text[start + 1..].find("\n[").map(|at| start + 1 + at);
-    let rest = after.map(|at| format!("\n{}", text[at..].trim_start_matches('\n'))).unwrap_or_default();
-    format!("{}{fresh}{rest}", &text[..start])
+    counts.iter().map(|(what, count)| (what.clone(), ceiling(what, *count))).collect()
 }
 
 fn text_of(path: &Path) -> Result<&str> {
@@ -189,10 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_paths_own_section_is_written() {
-        let text = "[paths.a]\nlookups = 2\n\n[verified.\"6.1\"]\na = 1\n";
-        let fresh = with_section(text, "a", &counts(&[("instructions", 100), ("lookups", 1)]));
-        assert_eq!(fresh, "[paths.a]\ninstructions = 105\nlookups = 1\n\n[verified.\"6.1\"]\na = 1\n");
-        assert_eq!(with_section(text, "b", &counts(&[("lookups", 1)])), format!("{text}\n[paths.b]\nlookups = 1\n"));
+    fn a_twentieth_is_left_for_the_compiler_and_nothing_for_lookups() {
+        let counted = counts(&[("instructions", 100), ("lookups", 1)]);
+        assert_eq!(with_room(&counted), counts(&[("instructions", 105), ("lookups", 1)]));
     }
 }

@@ -5,6 +5,7 @@
 
 mod budget;
 mod build;
+mod ceilings;
 mod conformance;
 mod ebpf;
 mod fuzz;
@@ -63,7 +64,7 @@ enum Chore {
     },
     /// Count what typical packets cost, against the ceilings in ebpf/budget.toml.
     Budget {
-        /// Write the counts down as the new ceilings.
+        /// Write the counts down as the new ceilings, and how long the live program takes (root).
         #[arg(long)]
         write: bool,
     },
