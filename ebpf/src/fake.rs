@@ -101,7 +101,8 @@ impl Node {
                 mtu: 1500,
                 flags: ENDPOINT_READY,
                 mac: mac(slot),
-                spare: [0; 28],
+                layers: abi::Layers::default(),
+                spare: [0; 16],
             });
             node.interfaces.insert(slot, slot);
             node.owns(v4(slot as u8), slot);

@@ -6,9 +6,9 @@
 use crate::cast::{Actor, NODE};
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, Direction, EntityMatch, IfaceName, Labels, NamedPort, Order, Pod, PodId,
-    Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource, Rule, Selector, TierName,
-    Update,
+    Action, Attachment, AttachmentId, Cidr, Direction, EntityMatch, IfaceName, Labels, Layer, NamedPort, Order, Pod,
+    PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource, Rule, Selector,
+    TierName, Update,
 };
 use std::fmt::Write as _;
 
@@ -143,6 +143,8 @@ pub fn policy(name: &str, app: Option<&str>, directions: &[Direction]) -> Policy
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
         subject: pods(app),
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types: PolicyTypes {
             ingress: directions.contains(&Direction::Ingress),
             egress: directions.contains(&Direction::Egress),

@@ -21,8 +21,8 @@ pub struct FlowKey {
     pub high_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    /// Whose flow it is: the low 24 bits of a host endpoint's slot, little-endian, or zero for the pods'.
+    pub zone: [u8; 3],
 }
 
 /// Seen: only the opener. Lives in `NEWFLOW`.

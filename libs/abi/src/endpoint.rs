@@ -1,4 +1,4 @@
-//! Local endpoints: one 64-byte slot each, found by the slot number that conntrack and the address table carry.
+//! Local endpoints, workloads and host interfaces: one 64-byte slot each, found by the slot number that conntrack and the address table carry.
 //! In: a slot. Out: interface, MAC, MTU, the two rule sets in force, and the revision of the endpoint's policy.
 //! Invariant: an all-zero slot is nobody: no interface, rule set 0, which denies everything.
 //! Never: holds addresses; the address table names the slot.
@@ -26,6 +26,26 @@ pub const ENDPOINT_QUEUED: u16 = 1 << 1;
 /// Allowed flows are not judged again when policy moves on (`establishedFlows: keep`, Calico's way).
 pub const ENDPOINT_KEEP_ESTABLISHED: u16 = 1 << 2;
 
+/// The slot is a host endpoint's `local` layer: its interface is one of the node's own.
+pub const ENDPOINT_HOST: u16 = 1 << 3;
+/// Of [`SLOT_HOST`]: what pods send to this node does not arrive, but for replies (defaultEndpointToHostAction Drop).
+pub const NODE_REFUSES_WORKLOADS: u16 = 1 << 4;
+/// Of [`SLOT_HOST`]: who is refused by rules is told so.
+pub const NODE_REJECTS: u16 = 1 << 5;
+
+/// The slots that hold a host endpoint's other rule sets; 0: it has none there. Of [`SLOT_HOST`], `forward` is that of the host
+/// endpoint of all interfaces, asked of what pods send and receive.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// Asked first, packet by packet, without connection tracking.
+    pub untracked: u32,
+    /// Asked of flows that come in, before a service's address is translated.
+    pub pre_dnat: u32,
+    /// Asked of flows that this node forwards.
+    pub forward: u32,
+}
+
 /// One local endpoint.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +64,10 @@ pub struct Endpoint {
     pub flags: u16,
     /// MAC of the endpoint's own side.
     pub mac: [u8; 6],
+    /// A host endpoint's other slots.
+    pub layers: Layers,
     /// Zero; room for what later hooks need.
-    pub spare: [u8; 28],
+    pub spare: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 64);

@@ -22,7 +22,7 @@ pub mod word;
 pub use address::{Address, ClassEntry, NetKey};
 pub use answer::{Answer, Outcome};
 pub use conntrack::{ConntrackEntry, FlowKey, Ticket};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Layers};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
 pub use timeout::{Timeout, Timeouts};

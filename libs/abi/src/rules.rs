@@ -7,6 +7,8 @@
 pub const CLASS_NONE: u32 = 0;
 /// Rule set 0: has no spans and therefore denies everything. Zeroed memory fails closed.
 pub const SET_DENY: u32 = 0;
+/// The rule set that allows everything, by no rule. It stands in no table and is never handed out.
+pub const SET_OPEN: u32 = crate::word::ID_MAX;
 /// The verdict came from no rule (no policy applies, or the set has no row).
 pub const HIT_NONE: u32 = 0;
 /// Most spans a row may have; a binary search over it takes at most [`SEARCH_STEPS`].
@@ -58,6 +60,12 @@ pub enum SpanKind {
     Deny,
     /// Let through.
     Allow,
+    /// No rule decides, and the set has no end: whatever comes after it is asked.
+    Next,
+    /// Decided by the source port: `hit` is the index of a nested list.
+    Ports,
+    /// Decided by the class of the endpoint's own address: `hit` is the id of a nested set.
+    Cell,
 }
 
 impl SpanKind {
@@ -67,6 +75,9 @@ impl SpanKind {
         match self {
             Self::Deny => 0,
             Self::Allow => 1,
+            Self::Next => 2,
+            Self::Ports => 3,
+            Self::Cell => 4,
         }
     }
 }

@@ -28,6 +28,45 @@ pub struct EndpointSpec {
     pub keep_established: bool,
 }
 
+/// The rule sets of both directions; `None`: everything passes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judges {
+    /// Judges what comes in.
+    pub ingress: Option<Arc<RuleSet>>,
+    /// Judges what goes out.
+    pub egress: Option<Arc<RuleSet>>,
+}
+
+/// An interface of this node's own that has a host endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEndpointSpec {
+    /// Name of the host endpoint.
+    pub name: String,
+    /// The interface.
+    pub interface: IfaceName,
+    /// Asked first, packet by packet.
+    pub untracked: Judges,
+    /// Asked of flows that come in, before a service's address is translated.
+    pub pre_dnat: Judges,
+    /// Asked of flows that this node forwards.
+    pub forward: Judges,
+    /// Asked of flows of this node itself.
+    pub local: Judges,
+    /// Allowed flows outlive a new deny.
+    pub keep_established: bool,
+}
+
+/// What holds for the node as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// What the host endpoint of all interfaces asks of flows that pods send and receive (HEP-5, HEP-6).
+    pub forward: Judges,
+    /// A refused packet is answered.
+    pub rejects: bool,
+    /// What pods send to this node does not arrive, but for replies.
+    pub refuses_workloads: bool,
+}
+
 /// Whose an address is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
@@ -57,4 +96,8 @@ pub struct Desired {
     pub addresses: BTreeMap<IpAddr, AddressSpec>,
     /// Networks that rules name, and those of network sets and nodes that rules find; each with its own class, the wider networks over it included.
     pub nets: BTreeMap<Cidr, Arc<Class>>,
+    /// Interfaces of this node's own that have a host endpoint.
+    pub host_endpoints: BTreeMap<IfaceName, HostEndpointSpec>,
+    /// What holds for the node as a whole.
+    pub node: NodeSpec,
 }

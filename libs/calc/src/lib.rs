@@ -15,7 +15,7 @@ mod surroundings;
 mod workload;
 pub mod world;
 
-pub use desired::{AddressSpec, Desired, EndpointSpec, Owner};
+pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, NodeSpec, Owner};
 pub use live::Live;
 pub use query::Status;
 pub use resolve::desired;

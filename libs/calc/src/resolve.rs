@@ -24,7 +24,7 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let mut classes = Shared::default();
     let addresses = addresses(world, &workloads, &active, &mut classes);
     let nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
-    Desired { endpoints, addresses, nets }
+    Desired { endpoints, addresses, nets, ..Desired::default() }
 }
 
 fn endpoints(

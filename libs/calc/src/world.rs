@@ -4,8 +4,9 @@
 //! Never: forgets an object because another is missing.
 
 use model::{
-    Attachment, AttachmentId, IpPool, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod,
-    PodId, Policy, PolicyId, Profile, Resource, ResourceKey, ServiceAccount, Tier, TierName, Update, WorkloadAddress,
+    Attachment, AttachmentId, FelixConfiguration, HostEndpoint, IfaceName, IpPool, Labels, Namespace, NamespaceName,
+    NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile, Resource, ResourceKey,
+    ServiceAccount, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,10 +27,14 @@ pub struct World {
     pub(crate) policies: BTreeMap<PolicyId, Policy>,
     pub(crate) network_sets: BTreeMap<NetworkSetId, NetworkSet>,
     pub(crate) profiles: BTreeMap<String, Profile>,
+    pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
+    pub(crate) felix: BTreeMap<String, FelixConfiguration>,
     pub(crate) pools: BTreeMap<String, IpPool>,
     pub(crate) published: BTreeMap<PodId, WorkloadAddress>,
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,
     pub(crate) host: BTreeSet<IpAddr>,
+    /// This node's own interfaces, with their addresses.
+    pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
 }
 
 /// Proof that every watched kind has delivered its first full list.
@@ -52,10 +57,13 @@ impl World {
             policies: BTreeMap::new(),
             network_sets: BTreeMap::new(),
             profiles: BTreeMap::new(),
+            host_endpoints: BTreeMap::new(),
+            felix: BTreeMap::new(),
             pools: BTreeMap::new(),
             published: BTreeMap::new(),
             attachments: BTreeMap::new(),
             host: BTreeSet::new(),
+            interfaces: BTreeMap::new(),
         }
     }
 
@@ -80,6 +88,8 @@ impl World {
             Resource::Policy(policy) => put(&mut self.policies, policy.id.clone(), policy),
             Resource::NetworkSet(set) => put(&mut self.network_sets, set.id.clone(), set),
             Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
+            Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
+            Resource::FelixConfiguration(felix) => put(&mut self.felix, felix.name.clone(), felix),
             Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
             Resource::WorkloadAddress(address) => {
                 // What this node tells the others is no news to itself, unless somebody else told it before.
@@ -102,6 +112,8 @@ impl World {
             ResourceKey::Policy(id) => self.policies.remove(id).is_some(),
             ResourceKey::NetworkSet(id) => self.network_sets.remove(id).is_some(),
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
+            ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),
+            ResourceKey::FelixConfiguration(name) => self.felix.remove(name).is_some(),
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
             ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
@@ -126,6 +138,11 @@ impl World {
     /// The addresses this host has now, loopback and link-local ones left out.
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.host = addresses;
+    }
+
+    /// The node's own interfaces with their addresses: neither loopback nor those of workloads.
+    pub fn set_host_interfaces(&mut self, interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>) {
+        self.interfaces = interfaces;
     }
 
     /// `Some` once the datastore has said everything it has.

@@ -158,6 +158,8 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
                 id.namespace.as_ref().map_or("GlobalNetworkSet.".to_owned(), |name| format!("NetworkSet.{name}"));
             Some((folder, &id.name))
         }
+        ResourceKey::HostEndpoint(name) => Some(("HostEndpoint.".to_owned(), name)),
+        ResourceKey::FelixConfiguration(name) => Some(("FelixConfiguration.".to_owned(), name)),
         ResourceKey::Pod(_)
         | ResourceKey::Namespace(_)
         | ResourceKey::Node(_)

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod attachment;
+pub mod felix;
+pub mod hostendpoint;
 pub mod label;
 pub mod name;
 pub mod net;
@@ -20,12 +22,14 @@ pub mod tier;
 pub mod update;
 
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
+pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration};
+pub use hostendpoint::{HostEndpoint, HostInterface};
 pub use label::Labels;
 pub use name::{NamespaceName, NodeName, PodId, PolicyId, PolicyKind, PortName, TierName};
 pub use net::{Cidr, Family, IfaceName, Ifindex, Mac, PortRange, Protocol};
 pub use networkset::{NetworkSet, NetworkSetId};
 pub use order::Order;
-pub use policy::{Direction, Policy, PolicyTypes};
+pub use policy::{Direction, Layer, Policy, PolicyTypes, Stage};
 pub use pool::IpPool;
 pub use profile::Profile;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};

@@ -81,6 +81,12 @@ pub enum PolicyKind {
     NetworkPolicy,
     /// `projectcalico.org/v3` GlobalNetworkPolicy.
     GlobalNetworkPolicy,
+    /// `projectcalico.org/v3` StagedKubernetesNetworkPolicy.
+    StagedKubernetesNetworkPolicy,
+    /// `projectcalico.org/v3` StagedNetworkPolicy.
+    StagedNetworkPolicy,
+    /// `projectcalico.org/v3` StagedGlobalNetworkPolicy.
+    StagedGlobalNetworkPolicy,
 }
 
 impl PolicyKind {
@@ -91,6 +97,20 @@ impl PolicyKind {
             Self::ClusterNetworkPolicy => "KubernetesClusterNetworkPolicy",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
+            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+        }
+    }
+
+    /// The kind that a policy of this kind would be if it were enforced.
+    #[must_use]
+    pub const fn enforced(self) -> Self {
+        match self {
+            Self::StagedKubernetesNetworkPolicy => Self::KubernetesNetworkPolicy,
+            Self::StagedNetworkPolicy => Self::NetworkPolicy,
+            Self::StagedGlobalNetworkPolicy => Self::GlobalNetworkPolicy,
+            enforced => enforced,
         }
     }
 }
@@ -103,6 +123,9 @@ impl fmt::Display for PolicyKind {
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::NetworkPolicy => "NetworkPolicy.projectcalico.org",
             Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
+            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
         })
     }
 }
@@ -116,6 +139,14 @@ pub struct PolicyId {
     pub namespace: NamespaceName,
     /// Its kind.
     pub kind: PolicyKind,
+}
+
+impl PolicyId {
+    /// The policy that this one is, or would be the next revision of.
+    #[must_use]
+    pub fn enforced(&self) -> Self {
+        Self { kind: self.kind.enforced(), ..self.clone() }
+    }
 }
 
 /// As text that goes on with a slash: `-` and `.` come before it.

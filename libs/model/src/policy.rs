@@ -33,6 +33,29 @@ pub struct PolicyTypes {
     pub egress: bool,
 }
 
+/// Where on a packet's way a policy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    /// At host endpoints, before connection tracking, packet by packet (`doNotTrack`).
+    Untracked,
+    /// At host endpoints, before a service's address is translated (`preDNAT`).
+    PreDnat,
+    /// Where flows are judged.
+    Ordinary {
+        /// Also of what a host endpoint forwards (`applyOnForward`).
+        on_forward: bool,
+    },
+}
+
+/// What a staged policy stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// That it is enforced, in the place of the policy of its name, if there is one.
+    Set,
+    /// That the policy of its name goes.
+    Delete,
+}
+
 /// One policy object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -42,6 +65,10 @@ pub struct Policy {
     pub tier: TierName,
     /// Its place within the tier; ties are broken by `id` (CAL-1).
     pub order: Order,
+    /// Where it is asked.
+    pub layer: Layer,
+    /// It is only tried: it changes no verdict.
+    pub stage: Option<Stage>,
     /// The endpoints it applies to.
     pub subject: Selector,
     /// The directions in which it is asked.
@@ -60,6 +87,12 @@ impl Policy {
             Direction::Ingress => self.types.ingress,
             Direction::Egress => self.types.egress,
         }
+    }
+
+    /// Whether it is enforced on workloads.
+    #[must_use]
+    pub fn judges_workloads(&self) -> bool {
+        self.stage.is_none() && matches!(self.layer, Layer::Ordinary { .. })
     }
 
     /// Its rules in this direction.

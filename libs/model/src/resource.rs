@@ -4,8 +4,8 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    IpPool, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile,
-    Protocol, Tier, TierName,
+    FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodId, Policy,
+    PolicyId, PortName, Profile, Protocol, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
@@ -105,6 +105,10 @@ pub enum Resource {
     NetworkSet(NetworkSet),
     /// A profile.
     Profile(Profile),
+    /// A host endpoint.
+    HostEndpoint(HostEndpoint),
+    /// How the agent is told to behave.
+    FelixConfiguration(FelixConfiguration),
     /// An IP pool.
     IpPool(IpPool),
     /// A pod's addresses as its node's agent knows them.
@@ -130,6 +134,10 @@ pub enum ResourceKey {
     NetworkSet(NetworkSetId),
     /// A profile.
     Profile(String),
+    /// A host endpoint.
+    HostEndpoint(String),
+    /// How the agent is told to behave.
+    FelixConfiguration(String),
     /// An IP pool.
     IpPool(String),
     /// A pod's addresses as its node's agent knows them.
@@ -151,6 +159,8 @@ impl Resource {
             Self::Policy(policy) => ResourceKey::Policy(policy.id.clone()),
             Self::NetworkSet(set) => ResourceKey::NetworkSet(set.id.clone()),
             Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
+            Self::HostEndpoint(host) => ResourceKey::HostEndpoint(host.name.clone()),
+            Self::FelixConfiguration(felix) => ResourceKey::FelixConfiguration(felix.name.clone()),
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
         }
@@ -168,6 +178,8 @@ impl fmt::Display for ResourceKey {
             Self::Policy(id) => id.fmt(f),
             Self::NetworkSet(id) => id.fmt(f),
             Self::Profile(name) => write!(f, "Profile {name}"),
+            Self::HostEndpoint(name) => write!(f, "HostEndpoint {name}"),
+            Self::FelixConfiguration(name) => write!(f, "FelixConfiguration {name}"),
             Self::IpPool(name) => write!(f, "IPPool {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
         }

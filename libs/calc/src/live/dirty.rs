@@ -52,7 +52,7 @@ impl Dirty {
                 self.sets.insert(id.clone());
             }
             ResourceKey::Tier(_) | ResourceKey::Profile(_) => self.every_rule_set = true,
-            ResourceKey::IpPool(_) => {}
+            ResourceKey::HostEndpoint(_) | ResourceKey::FelixConfiguration(_) | ResourceKey::IpPool(_) => {}
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, EntityMatch, IfaceName, Labels, Mac, NamedPort, Namespace, NetworkSet,
-    NetworkSetId, Node, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Profile, Protocol,
-    Resource, Rule, Selector, ServiceAccount, Tier, TierEnd, TierName, Update, WorkloadAddress,
+    Action, Attachment, AttachmentId, Cidr, EntityMatch, IfaceName, Labels, Layer, Mac, NamedPort, Namespace,
+    NetworkSet, NetworkSetId, Node, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Profile,
+    Protocol, Resource, Rule, Selector, ServiceAccount, Tier, TierEnd, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -221,6 +221,8 @@ pub fn policy(id: &str, subject: Selector, ingress: Vec<Rule>, egress: Vec<Rule>
         id: PolicyId { name, namespace, kind: PolicyKind::KubernetesNetworkPolicy },
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types: PolicyTypes { ingress: true, egress: true },
         ingress,
         egress,
@@ -238,6 +240,8 @@ pub fn global(tier: &str, name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> 
         tier: tier.into(),
         order: Order::Unset,
         subject: Selector::pods(),
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types: PolicyTypes { ingress: true, egress: true },
         ingress,
         egress,

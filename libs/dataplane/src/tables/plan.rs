@@ -192,7 +192,8 @@ impl<'a> Draft<'a> {
             mtu: spec.mtu,
             flags: ENDPOINT_READY | keep | queued,
             mac: spec.mac.0,
-            spare: [0; 28],
+            layers: abi::Layers::default(),
+            spare: [0; 16],
         };
         self.image.interfaces.insert(ifindex, slot);
         self.image.endpoints.insert(slot, entry);

@@ -89,8 +89,13 @@ impl Kind {
 /// Cluster-wide kinds have no namespace, whatever their metadata says.
 pub(super) fn policy_id(kind: PolicyKind, meta: &Meta) -> PolicyId {
     let namespace = match kind {
-        PolicyKind::KubernetesNetworkPolicy | PolicyKind::NetworkPolicy => meta.namespace(),
-        PolicyKind::ClusterNetworkPolicy | PolicyKind::GlobalNetworkPolicy => NamespaceName::default(),
+        PolicyKind::KubernetesNetworkPolicy
+        | PolicyKind::NetworkPolicy
+        | PolicyKind::StagedKubernetesNetworkPolicy
+        | PolicyKind::StagedNetworkPolicy => meta.namespace(),
+        PolicyKind::ClusterNetworkPolicy | PolicyKind::GlobalNetworkPolicy | PolicyKind::StagedGlobalNetworkPolicy => {
+            NamespaceName::default()
+        }
     };
     PolicyId { name: meta.name.clone(), namespace, kind }
 }

@@ -9,8 +9,8 @@ use super::{
     selector::LabelSelector,
 };
 use model::{
-    Action, Cidr, Direction, EntityMatch, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
-    PortRange, Protocol, Rule, Selector, TierName,
+    Action, Cidr, Direction, EntityMatch, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes,
+    PortMatch, PortRange, Protocol, Rule, Selector, TierName,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -80,6 +80,8 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
         id: PolicyId { name: meta.name.clone(), namespace, kind: PolicyKind::KubernetesNetworkPolicy },
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types,
         ingress,
         egress,

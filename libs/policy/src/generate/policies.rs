@@ -5,8 +5,8 @@
 
 use super::{Dice, ESP, IGMP, LABEL_VALUES, NAMESPACES, PORT_NAMES, PORTS, TIERS, pod_v4, pod_v6, strangers};
 use model::{
-    Action, Cidr, EntityMatch, Family, IcmpMatch, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes,
-    PortMatch, PortRange, Protocol, Rule, Selector, TierName,
+    Action, Cidr, EntityMatch, Family, IcmpMatch, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind,
+    PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, TierName,
 };
 
 impl Dice {
@@ -27,6 +27,8 @@ impl Dice {
             tier: TierName::DEFAULT.into(),
             order: Order::KUBERNETES,
             subject: Selector::all_of(vec![Selector::pods(), own, self.requirements()]),
+            layer: Layer::Ordinary { on_forward: false },
+            stage: None,
             types,
             ingress: self.kubernetes_rules(&namespace, true),
             egress: self.kubernetes_rules(&namespace, false),
@@ -82,6 +84,8 @@ impl Dice {
             tier: self.pick(&TIERS).into(),
             order: self.pick(&orders),
             subject: self.selector(2),
+            layer: Layer::Ordinary { on_forward: false },
+            stage: None,
             types,
             ingress: self.calico_rules(),
             egress: self.calico_rules(),

@@ -5,8 +5,8 @@
 
 use crate::{Endpoint, Flow, Outcome, Verdict, View, compiled::Compiled, evaluate};
 use model::{
-    Action, Cidr, EntityMatch, Labels, NamedPort, Order, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
-    PortRange, Protocol, Rule, Selector, TierName,
+    Action, Cidr, EntityMatch, Labels, Layer, NamedPort, Order, PodId, Policy, PolicyId, PolicyKind, PolicyTypes,
+    PortMatch, PortRange, Protocol, Rule, Selector, TierName,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -142,6 +142,8 @@ pub fn policy(namespace: &str, name: &str) -> Draft {
         id,
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types,
         ingress: vec![],
         egress: vec![],
@@ -153,7 +155,17 @@ pub fn global(tier: &str, name: &str) -> Draft {
     let id = PolicyId { name: name.into(), namespace: "".into(), kind: PolicyKind::GlobalNetworkPolicy };
     let types = PolicyTypes { ingress: false, egress: false };
     let (order, tier) = (Order::Unset, tier.into());
-    Draft(Policy { subject: Selector::pods(), id, tier, order, types, ingress: vec![], egress: vec![] })
+    Draft(Policy {
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
+        subject: Selector::pods(),
+        id,
+        tier,
+        order,
+        types,
+        ingress: vec![],
+        egress: vec![],
+    })
 }
 
 /// Calico's grammar.

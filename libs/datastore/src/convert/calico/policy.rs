@@ -8,7 +8,7 @@ use super::{
     Group, expression, limit, rule, tier,
 };
 use model::{
-    Direction, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, Selector, TierName,
+    Direction, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, Selector, TierName,
     label::SERVICE_ACCOUNT,
 };
 use serde::Deserialize;
@@ -65,6 +65,8 @@ pub(in super::super) fn convert(
         order: order(spec.order)?,
         subject: subject(&spec, namespace.as_ref())?,
         id,
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types,
         ingress,
         egress,

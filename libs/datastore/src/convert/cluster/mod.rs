@@ -12,7 +12,7 @@ use super::{
     field::{InvalidField, Meta, read, read_at, spec},
     kind::policy_id,
 };
-use model::{Action, Direction, EntityMatch, Order, Policy, PolicyKind, PolicyTypes, Rule, TierName};
+use model::{Action, Direction, EntityMatch, Layer, Order, Policy, PolicyKind, PolicyTypes, Rule, TierName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -67,6 +67,8 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
         tier,
         order: Order::At(spec.priority.into()),
         subject,
+        layer: Layer::Ordinary { on_forward: false },
+        stage: None,
         types: PolicyTypes { ingress: has_ingress, egress: has_egress },
         ingress,
         egress,
