@@ -279,6 +279,7 @@ fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "refused",
+        Verdict::Next => "left open",
     }
 }
 

@@ -50,11 +50,8 @@ impl RuleSet {
     ) -> Self {
         let mut builder = Builder { direction, subject, around, selectors };
         let tiers = applying.iter().map(|applying| builder.tier(applying));
-        Self {
-            direction,
-            tiers: tiers.filter(|tier| !tier.policies.is_empty()).collect(),
-            profiles: builder.profiles(),
-        }
+        let tiers = tiers.filter(|tier| !tier.policies.is_empty()).collect();
+        Self { tiers, profiles: builder.profiles(), ..Self::new(direction) }
     }
 }
 
@@ -96,17 +93,13 @@ impl Builder<'_> {
     fn rule(&mut self, rule: &Rule, applies: Truth) -> Vec<SetRule> {
         let Some(action) = action(rule.action) else { return Vec::new() };
         if rule.unreadable.is_some() {
-            let bare = |action| SetRule {
-                place: rule.place,
-                action,
-                packet: PacketTest::default(),
-                peer: PeerTest::default(),
-            };
+            let bare = |action| SetRule::new(rule.place, action);
             return action.given(Truth::Unknown.min(applies)).map(bare).into_iter().collect();
         }
         let applies = if rule.asks_source_ports() { applies.min(Truth::Unknown) } else { applies };
         let by_family = self.by_family(rule, |own| action.given(own.min(applies)));
-        let mut whole = SetRule { place: rule.place, action, packet: self.packet(rule), peer: self.peer(rule) };
+        let (packet, peer) = (self.packet(rule), self.peer(rule));
+        let mut whole = SetRule { packet, peer, ..SetRule::new(rule.place, action) };
         match by_family[..] {
             [] => Vec::new(),
             // All its families alike: nothing is asked of the family.

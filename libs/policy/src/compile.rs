@@ -62,6 +62,7 @@ impl<'a> Rows<'a> {
     pub fn row(&self, class: &Class) -> Row {
         let (set, near) = (self.set, self.near.to(class));
         let mut canvas = Canvas::new();
+        paint_failsafes(&mut canvas, set, class);
         for (tier, rules) in set.tiers.iter().enumerate() {
             paint_tier(&mut canvas, (tier, rules.end), self.near.within(&near, tier), class);
             if canvas.is_full() {
@@ -74,6 +75,18 @@ impl<'a> Rows<'a> {
             RowSpan { start, verdict, decider }
         });
         Row(spans.collect())
+    }
+}
+
+/// Where no profile is asked, what a failsafe matches is left to whatever comes after the set.
+fn paint_failsafes(canvas: &mut Canvas, set: &RuleSet, class: &Class) {
+    let verdict = if set.profiles == Profiles::Unasked { Verdict::Next } else { Verdict::Allow };
+    for (failsafe, rule) in set.failsafes.iter().enumerate() {
+        for (_, xs) in strokes_of(rule, class) {
+            for xs in xs.ranges() {
+                canvas.paint(xs, Paint::Failsafe { failsafe, verdict });
+            }
+        }
     }
 }
 
@@ -139,7 +152,9 @@ fn peer_matches(peer: &PeerTest, class: &Class) -> Truth {
 /// What a rule does with which `x` for this class: first where it certainly matches, then, where it asks for a port name
 /// that nobody knows, what is left of it where it may.
 fn strokes_of(rule: &SetRule, class: &Class) -> impl Iterator<Item = (SetAction, XSet)> {
-    let peer = peer_matches(&rule.peer, class);
+    // Spans that ask for the own address are not built yet: what it would answer is not known.
+    let own = if rule.own == PeerTest::default() { Truth::Yes } else { Truth::Unknown };
+    let peer = peer_matches(&rule.peer, class).min(own);
     let stroke = move |ports: Truth| Some((rule.action.given(peer.min(ports))?, xs_of(&rule.packet, class, ports)));
     let PacketTest { ports, not_ports, .. } = &rule.packet;
     let in_doubt = ports.iter().flatten().chain(not_ports).any(|port| is_unknown(port, class));
@@ -182,7 +197,7 @@ fn xs_of(test: &PacketTest, class: &Class, ports_known: Truth) -> XSet {
 /// A port name of a pod that nobody has described.
 fn is_unknown(port: &SetPort, class: &Class) -> bool {
     match port {
-        SetPort::Unknown => true,
+        SetPort::Unknown | SetPort::OwnNamed(_) => true,
         SetPort::PeerNamed(_) => class.unknown_ports,
         SetPort::Range(_) | SetPort::Own(..) => false,
     }
@@ -221,7 +236,7 @@ fn ports_of(ports: &[SetPort], protocol: Option<Protocol>, class: &Class) -> XSe
             match port {
                 SetPort::Range(range) => vec![details(protocol, range.first(), range.last())],
                 SetPort::Own(of, port) if *of == protocol => vec![single(protocol, *port)],
-                SetPort::Own(..) | SetPort::Unknown => Vec::new(),
+                SetPort::Own(..) | SetPort::OwnNamed(_) | SetPort::Unknown => Vec::new(),
                 SetPort::PeerNamed(name) => {
                     let named = class.ports.iter().filter(|port| port.name == *name && port.protocol == protocol);
                     named.map(|port| single(protocol, port.port)).collect()
@@ -234,6 +249,8 @@ fn ports_of(ports: &[SetPort], protocol: Option<Protocol>, class: &Class) -> XSe
 /// What a stretch of `x` is painted with. Compared instead of deciders, which are made once per span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Paint {
+    /// The failsafe at this place.
+    Failsafe { failsafe: usize, verdict: Verdict },
     /// A rule of the policy at these places of the set.
     Rule { tier: usize, policy: usize, place: u16, verdict: Verdict },
     /// The tier at this place ends in deny.
@@ -248,6 +265,10 @@ impl Paint {
     fn meaning(self, set: &RuleSet) -> (Verdict, Decider) {
         let direction = set.direction;
         match self {
+            Self::Failsafe { failsafe, verdict } => {
+                let (protocol, port) = set.failsafes[failsafe].failsafe_port();
+                (verdict, Decider::Failsafe { direction, protocol, port })
+            }
             Self::Rule { tier, policy, place, verdict } => {
                 let tier = &set.tiers[tier];
                 let (name, policy) = (tier.name.clone(), tier.policies[policy].id.clone());
@@ -261,7 +282,7 @@ impl Paint {
             Self::Profile { profile, place, verdict } => {
                 let name = match &set.profiles {
                     Profiles::Given(profiles) => profiles[profile].name.clone(),
-                    Profiles::Implied => String::new(),
+                    Profiles::Implied | Profiles::Open | Profiles::Unasked => String::new(),
                 };
                 (verdict, Decider::Profile { profile: name, direction, place })
             }
@@ -269,6 +290,8 @@ impl Paint {
                 Profiles::Given(_) => (Verdict::Deny, Decider::NoProfile(direction)),
                 Profiles::Implied if set.tiers.is_empty() => (Verdict::Allow, Decider::NoPolicy(direction)),
                 Profiles::Implied => (Verdict::Allow, Decider::AllPassed(direction)),
+                Profiles::Open => (Verdict::Allow, Decider::Forwarded(direction)),
+                Profiles::Unasked => (Verdict::Next, Decider::NoRule(direction)),
             },
         }
     }

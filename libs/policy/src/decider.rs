@@ -3,10 +3,10 @@
 //! Invariant: the same decision has the same decider, whoever made it.
 //! Never: judges.
 
-use model::{Direction, PolicyId, TierName};
+use model::{Direction, PolicyId, Protocol, TierName};
 use std::{fmt, sync::Arc};
 
-/// Yes or no.
+/// Yes or no, or neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[must_use]
 pub enum Verdict {
@@ -14,6 +14,8 @@ pub enum Verdict {
     Allow,
     /// Refuse.
     Deny,
+    /// No rule of a set without an end decides: whatever comes after it is asked.
+    Next,
 }
 
 impl fmt::Display for Verdict {
@@ -21,6 +23,7 @@ impl fmt::Display for Verdict {
         f.write_str(match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Next => "next",
         })
     }
 }
@@ -63,6 +66,19 @@ pub enum Decider {
     },
     /// No rule of the endpoint's profiles matched.
     NoProfile(Direction),
+    /// No rule of a set without an end matched: nobody has decided.
+    NoRule(Direction),
+    /// Policies apply to what a host endpoint forwards, and every tier passes it on.
+    Forwarded(Direction),
+    /// A port that no policy of a host endpoint closes.
+    Failsafe {
+        /// The direction.
+        direction: Direction,
+        /// The port's protocol.
+        protocol: Protocol,
+        /// The port.
+        port: u16,
+    },
 }
 
 impl Decider {
@@ -73,6 +89,9 @@ impl Decider {
             Self::NoPolicy(direction)
             | Self::AllPassed(direction)
             | Self::NoProfile(direction)
+            | Self::NoRule(direction)
+            | Self::Forwarded(direction)
+            | Self::Failsafe { direction, .. }
             | Self::Rule { direction, .. }
             | Self::EndOfTier { direction, .. }
             | Self::Profile { direction, .. } => *direction,
@@ -84,7 +103,7 @@ impl Decider {
     pub fn tier(&self) -> Option<&TierName> {
         match self {
             Self::Rule { tier, .. } | Self::EndOfTier { tier, .. } => Some(tier),
-            Self::NoPolicy(_) | Self::AllPassed(_) | Self::Profile { .. } | Self::NoProfile(_) => None,
+            _ => None,
         }
     }
 
@@ -94,7 +113,7 @@ impl Decider {
         match self {
             Self::Rule { policy, .. } => std::slice::from_ref(policy),
             Self::EndOfTier { policies, .. } => policies,
-            Self::NoPolicy(_) | Self::AllPassed(_) | Self::Profile { .. } | Self::NoProfile(_) => &[],
+            _ => &[],
         }
     }
 
@@ -103,7 +122,7 @@ impl Decider {
     pub fn place(&self) -> Option<u16> {
         match self {
             Self::Rule { place, .. } | Self::Profile { place, .. } => Some(*place),
-            Self::NoPolicy(_) | Self::AllPassed(_) | Self::EndOfTier { .. } | Self::NoProfile(_) => None,
+            _ => None,
         }
     }
 }
@@ -126,6 +145,11 @@ impl fmt::Display for Decider {
             }
             Self::Profile { profile, direction, place } => write!(f, "profile {profile} {direction} rule {place}"),
             Self::NoProfile(direction) => write!(f, "no profile allows {direction}"),
+            Self::NoRule(direction) => write!(f, "no {direction} rule matches"),
+            Self::Forwarded(direction) => {
+                write!(f, "every tier passes {direction} on, and nothing is asked of what is forwarded")
+            }
+            Self::Failsafe { direction, protocol, port } => write!(f, "failsafe {direction} port {protocol} {port}"),
         }
     }
 }

@@ -66,6 +66,7 @@ impl fmt::Display for Judgement {
             }
             (decider, Verdict::Allow) => write!(f, "{decider}: allowed"),
             (decider, Verdict::Deny) => write!(f, "{decider}: denied"),
+            (decider, Verdict::Next) => write!(f, "{decider}: what comes next is asked"),
         }
     }
 }

@@ -40,7 +40,7 @@ impl<'a> Near<'a> {
         }
         match &set.profiles {
             Profiles::Given(profiles) => near.begin(profiles.iter().map(|profile| &profile.rules[..])),
-            Profiles::Implied => near.begin(std::iter::empty()),
+            Profiles::Implied | Profiles::Open | Profiles::Unasked => near.begin(std::iter::empty()),
         }
         near
     }

@@ -41,6 +41,8 @@ pub enum SetPort {
     Own(Protocol, u16),
     /// Egress: by the peer's own name for it.
     PeerNamed(PortName),
+    /// By the name that whoever has the own address has for it: at a host endpoint, where that may be anybody.
+    OwnNamed(PortName),
     /// An ingress name of an endpoint that nobody has described.
     Unknown,
 }
@@ -90,6 +92,26 @@ pub struct SetRule {
     pub packet: PacketTest,
     /// What it asks of the other end.
     pub peer: PeerTest,
+    /// What it asks of the own end. Nothing where the endpoint has answered; packets of a host endpoint have any address there.
+    pub own: PeerTest,
+}
+
+impl SetRule {
+    /// A rule for everything.
+    #[must_use]
+    pub fn new(place: u16, action: SetAction) -> Self {
+        Self { place, action, packet: PacketTest::default(), peer: PeerTest::default(), own: PeerTest::default() }
+    }
+
+    /// The port that a failsafe keeps open.
+    #[must_use]
+    pub(crate) fn failsafe_port(&self) -> (Protocol, u16) {
+        let port = self.packet.ports.iter().flatten().find_map(|port| match port {
+            SetPort::Range(range) => Some(range.first()),
+            _ => None,
+        });
+        (self.packet.protocol.unwrap_or(Protocol::TCP), port.unwrap_or_default())
+    }
 }
 
 /// One policy's rules for one direction.
@@ -128,6 +150,10 @@ pub enum Profiles {
     Implied,
     /// These; where none of their rules matches, everything is refused.
     Given(Vec<ProfileRules>),
+    /// None, and everything passes: what a host endpoint forwards.
+    Open,
+    /// None is asked: what no rule decides is for whatever comes after the set (untracked and preDNAT policies).
+    Unasked,
 }
 
 /// All that is asked of an endpoint in one direction, in order.
@@ -135,6 +161,9 @@ pub enum Profiles {
 pub struct RuleSet {
     /// Which direction; part of the content, because explanations name it.
     pub direction: Direction,
+    /// Before the first tier: ports that no policy closes. What they match is let through or, where no profile is asked, is
+    /// none of this set's business.
+    pub failsafes: Vec<SetRule>,
     /// In evaluation order; those without a policy for this endpoint are left out.
     pub tiers: Vec<TierRules>,
     /// After the last tier.
@@ -142,6 +171,12 @@ pub struct RuleSet {
 }
 
 impl RuleSet {
+    /// A set of no rules, that allows everything.
+    #[must_use]
+    pub fn new(direction: Direction) -> Self {
+        Self { direction, failsafes: Vec::new(), tiers: Vec::new(), profiles: Profiles::Implied }
+    }
+
     /// Its policies, in order.
     pub fn policies(&self) -> impl Iterator<Item = &PolicyRules> {
         self.tiers.iter().flat_map(|tier| &tier.policies)
@@ -150,42 +185,51 @@ impl RuleSet {
     /// Whether any rule asks anything of the peer: if none does, no class can have a row of its own.
     #[must_use]
     pub fn asks_peer(&self) -> bool {
-        self.rules().any(|rule| rule.peer != PeerTest::default()) || self.peer_port_names().next().is_some()
+        let by_name = |port: &SetPort| matches!(port, SetPort::PeerNamed(_));
+        self.rules().any(|rule| rule.peer != PeerTest::default()) || self.ports().any(by_name)
     }
 
     /// Selectors of endpoints and network sets that a class must know.
     pub fn selectors(&self) -> impl Iterator<Item = &Arc<Selector>> {
-        self.rules().flat_map(|rule| rule.peer.selector.iter().chain(&rule.peer.not_selector))
+        self.ends().flat_map(|end| end.selector.iter().chain(&end.not_selector))
     }
 
     /// Selectors of nodes that a class must know.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Selector>> {
-        self.rules().filter_map(|rule| rule.peer.nodes.as_ref())
+        self.ends().filter_map(|end| end.nodes.as_ref())
     }
 
     /// Networks that a class must know: those of exceptions included, and all of a family where a rule tells them apart.
     pub fn nets(&self) -> impl Iterator<Item = Cidr> + '_ {
-        self.rules().flat_map(|SetRule { peer, .. }| {
-            let named = peer.nets.iter().flatten().chain(&peer.not_nets).copied();
-            named.chain(peer.family.map(Cidr::all))
+        self.ends().flat_map(|end| {
+            let named = end.nets.iter().flatten().chain(&end.not_nets).copied();
+            named.chain(end.family.map(Cidr::all))
         })
     }
 
     /// Port names that a class must know.
     pub fn peer_port_names(&self) -> impl Iterator<Item = &PortName> {
-        let ports = self.rules().flat_map(|rule| rule.packet.ports.iter().flatten().chain(&rule.packet.not_ports));
-        ports.filter_map(|port| match port {
-            SetPort::PeerNamed(name) => Some(name),
+        self.ports().filter_map(|port| match port {
+            SetPort::PeerNamed(name) | SetPort::OwnNamed(name) => Some(name),
             SetPort::Range(_) | SetPort::Own(..) | SetPort::Unknown => None,
         })
     }
 
+    fn ports(&self) -> impl Iterator<Item = &SetPort> {
+        self.rules().flat_map(|rule| rule.packet.ports.iter().flatten().chain(&rule.packet.not_ports))
+    }
+
+    /// Both ends of every rule.
+    fn ends(&self) -> impl Iterator<Item = &PeerTest> {
+        self.rules().flat_map(|rule| [&rule.peer, &rule.own])
+    }
+
     fn rules(&self) -> impl Iterator<Item = &SetRule> {
         let of_profiles = match &self.profiles {
-            Profiles::Implied => &[][..],
+            Profiles::Implied | Profiles::Open | Profiles::Unasked => &[][..],
             Profiles::Given(profiles) => profiles,
         };
         let of_policies = self.policies().flat_map(|policy| &policy.rules);
-        of_policies.chain(of_profiles.iter().flat_map(|profile| &profile.rules))
+        self.failsafes.iter().chain(of_policies).chain(of_profiles.iter().flat_map(|profile| &profile.rules))
     }
 }

@@ -17,7 +17,7 @@ use calc::{
 };
 use model::{AttachmentId, Direction, IfaceName, Ifindex, Mac, PodId};
 use netlink::Neighbour;
-use policy::{Class, Profiles, RuleSet};
+use policy::{Class, RuleSet};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +39,7 @@ fn address(number: u32) -> IpAddr {
 }
 
 fn rule_set(direction: Direction) -> Arc<RuleSet> {
-    Arc::new(RuleSet { direction, tiers: Vec::new(), profiles: Profiles::Implied })
+    Arc::new(RuleSet::new(direction))
 }
 
 /// Pods by number: interface `caliN` with index N and address 10.65.0.N.

@@ -361,6 +361,7 @@ impl<'a> Draft<'a> {
         let kind = match span.verdict {
             Verdict::Allow => SpanKind::Allow,
             Verdict::Deny => SpanKind::Deny,
+            Verdict::Next => SpanKind::Next,
         };
         Span::new(span.start, kind, self.hit(&span.decider))
     }

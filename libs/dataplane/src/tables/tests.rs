@@ -21,8 +21,7 @@ use model::{
     TierName,
 };
 use policy::{
-    Class, Decider, PacketTest, PeerTest, PolicyRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
-    Verdict,
+    Class, Decider, PacketTest, PeerTest, PolicyRules, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -55,7 +54,7 @@ pub(super) fn rule(peer: u8, port: u16, action: SetAction) -> SetRule {
     };
     let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
     let packet = PacketTest { protocol: Some(Protocol::TCP), ports, ..PacketTest::default() };
-    SetRule { place: port, action, packet, peer }
+    SetRule { packet, peer, ..SetRule::new(port, action) }
 }
 
 pub(super) fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
@@ -65,7 +64,7 @@ pub(super) fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc
         end: TierEnd::Deny,
         policies: vec![PolicyRules { id, rules }],
     };
-    Arc::new(RuleSet { direction, tiers: rules.map(tier).into_iter().collect(), profiles: Profiles::Implied })
+    Arc::new(RuleSet { tiers: rules.map(tier).into_iter().collect(), ..RuleSet::new(direction) })
 }
 
 fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {

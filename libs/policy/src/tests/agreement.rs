@@ -99,6 +99,7 @@ fn the_generator_makes_every_kind_of_decision_in_both_directions() {
                     crate::Decider::EndOfTier { .. } => "end of tier",
                     crate::Decider::Profile { .. } => "profile",
                     crate::Decider::NoProfile(_) => "no profile",
+                    host => panic!("{host} at a workload"),
                 };
                 let direction = judgement.decider.direction();
                 *seen.entry(format!("{direction} {kind} {}", judgement.verdict)).or_default() += 1;

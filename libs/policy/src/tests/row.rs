@@ -4,10 +4,7 @@
 //! Never: policies or pods.
 
 use super::cast::{SCTP, TCP, UDP};
-use crate::{
-    Class, Decider, PacketTest, PeerTest, PolicyRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
-    Verdict, row,
-};
+use crate::{Class, Decider, PacketTest, PolicyRules, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict, row};
 use abi::rules::x_of;
 use model::{Direction, PolicyId, PolicyKind, PortRange, Protocol, TierEnd, TierName};
 
@@ -19,13 +16,13 @@ fn rule(place: u16, protocol: Option<Protocol>, ports: Option<&[(u16, u16)]>) ->
     let range = |(first, last): &(u16, u16)| SetPort::Range(PortRange::new(*first, *last).expect("a range"));
     let ports = ports.map(|ports| ports.iter().map(range).collect());
     let packet = PacketTest { protocol, ports, ..PacketTest::default() };
-    SetRule { place, action: SetAction::Allow, packet, peer: PeerTest::default() }
+    SetRule { packet, ..SetRule::new(place, SetAction::Allow) }
 }
 
 fn set(rules: Vec<SetRule>) -> RuleSet {
     let policies = vec![PolicyRules { id: id("p"), rules }];
     let tier = TierRules { name: TierName::DEFAULT.into(), end: TierEnd::Deny, policies };
-    RuleSet { direction: Direction::Ingress, tiers: vec![tier], profiles: Profiles::Implied }
+    RuleSet { tiers: vec![tier], ..RuleSet::new(Direction::Ingress) }
 }
 
 /// Spans as `(start, place of the rule)`, `None` where no rule matched.
@@ -35,7 +32,7 @@ fn spans(rules: Vec<SetRule>) -> Vec<(u32, Option<u16>)> {
 
 #[test]
 fn no_policy_is_one_span_that_allows() {
-    let free = RuleSet { direction: Direction::Egress, tiers: vec![], profiles: Profiles::Implied };
+    let free = RuleSet::new(Direction::Egress);
     let row = row(&free, &Class::default());
     assert_eq!(row.0.len(), 1);
     assert_eq!((row.0[0].verdict, &row.0[0].decider), (Verdict::Allow, &Decider::NoPolicy(Direction::Egress)));
