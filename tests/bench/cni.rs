@@ -6,7 +6,7 @@
 
 use crate::{
     crowd::{Crowd, Side, Wait},
-    figures::Spread,
+    figures::{Spread, percentile},
     progress,
     spent::{self, Spent},
 };
@@ -14,7 +14,7 @@ use ::tests::Binaries;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, path::Path};
 
 /// One at a time is no crowd: this many in a row make a round.
 const IN_A_ROW: usize = 40;
@@ -107,14 +107,6 @@ impl Row {
     }
 }
 
-/// In milliseconds; the smallest wait that so many of a hundred do not exceed.
-fn percentile(waits: &[Duration], percent: usize) -> f64 {
-    let mut sorted = waits.to_vec();
-    sorted.sort();
-    let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
-    sorted.get(place).map_or(f64::NAN, |wait| wait.as_secs_f64() * 1e3)
-}
-
 /// p50 and p99 of each.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -166,17 +158,5 @@ impl fmt::Display for Table<'_> {
             write!(f, "{} at once\n{}", report.at_once, report.spent)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_percentile_is_a_wait_that_happened() {
-        let waits: Vec<_> = (1..=200).map(Duration::from_millis).collect();
-        assert_eq!((percentile(&waits, 50), percentile(&waits, 99)), (100.0, 198.0));
-        assert_eq!(percentile(&waits[..1], 99), 1.0);
     }
 }

@@ -5,7 +5,7 @@
 
 use ::tests::traffic::Row;
 use serde::Serialize;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Figures of a run, round after round.
 #[derive(Debug)]
@@ -41,6 +41,14 @@ impl Spread {
     }
 }
 
+/// In milliseconds; the smallest wait that so many of a hundred do not exceed.
+pub fn percentile(waits: &[Duration], percent: usize) -> f64 {
+    let mut sorted = waits.to_vec();
+    sorted.sort();
+    let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(place).map_or(f64::NAN, |wait| wait.as_secs_f64() * 1e3)
+}
+
 #[derive(Serialize)]
 struct Cell {
     setup: &'static str,
@@ -52,8 +60,8 @@ struct Cell {
 }
 
 impl Figures {
-    pub fn new(setups: Vec<&'static str>) -> Self {
-        let rows = Row::ALL.map(|row| (row, vec![Vec::new(); setups.len()])).into();
+    pub fn new(setups: Vec<&'static str>, rows: &[Row]) -> Self {
+        let rows = rows.iter().map(|row| (*row, vec![Vec::new(); setups.len()])).collect();
         Self { setups, rows }
     }
 
@@ -90,17 +98,17 @@ impl fmt::Display for Figures {
         let first = self.setups.first().copied().unwrap_or_default();
         writeln!(f, "Against {first}: median of the rounds [lowest - highest].\n")?;
         write!(f, "{:width$}", "")?;
-        for row in Row::ALL {
+        for (row, _) in &self.rows {
             write!(f, "  {row:>18}")?;
         }
         for cell in self.cells() {
-            if cell.row == Row::ALL[0] {
+            if Some(cell.row) == self.rows.first().map(|(row, _)| *row) {
                 write!(f, "\n{:width$}", cell.setup)?;
             }
             write!(f, "  {:>18}", cell.ratio.with_digits(2))?;
         }
         write!(f, "\n\n{:width$}", "the first, a second")?;
-        for cell in self.cells().take(Row::ALL.len()) {
+        for cell in self.cells().take(self.rows.len()) {
             let text = match cell.row {
                 Row::Bulk => format!("{:.1} Gbit", cell.per_second.median * 8.0 / 1e9),
                 _ => format!("{:.0}", cell.per_second.median),
@@ -116,8 +124,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_percentile_is_a_wait_that_happened() {
+        let waits: Vec<_> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!((percentile(&waits, 50), percentile(&waits, 99)), (100.0, 198.0));
+        assert_eq!(percentile(&waits[..1], 99), 1.0);
+    }
+
+    #[test]
     fn a_ratio_is_made_within_its_round() {
-        let mut figures = Figures::new(vec!["bare", "other"]);
+        let mut figures = Figures::new(vec!["bare", "other"], &[Row::Bulk]);
         for (bare, other) in [(100.0, 90.0), (50.0, 45.0), (200.0, 180.0)] {
             figures.record(Row::Bulk, 0, bare);
             figures.record(Row::Bulk, 1, other);

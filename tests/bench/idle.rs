@@ -5,6 +5,7 @@
 
 use crate::{
     crowd::{Crowd, Side},
+    memory::Memory,
     progress,
 };
 use ::tests::Binaries;
@@ -63,7 +64,7 @@ pub fn run(idle: &Idle, binaries: Binaries, bare: &Path) -> Result<()> {
         thread::sleep(Duration::from_secs(idle.seconds));
         let (after, took) = (times(agent)?, begun.elapsed().as_secs_f64());
         let [user, system] = [0, 1].map(|which| (after[which] - before[which]) / took * 100.0);
-        costs.push(Cost { pods: wired, user, system, own_mb: crate::rules::status(agent, "RssAnon")? / 1024.0 });
+        costs.push(Cost { pods: wired, user, system, own_mb: Memory::of(agent)?.own });
     }
     progress("");
     if idle.json {

@@ -5,14 +5,18 @@
 
 mod cni;
 mod crowd;
+mod door;
 mod figures;
 mod idle;
+mod manifests;
+mod memory;
+mod policy;
 mod rounds;
 mod rules;
 mod setups;
 mod spent;
 
-use ::tests::Binaries;
+use ::tests::{Binaries, traffic::Row};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use rounds::Rounds;
@@ -44,6 +48,8 @@ enum Bench {
     Local(Local),
     /// Two policed pods, with one rule and with 12,500.
     Rules(rules::Rules),
+    /// What policies cost: a connection, a change, a start, memory; on a node and in a cluster of many.
+    Policy(policy::Policy),
     /// CNI ADD, alone and in crowds.
     Cni(cni::Cni),
     /// An agent while nothing happens, with no pods, few and many.
@@ -67,6 +73,7 @@ fn main() -> Result<()> {
     match &arguments.bench {
         Bench::Local(local) => run_local(&arguments, local),
         Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
+        Bench::Policy(policy) => policy::run(policy, &binaries(&arguments)?),
         Bench::Cni(cni) => cni::run(cni, binaries(&arguments)?, bare(&arguments)?),
         Bench::Idle(idle) => idle::run(idle, binaries(&arguments)?, bare(&arguments)?),
     }
@@ -79,7 +86,7 @@ fn run_local(arguments: &Arguments, local: &Local) -> Result<()> {
         let tortie = Tortie::create("Tortie, a policy at each end", "tortie", SERVER, binaries(arguments)?)?;
         setups.push(Box::new(tortie));
     }
-    let figures = local.rounds.run(&setups.iter().map(Box::as_ref).collect::<Vec<_>>())?;
+    let figures = local.rounds.run(&Row::ALL, &setups.iter().map(Box::as_ref).collect::<Vec<_>>())?;
     if local.json {
         println!("{}", serde_json::to_string_pretty(&figures)?);
     } else {

@@ -6,29 +6,21 @@
 
 use crate::{
     figures::Spread,
+    manifests::{self, WALL, somebody},
+    memory::Memory,
     progress,
     rounds::Rounds,
     setups::{Setup, Tortie},
 };
-use ::tests::{Binaries, traffic::PORT};
-use anyhow::{Context as _, Result, ensure};
+use ::tests::{Binaries, traffic::Row};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::{SocketAddr, TcpListener, TcpStream},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const POLICIES: usize = 125;
 const RULES: usize = 100;
-/// Between two looks whether the client is let in.
-const LOOK: Duration = Duration::from_millis(1);
-/// A change that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 pub struct Rules {
@@ -55,7 +47,8 @@ pub fn run(rules: &Rules, binaries: &Binaries) -> Result<()> {
         progress(&format!("{}: changes", scale.kind.name()));
         costs.push(scale.costs(changes)?);
     }
-    let figures = rules.rounds.run(&scales.iter().map(|scale| &scale.tortie as &dyn Setup).collect::<Vec<_>>())?;
+    let figures =
+        rules.rounds.run(&Row::ALL, &scales.iter().map(|scale| &scale.tortie as &dyn Setup).collect::<Vec<_>>())?;
     if rules.json {
         println!("{}", serde_json::to_string_pretty(&json!({ "traffic": figures, "changes": costs }))?);
         return Ok(());
@@ -63,14 +56,7 @@ pub fn run(rules: &Rules, binaries: &Binaries) -> Result<()> {
     println!("{figures}");
     println!("A new policy, from its manifest's rename to the first connection let in; and what the agent holds then:");
     for cost in &costs {
-        println!(
-            "{:24}  {:>24} ms   own memory {:.1} MB   tables {:.1} MB, of which entries in use {:.1} MB",
-            cost.setup,
-            cost.in_force_ms.with_digits(1),
-            cost.own_mb,
-            cost.tables_mb,
-            cost.touched_mb
-        );
+        println!("{:24}  {:>24} ms   {}", cost.setup, cost.in_force_ms.with_digits(1), cost.memory);
     }
     Ok(())
 }
@@ -105,43 +91,18 @@ impl Kind {
         }
     }
 
-    /// The policies of the server, as manifests.
-    fn policies(self) -> Vec<Value> {
-        let client = json!({ "podSelector": { "matchLabels": { "pod": "client" } } });
+    /// The policies of the server.
+    fn policies(self) -> String {
         let (policies, rules) = if matches!(self, Self::One | Self::Again) { (1, 1) } else { (POLICIES, RULES) };
-        let peer = |number: usize| match self {
-            _ if number + 1 == policies * rules => client.clone(),
-            Self::One | Self::Again | Self::Selectors => {
-                json!({ "podSelector": { "matchLabels": { "peer": format!("p{number}") } } })
-            }
-            Self::Networks => {
-                json!({ "ipBlock": { "cidr": format!("172.{}.{}.{}/32", 16 + (number >> 16), number >> 8 & 255, number & 255) } })
-            }
-        };
-        let ports = json!([{ "protocol": "TCP", "port": PORT }, { "protocol": "UDP", "port": PORT }]);
-        let policy = |policy: usize| {
-            let rule = |rule: usize| json!({ "from": [peer(policy * rules + rule)], "ports": ports });
-            json!({
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": { "namespace": "bench", "name": format!("server-{policy:03}") },
-                "spec": {
-                    "podSelector": { "matchLabels": { "pod": "server" } },
-                    "ingress": (0..rules).map(rule).collect::<Vec<_>>(),
-                },
-            })
-        };
-        (0..policies).map(policy).collect()
+        let networks = matches!(self, Self::Networks);
+        manifests::list(manifests::server(policies, rules, if networks { network } else { somebody }))
     }
 }
 
-/// The server is closed until the measured policies open it.
-const WALL: &str = r"
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: { namespace: bench, name: wall }
-spec: { podSelector: { matchLabels: { pod: server } }, policyTypes: [Ingress] }
-";
+/// The peer of a rule that lets somebody else in, by address.
+fn network(number: usize) -> Value {
+    json!({ "ipBlock": { "cidr": format!("172.{}.{}.{}/32", 16 + (number >> 16), number >> 8 & 255, number & 255) } })
+}
 
 struct Scale {
     kind: Kind,
@@ -154,76 +115,27 @@ struct Scale {
 struct Cost {
     setup: &'static str,
     in_force_ms: Spread,
-    own_mb: f64,
-    tables_mb: f64,
-    touched_mb: f64,
+    memory: Memory,
 }
 
 impl Scale {
     /// Opens and closes the server some times, and leaves it open.
     fn costs(&self, changes: u32) -> Result<Cost> {
-        let policies = self.kind.policies().iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
+        let policies = self.kind.policies();
         let mut times = Vec::new();
         for _ in 0..changes {
             times.push(self.opened(&policies)?.as_secs_f64() * 1e3);
             self.tortie.cluster.remove("rules")?;
-            self.until(false, Instant::now())?;
+            self.tortie.door().until_connects(false, Instant::now())?;
         }
         self.opened(&policies)?;
         let agent = self.tortie.node.agent.pid().context("the agent has ended")?;
-        Ok(Cost {
-            setup: self.kind.name(),
-            in_force_ms: Spread::of(times),
-            own_mb: status(agent, "RssAnon")? / 1024.0,
-            tables_mb: tables(agent)? / f64::from(1 << 20),
-            touched_mb: (status(agent, "RssShmem")? + status(agent, "RssFile")?) / 1024.0,
-        })
+        Ok(Cost { setup: self.kind.name(), in_force_ms: Spread::of(times), memory: Memory::of(agent)? })
     }
 
     fn opened(&self, policies: &str) -> Result<Duration> {
         self.tortie.cluster.manifest("rules", policies)?;
         // The file is whole and in place: the clock starts.
-        self.until(true, Instant::now())
+        self.tortie.door().until_connects(true, Instant::now())
     }
-
-    /// Until connections are let in, or no longer.
-    fn until(&self, open: bool, begun: Instant) -> Result<Duration> {
-        let to = SocketAddr::new(self.tortie.server.address(), PORT);
-        let listener = self.tortie.server.namespace().inside(|| TcpListener::bind(to).context("listening"))?;
-        self.tortie.client.namespace().inside(|| {
-            loop {
-                let came = TcpStream::connect_timeout(&to, Duration::from_millis(4)).is_ok();
-                if came {
-                    drop(listener.accept());
-                }
-                if came == open {
-                    return Ok(begun.elapsed());
-                }
-                ensure!(begun.elapsed() < PATIENCE, "{}: not in force after {PATIENCE:?}", self.kind.name());
-                thread::sleep(LOOK);
-            }
-        })
-    }
-}
-
-/// Kilobytes of a process, as /proc says.
-pub fn status(pid: u32, what: &str) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).context("reading the agent's status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.with_context(|| format!("no {what} in /proc/{pid}/status"))
-}
-
-/// Bytes of all tables that a process holds, each counted once.
-fn tables(pid: u32) -> Result<f64> {
-    let mut maps: BTreeMap<String, f64> = BTreeMap::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).context("listing the agent's descriptors")? {
-        // One that was closed meanwhile is no table.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        let field = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
-        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:").and_then(|bytes| bytes.parse().ok())) {
-            maps.insert(id, bytes);
-        }
-    }
-    Ok(maps.values().sum())
 }

@@ -3,6 +3,7 @@
 //! Invariant: each stands over the whole run, so that rounds can be interleaved.
 //! Never: tunes one of them: same kernel, same devices, same MTU.
 
+use crate::door::Door;
 use anyhow::{Context as _, Result};
 use std::{os::fd::OwnedFd, process};
 use tests::{
@@ -171,6 +172,12 @@ impl Tortie {
         let client = node.pod(&cluster, &PodSpec::new("bench/client").silent())?;
         let server = node.pod(&cluster, &PodSpec::new("bench/server").silent())?;
         Ok(Self { name, client, server, node, cluster })
+    }
+
+    /// From the client to the server.
+    pub fn door(&self) -> Door<'_> {
+        let (from, to) = (self.client.namespace(), self.server.namespace());
+        Door { from, source: None, to, address: self.server.address() }
     }
 }
 
