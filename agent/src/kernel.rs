@@ -5,7 +5,7 @@
 
 use calc::Desired;
 use cni::name::host_interface_alias;
-use dataplane::{Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, TwinAnswer, TwinError};
+use dataplane::{Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, Tried, TwinAnswer, TwinError};
 use model::{Attachment, AttachmentId};
 use netlink::{Link, Socket};
 use serde_json::Value;
@@ -36,6 +36,10 @@ pub trait Kernel {
     /// How much of the maps commits have filled.
     fn filled(&self) -> Fullness {
         Fullness::default()
+    }
+    /// What staged policies would have made of new flows.
+    fn tried(&self) -> Tried {
+        Tried::default()
     }
     /// The rows of a table.
     fn report(&self, table: &str) -> Result<Value, ReportError>;
@@ -70,6 +74,13 @@ impl Kernel for Dataplane {
 
     fn filled(&self) -> Fullness {
         Fullness { maps: self.filled(), uncounted: self.uncounted() }
+    }
+
+    fn tried(&self) -> Tried {
+        self.tried().unwrap_or_else(|error| {
+            tracing::debug!("what staged policies would do is not counted: {error}");
+            Tried::default()
+        })
     }
 
     fn report(&self, table: &str) -> Result<Value, ReportError> {

@@ -51,7 +51,7 @@ enum Command {
     /// Show what the running agent knows and what the kernel's tables hold
     Show {
         /// The table
-        #[arg(value_parser = ["status", "endpoints", "policies", "classes", "rulesets", "conntrack", "drops", "capacity"])]
+        #[arg(value_parser = ["status", "endpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"])]
         table: String,
         #[command(flatten)]
         answer: AnswerArgs,

@@ -16,7 +16,7 @@ use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
 use dataplane::{Applied, Commit, Extent, Laps, Platform};
 use datastore::Batch;
-use model::{Attachment, AttachmentId, IfaceName, NodeName, WorkloadAddress};
+use model::{Attachment, AttachmentId, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -255,6 +255,9 @@ impl<K: Kernel> Agent<K> {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = (self.node.problems)();
         problems.extend(self.world.remarks().cloned());
+        if self.world.sets_staged_aside() {
+            problems.push("staged policies are not tried: the tables have no room for them".to_owned());
+        }
         problems
     }
 
@@ -270,6 +273,7 @@ impl<K: Kernel> Agent<K> {
             problems: self.problems().len(),
             damaged: self.node.damaged.len(),
             refused: *commit == Commit::Refused,
+            tried: self.kernel.tried(),
         };
         self.node.metrics.is_now(node, fullness);
     }
@@ -282,7 +286,10 @@ impl<K: Kernel> Agent<K> {
     fn learn(&mut self, batch: Batch) {
         let was_in_sync = self.world.in_sync().is_some();
         for update in batch {
+            let is_of_policy =
+                matches!(update, Update::Set(Resource::Policy(_)) | Update::Gone(ResourceKey::Policy(_)));
             self.changed |= self.world.apply(update);
+            self.changed |= is_of_policy && self.world.try_staged(true);
         }
         self.allocator.pools = self.world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
         if !was_in_sync && self.world.in_sync().is_some() {
@@ -344,7 +351,14 @@ impl<K: Kernel> Agent<K> {
         let begun = Instant::now();
         let Some(desired) = self.world.desired() else { return };
         self.changed = false;
-        let applied = self.kernel.apply(desired);
+        let mut applied = self.kernel.apply(desired);
+        // What is only tried must not keep out what is meant.
+        if applied.commit == Commit::Refused && self.world.has_staged() && self.world.try_staged(false) {
+            warn!("staged policies are not tried: there is no room for them beside what is enforced");
+            if let Some(desired) = self.world.desired() {
+                applied = self.kernel.apply(desired);
+            }
+        }
         self.applied = true;
         // Interfaces may have come.
         self.to_upgrade.get_or_insert_with(|| Instant::now() + QUIET);

@@ -18,7 +18,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
-const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod interface addresses inForce policy tier protocol source \
+const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod interface addresses inForce policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
     sourcePort sourcePod destination destinationPort destinationPod state direction judged decides \
     reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \

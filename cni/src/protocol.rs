@@ -141,7 +141,7 @@ pub struct Prepare {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "query")]
 pub enum Query {
-    /// `tortie show KIND`: endpoints, policies, classes, rulesets, conntrack, drops, capacity, status.
+    /// `tortie show KIND`: endpoints, policies, staged, classes, rulesets, conntrack, drops, capacity, status.
     Show {
         /// Which table.
         table: String,

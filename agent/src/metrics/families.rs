@@ -67,6 +67,15 @@ pub fn of_agent(text: &mut Text, told: &Told) {
     text.value(&[], node.refused);
     text.family("tortie_refused_revisions_total", Kind::Counter, "Revisions that did not fit, each counted once.");
     text.value(&[], told.refused);
+    text.family(
+        "tortie_staged_flows",
+        Kind::Gauge,
+        "Judgements of flows that staged policies would have made, by what they would.",
+    );
+    let tried = &node.tried;
+    for (would, flows) in [("allow", tried.would_let_in), ("refuse", tried.would_refuse), ("same", tried.same)] {
+        text.value(&[("would", would)], flows);
+    }
     text.family("tortie_commits_total", Kind::Counter, "Commits that had something to change, repeated ones included.");
     for result in ["failed", "in-force", "refused"] {
         text.value(&[("result", result)], told.commits.get(result).copied().unwrap_or_default());

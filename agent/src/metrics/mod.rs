@@ -12,7 +12,7 @@ use crate::{
     kernel::Fullness,
 };
 use cni::protocol::{Operation, Reply};
-use dataplane::{Commit, DriftKind, Gauges};
+use dataplane::{Commit, DriftKind, Gauges, Tried};
 use std::{
     collections::BTreeMap,
     io,
@@ -58,6 +58,8 @@ pub struct NodeState {
     pub damaged: usize,
     /// The revision that is wanted does not fit.
     pub refused: bool,
+    /// What staged policies would have made of new flows.
+    pub tried: Tried,
 }
 
 /// Where everybody tells what happened; clones share it.

@@ -85,6 +85,18 @@ impl World {
         self.policies.values()
     }
 
+    /// Whether staged policies are there that rule sets say nothing of, for want of room.
+    #[must_use]
+    pub fn sets_staged_aside(&self) -> bool {
+        !self.tries_staged && self.has_staged()
+    }
+
+    /// Whether there are staged policies.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        self.policies.keys().any(|id| id.kind.is_staged())
+    }
+
     /// One policy.
     #[must_use]
     pub fn policy(&self, id: &PolicyId) -> Option<&Policy> {

@@ -9,7 +9,7 @@ use crate::{
     workload::{Workload, workloads},
 };
 use model::{Attachment, AttachmentId, Cidr, Direction};
-use policy::{Active, Applying, Class, RuleSet, Rulebook, Selectors, Shared, Subject, Surroundings};
+use policy::{Active, Applying, Class, RuleSet, Rulebook, Selectors, Shared, Subject, Surroundings, staged::spoken_of};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// What this node's kernel should hold.
@@ -33,13 +33,17 @@ fn endpoints(
     around: &Surroundings<'_>,
 ) -> BTreeMap<AttachmentId, EndpointSpec> {
     let book = Rulebook::of(world.tiers.values(), world.policies.values());
+    let replaced = spoken_of(world.policies.values());
+    let staged = Rulebook::if_enforced(world.tiers.values(), world.policies.values(), |id| replaced.contains(id));
+    let staged = if world.tries_staged { &staged } else { &book };
     let mut sets = RuleSets { around, sets: Shared::default(), selectors: Selectors::default() };
     let mut endpoints = BTreeMap::new();
     for workload in workloads.iter().filter(|workload| !workload.attachments.is_empty()) {
         let subject = subject(world, workload, workload.addresses.keys().copied().collect());
         let applying = book.applying(&subject.pod.labels);
-        let ingress = sets.of(&applying, Direction::Ingress, &subject);
-        let egress = sets.of(&applying, Direction::Egress, &subject);
+        let previewed = staged.applying(&subject.pod.labels);
+        let ingress = sets.of(&applying, &previewed, Direction::Ingress, &subject);
+        let egress = sets.of(&applying, &previewed, Direction::Egress, &subject);
         for attachment in &workload.attachments {
             let judges = [Arc::clone(&ingress), Arc::clone(&egress)];
             let own = |address: &IpAddr| workload.addresses.get(address) == Some(&Some(&attachment.id));
@@ -82,8 +86,16 @@ struct RuleSets<'a> {
 }
 
 impl RuleSets<'_> {
-    fn of(&mut self, applying: &[Applying<'_>], direction: Direction, subject: &Subject<'_>) -> Arc<RuleSet> {
-        self.sets.share(RuleSet::build(applying, direction, subject, self.around, &mut self.selectors))
+    fn of(
+        &mut self,
+        applying: &[Applying<'_>],
+        previewed: &[Applying<'_>],
+        direction: Direction,
+        subject: &Subject<'_>,
+    ) -> Arc<RuleSet> {
+        let mut build = |applying| RuleSet::build(applying, direction, subject, self.around, &mut self.selectors);
+        let set = build(applying).previewing(build(previewed));
+        self.sets.share(set)
     }
 }
 

@@ -18,6 +18,8 @@ use std::{
 pub struct World {
     pub(crate) node: NodeName,
     pub(crate) keep_established: bool,
+    /// Rule sets say what staged policies would make of them.
+    pub(crate) tries_staged: bool,
     in_sync: bool,
     pub(crate) pods: BTreeMap<PodId, Pod>,
     pub(crate) namespaces: BTreeMap<NamespaceName, Labels>,
@@ -48,6 +50,7 @@ impl World {
         Self {
             node,
             keep_established,
+            tries_staged: true,
             in_sync: false,
             pods: BTreeMap::new(),
             namespaces: BTreeMap::new(),

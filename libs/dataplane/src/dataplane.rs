@@ -14,6 +14,7 @@ use crate::{
     programs::{Globals, Hook, Programs, in_full},
     reconcile::Reconciler,
     report::Reporter,
+    staged::{self, Tried},
     tables::{KernelStore, Sizes, StoreError, Tables},
     twin, uplink,
     usage::{Filled, Usage, filled, usages},
@@ -210,7 +211,7 @@ impl Dataplane {
         link.map(|link| (link.index.0, link.mac.unwrap_or(Mac([0; 6])))).ok_or(TwinError::NoUplink)
     }
 
-    /// The rows of a table for people and scripts: an array of flat objects. Tables: `endpoints`, `policies`, `classes`,
+    /// The rows of a table for people and scripts: an array of flat objects. Tables: `endpoints`, `policies`, `staged`, `classes`,
     /// `rulesets`, `conntrack`, `drops`, `capacity`.
     ///
     /// # Errors
@@ -232,6 +233,15 @@ impl Dataplane {
     #[must_use]
     pub fn filled(&self) -> Vec<Filled> {
         filled(&self.node.tables)
+    }
+
+    /// What staged policies would have made of new flows.
+    ///
+    /// # Errors
+    /// A counter cannot be read.
+    pub fn tried(&self) -> Result<Tried, StoreError> {
+        let tables = &self.node.tables;
+        staged::sum(tables.names(), &|hit| tables.store().hit_count(hit))
     }
 
     /// Spans whose rules share one counter, because `HITS` was full when they were compiled.

@@ -6,6 +6,7 @@
 use crate::{
     ReportError, conntrack,
     gauges::Gauges,
+    staged,
     tables::{KernelStore, StoreError, Tables, image::Image, names::Names, prefix},
     usage::{Usage, filled, usages},
 };
@@ -30,7 +31,8 @@ use std::{
 };
 
 /// The tables there are.
-pub const TABLES: [&str; 7] = ["endpoints", "policies", "classes", "rulesets", "conntrack", "drops", "capacity"];
+pub const TABLES: [&str; 8] =
+    ["endpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"];
 
 /// What a report is made from.
 pub struct Reporter<'a> {
@@ -54,7 +56,7 @@ impl<'a> Reporter<'a> {
         gauges: &'a Gauges,
     ) -> Self {
         let names = tables.names();
-        let deciders = names.hits.iter().map(|(decider, hit)| (*hit, decider)).collect();
+        let deciders = names.hits.iter().map(|(content, hit)| (*hit, &content.decider)).collect();
         let slots = names.endpoints.iter();
         let pods = slots.filter_map(|(id, slot)| Some((*slot, &endpoints.get(id)?.pod))).collect();
         Self { tables, endpoints, in_force, gauges, deciders, pods }
@@ -68,6 +70,7 @@ impl<'a> Reporter<'a> {
         let rows = match table {
             "endpoints" => Ok(self.endpoints()),
             "policies" => self.policies(),
+            "staged" => staged::rows(self.names(), &|hit| self.tables.store().hit_count(hit)),
             "classes" => Ok(self.classes()),
             "rulesets" => Ok(self.rule_sets()),
             "conntrack" => self.flows(),
@@ -109,18 +112,24 @@ impl<'a> Reporter<'a> {
 
     /// Deciders, with the packets they decided since the agent first named them.
     fn policies(&self) -> Result<Vec<Value>, StoreError> {
-        let row = |(decider, hit): (&Decider, &u32)| {
+        let count = |hit: u32| self.tables.store().hit_count(hit);
+        let mut judged: BTreeMap<&Decider, (u64, u32)> = BTreeMap::new();
+        for (content, hit) in &self.names().hits {
+            let (sum, _) = judged.entry(&content.decider).or_insert((0, *hit));
+            *sum += count(*hit)?;
+        }
+        let row = |(decider, (judged, hit)): (&&Decider, &(u64, u32))| {
             let policies: Vec<_> = decider.policies().iter().map(ToString::to_string).collect();
-            Ok(json!({
+            json!({
                 "policy": policies.join(", "),
                 "tier": decider.tier().map(ToString::to_string),
                 "direction": decider.direction().to_string(),
                 "decides": decider.to_string(),
-                "judged": self.tables.store().hit_count(*hit)?,
+                "judged": judged,
                 "hit": hit,
-            }))
+            })
         };
-        self.names().hits.iter().map(row).collect()
+        Ok(judged.iter().map(row).collect())
     }
 
     fn classes(&self) -> Vec<Value> {

@@ -113,6 +113,29 @@ impl PolicyKind {
             enforced => enforced,
         }
     }
+
+    /// The kind that stages policies of this one, if there is one.
+    #[must_use]
+    pub const fn staged(self) -> Option<Self> {
+        match self {
+            Self::KubernetesNetworkPolicy => Some(Self::StagedKubernetesNetworkPolicy),
+            Self::NetworkPolicy => Some(Self::StagedNetworkPolicy),
+            Self::GlobalNetworkPolicy => Some(Self::StagedGlobalNetworkPolicy),
+            Self::ClusterNetworkPolicy
+            | Self::StagedKubernetesNetworkPolicy
+            | Self::StagedNetworkPolicy
+            | Self::StagedGlobalNetworkPolicy => None,
+        }
+    }
+
+    /// Whether policies of this kind are only tried.
+    #[must_use]
+    pub const fn is_staged(self) -> bool {
+        matches!(
+            self,
+            Self::StagedKubernetesNetworkPolicy | Self::StagedNetworkPolicy | Self::StagedGlobalNetworkPolicy
+        )
+    }
 }
 
 /// As kubectl writes kinds: with the group where two groups have one of this name.

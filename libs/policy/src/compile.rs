@@ -4,7 +4,7 @@
 //! Never: looks at an address or at another rule set.
 
 use crate::{
-    Class, Decider, PacketTest, PeerTest, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict,
+    Class, Decider, PacketTest, PeerTest, Preview, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict,
     near::Near, xset::XSet,
 };
 use abi::rules::{X_END, x_of};
@@ -22,6 +22,8 @@ pub struct RowSpan {
     pub verdict: Verdict,
     /// Why.
     pub decider: Decider,
+    /// What would happen if every staged policy were enforced, where that is something else, or for another reason.
+    pub preview: Option<Preview>,
 }
 
 /// The whole answer of a rule set to one class.
@@ -42,6 +44,7 @@ impl Row {
 pub struct Rows<'a> {
     set: &'a RuleSet,
     near: Near<'a>,
+    preview: Option<Box<Rows<'a>>>,
 }
 
 /// The row of `set` for peers of `class`. The set's default row is the one for `Class::default()`.
@@ -54,12 +57,21 @@ impl<'a> Rows<'a> {
     /// Those of `set`.
     #[must_use]
     pub fn of(set: &'a RuleSet) -> Self {
-        Self { set, near: Near::of(set) }
+        let preview = set.preview.as_deref().map(|preview| Box::new(Self::of(preview)));
+        Self { set, near: Near::of(set), preview }
     }
 
     /// The row for peers of `class`. What it costs grows with the rules that the class can meet.
     #[must_use]
     pub fn row(&self, class: &Class) -> Row {
+        let own = self.own(class);
+        match &self.preview {
+            Some(preview) => own.beside(preview.own(class)),
+            None => own,
+        }
+    }
+
+    fn own(&self, class: &Class) -> Row {
         let (set, near) = (self.set, self.near.to(class));
         let mut canvas = Canvas::new();
         paint_failsafes(&mut canvas, set, class);
@@ -72,7 +84,7 @@ impl<'a> Rows<'a> {
         paint_profiles(&mut canvas, self.near.within(&near, set.tiers.len()), class);
         let spans = canvas.strokes().into_iter().map(|(start, paint)| {
             let (verdict, decider) = paint.meaning(set);
-            RowSpan { start, verdict, decider }
+            RowSpan { start, verdict, decider, preview: None }
         });
         Row(spans.collect())
     }

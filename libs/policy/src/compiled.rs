@@ -4,8 +4,8 @@
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
 use crate::{
-    Active, Class, Endpoint, Flow, Judgement, NodeFacts, Outcome, PodFacts, RuleSet, Rulebook, Selectors, SetFacts,
-    Subject, Surroundings, Verdict, View, row,
+    Active, Class, Endpoint, Flow, Judgement, NodeFacts, Outcome, PodFacts, Preview, RowSpan, RuleSet, Rulebook,
+    Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
 };
 use abi::rules::x_of;
 use model::{Cidr, Direction, EffectiveLabels, Parent};
@@ -26,12 +26,17 @@ impl<'a> Compiled<'a> {
     #[must_use]
     pub fn of(view: &'a View) -> Self {
         let book = Rulebook::of(&view.tiers, &view.policies);
+        let replaced = spoken_of(&view.policies);
+        let staged = Rulebook::if_enforced(&view.tiers, &view.policies, |id| replaced.contains(id));
         let around = around(view);
         let mut selectors = Selectors::default();
         let both = |endpoint: &Endpoint| {
             let subject = subject(view, endpoint);
             let applying = book.applying(&subject.pod.labels);
-            let mut set = |direction| RuleSet::build(&applying, direction, &subject, &around, &mut selectors);
+            let previewed = staged.applying(&subject.pod.labels);
+            let mut build =
+                |applying, direction| RuleSet::build(applying, direction, &subject, &around, &mut selectors);
+            let mut set = |direction| build(&applying, direction).previewing(build(&previewed, direction));
             (set(Direction::Ingress), set(Direction::Egress))
         };
         let sets: Vec<_> = view.endpoints.iter().map(both).collect();
@@ -52,11 +57,25 @@ impl<'a> Compiled<'a> {
     /// Judges a flow by rows.
     #[must_use]
     pub fn outcome(&self, flow: &Flow) -> Outcome {
-        let egress = self.endpoint(flow.source).map(|at| self.judge(&self.sets[at].1, flow.destination, flow));
+        self.read(flow, |span| Judgement { verdict: span.verdict, decider: span.decider.clone() })
+    }
+
+    /// Judges a flow by what rows say of it if every staged policy were enforced.
+    #[must_use]
+    pub fn previewed(&self, flow: &Flow) -> Outcome {
+        self.read(flow, |span| match &span.preview {
+            Some(Preview { verdict, decider }) => Judgement { verdict: *verdict, decider: decider.clone() },
+            None => Judgement { verdict: span.verdict, decider: span.decider.clone() },
+        })
+    }
+
+    fn read(&self, flow: &Flow, judgement: impl Fn(&RowSpan) -> Judgement) -> Outcome {
+        let judge = |set, peer| judgement(&self.span(set, peer, flow));
+        let egress = self.endpoint(flow.source).map(|at| judge(&self.sets[at].1, flow.destination));
         let refused = egress.as_ref().is_some_and(|egress| egress.verdict == Verdict::Deny);
         let let_in = self.view.host.iter().any(|net| net.contains(flow.source));
         let receiver = self.endpoint(flow.destination).filter(|_| !refused && !let_in);
-        let ingress = receiver.map(|at| self.judge(&self.sets[at].0, flow.source, flow));
+        let ingress = receiver.map(|at| judge(&self.sets[at].0, flow.source));
         Outcome { egress, ingress }
     }
 
@@ -64,10 +83,9 @@ impl<'a> Compiled<'a> {
         self.view.endpoints.iter().position(|endpoint| endpoint.addresses.contains(&address))
     }
 
-    fn judge(&self, set: &RuleSet, peer: IpAddr, flow: &Flow) -> Judgement {
+    fn span(&self, set: &RuleSet, peer: IpAddr, flow: &Flow) -> RowSpan {
         let row = row(set, &self.class(peer));
-        let span = row.at(x_of(flow.protocol.0, flow.detail)).expect("because a row's first span starts at 0");
-        Judgement { verdict: span.verdict, decider: span.decider.clone() }
+        row.at(x_of(flow.protocol.0, flow.detail)).expect("because a row's first span starts at 0").clone()
     }
 }
 

@@ -81,6 +81,34 @@ pub enum Decider {
     },
 }
 
+/// What would be decided if every staged policy were enforced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Preview {
+    /// Yes or no.
+    pub verdict: Verdict,
+    /// Why.
+    pub decider: Decider,
+}
+
+/// What a hit id stands for: a decision, and what staged policies would make of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hit {
+    /// Yes or no.
+    pub verdict: Verdict,
+    /// Why.
+    pub decider: Decider,
+    /// Where staged policies would decide otherwise, or for another reason.
+    pub preview: Option<Preview>,
+}
+
+impl Hit {
+    /// The same decision, and nothing said of staged policies.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        Self { preview: None, ..self.clone() }
+    }
+}
+
 impl Decider {
     /// The direction that was judged.
     #[must_use]

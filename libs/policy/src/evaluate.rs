@@ -207,7 +207,11 @@ impl View {
     fn tiers_of(&self, packet: &Packet) -> Vec<(Tier, Vec<&Policy>)> {
         let mut tiers: BTreeMap<(bool, Order, TierName), (Tier, Vec<&Policy>)> = BTreeMap::new();
         for policy in &self.policies {
-            if policy.applies(packet.direction) && self.selects(policy, packet.subject).possibly() {
+            // A staged policy is never asked (CAL-13).
+            if policy.stage.is_none()
+                && policy.applies(packet.direction)
+                && self.selects(policy, packet.subject).possibly()
+            {
                 let (is_unknown, tier) = self.tier(&policy.tier);
                 let place = (is_unknown, tier.order, tier.name.clone());
                 tiers.entry(place).or_insert((tier, Vec::new())).1.push(policy);
@@ -215,7 +219,7 @@ impl View {
         }
         let mut tiers: Vec<_> = tiers.into_values().collect();
         for (_, policies) in &mut tiers {
-            policies.sort_by_key(|policy| (policy.order, &policy.id));
+            policies.sort_by_cached_key(|policy| (policy.order, policy.id.enforced()));
         }
         tiers
     }

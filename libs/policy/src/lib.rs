@@ -20,12 +20,13 @@ mod near;
 pub mod rulebook;
 pub mod ruleset;
 pub mod shared;
+pub mod staged;
 mod xset;
 
 pub use build::Subject;
 pub use class::{Active, Class};
 pub use compile::{Row, RowSpan, Rows, row};
-pub use decider::{Decider, Verdict};
+pub use decider::{Decider, Hit, Preview, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;
 pub use facts::{NodeFacts, PodFacts, SetFacts, Surroundings};

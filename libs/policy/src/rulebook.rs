@@ -31,9 +31,16 @@ pub struct Applying<'a> {
 pub struct Rulebook<'a>(pub Vec<RuledTier<'a>>);
 
 impl<'a> Rulebook<'a> {
-    /// Puts everything in order. `tiers` overrule the built-in ones of their names.
+    /// Puts everything in order. `tiers` overrule the built-in ones of their names. Staged policies are not asked (CAL-13).
     #[must_use]
     pub fn of(tiers: impl IntoIterator<Item = &'a Tier>, policies: impl IntoIterator<Item = &'a Policy>) -> Self {
+        Self::ordered(tiers, policies.into_iter().filter(|policy| policy.stage.is_none()))
+    }
+
+    pub(crate) fn ordered(
+        tiers: impl IntoIterator<Item = &'a Tier>,
+        policies: impl IntoIterator<Item = &'a Policy>,
+    ) -> Self {
         let mut known: BTreeMap<TierName, Tier> = BTreeMap::new();
         for tier in Tier::built_in().into_iter().chain(tiers.into_iter().cloned()) {
             known.insert(tier.name.clone(), tier);
@@ -64,7 +71,8 @@ impl<'a> Rulebook<'a> {
 }
 
 fn ruled<'a>(known: Option<&Tier>, name: &TierName, mut policies: Vec<&'a Policy>) -> RuledTier<'a> {
-    policies.sort_by(|a, b| (a.order, &a.id).cmp(&(b.order, &b.id)));
+    // Among others a staged policy stands where it would stand if it were enforced.
+    policies.sort_by_cached_key(|policy| (policy.order, policy.id.enforced()));
     let unknown = || Tier { name: name.clone(), order: Order::Unset, end: TierEnd::Deny };
     RuledTier { tier: known.cloned().unwrap_or_else(unknown), is_unknown: known.is_none(), policies }
 }

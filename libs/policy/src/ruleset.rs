@@ -168,13 +168,15 @@ pub struct RuleSet {
     pub tiers: Vec<TierRules>,
     /// After the last tier.
     pub profiles: Profiles,
+    /// What would be in force if every staged policy were, where that is something else.
+    pub preview: Option<Arc<RuleSet>>,
 }
 
 impl RuleSet {
     /// A set of no rules, that allows everything.
     #[must_use]
     pub fn new(direction: Direction) -> Self {
-        Self { direction, failsafes: Vec::new(), tiers: Vec::new(), profiles: Profiles::Implied }
+        Self { direction, failsafes: Vec::new(), tiers: Vec::new(), profiles: Profiles::Implied, preview: None }
     }
 
     /// Its policies, in order.
@@ -224,7 +226,12 @@ impl RuleSet {
         self.rules().flat_map(|rule| [&rule.peer, &rule.own])
     }
 
+    /// Those of the preview too: what they ask of peers, classes must know.
     fn rules(&self) -> impl Iterator<Item = &SetRule> {
+        self.own_rules().chain(self.preview.iter().flat_map(|preview| preview.own_rules()))
+    }
+
+    fn own_rules(&self) -> impl Iterator<Item = &SetRule> {
         let of_profiles = match &self.profiles {
             Profiles::Implied | Profiles::Open | Profiles::Unasked => &[][..],
             Profiles::Given(profiles) => profiles,

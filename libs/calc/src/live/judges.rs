@@ -5,7 +5,7 @@
 
 use super::{counted::Counted, lent::Lent, numbers::Numbers};
 use crate::{World, index::LabelIndex, resolve::subject, workload::Workload};
-use model::{Cidr, Direction, PodId, PolicyId, PortName, Selector};
+use model::{Cidr, Direction, PodId, Policy, PolicyId, PortName, Selector, Stage};
 use policy::{RuleSet, Rulebook, Selectors, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +30,8 @@ pub(super) struct Judges {
     /// Which policies select which local pods.
     subjects: LabelIndex<PodId, u32>,
     policies: Numbers<PolicyId>,
+    /// What staged policies speak of, by the name that is or would be enforced.
+    staged: BTreeSet<PolicyId>,
     of: BTreeMap<PodId, Both>,
     sets: Counted<Arc<RuleSet>>,
     interned: Selectors,
@@ -48,17 +50,34 @@ impl Judges {
         }
     }
 
-    /// Takes in a policy, or that there is none of this name. Gives the pods that it selected, or does now.
+    /// Takes in a policy, or that there is none of this name. Gives the pods that it selected, or does now; of a staged one
+    /// those too that the policy selects which it speaks of.
     pub(super) fn put_policy(&mut self, world: &World, id: &PolicyId) -> BTreeSet<PodId> {
+        let mut concerned = self.put_staged(world, id);
         let number = self.policies.number(id);
-        let mut concerned: BTreeSet<PodId> = self.subjects.matched_by(&number).cloned().collect();
-        if let Some(policy) = world.policies.get(id) {
+        concerned.extend(self.subjects.matched_by(&number).cloned());
+        if let Some(policy) = world.policies.get(id).filter(|policy| policy.stage != Some(Stage::Delete)) {
             let subject = Arc::new(policy.subject.clone());
             drop(self.subjects.put_selector(&number, &subject, |pod| Lent::pod(world, pod)));
             concerned.extend(self.subjects.matched_by(&number).cloned());
         } else {
             drop(self.subjects.remove_selector(&number));
             self.policies.forget(id);
+        }
+        concerned
+    }
+
+    fn put_staged(&mut self, world: &World, id: &PolicyId) -> BTreeSet<PodId> {
+        if !id.kind.is_staged() {
+            return BTreeSet::new();
+        }
+        let enforced = id.enforced();
+        let selected = self.policies.get(&enforced).map(|number| self.subjects.matched_by(&number).cloned());
+        let concerned = selected.into_iter().flatten().collect();
+        if world.policies.contains_key(id) {
+            self.staged.insert(enforced);
+        } else {
+            self.staged.remove(&enforced);
         }
         concerned
     }
@@ -90,12 +109,23 @@ impl Judges {
         addresses: Vec<IpAddr>,
     ) -> Both {
         let selecting = self.subjects.matches_of(workload.id).filter_map(|(number, _)| self.policies.value(*number));
-        let selecting = selecting.filter_map(|id| world.policies.get(id));
-        let book = Rulebook::of(world.tiers.values(), selecting);
+        let selecting: Vec<_> = selecting.filter_map(|id| world.policies.get(id)).collect();
         let subject = subject(world, workload, addresses);
+        let (tiers, policies) = (world.tiers.values(), selecting.iter().copied());
+        let book = Rulebook::of(tiers.clone(), policies.clone());
         let applying = book.applying(&subject.pod.labels);
+        let staged = &self.staged;
+        let is_tried = |policy: &&Policy| policy.stage.is_some() || staged.contains(&policy.id);
+        let tried = world.tries_staged && selecting.iter().any(is_tried);
+        let preview = tried.then(|| Rulebook::if_enforced(tiers, policies, |id| staged.contains(id)));
+        let previewed = preview.as_ref().map(|book| book.applying(&subject.pod.labels));
         [Direction::Ingress, Direction::Egress].map(|direction| {
-            let set = RuleSet::build(&applying, direction, &subject, around, &mut self.interned);
+            let mut build = |applying| RuleSet::build(applying, direction, &subject, around, &mut self.interned);
+            let set = build(&applying);
+            let set = match &previewed {
+                Some(previewed) => set.previewing(build(previewed)),
+                None => set,
+            };
             self.sets.get(&set).cloned().unwrap_or_else(|| Arc::new(set))
         })
     }

@@ -81,6 +81,14 @@ impl Live {
         changed
     }
 
+    /// Staged policies are tried, or set aside where they need more room than there is. `true`: it was otherwise until now.
+    pub fn try_staged(&mut self, tried: bool) -> bool {
+        let changed = self.world.tries_staged != tried;
+        self.world.tries_staged = tried;
+        self.dirty.every_rule_set |= changed;
+        changed
+    }
+
     /// What the writers of policies should know.
     pub fn remarks(&self) -> impl Iterator<Item = &String> {
         self.remarks.values().flatten()

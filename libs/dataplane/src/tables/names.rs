@@ -4,7 +4,7 @@
 //! Never: gives out an id that the previous revision still uses.
 
 use model::AttachmentId;
-use policy::{Class, Decider, RuleSet};
+use policy::{Class, Decider, Hit, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -17,8 +17,8 @@ pub struct Names {
     pub sets: BTreeMap<Arc<RuleSet>, u32>,
     /// Classes; the default class is `CLASS_NONE`.
     pub classes: BTreeMap<Arc<Class>, u32>,
-    /// Deciders behind hit ids.
-    pub hits: BTreeMap<Decider, u32>,
+    /// Decisions behind hit ids.
+    pub hits: BTreeMap<Hit, u32>,
     /// Slots of the endpoints served.
     pub endpoints: BTreeMap<AttachmentId, u32>,
     /// The hit id given out last, so that a freed one rests as long as possible.
@@ -29,7 +29,7 @@ impl Names {
     /// What decided, for a hit id in use.
     #[must_use]
     pub fn decider(&self, hit: u32) -> Option<&Decider> {
-        self.hits.iter().find_map(|(decider, id)| (*id == hit).then_some(decider))
+        self.hits.iter().find_map(|(content, id)| (*id == hit).then_some(&content.decider))
     }
 }
 

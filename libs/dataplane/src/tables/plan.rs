@@ -24,7 +24,7 @@ use calc::{
     desired::{EndpointSpec, Owner},
 };
 use model::{AttachmentId, IfaceName};
-use policy::{Class, Decider, Row, Rows, RuleSet, Verdict};
+use policy::{Class, Hit, Row, Rows, RuleSet, Verdict};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -363,16 +363,18 @@ impl<'a> Draft<'a> {
             Verdict::Deny => SpanKind::Deny,
             Verdict::Next => SpanKind::Next,
         };
-        Span::new(span.start, kind, self.hit(&span.decider))
+        Span::new(span.start, kind, self.hit(&span.hit()))
     }
 
-    /// Deciders past the end of the counters share the hit that means "none".
-    fn hit(&mut self, decider: &Decider) -> u32 {
-        if let Some(id) = self.names.hits.get(decider) {
+    /// Past the end of the counters what is staged is not counted apart, and then nothing: they share the hit that means "none".
+    fn hit(&mut self, hit: &Hit) -> u32 {
+        if let Some(id) = self.names.hits.get(hit) {
             return *id;
         }
-        let Some(id) = self.hit_ids.take_within(HIT_NONE + 1, self.sizes.of(&maps::HITS)) else { return HIT_NONE };
-        self.names.hits.insert(decider.clone(), id);
+        let Some(id) = self.hit_ids.take_within(HIT_NONE + 1, self.sizes.of(&maps::HITS)) else {
+            return self.names.hits.get(&hit.plain()).copied().unwrap_or(HIT_NONE);
+        };
+        self.names.hits.insert(hit.clone(), id);
         self.names.last_hit = id;
         self.fresh_hits.push(id);
         id

@@ -168,7 +168,7 @@ fn expected(desired: &Desired, endpoint: u8, direction: Direction, peer: IpAddr,
 pub(super) type Hits = BTreeMap<u32, Decider>;
 
 pub(super) fn hits(names: &super::Names) -> Hits {
-    names.hits.iter().map(|(decider, id)| (*id, decider.clone())).collect()
+    names.hits.iter().map(|(hit, id)| (*id, hit.decider.clone())).collect()
 }
 
 /// Asks everything of the store, and holds it against the Desired.

@@ -15,6 +15,7 @@ mod pod;
 mod port;
 mod selector;
 mod serviceaccount;
+mod staged;
 
 pub(crate) use field::InvalidField;
 
@@ -62,6 +63,7 @@ pub(crate) fn convert(value: &Value) -> Converted {
     let mut unreadable = Vec::new();
     match resource(kind, &meta, value, &mut unreadable) {
         Ok(Some(resource)) => Converted::Known { resource, unreadable },
+        Ok(None) if staged::is_ignored(value) => Converted::Foreign { kind: written.to_owned() },
         Ok(None) => Converted::NotEnforced { object: kind.key(&meta, value).to_string(), reason: FOR_HOSTS },
         Err(error) => Converted::Refused { key: kind.key(&meta, value), error },
     }
@@ -100,6 +102,9 @@ fn resource(
         }
         Kind::Policy(PolicyKind::ClusterNetworkPolicy, _) => {
             Resource::Policy(cluster::convert(meta, value, unreadable)?)
+        }
+        Kind::Policy(policy, group) if policy.is_staged() => {
+            return Ok(staged::convert(policy, group, meta, value, unreadable)?.map(Resource::Policy));
         }
         Kind::Policy(policy, group) => {
             let id = kind::policy_id(policy, meta);

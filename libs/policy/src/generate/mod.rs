@@ -49,7 +49,9 @@ impl Case {
         let mut dice = Dice(seed);
         let endpoints: Vec<_> = (0..2 + dice.below(5)).map(|number| dice.endpoint(number as u8)).collect();
         let policies = (0..dice.below(9)).map(|number| dice.policy(number)).map(|policy| (policy.id.clone(), policy));
-        let policies = policies.collect::<BTreeMap<_, _>>().into_values().collect();
+        let mut policies: Vec<_> = policies.collect::<BTreeMap<_, _>>().into_values().collect();
+        // Thrown apart, so that a seed's world is the same without them.
+        policies.extend(Dice(seed ^ 0x57a6ed).staged(&policies));
         let view = View {
             namespaces: dice.namespaces(),
             accounts: dice.accounts(),

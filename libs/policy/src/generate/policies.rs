@@ -6,8 +6,9 @@
 use super::{Dice, ESP, IGMP, LABEL_VALUES, NAMESPACES, PORT_NAMES, PORTS, TIERS, pod_v4, pod_v6, strangers};
 use model::{
     Action, Cidr, EntityMatch, Family, IcmpMatch, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind,
-    PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, TierName,
+    PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, Stage, TierName,
 };
+use std::collections::BTreeMap;
 
 impl Dice {
     pub(super) fn policy(&mut self, number: usize) -> Policy {
@@ -17,6 +18,28 @@ impl Dice {
         let (ingress, egress) = self.pick(&[(true, false), (false, true), (true, true)]);
         let types = PolicyTypes { ingress, egress };
         if self.once_in(2) { self.of_kubernetes(name, types) } else { self.of_calico(name, types) }
+    }
+
+    /// Every other world stages something: what somebody wrote anew, or what is to become of one that is there.
+    pub(super) fn staged(&mut self, policies: &[Policy]) -> Vec<Policy> {
+        if self.once_in(2) {
+            return Vec::new();
+        }
+        let mut staged = BTreeMap::new();
+        for number in 0..1 + self.below(3) {
+            let fresh = self.policy(number);
+            let known = policies.get(self.below(1 + policies.len())).map(|policy| policy.id.clone());
+            let id = known.filter(|_| !self.once_in(3)).unwrap_or_else(|| fresh.id.clone());
+            let Some(kind) = id.kind.staged() else { continue };
+            let id = PolicyId { kind, ..id };
+            let set = Policy { id: id.clone(), stage: Some(Stage::Set), ..fresh };
+            let gone = |set: Policy| {
+                let (ingress, egress) = (Vec::new(), Vec::new());
+                Policy { stage: Some(Stage::Delete), subject: Selector::All, ingress, egress, ..set }
+            };
+            staged.insert(id, if self.once_in(3) { gone(set) } else { set });
+        }
+        staged.into_values().collect()
     }
 
     fn of_kubernetes(&mut self, name: String, types: PolicyTypes) -> Policy {

@@ -3,7 +3,7 @@
 //! Invariant: every row that a judgement can meet is looked at, at both sides of each of its borders.
 //! Never: a world that the same seed would not make again.
 
-use crate::{Flow, Row, compiled::Compiled, evaluate, generate::Case, row};
+use crate::{Flow, Row, View, compiled::Compiled, evaluate, generate::Case, row};
 use model::Protocol;
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -45,14 +45,28 @@ proptest! {
     }
 
     #[test]
+    fn cal_13_staged_policies_change_no_verdict_and_rows_say_what_they_would_be(seed: u64) {
+        let case = Case::from_seed(seed);
+        let bare = View { policies: case.view.policies.iter().filter(|policy| policy.stage.is_none()).cloned().collect(), ..case.view.clone() };
+        let (compiled, without) = (Compiled::of(&case.view), Compiled::of(&bare));
+        let if_enforced = case.view.if_enforced();
+        for flow in &case.flows {
+            prop_assert_eq!(compiled.outcome(flow), without.outcome(flow), "{:?}", flow);
+            prop_assert_eq!(compiled.previewed(flow), evaluate(&if_enforced, flow), "previewed {:?}", flow);
+        }
+    }
+
+    #[test]
     fn they_agree_on_both_sides_of_every_border(seed: u64) {
         let case = Case::from_seed(seed);
         let compiled = Compiled::of(&case.view);
+        let if_enforced = case.view.if_enforced();
         for ends in pairs(&case).into_iter().take(6) {
             let starts = rows(&compiled, &case, ends).into_iter().flat_map(|row| row.0).map(|span| span.start);
             let sides = starts.flat_map(|start| [start, start.saturating_sub(1)]);
             for flow in sides.filter_map(|x| flow_at(x, ends)) {
                 prop_assert_eq!(evaluate(&case.view, &flow), compiled.outcome(&flow), "{:?}", flow);
+                prop_assert_eq!(evaluate(&if_enforced, &flow), compiled.previewed(&flow), "previewed {:?}", flow);
             }
         }
     }
@@ -65,7 +79,7 @@ proptest! {
             prop_assert_eq!(row.0.first().map(|span| span.start), Some(0));
             for pair in row.0.windows(2) {
                 prop_assert!(pair[0].start < pair[1].start && pair[1].start < abi::rules::X_END);
-                prop_assert!((pair[0].verdict, &pair[0].decider) != (pair[1].verdict, &pair[1].decider));
+                prop_assert!(pair[0].hit() != pair[1].hit());
             }
         }
     }

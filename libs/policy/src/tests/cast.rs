@@ -42,6 +42,13 @@ impl Cast {
         said
     }
 
+    /// `from` opening TCP 80 to `to`, as its first packet.
+    pub fn flow(from: &str, to: &str) -> Flow {
+        let pair = [0, 1].into_iter().find_map(|at| Some((ends(from)[at]?, ends(to)[at]?)));
+        let (source, destination) = pair.expect("because both ends have a family in common");
+        Flow { source, destination, protocol: TCP, detail: 80 }
+    }
+
     /// Whether `from` may send this to `to`: each `namespace/pod` or an address.
     pub fn lets(&self, from: &str, to: &str, protocol: Protocol, port: u16) -> bool {
         let both = |at: usize| Some((ends(from)[at]?, ends(to)[at]?));

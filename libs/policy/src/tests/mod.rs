@@ -12,5 +12,6 @@ mod ingress;
 mod packets;
 mod ports;
 mod row;
+mod staged;
 mod tiers;
 mod unknown;
