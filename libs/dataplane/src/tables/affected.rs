@@ -5,7 +5,7 @@
 
 use super::image::Image;
 use abi::{
-    Endpoint,
+    Endpoint, Layers,
     endpoint::{SLOT_HOST, SLOT_NONE},
 };
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ pub fn revision(generation: u64) -> u32 {
 /// Stamps the endpoints of `new`.
 pub fn stamp(old: &Image, new: &mut Image) {
     let changes = changes(old, new);
-    let stamped: Vec<_> = new
+    let mut stamped: BTreeSet<_> = new
         .endpoints
         .iter()
         .filter(|(slot, entry)| {
@@ -37,11 +37,29 @@ pub fn stamp(old: &Image, new: &mut Image) {
         })
         .map(|(slot, _)| *slot)
         .collect();
+    move_together(old, new, &mut stamped);
     let revision = revision(new.generation);
     for slot in stamped {
         if let Some(entry) = new.endpoints.get_mut(&slot) {
             entry.rev = revision;
         }
+    }
+}
+
+/// A flow at a gate is asked by several layers, and its entry names one: they move on together. What pods send and receive is
+/// asked by the node's own slots too.
+fn move_together(old: &Image, new: &Image, stamped: &mut BTreeSet<u32>) {
+    for (slot, entry) in new.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST) {
+        let Layers { untracked, pre_dnat, forward } = entry.layers;
+        let parts = || [*slot, untracked, pre_dnat, forward].into_iter().filter(|part| *part != SLOT_NONE);
+        if parts().any(|part| stamped.contains(&part)) {
+            stamped.extend(parts());
+        }
+    }
+    let node = |image: &Image| image.endpoints.get(&SLOT_HOST).map(|entry| (entry.flags, entry.layers));
+    let forward = node(new).map(|(_, layers)| layers.forward);
+    if node(old) != node(new) || forward.is_some_and(|slot| stamped.contains(&slot)) {
+        stamped.extend(new.endpoints.keys());
     }
 }
 
@@ -62,7 +80,8 @@ fn changes(old: &Image, new: &Image) -> Changes {
 
 fn is_affected(old: &Image, new: &Image, changes: &Changes, slot: u32, before: &Endpoint, after: &Endpoint) -> bool {
     let sets = [after.egress.new(), after.ingress.new()];
-    let set_changed = [before.egress.new(), before.ingress.new()] != sets || before.flags != after.flags;
+    let set_changed = [before.egress.new(), before.ingress.new()] != sets
+        || (before.flags, before.layers) != (after.flags, after.layers);
     // Equal rows share their spans, so equal references are equal answers.
     let peer_changed =
         || changes.classes.iter().any(|(was, is)| sets.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)));

@@ -5,7 +5,7 @@
 
 use super::{
     affected::revision,
-    image::{Entry, Image},
+    image::{Entry, Image, is_vacant},
     prefix,
     write::{Key, Keyed, Store, StoreError, Write},
 };
@@ -113,7 +113,7 @@ pub fn same_endpoint(found: &Endpoint, wanted: &Endpoint) -> bool {
     let plain = |entry: &Endpoint| Endpoint {
         egress: Word::settled(entry.egress.new()),
         ingress: Word::settled(entry.ingress.new()),
-        rev: if entry.ifindex == 0 { 0 } else { entry.rev },
+        rev: if is_vacant(entry) { 0 } else { entry.rev },
         ..*entry
     };
     found.egress.is_settled() && found.ingress.is_settled() && plain(found) == plain(wanted)
@@ -131,7 +131,8 @@ pub fn same_class(found: &ClassEntry, wanted: &ClassEntry) -> bool {
 pub fn text(repair: &Write) -> String {
     match repair {
         Write::Generation(generation) => format!("GENERATION was not {generation}"),
-        Write::Endpoint(slot, entry) if entry.ifindex == 0 => format!("ENDPOINTS slot {slot} was not empty"),
+        Write::Endpoint(slot, entry) if is_vacant(entry) => format!("ENDPOINTS slot {slot} was not empty"),
+        Write::Endpoint(slot, Endpoint { ifindex: 0, .. }) => format!("ENDPOINTS slot {slot} (this node's)"),
         Write::Endpoint(slot, entry) => format!("ENDPOINTS slot {slot} (interface {})", entry.ifindex),
         Write::Interface(index, _) => format!("INTERFACES entry {index}"),
         Write::DeleteInterface(index) => format!("INTERFACES had a foreign entry {index}"),

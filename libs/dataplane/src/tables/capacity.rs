@@ -6,7 +6,7 @@
 use super::{image::Image, names::Names, sizes::Sizes, sweep::Retired};
 use abi::{
     RowRef,
-    endpoint::SLOT_FIRST,
+    endpoint::{SLOT_FIRST, SLOT_HOST},
     maps::{self, MapSpec},
     word::ID_MAX,
 };
@@ -112,10 +112,7 @@ impl Step<'_> {
             (&maps::SETS, end(&new.set_ids()).max(end(&old.set_ids())).max(end(&retired.sets))),
             (&maps::ROWS, both(&old.rows, &new.rows) + count(retired.rows)),
             (&maps::SPANS, u64::from(self.spans_end)),
-            (
-                &maps::ENDPOINTS,
-                u64::from(SLOT_FIRST) + both(&old.endpoints, &new.endpoints) + count(retired.slots.len()),
-            ),
+            (&maps::ENDPOINTS, slots(old, new) + count(retired.slots.len())),
             (&maps::INTERFACES, both(&old.interfaces, &new.interfaces) + count(retired.interfaces.len())),
             (&maps::HITS, u64::try_from(self.names.hits.len() + 1).unwrap_or(u64::MAX)),
         ]
@@ -209,6 +206,12 @@ fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
 fn both<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> u64 {
     let fresh = new.keys().filter(|key| !old.contains_key(key)).count();
     count(old.len() + fresh)
+}
+
+/// Endpoint slots in use, the first ones included, which are nobody's and this node's.
+fn slots(old: &Image, new: &Image) -> u64 {
+    let is_said = [old, new].iter().any(|image| image.endpoints.contains_key(&SLOT_HOST));
+    u64::from(SLOT_FIRST) + both(&old.endpoints, &new.endpoints) - u64::from(is_said)
 }
 
 fn count(entries: usize) -> u64 {

@@ -10,10 +10,10 @@ use super::{
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
-    Address, RowKey, RowRef, SetEntry, Span,
-    endpoint::SLOT_NONE,
+    Address, Endpoint, Layers, RowKey, RowRef, SetEntry, Span,
+    endpoint::{ENDPOINT_HOST, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
-    rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY},
+    rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
 };
 use model::Direction;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,8 +43,32 @@ pub struct FakeStore {
     over: u64,
 }
 
-/// A question that a packet asks: interface, direction, peer, what of it rules name.
-pub type Probe = (u32, Direction, Address, u32);
+/// Where a packet is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// At a pod's interface.
+    Pod(u32),
+    /// At an interface of the node's own.
+    Host(u32, Layer),
+    /// At every pod, by the host endpoint of all interfaces.
+    Node,
+}
+
+/// Which of a host endpoint's rule sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    Local,
+    Untracked,
+    PreDnat,
+    Forward,
+}
+
+impl Layer {
+    pub const ALL: [Self; 4] = [Self::Local, Self::Untracked, Self::PreDnat, Self::Forward];
+}
+
+/// A question that a packet asks: where, direction, peer, what of it rules name.
+pub type Probe = (At, Direction, Address, u32);
 /// What it is told: allowed or not, and the hit; `None`: what it reads is of no revision.
 type Told = Option<(bool, u32)>;
 
@@ -57,6 +81,8 @@ struct UnderWay {
     revisions: BTreeMap<u64, Vec<Told>>,
     /// Hashes that a key was deleted from: its element goes to the next that is inserted.
     freed: BTreeSet<&'static str>,
+    /// Host endpoints' slots that were named: a packet may have found them.
+    named: BTreeSet<u32>,
 }
 
 impl UnderWay {
@@ -64,6 +90,7 @@ impl UnderWay {
         self.walked.retain(|row| !other.walked.contains(row));
         self.revisions.retain(|generation, _| !other.revisions.contains_key(generation));
         self.freed.retain(|map| !other.freed.contains(map));
+        self.named.retain(|slot| !other.named.contains(slot));
     }
 }
 
@@ -77,18 +104,36 @@ impl FakeStore {
         Self { sizes: Sizes(sizes.iter().copied().collect()), ..Self::default() }
     }
 
-    /// What a packet at this interface's endpoint is told: allowed or not, and the hit id.
-    pub fn judge(&self, ifindex: u32, direction: Direction, peer: Address, x: u32) -> (bool, u32) {
-        self.judge_at(self.held.generation, (ifindex, direction, peer, x)).expect("a span in use")
+    /// What a packet is told there: allowed or not, and the hit id.
+    pub fn judge(&self, at: At, direction: Direction, peer: Address, x: u32) -> (bool, u32) {
+        self.judge_at(self.held.generation, (at, direction, peer, x)).expect("a span in use")
     }
 
-    fn judge_at(&self, generation: u64, (ifindex, direction, peer, x): Probe) -> Told {
-        let slot = self.held.interfaces.get(&ifindex).copied().unwrap_or(SLOT_NONE);
+    /// The slot whose sets are asked; `None`: nobody is, everything passes.
+    fn slot_at(&self, at: At) -> Option<u32> {
+        let interface = |ifindex| self.held.interfaces.get(&ifindex).copied();
+        let layers = |slot| self.held.endpoints.get(&slot).map(|entry: &Endpoint| entry.layers).unwrap_or_default();
+        let named = |slot: u32| Some(slot).filter(|slot| *slot != SLOT_NONE);
+        match at {
+            At::Pod(ifindex) => Some(interface(ifindex).unwrap_or(SLOT_NONE)),
+            At::Host(ifindex, Layer::Local) => interface(ifindex),
+            At::Host(ifindex, Layer::Untracked) => named(layers(interface(ifindex)?).untracked),
+            At::Host(ifindex, Layer::PreDnat) => named(layers(interface(ifindex)?).pre_dnat),
+            At::Host(ifindex, Layer::Forward) => named(layers(interface(ifindex)?).forward),
+            At::Node => named(layers(SLOT_HOST).forward),
+        }
+    }
+
+    fn judge_at(&self, generation: u64, (at, direction, peer, x): Probe) -> Told {
+        let Some(slot) = self.slot_at(at) else { return Some((true, HIT_NONE)) };
         let endpoint = self.held.endpoints.get(&slot).copied().unwrap_or_default();
         let set = match direction {
             Direction::Egress => endpoint.egress.at(generation),
             Direction::Ingress => endpoint.ingress.at(generation),
         };
+        if set == SET_OPEN {
+            return Some((true, HIT_NONE));
+        }
         let row = self.row(set, self.resolve_at(generation, peer)?.0);
         let spans: Option<Vec<_>> = (row.offset..row.offset + row.len).map(|index| self.spans.get(&index)).collect();
         let found = spans?.into_iter().take_while(|span| span.start() <= x).last();
@@ -146,7 +191,7 @@ impl FakeStore {
 
     fn is_used(&self, set: u32) -> bool {
         let words = self.held.endpoints.values().flat_map(|entry| [entry.egress, entry.ingress]);
-        words.flat_map(|word| [word.new(), word.old()]).any(|id| id == set && id != SET_DENY)
+        words.flat_map(|word| [word.new(), word.old()]).any(|id| id == set && ![SET_DENY, SET_OPEN].contains(&id))
     }
 
     fn put_spans(&mut self, offset: u32, spans: &[Span]) {
@@ -165,6 +210,27 @@ impl FakeStore {
         if entry != SetEntry::default() {
             self.held.sets.insert(id, entry);
         }
+    }
+
+    /// A slot that a host endpoint names is there, and one that a packet may have found goes on answering.
+    fn put_endpoint(&mut self, slot: u32, entry: &Endpoint) {
+        for named in parts(entry.layers) {
+            let is_there = self.held.endpoints.get(&named).is_some_and(|found| found.flags & ENDPOINT_HOST != 0);
+            assert!(is_there, "slot {slot} names {named}, which is nobody's");
+        }
+        let is_taken = entry.flags & ENDPOINT_HOST == 0 && slot >= SLOT_FIRST;
+        assert!(!(is_taken && self.under_way.named.contains(&slot)), "slot {slot}: a packet may have found it");
+        let was = self.held.endpoints.insert(slot, *entry).unwrap_or_default();
+        let kept: Vec<_> = parts(entry.layers).collect();
+        if slot == SLOT_HOST || self.held.interfaces.values().any(|own| *own == slot) {
+            self.under_way.named.extend(parts(was.layers).filter(|named| !kept.contains(named)));
+        }
+    }
+
+    /// Its name is taken away.
+    fn was_named(&mut self, slot: u32) {
+        let found = self.held.endpoints.get(&slot).filter(|entry| entry.flags & ENDPOINT_HOST != 0);
+        self.under_way.named.extend(found.into_iter().flat_map(|own| parts(own.layers).chain([slot])));
     }
 
     fn put_generation(&mut self, generation: u64) {
@@ -237,7 +303,7 @@ impl FakeStore {
             Write::Endpoint(slot, entry) => {
                 self.settled_only_after_grace(entry.egress.is_settled() && entry.ingress.is_settled());
                 assert!(*slot < sizes.of(&maps::ENDPOINTS), "endpoint slot {slot} is past the end");
-                self.held.endpoints.insert(*slot, *entry);
+                self.put_endpoint(*slot, entry);
             }
             Write::Interface(index, slot) => {
                 self.no_reuse(maps::INTERFACES.name);
@@ -245,7 +311,8 @@ impl FakeStore {
             }
             Write::DeleteInterface(index) => {
                 self.free(maps::INTERFACES.name);
-                self.held.interfaces.remove(index).expect("an interface that is there");
+                let slot = self.held.interfaces.remove(index).expect("an interface that is there");
+                self.was_named(slot);
             }
             Write::Generation(generation) => self.put_generation(*generation),
             Write::Grace => {
@@ -261,6 +328,12 @@ impl FakeStore {
         }
         Ok(())
     }
+}
+
+/// The slots that it names.
+fn parts(layers: Layers) -> impl Iterator<Item = u32> {
+    let Layers { untracked, pre_dnat, forward } = layers;
+    [untracked, pre_dnat, forward].into_iter().filter(|slot| *slot != SLOT_NONE)
 }
 
 /// Inserts a key that must be new into a map that must have room.

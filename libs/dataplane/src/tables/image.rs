@@ -5,8 +5,9 @@
 
 use super::{prefix, write::Snapshot, write::Write};
 use abi::{
-    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, Word, endpoint::SLOT_FIRST,
-    endpoint::SLOT_NONE, rules::CLASS_NONE,
+    Address, ClassEntry, Endpoint, Layers, NetKey, RowKey, RowRef, SetEntry, Span, Word,
+    endpoint::{SLOT_FIRST, SLOT_NONE},
+    rules::{CLASS_NONE, SET_OPEN},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +30,7 @@ pub struct Entry {
 pub struct Image {
     /// Its generation.
     pub generation: u64,
-    /// Endpoint slots in use.
+    /// Endpoint slots in use; [`SLOT_HOST`] is among them while it says something.
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Interface index to slot.
     pub interfaces: BTreeMap<u32, u32>,
@@ -75,7 +76,8 @@ impl Image {
     #[must_use]
     pub fn set_ids(&self) -> BTreeSet<u32> {
         let words = self.endpoints.values().flat_map(|entry| [entry.egress.new(), entry.ingress.new()]);
-        self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(words).collect()
+        let numbered = words.filter(|id| *id != SET_OPEN);
+        self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(numbered).collect()
     }
 
     /// Class ids in use.
@@ -114,7 +116,7 @@ pub fn adopt(snapshot: Snapshot, endpoint_slots: u32) -> (Image, Vec<Write>) {
     let endpoints: BTreeMap<_, _> = snapshot
         .endpoints
         .iter()
-        .filter(|(_, found)| found.ifindex != 0)
+        .filter(|(_, found)| !is_vacant(found))
         .map(|(slot, found)| {
             (*slot, Endpoint { egress: settle(found.egress), ingress: settle(found.ingress), ..*found })
         })
@@ -136,6 +138,12 @@ pub fn adopt(snapshot: Snapshot, endpoint_slots: u32) -> (Image, Vec<Write>) {
     };
     let repairs = repairs(&snapshot, &image, endpoint_slots);
     (image, repairs)
+}
+
+/// Whether a slot is nobody's, whatever revision it had last.
+#[must_use]
+pub fn is_vacant(entry: &Endpoint) -> bool {
+    entry.ifindex == 0 && entry.flags == 0 && entry.layers == Layers::default()
 }
 
 fn repairs(snapshot: &Snapshot, image: &Image, endpoint_slots: u32) -> Vec<Write> {

@@ -38,7 +38,7 @@ use audit::Walk;
 use calc::Desired;
 use capacity::Step;
 use image::Image;
-use model::AttachmentId;
+use model::{AttachmentId, IfaceName};
 use names::Names;
 use plan::Plan;
 use std::collections::BTreeMap;
@@ -53,6 +53,8 @@ pub struct Committed {
     pub changed: bool,
     /// Endpoints that are not served, and why.
     pub refused: Vec<(AttachmentId, Refusal)>,
+    /// Interfaces whose host endpoint is not served, and why.
+    pub refused_hosts: Vec<(IfaceName, Refusal)>,
 }
 
 /// The tables.
@@ -105,7 +107,8 @@ impl<S: Store> Tables<S> {
         }
         self.put_in_force(plan.image, &plan.fresh_hits)?;
         self.names = plan.names;
-        Ok(Committed { generation: self.image.generation, changed, refused: plan.refused })
+        let (refused, refused_hosts) = (plan.refused, plan.refused_hosts);
+        Ok(Committed { generation: self.image.generation, changed, refused, refused_hosts })
     }
 
     fn plan(&self, desired: &Desired, lookup: Lookup<'_>) -> Result<Plan, CommitError> {
@@ -113,7 +116,9 @@ impl<S: Store> Tables<S> {
     }
 
     fn must_wait(&self, plan: &Plan) -> bool {
-        let is_full = plan.refused.iter().any(|(_, refusal)| matches!(refusal, Refusal::Full { .. }));
+        let refusals = plan.refused.iter().map(|(_, refusal)| refusal);
+        let of_hosts = plan.refused_hosts.iter().map(|(_, refusal)| refusal);
+        let is_full = refusals.chain(of_hosts).any(|refusal| matches!(refusal, Refusal::Full { .. }));
         !self.sweeps.is_empty() && (is_full || self.sweeps.forbid(&self.image, &plan.image))
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: equal content, equal id, for as long as it is in use.
 //! Never: gives out an id that the previous revision still uses.
 
-use model::AttachmentId;
+use model::{AttachmentId, IfaceName};
 use policy::{Class, Decider, Hit, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,8 @@ pub struct Names {
     pub hits: BTreeMap<Hit, u32>,
     /// Slots of the endpoints served.
     pub endpoints: BTreeMap<AttachmentId, u32>,
+    /// `local` slots of the host endpoints served.
+    pub hosts: BTreeMap<IfaceName, u32>,
     /// The hit id given out last, so that a freed one rests as long as possible.
     pub last_hit: u32,
 }
@@ -63,6 +65,11 @@ impl FreshIds {
         self.used.insert(found);
         self.next = found + 1;
         Some(found)
+    }
+
+    /// Takes an id back that was not used after all.
+    pub fn give_back(&mut self, id: u32) {
+        self.used.remove(&id);
     }
 }
 

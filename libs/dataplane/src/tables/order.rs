@@ -5,7 +5,11 @@
 
 use super::image::{Entry, Image};
 use super::write::Write;
-use abi::{ClassEntry, Endpoint, Word, endpoint::SLOT_NONE, rules::SET_DENY};
+use abi::{
+    ClassEntry, Endpoint, Layers, Word,
+    endpoint::{ENDPOINT_HOST, SLOT_HOST, SLOT_NONE},
+    rules::{SET_DENY, SET_OPEN},
+};
 use std::collections::BTreeMap;
 
 /// Everything up to, and with, the one store that puts `new` in force. The counters of `fresh_hits` start at zero.
@@ -38,11 +42,9 @@ pub fn sweep(old: &Image, new: &Image) -> Vec<Write> {
     if old == new {
         return Vec::new();
     }
-    let cleared = gone(&old.endpoints, &new.endpoints).map(|(slot, entry)| {
-        Write::Endpoint(
-            *slot,
-            Endpoint { rev: super::affected::revision(new.generation).max(entry.rev), ..Endpoint::default() },
-        )
+    let cleared = gone(&old.endpoints, &new.endpoints).map(|(slot, was)| match is_hosts(was) {
+        true => Write::Endpoint(*slot, left(*slot, was, new)),
+        false => vacated(*slot, was, new),
     });
     settled(old, new)
         .chain(gone(&old.interfaces, &new.interfaces).map(|(index, _)| Write::DeleteInterface(*index)))
@@ -52,6 +54,45 @@ pub fn sweep(old: &Image, new: &Image) -> Vec<Write> {
         .chain(gone(&old.rows, &new.rows).map(|(key, _)| Write::DeleteRow(*key)))
         .chain(gone(&old.sets, &new.sets).map(|(id, _)| Write::Set(*id, abi::SetEntry::default())))
         .collect()
+}
+
+/// What is due after one more grace: a packet may have found a host endpoint's slot before its name was taken away, and is open
+/// there until it is gone.
+#[must_use]
+pub fn clear(old: &Image, new: &Image) -> Vec<Write> {
+    let left = gone(&old.endpoints, &new.endpoints).filter(|(_, was)| is_hosts(was));
+    left.map(|(slot, was)| vacated(*slot, was, new)).collect()
+}
+
+fn is_hosts(entry: &Endpoint) -> bool {
+    entry.flags & ENDPOINT_HOST != 0
+}
+
+fn vacated(slot: u32, was: &Endpoint, new: &Image) -> Write {
+    let rev = super::affected::revision(new.generation).max(was.rev);
+    Write::Endpoint(slot, Endpoint { rev, ..Endpoint::default() })
+}
+
+/// The set that answers where there is no endpoint: nothing passes to or from a pod, and everything an interface of the node.
+fn without(entry: &Endpoint) -> Word {
+    Word::settled(if is_hosts(entry) { SET_OPEN } else { SET_DENY })
+}
+
+/// What one that goes is until it is cleared. What this node says of itself is taken back at once.
+fn left(slot: u32, was: &Endpoint, new: &Image) -> Endpoint {
+    let rev = super::affected::revision(new.generation);
+    let flags = if slot == SLOT_HOST { 0 } else { was.flags };
+    Endpoint { egress: without(was), ingress: without(was), rev, flags, ..*was }
+}
+
+/// A layer that goes is named until its packets are through; one that comes is open until the generation.
+fn both_layers(was: Layers, is: Layers) -> Layers {
+    let named = |was: u32, is: u32| if is == 0 { was } else { is };
+    Layers {
+        untracked: named(was.untracked, is.untracked),
+        pre_dnat: named(was.pre_dnat, is.pre_dnat),
+        forward: named(was.forward, is.forward),
+    }
 }
 
 /// Class words of exact addresses. A new key answers what it resolved to before; one that goes, what will cover it.
@@ -93,27 +134,28 @@ fn class(was: &Entry, is: &Entry, generation: u64) -> Write {
     Write::Class(is.slot, entry)
 }
 
-fn endpoints<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = Write> + 'a {
+/// Those that name others last.
+fn endpoints(old: &Image, new: &Image) -> impl Iterator<Item = Write> {
+    let mut slots: Vec<(u32, Endpoint)> = changing(old, new).collect();
+    slots.sort_by_key(|(_, entry)| entry.layers != Layers::default());
+    slots.into_iter().map(|(slot, entry)| Write::Endpoint(slot, entry))
+}
+
+fn changing<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = (u32, Endpoint)> + 'a {
     let generation = new.generation;
     let change = move |was: &Endpoint, is: &Endpoint| Endpoint {
         egress: Word::changing(was.egress.new(), is.egress.new(), generation),
         ingress: Word::changing(was.ingress.new(), is.ingress.new(), generation),
+        layers: both_layers(was.layers, is.layers),
         ..*is
     };
-    let fresh = added(&old.endpoints, &new.endpoints)
-        .map(move |(slot, is)| Write::Endpoint(*slot, change(&Endpoint::default(), is)));
+    let nobody = |of: &Endpoint| Endpoint { egress: without(of), ingress: without(of), ..Endpoint::default() };
+    let fresh = added(&old.endpoints, &new.endpoints).map(move |(slot, is)| (*slot, change(&nobody(is), is)));
     let changed = both(&old.endpoints, &new.endpoints)
         .filter(|(_, was, is)| was != is)
-        .map(move |(slot, was, is)| Write::Endpoint(*slot, change(was, is)));
-    let leaving = gone(&old.endpoints, &new.endpoints).map(move |(slot, was)| {
-        let denied = Endpoint {
-            egress: Word::settled(SET_DENY),
-            ingress: Word::settled(SET_DENY),
-            rev: super::affected::revision(generation),
-            ..*was
-        };
-        Write::Endpoint(*slot, change(was, &denied))
-    });
+        .map(move |(slot, was, is)| (*slot, change(was, is)));
+    let leaving =
+        gone(&old.endpoints, &new.endpoints).map(move |(slot, was)| (*slot, change(was, &left(*slot, was, new))));
     fresh.chain(changed).chain(leaving)
 }
 

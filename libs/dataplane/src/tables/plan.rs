@@ -30,6 +30,8 @@ use std::{
     sync::Arc,
 };
 
+mod hosts;
+
 /// Nothing was put in force; the previous revision stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
@@ -81,6 +83,8 @@ pub struct Plan {
     pub fresh_hits: Vec<u32>,
     /// Endpoints left out.
     pub refused: Vec<(AttachmentId, Refusal)>,
+    /// Interfaces whose host endpoint is left out: they stay open.
+    pub refused_hosts: Vec<(IfaceName, Refusal)>,
     /// Entries needed of each map.
     pub needs: Vec<Need>,
 }
@@ -110,6 +114,7 @@ pub fn plan(
     retired: &Retired,
 ) -> Result<Plan, CommitError> {
     let mut draft = Draft::new(old, known, sizes, retired);
+    draft.hosts(desired, lookup)?;
     draft.endpoints(desired, lookup);
     draft.addresses(desired);
     draft.nets(desired);
@@ -127,6 +132,7 @@ struct Draft<'a> {
     image: Image,
     names: Names,
     refused: Vec<(AttachmentId, Refusal)>,
+    refused_hosts: Vec<(IfaceName, Refusal)>,
     set_ids: FreshIds,
     class_ids: FreshIds,
     class_slots: FreshIds,
@@ -151,6 +157,7 @@ impl<'a> Draft<'a> {
             image: Image { generation: old.generation, ..Image::default() },
             names: Names { hits: known.hits.clone(), last_hit: known.last_hit, ..Names::default() },
             refused: Vec::new(),
+            refused_hosts: Vec::new(),
             set_ids: FreshIds::new(&old.set_ids() | &retired.sets, 1),
             class_ids: FreshIds::new(&old.class_ids() | &retired.classes, 1),
             class_slots: FreshIds::new(&old.class_slots() | &retired.class_slots, 1),
@@ -213,13 +220,17 @@ impl<'a> Draft<'a> {
 
     /// An interface keeps its slot, also over a restart: its flows name it.
     fn slot_of(&mut self, ifindex: u32) -> Result<u32, Refusal> {
+        let full = Refusal::Full { map: maps::ENDPOINTS.name, size: self.sizes.of(&maps::ENDPOINTS) };
+        self.held_slot(ifindex).or_else(|| self.free_slot()).ok_or(full)
+    }
+
+    fn held_slot(&self, ifindex: u32) -> Option<u32> {
         let held = self.old.interfaces.get(&ifindex).copied();
-        if let Some(slot) = held.filter(|slot| self.old.endpoints.get(slot).is_some_and(|e| e.ifindex == ifindex)) {
-            return Ok(slot);
-        }
-        let size = self.sizes.of(&maps::ENDPOINTS);
-        let full = Refusal::Full { map: maps::ENDPOINTS.name, size };
-        self.endpoint_slots.take_within(SLOT_FIRST, size).ok_or(full)
+        held.filter(|slot| self.old.endpoints.get(slot).is_some_and(|entry| entry.ifindex == ifindex))
+    }
+
+    fn free_slot(&mut self) -> Option<u32> {
+        self.endpoint_slots.take_within(SLOT_FIRST, self.sizes.of(&maps::ENDPOINTS))
     }
 
     fn set(&mut self, content: &Arc<RuleSet>) -> u32 {
@@ -403,7 +414,7 @@ impl<'a> Draft<'a> {
             self.image.generation = generation;
             affected::stamp(self.old, &mut self.image);
         }
-        let Self { image, names, fresh_hits, refused, .. } = self;
-        Plan { image, names, fresh_hits, refused, needs }
+        let Self { image, names, fresh_hits, refused, refused_hosts, .. } = self;
+        Plan { image, names, fresh_hits, refused, refused_hosts, needs }
     }
 }

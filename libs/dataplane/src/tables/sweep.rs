@@ -4,7 +4,7 @@
 //! Never: waits.
 
 use super::{image::Image, order, write::Write};
-use abi::{Address, RowRef, Word};
+use abi::{Address, Endpoint, RowRef, endpoint::SLOT_FIRST};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Numbers and keys that are nobody's any more, and not free yet.
@@ -31,7 +31,7 @@ impl Retired {
             classes: gone(old.class_ids(), new.class_ids()),
             class_slots: gone(old.class_slots(), new.class_slots()),
             hits: gone(old.hits(), new.hits()),
-            slots: missing(&old.endpoints, &new.endpoints),
+            slots: missing(&old.endpoints, &new.endpoints).split_off(&SLOT_FIRST),
             spans: missing(&old.spans, &new.spans),
             interfaces: missing(&old.interfaces, &new.interfaces),
             addresses: missing(&old.addresses, &new.addresses),
@@ -65,8 +65,10 @@ struct Sweep {
     grace: u64,
     /// Due after the first grace; `None`: done, and the second is waited for.
     settle: Option<Vec<Write>>,
-    /// Endpoints whose words are not settled, with the words as they were written: egress, ingress.
-    words: BTreeMap<u32, [Word; 2]>,
+    /// Due after the second.
+    clear: Vec<Write>,
+    /// Endpoints whose words are not settled, or that name a layer which goes, as they were written.
+    words: BTreeMap<u32, Endpoint>,
     /// Class slots whose words are not settled.
     classes: BTreeSet<u32>,
     /// It changed networks.
@@ -87,8 +89,8 @@ impl Sweeps {
         let (mut words, mut classes) = (BTreeMap::new(), BTreeSet::new());
         for write in written {
             match write {
-                Write::Endpoint(slot, entry) if !(entry.egress.is_settled() && entry.ingress.is_settled()) => {
-                    words.insert(*slot, [entry.egress, entry.ingress]);
+                Write::Endpoint(slot, entry) if !is_final(entry, new.endpoints.get(slot)) => {
+                    words.insert(*slot, *entry);
                 }
                 Write::Class(slot, entry) if !(entry.class.is_settled() && entry.endpoint.is_settled()) => {
                     classes.insert(*slot);
@@ -98,9 +100,9 @@ impl Sweeps {
         }
         // Those of an earlier commit are its own to settle.
         words.retain(|slot, _| self.0.iter().all(|sweep| !sweep.words.contains_key(slot)));
-        let settle = Some(order::sweep(old, new));
+        let (settle, clear) = (Some(order::sweep(old, new)), order::clear(old, new));
         let (has_nets, retired) = (old.nets != new.nets, Retired::between(old, new));
-        self.0.push(Sweep { grace, settle, words, classes, has_nets, retired });
+        self.0.push(Sweep { grace, settle, clear, words, classes, has_nets, retired });
     }
 
     /// Whether nothing is left.
@@ -128,7 +130,11 @@ impl Sweeps {
                 (sweep.words, sweep.classes) = (BTreeMap::new(), BTreeSet::new());
                 Some((writes, Then::Grace(at)))
             }
-            None => Some((vec![Write::FlushFlows(self.0.remove(at).retired.slots)], Then::Free)),
+            None => {
+                let Sweep { mut clear, retired, .. } = self.0.remove(at);
+                clear.push(Write::FlushFlows(retired.slots));
+                Some((clear, Then::Free))
+            }
         }
     }
 
@@ -150,9 +156,9 @@ impl Sweeps {
     pub fn keep_words(&self, writes: &mut [Write]) {
         for write in writes {
             if let Write::Endpoint(slot, entry) = write
-                && let Some([egress, ingress]) = self.0.iter().find_map(|sweep| sweep.words.get(slot))
+                && let Some(written) = self.0.iter().find_map(|sweep| sweep.words.get(slot))
             {
-                (entry.egress, entry.ingress) = (*egress, *ingress);
+                (entry.egress, entry.ingress, entry.layers) = (written.egress, written.ingress, written.layers);
             }
         }
     }
@@ -169,6 +175,12 @@ impl Sweeps {
     }
 }
 
+/// Whether a slot was written as it stays.
+fn is_final(written: &Endpoint, stays: Option<&Endpoint>) -> bool {
+    let names_the_same = stays.map(|entry| entry.layers).unwrap_or_default() == written.layers;
+    written.egress.is_settled() && written.ingress.is_settled() && names_the_same
+}
+
 impl Sweep {
     /// Whether a write of the first part is still this commit's to make: what it left settled, a later one may have changed.
     /// An endpoint may have been stamped since.
@@ -181,7 +193,7 @@ impl Sweep {
                     self.words.contains_key(slot)
                 }
                 // Cleared, if it was this commit that let it go.
-                None => self.retired.slots.contains(slot),
+                None => self.retired.slots.contains(slot) || self.words.contains_key(slot),
             },
             _ => true,
         }
@@ -190,7 +202,10 @@ impl Sweep {
     /// Words that the step would change.
     fn reads(&self, old: &Image, new: &Image) -> bool {
         let moved = |slot: &u32| match (old.endpoints.get(slot), new.endpoints.get(slot)) {
-            (Some(was), Some(is)) => (was.egress, was.ingress, was.ifindex) != (is.egress, is.ingress, is.ifindex),
+            (Some(was), Some(is)) => {
+                let of = |entry: &Endpoint| (entry.egress, entry.ingress, entry.ifindex, entry.layers);
+                of(was) != of(is)
+            }
             (was, is) => was.is_some() != is.is_some(),
         };
         let changed = |(key, entry): (&Address, &super::image::Entry)| {

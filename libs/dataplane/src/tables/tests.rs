@@ -5,7 +5,7 @@
 
 use super::{
     CommitError, Guarded, Tables, Write,
-    fake::{FakeStore, Probe},
+    fake::{At, FakeStore, Layer, Probe},
     image::Image,
     order, prefix,
     write::Store,
@@ -13,7 +13,7 @@ use super::{
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{ClassEntry, Endpoint, RowKey, RowRef, Span, Word};
 use calc::{
-    Desired,
+    Desired, HostEndpointSpec, Judges,
     desired::{AddressSpec, EndpointSpec, Owner},
 };
 use model::{
@@ -77,17 +77,28 @@ fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {
 pub(super) type Rules = Option<Vec<SetRule>>;
 
 /// Which networks there are, which selectors each address has, who is there, and their rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sketch {
     pub(super) nets: u8,
     pub(super) addresses: [Option<u8>; 5],
     pub(super) endpoints: [Option<(Rules, Rules)>; 3],
+    /// A host endpoint's rules for what comes in, layer by layer, and those of the one of all interfaces.
+    pub(super) host: Option<[Rules; 4]>,
+    pub(super) node: Rules,
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
     let endpoint = || prop::option::weighted(0.8, (rules(), rules()));
-    (0u8..64, prop::array::uniform5(prop::option::of(0u8..4)), [endpoint(), endpoint(), endpoint()])
-        .prop_map(|(nets, addresses, endpoints)| Sketch { nets, addresses, endpoints })
+    let host = prop::option::weighted(0.6, [rules(), rules(), rules(), rules()]);
+    let endpoints = [endpoint(), endpoint(), endpoint()];
+    let addresses = prop::array::uniform5(prop::option::of(0u8..4));
+    (0u8..64, addresses, endpoints, host, rules()).prop_map(|(nets, addresses, endpoints, host, node)| Sketch {
+        nets,
+        addresses,
+        endpoints,
+        host,
+        node,
+    })
 }
 
 fn nets_over(nets: &[Cidr], covers: impl Fn(&Cidr) -> bool) -> std::collections::BTreeSet<Cidr> {
@@ -125,6 +136,12 @@ impl Sketch {
                 desired.endpoints.insert(attachment(number), spec(number, ingress.clone(), egress.clone()));
             }
         }
+        if let Some(layers) = self.host.clone() {
+            let spec = host(0, layers);
+            desired.host_endpoints.insert(spec.interface.clone(), spec);
+        }
+        desired.node.forward = judges(self.node.clone());
+        desired.node.refuses_workloads = self.node.as_ref().is_some_and(|rules| rules.len() == 1);
         desired
     }
 }
@@ -142,24 +159,73 @@ fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>)
     }
 }
 
+/// Rules for what comes in; `None`: open.
+fn judges(rules: Rules) -> Judges {
+    Judges { ingress: rules.map(|rules| rule_set(Direction::Ingress, Some(rules))), egress: None }
+}
+
+fn host(number: u8, [local, untracked, pre_dnat, forward]: [Rules; 4]) -> HostEndpointSpec {
+    HostEndpointSpec {
+        name: format!("host{number}"),
+        interface: IfaceName(format!("eth{number}")),
+        untracked: judges(untracked),
+        pre_dnat: judges(pre_dnat),
+        forward: judges(forward),
+        local: judges(local),
+        keep_established: false,
+    }
+}
+
 pub(super) fn guarded(name: &IfaceName) -> Option<Guarded> {
     Some(Guarded { ifindex: ifindex(name)?, is_queued: false })
 }
 
 fn ifindex(name: &IfaceName) -> Option<u32> {
-    name.0.strip_prefix("cali").and_then(|number| number.parse::<u32>().ok()).map(|number| 100 + number)
+    let number = |prefix: &str| name.0.strip_prefix(prefix).and_then(|number| number.parse::<u32>().ok());
+    number("cali").map(|number| 100 + number).or_else(|| number("eth").map(|number| 200 + number))
+}
+
+/// The set that is asked there; without one, whether everything passes or nothing.
+fn set_at(desired: &Desired, at: At, direction: Direction) -> Result<Arc<RuleSet>, bool> {
+    let one = |judges: &Judges| {
+        let set = if direction == Direction::Ingress { &judges.ingress } else { &judges.egress };
+        set.clone().ok_or(true)
+    };
+    match at {
+        At::Pod(index) => {
+            let spec = desired.endpoints.values().find(|spec| ifindex(&spec.interface) == Some(index));
+            let set = |spec: &EndpointSpec| match direction {
+                Direction::Ingress => Arc::clone(&spec.ingress),
+                Direction::Egress => Arc::clone(&spec.egress),
+            };
+            spec.map(set).ok_or(false)
+        }
+        At::Host(index, layer) => {
+            let found = desired.host_endpoints.values().find(|spec| ifindex(&spec.interface) == Some(index));
+            let spec = found.ok_or(true)?;
+            one(match layer {
+                Layer::Local => &spec.local,
+                Layer::Untracked => &spec.untracked,
+                Layer::PreDnat => &spec.pre_dnat,
+                Layer::Forward => &spec.forward,
+            })
+        }
+        At::Node => one(&desired.node.forward),
+    }
 }
 
 /// What the Desired itself says: the specification.
-fn expected(desired: &Desired, endpoint: u8, direction: Direction, peer: IpAddr, x: u32) -> (bool, Option<Decider>) {
-    let Some(spec) = desired.endpoints.get(&attachment(endpoint)) else { return (false, None) };
+fn expected(desired: &Desired, at: At, direction: Direction, peer: IpAddr, x: u32) -> (bool, Option<Decider>) {
+    let set = match set_at(desired, at, direction) {
+        Ok(set) => set,
+        Err(passes) => return (passes, None),
+    };
     let longest = || {
         let over = desired.nets.iter().filter(|(net, _)| net.contains(peer));
         over.max_by_key(|(net, _)| net.prefix_len()).map(|(_, class)| (**class).clone()).unwrap_or_default()
     };
     let class = desired.addresses.get(&peer).map_or_else(longest, |spec| (*spec.class).clone());
-    let set = if direction == Direction::Ingress { &spec.ingress } else { &spec.egress };
-    let row = policy::row(set, &class);
+    let row = policy::row(&set, &class);
     let span = row.0.iter().rfind(|span| span.start <= x).expect("a row covers every x");
     (span.verdict == Verdict::Allow, Some(span.decider.clone()))
 }
@@ -178,20 +244,19 @@ pub(super) fn assert_speaks(store: &FakeStore, desired: &Desired, hits: &Hits, w
         let peer = address(text);
         let key = prefix::address_key(peer).expect("not a mapped address");
         assert_eq!(store.resolve(key).1, owner(store, desired, peer), "{when}: owner of {text}");
-        for (endpoint, direction, x) in questions(&xs) {
-            let (allowed, hit) = store.judge(100 + u32::from(endpoint), direction, key, x);
-            let wanted = expected(desired, endpoint, direction, peer, x);
-            assert_eq!((allowed, hits.get(&hit).cloned()), wanted, "{when}: c{endpoint} {direction} {text} {x:#x}");
+        for (at, direction, x) in questions(&xs) {
+            let (allowed, hit) = store.judge(at, direction, key, x);
+            let wanted = expected(desired, at, direction, peer, x);
+            assert_eq!((allowed, hits.get(&hit).cloned()), wanted, "{when}: {at:?} {direction} {text} {x:#x}");
         }
     }
 }
 
-fn questions(xs: &[u32]) -> impl Iterator<Item = (u8, Direction, u32)> + '_ {
-    (0..3u8).flat_map(move |endpoint| {
-        [Direction::Ingress, Direction::Egress]
-            .into_iter()
-            .flat_map(move |direction| xs.iter().map(move |x| (endpoint, direction, *x)))
-    })
+fn questions(xs: &[u32]) -> impl Iterator<Item = (At, Direction, u32)> + '_ {
+    let of_pods = (100..103).map(At::Pod).flat_map(|at| [Direction::Ingress, Direction::Egress].map(|way| (at, way)));
+    let of_host = Layer::ALL.map(|layer| At::Host(200, layer)).into_iter().chain([At::Node]);
+    let all = of_pods.chain(of_host.map(|at| (at, Direction::Ingress)));
+    all.flat_map(move |(at, direction)| xs.iter().map(move |x| (at, direction, *x)))
 }
 
 fn owner(store: &FakeStore, desired: &Desired, address: IpAddr) -> u32 {
@@ -216,9 +281,10 @@ fn every_crash_point(steps: &[Desired]) {
         let mut all = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
         let in_force = all.len();
         let gone = tables.image.endpoints.keys().filter(|slot| !plan.image.endpoints.contains_key(slot));
-        let flows = Write::FlushFlows(gone.copied().collect());
+        let flows = Write::FlushFlows(gone.copied().filter(|slot| *slot != SLOT_HOST).collect());
         let sweep = order::sweep(&tables.image, &plan.image);
-        all.extend([vec![Write::Grace], sweep, vec![Write::Grace, flows]].concat());
+        let clear = order::clear(&tables.image, &plan.image);
+        all.extend([vec![Write::Grace], sweep, vec![Write::Grace], clear, vec![flows]].concat());
         let new_hits = hits(&plan.names);
         for cut in 0..=all.len() {
             let mut store = tables.store.clone();
@@ -331,7 +397,9 @@ proptest! {
     ) {
         // With rules that stay, what can change an answer is the class of a peer.
         let endpoints = if same_rules { first.endpoints.clone() } else { second.endpoints.clone() };
-        let second = Sketch { endpoints, ..second };
+        let host = if same_rules { first.host.clone() } else { second.host.clone() };
+        let node = if same_rules { first.node.clone() } else { second.node.clone() };
+        let second = Sketch { endpoints, host, node, ..second };
         let (first, second) = (first.desired(), second.desired());
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         tables.commit(&first, &guarded).expect("it fits");
@@ -339,7 +407,17 @@ proptest! {
         for number in (0..3).filter(|number| both_have(&first, &second, *number)) {
             let slot = tables.names.endpoints[&attachment(number)];
             if u64::from(tables.image.endpoints[&slot].rev) < generation {
-                assert_unmoved(&first, &second, number);
+                assert_unmoved(&first, &second, &[At::Pod(100 + u32::from(number)), At::Node]);
+                assert_eq!(first.node.refuses_workloads, second.node.refuses_workloads);
+            }
+        }
+        for name in first.host_endpoints.keys().filter(|name| second.host_endpoints.contains_key(name)) {
+            let (slot, index) = (tables.names.hosts[name], ifindex(name).expect("its index"));
+            let layers = tables.image.endpoints[&slot].layers;
+            for slot in [slot, layers.forward].into_iter().filter(|slot| *slot != SLOT_NONE) {
+                if u64::from(tables.image.endpoints[&slot].rev) < generation {
+                    assert_unmoved(&first, &second, &Layer::ALL.map(|layer| At::Host(index, layer)));
+                }
             }
         }
     }
@@ -392,11 +470,13 @@ fn both_have(first: &Desired, second: &Desired, number: u8) -> bool {
     first.endpoints.contains_key(&attachment(number)) && second.endpoints.contains_key(&attachment(number))
 }
 
-fn assert_unmoved(first: &Desired, second: &Desired, number: u8) {
+/// Every question that a packet may be asked here has the same answer.
+fn assert_unmoved(first: &Desired, second: &Desired, asked: &[At]) {
     for peer in ADDRESSES.iter().chain(&STRANGERS).map(|text| address(text)) {
-        for (_, direction, x) in questions(&[0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81)]) {
-            let ask = |desired| expected(desired, number, direction, peer, x);
-            assert_eq!(ask(first), ask(second), "c{number} {direction} {peer} {x:#x}");
+        let xs = [0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81)];
+        for (at, direction, x) in questions(&xs).filter(|(at, ..)| asked.contains(at)) {
+            let ask = |desired| expected(desired, at, direction, peer, x);
+            assert_eq!(ask(first), ask(second), "{at:?} {direction} {peer} {x:#x}");
         }
     }
 }
@@ -406,6 +486,7 @@ fn one_endpoint(rules: Vec<SetRule>) -> Desired {
         nets: 0,
         addresses: [Some(1), None, None, None, None],
         endpoints: [Some((Some(rules), None)), None, None],
+        ..Sketch::default()
     };
     sketch.desired()
 }
@@ -465,6 +546,7 @@ fn an_endpoint_is_stamped_when_a_peer_comes_under_another_of_its_rules() {
             nets: nets[step],
             addresses: [Some(0), None, None, selectors[step], None],
             endpoints: [Some((rules.clone(), None)), None, None],
+            ..Sketch::default()
         };
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         tables.commit(&sketch(0).desired(), &guarded).expect("it fits");
@@ -498,9 +580,7 @@ fn probes() -> Vec<Probe> {
     let xs = [0, abi::rules::x_of(6, 80), abi::rules::x_of(6, 81)];
     let ask = |key: &abi::Address| {
         let key = *key;
-        questions(&xs)
-            .map(move |(endpoint, direction, x)| (100 + u32::from(endpoint), direction, key, x))
-            .collect::<Vec<_>>()
+        questions(&xs).map(move |(at, direction, x)| (at, direction, key, x)).collect::<Vec<_>>()
     };
     keys.iter().flat_map(ask).collect()
 }
@@ -516,7 +596,7 @@ proptest! {
     /// The fake asks packets of every revision under way after every write.
     #[test]
     fn however_late_graces_come_each_packet_is_judged_by_its_own_revision_and_nothing_is_left_behind(
-        steps in prop::collection::vec((sketch(), 0u8..8, 0usize..4), 2..12)
+        steps in prop::collection::vec((sketch(), 0u8..32, 0usize..4), 2..12)
     ) {
         let mut tables = slow_tables();
         let mut last = steps[0].0.clone();
@@ -527,6 +607,8 @@ proptest! {
                 nets: if keep(1) { last.nets } else { next.nets },
                 addresses: if keep(2) { last.addresses } else { next.addresses },
                 endpoints: if keep(4) { last.endpoints.clone() } else { next.endpoints.clone() },
+                host: if keep(8) { last.host.clone() } else { next.host.clone() },
+                node: if keep(16) { last.node.clone() } else { next.node.clone() },
             };
             let step = last.desired();
             tables.commit(&step, &guarded).expect("it fits");
@@ -567,6 +649,7 @@ fn numbers_of_what_went_are_not_given_to_what_comes_while_packets_may_read_them(
             nets: 0,
             addresses: [None, peers[0], None, peers[1], None],
             endpoints: [endpoint(one), None, endpoint(other)],
+            ..Sketch::default()
         }
     };
     let alone = |peers| sketch(peers, [to_first(), None]);
@@ -588,7 +671,7 @@ fn numbers_of_what_went_are_not_given_to_what_comes_while_packets_may_read_them(
 
 #[test]
 fn a_pod_that_went_is_not_brought_back_by_what_an_earlier_commit_left() {
-    let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [Some((None, None)), None, None] };
+    let mut sketch = Sketch { endpoints: [Some((None, None)), None, None], ..Sketch::default() };
     sketch.addresses[4] = Some(0);
     let mut tables = slow_tables();
     tables.commit(&sketch.desired(), &guarded).expect("it fits");
@@ -607,7 +690,7 @@ fn a_pod_that_went_is_not_brought_back_by_what_an_earlier_commit_left() {
 #[test]
 fn a_pod_that_comes_does_not_wait_for_the_graces_of_the_one_before_and_a_word_that_changes_twice_does() {
     let rules = || Some(vec![rule(0, 80, SetAction::Allow)]);
-    let mut sketch = Sketch { nets: 0, addresses: [None; 5], endpoints: [None, None, None] };
+    let mut sketch = Sketch::default();
     let mut tables = slow_tables();
     for pod in 0..3 {
         (sketch.addresses[pod], sketch.endpoints[pod]) = (Some(1), Some((rules(), rules())));
@@ -625,7 +708,8 @@ fn a_pod_that_comes_does_not_wait_for_the_graces_of_the_one_before_and_a_word_th
 fn passes(store: &FakeStore) -> bool {
     let key = |number: usize| prefix::address_key(address(ADDRESSES[number])).expect("a plain address");
     let x = abi::rules::x_of(6, 80);
-    store.judge(100, Direction::Egress, key(1), x).0 && store.judge(101, Direction::Ingress, key(0), x).0
+    store.judge(At::Pod(100), Direction::Egress, key(1), x).0
+        && store.judge(At::Pod(101), Direction::Ingress, key(0), x).0
 }
 
 #[test]
@@ -635,6 +719,7 @@ fn the_order_of_writes_is_what_keeps_a_packet_in_one_revision() {
         nets: 0,
         addresses: [Some(0), Some(0), None, None, None],
         endpoints: [Some((None, egress)), Some((ingress, None)), None],
+        ..Sketch::default()
     };
     // In either revision one of the two ends refuses.
     let (one, other) = (sketch(Some(vec![]), allow()).desired(), sketch(allow(), Some(vec![])).desired());
@@ -657,4 +742,83 @@ fn the_order_of_writes_is_what_keeps_a_packet_in_one_revision() {
         mixed += seen_passing(&hasty);
     }
     assert!(mixed > 0, "the generation stored first lets a packet pass between the two endpoints' words");
+}
+
+fn gate(layers: [Rules; 4]) -> Sketch {
+    Sketch { host: Some(layers), ..Sketch::default() }
+}
+
+/// Revisions of a host endpoint's slots: its own, and those of its layers that have one.
+fn revs(tables: &Tables<FakeStore>) -> Vec<u32> {
+    let own = tables.names.hosts[&IfaceName("eth0".into())];
+    let abi::Layers { untracked, pre_dnat, forward } = tables.image.endpoints[&own].layers;
+    let slots = [own, untracked, pre_dnat, forward].into_iter().filter(|slot| *slot != SLOT_NONE);
+    slots.map(|slot| tables.image.endpoints[&slot].rev).collect()
+}
+
+#[test]
+fn the_layers_of_a_host_endpoint_move_on_together_and_what_is_asked_of_all_pods_moves_all_pods() {
+    let allow = || Some(vec![rule(4, 80, SetAction::Allow)]);
+    let pods = Sketch { endpoints: [Some((None, None)), None, None], ..gate([allow(), None, None, allow()]) };
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    let pod = |tables: &Tables<FakeStore>| tables.image.endpoints[&tables.names.endpoints[&attachment(0)]].rev;
+    let mut commit = |sketch: &Sketch| {
+        tables.commit(&sketch.desired(), &guarded).expect("it fits");
+        (revs(&tables), pod(&tables))
+    };
+    assert_eq!(commit(&pods), (vec![1, 1], 1));
+    let other_local = Sketch { host: Some([Some(vec![]), None, None, allow()]), ..pods.clone() };
+    assert_eq!(commit(&other_local), (vec![2, 2], 1), "forward with local");
+    let other_forward = Sketch { host: Some([Some(vec![]), None, None, Some(vec![])]), ..pods.clone() };
+    assert_eq!(commit(&other_forward), (vec![3, 3], 1), "local with forward");
+    let untracked = Sketch { host: Some([Some(vec![]), allow(), None, Some(vec![])]), ..pods.clone() };
+    assert_eq!(commit(&untracked), (vec![4, 4, 4], 1), "both with a layer that comes");
+    assert_eq!(commit(&other_forward), (vec![5, 5], 1), "and with one that goes");
+    let of_node = |node: Rules| Sketch { node, ..other_forward.clone() };
+    assert_eq!(commit(&of_node(allow())).1, 6, "a node's layer that comes");
+    assert_eq!(commit(&of_node(Some(vec![]))).1, 7, "that changes, and pods are refused no more");
+    assert_eq!(commit(&of_node(None)).1, 8, "that goes");
+    assert_eq!(commit(&of_node(None)).1, 8);
+}
+
+#[test]
+fn a_layer_that_comes_again_while_packets_may_still_find_it_waits() {
+    let allow = || Some(vec![rule(4, 80, SetAction::Allow)]);
+    let mut tables = slow_tables();
+    for layers in [[allow(), allow(), None, None], [allow(), None, None, None], [allow(), Some(vec![]), None, None]] {
+        tables.commit(&gate(layers).desired(), &guarded).expect("it fits");
+    }
+    assert!(tables.store.waits > 0);
+    for sketch in [gate([allow(), None, None, None]), Sketch::default(), gate([None, None, None, allow()])] {
+        tables.commit(&sketch.desired(), &guarded).expect("it fits");
+    }
+    tables.settle().expect("a sweep");
+    assert_nothing_left(&tables);
+}
+
+#[test]
+fn a_host_endpoint_without_room_is_left_open_and_named_and_one_that_is_judged_refuses_the_revision() {
+    let allow = || Some(vec![rule(4, 80, SetAction::Allow)]);
+    let two = gate([allow(), None, None, allow()]).desired();
+    let mut tables = Tables::adopt(FakeStore::with_sizes(&[("ENDPOINTS", 3)])).expect("empty tables");
+    let committed = tables.commit(&two, &guarded).expect("the rest fits");
+    let full = super::Refusal::Full { map: "ENDPOINTS", size: 3 };
+    assert_eq!(committed.refused_hosts, [(IfaceName("eth0".into()), full)]);
+    assert!(tables.store.held.interfaces.is_empty());
+    let one = gate([allow(), None, None, None]).desired();
+    assert_eq!(
+        tables.commit(&one, &guarded).map(|committed| committed.refused_hosts),
+        Ok(vec![]),
+        "its slot was given back"
+    );
+    tables.settle().expect("a sweep");
+    let (before, meaning) = (tables.store.held.clone(), hits(&tables.names));
+    let refused = tables.commit(&two, &guarded);
+    assert!(matches!(&refused, Err(CommitError::Full(full)) if full.map == "ENDPOINTS"), "{refused:?}");
+    assert_eq!(before, tables.store.held);
+    assert_speaks(&tables.store, &one, &meaning, "the previous revision");
+    // A pod is the one that is refused where both want the last slot.
+    let pod = Sketch { endpoints: [Some((None, None)), None, None], ..gate([allow(), None, None, None]) };
+    let committed = tables.commit(&pod.desired(), &guarded).expect("the host endpoint fits");
+    assert_eq!((committed.refused.len(), committed.refused_hosts.len()), (1, 0));
 }

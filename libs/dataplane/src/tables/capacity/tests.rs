@@ -5,7 +5,7 @@
 
 use super::super::{
     CommitError, Refusal, Tables,
-    fake::FakeStore,
+    fake::{At, FakeStore},
     tests::{Sketch, assert_speaks, attachment, guarded, hits, rule},
 };
 use abi::maps::{self, MAPS, MapSpec, Sizing};
@@ -18,6 +18,7 @@ fn small() -> Sketch {
         nets: 0,
         addresses: [Some(1), None, None, None, None],
         endpoints: [Some((Some(vec![rule(0, 80, SetAction::Allow)]), None)), None, None],
+        ..Sketch::default()
     }
 }
 
@@ -157,7 +158,7 @@ fn rules_past_the_end_of_the_counters_are_judged_all_the_same_and_counted_apart_
     for x in [abi::rules::x_of(6, 80), abi::rules::x_of(6, 82), abi::rules::x_of(17, 80)] {
         let ask = |tables: &Tables<FakeStore>| {
             let peer = super::super::prefix::address_key("10.65.0.2".parse().expect("an address")).expect("not mapped");
-            tables.store().judge(100, model::Direction::Ingress, peer, x).0
+            tables.store().judge(At::Pod(100), model::Direction::Ingress, peer, x).0
         };
         assert_eq!(ask(&tables), ask(&roomy), "{x:#x}");
     }
