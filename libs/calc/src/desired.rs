@@ -37,6 +37,13 @@ pub struct Judges {
     pub egress: Option<Arc<RuleSet>>,
 }
 
+impl Judges {
+    /// The rule sets that are there.
+    pub fn sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
+        self.ingress.iter().chain(&self.egress)
+    }
+}
+
 /// An interface of this node's own that has a host endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostEndpointSpec {
@@ -54,6 +61,13 @@ pub struct HostEndpointSpec {
     pub local: Judges,
     /// Allowed flows outlive a new deny.
     pub keep_established: bool,
+}
+
+impl HostEndpointSpec {
+    /// The rule sets of all its layers.
+    pub fn sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
+        [&self.untracked, &self.pre_dnat, &self.forward, &self.local].into_iter().flat_map(Judges::sets)
+    }
 }
 
 /// What holds for the node as a whole.
@@ -100,4 +114,17 @@ pub struct Desired {
     pub host_endpoints: BTreeMap<IfaceName, HostEndpointSpec>,
     /// What holds for the node as a whole.
     pub node: NodeSpec,
+}
+
+impl Desired {
+    /// Every rule set that judges anything.
+    pub fn rule_sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
+        let of_workloads = self.endpoints.values().flat_map(|endpoint| [&endpoint.ingress, &endpoint.egress]);
+        of_workloads.chain(self.host_sets())
+    }
+
+    /// Those that host endpoints ask.
+    pub fn host_sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
+        self.host_endpoints.values().flat_map(HostEndpointSpec::sets).chain(self.node.forward.sets())
+    }
 }

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod desired;
+mod host;
 mod index;
 pub mod live;
 pub mod query;

@@ -4,12 +4,15 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, InSync, Owner, World,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, host,
     surroundings::surroundings,
     workload::{Workload, workloads},
 };
-use model::{Attachment, AttachmentId, Cidr, Direction};
-use policy::{Active, Applying, Class, RuleSet, Rulebook, Selectors, Shared, Subject, Surroundings, staged::spoken_of};
+use model::{Attachment, AttachmentId, Cidr, Direction, HostEndpoint, IfaceName};
+use policy::{
+    Active, Applying, Class, OwnAddresses, RuleSet, Rulebook, Selectors, Shared, Subject, Surroundings,
+    staged::spoken_of,
+};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// What this node's kernel should hold.
@@ -18,25 +21,27 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let InSync(world) = world;
     let workloads = workloads(world);
     let around = surroundings(world);
-    let endpoints = endpoints(world, &workloads, &around);
-    let sets = endpoints.values().flat_map(|endpoint| [&*endpoint.ingress, &*endpoint.egress]);
-    let active = Active::of(sets, &around);
+    let book = Rulebook::of(world.tiers.values(), world.policies.values());
+    let mut sets = RuleSets { around: &around, sets: Shared::default(), selectors: Selectors::default() };
+    let endpoints = endpoints(world, &workloads, &book, &mut sets);
+    let (host_endpoints, node) = host_endpoints(world, &book, &mut sets);
+    let mut desired = Desired { endpoints, host_endpoints, node, ..Desired::default() };
+    let active = Active::of(desired.rule_sets().map(|set| &**set), &around);
     let mut classes = Shared::default();
-    let addresses = addresses(world, &workloads, &active, &mut classes);
-    let nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
-    Desired { endpoints, addresses, nets, ..Desired::default() }
+    desired.addresses = addresses(world, &workloads, &active, &mut classes);
+    desired.nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
+    desired
 }
 
 fn endpoints(
     world: &World,
     workloads: &[Workload<'_>],
-    around: &Surroundings<'_>,
+    book: &Rulebook<'_>,
+    sets: &mut RuleSets<'_>,
 ) -> BTreeMap<AttachmentId, EndpointSpec> {
-    let book = Rulebook::of(world.tiers.values(), world.policies.values());
     let replaced = spoken_of(world.policies.values());
     let staged = Rulebook::if_enforced(world.tiers.values(), world.policies.values(), |id| replaced.contains(id));
-    let staged = if world.tries_staged { &staged } else { &book };
-    let mut sets = RuleSets { around, sets: Shared::default(), selectors: Selectors::default() };
+    let staged = if world.tries_staged { &staged } else { book };
     let mut endpoints = BTreeMap::new();
     for workload in workloads.iter().filter(|workload| !workload.attachments.is_empty()) {
         let subject = subject(world, workload, workload.addresses.keys().copied().collect());
@@ -53,11 +58,33 @@ fn endpoints(
     endpoints
 }
 
+fn host_endpoints(
+    world: &World,
+    book: &Rulebook<'_>,
+    sets: &mut RuleSets<'_>,
+) -> (BTreeMap<IfaceName, HostEndpointSpec>, NodeSpec) {
+    let failsafes = host::failsafes(world);
+    let mut layers = |host: &HostEndpoint| {
+        let subject = host::subject(world, host, &failsafes);
+        let applying = book.applying(&subject.labels);
+        host::Layers::of(host, |layer, direction| {
+            let set = RuleSet::at_host(layer, direction, &applying, &subject, &mut sets.selectors)?;
+            Some(sets.sets.share(set))
+        })
+    };
+    let spec = |(name, host): (&IfaceName, &HostEndpoint)| {
+        (name.clone(), layers(host).spec(host, name, world.keep_established))
+    };
+    let host_endpoints = host::governed(world).into_iter().map(spec).collect();
+    let forward = host::of_all_interfaces(world).map(|host| layers(host).forward).unwrap_or_default();
+    (host_endpoints, host::node(world, forward))
+}
+
 /// The endpoint that `workload` is for its rule sets, with the addresses that are its own.
 pub(crate) fn subject<'a>(world: &'a World, workload: &Workload<'a>, addresses: Vec<IpAddr>) -> Subject<'a> {
     let given = |name: &str| world.profiles.get(name);
     let profiles = Subject::profiles_of(&workload.id.namespace, workload.account, given);
-    Subject { pod: workload.facts(), addresses, profiles }
+    Subject { pod: workload.facts(), addresses: OwnAddresses::Known(addresses), profiles }
 }
 
 /// `own` says whether an address is the attachment's.

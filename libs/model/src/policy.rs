@@ -89,10 +89,10 @@ impl Policy {
         }
     }
 
-    /// Whether it is enforced on workloads.
+    /// Whether workloads are judged by it, or would be if it were enforced.
     #[must_use]
     pub fn judges_workloads(&self) -> bool {
-        self.stage.is_none() && matches!(self.layer, Layer::Ordinary { .. })
+        matches!(self.layer, Layer::Ordinary { .. })
     }
 
     /// Its rules in this direction.

@@ -12,13 +12,22 @@ use std::net::IpAddr;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+/// Which addresses are an endpoint's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnAddresses {
+    /// These: what they all answer alike is answered when the set is built.
+    Known(Vec<IpAddr>),
+    /// Any: a host endpoint's, through whose interface others' packets go as well.
+    Any,
+}
+
 /// The endpoint that a rule set judges.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// Labels and ports.
     pub pod: PodFacts<'a>,
     /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: OwnAddresses,
     /// Its profiles that objects describe, from the namespace's on. None where the namespace's is the implied one: that one
     /// decides everything.
     pub profiles: Vec<&'a Profile>,
@@ -48,23 +57,26 @@ impl RuleSet {
         around: &Surroundings<'_>,
         selectors: &mut Selectors,
     ) -> Self {
-        let mut builder = Builder { direction, subject, around, selectors };
+        let mut builder = Builder { direction, subject, around, selectors, asks: Policy::judges_workloads };
         let tiers = applying.iter().map(|applying| builder.tier(applying));
         let tiers = tiers.filter(|tier| !tier.policies.is_empty()).collect();
         Self { tiers, profiles: builder.profiles(), ..Self::new(direction) }
     }
 }
 
-struct Builder<'a> {
-    direction: Direction,
-    subject: &'a Subject<'a>,
-    around: &'a Surroundings<'a>,
-    selectors: &'a mut Selectors,
+pub(crate) struct Builder<'a> {
+    pub(crate) direction: Direction,
+    pub(crate) subject: &'a Subject<'a>,
+    pub(crate) around: &'a Surroundings<'a>,
+    pub(crate) selectors: &'a mut Selectors,
+    /// The policies that are asked here.
+    pub(crate) asks: fn(&Policy) -> bool,
 }
 
 impl Builder<'_> {
-    fn tier(&mut self, applying: &Applying<'_>) -> TierRules {
-        let policies = applying.policies.iter().filter(|(policy, _)| policy.applies(self.direction));
+    pub(crate) fn tier(&mut self, applying: &Applying<'_>) -> TierRules {
+        let asked = |policy: &Policy| policy.applies(self.direction) && (self.asks)(policy);
+        let policies = applying.policies.iter().filter(|(policy, _)| asked(policy));
         let policies = policies.collect::<Vec<_>>().into_iter().map(|(policy, applies)| self.policy(policy, *applies));
         TierRules { name: applying.tier.name.clone(), end: applying.tier.end, policies: policies.collect() }
     }
@@ -85,7 +97,7 @@ impl Builder<'_> {
         Profiles::Given(rules.collect())
     }
 
-    fn rules(&mut self, rules: &[Rule], applies: Truth) -> Vec<SetRule> {
+    pub(crate) fn rules(&mut self, rules: &[Rule], applies: Truth) -> Vec<SetRule> {
         rules.iter().flat_map(|rule| self.rule(rule, applies)).collect()
     }
 
@@ -97,9 +109,13 @@ impl Builder<'_> {
             return action.given(Truth::Unknown.min(applies)).map(bare).into_iter().collect();
         }
         let applies = if rule.asks_source_ports() { applies.min(Truth::Unknown) } else { applies };
-        let by_family = self.by_family(rule, |own| action.given(own.min(applies)));
-        let (packet, peer) = (self.packet(rule), self.peer(rule));
-        let mut whole = SetRule { packet, peer, ..SetRule::new(rule.place, action) };
+        let is_any = self.subject.addresses == OwnAddresses::Any;
+        // Of a host endpoint, what the own end answers is left to the row.
+        let by_family = self.by_family(rule, |own| action.given(if is_any { applies } else { own.min(applies) }));
+        let (wanted, peer) = self.ends(rule);
+        let own = if is_any { self.end(wanted) } else { PeerTest::default() };
+        let (packet, peer) = (self.packet(rule), self.end(peer));
+        let mut whole = SetRule { packet, peer, own, ..SetRule::new(rule.place, action) };
         match by_family[..] {
             [] => Vec::new(),
             // All its families alike: nothing is asked of the family.
@@ -125,8 +141,9 @@ impl Builder<'_> {
         let (own, peer) = self.ends(rule);
         let in_family = |family: Family| {
             let has = |net: &Cidr| net.family() == family;
-            let spoken_of = rule.family.is_none_or(|wanted| wanted == family)
-                && (peer.not_nets.is_empty() || peer.not_nets.iter().any(has));
+            let speaks = |not_nets: &[Cidr]| not_nets.is_empty() || not_nets.iter().any(has);
+            let spoken_of =
+                rule.family.is_none_or(|wanted| wanted == family) && speaks(&peer.not_nets) && speaks(&own.not_nets);
             let answer = self.own_end(own, family)?;
             Some((family, if spoken_of { left(answer) } else { None }))
         };
@@ -136,7 +153,10 @@ impl Builder<'_> {
     /// The endpoint is one for all its addresses: where a rule tells those of one family apart, the answer is not known,
     /// because spans that ask for the own address are not built yet. `None`: it has no address of this family.
     fn own_end(&self, wanted: &EntityMatch, family: Family) -> Option<Truth> {
-        let own = self.subject.addresses.iter().filter(|own| Family::of(**own) == family);
+        let own = match &self.subject.addresses {
+            OwnAddresses::Known(own) => own.iter().filter(|own| Family::of(**own) == family),
+            OwnAddresses::Any => return Some(Truth::Unknown),
+        };
         own.map(|own| self.own_address(wanted, *own)).reduce(
             |one, other| {
                 if one == other { one } else { Truth::Unknown }
@@ -173,17 +193,16 @@ impl Builder<'_> {
         }
     }
 
-    fn peer(&mut self, rule: &Rule) -> PeerTest {
-        let (_, peer) = self.ends(rule);
+    fn end(&mut self, wanted: &EntityMatch) -> PeerTest {
         let mut intern =
             |selector: &Option<Selector>| selector.as_ref().map(|selector| self.selectors.intern(selector));
         PeerTest {
             family: None,
-            selector: intern(&peer.selector),
-            not_selector: intern(&peer.not_selector),
-            nodes: intern(&peer.nodes),
-            nets: peer.nets.clone(),
-            not_nets: peer.not_nets.clone(),
+            selector: intern(&wanted.selector),
+            not_selector: intern(&wanted.not_selector),
+            nodes: intern(&wanted.nodes),
+            nets: wanted.nets.clone(),
+            not_nets: wanted.not_nets.clone(),
         }
     }
 
@@ -203,6 +222,9 @@ impl Builder<'_> {
         match (port, self.direction) {
             (PortMatch::Range(range), _) => vec![SetPort::Range(*range)],
             (PortMatch::Named(name), Direction::Egress) => vec![SetPort::PeerNamed(name.clone())],
+            (PortMatch::Named(name), Direction::Ingress) if self.subject.addresses == OwnAddresses::Any => {
+                vec![SetPort::OwnNamed(name.clone())]
+            }
             (PortMatch::Named(name), Direction::Ingress) => {
                 let Some(own) = self.subject.pod.ports else { return vec![SetPort::Unknown] };
                 let own = own.iter().filter(|own| own.name == *name);

@@ -4,8 +4,8 @@
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
 use crate::{
-    Active, Class, Endpoint, Flow, Judgement, NodeFacts, Outcome, PodFacts, Preview, RowSpan, RuleSet, Rulebook,
-    Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
+    Active, Class, Endpoint, Flow, Judgement, NodeFacts, Outcome, OwnAddresses, PodFacts, Preview, RowSpan, RuleSet,
+    Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
 };
 use abi::rules::x_of;
 use model::{Cidr, Direction, EffectiveLabels, Parent};
@@ -104,7 +104,7 @@ fn subject<'a>(view: &'a View, endpoint: &'a Endpoint) -> Subject<'a> {
     let given = |name: &str| view.profiles.iter().find(|profile| profile.name == name);
     Subject {
         pod: facts(view, endpoint),
-        addresses: endpoint.addresses.clone(),
+        addresses: OwnAddresses::Known(endpoint.addresses.clone()),
         profiles: Subject::profiles_of(&endpoint.id.namespace, account, given),
     }
 }

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod facts;
 #[cfg(any(test, feature = "generate"))]
 pub mod generate;
+pub mod host;
 mod near;
 pub mod rulebook;
 pub mod ruleset;
@@ -23,13 +24,14 @@ pub mod shared;
 pub mod staged;
 mod xset;
 
-pub use build::Subject;
+pub use build::{OwnAddresses, Subject};
 pub use class::{Active, Class};
 pub use compile::{Row, RowSpan, Rows, row};
 pub use decider::{Decider, Hit, Preview, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;
 pub use facts::{NodeFacts, PodFacts, SetFacts, Surroundings};
+pub use host::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject};
 pub use rulebook::{Applying, Rulebook, RuledTier};
 pub use ruleset::{
     PacketTest, PeerTest, PolicyRules, ProfileRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,

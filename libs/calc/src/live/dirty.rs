@@ -4,7 +4,7 @@
 //! Never: keeps what the object was.
 
 use crate::World;
-use model::{Attachment, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, ResourceKey};
+use model::{Attachment, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, Profile, ResourceKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -18,6 +18,11 @@ pub(super) struct Dirty {
     pub(super) policies: BTreeSet<PolicyId>,
     /// Tiers or profiles: every local endpoint's rule sets.
     pub(super) every_rule_set: bool,
+    pub(super) hosts: BTreeSet<String>,
+    /// What every host endpoint of this node reads.
+    pub(super) every_host: bool,
+    /// This node's own interfaces.
+    pub(super) interfaces: bool,
     /// Addresses that became or ceased to be the host's.
     pub(super) addresses: BTreeSet<IpAddr>,
 }
@@ -30,6 +35,7 @@ impl Dirty {
                 self.pods.insert(id.clone());
             }
             ResourceKey::Namespace(name) => {
+                self.every_host |= is_profile_of_a_host(world, &Profile::of_namespace(name));
                 self.pods.extend(pods_of(world, name).cloned());
                 let first = NetworkSetId { namespace: Some(name.clone()), name: String::new() };
                 let sets = world.network_sets.range(first..).map(|(id, _)| id);
@@ -41,6 +47,7 @@ impl Dirty {
                     pod.is_some_and(|pod| pod.service_account.as_deref() == Some(account))
                 };
                 self.pods.extend(pods_of(world, namespace).filter(runs_as).cloned());
+                self.every_host |= is_profile_of_a_host(world, &Profile::of_account(namespace, account));
             }
             ResourceKey::Node(name) => {
                 self.nodes.insert(name.clone());
@@ -52,9 +59,19 @@ impl Dirty {
                 self.sets.insert(id.clone());
             }
             ResourceKey::Tier(_) | ResourceKey::Profile(_) => self.every_rule_set = true,
-            ResourceKey::HostEndpoint(_) | ResourceKey::FelixConfiguration(_) | ResourceKey::IpPool(_) => {}
+            ResourceKey::HostEndpoint(name) => {
+                self.hosts.insert(name.clone());
+            }
+            ResourceKey::FelixConfiguration(_) => self.every_host = true,
+            ResourceKey::IpPool(_) => {}
         }
     }
+}
+
+/// A namespace or account makes a profile by being there, and host endpoints may name it.
+fn is_profile_of_a_host(world: &World, profile: &String) -> bool {
+    let own = world.host_endpoints.values().filter(|host| host.node == world.node);
+    own.flat_map(|host| &host.profiles).any(|named| named == profile)
 }
 
 /// Pods of a namespace that anybody spoke of.

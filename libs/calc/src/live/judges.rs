@@ -4,9 +4,9 @@
 //! Never: answers what it asks.
 
 use super::{counted::Counted, lent::Lent, numbers::Numbers};
-use crate::{World, index::LabelIndex, resolve::subject, workload::Workload};
-use model::{Cidr, Direction, PodId, Policy, PolicyId, PortName, Selector, Stage};
-use policy::{RuleSet, Rulebook, Selectors, Surroundings};
+use crate::{World, host::Layers, index::LabelIndex, resolve::subject, workload::Workload};
+use model::{Cidr, Direction, HostEndpoint, PodId, Policy, PolicyId, PortName, Selector, Stage};
+use policy::{HostSubject, RuleSet, Rulebook, Selectors, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -33,6 +33,7 @@ pub(super) struct Judges {
     /// What staged policies speak of, by the name that is or would be enforced.
     staged: BTreeSet<PolicyId>,
     of: BTreeMap<PodId, Both>,
+    of_hosts: Vec<Arc<RuleSet>>,
     sets: Counted<Arc<RuleSet>>,
     interned: Selectors,
     selectors: Counted<Arc<Selector>>,
@@ -126,29 +127,59 @@ impl Judges {
                 Some(previewed) => set.previewing(build(previewed)),
                 None => set,
             };
-            self.sets.get(&set).cloned().unwrap_or_else(|| Arc::new(set))
+            self.shared(set)
         })
+    }
+
+    /// Builds what a host endpoint asks.
+    pub(super) fn build_host(&mut self, book: &Rulebook<'_>, host: &HostEndpoint, subject: &HostSubject<'_>) -> Layers {
+        let applying = book.applying(&subject.labels);
+        Layers::of(host, |layer, direction| {
+            let set = RuleSet::at_host(layer, direction, &applying, subject, &mut self.interned)?;
+            Some(self.shared(set))
+        })
+    }
+
+    fn shared(&self, set: RuleSet) -> Arc<RuleSet> {
+        self.sets.get(&set).cloned().unwrap_or_else(|| Arc::new(set))
     }
 
     /// Puts rule sets in the place of those that a pod had; `None`: it is judged no more. Gives what is asked for the first
     /// time, and what no more.
     pub(super) fn appoint(&mut self, id: &PodId, both: Option<Both>) -> (Questions, Questions) {
-        let (mut fresh, mut over) = (Questions::default(), Questions::default());
-        for set in both.iter().flatten() {
-            if self.sets.add(Arc::clone(set)) {
-                self.begin(set, &mut fresh);
-            }
-        }
+        let fresh = self.add(both.iter().flatten());
         let before = match both {
             Some(both) => self.of.insert(id.clone(), both),
             None => self.of.remove(id),
         };
-        for set in before.iter().flatten() {
+        (fresh, self.remove(before.iter().flatten()))
+    }
+
+    /// The same for all that host endpoints ask.
+    pub(super) fn appoint_hosts(&mut self, sets: Vec<Arc<RuleSet>>) -> (Questions, Questions) {
+        let fresh = self.add(sets.iter());
+        let before = std::mem::replace(&mut self.of_hosts, sets);
+        (fresh, self.remove(before.iter()))
+    }
+
+    fn add<'a>(&mut self, sets: impl Iterator<Item = &'a Arc<RuleSet>>) -> Questions {
+        let mut fresh = Questions::default();
+        for set in sets {
+            if self.sets.add(Arc::clone(set)) {
+                self.begin(set, &mut fresh);
+            }
+        }
+        fresh
+    }
+
+    fn remove<'a>(&mut self, sets: impl Iterator<Item = &'a Arc<RuleSet>>) -> Questions {
+        let mut over = Questions::default();
+        for set in sets {
             if self.sets.remove(set) {
                 self.end(set, &mut over);
             }
         }
-        (fresh, over)
+        over
     }
 
     fn begin(&mut self, set: &RuleSet, fresh: &mut Questions) {

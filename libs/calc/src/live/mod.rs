@@ -6,6 +6,7 @@
 mod claims;
 mod counted;
 mod dirty;
+mod hosts;
 mod judges;
 mod lent;
 mod numbers;
@@ -15,8 +16,9 @@ mod refresh;
 use crate::{Desired, World};
 use claims::Claims;
 use dirty::Dirty;
+use hosts::Hosts;
 use judges::Judges;
-use model::{Attachment, AttachmentId, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, Update};
+use model::{Attachment, AttachmentId, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, Update};
 use peers::Peers;
 use policy::{Active, Class, Shared};
 use std::{
@@ -33,6 +35,7 @@ pub struct Live {
     claims: Claims,
     peers: Peers,
     judges: Judges,
+    hosts: Hosts,
     /// Networks that rules name, and what network sets and nodes say of networks.
     active: Active,
     /// Pods by the names of their ports.
@@ -56,6 +59,7 @@ impl Live {
             claims: Claims::default(),
             peers: Peers::default(),
             judges: Judges::default(),
+            hosts: Hosts::default(),
             active: Active::default(),
             named: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -130,6 +134,12 @@ impl Live {
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.dirty.addresses.extend(self.world.host_addresses().symmetric_difference(&addresses));
         self.world.set_host_addresses(addresses);
+    }
+
+    /// The node's own interfaces with their addresses: neither loopback nor those of workloads.
+    pub fn set_host_interfaces(&mut self, interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>) {
+        self.dirty.interfaces |= self.world.interfaces != interfaces;
+        self.world.set_host_interfaces(interfaces);
     }
 
     /// What this node's kernel should hold. `None` until the datastore has said everything it has.

@@ -4,8 +4,8 @@
 //! Never: looks at what no change concerns.
 
 use super::{Live, judges::Questions, peers::Concerned};
-use crate::{AddressSpec, Owner, resolve::endpoint, workload::workload};
-use model::{Cidr, PodId};
+use crate::{AddressSpec, Owner, host, resolve::endpoint, workload::workload};
+use model::{Cidr, IfaceName, PodId};
 use policy::Class;
 use std::{collections::BTreeSet, mem, net::IpAddr};
 
@@ -40,14 +40,27 @@ impl Live {
         for address in dirty.addresses {
             self.address_changed(address, &mut todo);
         }
+        for name in &dirty.hosts {
+            self.hosts.put(&self.world, name);
+        }
         for id in &dirty.policies {
             todo.subjects.extend(self.judges.put_policy(&self.world, id));
+            self.hosts.put_policy(&self.world, id);
         }
         if dirty.every_rule_set {
             todo.subjects.extend(self.judges.locals().cloned());
         }
+        if dirty.every_rule_set || dirty.every_host {
+            self.hosts.forget_all();
+        }
+        if dirty.interfaces {
+            self.hosts.interfaces_changed();
+        }
         for id in mem::take(&mut todo.subjects) {
             self.subject(&id, &mut todo);
+        }
+        if self.hosts.take_stale() {
+            self.host_endpoints(&mut todo);
         }
         self.placed(&mut todo);
         self.nets(&mut todo);
@@ -129,6 +142,22 @@ impl Live {
             }
         }
         let (fresh, over) = judges.appoint(id, both);
+        self.asked(fresh, true, todo);
+        self.asked(over, false, todo);
+    }
+
+    /// The host endpoints of this node or what they read are not what they were.
+    fn host_endpoints(&mut self, todo: &mut Todo) {
+        let Self { world, judges, hosts, desired, .. } = &mut *self;
+        let failsafes = host::failsafes(world);
+        let governed = host::governed(world);
+        let of_all = host::of_all_interfaces(world);
+        hosts.retain(&governed.values().copied().chain(of_all).map(|host| &host.name).collect());
+        let mut layers = |host| hosts.layers(world, host, &failsafes, judges);
+        let spec = |(name, host)| (IfaceName::clone(name), layers(host).spec(host, name, world.keep_established));
+        desired.host_endpoints = governed.into_iter().map(spec).collect();
+        desired.node = host::node(world, of_all.map(|host| layers(host).forward).unwrap_or_default());
+        let (fresh, over) = judges.appoint_hosts(desired.host_sets().cloned().collect());
         self.asked(fresh, true, todo);
         self.asked(over, false, todo);
     }

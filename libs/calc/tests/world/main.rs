@@ -3,6 +3,7 @@
 //! Invariant: rows of docs/conformance.md that a test holds stand in its name.
 //! Never: I/O.
 
+mod hosts;
 mod joins;
 mod language;
 mod scenery;

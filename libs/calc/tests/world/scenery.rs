@@ -5,9 +5,10 @@
 
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, EntityMatch, IfaceName, Labels, Layer, Mac, NamedPort, Namespace,
-    NetworkSet, NetworkSetId, Node, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Profile,
-    Protocol, Resource, Rule, Selector, ServiceAccount, Tier, TierEnd, TierName, Update, WorkloadAddress,
+    Action, Attachment, AttachmentId, Cidr, EntityMatch, HostEndpoint, HostInterface, IfaceName, Labels, Layer, Mac,
+    NamedPort, Namespace, NetworkSet, NetworkSetId, Node, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes,
+    PortMatch, Profile, Protocol, Resource, Rule, Selector, ServiceAccount, Tier, TierEnd, TierName, Update,
+    WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +26,7 @@ pub enum Fact {
     Object(Resource),
     Attached(Attachment),
     Host(BTreeSet<IpAddr>),
+    Interfaces(BTreeMap<IfaceName, BTreeSet<IpAddr>>),
 }
 
 impl Fact {
@@ -33,6 +35,7 @@ impl Fact {
             Self::Object(resource) => resource.key().to_string(),
             Self::Attached(attachment) => format!("attachment {}", attachment.id),
             Self::Host(_) => "host".to_owned(),
+            Self::Interfaces(_) => "interfaces".to_owned(),
         }
     }
 
@@ -42,6 +45,7 @@ impl Fact {
             Self::Object(resource) => return world.apply(Update::Set(resource)),
             Self::Attached(attachment) => world.attach(attachment),
             Self::Host(addresses) => world.set_host_addresses(addresses),
+            Self::Interfaces(interfaces) => world.set_host_interfaces(interfaces),
         }
         true
     }
@@ -51,6 +55,7 @@ impl Fact {
             Self::Object(resource) => return world.apply(Update::Gone(resource.key())),
             Self::Attached(attachment) => drop(world.detach(&attachment.id)),
             Self::Host(_) => world.set_host_addresses(BTreeSet::new()),
+            Self::Interfaces(_) => world.set_host_interfaces(BTreeMap::new()),
         }
         true
     }
@@ -246,6 +251,33 @@ pub fn global(tier: &str, name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> 
         ingress,
         egress,
     }
+}
+
+/// A host endpoint of this node, with the label `role`: of an interface, `*`, or where there is none, of what has this address.
+pub fn host_endpoint(name: &str, interface: Option<&str>, expected: &[&str], role: &str) -> HostEndpoint {
+    let interface = interface.map(|interface| match interface {
+        "*" => HostInterface::Any,
+        name => HostInterface::Named(IfaceName(name.into())),
+    });
+    HostEndpoint {
+        name: name.into(),
+        node: HERE.into(),
+        interface,
+        expected_ips: expected.iter().map(|text| address(text)).collect(),
+        labels: labels(&[("role", role)]),
+        profiles: Vec::new(),
+        ports: Vec::new(),
+    }
+}
+
+pub fn hosted(host: HostEndpoint) -> Fact {
+    Fact::Object(Resource::HostEndpoint(host))
+}
+
+/// This node's own interfaces, each with its addresses.
+pub fn interfaces(all: &[(&str, &[&str])]) -> Fact {
+    let addresses = |texts: &[&str]| texts.iter().map(|text| address(text)).collect();
+    Fact::Interfaces(all.iter().map(|(name, texts)| (IfaceName((*name).into()), addresses(texts))).collect())
 }
 
 pub fn tier(name: &str, order: f64, end: TierEnd) -> Fact {

@@ -138,6 +138,12 @@ impl<'a> EffectiveLabels<'a> {
         Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None }
     }
 
+    /// A host endpoint's: it is in no namespace, and no pod (CAL-38).
+    #[must_use]
+    pub fn host_endpoint(own: &'a Labels) -> Self {
+        Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None }
+    }
+
     /// Calls `each` with every label that is known.
     pub fn each_known(&self, each: &mut dyn FnMut(&str, &str)) {
         let is_own = |key: &str| {

@@ -1,0 +1,127 @@
+//! Host endpoints of this node: which of them governs which interface, and what is asked there.
+//! In: [`World`]. Out: the host endpoint of each interface, its rule sets by layer, what holds for the node as a whole.
+//! Invariant: of several that mean one interface the smaller name governs it, and one for all interfaces governs only those that
+//! no other means (felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints).
+//! Never: an interface of a workload; a host endpoint of another node.
+
+use crate::{HostEndpointSpec, Judges, NodeSpec, World};
+use model::{
+    DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
+    NamespaceName,
+};
+use policy::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject, RuleSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// What a host endpoint asks, by layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Layers {
+    pub(crate) untracked: Judges,
+    pub(crate) pre_dnat: Judges,
+    pub(crate) forward: Judges,
+    pub(crate) local: Judges,
+}
+
+impl Layers {
+    /// Builds them one by one.
+    pub(crate) fn of(host: &HostEndpoint, mut build: impl FnMut(HostLayer, Direction) -> Option<Arc<RuleSet>>) -> Self {
+        let mut both =
+            |layer| Judges { ingress: build(layer, Direction::Ingress), egress: build(layer, Direction::Egress) };
+        // Calico leaves untracked policies out at a host endpoint of all interfaces.
+        let untracked = if is_of_all(host) { Judges::default() } else { both(HostLayer::Untracked) };
+        let (pre_dnat, forward) = (both(HostLayer::PreDnat), both(HostLayer::Forward));
+        Self { untracked, pre_dnat, forward, local: both(HostLayer::Local) }
+    }
+
+    pub(crate) fn spec(self, host: &HostEndpoint, interface: &IfaceName, keep_established: bool) -> HostEndpointSpec {
+        let Self { untracked, pre_dnat, forward, local } = self;
+        let (name, interface) = (host.name.clone(), interface.clone());
+        HostEndpointSpec { name, interface, untracked, pre_dnat, forward, local, keep_established }
+    }
+}
+
+pub(crate) fn is_of_all(host: &HostEndpoint) -> bool {
+    host.interface == Some(HostInterface::Any)
+}
+
+/// Which host endpoint governs which interface of this node.
+pub(crate) fn governed(world: &World) -> BTreeMap<&IfaceName, &HostEndpoint> {
+    let own: Vec<_> = own(world).collect();
+    let of_all = of_all_interfaces(world);
+    let governor = |name: &IfaceName, addresses: &BTreeSet<IpAddr>| {
+        own.iter().copied().find(|host| means(host, name, addresses)).or(of_all)
+    };
+    world.interfaces.iter().filter_map(|(name, addresses)| Some((name, governor(name, addresses)?))).collect()
+}
+
+/// The host endpoint of all interfaces, which is asked of what pods send and receive too.
+pub(crate) fn of_all_interfaces(world: &World) -> Option<&HostEndpoint> {
+    own(world).find(|host| is_of_all(host))
+}
+
+/// This node's, by name.
+fn own(world: &World) -> impl Iterator<Item = &HostEndpoint> {
+    world.host_endpoints.values().filter(|host| host.node == world.node)
+}
+
+/// One that names an interface means no other, whatever addresses it expects.
+fn means(host: &HostEndpoint, name: &IfaceName, addresses: &BTreeSet<IpAddr>) -> bool {
+    match &host.interface {
+        Some(HostInterface::Named(wanted)) => wanted == name,
+        Some(HostInterface::Any) => false,
+        None => host.expected_ips.iter().any(|wanted| addresses.contains(wanted)),
+    }
+}
+
+/// The endpoint that `host` is for its rule sets.
+pub(crate) fn subject<'a>(world: &'a World, host: &'a HostEndpoint, failsafes: &'a Failsafes) -> HostSubject<'a> {
+    let profiles = host.profiles.iter().map_while(|name| profile(world, name)).collect();
+    HostSubject { labels: labels(host), profiles, failsafes }
+}
+
+/// What selectors see of it.
+pub(crate) fn labels(host: &HostEndpoint) -> EffectiveLabels<'_> {
+    EffectiveLabels::host_endpoint(&host.labels)
+}
+
+/// Calico makes one for everybody, one for each namespace, and one without rules for each service account. `None`: there is
+/// none of this name.
+fn profile<'a>(world: &'a World, name: &'a str) -> Option<HostProfile<'a>> {
+    if let Some(profile) = world.profiles.get(name) {
+        return Some(HostProfile::Given(profile));
+    }
+    let of_namespace = || world.namespaces.contains_key(&NamespaceName::from(name.strip_prefix("kns.")?)).then_some(());
+    if name == DEFAULT_ALLOW || of_namespace().is_some() {
+        return Some(HostProfile::AllowsAll(name));
+    }
+    let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
+    world.account(&namespace.into(), account).map(|_| HostProfile::Empty(name))
+}
+
+/// Ports that stay open on this node.
+pub(crate) fn failsafes(world: &World) -> Failsafes {
+    let default = Failsafes::default();
+    Failsafes {
+        inbound: chosen(world, |felix| felix.failsafe_inbound.clone()).unwrap_or(default.inbound),
+        outbound: chosen(world, |felix| felix.failsafe_outbound.clone()).unwrap_or(default.outbound),
+    }
+}
+
+/// What holds for this node, where `forward` is what the host endpoint of all interfaces asks.
+pub(crate) fn node(world: &World, forward: Judges) -> NodeSpec {
+    NodeSpec {
+        forward,
+        rejects: chosen(world, |felix| felix.deny_action) == Some(DenyAction::Reject),
+        // The host's own rules are asked after us in any case, so that Return is Accept.
+        refuses_workloads: chosen(world, |felix| felix.endpoint_to_host) == Some(EndpointToHost::Drop),
+    }
+}
+
+/// A choice of the node's own object goes before the default object's.
+fn chosen<T>(world: &World, choice: impl Fn(&FelixConfiguration) -> Option<T>) -> Option<T> {
+    let names = [FelixConfiguration::of_node(&world.node), FelixConfiguration::DEFAULT.to_owned()];
+    names.iter().find_map(|name| choice(world.felix.get(name)?))
+}

@@ -1,0 +1,185 @@
+//! Host endpoints: which rules are asked at an interface of a node's own, and where on a packet's way.
+//! In: the policies that apply to a host endpoint, its profiles, failsafe ports. Out: a [`RuleSet`] for each layer and direction.
+//! Invariant: failsafe ports come before every policy that could close them; a layer that no policy speaks of asks nothing, but
+//! for the one of the node's own flows, which then denies.
+//! Never: answers for the own address: what passes an interface has any.
+
+use crate::{
+    Applying, OwnAddresses, PacketTest, PeerTest, PodFacts, ProfileRules, Profiles, RuleSet, Selectors, SetAction,
+    SetPort, SetRule, Subject, Surroundings, TierRules, build::Builder,
+};
+use model::{Cidr, Direction, EffectiveLabels, Failsafe, Layer, Policy, PortRange, Profile, Protocol, TierEnd, Truth};
+
+/// The profile that Calico makes by itself, for host endpoints that are to stay open where no policy decides (HEP-13;
+/// libcalico-go/lib/resources/static.go).
+pub const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
+
+/// A place at a host endpoint where policies are asked, in the order of a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostLayer {
+    /// Before connection tracking, packet by packet (HEP-8).
+    Untracked,
+    /// Before a service's address is translated; of what comes in alone (HEP-9).
+    PreDnat,
+    /// Of what the node forwards (HEP-5).
+    Forward,
+    /// Of the node's own flows.
+    Local,
+}
+
+impl HostLayer {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Untracked, Self::PreDnat, Self::Forward, Self::Local];
+
+    /// What it asks of a policy: where it was written for.
+    fn asks(self) -> fn(&Policy) -> bool {
+        match self {
+            Self::Untracked => |policy| policy.layer == Layer::Untracked,
+            Self::PreDnat => |policy| policy.layer == Layer::PreDnat,
+            Self::Forward => |policy| policy.layer == Layer::Ordinary { on_forward: true },
+            Self::Local => |policy| matches!(policy.layer, Layer::Ordinary { .. }),
+        }
+    }
+}
+
+/// Ports that no policy of a host endpoint closes, so that an operator cannot lock himself out (HEP-7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failsafes {
+    /// Towards the node.
+    pub inbound: Vec<Failsafe>,
+    /// From the node.
+    pub outbound: Vec<Failsafe>,
+}
+
+/// SSH, BGP, etcd, Typha and the API server, in both directions but for SSH; DHCP and DNS.
+impl Default for Failsafes {
+    fn default() -> Self {
+        let open = |protocol: Protocol| move |port: u16| Failsafe { protocol, port, net: None };
+        let (tcp, udp) = (open(Protocol::TCP), open(Protocol::UDP));
+        let cluster = [179, 2379, 2380, 5473, 6443, 6666, 6667];
+        Self {
+            inbound: [tcp(22), udp(68)].into_iter().chain(cluster.map(tcp)).collect(),
+            outbound: [udp(53), udp(67)].into_iter().chain(cluster.map(tcp)).collect(),
+        }
+    }
+}
+
+/// One of a host endpoint's profiles.
+#[derive(Clone, Copy, Debug)]
+pub enum HostProfile<'a> {
+    /// That of an object.
+    Given(&'a Profile),
+    /// One that is there by itself and lets everything through.
+    AllowsAll(&'a str),
+    /// One that is there by itself and has no rules.
+    Empty(&'a str),
+}
+
+/// A host endpoint that rule sets judge.
+#[derive(Clone, Debug)]
+pub struct HostSubject<'a> {
+    /// Its labels.
+    pub labels: EffectiveLabels<'a>,
+    /// Its profiles, in order, up to the first that is not there: that one denies what comes to it.
+    pub profiles: Vec<HostProfile<'a>>,
+    /// Ports that stay open.
+    pub failsafes: &'a Failsafes,
+}
+
+impl RuleSet {
+    /// What of `applying` is asked in a layer and direction of a host endpoint. `None`: nothing is.
+    #[must_use]
+    pub fn at_host(
+        layer: HostLayer,
+        direction: Direction,
+        applying: &[Applying<'_>],
+        host: &HostSubject<'_>,
+        selectors: &mut Selectors,
+    ) -> Option<Self> {
+        if layer == HostLayer::PreDnat && direction == Direction::Egress {
+            return None;
+        }
+        let facts = PodFacts { labels: host.labels, ports: None };
+        let subject = Subject { pod: facts, addresses: OwnAddresses::Any, profiles: Vec::new() };
+        let around = Surroundings::default();
+        let mut builder = Builder { direction, subject: &subject, around: &around, selectors, asks: layer.asks() };
+        let tiers = applying.iter().map(|applying| builder.tier(applying));
+        let mut tiers: Vec<_> = tiers.filter(|tier| !tier.policies.is_empty()).collect();
+        let is_asked = match layer {
+            HostLayer::Local => true,
+            HostLayer::PreDnat | HostLayer::Forward => !tiers.is_empty(),
+            // An untracked layer that is there speaks in both directions: one that asked nothing would let everything
+            // pass by all that comes after it.
+            HostLayer::Untracked => {
+                let mut policies = applying.iter().flat_map(|applying| &applying.policies);
+                policies.any(|(policy, _)| layer.asks()(policy))
+            }
+        };
+        if !is_asked {
+            return None;
+        }
+        if matches!(layer, HostLayer::Untracked | HostLayer::PreDnat) {
+            tiers.iter_mut().for_each(TierRules::pass_at_end);
+        }
+        let profiles = match layer {
+            HostLayer::Untracked | HostLayer::PreDnat => Profiles::Unasked,
+            HostLayer::Forward => Profiles::Open,
+            HostLayer::Local => {
+                Profiles::Given(host.profiles.iter().map(|profile| profile.rules(&mut builder)).collect())
+            }
+        };
+        let failsafes = host.failsafes.rules(layer, direction);
+        Some(Self { failsafes, tiers, profiles, ..Self::new(direction) })
+    }
+}
+
+impl TierRules {
+    /// Other layers are asked after these: no tier ends anything (felix/calc/event_sequencer.go).
+    fn pass_at_end(&mut self) {
+        self.end = TierEnd::Pass;
+    }
+}
+
+impl HostProfile<'_> {
+    fn rules(self, builder: &mut Builder<'_>) -> ProfileRules {
+        match self {
+            Self::Given(profile) => {
+                let rules = builder.rules(profile.rules(builder.direction), Truth::Yes);
+                ProfileRules { name: profile.name.clone(), rules }
+            }
+            Self::AllowsAll(name) => {
+                ProfileRules { name: name.to_owned(), rules: vec![SetRule::new(0, SetAction::Allow)] }
+            }
+            Self::Empty(name) => ProfileRules { name: name.to_owned(), rules: Vec::new() },
+        }
+    }
+}
+
+impl Failsafes {
+    /// Those of a direction.
+    #[must_use]
+    pub fn of(&self, direction: Direction) -> &[Failsafe] {
+        match direction {
+            Direction::Ingress => &self.inbound,
+            Direction::Egress => &self.outbound,
+        }
+    }
+
+    /// What is forwarded has none (HEP-7).
+    fn rules(&self, layer: HostLayer, direction: Direction) -> Vec<SetRule> {
+        match layer {
+            HostLayer::Forward => Vec::new(),
+            HostLayer::Untracked | HostLayer::PreDnat | HostLayer::Local => {
+                self.of(direction).iter().zip(0..).map(|(failsafe, place)| rule(failsafe, place)).collect()
+            }
+        }
+    }
+}
+
+fn rule(failsafe: &Failsafe, place: u16) -> SetRule {
+    let Failsafe { protocol, port, net } = *failsafe;
+    let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
+    let packet = PacketTest { protocol: Some(protocol), ports, ..PacketTest::default() };
+    let peer = PeerTest { nets: net.map(|net: Cidr| vec![net]), ..PeerTest::default() };
+    SetRule { packet, peer, ..SetRule::new(place, SetAction::Allow) }
+}
