@@ -177,6 +177,7 @@ fn world(view: &View) -> World {
     let told = accounts
         .chain(view.nodes.iter().cloned().map(Resource::Node))
         .chain(view.network_sets.iter().cloned().map(Resource::NetworkSet))
+        .chain(view.slices.iter().cloned().map(Resource::EndpointSlice))
         .chain(view.tiers.iter().cloned().map(Resource::Tier))
         .chain(view.policies.iter().cloned().map(Resource::Policy))
         .chain(view.profiles.iter().cloned().map(Resource::Profile));

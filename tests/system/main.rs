@@ -24,6 +24,7 @@ mod policy_ingress;
 mod policy_language;
 mod policy_ports;
 mod policy_scope;
+mod policy_services;
 mod restart;
 mod restart_storm;
 mod story;

@@ -163,6 +163,7 @@ impl World {
             nodes: self.nodes.values().cloned().collect(),
             endpoints,
             network_sets: self.network_sets.values().cloned().collect(),
+            slices: self.slices.values().cloned().collect(),
             tiers: self.tiers.values().cloned().collect(),
             policies: self.policies.values().cloned().collect(),
             profiles: self.profiles.values().cloned().collect(),

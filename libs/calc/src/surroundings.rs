@@ -1,5 +1,5 @@
 //! Surroundings: what selectors find that is no pod.
-//! In: [`World`]. Out: its network sets and nodes, with the labels they are seen by.
+//! In: [`World`]. Out: its network sets, nodes and endpoints of services, with the labels they are seen by.
 //! Invariant: nothing is copied; a set sees the labels of its namespace (CAL-33).
 //! Never: decides what any of it is asked for.
 
@@ -7,10 +7,14 @@ use crate::World;
 use model::{EffectiveLabels, NetworkSet, Node};
 use policy::{NodeFacts, SetFacts, Surroundings};
 
-/// Network sets and nodes.
+/// Network sets, nodes and endpoints of services.
 pub(crate) fn surroundings(world: &World) -> Surroundings<'_> {
     let sets = world.network_sets.values().map(|set| set_facts(world, set));
-    Surroundings { sets: sets.collect(), nodes: world.nodes.values().map(node_facts).collect() }
+    Surroundings {
+        sets: sets.collect(),
+        nodes: world.nodes.values().map(node_facts).collect(),
+        slices: world.slices.values().collect(),
+    }
 }
 
 pub(crate) fn node_facts(node: &Node) -> NodeFacts<'_> {

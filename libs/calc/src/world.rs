@@ -4,9 +4,9 @@
 //! Never: forgets an object because another is missing.
 
 use model::{
-    Attachment, AttachmentId, FelixConfiguration, HostEndpoint, IfaceName, IpPool, Labels, Namespace, NamespaceName,
-    NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile, Resource, ResourceKey,
-    ServiceAccount, Tier, TierName, Update, WorkloadAddress,
+    Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
+    Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
+    Resource, ResourceKey, ServiceAccount, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +28,7 @@ pub struct World {
     pub(crate) tiers: BTreeMap<TierName, Tier>,
     pub(crate) policies: BTreeMap<PolicyId, Policy>,
     pub(crate) network_sets: BTreeMap<NetworkSetId, NetworkSet>,
+    pub(crate) slices: BTreeMap<EndpointSliceId, EndpointSlice>,
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
     pub(crate) felix: BTreeMap<String, FelixConfiguration>,
@@ -59,6 +60,7 @@ impl World {
             tiers: BTreeMap::new(),
             policies: BTreeMap::new(),
             network_sets: BTreeMap::new(),
+            slices: BTreeMap::new(),
             profiles: BTreeMap::new(),
             host_endpoints: BTreeMap::new(),
             felix: BTreeMap::new(),
@@ -90,6 +92,7 @@ impl World {
             Resource::Tier(tier) => put(&mut self.tiers, tier.name.clone(), tier),
             Resource::Policy(policy) => put(&mut self.policies, policy.id.clone(), policy),
             Resource::NetworkSet(set) => put(&mut self.network_sets, set.id.clone(), set),
+            Resource::EndpointSlice(slice) => put(&mut self.slices, slice.id.clone(), slice),
             Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
             Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
             Resource::FelixConfiguration(felix) => put(&mut self.felix, felix.name.clone(), felix),
@@ -114,6 +117,7 @@ impl World {
             ResourceKey::Tier(name) => self.tiers.remove(name).is_some(),
             ResourceKey::Policy(id) => self.policies.remove(id).is_some(),
             ResourceKey::NetworkSet(id) => self.network_sets.remove(id).is_some(),
+            ResourceKey::EndpointSlice(id) => self.slices.remove(id).is_some(),
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),
             ResourceKey::FelixConfiguration(name) => self.felix.remove(name).is_some(),

@@ -1,6 +1,6 @@
 //! The policies in force, and what they are made of, written down: a restart of the agent opens nothing that a broken
 //! manifest should protect.
-//! In: the policies, tiers, network sets and profiles in force after each change. Out: at the next start, each one's file and last good document.
+//! In: the policies, tiers, network sets, endpoint slices and profiles in force after each change. Out: at the next start, each one's file and last good document.
 //! Invariant: a record is whole or not there (temporary file, fsync, rename) and lies under its policy's own name.
 //! Never: makes a change of policy wait for the disk; gives up the folder for one of its files.
 
@@ -153,6 +153,7 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         ResourceKey::Policy(id) => Some((format!("{}.{}", id.kind, id.namespace), &id.name)),
         ResourceKey::Tier(name) => Some(("Tier.".to_owned(), &name.0)),
         ResourceKey::Profile(name) => Some(("Profile.".to_owned(), name)),
+        ResourceKey::EndpointSlice(id) => Some((format!("EndpointSlice.{}", id.namespace), &id.name)),
         ResourceKey::NetworkSet(id) => {
             let folder =
                 id.namespace.as_ref().map_or("GlobalNetworkSet.".to_owned(), |name| format!("NetworkSet.{name}"));

@@ -4,8 +4,8 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodId, Policy,
-    PolicyId, PortName, Profile, Protocol, Tier, TierName,
+    EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName, NetworkSet,
+    NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
@@ -103,6 +103,8 @@ pub enum Resource {
     Policy(Policy),
     /// A set of networks.
     NetworkSet(NetworkSet),
+    /// Some of the endpoints of a service.
+    EndpointSlice(EndpointSlice),
     /// A profile.
     Profile(Profile),
     /// A host endpoint.
@@ -132,6 +134,8 @@ pub enum ResourceKey {
     Policy(PolicyId),
     /// A set of networks.
     NetworkSet(NetworkSetId),
+    /// Some of the endpoints of a service.
+    EndpointSlice(EndpointSliceId),
     /// A profile.
     Profile(String),
     /// A host endpoint.
@@ -158,6 +162,7 @@ impl Resource {
             Self::Tier(tier) => ResourceKey::Tier(tier.name.clone()),
             Self::Policy(policy) => ResourceKey::Policy(policy.id.clone()),
             Self::NetworkSet(set) => ResourceKey::NetworkSet(set.id.clone()),
+            Self::EndpointSlice(slice) => ResourceKey::EndpointSlice(slice.id.clone()),
             Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
             Self::HostEndpoint(host) => ResourceKey::HostEndpoint(host.name.clone()),
             Self::FelixConfiguration(felix) => ResourceKey::FelixConfiguration(felix.name.clone()),
@@ -177,6 +182,7 @@ impl fmt::Display for ResourceKey {
             Self::Tier(name) => write!(f, "Tier {name}"),
             Self::Policy(id) => id.fmt(f),
             Self::NetworkSet(id) => id.fmt(f),
+            Self::EndpointSlice(id) => id.fmt(f),
             Self::Profile(name) => write!(f, "Profile {name}"),
             Self::HostEndpoint(name) => write!(f, "HostEndpoint {name}"),
             Self::FelixConfiguration(name) => write!(f, "FelixConfiguration {name}"),

@@ -8,7 +8,7 @@ use crate::{
     SetPort, SetRule, Surroundings, TierRules,
 };
 use model::{Action, Cidr, Direction, EntityMatch, Family, Policy, PortMatch, Profile, Rule, Selector, Truth};
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -114,7 +114,11 @@ impl Builder<'_> {
         let by_family = self.by_family(rule, |own| action.given(if is_any { applies } else { own.min(applies) }));
         let (wanted, peer) = self.ends(rule);
         let own = if is_any { self.end(wanted) } else { PeerTest::default() };
-        let (packet, peer) = (self.packet(rule), self.end(peer));
+        let (mut packet, mut peer) = (self.packet(rule), self.end(peer));
+        peer.service = rule.service.clone().map(Arc::new);
+        if self.direction == Direction::Egress {
+            packet.service.clone_from(&peer.service);
+        }
         let mut whole = SetRule { packet, peer, own, ..SetRule::new(rule.place, action) };
         match by_family[..] {
             [] => Vec::new(),
@@ -203,6 +207,7 @@ impl Builder<'_> {
             nodes: intern(&wanted.nodes),
             nets: wanted.nets.clone(),
             not_nets: wanted.not_nets.clone(),
+            service: None,
         }
     }
 
@@ -215,6 +220,7 @@ impl Builder<'_> {
             not_icmp: rule.not_icmp,
             ports: rule.destination.ports.as_deref().map(ports),
             not_ports: ports(&rule.destination.not_ports),
+            service: None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! Never: decides; a class holds facts, a rule set judges them.
 
 use crate::{PodFacts, RuleSet, Surroundings};
-use model::{Cidr, NamedPort, PortName, Selector, Truth};
+use model::{Cidr, NamedPort, PortName, Protocol, Selector, ServiceId, Truth};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -21,6 +21,8 @@ pub struct Class {
     pub nodes: BTreeSet<Arc<Selector>>,
     /// Active networks that contain it.
     pub nets: BTreeSet<Cidr>,
+    /// Active services of which it is an endpoint, and the ports at which it serves each.
+    pub services: BTreeMap<Arc<ServiceId>, BTreeSet<(Protocol, u16)>>,
     /// Its named ports, of those names that an active egress rule uses.
     pub ports: BTreeSet<NamedPort>,
     /// Active egress rules use names, and nobody has described the pod: any of them may be any of its ports.
@@ -40,6 +42,9 @@ impl Class {
                 class.selectors.extend(found.selectors.iter().cloned());
                 class.unsure.extend(found.unsure.iter().cloned());
                 class.nodes.extend(found.nodes.iter().cloned());
+                for (service, ports) in &found.services {
+                    class.serve(service, ports);
+                }
             }
         }
         class.settled()
@@ -90,6 +95,11 @@ impl Class {
         };
     }
 
+    /// Takes in that it serves a service at these ports, and at those that it has taken in before.
+    pub fn serve<'a>(&mut self, service: &Arc<ServiceId>, ports: impl IntoIterator<Item = &'a (Protocol, u16)>) {
+        self.services.entry(Arc::clone(service)).or_default().extend(ports);
+    }
+
     /// What is sure for one reason is not in doubt for another.
     fn settled(mut self) -> Self {
         self.unsure.retain(|selector| !self.selectors.contains(selector));
@@ -104,11 +114,13 @@ pub struct Active {
     pub selectors: BTreeSet<Arc<Selector>>,
     /// Selectors of nodes.
     pub nodes: BTreeSet<Arc<Selector>>,
+    /// Services.
+    pub services: BTreeSet<Arc<ServiceId>>,
     /// Networks, those of exceptions included.
     pub nets: BTreeSet<Cidr>,
     /// Port names that the peer resolves.
     pub peer_port_names: BTreeSet<PortName>,
-    /// What network sets and nodes say of networks, where any of these selectors finds them.
+    /// What network sets, nodes and services say of networks, where any of these selectors and names finds them.
     pub placed: BTreeMap<Cidr, Class>,
 }
 
@@ -120,6 +132,7 @@ impl Active {
         for set in sets {
             active.selectors.extend(set.selectors().cloned());
             active.nodes.extend(set.nodes().cloned());
+            active.services.extend(set.services().cloned());
             active.nets.extend(set.nets());
             active.peer_port_names.extend(set.peer_port_names().cloned());
         }
@@ -127,7 +140,7 @@ impl Active {
         active
     }
 
-    /// Networks that have a class of their own: those that rules name, and those of sets and nodes that rules find.
+    /// Networks that have a class of their own: those that rules name, and those of sets, nodes and services that rules find.
     pub fn networks(&self) -> impl Iterator<Item = &Cidr> {
         self.nets.iter().chain(self.placed.keys()).collect::<BTreeSet<_>>().into_iter()
     }
@@ -147,6 +160,12 @@ impl Active {
                 for address in node.addresses {
                     placed.entry(Cidr::host(*address)).or_default().nodes.insert(Arc::clone(selector));
                 }
+            }
+        }
+        for slice in &around.slices {
+            let Some(service) = slice.service.as_ref().and_then(|service| self.services.get(service)) else { continue };
+            for address in &slice.addresses {
+                placed.entry(Cidr::host(*address)).or_default().serve(service, &slice.ports);
             }
         }
         self.placed = placed;

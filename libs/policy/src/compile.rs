@@ -157,8 +157,9 @@ fn peer_matches(peer: &PeerTest, class: &Class) -> Truth {
     let found = |selector| class.found_by(selector);
     let selected = peer.selector.as_ref().map_or(Truth::Yes, found);
     let not_selected = peer.not_selector.as_ref().map_or(Truth::Yes, |selector| found(selector).negated());
+    let serves: Truth = peer.service.as_ref().is_none_or(|service| class.services.contains_key(service)).into();
     let node: Truth = peer.nodes.as_ref().is_none_or(|selector| class.nodes.contains(selector)).into();
-    selected.min(not_selected).min(node)
+    selected.min(not_selected).min(node).min(serves)
 }
 
 /// What a rule does with which `x` for this class: first where it certainly matches, then, where it asks for a port name
@@ -199,6 +200,10 @@ fn xs_of(test: &PacketTest, class: &Class, ports_known: Truth) -> XSet {
     }
     if let Some(ports) = &test.ports {
         xs = xs.within(&any(ports, !ports_known.surely()));
+    }
+    if let Some(service) = &test.service {
+        let ports = class.services.get(service).into_iter().flatten();
+        xs = xs.within(&XSet::of(ports.map(|(protocol, port)| details(*protocol, *port, *port))));
     }
     if !test.not_ports.is_empty() {
         xs = xs.without(&any(&test.not_ports, ports_known.surely()));

@@ -118,5 +118,5 @@ fn around(view: &View) -> Surroundings<'_> {
         SetFacts { labels, nets: &set.nets }
     });
     let nodes = view.nodes.iter().map(|node| NodeFacts { labels: &node.labels, addresses: &node.addresses });
-    Surroundings { sets: sets.collect(), nodes: nodes.collect() }
+    Surroundings { sets: sets.collect(), nodes: nodes.collect(), slices: view.slices.iter().collect() }
 }

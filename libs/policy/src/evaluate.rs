@@ -5,9 +5,9 @@
 
 use crate::{Decider, Verdict};
 use model::{
-    Action, Cidr, Direction, EffectiveLabels, EntityMatch, Family, IcmpMatch, Labels, NamedPort, NamespaceName,
-    NetworkSet, Node, Order, Parent, PodId, Policy, PortMatch, Profile, Protocol, Rule, Selector, Tier, TierEnd,
-    TierName, Truth,
+    Action, Cidr, Direction, EffectiveLabels, EndpointSlice, EntityMatch, Family, IcmpMatch, Labels, NamedPort,
+    NamespaceName, NetworkSet, Node, Order, Parent, PodId, Policy, PortMatch, Profile, Protocol, Rule, Selector,
+    ServiceId, Tier, TierEnd, TierName, Truth,
 };
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -39,6 +39,8 @@ pub struct View {
     pub endpoints: Vec<Endpoint>,
     /// Network sets.
     pub network_sets: Vec<NetworkSet>,
+    /// Endpoints of services.
+    pub slices: Vec<EndpointSlice>,
     /// Tiers that objects describe, in any order.
     pub tiers: Vec<Tier>,
     /// Policies, in any order.
@@ -290,6 +292,7 @@ impl View {
             && rule.not_icmp.is_none_or(|icmp| !icmp_matches(icmp, flow));
         let parts = [
             of_packet.into(),
+            rule.service.as_ref().is_none_or(|service| self.serves(service, packet)).into(),
             destination.ports.as_ref().map_or(Truth::Yes, |ports| port_among(ports, packet)),
             port_among(&destination.not_ports, packet).negated(),
             if rule.asks_source_ports() { Truth::Unknown } else { Truth::Yes },
@@ -297,6 +300,18 @@ impl View {
             self.end_matches(destination, flow.destination, packet, Direction::Ingress),
         ];
         Truth::all(parts.into_iter())
+    }
+
+    /// Whoever sends may be any endpoint of the service; what is sent must be for one of its ports too (CAL-36).
+    fn serves(&self, service: &ServiceId, packet: &Packet) -> bool {
+        let Flow { source, destination, protocol, detail } = packet.flow;
+        let mut slices = self.slices.iter().filter(|slice| slice.service.as_ref() == Some(service));
+        match packet.direction {
+            Direction::Ingress => slices.any(|slice| slice.addresses.contains(source)),
+            Direction::Egress => {
+                slices.any(|slice| slice.addresses.contains(destination) && slice.ports.contains(&(*protocol, *detail)))
+            }
+        }
     }
 
     /// The subject's own end is one endpoint for all its addresses: where a rule tells those of one family apart, it is

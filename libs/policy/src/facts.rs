@@ -1,9 +1,10 @@
-//! Facts about addresses: what selectors can find behind them.
-//! In: pods, network sets and nodes, borrowed from where they are kept. Out: whether a selector finds an address.
+//! Facts about addresses: what rules can find behind them.
+//! In: pods, network sets, nodes and endpoints of services, borrowed from where they are kept. Out: whether a selector finds
+//! an address.
 //! Invariant: what is not known stays unknown; who asks says which way that counts.
 //! Never: a copy of anybody's labels.
 
-use model::{Cidr, EffectiveLabels, Labels, NamedPort, Selector, Truth};
+use model::{Cidr, EffectiveLabels, EndpointSlice, Labels, NamedPort, Selector, Truth};
 use std::net::IpAddr;
 
 /// What rules may ask of a pod.
@@ -40,6 +41,8 @@ pub struct Surroundings<'a> {
     pub sets: Vec<SetFacts<'a>>,
     /// Nodes.
     pub nodes: Vec<NodeFacts<'a>>,
+    /// Endpoints of services.
+    pub slices: Vec<&'a EndpointSlice>,
 }
 
 impl Surroundings<'_> {

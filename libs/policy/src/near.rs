@@ -4,7 +4,7 @@
 //! Never: decides a match; a rule that is found is still asked.
 
 use crate::{Class, Profiles, RuleSet, SetRule};
-use model::{Cidr, Selector};
+use model::{Cidr, Selector, ServiceId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -17,9 +17,10 @@ pub(crate) struct Near<'a> {
     rules: Vec<Numbered<'a>>,
     /// Where each tier's rules begin, and after them the profiles'.
     begins: Vec<usize>,
-    /// What asks for networks, by each of them; what asks for a selector else; everything else.
+    /// What asks for networks, by each of them; what asks for a selector else, or for a service; everything else.
     by_net: BTreeMap<Cidr, Vec<usize>>,
     by_selector: BTreeMap<Arc<Selector>, Vec<usize>>,
+    by_service: BTreeMap<Arc<ServiceId>, Vec<usize>>,
     always: Vec<usize>,
 }
 
@@ -33,6 +34,7 @@ impl<'a> Near<'a> {
             begins: Vec::new(),
             by_net: BTreeMap::new(),
             by_selector: BTreeMap::new(),
+            by_service: BTreeMap::new(),
             always: Vec::new(),
         };
         for tier in &set.tiers {
@@ -57,14 +59,15 @@ impl<'a> Near<'a> {
 
     fn place(&mut self, rule: &SetRule) {
         let number = self.rules.len();
-        match (&rule.peer.nets, &rule.peer.selector) {
-            (Some(nets), _) => {
+        match (&rule.peer.nets, &rule.peer.selector, &rule.peer.service) {
+            (Some(nets), ..) => {
                 for net in nets {
                     self.by_net.entry(*net).or_default().push(number);
                 }
             }
-            (None, Some(selector)) => self.by_selector.entry(Arc::clone(selector)).or_default().push(number),
-            (None, None) => self.always.push(number),
+            (None, Some(selector), _) => self.by_selector.entry(Arc::clone(selector)).or_default().push(number),
+            (None, None, Some(service)) => self.by_service.entry(Arc::clone(service)).or_default().push(number),
+            (None, None, None) => self.always.push(number),
         }
     }
 
@@ -72,7 +75,8 @@ impl<'a> Near<'a> {
     pub(crate) fn to(&self, class: &Class) -> BTreeSet<usize> {
         let nets = class.nets.iter().filter_map(|net| self.by_net.get(net));
         let selectors = class.selectors.iter().chain(&class.unsure).filter_map(|found| self.by_selector.get(found));
-        nets.chain(selectors).flatten().chain(&self.always).copied().collect()
+        let services = class.services.keys().filter_map(|service| self.by_service.get(service));
+        nets.chain(selectors).chain(services).flatten().chain(&self.always).copied().collect()
     }
 
     /// Those of them in the tier at this place; one past the last tier: in the profiles.

@@ -4,7 +4,8 @@
 //! Never: names an endpoint or an address.
 
 use model::{
-    Cidr, Direction, Family, IcmpMatch, PolicyId, PortName, PortRange, Protocol, Selector, TierEnd, TierName, Truth,
+    Cidr, Direction, Family, IcmpMatch, PolicyId, PortName, PortRange, Protocol, Selector, ServiceId, TierEnd,
+    TierName, Truth,
 };
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub struct PacketTest {
     pub ports: Option<Vec<SetPort>>,
     /// None of these ports.
     pub not_ports: Vec<SetPort>,
+    /// Egress: only the ports at which the peer serves this service.
+    pub service: Option<Arc<ServiceId>>,
 }
 
 /// The other end, asked of a [`crate::Class`].
@@ -79,6 +82,8 @@ pub struct PeerTest {
     pub nets: Option<Vec<Cidr>>,
     /// None of these networks has it.
     pub not_nets: Vec<Cidr>,
+    /// It is an endpoint of this service.
+    pub service: Option<Arc<ServiceId>>,
 }
 
 /// One rule of a set.
@@ -199,6 +204,11 @@ impl RuleSet {
     /// Selectors of nodes that a class must know.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Selector>> {
         self.ends().filter_map(|end| end.nodes.as_ref())
+    }
+
+    /// Services that a class must know.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceId>> {
+        self.ends().filter_map(|end| end.service.as_ref())
     }
 
     /// Networks that a class must know: those of exceptions included, and all of a family where a rule tells them apart.

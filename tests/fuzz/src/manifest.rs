@@ -131,6 +131,7 @@ fn view(told: &Told) -> View {
             }
             Resource::Node(node) => view.nodes.push(node.clone()),
             Resource::NetworkSet(set) => view.network_sets.push(set.clone()),
+            Resource::EndpointSlice(slice) => view.slices.push(slice.clone()),
             Resource::Tier(tier) => view.tiers.push(tier.clone()),
             Resource::Profile(profile) => view.profiles.push(profile.clone()),
             Resource::Policy(policy) => view.policies.push(policy.clone()),

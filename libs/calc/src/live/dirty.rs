@@ -1,10 +1,12 @@
 //! What was told since Desired was last brought up to date, by what it can concern.
-//! In: the key of an object that changed. Out: the pods, sets, nodes and policies to look at again.
+//! In: the key of an object that changed. Out: the pods, sets, nodes, slices and policies to look at again.
 //! Invariant: a change marks everything that reads the object, and no more than its neighbourhood.
 //! Never: keeps what the object was.
 
 use crate::World;
-use model::{Attachment, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, Profile, ResourceKey};
+use model::{
+    Attachment, EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, Profile, ResourceKey,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -15,6 +17,7 @@ pub(super) struct Dirty {
     pub(super) pods: BTreeSet<PodId>,
     pub(super) sets: BTreeSet<NetworkSetId>,
     pub(super) nodes: BTreeSet<NodeName>,
+    pub(super) slices: BTreeSet<EndpointSliceId>,
     pub(super) policies: BTreeSet<PolicyId>,
     /// Tiers or profiles: every local endpoint's rule sets.
     pub(super) every_rule_set: bool,
@@ -57,6 +60,9 @@ impl Dirty {
             }
             ResourceKey::NetworkSet(id) => {
                 self.sets.insert(id.clone());
+            }
+            ResourceKey::EndpointSlice(id) => {
+                self.slices.insert(id.clone());
             }
             ResourceKey::Tier(_) | ResourceKey::Profile(_) => self.every_rule_set = true,
             ResourceKey::HostEndpoint(name) => {

@@ -5,7 +5,7 @@
 
 use super::{counted::Counted, lent::Lent, numbers::Numbers};
 use crate::{World, host::Layers, index::LabelIndex, resolve::subject, workload::Workload};
-use model::{Cidr, Direction, HostEndpoint, PodId, Policy, PolicyId, PortName, Selector, Stage};
+use model::{Cidr, Direction, HostEndpoint, PodId, Policy, PolicyId, PortName, Selector, ServiceId, Stage};
 use policy::{HostSubject, RuleSet, Rulebook, Selectors, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +18,7 @@ use std::{
 pub(super) struct Questions {
     pub(super) selectors: BTreeSet<Arc<Selector>>,
     pub(super) nodes: BTreeSet<Arc<Selector>>,
+    pub(super) services: BTreeSet<Arc<ServiceId>>,
     pub(super) nets: BTreeSet<Cidr>,
     pub(super) names: BTreeSet<PortName>,
 }
@@ -38,6 +39,7 @@ pub(super) struct Judges {
     interned: Selectors,
     selectors: Counted<Arc<Selector>>,
     nodes: Counted<Arc<Selector>>,
+    services: Counted<Arc<ServiceId>>,
     nets: Counted<Cidr>,
     names: Counted<PortName>,
 }
@@ -185,6 +187,7 @@ impl Judges {
     fn begin(&mut self, set: &RuleSet, fresh: &mut Questions) {
         fresh.selectors.extend(set.selectors().filter(|each| self.selectors.add(Arc::clone(each))).cloned());
         fresh.nodes.extend(set.nodes().filter(|each| self.nodes.add(Arc::clone(each))).cloned());
+        fresh.services.extend(set.services().filter(|each| self.services.add(Arc::clone(each))).cloned());
         fresh.nets.extend(set.nets().filter(|each| self.nets.add(*each)));
         fresh.names.extend(set.peer_port_names().filter(|each| self.names.add((*each).clone())).cloned());
     }
@@ -192,6 +195,7 @@ impl Judges {
     fn end(&mut self, set: &RuleSet, over: &mut Questions) {
         over.selectors.extend(set.selectors().filter(|each| self.selectors.remove(each)).cloned());
         over.nodes.extend(set.nodes().filter(|each| self.nodes.remove(each)).cloned());
+        over.services.extend(set.services().filter(|each| self.services.remove(each)).cloned());
         over.nets.extend(set.nets().filter(|each| self.nets.remove(each)));
         over.names.extend(set.peer_port_names().filter(|each| self.names.remove(each)).cloned());
     }

@@ -3,6 +3,7 @@
 //! Invariant: equal to [`crate::desired`] of the same World, whatever the history; tests hold the two together.
 //! Never: does I/O; says what is desired before every watched kind has delivered its first full list.
 
+mod backends;
 mod claims;
 mod counted;
 mod dirty;
@@ -14,6 +15,7 @@ mod peers;
 mod refresh;
 
 use crate::{Desired, World};
+use backends::Backends;
 use claims::Claims;
 use dirty::Dirty;
 use hosts::Hosts;
@@ -34,9 +36,10 @@ pub struct Live {
     dirty: Dirty,
     claims: Claims,
     peers: Peers,
+    backends: Backends,
     judges: Judges,
     hosts: Hosts,
-    /// Networks that rules name, and what network sets and nodes say of networks.
+    /// Networks that rules name, and what network sets, nodes and services say of networks.
     active: Active,
     /// Pods by the names of their ports.
     named: BTreeMap<PortName, BTreeSet<PodId>>,
@@ -58,6 +61,7 @@ impl Live {
             dirty: Dirty::default(),
             claims: Claims::default(),
             peers: Peers::default(),
+            backends: Backends::default(),
             judges: Judges::default(),
             hosts: Hosts::default(),
             active: Active::default(),

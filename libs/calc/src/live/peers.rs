@@ -129,7 +129,7 @@ impl Peers {
         class
     }
 
-    /// The network sets and nodes that lie on any of these addresses.
+    /// The network sets and nodes that lie on any of these addresses: what an endpoint's own end of a rule is asked of.
     pub(super) fn around<'a>(&self, world: &'a World, addresses: &[IpAddr]) -> Surroundings<'a> {
         let over: BTreeSet<Cidr> = addresses.iter().flat_map(|address| Cidr::host(*address).supernets()).collect();
         let sets: BTreeSet<_> = over.iter().filter_map(|net| self.sets_on.get(net)).flatten().collect();
@@ -141,6 +141,7 @@ impl Peers {
                 .map(|set| set_facts(world, set))
                 .collect(),
             nodes: nodes.into_iter().filter_map(|name| world.nodes.get(name)).map(node_facts).collect(),
+            slices: Vec::new(),
         }
     }
 
@@ -168,28 +169,28 @@ impl Peers {
     }
 }
 
-/// Puts somebody on his networks, and off those that he had. Gives both.
-fn place<K: Ord + Clone>(
-    by_name: &mut BTreeMap<K, Vec<Cidr>>,
-    by_net: &mut BTreeMap<Cidr, BTreeSet<K>>,
+/// Puts somebody where he belongs, on networks most often, and takes him away from where he was. Gives both.
+pub(super) fn place<K: Ord + Clone, P: Ord + Clone>(
+    by_name: &mut BTreeMap<K, Vec<P>>,
+    by_place: &mut BTreeMap<P, BTreeSet<K>>,
     name: &K,
-    nets: Vec<Cidr>,
-) -> BTreeSet<Cidr> {
+    places: Vec<P>,
+) -> BTreeSet<P> {
     let before = by_name.remove(name).unwrap_or_default();
-    for net in &before {
-        if let Some(there) = by_net.get_mut(net) {
+    for place in &before {
+        if let Some(there) = by_place.get_mut(place) {
             there.remove(name);
             if there.is_empty() {
-                by_net.remove(net);
+                by_place.remove(place);
             }
         }
     }
-    for net in &nets {
-        by_net.entry(*net).or_default().insert(name.clone());
+    for place in &places {
+        by_place.entry(place.clone()).or_default().insert(name.clone());
     }
-    let concerned = before.into_iter().chain(nets.iter().copied()).collect();
-    if !nets.is_empty() {
-        by_name.insert(name.clone(), nets);
+    let concerned = before.into_iter().chain(places.iter().cloned()).collect();
+    if !places.is_empty() {
+        by_name.insert(name.clone(), places);
     }
     concerned
 }

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, mem, net::IpAddr};
 struct Todo {
     /// Local pods whose rule sets or addresses may be others.
     subjects: BTreeSet<PodId>,
-    /// Networks of which sets and nodes may say something else.
+    /// Networks of which sets, nodes and services may say something else.
     placed: BTreeSet<Cidr>,
     /// Networks whose own class may be another, and with it that of all they contain.
     nets: BTreeSet<Cidr>,
@@ -36,6 +36,9 @@ impl Live {
         for name in &dirty.nodes {
             let nets = self.peers.put_node(&self.world, name);
             self.around_changed(nets, &mut todo);
+        }
+        for id in &dirty.slices {
+            todo.placed.extend(self.backends.put(&self.world, id));
         }
         for address in dirty.addresses {
             self.address_changed(address, &mut todo);
@@ -164,7 +167,7 @@ impl Live {
 
     /// Rules begin to ask something of peers, or cease to.
     fn asked(&mut self, questions: Questions, begins: bool, todo: &mut Todo) {
-        let Questions { selectors, nodes, nets, names } = questions;
+        let Questions { selectors, nodes, services, nets, names } = questions;
         for selector in &selectors {
             let Concerned { pods, nets } =
                 if begins { self.peers.ask(&self.world, selector) } else { self.peers.ask_no_more(selector) };
@@ -173,6 +176,9 @@ impl Live {
         }
         for selector in &nodes {
             todo.placed.extend(self.peers.ask_nodes(&self.world, selector, begins));
+        }
+        for service in &services {
+            todo.placed.extend(self.backends.ask(service, begins));
         }
         for net in &nets {
             if begins {
@@ -189,7 +195,8 @@ impl Live {
 
     fn placed(&mut self, todo: &mut Todo) {
         for net in mem::take(&mut todo.placed) {
-            let class = self.peers.on(&self.world, &net);
+            let mut class = self.peers.on(&self.world, &net);
+            self.backends.note(&self.world, &net, &mut class);
             let before = if class == Class::default() {
                 self.active.placed.remove(&net)
             } else {

@@ -35,6 +35,7 @@ fn resources(case: &Case) -> Vec<Resource> {
     });
     let others = view.nodes.iter().cloned().map(Resource::Node);
     let others = others.chain(view.network_sets.iter().cloned().map(Resource::NetworkSet));
+    let others = others.chain(view.slices.iter().cloned().map(Resource::EndpointSlice));
     let others = others.chain(view.tiers.iter().cloned().map(Resource::Tier));
     let others = others.chain(view.profiles.iter().cloned().map(Resource::Profile));
     let policies = view.policies.iter().cloned().map(Resource::Policy);

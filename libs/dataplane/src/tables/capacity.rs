@@ -174,11 +174,13 @@ impl Step<'_> {
             let selectors: BTreeSet<_> = peers.iter().flat_map(|peer| selectors_of(peer)).collect();
             let nets: BTreeSet<_> =
                 peers.iter().flat_map(|peer| peer.nets.iter().flatten().chain(&peer.not_nets)).collect();
+            let services: BTreeSet<_> = peers.iter().filter_map(|peer| peer.service.as_ref()).collect();
             let names = |id: &&u32| {
                 classes.get(id).is_some_and(|class| {
                     let found = class.selectors.iter().chain(&class.unsure).chain(&class.nodes);
                     found.into_iter().any(|own| selectors.contains(own))
                         || class.nets.iter().any(|own| nets.contains(own))
+                        || class.services.keys().any(|own| services.contains(own))
                 })
             };
             asked.entry(&policy.id).or_default().extend(fresh.keys().filter(names));

@@ -116,6 +116,10 @@ impl Meta {
         self.labels.clone().unwrap_or_default()
     }
 
+    pub(super) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
     /// Of two with one key the added one counts.
     pub(super) fn add_labels(&mut self, labels: Labels) {
         self.labels.get_or_insert_default().extend(labels);

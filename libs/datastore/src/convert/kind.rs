@@ -5,7 +5,9 @@
 
 use super::{calico::Group, field::Meta};
 use crate::workload;
-use model::{NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, PolicyKind, ResourceKey, TierName};
+use model::{
+    EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, PolicyKind, ResourceKey, TierName,
+};
 use serde_json::Value;
 
 /// The kinds read here.
@@ -21,6 +23,7 @@ pub(super) enum Kind {
     NetworkSet {
         global: bool,
     },
+    EndpointSlice,
     Profile,
     IpPool,
     WorkloadAddress,
@@ -36,6 +39,7 @@ impl Kind {
             ("v1", "Namespace") => Some(Self::Namespace),
             ("v1", "Node") => Some(Self::Node),
             ("v1", "ServiceAccount") => Some(Self::ServiceAccount),
+            ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
             ("networking.k8s.io/v1", "NetworkPolicy") => {
                 Some(Self::Policy(PolicyKind::KubernetesNetworkPolicy, Group::Api))
             }
@@ -78,6 +82,7 @@ impl Kind {
             Self::Policy(kind, _) => ResourceKey::Policy(policy_id(kind, meta)),
             Self::Tier => ResourceKey::Tier(TierName(name)),
             Self::NetworkSet { global } => ResourceKey::NetworkSet(set_id(global, meta)),
+            Self::EndpointSlice => ResourceKey::EndpointSlice(slice_id(meta)),
             Self::Profile => ResourceKey::Profile(name),
             Self::IpPool => ResourceKey::IpPool(name),
             Self::WorkloadAddress => {
@@ -101,6 +106,10 @@ pub(super) fn policy_id(kind: PolicyKind, meta: &Meta) -> PolicyId {
         }
     };
     PolicyId { name: meta.name.clone(), namespace, kind }
+}
+
+pub(super) fn slice_id(meta: &Meta) -> EndpointSliceId {
+    EndpointSliceId { namespace: meta.namespace(), name: meta.name.clone() }
 }
 
 pub(super) fn set_id(global: bool, meta: &Meta) -> NetworkSetId {

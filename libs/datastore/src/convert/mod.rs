@@ -5,6 +5,7 @@
 
 mod calico;
 mod cluster;
+mod endpointslice;
 mod field;
 mod ippool;
 mod kind;
@@ -115,6 +116,7 @@ fn resource(
             let id = kind::set_id(global, meta);
             Resource::NetworkSet(calico::networkset::convert(id, meta, value, unreadable)?)
         }
+        Kind::EndpointSlice => Resource::EndpointSlice(endpointslice::convert(kind::slice_id(meta), meta, value)?),
         Kind::Profile => Resource::Profile(calico::profile::convert(meta, value, unreadable)?),
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
         Kind::WorkloadAddress => {

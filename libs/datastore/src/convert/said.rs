@@ -22,6 +22,7 @@ pub(super) fn rule(rule: &Rule) -> String {
     words.extend(rule.not_icmp.as_ref().map(|not| format!("!{}", icmp(not))));
     words.extend(entity("from", &rule.source));
     words.extend(entity("to", &rule.destination));
+    words.extend(rule.service.as_ref().map(|service| format!("service {service}")));
     words.join(" ")
 }
 

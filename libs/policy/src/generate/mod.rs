@@ -11,8 +11,8 @@ pub use dice::Dice;
 
 use crate::{Endpoint, Flow, View};
 use model::{
-    Cidr, Labels, NamedPort, NamespaceName, NetworkSet, NetworkSetId, Node, Order, PodId, Profile, Protocol, Tier,
-    TierEnd, TierName,
+    Cidr, EndpointSlice, EndpointSliceId, Labels, NamedPort, NamespaceName, NetworkSet, NetworkSetId, Node, Order,
+    PodId, Profile, Protocol, Tier, TierEnd, TierName,
 };
 use std::{
     collections::BTreeMap,
@@ -58,6 +58,7 @@ impl Case {
             nodes: dice.nodes(),
             endpoints,
             network_sets: (0..dice.below(4)).map(|number| dice.network_set(number)).collect(),
+            slices: (0..dice.below(5)).map(|number| dice.slice(number)).collect(),
             tiers: dice.tiers(),
             policies,
             profiles: dice.profiles(),
@@ -153,6 +154,25 @@ impl Dice {
         let namespace = if self.once_in(2) { None } else { Some(self.pick(&NAMESPACES).into()) };
         let id = NetworkSetId { namespace, name: format!("set-{number}") };
         NetworkSet { id, labels: self.labels(), nets: self.several(3, Self::net) }
+    }
+
+    /// Of pods, and now and then of somebody outside; several may be of one service and share addresses.
+    fn slice(&mut self, number: usize) -> EndpointSlice {
+        let id = EndpointSliceId { namespace: self.pick(&NAMESPACES).into(), name: format!("slice-{number}") };
+        let service = if self.once_in(8) { None } else { Some(self.service()) };
+        let v4 = !self.once_in(3);
+        let mut addresses = self.several(3, |dice| match dice.below(4) {
+            0 => dice.pick(&strangers(v4)),
+            _ if v4 => pod_v4(dice.below(6) as u8),
+            _ => pod_v6(dice.below(6) as u8),
+        });
+        addresses.sort();
+        addresses.dedup();
+        let mut ports: Vec<_> =
+            (0..self.below(3)).map(|_| (self.pick(&Protocol::WITH_PORTS[..3]), self.pick(&PORTS[1..]))).collect();
+        ports.sort();
+        ports.dedup();
+        EndpointSlice { id, service, addresses, ports }
     }
 
     fn tiers(&mut self) -> Vec<Tier> {

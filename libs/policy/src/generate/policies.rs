@@ -6,7 +6,7 @@
 use super::{Dice, ESP, IGMP, LABEL_VALUES, NAMESPACES, PORT_NAMES, PORTS, TIERS, pod_v4, pod_v6, strangers};
 use model::{
     Action, Cidr, EntityMatch, Family, IcmpMatch, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind,
-    PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, Stage, TierName,
+    PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, ServiceId, Stage, TierName,
 };
 use std::collections::BTreeMap;
 
@@ -131,8 +131,14 @@ impl Dice {
             not_icmp: self.maybe(8, Self::icmp),
             source: self.entity(true),
             destination: self.entity(false),
+            service: self.maybe(10, Self::service),
             unreadable: self.unreadable(),
         }
+    }
+
+    /// The last one is nobody's.
+    pub(super) fn service(&mut self) -> ServiceId {
+        ServiceId { namespace: self.pick(&NAMESPACES).into(), name: self.pick(&["shop", "shop", "nothing"]).to_owned() }
     }
 
     fn unreadable(&mut self) -> Option<String> {

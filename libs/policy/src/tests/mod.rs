@@ -12,6 +12,7 @@ mod ingress;
 mod packets;
 mod ports;
 mod row;
+mod services;
 mod staged;
 mod tiers;
 mod unknown;

@@ -2,7 +2,7 @@
 //! In: a `source` or `destination`. Out: [`EntityMatch`].
 //! Invariant: selectors are joined as Calico joins them (libcalico-go/lib/backend/syncersv1/updateprocessors/rules.go):
 //! any of them, the negated one too, keeps a namespaced policy's rule within its namespace (CAL-32).
-//! Never: reads on past a field it does not know, or a service: both would widen an allow.
+//! Never: reads on past a field it does not know: that would widen an allow.
 
 use super::{
     super::{
@@ -27,7 +27,9 @@ struct Entity {
     ports: Option<Vec<Value>>,
     not_ports: Option<Vec<Value>>,
     service_accounts: Option<ServiceAccounts>,
-    services: Option<Value>,
+    /// Read beside the rule's direction.
+    #[serde(rename = "services")]
+    _services: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -45,10 +47,6 @@ pub(super) fn convert(
 ) -> Result<EntityMatch, InvalidField> {
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(EntityMatch::default()) };
     let entity: Entity = read_at(path, value)?;
-    if entity.services.is_some() {
-        let reason = "services are not followed yet; name the endpoints by selector and ports instead";
-        return Err(InvalidField::new(&format!("{path}.services"), reason));
-    }
     let field = |name: &str| format!("{path}.{name}");
     let nets = each(&field("nets"), entity.nets.as_deref(), |path, text| net(path, text))?;
     let ports = each(&field("ports"), entity.ports.as_deref(), port::calico)?;

@@ -13,6 +13,7 @@ pub(super) mod networkset;
 pub(super) mod policy;
 pub(super) mod profile;
 mod rule;
+mod service;
 pub(super) mod tier;
 
 /// An API group of Calico's.

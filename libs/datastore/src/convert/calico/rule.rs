@@ -5,7 +5,7 @@
 
 use super::{
     super::field::{InvalidField, read_at},
-    entity,
+    entity, service,
 };
 use model::{Action, Direction, Family, IcmpMatch, NamespaceName, PortMatch, Protocol, Rule};
 use serde::Deserialize;
@@ -49,7 +49,8 @@ pub(super) fn rules(
         let place = u16::try_from(index).unwrap_or(u16::MAX);
         let path = format!("spec.{direction}[{index}]");
         let action = action(&format!("{path}.action"), value);
-        let read = action.clone().and_then(|action| rule(&path, value, Rule::new(place, action), namespace));
+        let read =
+            action.clone().and_then(|action| rule((&path, direction), value, Rule::new(place, action), namespace));
         rules.push(read.unwrap_or_else(|error| {
             let said = error.to_string();
             // What may have been meant as a deny refuses.
@@ -75,7 +76,12 @@ fn action(path: &str, value: &Value) -> Result<Action, InvalidField> {
     }
 }
 
-fn rule(path: &str, value: &Value, bare: Rule, namespace: Option<&NamespaceName>) -> Result<Rule, InvalidField> {
+fn rule(
+    (path, direction): (&str, Direction),
+    value: &Value,
+    bare: Rule,
+    namespace: Option<&NamespaceName>,
+) -> Result<Rule, InvalidField> {
     let written: Written = read_at(path, value)?;
     let field = |name: &str| format!("{path}.{name}");
     if written.http.is_some() {
@@ -90,6 +96,7 @@ fn rule(path: &str, value: &Value, bare: Rule, namespace: Option<&NamespaceName>
         not_icmp: icmp(&field("notICMP"), written.not_icmp.as_ref())?,
         source: entity::convert(&field("source"), written.source.as_ref(), namespace)?,
         destination: entity::convert(&field("destination"), written.destination.as_ref(), namespace)?,
+        service: service::convert(path, direction, value, namespace)?,
         ..bare
     };
     ports_have_a_protocol(path, &rule)?;

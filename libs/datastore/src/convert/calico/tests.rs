@@ -296,16 +296,49 @@ fn cal_35_service_accounts_are_names_and_labels_joined_by_and() {
 }
 
 #[test]
-fn a_rule_with_services_lets_nothing_in_and_says_so() {
-    let rules =
-        "{action: Allow, source: {services: {name: a, namespace: b}}}, {action: Deny, source: {services: {name: a}}}";
-    assert_eq!(ingress(rules), ["0: Allow unreadable", "1: Deny unreadable"]);
-    let said = complaint("{action: Allow, source: {services: {name: a, namespace: b}}}");
+fn cal_36_a_service_stands_at_the_other_end_with_its_namespace_or_the_policys() {
+    assert_eq!(part("source: {services: {name: a, namespace: b}}"), "service b/a");
     assert_eq!(
-        said,
-        "spec.ingress[0].source.services: services are not followed yet; name the endpoints by selector and ports instead; \
-         the rule matches nothing"
+        part("protocol: TCP, source: {services: {name: a, namespace: b}, ports: [1]}, destination: {ports: [80]}"),
+        "TCP from port 1 to port 80 service b/a"
     );
+    assert_eq!(source_in_namespace("{services: {name: a}}"), "service shop/a");
+    assert_eq!(source_in_namespace("{services: {name: a, namespace: b}, selector: '', nets: []}"), "service b/a");
+    let (policy, unreadable) = policy(&namespaced("egress: [{action: Deny, destination: {services: {name: a}}}]"));
+    assert_eq!((said::rules(&policy.egress), unreadable.len()), (vec!["0: Deny service shop/a".to_owned()], 0));
+}
+
+#[test]
+fn cal_36_a_service_that_calico_would_refuse_makes_its_rule_unreadable() {
+    for (source, field) in [
+        ("services: {name: a}", "source.services.namespace: is required"),
+        ("services: {namespace: b}", "source.services.name"),
+        ("services: {name: A, namespace: b}", "source.services.name"),
+        ("services: {name: a, namespace: b.c}", "source.services.namespace"),
+        ("services: {name: a, namespace: b, port: 1}", "source.services.port"),
+        ("services: [a]", "source.services"),
+        ("services: {name: a, namespace: b}, selector: all()", "source.selector"),
+        ("services: {name: a, namespace: b}, notSelector: has(a)", "source.notSelector"),
+        ("services: {name: a, namespace: b}, namespaceSelector: all()", "source.namespaceSelector"),
+        ("services: {name: a, namespace: b}, nets: [10.0.0.0/8]", "source.nets"),
+        ("services: {name: a, namespace: b}, notNets: [10.0.0.0/8]", "source.notNets"),
+        ("services: {name: a, namespace: b}, serviceAccounts: {}", "source.serviceAccounts"),
+    ] {
+        let said = complaint(&format!("{{action: Allow, source: {{{source}}}}}"));
+        assert!(said.starts_with(&format!("spec.ingress[0].{field}")), "{source}: {said}");
+        assert!(said.ends_with("the rule matches nothing"), "{said}");
+    }
+    let said = complaint("{action: Deny, destination: {services: {name: a, namespace: b}}}");
+    assert!(said.starts_with("spec.ingress[0].destination.services: ") && said.contains("source"), "{said}");
+    assert!(said.ends_with("the rule refuses everything"), "{said}");
+    for egress in [
+        "source: {services: {name: a}}",
+        "protocol: TCP, destination: {services: {name: a}, ports: [80]}",
+        "protocol: TCP, destination: {services: {name: a}, notPorts: [80]}",
+    ] {
+        let (policy, unreadable) = policy(&namespaced(&format!("egress: [{{action: Allow, {egress}}}]")));
+        assert_eq!((said::rules(&policy.egress), unreadable.len()), (vec!["0: Allow unreadable".to_owned()], 1));
+    }
 }
 
 #[test]

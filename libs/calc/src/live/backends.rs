@@ -1,0 +1,56 @@
+//! Backends: who stands behind the services that rules ask for.
+//! In: slices as they change; services as rules begin and cease to ask for them. Out: what it says of an address.
+//! Invariant: equal to asking every active service about every address; a change costs what its slices hold.
+//! Never: holds ports; they are lent by the World.
+
+use super::peers::place;
+use crate::World;
+use model::{Cidr, EndpointSliceId, ServiceId};
+use policy::Class;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Backends {
+    asked: BTreeSet<Arc<ServiceId>>,
+    addresses: BTreeMap<EndpointSliceId, Vec<Cidr>>,
+    services: BTreeMap<EndpointSliceId, Vec<ServiceId>>,
+    /// The slices that an address is in, and those that a service has.
+    slices_on: BTreeMap<Cidr, BTreeSet<EndpointSliceId>>,
+    slices_of: BTreeMap<ServiceId, BTreeSet<EndpointSliceId>>,
+}
+
+impl Backends {
+    /// Takes in a slice, or that there is none of this name. Gives the addresses it concerns.
+    pub(super) fn put(&mut self, world: &World, id: &EndpointSliceId) -> BTreeSet<Cidr> {
+        let slice = world.slices.get(id);
+        let services = slice.and_then(|slice| slice.service.clone()).into_iter().collect();
+        place(&mut self.services, &mut self.slices_of, id, services);
+        let addresses = slice.map(|slice| &*slice.addresses).unwrap_or_default();
+        let addresses = addresses.iter().copied().map(Cidr::host).collect();
+        place(&mut self.addresses, &mut self.slices_on, id, addresses)
+    }
+
+    /// A rule asks for this service for the first time, or no rule does any more. Gives the addresses it concerns.
+    pub(super) fn ask(&mut self, service: &Arc<ServiceId>, asks: bool) -> BTreeSet<Cidr> {
+        if asks {
+            self.asked.insert(Arc::clone(service));
+        } else {
+            self.asked.remove(service);
+        }
+        let slices = self.slices_of.get(&**service).into_iter().flatten();
+        slices.filter_map(|slice| self.addresses.get(slice)).flatten().copied().collect()
+    }
+
+    /// Adds what is to be said of an address.
+    pub(super) fn note(&self, world: &World, address: &Cidr, class: &mut Class) {
+        let slices = self.slices_on.get(address).into_iter().flatten();
+        for slice in slices.filter_map(|id| world.slices.get(id)) {
+            if let Some(service) = slice.service.as_ref().and_then(|service| self.asked.get(service)) {
+                class.serve(service, &slice.ports);
+            }
+        }
+    }
+}
