@@ -25,6 +25,8 @@ pub(super) enum Kind {
     },
     EndpointSlice,
     Profile,
+    HostEndpoint,
+    FelixConfiguration,
     IpPool,
     WorkloadAddress,
 }
@@ -63,6 +65,8 @@ impl Kind {
             "NetworkSet" => Some(Self::NetworkSet { global: false }),
             "GlobalNetworkSet" => Some(Self::NetworkSet { global: true }),
             "Profile" => Some(Self::Profile),
+            "HostEndpoint" => Some(Self::HostEndpoint),
+            "FelixConfiguration" => Some(Self::FelixConfiguration),
             _ => None,
         }
     }
@@ -84,6 +88,8 @@ impl Kind {
             Self::NetworkSet { global } => ResourceKey::NetworkSet(set_id(global, meta)),
             Self::EndpointSlice => ResourceKey::EndpointSlice(slice_id(meta)),
             Self::Profile => ResourceKey::Profile(name),
+            Self::HostEndpoint => ResourceKey::HostEndpoint(name),
+            Self::FelixConfiguration => ResourceKey::FelixConfiguration(name),
             Self::IpPool => ResourceKey::IpPool(name),
             Self::WorkloadAddress => {
                 let part = |field| value.pointer(field).and_then(Value::as_str).unwrap_or_default();

@@ -43,7 +43,6 @@ pub(crate) enum Converted {
 }
 
 const NOT_SUPPORTED: &str = "this kind of policy is not supported yet";
-const FOR_HOSTS: &str = "host endpoints are not supported yet, and doNotTrack and preDNAT policies are for them alone";
 
 /// Reads one object.
 pub(crate) fn convert(value: &Value) -> Converted {
@@ -64,8 +63,7 @@ pub(crate) fn convert(value: &Value) -> Converted {
     let mut unreadable = Vec::new();
     match resource(kind, &meta, value, &mut unreadable) {
         Ok(Some(resource)) => Converted::Known { resource, unreadable },
-        Ok(None) if staged::is_ignored(value) => Converted::Foreign { kind: written.to_owned() },
-        Ok(None) => Converted::NotEnforced { object: kind.key(&meta, value).to_string(), reason: FOR_HOSTS },
+        Ok(None) => Converted::Foreign { kind: written.to_owned() },
         Err(error) => Converted::Refused { key: kind.key(&meta, value), error },
     }
 }
@@ -75,18 +73,15 @@ fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
 }
 
 fn foreign(value: &Value, api_version: &str, kind: &str) -> Converted {
-    let is_policy = kind.ends_with("NetworkPolicy");
-    let is_host = kind == "HostEndpoint" && Group::of(api_version).is_some();
-    if is_policy || is_host {
+    if kind.ends_with("NetworkPolicy") {
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
         let object = format!("{kind} {name} ({api_version})");
-        let reason = if is_policy { NOT_SUPPORTED } else { "host endpoints are not supported yet" };
-        return Converted::NotEnforced { object, reason };
+        return Converted::NotEnforced { object, reason: NOT_SUPPORTED };
     }
     Converted::Foreign { kind: format!("{kind} ({api_version})") }
 }
 
-/// `None`: it can be read, and nothing here is to enforce it.
+/// `None`: its writer has set it aside.
 fn resource(
     kind: Kind,
     meta: &Meta,
@@ -109,7 +104,7 @@ fn resource(
         }
         Kind::Policy(policy, group) => {
             let id = kind::policy_id(policy, meta);
-            return Ok(calico::policy::convert(id, group, value, unreadable)?.map(Resource::Policy));
+            Resource::Policy(calico::policy::convert(id, group, value, unreadable)?)
         }
         Kind::Tier => Resource::Tier(calico::tier::convert(meta, value)?),
         Kind::NetworkSet { global } => {
@@ -118,6 +113,10 @@ fn resource(
         }
         Kind::EndpointSlice => Resource::EndpointSlice(endpointslice::convert(kind::slice_id(meta), meta, value)?),
         Kind::Profile => Resource::Profile(calico::profile::convert(meta, value, unreadable)?),
+        Kind::HostEndpoint => Resource::HostEndpoint(calico::hostendpoint::convert(meta, value, unreadable)?),
+        Kind::FelixConfiguration => {
+            Resource::FelixConfiguration(calico::felixconfiguration::convert(meta, value, unreadable)?)
+        }
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
         Kind::WorkloadAddress => {
             let address: WorkloadAddress = read("spec", value)?;

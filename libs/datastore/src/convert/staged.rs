@@ -34,15 +34,10 @@ pub(super) fn convert(
     };
     let id = policy_id(kind, meta);
     let policy = match stage {
-        Stage::Delete => Some(removal(id.clone(), &fields)?),
+        Stage::Delete => removal(id.clone(), &fields)?,
         Stage::Set => would_be(group, meta, &id, with_spec(object, fields), unreadable)?,
     };
-    Ok(policy.map(|policy| Policy { id, stage: Some(stage), ..policy }))
-}
-
-/// Whether its writer has set it aside.
-pub(super) fn is_ignored(object: &Value) -> bool {
-    object.pointer("/spec/stagedAction").and_then(Value::as_str) == Some("Ignore")
+    Ok(Some(Policy { id, stage: Some(stage), ..policy }))
 }
 
 /// `Learn` is of a tool that still writes the policy: what it has written so far is tried.
@@ -61,16 +56,15 @@ fn with_spec(object: &Value, fields: Map<String, Value>) -> Value {
     object
 }
 
-/// `None`: it would be one for host endpoints alone.
 fn would_be(
     group: Group,
     meta: &Meta,
     id: &PolicyId,
     object: Value,
     unreadable: &mut Vec<InvalidField>,
-) -> Result<Option<Policy>, InvalidField> {
+) -> Result<Policy, InvalidField> {
     match id.kind.enforced() {
-        PolicyKind::KubernetesNetworkPolicy => networkpolicy::convert(meta, &object, unreadable).map(Some),
+        PolicyKind::KubernetesNetworkPolicy => networkpolicy::convert(meta, &object, unreadable),
         _ => calico::policy::convert(id.enforced(), group, &object, unreadable),
     }
 }

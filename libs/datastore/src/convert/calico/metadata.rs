@@ -4,7 +4,10 @@
 //! Never: a name that could not be an object's.
 
 use super::super::field::{InvalidField, Meta, is_object_name};
-use model::{Labels, TierName};
+use model::{
+    Labels, TierName,
+    label::{ACCOUNT_PREFIX, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,6 +18,18 @@ const PATH: &str = "metadata.annotations[projectcalico.org/metadata]";
 struct Kept {
     name: Option<String>,
     labels: Option<Labels>,
+}
+
+/// Says of labels that Calico gives by itself that they are not seen where somebody else has written them.
+pub(super) fn complain_of_reserved(labels: &Labels, unreadable: &mut Vec<InvalidField>) {
+    let reserved = |key: &&String| {
+        [NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT].contains(&key.as_str())
+            || [NAMESPACE_PREFIX, ACCOUNT_PREFIX].iter().any(|prefix| key.starts_with(prefix))
+    };
+    for key in labels.keys().filter(reserved) {
+        let reason = "is a label that Calico gives by itself; choose another";
+        unreadable.push(InvalidField::new(&format!("metadata.labels[{key}]"), reason));
+    }
 }
 
 /// Puts them back. Policies alone may be stored under another name: older versions put their tier in front (CAL-15).

@@ -7,6 +7,8 @@
 
 mod entity;
 mod expression;
+pub(super) mod felixconfiguration;
+pub(super) mod hostendpoint;
 mod limit;
 pub(super) mod metadata;
 pub(super) mod networkset;

@@ -6,11 +6,9 @@
 use super::{
     super::field::{InvalidField, Meta, read},
     entity::net,
+    metadata::complain_of_reserved,
 };
-use model::{
-    NetworkSet, NetworkSetId,
-    label::{ACCOUNT_PREFIX, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT},
-};
+use model::{NetworkSet, NetworkSetId};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -33,13 +31,6 @@ pub(in super::super) fn convert(
         nets.insert(net(&format!("spec.nets[{index}]"), text)?);
     }
     let labels = meta.labels();
-    let reserved = |key: &&String| {
-        [NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT].contains(&key.as_str())
-            || [NAMESPACE_PREFIX, ACCOUNT_PREFIX].iter().any(|prefix| key.starts_with(prefix))
-    };
-    for key in labels.keys().filter(reserved) {
-        let reason = "is a label that Calico gives by itself; give the set another";
-        unreadable.push(InvalidField::new(&format!("metadata.labels[{key}]"), reason));
-    }
+    complain_of_reserved(&labels, unreadable);
     Ok(NetworkSet { id, labels, nets: nets.into_iter().collect() })
 }

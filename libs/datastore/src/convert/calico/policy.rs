@@ -1,5 +1,5 @@
 //! NetworkPolicy and GlobalNetworkPolicy of Calico.
-//! In: their spec (api/pkg/apis/projectcalico/v3). Out: [`Policy`], or that it is one for host endpoints only.
+//! In: their spec (api/pkg/apis/projectcalico/v3). Out: [`Policy`], with the layer that it is for.
 //! Invariant: the subject is Calico's own selector (libcalico-go/lib/backend/syncersv1/updateprocessors).
 //! Never: enforces on workloads what is meant for host endpoints.
 
@@ -35,13 +35,12 @@ struct Spec {
     _performance_hints: Option<Value>,
 }
 
-/// `None`: it can be read, and is for host endpoints alone: before connection tracking, or before NAT.
 pub(in super::super) fn convert(
     id: PolicyId,
     group: Group,
     object: &Value,
     unreadable: &mut Vec<InvalidField>,
-) -> Result<Option<Policy>, InvalidField> {
+) -> Result<Policy, InvalidField> {
     limit::check(spec(object)?)?;
     let spec: Spec = read("spec", object)?;
     let namespace = (id.kind == PolicyKind::NetworkPolicy).then(|| id.namespace.clone());
@@ -57,7 +56,7 @@ pub(in super::super) fn convert(
     };
     let ingress = rules(Direction::Ingress, types.ingress, &spec.ingress);
     let egress = rules(Direction::Egress, types.egress, &spec.egress);
-    let policy = Policy {
+    Ok(Policy {
         tier: tier::name(
             "spec.tier",
             spec.tier.as_deref().filter(|name| !name.is_empty()).unwrap_or(TierName::DEFAULT),
@@ -65,13 +64,21 @@ pub(in super::super) fn convert(
         order: order(spec.order)?,
         subject: subject(&spec, namespace.as_ref())?,
         id,
-        layer: Layer::Ordinary { on_forward: false },
+        layer: layer(&spec),
         stage: None,
         types,
         ingress,
         egress,
-    };
-    Ok((!spec.do_not_track && !spec.pre_dnat).then_some(policy))
+    })
+}
+
+/// Whether it applies on forward, a layer for host endpoints alone says by itself.
+fn layer(spec: &Spec) -> Layer {
+    match spec {
+        Spec { do_not_track: true, .. } => Layer::Untracked,
+        Spec { pre_dnat: true, .. } => Layer::PreDnat,
+        Spec { apply_on_forward, .. } => Layer::Ordinary { on_forward: *apply_on_forward },
+    }
 }
 
 /// Not given: after all others. YAML has infinities, Calico's API has none, and a deny must not come last for one.

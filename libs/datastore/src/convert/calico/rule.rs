@@ -114,7 +114,7 @@ fn family(path: &str, version: Option<u8>) -> Result<Option<Family>, InvalidFiel
 }
 
 /// A name, or a number written as number or text (CAL-20).
-fn protocol(path: &str, value: Option<&Value>) -> Result<Option<Protocol>, InvalidField> {
+pub(super) fn protocol(path: &str, value: Option<&Value>) -> Result<Option<Protocol>, InvalidField> {
     let text = match value {
         None => return Ok(None),
         Some(Value::String(text)) => text.clone(),

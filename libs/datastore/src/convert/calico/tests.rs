@@ -4,10 +4,10 @@
 //! Never: a cluster.
 
 use super::super::{
-    Converted, said,
-    tests::{converted, known, refusal},
+    said,
+    tests::{known, refusal},
 };
-use model::{NetworkSet, Order, Policy, Profile, Resource, Tier};
+use model::{Layer, NetworkSet, Order, Policy, Profile, Resource, Tier};
 
 const API: &str = "projectcalico.org/v3";
 const STORED: &str = "crd.projectcalico.org/v1";
@@ -440,12 +440,13 @@ fn a_policy_whose_subject_or_shape_is_unclear_is_refused_as_a_whole_and_names_it
 }
 
 #[test]
-fn hep_10_a_policy_for_host_endpoints_alone_is_not_enforced_on_workloads() {
-    for spec in
-        ["{doNotTrack: true, applyOnForward: true}", "{preDNAT: true, applyOnForward: true, ingress: [{action: Deny}]}"]
-    {
-        assert!(matches!(converted(&global(spec)), Converted::NotEnforced { .. }), "{spec}");
-    }
+fn hep_8_hep_9_hep_10_a_policy_says_in_which_layer_it_is_asked() {
+    let layer = |spec: &str| policy(&global(spec)).0.layer;
+    assert_eq!(layer("{doNotTrack: true, applyOnForward: true}"), Layer::Untracked);
+    assert_eq!(layer("{preDNAT: true, applyOnForward: true, ingress: [{action: Deny}]}"), Layer::PreDnat);
+    assert_eq!(layer("{applyOnForward: true}"), Layer::Ordinary { on_forward: true });
+    assert_eq!(layer("{applyOnForward: false, doNotTrack: false}"), Layer::Ordinary { on_forward: false });
+    assert_eq!(policy(&namespaced("selector: all()")).0.layer, Layer::Ordinary { on_forward: false });
     for (spec, field) in [
         ("{doNotTrack: true}", "spec.applyOnForward: "),
         ("{preDNAT: true}", "spec.applyOnForward: "),
@@ -456,8 +457,6 @@ fn hep_10_a_policy_for_host_endpoints_alone_is_not_enforced_on_workloads() {
         assert!(refusal(&global(spec)).starts_with(field), "{spec}");
     }
     assert_eq!(policy(&global("{applyOnForward: true, ingress: [{action: Deny}]}")).0.ingress.len(), 1);
-    let host = object(API, "HostEndpoint", "{name: h}", "interfaceName: eth0");
-    assert!(matches!(converted(&host), Converted::NotEnforced { .. }));
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! FelixConfiguration.
+//! In: Calico's FelixConfiguration (api/pkg/apis/projectcalico/v3/felixconfig.go). Out: [`model::FelixConfiguration`].
+//! Invariant: a field that is served is understood, or the object is refused and its last good revision holds.
+//! Never: keeps quiet about fields that are not served.
+
+use super::{
+    super::{
+        field::{InvalidField, Meta, read, read_at},
+        port,
+    },
+    entity::net,
+};
+use model::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, Protocol};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+const DENY_ACTION: &str = "iptablesFilterDenyAction";
+const TO_HOST: &str = "defaultEndpointToHostAction";
+const INBOUND: &str = "failsafeInboundHostPorts";
+const OUTBOUND: &str = "failsafeOutboundHostPorts";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Port {
+    protocol: Option<String>,
+    port: Value,
+    net: Option<String>,
+}
+
+pub(in super::super) fn convert(
+    meta: &Meta,
+    object: &Value,
+    unreadable: &mut Vec<InvalidField>,
+) -> Result<FelixConfiguration, InvalidField> {
+    let spec: Map<String, Value> = read("spec", object)?;
+    let chosen = |name: &str| spec.get(name).filter(|value| !value.is_null());
+    let felix = FelixConfiguration {
+        name: meta.name.clone(),
+        deny_action: one_of(DENY_ACTION, chosen(DENY_ACTION), DENY_ACTIONS)?,
+        endpoint_to_host: one_of(TO_HOST, chosen(TO_HOST), TO_HOST_ACTIONS)?,
+        failsafe_inbound: failsafes(INBOUND, chosen(INBOUND))?,
+        failsafe_outbound: failsafes(OUTBOUND, chosen(OUTBOUND))?,
+    };
+    let others: Vec<_> = spec.keys().map(String::as_str).filter(|name| !SERVED.contains(name)).collect();
+    if !others.is_empty() {
+        let reason = format!("{} are not served; what stands there changes nothing here", others.join(", "));
+        unreadable.push(InvalidField::new("spec", reason));
+    }
+    if felix.name != FelixConfiguration::DEFAULT && !felix.name.starts_with("node.") {
+        let reason = format!("{:?} is neither \"default\" nor \"node.NAME\": no node reads it", felix.name);
+        unreadable.push(InvalidField::new("metadata.name", reason));
+    }
+    Ok(felix)
+}
+
+const SERVED: [&str; 4] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND];
+const DENY_ACTIONS: &[(&str, DenyAction)] = &[("Drop", DenyAction::Drop), ("Reject", DenyAction::Reject)];
+const TO_HOST_ACTIONS: &[(&str, EndpointToHost)] =
+    &[("Drop", EndpointToHost::Drop), ("Return", EndpointToHost::Return), ("Accept", EndpointToHost::Accept)];
+
+/// In any case of letters, as the API takes it; empty is as good as absent.
+fn one_of<T: Copy>(field: &str, value: Option<&Value>, known: &[(&str, T)]) -> Result<Option<T>, InvalidField> {
+    let Some(value) = value.filter(|value| value.as_str() != Some("")) else { return Ok(None) };
+    let is_it = |(name, _): &&(&str, T)| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name));
+    let found = known.iter().find(is_it).map(|(_, action)| *action);
+    let names = || known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let wrong = || InvalidField::new(&format!("spec.{field}"), format!("{value} is none of {}", names()));
+    found.map(Some).ok_or_else(wrong)
+}
+
+/// An empty list is one: no port stays open then.
+fn failsafes(field: &str, value: Option<&Value>) -> Result<Option<Vec<Failsafe>>, InvalidField> {
+    let path = format!("spec.{field}");
+    let Some(value) = value else { return Ok(None) };
+    let ports: Vec<Port> = read_at(&path, value)?;
+    let ports = ports.iter().enumerate().map(|(index, port)| failsafe(&format!("{path}[{index}]"), port));
+    ports.collect::<Result<_, _>>().map(Some)
+}
+
+fn failsafe(path: &str, written: &Port) -> Result<Failsafe, InvalidField> {
+    let protocol = match written.protocol.as_deref().unwrap_or_default() {
+        "" => Protocol::TCP,
+        name => [("TCP", Protocol::TCP), ("UDP", Protocol::UDP), ("SCTP", Protocol::SCTP)]
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, protocol)| *protocol)
+            .ok_or_else(|| {
+                InvalidField::new(&format!("{path}.protocol"), format!("{name:?} is none of TCP, UDP and SCTP"))
+            })?,
+    };
+    let within = written.net.as_deref().filter(|text| !text.is_empty());
+    Ok(Failsafe {
+        protocol,
+        port: port::number(&format!("{path}.port"), &written.port)?,
+        net: within.map(|text| net(&format!("{path}.net"), text)).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::tests::{known, refusal},
+        *,
+    };
+    use model::Resource;
+
+    fn text(name: &str, spec: &str) -> String {
+        format!(
+            "{{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {{name: {name}}}, spec: {spec}}}"
+        )
+    }
+
+    fn felix(name: &str, spec: &str) -> (FelixConfiguration, Vec<String>) {
+        match known(&text(name, spec)) {
+            (Resource::FelixConfiguration(felix), unreadable) => (felix, unreadable),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn e2h_1_actions_are_read_in_any_case_and_nothing_chosen_is_nothing_chosen() {
+        let (found, unreadable) =
+            felix("default", "{iptablesFilterDenyAction: REJECT, defaultEndpointToHostAction: return}");
+        assert_eq!(
+            (found.deny_action, found.endpoint_to_host),
+            (Some(DenyAction::Reject), Some(EndpointToHost::Return))
+        );
+        assert_eq!(unreadable, [""; 0]);
+        let (found, _) = felix("node.n1", "{iptablesFilterDenyAction: '', defaultEndpointToHostAction: null}");
+        assert_eq!((found.deny_action, found.endpoint_to_host, found.failsafe_inbound), (None, None, None));
+        let said = refusal(&text("default", "{defaultEndpointToHostAction: Allow}"));
+        assert_eq!(said, "spec.defaultEndpointToHostAction: \"Allow\" is none of Drop, Return, Accept");
+        assert!(
+            refusal(&text("default", "{iptablesFilterDenyAction: 1}")).starts_with("spec.iptablesFilterDenyAction: 1")
+        );
+    }
+
+    #[test]
+    fn hep_7_failsafe_ports_have_a_protocol_and_may_have_a_network_and_an_empty_list_leaves_none() {
+        let ports =
+            "[{port: 22}, {protocol: UDP, port: 68, net: 10.0.0.0/8}, {protocol: tcp, port: 179, net: '2001:db8::1'}]";
+        let (found, _) =
+            felix("default", &format!("{{failsafeInboundHostPorts: {ports}, failsafeOutboundHostPorts: []}}"));
+        let said = |ports: &Option<Vec<Failsafe>>| {
+            let port = |Failsafe { protocol, port, net }: &Failsafe| match net {
+                Some(net) => format!("{protocol} {port} {net}"),
+                None => format!("{protocol} {port}"),
+            };
+            ports.as_ref().map(|ports| ports.iter().map(port).collect::<Vec<_>>().join(", "))
+        };
+        assert_eq!(
+            said(&found.failsafe_inbound).as_deref(),
+            Some("TCP 22, UDP 68 10.0.0.0/8, TCP 179 2001:db8::1/128")
+        );
+        assert_eq!(said(&found.failsafe_outbound).as_deref(), Some(""));
+        for (port, field) in [
+            ("{port: 0}", "port: 0 is not a number"),
+            ("{port: 22, protocol: ICMP}", "protocol: \"ICMP\" is none of TCP, UDP and SCTP"),
+            ("{port: 22, net: x}", "net: "),
+            ("{port: 22, nets: x}", "nets: unknown field"),
+        ] {
+            let said = refusal(&text("default", &format!("{{failsafeInboundHostPorts: [{port}]}}")));
+            assert!(said.starts_with(&format!("spec.failsafeInboundHostPorts[0].{field}")), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_named_once_and_an_object_that_no_node_reads_is_named() {
+        let (_, unreadable) = felix("default", "{bpfEnabled: true, logSeverityScreen: Info}");
+        let said = "spec: bpfEnabled, logSeverityScreen are not served; what stands there changes nothing here";
+        assert_eq!(unreadable, [said]);
+        assert!(felix("n1", "{}").1[0].starts_with("metadata.name: \"n1\" is neither"));
+    }
+}
