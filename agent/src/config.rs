@@ -293,7 +293,7 @@ fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     Ok(NodeName(name))
 }
 
-fn datastore_dir(given: Option<String>) -> Result<PathBuf, ConfigError> {
+pub fn datastore_dir(given: Option<String>) -> Result<PathBuf, ConfigError> {
     let wanted = "give file:DIR, a directory of manifests";
     let text = given.ok_or_else(|| value("--datastore", format!("not set: {wanted}")))?;
     match text.strip_prefix("file:") {

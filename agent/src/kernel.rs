@@ -5,7 +5,10 @@
 
 use calc::Desired;
 use cni::name::host_interface_alias;
-use dataplane::{Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, Tried, TwinAnswer, TwinError};
+use dataplane::{
+    Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, StoreError, TrackedFlow, Tried, TwinAnswer,
+    TwinError,
+};
 use model::{Attachment, AttachmentId};
 use netlink::{Link, Socket};
 use serde_json::Value;
@@ -36,6 +39,10 @@ pub trait Kernel {
     /// How much of the maps commits have filled.
     fn filled(&self) -> Fullness {
         Fullness::default()
+    }
+    /// Tracked flows of pods.
+    fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
+        Ok(Vec::new())
     }
     /// What staged policies would have made of new flows.
     fn tried(&self) -> Tried {
@@ -74,6 +81,10 @@ impl Kernel for Dataplane {
 
     fn filled(&self) -> Fullness {
         Fullness { maps: self.filled(), uncounted: self.uncounted() }
+    }
+
+    fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
+        self.tracked()
     }
 
     fn tried(&self) -> Tried {

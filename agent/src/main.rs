@@ -1,6 +1,6 @@
 //! `tortie`: the agent and its read commands.
 //! In: arguments, TORTIE_* variables, a configuration file. Out: a running agent, or one answer.
-//! Invariant: exit 0 done, 1 failed (explain: refused), 2 wrong arguments or configuration (explain: no answer).
+//! Invariant: exit 0 done, 1 failed (explain: refused), 2 wrong arguments or configuration (explain, policy test: no answer).
 //! Never: anything but wiring.
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ mod requests;
 mod run;
 mod serve;
 mod show;
+mod trial;
 
 use clap::{Args, Parser, Subcommand};
 use cni::protocol::Query;
@@ -73,6 +74,11 @@ enum Command {
         #[command(flatten)]
         answer: AnswerArgs,
     },
+    /// Try policies before they are applied
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Take away everything a stopped agent left in the kernel: its pods are then cut off until an agent runs again
     Cleanup {
         /// The agent's state directory
@@ -87,6 +93,24 @@ enum Command {
     },
     /// Print the version
     Version,
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Say what would change if these files were applied; nothing is: exit 0 no verdict, 1 something would be refused or let in, 2 no answer
+    Test {
+        /// Manifests; - is standard input
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// What if their objects were deleted
+        #[arg(long)]
+        delete: bool,
+        /// Ask this directory of manifests (file:DIR) instead of a running agent
+        #[arg(long)]
+        datastore: Option<String>,
+        #[command(flatten)]
+        answer: AnswerArgs,
+    },
 }
 
 #[derive(Args)]
@@ -112,6 +136,19 @@ fn main() -> ExitCode {
         Command::Show { table, answer } => show(&Query::Show { table }, &answer),
         Command::Explain { from, to, port, proto, answer } => {
             explain(&Query::Explain { from, to, port, protocol: proto }, &answer)
+        }
+        Command::Policy { command: PolicyCommand::Test { files, delete, datastore, answer } } => {
+            match test(&files, delete, datastore, &answer) {
+                Ok(report) => {
+                    println!("{}", show::print(&report, answer.output, trial::lines));
+                    ExitCode::from(match report["verdict"].as_str() {
+                        Some("same") => 0,
+                        Some("differs") => 1,
+                        _ => 2,
+                    })
+                }
+                Err(error) => failed(2, Err(error)),
+            }
         }
         Command::Cleanup { state_dir, bpffs, socket } => {
             failed(1, run::cleanup(&state_dir, &bpffs, &socket).map(|done| println!("{done}")))
@@ -167,6 +204,19 @@ fn explain(question: &Query, answer: &AnswerArgs) -> ExitCode {
         }
         Err(error) => failed(2, Err(error.into())),
     }
+}
+
+fn test(
+    files: &[String],
+    delete: bool,
+    datastore: Option<String>,
+    answer: &AnswerArgs,
+) -> anyhow::Result<serde_json::Value> {
+    let files = trial::files(files)?;
+    Ok(match datastore {
+        Some(given) => trial::of_directory(&config::datastore_dir(Some(given))?, &files, delete)?,
+        None => show::report(&answer.socket, Query::Test { files, delete })?,
+    })
 }
 
 fn failed(code: u8, result: anyhow::Result<()>) -> ExitCode {

@@ -157,6 +157,22 @@ pub enum Query {
         /// Protocol name or number.
         protocol: String,
     },
+    /// `tortie policy test`: what would change, and nothing is.
+    Test {
+        /// Manifests.
+        files: Vec<File>,
+        /// Their objects would go, instead of come.
+        delete: bool,
+    },
+}
+
+/// A file that somebody asks about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Its name, for people.
+    pub name: String,
+    /// What it says.
+    pub text: String,
 }
 
 /// What the agent answers.

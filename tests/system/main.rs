@@ -25,6 +25,7 @@ mod policy_language;
 mod policy_ports;
 mod policy_scope;
 mod policy_services;
+mod policy_staged;
 mod restart;
 mod restart_storm;
 mod story;

@@ -13,6 +13,7 @@ pub mod query;
 mod remark;
 pub mod resolve;
 mod surroundings;
+pub mod trial;
 mod workload;
 pub mod world;
 
@@ -20,4 +21,5 @@ pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, 
 pub use live::Live;
 pub use query::Status;
 pub use resolve::desired;
+pub use trial::{Comparison, Difference, Trial, compare};
 pub use world::{InSync, World};

@@ -9,7 +9,10 @@ use model::{
     ServiceAccount,
 };
 use policy::{Endpoint, View};
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// How much is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,6 +145,20 @@ impl World {
     pub fn pod_at(&self, address: IpAddr) -> Option<PodId> {
         let workloads = workloads(self);
         workloads.iter().find(|workload| workload.addresses.contains_key(&address)).map(|workload| workload.id.clone())
+    }
+
+    /// Which pod has which address.
+    #[must_use]
+    pub fn pods_by_address(&self) -> BTreeMap<IpAddr, PodId> {
+        let workloads = workloads(self);
+        let named = workloads.iter().flat_map(|each| each.addresses.keys().map(|address| (*address, each.id.clone())));
+        named.collect()
+    }
+
+    /// Whether allowed flows outlive a new deny.
+    #[must_use]
+    pub fn keeps_established(&self) -> bool {
+        self.keep_established
     }
 
     /// What the reference evaluator sees.

@@ -81,6 +81,41 @@ impl World {
         }
     }
 
+    /// What puts back what this update is about to change.
+    pub(crate) fn inverse(&self, update: &Update) -> Option<Update> {
+        let key = match update {
+            Update::Set(resource) => resource.key(),
+            Update::Gone(key) => key.clone(),
+            Update::InSync => return None,
+        };
+        Some(self.resource(&key).map_or(Update::Gone(key), Update::Set))
+    }
+
+    /// An object as it was told last.
+    #[must_use]
+    pub fn resource(&self, key: &ResourceKey) -> Option<Resource> {
+        match key {
+            ResourceKey::Pod(id) => self.pods.get(id).cloned().map(Resource::Pod),
+            ResourceKey::Namespace(name) => {
+                let labels = self.namespaces.get(name)?.clone();
+                Some(Resource::Namespace(Namespace { name: name.clone(), labels }))
+            }
+            ResourceKey::Node(name) => self.nodes.get(name).cloned().map(Resource::Node),
+            ResourceKey::ServiceAccount(namespace, name) => {
+                self.accounts.get(&(namespace.clone(), name.clone())).cloned().map(Resource::ServiceAccount)
+            }
+            ResourceKey::Tier(name) => self.tiers.get(name).cloned().map(Resource::Tier),
+            ResourceKey::Policy(id) => self.policies.get(id).cloned().map(Resource::Policy),
+            ResourceKey::NetworkSet(id) => self.network_sets.get(id).cloned().map(Resource::NetworkSet),
+            ResourceKey::Profile(name) => self.profiles.get(name).cloned().map(Resource::Profile),
+            ResourceKey::HostEndpoint(name) => self.host_endpoints.get(name).cloned().map(Resource::HostEndpoint),
+            ResourceKey::FelixConfiguration(name) => self.felix.get(name).cloned().map(Resource::FelixConfiguration),
+            ResourceKey::IpPool(name) => self.pools.get(name).cloned().map(Resource::IpPool),
+            ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
+            ResourceKey::EndpointSlice(id) => self.slices.get(id).cloned().map(Resource::EndpointSlice),
+        }
+    }
+
     fn set(&mut self, resource: Resource) -> bool {
         match resource {
             Resource::Pod(pod) => put(&mut self.pods, pod.id.clone(), pod),

@@ -4,8 +4,8 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TwinAnswer,
-    TwinError, clsact, frame,
+    ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TrackedFlow,
+    TwinAnswer, TwinError, clsact, frame,
     gauges::Gauges,
     growth, host,
     links::{Guards as _, Links},
@@ -16,7 +16,7 @@ use crate::{
     report::Reporter,
     staged::{self, Tried},
     tables::{KernelStore, Sizes, StoreError, Tables},
-    twin, uplink,
+    tracked, twin, uplink,
     usage::{Filled, Usage, filled, usages},
 };
 use abi::{Timeouts, endpoint::GATEWAY_MAC, maps, rules::HIT_NONE};
@@ -233,6 +233,15 @@ impl Dataplane {
     #[must_use]
     pub fn filled(&self) -> Vec<Filled> {
         filled(&self.node.tables)
+    }
+
+    /// Tracked flows of pods, refused ones included.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
+        let tables = &self.node.tables;
+        Ok(tracked::flows(&tables.store().conntrack.flows()?, tables.names()))
     }
 
     /// What staged policies would have made of new flows.

@@ -259,7 +259,7 @@ impl<'a> Reporter<'a> {
 }
 
 /// What people call a flow's state.
-fn state_of(entry: &ConntrackEntry) -> &'static str {
+pub(crate) fn state_of(entry: &ConntrackEntry) -> &'static str {
     match entry.state {
         _ if entry.flags & CT_REFUSED != 0 => "refused",
         _ if entry.flags & CT_RESET != 0 => "reset",

@@ -12,6 +12,7 @@ pub mod durable;
 mod last_good;
 pub mod objects;
 mod problem;
+pub mod snapshot;
 mod watch;
 mod workload;
 mod yaml;

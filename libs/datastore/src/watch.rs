@@ -13,8 +13,10 @@ use crate::{
     objects::SHARED,
     workload,
 };
-use events::{Touched, is_manifest, watch};
-use files::{Identity, Reading, is_there, listed, text_of};
+pub(crate) use events::is_manifest;
+use events::{Touched, watch};
+use files::{Identity, Reading, is_there};
+pub(crate) use files::{listed, text_of};
 use model::Update;
 use notify::RecommendedWatcher;
 use std::{

@@ -4,8 +4,8 @@
 //! Never: looks at an address or at another rule set.
 
 use crate::{
-    Class, Decider, PacketTest, PeerTest, Preview, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict,
-    near::Near, xset::XSet,
+    Class, Decider, Flow, Judgement, PacketTest, PeerTest, Preview, Profiles, RuleSet, SetAction, SetPort, SetRule,
+    TierRules, Verdict, near::Near, xset::XSet,
 };
 use abi::rules::{X_END, x_of};
 use model::{Cidr, IcmpMatch, Protocol, TierEnd, Truth};
@@ -36,6 +36,13 @@ impl Row {
     pub fn at(&self, x: u32) -> Option<&RowSpan> {
         let after = self.0.partition_point(|span| span.start <= x);
         self.0.get(after.checked_sub(1)?)
+    }
+
+    /// What it says of the first packet of a flow.
+    #[must_use]
+    pub fn judge(&self, flow: &Flow) -> Judgement {
+        let span = self.at(x_of(flow.protocol.0, flow.detail)).expect("because a row's first span starts at 0");
+        Judgement { verdict: span.verdict, decider: span.decider.clone() }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod rulebook;
 pub mod ruleset;
 pub mod shared;
 pub mod staged;
+pub mod stretch;
 mod xset;
 
 pub use build::{OwnAddresses, Subject};

@@ -146,6 +146,23 @@ impl Live {
         self.world.set_host_interfaces(interfaces);
     }
 
+    /// Asks what is desired now, and what would be if the datastore said this; afterwards all is as before. `None` until the
+    /// datastore has said everything it has. What it costs follows the change.
+    pub fn supposing<R>(&mut self, updates: Vec<Update>, ask: impl FnOnce(&Desired, &Desired) -> R) -> Option<R> {
+        let before = self.desired()?.clone();
+        let mut undo = Vec::new();
+        for update in updates {
+            undo.extend(self.world.inverse(&update));
+            self.apply(update);
+        }
+        let answer = self.desired().map(|after| ask(&before, after));
+        for update in undo.into_iter().rev() {
+            self.apply(update);
+        }
+        self.refresh();
+        answer
+    }
+
     /// What this node's kernel should hold. `None` until the datastore has said everything it has.
     pub fn desired(&mut self) -> Option<&Desired> {
         self.world.in_sync()?;
@@ -164,4 +181,4 @@ impl Deref for Live {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

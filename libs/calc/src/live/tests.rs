@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 const HERE: &str = "here";
 
 /// Everything that one of these worlds holds.
-fn resources(case: &Case) -> Vec<Resource> {
+pub(crate) fn resources(case: &Case) -> Vec<Resource> {
     let view = &case.view;
     let namespaces = view
         .namespaces
@@ -42,7 +42,7 @@ fn resources(case: &Case) -> Vec<Resource> {
     namespaces.chain(accounts).chain(pods).chain(others).chain(policies).collect()
 }
 
-fn attachment(pod: &Pod, container: usize, committed: bool) -> Attachment {
+pub(crate) fn attachment(pod: &Pod, container: usize, committed: bool) -> Attachment {
     Attachment {
         id: AttachmentId { network: "net".into(), container: format!("c{container}"), interface: "eth0".into() },
         pod: pod.id.clone(),
@@ -136,6 +136,33 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
                     difference(&found.unwrap_or_default(), &wanted.unwrap_or_default())
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_only_supposed_is_what_the_world_would_say_and_leaves_no_trace() {
+    for seed in 1..=60 {
+        let mut dice = Dice(seed);
+        let all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
+        let mut live = Live::new(HERE.into(), false);
+        live.apply(Update::InSync);
+        for _ in 0..30 {
+            step(&mut live, &all, &mut dice);
+            let supposed: Vec<_> = (0..1 + dice.below(4))
+                .map(|_| (all[dice.below(all.len())].clone(), dice.below(3) == 0))
+                .map(|(each, gone)| if gone { Update::Gone(each.key()) } else { Update::Set(each) })
+                .collect();
+            let before = live.desired().cloned().expect("in sync");
+            let mut other = (*live).clone();
+            for update in &supposed {
+                other.apply(update.clone());
+            }
+            let wanted = other.in_sync().map(crate::desired).expect("in sync");
+            let found = live.supposing(supposed, |now, then| (now.clone(), then.clone()));
+            assert_eq!(found, Some((before.clone(), wanted)), "seed {seed}");
+            assert_eq!(live.desired(), Some(&before), "seed {seed}: afterwards");
+            assert_eq!(live.in_sync().map(crate::desired).as_ref(), Some(&before), "seed {seed}: the world afterwards");
         }
     }
 }

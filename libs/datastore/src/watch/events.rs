@@ -100,7 +100,7 @@ impl Touched {
 }
 
 /// Whether a path is a manifest and not a temporary file or an editor's copy.
-pub(super) fn is_manifest(path: &Path) -> bool {
+pub(crate) fn is_manifest(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
     let extension = path.extension().map(|extension| extension.to_string_lossy());
     !hidden && extension.is_some_and(|extension| ["yaml", "yml", "json"].contains(&&*extension))

@@ -16,11 +16,11 @@ use std::{
 const FILE_MAX: u64 = 64 << 20;
 
 /// A file's identity and text; `None`: it is not there.
-pub(super) type Reading = io::Result<Option<(Identity, String)>>;
+pub(crate) type Reading = io::Result<Option<(Identity, String)>>;
 
 /// A file whatever its name. Inode numbers are used again, so the time of birth counts where the file system knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     pub(super) inode: u64,
     pub(super) born: Option<SystemTime>,
 }
@@ -37,7 +37,7 @@ impl Identity {
 }
 
 /// All entries of the directories, each with its inode.
-pub(super) fn listed(dirs: &[PathBuf]) -> io::Result<BTreeMap<PathBuf, u64>> {
+pub(crate) fn listed(dirs: &[PathBuf]) -> io::Result<BTreeMap<PathBuf, u64>> {
     let mut listed = BTreeMap::new();
     for dir in dirs {
         for entry in fs::read_dir(dir)? {
@@ -63,7 +63,7 @@ pub(super) fn is_there(path: &Path) -> bool {
 }
 
 /// `None`: there is no such file, or it is a directory. Anything else that is no plain file could block a reader.
-pub(super) fn text_of(path: &Path) -> Reading {
+pub(crate) fn text_of(path: &Path) -> Reading {
     let Some(found) = found(path)? else { return Ok(None) };
     if !found.is_file() {
         return Err(io::Error::other("not a plain file"));

@@ -1,0 +1,346 @@
+//! `policy test`: what would change if these files were applied, or if what they name were gone.
+//! In: files' texts; the running agent's World and flows, or a directory. Out: flows, pods and peers whose verdicts would be others.
+//! Invariant: nothing is applied; a file that cannot be read whole is no answer; what was not looked at is said.
+//! Never: guesses beyond what was compared.
+
+use crate::{kernel::Kernel, owner::Agent};
+use calc::{Comparison, Desired, Difference, Trial, World, compare, desired};
+use cni::protocol::File;
+use dataplane::{StoreError, TrackedFlow};
+use datastore::{Problem, snapshot};
+use model::{Attachment, AttachmentId, Cidr, FIRST_INTERFACE, IfaceName, Mac, PodId, ResourceKey, Update};
+use policy::{Verdict, stretch};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+};
+
+/// Flows that are listed.
+const LISTED_MAX: usize = 256;
+/// Where pods without an address are put: no network of anybody's (RFC 1112), so only rules for all addresses meet them by it.
+const NOWHERE: u32 = 0xf000_0000;
+
+/// No answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TestError {
+    /// A file.
+    #[error("{0}; nothing was tested")]
+    File(#[from] Problem),
+    /// There is nothing to test.
+    #[error("these files hold no object that policy is made of; nothing was tested")]
+    Nothing,
+    /// An object in two files.
+    #[error("{0} stands in two of these files; nothing was tested")]
+    Twice(ResourceKey),
+    /// Too early.
+    #[error("the agent is still reading the datastore; try again")]
+    NotInSync,
+    /// The kernel does not say.
+    #[error(transparent)]
+    Flows(#[from] StoreError),
+    /// The directory.
+    #[error("{path}: cannot be read: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the files would tell the datastore.
+fn updates(files: &[File], delete: bool) -> Result<Vec<Update>, TestError> {
+    let (mut updates, mut known) = (Vec::new(), BTreeSet::new());
+    for file in files {
+        for object in snapshot::file(Path::new(&file.name), &file.text)? {
+            let key = object.key();
+            if matches!(key, ResourceKey::IpPool(_) | ResourceKey::WorkloadAddress(_)) {
+                continue;
+            }
+            if !known.insert(key.clone()) {
+                return Err(TestError::Twice(key));
+            }
+            updates.push(if delete { Update::Gone(key) } else { Update::Set(object) });
+        }
+    }
+    if updates.is_empty() { Err(TestError::Nothing) } else { Ok(updates) }
+}
+
+/// Asks the running agent's own World, and the flows in the kernel.
+pub fn of_agent<K: Kernel>(agent: &mut Agent<K>, files: &[File], delete: bool) -> Result<Value, TestError> {
+    let updates = updates(files, delete)?;
+    let flows = agent.kernel.tracked()?;
+    let changes = told(&updates);
+    let names = agent.world.pods_by_address();
+    let keeps = agent.world.keeps_established();
+    let ask = |now: &Desired, then: &Desired| (judged(&flows, now, then), compare(now, then), now.host_endpoints.len());
+    let (judged, found, gates) = agent.world.supposing(updates, ask).ok_or(TestError::NotInSync)?;
+    let mut unlooked = vec![format!(
+        "pods of other nodes than {} are judged by their own agents: only the end on this node was asked",
+        agent.node.name
+    )];
+    unlooked.push("flows whose first packet was refused leave no trace: see what is said of pods and ports".to_owned());
+    if gates > 0 {
+        unlooked.push("host endpoints, and what this node itself sends, receives or forwards".to_owned());
+    }
+    if keeps {
+        unlooked
+            .push("establishedFlows is keep: flows that are there go on, and new ones like them are meant".to_owned());
+    }
+    let report = Report { changes, found: &found, names: &names, unlooked };
+    Ok(report.with_flows(&judged, flows.len()))
+}
+
+/// Asks a directory of manifests, as if every pod in it were on one node.
+pub fn of_directory(dir: &Path, files: &[File], delete: bool) -> Result<Value, TestError> {
+    let updates = updates(files, delete)?;
+    let failed = |source| TestError::Directory { path: dir.to_owned(), source };
+    let (objects, problems) = snapshot::directory(dir).map_err(failed)?;
+    let mut now = World::new("".into(), false);
+    for object in objects {
+        now.apply(Update::Set(object));
+    }
+    now.apply(Update::InSync);
+    let mut then = now.clone();
+    let changes = told(&updates);
+    for update in updates {
+        then.apply(update);
+    }
+    let placed = place([&mut now, &mut then]);
+    let desired = |world: &World| world.in_sync().map(desired).ok_or(TestError::NotInSync);
+    let found = compare(&desired(&now)?, &desired(&then)?);
+    let mut unlooked =
+        vec!["flows: that needs a running agent (leave out --datastore, and name its --socket)".to_owned()];
+    unlooked.push("traffic of nodes, and host endpoints".to_owned());
+    if placed.invented > 0 {
+        unlooked.push(format!(
+            "the addresses of {} pods that have none yet: rules that name networks may meet them otherwise",
+            placed.invented
+        ));
+    }
+    unlooked.extend(problems.iter().map(|problem| format!("what cannot be read: {problem}")));
+    Ok(Report { changes, found: &found, names: &placed.names, unlooked }.without_flows())
+}
+
+fn told(updates: &[Update]) -> Vec<String> {
+    let said = |update: &Update| match update {
+        Update::Set(object) => Some(format!("set {}", object.key())),
+        Update::Gone(key) => Some(format!("delete {key}")),
+        Update::InSync => None,
+    };
+    updates.iter().filter_map(said).collect()
+}
+
+/// A flow whose verdict would be another, and by what.
+type Judged<'a> = (&'a TrackedFlow, String, bool);
+
+/// What this node opened itself is let in whatever policy says.
+fn judged<'a>(flows: &'a [TrackedFlow], now: &Desired, then: &Desired) -> Vec<Judged<'a>> {
+    let (mut now, mut then) = (Trial::of(now), Trial::of(then));
+    let mut judged = Vec::new();
+    for each in flows.iter().filter(|each| !each.is_hosts_own) {
+        let was = if each.is_refused { Verdict::Deny } else { now.outcome(&each.flow).verdict() };
+        let outcome = then.outcome(&each.flow);
+        let is = outcome.verdict();
+        if was != is {
+            judged.push((each, outcome.to_string(), is != Verdict::Deny));
+        }
+    }
+    judged
+}
+
+struct Placed {
+    names: BTreeMap<IpAddr, PodId>,
+    invented: usize,
+}
+
+/// Puts every pod of these worlds on the one node that they are seen from; one without an address where nobody is.
+fn place(worlds: [&mut World; 2]) -> Placed {
+    let mut placed = Placed { names: BTreeMap::new(), invented: 0 };
+    let mut invented: BTreeMap<PodId, IpAddr> = BTreeMap::new();
+    for world in worlds {
+        for (number, pod) in world.view().endpoints.into_iter().enumerate() {
+            let mut addresses = pod.addresses;
+            if addresses.is_empty() {
+                let next = Ipv4Addr::from(NOWHERE + u32::try_from(invented.len()).unwrap_or_default());
+                addresses.push(*invented.entry(pod.id.clone()).or_insert(next.into()));
+            }
+            placed.names.extend(addresses.iter().map(|address| (*address, pod.id.clone())));
+            world.attach(Attachment {
+                id: AttachmentId {
+                    network: String::new(),
+                    container: pod.id.to_string(),
+                    interface: FIRST_INTERFACE.to_owned(),
+                },
+                pod: pod.id,
+                host_interface: IfaceName(format!("pod{number}")),
+                mac: Mac([0; 6]),
+                addresses,
+                mtu: 0,
+                labels: pod.labels,
+                delegated: false,
+                committed: true,
+            });
+        }
+    }
+    placed.invented = invented.len();
+    placed
+}
+
+struct Report<'a> {
+    changes: Vec<String>,
+    found: &'a Comparison,
+    names: &'a BTreeMap<IpAddr, PodId>,
+    unlooked: Vec<String>,
+}
+
+impl Report<'_> {
+    fn without_flows(self) -> Value {
+        self.say(false, json!(null))
+    }
+
+    fn with_flows(self, judged: &[Judged<'_>], looked: usize) -> Value {
+        let listed = |lets_in: bool| {
+            let of = judged.iter().filter(|(.., is)| *is == lets_in).take(LISTED_MAX);
+            of.map(|(flow, by, _)| self.flow(flow, by)).collect::<Vec<_>>()
+        };
+        let count = |lets_in: bool| judged.iter().filter(|(.., is)| *is == lets_in).count();
+        let flows = json!({
+            "lookedAt": looked,
+            "wouldBeRefused": count(false),
+            "wouldBeLetIn": count(true),
+            "refused": listed(false),
+            "letIn": listed(true),
+        });
+        self.say(!judged.is_empty(), flows)
+    }
+
+    fn say(mut self, flows_change: bool, flows: Value) -> Value {
+        let Comparison { pods, differences, unlisted, unlooked } = self.found;
+        if unlisted + unlooked > 0 {
+            self.unlooked
+                .push(format!("{unlooked} pairs of groups of addresses; {unlisted} differences are not listed"));
+        }
+        // Both families often say the same.
+        let between: BTreeSet<String> = differences.iter().map(|found| self.between(found).to_string()).collect();
+        let between: Vec<Value> = between.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let differs = flows_change || !differences.is_empty();
+        json!({
+            "changes": self.changes,
+            "verdict": if differs { "differs" } else if *unlooked > 0 { "unknown" } else { "same" },
+            "pods": pods.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "flows": flows,
+            "between": between,
+            "notLookedAt": self.unlooked,
+        })
+    }
+
+    fn between(&self, found: &Difference) -> Value {
+        let places = |places: &[Cidr]| {
+            let names: BTreeSet<String> = places.iter().map(|place| self.place(place)).collect();
+            names.into_iter().collect::<Vec<_>>()
+        };
+        json!({
+            "would": if found.lets_in { "be let in" } else { "be refused" },
+            "from": places(&found.from),
+            "to": places(&found.to),
+            "what": found.what.iter().flat_map(stretch::said).collect::<Vec<_>>(),
+            "by": found.by.to_string(),
+        })
+    }
+
+    fn place(&self, place: &Cidr) -> String {
+        match self.names.get(&place.network()).filter(|_| *place == Cidr::host(place.network())) {
+            Some(pod) => pod.to_string(),
+            None if *place == Cidr::all(place.family()) => "everybody else".to_owned(),
+            None => place.to_string(),
+        }
+    }
+
+    fn flow(&self, tracked: &TrackedFlow, by: &str) -> Value {
+        let (source, destination) = tracked.ends();
+        let pod = |address| self.names.get(&address).map(ToString::to_string);
+        json!({
+            "protocol": tracked.flow.protocol.to_string(),
+            "source": source.to_string(),
+            "sourcePort": tracked.source_port,
+            "sourcePod": pod(source),
+            "destination": destination.to_string(),
+            "destinationPort": tracked.destination_port,
+            "destinationPod": pod(destination),
+            "state": tracked.state,
+            "by": by,
+        })
+    }
+}
+
+/// Reads the files that were named; `-` is standard input.
+pub fn files(names: &[String]) -> Result<Vec<File>, TestError> {
+    let read = |name: &String| {
+        let text = if name == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(name) };
+        let problem = |error: io::Error| {
+            let (line, object) = (None, None);
+            TestError::File(Problem { file: name.into(), line, object, message: format!("cannot be read: {error}") })
+        };
+        Ok(File { name: name.clone(), text: text.map_err(problem)? })
+    };
+    names.iter().map(read).collect()
+}
+
+/// For people: one line a thing.
+pub fn lines(report: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let all = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+    let listed = |value: &Value| cut(&all(value));
+    let mut lines = vec![format!("nothing is applied; if this were: {}", listed(&report["changes"]))];
+    match report["pods"].as_array().map(Vec::len) {
+        Some(0) | None => lines.push("  rules       no pod's rules would be others".to_owned()),
+        Some(_) => lines.push(format!("  rules       would be others for {}", listed(&report["pods"]))),
+    }
+    let flows = &report["flows"];
+    if flows.is_object() {
+        let (looked, refused, let_in) = (&flows["lookedAt"], &flows["wouldBeRefused"], &flows["wouldBeLetIn"]);
+        lines.push(format!("  flows       {looked} looked at: {refused} would be refused, {let_in} let in"));
+        for (field, would) in [("refused", "refused"), ("letIn", "let in")] {
+            lines.extend(flows[field].as_array().into_iter().flatten().map(|flow| flow_line(would, flow)));
+        }
+    }
+    for each in report["between"].as_array().into_iter().flatten() {
+        let (from, to, what) = (listed(&each["from"]), listed(&each["to"]), listed(&each["what"]));
+        lines.push(format!("  would {}: {from} -> {to}: {what}", text(&each["would"])));
+        lines.push(format!("              {}", text(&each["by"])));
+    }
+    lines.extend(all(&report["notLookedAt"]).iter().map(|what| format!("  not looked at: {what}")));
+    let sum = match report["verdict"].as_str() {
+        Some("same") => "no verdict would change",
+        Some("differs") => "verdicts would change",
+        _ => "whether a verdict would change is not known: there is too much to compare",
+    };
+    lines.push(sum.to_owned());
+    lines.join("\n")
+}
+
+fn flow_line(would: &str, flow: &Value) -> String {
+    let end = |side: &str| {
+        let (pod, address, port) = (&flow[format!("{side}Pod")], &flow[side], &flow[format!("{side}Port")]);
+        let address = address.as_str().unwrap_or_default();
+        let pod = pod.as_str().map_or_else(String::new, |pod| format!(" ({pod})"));
+        if address.contains(':') { format!("[{address}]:{port}{pod}") } else { format!("{address}:{port}{pod}") }
+    };
+    let word = |field: &str| flow[field].as_str().unwrap_or_default().to_owned();
+    let (source, destination) = (end("source"), end("destination"));
+    format!("    {would}: {} {source} -> {destination}, {}: {}", word("protocol"), word("state"), word("by"))
+}
+
+/// A table's cell does not grow with the cluster.
+fn cut(items: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let shown = items.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
