@@ -4,7 +4,7 @@
 //! Never: a host-network or finished pod (NP-55, NP-60); an attachment that is not committed.
 
 use crate::World;
-use model::{Attachment, AttachmentId, EffectiveLabels, Labels, NamedPort, Parent, Pod, PodId};
+use model::{Attachment, AttachmentId, EffectiveLabels, Labels, NamedPort, NamespaceName, Parent, Pod, PodId, Profile};
 use policy::PodFacts;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +22,8 @@ pub(crate) struct Workload<'a> {
     pub(crate) account: Option<&'a str>,
     /// `None`: nobody described its account.
     account_labels: Option<&'a Labels>,
+    /// What its profiles apply, the namespace's first.
+    applied: [Option<&'a Labels>; 2],
     /// `None`: nobody described it.
     pub(crate) ports: Option<&'a [NamedPort]>,
     /// Its addresses, each with the local endpoint that has it.
@@ -33,7 +35,7 @@ impl<'a> Workload<'a> {
     pub(crate) fn facts(&self) -> PodFacts<'a> {
         let account = self.account.map_or(Parent::Unknown, |name| Parent::Named { name, labels: self.account_labels });
         let labels = EffectiveLabels::pod(self.labels, &self.id.namespace, self.namespace_labels, account);
-        PodFacts { labels, ports: self.ports }
+        PodFacts { labels: labels.with_applied(self.applied), ports: self.ports }
     }
 }
 
@@ -84,10 +86,21 @@ fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -
         labels,
         account,
         account_labels: account.and_then(|account| world.account(&id.namespace, account)),
+        applied: applied(world, &id.namespace, account),
         ports,
         addresses,
         attachments,
     })
+}
+
+/// Profiles that objects describe are few, and most clusters have none.
+fn applied<'a>(world: &'a World, namespace: &NamespaceName, account: Option<&str>) -> [Option<&'a Labels>; 2] {
+    if world.profiles.is_empty() {
+        return [None; 2];
+    }
+    let labels = |name: String| world.profiles.get(&name).map(|profile| &profile.labels);
+    let of_account = account.and_then(|account| labels(Profile::of_account(namespace, account)));
+    [labels(Profile::of_namespace(namespace)), of_account]
 }
 
 /// What was attached here is true; what the attaching node's agent published is next; a manifest's status is hearsay.

@@ -1,15 +1,17 @@
 //! Profiles: what holds for a workload where no policy has the last word.
-//! In: Profile objects. Out: rules for both directions.
+//! In: Profile objects. Out: rules for both directions, and labels.
 //! Invariant: a pod's profiles are `kns.NAMESPACE` and `ksa.NAMESPACE.ACCOUNT`, in this order.
 //! Never: the one that is implied by every namespace and lets everything through; an object of its name replaces it.
 
-use crate::{Direction, NamespaceName, Rule};
+use crate::{Direction, Labels, NamespaceName, Rule};
 
 /// A profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Its name.
     pub name: String,
+    /// Labels that those have whose profile it is.
+    pub labels: Labels,
     /// Rules for what comes to the workload.
     pub ingress: Vec<Rule>,
     /// Rules for what the workload sends.
@@ -27,6 +29,13 @@ impl Profile {
     #[must_use]
     pub fn of_account(namespace: &NamespaceName, account: &str) -> String {
         format!("ksa.{namespace}.{account}")
+    }
+
+    /// The namespace whose pods may have the profile of this name; `None`: no pod has it.
+    #[must_use]
+    pub fn namespace_of(profile: &str) -> Option<NamespaceName> {
+        let of_account = || Some(profile.strip_prefix("ksa.")?.split_once('.')?.0);
+        profile.strip_prefix("kns.").or_else(of_account).map(NamespaceName::from)
     }
 
     /// Its rules in this direction.

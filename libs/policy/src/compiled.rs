@@ -8,7 +8,7 @@ use crate::{
     Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
 };
 use abi::rules::x_of;
-use model::{Cidr, Direction, EffectiveLabels, Parent};
+use model::{Cidr, Direction, EffectiveLabels, Parent, Profile};
 use std::net::IpAddr;
 
 /// What a node that had all pods of the view would hold.
@@ -96,6 +96,10 @@ fn facts<'a>(view: &'a View, endpoint: &'a Endpoint) -> PodFacts<'a> {
         None => Parent::Unknown,
     };
     let labels = EffectiveLabels::pod(&endpoint.labels, namespace, view.namespaces.get(namespace), account);
+    let profile = |name: &str| view.profiles.iter().find(|profile| profile.name == name).map(|profile| &profile.labels);
+    let of_account =
+        endpoint.service_account.as_deref().and_then(|name| profile(&Profile::of_account(namespace, name)));
+    let labels = labels.with_applied([profile(&Profile::of_namespace(namespace)), of_account]);
     PodFacts { labels, ports: endpoint.ports.as_deref() }
 }
 

@@ -253,7 +253,11 @@ impl View {
             name,
             labels: self.accounts.get(&(namespace.clone(), name.clone())),
         });
+        let of_account =
+            pod.service_account.as_ref().and_then(|name| self.profile(&Profile::of_account(namespace, name)));
+        let profiles = [self.profile(&Profile::of_namespace(namespace)), of_account];
         EffectiveLabels::pod(&pod.labels, namespace, self.namespaces.get(namespace), account)
+            .with_applied(profiles.map(|profile| profile.map(|profile| &profile.labels)))
     }
 
     fn labels_of_set<'a>(&'a self, set: &'a NetworkSet) -> EffectiveLabels<'a> {

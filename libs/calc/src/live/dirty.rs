@@ -64,7 +64,14 @@ impl Dirty {
             ResourceKey::EndpointSlice(id) => {
                 self.slices.insert(id.clone());
             }
-            ResourceKey::Tier(_) | ResourceKey::Profile(_) => self.every_rule_set = true,
+            ResourceKey::Tier(_) => self.every_rule_set = true,
+            ResourceKey::Profile(name) => {
+                self.every_rule_set = true;
+                // Its labels are those of the pods whose profile it is.
+                if let Some(namespace) = Profile::namespace_of(name) {
+                    self.pods.extend(pods_of(world, &namespace).cloned());
+                }
+            }
             ResourceKey::HostEndpoint(name) => {
                 self.hosts.insert(name.clone());
             }

@@ -303,7 +303,7 @@ pub fn account(namespace: &str, name: &str, pairs: &[(&str, &str)]) -> Fact {
 }
 
 pub fn profile(name: &str, ingress: Vec<Rule>) -> Fact {
-    Fact::Object(Resource::Profile(Profile { name: name.into(), ingress, egress: Vec::new() }))
+    Fact::Object(Resource::Profile(Profile { name: name.into(), labels: Labels::new(), ingress, egress: Vec::new() }))
 }
 
 /// One end of a rule: what this selector, in Calico's grammar, finds.

@@ -102,14 +102,15 @@ impl<'a> Parent<'a> {
 }
 
 /// The labels that selectors are matched against (SEL-9), as Calico joins them (libcalico-go/lib/backend/k8s/conversion
-/// and syncersv1/updateprocessors): own ones, `pcns.KEY` of the namespace, `pcsa.KEY` of the service account, and the
-/// names of all three.
+/// and syncersv1/updateprocessors): own ones, `pcns.KEY` of the namespace, `pcsa.KEY` of the service account, the names of all
+/// three, and what else its profiles apply.
 #[derive(Clone, Copy, Debug)]
 pub struct EffectiveLabels<'a> {
     own: &'a Labels,
     orchestrator: Option<&'a str>,
     namespace: Parent<'a>,
     account: Parent<'a>,
+    applied: [Option<&'a Labels>; 2],
 }
 
 impl<'a> EffectiveLabels<'a> {
@@ -122,26 +123,33 @@ impl<'a> EffectiveLabels<'a> {
         account: Parent<'a>,
     ) -> Self {
         let namespace = Parent::Named { name: &namespace.0, labels: namespace_labels };
-        Self { own, orchestrator: Some(KUBERNETES), namespace, account }
+        Self { own, orchestrator: Some(KUBERNETES), namespace, account, applied: [None; 2] }
     }
 
     /// A network set's of a namespace (CAL-33).
     #[must_use]
     pub fn network_set(own: &'a Labels, namespace: &'a NamespaceName, namespace_labels: Option<&'a Labels>) -> Self {
         let namespace = Parent::Named { name: &namespace.0, labels: namespace_labels };
-        Self { own, orchestrator: None, namespace, account: Parent::None }
+        Self { namespace, ..Self::global_network_set(own) }
     }
 
     /// A global network set's.
     #[must_use]
     pub fn global_network_set(own: &'a Labels) -> Self {
-        Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None }
+        Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None, applied: [None; 2] }
     }
 
     /// A host endpoint's: it is in no namespace, and no pod (CAL-38).
     #[must_use]
     pub fn host_endpoint(own: &'a Labels) -> Self {
-        Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None }
+        Self::global_network_set(own)
+    }
+
+    /// With the labels that these profiles apply, in this order, where nothing nearer says something else
+    /// (felix/labelindex/label_inheritance_index.go).
+    #[must_use]
+    pub fn with_applied(self, applied: [Option<&'a Labels>; 2]) -> Self {
+        Self { applied, ..self }
     }
 
     /// Calls `each` with every label that is known.
@@ -166,6 +174,11 @@ impl<'a> EffectiveLabels<'a> {
         if let Label::Is(name) = self.namespace.name() {
             each(&format!("{NAMESPACE_PREFIX}{KUBERNETES_NAME}"), name);
         }
+        for (key, value) in self.applied.into_iter().flatten().flatten() {
+            if !matches!(self.told(key), Label::Is(_)) && self.label(key) == Label::Is(value) {
+                each(key, value);
+            }
+        }
     }
 
     /// Whether every label is known: what is not told is absent.
@@ -180,8 +193,9 @@ impl<'a> EffectiveLabels<'a> {
     }
 }
 
-impl LabelView for EffectiveLabels<'_> {
-    fn label(&self, key: &str) -> Label<'_> {
+impl EffectiveLabels<'_> {
+    /// What is said of it, profiles apart.
+    fn told(&self, key: &str) -> Label<'_> {
         match key {
             NAMESPACE => self.namespace.name(),
             SERVICE_ACCOUNT => self.account.name(),
@@ -195,6 +209,18 @@ impl LabelView for EffectiveLabels<'_> {
                     Label::of(self.own, key)
                 }
             }
+        }
+    }
+}
+
+impl LabelView for EffectiveLabels<'_> {
+    fn label(&self, key: &str) -> Label<'_> {
+        match self.told(key) {
+            Label::Absent | Label::Unknown if ![NAMESPACE, SERVICE_ACCOUNT, ORCHESTRATOR].contains(&key) => {
+                let applied = self.applied.into_iter().flatten().find_map(|labels| labels.get(key));
+                applied.map_or_else(|| self.told(key), |value| Label::Is(value))
+            }
+            told => told,
         }
     }
 }

@@ -197,11 +197,18 @@ impl Dice {
             let names = [Profile::of_namespace(&namespace), Profile::of_account(&namespace, ACCOUNTS[0])];
             for name in names {
                 if self.once_in(6) {
-                    profiles.push(Profile { name, ingress: self.calico_rules(), egress: self.calico_rules() });
+                    let labels = self.applied_labels();
+                    profiles.push(Profile { name, labels, ingress: self.calico_rules(), egress: self.calico_rules() });
                 }
             }
         }
         profiles
+    }
+
+    /// Of those that pods, namespaces and accounts have.
+    fn applied_labels(&mut self) -> Labels {
+        let keys = ["app", "tier", "pcns.app", "pcns.tier", "pcsa.app", "projectcalico.org/namespace"];
+        (0..self.below(4)).map(|_| (self.pick(&keys).to_owned(), self.pick(&LABEL_VALUES).to_owned())).collect()
     }
 
     fn named_port(&mut self) -> NamedPort {

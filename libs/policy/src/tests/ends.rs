@@ -4,7 +4,7 @@
 //! Never: tiers; one policy in the default tier is enough.
 
 use super::cast::*;
-use model::{Action, EntityMatch, Family, Labels, NetworkSet, NetworkSetId, Node, Rule};
+use model::{Action, EntityMatch, Family, Labels, NetworkSet, NetworkSetId, Node, Profile, Rule};
 
 const OTHERS: &str = "x/b x/c y/a y/b y/c z/a z/b z/c";
 const FAR: &str = "198.51.100.9";
@@ -261,4 +261,41 @@ fn cnp_8_cnp_11_peers_by_namespace_are_pods_alone() {
     cast.0.network_sets = vec![network_set(Some("y"), "near", "r", &["203.0.113.0/24"])];
     assert_eq!(cast.reach("x/a"), OTHERS);
     assert!(!cast.lets(STRANGER, "x/a", TCP, 80));
+}
+
+#[test]
+fn sel_9_labels_that_a_profile_applies_count_where_nothing_nearer_says_something_else() {
+    let profile = |name: &str, pairs: &[(&str, &str)]| Profile {
+        name: name.into(),
+        labels: labels(pairs),
+        ingress: vec![],
+        egress: vec![does(Action::Allow)],
+    };
+    let mut cast = allowing_from(end("zone == 'far' && pcns.ns == 'y'"));
+    assert_eq!(cast.reach("x/a"), "");
+    cast.0.profiles = vec![profile("kns.y", &[("zone", "far"), ("pod", "other"), ("pcns.ns", "z")])];
+    assert_eq!(cast.reach("x/a"), "y/a y/b y/c", "the namespace itself says where it is");
+    cast.pod("y/b").labels = labels(&[("pod", "b"), ("zone", "near")]);
+    assert_eq!(cast.reach("x/a"), "y/a y/c", "a pod's own label comes first");
+    cast.0.profiles.push(profile("ksa.y.default", &[("zone", "near"), ("role", "clerk")]));
+    assert_eq!(cast.reach("x/a"), "y/a y/c", "the namespace's profile comes before the account's");
+    cast.0.profiles.remove(0);
+    assert_eq!(cast.reach("x/a"), "");
+
+    let mut subject = Cast::new([global("default", "p").selecting("role == 'clerk'").into([])]);
+    subject.0.profiles = vec![profile("ksa.z.default", &[("role", "clerk")])];
+    let closed: Vec<_> = everybody().filter(|to| !subject.lets("y/a", to, TCP, 80)).collect();
+    assert_eq!(closed, ["z/a", "z/b", "z/c"]);
+    // What is told of a namespace that nobody has described is known; the rest is not.
+    let mut cast = allowing_from(end("pcns.ns == 'y' && !has(pcns.closed)"));
+    cast.0.namespaces.remove(&"y".into());
+    cast.0.profiles = vec![profile("kns.y", &[("pcns.ns", "y")])];
+    assert_eq!(cast.reach("x/a"), "");
+    let cast_of = |rule| {
+        let mut cast = allowing_from(end(rule));
+        cast.0.namespaces.remove(&"y".into());
+        cast.0.profiles = vec![profile("kns.y", &[("pcns.ns", "y")])];
+        cast.reach("x/a")
+    };
+    assert_eq!(cast_of("pcns.ns == 'y'"), "y/a y/b y/c");
 }

@@ -5,7 +5,7 @@
 //! Never: what a rule matches; that has rows of its own.
 
 use super::cast::*;
-use model::{Action, EntityMatch, Order, PolicyKind, Profile, Rule, Selector, Tier, TierEnd, TierName};
+use model::{Action, EntityMatch, Labels, Order, PolicyKind, Profile, Rule, Selector, Tier, TierEnd, TierName};
 
 const OTHERS: &str = "x/b x/c y/a y/b y/c z/a z/b z/c";
 const ADMIN: &str = TierName::KUBE_ADMIN;
@@ -119,15 +119,24 @@ fn cal_3_cal_4_pass_out_of_the_last_tier_asks_the_profiles() {
     let pass = || to_a("first", "a", [does(Action::Pass)]);
     assert_eq!(cast([pass()]).reach("x/a"), OTHERS, "the namespace's implied profile");
     let mut nowhere = cast([pass()]);
-    nowhere.0.profiles = vec![Profile { name: "kns.x".into(), ingress: vec![], egress: vec![does(Action::Allow)] }];
+    nowhere.0.profiles = vec![Profile {
+        name: "kns.x".into(),
+        labels: Labels::new(),
+        ingress: vec![],
+        egress: vec![does(Action::Allow)],
+    }];
     assert_eq!(nowhere.reach("x/a"), "");
     assert_eq!(nowhere.says("x/b", "x/a"), "no profile allows ingress: denied");
 }
 
 #[test]
 fn cal_4_profiles_are_asked_only_where_no_policy_applies_in_this_direction() {
-    let profile =
-        |rules: Vec<Rule>| Profile { name: "kns.x".into(), ingress: rules, egress: vec![does(Action::Allow)] };
+    let profile = |rules: Vec<Rule>| Profile {
+        name: "kns.x".into(),
+        labels: Labels::new(),
+        ingress: rules,
+        egress: vec![does(Action::Allow)],
+    };
     let mut cast = cast([to_a(DEFAULT, "p", [from("pod == 'c'", Action::Allow)])]);
     cast.0.profiles = vec![profile(vec![from("pod == 'b'", Action::Allow)])];
     assert_eq!(cast.reach("x/a"), "x/c y/c z/c", "a policy applies");
@@ -140,7 +149,12 @@ fn cal_4_profiles_are_asked_only_where_no_policy_applies_in_this_direction() {
 
 #[test]
 fn cal_4_the_accounts_profile_is_asked_after_the_namespaces() {
-    let profile = |name: &str, rule: Rule| Profile { name: name.into(), ingress: vec![rule], egress: vec![] };
+    let profile = |name: &str, rule: Rule| Profile {
+        name: name.into(),
+        labels: Labels::new(),
+        ingress: vec![rule],
+        egress: vec![],
+    };
     let mut cast = cast([]);
     cast.0.endpoints.retain(|pod| pod.id.namespace.0 != "x" || pod.id.name == "a");
     cast.0.profiles = vec![
@@ -160,7 +174,12 @@ fn cal_4_the_accounts_profile_is_asked_after_the_namespaces() {
 fn cal_9_a_pass_in_a_profile_leads_nowhere() {
     let mut cast = cast([]);
     let rules = vec![from("pod == 'b'", Action::Pass), does(Action::Allow)];
-    cast.0.profiles = vec![Profile { name: "kns.x".into(), ingress: rules, egress: vec![does(Action::Allow)] }];
+    cast.0.profiles = vec![Profile {
+        name: "kns.x".into(),
+        labels: Labels::new(),
+        ingress: rules,
+        egress: vec![does(Action::Allow)],
+    }];
     assert_eq!(cast.reach("x/a"), "x/c y/a y/c z/a z/c");
 }
 

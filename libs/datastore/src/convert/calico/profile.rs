@@ -1,7 +1,7 @@
 //! Profile.
 //! In: Calico's Profile (api/pkg/apis/projectcalico/v3/profile.go). Out: [`model::Profile`].
 //! Invariant: its rules are read as those of a GlobalNetworkPolicy are.
-//! Never: keeps quiet about labels it would have applied: they come from namespaces and service accounts here.
+//! Never: the profile that a namespace or service account implies; that is theirs to say.
 
 use super::{
     super::field::{InvalidField, Meta, read, spec},
@@ -26,14 +26,10 @@ pub(in super::super) fn convert(
 ) -> Result<Profile, InvalidField> {
     limit::check(spec(object)?)?;
     let spec: Spec = read("spec", object)?;
-    if spec.labels_to_apply.is_some_and(|labels| !labels.is_empty()) {
-        let reason = "are not applied; label the Namespace or the ServiceAccount instead";
-        unreadable.push(InvalidField::new("spec.labelsToApply", reason));
-    }
     let mut rules = |direction, written: Option<Vec<Value>>| {
         rule::rules(direction, written.as_deref().unwrap_or_default(), None, unreadable)
     };
     let ingress = rules(Direction::Ingress, spec.ingress);
     let egress = rules(Direction::Egress, spec.egress);
-    Ok(Profile { name: meta.name.clone(), ingress, egress })
+    Ok(Profile { name: meta.name.clone(), labels: spec.labels_to_apply.unwrap_or_default(), ingress, egress })
 }

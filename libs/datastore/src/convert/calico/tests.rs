@@ -599,8 +599,11 @@ fn a_profile_has_rules_for_both_directions() {
 }
 
 #[test]
-fn a_profile_that_would_give_labels_says_that_it_does_not() {
-    let (_, unreadable) = profile(&object(API, "Profile", "{name: kns.shop}", "labelsToApply: {pcns.team: a}"));
-    assert!(unreadable[0].starts_with("spec.labelsToApply: "), "{unreadable:?}");
+fn sel_9_a_profile_has_labels_to_apply() {
+    let (profile, unreadable) =
+        profile(&object(API, "Profile", "{name: kns.shop}", "labelsToApply: {pcns.team: a, b: c}"));
+    let said = profile.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+    assert_eq!((said.join(" ").as_str(), unreadable.len()), ("b=c pcns.team=a", 0));
+    assert!(refusal(&object(API, "Profile", "{name: a}", "{labelsToApply: {a: 1}}")).contains("labelsToApply"));
     assert!(refusal(&object(API, "Profile", "{name: a}", "{tags: [b]}")).starts_with("spec"));
 }
