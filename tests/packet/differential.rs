@@ -176,17 +176,17 @@ fn world(view: &View) -> World {
     });
     let told = accounts
         .chain(view.nodes.iter().cloned().map(Resource::Node))
-        .chain(view.network_sets.iter().cloned().map(Resource::NetworkSet))
+        .chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())))
         .chain(view.slices.iter().cloned().map(Resource::EndpointSlice))
         .chain(view.tiers.iter().cloned().map(Resource::Tier))
-        .chain(view.policies.iter().cloned().map(Resource::Policy))
+        .chain(view.policies.iter().map(|policy| Resource::Policy(policy.clone().into())))
         .chain(view.profiles.iter().cloned().map(Resource::Profile));
     for resource in told {
         world.apply(Update::Set(resource));
     }
     for (number, endpoint) in view.endpoints.iter().enumerate() {
         if let Some(ports) = &endpoint.ports {
-            world.apply(Update::Set(Resource::Pod(pod(endpoint, ports, &node))));
+            world.apply(Update::Set(Resource::Pod(pod(endpoint, ports, &node).into())));
         }
         world.attach(attachment(endpoint, number));
     }

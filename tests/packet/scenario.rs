@@ -64,10 +64,10 @@ impl Scenario {
     pub fn world(&self) -> World {
         let mut world = World::new("node".into(), self.keep_established);
         for cast in &self.cast {
-            world.apply(Update::Set(Resource::Pod(cast.pod())));
+            world.apply(Update::Set(Resource::Pod(cast.pod().into())));
         }
         for policy in &self.policies {
-            world.apply(Update::Set(Resource::Policy(policy.clone())));
+            world.apply(Update::Set(Resource::Policy(policy.clone().into())));
         }
         for cast in self.local() {
             world.attach(cast.attachment());

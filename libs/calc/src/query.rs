@@ -5,13 +5,14 @@
 
 use crate::{World, workload::workloads};
 use model::{
-    Attachment, AttachmentId, Cidr, IpPool, Labels, NamespaceName, Node, NodeName, Pod, PodId, Policy, PolicyId,
-    ServiceAccount,
+    Attachment, AttachmentId, Cidr, IpPool, Labels, NamespaceName, NetworkSet, Node, NodeName, Pod, PodId, Policy,
+    PolicyId, ServiceAccount,
 };
 use policy::{Endpoint, View};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// How much is known.
@@ -59,13 +60,13 @@ impl World {
 
     /// Pods with a manifest, by name.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
+        self.pods.values().map(Arc::as_ref)
     }
 
     /// A pod's manifest.
     #[must_use]
     pub fn pod(&self, id: &PodId) -> Option<&Pod> {
-        self.pods.get(id)
+        self.pods.get(id).map(Arc::as_ref)
     }
 
     /// Namespaces and their labels, by name.
@@ -85,7 +86,7 @@ impl World {
 
     /// Policies, by identity; their order of evaluation is [`Policy::order`], then identity.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.values()
+        self.policies.values().map(Arc::as_ref)
     }
 
     /// Whether staged policies are there that rule sets say nothing of, for want of room.
@@ -103,7 +104,7 @@ impl World {
     /// One policy.
     #[must_use]
     pub fn policy(&self, id: &PolicyId) -> Option<&Policy> {
-        self.policies.get(id)
+        self.policies.get(id).map(Arc::as_ref)
     }
 
     /// IP pools, by name.
@@ -179,10 +180,10 @@ impl World {
             accounts: self.accounts.iter().map(account).collect(),
             nodes: self.nodes.values().cloned().collect(),
             endpoints,
-            network_sets: self.network_sets.values().cloned().collect(),
+            network_sets: self.network_sets.values().map(|set| NetworkSet::clone(set)).collect(),
             slices: self.slices.values().cloned().collect(),
             tiers: self.tiers.values().cloned().collect(),
-            policies: self.policies.values().cloned().collect(),
+            policies: self.policies.values().map(|policy| Policy::clone(policy)).collect(),
             profiles: self.profiles.values().cloned().collect(),
             host: self.host.iter().copied().map(Cidr::host).collect(),
         }

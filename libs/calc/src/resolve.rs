@@ -21,7 +21,7 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let InSync(world) = world;
     let workloads = workloads(world);
     let around = surroundings(world);
-    let book = Rulebook::of(world.tiers.values(), world.policies.values());
+    let book = Rulebook::of(world.tiers.values(), world.policies());
     let mut sets = RuleSets { around: &around, sets: Shared::default(), selectors: Selectors::default() };
     let endpoints = endpoints(world, &workloads, &book, &mut sets);
     let (host_endpoints, node) = host_endpoints(world, &book, &mut sets);
@@ -39,8 +39,8 @@ fn endpoints(
     book: &Rulebook<'_>,
     sets: &mut RuleSets<'_>,
 ) -> BTreeMap<AttachmentId, EndpointSpec> {
-    let replaced = spoken_of(world.policies.values());
-    let staged = Rulebook::if_enforced(world.tiers.values(), world.policies.values(), |id| replaced.contains(id));
+    let replaced = spoken_of(world.policies());
+    let staged = Rulebook::if_enforced(world.tiers.values(), world.policies(), |id| replaced.contains(id));
     let staged = if world.tries_staged { &staged } else { book };
     let mut endpoints = BTreeMap::new();
     for workload in workloads.iter().filter(|workload| !workload.attachments.is_empty()) {

@@ -68,7 +68,7 @@ fn attached(world: &World) -> BTreeMap<&PodId, Vec<&Attachment>> {
 /// A manifest's labels count where there is one. A veth of its own makes a pod a workload, whatever its manifest says
 /// of the host's network.
 fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -> Option<Workload<'a>> {
-    let manifest = world.pods.get(id);
+    let manifest = world.pod(id);
     let published = world.published.get(id).filter(|published| published.node != world.node);
     if manifest.is_some_and(|pod| pod.finished || pod.host_network && attachments.is_empty()) {
         return None;

@@ -11,6 +11,7 @@ use model::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// The last known state.
@@ -21,13 +22,13 @@ pub struct World {
     /// Rule sets say what staged policies would make of them.
     pub(crate) tries_staged: bool,
     in_sync: bool,
-    pub(crate) pods: BTreeMap<PodId, Pod>,
+    pub(crate) pods: BTreeMap<PodId, Arc<Pod>>,
     pub(crate) namespaces: BTreeMap<NamespaceName, Labels>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) accounts: BTreeMap<(NamespaceName, String), ServiceAccount>,
     pub(crate) tiers: BTreeMap<TierName, Tier>,
-    pub(crate) policies: BTreeMap<PolicyId, Policy>,
-    pub(crate) network_sets: BTreeMap<NetworkSetId, NetworkSet>,
+    pub(crate) policies: BTreeMap<PolicyId, Arc<Policy>>,
+    pub(crate) network_sets: BTreeMap<NetworkSetId, Arc<NetworkSet>>,
     pub(crate) slices: BTreeMap<EndpointSliceId, EndpointSlice>,
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,

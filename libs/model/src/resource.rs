@@ -8,7 +8,7 @@ use crate::{
     NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 /// A container port with a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,11 +86,11 @@ pub struct WorkloadAddress {
     pub labels: Labels,
 }
 
-/// Any object.
+/// Any object. Those that come by the ten thousand are shared by all who hold them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// A pod.
-    Pod(Pod),
+    Pod(Arc<Pod>),
     /// A namespace.
     Namespace(Namespace),
     /// A node.
@@ -100,9 +100,9 @@ pub enum Resource {
     /// A tier.
     Tier(Tier),
     /// A policy.
-    Policy(Policy),
+    Policy(Arc<Policy>),
     /// A set of networks.
-    NetworkSet(NetworkSet),
+    NetworkSet(Arc<NetworkSet>),
     /// Some of the endpoints of a service.
     EndpointSlice(EndpointSlice),
     /// A profile.

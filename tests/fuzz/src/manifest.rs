@@ -6,7 +6,8 @@
 use calc::World;
 use datastore::Catalog;
 use model::{
-    Attachment, AttachmentId, Cidr, IfaceName, Labels, Mac, PodId, Policy, Protocol, Resource, ResourceKey, Update,
+    Attachment, AttachmentId, Cidr, IfaceName, Labels, Mac, NetworkSet, PodId, Policy, Protocol, Resource, ResourceKey,
+    Update,
 };
 use policy::{Endpoint, Flow, Verdict, View, compiled::Compiled, evaluate};
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
@@ -130,11 +131,11 @@ fn view(told: &Told) -> View {
                 drop(view.accounts.insert((account.namespace.clone(), account.name.clone()), account.labels.clone()))
             }
             Resource::Node(node) => view.nodes.push(node.clone()),
-            Resource::NetworkSet(set) => view.network_sets.push(set.clone()),
+            Resource::NetworkSet(set) => view.network_sets.push(NetworkSet::clone(set)),
             Resource::EndpointSlice(slice) => view.slices.push(slice.clone()),
             Resource::Tier(tier) => view.tiers.push(tier.clone()),
             Resource::Profile(profile) => view.profiles.push(profile.clone()),
-            Resource::Policy(policy) => view.policies.push(policy.clone()),
+            Resource::Policy(policy) => view.policies.push(Policy::clone(policy)),
             Resource::Pod(pod) if !pod.host_network && !pod.finished && !pod.addresses.is_empty() => {
                 view.endpoints.push(Endpoint {
                     id: pod.id.clone(),

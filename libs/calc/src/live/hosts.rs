@@ -42,7 +42,7 @@ impl Hosts {
 
     /// Takes in a policy, or that there is none of this name.
     pub(super) fn put_policy(&mut self, world: &World, id: &PolicyId) {
-        let policy = world.policies.get(id);
+        let policy = world.policy(id);
         let selects = |name: &String| {
             let host = world.host_endpoints.get(name);
             policy.zip(host).is_some_and(|(policy, host)| selects(policy, host))
@@ -79,7 +79,7 @@ impl Hosts {
         if let Some(judged) = self.judged.get(&host.name) {
             return judged.layers.clone();
         }
-        let selecting: Vec<_> = world.policies.values().filter(|policy| selects(policy, host)).collect();
+        let selecting: Vec<_> = world.policies().filter(|policy| selects(policy, host)).collect();
         let book = Rulebook::of(world.tiers.values(), selecting.iter().copied());
         let layers = judges.build_host(&book, host, &host::subject(world, host, failsafes));
         let selecting = selecting.into_iter().map(|policy| policy.id.clone()).collect();

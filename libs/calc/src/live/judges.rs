@@ -112,7 +112,7 @@ impl Judges {
         addresses: Vec<IpAddr>,
     ) -> Both {
         let selecting = self.subjects.matches_of(workload.id).filter_map(|(number, _)| self.policies.value(*number));
-        let selecting: Vec<_> = selecting.filter_map(|id| world.policies.get(id)).collect();
+        let selecting: Vec<_> = selecting.filter_map(|id| world.policy(id)).collect();
         let subject = subject(world, workload, addresses);
         let (tiers, policies) = (world.tiers.values(), selecting.iter().copied());
         let book = Rulebook::of(tiers.clone(), policies.clone());

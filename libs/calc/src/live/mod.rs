@@ -108,10 +108,10 @@ impl Live {
         match key {
             ResourceKey::Policy(id) => {
                 remarks.remove(id);
-                remarks.extend(world.policies.get(id).map(of).filter(|(_, any)| !any.is_empty()));
+                remarks.extend(world.policy(id).map(of).filter(|(_, any)| !any.is_empty()));
             }
             ResourceKey::Tier(_) => {
-                *remarks = world.policies.values().map(of).filter(|(_, any)| !any.is_empty()).collect();
+                *remarks = world.policies().map(of).filter(|(_, any)| !any.is_empty()).collect();
             }
             _ => {}
         }

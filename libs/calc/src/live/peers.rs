@@ -10,7 +10,7 @@ use crate::{
     index::{Change, LabelIndex},
     surroundings::{node_facts, set_facts, set_labels},
 };
-use model::{Cidr, EffectiveLabels, NetworkSet, NetworkSetId, Node, NodeName, PodId, Selector, Truth};
+use model::{Cidr, EffectiveLabels, NetworkSetId, Node, NodeName, PodId, Selector, Truth};
 use policy::{Class, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,7 +65,7 @@ impl Peers {
     pub(super) fn put_set(&mut self, world: &World, id: &NetworkSetId) -> BTreeSet<Cidr> {
         let set = world.network_sets.get(id);
         let nets = set.map(|set| set.nets.clone()).unwrap_or_default();
-        let labels = set.map(|set: &NetworkSet| set_labels(world, set));
+        let labels = set.map(|set| set_labels(world, set));
         self.put(&Peer::Set(id.clone()), labels.as_ref());
         place(&mut self.sets, &mut self.sets_on, id, nets)
     }

@@ -22,7 +22,7 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
         Resource::ServiceAccount(ServiceAccount { namespace, name, labels })
     });
     let pods = view.endpoints.iter().map(|endpoint| {
-        Resource::Pod(Pod {
+        let pod = Pod {
             id: endpoint.id.clone(),
             node: None,
             labels: endpoint.labels.clone(),
@@ -31,14 +31,15 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
             service_account: endpoint.service_account.clone(),
             host_network: false,
             finished: false,
-        })
+        };
+        Resource::Pod(pod.into())
     });
     let others = view.nodes.iter().cloned().map(Resource::Node);
-    let others = others.chain(view.network_sets.iter().cloned().map(Resource::NetworkSet));
+    let others = others.chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())));
     let others = others.chain(view.slices.iter().cloned().map(Resource::EndpointSlice));
     let others = others.chain(view.tiers.iter().cloned().map(Resource::Tier));
     let others = others.chain(view.profiles.iter().cloned().map(Resource::Profile));
-    let policies = view.policies.iter().cloned().map(Resource::Policy);
+    let policies = view.policies.iter().map(|policy| Resource::Policy(policy.clone().into()));
     namespaces.chain(accounts).chain(pods).chain(others).chain(policies).collect()
 }
 
@@ -105,9 +106,9 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
             format!("{} is published", pod.id)
         }
         _ => {
-            let pod = Pod { host_network: dice.below(2) == 0, finished: dice.below(2) == 0, ..pod.clone() };
+            let pod = Pod { host_network: dice.below(2) == 0, finished: dice.below(2) == 0, ..Pod::clone(pod) };
             let text = format!("{} is of the host or finished", pod.id);
-            live.apply(Update::Set(Resource::Pod(pod)));
+            live.apply(Update::Set(Resource::Pod(pod.into())));
             text
         }
     }

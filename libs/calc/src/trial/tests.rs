@@ -16,7 +16,7 @@ fn world(case: &Case) -> World {
     let mut world = World::new("here".into(), false);
     for (number, resource) in resources(case).into_iter().enumerate() {
         if let Resource::Pod(pod) = &resource {
-            world.attach(attachment(&Pod { ..pod.clone() }, number, true));
+            world.attach(attachment(pod, number, true));
         }
         world.apply(Update::Set(resource));
     }

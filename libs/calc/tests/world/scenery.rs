@@ -125,7 +125,7 @@ pub fn manifest(pod: &str, app: &str, addresses: &[&str]) -> Pod {
 }
 
 pub fn pod(pod: Pod) -> Fact {
-    Fact::Object(Resource::Pod(pod))
+    Fact::Object(Resource::Pod(pod.into()))
 }
 
 pub fn pod_id(text: &str) -> PodId {
@@ -235,7 +235,7 @@ pub fn policy(id: &str, subject: Selector, ingress: Vec<Rule>, egress: Vec<Rule>
 }
 
 pub fn enforced(policy: Policy) -> Fact {
-    Fact::Object(Resource::Policy(policy))
+    Fact::Object(Resource::Policy(policy.into()))
 }
 
 /// A policy of Calico's for every pod, in a tier, isolating both directions.
@@ -288,7 +288,7 @@ pub fn tier(name: &str, order: f64, end: TierEnd) -> Fact {
 pub fn network_set(namespace: Option<&str>, name: &str, role: &str, nets: &[&str]) -> Fact {
     let id = NetworkSetId { namespace: namespace.map(Into::into), name: name.into() };
     let nets = nets.iter().map(|text| net(text)).collect();
-    Fact::Object(Resource::NetworkSet(NetworkSet { id, labels: labels(&[("role", role)]), nets }))
+    Fact::Object(Resource::NetworkSet(NetworkSet { id, labels: labels(&[("role", role)]), nets }.into()))
 }
 
 /// A node with the label `rack`.

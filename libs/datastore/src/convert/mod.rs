@@ -89,27 +89,29 @@ fn resource(
     unreadable: &mut Vec<InvalidField>,
 ) -> Result<Option<Resource>, InvalidField> {
     Ok(Some(match kind {
-        Kind::Pod => Resource::Pod(pod::convert(meta, value)?),
+        Kind::Pod => Resource::Pod(pod::convert(meta, value)?.into()),
         Kind::Namespace => Resource::Namespace(namespace::convert(meta)),
         Kind::Node => Resource::Node(node::convert(meta, value)?),
         Kind::ServiceAccount => Resource::ServiceAccount(serviceaccount::convert(meta)),
         Kind::Policy(PolicyKind::KubernetesNetworkPolicy, _) => {
-            Resource::Policy(networkpolicy::convert(meta, value, unreadable)?)
+            Resource::Policy(networkpolicy::convert(meta, value, unreadable)?.into())
         }
         Kind::Policy(PolicyKind::ClusterNetworkPolicy, _) => {
-            Resource::Policy(cluster::convert(meta, value, unreadable)?)
+            Resource::Policy(cluster::convert(meta, value, unreadable)?.into())
         }
         Kind::Policy(policy, group) if policy.is_staged() => {
-            return Ok(staged::convert(policy, group, meta, value, unreadable)?.map(Resource::Policy));
+            return Ok(
+                staged::convert(policy, group, meta, value, unreadable)?.map(|policy| Resource::Policy(policy.into()))
+            );
         }
         Kind::Policy(policy, group) => {
             let id = kind::policy_id(policy, meta);
-            Resource::Policy(calico::policy::convert(id, group, value, unreadable)?)
+            Resource::Policy(calico::policy::convert(id, group, value, unreadable)?.into())
         }
         Kind::Tier => Resource::Tier(calico::tier::convert(meta, value)?),
         Kind::NetworkSet { global } => {
             let id = kind::set_id(global, meta);
-            Resource::NetworkSet(calico::networkset::convert(id, meta, value, unreadable)?)
+            Resource::NetworkSet(calico::networkset::convert(id, meta, value, unreadable)?.into())
         }
         Kind::EndpointSlice => Resource::EndpointSlice(endpointslice::convert(kind::slice_id(meta), meta, value)?),
         Kind::Profile => Resource::Profile(calico::profile::convert(meta, value, unreadable)?),

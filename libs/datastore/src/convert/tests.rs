@@ -6,6 +6,7 @@
 use super::*;
 use crate::yaml;
 use model::{Pod, Policy, PortMatch, Rule};
+use std::sync::Arc;
 
 pub(super) fn converted(text: &str) -> Converted {
     convert(&yaml::parse(text).expect("the test's YAML is well formed"))
@@ -34,7 +35,7 @@ fn policy_text(spec: &str) -> String {
 
 fn policy(spec: &str) -> (Policy, Vec<String>) {
     match known(&policy_text(spec)) {
-        (Resource::Policy(policy), unreadable) => (policy, unreadable),
+        (Resource::Policy(policy), unreadable) => (Arc::unwrap_or_clone(policy), unreadable),
         (other, _) => panic!("{other:?}"),
     }
 }
@@ -220,7 +221,7 @@ fn an_unreadable_field_is_named_by_its_path() {
 
 fn pod(text: &str) -> Pod {
     match known(&format!("apiVersion: v1\nkind: Pod\n{text}")).0 {
-        Resource::Pod(pod) => pod,
+        Resource::Pod(pod) => Arc::unwrap_or_clone(pod),
         other => panic!("{other:?}"),
     }
 }

@@ -10,6 +10,7 @@ use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -63,7 +64,7 @@ impl Node {
         let mut run = Run { policies: Vec::new(), others: Vec::new(), problems };
         for update in batch {
             match update {
-                Update::Set(Resource::Policy(policy)) => run.policies.push(policy),
+                Update::Set(Resource::Policy(policy)) => run.policies.push(Arc::unwrap_or_clone(policy)),
                 Update::Set(Resource::Namespace(_)) => {}
                 Update::Set(other) => run.others.push(other),
                 Update::Gone(_) | Update::InSync => {}

@@ -8,6 +8,7 @@ use super::super::{
     tests::{known, refusal},
 };
 use model::{Layer, NetworkSet, Order, Policy, Profile, Resource, Tier};
+use std::sync::Arc;
 
 const API: &str = "projectcalico.org/v3";
 const STORED: &str = "crd.projectcalico.org/v1";
@@ -27,7 +28,7 @@ fn namespaced(spec: &str) -> String {
 
 fn policy(text: &str) -> (Policy, Vec<String>) {
     match known(text) {
-        (Resource::Policy(policy), unreadable) => (policy, unreadable),
+        (Resource::Policy(policy), unreadable) => (Arc::unwrap_or_clone(policy), unreadable),
         (other, _) => panic!("{other:?}"),
     }
 }
@@ -486,7 +487,7 @@ fn cal_15_a_stored_policy_has_the_name_its_user_gave() {
 
 fn set(text: &str) -> (NetworkSet, Vec<String>) {
     match known(text) {
-        (Resource::NetworkSet(set), unreadable) => (set, unreadable),
+        (Resource::NetworkSet(set), unreadable) => (Arc::unwrap_or_clone(set), unreadable),
         (other, _) => panic!("{other:?}"),
     }
 }

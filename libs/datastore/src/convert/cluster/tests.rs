@@ -8,6 +8,7 @@ use super::super::{
     tests::{known, refusal},
 };
 use model::{Order, Policy, Resource};
+use std::sync::Arc;
 
 const POD: &str = "~orchestrator == \"k8s\"";
 
@@ -23,7 +24,7 @@ fn with(rest: &str) -> String {
 
 fn policy(text: &str) -> (Policy, Vec<String>) {
     match known(text) {
-        (Resource::Policy(policy), unreadable) => (policy, unreadable),
+        (Resource::Policy(policy), unreadable) => (Arc::unwrap_or_clone(policy), unreadable),
         (other, _) => panic!("{other:?}"),
     }
 }
