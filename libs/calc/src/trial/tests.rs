@@ -8,7 +8,7 @@ use crate::{
     World,
     live::tests::{attachment, resources},
 };
-use model::{Pod, Resource, Update};
+use model::{Resource, Update};
 use policy::{evaluate, generate::Case};
 
 /// The world of this case with all its pods here.
