@@ -181,6 +181,7 @@ impl World {
             nodes: self.nodes.values().cloned().collect(),
             endpoints,
             network_sets: self.network_sets.values().map(|set| NetworkSet::clone(set)).collect(),
+            host_endpoints: self.host_endpoints.values().cloned().collect(),
             slices: self.slices.values().cloned().collect(),
             tiers: self.tiers.values().cloned().collect(),
             policies: self.policies.values().map(|policy| Policy::clone(policy)).collect(),

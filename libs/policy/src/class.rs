@@ -23,14 +23,14 @@ pub struct Class {
     pub nets: BTreeSet<Cidr>,
     /// Active services of which it is an endpoint, and the ports at which it serves each.
     pub services: BTreeMap<Arc<ServiceId>, BTreeSet<(Protocol, u16)>>,
-    /// Its named ports, of those names that an active egress rule uses.
+    /// Its named ports, of those names that an active rule asks for.
     pub ports: BTreeSet<NamedPort>,
     /// Active egress rules use names, and nobody has described the pod: any of them may be any of its ports.
     pub unknown_ports: bool,
 }
 
 impl Class {
-    /// The class of `net` (of an address: [`Cidr::host`]) as far as networks, network sets and nodes say.
+    /// The class of `net` (of an address: [`Cidr::host`]) as far as networks and what is placed on them say.
     #[must_use]
     pub fn of(active: &Active, net: &Cidr) -> Self {
         let mut class = Self::default();
@@ -39,15 +39,21 @@ impl Class {
                 class.nets.insert(wider);
             }
             if let Some(found) = active.placed.get(&wider) {
-                class.selectors.extend(found.selectors.iter().cloned());
-                class.unsure.extend(found.unsure.iter().cloned());
-                class.nodes.extend(found.nodes.iter().cloned());
-                for (service, ports) in &found.services {
-                    class.serve(service, ports);
-                }
+                class.join(found);
             }
         }
         class.settled()
+    }
+
+    /// Takes in what somebody else says of the same address.
+    fn join(&mut self, other: &Self) {
+        self.selectors.extend(other.selectors.iter().cloned());
+        self.unsure.extend(other.unsure.iter().cloned());
+        self.nodes.extend(other.nodes.iter().cloned());
+        self.ports.extend(other.ports.iter().cloned());
+        for (service, ports) in &other.services {
+            self.serve(service, ports);
+        }
     }
 
     /// The same address, with what is known of the pod that has it.
@@ -120,7 +126,7 @@ pub struct Active {
     pub nets: BTreeSet<Cidr>,
     /// Port names that the peer resolves.
     pub peer_port_names: BTreeSet<PortName>,
-    /// What network sets, nodes and services say of networks, where any of these selectors and names finds them.
+    /// What network sets, host endpoints, nodes and services say of networks, where any of these selectors and names finds them.
     pub placed: BTreeMap<Cidr, Class>,
 }
 
@@ -153,6 +159,14 @@ impl Active {
                 for net in set.nets.iter().filter(|_| found.possibly()) {
                     placed.entry(*net).or_default().note(selector, found);
                 }
+            }
+        }
+        for host in &around.hosts {
+            let mut class = Class::default();
+            self.selectors.iter().for_each(|selector| class.note(selector, selector.matches(&host.labels)));
+            class.ports.extend(host.ports.iter().filter(|port| self.peer_port_names.contains(&port.name)).cloned());
+            for address in host.addresses.iter().filter(|_| class != Class::default()) {
+                placed.entry(Cidr::host(*address)).or_default().join(&class);
             }
         }
         for node in &around.nodes {

@@ -4,8 +4,8 @@
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
 use crate::{
-    Active, Class, Endpoint, Flow, Judgement, NodeFacts, Outcome, OwnAddresses, PodFacts, Preview, RowSpan, RuleSet,
-    Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
+    Active, Class, Endpoint, Flow, HostFacts, Judgement, NodeFacts, Outcome, OwnAddresses, PodFacts, Preview, RowSpan,
+    RuleSet, Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
 };
 use abi::rules::x_of;
 use model::{Cidr, Direction, EffectiveLabels, Parent, Profile};
@@ -122,5 +122,15 @@ fn around(view: &View) -> Surroundings<'_> {
         SetFacts { labels, nets: &set.nets }
     });
     let nodes = view.nodes.iter().map(|node| NodeFacts { labels: &node.labels, addresses: &node.addresses });
-    Surroundings { sets: sets.collect(), nodes: nodes.collect(), slices: view.slices.iter().collect() }
+    let hosts = view.host_endpoints.iter().map(|host| HostFacts {
+        labels: EffectiveLabels::host_endpoint(&host.labels),
+        addresses: &host.expected_ips,
+        ports: &host.ports,
+    });
+    Surroundings {
+        sets: sets.collect(),
+        hosts: hosts.collect(),
+        nodes: nodes.collect(),
+        slices: view.slices.iter().collect(),
+    }
 }

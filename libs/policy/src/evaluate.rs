@@ -5,9 +5,9 @@
 
 use crate::{Decider, Verdict};
 use model::{
-    Action, Cidr, Direction, EffectiveLabels, EndpointSlice, EntityMatch, Family, IcmpMatch, Labels, NamedPort,
-    NamespaceName, NetworkSet, Node, Order, Parent, PodId, Policy, PortMatch, Profile, Protocol, Rule, Selector,
-    ServiceId, Tier, TierEnd, TierName, Truth,
+    Action, Cidr, Direction, EffectiveLabels, EndpointSlice, EntityMatch, Family, HostEndpoint, IcmpMatch, Labels,
+    NamedPort, NamespaceName, NetworkSet, Node, Order, Parent, PodId, Policy, PortMatch, Profile, Protocol, Rule,
+    Selector, ServiceId, Tier, TierEnd, TierName, Truth,
 };
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -39,6 +39,8 @@ pub struct View {
     pub endpoints: Vec<Endpoint>,
     /// Network sets.
     pub network_sets: Vec<NetworkSet>,
+    /// Host endpoints of any node.
+    pub host_endpoints: Vec<HostEndpoint>,
     /// Endpoints of services.
     pub slices: Vec<EndpointSlice>,
     /// Tiers that objects describe, in any order.
@@ -96,7 +98,10 @@ pub fn evaluate(view: &View, flow: &Flow) -> Outcome {
     let source = view.pod_at(flow.source);
     let destination = view.pod_at(flow.destination);
     let from_this_node = view.host.iter().any(|net| net.contains(flow.source));
-    let asked = |direction, subject| view.judge(&Packet { flow, destination, subject, direction });
+    let asked = |direction, subject| {
+        let hosts = view.hosts_at(flow.destination).collect();
+        view.judge(&Packet { flow, destination, hosts, subject, direction })
+    };
 
     let egress = source.map(|subject| asked(Direction::Egress, subject));
     let refused = egress.as_ref().is_some_and(|judgement| judgement.verdict == Verdict::Deny);
@@ -109,6 +114,8 @@ struct Packet<'a> {
     flow: &'a Flow,
     /// The pod whose port names are meant: the destination in both directions (NP-19).
     destination: Option<&'a Endpoint>,
+    /// Where it is no pod, the host endpoints that expect its address (CAL-25).
+    hosts: Vec<&'a HostEndpoint>,
     /// The end that is judged.
     subject: &'a Endpoint,
     direction: Direction,
@@ -209,8 +216,9 @@ impl View {
     fn tiers_of(&self, packet: &Packet) -> Vec<(Tier, Vec<&Policy>)> {
         let mut tiers: BTreeMap<(bool, Order, TierName), (Tier, Vec<&Policy>)> = BTreeMap::new();
         for policy in &self.policies {
-            // A staged policy is never asked (CAL-13).
+            // A staged policy is never asked (CAL-13), nor are workloads by what is for host endpoints alone (HEP-8, HEP-9).
             if policy.stage.is_none()
+                && policy.judges_workloads()
                 && policy.applies(packet.direction)
                 && self.selects(policy, packet.subject).possibly()
             {
@@ -243,6 +251,10 @@ impl View {
         self.endpoints.iter().find(|endpoint| endpoint.addresses.contains(&address))
     }
 
+    fn hosts_at(&self, address: IpAddr) -> impl Iterator<Item = &HostEndpoint> {
+        self.host_endpoints.iter().filter(move |host| host.expected_ips.contains(&address))
+    }
+
     fn selects(&self, policy: &Policy, pod: &Endpoint) -> Truth {
         policy.subject.matches(&self.labels_of(pod))
     }
@@ -267,11 +279,14 @@ impl View {
         }
     }
 
-    /// Whether a pod that matches has the address, or a network set that matches contains it.
+    /// Whether a pod that matches has the address, a network set that matches contains it, or a host endpoint that matches
+    /// expects it: no other address of its interface counts.
     fn selected(&self, selector: &Selector, address: IpAddr) -> Truth {
         let pod = self.pod_at(address).map(|pod| selector.matches(&self.labels_of(pod)));
         let sets = self.network_sets.iter().filter(|set| contains(&set.nets, address));
-        Truth::any(pod.into_iter().chain(sets.map(|set| selector.matches(&self.labels_of_set(set)))))
+        let sets = sets.map(|set| selector.matches(&self.labels_of_set(set)));
+        let hosts = self.hosts_at(address).map(|host| selector.matches(&EffectiveLabels::host_endpoint(&host.labels)));
+        Truth::any(pod.into_iter().chain(sets).chain(hosts))
     }
 
     fn is_node(&self, selector: &Selector, address: IpAddr) -> Truth {
@@ -368,7 +383,10 @@ fn port_matches(port: &PortMatch, packet: &Packet) -> Truth {
     let Flow { protocol, detail, .. } = *packet.flow;
     match (port, packet.destination) {
         (PortMatch::Range(range), _) => (range.first()..=range.last()).contains(&detail).into(),
-        (PortMatch::Named(_), None) => Truth::No,
+        (PortMatch::Named(name), None) => {
+            let mut ports = packet.hosts.iter().flat_map(|host| &host.ports);
+            ports.any(|own| own.name == *name && own.protocol == protocol && own.port == detail).into()
+        }
         (PortMatch::Named(name), Some(pod)) => pod.ports.as_ref().map_or(Truth::Unknown, |ports| {
             ports.iter().any(|own| own.name == *name && own.protocol == protocol && own.port == detail).into()
         }),

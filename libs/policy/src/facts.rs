@@ -25,6 +25,18 @@ pub struct SetFacts<'a> {
     pub nets: &'a [Cidr],
 }
 
+/// A host endpoint, of any node. Rules find it at its expected addresses and nowhere else (HEP-11;
+/// api/pkg/apis/projectcalico/v3/hostendpoint.go).
+#[derive(Clone, Copy, Debug)]
+pub struct HostFacts<'a> {
+    /// Its labels.
+    pub labels: EffectiveLabels<'a>,
+    /// Its expected addresses.
+    pub addresses: &'a [IpAddr],
+    /// Its named ports (CAL-25).
+    pub ports: &'a [NamedPort],
+}
+
 /// A node.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeFacts<'a> {
@@ -39,6 +51,8 @@ pub struct NodeFacts<'a> {
 pub struct Surroundings<'a> {
     /// Network sets.
     pub sets: Vec<SetFacts<'a>>,
+    /// Host endpoints.
+    pub hosts: Vec<HostFacts<'a>>,
     /// Nodes.
     pub nodes: Vec<NodeFacts<'a>>,
     /// Endpoints of services.
@@ -46,10 +60,13 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// Whether a set that matches contains the address.
+    /// Whether a set that matches contains the address, or a host endpoint that matches expects it.
     pub(crate) fn in_set(&self, selector: &Selector, address: IpAddr) -> Truth {
         let around = self.sets.iter().filter(|set| set.nets.iter().any(|net| net.contains(address)));
-        Truth::any(around.map(|set| selector.matches(&set.labels)))
+        let at = self.hosts.iter().filter(|host| host.addresses.contains(&address));
+        Truth::any(
+            around.map(|set| &set.labels).chain(at.map(|host| &host.labels)).map(|labels| selector.matches(labels)),
+        )
     }
 
     /// Whether a node that matches has the address.

@@ -31,7 +31,7 @@ pub use compile::{Row, RowSpan, Rows, row};
 pub use decider::{Decider, Hit, Preview, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;
-pub use facts::{NodeFacts, PodFacts, SetFacts, Surroundings};
+pub use facts::{HostFacts, NodeFacts, PodFacts, SetFacts, Surroundings};
 pub use host::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject};
 pub use rulebook::{Applying, Rulebook, RuledTier};
 pub use ruleset::{

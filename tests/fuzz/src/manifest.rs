@@ -132,6 +132,7 @@ fn view(told: &Told) -> View {
             }
             Resource::Node(node) => view.nodes.push(node.clone()),
             Resource::NetworkSet(set) => view.network_sets.push(NetworkSet::clone(set)),
+            Resource::HostEndpoint(host) => view.host_endpoints.push(host.clone()),
             Resource::EndpointSlice(slice) => view.slices.push(slice.clone()),
             Resource::Tier(tier) => view.tiers.push(tier.clone()),
             Resource::Profile(profile) => view.profiles.push(profile.clone()),

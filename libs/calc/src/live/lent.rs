@@ -3,7 +3,7 @@
 //! Invariant: what is gone has no labels.
 //! Never: a copy.
 
-use crate::{World, index::Labelled, surroundings::set_labels, workload::workload};
+use crate::{World, host, index::Labelled, surroundings::set_labels, workload::workload};
 use model::{EffectiveLabels, Label, LabelView, NetworkSetId, PodId};
 
 pub(super) struct Lent<'a>(Option<EffectiveLabels<'a>>);
@@ -15,6 +15,10 @@ impl<'a> Lent<'a> {
 
     pub(super) fn set(world: &'a World, id: &NetworkSetId) -> Self {
         Self(world.network_sets.get(id).map(|set| set_labels(world, set)))
+    }
+
+    pub(super) fn host(world: &'a World, name: &str) -> Self {
+        Self(world.host_endpoints.get(name).map(host::labels))
     }
 
     pub(super) fn nothing() -> Self {

@@ -1,16 +1,16 @@
 //! Peers: everybody that a rule may find by labels, and which active selectors find whom.
-//! In: pods, network sets and nodes as they change; selectors as rules begin and cease to ask them.
+//! In: pods, network sets, host endpoints and nodes as they change; selectors as rules begin and cease to ask them.
 //! Out: what finds an address; and which addresses and networks a change concerns.
 //! Invariant: equal to asking every active selector about every peer.
 //! Never: holds labels; they are lent by the World.
 
 use super::{lent::Lent, numbers::Numbers};
 use crate::{
-    World,
+    World, host,
     index::{Change, LabelIndex},
-    surroundings::{node_facts, set_facts, set_labels},
+    surroundings::{host_facts, node_facts, set_facts, set_labels},
 };
-use model::{Cidr, EffectiveLabels, NetworkSetId, Node, NodeName, PodId, Selector, Truth};
+use model::{Cidr, EffectiveLabels, NetworkSetId, Node, NodeName, PodId, PortName, Selector, Truth};
 use policy::{Class, Surroundings};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +23,7 @@ use std::{
 pub(super) enum Peer {
     Pod(PodId),
     Set(NetworkSetId),
+    Host(String),
 }
 
 /// Whose class of networks it is to be worked out again.
@@ -40,10 +41,15 @@ pub(super) struct Peers {
     /// Selectors of nodes that rules ask.
     of_nodes: BTreeSet<Arc<Selector>>,
     sets: BTreeMap<NetworkSetId, Vec<Cidr>>,
+    hosts: BTreeMap<String, Vec<Cidr>>,
     nodes: BTreeMap<NodeName, Vec<Cidr>>,
     /// Who lies on a network.
     sets_on: BTreeMap<Cidr, BTreeSet<NetworkSetId>>,
+    hosts_on: BTreeMap<Cidr, BTreeSet<String>>,
     nodes_on: BTreeMap<Cidr, BTreeSet<NodeName>>,
+    /// Host endpoints by the names of their ports.
+    names: BTreeMap<String, Vec<PortName>>,
+    hosts_named: BTreeMap<PortName, BTreeSet<String>>,
 }
 
 impl Peers {
@@ -70,6 +76,22 @@ impl Peers {
         place(&mut self.sets, &mut self.sets_on, id, nets)
     }
 
+    /// The same for a host endpoint.
+    pub(super) fn put_host(&mut self, world: &World, name: &String) -> BTreeSet<Cidr> {
+        let host = world.host_endpoints.get(name);
+        self.put(&Peer::Host(name.clone()), host.map(host::labels).as_ref());
+        let names = host.map(|host| host.ports.iter().map(|port| port.name.clone()).collect()).unwrap_or_default();
+        place(&mut self.names, &mut self.hosts_named, name, names);
+        let expected = host.map(|host| &*host.expected_ips).unwrap_or_default();
+        let expected = expected.iter().copied().map(Cidr::host).collect();
+        place(&mut self.hosts, &mut self.hosts_on, name, expected)
+    }
+
+    /// Where host endpoints are that have a port of this name.
+    pub(super) fn named(&self, name: &PortName) -> impl Iterator<Item = &Cidr> {
+        self.hosts_named.get(name).into_iter().flatten().filter_map(|host| self.hosts.get(host)).flatten()
+    }
+
     /// The same for a node.
     pub(super) fn put_node(&mut self, world: &World, name: &NodeName) -> BTreeSet<Cidr> {
         let addresses = world.nodes.get(name).map(|node| &*node.addresses).unwrap_or_default();
@@ -84,6 +106,7 @@ impl Peers {
         let lend = |number: &u32| match numbers.value(*number) {
             Some(Peer::Pod(id)) => Lent::pod(world, id),
             Some(Peer::Set(id)) => Lent::set(world, id),
+            Some(Peer::Host(name)) => Lent::host(world, name),
             None => Lent::nothing(),
         };
         let changes = self.found.put_selector(&id, selector, lend);
@@ -114,13 +137,18 @@ impl Peers {
         self.find(&Peer::Pod(id.clone()))
     }
 
-    /// What network sets and nodes say of a network.
-    pub(super) fn on(&self, world: &World, net: &Cidr) -> Class {
+    /// What network sets, host endpoints and nodes say of a network. `asks`: whether a rule asks for ports of a name.
+    pub(super) fn on(&self, world: &World, net: &Cidr, asks: impl Fn(&PortName) -> bool) -> Class {
         let mut class = Class::default();
         for set in self.sets_on.get(net).into_iter().flatten() {
             for (selector, truth) in self.find(&Peer::Set(set.clone())) {
                 class.note(selector, truth);
             }
+        }
+        for name in self.hosts_on.get(net).into_iter().flatten() {
+            self.find(&Peer::Host(name.clone())).for_each(|(selector, truth)| class.note(selector, truth));
+            let ports = world.host_endpoints.get(name).into_iter().flat_map(|host| &host.ports);
+            class.ports.extend(ports.filter(|port| asks(&port.name)).cloned());
         }
         for node in self.nodes_on.get(net).into_iter().flatten().filter_map(|name| world.nodes.get(name)) {
             let finds = |selector: &&Arc<Selector>| selector.matches(&node.labels).surely();
@@ -129,10 +157,11 @@ impl Peers {
         class
     }
 
-    /// The network sets and nodes that lie on any of these addresses: what an endpoint's own end of a rule is asked of.
+    /// The network sets, host endpoints and nodes that lie on any of these addresses: what an endpoint's own end of a rule is asked of.
     pub(super) fn around<'a>(&self, world: &'a World, addresses: &[IpAddr]) -> Surroundings<'a> {
         let over: BTreeSet<Cidr> = addresses.iter().flat_map(|address| Cidr::host(*address).supernets()).collect();
         let sets: BTreeSet<_> = over.iter().filter_map(|net| self.sets_on.get(net)).flatten().collect();
+        let hosts: BTreeSet<_> = over.iter().filter_map(|net| self.hosts_on.get(net)).flatten().collect();
         let nodes: BTreeSet<_> = over.iter().filter_map(|net| self.nodes_on.get(net)).flatten().collect();
         Surroundings {
             sets: sets
@@ -140,6 +169,7 @@ impl Peers {
                 .filter_map(|id| world.network_sets.get(id))
                 .map(|set| set_facts(world, set))
                 .collect(),
+            hosts: hosts.into_iter().filter_map(|name| world.host_endpoints.get(name)).map(host_facts).collect(),
             nodes: nodes.into_iter().filter_map(|name| world.nodes.get(name)).map(node_facts).collect(),
             slices: Vec::new(),
         }
@@ -162,6 +192,7 @@ impl Peers {
                     concerned.pods.insert(id.clone());
                 }
                 Some(Peer::Set(id)) => concerned.nets.extend(self.sets.get(id).into_iter().flatten()),
+                Some(Peer::Host(name)) => concerned.nets.extend(self.hosts.get(name).into_iter().flatten()),
                 None => {}
             }
         }

@@ -45,6 +45,8 @@ impl Live {
         }
         for name in &dirty.hosts {
             self.hosts.put(&self.world, name);
+            let nets = self.peers.put_host(&self.world, name);
+            self.around_changed(nets, &mut todo);
         }
         for id in &dirty.policies {
             todo.subjects.extend(self.judges.put_policy(&self.world, id));
@@ -188,6 +190,7 @@ impl Live {
             }
         }
         todo.nets.extend(nets);
+        todo.placed.extend(names.iter().flat_map(|name| self.peers.named(name)));
         let portless = if names.is_empty() { None } else { Some(&self.portless) };
         let pods = names.iter().filter_map(|name| self.named.get(name)).chain(portless).flatten();
         todo.addresses.extend(pods.flat_map(|pod| self.claims.of(pod)));
@@ -195,7 +198,7 @@ impl Live {
 
     fn placed(&mut self, todo: &mut Todo) {
         for net in mem::take(&mut todo.placed) {
-            let mut class = self.peers.on(&self.world, &net);
+            let mut class = self.peers.on(&self.world, &net, |name| self.judges.asks_name(name));
             self.backends.note(&self.world, &net, &mut class);
             let before = if class == Class::default() {
                 self.active.placed.remove(&net)

@@ -4,8 +4,11 @@
 //! Never: measures time.
 
 use super::*;
-use model::{IfaceName, Mac, Namespace, Pod, Resource, ServiceAccount, WorkloadAddress};
-use policy::generate::{Case, Dice};
+use model::{
+    Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, IfaceName, Mac, Namespace, Pod, Protocol,
+    Resource, ServiceAccount, WorkloadAddress,
+};
+use policy::generate::{Case, Dice, INTERFACES};
 use std::fmt::Write as _;
 
 const HERE: &str = "here";
@@ -36,6 +39,7 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
     });
     let others = view.nodes.iter().cloned().map(Resource::Node);
     let others = others.chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())));
+    let others = others.chain(view.host_endpoints.iter().cloned().map(Resource::HostEndpoint));
     let others = others.chain(view.slices.iter().cloned().map(Resource::EndpointSlice));
     let others = others.chain(view.tiers.iter().cloned().map(Resource::Tier));
     let others = others.chain(view.profiles.iter().cloned().map(Resource::Profile));
@@ -57,6 +61,26 @@ pub(crate) fn attachment(pod: &Pod, container: usize, committed: bool) -> Attach
     }
 }
 
+/// Some of this node's interfaces, with addresses that host endpoints may expect.
+fn interfaces(pod: &Pod, dice: &mut Dice) -> BTreeMap<IfaceName, BTreeSet<IpAddr>> {
+    let own: IpAddr = [192, 168, 7, 1].into();
+    let addresses: Vec<_> = pod.addresses.iter().copied().chain([own]).collect();
+    let some = INTERFACES.iter().take(dice.below(3)).map(|name| IfaceName((*name).to_owned()));
+    let some = some.collect::<Vec<_>>().into_iter();
+    some.map(|name| (name, (0..dice.below(3)).map(|_| dice.pick(&addresses)).collect())).collect()
+}
+
+fn felix(dice: &mut Dice) -> FelixConfiguration {
+    let failsafe = Failsafe { protocol: Protocol::TCP, port: 80, net: Some(Cidr::all(Family::V4)) };
+    FelixConfiguration {
+        name: dice.pick(&["default", "node.here", "node.there"]).into(),
+        deny_action: dice.pick(&[None, Some(DenyAction::Drop), Some(DenyAction::Reject)]),
+        endpoint_to_host: dice.pick(&[None, Some(EndpointToHost::Drop), Some(EndpointToHost::Accept)]),
+        failsafe_inbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
+        failsafe_outbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
+    }
+}
+
 /// Tells `live` something. Gives what it was, for people.
 fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
     let resource = all[dice.below(all.len())].clone();
@@ -66,7 +90,7 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
     });
     let count = pods.clone().count();
     let Some(pod) = pods.nth(dice.below(count)) else { panic!("every world has pods") };
-    match dice.below(16) {
+    match dice.below(18) {
         0..8 => {
             let text = format!("{} is told", resource.key());
             live.apply(Update::Set(resource));
@@ -104,6 +128,18 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
                 labels,
             })));
             format!("{} is published", pod.id)
+        }
+        15 => {
+            let interfaces = interfaces(pod, dice);
+            let text = format!("this node's interfaces are {interfaces:?}");
+            live.set_host_interfaces(interfaces);
+            text
+        }
+        16 => {
+            let felix = felix(dice);
+            let text = format!("told {felix:?}");
+            live.apply(Update::Set(Resource::FelixConfiguration(felix)));
+            text
         }
         _ => {
             let pod = Pod { host_network: dice.below(2) == 0, finished: dice.below(2) == 0, ..Pod::clone(pod) };
@@ -173,6 +209,8 @@ fn difference(found: &Desired, wanted: &Desired) -> String {
     differ(&mut text, &found.endpoints, &wanted.endpoints);
     differ(&mut text, &found.addresses, &wanted.addresses);
     differ(&mut text, &found.nets, &wanted.nets);
+    differ(&mut text, &found.host_endpoints, &wanted.host_endpoints);
+    differ(&mut text, &BTreeMap::from([("node", &found.node)]), &BTreeMap::from([("node", &wanted.node)]));
     text
 }
 

@@ -5,9 +5,11 @@
 
 mod dice;
 mod flows;
+mod hosts;
 mod policies;
 
 pub use dice::Dice;
+pub use hosts::INTERFACES;
 
 use crate::{Endpoint, Flow, View};
 use model::{
@@ -59,6 +61,7 @@ impl Case {
             endpoints,
             network_sets: (0..dice.below(4)).map(|number| dice.network_set(number)).collect(),
             slices: (0..dice.below(5)).map(|number| dice.slice(number)).collect(),
+            host_endpoints: Dice(seed ^ 0x0e9d).host_endpoints(),
             tiers: dice.tiers(),
             policies,
             profiles: dice.profiles(),

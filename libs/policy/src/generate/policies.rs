@@ -101,18 +101,26 @@ impl Dice {
         let kinds = [PolicyKind::NetworkPolicy, PolicyKind::GlobalNetworkPolicy, PolicyKind::ClusterNetworkPolicy];
         let kind = self.pick(&kinds);
         let namespace = if kind == PolicyKind::NetworkPolicy { self.pick(&NAMESPACES) } else { "" };
+        let layer =
+            if kind == PolicyKind::GlobalNetworkPolicy { self.layer() } else { Layer::Ordinary { on_forward: false } };
+        let is_early = layer == Layer::PreDnat;
         let orders = [Order::Unset, Order::At(-0.0), Order::At(0.0), Order::At(7.5), Order::At(1000.0)];
         Policy {
             id: PolicyId { name, namespace: namespace.into(), kind },
             tier: self.pick(&TIERS).into(),
             order: self.pick(&orders),
             subject: self.selector(2),
-            layer: Layer::Ordinary { on_forward: false },
+            layer,
             stage: None,
-            types,
+            types: PolicyTypes { ingress: types.ingress || is_early, egress: types.egress && !is_early },
             ingress: self.calico_rules(),
             egress: self.calico_rules(),
         }
+    }
+
+    fn layer(&mut self) -> Layer {
+        let (plain, forward) = (Layer::Ordinary { on_forward: false }, Layer::Ordinary { on_forward: true });
+        self.pick(&[plain, plain, forward, forward, Layer::Untracked, Layer::PreDnat])
     }
 
     pub(super) fn calico_rules(&mut self) -> Vec<Rule> {
