@@ -255,6 +255,7 @@ impl<K: Kernel> Agent<K> {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = (self.node.problems)();
         problems.extend(self.world.remarks().cloned());
+        problems.extend(self.world.host_remarks());
         if self.world.sets_staged_aside() {
             problems.push("staged policies are not tried: the tables have no room for them".to_owned());
         }

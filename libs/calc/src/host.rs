@@ -63,12 +63,12 @@ pub(crate) fn of_all_interfaces(world: &World) -> Option<&HostEndpoint> {
 }
 
 /// This node's, by name.
-fn own(world: &World) -> impl Iterator<Item = &HostEndpoint> {
+pub(crate) fn own(world: &World) -> impl Iterator<Item = &HostEndpoint> {
     world.host_endpoints.values().filter(|host| host.node == world.node)
 }
 
 /// One that names an interface means no other, whatever addresses it expects.
-fn means(host: &HostEndpoint, name: &IfaceName, addresses: &BTreeSet<IpAddr>) -> bool {
+pub(crate) fn means(host: &HostEndpoint, name: &IfaceName, addresses: &BTreeSet<IpAddr>) -> bool {
     match &host.interface {
         Some(HostInterface::Named(wanted)) => wanted == name,
         Some(HostInterface::Any) => false,
@@ -89,7 +89,7 @@ pub(crate) fn labels(host: &HostEndpoint) -> EffectiveLabels<'_> {
 
 /// Calico makes one for everybody, one for each namespace, and one without rules for each service account. `None`: there is
 /// none of this name.
-fn profile<'a>(world: &'a World, name: &'a str) -> Option<HostProfile<'a>> {
+pub(crate) fn profile<'a>(world: &'a World, name: &'a str) -> Option<HostProfile<'a>> {
     if let Some(profile) = world.profiles.get(name) {
         return Some(HostProfile::Given(profile));
     }

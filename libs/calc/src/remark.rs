@@ -1,10 +1,10 @@
-//! Remarks: policies that can be read and are not enforced as their writer may think.
+//! Remarks: policies and host endpoints that can be read and do not do what their writer may think.
 //! In: [`World`]. Out: one line each, for the status.
 //! Invariant: what is remarked on is enforced all the same, in its restrictive reading.
 //! Never: a remark on what the datastore has already refused or found unreadable.
 
-use crate::World;
-use model::{Direction, Policy, Rule, Tier};
+use crate::{World, host};
+use model::{Direction, HostEndpoint, HostInterface, Layer, Policy, Rule, Tier};
 
 impl World {
     /// What the writers of policies should know, asked of every policy; [`crate::Live`] keeps it.
@@ -23,6 +23,49 @@ impl World {
             )
         };
         (!is_made).then(lost).into_iter().chain(source_ports(policy)).collect()
+    }
+}
+
+impl World {
+    /// What the writers of this node's host endpoints should know, worked out whenever it is asked.
+    #[must_use]
+    pub fn host_remarks(&self) -> Vec<String> {
+        host::own(self).flat_map(|host| self.remarks_on_host(host)).collect()
+    }
+
+    fn remarks_on_host(&self, host: &HostEndpoint) -> Vec<String> {
+        let said = |what: String| format!("HostEndpoint {}: {what}", host.name);
+        let missing = host.profiles.iter().find(|name| host::profile(self, name).is_none());
+        let missing = missing.map(|name| format!("there is no profile {name}, and what comes to it is denied"));
+        [self.guards_nothing(host), missing].into_iter().flatten().chain(self.left_out(host)).map(said).collect()
+    }
+
+    fn guards_nothing(&self, host: &HostEndpoint) -> Option<String> {
+        if host::governed(self).values().any(|governor| governor.name == host.name) {
+            return None;
+        }
+        let meant: Vec<_> = self.interfaces.iter().filter(|(name, own)| host::means(host, name, own)).collect();
+        Some(match (&host.interface, &meant[..]) {
+            (Some(HostInterface::Any), _) => "others guard all interfaces of this node".to_owned(),
+            (Some(HostInterface::Named(name)), []) => format!("this node has no interface {name}; it guards nothing"),
+            (None, []) => "no interface of this node has an address that it expects; it guards nothing".to_owned(),
+            (_, [(name, _), ..]) => format!("another one, whose name comes first, guards {name}"),
+        })
+    }
+
+    /// Policies that are not asked at a host endpoint of all interfaces.
+    fn left_out(&self, host: &HostEndpoint) -> Vec<String> {
+        if !host::is_of_all(host) {
+            return Vec::new();
+        }
+        let of_layer = |layer: Layer| {
+            let selects = |policy: &&Policy| policy.subject.matches(&host::labels(host)).possibly();
+            self.policies().filter(move |policy| policy.layer == layer && policy.stage.is_none()).filter(selects)
+        };
+        let raw = "is not asked, as doNotTrack policies are at named interfaces alone";
+        let early = "is asked at the node's interfaces alone, and not of what its pods send";
+        let raw = of_layer(Layer::Untracked).map(|policy| format!("{} {raw}", policy.id));
+        raw.chain(of_layer(Layer::PreDnat).map(|policy| format!("{} {early}", policy.id))).collect()
     }
 }
 

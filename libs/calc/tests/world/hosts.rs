@@ -234,3 +234,40 @@ fn a_tier_that_passes_reaches_the_next_one_at_a_host_endpoint_too() {
     let spec = found.host_endpoints.into_values().next().unwrap();
     assert_eq!(names(&spec.local.ingress.unwrap()), "one two");
 }
+
+/// What is said of these host endpoints.
+fn remarks(facts: impl IntoIterator<Item = Fact>) -> Vec<String> {
+    State::of(facts).plus([interfaces(TWO)]).world().host_remarks()
+}
+
+#[test]
+fn hep_11_a_host_endpoint_that_guards_nothing_is_spoken_of() {
+    let guards = [host_endpoint("a", Some("eth0"), &[], "edge"), host_endpoint("b", None, &["198.51.100.1"], "edge")];
+    assert_eq!(remarks(guards.clone().map(hosted)), [""; 0]);
+    let idle = [
+        host_endpoint("m", Some("eth0"), &[], "edge"),
+        host_endpoint("n", Some("eth9"), &[], "edge"),
+        host_endpoint("o", None, &["203.0.113.1"], "edge"),
+        host_endpoint("p", Some("*"), &[], "edge"),
+    ];
+    let expected = [
+        "HostEndpoint m: another one, whose name comes first, guards eth0",
+        "HostEndpoint n: this node has no interface eth9; it guards nothing",
+        "HostEndpoint o: no interface of this node has an address that it expects; it guards nothing",
+        "HostEndpoint p: others guard all interfaces of this node",
+    ];
+    assert_eq!(remarks(guards.into_iter().chain(idle).map(hosted)), expected);
+}
+
+#[test]
+fn hep_8_e2h_6_what_is_not_asked_at_all_interfaces_is_spoken_of_and_so_is_a_profile_that_is_not_there() {
+    let profiles = vec!["nobodys".to_owned()];
+    let host = HostEndpoint { profiles, ..host_endpoint("all", Some("*"), &[], "edge") };
+    let policies = [for_hosts("early", Layer::PreDnat), for_hosts("raw", Layer::Untracked)].map(enforced);
+    let expected = [
+        "HostEndpoint all: there is no profile nobodys, and what comes to it is denied",
+        "HostEndpoint all: GlobalNetworkPolicy raw is not asked, as doNotTrack policies are at named interfaces alone",
+        "HostEndpoint all: GlobalNetworkPolicy early is asked at the node's interfaces alone, and not of what its pods send",
+    ];
+    assert_eq!(remarks(policies.into_iter().chain([hosted(host)])), expected);
+}
