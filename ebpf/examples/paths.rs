@@ -219,8 +219,7 @@ fn run(way: &Way, times: u16) -> [u64; 3] {
     for number in 0..times {
         node.now_s.set(node.now_s.get() + u32::from(way.apart));
         let frame = (way.frame)(10_000 + number);
-        let verdict =
-            stages(way.hook, &tables, &frame, &Arrival { ifindex, ingress_ifindex, vlan: false, foreign: false });
+        let verdict = stages(way.hook, &tables, &frame, &Arrival { ifindex, ingress_ifindex, ..Arrival::default() });
         assert_eq!(verdict, way.wanted, "{}", way.name);
     }
     [&tables.lookups, &tables.writes, &tables.array_reads].map(Cell::get)

@@ -121,7 +121,7 @@ fn pkt_31_an_error_about_a_refused_or_forgotten_flow_is_unrelated() {
 #[test]
 fn a_dry_run_leaves_alone_what_a_live_packet_would_write_again_or_remove() {
     let mut node = Node::new();
-    let arrival = Arrival { ifindex: 3, ingress_ifindex: 3, vlan: false, foreign: false };
+    let arrival = Arrival { ifindex: 3, ingress_ifindex: 3, ..Arrival::default() };
     assert_eq!(node.pod_sends(2, &tcp(A, 3, (4000, 80), SYN)), TO_B);
     let stamp = node.flow_now().stamp.get();
     node.change_ingress(3, SOME);

@@ -8,6 +8,7 @@ use core::ptr;
 use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_redirect_neigh;
+use ebpf::forward::{Kind, Stop};
 use ebpf::icmp_error::{self, Fault, HEAD_V4, HEAD_V6, Letter};
 use ebpf::parse::L3;
 use ebpf::tables::Frame;
@@ -24,28 +25,22 @@ const DONT_FRAGMENT: u8 = 0x40;
 /// Tells the sender, or leaves it to the stack: where this node has no address of the family to speak from, where the
 /// packet is segmented, and where the stack may cut it.
 #[inline(always)]
-pub fn complain(skb: Skb, hook: Hook, fault: Fault, ifindex: u32) -> i32 {
-    let (kind, mtu) = match fault {
-        Fault::Expired => (EXPIRED, 0),
-        Fault::TooBig(mtu) => (TOO_BIG, mtu),
-        Fault::Unreachable => (UNREACHABLE, 0),
-        Fault::Prohibited => (PROHIBITED, 0),
-    };
+pub fn complain(skb: Skb, hook: Hook, stop: Stop, ifindex: u32) -> i32 {
     // The verifier then looks at what follows once, not once for each number.
-    apart(skb.0, skb.unknown(kind), skb.unknown(mtu), ifindex, u32::from(hook == Hook::FromUplink))
+    let (kind, word) = (skb.unknown(stop.kind as u32), skb.unknown(stop.word));
+    apart(skb.0, kind, word, ifindex, u32::from(hook == Hook::FromUplink))
 }
 
-const EXPIRED: u32 = 0;
-const TOO_BIG: u32 = 1;
-const UNREACHABLE: u32 = 2;
-const PROHIBITED: u32 = 3;
+const EXPIRED: u32 = Kind::Expired as u32;
+const TOO_BIG: u32 = Kind::TooBig as u32;
+const UNREACHABLE: u32 = Kind::Unreachable as u32;
 
 /// A program within the program: called with numbers, it takes no registers and no stack from the hot path.
 #[inline(never)]
-fn apart(skb: *mut __sk_buff, kind: u32, mtu: u32, ifindex: u32, by_uplink: u32) -> i32 {
+fn apart(skb: *mut __sk_buff, kind: u32, word: u32, ifindex: u32, by_uplink: u32) -> i32 {
     let fault = match kind {
         EXPIRED => Fault::Expired,
-        TOO_BIG => Fault::TooBig(mtu),
+        TOO_BIG => Fault::TooBig(word),
         UNREACHABLE => Fault::Unreachable,
         _ => Fault::Prohibited,
     };
@@ -57,12 +52,12 @@ fn apart(skb: *mut __sk_buff, kind: u32, mtu: u32, ifindex: u32, by_uplink: u32)
     match told(skb, state, fault, by_uplink) {
         Ok(false) => NEXT,
         Ok(true) => {
-            count_drop(slot, fault.reason());
+            count_drop(slot, fault.reason() as u32);
             let answer = if by_uplink { go_back(ifindex) } else { send::give_back(skb, ifindex) };
             answer.unwrap_or(SHOT)
         }
         Err(reason) => {
-            count_drop(slot, reason);
+            count_drop(slot, reason as u32);
             SHOT
         }
     }

@@ -1,9 +1,9 @@
 //! Conntrack: does this packet belong to a flow that policy let in, and is that judgement still in force?
 //! In: a parsed packet and the flow tables. Out: the flow and the packet's direction in it, or nothing.
 //! Invariant: an entry without `CT_REFUSED` is of a flow that both ends' policy allowed at its stamp.
-//! Never: opens a TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
+//! Never: opens a pod's TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_NEW};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_MIDWAY, STATE_NEW};
 use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST};
 use abi::rules::x_of;
 use abi::timeout::is_over;
@@ -22,6 +22,8 @@ pub struct Opening<'a> {
     pub responder: &'a Address,
     /// What spans are searched by.
     pub x: u32,
+    /// Its source port, in network order.
+    pub source_port: u16,
 }
 
 impl<'a> Opening<'a> {
@@ -29,7 +31,12 @@ impl<'a> Opening<'a> {
     #[inline(always)]
     #[must_use]
     pub const fn of(packet: &'a Packet) -> Self {
-        Self { opener: &packet.source, responder: &packet.destination, x: x_of(packet.protocol, packet.detail) }
+        Self {
+            opener: &packet.source,
+            responder: &packet.destination,
+            x: x_of(packet.protocol, packet.detail),
+            source_port: packet.source_port,
+        }
     }
 }
 
@@ -69,14 +76,14 @@ pub struct Found<'a> {
 /// An address with its port, in network order.
 pub type Socket = (Address, u16);
 
-/// Writes the key of a packet's flow; whether the low end sent this packet.
+/// Writes the key of a packet's flow, in the zone that stands there; whether the low end sent this packet.
 #[inline(always)]
 pub fn key(packet: &Packet, key: &mut FlowKey) -> bool {
     let source = (packet.source, packet.source_port);
     key_between(source, (packet.destination, packet.destination_port), packet.protocol, key)
 }
 
-/// Writes the key of the flow between two sockets; whether the first is the low end.
+/// Writes the key of the flow between two sockets, in the zone that stands there; whether the first is the low end.
 #[inline(always)]
 pub fn key_between(source: Socket, destination: Socket, protocol: u8, key: &mut FlowKey) -> bool {
     let from_low = is_low(source, destination);
@@ -199,7 +206,12 @@ impl Tracked<'_> {
         if crate::parse::has_ports(packet.protocol) {
             opening.x = x_of(packet.protocol, u16::from_be(packet.source_port));
         }
-        Opening { opener: opening.responder, responder: opening.opener, x: opening.x }
+        Opening {
+            opener: opening.responder,
+            responder: opening.opener,
+            x: opening.x,
+            source_port: packet.destination_port,
+        }
     }
 
     /// Whether the judgement is still in force at both ends.
@@ -270,7 +282,7 @@ pub fn opened(packet: &Packet, from_low: bool, slots: (u32, u32), entry: &mut Co
     }
     entry.bytes = u64::from(packet.length);
     entry.packets = 1;
-    entry.state = STATE_NEW;
+    entry.state = if may_open(packet) { STATE_NEW } else { STATE_MIDWAY };
     entry.timeout = Timeout::at_opening(packet.protocol) as u8;
     entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
 }

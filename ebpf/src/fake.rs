@@ -20,10 +20,10 @@ use crate::entry::Flow;
 use crate::expiry::Round;
 use crate::recent::{NOTES, Note};
 use crate::shelf::FlowTables;
-use crate::tables::{Arrival, Frame, Inserted, Replaced, Tables};
+use crate::tables::{Arrival, Inserted, Replaced, Tables};
 use crate::walk::{Hook, State, Verdict, walk};
 
-pub use crate::made::{icmp, ipv4, mac, tcp, udp};
+pub use crate::made::{Bytes, icmp, ipv4, mac, tcp, udp};
 
 /// Rule set that allows everything.
 pub const ALLOW: u32 = 1;
@@ -134,10 +134,19 @@ impl Node {
         ingress_ifindex: u32,
         frame: &[u8],
     ) -> (Result<Verdict, DropReason>, State) {
-        let mut state = State::default();
-        let arrival = Arrival { ifindex, ingress_ifindex, vlan: false, foreign: false };
+        self.run_from(hook, &Arrival { ifindex, ingress_ifindex, ..Arrival::default() }, frame)
+    }
+
+    /// The same, with all that a hook says of it.
+    ///
+    /// # Panics
+    /// A stage read the generation twice.
+    pub fn run_from(&self, hook: Hook, arrival: &Arrival, frame: &[u8]) -> (Result<Verdict, DropReason>, State) {
+        // What another packet left there.
+        let mut state = State { key: FlowKey { zone: [7; 3], ..FlowKey::default() }, ..State::default() };
+        state.forget();
         self.generation_reads.set(0);
-        let verdict = walk(hook, self, &Bytes(frame), &arrival, &mut state);
+        let verdict = walk(hook, self, &Bytes(frame), arrival, &mut state);
         assert_eq!(self.generation_reads.get(), 1, "a packet reads the generation once");
         (verdict, state)
     }
@@ -179,19 +188,6 @@ impl Node {
             let Some(ticket) = self.tracked.next_ticket() else { return };
             round.look(self, &ticket);
         }
-    }
-}
-
-/// A frame in memory.
-#[derive(Debug)]
-pub struct Bytes<'a>(pub &'a [u8]);
-
-impl Frame for Bytes<'_> {
-    fn len(&self) -> u32 {
-        self.0.len() as u32
-    }
-    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        self.0.get(at as usize..)?.first_chunk().copied()
     }
 }
 

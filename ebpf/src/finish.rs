@@ -5,8 +5,10 @@
 
 use abi::DropReason;
 use abi::answer::{Answer, Outcome};
+use abi::endpoint::{NODE_REFUSES_WORKLOADS, SLOT_HOST};
+use abi::handover;
 use aya_ebpf::programs::TcContext;
-use ebpf::forward::{Hop, Stop};
+use ebpf::forward::{Hop, Kind, Stop};
 use ebpf::tables::Tables;
 use ebpf::walk::{Hook, State, Verdict, walk};
 
@@ -30,15 +32,15 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     if DRY {
         return answer(skb, state, verdict.and_then(|verdict| outcome(skb, hook, verdict, state, arrival.ifindex)));
     }
-    match verdict.map_err(Stop::Drop).and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
+    match verdict.map_err(Stop::from).and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
         Ok(action) => action,
-        Err(Stop::Fault(fault)) => complain(skb, hook, fault, arrival.ifindex),
-        Err(Stop::Drop(reason)) => {
+        Err(Stop { kind: Kind::Drop, word: reason }) => {
             #[cfg(feature = "log")]
-            aya_log_ebpf::debug!(context, "dropped at endpoint {}: reason {}", state.slot, reason as u32);
+            aya_log_ebpf::debug!(context, "dropped at endpoint {}: reason {}", state.slot, reason);
             count_drop(state.slot, reason);
             SHOT
         }
+        Err(stop) => complain(skb, hook, stop, arrival.ifindex),
     }
 }
 
@@ -47,12 +49,24 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
 fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, Stop> {
     match verdict {
         Verdict::Untouched | Verdict::ToHost => Ok(NEXT),
+        Verdict::Through if hook == Hook::ToHostEndpoint => Ok(NEXT),
+        Verdict::Through => {
+            skb.leave(handover::to_cb(state.generation));
+            Ok(NEXT)
+        }
         Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex)?),
         Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, ifindex)?),
         // Before the pod's interface there is nothing left to forward.
         Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(NEXT),
         Verdict::ByRoute => {
             let route = send::route(skb, &state.packet, ifindex)?;
+            if route.hop == Hop::Known {
+                // One that waits for a neighbour is judged on its way out by what is in force then.
+                skb.leave(handover::to_cb(state.generation));
+            }
+            if route.is_here() && refuses_workloads() {
+                return Err(DropReason::EndpointToHost.into());
+            }
             send::leave(skb, &state.packet, &route)
         }
         Verdict::ToEndpoint(slot) => {
@@ -62,18 +76,24 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
     }
 }
 
+/// Whether this node takes nothing from pods: at an address of which the tables do not know that it is the node's as well.
+#[inline(always)]
+fn refuses_workloads() -> bool {
+    Kernel::<true>.endpoint(SLOT_HOST).is_none_or(|node| node.flags & NODE_REFUSES_WORKLOADS != 0)
+}
+
 /// Says where a verdict would send the packet.
 #[inline(always)]
 fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<Outcome, DropReason> {
     Ok(match verdict {
-        Verdict::Untouched | Verdict::ToHost => Outcome::ToHost,
+        Verdict::Untouched | Verdict::ToHost | Verdict::Through => Outcome::ToHost,
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
         Verdict::ByRoute => match send::route(skb, &state.packet, ifindex) {
+            Ok(route) if route.is_here() && refuses_workloads() => return Err(DropReason::EndpointToHost),
             Ok(route) if route.hop == Hop::Stack => Outcome::ToHost,
             Ok(route) => Outcome::ToInterface(route.ifindex()),
-            Err(Stop::Drop(reason)) => return Err(reason),
-            Err(Stop::Fault(fault)) => return Err(fault.reason()),
+            Err(stop) => return Err(stop.reason()),
         },
         Verdict::ToEndpoint(slot) => Outcome::ToEndpoint(slot),
     })
@@ -90,6 +110,6 @@ fn answer(skb: Skb, state: &State, outcome: Result<Outcome, DropReason>) -> i32 
         tracked: state.tracked,
         generation: state.generation as u32,
     };
-    skb.answer(answer.to_cb());
+    skb.leave(answer.to_cb());
     action
 }

@@ -6,14 +6,14 @@
 use abi::conntrack::{CT_HOST_OPENED, CT_RESET, STATE_ANSWERED, owner_of};
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
-use abi::{Address, ConntrackEntry, DropReason};
+use abi::{ConntrackEntry, DropReason};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
 use crate::conntrack::{self, Currency, Opening, Tracked};
 use crate::entry::Flow;
 use crate::icmp;
 use crate::parse::{Packet, protocol};
-use crate::policy::{End, PolicyDirection, deciding_span, end_of};
+use crate::policy::End;
 use crate::promote::{has_room, promote};
 use crate::recent::{self, Note};
 use crate::tables::{Frame, Tables};
@@ -24,11 +24,11 @@ const VXLAN: u16 = 4789;
 
 /// How a flow without an entry in force is to be treated.
 #[derive(Clone, Copy)]
-struct Terms {
+pub(crate) struct Terms {
     /// Ask both ends' rules.
-    judged: bool,
+    pub(crate) judged: bool,
     /// Remember it, with these flags.
-    entry: Option<u8>,
+    pub(crate) entry: Option<u8>,
 }
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
@@ -44,6 +44,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let known = found.tracked.filter(|tracked| self.is_at_its_place(tracked, state));
         let mut kept = false;
         if let Some(tracked) = known {
+            let (source, destination) = tracked.slots();
+            state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
             match self.by_entry(state, &tracked)? {
                 Currency::Current => {
                     self.go_on(state, &tracked, found.place)?;
@@ -56,9 +58,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             }
         }
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
-        let opener = self.end_of(state, opening.opener)?;
-        let responder = self.end_of(state, opening.responder)?;
-        let x = self.frame.unknown(opening.x);
+        let asked = self.asked(state, &opening)?;
+        let (opener, responder) = (asked.opener, asked.responder);
         let known = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match known {
             Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: None },
@@ -67,7 +68,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 None => return Ok(None),
             },
         };
-        let judgement = if terms.judged { self.judge(state, opener, responder, x) } else { Ok(()) };
+        let judgement = if terms.judged { self.judge(state, &asked) } else { Ok(()) };
         match known {
             Some(tracked) => self.conclude(state, &tracked, judgement).map(Some),
             None => {
@@ -82,16 +83,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
     }
 
-    /// Owner and class of an address, of which the verifier forgets how they were found.
-    #[inline(always)]
-    fn end_of(&self, state: &State, address: &Address) -> Result<End, DropReason> {
-        let end = end_of(self.tables, state.generation, address)?;
-        Ok(End { slot: self.frame.unknown(end.slot), class: self.frame.unknown(end.class) })
-    }
-
     /// The packet of a flow that is in force.
     #[inline(always)]
-    fn go_on(&self, state: &mut State, tracked: &Tracked<'_>, place: Option<&Flow>) -> Result<(), DropReason> {
+    pub(crate) fn go_on(
+        &self,
+        state: &mut State,
+        tracked: &Tracked<'_>,
+        place: Option<&Flow>,
+    ) -> Result<(), DropReason> {
         let due = tracked.is_due(&state.packet);
         tracked.touch::<T>(&state.packet);
         // A RST before, or the second FIN in this packet, ends it first.
@@ -127,9 +126,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
     #[inline(always)]
-    fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
-        let (source, destination) = tracked.slots();
-        state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
+    pub(crate) fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
         let currency = tracked.currency(self.tables, state.packet.protocol);
         let over = state.packet.protocol == protocol::TCP || currency == Currency::Current;
         state.tracked = currency == Currency::Current || (tracked.is_refused() && over);
@@ -148,6 +145,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
         match self.hook {
             Hook::FromWorkload | Hook::FromUplink => self.comes_from(source, destination, state),
+            // A host endpoint's flows live elsewhere (`gate`).
+            Hook::FromHostEndpoint | Hook::ToHostEndpoint => false,
             Hook::ToWorkload => {
                 let honest = match source {
                     SLOT_NONE => true,
@@ -171,6 +170,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let own = match self.hook {
             Hook::FromWorkload => self.check_pod(state, opener)?,
             Hook::ToWorkload => self.check_receiver(state, opener, responder)?,
+            Hook::FromHostEndpoint | Hook::ToHostEndpoint => return Ok(None),
             Hook::FromUplink if responder.slot < SLOT_FIRST => return Ok(None),
             Hook::FromUplink => {
                 state.slot = responder.slot;
@@ -218,43 +218,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         Ok(opener.slot == SLOT_HOST && self.arrival.ingress_ifindex == 0)
     }
 
-    /// Egress rules of the opener, then ingress rules of the responder, each where it is a local pod.
-    #[inline(always)]
-    fn judge(&self, state: &mut State, opener: End, responder: End, x: u32) -> Result<(), DropReason> {
-        if opener.slot >= SLOT_FIRST {
-            let hit = self.ask(state, (opener.slot, PolicyDirection::Egress), responder.class, x)?;
-            state.egress_hit = Some(hit.0);
-            hit.1?;
-        }
-        if responder.slot >= SLOT_FIRST {
-            let hit = self.ask(state, (responder.slot, PolicyDirection::Ingress), opener.class, x)?;
-            state.ingress_hit = Some(hit.0);
-            if hit.1.is_err() {
-                state.slot = responder.slot;
-            }
-            hit.1?;
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn ask(
-        &self,
-        state: &State,
-        whom: (u32, PolicyDirection),
-        class: u32,
-        x: u32,
-    ) -> Result<(u32, Result<(), DropReason>), DropReason> {
-        let span = deciding_span(self.tables, state.generation, whom, class, x)?;
-        if !T::DRY {
-            self.tables.count_hit(span.hit);
-        }
-        Ok((span.hit, if span.allows() { Ok(()) } else { Err(whom.1.refusal()) }))
-    }
-
     /// What a new judgement makes of a flow's entry.
     #[inline(always)]
-    fn conclude(
+    pub(crate) fn conclude(
         &self,
         state: &State,
         tracked: &Tracked<'_>,
@@ -276,7 +242,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     /// What a judgement makes of a packet without an entry. `slots` are its sender's and receiver's.
     #[inline(always)]
-    fn open(
+    pub(crate) fn open(
         &self,
         state: &mut State,
         from_low: bool,
@@ -292,7 +258,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         };
         // Better no connection than one that stalls after its handshake.
         let owner = owner_of(slots.0, slots.1, flags);
-        if state.packet.protocol == protocol::TCP && !has_room(self.tables, owner) {
+        let own_quota = !matches!(self.hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint);
+        if own_quota && state.packet.protocol == protocol::TCP && !has_room(self.tables, owner, &state.key) {
             state.slot = owner;
             return Err(DropReason::FlowQuota);
         }

@@ -8,19 +8,60 @@ use abi::DropReason;
 use crate::icmp_error::Fault;
 use crate::parse::Packet;
 
-/// Why a packet is not forwarded.
+/// What is to be done about a packet that is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// It is dropped, and nobody is told.
-    Drop(DropReason),
-    /// Its sender is to be told.
-    Fault(Fault),
+#[repr(u32)]
+pub enum Kind {
+    /// It is dropped, and nobody is told; the word is the reason.
+    Drop,
+    /// Its sender is told that its hops are spent.
+    Expired,
+    /// That it is too big; the word is the MTU.
+    TooBig,
+    /// That there is no way.
+    Unreachable,
+    /// That the way is closed.
+    Prohibited,
+}
+
+/// Why a packet is not forwarded. Two numbers, each always written: of what a variant leaves open, the compiler makes
+/// whatever a register holds, a pointer too, and the verifier refuses to see that shifted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// What is to be done.
+    pub kind: Kind,
+    /// What it says, as its kind has it.
+    pub word: u32,
+}
+
+impl Stop {
+    /// Its hops are spent.
+    pub const EXPIRED: Self = Self { kind: Kind::Expired, word: 0 };
+
+    /// It is longer than this.
+    #[inline(always)]
+    #[must_use]
+    pub const fn too_big(mtu: u32) -> Self {
+        Self { kind: Kind::TooBig, word: mtu }
+    }
+
+    /// What its drop is counted as.
+    #[inline(always)]
+    #[must_use]
+    pub fn reason(self) -> DropReason {
+        match self.kind {
+            Kind::Drop => DropReason::from_number(self.word).unwrap_or(DropReason::TableCorrupt),
+            Kind::Expired => Fault::Expired.reason(),
+            Kind::TooBig => Fault::TooBig(0).reason(),
+            Kind::Unreachable | Kind::Prohibited => Fault::Prohibited.reason(),
+        }
+    }
 }
 
 impl From<DropReason> for Stop {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
+        Self { kind: Kind::Drop, word: reason as u32 }
     }
 }
 
@@ -40,13 +81,13 @@ pub enum Hop {
 #[inline(always)]
 pub const fn hop_of(answer: i64, packet: &Packet, mtu: u32) -> Result<Hop, Stop> {
     match answer {
-        1 => Err(Stop::Drop(DropReason::Unroutable)),
-        2 => Err(Stop::Fault(Fault::Unreachable)),
-        3 => Err(Stop::Fault(Fault::Prohibited)),
-        0 | 7 | 8 if !may_age(packet) => Err(Stop::Fault(Fault::Expired)),
+        1 => Err(Stop { kind: Kind::Drop, word: DropReason::Unroutable as u32 }),
+        2 => Err(Stop { kind: Kind::Unreachable, word: 0 }),
+        3 => Err(Stop { kind: Kind::Prohibited, word: 0 }),
+        0 | 7 | 8 if !may_age(packet) => Err(Stop::EXPIRED),
         0 => Ok(Hop::Known),
         7 => Ok(Hop::Unresolved),
-        8 => Err(Stop::Fault(Fault::TooBig(mtu))),
+        8 => Err(Stop::too_big(mtu)),
         _ => Ok(Hop::Stack),
     }
 }

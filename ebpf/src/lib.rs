@@ -13,19 +13,27 @@ mod again;
 pub mod antispoof;
 pub mod conntrack;
 pub mod entry;
+#[cfg(test)]
+mod everywhere;
 pub mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod flow;
 pub mod forward;
 pub mod fragment;
+mod gate;
+#[cfg(test)]
+mod gates;
 pub mod icmp;
 pub mod icmp_error;
+mod judge;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 pub mod neighbour;
 mod options;
 pub mod parse;
+#[cfg(test)]
+mod passage;
 pub mod policy;
 mod promote;
 pub mod recent;

@@ -7,6 +7,21 @@ use std::vec::Vec;
 
 use abi::endpoint::GATEWAY_MAC;
 
+use crate::tables::Frame;
+
+/// A frame in memory.
+#[derive(Debug)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl Frame for Bytes<'_> {
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.0.get(at as usize..)?.first_chunk().copied()
+    }
+}
+
 /// The MAC of the pod in `slot`.
 #[must_use]
 pub fn mac(slot: u32) -> [u8; 6] {

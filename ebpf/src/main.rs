@@ -50,6 +50,18 @@ mod programs {
 
     #[classifier]
     #[inline(always)]
+    pub fn from_host_endpoint(context: TcContext) -> i32 {
+        run::<false>(Hook::FromHostEndpoint, &context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_host_endpoint(context: TcContext) -> i32 {
+        run::<false>(Hook::ToHostEndpoint, &context)
+    }
+
+    #[classifier]
+    #[inline(always)]
     pub fn from_workload_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromWorkload, &context)
     }
@@ -64,6 +76,18 @@ mod programs {
     #[inline(always)]
     pub fn from_uplink_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromUplink, &context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn from_host_endpoint_dry(context: TcContext) -> i32 {
+        run::<true>(Hook::FromHostEndpoint, &context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_host_endpoint_dry(context: TcContext) -> i32 {
+        run::<true>(Hook::ToHostEndpoint, &context)
     }
 
     /// Never attached: run once by the agent at its start. 0: the cursor goes on.

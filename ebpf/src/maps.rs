@@ -9,10 +9,7 @@ use abi::address::ClassEntry;
 use abi::conntrack::seconds_of;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::verdict::DROP_REASONS;
-use abi::{
-    Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Timeouts, Word,
-    maps,
-};
+use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Timeouts, Word, maps};
 use aya_ebpf::bindings::{BPF_EXIST, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
@@ -127,10 +124,10 @@ pub fn source<'a>(v6: bool) -> Option<&'a Address> {
 /// The kernel's tables. A dry one reads the same and writes nothing.
 pub struct Kernel<const DRY: bool>;
 
-/// Counts a drop on the account of the endpoint in `slot`.
+/// Counts a drop for a [`abi::DropReason`], on the account of the endpoint in `slot`.
 #[inline(always)]
-pub fn count_drop(slot: u32, reason: DropReason) {
-    let account = slot.wrapping_mul(DROP_REASONS).wrapping_add(reason as u32);
+pub fn count_drop(slot: u32, reason: u32) {
+    let account = slot.wrapping_mul(DROP_REASONS).wrapping_add(reason);
     add_one(DROPS.get_ptr_mut(account));
 }
 

@@ -27,6 +27,10 @@ const BPF_F_RECOMPUTE_CSUM: u64 = 1;
 
 /// What the kernel calls a frame that is for this interface's own MAC (include/uapi/linux/if_packet.h).
 pub const PACKET_HOST: u32 = 0;
+/// One for another's MAC.
+const PACKET_OTHERHOST: u32 = 3;
+/// The VLAN's number in a tag (IEEE 802.1Q).
+const VLAN_ID: u32 = 0x0fff;
 
 /// A packet.
 #[derive(Clone, Copy)]
@@ -43,9 +47,17 @@ impl Skb {
     #[inline(always)]
     pub fn arrival(self) -> Arrival {
         // SAFETY: the context pointer is the kernel's, and these fields are readable at TCX hooks.
-        let (ifindex, ingress_ifindex, vlan) =
-            unsafe { ((*self.0).ifindex, (*self.0).ingress_ifindex, (*self.0).vlan_present) };
-        Arrival { ifindex, ingress_ifindex, vlan: vlan != 0, foreign: self.packet_type() != PACKET_HOST }
+        let (context, packet_type) = unsafe { (&*self.0, self.packet_type()) };
+        Arrival {
+            ifindex: context.ifindex,
+            ingress_ifindex: context.ingress_ifindex,
+            vlan: context.vlan_present != 0,
+            untagged: context.vlan_tci & VLAN_ID == 0,
+            foreign: packet_type != PACKET_HOST,
+            overheard: packet_type == PACKET_OTHERHOST,
+            ethertype: u16::from_be(context.protocol as u16),
+            handed: [context.cb[0], context.cb[1]],
+        }
     }
 
     /// Segment size of a GSO packet, else 0.
@@ -73,11 +85,11 @@ impl Skb {
         }
     }
 
-    /// Leaves a dry run's answer in the control block.
+    /// Leaves words in the control block: a dry run's answer, or what the next program is told.
     #[inline(always)]
-    pub fn answer(self, words: [u32; 5]) {
+    pub fn leave<const N: usize>(self, words: [u32; N]) {
         for (index, word) in words.into_iter().enumerate() {
-            // SAFETY: the five words of the control block are the program's own to write.
+            // SAFETY: the words of the control block, five, are the program's own to write.
             unsafe { ptr::write_volatile(&raw mut (*self.0).cb[index], word) };
         }
     }

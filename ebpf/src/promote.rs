@@ -5,12 +5,15 @@
 
 use abi::conntrack::{QUOTA_ALL, STATE_ESTABLISHED};
 use abi::endpoint::SLOT_HOST;
-use abi::{DropReason, Ticket, Timeout};
+use abi::{DropReason, FlowKey, Ticket, Timeout};
 
 use crate::conntrack::{Tracked, expired};
 use crate::entry::Flow;
 use crate::tables::{Inserted, Replaced, Tables};
 use crate::walk::State;
+
+/// So many endpoints' quotas is a host endpoint's.
+const GATE_QUOTAS: i64 = 4;
 
 /// Keeps a half-open flow. `place`: what `CONNTRACK` holds for its key.
 #[inline(always)]
@@ -24,7 +27,11 @@ pub fn promote<T: Tables>(
     if T::DRY {
         // What a live packet would be refused for, as far as a look can tell.
         let counts = place.is_none_or(|old| expired(tables, old, tracked.now_s) && old.owner() != owner);
-        return if counts && !has_room(tables, owner) { refuse(state, owner, DropReason::FlowQuota) } else { Ok(()) };
+        return if counts && !has_room(tables, owner, &state.key) {
+            refuse(state, owner, DropReason::FlowQuota)
+        } else {
+            Ok(())
+        };
     }
     tracked.flow.copy_to(&mut state.entry);
     state.entry.state = STATE_ESTABLISHED;
@@ -53,7 +60,7 @@ fn refuse(state: &mut State, owner: u32, reason: DropReason) -> Result<(), DropR
 
 #[inline(always)]
 fn insert<T: Tables>(tables: &T, state: &mut State, owner: u32) -> Result<bool, DropReason> {
-    account(tables, owner)?;
+    account(tables, owner, &state.key)?;
     let serial = tables.serial();
     state.entry.serial = serial;
     match tables.insert_flow(&state.key, &state.entry) {
@@ -85,7 +92,7 @@ fn insert<T: Tables>(tables: &T, state: &mut State, owner: u32) -> Result<bool, 
 fn replace<T: Tables>(tables: &T, state: &mut State, owner: u32, old: &Flow) -> Result<bool, DropReason> {
     let former = old.owner();
     if owner != former {
-        account(tables, owner)?;
+        account(tables, owner, &state.key)?;
     }
     let serial = tables.claim(old);
     state.entry.serial = serial;
@@ -101,9 +108,9 @@ fn replace<T: Tables>(tables: &T, state: &mut State, owner: u32, old: &Flow) -> 
 
 /// Puts one more flow on an account.
 #[inline(always)]
-fn account<T: Tables>(tables: &T, owner: u32) -> Result<(), DropReason> {
+fn account<T: Tables>(tables: &T, owner: u32, key: &FlowKey) -> Result<(), DropReason> {
     let before = tables.count_flow(owner, 1);
-    if owner != SLOT_HOST && before >= i64::from(tables.flow_quota()) {
+    if owner != SLOT_HOST && before >= quota(tables, key) {
         tables.count_flow(owner, -1);
         return Err(DropReason::FlowQuota);
     }
@@ -112,6 +119,13 @@ fn account<T: Tables>(tables: &T, owner: u32) -> Result<(), DropReason> {
 
 /// Whether an account has room for one more flow.
 #[inline(always)]
-pub fn has_room<T: Tables>(tables: &T, owner: u32) -> bool {
-    owner == SLOT_HOST || tables.flows_of(owner) < i64::from(tables.flow_quota())
+pub fn has_room<T: Tables>(tables: &T, owner: u32, key: &FlowKey) -> bool {
+    owner == SLOT_HOST || tables.flows_of(owner) < quota(tables, key)
+}
+
+/// Flows an account may have. A host endpoint's carries what all pods and the node itself exchange with others.
+#[inline(always)]
+fn quota<T: Tables>(tables: &T, key: &FlowKey) -> i64 {
+    let each = i64::from(tables.flow_quota());
+    if key.zone == [0; 3] { each } else { each * GATE_QUOTAS }
 }

@@ -348,7 +348,7 @@ mod tests {
     fn a_dry_run_neither_makes_nor_counts_by_a_note() {
         let node = noted();
         let (frame, arrival) =
-            (tcp(A, 3, (4000, 80), ACK), Arrival { ifindex: 2, ingress_ifindex: 2, vlan: false, foreign: false });
+            (tcp(A, 3, (4000, 80), ACK), Arrival { ifindex: 2, ingress_ifindex: 2, ..Arrival::default() });
         let state = |node: &Node| -> Vec<_> { node.notes.iter().map(|note| note.packets.get()).collect() };
         let before = state(&node);
         assert_eq!(walk(Hook::FromWorkload, &Twin(&node), &Bytes(&frame), &arrival, &mut State::default()), TO_B);

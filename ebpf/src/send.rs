@@ -13,7 +13,6 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_change_type,
 };
 use ebpf::forward::{self, Hop, Stop};
-use ebpf::icmp_error::Fault;
 use ebpf::neighbour::{self, ADVERTISEMENT_FRAME, ARP_FRAME, TARGET_AT};
 use ebpf::parse::{L3, Packet};
 use ebpf::tables::Frame;
@@ -31,17 +30,26 @@ const REDIRECT: i64 = 7;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// What the routing table says of a packet that it does not forward (`BPF_FIB_LKUP_RET_NOT_FWDED`).
+const NOT_FORWARDED: i64 = 4;
 const BPF_MTU_CHK_SEGS: u64 = 1;
 
 /// A route that the kernel found.
 pub struct Route {
     /// How the packet leaves.
     pub hop: Hop,
+    here: bool,
     /// The kernel's answer: interface, MACs, next hop.
     found: FibLookup,
 }
 
 impl Route {
+    /// Whether the packet is at its end: the stack does not forward it.
+    #[inline(always)]
+    pub fn is_here(&self) -> bool {
+        self.here
+    }
+
     /// The interface the packet leaves by.
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
@@ -53,10 +61,10 @@ impl Route {
 #[inline(always)]
 pub fn deliver(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, Stop> {
     if !forward::may_age(packet) {
-        return Err(Stop::Fault(Fault::Expired));
+        return Err(Stop::EXPIRED);
     }
     if !fits(skb, packet, endpoint) {
-        return Err(Stop::Fault(Fault::TooBig(endpoint.mtu)));
+        return Err(Stop::too_big(endpoint.mtu));
     }
     age(skb, packet, endpoint.mac, GATEWAY_MAC)?;
     skb.clear_mark();
@@ -136,7 +144,7 @@ pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, Stop> {
     let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut found, mem::size_of::<FibLookup>() as i32, 0) };
     // SAFETY: where the packet is too big, the kernel left the MTU in the place of the length.
     let mtu = u32::from(unsafe { found.__bindgen_anon_1.mtu_result });
-    Ok(Route { hop: forward::hop_of(answer, packet, mtu)?, found })
+    Ok(Route { hop: forward::hop_of(answer, packet, mtu)?, here: answer == NOT_FORWARDED, found })
 }
 
 #[inline(always)]

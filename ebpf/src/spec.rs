@@ -304,7 +304,7 @@ fn pkt_51_53_56_what_no_pod_may_send() {
 fn a_dry_run_gives_the_live_answer_and_writes_nothing() {
     let mut node = Node::new();
     node.change_ingress(3, SOME);
-    let arrival = Arrival { ifindex: 2, ingress_ifindex: 0, vlan: false, foreign: false };
+    let arrival = Arrival { ifindex: 2, ingress_ifindex: 0, ..Arrival::default() };
     for port in [80, 90] {
         let frame = tcp(A, 3, (4000, port), SYN);
         let mut state = State::default();

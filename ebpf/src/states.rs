@@ -5,7 +5,8 @@
 
 use abi::Timeout;
 use abi::conntrack::{
-    CT_HIGH_FIN, CT_HIGH_RST, CT_LOW_FIN, CT_LOW_RST, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_CLOSED, STATE_NEW,
+    CT_HIGH_FIN, CT_HIGH_RST, CT_LOW_FIN, CT_LOW_RST, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_CLOSED, STATE_MIDWAY,
+    STATE_NEW,
 };
 
 use crate::conntrack::Tracked;
@@ -33,8 +34,18 @@ impl Tracked<'_> {
         } else if flow.flags.get() & CT_RESET != 0 {
             self.retract();
         }
-        if self.half_open && flow.state.get() == STATE_NEW && !self.from_opener() && answers(packet) {
+        if self.half_open && !self.from_opener() && self.answered_by(packet) {
             flow.state.set(STATE_ANSWERED);
+        }
+    }
+
+    /// Whether a packet of the other end answers the opening. Where that was in the midst of a connection, any segment does.
+    #[inline(always)]
+    fn answered_by(&self, packet: &Packet) -> bool {
+        match self.flow.state.get() {
+            STATE_NEW => answers(packet),
+            STATE_MIDWAY => packet.tcp_flags & tcp::RST == 0,
+            _ => false,
         }
     }
 
@@ -81,7 +92,7 @@ impl Tracked<'_> {
             return;
         }
         if self.is_refused() {
-            let half_open = matches!(self.flow.state.get(), STATE_NEW | STATE_ANSWERED);
+            let half_open = matches!(self.flow.state.get(), STATE_NEW | STATE_MIDWAY | STATE_ANSWERED);
             let timeout = if half_open { Timeout::at_opening(protocol) } else { Timeout::established(protocol) };
             self.flow.timeout.set(timeout as u8);
             self.flow.flags.set(self.flow.flags.get() & !CT_REFUSED);
@@ -106,7 +117,7 @@ impl Tracked<'_> {
 const fn timeout_of(state: u8, flags: u8) -> Timeout {
     match state {
         _ if flags & CT_RESET != 0 => Timeout::TcpResetSeen,
-        STATE_NEW | STATE_ANSWERED => Timeout::TcpSynSent,
+        STATE_NEW | STATE_MIDWAY | STATE_ANSWERED => Timeout::TcpSynSent,
         STATE_CLOSED => Timeout::TcpFinsSeen,
         _ => Timeout::TcpEstablished,
     }

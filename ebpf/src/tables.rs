@@ -129,6 +129,14 @@ pub struct Arrival {
     pub ingress_ifindex: u32,
     /// A VLAN tag was taken off the frame.
     pub vlan: bool,
+    /// That tag has a priority and no VLAN: the stack takes the frame for an untagged one.
+    pub untagged: bool,
     /// The frame is not for this interface: sent to another's MAC, or to a group's.
     pub foreign: bool,
+    /// It was sent to another's MAC, and no group's: the stack will not take it.
+    pub overheard: bool,
+    /// What the stack takes the frame's content for.
+    pub ethertype: u16,
+    /// The first words of the control block, as the program before left them.
+    pub handed: [u32; 2],
 }

@@ -4,7 +4,7 @@
 //! Never: rewrites or sends a packet; that is for whoever reads the verdict.
 
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey, Ticket};
+use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey, Ticket, handover};
 
 use crate::antispoof::{self, endpoint_of};
 use crate::fragment;
@@ -23,6 +23,10 @@ pub enum Hook {
     ToWorkload,
     /// Ingress of the uplink.
     FromUplink,
+    /// Ingress of a host endpoint's interface, before all else there.
+    FromHostEndpoint,
+    /// Egress of a host endpoint's interface.
+    ToHostEndpoint,
 }
 
 /// What becomes of a packet that is not dropped.
@@ -38,6 +42,8 @@ pub enum Verdict {
     AnswerArp,
     /// Answer this neighbour solicitation.
     AnswerSolicitation,
+    /// Past a host endpoint's rules.
+    Through,
     /// None of our business.
     Untouched,
 }
@@ -83,6 +89,8 @@ impl State {
         self.egress_hit = None;
         self.ingress_hit = None;
         self.tracked = false;
+        // The zone of the flows that are looked up, until a host endpoint says another.
+        self.key.zone = [0; 3];
     }
 }
 
@@ -103,12 +111,17 @@ pub fn walk<T: Tables, F: Frame>(
     arrival: &Arrival,
     state: &mut State,
 ) -> Result<Verdict, DropReason> {
-    state.generation = tables.generation();
+    let present = tables.generation();
+    state.generation = match hook {
+        Hook::FromUplink | Hook::ToHostEndpoint => handover::from_cb(arrival.handed, present),
+        _ => present,
+    };
     let walk = Walk { tables, frame, arrival, hook };
     match hook {
         Hook::FromWorkload => walk.sent_by_workload(state),
         Hook::ToWorkload => walk.bound_for_workload(state),
         Hook::FromUplink => walk.arrived_by_uplink(state),
+        Hook::FromHostEndpoint | Hook::ToHostEndpoint => walk.through_gate(state),
     }
 }
 

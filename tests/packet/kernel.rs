@@ -31,6 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod guard;
 mod mirror;
 
 /// Nothing here takes so long unless it never comes.
@@ -90,6 +91,8 @@ pub struct Kernel {
     pub dataplane: Dataplane,
     /// Bytes of each segment that the packets which are run are to be cut into; 0: they are whole.
     pub segment: u32,
+    /// What the control block of a packet that is run begins with.
+    words: [u32; 2],
     /// For its maps.
     programs: Ebpf,
     loaded: BTreeMap<String, SchedClassifier>,
@@ -162,7 +165,7 @@ impl Kernel {
         let programs = over_the_pins(&bpffs(&directory), &sizes);
         let loaded = loaded(&programs);
         let (indexes, slots, actors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { dataplane, segment: 0, programs, loaded, indexes, slots, actors, pods, directory, sizes }
+        Self { dataplane, segment: 0, words: [0; 2], programs, loaded, indexes, slots, actors, pods, directory, sizes }
     }
 
     /// Another agent takes over, which attaches in this way.
@@ -382,6 +385,15 @@ impl Kernel {
         self.run_by(program, &interface, by.as_ref(), bytes)
     }
 
+    /// Runs the live program of a hook on a packet whose control block begins with these words; also as it leaves them.
+    pub fn run_handing(&mut self, hook: Hook, bytes: &[u8], words: [u32; 2]) -> (Ran, [u32; 2]) {
+        let (program, interface, by) = program_of(hook);
+        self.words = words;
+        let TestRun { result, bytes, mark, cb, .. } = self.test_run(program, &interface, by.as_ref(), bytes);
+        self.words = [0; 2];
+        (Ran { action: action_of(program, result), bytes, mark }, [cb[0], cb[1]])
+    }
+
     /// Runs a live program as if it sat on this interface.
     pub fn run_at(&mut self, program: &str, interface: &IfaceName, bytes: &[u8]) -> Ran {
         self.run_by(program, interface, None, bytes)
@@ -443,6 +455,9 @@ impl Kernel {
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&self.index_of(interface));
         context[MARK..MARK + 4].copy_from_slice(&7u32.to_ne_bytes());
         context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&self.segment.to_ne_bytes());
+        for (place, word) in context[CB..].chunks_mut(4).zip(self.words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
         if let Some(by) = by {
             context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&self.index_of(by));
         }
@@ -585,10 +600,19 @@ fn program_of(hook: Hook) -> (&'static str, IfaceName, Option<IfaceName>) {
     let uplink = || IfaceName(UPLINK.into());
     match hook {
         Hook::Pod(actor) => ("from_workload", interface(actor), None),
-        Hook::ToPod(actor, By::Host) => ("to_workload", interface(actor), None),
-        Hook::ToPod(actor, By::Uplink) => ("to_workload", interface(actor), Some(uplink())),
-        Hook::ToPod(actor, By::Pod(sender)) => ("to_workload", interface(actor), Some(interface(sender))),
+        Hook::ToPod(actor, by) => ("to_workload", interface(actor), came_by(by)),
         Hook::Uplink => ("from_uplink", uplink(), None),
+        Hook::In => ("from_host_endpoint", uplink(), None),
+        Hook::Out(by) => ("to_host_endpoint", uplink(), came_by(by)),
+    }
+}
+
+/// The interface a packet came in by.
+fn came_by(by: By) -> Option<IfaceName> {
+    match by {
+        By::Host => None,
+        By::Uplink => Some(IfaceName(UPLINK.into())),
+        By::Pod(sender) => Some(interface(sender)),
     }
 }
 
@@ -650,15 +674,20 @@ fn loaded(object: &Ebpf) -> BTreeMap<String, SchedClassifier> {
         let Some(Map::Array(map)) = object.map(spec.name) else { panic!("{} is an array", spec.name) };
         map.info().expect("the kernel tells of a map").id()
     });
-    let mut loaded = BTreeMap::new();
+    let (mut loaded, mut seen) = (BTreeMap::new(), BTreeMap::new());
     // One of another test may be gone between its number and its description.
     for info in loaded_programs().filter_map(Result::ok) {
         if !info.map_ids().is_ok_and(|ids| ids.is_some_and(|ids| ours.iter().any(|id| ids.contains(id)))) {
             continue;
         }
-        // The kernel keeps fifteen letters of a name.
-        let is_it = |name: &&str| info.name_as_str() == name.get(..15).or(Some(name));
-        let (name, _) = object.programs().find(|(name, _)| is_it(name)).expect("it is one of the object's");
+        // The kernel keeps fifteen letters of a name. Where a program and its twin share them, it was loaded first.
+        let letters = info.name_as_str().expect("a name is letters").to_owned();
+        let is_it = |name: &&str| letters == name.get(..15).unwrap_or(name);
+        let mut names: Vec<_> = object.programs().map(|(name, _)| name).filter(is_it).collect();
+        names.sort_by_key(|name| name.len());
+        let turn = seen.entry(letters).or_insert(0);
+        let name = *names.get(*turn % names.len().max(1)).expect("it is one of the object's");
+        *turn += 1;
         let program = SchedClassifier::from_program_info(info, name.to_owned().into()).expect("it is a classifier");
         loaded.insert(name.to_owned(), program);
     }

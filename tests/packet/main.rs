@@ -12,6 +12,7 @@ mod flows;
 mod forwarding;
 mod fragments;
 mod frame;
+mod gates;
 mod icmp;
 mod kernel;
 mod limits;

@@ -166,6 +166,8 @@ impl Bench {
             Hook::Pod(_) => walk::Hook::FromWorkload,
             Hook::ToPod(..) => walk::Hook::ToWorkload,
             Hook::Uplink => walk::Hook::FromUplink,
+            Hook::In => walk::Hook::FromHostEndpoint,
+            Hook::Out(_) => walk::Hook::ToHostEndpoint,
         }
     }
 
@@ -174,14 +176,16 @@ impl Bench {
         let uplink = || index(&IfaceName(UPLINK.into()));
         let (ifindex, ingress_ifindex) = match hook {
             Hook::Pod(pod) => (index(&interface(pod)), 0),
-            Hook::Uplink => (uplink(), 0),
+            Hook::Uplink | Hook::In | Hook::Out(By::Host) => (uplink(), 0),
+            Hook::Out(By::Uplink) => (uplink(), uplink()),
+            Hook::Out(By::Pod(sender)) => (uplink(), index(&interface(sender))),
             Hook::ToPod(pod, By::Host) => (index(&interface(pod)), 0),
             Hook::ToPod(pod, By::Uplink) => (index(&interface(pod)), uplink()),
             Hook::ToPod(pod, By::Pod(sender)) => (index(&interface(pod)), index(&interface(sender))),
         };
         // As the kernel takes it: every interface but the uplink has the gateway's MAC.
-        let own = if hook == Hook::Uplink { NODE.mac.0 } else { GATEWAY_MAC };
-        Arrival { ifindex, ingress_ifindex, vlan: false, foreign: frame[..6] != own }
+        let own = if matches!(hook, Hook::Uplink | Hook::In | Hook::Out(_)) { NODE.mac.0 } else { GATEWAY_MAC };
+        Arrival { ifindex, ingress_ifindex, vlan: false, foreign: frame[..6] != own, ..Arrival::default() }
     }
 
     /// Every drop was counted once, where and as what the stages say; nothing else was.

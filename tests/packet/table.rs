@@ -20,9 +20,13 @@ pub enum Hook {
     ToPod(Actor, By),
     /// Received on the uplink.
     Uplink,
+    /// The same, at the host endpoint there.
+    In,
+    /// Sent by the uplink, at the host endpoint there.
+    Out(By),
 }
 
-/// How a packet for a pod came into the stack.
+/// How a packet came into the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// The host made it: it has no incoming interface.
@@ -71,6 +75,16 @@ pub fn forwarded(actor: Actor, by: By, bytes: impl Fn(Family) -> Vec<u8> + Send 
 /// The uplink receives.
 pub fn arrives(bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::Uplink, bytes: Box::new(bytes) }
+}
+
+/// The host endpoint at the uplink receives.
+pub fn comes_in(bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
+    Step { hook: Hook::In, bytes: Box::new(bytes) }
+}
+
+/// It sends.
+pub fn goes_out(by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
+    Step { hook: Hook::Out(by), bytes: Box::new(bytes) }
 }
 
 /// What becomes of the packet.
@@ -151,12 +165,16 @@ impl Row {
 
 /// Runs every row for every family it is for, and panics with all that did not hold.
 pub fn run(scenario: &Scenario, rows: Vec<Row>) {
+    run_on(&mut Kernel::new(scenario), scenario, rows);
+}
+
+/// The same on a node that is there.
+pub fn run_on(kernel: &mut Kernel, scenario: &Scenario, rows: Vec<Row>) {
     let mut failures = String::new();
     let mut held = 0;
-    let mut kernel = Kernel::new(scenario);
     for row in &rows {
         for &family in row.families {
-            match hold(&mut kernel, row, family) {
+            match hold(kernel, row, family) {
                 Ok(()) => held += 1,
                 Err(why) => {
                     let _ = writeln!(failures, "  {family:?} {}: {why}", row.name);

@@ -15,7 +15,7 @@ pub enum Outcome {
     Drop(DropReason),
     /// To the local endpoint in this slot.
     ToEndpoint(u32),
-    /// On to the host's stack.
+    /// On: to the next program at the hook, or to the host's stack.
     ToHost,
     /// Out by the routing table, to this interface.
     ToInterface(u32),

@@ -1,7 +1,7 @@
 //! Connection tracking: one entry per flow, whichever way a packet of it goes; half-open ones in a table of their own.
 //! In: addresses, ports and protocol of a packet. Out: the entry that carries the verdict and its stamp.
 //! Invariant: an entry that is not refused exists only for a flow whose first packet both ends' policy allowed.
-//! Never: learns a TCP flow from anything but a SYN without ACK.
+//! Never: learns a TCP flow from anything but a SYN without ACK, except at a host endpoint, which may be younger than the flow.
 
 use crate::address::Address;
 use crate::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
@@ -33,6 +33,8 @@ pub const STATE_ANSWERED: u8 = 1;
 pub const STATE_ESTABLISHED: u8 = 2;
 /// TCP: FIN seen both ways.
 pub const STATE_CLOSED: u8 = 3;
+/// Seen: only the opener, in the midst of a TCP connection that a host endpoint has not seen begin. Lives in `NEWFLOW`.
+pub const STATE_MIDWAY: u8 = 4;
 /// The high end sent the first packet.
 pub const CT_HIGH_OPENED: u8 = 1 << 0;
 /// Tombstone: refused when judged again; drops both directions until a new SYN is judged or it expires.
@@ -102,6 +104,14 @@ pub struct Ticket {
     pub serial: u32,
     /// Zero.
     pub pad: u32,
+}
+
+/// The zone of the flows that a host endpoint tracks, by the slot of its `local` layer.
+#[inline(always)]
+#[must_use]
+pub const fn zone_of(slot: u32) -> [u8; 3] {
+    let [a, b, c, _] = slot.to_le_bytes();
+    [a, b, c]
 }
 
 /// Index of `QUOTA` under which all entries of `CONNTRACK` are counted: no endpoint has slot 0.

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod conntrack;
 pub mod endpoint;
 pub mod fragment;
+pub mod handover;
 pub mod maps;
 #[cfg(feature = "user")]
 mod pod;

@@ -87,4 +87,8 @@ reasons! {
     FragmentOverlap = 25, "fragment-overlap";
     /// The endpoint that would own the flow owns as many as it may.
     FlowQuota = 26, "flow-quota";
+    /// A host endpoint's rules refuse; the hit says which.
+    HostEndpoint = 27, "host-endpoint";
+    /// From a pod to this node, which takes nothing from pods (defaultEndpointToHostAction Drop).
+    EndpointToHost = 28, "endpoint-to-host";
 }

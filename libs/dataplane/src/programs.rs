@@ -61,6 +61,9 @@ impl Hook {
     }
 }
 
+/// The programs of host endpoints, and their twins.
+const GATES: [&str; 4] = ["from_host_endpoint", "to_host_endpoint", "from_host_endpoint_dry", "to_host_endpoint_dry"];
+
 /// The program that arms the cursor over tracked flows. It is attached nowhere.
 const EXPIRE: &str = "expire";
 
@@ -99,7 +102,7 @@ impl Programs {
                 return Err(OpenError::Missing { kind: "map", name: spec.name.to_owned() });
             }
         }
-        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain([EXPIRE]) {
+        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain(GATES).chain([EXPIRE]) {
             let program = classifier(&mut ebpf, name)?;
             let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
             program.load().map_err(refused)?;

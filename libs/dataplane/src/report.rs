@@ -13,7 +13,8 @@ use crate::{
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
-        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_ESTABLISHED, STATE_NEW,
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY,
+        STATE_NEW,
     },
     endpoint::{SLOT_HOST, SLOT_NONE},
     maps,
@@ -264,6 +265,7 @@ pub(crate) fn state_of(entry: &ConntrackEntry) -> &'static str {
         _ if entry.flags & CT_REFUSED != 0 => "refused",
         _ if entry.flags & CT_RESET != 0 => "reset",
         STATE_NEW => "new",
+        STATE_MIDWAY => "midway",
         STATE_ANSWERED => "answered",
         STATE_ESTABLISHED if entry.flags & (CT_LOW_FIN | CT_HIGH_FIN) != 0 => "half-closed",
         STATE_ESTABLISHED => "established",

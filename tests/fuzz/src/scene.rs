@@ -69,7 +69,7 @@ pub fn arrival(step: &Step<'_>) -> (Hook, Arrival) {
             (Hook::ToWorkload, SLOTS[pod], by)
         }
     };
-    (hook, Arrival { ifindex, ingress_ifindex, vlan: step.vlan, foreign: false })
+    (hook, Arrival { ifindex, ingress_ifindex, vlan: step.vlan, foreign: false, ..Arrival::default() })
 }
 
 /// What became of a frame.

@@ -1,0 +1,256 @@
+//! Gate: what a host endpoint's rules say of what passes its interface, in either direction.
+//! In: a packet at an interface of the node's own. Out: past the gate, none of its business, or the reason of a drop.
+//! Invariant: a gate's flows lie in a zone of its own; each names the slot of the layer that let it in, and nobody at the far end.
+//! Never: sends or changes a packet; asks a rule about ARP, neighbour discovery, or what is not IP.
+
+use abi::conntrack::zone_of;
+use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use abi::{DropReason, Endpoint, SpanKind};
+
+use crate::antispoof::is_group;
+use crate::conntrack::{self, Currency, Opening, Tracked};
+use crate::flow::Terms;
+use crate::judge::Asked;
+use crate::parse::{self, ETHERTYPE_V4, ETHERTYPE_V6, Packet, protocol, tcp};
+use crate::policy::PolicyDirection::{self, Egress, Ingress};
+use crate::tables::{Frame, Tables};
+use crate::walk::{Hook, State, Verdict, Walk};
+use crate::{fragment, icmp, neighbour};
+
+/// A host endpoint at whose interface a packet is.
+#[derive(Clone, Copy)]
+struct Gate<'a> {
+    /// Slot of its local layer, which names its zone and has its account.
+    slot: u32,
+    own: &'a Endpoint,
+}
+
+/// Where a packet belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Slot of the layer that judges it.
+    layer: u32,
+    /// Nobody is asked about it: the layer has no rules, in no direction.
+    open: bool,
+}
+
+impl<T: Tables, F: Frame> Walk<'_, T, F> {
+    /// A packet on its way through a host endpoint's interface.
+    #[inline(always)]
+    pub(crate) fn through_gate(&self, state: &mut State) -> Result<Verdict, DropReason> {
+        let Some(gate) = self.gate() else {
+            return Ok(Verdict::Untouched);
+        };
+        state.slot = gate.slot;
+        if !self.is_ip(state)? {
+            return Ok(Verdict::Untouched);
+        }
+        parse::packet(self.frame, state.ether.ethertype, &mut state.packet)?;
+        let forwarded = self.is_forwarded(state)?;
+        if !forwarded && (neighbour::is_discovery(&state.packet) || neighbour::is_listener(&state.packet)) {
+            return Ok(Verdict::Untouched);
+        }
+        let place = self.place(state, gate, forwarded)?;
+        let untracked = !self.is_open(state, (gate.own.layers.untracked, self.side()))?;
+        if place.open && !untracked {
+            return Ok(Verdict::Untouched);
+        }
+        fragment::resolve(self.tables, &mut state.packet, &mut state.fragment)?;
+        if !(untracked && self.passes_untracked(state, gate)?) && !place.open {
+            self.passes_tracked(state, gate, place.layer)?;
+        }
+        fragment::remember(self.tables, &state.packet, &mut state.fragment);
+        Ok(Verdict::Through)
+    }
+
+    /// The host endpoint of this interface. Where none is ready, the interface has no gate.
+    #[inline(always)]
+    fn gate(&self) -> Option<Gate<'_>> {
+        const WANTED: u16 = ENDPOINT_READY | ENDPOINT_HOST;
+        let slot = self.tables.slot_of_interface(self.arrival.ifindex)?;
+        let own = self.tables.endpoint(slot)?;
+        let is_it = own.flags & WANTED == WANTED && own.ifindex == self.arrival.ifindex && slot >= SLOT_FIRST;
+        if is_it { Some(Gate { slot, own }) } else { None }
+    }
+
+    /// Whose rules are asked about a packet that opens a flow here.
+    #[inline(always)]
+    fn side(&self) -> PolicyDirection {
+        if self.hook == Hook::FromHostEndpoint { Ingress } else { Egress }
+    }
+
+    /// Whether the frame carries IP for this interface. A tagged frame is a VLAN interface's, unless the tag is a priority
+    /// alone: that one the stack takes here, with a second tag under it too.
+    #[inline(always)]
+    fn is_ip(&self, state: &mut State) -> Result<bool, DropReason> {
+        let inbound = self.hook == Hook::FromHostEndpoint;
+        if (self.arrival.vlan && !self.arrival.untagged) || (inbound && self.arrival.overheard) {
+            return Ok(false);
+        }
+        state.ether = parse::ethernet(self.frame)?;
+        let is_ip = |ethertype| matches!(ethertype, ETHERTYPE_V4 | ETHERTYPE_V6);
+        match state.ether.ethertype {
+            ethertype if is_ip(ethertype) => Ok(true),
+            0x8100 | 0x88a8 if inbound => Err(DropReason::Vlan),
+            // An interface without Ethernet: where its headers begin, this program does not know.
+            _ if is_ip(self.arrival.ethertype) => Err(DropReason::Malformed),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether the node forwards the packet, rather than takes it in or makes it itself.
+    #[inline(always)]
+    fn is_forwarded(&self, state: &State) -> Result<bool, DropReason> {
+        if self.hook == Hook::ToHostEndpoint {
+            return Ok(self.arrival.ingress_ifindex != 0);
+        }
+        if self.arrival.foreign || is_group(&state.packet) || is_link_local(&state.packet) {
+            return Ok(false);
+        }
+        Ok(self.end_of(state, &state.packet.destination)?.slot != SLOT_HOST)
+    }
+
+    /// The layer a packet belongs to. One that the node forwards under an address of its own, which somebody put there in
+    /// the place of a pod's, is remembered also where nobody is asked: what answers it comes to the node.
+    #[inline(always)]
+    fn place(&self, state: &State, gate: Gate<'_>, forwarded: bool) -> Result<Place, DropReason> {
+        let layers = &gate.own.layers;
+        let layer = if forwarded { layers.forward } else { gate.slot };
+        let mut open = self.is_open(state, (layers.pre_dnat, Ingress))?
+            && self.is_open(state, (layer, Ingress))?
+            && self.is_open(state, (layer, Egress))?;
+        if open && forwarded && layer != SLOT_NONE && self.hook == Hook::ToHostEndpoint {
+            open = self.end_of(state, &state.packet.source)?.slot != SLOT_HOST;
+        }
+        Ok(Place { layer, open })
+    }
+
+    /// The layer without tracking, asked of each packet. `true`: nothing else is asked.
+    #[inline(always)]
+    fn passes_untracked(&self, state: &mut State, gate: Gate<'_>) -> Result<bool, DropReason> {
+        let asked = self.asked(state, &Opening::of(&state.packet))?;
+        let Some(span) = self.ask_layer(state, (gate.own.layers.untracked, self.side()), &asked)? else {
+            return Ok(false);
+        };
+        if span.allows() || !is_next(span) {
+            self.decided(state, self.side(), span.hit);
+        }
+        if span.allows() || is_next(span) { Ok(span.allows()) } else { Err(DropReason::HostEndpoint) }
+    }
+
+    /// The packet's flow decides, or the layers that track do.
+    #[inline(always)]
+    fn passes_tracked(&self, state: &mut State, gate: Gate<'_>, layer: u32) -> Result<(), DropReason> {
+        state.key.zone = zone_of(gate.slot);
+        let from_low = conntrack::key(&state.packet, &mut state.key);
+        let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        let known = found.tracked.filter(|tracked| self.speaks_here(tracked, gate, layer));
+        let mut kept = false;
+        if let Some(tracked) = known {
+            match self.by_entry(state, &tracked)? {
+                Currency::Current => {
+                    // One that finds no room stays half-open: a node that is flooded must not lock out who would help it.
+                    if self.go_on(state, &tracked, found.place).is_err() {
+                        state.slot = gate.slot;
+                    }
+                    return Ok(());
+                }
+                currency => kept = currency == Currency::Kept,
+            }
+        }
+        let inbound = self.hook == Hook::FromHostEndpoint;
+        let slots = if inbound { (SLOT_NONE, layer) } else { (layer, SLOT_NONE) };
+        let (opening, ends) = match known {
+            Some(tracked) => (tracked.opening(&state.packet), tracked.opening_slots()),
+            None => (Opening::of(&state.packet), slots),
+        };
+        let asked = self.asked(state, &opening)?;
+        let terms = match known {
+            Some(_) => Terms { judged: !kept, entry: None },
+            None => self.terms_at_gate(state)?,
+        };
+        let judgement = if terms.judged { self.judge_at_gate(state, gate, ends, &asked) } else { Ok(()) };
+        match known {
+            Some(tracked) => self.conclude(state, &tracked, judgement).map(|_| ()),
+            None => {
+                self.open(state, from_low, terms, judgement, slots)?;
+                if let Some(place) = found.place.filter(|_| terms.entry.is_some() && !T::DRY) {
+                    // The flow before on this key is over for good.
+                    place.forget();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether an entry speaks for this packet: its far end is beyond the interface. The opener's packets belong to the layer
+    /// that let the flow in; those that answer may have had an address of the node's put in the place of another.
+    #[inline(always)]
+    fn speaks_here(&self, tracked: &Tracked<'_>, gate: Gate<'_>, layer: u32) -> bool {
+        let (source, destination) = tracked.slots();
+        let inbound = self.hook == Hook::FromHostEndpoint;
+        let (far, near) = if inbound { (source, destination) } else { (destination, source) };
+        let answers = !tracked.from_opener() && (near == gate.slot || near == gate.own.layers.forward);
+        far == SLOT_NONE && (near == layer || answers)
+    }
+
+    /// On what terms a packet may open a flow. Where a gate is younger than a connection, that begins in its midst.
+    #[inline(always)]
+    fn terms_at_gate(&self, state: &mut State) -> Result<Terms, DropReason> {
+        if icmp::is_error(&state.packet) {
+            let related = icmp::is_related(self.tables, self.frame, state, false);
+            return Ok(Terms { judged: !related, entry: None });
+        }
+        if state.packet.protocol == protocol::TCP && state.packet.tcp_flags & tcp::RST != 0 {
+            return Err(DropReason::NoFlow);
+        }
+        Ok(Terms { judged: true, entry: Some(0) })
+    }
+
+    /// The rules of the side from which a flow was opened. `ends`: slots of its opener and responder.
+    #[inline(always)]
+    fn judge_at_gate(
+        &self,
+        state: &mut State,
+        gate: Gate<'_>,
+        (opener, responder): (u32, u32),
+        asked: &Asked,
+    ) -> Result<(), DropReason> {
+        let (layer, side) = if opener == SLOT_NONE { (responder, Ingress) } else { (opener, Egress) };
+        if side == Ingress
+            && let Some(span) = self.ask_layer(state, (gate.own.layers.pre_dnat, side), asked)?
+            && !span.allows()
+            && !is_next(span)
+        {
+            self.decided(state, side, span.hit);
+            return Err(DropReason::HostEndpoint);
+        }
+        let Some(span) = self.ask_layer(state, (layer, side), asked)? else {
+            return Ok(());
+        };
+        self.decided(state, side, span.hit);
+        if span.allows() { Ok(()) } else { Err(DropReason::HostEndpoint) }
+    }
+
+    /// Notes which rule decided.
+    #[inline(always)]
+    fn decided(&self, state: &mut State, side: PolicyDirection, hit: u32) {
+        match side {
+            Ingress => state.ingress_hit = Some(hit),
+            Egress => state.egress_hit = Some(hit),
+        }
+    }
+}
+
+/// No rule decided, and whatever comes next is asked.
+#[inline(always)]
+const fn is_next(span: abi::Span) -> bool {
+    (span.bits >> 4) & 0xf == SpanKind::Next.bits()
+}
+
+/// Whether the destination is an IPv6 link-local address, which nobody forwards to.
+#[inline(always)]
+fn is_link_local(packet: &Packet) -> bool {
+    let [first, second, ..] = packet.destination.0[0].to_ne_bytes();
+    packet.v6 && first == 0xfe && second & 0xc0 == 0x80
+}

@@ -1,0 +1,125 @@
+//! Judge: what the rules say of an opening: the sender's, the node's, the receiver's.
+//! In: who opens a flow, to whom, and what is asked for. Out: nothing, or whose refusal.
+//! Invariant: every rule set is asked at the packet's generation; a set that cannot be read refuses.
+//! Never: about this node's own packets to its pods; reads or writes an entry.
+
+use abi::endpoint::{NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use abi::rules::SET_OPEN;
+use abi::{Address, DropReason, Endpoint, Span};
+
+use crate::conntrack::Opening;
+use crate::policy::{End, PolicyDirection, deciding_span, end_of};
+use crate::tables::{Frame, Tables};
+use crate::walk::{State, Walk};
+
+/// What the rules are asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    /// Who opens the flow.
+    pub(crate) opener: End,
+    /// Who is to answer.
+    pub(crate) responder: End,
+    /// What spans are searched by.
+    x: u32,
+}
+
+impl<T: Tables, F: Frame> Walk<'_, T, F> {
+    /// What the rules are asked about an opening.
+    #[inline(always)]
+    pub(crate) fn asked(&self, state: &State, opening: &Opening<'_>) -> Result<Asked, DropReason> {
+        let opener = self.end_of(state, opening.opener)?;
+        let responder = self.end_of(state, opening.responder)?;
+        Ok(Asked { opener, responder, x: self.frame.unknown(opening.x) })
+    }
+
+    /// Owner and class of an address, of which the verifier forgets how they were found.
+    #[inline(always)]
+    pub(crate) fn end_of(&self, state: &State, address: &Address) -> Result<End, DropReason> {
+        let end = end_of(self.tables, state.generation, address)?;
+        Ok(End { slot: self.frame.unknown(end.slot), class: self.frame.unknown(end.class) })
+    }
+
+    /// Egress rules of the opener, then ingress rules of the responder, each where it is a local pod. In between the node's
+    /// own: what pods send to it, and what it forwards for them.
+    #[inline(always)]
+    pub(crate) fn judge(&self, state: &mut State, asked: &Asked) -> Result<(), DropReason> {
+        let (opener, responder) = (asked.opener.slot, asked.responder.slot);
+        let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
+        if opener >= SLOT_FIRST {
+            let span = self.ask(state, (opener, PolicyDirection::Egress), asked)?;
+            state.egress_hit = Some(span.hit);
+            if !span.allows() {
+                return Err(PolicyDirection::Egress.refusal());
+            }
+            if responder == SLOT_HOST {
+                let refuses = node.flags & NODE_REFUSES_WORKLOADS != 0;
+                return if refuses { Err(DropReason::EndpointToHost) } else { Ok(()) };
+            }
+            self.forwarded(state, node, PolicyDirection::Ingress, asked)?;
+        }
+        if responder >= SLOT_FIRST {
+            self.forwarded(state, node, PolicyDirection::Egress, asked)?;
+            let span = self.ask(state, (responder, PolicyDirection::Ingress), asked)?;
+            state.ingress_hit = Some(span.hit);
+            if !span.allows() {
+                state.slot = responder;
+                return Err(PolicyDirection::Ingress.refusal());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the host endpoint of all interfaces says of a packet that this node forwards.
+    #[inline(always)]
+    fn forwarded(
+        &self,
+        state: &mut State,
+        node: &Endpoint,
+        direction: PolicyDirection,
+        asked: &Asked,
+    ) -> Result<(), DropReason> {
+        match self.ask_layer(state, (node.layers.forward, direction), asked)? {
+            Some(span) if !span.allows() => {
+                state.ingress_hit = Some(span.hit);
+                Err(DropReason::HostEndpoint)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a host endpoint's layer says of an opening, if it has rules for that direction.
+    #[inline(always)]
+    pub(crate) fn ask_layer(
+        &self,
+        state: &State,
+        whom: (u32, PolicyDirection),
+        asked: &Asked,
+    ) -> Result<Option<Span>, DropReason> {
+        if self.is_open(state, whom)? { Ok(None) } else { self.ask(state, whom, asked).map(Some) }
+    }
+
+    /// Whether a host endpoint's layer has no rules for a direction.
+    #[inline(always)]
+    pub(crate) fn is_open(&self, state: &State, (slot, direction): (u32, PolicyDirection)) -> Result<bool, DropReason> {
+        if slot == SLOT_NONE {
+            return Ok(true);
+        }
+        let endpoint = self.tables.endpoint(slot).ok_or(DropReason::TableCorrupt)?;
+        let word = match direction {
+            PolicyDirection::Ingress => &endpoint.ingress,
+            PolicyDirection::Egress => &endpoint.egress,
+        };
+        Ok(self.tables.word(word).at(state.generation) == SET_OPEN)
+    }
+
+    /// What the rules in a slot say of an opening: for what comes in, the opener is their peer, else the responder.
+    #[inline(always)]
+    fn ask(&self, state: &State, whom: (u32, PolicyDirection), asked: &Asked) -> Result<Span, DropReason> {
+        let peer = if whom.1 == PolicyDirection::Ingress { asked.opener } else { asked.responder };
+        let span = deciding_span(self.tables, state.generation, whom, peer.class, asked.x)?;
+        if !T::DRY {
+            self.tables.count_hit(span.hit);
+        }
+        Ok(span)
+    }
+}

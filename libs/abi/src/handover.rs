@@ -1,0 +1,38 @@
+//! Handover: what a program tells the next one about a packet that both judge, in the packet's control block.
+//! In: `cb[0..2]` as the program before left it, and the generation in force. Out: the generation to judge by.
+//! Invariant: only the generation in force, or the one before it, is ever taken.
+//! Never: a verdict: whoever else can write there gains nothing but the revision that was in force a moment ago.
+
+/// In `cb[0]`: `cb[1]` is the low half of a generation.
+pub const MAGIC: u32 = 0x746f_7274;
+
+/// The words that hand a generation on.
+#[inline(always)]
+#[must_use]
+pub const fn to_cb(generation: u64) -> [u32; 2] {
+    [MAGIC, generation as u32]
+}
+
+/// The generation by which a packet with these words is judged, while `present` is in force.
+#[inline(always)]
+#[must_use]
+pub const fn from_cb([magic, generation]: [u32; 2], present: u64) -> u64 {
+    let behind = (present as u32).wrapping_sub(generation);
+    if magic == MAGIC && behind <= 1 { present.wrapping_sub(behind as u64) } else { present }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_generation_in_force_or_the_one_before_is_taken() {
+        for present in [5, 1 << 32, (1 << 32) + 1] {
+            assert_eq!(from_cb(to_cb(present), present), present);
+            assert_eq!(from_cb(to_cb(present - 1), present), present - 1, "{present}: a commit came between");
+            assert_eq!(from_cb(to_cb(present - 2), present), present, "{present}: too old");
+            assert_eq!(from_cb(to_cb(present + 1), present), present, "{present}: of nobody's");
+            assert_eq!(from_cb([0, present as u32 - 1], present), present, "{present}: no magic");
+        }
+    }
+}
