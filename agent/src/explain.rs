@@ -3,9 +3,13 @@
 //! Invariant: the kernel's word is the verdict for what this node judges; the evaluator's for a pod elsewhere.
 //! Never: sends a packet; hides a disagreement.
 
-use crate::{kernel::Kernel, owner::Agent};
+use crate::{
+    further::{Further, further},
+    kernel::Kernel,
+    owner::Agent,
+};
 use abi::{DropReason, Outcome as Fate};
-use dataplane::{Question, TwinAnswer, TwinError};
+use dataplane::{Question, StoreError, TwinAnswer, TwinError};
 use model::{Attachment, Direction, PodId, Protocol};
 use policy::{Decider, Flow, Judgement, Outcome, Verdict};
 use serde::Serialize;
@@ -58,6 +62,9 @@ pub enum ExplainError {
     /// The kernel could not be asked.
     #[error(transparent)]
     Twin(#[from] TwinError),
+    /// Its flows could not be read.
+    #[error(transparent)]
+    Flows(#[from] StoreError),
 }
 
 /// The answer: what `--output json` prints.
@@ -85,6 +92,8 @@ pub struct Explanation {
     why: String,
     kernel: KernelSide,
     evaluator: EvaluatorSide,
+    #[serde(flatten)]
+    further: Further,
     /// Kernel and evaluator disagree: a bug that must be reported.
     #[serde(rename = "ALARM", skip_serializing_if = "Option::is_none")]
     alarm: Option<String>,
@@ -130,8 +139,10 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     };
     let from = local.0.map(|known| known.id.clone());
     let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail })?;
-    let outcome = policy::evaluate(&agent.world.view(), &Flow { source, destination, protocol, detail });
-    let explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
+    let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail });
+    let outcome = policy::evaluate(&view, &flow);
+    let mut explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
+    explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
     if let Some(alarm) = &explanation.alarm {
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
     }
@@ -188,6 +199,7 @@ fn compose(
             egress: twin.egress.as_ref().map(ToString::to_string),
             ingress: twin.ingress.as_ref().map(ToString::to_string),
         },
+        further: Further::default(),
         evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress) },
         alarm: disagreement(twin, outcome, destination_is_local),
     }

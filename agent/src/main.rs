@@ -9,6 +9,7 @@ mod boot;
 mod config;
 mod drift;
 mod explain;
+mod further;
 mod health;
 mod http;
 mod journal;

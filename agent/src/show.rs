@@ -204,7 +204,49 @@ pub fn sentences(report: &Value) -> String {
         ("ALARM", "/ALARM"),
     ];
     lines.extend(rows.iter().filter_map(|(label, path)| Some(format!("  {label:<18} {}", field(path)?))));
+    lines.extend(isolation(&report["isolation"]));
+    lines.extend(flows(report));
     lines.join("\n")
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    value[field].as_array().into_iter().flatten()
+}
+
+/// Who isolates, and what the nearest rules ask for.
+fn isolation(isolation: &Value) -> Vec<String> {
+    if isolation.is_null() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("  {:<18} {}", "isolated by", text(&isolation["by"]))];
+    for near in list(isolation, "nearest") {
+        let lacks: Vec<_> = list(near, "lacks").map(|lack| text(&lack["text"])).collect();
+        lines.push(format!(
+            "  {:<18} {} rule {}: {}",
+            "nearest",
+            text(&near["policy"]),
+            near["rule"],
+            lacks.join("; ")
+        ));
+    }
+    if list(isolation, "nearest").next().is_none() {
+        lines.push(format!("  {:<18} no rule of them allows anything", "nearest"));
+    }
+    lines
+}
+
+/// What is known of flows that are there.
+fn flows(report: &Value) -> Vec<String> {
+    let line = |flow: &Value| {
+        let by: Vec<_> = ["egressBy", "ingressBy"].iter().filter_map(|field| flow[*field].as_str()).collect();
+        let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join("; ")) };
+        let did = if flow["state"] == "refused" { "refused" } else { "let in" };
+        let now = if flow["allowedNow"] == true { "would be let in" } else { "would be refused" };
+        let (port, state, generation) = (&flow["sourcePort"], text(&flow["state"]), &flow["generation"]);
+        format!("  {:<18} from port {port}, {state}: {did}{by}, last by generation {generation}; now {now}", "flow")
+    };
+    let more = report["moreFlows"].as_u64().map(|more| format!("  {:<18} and {more} more", "flow"));
+    list(report, "flows").map(line).chain(more).collect()
 }
 
 #[cfg(test)]
@@ -227,6 +269,26 @@ mod tests {
         let report = json!([{ "class": 1, "members": members }]);
         assert!(table(&report).ends_with("10.0.0.7 and 92 more"), "{}", table(&report));
         assert!(print(&report, Output::Json, table).contains("10.0.0.99"));
+    }
+
+    #[test]
+    fn an_explanation_says_who_isolates_what_is_lacking_and_what_became_of_flows() {
+        let report = json!({
+            "from": {"namespace": "x", "name": "b"}, "to": "x/a", "verdict": "refused",
+            "isolation": {"direction": "ingress", "by": ["NetworkPolicy x/p"], "nearest": [
+                {"policy": "NetworkPolicy x/p", "rule": 2, "lacks": [{"of": "port", "text": "asks for port 443, this is for 80"}]}]},
+            "flows": [{"sourcePort": 4711, "state": "established", "generation": 5, "ingressBy": "no ingress policy applies", "allowedNow": false}],
+            "moreFlows": 3,
+        });
+        let said = sentences(&report);
+        for line in [
+            "  isolated by        NetworkPolicy x/p",
+            "  nearest            NetworkPolicy x/p rule 2: asks for port 443, this is for 80",
+            "  flow               from port 4711, established: let in (no ingress policy applies), last by generation 5; now would be refused",
+            "  flow               and 3 more",
+        ] {
+            assert!(said.lines().any(|found| found == line), "{line} is missing in:\n{said}");
+        }
     }
 
     #[test]

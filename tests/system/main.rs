@@ -12,6 +12,7 @@ mod cni_storm;
 mod cnitool;
 mod containerd;
 mod drift;
+mod explained;
 mod flood;
 mod ipam;
 mod kit;

@@ -95,30 +95,25 @@ impl Outcome {
 /// Judges a flow.
 #[must_use]
 pub fn evaluate(view: &View, flow: &Flow) -> Outcome {
-    let source = view.pod_at(flow.source);
-    let destination = view.pod_at(flow.destination);
     let from_this_node = view.host.iter().any(|net| net.contains(flow.source));
-    let asked = |direction, subject| {
-        let hosts = view.hosts_at(flow.destination).collect();
-        view.judge(&Packet { flow, destination, hosts, subject, direction })
-    };
+    let asked = |direction| view.seen(flow, direction).map(|packet| view.judge(&packet));
 
-    let egress = source.map(|subject| asked(Direction::Egress, subject));
+    let egress = asked(Direction::Egress);
     let refused = egress.as_ref().is_some_and(|judgement| judgement.verdict == Verdict::Deny);
-    let ingress = destination.filter(|_| !refused && !from_this_node);
-    Outcome { egress, ingress: ingress.map(|subject| asked(Direction::Ingress, subject)) }
+    let ingress = if refused || from_this_node { None } else { asked(Direction::Ingress) };
+    Outcome { egress, ingress }
 }
 
 /// A flow as one of its ends sees it.
-struct Packet<'a> {
-    flow: &'a Flow,
+pub(crate) struct Packet<'a> {
+    pub(crate) flow: &'a Flow,
     /// The pod whose port names are meant: the destination in both directions (NP-19).
     destination: Option<&'a Endpoint>,
     /// Where it is no pod, the host endpoints that expect its address (CAL-25).
     hosts: Vec<&'a HostEndpoint>,
     /// The end that is judged.
-    subject: &'a Endpoint,
-    direction: Direction,
+    pub(crate) subject: &'a Endpoint,
+    pub(crate) direction: Direction,
 }
 
 impl Packet<'_> {
@@ -144,6 +139,14 @@ impl View {
         let tiers = self.tiers_of(packet);
         let passed = tiers.iter().find_map(|(tier, policies)| self.ask_tier(tier, policies, packet));
         passed.unwrap_or_else(|| self.ask_profiles(packet, tiers.is_empty()))
+    }
+
+    /// A flow as its end that is judged in this direction sees it, if that end is a pod.
+    pub(crate) fn seen<'a>(&'a self, flow: &'a Flow, direction: Direction) -> Option<Packet<'a>> {
+        let (source, destination) = (self.pod_at(flow.source), self.pod_at(flow.destination));
+        let subject = if direction == Direction::Egress { source } else { destination };
+        let hosts = self.hosts_at(flow.destination).collect();
+        Some(Packet { flow, destination, hosts, subject: subject?, direction })
     }
 
     /// `None`: the tier passes the packet on.
@@ -208,12 +211,20 @@ impl View {
         Judgement { verdict: Verdict::Deny, decider: Decider::NoProfile(direction) }
     }
 
+    /// The subject's profiles that objects describe, in order; none where its namespace's is implied.
+    pub(crate) fn profiles_of(&self, packet: &Packet) -> Vec<&Profile> {
+        let Endpoint { id, service_account, .. } = packet.subject;
+        let Some(first) = self.profile(&Profile::of_namespace(&id.namespace)) else { return Vec::new() };
+        let second = service_account.as_ref().and_then(|name| self.profile(&Profile::of_account(&id.namespace, name)));
+        [first].into_iter().chain(second).collect()
+    }
+
     fn profile(&self, name: &str) -> Option<&Profile> {
         self.profiles.iter().find(|profile| profile.name == name)
     }
 
     /// The tiers that have policies for the subject in this direction, in order, each with those policies in order.
-    fn tiers_of(&self, packet: &Packet) -> Vec<(Tier, Vec<&Policy>)> {
+    pub(crate) fn tiers_of(&self, packet: &Packet) -> Vec<(Tier, Vec<&Policy>)> {
         let mut tiers: BTreeMap<(bool, Order, TierName), (Tier, Vec<&Policy>)> = BTreeMap::new();
         for policy in &self.policies {
             // A staged policy is never asked (CAL-13), nor are workloads by what is for host endpoints alone (HEP-8, HEP-9).
@@ -247,7 +258,7 @@ impl View {
 
 /// Who is meant.
 impl View {
-    fn pod_at(&self, address: IpAddr) -> Option<&Endpoint> {
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.addresses.contains(&address))
     }
 
@@ -259,7 +270,7 @@ impl View {
         policy.subject.matches(&self.labels_of(pod))
     }
 
-    fn labels_of<'a>(&'a self, pod: &'a Endpoint) -> EffectiveLabels<'a> {
+    pub(crate) fn labels_of<'a>(&'a self, pod: &'a Endpoint) -> EffectiveLabels<'a> {
         let namespace = &pod.id.namespace;
         let account = pod.service_account.as_ref().map_or(Parent::Unknown, |name| Parent::Named {
             name,
@@ -298,7 +309,7 @@ impl View {
 /// What a rule asks.
 impl View {
     /// All tests are joined by AND (CAL-11). What a rule could not say, or the programs cannot see, is not known.
-    fn rule_matches(&self, rule: &Rule, packet: &Packet) -> Truth {
+    pub(crate) fn rule_matches(&self, rule: &Rule, packet: &Packet) -> Truth {
         if rule.unreadable.is_some() {
             return Truth::Unknown;
         }

@@ -18,6 +18,7 @@ pub mod facts;
 pub mod generate;
 pub mod host;
 mod near;
+pub mod nearest;
 pub mod rulebook;
 pub mod ruleset;
 pub mod shared;
