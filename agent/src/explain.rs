@@ -9,9 +9,9 @@ use crate::{
     owner::Agent,
 };
 use abi::{DropReason, Outcome as Fate};
-use dataplane::{Question, StoreError, TwinAnswer, TwinError};
+use dataplane::{Question, SOURCE_PORT, StoreError, TwinAnswer, TwinError};
 use model::{Attachment, Direction, PodId, Protocol};
-use policy::{Decider, Flow, Judgement, Outcome, Verdict};
+use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict};
 use serde::Serialize;
 use serde_json::Value;
 use std::{fmt, net::IpAddr};
@@ -90,6 +90,9 @@ pub struct Explanation {
     rule: Option<u16>,
     /// One sentence.
     why: String,
+    /// The Log rules that the packet meets on its way, at either end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logged_by: Vec<String>,
     kernel: KernelSide,
     evaluator: EvaluatorSide,
     #[serde(flatten)]
@@ -137,9 +140,10 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
         protocol if protocol.has_ports() => asked.port,
         _ => 0,
     };
+    let source_port = if protocol.has_ports() { SOURCE_PORT } else { 0 };
     let from = local.0.map(|known| known.id.clone());
-    let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail })?;
-    let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail });
+    let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail, source_port })?;
+    let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail, source_port });
     let outcome = policy::evaluate(&view, &flow);
     let mut explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
     explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
@@ -192,17 +196,23 @@ fn compose(
         policy,
         rule,
         why: decision.why,
+        logged_by: logged_by(twin),
         kernel: KernelSide {
             outcome: Words(twin.answer.outcome).to_string(),
             generation: twin.answer.generation,
             tracked: twin.answer.tracked,
-            egress: twin.egress.as_ref().map(ToString::to_string),
-            ingress: twin.ingress.as_ref().map(ToString::to_string),
+            egress: twin.egress.as_ref().map(|hit| hit.decider.to_string()),
+            ingress: twin.ingress.as_ref().map(|hit| hit.decider.to_string()),
         },
         further: Further::default(),
         evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress) },
         alarm: disagreement(twin, outcome, destination_is_local),
     }
+}
+
+fn logged_by(twin: &TwinAnswer) -> Vec<String> {
+    let ends = [&twin.egress, &twin.ingress].into_iter().flatten();
+    ends.flat_map(|hit| &hit.logs).map(ToString::to_string).collect()
 }
 
 struct Decision {
@@ -218,19 +228,23 @@ fn decide(twin: &TwinAnswer, outcome: &Outcome) -> Decision {
     let by = |decider: &Option<Decider>, otherwise: &str| {
         decider.as_ref().map_or_else(|| otherwise.to_owned(), ToString::to_string)
     };
+    let decider = |hit: &Option<Hit>| hit.as_ref().map(|hit| hit.decider.clone());
+    let (egress, ingress) = (decider(&twin.egress), decider(&twin.ingress));
     match twin.answer.outcome {
         Fate::Drop(DropReason::EgressPolicy) => {
-            refused(Some(Direction::Egress), twin.egress.clone(), by(&twin.egress, "egress policy"))
+            let why = by(&egress, "egress policy");
+            refused(Some(Direction::Egress), egress, why)
         }
         Fate::Drop(DropReason::IngressPolicy) => {
-            refused(Some(Direction::Ingress), twin.ingress.clone(), by(&twin.ingress, "ingress policy"))
+            let why = by(&ingress, "ingress policy");
+            refused(Some(Direction::Ingress), ingress, why)
         }
         Fate::Drop(reason) => refused(None, None, format!("dropped: {}", reason.as_str())),
         _ if refuses(&outcome.egress) || refuses(&outcome.ingress) => elsewhere(outcome),
         _ => {
-            let (direction, decider) = match (&twin.ingress, &twin.egress) {
-                (Some(ingress), _) => (Some(Direction::Ingress), Some(ingress.clone())),
-                (None, egress) => (egress.as_ref().map(|_| Direction::Egress), egress.clone()),
+            let (direction, decider) = match (ingress, egress) {
+                (Some(ingress), _) => (Some(Direction::Ingress), Some(ingress)),
+                (None, egress) => (egress.as_ref().map(|_| Direction::Egress), egress),
             };
             let why = by(&decider, "no policy applies");
             Decision { verdict: Verdict::Allow, direction, decider, why }
@@ -269,10 +283,11 @@ fn disagreement(twin: &TwinAnswer, outcome: &Outcome, destination_is_local: bool
         (Direction::Egress, egress, &twin.egress, &outcome.egress),
         (Direction::Ingress, ingress, &twin.ingress, &outcome.ingress),
     ];
-    ends.into_iter().find_map(|(direction, verdict, decider, evaluator)| {
+    ends.into_iter().find_map(|(direction, verdict, hit, evaluator)| {
         let (verdict, evaluator) = (verdict?, evaluator.as_ref()?);
-        let same = verdict == evaluator.verdict && decider.as_ref().is_none_or(|decider| *decider == evaluator.decider);
-        let rule = decider.as_ref().map_or("no known rule".to_owned(), ToString::to_string);
+        let agrees = |hit: &Hit| hit.decider == evaluator.decider && hit.logs == evaluator.logs;
+        let same = verdict == evaluator.verdict && hit.as_ref().is_none_or(agrees);
+        let rule = hit.as_ref().map_or("no known rule".to_owned(), |hit| hit.decider.to_string());
         let said = format!("{} by {}", word(evaluator.verdict), evaluator.decider);
         (!same).then(|| format!("{direction}: kernel says {} by {rule}, evaluator says {said}", word(verdict)))
     })
@@ -325,11 +340,12 @@ mod tests {
         let hit = |decider: &Option<Decider>| decider.as_ref().map(|_| 1);
         let answer =
             Answer { outcome, egress_hit: hit(&egress), ingress_hit: hit(&ingress), tracked: false, generation: 3 };
-        TwinAnswer { answer, egress, ingress }
+        let meaning = |decider: Option<Decider>| decider.map(|decider| Hit::new(Verdict::Allow, decider));
+        TwinAnswer { answer, egress: meaning(egress), ingress: meaning(ingress) }
     }
 
     fn judged(verdict: Verdict, decider: Decider) -> Option<Judgement> {
-        Some(Judgement { verdict, decider })
+        Some(Judgement { verdict, decider, logs: Vec::new() })
     }
 
     fn composed(twin: &TwinAnswer, outcome: &Outcome, local: bool) -> Explanation {

@@ -8,7 +8,7 @@ use abi::rules::SET_OPEN;
 use abi::{Address, DropReason, Endpoint, Span};
 
 use crate::conntrack::Opening;
-use crate::policy::{End, PolicyDirection, deciding_span, end_of};
+use crate::policy::{End, PolicyDirection, Question, deciding_span, end_of};
 use crate::tables::{Frame, Tables};
 use crate::walk::{State, Walk};
 
@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     pub(crate) responder: End,
     /// What spans are searched by.
     x: u32,
+    /// The opener's port.
+    source_port: u32,
 }
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
@@ -29,7 +31,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     pub(crate) fn asked(&self, state: &State, opening: &Opening<'_>) -> Result<Asked, DropReason> {
         let opener = self.end_of(state, opening.opener)?;
         let responder = self.end_of(state, opening.responder)?;
-        Ok(Asked { opener, responder, x: self.frame.unknown(opening.x) })
+        let source_port = self.frame.unknown(u16::from_be(opening.source_port).into());
+        Ok(Asked { opener, responder, x: self.frame.unknown(opening.x), source_port })
     }
 
     /// Owner and class of an address, of which the verifier forgets how they were found.
@@ -115,8 +118,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// What the rules in a slot say of an opening: for what comes in, the opener is their peer, else the responder.
     #[inline(always)]
     fn ask(&self, state: &State, whom: (u32, PolicyDirection), asked: &Asked) -> Result<Span, DropReason> {
-        let peer = if whom.1 == PolicyDirection::Ingress { asked.opener } else { asked.responder };
-        let span = deciding_span(self.tables, state.generation, whom, peer.class, asked.x)?;
+        let (opener, responder) = (asked.opener.class, asked.responder.class);
+        let (own, peer) = if whom.1 == PolicyDirection::Ingress { (responder, opener) } else { (opener, responder) };
+        let question = Question { peer, own, x: asked.x, source_port: asked.source_port };
+        let span = deciding_span(self.tables, state.generation, whom, &question)?;
         if !T::DRY {
             self.tables.count_hit(span.hit);
         }

@@ -1,11 +1,11 @@
 //! Policy: whose addresses are these, and do both ends' rules let the flow be opened?
-//! In: the opener's and responder's addresses, protocol and detail. Out: both ends, and the rules that decided.
+//! In: the opener's and responder's addresses, protocol, detail and source port. Out: both ends, and the rules that decided.
 //! Invariant: every index is checked against its table; an empty slot, row, span or set refuses.
 //! Never: writes; reads the generation a second time.
 
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_NONE};
 use abi::rules::{CLASS_NONE, ROW_SPANS_MAX, SEARCH_STEPS, SET_DEFAULT_ONLY};
-use abi::{Address, DropReason, RowKey, RowRef, Span};
+use abi::{Address, DropReason, RowKey, RowRef, Span, SpanKind};
 
 use crate::tables::Tables;
 
@@ -53,14 +53,26 @@ pub fn end_of<T: Tables>(tables: &T, generation: u64, address: &Address) -> Resu
     Ok(End { slot: tables.word(&entry.endpoint).at(generation), class: tables.word(&entry.class).at(generation) })
 }
 
-/// The span that decides about `x` at the endpoint in `slot`, with a peer of this class.
+/// What a rule set is asked about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Class of the other end.
+    pub peer: u32,
+    /// Class of the address at this end.
+    pub own: u32,
+    /// Protocol and detail: see `abi::rules::x_of`.
+    pub x: u32,
+    /// The opener's port.
+    pub source_port: u32,
+}
+
+/// The span that decides at the endpoint in `slot`: a plain one, which allows, denies, or leaves it to what comes after.
 #[inline(always)]
 pub fn deciding_span<T: Tables>(
     tables: &T,
     generation: u64,
     (slot, direction): (u32, PolicyDirection),
-    class: u32,
-    x: u32,
+    asked: &Question,
 ) -> Result<Span, DropReason> {
     let endpoint = tables.endpoint(slot).ok_or(DropReason::TableCorrupt)?;
     if endpoint.flags & ENDPOINT_READY == 0 || slot < SLOT_FIRST {
@@ -70,8 +82,44 @@ pub fn deciding_span<T: Tables>(
         PolicyDirection::Ingress => &endpoint.ingress,
         PolicyDirection::Egress => &endpoint.egress,
     };
-    let row = row_of(tables, tables.word(word).at(generation), class)?;
-    search(tables, row, x)
+    let row = row_of(tables, tables.word(word).at(generation), asked.peer)?;
+    let span = search(tables, row, asked.x)?;
+    if !span.refers() {
+        return Ok(span);
+    }
+    let found =
+        referred(tables, u64::from(span.bits) << 32 | u64::from(span.hit), asked.own, asked.x, asked.source_port);
+    let span = Span { bits: (found >> 32) as u32, hit: found as u32 };
+    if span.refers() { Err(DropReason::TableCorrupt) } else { Ok(span) }
+}
+
+/// A program within the program, called with numbers: it takes no registers and no stack from those whose spans are plain. A
+/// span, as both its words, to the plain one that it refers to; to itself, if that cannot be found.
+#[inline(never)]
+fn referred<T: Tables>(tables: &T, span: u64, own: u32, x: u32, source_port: u32) -> u64 {
+    let mut found = Span { bits: (span >> 32) as u32, hit: span as u32 };
+    if found.kind() == SpanKind::Cell {
+        match row_of(tables, found.hit, own).and_then(|row| search(tables, row, x)) {
+            Ok(within) if within.kind() != SpanKind::Cell => found = within,
+            _ => return span,
+        }
+    }
+    if found.kind() == SpanKind::Ports {
+        match list_at(tables, found.hit).and_then(|list| search(tables, list, source_port)) {
+            Ok(within) => found = within,
+            Err(_) => return span,
+        }
+    }
+    u64::from(found.bits) << 32 | u64::from(found.hit)
+}
+
+/// The list by source port whose head lies there.
+#[inline(always)]
+fn list_at<T: Tables>(tables: &T, at: u32) -> Result<RowRef, DropReason> {
+    match tables.span(at) {
+        Some(head) if head.kind() == SpanKind::Head => Ok(RowRef { offset: at.wrapping_add(1), len: head.hit }),
+        _ => Err(DropReason::TableCorrupt),
+    }
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use model::{
     Attachment, AttachmentId, IfaceName, Mac, NamedPort, Namespace, NodeName, Pod, Protocol, Resource, ServiceAccount,
     Update,
 };
-use policy::{Endpoint, Flow, Judgement, Outcome, Verdict, View, evaluate, generate::Case};
+use policy::{Endpoint, Flow, Hit, Judgement, Outcome, Verdict, View, evaluate, generate::Case};
 use std::{collections::BTreeSet, net::IpAddr};
 
 /// Flows that must have gone through the kernel, unless TORTIE_FLOWS names fewer: an emulated machine takes its time.
@@ -62,9 +62,18 @@ fn held(kernel: &mut Kernel, seed: u64) -> u32 {
         kernel.fresh();
         if let Place::Pod(_) | Place::Uplink = place {
             let answer = kernel.dataplane.explain(&question(flow, place)).expect("the twin answers");
-            let decided = |judgement: &Option<Judgement>| judgement.as_ref().map(|judgement| judgement.decider.clone());
-            assert_eq!(answer.egress, decided(&expected.egress), "{}", told("the twin, at the sender's end"));
-            assert_eq!(answer.ingress, decided(&expected.ingress), "{}", told("the twin, at the receiver's end"));
+            let decided = |judgement: &Option<Judgement>| {
+                let hit = |Judgement { verdict, decider, logs }: Judgement| Hit { logs, ..Hit::new(verdict, decider) };
+                judgement.clone().map(hit)
+            };
+            let plain = |hit: Option<Hit>| hit.map(|hit| hit.plain());
+            assert_eq!(plain(answer.egress), decided(&expected.egress), "{}", told("the twin, at the sender's end"));
+            assert_eq!(
+                plain(answer.ingress),
+                decided(&expected.ingress),
+                "{}",
+                told("the twin, at the receiver's end")
+            );
         }
         let allowed = live(kernel, &case.view, flow, place);
         assert_eq!(allowed, allows(&expected), "{}", told("the live program"));
@@ -117,18 +126,19 @@ fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
 
 fn question(flow: &Flow, place: Place) -> Question {
     let from = if let Place::Pod(sender) = place { Some(id(sender)) } else { None };
-    Question { from, source: flow.source, destination: flow.destination, protocol: flow.protocol, detail: flow.detail }
+    let Flow { source, destination, protocol, detail, source_port } = *flow;
+    Question { from, source, destination, protocol, detail, source_port }
 }
 
 /// The flow's first packet, as it comes in by the uplink.
 fn frame(flow: &Flow) -> Frame {
-    let port = flow.detail.to_be_bytes();
+    let (from, port) = (flow.source_port.to_be_bytes(), flow.detail.to_be_bytes());
     let icmp = if flow.source.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
     let payload = match flow.protocol {
-        Protocol::TCP => [&[0x9c, 0x40][..], &port, &[0; 8], &[0x50, SYN, 0x20, 0, 0, 0, 0, 0]].concat(),
-        Protocol::UDP => [&[0x9c, 0x40][..], &port, &[0, 8, 0, 0]].concat(),
+        Protocol::TCP => [&from[..], &port, &[0; 8], &[0x50, SYN, 0x20, 0, 0, 0, 0, 0]].concat(),
+        Protocol::UDP => [&from[..], &port, &[0, 8, 0, 0]].concat(),
         protocol if protocol == icmp => [&port[..], &[0, 0, 0, 7, 0, 1], &quoted(flow)].concat(),
-        protocol if protocol.has_ports() => [&[0x9c, 0x40][..], &port, &[0; 8]].concat(),
+        protocol if protocol.has_ports() => [&from[..], &port, &[0; 8]].concat(),
         _ => vec![0; 16],
     };
     Frame {
@@ -146,7 +156,8 @@ fn frame(flow: &Flow) -> Frame {
 
 /// What an ICMP error quotes: a datagram of the receiver that nobody sent.
 fn quoted(flow: &Flow) -> Vec<u8> {
-    let back = Flow { source: flow.destination, destination: flow.source, protocol: Protocol::UDP, detail: 9 };
+    let (source, destination) = (flow.destination, flow.source);
+    let back = Flow { source, destination, protocol: Protocol::UDP, detail: 9, source_port: 40_000 };
     frame(&back).bytes()[14..].to_vec()
 }
 
@@ -178,6 +189,7 @@ fn world(view: &View) -> World {
         .chain(view.nodes.iter().cloned().map(Resource::Node))
         .chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())))
         .chain(view.slices.iter().cloned().map(Resource::EndpointSlice))
+        .chain(view.host_endpoints.iter().cloned().map(Resource::HostEndpoint))
         .chain(view.tiers.iter().cloned().map(Resource::Tier))
         .chain(view.policies.iter().map(|policy| Resource::Policy(policy.clone().into())))
         .chain(view.profiles.iter().cloned().map(Resource::Profile));

@@ -42,6 +42,8 @@ pub struct SetEntry {
 
 /// The set's content names no peer at all: no class can have a row, so the row lookup is left out.
 pub const SET_DEFAULT_ONLY: u32 = 1 << 0;
+/// Rows of the set may have spans of kind [`SpanKind::Cell`]. For the agent; programs see it by the span.
+pub const SET_ASKS_OWN: u32 = 1 << 1;
 
 /// Key of a row of its own.
 #[repr(C)]
@@ -62,10 +64,12 @@ pub enum SpanKind {
     Allow,
     /// No rule decides, and the set has no end: whatever comes after it is asked.
     Next,
-    /// Decided by the source port: `hit` is the index of a nested list.
+    /// Decided by the source port: `hit` is the index of a nested list's head.
     Ports,
     /// Decided by the class of the endpoint's own address: `hit` is the id of a nested set.
     Cell,
+    /// Head of a nested list, whose `hit` spans follow it, searched by source port. No search ends here.
+    Head,
 }
 
 impl SpanKind {
@@ -78,9 +82,19 @@ impl SpanKind {
             Self::Next => 2,
             Self::Ports => 3,
             Self::Cell => 4,
+            Self::Head => 5,
         }
     }
+
+    /// Whether `hit` is a hit id, and no index, set or number.
+    #[must_use]
+    pub const fn decides(self) -> bool {
+        matches!(self, Self::Deny | Self::Allow | Self::Next)
+    }
 }
+
+/// Bit 3: a rule asks for a line about what the span decides.
+const LOG: u32 = 1 << 3;
 
 /// `start:24 | kind:4 | log:1 | staged:3`, then the hit id. Ends where the next span starts.
 #[repr(C)]
@@ -99,11 +113,45 @@ impl Span {
         Self { bits: start << 8 | kind.bits() << 4, hit }
     }
 
+    /// The same, with a line about what it decides.
+    #[must_use]
+    pub const fn logged(self) -> Self {
+        Self { bits: self.bits | LOG, hit: self.hit }
+    }
+
+    /// Whether what it decides is logged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn logs(self) -> bool {
+        self.bits & LOG != 0
+    }
+
+    /// What it says; a number that no kind has refuses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind(self) -> SpanKind {
+        match (self.bits >> 4) & 0xf {
+            1 => SpanKind::Allow,
+            2 => SpanKind::Next,
+            3 => SpanKind::Ports,
+            4 => SpanKind::Cell,
+            5 => SpanKind::Head,
+            _ => SpanKind::Deny,
+        }
+    }
+
     /// First `x` the span covers.
     #[inline(always)]
     #[must_use]
     pub const fn start(self) -> u32 {
         self.bits >> 8
+    }
+
+    /// Whether the span leaves the decision to what it refers to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refers(self) -> bool {
+        (self.bits >> 4) & 0xf >= SpanKind::Ports.bits()
     }
 
     /// Whether the span lets a packet through; everything that is not a plain Allow refuses.

@@ -4,7 +4,7 @@
 //! Never: a remark on what the datastore has already refused or found unreadable.
 
 use crate::{World, host};
-use model::{Direction, HostEndpoint, HostInterface, Layer, Policy, Rule, Tier};
+use model::{HostEndpoint, HostInterface, Layer, Policy, Tier};
 
 impl World {
     /// What the writers of policies should know, asked of every policy; [`crate::Live`] keeps it.
@@ -22,7 +22,7 @@ impl World {
                 "{id}: there is no tier {tier}; until there is, it is asked after all others, and what no rule matches is denied"
             )
         };
-        (!is_made).then(lost).into_iter().chain(source_ports(policy)).collect()
+        (!is_made).then(lost).into_iter().collect()
     }
 }
 
@@ -67,15 +67,4 @@ impl World {
         let raw = of_layer(Layer::Untracked).map(|policy| format!("{} {raw}", policy.id));
         raw.chain(of_layer(Layer::PreDnat).map(|policy| format!("{} {early}", policy.id))).collect()
     }
-}
-
-fn source_ports(policy: &Policy) -> impl Iterator<Item = String> + '_ {
-    let in_direction = move |direction: Direction| {
-        let asking = policy.rules(direction).iter().filter(|rule| rule.asks_source_ports());
-        asking.map(move |Rule { place, .. }| {
-            let what = "asks for source ports, which are not told apart yet";
-            format!("{}: {direction} rule {place} {what}: an allow matches nothing, a deny every port", policy.id)
-        })
-    };
-    [Direction::Ingress, Direction::Egress].into_iter().flat_map(in_direction)
 }

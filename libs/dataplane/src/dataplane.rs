@@ -23,7 +23,7 @@ use abi::{Timeouts, endpoint::GATEWAY_MAC, maps, rules::HIT_NONE};
 use calc::Desired;
 use model::{AttachmentId, Direction, IfaceName, Mac};
 use netlink::Socket;
-use policy::Decider;
+use policy::{Decider, Hit, Verdict};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -197,12 +197,12 @@ impl Dataplane {
         let frame = frame::of(question, source, destination)?;
         let answer = twin::ask(self.node.guards.programs(), hook, ifindex, &frame)?;
         let names = self.node.tables.names();
-        let decider = |hit: Option<u32>, direction| match hit? {
-            HIT_NONE => Some(Decider::NoPolicy(direction)),
-            hit => names.decider(hit).cloned(),
+        let meaning = |hit: Option<u32>, direction| match hit? {
+            HIT_NONE => Some(Hit::new(Verdict::Allow, Decider::NoPolicy(direction))),
+            hit => names.hit(hit).cloned(),
         };
-        let egress = decider(answer.egress_hit, Direction::Egress);
-        Ok(TwinAnswer { answer, egress, ingress: decider(answer.ingress_hit, Direction::Ingress) })
+        let egress = meaning(answer.egress_hit, Direction::Egress);
+        Ok(TwinAnswer { answer, egress, ingress: meaning(answer.ingress_hit, Direction::Ingress) })
     }
 
     fn uplink_now(&self) -> Result<(u32, Mac), TwinError> {

@@ -7,8 +7,8 @@ use crate::{Question, TwinError};
 use model::{Mac, Protocol};
 use std::net::IpAddr;
 
-/// The source port questions are asked with: outside the range hosts choose from, so that no live flow answers.
-const SOURCE_PORT: [u8; 2] = 1u16.to_be_bytes();
+/// The identifier of messages that have one.
+const IDENTIFIER: [u8; 2] = [0, 1];
 const SYN: u8 = 0x02;
 
 /// Builds the frame.
@@ -35,12 +35,12 @@ pub fn of(question: &Question, source: Mac, destination: Mac) -> Result<Vec<u8>,
 }
 
 fn payload(question: &Question) -> Vec<u8> {
-    let detail = question.detail.to_be_bytes();
+    let (detail, port) = (question.detail.to_be_bytes(), question.source_port.to_be_bytes());
     match question.protocol {
-        Protocol::TCP => [&SOURCE_PORT[..], &detail, &[0; 8], &[0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]].concat(),
-        Protocol::UDP => [&SOURCE_PORT[..], &detail, &[0, 8, 0, 0]].concat(),
-        protocol if protocol.has_ports() => [&SOURCE_PORT[..], &detail, &[0; 8]].concat(),
-        Protocol::ICMP | Protocol::ICMPV6 => [&detail[..], &[0, 0], &SOURCE_PORT, &[0, 1], &quoted(question)].concat(),
+        Protocol::TCP => [&port[..], &detail, &[0; 8], &[0x50, SYN, 0xff, 0xff, 0, 0, 0, 0]].concat(),
+        Protocol::UDP => [&port[..], &detail, &[0, 8, 0, 0]].concat(),
+        protocol if protocol.has_ports() => [&port[..], &detail, &[0; 8]].concat(),
+        Protocol::ICMP | Protocol::ICMPV6 => [&detail[..], &[0, 0], &IDENTIFIER, &[0, 1], &quoted(question)].concat(),
         _ => vec![0; 16],
     }
 }
@@ -48,7 +48,7 @@ fn payload(question: &Question) -> Vec<u8> {
 /// What an ICMP error quotes: a datagram that nobody sent. Other messages take it for their data.
 fn quoted(question: &Question) -> Vec<u8> {
     let (source, destination) = (question.destination, question.source);
-    let about = Question { from: None, source, destination, protocol: Protocol::UDP, detail: 1 };
+    let about = Question { from: None, source, destination, protocol: Protocol::UDP, detail: 1, source_port: 1 };
     of(&about, Mac([0; 6]), Mac([0; 6])).map(|frame| frame[14..].to_vec()).unwrap_or_default()
 }
 
@@ -70,7 +70,8 @@ mod tests {
 
     fn question(source: &str, destination: &str, protocol: Protocol) -> Question {
         let address = |text: &str| text.parse().expect("a valid address");
-        Question { from: None, source: address(source), destination: address(destination), protocol, detail: 80 }
+        let (source, destination) = (address(source), address(destination));
+        Question { from: None, source, destination, protocol, detail: 80, source_port: 40_000 }
     }
 
     #[test]

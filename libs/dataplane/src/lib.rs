@@ -39,7 +39,7 @@ pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
 pub use gauges::{Gauges, MapGauge};
 pub use laps::Laps;
 pub use platform::{Attach, AttachedBy, Platform};
-pub use question::{Question, TwinAnswer};
+pub use question::{Question, SOURCE_PORT, TwinAnswer};
 pub use staged::Tried;
 pub use tables::{SizeError, Sizes, StoreError};
 pub use tracked::TrackedFlow;

@@ -5,8 +5,11 @@
 
 use abi::Answer;
 use model::{AttachmentId, Protocol};
-use policy::Decider;
+use policy::Hit;
 use std::net::IpAddr;
+
+/// The source port to ask with where it does not matter: outside the range hosts choose from, so that no live flow answers.
+pub const SOURCE_PORT: u16 = 1;
 
 /// The first packet of a flow, asked of the live tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct Question {
     pub protocol: Protocol,
     /// Destination port; for ICMP `type << 8 | code`; else 0.
     pub detail: u16,
+    /// Source port; 0 for protocols without ports.
+    pub source_port: u16,
 }
 
 /// The kernel's answer.
@@ -29,7 +34,7 @@ pub struct TwinAnswer {
     /// What would happen to the packet.
     pub answer: Answer,
     /// What decided at the source's end, where that was judged and the rule is still known.
-    pub egress: Option<Decider>,
+    pub egress: Option<Hit>,
     /// What decided at the destination's end.
-    pub ingress: Option<Decider>,
+    pub ingress: Option<Hit>,
 }

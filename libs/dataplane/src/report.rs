@@ -23,7 +23,7 @@ use abi::{
 };
 use calc::EndpointSpec;
 use model::{AttachmentId, PodId, Protocol, Selector};
-use policy::Decider;
+use policy::{Decider, Hit};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ pub struct Reporter<'a> {
     /// Those that are completely in force.
     pub in_force: &'a BTreeSet<AttachmentId>,
     gauges: &'a Gauges,
-    deciders: BTreeMap<u32, &'a Decider>,
+    hits: BTreeMap<u32, &'a Hit>,
     pods: BTreeMap<u32, &'a PodId>,
 }
 
@@ -57,10 +57,10 @@ impl<'a> Reporter<'a> {
         gauges: &'a Gauges,
     ) -> Self {
         let names = tables.names();
-        let deciders = names.hits.iter().map(|(content, hit)| (*hit, &content.decider)).collect();
+        let hits = names.hits.iter().map(|(hit, id)| (*id, hit)).collect();
         let slots = names.endpoints.iter();
         let pods = slots.filter_map(|(id, slot)| Some((*slot, &endpoints.get(id)?.pod))).collect();
-        Self { tables, endpoints, in_force, gauges, deciders, pods }
+        Self { tables, endpoints, in_force, gauges, hits, pods }
     }
 
     /// The rows of a table.
@@ -111,26 +111,25 @@ impl<'a> Reporter<'a> {
         self.endpoints.iter().map(row).collect()
     }
 
-    /// Deciders, with the packets they decided since the agent first named them.
+    /// Deciders, with the packets they decided since the agent first named them; Log rules, with those that met them.
     fn policies(&self) -> Result<Vec<Value>, StoreError> {
-        let count = |hit: u32| self.tables.store().hit_count(hit);
-        let mut judged: BTreeMap<&Decider, (u64, u32)> = BTreeMap::new();
-        for (content, hit) in &self.names().hits {
-            let (sum, _) = judged.entry(&content.decider).or_insert((0, *hit));
-            *sum += count(*hit)?;
+        let mut hits: BTreeMap<&Decider, Vec<u32>> = BTreeMap::new();
+        for (Hit { decider, logs, .. }, id) in &self.names().hits {
+            [decider].into_iter().chain(logs).for_each(|rule| hits.entry(rule).or_default().push(*id));
         }
-        let row = |(decider, (judged, hit)): (&&Decider, &(u64, u32))| {
+        let judged = |hit: &u32| self.tables.store().hit_count(*hit);
+        let row = |(decider, hits): (&Decider, Vec<u32>)| {
             let policies: Vec<_> = decider.policies().iter().map(ToString::to_string).collect();
-            json!({
+            Ok(json!({
                 "policy": policies.join(", "),
                 "tier": decider.tier().map(ToString::to_string),
                 "direction": decider.direction().to_string(),
                 "decides": decider.to_string(),
-                "judged": judged,
-                "hit": hit,
-            })
+                "judged": hits.iter().map(judged).sum::<Result<u64, _>>()?,
+                "hit": hits.first(),
+            }))
         };
-        Ok(judged.iter().map(row).collect())
+        hits.into_iter().map(row).collect()
     }
 
     fn classes(&self) -> Vec<Value> {
@@ -208,7 +207,7 @@ impl<'a> Reporter<'a> {
         if hit == HIT_NONE {
             return None;
         }
-        let text = self.deciders.get(&hit).map(ToString::to_string);
+        let text = self.hits.get(&hit).map(|hit| hit.decider.to_string());
         Some(text.unwrap_or_else(|| "a rule that is no longer known".to_owned()))
     }
 

@@ -121,6 +121,7 @@ mod tests {
         let hit = |(verdict, now, then, would): &(Verdict, Decider, Verdict, Decider)| Hit {
             verdict: *verdict,
             decider: now.clone(),
+            logs: Vec::new(),
             preview: Some(Preview { verdict: *then, decider: would.clone() }),
         };
         let hits = hits.iter().map(hit).zip(1..).collect();

@@ -61,9 +61,12 @@ fn flow(key: &FlowKey, entry: &ConntrackEntry, hits: &BTreeMap<u32, &Hit>) -> Tr
         _ => 0,
     };
     let by = |hit: u32| hits.get(&hit).map(|hit| hit.decider.clone());
+    let port = u16::from_be_bytes(source.1);
+    let (from, to) = (ip_of(source.0), ip_of(destination.0));
+    let source_port = if protocol.has_ports() { port } else { 0 };
     TrackedFlow {
-        flow: Flow { source: ip_of(source.0), destination: ip_of(destination.0), protocol, detail },
-        source_port: u16::from_be_bytes(source.1),
+        flow: Flow { source: from, destination: to, protocol, detail, source_port },
+        source_port: port,
         destination_port: u16::from_be_bytes(destination.1),
         state: state_of(entry),
         is_refused: entry.flags & CT_REFUSED != 0,

@@ -103,10 +103,4 @@ impl Rule {
             unreadable: None,
         }
     }
-
-    /// Whether it asks for source ports, which the programs do not look at yet: such a rule is read against the traffic.
-    #[must_use]
-    pub fn asks_source_ports(&self) -> bool {
-        self.source.ports.is_some() || !self.source.not_ports.is_empty()
-    }
 }

@@ -1,6 +1,7 @@
 //! Builds a rule set: everything that the endpoint itself answers is answered here.
 //! In: the policies that apply to one endpoint, as written, and what is known of it. Out: its [`RuleSet`].
-//! Invariant: a rule whose own end cannot match is left out, one whose own end always matches asks nothing of it.
+//! Invariant: a rule whose own end cannot match is left out, one whose own end always matches asks nothing of it; only where
+//! addresses of one family answer otherwise is the own end left to the row.
 //! Never: asks about a peer.
 
 use crate::{
@@ -103,78 +104,72 @@ impl Builder<'_> {
 
     /// Usually one rule; none where the own end cannot match; one for each family where it answers otherwise in each.
     fn rule(&mut self, rule: &Rule, applies: Truth) -> Vec<SetRule> {
-        let Some(action) = action(rule.action) else { return Vec::new() };
+        let action = action(rule.action);
         if rule.unreadable.is_some() {
-            let bare = |action| SetRule::new(rule.place, action);
-            return action.given(Truth::Unknown.min(applies)).map(bare).into_iter().collect();
+            let left = action.given(Truth::Unknown.min(applies));
+            return left.map(|action| SetRule::new(rule.place, action)).into_iter().collect();
         }
-        let applies = if rule.asks_source_ports() { applies.min(Truth::Unknown) } else { applies };
-        let is_any = self.subject.addresses == OwnAddresses::Any;
-        // Of a host endpoint, what the own end answers is left to the row.
-        let by_family = self.by_family(rule, |own| action.given(if is_any { applies } else { own.min(applies) }));
-        let (wanted, peer) = self.ends(rule);
-        let own = if is_any { self.end(wanted) } else { PeerTest::default() };
-        let (mut packet, mut peer) = (self.packet(rule), self.end(peer));
-        peer.service = rule.service.clone().map(Arc::new);
-        if self.direction == Direction::Egress {
-            packet.service.clone_from(&peer.service);
-        }
-        let mut whole = SetRule { packet, peer, own, ..SetRule::new(rule.place, action) };
+        let by_family = self.by_family(rule, |own| match own {
+            Own::Alike(answer) => Some((action.given(answer.min(applies))?, false)),
+            Own::Differs => Some((action.given(applies)?, true)),
+        });
+        let left = |builder: &mut Self, (action, asks_own): (SetAction, bool), family| {
+            let (own, peer) = builder.ends(rule);
+            let own = if asks_own { builder.end(own) } else { PeerTest::default() };
+            let service = rule.service.clone().map(Arc::new);
+            let mut packet = builder.packet(rule);
+            if builder.direction == Direction::Egress {
+                packet.service.clone_from(&service);
+            }
+            let peer = PeerTest { family, service, ..builder.end(peer) };
+            SetRule { packet, peer, own, ..SetRule::new(rule.place, action) }
+        };
         match by_family[..] {
             [] => Vec::new(),
             // All its families alike: nothing is asked of the family.
             [(_, same), ref others @ ..] if others.iter().all(|(_, other)| *other == same) => {
-                let alike = |action| {
-                    whole.action = action;
-                    whole
-                };
-                same.map(alike).into_iter().collect()
+                same.map(|same| left(self, same, None)).into_iter().collect()
             }
             _ => {
-                let of_family = |(family, action): (Family, Option<SetAction>)| {
-                    let peer = PeerTest { family: Some(family), ..whole.peer.clone() };
-                    Some(SetRule { action: action?, peer, ..whole.clone() })
-                };
+                let of_family = |(family, what): (Family, Option<_>)| Some(left(self, what?, Some(family)));
                 by_family.into_iter().filter_map(of_family).collect()
             }
         }
     }
 
-    /// What is left of a rule in each family that the endpoint has addresses of.
-    fn by_family(&self, rule: &Rule, left: impl Fn(Truth) -> Option<SetAction>) -> Vec<(Family, Option<SetAction>)> {
+    /// What is left of a rule in each family that the endpoint has addresses of: what it does, and whether it asks which
+    /// of them is meant.
+    fn by_family(
+        &self,
+        rule: &Rule,
+        left: impl Fn(Own) -> Option<(SetAction, bool)>,
+    ) -> Vec<(Family, Option<(SetAction, bool)>)> {
         let (own, peer) = self.ends(rule);
         let in_family = |family: Family| {
-            let has = |net: &Cidr| net.family() == family;
-            let speaks = |not_nets: &[Cidr]| not_nets.is_empty() || not_nets.iter().any(has);
-            let spoken_of =
-                rule.family.is_none_or(|wanted| wanted == family) && speaks(&peer.not_nets) && speaks(&own.not_nets);
+            let spoken_of = rule.family.is_none_or(|wanted| wanted == family)
+                && names_family(&peer.not_nets, family)
+                && names_family(&own.not_nets, family);
             let answer = self.own_end(own, family)?;
             Some((family, if spoken_of { left(answer) } else { None }))
         };
         FAMILIES.into_iter().filter_map(in_family).collect()
     }
 
-    /// The endpoint is one for all its addresses: where a rule tells those of one family apart, the answer is not known,
-    /// because spans that ask for the own address are not built yet. `None`: it has no address of this family.
-    fn own_end(&self, wanted: &EntityMatch, family: Family) -> Option<Truth> {
+    /// What the addresses of a family answer. `None`: the endpoint has none.
+    fn own_end(&self, wanted: &EntityMatch, family: Family) -> Option<Own> {
         let own = match &self.subject.addresses {
             OwnAddresses::Known(own) => own.iter().filter(|own| Family::of(**own) == family),
-            OwnAddresses::Any => return Some(Truth::Unknown),
+            OwnAddresses::Any if asks_nothing(wanted) => return Some(Own::Alike(Truth::Yes)),
+            OwnAddresses::Any => return Some(Own::Differs),
         };
-        own.map(|own| self.own_address(wanted, *own)).reduce(
-            |one, other| {
-                if one == other { one } else { Truth::Unknown }
-            },
-        )
+        let answers = own.map(|own| Own::Alike(self.own_address(wanted, *own)));
+        answers.reduce(|one, other| if one == other { one } else { Own::Differs })
     }
 
     fn own_address(&self, wanted: &EntityMatch, own: IpAddr) -> Truth {
         let among = |nets: &[Cidr]| nets.iter().any(|net| net.contains(own));
-        let of_family = |net: &Cidr| net.is_v4() == own.is_ipv4();
-        let mut answer: Truth = wanted.nets.as_deref().is_none_or(among).into();
-        if !wanted.not_nets.is_empty() {
-            answer = answer.min((wanted.not_nets.iter().any(of_family) && !among(&wanted.not_nets)).into());
-        }
+        let nets = wanted.nets.as_deref().is_none_or(among) && !among(&wanted.not_nets);
+        let mut answer: Truth = nets.into();
         let found =
             |selector: &Selector| selector.matches(&self.subject.pod.labels).max(self.around.in_set(selector, own));
         if let Some(selector) = &wanted.selector {
@@ -212,39 +207,65 @@ impl Builder<'_> {
     }
 
     fn packet(&self, rule: &Rule) -> PacketTest {
-        let ports = |ports: &[PortMatch]| ports.iter().flat_map(|port| self.port(port)).collect::<Vec<_>>();
+        let ports = |ports: &[PortMatch], of: Direction| -> Vec<_> {
+            ports.iter().flat_map(|port| self.port(port, of == self.direction)).collect()
+        };
+        // The destination is the own end of what comes in, the source of what goes out.
+        let (to, from) = (Direction::Ingress, Direction::Egress);
         PacketTest {
             protocol: rule.protocol,
             not_protocol: rule.not_protocol,
             icmp: rule.icmp,
             not_icmp: rule.not_icmp,
-            ports: rule.destination.ports.as_deref().map(ports),
-            not_ports: ports(&rule.destination.not_ports),
+            ports: rule.destination.ports.as_deref().map(|wanted| ports(wanted, to)),
+            not_ports: ports(&rule.destination.not_ports, to),
+            source_ports: rule.source.ports.as_deref().map(|wanted| ports(wanted, from)),
+            not_source_ports: ports(&rule.source.not_ports, from),
             service: None,
         }
     }
 
-    fn port(&self, port: &PortMatch) -> Vec<SetPort> {
-        match (port, self.direction) {
-            (PortMatch::Range(range), _) => vec![SetPort::Range(*range)],
-            (PortMatch::Named(name), Direction::Egress) => vec![SetPort::PeerNamed(name.clone())],
-            (PortMatch::Named(name), Direction::Ingress) if self.subject.addresses == OwnAddresses::Any => {
+    fn port(&self, port: &PortMatch, is_own: bool) -> Vec<SetPort> {
+        match port {
+            PortMatch::Range(range) => vec![SetPort::Range(*range)],
+            PortMatch::Named(name) if !is_own => vec![SetPort::PeerNamed(name.clone())],
+            PortMatch::Named(name) if self.subject.addresses == OwnAddresses::Any => {
                 vec![SetPort::OwnNamed(name.clone())]
             }
-            (PortMatch::Named(name), Direction::Ingress) => {
+            PortMatch::Named(name) => {
                 let Some(own) = self.subject.pod.ports else { return vec![SetPort::Unknown] };
                 let own = own.iter().filter(|own| own.name == *name);
-                own.map(|own| SetPort::Own(own.protocol, own.port)).collect()
+                own.map(|own| SetPort::Resolved(own.protocol, own.port)).collect()
             }
         }
     }
 }
 
-fn action(action: Action) -> Option<SetAction> {
+/// What an endpoint's addresses of one family answer to a test of the own end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    /// All the same.
+    Alike(Truth),
+    /// It depends on the address.
+    Differs,
+}
+
+/// Whether a test of excepted networks speaks of this family.
+fn names_family(not_nets: &[Cidr], family: Family) -> bool {
+    not_nets.is_empty() || not_nets.iter().any(|net| net.family() == family)
+}
+
+/// Whether every address matches.
+fn asks_nothing(wanted: &EntityMatch) -> bool {
+    let EntityMatch { selector, not_selector, nodes, nets, not_nets, .. } = wanted;
+    selector.is_none() && not_selector.is_none() && nodes.is_none() && nets.is_none() && not_nets.is_empty()
+}
+
+fn action(action: Action) -> SetAction {
     match action {
-        Action::Allow => Some(SetAction::Allow),
-        Action::Deny => Some(SetAction::Deny),
-        Action::Pass => Some(SetAction::Pass),
-        Action::Log => None,
+        Action::Allow => SetAction::Allow,
+        Action::Deny => SetAction::Deny,
+        Action::Pass => SetAction::Pass,
+        Action::Log => SetAction::Log,
     }
 }

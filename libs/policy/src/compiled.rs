@@ -4,10 +4,9 @@
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
 use crate::{
-    Active, Class, Endpoint, Flow, HostFacts, Judgement, NodeFacts, Outcome, OwnAddresses, PodFacts, Preview, RowSpan,
+    Active, Class, Endpoint, Flow, Hit, HostFacts, Judgement, NodeFacts, Outcome, OwnAddresses, PodFacts, Preview,
     RuleSet, Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
 };
-use abi::rules::x_of;
 use model::{Cidr, Direction, EffectiveLabels, Parent, Profile};
 use std::net::IpAddr;
 
@@ -57,35 +56,32 @@ impl<'a> Compiled<'a> {
     /// Judges a flow by rows.
     #[must_use]
     pub fn outcome(&self, flow: &Flow) -> Outcome {
-        self.read(flow, |span| Judgement { verdict: span.verdict, decider: span.decider.clone() })
+        self.read(flow, |Hit { verdict, decider, logs, .. }| Judgement { verdict, decider, logs })
     }
 
-    /// Judges a flow by what rows say of it if every staged policy were enforced.
+    /// Judges a flow by what rows say of it if every staged policy were enforced, but for what would be logged.
     #[must_use]
     pub fn previewed(&self, flow: &Flow) -> Outcome {
-        self.read(flow, |span| match &span.preview {
-            Some(Preview { verdict, decider }) => Judgement { verdict: *verdict, decider: decider.clone() },
-            None => Judgement { verdict: span.verdict, decider: span.decider.clone() },
+        self.read(flow, |hit| {
+            let Preview { verdict, decider } =
+                hit.preview.unwrap_or(Preview { verdict: hit.verdict, decider: hit.decider });
+            Judgement { verdict, decider, logs: Vec::new() }
         })
     }
 
-    fn read(&self, flow: &Flow, judgement: impl Fn(&RowSpan) -> Judgement) -> Outcome {
-        let judge = |set, peer| judgement(&self.span(set, peer, flow));
-        let egress = self.endpoint(flow.source).map(|at| judge(&self.sets[at].1, flow.destination));
+    fn read(&self, flow: &Flow, judgement: impl Fn(Hit) -> Judgement) -> Outcome {
+        let (from, to) = (flow.source, flow.destination);
+        let judge = |set, peer, own| judgement(row(set, &self.class(peer)).hit(flow, &self.class(own)));
+        let egress = self.endpoint(from).map(|at| judge(&self.sets[at].1, to, from));
         let refused = egress.as_ref().is_some_and(|egress| egress.verdict == Verdict::Deny);
-        let let_in = self.view.host.iter().any(|net| net.contains(flow.source));
-        let receiver = self.endpoint(flow.destination).filter(|_| !refused && !let_in);
-        let ingress = receiver.map(|at| judge(&self.sets[at].0, flow.source));
+        let let_in = self.view.host.iter().any(|net| net.contains(from));
+        let receiver = self.endpoint(to).filter(|_| !refused && !let_in);
+        let ingress = receiver.map(|at| judge(&self.sets[at].0, from, to));
         Outcome { egress, ingress }
     }
 
     fn endpoint(&self, address: IpAddr) -> Option<usize> {
         self.view.endpoints.iter().position(|endpoint| endpoint.addresses.contains(&address))
-    }
-
-    fn span(&self, set: &RuleSet, peer: IpAddr, flow: &Flow) -> RowSpan {
-        let row = row(set, &self.class(peer));
-        row.at(x_of(flow.protocol.0, flow.detail)).expect("because a row's first span starts at 0").clone()
     }
 }
 

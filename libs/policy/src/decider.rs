@@ -90,18 +90,26 @@ pub struct Preview {
     pub decider: Decider,
 }
 
-/// What a hit id stands for: a decision, and what staged policies would make of it.
+/// What a hit id stands for: a decision, who wants to read of it, and what staged policies would make of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hit {
     /// Yes or no.
     pub verdict: Verdict,
     /// Why.
     pub decider: Decider,
+    /// The Log rules that matched before, in order, each named as if it had decided.
+    pub logs: Vec<Decider>,
     /// Where staged policies would decide otherwise, or for another reason.
     pub preview: Option<Preview>,
 }
 
 impl Hit {
+    /// A decision that nobody wants to read of, nor to change.
+    #[must_use]
+    pub fn new(verdict: Verdict, decider: Decider) -> Self {
+        Self { verdict, decider, logs: Vec::new(), preview: None }
+    }
+
     /// The same decision, and nothing said of staged policies.
     #[must_use]
     pub fn plain(&self) -> Self {

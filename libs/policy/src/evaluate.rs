@@ -64,6 +64,8 @@ pub struct Flow {
     pub protocol: Protocol,
     /// Destination port; for ICMP `type << 8 | code`; 0 for protocols without ports.
     pub detail: u16,
+    /// Source port; 0 for protocols without ports.
+    pub source_port: u16,
 }
 
 /// One end's answer.
@@ -73,6 +75,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Why.
     pub decider: Decider,
+    /// The Log rules that matched before, in order, each named as if it had decided.
+    pub logs: Vec<Decider>,
 }
 
 /// Both ends' answers; `None` where that end is no pod, or is let in as this node's own traffic.
@@ -107,25 +111,28 @@ pub fn evaluate(view: &View, flow: &Flow) -> Outcome {
 /// A flow as one of its ends sees it.
 pub(crate) struct Packet<'a> {
     pub(crate) flow: &'a Flow,
-    /// The pod whose port names are meant: the destination in both directions (NP-19).
-    destination: Option<&'a Endpoint>,
-    /// Where it is no pod, the host endpoints that expect its address (CAL-25).
-    hosts: Vec<&'a HostEndpoint>,
+    /// Whose names source ports have, in both directions.
+    source: Names<'a>,
+    /// Whose names destination ports have, in both directions (NP-19).
+    destination: Names<'a>,
     /// The end that is judged.
     pub(crate) subject: &'a Endpoint,
     pub(crate) direction: Direction,
 }
 
-impl Packet<'_> {
-    fn family(&self) -> Family {
-        Family::of(self.flow.source)
-    }
+/// Who has names for the ports at an address.
+struct Names<'a> {
+    pod: Option<&'a Endpoint>,
+    /// Where it is no pod, the host endpoints that expect its address (CAL-25).
+    hosts: Vec<&'a HostEndpoint>,
 }
 
 /// What a rule does with a packet.
 enum Effect {
     /// Nothing; the next rule is asked.
     Next,
+    /// The next rule is asked; what is decided in the end is written down.
+    Log,
     /// The next tier is asked.
     Pass,
     Decide(Verdict),
@@ -137,39 +144,44 @@ impl View {
     /// profiles are (CAL-3, CAL-4).
     fn judge(&self, packet: &Packet) -> Judgement {
         let tiers = self.tiers_of(packet);
-        let passed = tiers.iter().find_map(|(tier, policies)| self.ask_tier(tier, policies, packet));
-        passed.unwrap_or_else(|| self.ask_profiles(packet, tiers.is_empty()))
+        let mut logs = Vec::new();
+        let decided = tiers.iter().find_map(|(tier, policies)| self.ask_tier(tier, policies, packet, &mut logs));
+        let (verdict, decider) = decided.unwrap_or_else(|| self.ask_profiles(packet, tiers.is_empty(), &mut logs));
+        Judgement { verdict, decider, logs }
     }
 
     /// A flow as its end that is judged in this direction sees it, if that end is a pod.
     pub(crate) fn seen<'a>(&'a self, flow: &'a Flow, direction: Direction) -> Option<Packet<'a>> {
-        let (source, destination) = (self.pod_at(flow.source), self.pod_at(flow.destination));
-        let subject = if direction == Direction::Egress { source } else { destination };
-        let hosts = self.hosts_at(flow.destination).collect();
-        Some(Packet { flow, destination, hosts, subject: subject?, direction })
+        let names = |address| Names { pod: self.pod_at(address), hosts: self.hosts_at(address).collect() };
+        let (source, destination) = (names(flow.source), names(flow.destination));
+        let subject = if direction == Direction::Egress { source.pod } else { destination.pod };
+        Some(Packet { flow, source, destination, subject: subject?, direction })
     }
 
     /// `None`: the tier passes the packet on.
-    fn ask_tier(&self, tier: &Tier, policies: &[&Policy], packet: &Packet) -> Option<Judgement> {
+    fn ask_tier(
+        &self,
+        tier: &Tier,
+        policies: &[&Policy],
+        packet: &Packet,
+        logs: &mut Vec<Decider>,
+    ) -> Option<(Verdict, Decider)> {
         let direction = packet.direction;
         for policy in policies {
             for rule in policy.rules(direction) {
+                let (tier, policy_id, place) = (tier.name.clone(), policy.id.clone(), rule.place);
+                let decider = Decider::Rule { tier, policy: policy_id, direction, place };
                 match self.effect(rule, self.selects(policy, packet.subject), packet) {
                     Effect::Next => {}
+                    Effect::Log => note(logs, decider),
                     Effect::Pass => return None,
-                    Effect::Decide(verdict) => {
-                        let (tier, policy) = (tier.name.clone(), policy.id.clone());
-                        return Some(Judgement {
-                            verdict,
-                            decider: Decider::Rule { tier, policy, direction, place: rule.place },
-                        });
-                    }
+                    Effect::Decide(verdict) => return Some((verdict, decider)),
                 }
             }
         }
         let policies = policies.iter().map(|policy| policy.id.clone()).collect();
         let decider = Decider::EndOfTier { tier: tier.name.clone(), direction, policies };
-        (tier.end == TierEnd::Deny).then_some(Judgement { verdict: Verdict::Deny, decider })
+        (tier.end == TierEnd::Deny).then_some((Verdict::Deny, decider))
     }
 
     /// `certainly`: whether the policy applies to the subject at all. What is not known counts against the traffic: an
@@ -182,33 +194,35 @@ impl View {
             Action::Pass if matches.surely() => Effect::Pass,
             Action::Pass if matches.possibly() => Effect::Decide(Verdict::Deny),
             // A log entry decides nothing (CAL-8).
+            Action::Log if matches.surely() => Effect::Log,
             Action::Allow | Action::Deny | Action::Pass | Action::Log => Effect::Next,
         }
     }
 
     /// The namespace's profile comes first. Where no object describes it, it lets everything through.
-    fn ask_profiles(&self, packet: &Packet, no_policy: bool) -> Judgement {
-        let Packet { direction, subject, .. } = *packet;
+    fn ask_profiles(&self, packet: &Packet, no_policy: bool, logs: &mut Vec<Decider>) -> (Verdict, Decider) {
+        let Packet { direction, subject, .. } = packet;
+        let direction = *direction;
         let namespace = &subject.id.namespace;
         let Some(first) = self.profile(&Profile::of_namespace(namespace)) else {
             let decider = if no_policy { Decider::NoPolicy(direction) } else { Decider::AllPassed(direction) };
-            return Judgement { verdict: Verdict::Allow, decider };
+            return (Verdict::Allow, decider);
         };
         let account = subject.service_account.as_deref();
         let second = account.and_then(|account| self.profile(&Profile::of_account(namespace, account)));
         for profile in [first].into_iter().chain(second) {
             for rule in profile.rules(direction) {
-                let decided = match self.effect(rule, Truth::Yes, packet) {
-                    Effect::Next => continue,
-                    // There is no further tier (felix/bpf/polprog, writeProfile).
-                    Effect::Pass => Verdict::Deny,
-                    Effect::Decide(verdict) => verdict,
-                };
                 let decider = Decider::Profile { profile: profile.name.clone(), direction, place: rule.place };
-                return Judgement { verdict: decided, decider };
+                match self.effect(rule, Truth::Yes, packet) {
+                    Effect::Next => {}
+                    Effect::Log => note(logs, decider),
+                    // There is no further tier (felix/bpf/polprog, writeProfile).
+                    Effect::Pass => return (Verdict::Deny, decider),
+                    Effect::Decide(verdict) => return (verdict, decider),
+                }
             }
         }
-        Judgement { verdict: Verdict::Deny, decider: Decider::NoProfile(direction) }
+        (Verdict::Deny, Decider::NoProfile(direction))
     }
 
     /// The subject's profiles that objects describe, in order; none where its namespace's is implied.
@@ -308,33 +322,35 @@ impl View {
 
 /// What a rule asks.
 impl View {
-    /// All tests are joined by AND (CAL-11). What a rule could not say, or the programs cannot see, is not known.
+    /// All tests are joined by AND (CAL-11). What a rule could not say is not known.
     pub(crate) fn rule_matches(&self, rule: &Rule, packet: &Packet) -> Truth {
         if rule.unreadable.is_some() {
             return Truth::Unknown;
         }
         let flow = packet.flow;
         let (source, destination) = (&rule.source, &rule.destination);
-        let of_packet = rule.family.is_none_or(|family| family == packet.family())
+        let of_packet = rule.family.is_none_or(|family| family == Family::of(packet.flow.source))
             && rule.protocol.is_none_or(|protocol| protocol == flow.protocol)
             && rule.not_protocol.is_none_or(|protocol| protocol != flow.protocol)
             && rule.icmp.is_none_or(|icmp| icmp_matches(icmp, flow))
             && rule.not_icmp.is_none_or(|icmp| !icmp_matches(icmp, flow));
+        let (to, from) = (packet.ports_to(), packet.ports_from());
         let parts = [
             of_packet.into(),
             rule.service.as_ref().is_none_or(|service| self.serves(service, packet)).into(),
-            destination.ports.as_ref().map_or(Truth::Yes, |ports| port_among(ports, packet)),
-            port_among(&destination.not_ports, packet).negated(),
-            if rule.asks_source_ports() { Truth::Unknown } else { Truth::Yes },
-            self.end_matches(source, flow.source, packet, Direction::Egress),
-            self.end_matches(destination, flow.destination, packet, Direction::Ingress),
+            destination.ports.as_ref().map_or(Truth::Yes, |ports| port_among(ports, to)),
+            port_among(&destination.not_ports, to).negated(),
+            source.ports.as_ref().map_or(Truth::Yes, |ports| port_among(ports, from)),
+            port_among(&source.not_ports, from).negated(),
+            self.entity_matches(source, flow.source),
+            self.entity_matches(destination, flow.destination),
         ];
         Truth::all(parts.into_iter())
     }
 
     /// Whoever sends may be any endpoint of the service; what is sent must be for one of its ports too (CAL-36).
     fn serves(&self, service: &ServiceId, packet: &Packet) -> bool {
-        let Flow { source, destination, protocol, detail } = packet.flow;
+        let Flow { source, destination, protocol, detail, .. } = packet.flow;
         let mut slices = self.slices.iter().filter(|slice| slice.service.as_ref() == Some(service));
         match packet.direction {
             Direction::Ingress => slices.any(|slice| slice.addresses.contains(source)),
@@ -342,17 +358,6 @@ impl View {
                 slices.any(|slice| slice.addresses.contains(destination) && slice.ports.contains(&(*protocol, *detail)))
             }
         }
-    }
-
-    /// The subject's own end is one endpoint for all its addresses: where a rule tells those of one family apart, it is
-    /// not known which of them is meant.
-    fn end_matches(&self, wanted: &EntityMatch, address: IpAddr, packet: &Packet, own_in: Direction) -> Truth {
-        if packet.direction != own_in {
-            return self.entity_matches(wanted, address);
-        }
-        let own = packet.subject.addresses.iter().filter(|own| Family::of(**own) == packet.family());
-        let answers: Vec<_> = own.map(|own| self.entity_matches(wanted, *own)).collect();
-        if answers.iter().all(|answer| *answer == answers[0]) { answers[0] } else { Truth::Unknown }
     }
 
     /// Excepted networks only take out of this end, and only in the families they name (NP-36, CAL-27).
@@ -380,26 +385,44 @@ fn icmp_matches(wanted: IcmpMatch, flow: &Flow) -> bool {
     is_icmp && wanted.kind == kind && wanted.code.is_none_or(|wanted| wanted == code)
 }
 
-/// The entries are joined by OR, and a packet without ports is in none (NP-63).
-fn port_among(ports: &[PortMatch], packet: &Packet) -> Truth {
-    if !packet.flow.protocol.has_ports() {
-        return Truth::No;
+/// A port, whose name for it counts, and the protocol.
+type Port<'a> = (Protocol, u16, &'a Names<'a>);
+
+impl Packet<'_> {
+    fn ports_to(&self) -> Port<'_> {
+        (self.flow.protocol, self.flow.detail, &self.destination)
     }
-    Truth::any(ports.iter().map(|port| port_matches(port, packet)))
+
+    fn ports_from(&self) -> Port<'_> {
+        (self.flow.protocol, self.flow.source_port, &self.source)
+    }
 }
 
-/// A name means the ports that the destination calls so with the packet's protocol (NP-67, NP-68). Of a pod that nobody has
+/// The entries are joined by OR, and a packet without ports is in none (NP-63).
+fn port_among(ports: &[PortMatch], port: Port<'_>) -> Truth {
+    if !port.0.has_ports() {
+        return Truth::No;
+    }
+    Truth::any(ports.iter().map(|wanted| port_matches(wanted, port)))
+}
+
+/// A name means the ports that their owner calls so with the packet's protocol (NP-67, NP-68). Of a pod that nobody has
 /// described it may mean any.
-fn port_matches(port: &PortMatch, packet: &Packet) -> Truth {
-    let Flow { protocol, detail, .. } = *packet.flow;
-    match (port, packet.destination) {
-        (PortMatch::Range(range), _) => (range.first()..=range.last()).contains(&detail).into(),
-        (PortMatch::Named(name), None) => {
-            let mut ports = packet.hosts.iter().flat_map(|host| &host.ports);
-            ports.any(|own| own.name == *name && own.protocol == protocol && own.port == detail).into()
-        }
-        (PortMatch::Named(name), Some(pod)) => pod.ports.as_ref().map_or(Truth::Unknown, |ports| {
-            ports.iter().any(|own| own.name == *name && own.protocol == protocol && own.port == detail).into()
-        }),
+fn port_matches(wanted: &PortMatch, (protocol, number, owner): Port<'_>) -> Truth {
+    let name = match wanted {
+        PortMatch::Range(range) => return (range.first()..=range.last()).contains(&number).into(),
+        PortMatch::Named(name) => name,
+    };
+    let is_it = |own: &NamedPort| own.name == *name && own.protocol == protocol && own.port == number;
+    match owner.pod {
+        None => owner.hosts.iter().flat_map(|host| &host.ports).any(is_it).into(),
+        Some(pod) => pod.ports.as_ref().map_or(Truth::Unknown, |ports| ports.iter().any(is_it).into()),
+    }
+}
+
+/// Several rules that stand at one place of a policy's list are one to its author.
+fn note(logs: &mut Vec<Decider>, log: Decider) {
+    if !logs.contains(&log) {
+        logs.push(log);
     }
 }

@@ -22,6 +22,8 @@ pub struct Explanation {
     pub rule: Option<u16>,
     /// The policies that apply, where none of their rules matched.
     pub applying: Vec<String>,
+    /// The Log rules that matched on the way, in order.
+    pub logs: Vec<String>,
     /// All of it in one sentence.
     pub text: String,
 }
@@ -42,6 +44,7 @@ impl From<&Judgement> for Explanation {
             policy,
             rule: decider.place(),
             applying,
+            logs: judgement.logs.iter().map(ToString::to_string).collect(),
             text: judgement.to_string(),
         }
     }
@@ -67,6 +70,10 @@ impl fmt::Display for Judgement {
             (decider, Verdict::Allow) => write!(f, "{decider}: allowed"),
             (decider, Verdict::Deny) => write!(f, "{decider}: denied"),
             (decider, Verdict::Next) => write!(f, "{decider}: what comes next is asked"),
+        }?;
+        match &self.logs[..] {
+            [] => Ok(()),
+            logs => write!(f, " (logged by {})", logs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         }
     }
 }
@@ -93,7 +100,7 @@ mod tests {
     fn allowed_by_rule() -> Judgement {
         let decider =
             Decider::Rule { tier: TierName::DEFAULT.into(), policy: db_in(), direction: Direction::Ingress, place: 0 };
-        Judgement { verdict: Verdict::Allow, decider }
+        Judgement { verdict: Verdict::Allow, decider, logs: Vec::new() }
     }
 
     #[test]
@@ -108,7 +115,7 @@ mod tests {
             direction: Direction::Egress,
             policies: [db_in(), db_in()].into(),
         };
-        let judgement = Judgement { verdict: Verdict::Deny, decider };
+        let judgement = Judgement { verdict: Verdict::Deny, decider, logs: Vec::new() };
         let text = "no egress rule of NetworkPolicy default/db-in, NetworkPolicy default/db-in matches: denied";
         assert_eq!(judgement.to_string(), text);
         assert_eq!(Explanation::from(&judgement).applying.len(), 2);
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_free_flow_names_both_ends() {
-        let open = Judgement { verdict: Verdict::Allow, decider: Decider::NoPolicy(Direction::Egress) };
+        let open = Judgement { verdict: Verdict::Allow, decider: Decider::NoPolicy(Direction::Egress), logs: vec![] };
         let outcome = Outcome { egress: Some(open), ingress: Some(allowed_by_rule()) };
         let text = "no egress policy applies: allowed; NetworkPolicy default/db-in ingress rule 0 allows";
         assert_eq!(outcome.to_string(), text);

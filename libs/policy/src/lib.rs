@@ -6,6 +6,8 @@
 #![warn(missing_docs)]
 
 pub mod build;
+mod canvas;
+mod cell;
 pub mod class;
 pub mod compile;
 #[cfg(any(test, feature = "generate"))]
@@ -28,7 +30,7 @@ mod xset;
 
 pub use build::{OwnAddresses, Subject};
 pub use class::{Active, Class};
-pub use compile::{Row, RowSpan, Rows, row};
+pub use compile::{Answer, PortSpan, Row, RowSpan, Rows, row};
 pub use decider::{Decider, Hit, Preview, Verdict};
 pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
 pub use explain::Explanation;

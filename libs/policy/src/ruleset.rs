@@ -1,6 +1,7 @@
 //! The content of a rule set: what the compiler works on, and what makes two of them equal.
 //! In: ordered tiers of policies with what the endpoint itself resolves already resolved. Out: values with a total order.
-//! Invariant: equal content, equal id; a row is a function of one rule set and one class, and of nothing else.
+//! Invariant: equal content, equal id; a row is a function of one rule set and the peer's class; where rules tell own addresses
+//! apart it names a further rule set, which is a function of the own address' class.
 //! Never: names an endpoint or an address.
 
 use model::{
@@ -9,7 +10,7 @@ use model::{
 };
 use std::sync::Arc;
 
-/// What a rule of a set does. A log entry is none: it decides nothing.
+/// What a rule of a set does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetAction {
     /// Let through.
@@ -18,33 +19,35 @@ pub enum SetAction {
     Deny,
     /// Leave the tier.
     Pass,
+    /// Have whatever is decided later written down (CAL-8).
+    Log,
 }
 
 impl SetAction {
-    /// What is left of it where it is not certain that the rule matches: an allow is nothing then, a pass a refusal.
+    /// What is left of it where it is not certain that the rule matches: an allow or a log is nothing then, a pass a refusal.
     /// `None`: nothing happens.
     #[must_use]
     pub fn given(self, matches: Truth) -> Option<Self> {
         match (matches, self) {
-            (Truth::No, _) | (Truth::Unknown, Self::Allow) => None,
+            (Truth::No, _) | (Truth::Unknown, Self::Allow | Self::Log) => None,
             (Truth::Unknown, Self::Deny | Self::Pass) => Some(Self::Deny),
             (Truth::Yes, action) => Some(action),
         }
     }
 }
 
-/// Destination ports of a rule in a set.
+/// Ports of a rule in a set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SetPort {
     /// By number, in every protocol the rule speaks of.
     Range(PortRange),
-    /// An ingress name that the endpoint itself resolved.
-    Own(Protocol, u16),
-    /// Egress: by the peer's own name for it.
+    /// A name that its owner resolved: the endpoint itself, as a rule is built, or one peer, as a row is compiled.
+    Resolved(Protocol, u16),
+    /// By the peer's own name for it.
     PeerNamed(PortName),
     /// By the name that whoever has the own address has for it: at a host endpoint, where that may be anybody.
     OwnNamed(PortName),
-    /// An ingress name of an endpoint that nobody has described.
+    /// A name of an endpoint that nobody has described.
     Unknown,
 }
 
@@ -59,15 +62,27 @@ pub struct PacketTest {
     pub icmp: Option<IcmpMatch>,
     /// Any but these.
     pub not_icmp: Option<IcmpMatch>,
-    /// Only these ports. `Some` of an empty list (a name nobody here has) matches nothing.
+    /// Only to these ports. `Some` of an empty list (a name nobody here has) matches nothing.
     pub ports: Option<Vec<SetPort>>,
-    /// None of these ports.
+    /// To none of these ports.
     pub not_ports: Vec<SetPort>,
     /// Egress: only the ports at which the peer serves this service.
     pub service: Option<Arc<ServiceId>>,
+    /// Only from these ports.
+    pub source_ports: Option<Vec<SetPort>>,
+    /// From none of these ports.
+    pub not_source_ports: Vec<SetPort>,
 }
 
-/// The other end, asked of a [`crate::Class`].
+impl PacketTest {
+    /// The ports it names, at either end.
+    pub fn all_ports(&self) -> impl Iterator<Item = &SetPort> {
+        let some = self.ports.iter().chain(&self.source_ports).flatten();
+        some.chain(&self.not_ports).chain(&self.not_source_ports)
+    }
+}
+
+/// One end, asked of a [`crate::Class`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerTest {
     /// It is of this family, and so is the packet.
@@ -97,7 +112,8 @@ pub struct SetRule {
     pub packet: PacketTest,
     /// What it asks of the other end.
     pub peer: PeerTest,
-    /// What it asks of the own end. Nothing where the endpoint has answered; packets of a host endpoint have any address there.
+    /// What it asks of the own end that one answer for all of the endpoint's addresses does not say: nothing, unless the
+    /// endpoint has several of one family, or any at all as a host endpoint. The family is asked of the peer.
     pub own: PeerTest,
 }
 
@@ -106,6 +122,12 @@ impl SetRule {
     #[must_use]
     pub fn new(place: u16, action: SetAction) -> Self {
         Self { place, action, packet: PacketTest::default(), peer: PeerTest::default(), own: PeerTest::default() }
+    }
+
+    /// Whether it asks which own address is meant.
+    #[must_use]
+    pub fn asks_own(&self) -> bool {
+        self.own != PeerTest::default() || self.packet.all_ports().any(|port| matches!(port, SetPort::OwnNamed(_)))
     }
 
     /// The port that a failsafe keeps open.
@@ -196,6 +218,12 @@ impl RuleSet {
         self.rules().any(|rule| rule.peer != PeerTest::default()) || self.ports().any(by_name)
     }
 
+    /// Whether any rule asks which of the endpoint's own addresses is meant.
+    #[must_use]
+    pub fn asks_own(&self) -> bool {
+        self.rules().any(SetRule::asks_own)
+    }
+
     /// Selectors of endpoints and network sets that a class must know.
     pub fn selectors(&self) -> impl Iterator<Item = &Arc<Selector>> {
         self.ends().flat_map(|end| end.selector.iter().chain(&end.not_selector))
@@ -223,12 +251,12 @@ impl RuleSet {
     pub fn peer_port_names(&self) -> impl Iterator<Item = &PortName> {
         self.ports().filter_map(|port| match port {
             SetPort::PeerNamed(name) | SetPort::OwnNamed(name) => Some(name),
-            SetPort::Range(_) | SetPort::Own(..) | SetPort::Unknown => None,
+            SetPort::Range(_) | SetPort::Resolved(..) | SetPort::Unknown => None,
         })
     }
 
     fn ports(&self) -> impl Iterator<Item = &SetPort> {
-        self.rules().flat_map(|rule| rule.packet.ports.iter().flatten().chain(&rule.packet.not_ports))
+        self.rules().flat_map(|rule| rule.packet.all_ports())
     }
 
     /// Both ends of every rule.

@@ -162,7 +162,7 @@ fn flows(view: &View) -> Vec<Flow> {
         let to = if pods.contains(source) { &all } else { &pods };
         for destination in to.iter().filter(|to| to.is_ipv4() == source.is_ipv4()) {
             for (protocol, detail) in [(Protocol::TCP, 80), (Protocol::UDP, 53), (Protocol::ICMP, 0x0800)] {
-                flows.push(Flow { source: *source, destination: *destination, protocol, detail });
+                flows.push(Flow { source: *source, destination: *destination, protocol, detail, source_port: 40_000 });
             }
         }
     }

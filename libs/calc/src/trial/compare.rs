@@ -6,7 +6,7 @@
 use super::class_of;
 use crate::{Desired, EndpointSpec, Owner};
 use model::{Cidr, Family, PodId};
-use policy::{Class, Decider, Judgement, Row, Rows, RuleSet, Verdict, stretch};
+use policy::{Class, Decider, Hit, Row, Rows, RuleSet, Verdict, stretch};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -54,11 +54,15 @@ pub fn compare(before: &Desired, after: &Desired) -> Comparison {
     let pods = changed_pods(before, after);
     let groups = groups(before, after, &mut known);
     let rows = known.sets.contents.iter().map(|set| Rows::of(set)).collect();
-    let mut pairs = Pairs { known: &known, rows, made: BTreeMap::new() };
+    let asking = known.sets.contents.iter().map(|set| set.asks_own()).collect();
+    let mut pairs = Pairs { known: &known, rows, asking, made: BTreeMap::new() };
     let mut found = Comparison { pods, ..Comparison::default() };
     let mut looked = 0;
     for (source, from) in &groups {
-        for (destination, to) in groups.iter().filter(|(other, _)| may_differ(source, other)) {
+        for (destination, to) in &groups {
+            if !pairs.may_differ(source, destination) {
+                continue;
+            }
             looked += 1;
             if looked > PAIRS_MAX {
                 found.unlooked += 1;
@@ -189,39 +193,46 @@ impl Known {
     }
 }
 
-/// Whether anything that judges between them is another.
-fn may_differ(source: &Group, destination: &Group) -> bool {
-    let judged = |source: &Side, destination: &Side| {
-        let egress = source.egress.map(|set| (set, destination.class));
-        let ingress = destination.ingress.filter(|_| !source.is_host).map(|set| (set, source.class));
-        (egress, ingress)
-    };
-    source.family == destination.family
-        && judged(&source.before, &destination.before) != judged(&source.after, &destination.after)
-}
-
-/// Which set a side is judged by, and as what it sees the other.
-type Asked = Option<(usize, usize)>;
+/// Which set a side is judged by, as what it sees the other, and as what its own address is seen, if that matters.
+type Asked = Option<(usize, usize, Option<usize>)>;
 
 struct Pairs<'a> {
     known: &'a Known,
     rows: Vec<Rows<'a>>,
-    made: BTreeMap<(usize, usize), Arc<Row>>,
+    /// Sets that ask of the own address.
+    asking: Vec<bool>,
+    made: BTreeMap<(usize, usize, Option<usize>), Arc<Row>>,
 }
 
 impl Pairs<'_> {
     fn row(&mut self, asked: Asked) -> Option<Arc<Row>> {
-        let (set, class) = asked?;
-        let Self { known, rows, made } = self;
-        let make = || Arc::new(rows[set].row(&known.classes.contents[class]));
-        Some(Arc::clone(made.entry((set, class)).or_insert_with(make)))
+        let (set, class, own) = asked?;
+        let Self { known, rows, made, .. } = self;
+        let make = || {
+            let row = rows[set].row(&known.classes.contents[class]);
+            Arc::new(own.map(|own| row.of_own(&known.classes.contents[own])).unwrap_or(row))
+        };
+        Some(Arc::clone(made.entry((set, class, own)).or_insert_with(make)))
+    }
+
+    fn asked(&self, source: &Side, destination: &Side) -> [Asked; 2] {
+        let own = |set: usize, side: &Side| self.asking[set].then_some(side.class);
+        let egress = source.egress.map(|set| (set, destination.class, own(set, source)));
+        let ingress = destination.ingress.filter(|_| !source.is_host);
+        [egress, ingress.map(|set| (set, source.class, own(set, destination)))]
+    }
+
+    /// Whether anything that judges between them is another.
+    fn may_differ(&self, source: &Group, destination: &Group) -> bool {
+        source.family == destination.family
+            && self.asked(&source.before, &destination.before) != self.asked(&source.after, &destination.after)
     }
 
     /// Whether it would be let in, and by what; with which protocols and ports.
     fn differences(&mut self, source: &Group, destination: &Group) -> BTreeMap<(bool, Decider), Vec<Range<u32>>> {
-        let mut ends = |source: &Side, destination: &Side| Ends {
-            egress: self.row(source.egress.map(|set| (set, destination.class))),
-            ingress: self.row(destination.ingress.filter(|_| !source.is_host).map(|set| (set, source.class))),
+        let mut ends = |source: &Side, destination: &Side| {
+            let [egress, ingress] = self.asked(source, destination);
+            Ends { egress: self.row(egress), ingress: self.row(ingress) }
         };
         let before = ends(&source.before, &destination.before);
         let after = ends(&source.after, &destination.after);
@@ -229,11 +240,15 @@ impl Pairs<'_> {
         let starts: BTreeSet<u32> = before.starts().chain(after.starts()).collect();
         let next = starts.iter().skip(1).copied().chain([stretch::EVERYTHING.end]);
         for (start, end) in starts.iter().copied().zip(next) {
-            let Some(difference) = difference(&before, &after, start) else { continue };
-            let ranges = found.entry(difference).or_default();
-            match ranges.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => ranges.push(start..end),
+            // A difference from some source ports is one.
+            let ports: BTreeSet<u32> = before.ports(start).chain(after.ports(start)).collect();
+            let differences = ports.into_iter().filter_map(|port| difference(&before, &after, (start, port)));
+            for difference in differences.collect::<BTreeSet<_>>() {
+                let ranges = found.entry(difference).or_default();
+                match ranges.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => ranges.push(start..end),
+                }
             }
         }
         found
@@ -252,20 +267,25 @@ impl Ends {
         rows.flat_map(|row| row.0.iter().map(|span| span.start)).chain([0])
     }
 
-    fn refuses(&self, x: u32) -> bool {
+    /// The source ports that rows tell apart at an `x`.
+    fn ports(&self, x: u32) -> impl Iterator<Item = u32> {
+        let spans = [&self.egress, &self.ingress].into_iter().flatten().filter_map(move |row| row.at(x));
+        spans.flat_map(|span| span.answer.ports()).chain([0])
+    }
+
+    fn refuses(&self, x: (u32, u32)) -> bool {
         [&self.egress, &self.ingress]
             .into_iter()
             .any(|end| at(end, x).is_some_and(|said| said.verdict == Verdict::Deny))
     }
 }
 
-fn at(row: &Option<Arc<Row>>, x: u32) -> Option<Judgement> {
-    let span = row.as_ref()?.at(x)?;
-    Some(Judgement { verdict: span.verdict, decider: span.decider.clone() })
+fn at(row: &Option<Arc<Row>>, (x, port): (u32, u32)) -> Option<&Hit> {
+    row.as_ref()?.at(x)?.answer.from_port(port)
 }
 
 /// Who refuses; or who lets in at the end that refused.
-fn difference(before: &Ends, after: &Ends, x: u32) -> Option<(bool, Decider)> {
+fn difference(before: &Ends, after: &Ends, x: (u32, u32)) -> Option<(bool, Decider)> {
     let (was, is) = (before.refuses(x), after.refuses(x));
     if was == is {
         return None;
@@ -275,5 +295,5 @@ fn difference(before: &Ends, after: &Ends, x: u32) -> Option<(bool, Decider)> {
     let end = if at_sender { &after.egress } else { &after.ingress };
     // The end that refused may not be asked any more: then the other one's word is all there is.
     let said = at(end, x).or_else(|| at(&after.egress, x)).or_else(|| at(&after.ingress, x))?;
-    Some((was, said.decider))
+    Some((was, said.decider.clone()))
 }

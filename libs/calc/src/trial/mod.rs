@@ -34,18 +34,19 @@ impl<'a> Trial<'a> {
     /// Both ends' answers, as far as they are on this node.
     pub fn outcome(&mut self, flow: &Flow) -> Outcome {
         let set = |spec: &&EndpointSpec| Arc::clone(&spec.egress);
-        let egress = self.local.get(&flow.source).map(set).map(|set| self.judge(&set, flow.destination, flow));
+        let (from, to) = (flow.source, flow.destination);
+        let egress = self.local.get(&from).map(set).map(|set| self.judge(&set, (to, from), flow));
         let refused = egress.as_ref().is_some_and(|egress| egress.verdict == Verdict::Deny);
         let set = |spec: &&EndpointSpec| Arc::clone(&spec.ingress);
-        let receiver = self.local.get(&flow.destination).filter(|_| !refused && !self.is_host(flow.source)).map(set);
-        let ingress = receiver.map(|set| self.judge(&set, flow.source, flow));
+        let receiver = self.local.get(&to).filter(|_| !refused && !self.is_host(from)).map(set);
+        let ingress = receiver.map(|set| self.judge(&set, (from, to), flow));
         Outcome { egress, ingress }
     }
 
-    fn judge(&mut self, set: &Arc<RuleSet>, peer: IpAddr, flow: &Flow) -> Judgement {
-        let class = self.class(peer);
+    fn judge(&mut self, set: &Arc<RuleSet>, (peer, own): (IpAddr, IpAddr), flow: &Flow) -> Judgement {
+        let (class, own) = (self.class(peer), self.class(own));
         let key = (Arc::as_ptr(set).addr(), Arc::as_ptr(&class).addr());
-        self.rows.entry(key).or_insert_with(|| policy::row(set, &class)).judge(flow)
+        self.rows.entry(key).or_insert_with(|| policy::row(set, &class)).judge(flow, &own)
     }
 
     fn is_host(&self, address: IpAddr) -> bool {

@@ -3,7 +3,7 @@
 //! Invariant: an endpoint that is not stamped answers every flow it could have as before.
 //! Never: stamps an endpoint for a class that its rule sets answer with the same row.
 
-use super::image::Image;
+use super::{image::Image, nested};
 use abi::{
     Endpoint, Layers,
     endpoint::{SLOT_HOST, SLOT_NONE},
@@ -83,8 +83,10 @@ fn is_affected(old: &Image, new: &Image, changes: &Changes, slot: u32, before: &
     let set_changed = [before.egress.new(), before.ingress.new()] != sets
         || (before.flags, before.layers) != (after.flags, after.layers);
     // Equal rows share their spans, so equal references are equal answers.
+    // The class of an own address is asked of the sets that rows name.
+    let asked = nested::with_named(new, sets);
     let peer_changed =
-        || changes.classes.iter().any(|(was, is)| sets.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)));
+        || changes.classes.iter().any(|(was, is)| asked.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)));
     // A flow towards an address that had no endpoint here can belong to any endpoint, and holds no verdict of the new one.
     let owner_changed =
         || changes.owners.iter().any(|(was, is)| [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot);

@@ -5,12 +5,12 @@
 
 use super::{
     audit::{same_class, same_endpoint},
-    prefix,
+    nested, prefix,
     sizes::Sizes,
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
-    Address, Endpoint, Layers, RowKey, RowRef, SetEntry, Span,
+    Address, Endpoint, Layers, RowKey, RowRef, SetEntry, Span, SpanKind,
     endpoint::{ENDPOINT_HOST, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
@@ -67,6 +67,10 @@ impl Layer {
     pub const ALL: [Self; 4] = [Self::Local, Self::Untracked, Self::PreDnat, Self::Forward];
 }
 
+/// The own address of every packet that asks, and its source port.
+pub const OWN: Address = Address::from_v4([10, 65, 0, 3]);
+pub const PORT: u32 = 68;
+
 /// A question that a packet asks: where, direction, peer, what of it rules name.
 pub type Probe = (At, Direction, Address, u32);
 /// What it is told: allowed or not, and the hit; `None`: what it reads is of no revision.
@@ -83,6 +87,10 @@ struct UnderWay {
     freed: BTreeSet<&'static str>,
     /// Host endpoints' slots that were named: a packet may have found them.
     named: BTreeSet<u32>,
+}
+
+fn covers(row: RowRef, index: u32) -> bool {
+    row.offset <= index && index < row.offset + row.len
 }
 
 impl UnderWay {
@@ -135,9 +143,27 @@ impl FakeStore {
             return Some((true, HIT_NONE));
         }
         let row = self.row(set, self.resolve_at(generation, peer)?.0);
+        let found = self.search(row, x)?.unwrap_or_default();
+        let found = match found.kind() {
+            SpanKind::Cell => {
+                self.search(self.row(found.hit, self.resolve_at(generation, OWN)?.0), x)?.unwrap_or_default()
+            }
+            _ => found,
+        };
+        let found = match found.kind() {
+            SpanKind::Ports => {
+                let list = nested::range_of(found.hit, *self.spans.get(&found.hit)?);
+                self.search(RowRef { offset: list.offset + 1, len: list.len - 1 }, PORT)?.unwrap_or_default()
+            }
+            _ => found,
+        };
+        Some((found.allows(), found.hit))
+    }
+
+    /// The span of a row that `x` lies in; `None` outside: it is not there any more.
+    fn search(&self, row: RowRef, x: u32) -> Option<Option<Span>> {
         let spans: Option<Vec<_>> = (row.offset..row.offset + row.len).map(|index| self.spans.get(&index)).collect();
-        let found = spans?.into_iter().take_while(|span| span.start() <= x).last();
-        Some(found.map_or((false, HIT_NONE), |span| (span.allows(), span.hit)))
+        Some(spans?.into_iter().take_while(|span| span.start() <= x).last().copied())
     }
 
     /// Class and owner of an address.
@@ -181,7 +207,8 @@ impl FakeStore {
 
     fn refers(&self, index: u32) -> bool {
         let rows = self.held.rows.values().copied().chain(self.held.sets.values().map(|entry| entry.row));
-        rows.chain(self.under_way.walked.iter().copied()).any(|row| row.offset <= index && index < row.offset + row.len)
+        let mut rows = rows.chain(self.under_way.walked.iter().copied());
+        rows.any(|row| covers(row, index) || self.lists(row).any(|list| covers(list, index)))
     }
 
     /// Whether a row or a set refers to this span.
@@ -189,9 +216,25 @@ impl FakeStore {
         self.refers(index)
     }
 
+    /// The lists that a row's spans name.
+    fn lists(&self, row: RowRef) -> impl Iterator<Item = RowRef> + '_ {
+        let spans = (row.offset..row.offset + row.len).filter_map(|index| self.spans.get(&index));
+        let heads = spans.filter(|span| span.kind() == SpanKind::Ports).map(|span| span.hit);
+        heads.filter_map(|head| Some(nested::range_of(head, *self.spans.get(&head)?)))
+    }
+
     fn is_used(&self, set: u32) -> bool {
         let words = self.held.endpoints.values().flat_map(|entry| [entry.egress, entry.ingress]);
-        words.flat_map(|word| [word.new(), word.old()]).any(|id| id == set && ![SET_DENY, SET_OPEN].contains(&id))
+        let mut ids = words.flat_map(|word| [word.new(), word.old()]).filter(|id| ![SET_DENY, SET_OPEN].contains(id));
+        ids.any(|id| id == set || self.names(id, set))
+    }
+
+    /// Whether a row of this set names the other.
+    fn names(&self, id: u32, named: u32) -> bool {
+        let rows = self.held.rows.iter().filter(|(key, _)| key.set == id).map(|(_, row)| *row);
+        let rows = rows.chain(self.held.sets.get(&id).map(|entry| entry.row));
+        let spans = rows.flat_map(|row| row.offset..row.offset + row.len).filter_map(|index| self.spans.get(&index));
+        spans.filter(|span| span.kind() == SpanKind::Cell).any(|span| span.hit == named)
     }
 
     fn put_spans(&mut self, offset: u32, spans: &[Span]) {
@@ -348,9 +391,9 @@ impl Store for FakeStore {
         let named: BTreeSet<_> = held.addresses.values().chain(held.nets.values()).copied().collect();
         held.classes.retain(|slot, _| named.contains(slot));
         let rows = held.rows.values().copied().chain(held.sets.values().map(|entry| entry.row));
-        held.spans = rows
-            .map(|row| (row, (row.offset..row.offset + row.len).map(|index| self.spans[&index]).collect()))
-            .collect();
+        let rows: BTreeSet<_> = rows.flat_map(|row| self.lists(row).chain([row])).collect();
+        let spans = |row: RowRef| (row.offset..row.offset + row.len).map(|index| self.spans[&index]).collect();
+        held.spans = rows.into_iter().map(|row| (row, spans(row))).collect();
         Ok(held)
     }
 

@@ -95,7 +95,8 @@ impl Image {
     /// Hit ids in use.
     #[must_use]
     pub fn hits(&self) -> BTreeSet<u32> {
-        self.spans.values().flat_map(|spans| spans.iter().map(|span| span.hit)).collect()
+        let deciding = self.spans.values().flat_map(|spans| spans.iter().filter(|span| span.kind().decides()));
+        deciding.map(|span| span.hit).collect()
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {

@@ -8,6 +8,7 @@ use super::{
     graces::{Graces, grace},
     keys,
     mapped::MappedArray,
+    nested,
     sizes::Sizes,
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
@@ -270,12 +271,19 @@ impl Store for KernelStore {
         let rows = read_hash(&self.rows, &maps::ROWS)?;
         let referred: BTreeSet<RowRef> = rows.values().copied().chain(sets.values().map(|entry| entry.row)).collect();
         let spans = referred.into_iter().map(|row| Ok((row, self.row_spans(row)?)));
+        let mut spans: BTreeMap<_, _> = spans.collect::<Result<_, StoreError>>()?;
+        let heads: BTreeSet<u32> = spans.values().flat_map(|spans| nested::lists(spans)).collect();
+        for offset in heads {
+            let head = self.spans.get(offset).ok_or_else(|| outside(&maps::SPANS, offset))?;
+            let range = nested::range_of(offset, head);
+            spans.insert(range, self.row_spans(range)?);
+        }
         Ok(Snapshot {
             generation,
             endpoints: endpoints.filter(|(_, entry)| *entry != Endpoint::default()).collect(),
             interfaces: read_hash(&self.interfaces, &maps::INTERFACES)?,
             classes: named.into_iter().filter_map(class).collect(),
-            spans: spans.collect::<Result<_, StoreError>>()?,
+            spans,
             addresses,
             nets,
             sets,

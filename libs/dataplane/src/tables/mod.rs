@@ -14,6 +14,7 @@ mod kernel;
 mod keys;
 pub(crate) mod mapped;
 pub mod names;
+mod nested;
 mod order;
 mod plan;
 pub mod prefix;
@@ -222,7 +223,8 @@ impl<S: Store> Tables<S> {
 
     /// Spans whose rule is not counted apart, because `HITS` was full when they were compiled.
     pub fn uncounted(&self) -> usize {
-        self.image.spans.values().flat_map(|spans| spans.iter()).filter(|span| span.hit == HIT_NONE).count()
+        let spans = self.image.spans.values().flat_map(|spans| spans.iter());
+        spans.filter(|span| span.kind().decides() && span.hit == HIT_NONE).count()
     }
 
     /// The store.

@@ -4,7 +4,7 @@
 //! Never: gives out an id that the previous revision still uses.
 
 use model::{AttachmentId, IfaceName};
-use policy::{Class, Decider, Hit, RuleSet};
+use policy::{Class, Hit, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -28,10 +28,10 @@ pub struct Names {
 }
 
 impl Names {
-    /// What decided, for a hit id in use.
+    /// What a hit id in use stands for.
     #[must_use]
-    pub fn decider(&self, hit: u32) -> Option<&Decider> {
-        self.hits.iter().find_map(|(content, id)| (*id == hit).then_some(&content.decider))
+    pub fn hit(&self, id: u32) -> Option<&Hit> {
+        self.hits.iter().find_map(|(hit, number)| (*number == id).then_some(hit))
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     capacity::{Full, Need, Step, remedy},
     image::{Entry, Image},
     names::{FreshIds, FreshSpans, Names},
-    prefix,
+    nested, prefix,
     sizes::Sizes,
     sweep::Retired,
     write::StoreError,
@@ -17,14 +17,14 @@ use abi::{
     Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, SpanKind, Word,
     endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
-    rules::{CLASS_NONE, HIT_NONE, ROW_SPANS_MAX, SET_DEFAULT_ONLY},
+    rules::{CLASS_NONE, HIT_NONE, ROW_SPANS_MAX, SET_ASKS_OWN, SET_DEFAULT_ONLY},
 };
 use calc::{
     Desired,
     desired::{EndpointSpec, Owner},
 };
 use model::{AttachmentId, IfaceName};
-use policy::{Class, Hit, Row, Rows, RuleSet, Verdict};
+use policy::{Answer, Class, Hit, Row, Rows, RuleSet, Verdict};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -142,6 +142,8 @@ struct Draft<'a> {
     room: FreshSpans,
     contents: BTreeMap<RowRef, Arc<[Span]>>,
     placed: BTreeMap<Arc<[Span]>, RowRef>,
+    /// Sets that are to be compiled yet.
+    waiting: Vec<(Arc<RuleSet>, u32)>,
 }
 
 impl<'a> Draft<'a> {
@@ -167,6 +169,7 @@ impl<'a> Draft<'a> {
             room: FreshSpans::new(old.spans.keys().chain(&retired.spans).copied()),
             contents: old.spans.clone(),
             placed: old.spans.iter().map(|(place, spans)| (Arc::clone(spans), *place)).collect(),
+            waiting: Vec::new(),
         }
     }
 
@@ -234,9 +237,12 @@ impl<'a> Draft<'a> {
     }
 
     fn set(&mut self, content: &Arc<RuleSet>) -> u32 {
-        let held = self.names.sets.get(content).or_else(|| self.known.sets.get(content)).copied();
-        let id = held.unwrap_or_else(|| self.set_ids.take());
+        if let Some(id) = self.names.sets.get(content) {
+            return *id;
+        }
+        let id = self.known.sets.get(content).copied().unwrap_or_else(|| self.set_ids.take());
         self.names.sets.insert(Arc::clone(content), id);
+        self.waiting.push((Arc::clone(content), id));
         id
     }
 
@@ -285,13 +291,12 @@ impl<'a> Draft<'a> {
     }
 
     /// A row of its own for every class that a set answers otherwise than by default. What a known set says of a known
-    /// class stands in the old image; only what is new on either side is compiled.
+    /// class stands in the old image; only what is new on either side is compiled. Rows may name further sets.
     fn rows(&mut self) -> Result<(), CommitError> {
-        let sets: Vec<_> = self.names.sets.iter().map(|(set, id)| (Arc::clone(set), *id)).collect();
         let classes = self.names.classes.iter().map(|(class, id)| (Arc::clone(class), *id));
         let (known, fresh): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| self.known.classes.contains_key(class));
         let kept: BTreeSet<u32> = known.iter().map(|(_, id)| *id).collect();
-        for (set, id) in sets {
+        while let Some((set, id)) = self.waiting.pop() {
             let is_known = self.known.sets.contains_key(&set);
             let SetEntry { row: default, flags, .. } = self.default_row(&set, id, is_known)?;
             if flags & SET_DEFAULT_ONLY != 0 {
@@ -321,7 +326,8 @@ impl<'a> Draft<'a> {
             Some(entry) => *entry,
             None => SetEntry {
                 row: self.compile(set, &policy::row(set, &Class::default()))?,
-                flags: if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY },
+                flags: if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY }
+                    | if set.asks_own() { SET_ASKS_OWN } else { 0 },
                 pad: 0,
             },
         };
@@ -340,14 +346,37 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Keeps a row, the lists that it names, and the sets, which the former revision may have named as well.
     fn keep(&mut self, row: RowRef) {
-        if let Some(spans) = self.contents.get(&row) {
-            self.image.spans.insert(row, Arc::clone(spans));
+        let Some(spans) = self.contents.get(&row).cloned() else { return };
+        if self.image.spans.insert(row, Arc::clone(&spans)).is_some() {
+            return;
+        }
+        let lists = nested::lists(&spans).filter_map(|offset| nested::list_at(&self.contents, offset));
+        self.image.spans.extend(lists.map(|(place, list)| (place, Arc::clone(list))));
+        for id in nested::sets(&spans) {
+            let known = self.known.sets.iter().find_map(|(set, known)| (*known == id).then(|| Arc::clone(set)));
+            known.map(|set| self.set(&set));
         }
     }
 
     fn compile(&mut self, set: &RuleSet, row: &Row) -> Result<RowRef, CommitError> {
-        let spans: Arc<[Span]> = row.0.iter().map(|span| self.span(span)).collect();
+        let mut spans = Vec::with_capacity(row.0.len());
+        for span in &row.0 {
+            spans.push(match &span.answer {
+                Answer::Decided(hit) => self.span(span.start, hit),
+                Answer::Ports(ports) => {
+                    let ports = ports.iter().map(|port| self.span(port.start, &port.hit)).collect();
+                    Span::new(span.start, SpanKind::Ports, self.place(set, nested::list(ports))?.offset)
+                }
+                Answer::Cell(own) => Span::new(span.start, SpanKind::Cell, self.set(own)),
+            });
+        }
+        self.place(set, spans.into())
+    }
+
+    /// Where these spans lie, or will.
+    fn place(&mut self, set: &RuleSet, spans: Arc<[Span]>) -> Result<RowRef, CommitError> {
         if let Some(place) = self.placed.get(&spans) {
             return Ok(*place);
         }
@@ -368,13 +397,14 @@ impl<'a> Draft<'a> {
         Ok(place)
     }
 
-    fn span(&mut self, span: &policy::RowSpan) -> Span {
-        let kind = match span.verdict {
+    fn span(&mut self, start: u32, hit: &Hit) -> Span {
+        let kind = match hit.verdict {
             Verdict::Allow => SpanKind::Allow,
             Verdict::Deny => SpanKind::Deny,
             Verdict::Next => SpanKind::Next,
         };
-        Span::new(span.start, kind, self.hit(&span.hit()))
+        let span = Span::new(start, kind, self.hit(hit));
+        if hit.logs.is_empty() { span } else { span.logged() }
     }
 
     /// Past the end of the counters what is staged is not counted apart, and then nothing: they share the hit that means "none".

@@ -5,7 +5,7 @@
 
 use super::{
     CommitError, Guarded, Tables, Write,
-    fake::{At, FakeStore, Layer, Probe},
+    fake::{At, FakeStore, Layer, OWN, PORT, Probe},
     image::Image,
     order, prefix,
     write::Store,
@@ -21,7 +21,8 @@ use model::{
     TierName,
 };
 use policy::{
-    Class, Decider, PacketTest, PeerTest, PolicyRules, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict,
+    Answer, Class, Decider, Hit, PacketTest, PeerTest, PolicyRules, RuleSet, SetAction, SetPort, SetRule, TierRules,
+    Verdict,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -220,14 +221,25 @@ fn expected(desired: &Desired, at: At, direction: Direction, peer: IpAddr, x: u3
         Ok(set) => set,
         Err(passes) => return (passes, None),
     };
-    let longest = || {
-        let over = desired.nets.iter().filter(|(net, _)| net.contains(peer));
-        over.max_by_key(|(net, _)| net.prefix_len()).map(|(_, class)| (**class).clone()).unwrap_or_default()
+    let class_of = |address: IpAddr| {
+        let longest = || {
+            let over = desired.nets.iter().filter(|(net, _)| net.contains(address));
+            over.max_by_key(|(net, _)| net.prefix_len()).map(|(_, class)| (**class).clone()).unwrap_or_default()
+        };
+        desired.addresses.get(&address).map_or_else(longest, |spec| (*spec.class).clone())
     };
-    let class = desired.addresses.get(&peer).map_or_else(longest, |spec| (*spec.class).clone());
-    let row = policy::row(&set, &class);
-    let span = row.0.iter().rfind(|span| span.start <= x).expect("a row covers every x");
-    (span.verdict == Verdict::Allow, Some(span.decider.clone()))
+    let hit = decision(&set, &class_of(peer), &class_of(prefix::address_of(OWN)), x);
+    (hit.verdict == Verdict::Allow, Some(hit.decider))
+}
+
+/// What a set's rows say.
+fn decision(set: &RuleSet, peer: &Class, own: &Class, x: u32) -> Hit {
+    let row = policy::row(set, peer);
+    match row.at(x).expect("a row covers every x").answer.clone() {
+        Answer::Decided(hit) => hit,
+        Answer::Ports(ports) => ports.iter().rfind(|port| port.start <= PORT).expect("all").hit.clone(),
+        Answer::Cell(rest) => decision(&rest, own, own, x),
+    }
 }
 
 /// Hit ids of every revision so far to their meaning.

@@ -14,7 +14,8 @@ impl Dice {
         let protocol = self.protocol(v4);
         let (source, destination) = (self.end(view, v4), self.end(view, v4));
         let detail = self.detail(view, protocol, if v4 { Protocol::ICMP } else { Protocol::ICMPV6 });
-        Flow { source, destination, protocol, detail }
+        let source_port = if protocol.has_ports() { self.port_near(view) } else { 0 };
+        Flow { source, destination, protocol, detail, source_port }
     }
 
     fn end(&mut self, view: &View, v4: bool) -> IpAddr {
@@ -35,15 +36,16 @@ impl Dice {
         self.pick(&[tcp, tcp, tcp, udp, udp, Protocol::SCTP, UDPLITE, icmp, icmp, ESP, IGMP, Protocol::ICMP])
     }
 
-    /// Often a port that a policy or a pod of the view names, or its neighbour. The other family's ICMP is a protocol
-    /// without details, as programs see it.
+    /// The other family's ICMP is a protocol without details, as programs see it.
     fn detail(&mut self, view: &View, protocol: Protocol, icmp: Protocol) -> u16 {
         if protocol == icmp {
             return self.pick(&[0, 0x0301, 0x0800, 0x8000, 0x8001]);
         }
-        if !protocol.has_ports() {
-            return 0;
-        }
+        if protocol.has_ports() { self.port_near(view) } else { 0 }
+    }
+
+    /// Often a port that a policy or a pod of the view names, or its neighbour.
+    fn port_near(&mut self, view: &View) -> u16 {
         let named =
             view.endpoints.iter().filter_map(|endpoint| endpoint.ports.as_ref()).flatten().map(|port| port.port);
         let ports: Vec<_> = written_ports(view).into_iter().chain(named).chain(PORTS).collect();
@@ -63,5 +65,5 @@ fn written_ports(view: &View) -> Vec<u16> {
 }
 
 fn ports_of(rule: &Rule) -> impl Iterator<Item = &PortMatch> {
-    rule.destination.ports.iter().flatten().chain(&rule.destination.not_ports)
+    [&rule.source, &rule.destination].into_iter().flat_map(|end| end.ports.iter().flatten().chain(&end.not_ports))
 }

@@ -166,7 +166,7 @@ impl Dice {
         if self.once_in(2) {
             return EntityMatch::default();
         }
-        let ports_once_in = if is_source { 40 } else { 4 };
+        let ports_once_in = if is_source { 6 } else { 4 };
         EntityMatch {
             selector: self.maybe(3, |dice| dice.selector(2)),
             not_selector: self.maybe(6, |dice| dice.selector(1)),

@@ -3,7 +3,9 @@
 //! Invariant: every row that a judgement can meet is looked at, at both sides of each of its borders.
 //! Never: a world that the same seed would not make again.
 
-use crate::{Flow, Row, View, compiled::Compiled, evaluate, generate::Case, row};
+use crate::{
+    Answer, Class, Flow, Outcome, Row, RowSpan, RuleSet, View, compiled::Compiled, evaluate, generate::Case, row,
+};
 use model::Protocol;
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -16,20 +18,48 @@ fn pairs(case: &Case) -> Vec<(IpAddr, IpAddr)> {
     pairs
 }
 
-/// The rows that packets from `source` to `destination` can meet.
-fn rows(compiled: &Compiled, case: &Case, (source, destination): (IpAddr, IpAddr)) -> Vec<Row> {
+/// The rows that packets from `source` to `destination` can meet, each with the class of the address it is the own one's.
+fn rows(compiled: &Compiled, case: &Case, (source, destination): (IpAddr, IpAddr)) -> Vec<(Row, Class)> {
     let at = |address| case.view.endpoints.iter().position(|endpoint| endpoint.addresses.contains(&address));
-    let egress = at(source).map(|at| row(&compiled.sets[at].1, &compiled.class(destination)));
-    let ingress = at(destination).map(|at| row(&compiled.sets[at].0, &compiled.class(source)));
+    let met = |set: &RuleSet, peer, own| (row(set, &compiled.class(peer)), compiled.class(own));
+    let egress = at(source).map(|at| met(&compiled.sets[at].1, destination, source));
+    let ingress = at(destination).map(|at| met(&compiled.sets[at].0, source, destination));
     egress.into_iter().chain(ingress).collect()
 }
 
+/// `x` and source port on both sides of every border of a row, those of what it refers to included.
+fn sides((row, own): &(Row, Class)) -> Vec<(u32, u16)> {
+    let both = |start: u32| [start, start.saturating_sub(1)];
+    let of_span = |span: &RowSpan| -> Vec<(u32, u16)> {
+        match &span.answer {
+            Answer::Decided(_) => both(span.start).map(|x| (x, 40_000)).into(),
+            Answer::Ports(ports) => {
+                let borders = ports.iter().flat_map(|port| both(port.start)).map(|port| (span.start, port as u16));
+                both(span.start).map(|x| (x, 68)).into_iter().chain(borders).collect()
+            }
+            Answer::Cell(set) => {
+                let deeper = sides(&(crate::row(set, own), own.clone()));
+                both(span.start).map(|x| (x, 40_000)).into_iter().chain(deeper).collect()
+            }
+        }
+    };
+    row.0.iter().flat_map(of_span).collect()
+}
+
 /// What a packet at `x` would be, if there is such a packet.
-fn flow_at(x: u32, (source, destination): (IpAddr, IpAddr)) -> Option<Flow> {
+fn flow_at((x, port): (u32, u16), (source, destination): (IpAddr, IpAddr)) -> Option<Flow> {
     let protocol = Protocol(u8::try_from(x >> 16).ok()?);
     let detail = x as u16;
     let has_detail = protocol.has_ports() || [Protocol::ICMP, Protocol::ICMPV6].contains(&protocol);
-    (has_detail || detail == 0).then_some(Flow { source, destination, protocol, detail })
+    let source_port = if protocol.has_ports() { port } else { 0 };
+    (has_detail || detail == 0).then_some(Flow { source, destination, protocol, detail, source_port })
+}
+
+/// What is staged logs nothing.
+fn unlogged(mut outcome: Outcome) -> Outcome {
+    let ends = [&mut outcome.egress, &mut outcome.ingress];
+    ends.into_iter().flatten().for_each(|judgement| judgement.logs.clear());
+    outcome
 }
 
 proptest! {
@@ -52,7 +82,7 @@ proptest! {
         let if_enforced = case.view.if_enforced();
         for flow in &case.flows {
             prop_assert_eq!(compiled.outcome(flow), without.outcome(flow), "{:?}", flow);
-            prop_assert_eq!(compiled.previewed(flow), evaluate(&if_enforced, flow), "previewed {:?}", flow);
+            prop_assert_eq!(compiled.previewed(flow), unlogged(evaluate(&if_enforced, flow)), "previewed {:?}", flow);
         }
     }
 
@@ -62,11 +92,10 @@ proptest! {
         let compiled = Compiled::of(&case.view);
         let if_enforced = case.view.if_enforced();
         for ends in pairs(&case).into_iter().take(6) {
-            let starts = rows(&compiled, &case, ends).into_iter().flat_map(|row| row.0).map(|span| span.start);
-            let sides = starts.flat_map(|start| [start, start.saturating_sub(1)]);
-            for flow in sides.filter_map(|x| flow_at(x, ends)) {
+            let sides = rows(&compiled, &case, ends).into_iter().flat_map(|row| sides(&row));
+            for flow in sides.filter_map(|side| flow_at(side, ends)) {
                 prop_assert_eq!(evaluate(&case.view, &flow), compiled.outcome(&flow), "{:?}", flow);
-                prop_assert_eq!(evaluate(&if_enforced, &flow), compiled.previewed(&flow), "previewed {:?}", flow);
+                prop_assert_eq!(unlogged(evaluate(&if_enforced, &flow)), compiled.previewed(&flow), "previewed {:?}", flow);
             }
         }
     }
@@ -75,11 +104,19 @@ proptest! {
     fn a_row_starts_at_0_is_sorted_and_neighbours_differ(seed: u64) {
         let case = Case::from_seed(seed);
         let compiled = Compiled::of(&case.view);
-        for row in pairs(&case).into_iter().flat_map(|ends| rows(&compiled, &case, ends)) {
+        for (row, _) in pairs(&case).into_iter().flat_map(|ends| rows(&compiled, &case, ends)) {
             prop_assert_eq!(row.0.first().map(|span| span.start), Some(0));
             for pair in row.0.windows(2) {
                 prop_assert!(pair[0].start < pair[1].start && pair[1].start < abi::rules::X_END);
-                prop_assert!(pair[0].hit() != pair[1].hit());
+                prop_assert!(pair[0].answer != pair[1].answer);
+            }
+            for ports in row.0.iter().filter_map(|span| if let Answer::Ports(ports) = &span.answer { Some(ports) } else { None }) {
+                prop_assert_eq!(ports[0].start, 0);
+                prop_assert!(ports.len() > 1, "one answer is no list");
+                for pair in ports.windows(2) {
+                    prop_assert!(pair[0].start < pair[1].start && pair[1].start < 1 << 16);
+                    prop_assert!(pair[0].hit != pair[1].hit);
+                }
             }
         }
     }

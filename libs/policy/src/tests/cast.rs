@@ -36,9 +36,14 @@ impl Cast {
 
     /// The answer for two addresses.
     pub fn outcome(&self, source: IpAddr, destination: IpAddr, protocol: Protocol, detail: u16) -> Outcome {
-        let flow = Flow { source, destination, protocol, detail };
-        let said = evaluate(&self.0, &flow);
-        assert_eq!(said, Compiled::of(&self.0).outcome(&flow), "evaluator and rows differ on {flow:?}");
+        let source_port = if protocol.has_ports() { 40_000 } else { 0 };
+        self.outcome_of(&Flow { source, destination, protocol, detail, source_port })
+    }
+
+    /// The answer for a flow.
+    pub fn outcome_of(&self, flow: &Flow) -> Outcome {
+        let said = evaluate(&self.0, flow);
+        assert_eq!(said, Compiled::of(&self.0).outcome(flow), "evaluator and rows differ on {flow:?}");
         said
     }
 
@@ -46,15 +51,21 @@ impl Cast {
     pub fn flow(from: &str, to: &str) -> Flow {
         let pair = [0, 1].into_iter().find_map(|at| Some((ends(from)[at]?, ends(to)[at]?)));
         let (source, destination) = pair.expect("because both ends have a family in common");
-        Flow { source, destination, protocol: TCP, detail: 80 }
+        Flow { source, destination, protocol: TCP, detail: 80, source_port: 40_000 }
     }
 
     /// Whether `from` may send this to `to`: each `namespace/pod` or an address.
     pub fn lets(&self, from: &str, to: &str, protocol: Protocol, port: u16) -> bool {
+        self.lets_from(from, 40_000, to, protocol, port)
+    }
+
+    /// The same, from this source port.
+    pub fn lets_from(&self, from: &str, source_port: u16, to: &str, protocol: Protocol, detail: u16) -> bool {
         let both = |at: usize| Some((ends(from)[at]?, ends(to)[at]?));
-        let verdicts =
-            [0, 1].into_iter().filter_map(both).map(|(from, to)| self.outcome(from, to, protocol, port).verdict());
-        let verdicts: Vec<_> = verdicts.collect();
+        let asked = |(source, destination)| {
+            self.outcome_of(&Flow { source, destination, protocol, detail, source_port }).verdict()
+        };
+        let verdicts: Vec<_> = [0, 1].into_iter().filter_map(both).map(asked).collect();
         assert!(verdicts.windows(2).all(|pair| pair[0] == pair[1]), "{from} to {to}: the families differ");
         verdicts[0] == Verdict::Allow
     }

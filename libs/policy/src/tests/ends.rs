@@ -211,16 +211,24 @@ fn an_own_end_that_differs_by_family_is_judged_by_family() {
 }
 
 #[test]
-fn an_own_end_that_tells_two_addresses_of_one_family_apart_counts_against_the_traffic() {
+fn an_own_end_that_tells_two_addresses_of_one_family_apart_is_asked_of_the_very_address() {
     let only = |action| Rule { destination: end_nets(&["10.65.1.1/32"], &[]), ..does(action) };
     let two = |rules: [Rule; 2]| {
         let mut cast = Cast::new([global("default", "p").selecting("pod == 'a'").into(rules)]);
         cast.pod("x/a").addresses.push("10.65.77.1".parse().expect("an address"));
         cast
     };
-    assert!(!two([only(Action::Allow), does(Action::Log)]).lets(STRANGER, "x/a", TCP, 80));
-    assert!(!two([only(Action::Deny), does(Action::Allow)]).lets(STRANGER, "10.65.77.1", TCP, 80));
-    assert!(!two([only(Action::Pass), does(Action::Allow)]).lets(STRANGER, "10.65.77.1", TCP, 80));
+    let asked = |rules: [Rule; 2]| {
+        let cast = two(rules);
+        ["x/a", "10.65.77.1"].map(|to| cast.lets(STRANGER, to, TCP, 80))
+    };
+    assert_eq!(asked([only(Action::Allow), does(Action::Log)]), [true, false]);
+    assert_eq!(asked([only(Action::Deny), does(Action::Allow)]), [false, true]);
+    assert_eq!(asked([only(Action::Pass), does(Action::Deny)]), [true, false]);
+    let out = Rule { source: end_nets(&["10.65.1.1/32"], &[]), ..does(Action::Deny) };
+    let mut cast = Cast::new([global("default", "p").selecting("pod == 'a'").out([out, does(Action::Allow)])]);
+    cast.pod("x/a").addresses.push("10.65.77.1".parse().expect("an address"));
+    assert!(!cast.lets("x/a", STRANGER, TCP, 80) && cast.lets("10.65.77.1", STRANGER, TCP, 80));
 }
 
 #[test]

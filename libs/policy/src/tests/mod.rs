@@ -14,6 +14,7 @@ mod packets;
 mod ports;
 mod row;
 mod services;
+mod sources;
 mod staged;
 mod tiers;
 mod unknown;

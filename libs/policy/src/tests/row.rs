@@ -4,7 +4,10 @@
 //! Never: policies or pods.
 
 use super::cast::{SCTP, TCP, UDP};
-use crate::{Class, Decider, PacketTest, PolicyRules, RuleSet, SetAction, SetPort, SetRule, TierRules, Verdict, row};
+use crate::{
+    Answer, Class, Decider, Hit, PacketTest, PolicyRules, RowSpan, RuleSet, SetAction, SetPort, SetRule, TierRules,
+    Verdict, row,
+};
 use abi::rules::x_of;
 use model::{Direction, PolicyId, PolicyKind, PortRange, Protocol, TierEnd, TierName};
 
@@ -27,7 +30,13 @@ fn set(rules: Vec<SetRule>) -> RuleSet {
 
 /// Spans as `(start, place of the rule)`, `None` where no rule matched.
 fn spans(rules: Vec<SetRule>) -> Vec<(u32, Option<u16>)> {
-    row(&set(rules), &Class::default()).0.iter().map(|span| (span.start, span.decider.place())).collect()
+    let row = row(&set(rules), &Class::default());
+    row.0.iter().map(|span| (span.start, decided(span).decider.place())).collect()
+}
+
+fn decided(span: &RowSpan) -> &Hit {
+    let Answer::Decided(hit) = &span.answer else { panic!("{span:?} asks further") };
+    hit
 }
 
 #[test]
@@ -35,16 +44,17 @@ fn no_policy_is_one_span_that_allows() {
     let free = RuleSet::new(Direction::Egress);
     let row = row(&free, &Class::default());
     assert_eq!(row.0.len(), 1);
-    assert_eq!((row.0[0].verdict, &row.0[0].decider), (Verdict::Allow, &Decider::NoPolicy(Direction::Egress)));
+    let Hit { verdict, decider, .. } = decided(&row.0[0]);
+    assert_eq!((*verdict, decider), (Verdict::Allow, &Decider::NoPolicy(Direction::Egress)));
 }
 
 #[test]
 fn a_policy_without_rules_is_one_span_that_denies() {
     let row = row(&set(vec![]), &Class::default());
     assert_eq!(row.0.len(), 1);
-    assert_eq!(row.0[0].verdict, Verdict::Deny);
+    assert_eq!(decided(&row.0[0]).verdict, Verdict::Deny);
     assert_eq!(
-        row.0[0].decider,
+        decided(&row.0[0]).decider,
         Decider::EndOfTier {
             tier: TierName::DEFAULT.into(),
             direction: Direction::Ingress,
