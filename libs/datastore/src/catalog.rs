@@ -14,22 +14,42 @@ use model::{Resource, ResourceKey, Update};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
+    sync::Arc,
 };
 
 /// All files.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    files: BTreeMap<PathBuf, File>,
-    published: BTreeMap<ResourceKey, Resource>,
+    files: BTreeMap<Arc<Path>, File>,
+    /// Every object that a file gives or hides, or that was said to the reader.
+    objects: BTreeMap<ResourceKey, Known>,
+    /// Objects of which files say something else than at the last call of [`Catalog::changes`].
+    touched: BTreeSet<ResourceKey>,
+    /// Files about which there is something to complain.
+    troubled: BTreeSet<Arc<Path>>,
+    /// Objects that more than one file gives.
+    doubled: BTreeSet<ResourceKey>,
     /// What was in force when the agent last ran, until the first changes are asked for.
     restored: BTreeMap<ResourceKey, Resource>,
+}
+
+/// Who speaks of an object.
+#[derive(Debug, Default)]
+struct Known {
+    /// Files that give it, in order; nearly always one.
+    givers: Vec<Arc<Path>>,
+    /// How many files may hide it: it is, or may be, in them and cannot be read now.
+    hiders: usize,
+    /// As it was said to the reader, and not taken back.
+    told: Option<Arc<Resource>>,
 }
 
 /// What one file says.
 #[derive(Debug, Default)]
 struct File {
-    objects: BTreeMap<ResourceKey, Held>,
+    /// In the order of their keys.
+    objects: Box<[Held]>,
     /// Objects that are, or may be, in the file and cannot be read now.
     refused: BTreeSet<ResourceKey>,
     complaints: Vec<Complaint>,
@@ -38,9 +58,16 @@ struct File {
 #[derive(Debug)]
 struct Held {
     line: u64,
-    resource: Resource,
+    resource: Arc<Resource>,
     /// The document as JSON, of what policies are made of: to be written down, so that it outlives this process.
-    document: Option<String>,
+    document: Option<Box<str>>,
+}
+
+impl Held {
+    /// Whether it says the same, be it in another line.
+    fn is_as(&self, other: &Self) -> bool {
+        self.resource == other.resource && self.document == other.document
+    }
 }
 
 /// A problem whose consequence depends on what was published before.
@@ -66,80 +93,136 @@ impl Catalog {
     /// Policies as they were in force when the agent last ran. Those that turn out to be there but cannot be read come
     /// into force again with the first changes; the others are forgotten then.
     pub(crate) fn restore(&mut self, policies: BTreeMap<ResourceKey, Resource>) {
+        self.touched.extend(policies.keys().cloned());
         self.restored = policies;
     }
 
     /// `file` gave this object when the agent last ran: what cannot be named in it may be this one.
     pub(crate) fn expect(&mut self, file: &Path, key: &ResourceKey) {
-        self.files.entry(file.to_owned()).or_default().refused.insert(key.clone());
+        let file = self.files.entry(file.into()).or_default();
+        if file.refused.insert(key.clone()) {
+            self.objects.entry(key.clone()).or_default().hiders += 1;
+            self.touched.insert(key.clone());
+        }
     }
 
     /// Takes in what `file` says now; `Err`: it cannot be read at all.
     pub fn read(&mut self, file: &Path, text: Result<&str, String>) {
-        let before = self.files.remove(file).unwrap_or_default();
-        let mut now = File::default();
+        let (path, before) = self.files.remove_entry(file).unwrap_or_else(|| (file.into(), File::default()));
+        let mut reading = Reading::default();
         match text {
-            Ok(text) => documents(text).into_iter().for_each(|document| now.document(document)),
-            Err(message) => now.complain(None, None, message, Consequence::File),
+            Ok(text) => documents(text).into_iter().for_each(|document| reading.document(document)),
+            Err(message) => reading.complain(None, None, message, Consequence::File),
         }
-        now.keep_what_may_be_hidden(before);
-        self.files.insert(file.to_owned(), now);
+        let now = reading.end(&before);
+        self.replace(&path, &before, &now);
+        self.files.insert(path, now);
     }
 
     /// The file is gone.
     pub(crate) fn remove(&mut self, file: &Path) {
-        self.files.remove(file);
+        if let Some((path, before)) = self.files.remove_entry(file) {
+            self.replace(&path, &before, &File::default());
+        }
+    }
+
+    /// Every object that either speaks of, and not in the same way, is touched.
+    fn replace(&mut self, path: &Arc<Path>, before: &File, now: &File) {
+        for held in before.objects.iter().filter(|held| !now.says(held)) {
+            let key = held.resource.key();
+            if let Some(known) = self.objects.get_mut(&key) {
+                known.givers.retain(|giver| giver != path);
+                if known.givers.len() < 2 {
+                    self.doubled.remove(&key);
+                }
+            }
+            self.touched.insert(key);
+        }
+        for held in now.objects.iter().filter(|held| !before.says(held)) {
+            let key = held.resource.key();
+            let givers = &mut self.objects.entry(key.clone()).or_default().givers;
+            let place = givers.partition_point(|giver| giver < path);
+            givers.reserve_exact(1);
+            givers.insert(place, Arc::clone(path));
+            if givers.len() > 1 {
+                self.doubled.insert(key.clone());
+            }
+            self.touched.insert(key);
+        }
+        for key in &before.refused {
+            if let Some(known) = self.objects.get_mut(key) {
+                known.hiders = known.hiders.saturating_sub(1);
+            }
+            self.touched.insert(key.clone());
+        }
+        for key in &now.refused {
+            self.objects.entry(key.clone()).or_default().hiders += 1;
+            self.touched.insert(key.clone());
+        }
+        if now.complaints.is_empty() {
+            self.troubled.remove(path);
+        } else {
+            self.troubled.insert(Arc::clone(path));
+        }
+    }
+
+    /// Objects that the next call of [`Catalog::changes`] looks at.
+    pub(crate) fn touched(&self) -> &BTreeSet<ResourceKey> {
+        &self.touched
     }
 
     /// What has changed since the last call: first what is there, then what is gone.
     #[must_use]
     pub fn changes(&mut self) -> Batch {
-        let mut winners: BTreeMap<&ResourceKey, &Resource> = BTreeMap::new();
-        for (key, held) in self.files.values().flat_map(|file| &file.objects) {
-            winners.entry(key).or_insert(&held.resource);
-        }
-        let refused: BTreeSet<&ResourceKey> = self.files.values().flat_map(|file| &file.refused).collect();
+        let (mut set, mut gone) = (Vec::new(), Vec::new());
         let restored = std::mem::take(&mut self.restored);
-        for (key, resource) in restored.iter().filter(|(key, _)| refused.contains(key)) {
-            winners.entry(key).or_insert(resource);
-        }
-        let is_gone = |key: &&ResourceKey| !winners.contains_key(key) && !refused.contains(key);
-        let gone: Vec<ResourceKey> = self.published.keys().filter(is_gone).cloned().collect();
-        let is_new = |(key, resource): &(&ResourceKey, &Resource)| self.published.get(key) != Some(resource);
-        let set: Vec<Resource> = winners.into_iter().filter(is_new).map(|(_, resource)| resource.clone()).collect();
-        for resource in &set {
-            self.published.insert(resource.key(), resource.clone());
-        }
-        for key in &gone {
-            self.published.remove(key);
-        }
-        set.into_iter().map(Update::Set).chain(gone.into_iter().map(Update::Gone)).collect()
-    }
-
-    /// Policies that can be read now: each one's file and document.
-    pub(crate) fn policies(&self) -> BTreeMap<&ResourceKey, (&Path, &str)> {
-        let mut policies = BTreeMap::new();
-        for (path, file) in &self.files {
-            for (key, held) in &file.objects {
-                if let Some(document) = &held.document {
-                    policies.entry(key).or_insert((path.as_path(), document.as_str()));
+        for key in std::mem::take(&mut self.touched) {
+            let given = self.held(&key).map(|(_, held)| Arc::clone(&held.resource));
+            let known = self.objects.entry(key.clone()).or_default();
+            let hidden = || restored.get(&key).filter(|_| known.hiders > 0).cloned().map(Arc::new);
+            match given.or_else(hidden) {
+                Some(resource) => {
+                    if known.told.as_ref() != Some(&resource) {
+                        set.push(Update::Set((*resource).clone()));
+                    }
+                    known.told = Some(resource);
+                }
+                None if known.hiders > 0 => {}
+                None => {
+                    if known.told.is_some() {
+                        gone.push(Update::Gone(key.clone()));
+                    }
+                    self.objects.remove(&key);
                 }
             }
         }
-        policies
+        set.into_iter().chain(gone).collect()
+    }
+
+    /// The file that counts for an object, and what it says.
+    fn held(&self, key: &ResourceKey) -> Option<(&Path, &Held)> {
+        let path = self.objects.get(key)?.givers.first()?;
+        Some((path, self.files.get(path)?.held(key)?))
+    }
+
+    /// A policy, or something that policies are made of, that can be read now: its file and document.
+    pub(crate) fn document(&self, key: &ResourceKey) -> Option<(&Path, &str)> {
+        let (path, held) = self.held(key)?;
+        Some((path, held.document.as_deref()?))
     }
 
     /// Whether it was said to the reader, and not taken back.
     pub(crate) fn is_in_force(&self, key: &ResourceKey) -> bool {
-        self.published.contains_key(key)
+        self.objects.get(key).is_some_and(|known| known.told.is_some())
     }
 
     /// All that is wrong now, by file and line.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.duplicates();
-        for (path, file) in &self.files {
-            problems.extend(file.complaints.iter().map(|complaint| self.problem(path, complaint)));
+        for path in &self.troubled {
+            let complaints = self.files.get(path).into_iter().flat_map(|file| &file.complaints);
+            problems.extend(complaints.map(|complaint| self.problem(path, complaint)));
         }
         problems.sort();
         problems
@@ -147,7 +230,7 @@ impl Catalog {
 
     fn problem(&self, file: &Path, complaint: &Complaint) -> Problem {
         let consequence = match &complaint.consequence {
-            Consequence::Object(key) if self.published.contains_key(key) => "; its last good revision stays in force",
+            Consequence::Object(key) if self.is_in_force(key) => "; its last good revision stays in force",
             Consequence::Object(_) => "; it counts as absent until it can be read",
             Consequence::File => "; objects that this file gave before stay in force",
             Consequence::Told => "",
@@ -161,19 +244,18 @@ impl Catalog {
     }
 
     fn duplicates(&self) -> Vec<Problem> {
-        let mut first: BTreeMap<&ResourceKey, &Path> = BTreeMap::new();
         let mut problems = Vec::new();
-        for (path, file) in &self.files {
-            for (key, held) in &file.objects {
-                let winner = *first.entry(key).or_insert(path);
-                if winner != path {
-                    problems.push(Problem {
-                        file: path.clone(),
-                        line: Some(held.line),
-                        object: Some(key.to_string()),
-                        message: format!("also in {}, which counts; remove one of them", winner.display()),
-                    });
-                }
+        for key in &self.doubled {
+            let Some((winner, others)) = self.objects.get(key).and_then(|known| known.givers.split_first()) else {
+                continue;
+            };
+            for path in others {
+                problems.push(Problem {
+                    file: path.to_path_buf(),
+                    line: self.files.get(path).and_then(|file| file.held(key)).map(|held| held.line),
+                    object: Some(key.to_string()),
+                    message: format!("also in {}, which counts; remove one of them", winner.display()),
+                });
             }
         }
         problems
@@ -181,6 +263,26 @@ impl Catalog {
 }
 
 impl File {
+    fn held(&self, key: &ResourceKey) -> Option<&Held> {
+        let place = self.objects.binary_search_by(|held| held.resource.key().cmp(key)).ok()?;
+        self.objects.get(place)
+    }
+
+    /// Whether it says of an object what `held` says.
+    fn says(&self, held: &Held) -> bool {
+        !self.objects.is_empty() && self.held(&held.resource.key()).is_some_and(|own| own.is_as(held))
+    }
+}
+
+/// A file while it is read.
+#[derive(Debug, Default)]
+struct Reading {
+    objects: BTreeMap<ResourceKey, Held>,
+    refused: BTreeSet<ResourceKey>,
+    complaints: Vec<Complaint>,
+}
+
+impl Reading {
     fn document(&mut self, document: Document) {
         match document.content {
             Ok(objects) => objects.iter().for_each(|object| self.object(document.line, object)),
@@ -195,8 +297,8 @@ impl File {
                 for part in unreadable {
                     self.complain(Some(line), Some(name.clone()), part.to_string(), Consequence::Told);
                 }
-                let document = last_good::folder(&resource.key()).is_some().then(|| object.to_string());
-                self.hold(Held { line, resource, document });
+                let document = last_good::folder(&resource.key()).is_some().then(|| object.to_string().into());
+                self.hold(Held { line, resource: Arc::new(resource), document });
             }
             Converted::Refused { key, error } => {
                 self.complain(Some(line), Some(key.to_string()), error.to_string(), Consequence::Object(key.clone()));
@@ -226,13 +328,21 @@ impl File {
         self.complaints.push(Complaint { line, object, message, consequence });
     }
 
-    /// A document that cannot be named may be any object that the file held before.
-    fn keep_what_may_be_hidden(&mut self, before: Self) {
+    /// What the file says. A document that cannot be named may be any object that the file held before. What is as it
+    /// was is not held anew.
+    fn end(mut self, before: &File) -> File {
         let hides = |complaint: &Complaint| matches!(complaint.consequence, Consequence::File);
         if self.complaints.iter().any(hides) {
-            let held = before.objects.into_keys().chain(before.refused);
+            let held = before.objects.iter().map(|held| held.resource.key()).chain(before.refused.iter().cloned());
             self.refused.extend(held.filter(|key| !self.objects.contains_key(key)));
         }
+        for held in before.objects.iter() {
+            if let Some(now) = self.objects.get_mut(&held.resource.key()).filter(|now| now.resource == held.resource) {
+                now.resource = Arc::clone(&held.resource);
+            }
+        }
+        let Self { objects, refused, complaints } = self;
+        File { objects: objects.into_values().collect(), refused, complaints }
     }
 }
 

@@ -11,8 +11,10 @@ use crate::{
 use model::{Resource, ResourceKey};
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -21,71 +23,89 @@ use std::{
 const TEMPORARY: &str = ".new";
 
 /// One policy's last good document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+#[derive(Clone, Debug)]
+pub(crate) struct Record<'a> {
     /// The manifest that gave it, within the datastore's directory.
-    pub(crate) file: String,
+    pub(crate) file: Cow<'a, str>,
     /// The object as JSON.
-    pub(crate) document: String,
+    pub(crate) document: &'a str,
+}
+
+impl Record<'_> {
+    /// What a record is compared by: there may be tens of thousands.
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.file, self.document).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// The folder.
 #[derive(Debug)]
 pub(crate) struct LastGood {
     dir: PathBuf,
-    kept: BTreeMap<ResourceKey, Record>,
-    /// What the folder still lacks (`Some`), or has too much (`None`).
-    pending: BTreeMap<ResourceKey, Option<Record>>,
+    /// Records that are there, by digest.
+    kept: BTreeMap<ResourceKey, u64>,
+    /// Objects whose record may not be what it should be.
+    pending: BTreeSet<ResourceKey>,
+    /// Those whose record could not be written: tried again after the next change.
+    failed: BTreeSet<ResourceKey>,
     problems: BTreeMap<PathBuf, Problem>,
+}
+
+/// What the records stood for when they were read.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    /// Policies, and what they are made of.
+    pub(crate) objects: BTreeMap<ResourceKey, Resource>,
+    /// Which of them each manifest gave.
+    pub(crate) given: BTreeMap<String, Vec<ResourceKey>>,
 }
 
 impl LastGood {
     /// Reads the folder, made if it is not there, and the policies that its records stand for.
-    pub(crate) fn open(dir: &Path) -> io::Result<(Self, BTreeMap<ResourceKey, Resource>)> {
+    pub(crate) fn open(dir: &Path) -> io::Result<(Self, Restored)> {
         fs::create_dir_all(dir)?;
-        let mut this =
-            Self { dir: dir.to_owned(), kept: BTreeMap::new(), pending: BTreeMap::new(), problems: BTreeMap::new() };
-        let mut policies = BTreeMap::new();
+        let mut this = Self {
+            dir: dir.to_owned(),
+            kept: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            problems: BTreeMap::new(),
+        };
+        let mut restored = Restored::default();
         for folder in entries(dir)?.into_iter().filter(|path| path.is_dir()) {
             match entries(&folder) {
-                Ok(files) => files.iter().for_each(|file| policies.extend(this.take_in(file))),
+                Ok(files) => files.iter().for_each(|file| this.take_in(file, &mut restored)),
                 Err(error) => this.complain(&folder, &format!("cannot be listed: {error}")),
             }
         }
-        Ok((this, policies))
+        Ok((this, restored))
     }
 
-    fn take_in(&mut self, path: &Path) -> Option<(ResourceKey, Resource)> {
-        let found = read(path).and_then(|(record, resource)| {
+    fn take_in(&mut self, path: &Path, restored: &mut Restored) {
+        let found = read(path).and_then(|(file, document, resource)| {
             let key = resource.key();
             let is_its_own = self.path(&key).as_deref() == Some(path);
-            if is_its_own { Ok((key, record, resource)) } else { Err(format!("does not belong here: it is {key}")) }
+            let found = (key, file, document, resource);
+            if is_its_own { Ok(found) } else { Err(format!("does not belong here: it is {}", found.0)) }
         });
         match found {
-            Ok((key, record, resource)) => {
-                self.kept.insert(key.clone(), record);
-                Some((key, resource))
+            Ok((key, file, document, resource)) => {
+                self.kept.insert(key.clone(), Record { file: file.as_str().into(), document: &document }.digest());
+                restored.objects.insert(key.clone(), resource);
+                restored.given.entry(file).or_default().push(key);
             }
-            Err(reason) => {
-                self.complain(path, &reason);
-                None
-            }
+            Err(reason) => self.complain(path, &reason),
         }
     }
 
-    /// The policies whose last good document came from `file`.
-    pub(crate) fn given_by(&self, file: &str) -> impl Iterator<Item = &ResourceKey> {
-        self.kept.iter().filter(move |(_, record)| record.file == file).map(|(key, _)| key)
-    }
-
-    /// Finds out what is to be written, given the policies that can be read now and which others are in force.
-    pub(crate) fn plan(&mut self, good: BTreeMap<ResourceKey, Record>, in_force: impl Fn(&ResourceKey) -> bool) {
-        let gone = self.kept.keys().filter(|key| !in_force(key)).map(|key| (key.clone(), None));
-        self.pending = gone.collect();
+    /// Something about these objects has changed.
+    pub(crate) fn plan(&mut self, touched: &BTreeSet<ResourceKey>) {
+        self.pending.extend(touched.iter().filter(|key| folder(key).is_some()).cloned());
+        self.pending.append(&mut self.failed);
         // What somebody has put right by removing it. A record that cannot be written is tried again below.
         self.problems.retain(|path, _| path.symlink_metadata().is_ok());
-        let new = good.into_iter().filter(|(key, record)| self.kept.get(key) != Some(record));
-        self.pending.extend(new.map(|(key, record)| (key, Some(record))));
     }
 
     /// Whether [`Self::step`] has something to do.
@@ -93,20 +113,32 @@ impl LastGood {
         !self.pending.is_empty()
     }
 
-    /// Writes or removes one record. What fails is reported, and planned again by the next change.
-    pub(crate) fn step(&mut self) {
-        let Some((key, record)) = self.pending.pop_first() else { return };
+    /// Writes or removes one record, if it is not as it should be. `good`: the object as it can be read now; `in_force`:
+    /// whether it is. What fails is reported, and tried again after the next change.
+    pub(crate) fn step<'a>(
+        &mut self,
+        good: impl FnOnce(&ResourceKey) -> Option<Record<'a>>,
+        in_force: impl FnOnce(&ResourceKey) -> bool,
+    ) {
+        let Some(key) = self.pending.pop_first() else { return };
         let Some(path) = self.path(&key) else { return };
+        let record = good(&key);
+        let digest = record.as_ref().map(Record::digest);
         let done = match &record {
+            Some(_) if self.kept.get(&key) == digest.as_ref() => return,
             Some(record) => self.write(&path, record),
+            None if !self.kept.contains_key(&key) || in_force(&key) => return,
             None => remove(&path),
         };
-        match (done, record) {
-            (Err(error), _) => self.complain(&path, &format!("cannot be written: {error}")),
-            (Ok(()), record) => {
+        match (done, digest) {
+            (Err(error), _) => {
+                self.complain(&path, &format!("cannot be written: {error}"));
+                self.failed.insert(key);
+            }
+            (Ok(()), digest) => {
                 self.problems.remove(&path);
-                match record {
-                    Some(record) => self.kept.insert(key, record),
+                match digest {
+                    Some(digest) => self.kept.insert(key, digest),
                     None => self.kept.remove(&key),
                 };
             }
@@ -122,7 +154,7 @@ impl LastGood {
         folder(key).map(|(folder, name)| self.dir.join(folder).join(name))
     }
 
-    fn write(&self, path: &Path, record: &Record) -> io::Result<()> {
+    fn write(&self, path: &Path, record: &Record<'_>) -> io::Result<()> {
         let folder = path.parent().unwrap_or(&self.dir);
         if !folder.is_dir() {
             fs::create_dir_all(folder)?;
@@ -170,23 +202,22 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
     }
 }
 
-fn print(record: &Record) -> String {
-    format!("{{\"file\": {}, \"object\": {}}}\n", Value::from(record.file.as_str()), record.document)
+fn print(record: &Record<'_>) -> String {
+    format!("{{\"file\": {}, \"object\": {}}}\n", Value::from(&*record.file), record.document)
 }
 
-fn read(path: &Path) -> Result<(Record, Resource), String> {
+fn read(path: &Path) -> Result<(String, String, Resource), String> {
     parse(&fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?)
 }
 
-/// A record's text.
-pub(crate) fn parse(text: &str) -> Result<(Record, Resource), String> {
+/// A record's text: its file, its document, and what that says.
+pub(crate) fn parse(text: &str) -> Result<(String, String, Resource), String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("not a record of a policy: {error}"))?;
     let (Some(file), Some(object)) = (value.get("file").and_then(Value::as_str), value.get("object")) else {
         return Err("not a record of a policy: \"file\" or \"object\" is missing".to_owned());
     };
-    let record = Record { file: file.to_owned(), document: object.to_string() };
     match convert(object) {
-        Converted::Known { resource, .. } => Ok((record, resource)),
+        Converted::Known { resource, .. } => Ok((file.to_owned(), object.to_string(), resource)),
         Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
         Converted::NotEnforced { object: kind, .. } | Converted::Foreign { kind } => {
             Err(format!("{kind} is not kept here"))

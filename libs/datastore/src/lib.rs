@@ -27,5 +27,5 @@ pub use watch::{Batch, FileStore, OpenError, Updates};
 /// # Errors
 /// The text is no such record.
 pub fn last_good_policy(record: &str) -> Result<model::Resource, String> {
-    last_good::parse(record).map(|(_, resource)| resource)
+    last_good::parse(record).map(|(_, _, resource)| resource)
 }

@@ -9,17 +9,18 @@ mod files;
 use crate::{
     Problem,
     catalog::Catalog,
-    last_good::{LastGood, Record},
+    last_good::{LastGood, Record, Restored},
     objects::SHARED,
     workload,
 };
 pub(crate) use events::is_manifest;
 use events::{Touched, watch};
-use files::{Identity, Reading, is_there};
+use files::{Identity, Reading, is_there, listed_of};
 pub(crate) use files::{listed, text_of};
-use model::Update;
+use model::{ResourceKey, Update};
 use notify::RecommendedWatcher;
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
@@ -113,6 +114,8 @@ struct Reader {
     dirs: [PathBuf; 2],
     catalog: Catalog,
     last_good: Option<LastGood>,
+    /// Which of the last good policies each manifest gave, until the first batch.
+    given: BTreeMap<String, Vec<ResourceKey>>,
     /// Which file each path was when it was read: so a rename is seen as one change.
     known: BTreeMap<PathBuf, Identity>,
     /// Manifests that are being saved, and where an editor has put the old file. Their objects stay.
@@ -135,6 +138,7 @@ impl Reader {
             dirs,
             catalog: Catalog::default(),
             last_good: None,
+            given: BTreeMap::new(),
             known: BTreeMap::new(),
             away: BTreeMap::new(),
             unlisted: None,
@@ -143,18 +147,19 @@ impl Reader {
     }
 
     fn remember(&mut self, folder: &Path) -> io::Result<()> {
-        let (last_good, policies) = LastGood::open(folder)?;
+        let (last_good, Restored { objects, given }) = LastGood::open(folder)?;
         self.last_good = Some(last_good);
-        self.catalog.restore(policies);
+        self.catalog.restore(objects);
+        self.given = given;
         Ok(())
     }
 
     fn first(&mut self) -> io::Result<Batch> {
         let look = self.look(Touched { all: true, ..Touched::default() })?;
+        let given = std::mem::take(&mut self.given);
         for path in look.readings.keys() {
-            let file = within(&self.dirs[0], path);
-            let held = self.last_good.iter().flat_map(|last_good| last_good.given_by(&file));
-            held.for_each(|key| self.catalog.expect(path, key));
+            let keys = given.get(&*within(&self.dirs[0], path)).into_iter().flatten();
+            keys.for_each(|key| self.catalog.expect(path, key));
         }
         self.take_in(look);
         let mut batch = self.changes();
@@ -199,8 +204,13 @@ impl Reader {
 
     /// False: the folder is up to date.
     fn keep_one(&mut self) -> bool {
-        let Some(last_good) = self.last_good.as_mut().filter(|last_good| last_good.is_behind()) else { return false };
-        last_good.step();
+        let Self { last_good, catalog, dirs, .. } = self;
+        let Some(last_good) = last_good.as_mut().filter(|last_good| last_good.is_behind()) else { return false };
+        let good = |key: &ResourceKey| {
+            let (path, document) = catalog.document(key)?;
+            Some(Record { file: within(&dirs[0], path), document })
+        };
+        last_good.step(good, |key| catalog.is_in_force(key));
         if !last_good.is_behind() {
             self.tell_problems();
         }
@@ -208,14 +218,10 @@ impl Reader {
     }
 
     fn changes(&mut self) -> Batch {
-        let batch = self.catalog.changes();
         if let Some(last_good) = &mut self.last_good {
-            let record =
-                |path, document: &str| Record { file: within(&self.dirs[0], path), document: document.to_owned() };
-            let good = self.catalog.policies().into_iter();
-            let good = good.map(|(key, (path, document))| (key.clone(), record(path, document))).collect();
-            last_good.plan(good, |key| self.catalog.is_in_force(key));
+            last_good.plan(self.catalog.touched());
         }
+        let batch = self.catalog.changes();
         self.tell_problems();
         batch
     }
@@ -233,8 +239,13 @@ impl Reader {
             for path in left.iter().filter(|path| !is_there(path)) {
                 readings.entry(path.clone()).or_insert(Ok(None));
             }
-            // Listed after reading, so that what was renamed meanwhile is seen, too.
-            let listed = listed(&self.dirs)?;
+            // Listed after reading, so that what was renamed meanwhile is seen, too; and only for what is gone.
+            let listed = if touched.all {
+                listed(&self.dirs)?
+            } else {
+                let gone = readings.iter().filter(|(_, reading)| matches!(reading, Ok(None)));
+                listed_of(&self.dirs, &gone.filter_map(|(path, _)| Some(self.known.get(path)?.inode)).collect())?
+            };
             let missed = |path: &PathBuf, inode: u64| {
                 touched.all && !readings.contains_key(path) || self.is_renamed(&readings, path, inode)
             };
@@ -325,8 +336,8 @@ fn being_saved(path: &Path, place: &Path) -> Problem {
 }
 
 /// A manifest's name within the datastore's directory.
-fn within(dir: &Path, path: &Path) -> String {
-    path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned()
+fn within<'a>(dir: &Path, path: &'a Path) -> Cow<'a, str> {
+    path.strip_prefix(dir).unwrap_or(path).to_string_lossy()
 }
 
 #[cfg(test)]

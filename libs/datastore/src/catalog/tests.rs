@@ -103,7 +103,8 @@ fn of_two_files_the_first_by_name_counts_whichever_came_first_and_the_other_is_a
     let mut backwards = Catalog::default();
     step(&mut backwards, "b.yaml", &b);
     step(&mut backwards, "a.yaml", &a);
-    assert_eq!(forwards.published, backwards.published);
+    let told = |catalog: &Catalog| -> Vec<_> { catalog.objects.values().map(|known| known.told.clone()).collect() };
+    assert_eq!(told(&forwards), told(&backwards));
     assert_eq!(
         problems(&forwards),
         ["b.yaml:1: NetworkPolicy default/p: also in a.yaml, which counts; remove one of them"]
@@ -168,4 +169,52 @@ fn cal_15_a_policy_as_written_and_as_stored_is_one_policy() {
     assert_eq!(step(&mut catalog, "a.yaml", &written), ["set GlobalNetworkPolicy p"]);
     assert_eq!(step(&mut catalog, "b.yaml", &global_policy("crd.projectcalico.org/v1", stored, "{order: 2}")), [""; 0]);
     assert!(problems(&catalog)[0].contains("also in a.yaml, which counts"), "{:?}", problems(&catalog));
+}
+
+/// One file after another says something else, or is gone: what was said piece by piece is what is said of all at once.
+#[test]
+fn what_is_kept_as_files_change_is_what_a_first_reading_says() {
+    let mut state = 1u64;
+    let mut below = move |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let (mut catalog, mut heard) = (Catalog::default(), BTreeMap::new());
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for _ in 0..500 {
+        let name = format!("{}.yaml", below(4));
+        if below(4) == 0 {
+            files.remove(&name);
+            catalog.remove(Path::new(&name));
+        } else {
+            let types = ["Ingress", "Egress"];
+            let document = |of: &mut dyn FnMut(u64) -> u64| {
+                let kept = types[usize::from(of(2) == 0)];
+                policy(&format!("{{policyTypes: [{kept}]}}")).replace("name: p", &format!("name: p{}", of(3)))
+            };
+            let text: Vec<_> = (0..below(4)).map(|_| document(&mut below)).collect();
+            catalog.read(Path::new(&name), Ok(&text.join("---\n")));
+            files.insert(name, text.join("---\n"));
+        }
+        for update in catalog.changes() {
+            match update {
+                Update::Set(resource) => drop(heard.insert(resource.key(), resource)),
+                Update::Gone(key) => assert!(heard.remove(&key).is_some(), "{key} is gone and never was"),
+                Update::InSync => unreachable!("a catalog does not know"),
+            }
+        }
+        let mut fresh = Catalog::default();
+        files.iter().for_each(|(name, text)| fresh.read(Path::new(name), Ok(text)));
+        let first = fresh.changes().into_iter().filter_map(|update| match update {
+            Update::Set(resource) => Some((resource.key(), resource)),
+            Update::Gone(_) | Update::InSync => None,
+        });
+        assert_eq!(heard, first.collect::<BTreeMap<_, _>>());
+        assert_eq!(problems(&catalog), problems(&fresh));
+        let documents = |catalog: &Catalog| -> Vec<_> {
+            let of = |key| catalog.document(key).map(|(path, text)| (path.to_owned(), text.to_owned()));
+            heard.keys().map(of).collect()
+        };
+        assert_eq!(documents(&catalog), documents(&fresh));
+    }
 }

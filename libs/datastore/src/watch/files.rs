@@ -4,7 +4,7 @@
 //! Never: blocks on what is no plain file; reads without a bound.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Metadata},
     io,
     os::unix::fs::{DirEntryExt, MetadataExt},
@@ -46,6 +46,20 @@ pub(crate) fn listed(dirs: &[PathBuf]) -> io::Result<BTreeMap<PathBuf, u64>> {
         }
     }
     Ok(listed)
+}
+
+/// The entries that are one of these files. Where no file is asked for, nothing is listed.
+pub(super) fn listed_of(dirs: &[PathBuf], inodes: &BTreeSet<u64>) -> io::Result<BTreeMap<PathBuf, u64>> {
+    let mut found = BTreeMap::new();
+    for dir in dirs.iter().filter(|_| !inodes.is_empty()) {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if inodes.contains(&entry.ino()) {
+                found.insert(entry.path(), entry.ino());
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// What a path leads to; `None`: nothing, or a directory.
