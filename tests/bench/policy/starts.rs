@@ -34,6 +34,7 @@ pub fn rules(times: u32, binaries: &Binaries) -> Result<Started> {
     let mut seconds = Vec::new();
     for _ in 0..times {
         clear(&mut setup.node)?;
+        setup.door().until_connects(false, Instant::now())?;
         let begun = Instant::now();
         setup.node.agent.start()?;
         seconds.push(setup.door().until_connects(true, begun)?.as_secs_f64());
@@ -48,6 +49,7 @@ pub fn place(place: &mut Place, times: u32) -> Result<Started> {
     for time in 0..times {
         progress(&format!("{}: start {} of {times}", place.name(), time + 1));
         clear(&mut place.node)?;
+        place.here().until_connects(false, Instant::now())?;
         let begun = Instant::now();
         place.node.agent.start()?;
         let took: Duration = place.here().until_connects(true, begun)?;
@@ -57,7 +59,8 @@ pub fn place(place: &mut Place, times: u32) -> Result<Started> {
     Ok(Started { place: place.name(), seconds: Spread::of(seconds) })
 }
 
-/// Stops the agent and takes away what it left.
+/// Stops the agent and takes away what it left. Packets may meet its programs for a moment yet: the kernel takes them away
+/// once nothing runs them.
 fn clear(node: &mut Node) -> Result<()> {
     node.agent.stop()?;
     let output = node.cleanup()?;
