@@ -113,7 +113,7 @@ impl Population {
                 "name": format!("app{app}-{}", number % OF_AN_APP),
                 "labels": { "app": format!("a{app}"), "tier": (["front", "back", "store"][app % 3]) },
             },
-            "spec": { "nodeName": format!("other{}", number / 110), "containers": [{ "name": "serve" }] },
+            "spec": { "nodeName": format!("other{}", number / 110), "serviceAccountName": "default", "containers": [{ "name": "serve" }] },
             "status": { "podIP": format!("10.{}.{}.{low}", 128 + high / 256, high % 256) },
         })
     }
@@ -128,6 +128,11 @@ impl Population {
         let name = format!("policy-{number}");
         network_policy(&Self::namespace(app), &name, &subject, &[json!({ "from": from, "ports": ports(port) })])
     }
+}
+
+/// The account that pods run as unless they say otherwise.
+pub fn account(namespace: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "namespace": namespace, "name": "default" } })
 }
 
 /// Lets whoever carries `door: open` in to one pod.

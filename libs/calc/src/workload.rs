@@ -50,8 +50,8 @@ pub(crate) fn workloads(world: &World) -> Vec<Workload<'_>> {
 
 /// One pod, with every address that it claims. `None`: it is no workload.
 pub(crate) fn workload<'a>(world: &'a World, id: &PodId) -> Option<Workload<'a>> {
-    let own = |attachment: &&Attachment| attachment.committed && attachment.pod == *id;
-    let attachments: Vec<_> = world.attachments.values().filter(own).collect();
+    let own = world.attached.get(id).into_iter().flatten().filter_map(|id| world.attachments.get(id));
+    let attachments: Vec<_> = own.filter(|attachment| attachment.committed).collect();
     let known = world.pods.get_key_value(id).map(|(id, _)| id);
     let known = known.or_else(|| world.published.get_key_value(id).map(|(id, _)| id));
     join(world, known.or_else(|| attachments.first().map(|attachment| &attachment.pod))?, attachments)

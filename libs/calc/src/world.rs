@@ -36,6 +36,8 @@ pub struct World {
     pub(crate) pools: BTreeMap<String, IpPool>,
     pub(crate) published: BTreeMap<PodId, WorkloadAddress>,
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,
+    /// Attachments of each pod.
+    pub(crate) attached: BTreeMap<PodId, BTreeSet<AttachmentId>>,
     pub(crate) host: BTreeSet<IpAddr>,
     /// This node's own interfaces, with their addresses.
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
@@ -68,6 +70,7 @@ impl World {
             pools: BTreeMap::new(),
             published: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            attached: BTreeMap::new(),
             host: BTreeSet::new(),
             interfaces: BTreeMap::new(),
         }
@@ -170,12 +173,21 @@ impl World {
 
     /// Takes in, or replaces, an attachment of this node. It becomes an endpoint once it is `committed`.
     pub fn attach(&mut self, attachment: Attachment) {
+        self.detach(&attachment.id);
+        self.attached.entry(attachment.pod.clone()).or_default().insert(attachment.id.clone());
         self.attachments.insert(attachment.id.clone(), attachment);
     }
 
     /// Forgets an attachment.
     pub fn detach(&mut self, id: &AttachmentId) -> Option<Attachment> {
-        self.attachments.remove(id)
+        let gone = self.attachments.remove(id)?;
+        if let Some(left) = self.attached.get_mut(&gone.pod) {
+            left.remove(id);
+            if left.is_empty() {
+                self.attached.remove(&gone.pod);
+            }
+        }
+        Some(gone)
     }
 
     /// The addresses this host has now, loopback and link-local ones left out.

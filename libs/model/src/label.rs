@@ -22,3 +22,10 @@ pub const KUBERNETES_NAME: &str = "kubernetes.io/metadata.name";
 pub const NAMESPACE_PREFIX: &str = "pcns.";
 /// Before the labels of a service account.
 pub const ACCOUNT_PREFIX: &str = "pcsa.";
+
+/// Whether a label of this key may be one that nobody has told yet: those of a namespace or service account, and the
+/// account's name. All others are there or not.
+#[must_use]
+pub fn is_inherited(key: &str) -> bool {
+    key == SERVICE_ACCOUNT || key.starts_with(NAMESPACE_PREFIX) || key.starts_with(ACCOUNT_PREFIX)
+}

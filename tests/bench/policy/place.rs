@@ -31,6 +31,7 @@ impl Place {
         cluster.manifest("pools", &::tests::cluster::pools(23, 119))?;
         for name in population.namespaces() {
             cluster.namespace(&name, &[])?;
+            cluster.manifest(&format!("account-{name}"), &manifests::account(&name).to_string())?;
         }
         progress(&format!("{stem}: {} pods, {} policies", population.pods(), population.policies));
         for number in 0..population.pods() {

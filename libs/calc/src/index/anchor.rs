@@ -1,6 +1,6 @@
 //! The anchor of a selector: tags of which an item must carry one for the selector to match it.
 //! In: a selector, and how many items carry which tag. Out: the anchor that fewest items carry.
-//! Invariant: an item with none of an anchor's tags, all of whose labels are known, does not match.
+//! Invariant: an item that is known to have none of an anchor's tags does not match, whatever else is not known of it.
 //! Never: decides a match; it only says who is worth asking (SEL-8).
 
 use super::tags::Tag;
@@ -22,6 +22,8 @@ impl Anchor {
         let label = |key: &String, value: &String| Tag::Label(key.as_str().into(), value.as_str().into());
         match selector {
             Selector::Equals(key, value) => Self::At(vec![label(key, value)]),
+            // Of no value at all: what is not known of the key is in doubt all the same.
+            Selector::In(key, values) if values.is_empty() => Self::At(vec![Tag::Key(key.as_str().into())]),
             Selector::In(key, values) => Self::At(values.iter().map(|value| label(key, value)).collect()),
             Selector::Has(key)
             | Selector::Contains(key, _)

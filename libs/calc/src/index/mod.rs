@@ -7,7 +7,7 @@ mod anchor;
 mod tags;
 
 use anchor::Anchor;
-use model::{LabelView, Selector, Truth};
+use model::{LabelView, Selector, Truth, label::is_inherited};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -41,8 +41,12 @@ pub struct LabelIndex<I, S> {
     tags: Tags<I, S>,
     /// Selectors that may match an item whatever it carries.
     unanchored: BTreeSet<S>,
-    /// Items of which not every label is known: any selector may be in doubt about them.
+    /// Selectors anchored at labels that an item may have though nobody has told them.
+    doubtful: BTreeSet<S>,
+    /// Items of which not every label is known: doubtful selectors are in doubt about them.
     incomplete: BTreeSet<I>,
+    /// Whether a label of this key may be one that nobody has told.
+    may_be_untold: fn(&str) -> bool,
     #[cfg(test)]
     asked: u64,
 }
@@ -69,7 +73,9 @@ impl<I, S> Default for LabelIndex<I, S> {
             selectors: BTreeMap::new(),
             tags: Tags::default(),
             unanchored: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             incomplete: BTreeSet::new(),
+            may_be_untold: is_inherited,
             #[cfg(test)]
             asked: 0,
         }
@@ -123,7 +129,7 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
         }
         let before = self.forget(id).map(|sought| sought.matches).unwrap_or_default();
         let anchor = self.anchor(id, selector);
-        let mut asked = self.worth_being_asked_about(anchor.as_deref());
+        let mut asked = self.worth_being_asked_about(id, anchor.as_deref());
         asked.extend(before);
         self.selectors.insert(id.clone(), Sought { selector: Arc::clone(selector), anchor, matches: BTreeSet::new() });
         asked.into_iter().filter_map(|item| self.compare(item, id, &view)).collect()
@@ -183,17 +189,17 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
 
     /// Selectors that may say something else of an item than "no", or did.
     fn worth_asking(&self, tags: &[TagId], before: &BTreeMap<S, Truth>, complete: bool) -> BTreeSet<S> {
-        if !complete {
-            return self.selectors.keys().cloned().collect();
-        }
+        let doubtful = if complete { None } else { Some(&self.doubtful) };
         let seeking = tags.iter().flat_map(|tag| self.tags.seekers(*tag));
-        seeking.chain(&self.unanchored).chain(before.keys()).cloned().collect()
+        seeking.chain(&self.unanchored).chain(before.keys()).chain(doubtful.into_iter().flatten()).cloned().collect()
     }
 
     /// Items of which a selector with this anchor may say something else than "no".
-    fn worth_being_asked_about(&self, anchor: Option<&[TagId]>) -> BTreeSet<I> {
+    fn worth_being_asked_about(&self, id: &S, anchor: Option<&[TagId]>) -> BTreeSet<I> {
         let Some(tags) = anchor else { return self.items.keys().cloned().collect() };
-        tags.iter().flat_map(|tag| self.tags.carriers(*tag)).chain(&self.incomplete).cloned().collect()
+        let incomplete = self.doubtful.contains(id).then_some(&self.incomplete);
+        let carriers = tags.iter().flat_map(|tag| self.tags.carriers(*tag));
+        carriers.chain(incomplete.into_iter().flatten()).cloned().collect()
     }
 
     /// Chooses where a selector is anchored, and enters it there.
@@ -202,6 +208,9 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
             self.unanchored.insert(id.clone());
             return None;
         };
+        if tags.iter().any(|tag| (self.may_be_untold)(tag.key())) {
+            self.doubtful.insert(id.clone());
+        }
         let enter = |tag| {
             let tag = self.tags.id(tag);
             self.tags.seek(tag, id);
@@ -213,6 +222,7 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
     fn forget(&mut self, id: &S) -> Option<Sought<I>> {
         let sought = self.selectors.remove(id)?;
         self.unanchored.remove(id);
+        self.doubtful.remove(id);
         for tag in sought.anchor.iter().flatten() {
             self.tags.stop_seeking(*tag, id);
         }

@@ -17,6 +17,14 @@ pub(super) enum Tag {
     Key(Arc<str>),
 }
 
+impl Tag {
+    pub(super) fn key(&self) -> &str {
+        match self {
+            Self::Label(key, _) | Self::Key(key) => key,
+        }
+    }
+}
+
 /// The number of a tag while somebody carries or seeks it: items hold many, and cluster-wide most are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TagId(u32);

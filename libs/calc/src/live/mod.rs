@@ -49,6 +49,8 @@ pub struct Live {
     classes: Shared<Class>,
     /// Of policies that have any.
     remarks: BTreeMap<PolicyId, Vec<String>>,
+    /// Endpoints of each local pod.
+    endpoints: BTreeMap<PodId, Vec<AttachmentId>>,
     desired: Desired,
 }
 
@@ -70,6 +72,7 @@ impl Live {
             portless: BTreeSet::new(),
             classes: Shared::default(),
             remarks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             desired: Desired::default(),
         }
     }

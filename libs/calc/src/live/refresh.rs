@@ -128,11 +128,16 @@ impl Live {
     }
 
     fn subject(&mut self, id: &PodId, todo: &mut Todo) {
-        let Self { world, claims, peers, judges, desired, .. } = &mut *self;
+        let Self { world, claims, peers, judges, endpoints, desired, .. } = &mut *self;
         let held = |address: &IpAddr| {
             !world.host.contains(address) && claims.holder(*address).is_some_and(|(pod, _)| pod == id)
         };
-        desired.endpoints.retain(|_, spec| spec.pod != *id);
+        for gone in endpoints.remove(id).into_iter().flatten() {
+            // It may be another pod's by now.
+            if desired.endpoints.get(&gone).is_some_and(|spec| spec.pod == *id) {
+                desired.endpoints.remove(&gone);
+            }
+        }
         let workload = workload(world, id).filter(|workload| !workload.attachments.is_empty());
         let both = workload.as_ref().map(|workload| {
             let addresses: Vec<_> = workload.addresses.keys().copied().filter(held).collect();
@@ -143,6 +148,7 @@ impl Live {
                 held(address) && claims.holder(*address).is_some_and(|(_, endpoint)| endpoint == Some(&attachment.id))
             };
             if let Some(both) = both.clone() {
+                endpoints.entry(id.clone()).or_default().push(attachment.id.clone());
                 desired.endpoints.insert(attachment.id.clone(), endpoint(world, attachment, own, both));
             }
         }
