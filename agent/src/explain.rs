@@ -6,11 +6,12 @@
 use crate::{
     further::{Further, further},
     kernel::Kernel,
+    notes,
     owner::Agent,
 };
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{Question, SOURCE_PORT, StoreError, TwinAnswer, TwinError};
-use model::{Attachment, Direction, PodId, Protocol};
+use model::{Attachment, Direction, Labels, PodId, Protocol};
 use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict};
 use serde::Serialize;
 use serde_json::Value;
@@ -88,6 +89,9 @@ pub struct Explanation {
     policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<u16>,
+    /// What is noted on the rule.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    annotations: Labels,
     /// One sentence.
     why: String,
     /// The Log rules that the packet meets on its way, at either end.
@@ -146,6 +150,8 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail, source_port });
     let outcome = policy::evaluate(&view, &flow);
     let mut explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
+    let decider = decide(&twin, &outcome).decider;
+    explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
     explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
     if let Some(alarm) = &explanation.alarm {
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
@@ -195,6 +201,7 @@ fn compose(
         tier: decision.decider.as_ref().and_then(Decider::tier).map(ToString::to_string),
         policy,
         rule,
+        annotations: Labels::new(),
         why: decision.why,
         logged_by: logged_by(twin),
         kernel: KernelSide {

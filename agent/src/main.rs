@@ -16,6 +16,7 @@ mod journal;
 mod kernel;
 mod lock;
 mod metrics;
+mod notes;
 mod object;
 mod observe;
 mod owner;

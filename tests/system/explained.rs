@@ -58,3 +58,20 @@ fn explain_says_of_a_live_flow_which_rules_let_it_in_and_whether_they_would_now(
         Ok(())
     })
 }
+
+#[test]
+fn cal_39_what_is_noted_on_a_rule_is_shown_with_it() -> Result<()> {
+    story(&["x/a", "x/b"], |s| {
+        let text = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: { namespace: x, name: noted }\n\
+            spec: { selector: pod == 'a', ingress: [{ action: Allow, protocol: UDP }, { action: Deny, metadata: { annotations: { ticket: 'NET-7' } } }] }\n";
+        s.cluster.manifest("noted", text)?;
+        s.wait_probe("x/b", "x/a", Tcp(80), Outcome::Refused)?;
+        let (_, report) = explained(s)?;
+        assert_eq!((&report["rule"], &report["annotations"]), (&json!(1), &json!({"ticket": "NET-7"})), "{report:#}");
+        let shown = s.node.show("policies")?;
+        let noted: Vec<_> =
+            shown.as_array().context("rows")?.iter().filter(|row| !row["annotations"].is_null()).collect();
+        assert!(noted.len() == 1 && noted[0]["rule"] == 1 && noted[0]["annotations"]["ticket"] == "NET-7", "{shown:#}");
+        Ok(())
+    })
+}

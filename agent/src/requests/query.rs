@@ -4,7 +4,7 @@
 //! Never: changes anything.
 
 use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault};
-use crate::{explain, kernel::Kernel, owner::Agent, trial};
+use crate::{explain, kernel::Kernel, notes, owner::Agent, trial};
 use cni::protocol::{Answer, Query, Reply};
 use model::AttachmentId;
 use serde_json::{Value, json};
@@ -17,7 +17,13 @@ const LIMITED_AFTER: Duration = Duration::from_secs(10);
 pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
     let report = match question {
         Query::Show { table } if table == "status" => state(agent),
-        Query::Show { table } => agent.kernel.report(table).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?,
+        Query::Show { table } => {
+            let mut rows = agent.kernel.report(table).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?;
+            if ["policies", "staged"].contains(&table.as_str()) {
+                notes::annotate(&agent.world, &mut rows);
+            }
+            rows
+        }
         Query::Explain { from, to, port, protocol } => {
             let asked = explain::Asked { from, to, port: *port, protocol };
             explain::explain(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?

@@ -124,6 +124,7 @@ impl<'a> Reporter<'a> {
                 "policy": policies.join(", "),
                 "tier": decider.tier().map(ToString::to_string),
                 "direction": decider.direction().to_string(),
+                "rule": decider.place(),
                 "decides": decider.to_string(),
                 "judged": hits.iter().map(judged).sum::<Result<u64, _>>()?,
                 "hit": hits.first(),

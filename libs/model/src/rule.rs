@@ -3,7 +3,7 @@
 //! Invariant: a test that is absent holds for every packet; one that is given and has no entries holds for none.
 //! Never: holds addresses of pods; a selector names them.
 
-use crate::{Cidr, Family, PortName, PortRange, Protocol, Selector, ServiceId};
+use crate::{Cidr, Family, Labels, PortName, PortRange, Protocol, Selector, ServiceId};
 
 /// What a rule does with what it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +80,8 @@ pub struct Rule {
     pub destination: EntityMatch,
     /// Ingress: whoever sends is an endpoint of this service. Egress: it is sent to one, at one of the service's ports (CAL-36).
     pub service: Option<ServiceId>,
+    /// What its writer noted on it (`metadata.annotations`): shown with the rule, and never asked (CAL-39).
+    pub annotations: Labels,
     /// Why the rule could not be read. An unreadable allow matches nothing, an unreadable deny or pass refuses everything
     /// (CNP-10, CAL-18).
     pub unreadable: Option<String>,
@@ -100,6 +102,7 @@ impl Rule {
             source: EntityMatch::default(),
             destination: EntityMatch::default(),
             service: None,
+            annotations: Labels::new(),
             unreadable: None,
         }
     }

@@ -143,6 +143,7 @@ fn tests(rule: &Rule) -> Vec<Test> {
         source,
         destination,
         service,
+        annotations: _,
         unreadable: _,
     } = rule;
     let bare = || Rule::new(*place, *action);

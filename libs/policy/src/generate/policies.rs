@@ -5,7 +5,7 @@
 
 use super::{Dice, ESP, IGMP, LABEL_VALUES, NAMESPACES, PORT_NAMES, PORTS, TIERS, pod_v4, pod_v6, strangers};
 use model::{
-    Action, Cidr, EntityMatch, Family, IcmpMatch, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind,
+    Action, Cidr, EntityMatch, Family, IcmpMatch, Labels, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind,
     PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, ServiceId, Stage, TierName,
 };
 use std::collections::BTreeMap;
@@ -140,6 +140,7 @@ impl Dice {
             source: self.entity(true),
             destination: self.entity(false),
             service: self.maybe(10, Self::service),
+            annotations: Labels::new(),
             unreadable: self.unreadable(),
         }
     }

@@ -7,7 +7,7 @@ use super::{
     super::field::{InvalidField, read_at},
     entity, service,
 };
-use model::{Action, Direction, Family, IcmpMatch, NamespaceName, PortMatch, Protocol, Rule};
+use model::{Action, Direction, Family, IcmpMatch, Labels, NamespaceName, PortMatch, Protocol, Rule};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,8 +25,12 @@ struct Written {
     source: Option<Value>,
     destination: Option<Value>,
     http: Option<Value>,
-    #[serde(rename = "metadata")]
-    _metadata: Option<Value>,
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    annotations: Option<Labels>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +101,7 @@ fn rule(
         source: entity::convert(&field("source"), written.source.as_ref(), namespace)?,
         destination: entity::convert(&field("destination"), written.destination.as_ref(), namespace)?,
         service: service::convert(path, direction, value, namespace)?,
+        annotations: written.metadata.and_then(|metadata| metadata.annotations).unwrap_or_default(),
         ..bare
     };
     ports_have_a_protocol(path, &rule)?;

@@ -608,3 +608,11 @@ fn sel_9_a_profile_has_labels_to_apply() {
     assert!(refusal(&object(API, "Profile", "{name: a}", "{labelsToApply: {a: 1}}")).contains("labelsToApply"));
     assert!(refusal(&object(API, "Profile", "{name: a}", "{tags: [b]}")).starts_with("spec"));
 }
+
+#[test]
+fn cal_39_what_is_noted_on_a_rule_is_kept_and_asks_nothing() {
+    let noted = "{action: Deny, metadata: {annotations: {ticket: NET-7}}}";
+    let (policy, _) = policy(&global(&format!("ingress: [{noted}, {{action: Deny}}]")));
+    assert_eq!(policy.ingress[0].annotations.get("ticket").map(String::as_str), Some("NET-7"));
+    assert_eq!(said::rules(&policy.ingress), ["0: Deny", "1: Deny"]);
+}
