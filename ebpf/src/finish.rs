@@ -5,11 +5,11 @@
 
 use abi::DropReason;
 use abi::answer::{Answer, Outcome};
-use abi::endpoint::{NODE_REFUSES_WORKLOADS, SLOT_HOST};
+use abi::endpoint::{NODE_REFUSES_WORKLOADS, NODE_REJECTS, SLOT_HOST};
 use abi::handover;
 use aya_ebpf::programs::TcContext;
-use ebpf::forward::{Hop, Kind, Stop};
-use ebpf::tables::Tables;
+use ebpf::forward::{self, Hop, Kind, Stop};
+use ebpf::tables::{Frame as _, Tables};
 use ebpf::walk::{Hook, State, Verdict, walk};
 
 use crate::complain::complain;
@@ -32,7 +32,10 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     if DRY {
         return answer(skb, state, verdict.and_then(|verdict| outcome(skb, hook, verdict, state, arrival.ifindex)));
     }
-    match verdict.map_err(Stop::from).and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex)) {
+    match verdict
+        .map_err(|reason| stopped(skb, reason))
+        .and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex))
+    {
         Ok(action) => action,
         Err(Stop { kind: Kind::Drop, word: reason }) => {
             #[cfg(feature = "log")]
@@ -40,7 +43,7 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
             count_drop(state.slot, reason);
             SHOT
         }
-        Err(stop) => complain(skb, hook, stop, arrival.ifindex),
+        Err(stop) => complain(skb, hook, stop),
     }
 }
 
@@ -65,7 +68,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
                 skb.leave(handover::to_cb(state.generation));
             }
             if route.is_here() && refuses_workloads() {
-                return Err(DropReason::EndpointToHost.into());
+                return Err(stopped(skb, DropReason::EndpointToHost));
             }
             send::leave(skb, &state.packet, &route)
         }
@@ -76,10 +79,23 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
     }
 }
 
+/// What becomes of a packet that was refused for this reason. The verifier then goes on once, not once for each.
+#[inline(always)]
+fn stopped(skb: Skb, reason: DropReason) -> Stop {
+    let word = skb.unknown(reason as u32);
+    let told = forward::is_by_rules(word) && node_says(NODE_REJECTS);
+    Stop { kind: if told { Kind::Refused } else { Kind::Drop }, word }
+}
+
 /// Whether this node takes nothing from pods: at an address of which the tables do not know that it is the node's as well.
 #[inline(always)]
 fn refuses_workloads() -> bool {
-    Kernel::<true>.endpoint(SLOT_HOST).is_none_or(|node| node.flags & NODE_REFUSES_WORKLOADS != 0)
+    node_says(NODE_REFUSES_WORKLOADS)
+}
+
+#[inline(always)]
+fn node_says(flag: u16) -> bool {
+    Kernel::<true>.endpoint(SLOT_HOST).is_some_and(|node| node.flags & flag != 0)
 }
 
 /// Says where a verdict would send the packet.

@@ -22,6 +22,8 @@ pub enum Kind {
     Unreachable,
     /// That the way is closed.
     Prohibited,
+    /// That rules refuse it; the word is the reason.
+    Refused,
 }
 
 /// Why a packet is not forwarded. Two numbers, each always written: of what a variant leaves open, the compiler makes
@@ -50,7 +52,7 @@ impl Stop {
     #[must_use]
     pub fn reason(self) -> DropReason {
         match self.kind {
-            Kind::Drop => DropReason::from_number(self.word).unwrap_or(DropReason::TableCorrupt),
+            Kind::Drop | Kind::Refused => DropReason::from_number(self.word).unwrap_or(DropReason::TableCorrupt),
             Kind::Expired => Fault::Expired.reason(),
             Kind::TooBig => Fault::TooBig(0).reason(),
             Kind::Unreachable | Kind::Prohibited => Fault::Prohibited.reason(),
@@ -63,6 +65,18 @@ impl From<DropReason> for Stop {
     fn from(reason: DropReason) -> Self {
         Self { kind: Kind::Drop, word: reason as u32 }
     }
+}
+
+/// Whether rules refused a packet for the reason of this number, as opposed to what it is or claims to be.
+#[inline(always)]
+#[must_use]
+pub const fn is_by_rules(reason: u32) -> bool {
+    const RULES: u32 = 1 << DropReason::EgressPolicy as u32
+        | 1 << DropReason::IngressPolicy as u32
+        | 1 << DropReason::FlowRefused as u32
+        | 1 << DropReason::HostEndpoint as u32
+        | 1 << DropReason::EndpointToHost as u32;
+    RULES >> (reason & 31) & 1 != 0
 }
 
 /// How a packet leaves by the routing table.

@@ -5,7 +5,7 @@
 
 use abi::conntrack::zone_of;
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::{DropReason, Endpoint, SpanKind};
+use abi::{DropReason, Endpoint, SpanKind, handover};
 
 use crate::antispoof::is_group;
 use crate::conntrack::{self, Currency, Opening, Tracked};
@@ -50,6 +50,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if !forwarded && (neighbour::is_discovery(&state.packet) || neighbour::is_listener(&state.packet)) {
             return Ok(Verdict::Untouched);
         }
+        if self.is_answer(state) {
+            return Ok(Verdict::Untouched);
+        }
         let place = self.place(state, gate, forwarded)?;
         let untracked = !self.is_open(state, (gate.own.layers.untracked, self.side()))?;
         if place.open && !untracked {
@@ -57,7 +60,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         fragment::resolve(self.tables, &mut state.packet, &mut state.fragment)?;
         if !(untracked && self.passes_untracked(state, gate)?) && !place.open {
-            self.passes_tracked(state, gate, place.layer)?;
+            // Which layer it is, the verifier need not know in all that follows.
+            self.passes_tracked(state, gate, self.frame.unknown(place.layer))?;
         }
         fragment::remember(self.tables, &state.packet, &mut state.fragment);
         Ok(Verdict::Through)
@@ -108,6 +112,20 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(false);
         }
         Ok(self.end_of(state, &state.packet.destination)?.slot != SLOT_HOST)
+    }
+
+    /// Whether a packet is what a program says of one that was refused here: back out by the interface it came in by, where
+    /// its gate has judged whatever it was before; or to the node itself. Nobody who can make one so gains more than a RST.
+    #[inline(always)]
+    fn is_answer(&self, state: &State) -> bool {
+        let packet = &state.packet;
+        let says_no = icmp::is_error(packet) || (packet.protocol == protocol::TCP && packet.tcp_flags & tcp::RST != 0);
+        let arrival = self.arrival;
+        let ours = match self.hook {
+            Hook::ToHostEndpoint => arrival.ingress_ifindex == arrival.ifindex,
+            _ => arrival.handed[0] == handover::ANSWER && !arrival.foreign,
+        };
+        says_no && ours
     }
 
     /// The layer a packet belongs to. One that the node forwards under an address of its own, which somebody put there in

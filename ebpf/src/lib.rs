@@ -37,6 +37,7 @@ mod passage;
 pub mod policy;
 mod promote;
 pub mod recent;
+pub mod reset;
 #[cfg(any(test, feature = "fake"))]
 pub mod shelf;
 #[cfg(test)]

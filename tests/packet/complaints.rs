@@ -22,7 +22,7 @@ fn scenario() -> Scenario {
     Scenario::default().pod(CLIENT, "client").pod(DB, "db").policy(alone)
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -31,9 +31,9 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 /// What an ICMP message of each family begins with: type, code, and the word behind the checksum.
 #[derive(Clone, Copy)]
-struct Kind {
-    v4: (u8, u8, u32),
-    v6: (u8, u8, u32),
+pub struct Kind {
+    pub v4: (u8, u8, u32),
+    pub v6: (u8, u8, u32),
 }
 
 const EXPIRED: Kind = Kind { v4: (11, 0, 0), v6: (3, 0, 0) };
@@ -43,7 +43,7 @@ fn too_big(mtu: u32) -> Kind {
 }
 
 /// `error` tells `to` of `kind` about `sent`, whole or as much of it as an error may quote.
-fn tells(family: Family, error: &[u8], to: Actor, kind: Kind, sent: &[u8]) -> Result<(), String> {
+pub fn tells(family: Family, error: &[u8], to: Actor, kind: Kind, sent: &[u8]) -> Result<(), String> {
     let (header, most) = if family == Family::V4 { (20, 576) } else { (40, 1280) };
     let packet = error.get(14..).ok_or("shorter than an Ethernet header")?;
     let quote = &sent[14..];

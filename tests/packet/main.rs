@@ -23,6 +23,7 @@ mod paths;
 mod policies;
 mod port;
 mod receiving;
+mod rejects;
 mod revisions;
 mod scenario;
 mod sizes;

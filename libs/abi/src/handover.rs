@@ -6,6 +6,9 @@
 /// In `cb[0]`: `cb[1]` is the low half of a generation.
 pub const MAGIC: u32 = 0x746f_7274;
 
+/// In `cb[0]`: an answer that a program gives to the node itself, about a packet that did not leave.
+pub const ANSWER: u32 = 0x746f_7261;
+
 /// The words that hand a generation on.
 #[inline(always)]
 #[must_use]
