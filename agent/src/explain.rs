@@ -10,7 +10,7 @@ use crate::{
     owner::Agent,
 };
 use abi::{DropReason, Outcome as Fate};
-use dataplane::{Question, SOURCE_PORT, StoreError, TwinAnswer, TwinError};
+use dataplane::{GateAnswer, Origin, Question, SOURCE_PORT, StoreError, TwinAnswer, TwinError};
 use model::{Attachment, Direction, Labels, PodId, Protocol};
 use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict};
 use serde::Serialize;
@@ -44,6 +44,12 @@ pub enum ExplainError {
     /// The protocol has no such name.
     #[error(transparent)]
     Protocol(#[from] model::net::InvalidNet),
+    /// No common family.
+    #[error("{0} has no address of the sender's family")]
+    NoCommonFamily(String),
+    /// This host does not know how to get there.
+    #[error("this host has no route to {0}")]
+    NoWay(IpAddr),
     /// No common family.
     #[error("{from} and {to} have no address family in common")]
     Family {
@@ -117,6 +123,9 @@ struct KernelSide {
     egress: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ingress: Option<String>,
+    /// What host endpoints on the way said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gates: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -139,13 +148,9 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     if local.0.is_none() && local.1.is_none() {
         return Err(ExplainError::Elsewhere { from: asked.from.clone(), to: asked.to.to_owned() });
     }
-    let detail = match protocol {
-        Protocol::ICMP | Protocol::ICMPV6 => asked.port << 8,
-        protocol if protocol.has_ports() => asked.port,
-        _ => 0,
-    };
-    let source_port = if protocol.has_ports() { SOURCE_PORT } else { 0 };
-    let from = local.0.map(|known| known.id.clone());
+    let detail = detail(protocol, asked.port);
+    let source_port = source_port(protocol);
+    let from = local.0.map_or(Origin::Outside(None), |known| Origin::Pod(known.id.clone()));
     let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail, source_port })?;
     let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail, source_port });
     let outcome = policy::evaluate(&view, &flow);
@@ -157,6 +162,20 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
     }
     Ok(serde_json::to_value(explanation).expect("strings and numbers are always JSON"))
+}
+
+/// What rules see of a port: for ICMP it is the type.
+pub fn detail(protocol: Protocol, port: u16) -> u16 {
+    match protocol {
+        Protocol::ICMP | Protocol::ICMPV6 => port << 8,
+        protocol if protocol.has_ports() => port,
+        _ => 0,
+    }
+}
+
+/// The source port a question is asked with.
+pub fn source_port(protocol: Protocol) -> u16 {
+    if protocol.has_ports() { SOURCE_PORT } else { 0 }
 }
 
 /// The first pair of addresses of one family.
@@ -210,6 +229,7 @@ fn compose(
             tracked: twin.answer.tracked,
             egress: twin.egress.as_ref().map(|hit| hit.decider.to_string()),
             ingress: twin.ingress.as_ref().map(|hit| hit.decider.to_string()),
+            gates: twin.gates.iter().map(by_gate).collect(),
         },
         further: Further::default(),
         evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress) },
@@ -235,6 +255,9 @@ fn decide(twin: &TwinAnswer, outcome: &Outcome) -> Decision {
     let by = |decider: &Option<Decider>, otherwise: &str| {
         decider.as_ref().map_or_else(|| otherwise.to_owned(), ToString::to_string)
     };
+    if let Some(gate) = twin.refusing() {
+        return refused(Some(gate.direction), gate.decider.clone(), by_gate(gate));
+    }
     let decider = |hit: &Option<Hit>| hit.as_ref().map(|hit| hit.decider.clone());
     let (egress, ingress) = (decider(&twin.egress), decider(&twin.ingress));
     match twin.answer.outcome {
@@ -257,6 +280,17 @@ fn decide(twin: &TwinAnswer, outcome: &Outcome) -> Decision {
             Decision { verdict: Verdict::Allow, direction, decider, why }
         }
     }
+}
+
+/// What a host endpoint says, and by which rule.
+pub fn by_gate(gate: &GateAnswer) -> String {
+    let GateAnswer { interface, name, direction, answer, decider } = gate;
+    let said = match answer.outcome {
+        Fate::Drop(reason) => reason.as_str(),
+        _ => "lets it through",
+    };
+    let rule = decider.as_ref().map_or_else(String::new, |decider| format!(" ({decider})"));
+    format!("host endpoint {name} on {interface}, {direction}: {said}{rule}")
 }
 
 /// This node lets it out; the evaluator knows that the other end's node will not let it in.
@@ -348,7 +382,7 @@ mod tests {
         let answer =
             Answer { outcome, egress_hit: hit(&egress), ingress_hit: hit(&ingress), tracked: false, generation: 3 };
         let meaning = |decider: Option<Decider>| decider.map(|decider| Hit::new(Verdict::Allow, decider));
-        TwinAnswer { answer, egress: meaning(egress), ingress: meaning(ingress) }
+        TwinAnswer { answer, egress: meaning(egress), ingress: meaning(ingress), gates: Vec::new() }
     }
 
     fn judged(verdict: Verdict, decider: Decider) -> Option<Judgement> {

@@ -20,6 +20,7 @@ mod notes;
 mod object;
 mod observe;
 mod owner;
+mod passage;
 mod requests;
 mod run;
 mod serve;
@@ -31,7 +32,7 @@ use cni::protocol::Query;
 use config::{BPFFS, Config, LogFormat, SOCKET, STATE_DIR, Settings};
 use model::PodId;
 use show::Output;
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 /// Tortie: pod networking and network policy by eBPF.
 #[derive(Parser)]
@@ -54,16 +55,16 @@ enum Command {
     /// Show what the running agent knows and what the kernel's tables hold
     Show {
         /// The table
-        #[arg(value_parser = ["status", "endpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"])]
+        #[arg(value_parser = ["status", "endpoints", "hostendpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"])]
         table: String,
         #[command(flatten)]
         answer: AnswerArgs,
     },
     /// Say whether a connection would pass, and by which rule: exit 0 allowed, 1 refused, 2 no answer
     Explain {
-        /// The sending pod, as NAMESPACE/POD
-        #[arg(long, value_parser = pod)]
-        from: PodId,
+        /// The sender: NAMESPACE/POD, `host` for this node itself, or an address outside
+        #[arg(long, value_parser = sender)]
+        from: Sender,
         /// The receiver: NAMESPACE/POD or an address
         #[arg(long)]
         to: String,
@@ -125,10 +126,22 @@ struct AnswerArgs {
     output: Output,
 }
 
-fn pod(text: &str) -> Result<PodId, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(PodId::new(namespace, name)),
-        _ => Err("write it as NAMESPACE/POD".to_owned()),
+/// Who sends.
+#[derive(Clone, Debug)]
+enum Sender {
+    Pod(PodId),
+    Host,
+    Outside(IpAddr),
+}
+
+fn sender(text: &str) -> Result<Sender, String> {
+    match (text.split_once('/'), text.parse()) {
+        (Some((namespace, name)), _) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(Sender::Pod(PodId::new(namespace, name)))
+        }
+        (None, Ok(address)) => Ok(Sender::Outside(address)),
+        (None, Err(_)) if text == "host" => Ok(Sender::Host),
+        _ => Err("write it as NAMESPACE/POD, as an address, or as host".to_owned()),
     }
 }
 
@@ -136,8 +149,13 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config, settings } => run(config.as_deref(), *settings),
         Command::Show { table, answer } => show(&Query::Show { table }, &answer),
-        Command::Explain { from, to, port, proto, answer } => {
-            explain(&Query::Explain { from, to, port, protocol: proto }, &answer)
+        Command::Explain { from, to, port, proto: protocol, answer } => {
+            let question = match from {
+                Sender::Pod(from) => Query::Explain { from, to, port, protocol },
+                Sender::Host => Query::ExplainHost { from: None, to, port, protocol },
+                Sender::Outside(from) => Query::ExplainHost { from: Some(from), to, port, protocol },
+            };
+            explain(&question, &answer)
         }
         Command::Policy { command: PolicyCommand::Test { files, delete, datastore, answer } } => {
             match test(&files, delete, datastore, &answer) {

@@ -1,22 +1,54 @@
 //! What this host is, as the kernel says: its addresses, its uplink, its interfaces.
-//! In: netlink. Out: sets of addresses, as they change; a word when something else changed that pods depend on.
-//! Invariant: a change that was missed is found again, because every change of addresses lists them all anew.
-//! Never: decides what a change means; counts loopback and link-local addresses.
+//! In: netlink. Out: addresses and interfaces, as they change; a word when something else changed that pods depend on.
+//! Invariant: a change that was missed is found again, because every change of addresses or interfaces lists them all anew.
+//! Never: decides what a change means; counts loopback and link-local addresses, or the interfaces of pods.
 
-use model::Cidr;
+use dataplane::is_pods;
+use model::{Cidr, IfaceName};
 use netlink::{
-    Error, Link, MAIN_TABLE, Route, Socket,
+    Error, LOOPBACK, Link, MAIN_TABLE, Route, Socket,
     watch::{Event, Watch},
 };
-use std::{collections::BTreeSet, net::IpAddr, thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    thread,
+    time::Duration,
+};
 
 /// After a failure of netlink, before the next try.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The addresses of this host that others may use.
-pub fn addresses(socket: &mut Socket) -> Result<BTreeSet<IpAddr>, Error> {
-    let listed = socket.addresses()?;
-    Ok(listed.into_iter().filter(|address| address.global && counts(address.address)).map(|a| a.address).collect())
+/// What this host has of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Addresses that others may use.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Interfaces that a host endpoint may mean, with those of their addresses.
+    pub interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
+}
+
+/// Asks the kernel.
+pub fn host(socket: &mut Socket) -> Result<Host, Error> {
+    let mut interfaces = BTreeMap::new();
+    let mut names = BTreeMap::new();
+    for link in socket.links()?.into_iter().filter(is_own) {
+        names.insert(link.index, link.name.clone());
+        interfaces.insert(link.name, BTreeSet::new());
+    }
+    let listed = socket.addresses()?.into_iter().filter(|address| address.global && counts(address.address));
+    let mut addresses = BTreeSet::new();
+    for address in listed {
+        addresses.insert(address.address);
+        let own = names.get(&address.interface).and_then(|name| interfaces.get_mut(name));
+        own.into_iter().for_each(|own: &mut BTreeSet<IpAddr>| own.extend([address.address]));
+    }
+    Ok(Host { addresses, interfaces })
+}
+
+/// Whether a link is one of the node's own, to which traffic comes from elsewhere.
+fn is_own(link: &Link) -> bool {
+    link.index != LOOPBACK && !is_pods(link)
 }
 
 fn counts(address: IpAddr) -> bool {
@@ -44,13 +76,14 @@ pub fn uplink(socket: &mut Socket) -> Result<Option<Link>, Error> {
 
 /// What `watch` tells.
 pub enum Change {
-    /// The host's addresses are these now.
-    Addresses(BTreeSet<IpAddr>),
+    /// The host's addresses and interfaces are these now.
+    Host(Host),
     /// A link, route, neighbour or queueing discipline changed, perhaps one of ours.
     Network,
 }
 
-/// Tells `changed` the host's addresses whenever they change, and of every other change; ends when it answers false.
+/// Tells `changed` the host's addresses and interfaces whenever they change, and of every other change; ends when it answers
+/// false.
 pub fn watch(mut changed: impl FnMut(Change) -> bool + Send + 'static) -> std::io::Result<()> {
     let run = move || {
         let mut last = None;
@@ -68,30 +101,32 @@ pub fn watch(mut changed: impl FnMut(Change) -> bool + Send + 'static) -> std::i
 }
 
 /// Listens first, then lists: what changes in between is not missed.
-fn follow(last: &mut Option<BTreeSet<IpAddr>>, changed: &mut impl FnMut(Change) -> bool) -> Result<(), Error> {
+fn follow(last: &mut Option<Host>, changed: &mut impl FnMut(Change) -> bool) -> Result<(), Error> {
     let mut events = Watch::open()?;
     let mut socket = Socket::open()?;
     loop {
-        let now = addresses(&mut socket)?;
+        let now = host(&mut socket)?;
         if last.as_ref() != Some(&now) {
             *last = Some(now.clone());
-            if !changed(Change::Addresses(now)) {
+            if !changed(Change::Host(now.clone())) {
                 return Ok(());
             }
         }
-        if !until_address(&mut events, changed)? {
+        if !until_changed(&mut events, &now, changed)? {
             return Ok(());
         }
     }
 }
 
 /// Whether to go on.
-fn until_address(events: &mut Watch, changed: &mut impl FnMut(Change) -> bool) -> Result<bool, Error> {
+fn until_changed(events: &mut Watch, host: &Host, changed: &mut impl FnMut(Change) -> bool) -> Result<bool, Error> {
     for event in events {
         match event? {
             Event::Address(_) | Event::AddressGone(_) => return Ok(true),
             Event::Lost => return Ok(changed(Change::Network)),
             event if is_of_interest(&event) && !changed(Change::Network) => return Ok(false),
+            Event::Link(link) if is_own(&link) && !host.interfaces.contains_key(&link.name) => return Ok(true),
+            Event::LinkGone(link) if host.interfaces.contains_key(&link.name) => return Ok(true),
             _ => {}
         }
     }

@@ -10,6 +10,7 @@ use crate::{
     journal::Journal,
     kernel::Kernel,
     metrics::{Metrics, NodeState},
+    observe::Host,
     requests,
 };
 use calc::{Live, World};
@@ -19,7 +20,6 @@ use datastore::Batch;
 use model::{Attachment, AttachmentId, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::PathBuf,
     sync::mpsc::SyncSender,
     time::{Duration, Instant},
@@ -36,8 +36,8 @@ const UPGRADE: Duration = Duration::from_millis(50);
 pub enum Event {
     /// The datastore says.
     Updates(Batch),
-    /// The host's addresses are these now.
-    HostAddresses(BTreeSet<IpAddr>),
+    /// The host's addresses and interfaces are these now.
+    Host(Host),
     /// Something of the host's network changed that pods depend on: look soon.
     Look,
     /// Somebody asks on the socket.
@@ -181,8 +181,9 @@ impl<K: Kernel> Agent<K> {
         for event in events {
             match event {
                 Event::Updates(batch) => self.learn(batch),
-                Event::HostAddresses(addresses) => {
+                Event::Host(Host { addresses, interfaces }) => {
                     self.world.set_host_addresses(addresses);
+                    self.world.set_host_interfaces(interfaces);
                     self.changed = true;
                 }
                 Event::Ask(ask) => asks.push(ask),

@@ -63,13 +63,13 @@ pub fn run(config: &Config) -> Result<()> {
     let (owner, events) = sync_channel(QUEUE);
     let (store, updates) = FileStore::open(&config.datastore, Some(&config.state_dir.join(LAST_GOOD)))?;
     agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
-    agent.take(vec![Event::HostAddresses(observe::addresses(&mut netlink)?)]);
+    agent.take(vec![Event::Host(observe::host(&mut netlink)?)]);
     forward(updates, owner.clone())?;
     observe::watch({
         let owner = owner.clone();
         move |change| {
             let event = match change {
-                Change::Addresses(addresses) => Event::HostAddresses(addresses),
+                Change::Host(host) => Event::Host(host),
                 Change::Network => Event::Look,
             };
             owner.send(event).is_ok()

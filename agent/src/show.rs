@@ -18,7 +18,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
-const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod interface addresses inForce policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
+const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod hostEndpoint interface layer addresses inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
     sourcePort sourcePod destination destinationPort destinationPod state direction judged decides annotations \
     reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
@@ -185,7 +185,7 @@ pub fn sentences(report: &Value) -> String {
     };
     let mut lines = vec![format!(
         "{} ({}) -> {receiver} {} {}: {}",
-        ["/from/namespace", "/from/name"].map(name).join("/"),
+        report["from"].as_str().map_or_else(|| ["/from/namespace", "/from/name"].map(name).join("/"), str::to_owned),
         name("/source"),
         name("/protocol"),
         name("/port"),
@@ -200,6 +200,7 @@ pub fn sentences(report: &Value) -> String {
         ("kernel", "/kernel/outcome"),
         ("  egress", "/kernel/egress"),
         ("  ingress", "/kernel/ingress"),
+        ("  gates", "/kernel/gates"),
         ("evaluator egress", "/evaluator/egress"),
         ("evaluator ingress", "/evaluator/ingress"),
         ("ALARM", "/ALARM"),

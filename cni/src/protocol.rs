@@ -157,6 +157,17 @@ pub enum Query {
         /// Protocol name or number.
         protocol: String,
     },
+    /// `tortie explain` of what passes this node's own interfaces.
+    ExplainHost {
+        /// An address outside; `None`: this node itself.
+        from: Option<IpAddr>,
+        /// `namespace/pod` or an address.
+        to: String,
+        /// Destination port (for ICMP: type).
+        port: u16,
+        /// Protocol name or number.
+        protocol: String,
+    },
     /// `tortie policy test`: what would change, and nothing is.
     Test {
         /// Manifests.

@@ -10,7 +10,7 @@ use crate::{
     table::Action,
 };
 use calc::World;
-use dataplane::Question;
+use dataplane::{Origin, Question};
 use model::{
     Attachment, AttachmentId, IfaceName, Mac, NamedPort, Namespace, NodeName, Pod, Protocol, Resource, ServiceAccount,
     Update,
@@ -125,7 +125,7 @@ fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
 }
 
 fn question(flow: &Flow, place: Place) -> Question {
-    let from = if let Place::Pod(sender) = place { Some(id(sender)) } else { None };
+    let from = if let Place::Pod(sender) = place { Origin::Pod(id(sender)) } else { Origin::Outside(None) };
     let Flow { source, destination, protocol, detail, source_port } = *flow;
     Question { from, source, destination, protocol, detail, source_port }
 }

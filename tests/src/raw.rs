@@ -43,8 +43,11 @@ impl RawSocket {
     }
 
     fn send(&self, to: IpAddr, payload: &[u8]) -> Result<()> {
-        sendto(&self.fd, payload, SendFlags::empty(), &SocketAddr::new(to, 0)).context("sending a raw packet")?;
-        Ok(())
+        match sendto(&self.fd, payload, SendFlags::empty(), &SocketAddr::new(to, 0)) {
+            // Dropped on its way out, which a raw socket is told: it meets the same silence as one that is dropped later.
+            Ok(_) | Err(rustix::io::Errno::NOBUFS) => Ok(()),
+            Err(error) => Err(error).context("sending a raw packet"),
+        }
     }
 
     /// The next packet's source and payload, without the IP header; `None` if none came in time.

@@ -50,7 +50,7 @@ fn network(namespace: &NetNs) -> Result<String> {
 }
 
 /// Names of the programs on each interface of `namespace`, by TCX and by clsact, and the clsacts, asked of the kernel.
-fn attached(namespace: &NetNs) -> Result<Vec<String>> {
+pub fn attached(namespace: &NetNs) -> Result<Vec<String>> {
     let links = namespace.ip_json("link show")?;
     let names: Vec<_> = links.as_array().context("no links")?.iter().filter_map(|l| l["ifname"].as_str()).collect();
     namespace.inside(|| {

@@ -50,7 +50,7 @@ fn repaired(s: &Story, kind: &str) -> Result<u64> {
 }
 
 /// Does harm, and waits until the agent says that it mended something of this kind.
-fn harm(s: &Story, kind: &str, what: &str, hand: impl FnOnce(&Story) -> Result<()>) -> Result<()> {
+pub fn harm(s: &Story, kind: &str, what: &str, hand: impl FnOnce(&Story) -> Result<()>) -> Result<()> {
     let before = repaired(s, kind)?;
     hand(s).with_context(|| what.to_owned())?;
     let begin = Instant::now();
@@ -64,7 +64,7 @@ fn cali<'a>(s: &'a Story, pod: &str) -> Result<&'a str> {
     Ok(s.pod(pod)?.host_interface())
 }
 
-fn index(s: &Story, interface: &str) -> Result<u32> {
+pub fn index(s: &Story, interface: &str) -> Result<u32> {
     let links = s.node.namespace().ip_json(&format!("link show dev {interface}"))?;
     links[0]["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok()).context("an interface without index")
 }
@@ -110,11 +110,11 @@ fn routes_neighbours_links_and_settings_that_others_change_are_put_back() -> Res
     })
 }
 
-fn pin(s: &Story, interface: &str, program: &str) -> Result<PathBuf> {
+pub fn pin(s: &Story, interface: &str, program: &str) -> Result<PathBuf> {
     Ok(s.node.bpffs().join("links").join(format!("{}-{program}", index(s, interface)?)))
 }
 
-fn detach(pin: &Path) -> Result<()> {
+pub fn detach(pin: &Path) -> Result<()> {
     // A pod's programs are moved to links some time after it came.
     wait_until("the program is attached by a link", PATIENCE, || Ok(pin.exists()))?;
     netns::run(Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin)).map(drop)

@@ -4,7 +4,7 @@
 //! Never: changes anything.
 
 use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault};
-use crate::{explain, kernel::Kernel, notes, owner::Agent, trial};
+use crate::{explain, kernel::Kernel, notes, owner::Agent, passage, trial};
 use cni::protocol::{Answer, Query, Reply};
 use model::AttachmentId;
 use serde_json::{Value, json};
@@ -23,6 +23,10 @@ pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
                 notes::annotate(&agent.world, &mut rows);
             }
             rows
+        }
+        Query::ExplainHost { from, to, port, protocol } => {
+            let asked = passage::Asked { from: *from, to, port: *port, protocol };
+            passage::explain(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
         }
         Query::Explain { from, to, port, protocol } => {
             let asked = explain::Asked { from, to, port: *port, protocol };

@@ -462,7 +462,10 @@ fn cni_23_addresses_of_another_ipam_come_with_the_commit_and_the_same_answer_is_
 fn an_address_of_another_ipam_that_somebody_has_is_refused_by_the_holders_name() {
     let mut bench = Bench::new();
     let ours = bench.attached("c1", "a").addresses[0].to_string();
-    bench.agent.take(vec![Event::HostAddresses(["192.0.2.1".parse().expect("an address")].into())]);
+    let addresses = ["192.0.2.1".parse().expect("an address")].into();
+    bench
+        .agent
+        .take(vec![Event::Host(crate::observe::Host { addresses, interfaces: std::collections::BTreeMap::new() })]);
     bench.ask(prepare_as("c2", "b", |wish| wish.delegated = true)).expect("prepared");
     bench.ask(prepare_as("c3", "c", |wish| wish.delegated = true)).expect("prepared");
     assert_eq!(bench.ask(commit_with(id("c2"), &["10.88.0.5"])), Ok(Answer::Done));

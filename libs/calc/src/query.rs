@@ -5,8 +5,8 @@
 
 use crate::{World, workload::workloads};
 use model::{
-    Attachment, AttachmentId, Cidr, IpPool, Labels, NamespaceName, NetworkSet, Node, NodeName, Pod, PodId, Policy,
-    PolicyId, ServiceAccount,
+    Attachment, AttachmentId, Cidr, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node, NodeName, Pod, PodId,
+    Policy, PolicyId, ServiceAccount,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -121,6 +121,12 @@ impl World {
     #[must_use]
     pub fn attachment(&self, id: &AttachmentId) -> Option<&Attachment> {
         self.attachments.get(id)
+    }
+
+    /// The host's own interfaces with their addresses, as last observed.
+    #[must_use]
+    pub fn host_interfaces(&self) -> &BTreeMap<IfaceName, BTreeSet<IpAddr>> {
+        &self.interfaces
     }
 
     /// The host's addresses as last observed.

@@ -15,14 +15,16 @@ use std::{
 };
 
 /// Before all that chose no priority of their own.
-const PRIORITY: u16 = 1;
+const FIRST: u16 = 1;
 /// Among the filters of that priority; the number of our routes' protocol.
 const HANDLE: u32 = 84;
 
 /// How the filter of a hook is known, on any kernel and after any restart.
 fn filter(hook: Hook, ifindex: u32) -> Filter {
     let name = format!("tortie/{}", hook.program());
-    Filter { interface: Ifindex(ifindex), side: hook.side(), priority: PRIORITY, handle: HANDLE, name, program: None }
+    // A program that has one of ours before it comes right after that one.
+    let priority = if hook.after().is_some() { FIRST + 1 } else { FIRST };
+    Filter { interface: Ifindex(ifindex), side: hook.side(), priority, handle: HANDLE, name, program: None }
 }
 
 fn is_ours(found: &Filter, hook: Hook) -> bool {

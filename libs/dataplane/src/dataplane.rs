@@ -5,25 +5,23 @@
 
 use crate::{
     ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TrackedFlow,
-    TwinAnswer, TwinError, clsact, frame,
+    TwinAnswer, TwinError, clsact,
     gauges::Gauges,
     growth, host,
     links::{Guards as _, Links},
     network::{KernelNetwork, Network},
-    pins,
-    programs::{Globals, Hook, Programs, in_full},
+    passage, pins,
+    programs::{Globals, Programs, in_full},
     reconcile::Reconciler,
-    report::Reporter,
+    report::{Reporter, Wanted},
     staged::{self, Tried},
     tables::{KernelStore, Sizes, StoreError, Tables},
-    tracked, twin, uplink,
+    tracked, uplink,
     usage::{Filled, Usage, filled, usages},
 };
-use abi::{Timeouts, endpoint::GATEWAY_MAC, maps, rules::HIT_NONE};
+use abi::{Timeouts, maps};
 use calc::Desired;
-use model::{AttachmentId, Direction, IfaceName, Mac};
-use netlink::Socket;
-use policy::{Decider, Hit, Verdict};
+use model::{AttachmentId, IfaceName};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -146,7 +144,7 @@ impl Dataplane {
     /// may. Whether something is left, for which to ask again in some milliseconds. The next `apply` waits only for what it
     /// has to touch.
     pub fn sweep(&mut self) -> bool {
-        let left = self.node.tables.sweep();
+        let left = self.node.sweep();
         left.unwrap_or_else(|error| {
             tracing::warn!(%error, "previous revisions are not swept yet; the next change tries again");
             false
@@ -155,7 +153,7 @@ impl Dataplane {
 
     /// As [`Self::sweep`], to its end.
     pub fn settle(&mut self) {
-        if let Err(error) = self.node.tables.settle() {
+        if let Err(error) = self.node.settle() {
             tracing::warn!(%error, "previous revisions are not swept yet; the next change tries again");
         }
     }
@@ -176,49 +174,24 @@ impl Dataplane {
         self.node.in_force.contains(id)
     }
 
-    /// Asks the kernel's dry twin.
+    /// Asks the kernel's dry twins, those of the gates on the packet's way too.
     ///
     /// # Errors
-    /// The endpoint is not in force, or the kernel cannot run the twin.
+    /// The endpoint is not in force, or the kernel cannot run a twin.
     pub fn explain(&self, question: &Question) -> Result<TwinAnswer, TwinError> {
-        let (hook, ifindex, source, destination) = match &question.from {
-            Some(id) => {
-                let slot = self.node.tables.names().endpoints.get(id);
-                let entry = slot.and_then(|slot| self.node.tables.image().endpoints.get(slot));
-                let entry = entry.ok_or_else(|| TwinError::NoEndpoint(id.clone()))?;
-                (Hook::FromWorkload, entry.ifindex, Mac(entry.mac), Mac(GATEWAY_MAC))
-            }
-            None => {
-                // What is not sent to the uplink's own MAC is none of a pod's.
-                let (ifindex, own) = self.uplink_now()?;
-                (Hook::FromUplink, ifindex, Mac([2, 0, 0, 0, 0, 0]), own)
-            }
-        };
-        let frame = frame::of(question, source, destination)?;
-        let answer = twin::ask(self.node.guards.programs(), hook, ifindex, &frame)?;
-        let names = self.node.tables.names();
-        let meaning = |hit: Option<u32>, direction| match hit? {
-            HIT_NONE => Some(Hit::new(Verdict::Allow, Decider::NoPolicy(direction))),
-            hit => names.hit(hit).cloned(),
-        };
-        let egress = meaning(answer.egress_hit, Direction::Egress);
-        Ok(TwinAnswer { answer, egress, ingress: meaning(answer.ingress_hit, Direction::Ingress) })
+        passage::explain(&self.node, self.uplink.as_ref(), question)
     }
 
-    fn uplink_now(&self) -> Result<(u32, Mac), TwinError> {
-        let name = self.uplink.as_ref().ok_or(TwinError::NoUplink)?;
-        let link = Socket::open().and_then(|mut socket| socket.link(name)).ok().flatten();
-        link.map(|link| (link.index.0, link.mac.unwrap_or(Mac([0; 6])))).ok_or(TwinError::NoUplink)
-    }
-
-    /// The rows of a table for people and scripts: an array of flat objects. Tables: `endpoints`, `policies`, `staged`, `classes`,
+    /// The rows of a table for people and scripts: an array of flat objects. Tables: `endpoints`, `hostendpoints`, `policies`, `staged`, `classes`,
     /// `rulesets`, `conntrack`, `drops`, `capacity`.
     ///
     /// # Errors
     /// No such table, or a map that cannot be read.
     pub fn report(&self, table: &str) -> Result<serde_json::Value, ReportError> {
-        let Reconciler { tables, wanted, in_force, .. } = &self.node;
-        Reporter::new(tables, wanted, in_force, &self.gauges).rows(table)
+        let Reconciler { tables, wanted: endpoints, in_force, hosts, hosts_in_force, wanted_of_node: node, .. } =
+            &self.node;
+        let wanted = Wanted { endpoints, in_force, hosts, hosts_in_force, node };
+        Reporter::new(tables, wanted, &self.gauges).rows(table)
     }
 
     /// How full every map is.

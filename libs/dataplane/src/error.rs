@@ -113,6 +113,9 @@ pub enum TwinError {
     /// There is no uplink to ask at.
     #[error("the agent has no uplink interface: give one with --uplink to ask about traffic from outside")]
     NoUplink,
+    /// The interface is not there.
+    #[error("there is no interface {0} on this node")]
+    NoInterface(IfaceName),
     /// Source and destination are not of one family.
     #[error("source and destination are not of one address family")]
     Families,

@@ -3,7 +3,7 @@
 //! Invariant: as short as the protocol allows; the IPv4 header checksum is right, others are not looked at.
 //! Never: sent; a dry twin reads it.
 
-use crate::{Question, TwinError};
+use crate::{Question, TwinError, question::Origin};
 use model::{Mac, Protocol};
 use std::net::IpAddr;
 
@@ -48,7 +48,8 @@ fn payload(question: &Question) -> Vec<u8> {
 /// What an ICMP error quotes: a datagram that nobody sent. Other messages take it for their data.
 fn quoted(question: &Question) -> Vec<u8> {
     let (source, destination) = (question.destination, question.source);
-    let about = Question { from: None, source, destination, protocol: Protocol::UDP, detail: 1, source_port: 1 };
+    let from = Origin::Outside(None);
+    let about = Question { from, source, destination, protocol: Protocol::UDP, detail: 1, source_port: 1 };
     of(&about, Mac([0; 6]), Mac([0; 6])).map(|frame| frame[14..].to_vec()).unwrap_or_default()
 }
 
@@ -71,7 +72,8 @@ mod tests {
     fn question(source: &str, destination: &str, protocol: Protocol) -> Question {
         let address = |text: &str| text.parse().expect("a valid address");
         let (source, destination) = (address(source), address(destination));
-        Question { from: None, source, destination, protocol, detail: 80, source_port: 40_000 }
+        let from = Origin::Outside(None);
+        Question { from, source, destination, protocol, detail: 80, source_port: 40_000 }
     }
 
     #[test]

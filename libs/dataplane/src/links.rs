@@ -9,7 +9,7 @@ use crate::{
     programs::{Hook, Programs, in_full},
     tcx,
 };
-use aya::programs::links::FdLink;
+use aya::programs::{LinkOrder, links::FdLink};
 use netlink::Socket;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -67,6 +67,15 @@ pub trait Guards {
     /// Whether a hook of an interface runs the present program.
     fn is_attached(&self, hook: Hook, ifindex: u32) -> bool;
 
+    /// Takes a program away, whoever attached it in our name.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn detach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError>;
+
+    /// Hooks that have a program of ours, this agent's or one that ran before.
+    fn held(&self) -> BTreeSet<(u32, Hook)>;
+
     /// Forgets interfaces that are gone: their index may come again.
     fn forget_others(&mut self, present: &BTreeSet<u32>);
 
@@ -123,8 +132,7 @@ impl Links {
         match self.by {
             AttachedBy::Tcx => self.put_link(hook, ifindex).map(Held::Link),
             AttachedBy::Clsact => self.put_filter(hook, ifindex),
-            // No pod waits for the uplink.
-            AttachedBy::TcxInTheEnd if hook == Hook::FromUplink => self.put_link(hook, ifindex).map(Held::Link),
+            AttachedBy::TcxInTheEnd if !hook.is_pods() => self.put_link(hook, ifindex).map(Held::Link),
             AttachedBy::TcxInTheEnd => match tcx::replace(self.programs.at(hook)?, hook, ifindex, &self.dir) {
                 Ok(link) => self.without_filter(hook, ifindex, link).map(Held::Link),
                 Err(_) => self.put_filter(hook, ifindex),
@@ -134,8 +142,19 @@ impl Links {
 
     /// The link first, then away with a filter: both judge for a moment, by the same words.
     fn put_link(&mut self, hook: Hook, ifindex: u32) -> Result<FdLink, tcx::Failure> {
-        let link = tcx::attach(self.programs.at(hook)?, hook, ifindex, &self.dir)?;
+        let replaced = tcx::replace(self.programs.at(hook)?, hook, ifindex, &self.dir);
+        let link = replaced.or_else(|_| self.put_link_anew(hook, ifindex))?;
         self.without_filter(hook, ifindex, link)
+    }
+
+    fn put_link_anew(&mut self, hook: Hook, ifindex: u32) -> Result<FdLink, tcx::Failure> {
+        let before =
+            hook.after().filter(|before| matches!(self.attached.get(&(ifindex, *before)), Some(Held::Link(_))));
+        let order = match before {
+            Some(before) => LinkOrder::after_program(self.programs.get(before)?)?,
+            None => LinkOrder::first(),
+        };
+        tcx::attach_anew(self.programs.at(hook)?, order, hook, ifindex, &self.dir)
     }
 
     fn without_filter(&mut self, hook: Hook, ifindex: u32, link: FdLink) -> Result<FdLink, tcx::Failure> {
@@ -161,14 +180,15 @@ impl Links {
     }
 
     /// What is wrong at a hook.
-    fn found(&mut self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, tcx::Failure> {
-        let program = self.programs.at(hook)?;
+    fn found(&self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, tcx::Failure> {
+        let program = self.programs.get(hook)?;
+        let before = hook.after().map(|before| self.programs.get(before)).transpose()?;
         Ok(match self.attached.get(&(ifindex, hook)) {
             Some(Held::Filter) => {
                 let is_there = clsact::is_attached(program, hook, ifindex, &mut Socket::open()?)?;
                 (!is_there).then_some(DETACHED)
             }
-            Some(Held::Link(_)) => match tcx::place(program, hook, ifindex)? {
+            Some(Held::Link(_)) => match tcx::place(program, before, hook, ifindex)? {
                 Some(0) => (!tcx::is_pinned(hook, ifindex, &self.dir)).then_some(UNPINNED),
                 Some(_) => Some(PUSHED_BACK),
                 None => Some(DETACHED),
@@ -187,7 +207,7 @@ impl Links {
             // the host's way, what it would refuse is dropped.
             Some(Held::Link(link)) if found == PUSHED_BACK => {
                 let old = tcx::swap(self.programs.twin_mut(hook)?, link)?;
-                let link = tcx::attach_anew(self.programs.at(hook)?, hook, ifindex, &self.dir)?;
+                let link = self.put_link_anew(hook, ifindex)?;
                 drop(old);
                 Ok(Held::Link(link))
             }
@@ -238,6 +258,28 @@ impl Guards for Links {
 
     fn is_attached(&self, hook: Hook, ifindex: u32) -> bool {
         self.attached.contains_key(&(ifindex, hook))
+    }
+
+    fn detach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+        let taken = tcx::detach(hook, ifindex, &self.dir).map_err(Into::into);
+        let taken = taken.and_then(|()| match self.filtered.contains(&(ifindex, hook)) {
+            true => clsact::detach(hook, ifindex, &self.dir),
+            false => Ok(()),
+        });
+        taken.map_err(|error: tcx::Failure| failed(hook, ifindex, error.as_ref()))?;
+        // With the pin gone, the handle is the last that holds a link.
+        self.attached.remove(&(ifindex, hook));
+        self.filtered.remove(&(ifindex, hook));
+        Ok(())
+    }
+
+    fn held(&self) -> BTreeSet<(u32, Hook)> {
+        let pinned = |(pin, ifindex): (PathBuf, Option<u32>)| {
+            let name = pin.file_name()?.to_str()?.split_once('-')?.1.to_owned();
+            Some((ifindex?, Hook::ALL.into_iter().find(|hook| hook.program() == name)?))
+        };
+        let pinned = pins::links(&self.dir).into_iter().filter_map(pinned);
+        pinned.chain(self.attached.keys().copied()).chain(self.filtered.iter().copied()).collect()
     }
 
     fn forget_others(&mut self, present: &BTreeSet<u32>) {

@@ -25,11 +25,16 @@ pub enum Hook {
     ToWorkload,
     /// Ingress of the uplink.
     FromUplink,
+    /// Ingress of an interface of the node's own that has a host endpoint.
+    FromHostEndpoint,
+    /// Its egress.
+    ToHostEndpoint,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::FromWorkload, Self::ToWorkload, Self::FromUplink];
+    pub const ALL: [Self; 5] =
+        [Self::FromWorkload, Self::ToWorkload, Self::FromUplink, Self::FromHostEndpoint, Self::ToHostEndpoint];
 
     /// The program's name in the object.
     #[must_use]
@@ -38,6 +43,8 @@ impl Hook {
             Self::FromWorkload => "from_workload",
             Self::ToWorkload => "to_workload",
             Self::FromUplink => "from_uplink",
+            Self::FromHostEndpoint => "from_host_endpoint",
+            Self::ToHostEndpoint => "to_host_endpoint",
         }
     }
 
@@ -45,8 +52,8 @@ impl Hook {
     #[must_use]
     pub const fn side(self) -> Side {
         match self {
-            Self::FromWorkload | Self::FromUplink => Side::Ingress,
-            Self::ToWorkload => Side::Egress,
+            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint => Side::Ingress,
+            Self::ToWorkload | Self::ToHostEndpoint => Side::Egress,
         }
     }
 
@@ -57,12 +64,26 @@ impl Hook {
             Self::FromWorkload => "from_workload_dry",
             Self::ToWorkload => "to_workload_dry",
             Self::FromUplink => "from_uplink_dry",
+            Self::FromHostEndpoint => "from_host_endpoint_dry",
+            Self::ToHostEndpoint => "to_host_endpoint_dry",
         }
     }
-}
 
-/// The programs of host endpoints, and their twins.
-const GATES: [&str; 4] = ["from_host_endpoint", "to_host_endpoint", "from_host_endpoint_dry", "to_host_endpoint_dry"];
+    /// The one that comes before it where both sit: a host endpoint's rules are asked of what its interface takes in at all.
+    #[must_use]
+    pub const fn after(self) -> Option<Self> {
+        match self {
+            Self::FromUplink => Some(Self::FromHostEndpoint),
+            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::ToHostEndpoint => None,
+        }
+    }
+
+    /// Whether pods wait for it.
+    #[must_use]
+    pub const fn is_pods(self) -> bool {
+        matches!(self, Self::FromWorkload | Self::ToWorkload)
+    }
+}
 
 /// The program that arms the cursor over tracked flows. It is attached nowhere.
 const EXPIRE: &str = "expire";
@@ -102,7 +123,7 @@ impl Programs {
                 return Err(OpenError::Missing { kind: "map", name: spec.name.to_owned() });
             }
         }
-        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain(GATES).chain([EXPIRE]) {
+        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain([EXPIRE]) {
             let program = classifier(&mut ebpf, name)?;
             let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
             program.load().map_err(refused)?;
@@ -131,6 +152,15 @@ impl Programs {
     /// The object has none.
     pub fn at(&mut self, hook: Hook) -> Result<&mut SchedClassifier, OpenError> {
         classifier(&mut self.0, hook.program())
+    }
+
+    /// The program of a hook, to be named.
+    ///
+    /// # Errors
+    /// The object has none.
+    pub fn get(&self, hook: Hook) -> Result<&SchedClassifier, OpenError> {
+        let missing = || OpenError::Missing { kind: "program", name: hook.program().to_owned() };
+        self.0.program(hook.program()).and_then(|program| program.try_into().ok()).ok_or_else(missing)
     }
 
     /// The twin of a hook's program, to attach it.

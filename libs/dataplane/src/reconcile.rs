@@ -12,7 +12,8 @@ use crate::{
     tables::{CommitError, Guarded, Store, Tables, Write, prefix},
     uplink,
 };
-use calc::{Desired, EndpointSpec, desired::Owner};
+use calc::{Desired, EndpointSpec, HostEndpointSpec, NodeSpec, desired::Owner};
+use hosts::HOST_HOOKS;
 use look::{Facts, SettingsSeen};
 use model::{AttachmentId, IfaceName, Ifindex};
 use netlink::Link;
@@ -23,6 +24,7 @@ use std::{
     sync::Arc,
 };
 
+mod hosts;
 mod look;
 
 /// The hooks of a pod's interface.
@@ -42,6 +44,13 @@ pub struct Reconciler<N, G, S> {
     pub wanted: BTreeMap<AttachmentId, EndpointSpec>,
     /// Endpoints that are guarded, judged and reached.
     pub in_force: BTreeSet<AttachmentId>,
+    /// Host endpoints as wanted, and those that are guarded and judged.
+    pub hosts: BTreeMap<IfaceName, HostEndpointSpec>,
+    pub hosts_in_force: BTreeSet<IfaceName>,
+    /// What holds for the node as a whole, as wanted.
+    pub wanted_of_node: NodeSpec,
+    /// A pass said what is wanted.
+    has_passed: bool,
     uplink: Option<IfaceName>,
     state_dir: PathBuf,
     /// Interfaces whose settings were made: a pass does not look at them again, a look does.
@@ -69,19 +78,32 @@ impl Pass {
 impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// Over tables that were adopted.
     pub fn new(network: N, guards: G, tables: Tables<S>, uplink: Option<IfaceName>, state_dir: PathBuf) -> Self {
-        let (wanted, in_force, prepared) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let (facts, settings_seen, speaks) = (Facts::new(), None, None);
-        Self { network, guards, tables, wanted, in_force, uplink, state_dir, prepared, facts, settings_seen, speaks }
+        Self {
+            network,
+            guards,
+            tables,
+            wanted: BTreeMap::new(),
+            in_force: BTreeSet::new(),
+            hosts: BTreeMap::new(),
+            hosts_in_force: BTreeSet::new(),
+            wanted_of_node: NodeSpec::default(),
+            has_passed: false,
+            uplink,
+            state_dir,
+            prepared: BTreeSet::new(),
+            facts: Facts::new(),
+            settings_seen: None,
+            speaks: None,
+        }
     }
 
-    /// The uplink, and every pod's interface that the tables adopted: from now on the present programs run there.
-    /// Whether they run everywhere.
+    /// The uplink, and every interface that the tables adopted or a former agent guarded: from now on the present programs
+    /// run there. Whether they run everywhere.
     pub fn start(&mut self) -> Result<bool, OpenError> {
         let mut everywhere = true;
         let seen = self.network.list().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
-        let adopted = &self.tables.image().interfaces;
-        for link in seen.links.values().filter(|link| adopted.contains_key(&link.index.0)) {
-            for hook in POD_HOOKS {
+        for link in seen.links.values() {
+            for hook in self.adopted_hooks(link.index.0) {
                 // What was attached before goes on working; the first `apply` tries again and reports.
                 if let Err(error) = self.guards.attach(hook, link.index.0) {
                     everywhere = false;
@@ -94,10 +116,23 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         guarded.map(|()| everywhere).map_err(|reason| OpenError::Uplink { interface, reason })
     }
 
+    /// The hooks of an interface that former programs guard.
+    fn adopted_hooks(&self, ifindex: u32) -> BTreeSet<Hook> {
+        let held =
+            self.guards.held().into_iter().filter(|(index, hook)| *index == ifindex && HOST_HOOKS.contains(hook));
+        let of_host = if self.judged().contains(&ifindex) { &HOST_HOOKS[..] } else { &[] };
+        let is_pods = of_host.is_empty() && self.tables.image().interfaces.contains_key(&ifindex);
+        let of_pod = if is_pods { &POD_HOOKS[..] } else { &[] };
+        held.map(|(_, hook)| hook).chain(of_host.iter().chain(of_pod).copied()).collect()
+    }
+
     /// See [`crate::Dataplane::apply`].
     pub fn apply(&mut self, desired: &Desired) -> Applied {
         let mut laps = Laps::start();
         self.wanted = desired.endpoints.clone();
+        self.hosts = desired.host_endpoints.clone();
+        self.wanted_of_node = desired.node.clone();
+        self.has_passed = true;
         self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {
             Ok(seen) => Pass { seen, commit: Commit::default(), failed: Vec::new() },
@@ -113,6 +148,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let is_committed = self.commit(&mut pass, desired);
         laps.lap("commit");
         self.connect(&mut pass);
+        self.note_hosts(&pass.seen);
         laps.lap("connect");
         self.speak(&mut pass, desired);
         if is_committed {
@@ -141,6 +177,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             let error = ApplyError { step: format!("guard the uplink {name}"), reason };
             pass.failed.push((name.to_string(), error));
         }
+        self.guard_hosts(pass);
         for (id, endpoint) in &self.wanted {
             // One that is not there is refused by the commit.
             let Some(link) = pass.seen.links.get(&endpoint.interface) else { continue };
@@ -165,9 +202,14 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     /// Whether the tables hold what is wanted. If not, they hold the previous revision, its ways with it.
     fn commit(&mut self, pass: &mut Pass, desired: &Desired) -> bool {
+        let judgeable = self.judgeable(&pass.seen);
         let guarded = |name: &IfaceName| {
-            let link = pass.seen.links.get(name).filter(|link| is_guarded(&self.guards, link))?;
-            Some(Guarded { ifindex: link.index.0, is_queued: host::is_queued(link) })
+            let link = pass.seen.links.get(name)?;
+            let is_guarded = match self.hosts.contains_key(name) {
+                true => judgeable.contains(&link.index.0),
+                false => is_guarded(&self.guards, link),
+            };
+            is_guarded.then(|| Guarded { ifindex: link.index.0, is_queued: host::is_queued(link) })
         };
         match self.tables.commit(desired, &guarded) {
             Ok(committed) => {
@@ -175,6 +217,12 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 let told: BTreeSet<_> = pass.failed.iter().map(|(item, _)| item.clone()).collect();
                 for (id, refusal) in committed.refused.iter().filter(|(id, _)| !told.contains(&id.to_string())) {
                     pass.fail(id.to_string(), "serve the endpoint", refusal);
+                }
+                for (name, refusal) in &committed.refused_hosts {
+                    let item = self.hosts.get(name).map(hosts::item).unwrap_or_default();
+                    if !told.contains(&item) {
+                        pass.fail(item, "put its rules in force", refusal);
+                    }
                 }
                 true
             }

@@ -16,13 +16,13 @@ use abi::{
         CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY,
         STATE_NEW,
     },
-    endpoint::{SLOT_HOST, SLOT_NONE},
+    endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
     rules::HIT_NONE,
     verdict::DROP_REASONS,
 };
-use calc::EndpointSpec;
-use model::{AttachmentId, PodId, Protocol, Selector};
+use calc::{EndpointSpec, HostEndpointSpec, NodeSpec};
+use model::{AttachmentId, IfaceName, PodId, Protocol, Selector};
 use policy::{Decider, Hit};
 use serde_json::{Value, json};
 use std::{
@@ -31,36 +31,47 @@ use std::{
     sync::Arc,
 };
 
+mod hosts;
+
 /// The tables there are.
-pub const TABLES: [&str; 8] =
-    ["endpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"];
+pub const TABLES: [&str; 9] =
+    ["endpoints", "hostendpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"];
 
 /// What a report is made from.
 pub struct Reporter<'a> {
     /// Tables in force.
     pub tables: &'a Tables<KernelStore>,
-    /// Endpoints as wanted.
-    pub endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
-    /// Those that are completely in force.
-    pub in_force: &'a BTreeSet<AttachmentId>,
+    pub wanted: Wanted<'a>,
     gauges: &'a Gauges,
     hits: BTreeMap<u32, &'a Hit>,
     pods: BTreeMap<u32, &'a PodId>,
+    hosts: BTreeMap<u32, String>,
+}
+
+/// What is wanted of the tables, and how far it is so.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Endpoints of pods.
+    pub endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
+    /// Those that are completely in force.
+    pub in_force: &'a BTreeSet<AttachmentId>,
+    /// Host endpoints.
+    pub hosts: &'a BTreeMap<IfaceName, HostEndpointSpec>,
+    /// Those that are completely in force.
+    pub hosts_in_force: &'a BTreeSet<IfaceName>,
+    /// What holds for the node as a whole.
+    pub node: &'a NodeSpec,
 }
 
 impl<'a> Reporter<'a> {
     /// With the numbers' meanings at hand: a report of flows asks for them thousands of times.
-    pub fn new(
-        tables: &'a Tables<KernelStore>,
-        endpoints: &'a BTreeMap<AttachmentId, EndpointSpec>,
-        in_force: &'a BTreeSet<AttachmentId>,
-        gauges: &'a Gauges,
-    ) -> Self {
+    pub fn new(tables: &'a Tables<KernelStore>, wanted: Wanted<'a>, gauges: &'a Gauges) -> Self {
         let names = tables.names();
         let hits = names.hits.iter().map(|(hit, id)| (*id, hit)).collect();
         let slots = names.endpoints.iter();
-        let pods = slots.filter_map(|(id, slot)| Some((*slot, &endpoints.get(id)?.pod))).collect();
-        Self { tables, endpoints, in_force, gauges, hits, pods }
+        let pods = slots.filter_map(|(id, slot)| Some((*slot, &wanted.endpoints.get(id)?.pod))).collect();
+        let hosts = hosts::by_slot(&names.hosts, &tables.image().endpoints, wanted.hosts);
+        Self { tables, wanted, gauges, hits, pods, hosts }
     }
 
     /// The rows of a table.
@@ -70,6 +81,7 @@ impl<'a> Reporter<'a> {
     pub fn rows(&self, table: &str) -> Result<Value, ReportError> {
         let rows = match table {
             "endpoints" => Ok(self.endpoints()),
+            "hostendpoints" => self.host_endpoints(),
             "policies" => self.policies(),
             "staged" => staged::rows(self.names(), &|hit| self.tables.store().hit_count(hit)),
             "classes" => Ok(self.classes()),
@@ -105,10 +117,10 @@ impl<'a> Reporter<'a> {
                 "ingressRuleSet": entry.map(|entry| entry.ingress.new()),
                 "egressRuleSet": entry.map(|entry| entry.egress.new()),
                 "revision": entry.map(|entry| entry.rev),
-                "inForce": self.in_force.contains(id),
+                "inForce": self.wanted.in_force.contains(id),
             })
         };
-        self.endpoints.iter().map(row).collect()
+        self.wanted.endpoints.iter().map(row).collect()
     }
 
     /// Deciders, with the packets they decided since the agent first named them; Log rules, with those that met them.
@@ -194,6 +206,7 @@ impl<'a> Reporter<'a> {
             "destination": ip_of(destination.0).to_string(),
             "destinationPort": u16::from_be_bytes(destination.1),
             "destinationPod": self.whose(destination.2),
+            "hostEndpoint": self.hosts.get(&slot_of_zone(key.zone)),
             "state": state_of(entry),
             "packets": entry.packets,
             "bytes": entry.bytes,
@@ -223,14 +236,18 @@ impl<'a> Reporter<'a> {
 
     fn drops(&self) -> Result<Vec<Value>, StoreError> {
         let gone = self.tables.store().slot_of_gone();
-        let slots = [SLOT_NONE, SLOT_HOST, gone].into_iter().chain(self.image().endpoints.keys().copied());
+        let served = self.image().endpoints.keys().copied().filter(|slot| *slot >= SLOT_FIRST);
+        let slots = [SLOT_NONE, SLOT_HOST, gone].into_iter().chain(served);
         let mut rows = Vec::new();
         for slot in slots {
             for reason in DropReason::ALL {
                 let packets = self.tables.store().drop_count(slot * DROP_REASONS + *reason as u32)?;
                 if packets > 0 {
-                    let pod = self.whose(slot);
-                    rows.push(json!({"pod": pod, "slot": slot, "reason": reason.as_str(), "packets": packets}));
+                    let (pod, host) = (self.whose(slot), self.hosts.get(&slot));
+                    let reason = reason.as_str();
+                    let row =
+                        json!({"pod": pod, "hostEndpoint": host, "slot": slot, "reason": reason, "packets": packets});
+                    rows.push(row);
                 }
             }
         }
@@ -257,6 +274,11 @@ impl<'a> Reporter<'a> {
         let sum = json!({"map": "all", "memoryBytes": memory});
         Ok(usages.iter().map(row).chain([sum]).collect())
     }
+}
+
+/// The slot that a flow's zone is named after, as far as it fits.
+fn slot_of_zone([low, middle, high]: [u8; 3]) -> u32 {
+    u32::from_le_bytes([low, middle, high, 0])
 }
 
 /// What people call a flow's state.

@@ -1,4 +1,4 @@
-//! Attachment by TCX: first in line, by a link that is pinned (Linux 6.6 and later).
+//! Attachment by TCX: first in line, but for what is ours and comes before, by a link that is pinned (Linux 6.6 and later).
 //! In: a program and an interface index. Out: a pinned link that runs it, held open as well.
 //! Invariant: there is no moment without a program while one takes another's place.
 //! Never: removes a link that is not pinned in our own directory.
@@ -18,14 +18,6 @@ use std::{
 /// Why a program cannot be attached, in words.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// Puts the program into the link that is pinned, or into a new one.
-///
-/// # Errors
-/// The kernel refuses; what was attached before stays.
-pub fn attach(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
-    replace(program, hook, ifindex, dir).or_else(|_| attach_anew(program, hook, ifindex, dir))
-}
-
 /// Puts the program into the link that is pinned.
 ///
 /// # Errors
@@ -34,14 +26,20 @@ pub fn replace(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Pa
     swap(program, PinnedLink::from_pin(pin_of(hook, ifindex, dir))?.into())
 }
 
-/// The program's place in the line at its hook; `None`: it is not in it.
+/// The program's place in the line at its hook, the one that is to be before it left out; `None`: it is not in it.
 ///
 /// # Errors
 /// The kernel does not say.
-pub fn place(program: &SchedClassifier, hook: Hook, ifindex: u32) -> Result<Option<usize>, Failure> {
+pub fn place(
+    program: &SchedClassifier,
+    before: Option<&SchedClassifier>,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<Option<usize>, Failure> {
     let own = program.info()?.id();
+    let before = before.map(|before| before.info().map(|info| info.id())).transpose()?;
     let (_, line) = SchedClassifier::query_tcx(ifindex, attach_type(hook))?;
-    Ok(line.iter().position(|found| found.id() == own))
+    Ok(line.iter().filter(|found| Some(found.id()) != before).position(|found| found.id() == own))
 }
 
 /// Whether the link is pinned.
@@ -88,8 +86,14 @@ fn pin_of(hook: Hook, ifindex: u32, dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The kernel refuses; what was attached before stays.
-pub fn attach_anew(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
-    let tcx = TcAttach::Tcx { attach_type: attach_type(hook), order: LinkOrder::first() };
+pub fn attach_anew(
+    program: &mut SchedClassifier,
+    order: LinkOrder,
+    hook: Hook,
+    ifindex: u32,
+    dir: &Path,
+) -> Result<FdLink, Failure> {
+    let tcx = TcAttach::Tcx { attach_type: attach_type(hook), order };
     let id = program.attach(ifindex, tcx)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
     let (pin, fresh) = (pin_of(hook, ifindex, dir), passing(hook, ifindex, dir));

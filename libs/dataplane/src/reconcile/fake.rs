@@ -3,6 +3,7 @@
 //! Invariant: every call can be made to fail, and one that fails changes nothing.
 //! Never: more forgiving than the kernel.
 
+use super::HOST_HOOKS;
 use crate::{
     host::{self, ROUTE_PROTOCOL},
     links::{AttachError, Guards},
@@ -10,7 +11,7 @@ use crate::{
     programs::Hook,
     tables::{Key, Keyed, Sizes, Snapshot, Store, StoreError, Write, fake::FakeStore, prefix},
 };
-use abi::endpoint::{ENDPOINT_READY, SLOT_NONE};
+use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_NONE};
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{Error, Link, Neighbour, Reason, Route, Scope, sysctl::SysctlError};
 use std::{
@@ -86,6 +87,11 @@ impl Kernel {
 
     pub fn is_guarded(&self, index: u32) -> bool {
         [Hook::FromWorkload, Hook::ToWorkload].iter().all(|hook| self.attached.contains(&(index, *hook)))
+    }
+
+    /// An interface of the node's own has its programs.
+    pub fn is_gated(&self, index: u32) -> bool {
+        HOST_HOOKS.iter().all(|hook| self.attached.contains(&(index, *hook)))
     }
 
     /// A policy of its own judges what passes the interface.
@@ -257,6 +263,22 @@ impl Guards for Handle {
         self.remembered.contains(&(ifindex, hook))
     }
 
+    fn detach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+        let mut kernel = self.kernel.borrow_mut();
+        assert!(HOST_HOOKS.contains(&hook), "{} is closed by its programs", hook.program());
+        assert!(!kernel.tables.held.interfaces.contains_key(&ifindex), "the tables still judge {ifindex}");
+        assert!(!kernel.tables.has_old_packets(), "a packet may have been judged by the other program of {ifindex}");
+        let failed = |error: io::Error| AttachError { program: hook.program(), ifindex, reason: error.to_string() };
+        kernel.call(Some(format!("detach {} {ifindex}", hook.program()))).map_err(failed)?;
+        kernel.attached.remove(&(ifindex, hook));
+        self.remembered.remove(&(ifindex, hook));
+        Ok(())
+    }
+
+    fn held(&self) -> BTreeSet<(u32, Hook)> {
+        self.kernel.borrow().attached.clone()
+    }
+
     fn forget_others(&mut self, present: &BTreeSet<u32>) {
         self.remembered.retain(|(index, _)| present.contains(index));
     }
@@ -280,8 +302,12 @@ impl Store for Handle {
         let mut kernel = self.kernel.borrow_mut();
         if let Write::Endpoint(_, endpoint) = write {
             let left = endpoint.ifindex == 0 || kernel.link(Ifindex(endpoint.ifindex)).is_none();
-            let served = endpoint.ingress.new() != 0;
+            let served = endpoint.ingress.new() != 0 && endpoint.flags & ENDPOINT_HOST == 0;
             assert!(left || !served || kernel.is_guarded(endpoint.ifindex), "{} is served unguarded", endpoint.ifindex);
+        }
+        if let Write::Interface(index, slot) = write {
+            let flags = kernel.tables.held.endpoints.get(slot).map(|entry| entry.flags).unwrap_or_default();
+            assert!(flags & ENDPOINT_HOST == 0 || kernel.is_gated(*index), "{index} is judged without programs");
         }
         let told = kernel.call(Some(format!("{write:?}")));
         told.map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;

@@ -3,7 +3,7 @@
 //! Invariant: costs by what is served here, not by what the cluster has; the order of a pass is kept.
 //! Never: commits, unless an interface changed; looks before a pass said what is wanted.
 
-use super::{POD_HOOKS, Reconciler, is_guarded};
+use super::{HOST_HOOKS, POD_HOOKS, Reconciler, is_guarded};
 use crate::{
     drift::{DriftKind, Extent, Looked},
     host,
@@ -77,6 +77,9 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     fn look_at_guards(&mut self, seen: &Seen, looked: &mut Looked) -> bool {
         let pods = self.wanted.values().filter_map(|endpoint| seen.links.get(&endpoint.interface));
         let mut hooks: Vec<(Hook, &Link)> = pods.flat_map(|link| POD_HOOKS.map(|hook| (hook, link))).collect();
+        let own = self.hosts.keys().filter_map(|name| seen.links.get(name));
+        // Before the uplink's, which takes its place after theirs.
+        hooks.extend(own.flat_map(|link| HOST_HOOKS.map(|hook| (hook, link))));
         let uplink = self.uplink.as_ref().and_then(|name| seen.links.get(name));
         hooks.extend(uplink.map(|link| (Hook::FromUplink, link)));
         // One that was never guarded is for a pass.
@@ -162,7 +165,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     pub(super) fn names_of_interest(&self) -> impl Iterator<Item = &IfaceName> {
-        self.wanted.values().map(|endpoint: &EndpointSpec| &endpoint.interface).chain(self.uplink.as_ref())
+        let pods = self.wanted.values().map(|endpoint: &EndpointSpec| &endpoint.interface);
+        pods.chain(self.hosts.keys()).chain(self.uplink.as_ref())
     }
 }
 

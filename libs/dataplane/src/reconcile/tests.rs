@@ -12,7 +12,7 @@ use crate::{
 };
 use abi::endpoint::ENDPOINT_QUEUED;
 use calc::{
-    Desired,
+    Desired, HostEndpointSpec, Judges,
     desired::{AddressSpec, EndpointSpec, Owner},
 };
 use model::{AttachmentId, Direction, IfaceName, Ifindex, Mac, PodId};
@@ -27,6 +27,7 @@ use std::{
 };
 
 const UPLINK: u32 = 2;
+const OTHER: u32 = 3;
 
 type Node = Reconciler<Handle, Handle, Handle>;
 
@@ -63,11 +64,31 @@ fn pods(numbers: &[u32]) -> Desired {
     desired
 }
 
-/// A kernel with an uplink, three pods' links, and things of other people.
+/// With host endpoints on these interfaces of the node's own; `closed`: nothing is let in or out, not even on forward.
+fn with_hosts(mut desired: Desired, interfaces: &[&str], closed: bool) -> Desired {
+    let judges = || Judges { ingress: Some(rule_set(Direction::Ingress)), egress: Some(rule_set(Direction::Egress)) };
+    for name in interfaces {
+        let interface = IfaceName((*name).to_owned());
+        let spec = HostEndpointSpec {
+            name: format!("host-{name}"),
+            interface: interface.clone(),
+            untracked: Judges::default(),
+            pre_dnat: Judges::default(),
+            forward: if closed { judges() } else { Judges::default() },
+            local: judges(),
+            keep_established: false,
+        };
+        desired.host_endpoints.insert(interface, spec);
+    }
+    desired
+}
+
+/// A kernel with an uplink, another interface of its own, three pods' links, and things of other people.
 fn kernel() -> Rc<RefCell<Kernel>> {
     let mut kernel = Kernel::default();
     kernel.add_link(UPLINK, "eth0");
     kernel.link(Ifindex(UPLINK)).expect("the uplink").up = true;
+    kernel.add_link(OTHER, "eth1");
     for number in [11, 12, 13] {
         kernel.add_link(number, &format!("cali{number}"));
     }
@@ -100,7 +121,7 @@ fn node_in(kernel: &Rc<RefCell<Kernel>>, state_dir: std::path::PathBuf) -> Node 
 
 fn apply(node: &mut Node, desired: &Desired) -> Applied {
     let applied = node.apply(desired);
-    node.tables.settle().expect("a sweep");
+    node.settle().expect("a sweep");
     applied
 }
 
@@ -117,11 +138,16 @@ struct Outcome {
     settings: BTreeMap<String, String>,
     attached: BTreeSet<(u32, Hook)>,
     reached: Vec<Option<u32>>,
+    /// Interfaces of the node's own that are judged.
+    judged: Vec<u32>,
 }
 
 fn outcome(kernel: &Kernel) -> Outcome {
     let Kernel { seen, settings, attached, .. } = kernel.clone();
-    Outcome { seen, settings, attached, reached: (11..=13).map(|number| kernel.leads_to(address(number))).collect() }
+    let judged =
+        [UPLINK, OTHER].into_iter().filter(|index| kernel.tables.held.interfaces.contains_key(index)).collect();
+    let reached = (11..=13).map(|number| kernel.leads_to(address(number))).collect();
+    Outcome { seen, settings, attached, reached, judged }
 }
 
 #[test]
@@ -186,7 +212,7 @@ fn the_same_desired_twice_changes_nothing() {
 fn look(node: &mut Node, desired: &Desired) -> Vec<(DriftKind, String)> {
     let looked = node.look(desired, Extent::Everything);
     assert!(looked.failed.is_empty(), "{:?}", looked.failed);
-    node.tables.settle().expect("a sweep");
+    node.settle().expect("a sweep");
     looked.repaired.into_iter().map(|drift| (drift.kind, drift.found)).collect()
 }
 
@@ -205,7 +231,7 @@ fn a_look_at_what_nobody_touched_finds_nothing_and_changes_nothing() {
 #[test]
 fn whatever_others_change_is_found_by_the_next_look_put_back_and_named() {
     type Hand = fn(&mut Kernel);
-    let hands: [(DriftKind, &str, Hand); 12] = [
+    let hands: [(DriftKind, &str, Hand); 15] = [
         (DriftKind::Setting, "ipv4/conf/cali11/forwarding was 0", |kernel| {
             kernel.settings.insert("ipv4/conf/cali11/forwarding".into(), "0".into());
         }),
@@ -220,6 +246,15 @@ fn whatever_others_change_is_found_by_the_next_look_put_back_and_named() {
         }),
         (DriftKind::Program, "from_uplink on eth0", |kernel| {
             kernel.attached.remove(&(UPLINK, Hook::FromUplink));
+        }),
+        (DriftKind::Program, "from_host_endpoint on eth0", |kernel| {
+            kernel.attached.remove(&(UPLINK, Hook::FromHostEndpoint));
+        }),
+        (DriftKind::Program, "to_host_endpoint on eth1", |kernel| {
+            kernel.attached.remove(&(OTHER, Hook::ToHostEndpoint));
+        }),
+        (DriftKind::Table, "INTERFACES entry 3", |kernel| {
+            kernel.tables.held.interfaces.remove(&OTHER);
         }),
         (DriftKind::Route, "10.65.0.11 on cali11", |kernel| kernel.seen.routes.retain(|route| route.interface.0 != 11)),
         (DriftKind::Neighbour, "10.65.0.11 on cali11", |kernel| {
@@ -238,17 +273,18 @@ fn whatever_others_change_is_found_by_the_next_look_put_back_and_named() {
         }),
         (DriftKind::Table, "GENERATION", |kernel| kernel.tables.held.generation += 7),
     ];
+    let wanted = with_hosts(pods(&[11, 12]), &["eth0", "eth1"], true);
     let reference = kernel();
-    apply(&mut node(&reference), &pods(&[11, 12]));
+    apply(&mut node(&reference), &wanted);
     for (kind, text, hand) in hands {
         let kernel = kernel();
         let mut node = node(&kernel);
-        apply(&mut node, &pods(&[11, 12]));
+        apply(&mut node, &wanted);
         hand(&mut kernel.borrow_mut());
-        let found = look(&mut node, &pods(&[11, 12]));
+        let found = look(&mut node, &wanted);
         assert!(matches!(&found[..], [(of, says)] if *of == kind && says.contains(text)), "{text}: {found:?}");
         assert_eq!(outcome(&kernel.borrow()), outcome(&reference.borrow()), "{text}");
-        assert_eq!(look(&mut node, &pods(&[11, 12])), [], "{text}: found once");
+        assert_eq!(look(&mut node, &wanted), [], "{text}: found once");
     }
 }
 
@@ -291,12 +327,85 @@ fn an_endpoint_that_cannot_be_guarded_again_is_let_go() {
     kernel.borrow_mut().refuses = Some("attach from_workload 11");
     let looked = node.look(&pods(&[11, 12]), Extent::Everything);
     assert!(!looked.failed.is_empty() && looked.repaired.is_empty());
-    node.tables.settle().expect("a sweep");
+    node.settle().expect("a sweep");
     assert!(!kernel.borrow().is_in_force(11), "closed rather than unguarded");
     assert!(kernel.borrow().is_in_force(12));
     kernel.borrow_mut().refuses = None;
     assert!(apply(&mut node, &pods(&[11, 12])).failed.is_empty(), "and served again by the next pass");
     assert!(kernel.borrow().is_in_force(11));
+}
+
+#[test]
+fn a_host_endpoint_is_guarded_before_it_is_judged_and_let_go_only_after_its_interface_was_opened() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let hosts = with_hosts(pods(&[11]), &["eth0", "eth1"], true);
+    assert!(apply(&mut node, &hosts).failed.is_empty());
+    for program in ["from_host_endpoint", "to_host_endpoint"] {
+        assert!(position(&kernel, &format!("attach {program} {UPLINK}")) < position(&kernel, "Interface(2"));
+        assert!(position(&kernel, &format!("attach {program} {OTHER}")) < position(&kernel, "Generation"));
+    }
+    assert_eq!(node.hosts_in_force.len(), 2);
+    kernel.borrow_mut().done.clear();
+    assert!(apply(&mut node, &with_hosts(pods(&[11]), &["eth1"], true)).failed.is_empty());
+    // The fake refuses to detach before the tables have forgotten the interface and all packets of before are through.
+    assert!(position(&kernel, "Generation") < position(&kernel, "DeleteInterface(2"));
+    assert!(position(&kernel, "DeleteInterface(2") < position(&kernel, "detach from_host_endpoint 2"));
+    let attached = kernel.borrow().attached.clone();
+    assert_eq!([UPLINK, OTHER].map(|index| attached.contains(&(index, Hook::ToHostEndpoint))), [false, true]);
+    assert!(attached.contains(&(UPLINK, Hook::FromUplink)), "the uplink's own stays");
+}
+
+#[test]
+fn programs_that_a_killed_agent_left_on_an_interface_without_host_endpoint_go_after_the_first_pass_and_not_before() {
+    let kernel = kernel();
+    let left = [Hook::FromHostEndpoint, Hook::ToHostEndpoint].map(|hook| (OTHER, hook));
+    kernel.borrow_mut().attached.extend(left);
+    let mut node = node(&kernel);
+    assert!(
+        kernel.borrow().done.contains(&format!("attach from_host_endpoint {OTHER}")),
+        "the present program runs there"
+    );
+    node.settle().expect("a sweep");
+    assert!(kernel.borrow().is_gated(OTHER), "nobody said yet what is wanted");
+    assert!(apply(&mut node, &with_hosts(pods(&[11]), &["eth0"], false)).failed.is_empty());
+    assert!(!kernel.borrow().attached.contains(&left[0]) && !kernel.borrow().attached.contains(&left[1]));
+    assert!(kernel.borrow().is_gated(UPLINK));
+}
+
+#[test]
+fn a_restart_opens_no_host_endpoint_until_the_datastore_said_everything() {
+    let kernel = kernel();
+    apply(&mut node(&kernel), &with_hosts(pods(&[11]), &["eth0"], true));
+    let mut restarted = node(&kernel);
+    restarted.settle().expect("a sweep");
+    assert!(kernel.borrow().is_gated(UPLINK) && kernel.borrow().tables.held.interfaces.contains_key(&UPLINK));
+    assert!(apply(&mut restarted, &pods(&[11])).failed.is_empty());
+    assert!(!kernel.borrow().is_gated(UPLINK));
+}
+
+#[test]
+fn an_interface_that_cannot_be_guarded_both_ways_stays_open_and_one_that_is_judged_stays_judged() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let hosts = with_hosts(pods(&[11]), &["eth0"], true);
+    kernel.borrow_mut().refuses = Some("attach to_host_endpoint");
+    let applied = apply(&mut node, &hosts);
+    let named: Vec<_> = applied.failed.iter().map(|(item, _)| item.as_str()).collect();
+    assert_eq!(named, ["host endpoint host-eth0 on eth0"], "named once");
+    assert!(!kernel.borrow().tables.held.interfaces.contains_key(&UPLINK) && node.hosts_in_force.is_empty());
+    kernel.borrow_mut().refuses = None;
+    assert!(apply(&mut node, &hosts).failed.is_empty());
+    assert_eq!(node.hosts_in_force.len(), 1);
+    kernel.borrow_mut().attached.remove(&(UPLINK, Hook::ToHostEndpoint));
+    kernel.borrow_mut().refuses = Some("attach to_host_endpoint");
+    let looked = node.look(&hosts, Extent::Everything);
+    assert!(!looked.failed.is_empty() && looked.repaired.is_empty());
+    assert!(kernel.borrow().tables.held.interfaces.contains_key(&UPLINK), "what comes in is judged on");
+    assert!(node.hosts_in_force.is_empty(), "and what is half in force is not called so");
+    kernel.borrow_mut().refuses = None;
+    assert!(apply(&mut node, &hosts).failed.is_empty());
+    assert_eq!(node.hosts_in_force.len(), 1);
 }
 
 #[test]
@@ -435,11 +544,20 @@ fn pkt_32_icmp_errors_come_from_an_address_that_is_the_hosts_own_now() {
     assert_eq!(speaks(&[], &[]), [nobody; 2]);
 }
 
-/// One life of an agent: pods come, one leaves, another comes. What fails is left for the next pass.
+/// Pods come, one leaves, another comes; interfaces of the node's own get host endpoints and lose them.
+fn steps() -> [Desired; 3] {
+    [with_hosts(pods(&[11, 12]), &["eth0", "eth1"], false), with_hosts(pods(&[12, 13]), &["eth0"], true), pods(&[12])]
+}
+
+fn last() -> Desired {
+    with_hosts(pods(&[11, 12, 13]), &["eth1"], false)
+}
+
+/// One life of an agent. What fails is left for the next pass.
 fn life(node: &mut Node) {
-    for desired in [pods(&[11, 12]), pods(&[12, 13]), pods(&[12])] {
+    for desired in steps() {
         node.apply(&desired);
-        let _ = node.tables.settle();
+        let _ = node.settle();
     }
 }
 
@@ -459,7 +577,7 @@ fn a_fault_at_every_call_opens_nothing_and_the_next_pass_reaches_the_same() {
     let mut undisturbed = node(&reference);
     let start = reference.borrow().calls;
     life(&mut undisturbed);
-    apply(&mut undisturbed, &pods(&[11, 12, 13]));
+    apply(&mut undisturbed, &last());
     let end = reference.borrow().calls;
     for at in start..end {
         let kernel = kernel();
@@ -468,7 +586,7 @@ fn a_fault_at_every_call_opens_nothing_and_the_next_pass_reaches_the_same() {
         life(&mut node);
         assert_closed(&kernel.borrow(), &format!("call {at}"));
         kernel.borrow_mut().fail_at = None;
-        let applied = apply(&mut node, &pods(&[11, 12, 13]));
+        let applied = apply(&mut node, &last());
         assert!(applied.failed.is_empty(), "call {at}: {:?}", applied.failed);
         assert_eq!(outcome(&kernel.borrow()), outcome(&reference.borrow()), "call {at}");
     }
@@ -480,21 +598,21 @@ fn an_agent_that_is_killed_at_any_call_is_followed_by_one_that_reaches_the_same(
     let mut undisturbed = node(&reference);
     let start = reference.borrow().calls;
     life(&mut undisturbed);
-    apply(&mut undisturbed, &pods(&[11, 12, 13]));
+    apply(&mut undisturbed, &last());
     for at in start..reference.borrow().calls {
         let kernel = kernel();
         let mut killed = node(&kernel);
         kernel.borrow_mut().fail_at = Some(at);
         // The first fault is the last thing that agent does: each later step runs on what the fault left.
-        for desired in [pods(&[11, 12]), pods(&[12, 13]), pods(&[12])] {
+        for desired in steps() {
             let applied = killed.apply(&desired);
-            if !applied.failed.is_empty() || killed.tables.settle().is_err() {
+            if !applied.failed.is_empty() || killed.settle().is_err() {
                 break;
             }
         }
         drop(killed);
         kernel.borrow_mut().fail_at = None;
-        let applied = apply(&mut node(&kernel), &pods(&[11, 12, 13]));
+        let applied = apply(&mut node(&kernel), &last());
         assert!(applied.failed.is_empty(), "call {at}: {:?}", applied.failed);
         assert_eq!(outcome(&kernel.borrow()), outcome(&reference.borrow()), "call {at}");
     }

@@ -166,6 +166,11 @@ impl FakeStore {
         Some(spans?.into_iter().take_while(|span| span.start() <= x).last().copied())
     }
 
+    /// Whether packets are under way that began under another revision.
+    pub fn has_old_packets(&self) -> bool {
+        !self.under_way.revisions.is_empty()
+    }
+
     /// Class and owner of an address.
     pub fn resolve(&self, address: Address) -> (u32, u32) {
         self.resolve_at(self.held.generation, address).expect("a class slot is written before its key")

@@ -1,0 +1,60 @@
+//! What a pod sends to its own node: let in unless the node says otherwise, and never a host endpoint's business.
+//! In: defaultEndpointToHostAction, policies of pods and of host endpoints. Out: tables between pods and their node.
+//! Invariant: the node reaches its pods, and is answered, whatever is refused the other way.
+//! Never: another node's address.
+
+use crate::hep::gate;
+use anyhow::{Result, ensure};
+use tests::{
+    Probe::{Ping, Tcp, Udp},
+    flow::Connection,
+};
+
+#[test]
+fn e2h_1_e2h_7_drop_refuses_what_a_pod_opens_to_its_node_and_answers_pass() -> Result<()> {
+    gate(&["x/a", "x/b"], |g| {
+        let open = "      x/a x/b node1\n x/a - . .\n x/b . - .\n node1 . . -";
+        g.expect(Tcp(80), open)?;
+        let address = g.s.node.addresses()[0];
+        let mut before = Connection::open(g.s.pod("x/a")?.namespace(), address, 80)?;
+        ensure!(before.answers()?, "a connection of before");
+        g.felix("{ defaultEndpointToHostAction: Drop }")?;
+        let refused = "      x/a x/b node1 outside\n x/a - . X .\n x/b . - X .\n node1 . . - .";
+        for what in [Tcp(80), Udp(80), Ping] {
+            g.expect(what, refused)?;
+        }
+        ensure!(!before.answers()?, "a connection of before is refused too");
+        g.felix("{ defaultEndpointToHostAction: Accept }")?;
+        g.expect(Tcp(80), open)?;
+        // Return leaves it to the host's own rules, which let it in here.
+        g.felix("{ defaultEndpointToHostAction: Drop }")?;
+        g.expect(Tcp(80), "node1\n x/a X")?;
+        g.felix("{ defaultEndpointToHostAction: Return }")?;
+        g.expect(Tcp(80), open)
+    })
+}
+
+#[test]
+fn e2h_1_a_pods_own_egress_rules_are_asked_first() -> Result<()> {
+    gate(&["x/a"], |g| {
+        g.s.policy("x/closed", "{ podSelector: {}, policyTypes: [Egress] }")?;
+        g.expect(Tcp(80), "node1\n x/a X")?;
+        g.expect_now(Tcp(80), "x/a\n node1 .")
+    })
+}
+
+#[test]
+fn e2h_5_a_policy_of_the_endpoint_of_all_interfaces_neither_refuses_nor_opens_what_a_pod_sends_to_its_node()
+-> Result<()> {
+    gate(&["x/a"], |g| {
+        g.host_endpoint("h", "interfaceName: '*'")?;
+        g.expect(Tcp(80), "node1\n outside X")?;
+        g.expect_now(Tcp(80), "node1\n x/a .")?;
+        g.felix("{ defaultEndpointToHostAction: Drop }")?;
+        g.expect(Tcp(80), "node1\n x/a X")?;
+        g.global("open", "{ selector: has(host), types: [Ingress, Egress], ingress: [{ action: Allow }], egress: [{ action: Allow }] }")?;
+        g.expect(Tcp(80), "node1\n outside .")?;
+        g.expect_now(Tcp(80), "node1\n x/a X")?;
+        g.expect_now(Tcp(80), "x/a\n node1 .")
+    })
+}
