@@ -1,10 +1,14 @@
 //! A file's documents: split by hand, so that a syntax error in one hides no other.
 //! In: a file's text. Out: each document's objects, members of a `List` apart, with the line they start at.
 //! Invariant: documents come in the order of the file; line numbers are the file's.
-//! Never: gives up a file for one of its documents.
+//! Never: gives up a file for one of its documents; reads one that is larger than any object can be.
 
 use crate::yaml;
+use serde::Deserialize;
 use serde_json::Value;
+
+/// Larger objects no API server takes (k8s.io/apiserver: 3 MiB of a request). A list may be of any size: it is many objects.
+const OBJECT_MAX: usize = 3 * 1024 * 1024;
 
 /// One document.
 #[derive(Debug)]
@@ -37,7 +41,17 @@ pub(crate) fn documents(text: &str) -> Vec<Document> {
 
 /// JSON may be indented by tabs, which YAML does not take.
 fn json(text: &str) -> Option<Value> {
-    text.trim_start().starts_with(['{', '[']).then(|| serde_json::from_str(text).ok()).flatten()
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: String,
+    }
+    let is_list = || serde_json::from_str(text).is_ok_and(|Kind { kind }| is_list(&kind));
+    let is_json = text.trim_start().starts_with(['{', '[']) && (text.len() <= OBJECT_MAX || is_list());
+    is_json.then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+fn is_list(kind: &str) -> bool {
+    kind.ends_with("List")
 }
 
 /// Lines of one document; `first` is the number of the first of them.
@@ -81,6 +95,10 @@ impl Part {
 
     fn read(&self) -> Document {
         let line = self.content_lines().next().map_or(self.first, |(line, _)| line);
+        if self.text.len() > OBJECT_MAX && !self.field("kind").is_some_and(|kind| is_list(&kind)) {
+            let message = format!("{} bytes are more than an object's {OBJECT_MAX}; divide it", self.text.len());
+            return Document { line, content: Err(Unreadable { line, message, object: self.guess() }) };
+        }
         let content = yaml::parse(&self.text).map(members).map_err(|error| Unreadable {
             line: error.line.map_or(line, |within| self.first + within - 1),
             message: error.message,
@@ -89,24 +107,25 @@ impl Part {
         Document { line, content }
     }
 
+    fn field(&self, name: &str) -> Option<String> {
+        self.text.lines().find_map(|line| {
+            let value = line.trim().strip_prefix(name)?.strip_prefix(':')?.trim().trim_matches(['"', '\'']);
+            (!value.is_empty()).then(|| value.to_owned())
+        })
+    }
+
     /// `kind` and `metadata.name`, as far as lines of their usual form show them.
     fn guess(&self) -> Option<String> {
-        let field = |name: &str| {
-            self.text.lines().find_map(|line| {
-                let value = line.trim().strip_prefix(name)?.strip_prefix(':')?.trim().trim_matches(['"', '\'']);
-                (!value.is_empty()).then(|| value.to_owned())
-            })
-        };
-        let kind = field("kind")?;
-        let name = field("name").map_or(String::new(), |name| format!(" {name}"));
-        let namespace = field("namespace").filter(|_| !name.is_empty());
+        let kind = self.field("kind")?;
+        let name = self.field("name").map_or(String::new(), |name| format!(" {name}"));
+        let namespace = self.field("namespace").filter(|_| !name.is_empty());
         Some(namespace.map_or(format!("{kind}{name}"), |namespace| format!("{kind} {namespace}/{}", name.trim())))
     }
 }
 
 /// A `List` is its members; everything else is itself.
 fn members(value: Value) -> Vec<Value> {
-    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(is_list);
     match value {
         Value::Null => Vec::new(),
         Value::Object(mut fields) if is_list => match fields.remove("items") {
@@ -152,6 +171,23 @@ mod tests {
     #[test]
     fn text_that_looks_like_a_marker_inside_a_value_splits_nothing() {
         assert_eq!(kinds("kind: A\ndata: |\n  ---\n  x\n----: 1\n"), [(1, Ok(vec!["A".into()]))]);
+    }
+
+    #[test]
+    fn an_object_that_is_larger_than_any_is_not_read_and_a_list_of_that_size_is() {
+        let nets = |kind: &str| {
+            let many: String =
+                (0..300_000).map(|number| format!("  - 10.{}.{}.0/24\n", number >> 8 & 255, number & 255)).collect();
+            format!("kind: {kind}\nmetadata:\n  name: many\nspec:\n  nets:\n{many}---\nkind: B\n")
+        };
+        let found = documents(&nets("GlobalNetworkSet"));
+        let error = found[0].content.as_ref().expect_err("it is too large");
+        assert_eq!((error.object.as_deref(), error.line), (Some("GlobalNetworkSet many"), 1));
+        assert!(error.message.contains("are more than an object's"), "{}", error.message);
+        assert!(found[1].content.is_ok(), "the other document is read");
+        let json = |kind: &str| format!("{{\"kind\": \"{kind}\", \"items\": [{}1]}}", "1, ".repeat(1_100_000));
+        assert!(documents(&json("PodList"))[0].content.as_ref().is_ok_and(|items| items.len() == 1_100_001));
+        assert!(documents(&json("Pod"))[0].content.is_err());
     }
 
     #[test]

@@ -20,8 +20,9 @@ use std::{
 /// A revision does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the map {map} has {size} entries and {needed} are needed{}; the previous revision stays in force, whole: \
+    "the map {map} has {size} entries and {needed}{} are needed{}; the previous revision stays in force, whole: \
      {remedy}, or ask for less",
+    if *all_counted { "" } else { " or more" },
     demand.as_ref().map_or_else(String::new, |demand| format!(", {} by {}", demand.entries, demand.policy))
 )]
 pub struct Full {
@@ -29,6 +30,8 @@ pub struct Full {
     pub map: &'static str,
     /// Entries needed, the revision in force included.
     pub needed: u64,
+    /// More are not needed. Else it was far too many to go on counting.
+    pub all_counted: bool,
     /// Entries it has.
     pub size: u32,
     /// Who asks for most of what is new.
@@ -86,7 +89,7 @@ impl Step<'_> {
         if ids > u64::from(ID_MAX) {
             let remedy = "no setting raises the number of classes that peers fall into".to_owned();
             let demand = self.demand(&maps::CLASSES);
-            return Err(Full { map: "classes of peers", needed: ids, size: ID_MAX, demand, remedy });
+            return Err(Full { map: "classes of peers", needed: ids, all_counted: true, size: ID_MAX, demand, remedy });
         }
         let needs = self.needs();
         match needs.iter().find(|need| need.entries > u64::from(sizes.of(need.map))) {
@@ -94,6 +97,7 @@ impl Step<'_> {
             Some(Need { map, entries }) => Err(Full {
                 map: map.name,
                 needed: *entries,
+                all_counted: true,
                 size: sizes.of(map),
                 demand: self.demand(map),
                 remedy: remedy(map.name, *entries),
@@ -121,7 +125,7 @@ impl Step<'_> {
     }
 
     /// The policy that asks for most of what is new in a map.
-    fn demand(&self, map: &MapSpec) -> Option<Demand> {
+    pub(super) fn demand(&self, map: &MapSpec) -> Option<Demand> {
         let entries = match map.name {
             "SPANS" => self.spans_by_set(),
             "ROWS" => self.rows_by_set(),
@@ -196,7 +200,7 @@ fn selectors_of(peer: &PeerTest) -> impl Iterator<Item = &Arc<Selector>> {
 }
 
 /// The policy of a set that says most.
-fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
+pub(super) fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
     let weight = |policy: &&PolicyRules| -> usize {
         let of_peer = |peer: &PeerTest| peer.nets.iter().flatten().count() + peer.not_nets.len();
         let of_packet = |packet: &PacketTest| packet.ports.iter().flatten().count() + packet.not_ports.len();

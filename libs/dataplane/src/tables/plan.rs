@@ -5,7 +5,7 @@
 
 use super::{
     affected,
-    capacity::{Full, Need, Step, remedy},
+    capacity::{Full, Need, Step, heaviest, remedy},
     image::{Entry, Image},
     names::{FreshIds, FreshSpans, Names},
     nested, prefix,
@@ -16,7 +16,7 @@ use super::{
 use abi::{
     Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, SpanKind, Word,
     endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
-    maps,
+    maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, ROW_SPANS_MAX, SET_ASKS_OWN, SET_DEFAULT_ONLY},
 };
 use calc::{
@@ -31,6 +31,9 @@ use std::{
 };
 
 mod hosts;
+
+/// So many times what a map holds is counted before it is given up.
+const COUNTED: u64 = 2;
 
 /// Nothing was put in force; the previous revision stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -297,6 +300,7 @@ impl<'a> Draft<'a> {
         let (known, fresh): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| self.known.classes.contains_key(class));
         let kept: BTreeSet<u32> = known.iter().map(|(_, id)| *id).collect();
         while let Some((set, id)) = self.waiting.pop() {
+            self.is_bounded()?;
             let is_known = self.known.sets.contains_key(&set);
             let SetEntry { row: default, flags, .. } = self.default_row(&set, id, is_known)?;
             if flags & SET_DEFAULT_ONLY != 0 {
@@ -315,10 +319,28 @@ impl<'a> Draft<'a> {
                 if row != default {
                     self.keep(row);
                     self.image.rows.insert(RowKey { set: id, class: *class_id }, row);
+                    self.is_bounded()?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is far too much is refused before it takes time and memory: nobody needs to know how much it would have been.
+    fn is_bounded(&self) -> Result<(), CommitError> {
+        let count = |entries: usize| u64::try_from(entries).unwrap_or(u64::MAX);
+        let image = &self.image;
+        let found = [
+            (&maps::ADDRESSES, count(image.addresses.len())),
+            (&maps::NETS, count(image.nets.len())),
+            (&maps::SETS, count(self.names.sets.len())),
+            (&maps::ROWS, count(image.rows.len())),
+            (&maps::SPANS, u64::from(self.room.end)),
+        ];
+        let is_far = |(map, needed): &(&MapSpec, u64)| *needed > COUNTED * u64::from(self.sizes.of(map));
+        let Some((map, needed)) = found.into_iter().find(is_far) else { return Ok(()) };
+        let (size, demand, remedy) = (self.sizes.of(map), self.step().demand(map), remedy(map.name, needed));
+        Err(Full { map: map.name, needed, all_counted: false, size, demand, remedy }.into())
     }
 
     fn default_row(&mut self, set: &RuleSet, id: u32, is_known: bool) -> Result<SetEntry, CommitError> {
@@ -383,13 +405,13 @@ impl<'a> Draft<'a> {
         let len = u32::try_from(spans.len()).ok().filter(|len| *len <= ROW_SPANS_MAX);
         let too_long = || CommitError::RowTooLong {
             spans: spans.len(),
-            policy: set.policies().next().map(|policy| policy.id.to_string()).unwrap_or_default(),
+            policy: heaviest(set).map(|policy| policy.id.to_string()).unwrap_or_default(),
         };
         let len = len.ok_or_else(too_long)?;
         let offset = self.room.take(len).ok_or_else(|| {
             let remedy = "no setting raises it further".to_owned();
             let (size, demand) = (self.sizes.of(&maps::SPANS), None);
-            Full { map: maps::SPANS.name, needed: u64::from(u32::MAX), size, demand, remedy }
+            Full { map: maps::SPANS.name, needed: u64::from(u32::MAX), all_counted: false, size, demand, remedy }
         })?;
         let place = RowRef { offset, len };
         self.contents.insert(place, Arc::clone(&spans));
@@ -428,14 +450,11 @@ impl<'a> Draft<'a> {
     }
 
     fn fits(&self) -> Result<Vec<Need>, CommitError> {
-        let step = Step {
-            old: self.old,
-            new: &self.image,
-            retired: self.retired,
-            names: &self.names,
-            spans_end: self.room.end,
-        };
-        Ok(step.fits(self.sizes)?)
+        Ok(self.step().fits(self.sizes)?)
+    }
+
+    fn step(&self) -> Step<'_> {
+        Step { old: self.old, new: &self.image, retired: self.retired, names: &self.names, spans_end: self.room.end }
     }
 
     fn finish(mut self, needs: Vec<Need>) -> Plan {

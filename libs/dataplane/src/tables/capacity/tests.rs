@@ -9,8 +9,13 @@ use super::super::{
     tests::{Sketch, assert_speaks, attachment, guarded, hits, rule},
 };
 use abi::maps::{self, MAPS, MapSpec, Sizing};
-use calc::Desired;
-use policy::SetAction;
+use calc::{
+    Desired,
+    desired::{AddressSpec, Owner},
+};
+use model::Selector;
+use policy::{Class, PeerTest, SetAction, SetRule};
+use std::sync::Arc;
 
 /// One endpoint that serves port 80 to one selector.
 fn small() -> Sketch {
@@ -165,4 +170,49 @@ fn rules_past_the_end_of_the_counters_are_judged_all_the_same_and_counted_apart_
     in_force(&mut tables, &Desired::default());
     in_force(&mut tables, &small);
     assert_eq!(tables.uncounted(), 0);
+}
+
+/// Rules of one port each, for peers with one label each; and peers of which each has a random half of the labels: spans by
+/// the product of both.
+fn exploding(rules: u16, peers: u16) -> Desired {
+    let has = |peer: u16, rule: u32| (u32::from(peer) * 7919 + rule * 104_729).wrapping_mul(2_654_435_761) >> 31 == 0;
+    let selectors: Vec<_> = (0..rules).map(|number| Arc::new(Selector::Has(format!("label-{number}")))).collect();
+    let one = |(port, selector): (u16, &Arc<Selector>)| {
+        let rule = rule(0, port, SetAction::Allow);
+        SetRule { peer: PeerTest { selector: Some(Arc::clone(selector)), ..PeerTest::default() }, ..rule }
+    };
+    // Every second port, so that no two stretches touch.
+    let rules: Vec<_> = (1..).step_by(2).zip(&selectors).map(one).collect();
+    let sketch = Sketch { endpoints: [Some((Some(rules), None)), None, None], ..small() };
+    let mut desired = sketch.desired();
+    for number in 0..peers {
+        let half =
+            (0..).zip(&selectors).filter(|(rule, _)| has(number, *rule)).map(|(_, selector)| Arc::clone(selector));
+        let class = Arc::new(Class { selectors: half.collect(), ..Class::default() });
+        let [high, low] = number.to_be_bytes();
+        desired.addresses.insert([10, 99, high, low].into(), AddressSpec { class, owner: Owner::Elsewhere });
+    }
+    desired
+}
+
+#[test]
+fn a_set_that_explodes_is_given_up_before_it_is_worked_out_and_what_is_in_force_stays() {
+    let size = 10_000;
+    let mut tables = tables(&[(maps::SPANS.name, size)]);
+    in_force(&mut tables, &small().desired());
+    let (held, writes) = (tables.store().held.clone(), tables.store().writes);
+    let (rules, peers) = (1000, 1000);
+    let error = tables.commit(&exploding(rules, peers), &guarded).expect_err("a million spans");
+    let CommitError::Full(full) = &error else { panic!("{error}") };
+    assert_eq!((full.map, full.all_counted), (maps::SPANS.name, false));
+    // Twice what fits, and one row more: a twentieth of the whole.
+    assert!(full.needed <= u64::from(2 * size) + 2 * u64::from(rules), "{error}");
+    for part in ["or more are needed", "NetworkPolicy default/p", "previous revision stays", "mapEntries SPANS"] {
+        assert!(error.to_string().contains(part), "{part} is missing in: {error}");
+    }
+    assert_eq!((&held, writes), (&tables.store().held, tables.store().writes), "something was written");
+    assert_speaks(tables.store(), &small().desired(), &hits(tables.names()), "after it was given up");
+    // As many rules for fewer peers fit.
+    in_force(&mut tables, &exploding(rules, 5));
+    in_force(&mut tables, &small().desired());
 }

@@ -140,5 +140,5 @@ impl Draft<'_> {
 fn whole(refusal: Refusal) -> CommitError {
     let Refusal::Full { map, size } = refusal else { unreachable!("an interface that is judged is there") };
     let needed = u64::from(size) + 1;
-    Full { map, needed, size, demand: None, remedy: remedy(map, needed) }.into()
+    Full { map, needed, all_counted: true, size, demand: None, remedy: remedy(map, needed) }.into()
 }

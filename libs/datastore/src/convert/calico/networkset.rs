@@ -13,6 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+/// More than any cluster can hold in one object: etcd takes 1.5 MiB, and a member is 12 bytes at least (`"1.1.1.1/8",`).
+const NETS_MAX: usize = 131_072;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Spec {
@@ -26,8 +29,13 @@ pub(in super::super) fn convert(
     unreadable: &mut Vec<InvalidField>,
 ) -> Result<NetworkSet, InvalidField> {
     let spec: Spec = read("spec", object)?;
+    let written = spec.nets.unwrap_or_default();
+    if written.len() > NETS_MAX {
+        let reason = format!("{} are more than {NETS_MAX} members; divide them between several sets", written.len());
+        return Err(InvalidField::new("spec.nets", reason));
+    }
     let mut nets = BTreeSet::new();
-    for (index, text) in spec.nets.unwrap_or_default().iter().enumerate() {
+    for (index, text) in written.iter().enumerate() {
         nets.insert(net(&format!("spec.nets[{index}]"), text)?);
     }
     let labels = meta.labels();

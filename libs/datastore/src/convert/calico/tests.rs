@@ -532,6 +532,17 @@ fn a_set_that_cannot_be_read_whole_is_refused() {
 }
 
 #[test]
+fn a_set_has_as_many_members_as_a_cluster_can_hold_in_one_object() {
+    let of = |count: u32| {
+        let nets: Vec<_> = (0..count).map(|number| std::net::Ipv4Addr::from(number << 8).to_string()).collect();
+        object(API, "GlobalNetworkSet", "{name: s}", &format!("nets: [{}]", nets.join(", ")))
+    };
+    assert_eq!(nets(&set(&of(131_072)).0).len(), 131_072);
+    let said = refusal(&of(131_073));
+    assert_eq!(said, "spec.nets: 131073 are more than 131072 members; divide them between several sets");
+}
+
+#[test]
 fn sel_9_a_set_does_not_say_in_which_namespace_it_is() {
     let metadata = "{name: s, labels: {projectcalico.org/namespace: bank, pcns.team: a, a: b}}";
     let (_, unreadable) = set(&object(API, "GlobalNetworkSet", metadata, "nets: [10.0.0.0/8]"));
