@@ -24,6 +24,7 @@ mod passage;
 mod requests;
 mod run;
 mod serve;
+mod setback;
 mod show;
 mod trial;
 

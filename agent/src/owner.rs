@@ -12,6 +12,7 @@ use crate::{
     metrics::{Metrics, NodeState},
     observe::Host,
     requests,
+    setback::Setbacks,
 };
 use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
@@ -116,6 +117,7 @@ pub struct Agent<K> {
     /// Since when something that all pods share is not as wanted.
     pub(crate) limited: Option<Instant>,
     pub(crate) repairs: Repairs,
+    pub(crate) setbacks: Setbacks,
     /// The World has changed since it was last resolved.
     pub(crate) changed: bool,
     /// Prepared attachments, and when no commit can follow any more.
@@ -151,6 +153,7 @@ impl<K: Kernel> Agent<K> {
             outcome: Outcome::default(),
             limited: None,
             repairs: Repairs::default(),
+            setbacks: Setbacks::default(),
             changed: true,
             abandoned: BTreeMap::new(),
             reboot: Reboot::default(),
@@ -246,6 +249,7 @@ impl<K: Kernel> Agent<K> {
     pub fn tick(&mut self) {
         self.changed |= !self.applied || !self.outcome.failed.is_empty();
         self.apply_changes();
+        self.try_again();
         self.sweep();
         self.undo_abandoned();
         self.publish_all();
@@ -271,10 +275,10 @@ impl<K: Kernel> Agent<K> {
             ready: self.ready(),
             generation: *generation,
             endpoints: *endpoints,
-            not_in_force: failed.len() + self.repairs.failed().len(),
+            not_in_force: failed.len() + self.repairs.failed().len() + self.setbacks.held().count(),
             problems: self.problems().len(),
             damaged: self.node.damaged.len(),
-            refused: *commit == Commit::Refused,
+            refused: *commit == Commit::Refused || self.setbacks.held().next().is_some(),
             tried: self.kernel.tried(),
         };
         self.node.metrics.is_now(node, fullness);
@@ -287,17 +291,32 @@ impl<K: Kernel> Agent<K> {
 
     fn learn(&mut self, batch: Batch) {
         let was_in_sync = self.world.in_sync().is_some();
-        for update in batch {
-            let is_of_policy =
-                matches!(update, Update::Set(Resource::Policy(_)) | Update::Gone(ResourceKey::Policy(_)));
-            self.changed |= self.world.apply(update);
-            self.changed |= is_of_policy && self.world.try_staged(true);
-        }
+        batch.into_iter().for_each(|update| self.hear(update));
         self.allocator.pools = self.world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
         if !was_in_sync && self.world.in_sync().is_some() {
             info!("the datastore has said everything it has");
             self.undo_leftovers();
             self.publish_all();
+        }
+    }
+
+    fn hear(&mut self, update: Update) {
+        let is_of_policy = matches!(update, Update::Set(Resource::Policy(_)) | Update::Gone(ResourceKey::Policy(_)));
+        self.setbacks.note(&self.world, &update);
+        self.changed |= self.world.apply(update);
+        self.changed |= is_of_policy && self.world.try_staged(true);
+    }
+
+    /// What was put off for want of room, until the first that still has none.
+    fn try_again(&mut self) {
+        self.setbacks.tick();
+        while let Some(update) = self.setbacks.due() {
+            self.hear(update);
+            let held = self.setbacks.held().count();
+            self.apply_changes();
+            if self.setbacks.held().count() > held {
+                break;
+            }
         }
     }
 
@@ -361,10 +380,38 @@ impl<K: Kernel> Agent<K> {
                 applied = self.kernel.apply(desired);
             }
         }
+        match applied.commit {
+            Commit::InForce | Commit::Unchanged => self.setbacks.in_force(),
+            Commit::Refused => applied = self.set_back(applied, begun),
+            Commit::Failed => {}
+        }
         self.applied = true;
         // Interfaces may have come.
         self.to_upgrade.get_or_insert_with(|| Instant::now() + QUIET);
         self.heed(applied, begun.elapsed());
+    }
+
+    /// The newest objects are put off where they do not fit, so that everything else goes on.
+    fn set_back(&mut self, refused: Applied, begun: Instant) -> Applied {
+        let reasons: Vec<_> = refused.failed.iter().map(|(_, error)| error.to_string()).collect();
+        let is_new = !self.setbacks.is_trying();
+        let back = self.setbacks.refused(&self.world, &reasons.join("; "));
+        if back.is_empty() {
+            return refused;
+        }
+        for (object, reason) in self.setbacks.held().filter(|_| is_new) {
+            warn!(object, "its newest revision is put off: {reason}");
+        }
+        self.node.metrics.committed(Commit::Refused, begun.elapsed(), is_new);
+        for update in back {
+            self.world.apply(update);
+        }
+        let Some(desired) = self.world.desired() else { return refused };
+        let applied = self.kernel.apply(desired);
+        if matches!(applied.commit, Commit::InForce | Commit::Unchanged) {
+            self.setbacks.in_force();
+        }
+        applied
     }
 
     fn heed(&mut self, applied: Applied, took: Duration) {

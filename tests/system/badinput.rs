@@ -207,3 +207,103 @@ fn an_explained_refusal_names_policy_and_rule() -> Result<()> {
         s.expect_now(Udp(80), "x/a\n x/b .\n x/c X")
     })
 }
+
+/// A policy of Calico's that lets x/b into x/a by its rule 0.
+fn calico_door(rules: &str) -> String {
+    let own = "selector: pod == 'a', types: [Ingress]";
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {{ name: door, namespace: x }}\nspec: {{ {own}, \
+         ingress: [{{ action: Allow, source: {{ selector: pod == 'b' }} }}{rules}] }}\n"
+    )
+}
+
+#[test]
+fn a_calico_policy_that_gets_a_bad_part_stays_closed_and_the_part_is_named_with_what_holds() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        let closed = "x/a\n x/b .\n x/c X";
+        s.cluster.manifest("door", &calico_door(""))?;
+        s.expect(Tcp(80), closed)?;
+        let long = format!("has(a) || {}", "has(pod) || ".repeat(90) + "has(pod)");
+        let many = ", { action: Allow }".repeat(1024);
+        let refused = "its last good revision stays in force";
+        let unreadable = "the rule matches nothing";
+        for (rules, words) in [
+            (many.as_str(), ["door.yaml", "spec.ingress: 1025 are more than 1024", refused]),
+            (&format!(", {{ action: Allow, source: {{ selector: '{long}' }} }}"), ["door.yaml", "characters", refused]),
+            (", { action: Allow, source: { nets: [10.65.0.0/33] } }", ["door.yaml", "10.65.0.0/33", unreadable]),
+            (", { action: Allow, source: { nets: [] }, nets: [] }", ["door.yaml", "nets", unreadable]),
+            (
+                ", { action: Allow, protocol: TCP, destination: { ports: [0] } }",
+                ["door.yaml", "spec.ingress[1].destination.ports[0]", unreadable],
+            ),
+            (
+                ", { action: Allow, protocol: TCP, destination: { ports: ['90:80'] } }",
+                ["door.yaml", "spec.ingress[1].destination.ports[0]", unreadable],
+            ),
+            (
+                ", { action: Allow, source: { services: { name: s }, selector: all() } }",
+                ["door.yaml", "spec.ingress[1].source.selector", unreadable],
+            ),
+        ] {
+            s.cluster.manifest("door", &calico_door(rules))?;
+            told(s, &words)?;
+            s.expect_now(Tcp(80), closed).with_context(|| words.join(", "))?;
+        }
+        // A selector that matches everything twice matches everything once.
+        for twice in ["all() || all()", "has(pod) || !has(pod)", "all() && all()"] {
+            s.cluster.manifest(
+                "door",
+                &calico_door(&format!(", {{ action: Allow, source: {{ selector: \"{twice}\" }} }}")),
+            )?;
+            s.expect(Tcp(80), "x/a\n x/b .\n x/c .").context(twice)?;
+            s.cluster.manifest("door", &calico_door(""))?;
+            s.expect(Tcp(80), closed)?;
+        }
+        still_hears(s)
+    })
+}
+
+#[test]
+fn a_network_set_of_a_million_members_is_named_and_the_set_that_was_denied_stays_denied() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        let own: Vec<_> = s.pod("x/c")?.addresses().iter().map(|address| format!("'{address}'")).collect();
+        let set = |nets: &str| {
+            format!(
+                "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata:\n  name: bad\n  labels: {{ role: bad }}\n\
+                 spec:\n  nets: [{nets}]\n"
+            )
+        };
+        s.cluster.manifest("set", &set(&own.join(", ")))?;
+        let deny =
+            ", { action: Deny, source: { selector: role == 'bad', namespaceSelector: global() } }, { action: Allow }";
+        s.cluster.manifest("door", &calico_door(deny))?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        let members = |count: u32| {
+            let members = (0..count).map(|number| std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string());
+            members.collect::<Vec<_>>().join(", ")
+        };
+        for (count, words) in [
+            (1_000_000, ["set.yaml", "are more than an object's", "objects that this file gave before stay in force"]),
+            (131_073, ["set.yaml", "131073 are more than 131072", "its last good revision stays in force"]),
+        ] {
+            s.cluster.manifest("set", &set(&members(count)))?;
+            told(s, &words)?;
+            s.expect_now(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        }
+        still_hears(s)?;
+        s.cluster.manifest("set", &set(""))?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c .")
+    })
+}
+
+#[test]
+fn of_one_object_in_two_files_the_first_counts_and_the_other_is_named() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        door(s)?;
+        s.cluster.manifest("zz-again", &policy("x/door", "{ podSelector: {}, ingress: [{}] }"))?;
+        told(s, &["zz-again.yaml", "NetworkPolicy x/door", "also in", "policy-x-door.yaml, which counts"])?;
+        s.expect_now(Tcp(80), "x/a\n x/b .\n x/c X")?;
+        s.drop_policy("x/door")?;
+        s.expect(Tcp(80), "x/a x/b x/c\n x/a - . .\n x/b . - .\n x/c . . -")
+    })
+}

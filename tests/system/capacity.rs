@@ -60,6 +60,15 @@ fn far_pods() -> String {
     })
 }
 
+/// Lets a pod be reached from each of these, by a rule of its own.
+fn from(pod: &str, peers: &[&str]) -> String {
+    let rules: String = peers
+        .iter()
+        .map(|peer| format!("{{ from: [{{ podSelector: {{ matchLabels: {{ pod: {peer} }} }} }}] }}, "))
+        .collect();
+    format!("{{ podSelector: {{ matchLabels: {{ pod: {pod} }} }}, ingress: [{rules}] }}")
+}
+
 fn not_in_force(s: &Story) -> Result<Vec<String>> {
     serde_json::from_value(s.node.show("status")?["notInForce"].clone()).context("reading notInForce")
 }
@@ -93,6 +102,67 @@ fn a_policy_that_does_not_fit_is_named_changes_nothing_and_is_in_force_once_it_f
         .with_context(|| format!("with a small {map}"))?;
     }
     Ok(())
+}
+
+/// Lets a pod be reached at many ports that do not touch.
+fn ports(pod: &str, count: u16) -> String {
+    let ports: String = (0..count).map(|number| format!("{{ port: {} }}, ", 1000 + 2 * number)).collect();
+    format!("{{ podSelector: {{ matchLabels: {{ pod: {pod} }} }}, ingress: [{{ ports: [{ports}] }}] }}")
+}
+
+#[test]
+fn what_does_not_fit_is_put_off_alone_and_comes_into_force_by_itself_when_there_is_room() -> Result<()> {
+    for (map, entries) in [("SPANS", 96), ("ROWS", 3), ("SETS", 6)] {
+        story_on(with(map, entries), &["x/a", "x/b", "x/c"], |s| {
+            let metric = |name: &str| Scrape::of(s.node.namespace(), METRICS.into())?.value(name);
+            s.policy("x/p", FROM_B)?;
+            s.expect(Tcp(80), "x/a\n x/b .\n x/c X")?;
+            let (first, second) = match map {
+                "SPANS" => (ports("b", 30), ports("c", 30)),
+                "ROWS" => (from("b", &["a"]), from("c", &["a", "b"])),
+                // Two sets at once.
+                _ => (
+                    ports("b", 1),
+                    ports("c", 2).replace(", ingress:", ", policyTypes: [Ingress, Egress], egress: [{}], ingress:"),
+                ),
+            };
+            s.policy("x/first", &first)?;
+            s.expect(Tcp(80), if map == "ROWS" { "x/b\n x/a .\n x/c X" } else { "x/b\n x/a X\n x/c X" })?;
+            assert!(not_in_force(s)?.is_empty(), "{:?}", not_in_force(s)?);
+            let refused = metric("tortie_refused_revisions_total")?;
+            s.policy("x/second", &second)?;
+            wait_until("what does not fit is named", PATIENCE, || {
+                let told = not_in_force(s)?.join("\n");
+                Ok(["NetworkPolicy x/second", "put off", &format!("mapEntries {map}")]
+                    .iter()
+                    .all(|part| told.contains(part)))
+            })
+            .with_context(|| not_in_force(s).unwrap_or_default().join("\n"))?;
+            s.expect_now(Tcp(80), "x/c\n x/a .\n x/b .").context("its former revision: none")?;
+            wait_until("the metrics say so", PATIENCE, || Ok(metric("tortie_revision_refused")? == 1.0))?;
+            assert!(metric("tortie_not_in_force")? >= 1.0 && metric("tortie_refused_revisions_total")? > refused);
+            // Everything else goes on: a policy changes, and then the pods that wait for room get it.
+            s.policy("x/p", "{ podSelector: { matchLabels: { pod: a } }, ingress: [] }")?;
+            s.expect(Tcp(80), "x/a\n x/b X\n x/c X").context("another policy")?;
+            s.drop_policy("x/first")?;
+            let closed = if map == "ROWS" { "x/c\n x/a .\n x/b .\n node1 ." } else { "x/c\n x/a X\n x/b X" };
+            wait_until("nothing is put off", PATIENCE, || Ok(not_in_force(s)?.is_empty()))?;
+            s.expect(Tcp(80), closed).context("with room again")?;
+            wait_until("the metrics say so", PATIENCE, || Ok(metric("tortie_revision_refused")? == 0.0))
+        })
+        .with_context(|| format!("with a small {map}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_starts_while_a_policy_is_put_off() -> Result<()> {
+    story_on(with("SPANS", 96), &["x/a", "x/b"], |s| {
+        s.policy("x/big", &ports("b", 60))?;
+        wait_until("it is named", PATIENCE, || Ok(not_in_force(s)?.iter().any(|line| line.contains("x/big"))))?;
+        s.add(&PodSpec::new("x/c"))?;
+        s.expect(Tcp(80), "x/a x/b\n x/c . .")
+    })
 }
 
 #[test]

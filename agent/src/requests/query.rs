@@ -43,7 +43,10 @@ pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
 fn state<K: Kernel>(agent: &Agent<K>) -> Value {
     let known = agent.world.status();
     let failed = agent.outcome.failed.iter().chain(agent.repairs.failed());
-    let failed: Vec<_> = failed.map(|(item, error)| format!("{item}: {error}")).collect();
+    let mut failed: Vec<_> = failed.map(|(item, error)| format!("{item}: {error}")).collect();
+    let put_off =
+        |(object, reason)| format!("{object}: its newest revision is put off, its former one holds: {reason}");
+    failed.extend(agent.setbacks.held().map(put_off));
     let host: Vec<_> = agent.world.host_addresses().iter().map(ToString::to_string).collect();
     json!({
         "node": agent.node.name,
