@@ -9,7 +9,7 @@ use model::{
     DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
     NamespaceName,
 };
-use policy::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject, RuleSet};
+use policy::{Failsafes, HostLayer, HostProfile, HostSubject, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -87,18 +87,11 @@ pub(crate) fn labels(host: &HostEndpoint) -> EffectiveLabels<'_> {
     EffectiveLabels::host_endpoint(&host.labels)
 }
 
-/// Calico makes one for everybody, one for each namespace, and one without rules for each service account. `None`: there is
-/// none of this name.
+/// `None`: there is none of this name.
 pub(crate) fn profile<'a>(world: &'a World, name: &'a str) -> Option<HostProfile<'a>> {
-    if let Some(profile) = world.profiles.get(name) {
-        return Some(HostProfile::Given(profile));
-    }
-    let of_namespace = || world.namespaces.contains_key(&NamespaceName::from(name.strip_prefix("kns.")?)).then_some(());
-    if name == DEFAULT_ALLOW || of_namespace().is_some() {
-        return Some(HostProfile::AllowsAll(name));
-    }
-    let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
-    world.account(&namespace.into(), account).map(|_| HostProfile::Empty(name))
+    let has_namespace = |name: &str| world.namespaces.contains_key(&NamespaceName::from(name));
+    let has_account = |namespace: &str, account: &str| world.account(&namespace.into(), account).is_some();
+    HostProfile::find(name, |name| world.profiles.get(name), has_namespace, has_account)
 }
 
 /// Ports that stay open on this node.

@@ -3,7 +3,7 @@
 //! Invariant: answers from the same workloads that [`crate::desired`] works on.
 //! Never: changes anything; waits for the first full list.
 
-use crate::{World, workload::workloads};
+use crate::{World, host, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node, NodeName, Pod, PodId,
     Policy, PolicyId, ServiceAccount,
@@ -188,6 +188,7 @@ impl World {
             endpoints,
             network_sets: self.network_sets.values().map(|set| NetworkSet::clone(set)).collect(),
             host_endpoints: self.host_endpoints.values().cloned().collect(),
+            failsafes: host::failsafes(self),
             slices: self.slices.values().cloned().collect(),
             tiers: self.tiers.values().cloned().collect(),
             policies: self.policies.values().map(|policy| Policy::clone(policy)).collect(),

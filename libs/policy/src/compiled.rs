@@ -4,11 +4,12 @@
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
 use crate::{
-    Active, Class, Endpoint, Flow, Hit, HostFacts, Judgement, NodeFacts, Outcome, OwnAddresses, PodFacts, Preview,
-    RuleSet, Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row, staged::spoken_of,
+    Active, Class, Endpoint, Flow, Hit, HostFacts, HostLayer, HostProfile, HostSubject, Judgement, NodeFacts, Outcome,
+    OwnAddresses, PodFacts, Preview, RuleSet, Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row,
+    staged::spoken_of,
 };
-use model::{Cidr, Direction, EffectiveLabels, Parent, Profile};
-use std::net::IpAddr;
+use model::{Cidr, Direction, EffectiveLabels, HostEndpoint, HostInterface, Parent, Profile};
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// What a node that had all pods of the view would hold.
 #[derive(Debug)]
@@ -16,7 +17,9 @@ pub struct Compiled<'a> {
     view: &'a View,
     /// Ingress and egress rule sets, by place in `view.endpoints`.
     pub sets: Vec<(RuleSet, RuleSet)>,
-    /// What the rule sets ask of peers.
+    /// What is asked at host endpoints, by place in `view.host_endpoints`.
+    pub at_hosts: Vec<BTreeMap<(HostLayer, Direction), RuleSet>>,
+    /// What the rule sets ask of addresses.
     pub active: Active,
 }
 
@@ -39,8 +42,11 @@ impl<'a> Compiled<'a> {
             (set(Direction::Ingress), set(Direction::Egress))
         };
         let sets: Vec<_> = view.endpoints.iter().map(both).collect();
-        let active = Active::of(sets.iter().flat_map(|(ingress, egress)| [ingress, egress]), &around);
-        Self { view, sets, active }
+        let at_hosts: Vec<_> =
+            view.host_endpoints.iter().map(|host| at_host(view, host, &book, &mut selectors)).collect();
+        let of_hosts = at_hosts.iter().flat_map(BTreeMap::values);
+        let active = Active::of(sets.iter().flat_map(|(ingress, egress)| [ingress, egress]).chain(of_hosts), &around);
+        Self { view, sets, at_hosts, active }
     }
 
     /// The class of an address.
@@ -57,6 +63,17 @@ impl<'a> Compiled<'a> {
     #[must_use]
     pub fn outcome(&self, flow: &Flow) -> Outcome {
         self.read(flow, |Hit { verdict, decider, logs, .. }| Judgement { verdict, decider, logs })
+    }
+
+    /// What a layer of the host endpoint at this place says of a flow. `None`: it asks nothing.
+    #[must_use]
+    pub fn at_host(&self, host: usize, layer: HostLayer, direction: Direction, flow: &Flow) -> Option<Judgement> {
+        let (peer, own) = match direction {
+            Direction::Ingress => (flow.source, flow.destination),
+            Direction::Egress => (flow.destination, flow.source),
+        };
+        let set = self.at_hosts[host].get(&(layer, direction))?;
+        Some(row(set, &self.class(peer)).judge(flow, &self.class(own)))
     }
 
     /// Judges a flow by what rows say of it if every staged policy were enforced, but for what would be logged.
@@ -97,6 +114,32 @@ fn facts<'a>(view: &'a View, endpoint: &'a Endpoint) -> PodFacts<'a> {
         endpoint.service_account.as_deref().and_then(|name| profile(&Profile::of_account(namespace, name)));
     let labels = labels.with_applied([profile(&Profile::of_namespace(namespace)), of_account]);
     PodFacts { labels, ports: endpoint.ports.as_deref() }
+}
+
+fn at_host(
+    view: &View,
+    host: &HostEndpoint,
+    book: &Rulebook<'_>,
+    selectors: &mut Selectors,
+) -> BTreeMap<(HostLayer, Direction), RuleSet> {
+    let given = |name: &str| view.profiles.iter().find(|profile| profile.name == name);
+    let has_namespace = |name: &str| view.namespaces.contains_key(&name.into());
+    let has_account = |namespace: &str, account: &str| view.accounts.contains_key(&(namespace.into(), account.into()));
+    let find = |name| HostProfile::find(name, given, has_namespace, has_account);
+    let subject = HostSubject {
+        labels: EffectiveLabels::host_endpoint(&host.labels),
+        profiles: host.profiles.iter().map_while(|name| find(name)).collect(),
+        failsafes: &view.failsafes,
+    };
+    let applying = book.applying(&subject.labels);
+    let is_of_all = host.interface == Some(HostInterface::Any);
+    let layers = HostLayer::ALL.into_iter().filter(|layer| !is_of_all || *layer != HostLayer::Untracked);
+    let all = layers.flat_map(|layer| [(layer, Direction::Ingress), (layer, Direction::Egress)]);
+    let set = |(layer, direction)| {
+        let set = RuleSet::at_host(layer, direction, &applying, &subject, selectors)?;
+        Some(((layer, direction), set))
+    };
+    all.filter_map(set).collect()
 }
 
 fn subject<'a>(view: &'a View, endpoint: &'a Endpoint) -> Subject<'a> {

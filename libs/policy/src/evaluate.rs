@@ -3,7 +3,11 @@
 //! Invariant: reads policies, labels and addresses only; the specification that compiler and kernel are held against.
 //! Never: uses rule sets, classes, rows or anything of the compiler.
 
-use crate::{Decider, Verdict};
+mod host;
+
+pub use host::{AtHost, evaluate_at};
+
+use crate::{Decider, Failsafes, Verdict};
 use model::{
     Action, Cidr, Direction, EffectiveLabels, EndpointSlice, EntityMatch, Family, HostEndpoint, IcmpMatch, Labels,
     NamedPort, NamespaceName, NetworkSet, Node, Order, Parent, PodId, Policy, PortMatch, Profile, Protocol, Rule,
@@ -49,6 +53,8 @@ pub struct View {
     pub policies: Vec<Policy>,
     /// Profiles that objects describe.
     pub profiles: Vec<Profile>,
+    /// Ports that no policy of a host endpoint closes.
+    pub failsafes: Failsafes,
     /// Addresses of this node: traffic from them to a local pod is always let in (NP-52).
     pub host: Vec<Cidr>,
 }
@@ -115,9 +121,34 @@ pub(crate) struct Packet<'a> {
     source: Names<'a>,
     /// Whose names destination ports have, in both directions (NP-19).
     destination: Names<'a>,
-    /// The end that is judged.
-    pub(crate) subject: &'a Endpoint,
+    /// Who is judged.
+    pub(crate) subject: Subject<'a>,
     pub(crate) direction: Direction,
+}
+
+/// Whose policies are asked.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    Pod(&'a Endpoint),
+    Host(AtHost<'a>),
+}
+
+impl Subject<'_> {
+    /// A staged policy is never asked (CAL-13), nor are workloads by what is for host endpoints alone (HEP-8, HEP-9).
+    fn asks(self, policy: &Policy) -> bool {
+        policy.stage.is_none()
+            && match self {
+                Self::Pod(_) => policy.judges_workloads(),
+                Self::Host(at) => at.asks(policy),
+            }
+    }
+
+    fn has_an_end(self) -> bool {
+        match self {
+            Self::Pod(_) => true,
+            Self::Host(at) => at.has_an_end(),
+        }
+    }
 }
 
 /// Who has names for the ports at an address.
@@ -152,10 +183,9 @@ impl View {
 
     /// A flow as its end that is judged in this direction sees it, if that end is a pod.
     pub(crate) fn seen<'a>(&'a self, flow: &'a Flow, direction: Direction) -> Option<Packet<'a>> {
-        let names = |address| Names { pod: self.pod_at(address), hosts: self.hosts_at(address).collect() };
-        let (source, destination) = (names(flow.source), names(flow.destination));
-        let subject = if direction == Direction::Egress { source.pod } else { destination.pod };
-        Some(Packet { flow, source, destination, subject: subject?, direction })
+        let (source, destination) = (self.names_at(flow.source), self.names_at(flow.destination));
+        let pod = if direction == Direction::Egress { source.pod } else { destination.pod };
+        Some(Packet { flow, source, destination, subject: Subject::Pod(pod?), direction })
     }
 
     /// `None`: the tier passes the packet on.
@@ -181,7 +211,7 @@ impl View {
         }
         let policies = policies.iter().map(|policy| policy.id.clone()).collect();
         let decider = Decider::EndOfTier { tier: tier.name.clone(), direction, policies };
-        (tier.end == TierEnd::Deny).then_some((Verdict::Deny, decider))
+        (tier.end == TierEnd::Deny && packet.subject.has_an_end()).then_some((Verdict::Deny, decider))
     }
 
     /// `certainly`: whether the policy applies to the subject at all. What is not known counts against the traffic: an
@@ -201,16 +231,13 @@ impl View {
 
     /// The namespace's profile comes first. Where no object describes it, it lets everything through.
     fn ask_profiles(&self, packet: &Packet, no_policy: bool, logs: &mut Vec<Decider>) -> (Verdict, Decider) {
-        let Packet { direction, subject, .. } = packet;
-        let direction = *direction;
-        let namespace = &subject.id.namespace;
-        let Some(first) = self.profile(&Profile::of_namespace(namespace)) else {
+        let direction = packet.direction;
+        let profiles = self.profiles_of(packet);
+        if profiles.is_empty() {
             let decider = if no_policy { Decider::NoPolicy(direction) } else { Decider::AllPassed(direction) };
             return (Verdict::Allow, decider);
-        };
-        let account = subject.service_account.as_deref();
-        let second = account.and_then(|account| self.profile(&Profile::of_account(namespace, account)));
-        for profile in [first].into_iter().chain(second) {
+        }
+        for profile in profiles {
             for rule in profile.rules(direction) {
                 let decider = Decider::Profile { profile: profile.name.clone(), direction, place: rule.place };
                 match self.effect(rule, Truth::Yes, packet) {
@@ -227,7 +254,7 @@ impl View {
 
     /// The subject's profiles that objects describe, in order; none where its namespace's is implied.
     pub(crate) fn profiles_of(&self, packet: &Packet) -> Vec<&Profile> {
-        let Endpoint { id, service_account, .. } = packet.subject;
+        let Subject::Pod(Endpoint { id, service_account, .. }) = packet.subject else { return Vec::new() };
         let Some(first) = self.profile(&Profile::of_namespace(&id.namespace)) else { return Vec::new() };
         let second = service_account.as_ref().and_then(|name| self.profile(&Profile::of_account(&id.namespace, name)));
         [first].into_iter().chain(second).collect()
@@ -241,9 +268,7 @@ impl View {
     pub(crate) fn tiers_of(&self, packet: &Packet) -> Vec<(Tier, Vec<&Policy>)> {
         let mut tiers: BTreeMap<(bool, Order, TierName), (Tier, Vec<&Policy>)> = BTreeMap::new();
         for policy in &self.policies {
-            // A staged policy is never asked (CAL-13), nor are workloads by what is for host endpoints alone (HEP-8, HEP-9).
-            if policy.stage.is_none()
-                && policy.judges_workloads()
+            if packet.subject.asks(policy)
                 && policy.applies(packet.direction)
                 && self.selects(policy, packet.subject).possibly()
             {
@@ -276,12 +301,19 @@ impl View {
         self.endpoints.iter().find(|endpoint| endpoint.addresses.contains(&address))
     }
 
+    fn names_at(&self, address: IpAddr) -> Names<'_> {
+        Names { pod: self.pod_at(address), hosts: self.hosts_at(address).collect() }
+    }
+
     fn hosts_at(&self, address: IpAddr) -> impl Iterator<Item = &HostEndpoint> {
         self.host_endpoints.iter().filter(move |host| host.expected_ips.contains(&address))
     }
 
-    fn selects(&self, policy: &Policy, pod: &Endpoint) -> Truth {
-        policy.subject.matches(&self.labels_of(pod))
+    fn selects(&self, policy: &Policy, subject: Subject) -> Truth {
+        policy.subject.matches(&match subject {
+            Subject::Pod(pod) => self.labels_of(pod),
+            Subject::Host(at) => EffectiveLabels::host_endpoint(&at.host.labels),
+        })
     }
 
     pub(crate) fn labels_of<'a>(&'a self, pod: &'a Endpoint) -> EffectiveLabels<'a> {

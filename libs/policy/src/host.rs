@@ -75,6 +75,26 @@ pub enum HostProfile<'a> {
     Empty(&'a str),
 }
 
+impl<'a> HostProfile<'a> {
+    /// The one of this name. Calico makes one for everybody, one for each namespace, and one without rules for each service
+    /// account; an object goes before. `None`: there is none.
+    pub fn find(
+        name: &'a str,
+        given: impl Fn(&str) -> Option<&'a Profile>,
+        has_namespace: impl Fn(&str) -> bool,
+        has_account: impl Fn(&str, &str) -> bool,
+    ) -> Option<Self> {
+        if let Some(profile) = given(name) {
+            return Some(Self::Given(profile));
+        }
+        if name == DEFAULT_ALLOW || name.strip_prefix("kns.").is_some_and(has_namespace) {
+            return Some(Self::AllowsAll(name));
+        }
+        let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
+        has_account(namespace, account).then_some(Self::Empty(name))
+    }
+}
+
 /// A host endpoint that rule sets judge.
 #[derive(Clone, Debug)]
 pub struct HostSubject<'a> {
@@ -165,21 +185,28 @@ impl Failsafes {
         }
     }
 
-    /// What is forwarded has none (HEP-7).
+    /// What is forwarded has none (HEP-7). Without tracking nobody knows what answers, so that answers from the ports of the
+    /// other direction pass too (felix/rules/static.go).
     fn rules(&self, layer: HostLayer, direction: Direction) -> Vec<SetRule> {
+        let (there, back) = match direction {
+            Direction::Ingress => (Direction::Ingress, Direction::Egress),
+            Direction::Egress => (Direction::Egress, Direction::Ingress),
+        };
+        let to = self.of(there).iter().map(|failsafe| rule(failsafe, true));
         match layer {
             HostLayer::Forward => Vec::new(),
-            HostLayer::Untracked | HostLayer::PreDnat | HostLayer::Local => {
-                self.of(direction).iter().zip(0..).map(|(failsafe, place)| rule(failsafe, place)).collect()
-            }
+            HostLayer::PreDnat | HostLayer::Local => to.collect(),
+            HostLayer::Untracked => to.chain(self.of(back).iter().map(|failsafe| rule(failsafe, false))).collect(),
         }
     }
 }
 
-fn rule(failsafe: &Failsafe, place: u16) -> SetRule {
+/// `to`: the port is the destination's; else the source's.
+fn rule(failsafe: &Failsafe, to: bool) -> SetRule {
     let Failsafe { protocol, port, net } = *failsafe;
-    let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
-    let packet = PacketTest { protocol: Some(protocol), ports, ..PacketTest::default() };
+    let wanted = Some(vec![SetPort::Range(PortRange::single(port))]);
+    let (ports, source_ports) = if to { (wanted, None) } else { (None, wanted) };
+    let packet = PacketTest { protocol: Some(protocol), ports, source_ports, ..PacketTest::default() };
     let peer = PeerTest { nets: net.map(|net: Cidr| vec![net]), ..PeerTest::default() };
-    SetRule { packet, peer, ..SetRule::new(place, SetAction::Allow) }
+    SetRule { packet, peer, ..SetRule::new(0, SetAction::Allow) }
 }

@@ -32,7 +32,7 @@ pub use build::{OwnAddresses, Subject};
 pub use class::{Active, Class};
 pub use compile::{Answer, PortSpan, Row, RowSpan, Rows, row};
 pub use decider::{Decider, Hit, Preview, Verdict};
-pub use evaluate::{Endpoint, Flow, Judgement, Outcome, View, evaluate};
+pub use evaluate::{AtHost, Endpoint, Flow, Judgement, Outcome, View, evaluate, evaluate_at};
 pub use explain::Explanation;
 pub use facts::{HostFacts, NodeFacts, PodFacts, SetFacts, Surroundings};
 pub use host::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject};

@@ -133,7 +133,7 @@ impl SetRule {
     /// The port that a failsafe keeps open.
     #[must_use]
     pub(crate) fn failsafe_port(&self) -> (Protocol, u16) {
-        let port = self.packet.ports.iter().flatten().find_map(|port| match port {
+        let port = self.packet.all_ports().find_map(|port| match port {
             SetPort::Range(range) => Some(range.first()),
             _ => None,
         });

@@ -3,9 +3,9 @@
 //! Invariant: labels, ports and profiles are of the same few names as pods', so that rules meet them.
 //! Never: an address of a pod.
 
-use super::{Dice, HOST_V4, HOST_V6, NAMESPACES, strangers};
-use crate::DEFAULT_ALLOW;
-use model::{HostEndpoint, HostInterface, IfaceName, NamespaceName, Profile};
+use super::{Dice, HOST_V4, HOST_V6, NAMESPACES, PORTS, strangers};
+use crate::{DEFAULT_ALLOW, Failsafes};
+use model::{Failsafe, HostEndpoint, HostInterface, IfaceName, NamespaceName, Profile, Protocol};
 use std::net::IpAddr;
 
 /// The interfaces of this node.
@@ -28,6 +28,8 @@ impl Dice {
             2 => named("eth9"),
             _ => named(self.pick(&INTERFACES)),
         };
+        let mut profiles: Vec<_> = (0..self.below(3)).map(|_| self.host_profile()).collect();
+        profiles.dedup();
         let fewest = usize::from(interface.is_none());
         HostEndpoint {
             name: format!("host-{number}"),
@@ -35,9 +37,23 @@ impl Dice {
             interface,
             expected_ips: (0..fewest + self.below(3)).map(|_| self.expected()).collect(),
             labels: self.labels(),
-            profiles: (0..self.below(3)).map(|_| self.host_profile()).collect(),
+            profiles,
             ports: (0..self.below(3)).map(|_| self.named_port()).collect(),
         }
+    }
+
+    /// Few, and at ports that rules name too.
+    pub(super) fn failsafes(&mut self) -> Failsafes {
+        if self.once_in(3) {
+            return Failsafes::default();
+        }
+        let mut some = || (0..self.below(3)).map(|_| self.failsafe()).collect();
+        Failsafes { inbound: some(), outbound: some() }
+    }
+
+    fn failsafe(&mut self) -> Failsafe {
+        let net = self.maybe(2, Self::net);
+        Failsafe { protocol: self.pick(&Protocol::WITH_PORTS[..2]), port: self.pick(&PORTS), net }
     }
 
     fn expected(&mut self) -> IpAddr {

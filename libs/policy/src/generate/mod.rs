@@ -62,6 +62,7 @@ impl Case {
             network_sets: (0..dice.below(4)).map(|number| dice.network_set(number)).collect(),
             slices: (0..dice.below(5)).map(|number| dice.slice(number)).collect(),
             host_endpoints: Dice(seed ^ 0x0e9d).host_endpoints(),
+            failsafes: Dice(seed ^ 0xfa15).failsafes(),
             tiers: dice.tiers(),
             policies,
             profiles: dice.profiles(),

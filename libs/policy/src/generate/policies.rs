@@ -120,7 +120,7 @@ impl Dice {
 
     fn layer(&mut self) -> Layer {
         let (plain, forward) = (Layer::Ordinary { on_forward: false }, Layer::Ordinary { on_forward: true });
-        self.pick(&[plain, plain, forward, forward, Layer::Untracked, Layer::PreDnat])
+        self.pick(&[plain, forward, forward, forward, Layer::Untracked, Layer::Untracked, Layer::PreDnat])
     }
 
     pub(super) fn calico_rules(&mut self) -> Vec<Rule> {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use std::net::IpAddr;
 
 /// Every pair of addresses of one family that the case's flows name.
-fn pairs(case: &Case) -> Vec<(IpAddr, IpAddr)> {
+pub fn pairs(case: &Case) -> Vec<(IpAddr, IpAddr)> {
     let mut pairs: Vec<_> = case.flows.iter().map(|flow| (flow.source, flow.destination)).collect();
     pairs.sort();
     pairs.dedup();
@@ -28,7 +28,7 @@ fn rows(compiled: &Compiled, case: &Case, (source, destination): (IpAddr, IpAddr
 }
 
 /// `x` and source port on both sides of every border of a row, those of what it refers to included.
-fn sides((row, own): &(Row, Class)) -> Vec<(u32, u16)> {
+pub fn sides((row, own): &(Row, Class)) -> Vec<(u32, u16)> {
     let both = |start: u32| [start, start.saturating_sub(1)];
     let of_span = |span: &RowSpan| -> Vec<(u32, u16)> {
         match &span.answer {
@@ -47,7 +47,7 @@ fn sides((row, own): &(Row, Class)) -> Vec<(u32, u16)> {
 }
 
 /// What a packet at `x` would be, if there is such a packet.
-fn flow_at((x, port): (u32, u16), (source, destination): (IpAddr, IpAddr)) -> Option<Flow> {
+pub fn flow_at((x, port): (u32, u16), (source, destination): (IpAddr, IpAddr)) -> Option<Flow> {
     let protocol = Protocol(u8::try_from(x >> 16).ok()?);
     let detail = x as u16;
     let has_detail = protocol.has_ports() || [Protocol::ICMP, Protocol::ICMPV6].contains(&protocol);

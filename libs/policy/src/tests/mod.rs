@@ -9,6 +9,7 @@ mod conflict;
 mod egress;
 mod ends;
 mod ingress;
+mod layers;
 mod nearest;
 mod packets;
 mod ports;

@@ -48,6 +48,10 @@ pub(in super::super) fn convert(
         let reason = "is required where no address is expected: the name of an interface, or \"*\" for all of the node";
         return Err(InvalidField::new("spec.interfaceName", reason));
     }
+    let profiles = each("spec.profiles", spec.profiles, profile)?;
+    if let Some((index, name)) = profiles.iter().enumerate().find(|(index, name)| profiles[..*index].contains(name)) {
+        return Err(InvalidField::new(&format!("spec.profiles[{index}]"), format!("{name:?} stands there twice")));
+    }
     let labels = meta.labels();
     complain_of_reserved(&labels, unreadable);
     Ok(HostEndpoint {
@@ -56,7 +60,7 @@ pub(in super::super) fn convert(
         interface,
         expected_ips,
         labels,
-        profiles: each("spec.profiles", spec.profiles, profile)?,
+        profiles,
         ports: each("spec.ports", spec.ports, named)?,
     })
 }
@@ -157,6 +161,7 @@ mod tests {
             ("{interfaceName: eth0}", "spec.node: "),
             ("{node: N 1, interfaceName: eth0}", "spec.node: \"N 1\" is not the name of a node"),
             ("{node: n1, interfaceName: eth0, profiles: [a, B]}", "spec.profiles[1]: \"B\" is not"),
+            ("{node: n1, interfaceName: eth0, profiles: [a, b, a]}", "spec.profiles[2]: \"a\" stands there twice"),
             ("{node: n1, interface: eth0}", "spec.interface: unknown field"),
         ] {
             let said = refusal(&text(spec));
