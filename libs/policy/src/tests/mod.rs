@@ -8,6 +8,7 @@ mod cast;
 mod conflict;
 mod egress;
 mod ends;
+mod hosts;
 mod ingress;
 mod layers;
 mod nearest;
