@@ -47,10 +47,9 @@ pub(crate) fn is_of_all(host: &HostEndpoint) -> bool {
     host.interface == Some(HostInterface::Any)
 }
 
-/// Which host endpoint governs which interface of this node.
-pub(crate) fn governed(world: &World) -> BTreeMap<&IfaceName, &HostEndpoint> {
-    let own: Vec<_> = own(world).collect();
-    let of_all = of_all_interfaces(world);
+/// Which of this node's host endpoints governs which interface.
+pub(crate) fn governed<'a>(world: &'a World, own: &[&'a HostEndpoint]) -> BTreeMap<&'a IfaceName, &'a HostEndpoint> {
+    let of_all = of_all_interfaces(own);
     let governor = |name: &IfaceName, addresses: &BTreeSet<IpAddr>| {
         own.iter().copied().find(|host| means(host, name, addresses)).or(of_all)
     };
@@ -58,13 +57,13 @@ pub(crate) fn governed(world: &World) -> BTreeMap<&IfaceName, &HostEndpoint> {
 }
 
 /// The host endpoint of all interfaces, which is asked of what pods send and receive too.
-pub(crate) fn of_all_interfaces(world: &World) -> Option<&HostEndpoint> {
-    own(world).find(|host| is_of_all(host))
+pub(crate) fn of_all_interfaces<'a>(own: &[&'a HostEndpoint]) -> Option<&'a HostEndpoint> {
+    own.iter().copied().find(|host| is_of_all(host))
 }
 
 /// This node's, by name.
-pub(crate) fn own(world: &World) -> impl Iterator<Item = &HostEndpoint> {
-    world.host_endpoints.values().filter(|host| host.node == world.node)
+pub(crate) fn own(world: &World) -> Vec<&HostEndpoint> {
+    world.host_endpoints.values().filter(|host| host.node == world.node).collect()
 }
 
 /// One that names an interface means no other, whatever addresses it expects.

@@ -5,6 +5,7 @@
 
 use crate::{World, host};
 use model::{HostEndpoint, HostInterface, Layer, Policy, Tier};
+use std::collections::BTreeSet;
 
 impl World {
     /// What the writers of policies should know, asked of every policy; [`crate::Live`] keeps it.
@@ -30,27 +31,27 @@ impl World {
     /// What the writers of this node's host endpoints should know, worked out whenever it is asked.
     #[must_use]
     pub fn host_remarks(&self) -> Vec<String> {
-        host::own(self).flat_map(|host| self.remarks_on_host(host)).collect()
+        let own = host::own(self);
+        let governors = host::governed(self, &own).into_values().map(|host| &host.name).collect();
+        own.into_iter().flat_map(|host| self.remarks_on_host(host, &governors)).collect()
     }
 
-    fn remarks_on_host(&self, host: &HostEndpoint) -> Vec<String> {
+    fn remarks_on_host(&self, host: &HostEndpoint, governors: &BTreeSet<&String>) -> Vec<String> {
         let said = |what: String| format!("HostEndpoint {}: {what}", host.name);
         let missing = host.profiles.iter().find(|name| host::profile(self, name).is_none());
         let missing = missing.map(|name| format!("there is no profile {name}, and what comes to it is denied"));
-        [self.guards_nothing(host), missing].into_iter().flatten().chain(self.left_out(host)).map(said).collect()
+        let idle = if governors.contains(&host.name) { None } else { Some(self.guards_nothing(host)) };
+        [idle, missing].into_iter().flatten().chain(self.left_out(host)).map(said).collect()
     }
 
-    fn guards_nothing(&self, host: &HostEndpoint) -> Option<String> {
-        if host::governed(self).values().any(|governor| governor.name == host.name) {
-            return None;
-        }
+    fn guards_nothing(&self, host: &HostEndpoint) -> String {
         let meant: Vec<_> = self.interfaces.iter().filter(|(name, own)| host::means(host, name, own)).collect();
-        Some(match (&host.interface, &meant[..]) {
+        match (&host.interface, &meant[..]) {
             (Some(HostInterface::Any), _) => "others guard all interfaces of this node".to_owned(),
             (Some(HostInterface::Named(name)), []) => format!("this node has no interface {name}; it guards nothing"),
             (None, []) => "no interface of this node has an address that it expects; it guards nothing".to_owned(),
             (_, [(name, _), ..]) => format!("another one, whose name comes first, guards {name}"),
-        })
+        }
     }
 
     /// Policies that are not asked at a host endpoint of all interfaces.

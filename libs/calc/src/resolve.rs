@@ -63,7 +63,7 @@ fn host_endpoints(
     book: &Rulebook<'_>,
     sets: &mut RuleSets<'_>,
 ) -> (BTreeMap<IfaceName, HostEndpointSpec>, NodeSpec) {
-    let failsafes = host::failsafes(world);
+    let (own, failsafes) = (host::own(world), host::failsafes(world));
     let mut layers = |host: &HostEndpoint| {
         let subject = host::subject(world, host, &failsafes);
         let applying = book.applying(&subject.labels);
@@ -75,8 +75,8 @@ fn host_endpoints(
     let spec = |(name, host): (&IfaceName, &HostEndpoint)| {
         (name.clone(), layers(host).spec(host, name, world.keep_established))
     };
-    let host_endpoints = host::governed(world).into_iter().map(spec).collect();
-    let forward = host::of_all_interfaces(world).map(|host| layers(host).forward).unwrap_or_default();
+    let host_endpoints = host::governed(world, &own).into_iter().map(spec).collect();
+    let forward = host::of_all_interfaces(&own).map(|host| layers(host).forward).unwrap_or_default();
     (host_endpoints, host::node(world, forward))
 }
 

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Judged {
     /// The policies that select it.
     selecting: BTreeSet<PolicyId>,
-    layers: Layers,
+    /// `None`: to be built anew.
+    layers: Option<Layers>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -43,19 +44,29 @@ impl Hosts {
     /// Takes in a policy, or that there is none of this name.
     pub(super) fn put_policy(&mut self, world: &World, id: &PolicyId) {
         let policy = world.policy(id);
-        let selects = |name: &String| {
+        for (name, judged) in &mut self.judged {
             let host = world.host_endpoints.get(name);
-            policy.zip(host).is_some_and(|(policy, host)| selects(policy, host))
-        };
-        let before = self.judged.len();
-        self.judged.retain(|name, judged| !judged.selecting.contains(id) && !selects(name));
-        self.is_stale |= self.judged.len() < before;
+            let selected = judged.selecting.remove(id);
+            let selects = policy.zip(host).is_some_and(|(policy, host)| selects(policy, host));
+            if selects {
+                judged.selecting.insert(id.clone());
+            }
+            if selected || selects {
+                judged.layers = None;
+                self.is_stale = true;
+            }
+        }
     }
 
     /// All that are judged read something that has changed.
     pub(super) fn forget_all(&mut self) {
-        self.judged.clear();
+        self.judged.values_mut().for_each(|judged| judged.layers = None);
         self.is_stale = true;
+    }
+
+    /// All of this node, by name.
+    pub(super) fn own<'a>(&self, world: &'a World) -> Vec<&'a HostEndpoint> {
+        self.own.iter().filter_map(|name| world.host_endpoints.get(name)).collect()
     }
 
     /// Interfaces are there, or have addresses, that were not before.
@@ -76,15 +87,16 @@ impl Hosts {
         failsafes: &Failsafes,
         judges: &mut Judges,
     ) -> Layers {
-        if let Some(judged) = self.judged.get(&host.name) {
-            return judged.layers.clone();
-        }
-        let selecting: Vec<_> = world.policies().filter(|policy| selects(policy, host)).collect();
-        let book = Rulebook::of(world.tiers.values(), selecting.iter().copied());
-        let layers = judges.build_host(&book, host, &host::subject(world, host, failsafes));
-        let selecting = selecting.into_iter().map(|policy| policy.id.clone()).collect();
-        self.judged.insert(host.name.clone(), Judged { selecting, layers: layers.clone() });
-        layers
+        let asked =
+            || world.policies().filter(|policy| selects(policy, host)).map(|policy| policy.id.clone()).collect();
+        let judged = self.judged.entry(host.name.clone());
+        let judged = judged.or_insert_with(|| Judged { selecting: asked(), layers: None });
+        let mut build = || {
+            let selecting = judged.selecting.iter().filter_map(|id| world.policy(id));
+            let book = Rulebook::of(world.tiers.values(), selecting);
+            judges.build_host(&book, host, &host::subject(world, host, failsafes))
+        };
+        judged.layers.get_or_insert_with(&mut build).clone()
     }
 
     /// Forgets what those ask that are not among `used`.

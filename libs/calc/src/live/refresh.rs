@@ -161,8 +161,8 @@ impl Live {
     fn host_endpoints(&mut self, todo: &mut Todo) {
         let Self { world, judges, hosts, desired, .. } = &mut *self;
         let failsafes = host::failsafes(world);
-        let governed = host::governed(world);
-        let of_all = host::of_all_interfaces(world);
+        let own = hosts.own(world);
+        let (governed, of_all) = (host::governed(world, &own), host::of_all_interfaces(&own));
         hosts.retain(&governed.values().copied().chain(of_all).map(|host| &host.name).collect());
         let mut layers = |host| hosts.layers(world, host, &failsafes, judges);
         let spec = |(name, host)| (IfaceName::clone(name), layers(host).spec(host, name, world.keep_established));
