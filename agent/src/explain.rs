@@ -5,6 +5,7 @@
 
 use crate::{
     further::{Further, further},
+    gates,
     kernel::Kernel,
     notes,
     owner::Agent,
@@ -135,6 +136,8 @@ struct EvaluatorSide {
     egress: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ingress: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gates: Vec<String>,
 }
 
 /// Asks both and puts their answers side by side.
@@ -157,6 +160,9 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     let mut explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
     let decider = decide(&twin, &outcome).decider;
     explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
+    let (gates, alarm) = gates::beside(&view, &flow, &twin, true);
+    explanation.evaluator.gates = gates;
+    explanation.alarm = explanation.alarm.or(alarm);
     explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
     if let Some(alarm) = &explanation.alarm {
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
@@ -232,7 +238,7 @@ fn compose(
             gates: twin.gates.iter().map(by_gate).collect(),
         },
         further: Further::default(),
-        evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress) },
+        evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress), gates: Vec::new() },
         alarm: disagreement(twin, outcome, destination_is_local),
     }
 }
@@ -268,6 +274,11 @@ fn decide(twin: &TwinAnswer, outcome: &Outcome) -> Decision {
         Fate::Drop(DropReason::IngressPolicy) => {
             let why = by(&ingress, "ingress policy");
             refused(Some(Direction::Ingress), ingress, why)
+        }
+        Fate::Drop(DropReason::HostEndpoint) => {
+            let decider = ingress.or(egress);
+            let why = by(&decider, "no rule");
+            refused(None, decider, format!("the host endpoint of all interfaces: {why}"))
         }
         Fate::Drop(reason) => refused(None, None, format!("dropped: {}", reason.as_str())),
         _ if refuses(&outcome.egress) || refuses(&outcome.ingress) => elsewhere(outcome),
@@ -311,7 +322,8 @@ fn refuses(end: &Option<Judgement>) -> bool {
 /// Only what both have judged can disagree: not a pod on another node, not a drop that no policy asked for.
 fn disagreement(twin: &TwinAnswer, outcome: &Outcome, destination_is_local: bool) -> Option<String> {
     let answer = &twin.answer;
-    if answer.tracked {
+    // Where the host endpoint of all interfaces refuses between pods, the last hit is its own, and no pod's.
+    if answer.tracked || answer.outcome == Fate::Drop(DropReason::HostEndpoint) {
         return None;
     }
     let kernel = |refusal: DropReason, judged: Option<u32>| match answer.outcome {
@@ -343,7 +355,7 @@ fn named(decider: &Decider) -> (Option<String>, Option<u16>) {
     ((!names.is_empty()).then(|| names.join(", ")), decider.place())
 }
 
-fn word(verdict: Verdict) -> &'static str {
+pub fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "refused",

@@ -10,6 +10,7 @@ mod config;
 mod drift;
 mod explain;
 mod further;
+mod gates;
 mod health;
 mod http;
 mod journal;

@@ -1,16 +1,18 @@
 //! Explain for the node's own traffic: from this node outwards, and from outside to it, through its host endpoints.
 //! In: `host` or an address, a destination, a protocol and a port. Out: the verdict, and what each gate on the way says.
-//! Invariant: the kernel's dry twins answer, at the interface by which this host would send.
+//! Invariant: the kernel's dry twins answer, at the interface by which this host would send; the evaluator speaks beside them.
 //! Never: sends a packet: a connected UDP socket is only asked for its own address.
 
 use crate::{
     explain::{ExplainError, by_gate, detail, source_port},
+    gates,
     kernel::Kernel,
     owner::Agent,
 };
 use abi::Outcome as Fate;
 use dataplane::{Origin, Question, TwinAnswer};
 use model::{IfaceName, PodId, Protocol};
+use policy::Flow;
 use serde_json::{Value, json};
 use std::net::{IpAddr, UdpSocket};
 
@@ -44,7 +46,17 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     let (detail, source_port) = (detail(protocol, asked.port), source_port(protocol));
     let question = Question { from, source, destination, protocol, detail, source_port };
     let twin = agent.kernel.explain(&question)?;
-    Ok(report(asked, &question, &twin))
+    let is_own = matches!(question.from, Origin::Node(_)) || agent.world.host_addresses().contains(&destination);
+    let view = agent.world.view();
+    let flow = Flow { source, destination, protocol, detail, source_port };
+    let (gates, alarm) = gates::beside(&view, &flow, &twin, !is_own);
+    let mut report = report(asked, &question, &twin);
+    report["evaluator"] = json!({ "gates": gates });
+    if let Some(alarm) = alarm {
+        tracing::error!(to = asked.to, "kernel and evaluator disagree: {alarm}");
+        report["ALARM"] = alarm.into();
+    }
+    Ok(report)
 }
 
 fn report(asked: &Asked<'_>, question: &Question, twin: &TwinAnswer) -> Value {

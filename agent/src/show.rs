@@ -203,6 +203,7 @@ pub fn sentences(report: &Value) -> String {
         ("  gates", "/kernel/gates"),
         ("evaluator egress", "/evaluator/egress"),
         ("evaluator ingress", "/evaluator/ingress"),
+        ("evaluator gates", "/evaluator/gates"),
         ("ALARM", "/ALARM"),
     ];
     lines.extend(rows.iter().filter_map(|(label, path)| Some(format!("  {label:<18} {}", field(path)?))));

@@ -61,7 +61,7 @@ fn explain_says_of_the_nodes_own_traffic_what_a_connection_meets_and_by_which_ru
 
 #[test]
 fn explain_says_of_what_is_forwarded_which_gate_refuses_it() -> Result<()> {
-    gate(&["x/a"], |g| {
+    gate(&["x/a", "x/b"], |g| {
         let pod = g.s.pod("x/a")?.address().to_string();
         g.host_endpoint("h", "interfaceName: eth0")?;
         g.global(
@@ -89,6 +89,12 @@ fn explain_says_of_what_is_forwarded_which_gate_refuses_it() -> Result<()> {
         let policies = g.s.node.show("policies")?;
         let counted = |row: &Value| row["policy"] == "GlobalNetworkPolicy forward" && row["judged"].as_u64() > Some(0);
         ensure!(policies.as_array().is_some_and(|rows| rows.iter().any(counted)), "{policies}");
+        // On all interfaces the same rules are asked between pods.
+        g.host_endpoint("h", "interfaceName: '*'")?;
+        g.expect(Tcp(81), "x/b\n x/a X")?;
+        let (lets, said) = explained(g, "x/a", "x/b", 81)?;
+        ensure!(!lets && said["policy"] == "GlobalNetworkPolicy forward", "{said}");
+        ensure!(explained(g, "x/a", "x/b", 82)?.0, "another port passes");
         let forward = g.row("eth0", "forward")?;
         ensure!(forward["ingress"][0] == "GlobalNetworkPolicy forward", "{forward}");
         Ok(())

@@ -56,6 +56,22 @@ fn hep_5_what_a_pod_sends_out_is_asked_on_forward_at_the_interface_and_by_the_en
 }
 
 #[test]
+fn hep_5_rules_on_forward_ask_for_both_ends_as_the_packet_has_them() -> Result<()> {
+    gate(&["x/a", "x/b"], |g| {
+        g.host_endpoint("h", "interfaceName: eth0")?;
+        g.global(
+            "by-end",
+            "{ selector: has(host), applyOnForward: true, types: [Ingress, Egress], \
+               ingress: [{ action: Deny, destination: { selector: pod == 'b' } }, { action: Allow }], \
+               egress: [{ action: Deny, source: { selector: pod == 'a' } }, { action: Allow }] }",
+        )?;
+        let by_end = "      x/a x/b outside\n x/a - . X\n x/b . - .\n node1 . . -\n outside . X -";
+        g.expect(Tcp(80), by_end)?;
+        g.expect_now(Udp(80), by_end)
+    })
+}
+
+#[test]
 fn hep_4_hep_6_the_endpoint_of_all_interfaces_refuses_between_pods_on_forward_and_never_the_nodes_own() -> Result<()> {
     gate(&["x/a", "x/b"], |g| {
         g.host_endpoint("h", "interfaceName: '*'")?;

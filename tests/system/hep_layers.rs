@@ -34,10 +34,17 @@ fn hep_8_without_tracking_both_directions_need_a_rule_and_failsafe_ports_hold() 
             "raw",
             "{ selector: has(host), doNotTrack: true, applyOnForward: true, types: [Ingress, Egress], \
                ingress: [{ action: Allow, protocol: TCP, destination: { ports: [8055] } }], \
-               egress: [{ action: Allow, protocol: TCP, destination: { nets: [192.0.2.254/32, '2001:db8::fe/128'] } }] }",
+               egress: [{ action: Allow, protocol: TCP, source: { ports: [8055] } }] }",
         )?;
         g.expect_ports(&[22, 2379, 6443, 8055], &OUT)?;
         ensure!(tracked(g, 8055)? == 0, "what is not tracked has no entry");
+        // What is refused here is refused whatever comes later, and failsafe ports pass in both directions.
+        g.global(
+            "raw",
+            "{ selector: has(host), doNotTrack: true, applyOnForward: true, types: [Ingress, Egress], \
+               ingress: [{ action: Deny }], egress: [{ action: Deny }] }",
+        )?;
+        g.expect_ports(&IN, &OUT)?;
         g.drop_global("raw")?;
         g.expect_ports(&IN, &OUT)
     })

@@ -110,3 +110,21 @@ fn hep_11_a_named_interface_goes_before_all_interfaces_and_addresses_find_one() 
         g.expect_ports(&IN, &OUT)
     })
 }
+
+#[test]
+fn a_refused_connection_is_told_so_at_once_where_felix_asks_for_reject() -> Result<()> {
+    gate(&["x/a", "x/b"], |g| {
+        g.host_endpoint("h", "interfaceName: eth0")?;
+        g.s.policy("x/closed", "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }")?;
+        g.expect_ports(&IN, &OUT)?;
+        let silent = "x/a node1 outside\n x/b X - -\n outside X X -\n node1 - - X";
+        g.expect(Tcp(80), silent)?;
+        g.felix("{ iptablesFilterDenyAction: Reject }")?;
+        // Between pods, from outside to a pod and to the node, and what the node itself sends.
+        let told = "x/a node1 outside\n x/b R - -\n outside R R -\n node1 - - R";
+        g.expect(Tcp(80), told)?;
+        g.expect_ports(&IN, &OUT)?;
+        g.felix("{ iptablesFilterDenyAction: Drop }")?;
+        g.expect(Tcp(80), silent)
+    })
+}
