@@ -8,7 +8,7 @@ use calc::{Comparison, Desired, Difference, Trial, World, compare, desired};
 use cni::protocol::File;
 use dataplane::{StoreError, TrackedFlow};
 use datastore::{Problem, snapshot};
-use model::{Attachment, AttachmentId, Cidr, FIRST_INTERFACE, IfaceName, Mac, PodId, ResourceKey, Update};
+use model::{Attachment, AttachmentId, Cidr, FIRST_INTERFACE, IfaceName, Mac, NodeName, PodId, ResourceKey, Update};
 use policy::{Verdict, stretch};
 use serde_json::{Value, json};
 use std::{
@@ -69,29 +69,49 @@ fn updates(files: &[File], delete: bool) -> Result<Vec<Update>, TestError> {
     if updates.is_empty() { Err(TestError::Nothing) } else { Ok(updates) }
 }
 
-/// Asks the running agent's own World, and the flows in the kernel.
-pub fn of_agent<K: Kernel>(agent: &mut Agent<K>, files: &[File], delete: bool) -> Result<Value, TestError> {
+/// What a test is worked out from; the owner need not wait for it.
+#[derive(Debug)]
+pub struct Gathered {
+    node: NodeName,
+    changes: Vec<String>,
+    names: BTreeMap<IpAddr, PodId>,
+    flows: Vec<TrackedFlow>,
+    keeps: bool,
+    now: Desired,
+    then: Desired,
+}
+
+/// Asks the running agent's own World what it would want, and the kernel for its flows.
+pub fn gather<K: Kernel>(agent: &mut Agent<K>, files: &[File], delete: bool) -> Result<Gathered, TestError> {
     let updates = updates(files, delete)?;
     let flows = agent.kernel.tracked()?;
-    let changes = told(&updates);
-    let names = agent.world.pods_by_address();
+    let (changes, names) = (told(&updates), agent.world.pods_by_address());
     let keeps = agent.world.keeps_established();
-    let ask = |now: &Desired, then: &Desired| (judged(&flows, now, then), compare(now, then), now.host_endpoints.len());
-    let (judged, found, gates) = agent.world.supposing(updates, ask).ok_or(TestError::NotInSync)?;
-    let mut unlooked = vec![format!(
-        "pods of other nodes than {} are judged by their own agents: only the end on this node was asked",
-        agent.node.name
-    )];
-    unlooked.push("flows whose first packet was refused leave no trace: see what is said of pods and ports".to_owned());
-    if gates > 0 {
-        unlooked.push("host endpoints, and what this node itself sends, receives or forwards".to_owned());
-    }
-    if keeps {
+    let both = agent.world.supposing(updates, |now, then| (now.clone(), then.clone()));
+    let (now, then) = both.ok_or(TestError::NotInSync)?;
+    Ok(Gathered { node: agent.node.name.clone(), changes, names, flows, keeps, now, then })
+}
+
+impl Gathered {
+    /// The answer.
+    pub fn report(self) -> Value {
+        let Self { node, changes, names, flows, keeps, now, then } = self;
+        let found = compare(&now, &then);
+        let mut unlooked = vec![format!(
+            "pods of other nodes than {node} are judged by their own agents: only the end on this node was asked"
+        )];
         unlooked
-            .push("establishedFlows is keep: flows that are there go on, and new ones like them are meant".to_owned());
+            .push("flows whose first packet was refused leave no trace: see what is said of pods and ports".to_owned());
+        if !now.host_endpoints.is_empty() || !then.host_endpoints.is_empty() {
+            unlooked.push("host endpoints, and what this node itself sends, receives or forwards".to_owned());
+        }
+        if keeps {
+            let said = "establishedFlows is keep: flows that are there go on, and new ones like them are meant";
+            unlooked.push(said.to_owned());
+        }
+        let report = Report { changes, found: &found, names: &names, unlooked };
+        report.with_flows(&judged(&flows, &now, &then), flows.len())
     }
-    let report = Report { changes, found: &found, names: &names, unlooked };
-    Ok(report.with_flows(&judged, flows.len()))
 }
 
 /// Asks a directory of manifests, as if every pod in it were on one node.

@@ -14,10 +14,11 @@ mod tests;
 use crate::{
     kernel::Kernel,
     owner::{Agent, Ask},
+    trial::Gathered,
 };
-use cni::protocol::{Answer, Fault, Operation, Reply};
+use cni::protocol::{Answer, Fault, Operation, Query, Reply};
 use model::AttachmentId;
-use std::{sync::mpsc::SyncSender, time::Instant};
+use std::{sync::mpsc::SyncSender, thread, time::Instant};
 
 pub use prepare::abandon;
 pub use remove::release;
@@ -61,6 +62,10 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
             continue;
         }
         match operation {
+            Operation::Query(Query::Test { files, delete }) => match query::test(agent, &files, delete) {
+                Ok(gathered) => work_out(gathered, reply),
+                Err(fault) => answer(&reply, Err(fault)),
+            },
             Operation::Query(question) => answer(&reply, query::query(agent, &question)),
             Operation::Status { delegated, .. } => answer(&reply, query::status(agent, delegated)),
             Operation::Check { id } => answer(&reply, query::check(agent, &id)),
@@ -78,6 +83,14 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     }
     waiting.extend(prepare::all(agent, prepares));
     waiting
+}
+
+/// A test may compare for seconds: nobody's ADD waits for that.
+fn work_out(gathered: Gathered, reply: SyncSender<Reply>) {
+    let run = move || answer(&reply, Ok(Answer::Report { report: gathered.report() }));
+    if let Err(error) = thread::Builder::new().name("trial".into()).spawn(run) {
+        tracing::warn!("no thread to work out a policy test: {error}");
+    }
 }
 
 /// Gives the replies that waited for the apply.

@@ -4,8 +4,15 @@
 //! Never: changes anything.
 
 use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault};
-use crate::{explain, kernel::Kernel, notes, owner::Agent, passage, trial};
-use cni::protocol::{Answer, Query, Reply};
+use crate::{
+    explain,
+    kernel::Kernel,
+    notes,
+    owner::Agent,
+    passage,
+    trial::{self, Gathered},
+};
+use cni::protocol::{Answer, Fault, File, Query, Reply};
 use model::AttachmentId;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -32,11 +39,14 @@ pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
             let asked = explain::Asked { from, to, port: *port, protocol };
             explain::explain(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
         }
-        Query::Test { files, delete } => {
-            trial::of_agent(agent, files, *delete).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
-        }
+        Query::Test { files, delete } => test(agent, files, *delete)?.report(),
     };
     Ok(Answer::Report { report })
+}
+
+/// What `policy test` is worked out from.
+pub fn test<K: Kernel>(agent: &mut Agent<K>, files: &[File], delete: bool) -> Result<Gathered, Fault> {
+    trial::gather(agent, files, delete).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))
 }
 
 /// `show status`.

@@ -13,8 +13,8 @@ use crate::{
 use calc::{Desired, Live};
 use cni::protocol::{Prepare, Prepared};
 use dataplane::{
-    Applied, ApplyError, AttachedBy, Drift, DriftKind, Extent, Looked, Platform, Question, ReportError, TwinAnswer,
-    TwinError,
+    Applied, ApplyError, AttachedBy, Commit, Drift, DriftKind, Extent, Looked, Platform, Question, ReportError,
+    TwinAnswer, TwinError,
 };
 use datastore::Objects;
 use model::{Attachment, IfaceName, IpPool, Mac, PodId, Resource, Update};
@@ -31,6 +31,9 @@ struct FakeKernel {
     endpoints: BTreeSet<AttachmentId>,
     broken: bool,
     stuck: bool,
+    /// What is staged does not fit beside what is enforced.
+    full: bool,
+    previews: usize,
     unwired: Vec<AttachmentId>,
     looks: u32,
 }
@@ -42,6 +45,12 @@ impl Kernel for FakeKernel {
         if self.stuck {
             return Applied { failed: failed("commit"), limited: true, ..Applied::default() };
         }
+        let sets = desired.endpoints.values().flat_map(|spec| [&spec.ingress, &spec.egress]);
+        let previews = sets.filter(|set| set.preview.is_some()).count();
+        if self.full && previews > 0 {
+            return Applied { commit: Commit::Refused, failed: failed("policies"), ..Applied::default() };
+        }
+        self.previews = previews;
         let wanted: BTreeSet<_> = desired.endpoints.keys().cloned().collect();
         self.endpoints.retain(|id| wanted.contains(id));
         if self.broken {
@@ -639,4 +648,27 @@ fn nothing_is_looked_at_before_the_datastore_has_spoken_and_what_was_put_back_is
     let row = &report["driftRepaired"][0];
     assert_eq!((&row["kind"], &row["count"], &row["last"]), (&"route".into(), &2.into(), &"route 2".into()));
     assert!(bench.agent.ready(), "drift that was put back is no reason to be passed over");
+}
+
+fn policy(kind: &str, spec: &str) -> Event {
+    let text = format!("{{apiVersion: projectcalico.org/v3, kind: {kind}, metadata: {{name: p}}, spec: {spec}}}");
+    let objects = datastore::snapshot::file(Path::new("p.yaml"), &text).expect("the test writes a policy");
+    Event::Updates(objects.into_iter().map(Update::Set).collect())
+}
+
+#[test]
+fn what_is_only_staged_gives_way_to_what_is_enforced_where_there_is_no_room_for_both() {
+    let mut bench = Bench::new();
+    bench.attached("c1", "a");
+    let staged = || policy("StagedGlobalNetworkPolicy", "{selector: all(), ingress: [{action: Deny}]}");
+    bench.agent.take(vec![staged()]);
+    assert_eq!(bench.agent.kernel.previews, 1, "there is room");
+    bench.agent.kernel.full = true;
+    bench.agent.take(vec![policy("GlobalNetworkPolicy", "{selector: all(), order: 1, ingress: [{action: Allow}]}")]);
+    assert_eq!((bench.agent.kernel.previews, &bench.agent.outcome.failed), (0, &vec![]), "the change is in force");
+    assert!(bench.agent.problems().iter().any(|said| said.contains("staged policies are not tried")));
+    bench.agent.kernel.full = false;
+    bench.agent.take(vec![policy("GlobalNetworkPolicy", "{selector: all(), order: 2, ingress: [{action: Allow}]}")]);
+    assert_eq!(bench.agent.kernel.previews, 1, "there is room again");
+    assert!(bench.agent.problems().is_empty());
 }
