@@ -67,7 +67,7 @@ impl<'a> Reporter<'a> {
     /// With the numbers' meanings at hand: a report of flows asks for them thousands of times.
     pub fn new(tables: &'a Tables<KernelStore>, wanted: Wanted<'a>, gauges: &'a Gauges) -> Self {
         let names = tables.names();
-        let hits = names.hits.iter().map(|(hit, id)| (*id, hit)).collect();
+        let hits = names.hits.iter().map(|(hit, id)| (*id, &**hit)).collect();
         let slots = names.endpoints.iter();
         let pods = slots.filter_map(|(id, slot)| Some((*slot, &wanted.endpoints.get(id)?.pod))).collect();
         let hosts = hosts::by_slot(&names.hosts, &tables.image().endpoints, wanted.hosts);
@@ -126,7 +126,8 @@ impl<'a> Reporter<'a> {
     /// Deciders, with the packets they decided since the agent first named them; Log rules, with those that met them.
     fn policies(&self) -> Result<Vec<Value>, StoreError> {
         let mut hits: BTreeMap<&Decider, Vec<u32>> = BTreeMap::new();
-        for (Hit { decider, logs, .. }, id) in &self.names().hits {
+        for (hit, id) in &self.names().hits {
+            let Hit { decider, logs, .. } = &**hit;
             [decider].into_iter().chain(logs).for_each(|rule| hits.entry(rule).or_default().push(*id));
         }
         let judged = |hit: &u32| self.tables.store().hit_count(*hit);

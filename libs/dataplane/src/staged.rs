@@ -69,7 +69,7 @@ pub(crate) fn rows(names: &Names, count: Count<'_>) -> Result<Vec<Value>, StoreE
 }
 
 fn previewed(names: &Names) -> impl Iterator<Item = (&Hit, &Preview, u32)> {
-    names.hits.iter().filter_map(|(hit, id)| Some((hit, hit.preview.as_ref()?, *id)))
+    names.hits.iter().filter_map(|(hit, id)| Some((&**hit, hit.preview.as_ref()?, *id)))
 }
 
 /// Policies in force that a staged one would take the place of, or end.
@@ -111,6 +111,7 @@ fn row(policies: &BTreeSet<PolicyId>, then: &Decider, tried: Tried, now: &BTreeS
 mod tests {
     use super::*;
     use model::{Direction, PolicyKind, TierName};
+    use std::sync::Arc;
 
     fn rule(name: &str, kind: PolicyKind, place: u16) -> Decider {
         let policy = PolicyId { name: name.into(), namespace: "x".into(), kind };
@@ -124,7 +125,7 @@ mod tests {
             logs: Vec::new(),
             preview: Some(Preview { verdict: *then, decider: would.clone() }),
         };
-        let hits = hits.iter().map(hit).zip(1..).collect();
+        let hits = hits.iter().map(hit).map(Arc::new).zip(1..).collect();
         Names { hits, ..Names::default() }
     }
 

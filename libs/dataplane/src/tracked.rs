@@ -46,7 +46,7 @@ impl TrackedFlow {
 
 /// Those of pods.
 pub(crate) fn flows(entries: &[(FlowKey, ConntrackEntry)], names: &Names) -> Vec<TrackedFlow> {
-    let hits: BTreeMap<u32, &Hit> = names.hits.iter().map(|(hit, id)| (*id, hit)).collect();
+    let hits: BTreeMap<u32, &Hit> = names.hits.iter().map(|(hit, id)| (*id, &**hit)).collect();
     let of_pods = entries.iter().filter(|(key, _)| key.zone == [0; 3]);
     of_pods.map(|(key, entry)| flow(key, entry, &hits)).collect()
 }

@@ -3,7 +3,7 @@
 //! Invariant: an endpoint that is not stamped answers every flow it could have as before.
 //! Never: stamps an endpoint for a class that its rule sets answer with the same row.
 
-use super::{image::Image, nested};
+use super::{diff, image::Image, nested};
 use abi::{
     Endpoint, Layers,
     endpoint::{SLOT_HOST, SLOT_NONE},
@@ -64,17 +64,14 @@ fn move_together(old: &Image, new: &Image, stamped: &mut BTreeSet<u32>) {
 }
 
 fn changes(old: &Image, new: &Image) -> Changes {
-    let addresses: BTreeSet<_> = old.addresses.keys().chain(new.addresses.keys()).copied().collect();
-    let nets: BTreeSet<_> = old.nets.keys().chain(new.nets.keys()).copied().collect();
-    let of_addresses = addresses.iter().map(|key| (old.class_of(*key), new.class_of(*key)));
-    let of_nets = nets.iter().map(|key| (old.class_over(key), new.class_over(key)));
+    // A key that stays as it is answers as it did. What covered one that came or went is a network, or its own key differs.
+    let addresses = || diff::changes(&old.addresses, &new.addresses).map(|(key, ..)| *key);
+    let of_addresses = addresses().map(|key| (old.class_of(key), new.class_of(key)));
+    let of_nets = diff::changes(&old.nets, &new.nets).map(|(key, ..)| (old.class_over(key), new.class_over(key)));
+    let owners = addresses().map(|key| (old.owner_of(key), new.owner_of(key)));
     Changes {
         classes: of_addresses.chain(of_nets).filter(|(before, after)| before != after).collect(),
-        owners: addresses
-            .iter()
-            .map(|key| (old.owner_of(*key), new.owner_of(*key)))
-            .filter(|(before, after)| before != after)
-            .collect(),
+        owners: owners.filter(|(before, after)| before != after).collect(),
     }
 }
 

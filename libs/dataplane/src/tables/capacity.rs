@@ -3,7 +3,7 @@
 //! Invariant: every map that a commit writes has its line in [`needs`].
 //! Never: looks for who asks while everything fits.
 
-use super::{image::Image, names::Names, sizes::Sizes, sweep::Retired};
+use super::{diff, image::Image, names::Names, sizes::Sizes, sweep::Retired};
 use abi::{
     RowRef,
     endpoint::{SLOT_FIRST, SLOT_HOST},
@@ -85,7 +85,7 @@ impl Step<'_> {
     /// # Errors
     /// The first map that is too small.
     pub fn fits(&self, sizes: &Sizes) -> Result<Vec<Need>, Full> {
-        let ids = end(&self.new.class_ids());
+        let ids = end(self.new.class_ids().last());
         if ids > u64::from(ID_MAX) {
             let remedy = "no setting raises the number of classes that peers fall into".to_owned();
             let demand = self.demand(&maps::CLASSES);
@@ -112,8 +112,11 @@ impl Step<'_> {
         [
             (&maps::ADDRESSES, both(&old.addresses, &new.addresses) + count(retired.addresses.len())),
             (&maps::NETS, both(&old.nets, &new.nets) + count(retired.nets)),
-            (&maps::CLASSES, end(&new.class_slots()).max(end(&old.class_slots())).max(end(&retired.class_slots))),
-            (&maps::SETS, end(&new.set_ids()).max(end(&old.set_ids())).max(end(&retired.sets))),
+            (
+                &maps::CLASSES,
+                end(new.class_slots().last().max(old.class_slots().last()).max(retired.class_slots.last().copied())),
+            ),
+            (&maps::SETS, end(new.set_ids().last().max(old.set_ids().last()).max(retired.sets.last().copied()))),
             (&maps::ROWS, both(&old.rows, &new.rows) + count(retired.rows)),
             (&maps::SPANS, u64::from(self.spans_end)),
             (&maps::ENDPOINTS, slots(old, new) + count(retired.slots.len())),
@@ -210,7 +213,7 @@ pub(super) fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
 }
 
 fn both<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> u64 {
-    let fresh = new.keys().filter(|key| !old.contains_key(key)).count();
+    let fresh = diff::added(old, new).count();
     count(old.len() + fresh)
 }
 
@@ -224,8 +227,8 @@ fn count(entries: usize) -> u64 {
     u64::try_from(entries).unwrap_or(u64::MAX)
 }
 
-fn end(ids: &BTreeSet<u32>) -> u64 {
-    ids.last().map_or(1, |last| u64::from(*last) + 1)
+fn end(last: Option<u32>) -> u64 {
+    last.map_or(1, |last| u64::from(last) + 1)
 }
 
 #[cfg(test)]

@@ -3,16 +3,13 @@
 //! Invariant: words are settled; what an image names is in use and is not given out again.
 //! Never: knows policies; [`super::names`] does.
 
-use super::{prefix, write::Snapshot, write::Write};
+use super::{ids::Ids, prefix, write::Snapshot, write::Write};
 use abi::{
     Address, ClassEntry, Endpoint, Layers, NetKey, RowKey, RowRef, SetEntry, Span, Word,
     endpoint::{SLOT_FIRST, SLOT_NONE},
     rules::{CLASS_NONE, SET_OPEN},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What an address or network resolves to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +71,7 @@ impl Image {
 
     /// Rule set ids in use.
     #[must_use]
-    pub fn set_ids(&self) -> BTreeSet<u32> {
+    pub fn set_ids(&self) -> Ids {
         let words = self.endpoints.values().flat_map(|entry| [entry.egress.new(), entry.ingress.new()]);
         let numbered = words.filter(|id| *id != SET_OPEN);
         self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(numbered).collect()
@@ -82,19 +79,19 @@ impl Image {
 
     /// Class ids in use.
     #[must_use]
-    pub fn class_ids(&self) -> BTreeSet<u32> {
+    pub fn class_ids(&self) -> Ids {
         self.rows.keys().map(|key| key.class).chain(self.entries().map(|entry| entry.class)).collect()
     }
 
     /// Class slots in use.
     #[must_use]
-    pub fn class_slots(&self) -> BTreeSet<u32> {
+    pub fn class_slots(&self) -> Ids {
         self.entries().map(|entry| entry.slot).collect()
     }
 
     /// Hit ids in use.
     #[must_use]
-    pub fn hits(&self) -> BTreeSet<u32> {
+    pub fn hits(&self) -> Ids {
         let deciding = self.spans.values().flat_map(|spans| spans.iter().filter(|span| span.kind().decides()));
         deciding.map(|span| span.hit).collect()
     }

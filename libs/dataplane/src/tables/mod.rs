@@ -6,9 +6,11 @@
 mod affected;
 mod audit;
 mod capacity;
+mod diff;
 #[cfg(test)]
 pub(crate) mod fake;
 mod graces;
+mod ids;
 pub mod image;
 mod kernel;
 mod keys;
@@ -241,8 +243,8 @@ impl<S: Store> Tables<S> {
     fn take_over(&mut self) -> Result<(), StoreError> {
         let (image, repairs) = image::adopt(self.store.read()?, self.store.sizes().of(&maps::ENDPOINTS));
         let live = image.hits();
-        let hits = std::mem::take(&mut self.names).hits.into_iter().filter(|(_, id)| live.contains(id)).collect();
-        self.names = Names { hits, last_hit: live.last().copied().unwrap_or_default(), ..Names::default() };
+        let hits = std::mem::take(&mut self.names).hits.into_iter().filter(|(_, id)| live.contains(*id)).collect();
+        self.names = Names { hits, last_hit: live.last().unwrap_or_default(), ..Names::default() };
         self.sweeps.clear();
         self.image = image;
         self.is_torn = false;

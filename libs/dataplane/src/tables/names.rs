@@ -3,12 +3,10 @@
 //! Invariant: equal content, equal id, for as long as it is in use.
 //! Never: gives out an id that the previous revision still uses.
 
+use super::ids::Ids;
 use model::{AttachmentId, IfaceName};
 use policy::{Class, Hit, RuleSet};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Contents by id, both ways where both are asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub struct Names {
     /// Classes; the default class is `CLASS_NONE`.
     pub classes: BTreeMap<Arc<Class>, u32>,
     /// Decisions behind hit ids.
-    pub hits: BTreeMap<Hit, u32>,
+    pub hits: BTreeMap<Arc<Hit>, u32>,
     /// Slots of the endpoints served.
     pub endpoints: BTreeMap<AttachmentId, u32>,
     /// `local` slots of the host endpoints served.
@@ -31,27 +29,27 @@ impl Names {
     /// What a hit id in use stands for.
     #[must_use]
     pub fn hit(&self, id: u32) -> Option<&Hit> {
-        self.hits.iter().find_map(|(hit, number)| (*number == id).then_some(hit))
+        self.hits.iter().find_map(|(hit, number)| (*number == id).then_some(&**hit))
     }
 }
 
 /// Gives out ids that are not in use: the lowest first, or in turn.
 #[derive(Clone, Debug)]
 pub struct FreshIds {
-    used: BTreeSet<u32>,
+    used: Ids,
     next: u32,
 }
 
 impl FreshIds {
     /// Ids from `first` on, without those used.
     #[must_use]
-    pub fn new(used: BTreeSet<u32>, first: u32) -> Self {
+    pub fn new(used: Ids, first: u32) -> Self {
         Self { used, next: first }
     }
 
     /// An id that nobody uses.
     pub fn take(&mut self) -> u32 {
-        while self.used.contains(&self.next) {
+        while self.used.contains(self.next) {
             self.next += 1;
         }
         self.used.insert(self.next);
@@ -61,7 +59,7 @@ impl FreshIds {
     /// An id from `first` to below `end` that nobody uses, the search going on where the last one was found.
     pub fn take_within(&mut self, first: u32, end: u32) -> Option<u32> {
         let from = self.next.clamp(first, end);
-        let found = (from..end).chain(first..from).find(|id| !self.used.contains(id))?;
+        let found = (from..end).chain(first..from).find(|id| !self.used.contains(*id))?;
         self.used.insert(found);
         self.next = found + 1;
         Some(found)
@@ -69,7 +67,7 @@ impl FreshIds {
 
     /// Takes an id back that was not used after all.
     pub fn give_back(&mut self, id: u32) {
-        self.used.remove(&id);
+        self.used.remove(id);
     }
 }
 
@@ -118,13 +116,13 @@ mod tests {
 
     #[test]
     fn ids_in_use_are_not_given_out() {
-        let mut ids = FreshIds::new([1, 3].into(), 1);
+        let mut ids = FreshIds::new([1, 3].into_iter().collect(), 1);
         assert_eq!([ids.take(), ids.take(), ids.take()], [2, 4, 5]);
     }
 
     #[test]
     fn a_hit_id_rests_before_it_is_given_out_again() {
-        let mut ids = FreshIds::new([1, 2].into(), 4);
+        let mut ids = FreshIds::new([1, 2].into_iter().collect(), 4);
         assert_eq!([ids.take_within(1, 6), ids.take_within(1, 6), ids.take_within(1, 6)], [Some(4), Some(5), Some(3)]);
         assert_eq!(ids.take_within(1, 6), None);
     }

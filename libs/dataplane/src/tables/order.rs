@@ -3,14 +3,16 @@
 //! Invariant: after any prefix of the first list every packet is judged by the old image, after the last by the new.
 //! Never: writes where the image in force looks.
 
-use super::image::{Entry, Image};
-use super::write::Write;
+use super::{
+    diff::{added, changed, changes, gone},
+    image::{Entry, Image},
+    write::Write,
+};
 use abi::{
     ClassEntry, Endpoint, Layers, Word,
     endpoint::{ENDPOINT_HOST, SLOT_HOST, SLOT_NONE},
     rules::{SET_DENY, SET_OPEN},
 };
-use std::collections::BTreeMap;
 
 /// Everything up to, and with, the one store that puts `new` in force. The counters of `fresh_hits` start at zero.
 #[must_use]
@@ -101,9 +103,7 @@ fn addresses<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = Write> 
         let was = Entry { slot: entry.slot, class: old.class_of(*key), owner: SLOT_NONE };
         [class(&was, entry, new.generation), Write::Address(*key, entry.slot)]
     });
-    let changed = both(&old.addresses, &new.addresses)
-        .filter(|(_, was, is)| was != is)
-        .map(|(_, was, is)| class(was, is, new.generation));
+    let changed = changed(&old.addresses, &new.addresses).map(|(_, was, is)| class(was, is, new.generation));
     let leaving = gone(&old.addresses, &new.addresses).map(|(key, was)| {
         let is = Entry { slot: was.slot, class: new.class_of(*key), owner: SLOT_NONE };
         class(was, &is, new.generation)
@@ -117,8 +117,7 @@ fn nets<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = Write> + 'a 
         let was = Entry { class: old.class_over(key), ..*entry };
         [class(&was, entry, new.generation), Write::Net(*key, entry.slot)]
     });
-    let changed =
-        both(&old.nets, &new.nets).filter(|(_, was, is)| was != is).map(|(_, was, is)| class(was, is, new.generation));
+    let changed = changed(&old.nets, &new.nets).map(|(_, was, is)| class(was, is, new.generation));
     let leaving = gone(&old.nets, &new.nets).map(|(key, was)| {
         let is = Entry { class: new.class_over(key), ..*was };
         class(was, &is, new.generation)
@@ -151,9 +150,7 @@ fn changing<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = (u32, En
     };
     let nobody = |of: &Endpoint| Endpoint { egress: without(of), ingress: without(of), ..Endpoint::default() };
     let fresh = added(&old.endpoints, &new.endpoints).map(move |(slot, is)| (*slot, change(&nobody(is), is)));
-    let changed = both(&old.endpoints, &new.endpoints)
-        .filter(|(_, was, is)| was != is)
-        .map(move |(slot, was, is)| (*slot, change(was, is)));
+    let changed = changed(&old.endpoints, &new.endpoints).map(move |(slot, was, is)| (*slot, change(was, is)));
     let leaving =
         gone(&old.endpoints, &new.endpoints).map(move |(slot, was)| (*slot, change(was, &left(*slot, was, new))));
     fresh.chain(changed).chain(leaving)
@@ -165,32 +162,11 @@ fn settled<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = Write> + 
         let words = ClassEntry { class: Word::settled(is.class), endpoint: Word::settled(is.owner) };
         Write::Class(is.slot, words)
     };
-    let addresses = new.addresses.iter().filter(|(key, is)| old.addresses.get(key) != Some(is));
-    let nets = new.nets.iter().filter(|(key, is)| old.nets.get(key) != Some(is));
-    let endpoints = new.endpoints.iter().filter(|(slot, is)| old.endpoints.get(slot) != Some(is));
+    let addresses = changes(&old.addresses, &new.addresses).filter_map(|(key, _, is)| Some((key, is?)));
+    let nets = changes(&old.nets, &new.nets).filter_map(|(key, _, is)| Some((key, is?)));
+    let endpoints = changes(&old.endpoints, &new.endpoints).filter_map(|(slot, _, is)| Some((slot, is?)));
     addresses
         .map(move |(_, is)| entry(is))
         .chain(nets.map(move |(_, is)| entry(is)))
         .chain(endpoints.map(|(slot, is)| Write::Endpoint(*slot, *is)))
-}
-
-fn added<'a, K: Ord, V>(
-    old: &'a BTreeMap<K, V>,
-    new: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> + Clone {
-    new.iter().filter(|(key, _)| !old.contains_key(key))
-}
-
-fn gone<'a, K: Ord, V>(
-    old: &'a BTreeMap<K, V>,
-    new: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> + Clone {
-    added(new, old)
-}
-
-fn both<'a, K: Ord, V>(
-    old: &'a BTreeMap<K, V>,
-    new: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V, &'a V)> {
-    new.iter().filter_map(|(key, is)| old.get(key).map(|was| (key, was, is)))
 }

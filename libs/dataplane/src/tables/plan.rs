@@ -6,6 +6,7 @@
 use super::{
     affected,
     capacity::{Full, Need, Step, heaviest, remedy},
+    ids::Ids,
     image::{Entry, Image},
     names::{FreshIds, FreshSpans, Names},
     nested, prefix,
@@ -26,7 +27,7 @@ use calc::{
 use model::{AttachmentId, IfaceName};
 use policy::{Answer, Class, Hit, Row, Rows, RuleSet, Verdict};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -136,6 +137,13 @@ struct Draft<'a> {
     names: Names,
     refused: Vec<(AttachmentId, Refusal)>,
     refused_hosts: Vec<(IfaceName, Refusal)>,
+    /// Contents that were met, by where they lie: held here, so that nothing else comes to lie there.
+    sets: HashMap<*const RuleSet, (Arc<RuleSet>, u32)>,
+    classes: HashMap<*const Class, (Arc<Class>, u32)>,
+    used_sets: Ids,
+    used_classes: Ids,
+    fresh_sets: Ids,
+    fresh_classes: Ids,
     set_ids: FreshIds,
     class_ids: FreshIds,
     class_slots: FreshIds,
@@ -144,34 +152,47 @@ struct Draft<'a> {
     fresh_hits: Vec<u32>,
     room: FreshSpans,
     contents: BTreeMap<RowRef, Arc<[Span]>>,
-    placed: BTreeMap<Arc<[Span]>, RowRef>,
+    /// Once something is to be placed.
+    placed: Option<HashMap<Arc<[Span]>, RowRef>>,
     /// Sets that are to be compiled yet.
     waiting: Vec<(Arc<RuleSet>, u32)>,
 }
 
 impl<'a> Draft<'a> {
     fn new(old: &'a Image, known: &'a Names, sizes: &'a Sizes, retired: &'a Retired) -> Self {
-        let mut hits = &old.hits() | &retired.hits;
-        hits.extend(known.hits.values());
-        let slots = old.endpoints.keys().chain(&retired.slots).copied().collect();
+        let but = |mut used: Ids, retired: &BTreeSet<u32>, first| {
+            used.extend(retired.iter().copied());
+            FreshIds::new(used, first)
+        };
+        let mut hits = old.hits();
+        hits.extend(known.hits.values().copied());
+        // Whoever holds a content that is known holds the very same one, nearly always.
+        let sets = known.sets.iter().map(|(set, id)| (Arc::as_ptr(set), (Arc::clone(set), *id))).collect();
+        let classes = known.classes.iter().map(|(class, id)| (Arc::as_ptr(class), (Arc::clone(class), *id))).collect();
         Self {
             old,
             known,
             sizes,
             retired,
             image: Image { generation: old.generation, ..Image::default() },
-            names: Names { hits: known.hits.clone(), last_hit: known.last_hit, ..Names::default() },
+            names: Names { endpoints: BTreeMap::new(), hosts: BTreeMap::new(), ..known.clone() },
+            sets,
+            classes,
+            used_sets: Ids::default(),
+            used_classes: Ids::default(),
+            fresh_sets: Ids::default(),
+            fresh_classes: Ids::default(),
             refused: Vec::new(),
             refused_hosts: Vec::new(),
-            set_ids: FreshIds::new(&old.set_ids() | &retired.sets, 1),
-            class_ids: FreshIds::new(&old.class_ids() | &retired.classes, 1),
-            class_slots: FreshIds::new(&old.class_slots() | &retired.class_slots, 1),
-            endpoint_slots: FreshIds::new(slots, SLOT_FIRST),
-            hit_ids: FreshIds::new(hits, known.last_hit + 1),
+            set_ids: but(old.set_ids(), &retired.sets, 1),
+            class_ids: but(old.class_ids(), &retired.classes, 1),
+            class_slots: but(old.class_slots(), &retired.class_slots, 1),
+            endpoint_slots: but(old.endpoints.keys().copied().collect(), &retired.slots, SLOT_FIRST),
+            hit_ids: but(hits, &retired.hits, known.last_hit + 1),
             fresh_hits: Vec::new(),
             room: FreshSpans::new(old.spans.keys().chain(&retired.spans).copied()),
             contents: old.spans.clone(),
-            placed: old.spans.iter().map(|(place, spans)| (Arc::clone(spans), *place)).collect(),
+            placed: None,
             waiting: Vec::new(),
         }
     }
@@ -240,12 +261,19 @@ impl<'a> Draft<'a> {
     }
 
     fn set(&mut self, content: &Arc<RuleSet>) -> u32 {
-        if let Some(id) = self.names.sets.get(content) {
-            return *id;
+        let met = self.sets.get(&Arc::as_ptr(content)).map(|(_, id)| *id);
+        let id = met.or_else(|| self.names.sets.get(content).copied()).unwrap_or_else(|| {
+            let id = self.set_ids.take();
+            self.names.sets.insert(Arc::clone(content), id);
+            self.fresh_sets.insert(id);
+            id
+        });
+        if met.is_none() {
+            self.sets.insert(Arc::as_ptr(content), (Arc::clone(content), id));
         }
-        let id = self.known.sets.get(content).copied().unwrap_or_else(|| self.set_ids.take());
-        self.names.sets.insert(Arc::clone(content), id);
-        self.waiting.push((Arc::clone(content), id));
+        if self.used_sets.insert(id) {
+            self.waiting.push((Arc::clone(content), id));
+        }
         id
     }
 
@@ -253,10 +281,24 @@ impl<'a> Draft<'a> {
         if **content == Class::default() {
             return CLASS_NONE;
         }
-        let held = self.names.classes.get(content).or_else(|| self.known.classes.get(content)).copied();
-        let id = held.unwrap_or_else(|| self.class_ids.take());
-        self.names.classes.insert(Arc::clone(content), id);
+        let met = self.classes.get(&Arc::as_ptr(content)).map(|(_, id)| *id);
+        let id = met.or_else(|| self.names.classes.get(content).copied()).unwrap_or_else(|| {
+            let id = self.class_ids.take();
+            self.names.classes.insert(Arc::clone(content), id);
+            self.fresh_classes.insert(id);
+            id
+        });
+        if met.is_none() {
+            self.classes.insert(Arc::as_ptr(content), (Arc::clone(content), id));
+        }
+        self.used_classes.insert(id);
         id
+    }
+
+    /// Names stay with what this revision uses.
+    fn forget_unused(&mut self) {
+        self.names.sets.retain(|_, id| self.used_sets.contains(*id));
+        self.names.classes.retain(|_, id| self.used_classes.contains(*id));
     }
 
     fn addresses(&mut self, desired: &Desired) {
@@ -296,12 +338,13 @@ impl<'a> Draft<'a> {
     /// A row of its own for every class that a set answers otherwise than by default. What a known set says of a known
     /// class stands in the old image; only what is new on either side is compiled. Rows may name further sets.
     fn rows(&mut self) -> Result<(), CommitError> {
-        let classes = self.names.classes.iter().map(|(class, id)| (Arc::clone(class), *id));
-        let (known, fresh): (Vec<_>, Vec<_>) = classes.partition(|(class, _)| self.known.classes.contains_key(class));
-        let kept: BTreeSet<u32> = known.iter().map(|(_, id)| *id).collect();
+        let used = self.names.classes.iter().filter(|(_, id)| self.used_classes.contains(**id));
+        let classes = used.map(|(class, id)| (Arc::clone(class), *id));
+        let (fresh, known): (Vec<_>, Vec<_>) = classes.partition(|(_, id)| self.fresh_classes.contains(*id));
+        let kept: Ids = known.iter().map(|(_, id)| *id).collect();
         while let Some((set, id)) = self.waiting.pop() {
             self.is_bounded()?;
-            let is_known = self.known.sets.contains_key(&set);
+            let is_known = !self.fresh_sets.contains(id);
             let SetEntry { row: default, flags, .. } = self.default_row(&set, id, is_known)?;
             if flags & SET_DEFAULT_ONLY != 0 {
                 continue;
@@ -323,22 +366,24 @@ impl<'a> Draft<'a> {
                 }
             }
         }
+        self.forget_unused();
         Ok(())
     }
 
     /// What is far too much is refused before it takes time and memory: nobody needs to know how much it would have been.
-    fn is_bounded(&self) -> Result<(), CommitError> {
+    fn is_bounded(&mut self) -> Result<(), CommitError> {
         let count = |entries: usize| u64::try_from(entries).unwrap_or(u64::MAX);
         let image = &self.image;
         let found = [
             (&maps::ADDRESSES, count(image.addresses.len())),
             (&maps::NETS, count(image.nets.len())),
-            (&maps::SETS, count(self.names.sets.len())),
+            (&maps::SETS, count(image.sets.len().max(self.waiting.len()))),
             (&maps::ROWS, count(image.rows.len())),
             (&maps::SPANS, u64::from(self.room.end)),
         ];
         let is_far = |(map, needed): &(&MapSpec, u64)| *needed > COUNTED * u64::from(self.sizes.of(map));
         let Some((map, needed)) = found.into_iter().find(is_far) else { return Ok(()) };
+        self.forget_unused();
         let (size, demand, remedy) = (self.sizes.of(map), self.step().demand(map), remedy(map.name, needed));
         Err(Full { map: map.name, needed, all_counted: false, size, demand, remedy }.into())
     }
@@ -359,10 +404,10 @@ impl<'a> Draft<'a> {
     }
 
     /// The rows of a set for classes that stay.
-    fn carry_over(&mut self, set: u32, classes: &BTreeSet<u32>) {
+    fn carry_over(&mut self, set: u32, classes: &Ids) {
         let of_set = RowKey { set, class: 0 }..=RowKey { set, class: u32::MAX };
         let old = self.old;
-        for (key, row) in old.rows.range(of_set).filter(|(key, _)| classes.contains(&key.class)) {
+        for (key, row) in old.rows.range(of_set).filter(|(key, _)| classes.contains(key.class)) {
             self.keep(*row);
             self.image.rows.insert(*key, *row);
         }
@@ -399,7 +444,9 @@ impl<'a> Draft<'a> {
 
     /// Where these spans lie, or will.
     fn place(&mut self, set: &RuleSet, spans: Arc<[Span]>) -> Result<RowRef, CommitError> {
-        if let Some(place) = self.placed.get(&spans) {
+        let place = |(place, spans): (&RowRef, &Arc<[Span]>)| (Arc::clone(spans), *place);
+        let placed = self.placed.get_or_insert_with(|| self.old.spans.iter().map(place).collect());
+        if let Some(place) = placed.get(&spans) {
             return Ok(*place);
         }
         let len = u32::try_from(spans.len()).ok().filter(|len| *len <= ROW_SPANS_MAX);
@@ -415,7 +462,7 @@ impl<'a> Draft<'a> {
         })?;
         let place = RowRef { offset, len };
         self.contents.insert(place, Arc::clone(&spans));
-        self.placed.insert(spans, place);
+        self.placed.get_or_insert_default().insert(spans, place);
         Ok(place)
     }
 
@@ -437,7 +484,7 @@ impl<'a> Draft<'a> {
         let Some(id) = self.hit_ids.take_within(HIT_NONE + 1, self.sizes.of(&maps::HITS)) else {
             return self.names.hits.get(&hit.plain()).copied().unwrap_or(HIT_NONE);
         };
-        self.names.hits.insert(hit.clone(), id);
+        self.names.hits.insert(Arc::new(hit.clone()), id);
         self.names.last_hit = id;
         self.fresh_hits.push(id);
         id
@@ -445,8 +492,8 @@ impl<'a> Draft<'a> {
 
     fn forget_dead_hits(&mut self) {
         let live = self.image.hits();
-        self.names.hits.retain(|_, id| live.contains(id));
-        self.fresh_hits.retain(|id| live.contains(id));
+        self.names.hits.retain(|_, id| live.contains(*id));
+        self.fresh_hits.retain(|id| live.contains(*id));
     }
 
     fn fits(&self) -> Result<Vec<Need>, CommitError> {

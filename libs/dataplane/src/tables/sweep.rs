@@ -3,7 +3,7 @@
 //! Invariant: a number is free again two graces after the commit that dropped it; a word changes only once it is settled.
 //! Never: waits.
 
-use super::{image::Image, order, write::Write};
+use super::{diff, ids::Ids, image::Image, order, write::Write};
 use abi::{Address, Endpoint, RowRef, endpoint::SLOT_FIRST};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub struct Retired {
 
 impl Retired {
     fn between(old: &Image, new: &Image) -> Self {
-        let gone = |old: BTreeSet<u32>, new: BTreeSet<u32>| &old - &new;
+        let gone = |old: Ids, new: Ids| old.without(&new);
         Self {
             sets: gone(old.set_ids(), new.set_ids()),
             classes: gone(old.class_ids(), new.class_ids()),
@@ -55,7 +55,7 @@ impl Retired {
 }
 
 fn missing<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
-    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
+    diff::gone(old, new).map(|(key, _)| *key).collect()
 }
 
 /// What is left of one commit.
@@ -208,10 +208,8 @@ impl Sweep {
             }
             (was, is) => was.is_some() != is.is_some(),
         };
-        let changed = |(key, entry): (&Address, &super::image::Entry)| {
-            self.classes.contains(&entry.slot) && new.addresses.get(key) != Some(entry)
-        };
-        self.words.keys().any(moved) || old.addresses.iter().any(changed)
+        let mut was = diff::changes(&old.addresses, &new.addresses).filter_map(|(_, was, _)| was);
+        self.words.keys().any(moved) || was.any(|entry| self.classes.contains(&entry.slot))
     }
 
     /// Keys that the step would insert while the former ones are still there, or while a packet may look at the element
@@ -219,9 +217,9 @@ impl Sweep {
     fn holds(&self, old: &Image, new: &Image) -> bool {
         let retired = &self.retired;
         let is_deleted = self.settle.is_none();
-        let mut addresses = new.addresses.keys().filter(|key| !old.addresses.contains_key(key));
-        let mut interfaces = new.interfaces.keys().filter(|key| !old.interfaces.contains_key(key));
-        let mut rows = new.rows.keys().filter(|key| !old.rows.contains_key(key));
+        let mut addresses = diff::added(&old.addresses, &new.addresses).map(|(key, _)| key);
+        let mut interfaces = diff::added(&old.interfaces, &new.interfaces).map(|(key, _)| key);
+        let mut rows = diff::added(&old.rows, &new.rows);
         addresses.any(|key| retired.addresses.contains(key) || (is_deleted && !retired.addresses.is_empty()))
             || interfaces.any(|key| retired.interfaces.contains(key) || (is_deleted && !retired.interfaces.is_empty()))
             || (is_deleted && retired.rows > 0 && rows.next().is_some())

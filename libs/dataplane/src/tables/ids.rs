@@ -1,0 +1,114 @@
+//! Sets of small numbers: ids and slots, tens of thousands of them, asked for at every commit.
+//! In: numbers. Out: which are there, the last one, what another set lacks.
+//! Invariant: says of every 32-bit number what a set would say; those that no table numbers take no room.
+//! Never: orders by anything but the number.
+
+use std::collections::BTreeSet;
+
+/// Numbers below are bits, others (a key that somebody else wrote) are entries.
+const DENSE: u32 = 1 << 21;
+
+/// A set of numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Ids {
+    bits: Vec<u64>,
+    others: BTreeSet<u32>,
+}
+
+impl Ids {
+    /// Whether it was not there.
+    pub fn insert(&mut self, id: u32) -> bool {
+        let Some((word, bit)) = place(id) else { return self.others.insert(id) };
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        let is_new = self.bits[word] & bit == 0;
+        self.bits[word] |= bit;
+        is_new
+    }
+
+    /// Takes it away.
+    pub fn remove(&mut self, id: u32) {
+        match place(id) {
+            Some((word, bit)) => self.bits.get_mut(word).into_iter().for_each(|bits| *bits &= !bit),
+            None => drop(self.others.remove(&id)),
+        }
+    }
+
+    /// Whether it is there.
+    pub fn contains(&self, id: u32) -> bool {
+        match place(id) {
+            Some((word, bit)) => self.bits.get(word).is_some_and(|bits| bits & bit != 0),
+            None => self.others.contains(&id),
+        }
+    }
+
+    /// The highest.
+    pub fn last(&self) -> Option<u32> {
+        self.others.last().copied().or_else(|| {
+            let word = self.bits.iter().rposition(|bits| *bits != 0)?;
+            Some(number(word, 63 - self.bits[word].leading_zeros()))
+        })
+    }
+
+    /// Those that `other` lacks.
+    pub fn without(&self, other: &Self) -> BTreeSet<u32> {
+        let mut found: BTreeSet<u32> = self.others.difference(&other.others).copied().collect();
+        for (word, bits) in self.bits.iter().enumerate() {
+            let mut left = bits & !other.bits.get(word).copied().unwrap_or_default();
+            while left != 0 {
+                found.insert(number(word, left.trailing_zeros()));
+                left &= left - 1;
+            }
+        }
+        found
+    }
+}
+
+impl Extend<u32> for Ids {
+    fn extend<T: IntoIterator<Item = u32>>(&mut self, ids: T) {
+        for id in ids {
+            self.insert(id);
+        }
+    }
+}
+
+impl FromIterator<u32> for Ids {
+    fn from_iter<T: IntoIterator<Item = u32>>(ids: T) -> Self {
+        let mut this = Self::default();
+        this.extend(ids);
+        this
+    }
+}
+
+/// `None`: it is no bit.
+fn place(id: u32) -> Option<(usize, u64)> {
+    let word = usize::try_from(id / 64).ok()?;
+    (id < DENSE).then_some((word, 1 << (id % 64)))
+}
+
+fn number(word: usize, bit: u32) -> u32 {
+    u32::try_from(word).map_or(u32::MAX, |word| word * 64 + bit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_tables_and_any_others_are_told_as_a_set_tells_them() {
+        let numbers = [0, 1, 63, 64, 4000, DENSE - 1, DENSE, u32::MAX];
+        for skipped in 0..=numbers.len() {
+            let some: Vec<_> = numbers.iter().copied().take(skipped).collect();
+            let (ids, set): (Ids, BTreeSet<u32>) = (some.iter().copied().collect(), some.iter().copied().collect());
+            assert_eq!(ids.last(), set.last().copied());
+            assert!(numbers.iter().all(|id| ids.contains(*id) == set.contains(id)));
+            let all: Ids = numbers.into_iter().collect();
+            assert_eq!(all.without(&ids), &BTreeSet::from(numbers) - &set);
+            assert_eq!(ids.without(&all), BTreeSet::new());
+            let mut fewer = all;
+            some.iter().for_each(|id| fewer.remove(*id));
+            assert_eq!(fewer.without(&Ids::default()), &BTreeSet::from(numbers) - &set);
+        }
+    }
+}
