@@ -68,19 +68,31 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 None => return Ok(None),
             },
         };
-        let judgement = if terms.judged { self.judge(state, &asked) } else { Ok(()) };
-        match known {
-            Some(tracked) => self.conclude(state, &tracked, judgement).map(Some),
-            None => {
-                let slots = (opener.slot, responder.slot);
-                self.open(state, from_low, terms, judgement, slots)?;
-                if let Some(place) = found.place.filter(|_| terms.entry.is_some() && !T::DRY) {
-                    // The flow before on this key is over for good: its tombstone must not answer for the new one.
-                    place.forget();
-                }
-                Ok(Some(slots.1))
+        let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
+        let from_low = self.forgotten(from_low);
+        let receiver = self.frame.unknown(known.map_or(responder.slot, |tracked| tracked.slots().1));
+        let judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
+        if again {
+            self.conclude(state, from_low, judgement)?;
+            return Ok(Some(receiver));
+        }
+        let slots = (opener.slot, responder.slot);
+        self.open(state, from_low, terms, judgement, slots)?;
+        if stale && terms.entry.is_some() && !T::DRY {
+            // The flow before on this key is over for good: its tombstone must not answer for the new one.
+            if let Some(place) = self.tables.flow(&state.key) {
+                place.forget();
             }
         }
+        Ok(Some(receiver))
+    }
+
+    /// A truth of which the verifier knows nothing any more. With all that was found out before the rules are asked, they
+    /// would be walked once for each table in which the flow's entry may lie, and each way it may go; so that is forgotten,
+    /// and an entry that was judged again is looked up once more.
+    #[inline(always)]
+    pub(crate) fn forgotten(&self, truth: bool) -> bool {
+        self.frame.unknown(u32::from(truth)) != 0
     }
 
     /// The packet of a flow that is in force.
@@ -223,21 +235,20 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     pub(crate) fn conclude(
         &self,
         state: &State,
-        tracked: &Tracked<'_>,
+        from_low: bool,
         judgement: Result<(), DropReason>,
-    ) -> Result<u32, DropReason> {
-        match judgement {
-            Ok(()) => {
-                tracked.restamp::<T>(state.packet.protocol, state.generation);
-                tracked.touch::<T>(&state.packet);
-                Ok(tracked.slots().1)
-            }
-            Err(DropReason::TableCorrupt) => Err(DropReason::TableCorrupt),
-            Err(_) => {
-                tracked.refuse::<T>(state.generation);
-                Err(DropReason::FlowRefused)
-            }
+    ) -> Result<(), DropReason> {
+        if judgement == Err(DropReason::TableCorrupt) {
+            return judgement;
         }
+        let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        if let Some(tracked) = found.tracked.filter(|_| judgement.is_ok()) {
+            tracked.restamp::<T>(state.packet.protocol, state.generation);
+            tracked.touch::<T>(&state.packet);
+        } else if let Some(tracked) = found.tracked {
+            tracked.refuse::<T>(state.generation);
+        }
+        judgement.map_err(|_| DropReason::FlowRefused)
     }
 
     /// What a judgement makes of a packet without an entry. `slots` are its sender's and receiver's.

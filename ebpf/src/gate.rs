@@ -14,7 +14,7 @@ use crate::judge::Asked;
 use crate::parse::{self, ETHERTYPE_V4, ETHERTYPE_V6, Packet, protocol, tcp};
 use crate::policy::PolicyDirection::{self, Egress, Ingress};
 use crate::tables::{Frame, Tables};
-use crate::walk::{Hook, State, Verdict, Walk};
+use crate::walk::{Hook, State, Walk};
 use crate::{fragment, icmp, neighbour};
 
 /// A host endpoint at whose interface a packet is.
@@ -35,28 +35,28 @@ struct Place {
 }
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
-    /// A packet on its way through a host endpoint's interface.
+    /// A packet on its way through a host endpoint's interface. `false`: none of its business.
     #[inline(always)]
-    pub(crate) fn through_gate(&self, state: &mut State) -> Result<Verdict, DropReason> {
+    pub(crate) fn through_gate(&self, state: &mut State) -> Result<bool, DropReason> {
         let Some(gate) = self.gate() else {
-            return Ok(Verdict::Untouched);
+            return Ok(false);
         };
         state.slot = gate.slot;
         if !self.is_ip(state)? {
-            return Ok(Verdict::Untouched);
+            return Ok(false);
         }
         parse::packet(self.frame, state.ether.ethertype, &mut state.packet)?;
         let forwarded = self.is_forwarded(state)?;
         if !forwarded && (neighbour::is_discovery(&state.packet) || neighbour::is_listener(&state.packet)) {
-            return Ok(Verdict::Untouched);
+            return Ok(false);
         }
         if self.is_answer(state) {
-            return Ok(Verdict::Untouched);
+            return Ok(false);
         }
         let place = self.place(state, gate, forwarded)?;
         let untracked = !self.is_open(state, (gate.own.layers.untracked, self.side()))?;
         if place.open && !untracked {
-            return Ok(Verdict::Untouched);
+            return Ok(false);
         }
         fragment::resolve(self.tables, &mut state.packet, &mut state.fragment)?;
         if !(untracked && self.passes_untracked(state, gate)?) && !place.open {
@@ -64,7 +64,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             self.passes_tracked(state, gate, self.frame.unknown(place.layer))?;
         }
         fragment::remember(self.tables, &state.packet, &mut state.fragment);
-        Ok(Verdict::Through)
+        Ok(true)
     }
 
     /// The host endpoint of this interface. Where none is ready, the interface has no gate.
@@ -178,7 +178,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         let inbound = self.hook == Hook::FromHostEndpoint;
         let slots = if inbound { (SLOT_NONE, layer) } else { (layer, SLOT_NONE) };
-        let (opening, ends) = match known {
+        let (opening, (opener, responder)) = match known {
             Some(tracked) => (tracked.opening(&state.packet), tracked.opening_slots()),
             None => (Opening::of(&state.packet), slots),
         };
@@ -187,18 +187,22 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Some(_) => Terms { judged: !kept, entry: None },
             None => self.terms_at_gate(state)?,
         };
-        let judgement = if terms.judged { self.judge_at_gate(state, gate, ends, &asked) } else { Ok(()) };
-        match known {
-            Some(tracked) => self.conclude(state, &tracked, judgement).map(|_| ()),
-            None => {
-                self.open(state, from_low, terms, judgement, slots)?;
-                if let Some(place) = found.place.filter(|_| terms.entry.is_some() && !T::DRY) {
-                    // The flow before on this key is over for good.
-                    place.forget();
-                }
-                Ok(())
+        let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
+        let from_low = self.forgotten(from_low);
+        let ends = (self.frame.unknown(opener), self.frame.unknown(responder));
+        let judgement =
+            if self.forgotten(terms.judged) { self.judge_at_gate(state, gate, ends, &asked) } else { Ok(()) };
+        if again {
+            return self.conclude(state, from_low, judgement);
+        }
+        self.open(state, from_low, terms, judgement, slots)?;
+        if stale && terms.entry.is_some() && !T::DRY {
+            // The flow before on this key is over for good.
+            if let Some(place) = self.tables.flow(&state.key) {
+                place.forget();
             }
         }
+        Ok(())
     }
 
     /// Whether an entry speaks for this packet: its far end is beyond the interface. The opener's packets belong to the layer

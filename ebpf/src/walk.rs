@@ -121,7 +121,9 @@ pub fn walk<T: Tables, F: Frame>(
         Hook::FromWorkload => walk.sent_by_workload(state),
         Hook::ToWorkload => walk.bound_for_workload(state),
         Hook::FromUplink => walk.arrived_by_uplink(state),
-        Hook::FromHostEndpoint | Hook::ToHostEndpoint => walk.through_gate(state),
+        Hook::FromHostEndpoint | Hook::ToHostEndpoint => {
+            walk.through_gate(state).map(|judged| if judged { Verdict::Through } else { Verdict::Untouched })
+        }
     }
 }
 
