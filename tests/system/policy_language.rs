@@ -4,8 +4,11 @@
 //! Never: waits for a change by time.
 
 use crate::story::{Story, story};
-use anyhow::{Result, ensure};
-use tests::Probe::{Ping, Tcp, Udp};
+use anyhow::{Context as _, Result, ensure};
+use tests::{
+    Outcome, PodSpec,
+    Probe::{Ping, Tcp, Udp},
+};
 
 /// An object of `projectcalico.org/v3` without a namespace.
 fn calico(kind: &str, name: &str, spec: &str) -> String {
@@ -140,6 +143,51 @@ fn cnp_2_cnp_32_admin_denies_pass_falls_to_the_baseline_and_a_policy_of_the_pod_
         s.expect(Tcp(80), "x/a\n x/b X\n y/b X")?;
         s.policy("x/open", "{ podSelector: {}, ingress: [{ from: [{ podSelector: {} }] }] }")?;
         s.expect(Tcp(80), "x/a\n x/b .\n y/b X")
+    })
+}
+
+#[test]
+fn cnp_35_an_accept_covers_replies_and_the_errors_about_what_it_accepted() -> Result<()> {
+    story(&["x/a", "x/b"], |s| {
+        let subject = "{ pods: { namespaceSelector: {}, podSelector: { matchLabels: { pod: a } } } }";
+        let everybody = "[{ namespaces: {} }]";
+        let to_b = "[{ pods: { namespaceSelector: {}, podSelector: { matchLabels: { pod: b } } } }]";
+        let rules = |accept: &str| {
+            format!(
+                "{{ tier: Admin, priority: 5, subject: {subject}, ingress: [{{ action: Deny, from: {everybody} }}], \
+                 egress: [{accept} {{ action: Deny, to: {everybody} }}] }}"
+            )
+        };
+        s.cluster.manifest("admin", &cluster_policy("admin", &rules("")))?;
+        s.expect(Udp(9), "x/b\n x/a X")?;
+        s.cluster.manifest("admin", &cluster_policy("admin", &rules(&format!("{{ action: Accept, to: {to_b} }},"))))?;
+        // The reply comes back through a closed door, and so does "nobody listens there".
+        s.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b X -")?;
+        s.wait_probe("x/a", "x/b", Udp(9), Outcome::Reset)
+    })
+}
+
+#[test]
+fn cyc_11_own_17_pods_and_namespaces_that_come_and_go_under_a_policy_count_as_they_are_now() -> Result<()> {
+    story(&["x/a", "y/a"], |s| {
+        s.policy(
+            "x/p",
+            "{ podSelector: {}, ingress: [{ from: [{ namespaceSelector: { matchLabels: { ns: 'y' } } }] }] }",
+        )?;
+        s.expect(Tcp(80), "x/a\n y/a .")?;
+        s.add(&PodSpec::new("x/b"))?;
+        s.add(&PodSpec::new("y/b"))?;
+        s.expect_now(Tcp(80), "x/a x/b\n x/a - X\n x/b X -\n y/a . .\n y/b . .").context("from the first packet")?;
+        s.pods.remove("y/b").context("no pod y/b")?.delete()?;
+        s.cluster.remove("pod-y-b")?;
+        s.cluster.remove("namespace-y")?;
+        s.expect(Tcp(80), "x/a x/b\n y/a X X").context("a namespace that is gone")?;
+        // Its name comes back, and then its labels.
+        s.cluster.namespace("y", &[("ns", "other")])?;
+        s.add(&PodSpec::new("y/c"))?;
+        s.expect(Tcp(80), "x/a x/b\n y/a X X\n y/c X X")?;
+        s.cluster.namespace("y", &[("ns", "y")])?;
+        s.expect(Tcp(80), "x/a x/b\n y/a . .\n y/c . .")
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod agreement;
 mod cast;
+mod cluster;
 mod conflict;
 mod egress;
 mod ends;

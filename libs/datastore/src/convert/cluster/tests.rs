@@ -195,7 +195,7 @@ fn domain_names_are_refused_with_a_clear_status() {
 }
 
 #[test]
-fn cnp_10_cal_18_one_bad_peer_voids_its_whole_rule_against_the_traffic() {
+fn own_6_cnp_10_cal_18_one_bad_peer_voids_its_whole_rule_against_the_traffic() {
     let rule = |action: &str| format!("{{action: {action}, to: [{{namespaces: {{}}}}, {{future: {{}}}}]}}");
     let rules = ["Accept", "Deny", "Pass"].map(rule).join(", ");
     assert_eq!(egress(&rules), ["0: Allow unreadable", "1: Deny unreadable", "2: Pass unreadable"]);
