@@ -106,4 +106,10 @@ impl Rule {
             unreadable: None,
         }
     }
+
+    /// A rule that could not be read, in its place.
+    #[must_use]
+    pub fn unreadable(place: u16, action: Action, reason: &impl ToString) -> Self {
+        Self { unreadable: Some(reason.to_string()), ..Self::new(place, action) }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod calico;
 mod cluster;
+mod combine;
 mod endpointslice;
 mod field;
 mod ippool;

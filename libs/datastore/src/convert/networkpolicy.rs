@@ -4,6 +4,7 @@
 //! Never: reads on past an unknown field of the spec: a misspelt `from` must not mean "from everywhere".
 
 use super::{
+    combine::{Service, combine},
     field::{self, InvalidField, Meta, read, read_at},
     port,
     selector::LabelSelector,
@@ -76,7 +77,7 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let ingress = rules(Direction::Ingress, types.ingress, spec.ingress);
     let egress = rules(Direction::Egress, types.egress, spec.egress);
     Ok(Policy {
-        subject: pods_of(Selector::in_namespace(&namespace), pods),
+        subject: Selector::pods_of(Selector::in_namespace(&namespace), pods),
         id: PolicyId { name: meta.name.clone(), namespace, kind: PolicyKind::KubernetesNetworkPolicy },
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
@@ -114,22 +115,22 @@ impl Section<'_> {
         for (index, value) in written.iter().enumerate() {
             let place = u16::try_from(index).unwrap_or(u16::MAX);
             let path = format!("spec.{}[{index}]", self.direction);
-            let errors = match self.rule(&path, value) {
-                Ok((bodies, errors)) => {
-                    rules.extend(bodies.into_iter().map(|body| body.rule(place, self.direction)));
+            let errors = match self.rule(&path, value, &Rule::new(place, Action::Allow)) {
+                Ok((read, errors)) => {
+                    rules.extend(read);
                     errors
                 }
                 Err(error) => vec![error],
             };
             for error in errors {
-                rules.push(unreadable_rule(place, &error));
+                rules.push(Rule::unreadable(place, Action::Allow, &error));
                 self.unreadable.push(error.so("this part matches nothing"));
             }
         }
         rules
     }
 
-    fn rule(&self, path: &str, value: &Value) -> Result<Parts<Body>, InvalidField> {
+    fn rule(&self, path: &str, value: &Value, bare: &Rule) -> Result<Parts<Rule>, InvalidField> {
         let (peers_field, peers, ports) = match self.direction {
             Direction::Ingress => {
                 let rule: IngressRule = read_at(path, value)?;
@@ -143,9 +144,7 @@ impl Section<'_> {
         let (peers, mut errors) = self.peers(&format!("{path}.{peers_field}"), &peers.unwrap_or_default());
         let (services, port_errors) = services(&format!("{path}.ports"), &ports.unwrap_or_default());
         errors.extend(port_errors);
-        let body = |peer: &EntityMatch, service: &Service| Body { peer: peer.clone(), service: service.clone() };
-        let bodies = peers.iter().flat_map(|peer| services.iter().map(move |service| body(peer, service))).collect();
-        Ok((bodies, errors))
+        Ok((combine(bare, self.direction, &peers, &services), errors))
     }
 
     /// No peer given: everybody (NP-62). Peers given and none readable: nobody.
@@ -178,42 +177,8 @@ impl Section<'_> {
             None => Selector::in_namespace(self.namespace),
             Some(selector) => selector.selector(&format!("{path}.namespaceSelector"))?.of_namespaces(),
         };
-        Ok(EntityMatch { selector: Some(pods_of(namespaces, pods)), ..EntityMatch::default() })
+        Ok(EntityMatch { selector: Some(Selector::pods_of(namespaces, pods)), ..EntityMatch::default() })
     }
-}
-
-/// Pods by namespace and labels: never network sets or host endpoints (CAL-38).
-fn pods_of(namespaces: Selector, pods: Selector) -> Selector {
-    let labels = Some(pods).filter(|pods| *pods != Selector::All);
-    Selector::all_of([Selector::pods(), namespaces].into_iter().chain(labels).collect())
-}
-
-/// A readable combination of one peer and one protocol.
-struct Body {
-    peer: EntityMatch,
-    service: Service,
-}
-
-/// A protocol with its ports; `None`: any protocol.
-#[derive(Clone)]
-struct Service {
-    protocol: Option<Protocol>,
-    ports: Vec<PortMatch>,
-}
-
-impl Body {
-    fn rule(self, place: u16, direction: Direction) -> Rule {
-        let ports = Some(self.service.ports).filter(|ports| !ports.is_empty());
-        let (source, destination) = match direction {
-            Direction::Ingress => (self.peer, EntityMatch { ports, ..EntityMatch::default() }),
-            Direction::Egress => (EntityMatch::default(), EntityMatch { ports, ..self.peer }),
-        };
-        Rule { protocol: self.service.protocol, source, destination, ..Rule::new(place, Action::Allow) }
-    }
-}
-
-fn unreadable_rule(place: u16, error: &InvalidField) -> Rule {
-    Rule { unreadable: Some(error.to_string()), ..Rule::new(place, Action::Allow) }
 }
 
 fn partition<T>(read: impl Iterator<Item = Result<T, InvalidField>>) -> Parts<T> {
@@ -244,7 +209,7 @@ fn ip_block(path: &str, block: &IpBlock) -> Result<EntityMatch, InvalidField> {
 /// No port given: any protocol (NP-63). An entry without a port number opens its whole protocol (NP-30).
 fn services(path: &str, written: &[Value]) -> Parts<Service> {
     if written.is_empty() {
-        return (vec![Service { protocol: None, ports: Vec::new() }], Vec::new());
+        return (vec![Service::ANY], Vec::new());
     }
     let (entries, errors) =
         partition(written.iter().enumerate().map(|(index, value)| port(&format!("{path}[{index}]"), value)));
@@ -256,8 +221,7 @@ fn services(path: &str, written: &[Value]) -> Parts<Service> {
             known
         });
     }
-    let service =
-        |(protocol, ports): (_, Option<_>)| Service { protocol: Some(protocol), ports: ports.unwrap_or_default() };
+    let service = |(protocol, ports)| Service { protocol: Some(protocol), ports };
     (by_protocol.into_iter().map(service).collect(), errors)
 }
 

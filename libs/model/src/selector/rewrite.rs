@@ -22,6 +22,13 @@ impl Selector {
         Self::Equals(ORCHESTRATOR.to_owned(), KUBERNETES.to_owned())
     }
 
+    /// Pods of namespaces (see [`Self::of_namespaces`]) with these labels: never network sets or host endpoints (CAL-38).
+    #[must_use]
+    pub fn pods_of(namespaces: Self, labels: Self) -> Self {
+        let labels = Some(labels).filter(|labels| *labels != Self::All);
+        Self::all_of([Self::pods(), namespaces].into_iter().chain(labels).collect())
+    }
+
     /// Pods that run as one of these accounts.
     #[must_use]
     pub fn service_accounts(names: impl IntoIterator<Item = String>) -> Self {

@@ -188,8 +188,8 @@ impl Dice {
         };
         let mut tiers = vec![tier("platform"), tier("security")];
         if self.once_in(4) {
-            let name = self.pick(&TIERS[..3]).into();
-            tiers.push(Tier { name, order: self.pick(&orders), end: self.pick(&[TierEnd::Deny, TierEnd::Pass]) });
+            // An object of a built-in tier's name says what is said without it; converters take no other.
+            tiers.push(Tier::built_in()[self.below(3)].clone());
         }
         tiers
     }

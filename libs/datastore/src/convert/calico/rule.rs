@@ -56,11 +56,11 @@ pub(super) fn rules(
         let read =
             action.clone().and_then(|action| rule((&path, direction), value, Rule::new(place, action), namespace));
         rules.push(read.unwrap_or_else(|error| {
-            let said = error.to_string();
             // What may have been meant as a deny refuses.
             let action = action.unwrap_or(Action::Deny);
+            let rule = Rule::unreadable(place, action, &error);
             unreadable.push(error.so_the_rule(action));
-            Rule { unreadable: Some(said), ..Rule::new(place, action) }
+            rule
         }));
     }
     rules

@@ -9,10 +9,11 @@ mod peer;
 mod protocol;
 
 use super::{
+    combine::{Service, combine},
     field::{InvalidField, Meta, read, read_at, spec},
     kind::policy_id,
 };
-use model::{Action, Direction, EntityMatch, Layer, Order, Policy, PolicyKind, PolicyTypes, Rule, TierName};
+use model::{Action, Direction, Layer, Order, Policy, PolicyKind, PolicyTypes, Rule, TierName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -91,7 +92,7 @@ fn rules(
             Err(error) => {
                 // What may have been meant as a deny refuses.
                 let action = action.unwrap_or(Action::Deny);
-                rules.push(Rule { unreadable: Some(error.to_string()), ..Rule::new(place, action) });
+                rules.push(Rule::unreadable(place, action, &error));
                 unreadable.push(error.so_the_rule(action));
             }
         }
@@ -122,19 +123,11 @@ fn rule(path: &str, direction: Direction, value: &Value, bare: &Rule) -> Result<
     }
     let services = protocol::services(&format!("{path}.protocols"), written.protocols.as_deref())?;
     let peers = peer::peers(&format!("{path}.{field}"), direction, &peers.unwrap_or_default(), bare.action)?;
-    if peers.iter().any(|peer| peer.selector.is_none()) && services.iter().any(protocol::Service::asks_name) {
+    if peers.iter().any(|peer| peer.selector.is_none()) && services.iter().any(Service::asks_name) {
         let reason = "names a port beside a peer that is no pod and has no names; give its number (CNP-18)";
         return Err(InvalidField::new(&format!("{path}.protocols"), reason));
     }
-    let combine = |peer: &EntityMatch, service: &protocol::Service| {
-        let ports = EntityMatch { ports: service.ports.clone(), ..EntityMatch::default() };
-        let (source, destination) = match direction {
-            Direction::Ingress => (peer.clone(), ports),
-            Direction::Egress => (EntityMatch::default(), EntityMatch { ports: ports.ports, ..peer.clone() }),
-        };
-        Rule { protocol: service.protocol, source, destination, ..bare.clone() }
-    };
-    Ok(peers.iter().flat_map(|peer| services.iter().map(|service| combine(peer, service))).collect())
+    Ok(combine(bare, direction, &peers, &services))
 }
 
 fn at_most(path: &str, found: usize, most: usize) -> Result<(), InvalidField> {

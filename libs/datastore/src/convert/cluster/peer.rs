@@ -114,7 +114,7 @@ fn selected(
 }
 
 fn in_namespaces(path: &str, namespaces: &LabelSelector) -> Result<Selector, InvalidField> {
-    Ok(Selector::all_of(vec![Selector::pods(), namespaces.selector(path)?.of_namespaces()]))
+    Ok(Selector::pods_of(namespaces.selector(path)?.of_namespaces(), Selector::All))
 }
 
 /// No namespaceSelector: any namespace.
@@ -127,7 +127,7 @@ fn pods(path: &str, chosen: &Pods) -> Result<Selector, InvalidField> {
         Some(namespaces) => namespaces.selector(&format!("{path}.namespaceSelector"))?,
         None => Selector::All,
     };
-    Ok(Selector::all_of(vec![Selector::pods(), namespaces.of_namespaces(), own]))
+    Ok(Selector::pods_of(namespaces.of_namespaces(), own))
 }
 
 /// CNP-13.

@@ -5,6 +5,7 @@
 
 use super::{
     super::{
+        combine::Service,
         field::{InvalidField, read_at},
         port,
     },
@@ -14,21 +15,6 @@ use model::{PortMatch, PortRange, Protocol};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// What a packet is for.
-pub(super) struct Service {
-    /// `None`: any protocol.
-    pub(super) protocol: Option<Protocol>,
-    /// `None`: any port, or none.
-    pub(super) ports: Option<Vec<PortMatch>>,
-}
-
-impl Service {
-    /// Whether only a pod can say which port is meant.
-    pub(super) fn asks_name(&self) -> bool {
-        self.ports.iter().flatten().any(|port| matches!(port, PortMatch::Named(_)))
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -61,7 +47,7 @@ struct Range {
 
 /// No protocols given: any, ICMP included. One [`Service`] for each protocol.
 pub(super) fn services(path: &str, written: Option<&[Value]>) -> Result<Vec<Service>, InvalidField> {
-    let Some(written) = written else { return Ok(vec![Service { protocol: None, ports: None }]) };
+    let Some(written) = written else { return Ok(vec![Service::ANY]) };
     let mut by_protocol: BTreeMap<Option<Protocol>, Vec<PortMatch>> = BTreeMap::new();
     for (index, value) in at_least_one(path, written)?.iter().enumerate() {
         let (protocol, port) = entry(&format!("{path}[{index}]"), value)?;

@@ -87,7 +87,7 @@ fn cnp_4_cal_17_the_subject_is_pods_by_exactly_one_way_to_select_them() {
         ),
         format!("({POD} && !has(pcns.a) && c == \"d\")")
     );
-    assert_eq!(said("{pods: {podSelector: {}}}"), format!("({POD} && has(~namespace) && all())"));
+    assert_eq!(said("{pods: {podSelector: {}}}"), format!("({POD} && has(~namespace))"));
     for bad in [
         "{}",
         "{namespaces: {}, pods: {podSelector: {}}}",
