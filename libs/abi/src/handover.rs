@@ -35,7 +35,7 @@ mod tests {
             assert_eq!(from_cb(to_cb(present - 1), present), present - 1, "{present}: a commit came between");
             assert_eq!(from_cb(to_cb(present - 2), present), present, "{present}: too old");
             assert_eq!(from_cb(to_cb(present + 1), present), present, "{present}: of nobody's");
-            assert_eq!(from_cb([0, present as u32 - 1], present), present, "{present}: no magic");
+            assert_eq!(from_cb([0, (present - 1) as u32], present), present, "{present}: no magic");
         }
     }
 }
