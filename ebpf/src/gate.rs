@@ -178,9 +178,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         let inbound = self.hook == Hook::FromHostEndpoint;
         let slots = if inbound { (SLOT_NONE, layer) } else { (layer, SLOT_NONE) };
-        let (opening, (opener, responder)) = match known {
-            Some(tracked) => (tracked.opening(&state.packet), tracked.opening_slots()),
-            None => (Opening::of(&state.packet), slots),
+        let (opening, (opener, responder), inwards) = match known {
+            Some(tracked) => {
+                (tracked.opening(&state.packet), tracked.opening_slots(), inbound == tracked.from_opener())
+            }
+            None => (Opening::of(&state.packet), slots, inbound),
         };
         let asked = self.asked(state, &opening)?;
         let terms = match known {
@@ -189,9 +191,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         };
         let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
         let from_low = self.forgotten(from_low);
-        let ends = (self.frame.unknown(opener), self.frame.unknown(responder));
+        let (opener, responder) = (self.frame.unknown(opener), self.frame.unknown(responder));
+        // Not told by the slots: a gate without a forward layer names nobody at either end of what it forwards.
+        let judge = if self.forgotten(inwards) { (responder, Ingress) } else { (opener, Egress) };
         let judgement =
-            if self.forgotten(terms.judged) { self.judge_at_gate(state, gate, ends, &asked) } else { Ok(()) };
+            if self.forgotten(terms.judged) { self.judge_at_gate(state, gate, judge, &asked) } else { Ok(()) };
         if again {
             return self.conclude(state, from_low, judgement);
         }
@@ -229,16 +233,15 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         Ok(Terms { judged: true, entry: Some(0) })
     }
 
-    /// The rules of the side from which a flow was opened. `ends`: slots of its opener and responder.
+    /// The rules of the side from which a flow was opened, in the layer it belongs to.
     #[inline(always)]
     fn judge_at_gate(
         &self,
         state: &mut State,
         gate: Gate<'_>,
-        (opener, responder): (u32, u32),
+        (layer, side): (u32, PolicyDirection),
         asked: &Asked,
     ) -> Result<(), DropReason> {
-        let (layer, side) = if opener == SLOT_NONE { (responder, Ingress) } else { (opener, Egress) };
         if side == Ingress
             && let Some(span) = self.ask_layer(state, (gate.own.layers.pre_dnat, side), asked)?
             && !span.allows()

@@ -257,6 +257,7 @@ fn hep_9_the_layer_before_translation_refuses_what_comes_in_and_lets_nothing_in_
     set_rules(&mut node, PRE_DNAT, [NOTHING, SET_OPEN]);
     assert_eq!(comes_in(&node, &tcp(OUTSIDE, 1, (5, 80), SYN)), REFUSED);
     assert_eq!(comes_in(&node, &tcp(OUTSIDE, 2, (5, 80), SYN)), REFUSED, "what is forwarded as well");
+    assert_eq!(pods_goes_out(&node, &tcp((2, 2), 200, (5, 80), SYN)), PASSES, "what leaves, with no forward layer");
     assert_eq!(goes_out(&node, &udp(HOST, 200, (5, 53))), PASSES);
     assert_eq!(comes_in(&node, &udp(OUTSIDE, 1, (53, 5))), PASSES, "an answer is no opening");
     set_rules(&mut node, PRE_DNAT, [ALLOW, SET_OPEN]);

@@ -37,12 +37,12 @@ fn the_kernel_agrees_with_the_reference_evaluator() {
     });
 }
 
-fn number_of(variable: &str) -> Option<u64> {
+pub fn number_of(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|why| panic!("{variable}={text}: {why}")))
 }
 
-fn seed_of_now() -> u64 {
+pub fn seed_of_now() -> u64 {
     let since = std::time::UNIX_EPOCH.elapsed().expect("the clock is past 1970");
     since.as_nanos() as u64 % 1_000_000_000
 }
@@ -131,7 +131,7 @@ fn question(flow: &Flow, place: Place) -> Question {
 }
 
 /// The flow's first packet, as it comes in by the uplink.
-fn frame(flow: &Flow) -> Frame {
+pub fn frame(flow: &Flow) -> Frame {
     let (from, port) = (flow.source_port.to_be_bytes(), flow.detail.to_be_bytes());
     let icmp = if flow.source.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
     let payload = match flow.protocol {
@@ -161,11 +161,11 @@ fn quoted(flow: &Flow) -> Vec<u8> {
     frame(&back).bytes()[14..].to_vec()
 }
 
-fn interface(number: usize) -> IfaceName {
+pub fn interface(number: usize) -> IfaceName {
     IfaceName(format!("cali{number}"))
 }
 
-fn mac(number: usize) -> Mac {
+pub fn mac(number: usize) -> Mac {
     Mac([0x0a, 0x58, 0, 0, 0, u8::try_from(number).expect("a case has few pods")])
 }
 
@@ -174,7 +174,7 @@ fn id(number: usize) -> AttachmentId {
 }
 
 /// What an agent would know of this view, all its pods being here.
-fn world(view: &View) -> World {
+pub fn world(view: &View) -> World {
     let node = NodeName::from("node");
     let mut world = World::new(node.clone(), false);
     for (name, labels) in &view.namespaces {

@@ -399,7 +399,8 @@ impl Kernel {
         self.run_by(program, interface, None, bytes)
     }
 
-    fn run_by(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> Ran {
+    /// The same, for a packet that this node forwards from an interface.
+    pub fn run_by(&mut self, program: &str, interface: &IfaceName, by: Option<&IfaceName>, bytes: &[u8]) -> Ran {
         let TestRun { result, bytes, mark, .. } = self.test_run(program, interface, by, bytes);
         Ran { action: action_of(program, result), bytes, mark }
     }

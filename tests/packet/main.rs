@@ -8,6 +8,7 @@ mod capacity;
 mod cast;
 mod complaints;
 mod differential;
+mod differential_hosts;
 mod flows;
 mod forwarding;
 mod fragments;
