@@ -24,6 +24,8 @@ pub const BPFFS: &str = "/sys/fs/bpf/tortie";
 
 /// Where health is asked unless told otherwise: nobody outside the host.
 const HEALTH_ADDRESS: &str = "127.0.0.1:9099";
+/// Lines of Log rules in a second, on each processor.
+const POLICY_LOG_RATE: u32 = 100;
 
 /// Where metrics are asked unless told otherwise: nobody outside the host.
 const METRICS_ADDRESS: &str = "127.0.0.1:9091";
@@ -121,6 +123,9 @@ pub struct Settings {
     /// Tracked flows that one pod may own [default: an eighth of the table CONNTRACK]
     #[arg(long, env = "TORTIE_FLOW_QUOTA", value_name = "FLOWS")]
     flow_quota: Option<u32>,
+    /// Lines that Log rules may write in a second, on each processor; 0: none [default: 100]
+    #[arg(long, env = "TORTIE_POLICY_LOG_RATE", value_name = "LINES")]
+    policy_log_rate: Option<u32>,
 }
 
 /// The agent's settings, checked.
@@ -158,6 +163,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Flows that one pod may own, if it was given.
     pub flow_quota: Option<u32>,
+    /// Lines that Log rules may write in a second, on each processor.
+    pub policy_log_rate: u32,
 }
 
 /// Settings that cannot be used.
@@ -211,6 +218,7 @@ impl Config {
             },
             timeouts: self.timeouts,
             flow_quota: self.flow_quota,
+            log_rate: self.policy_log_rate,
         }
     }
 }
@@ -240,6 +248,7 @@ impl Settings {
             conntrack_timeouts: Vec::new(),
             conntrack_timeouts_of_file: timeouts,
             flow_quota: self.flow_quota.or(file.flow_quota),
+            policy_log_rate: self.policy_log_rate.or(file.policy_log_rate),
         }
     }
 
@@ -262,6 +271,7 @@ impl Settings {
             map_entries: self.map_entries_of_file,
             timeouts: timeouts(&self.conntrack_timeouts_of_file)?,
             flow_quota: self.flow_quota.map(flow_quota).transpose()?,
+            policy_log_rate: self.policy_log_rate.unwrap_or(POLICY_LOG_RATE),
         })
     }
 }

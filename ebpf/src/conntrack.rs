@@ -24,6 +24,8 @@ pub struct Opening<'a> {
     pub x: u32,
     /// Its source port, in network order.
     pub source_port: u16,
+    /// The packet at hand is the responder's.
+    pub is_reply: bool,
 }
 
 impl<'a> Opening<'a> {
@@ -36,6 +38,7 @@ impl<'a> Opening<'a> {
             responder: &packet.destination,
             x: x_of(packet.protocol, packet.detail),
             source_port: packet.source_port,
+            is_reply: false,
         }
     }
 }
@@ -211,6 +214,7 @@ impl Tracked<'_> {
             responder: opening.opener,
             x: opening.x,
             source_port: packet.destination_port,
+            is_reply: true,
         }
     }
 

@@ -13,6 +13,7 @@ use ebpf::tables::{Frame as _, Tables};
 use ebpf::walk::{Hook, State, Verdict, walk};
 
 use crate::complain::complain;
+use crate::log;
 use crate::maps::{Kernel, blank_state, count_drop};
 use crate::packet::Skb;
 use crate::send::{self, NEXT, SHOT};
@@ -31,6 +32,9 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     let verdict = walk(hook, &Kernel::<DRY>, &skb, &arrival, state);
     if DRY {
         return answer(skb, state, verdict.and_then(|verdict| outcome(skb, hook, verdict, state, arrival.ifindex)));
+    }
+    if matches!(hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint) {
+        log::write(state);
     }
     match verdict
         .map_err(|reason| stopped(skb, reason))

@@ -8,7 +8,7 @@ use abi::rules::SET_OPEN;
 use abi::{Address, DropReason, Endpoint, Span};
 
 use crate::conntrack::Opening;
-use crate::policy::{End, PolicyDirection, Question, deciding_span, end_of};
+use crate::policy::{End, Logged, PolicyDirection, Question, deciding_span, end_of};
 use crate::tables::{Frame, Tables};
 use crate::walk::{State, Walk};
 
@@ -23,6 +23,8 @@ pub(crate) struct Asked {
     x: u32,
     /// The opener's port.
     source_port: u32,
+    /// The packet at hand is the responder's.
+    is_reply: bool,
 }
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
@@ -32,7 +34,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let opener = self.end_of(state, opening.opener)?;
         let responder = self.end_of(state, opening.responder)?;
         let source_port = self.frame.unknown(u16::from_be(opening.source_port).into());
-        Ok(Asked { opener, responder, x: self.frame.unknown(opening.x), source_port })
+        Ok(Asked { opener, responder, x: self.frame.unknown(opening.x), source_port, is_reply: opening.is_reply })
     }
 
     /// Owner and class of an address, of which the verifier forgets how they were found.
@@ -46,6 +48,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// own: what pods send to it, and what it forwards for them.
     #[inline(always)]
     pub(crate) fn judge(&self, state: &mut State, asked: &Asked) -> Result<(), DropReason> {
+        let judgement = self.by_rules(state, asked);
+        self.tables.write_log(state);
+        judgement
+    }
+
+    #[inline(always)]
+    fn by_rules(&self, state: &mut State, asked: &Asked) -> Result<(), DropReason> {
         let (opener, responder) = (asked.opener.slot, asked.responder.slot);
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
         if opener >= SLOT_FIRST {
@@ -94,7 +103,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     pub(crate) fn ask_layer(
         &self,
-        state: &State,
+        state: &mut State,
         whom: (u32, PolicyDirection),
         asked: &Asked,
     ) -> Result<Option<Span>, DropReason> {
@@ -117,13 +126,19 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     /// What the rules in a slot say of an opening: for what comes in, the opener is their peer, else the responder.
     #[inline(always)]
-    fn ask(&self, state: &State, whom: (u32, PolicyDirection), asked: &Asked) -> Result<Span, DropReason> {
+    fn ask(&self, state: &mut State, whom: (u32, PolicyDirection), asked: &Asked) -> Result<Span, DropReason> {
         let (opener, responder) = (asked.opener.class, asked.responder.class);
         let (own, peer) = if whom.1 == PolicyDirection::Ingress { (responder, opener) } else { (opener, responder) };
         let question = Question { peer, own, x: asked.x, source_port: asked.source_port };
         let span = deciding_span(self.tables, state.generation, whom, &question)?;
         if !T::DRY {
             self.tables.count_hit(span.hit);
+            // The verifier need not remember which it was.
+            if (Span { bits: self.frame.unknown(span.bits), ..span }).logs() {
+                let Asked { x, source_port, is_reply, .. } = *asked;
+                let is_ingress = u32::from(whom.1 == PolicyDirection::Ingress);
+                state.note(Logged { slot: whom.0, is_ingress, is_reply: is_reply.into(), x, source_port, span });
+            }
         }
         Ok(span)
     }

@@ -41,6 +41,8 @@ pub mod reset;
 #[cfg(any(test, feature = "fake"))]
 pub mod shelf;
 #[cfg(test)]
+mod spans;
+#[cfg(test)]
 mod spec;
 mod states;
 pub mod tables;

@@ -15,6 +15,8 @@ mod cursor;
 #[cfg(target_arch = "bpf")]
 mod finish;
 #[cfg(target_arch = "bpf")]
+mod log;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;

@@ -20,7 +20,7 @@ use ebpf::recent::{self, Note};
 use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
 
-use crate::atomic;
+use crate::{atomic, log};
 
 #[map]
 static GENERATION: Array<u64> = Array::with_max_entries(maps::GENERATION.default_entries, BPF_F_MMAPABLE);
@@ -316,6 +316,13 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
         if !DRY {
             // Rules past the table's end share hit 0.
             add_one(HITS.get_ptr_mut(hit).or_else(|| HITS.get_ptr_mut(0)));
+        }
+    }
+
+    #[inline(always)]
+    fn write_log(&self, state: &mut State) {
+        if !DRY {
+            log::write(state);
         }
     }
 

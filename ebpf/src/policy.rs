@@ -66,6 +66,26 @@ pub struct Question {
     pub source_port: u32,
 }
 
+/// A judgement that a Log rule asks to have written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logged {
+    /// Whose rules were asked.
+    pub slot: u32,
+    /// 1: for what that endpoint receives.
+    pub is_ingress: u32,
+    /// 1: the packet at hand is the responder's.
+    pub is_reply: u32,
+    /// Protocol and detail.
+    pub x: u32,
+    /// The opener's port.
+    pub source_port: u32,
+    /// What was decided.
+    pub span: Span,
+}
+
+/// Judgements of one packet that can be written down: both ends', and the node's own for each.
+pub const LOGGED_MAX: usize = 4;
+
 /// The span that decides at the endpoint in `slot`: a plain one, which allows, denies, or leaves it to what comes after.
 #[inline(always)]
 pub fn deciding_span<T: Tables>(
@@ -148,9 +168,9 @@ fn search<T: Tables>(tables: &T, row: RowRef, x: u32) -> Result<Span, DropReason
         }
         let half = left / 2;
         let middle = tables.span(first.wrapping_add(half)).ok_or(DropReason::TableCorrupt)?;
-        if middle.start() <= x {
-            first = first.wrapping_add(half);
-        }
+        // All ones where it starts at or before `x`: a branch here the verifier would follow up both ways, step after step.
+        let at_or_before = (u64::from(middle.start()).wrapping_sub(u64::from(x) + 1) >> 63).wrapping_neg() as u32;
+        first = first.wrapping_add(half & at_or_before);
         left -= half;
     }
     tables.span(first).ok_or(DropReason::TableCorrupt)

@@ -9,6 +9,7 @@ use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, 
 
 use crate::entry::Flow;
 use crate::recent::Note;
+use crate::walk::State;
 
 /// What became of an entry for a key that had none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub trait Tables {
     fn insert_fragment(&self, key: &FragmentKey, ports: &FragmentPorts);
     /// Counts one decision of a rule.
     fn count_hit(&self, hit: u32);
+    /// Writes down what was noted of a packet's judgements.
+    fn write_log(&self, _: &mut State) {}
 
     /// A word as it stands, in one load.
     fn word(&self, word: &Word) -> Word {

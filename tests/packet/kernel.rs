@@ -639,6 +639,7 @@ fn options(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> O
         attach,
         timeouts: Timeouts::DEFAULT,
         flow_quota: Some(FLOW_QUOTA),
+        log_rate: 100,
     }
 }
 

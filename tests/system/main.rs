@@ -30,6 +30,7 @@ mod policy_change;
 mod policy_egress;
 mod policy_ingress;
 mod policy_language;
+mod policy_log;
 mod policy_ports;
 mod policy_scope;
 mod policy_services;

@@ -12,6 +12,7 @@ pub mod conntrack;
 pub mod endpoint;
 pub mod fragment;
 pub mod handover;
+pub mod log;
 pub mod maps;
 #[cfg(feature = "user")]
 mod pod;

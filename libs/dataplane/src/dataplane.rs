@@ -11,6 +11,7 @@ use crate::{
     links::{Guards as _, Links},
     network::{KernelNetwork, Network},
     passage, pins,
+    policy_log::PolicyLog,
     programs::{Globals, Programs, in_full},
     reconcile::Reconciler,
     report::{Reporter, Wanted},
@@ -50,6 +51,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// Flows that one endpoint may own; `None`: an eighth of the table.
     pub flow_quota: Option<u32>,
+    /// Lines that Log rules may write on each processor in a second; 0: none.
+    pub log_rate: u32,
 }
 
 /// What became of a revision.
@@ -87,6 +90,7 @@ pub struct Dataplane {
     platform: Platform,
     node: Reconciler<KernelNetwork, Links, KernelStore>,
     gauges: Gauges,
+    policy_log: PolicyLog,
 }
 
 impl Dataplane {
@@ -96,15 +100,18 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the programs, or what is pinned is of another layout.
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { bpffs, object, entries, uplink, state_dir, attach, timeouts, flow_quota } = options;
+        let Options { bpffs, object, entries, uplink, state_dir, attach, timeouts, flow_quota, log_rate } = options;
         let platform = Platform::probe(attach)?;
         let sizes = Sizes::asked(&entries)?;
         fs::create_dir_all(&state_dir).map_err(|source| OpenError::StateDir { path: state_dir.clone(), source })?;
         pins::prepare(&bpffs).map_err(|source| OpenError::Bpffs { path: bpffs.clone(), source })?;
         let flow_quota = flow_quota.unwrap_or((sizes.of(&maps::CONNTRACK) / QUOTA_SHARE).max(1));
-        let (mut programs, growth) = Programs::load(&bpffs, &object, &sizes, &Globals { timeouts, flow_quota })?;
+        let log_interval_ns = 1_000_000_000u64.checked_div(log_rate.into()).unwrap_or(0);
+        let globals = Globals { timeouts, flow_quota, log_interval_ns };
+        let (mut programs, growth) = Programs::load(&bpffs, &object, &sizes, &globals)?;
         // From here on nothing expires in a table that is to grow: what is carried over keeps its ticket.
         programs.start_cursor()?;
+        let policy_log = programs.policy_log()?;
         growth.carry()?;
         let adopt = |error: StoreError| OpenError::Adopt { reason: error.to_string() };
         let store = KernelStore::open(&pins::maps_dir(&bpffs), timeouts).map_err(adopt)?;
@@ -116,7 +123,7 @@ impl Dataplane {
         let everywhere = node.start()?;
         growth::finish(&pins::maps_dir(&bpffs), everywhere)?;
         let gauges = Gauges::open(&bpffs).map_err(adopt)?;
-        Ok(Self { uplink, platform, node, gauges })
+        Ok(Self { uplink, platform, node, gauges, policy_log })
     }
 
     /// The kernel as it was found at start, and what follows from it.
@@ -133,10 +140,16 @@ impl Dataplane {
         self.node.apply(desired)
     }
 
+    /// Writes the lines that Log rules ask for. A look does it as well.
+    pub fn write_log(&mut self) {
+        self.policy_log.write(&self.node.tables, &self.node.wanted);
+    }
+
     /// Whether other hands changed what the last `apply` made, and puts it back: programs in their hooks, links, routes,
     /// neighbours, settings, tables. Cheap enough for twice a second; the large tables and the settings of many pods it
     /// takes in slices, one a look. Give it what the last `apply` was given.
     pub fn look(&mut self, desired: &Desired, extent: Extent) -> Looked {
+        self.write_log();
         self.node.look(desired, extent)
     }
 

@@ -21,6 +21,7 @@ mod packet_log;
 mod passage;
 mod pins;
 pub mod platform;
+mod policy_log;
 mod programs;
 pub mod question;
 mod reconcile;

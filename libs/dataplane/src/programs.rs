@@ -3,9 +3,11 @@
 //! Invariant: a pinned map is only used if its layout and size are those asked for.
 //! Never: attaches; `links` does.
 
-use crate::{OpenError, growth::Growth, packet_log, pins, tables::Sizes};
+use crate::{OpenError, growth::Growth, packet_log, pins, policy_log::PolicyLog, tables::Sizes};
 use abi::{
-    Timeouts, maps,
+    Timeouts,
+    log::LOG_INTERVAL_GLOBAL,
+    maps,
     timeout::{FLOW_QUOTA_GLOBAL, TIMEOUTS_GLOBAL},
 };
 use aya::{
@@ -95,6 +97,8 @@ pub struct Globals {
     pub timeouts: Timeouts,
     /// Flows that one endpoint may own.
     pub flow_quota: u32,
+    /// Nanoseconds between lines of Log rules, for each processor; 0: none is written.
+    pub log_interval_ns: u64,
 }
 
 /// The loaded programs.
@@ -117,6 +121,7 @@ impl Programs {
         }
         loader.override_global(TIMEOUTS_GLOBAL, &globals.timeouts, true);
         loader.override_global(FLOW_QUOTA_GLOBAL, &globals.flow_quota, true);
+        loader.override_global(LOG_INTERVAL_GLOBAL, &globals.log_interval_ns, true);
         let mut ebpf = loader.load(object).map_err(|error| refused(&dir, error))?;
         for spec in maps::MAPS {
             if ebpf.map(spec.name).is_none() {
@@ -130,6 +135,14 @@ impl Programs {
         }
         packet_log::follow(&mut ebpf).map_err(|reason| OpenError::Load { reason })?;
         Ok((Self(ebpf), growth))
+    }
+
+    /// What Log rules write down: to be taken once.
+    ///
+    /// # Errors
+    /// The object has no such maps.
+    pub fn policy_log(&mut self) -> Result<PolicyLog, OpenError> {
+        PolicyLog::of(&mut self.0)
     }
 
     /// Sets the cursor over tracked flows going, or has the one that goes run these programs' code. From then on it needs

@@ -43,8 +43,12 @@ fn selector(number: u8) -> Arc<Selector> {
     Arc::new(Selector::Equals("app".into(), number.to_string()))
 }
 
-/// A rule for one port, asking for a selector, a network, or nothing.
+/// A rule for one port, asking for a selector, a network, or nothing; for a source port, or where the own address lies.
 pub(super) fn rule(peer: u8, port: u16, action: SetAction) -> SetRule {
+    asking(peer, 0, port, action)
+}
+
+fn asking(peer: u8, asks: u8, port: u16, action: SetAction) -> SetRule {
     let peer = match peer {
         0 | 1 => PeerTest { selector: Some(selector(peer)), ..PeerTest::default() },
         2 | 3 => PeerTest {
@@ -53,9 +57,13 @@ pub(super) fn rule(peer: u8, port: u16, action: SetAction) -> SetRule {
         },
         _ => PeerTest::default(),
     };
-    let ports = Some(vec![SetPort::Range(PortRange::single(port))]);
-    let packet = PacketTest { protocol: Some(Protocol::TCP), ports, ..PacketTest::default() };
-    SetRule { packet, peer, ..SetRule::new(port, action) }
+    let net = |number: u8| Some(vec![NETS[usize::from(number)].parse().expect("a network")]);
+    let own = if asks & 4 != 0 { PeerTest { nets: net(asks & 3), ..PeerTest::default() } } else { PeerTest::default() };
+    let single = |port| Some(vec![SetPort::Range(PortRange::single(port))]);
+    let source_ports = if asks & 8 != 0 { single(68 + u16::from(asks & 1)) } else { None };
+    let packet =
+        PacketTest { protocol: Some(Protocol::TCP), ports: single(port), source_ports, ..PacketTest::default() };
+    SetRule { packet, peer, own, ..SetRule::new(port, action) }
 }
 
 pub(super) fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc<RuleSet> {
@@ -69,8 +77,10 @@ pub(super) fn rule_set(direction: Direction, rules: Option<Vec<SetRule>>) -> Arc
 }
 
 fn rules() -> impl Strategy<Value = Option<Vec<SetRule>>> {
-    let one = (0u8..5, 80u16..83, prop::bool::ANY)
-        .prop_map(|(peer, port, allow)| rule(peer, port, if allow { SetAction::Allow } else { SetAction::Deny }));
+    let actions = prop::sample::select(vec![SetAction::Allow, SetAction::Deny, SetAction::Log]);
+    let asks = prop_oneof![2 => Just(0u8), 1 => 0u8..16];
+    let one =
+        (0u8..5, asks, 80u16..83, actions).prop_map(|(peer, asks, port, action)| asking(peer, asks, port, action));
     prop::option::of(prop::collection::vec(one, 0..3))
 }
 
