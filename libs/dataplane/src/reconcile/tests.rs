@@ -357,6 +357,25 @@ fn a_host_endpoint_is_guarded_before_it_is_judged_and_let_go_only_after_its_inte
 }
 
 #[test]
+fn programs_stay_until_every_packet_that_one_of_them_judged_is_through() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    assert!(apply(&mut node, &with_hosts(pods(&[11]), &["eth0"], true)).failed.is_empty());
+    kernel.borrow_mut().tables.slow = true;
+    assert!(node.apply(&pods(&[11])).failed.is_empty());
+    for graces in 0..2 {
+        assert!(node.sweep().expect("a sweep"), "after {graces} graces");
+        assert!(kernel.borrow().is_gated(UPLINK), "after {graces} graces");
+        kernel.borrow_mut().tables.pass(1);
+    }
+    assert!(!node.sweep().expect("a sweep"));
+    let attached = kernel.borrow().attached.clone();
+    assert!(
+        !attached.contains(&(UPLINK, Hook::FromHostEndpoint)) && !attached.contains(&(UPLINK, Hook::ToHostEndpoint))
+    );
+}
+
+#[test]
 fn programs_that_a_killed_agent_left_on_an_interface_without_host_endpoint_go_after_the_first_pass_and_not_before() {
     let kernel = kernel();
     let left = [Hook::FromHostEndpoint, Hook::ToHostEndpoint].map(|hook| (OTHER, hook));
@@ -401,6 +420,7 @@ fn an_interface_that_cannot_be_guarded_both_ways_stays_open_and_one_that_is_judg
     kernel.borrow_mut().refuses = Some("attach to_host_endpoint");
     let looked = node.look(&hosts, Extent::Everything);
     assert!(!looked.failed.is_empty() && looked.repaired.is_empty());
+    node.settle().expect("a sweep");
     assert!(kernel.borrow().tables.held.interfaces.contains_key(&UPLINK), "what comes in is judged on");
     assert!(node.hosts_in_force.is_empty(), "and what is half in force is not called so");
     kernel.borrow_mut().refuses = None;
