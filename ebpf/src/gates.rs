@@ -186,6 +186,9 @@ fn arp_neighbours_other_protocols_and_other_vlans_pass_and_what_only_looks_so_do
         assert_eq!(at(&node, Hook::FromHostEndpoint, &arrival, &message([0xff, 2])), UNTOUCHED, "{kind}");
         let own = Arrival { ingress_ifindex: 0, ..arrival };
         assert_eq!(at(&node, Hook::ToHostEndpoint, &own, &message([0xfe, 0x80])), UNTOUCHED, "{kind}");
+        let node = forwarding([NOTHING, NOTHING], [NOTHING, NOTHING]);
+        let from_pod = Arrival { ingress_ifindex: 2, ..arrival };
+        assert_eq!(at(&node, Hook::ToHostEndpoint, &from_pod, &message([0x20, 1])), REFUSED, "{kind}, forwarded");
     }
 }
 

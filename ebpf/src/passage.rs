@@ -76,8 +76,9 @@ fn a_flow_that_the_local_layer_let_in_lets_in_nothing_that_is_forwarded() {
     assert_eq!(comes_in(&node, &udp(OUTSIDE, 1, (5, 53))), PASSES);
     node.owns(v4(1), 0);
     assert_eq!(comes_in(&node, &udp(OUTSIDE, 1, (5, 53))), REFUSED, "the address is no longer the node's");
-    let node = forwarding([NOTHING, NOTHING], [ALLOW, ALLOW]);
+    let node = forwarding([NOTHING, NOTHING], [NOTHING, ALLOW]);
     assert_eq!(pods_goes_out(&node, &udp((2, 2), 200, (5, 53))), PASSES);
+    assert_eq!(comes_in(&node, &udp((0, 2), 200, (5, 53))), REFUSED, "from outside, in the pod's name");
     assert_eq!(goes_out(&node, &udp((2, 2), 200, (5, 53))), REFUSED, "the node itself, by the same ports");
 }
 
