@@ -12,8 +12,11 @@ use crate::{
     xset::XSet,
 };
 use abi::rules::{X_END, x_of};
-use model::{Cidr, IcmpMatch, Protocol, TierEnd, Truth};
-use std::{ops::Range, sync::Arc};
+use model::{Cidr, IcmpMatch, PolicyId, Protocol, TierEnd, Truth};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 const EVERY_X: Range<u32> = 0..X_END;
 
@@ -119,6 +122,8 @@ pub struct Rows<'a> {
     set: &'a RuleSet,
     near: Near<'a>,
     preview: Option<Box<Rows<'a>>>,
+    /// The policies that each tier's end names, once one does: every row of a set may.
+    ends: Vec<OnceLock<Arc<[PolicyId]>>>,
 }
 
 /// The row of `set` for peers of `class`. The set's default row is the one for `Class::default()`.
@@ -132,7 +137,8 @@ impl<'a> Rows<'a> {
     #[must_use]
     pub fn of(set: &'a RuleSet) -> Self {
         let preview = set.preview.as_deref().map(|preview| Box::new(Self::of(preview)));
-        Self { set, near: Near::of(set), preview }
+        let ends = set.tiers.iter().map(|_| OnceLock::new()).collect();
+        Self { set, near: Near::of(set), preview, ends }
     }
 
     /// The row for peers of `class`. What it costs grows with the rules that the class can meet.
@@ -170,10 +176,12 @@ impl<'a> Rows<'a> {
         paint_profiles(&mut canvas, self.near.within(&near, set.tiers.len()), class);
         let mut answer = |stroke| match stroke {
             Stroke::Plain(Paint::Cell, _) => Answer::Cell(rest()),
-            Stroke::Plain(paint, marks) => Answer::Decided(paint.hit(set, &marks)),
+            Stroke::Plain(paint, marks) => Answer::Decided(paint.hit(self, &marks)),
             Stroke::Ports(ports) => {
-                let span =
-                    |(start, paint, marks): (u32, Paint, Marks<Paint>)| PortSpan { start, hit: paint.hit(set, &marks) };
+                let span = |(start, paint, marks): (u32, Paint, Marks<Paint>)| PortSpan {
+                    start,
+                    hit: paint.hit(self, &marks),
+                };
                 Answer::Ports(ports.into_iter().map(span).collect())
             }
         };
@@ -418,13 +426,14 @@ enum Paint {
 }
 
 impl Paint {
-    fn hit(self, set: &RuleSet, marks: &Marks<Self>) -> Hit {
-        let (verdict, decider) = self.meaning(set);
-        let logs = marks.iter().flat_map(|marks| marks.iter().map(|log| log.meaning(set).1)).collect();
+    fn hit(self, rows: &Rows<'_>, marks: &Marks<Self>) -> Hit {
+        let (verdict, decider) = self.meaning(rows);
+        let logs = marks.iter().flat_map(|marks| marks.iter().map(|log| log.meaning(rows).1)).collect();
         Hit { logs, ..Hit::new(verdict, decider) }
     }
 
-    fn meaning(self, set: &RuleSet) -> (Verdict, Decider) {
+    fn meaning(self, rows: &Rows<'_>) -> (Verdict, Decider) {
+        let set = rows.set;
         let direction = set.direction;
         match self {
             Self::Failsafe { failsafe, verdict } => {
@@ -438,8 +447,9 @@ impl Paint {
             }
             Self::EndOfTier { tier } => {
                 let TierRules { name, policies, .. } = &set.tiers[tier];
-                let policies = policies.iter().map(|policy| policy.id.clone()).collect();
-                (Verdict::Deny, Decider::EndOfTier { tier: name.clone(), direction, policies })
+                let policies =
+                    rows.ends[tier].get_or_init(|| policies.iter().map(|policy| policy.id.clone()).collect());
+                (Verdict::Deny, Decider::EndOfTier { tier: name.clone(), direction, policies: Arc::clone(policies) })
             }
             Self::Profile { profile, place, verdict } => {
                 let name = match &set.profiles {
