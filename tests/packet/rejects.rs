@@ -8,7 +8,7 @@ use crate::{
     complaints::{Kind, octets, tells},
     frame::{ACK, GATEWAY_MAC, RST, SYN, fold, sum_of},
     kernel::{
-        Kernel,
+        Kernel, UPLINK,
         guard::{DENY, Guard, NO_GUARD},
         on_a_node,
     },
@@ -20,7 +20,17 @@ use abi::{
     conntrack::CT_REFUSED,
     endpoint::{NODE_REFUSES_WORKLOADS, NODE_REJECTS},
 };
-use model::{Direction, Protocol};
+use model::{Direction, IfaceName, Protocol};
+use netlink::{Filter, Side, Socket};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsFd as _,
+    time::Duration,
+};
+
+/// Nothing here takes so long unless it never comes.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const WEB: (u16, u16) = (40000, 80);
 const PROHIBITED: Kind = Kind { v4: (3, 13, 0), v6: (1, 1, 0) };
@@ -189,6 +199,39 @@ fn a_gate_tells_those_outside_the_pods_and_the_node_itself() {
             assert_eq!(kernel.run_handing(Hook::In, &ran.bytes, words).0.action, Action::PassOn, "{family:?}");
             assert_eq!(kernel.run(Hook::In, &ran.bytes).action, Action::Drop, "anybody else's RST");
             assert_eq!(kernel.run_handing(Hook::In, &asks, words).0.action, Action::Redirect, "a RST and no more");
+        }
+    });
+}
+
+/// Puts the programs of a gate at the uplink, as real packets meet them.
+fn attach_gate(kernel: &Kernel) {
+    let interface = kernel.index(&IfaceName(UPLINK.into()));
+    let mut socket = Socket::open().expect("netlink answers");
+    socket.add_clsact(interface).expect("a clsact can be added");
+    for (side, program) in [(Side::Ingress, "from_host_endpoint"), (Side::Egress, "to_host_endpoint")] {
+        let filter = Filter { interface, side, priority: 9, handle: 7, name: program.into(), program: None };
+        let program = kernel.program(program).fd().expect("it is loaded");
+        socket.replace_filter(&filter, program.as_fd()).expect("a filter can be added");
+    }
+}
+
+#[test]
+fn what_the_node_itself_opens_and_its_gate_refuses_fails_at_once() {
+    on_a_node(|| {
+        let mut kernel = rejecting();
+        kernel.guard(&Guard { local: [DENY, DENY], ..NO_GUARD });
+        attach_gate(&kernel);
+        for family in Family::BOTH {
+            let far = SocketAddr::new(OUTSIDE.address(family), 80);
+            let error = TcpStream::connect_timeout(&far, PATIENCE).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?}");
+            let socket = UdpSocket::bind(SocketAddr::new(NODE.address(family), 0)).expect("a socket can be bound");
+            socket.connect(far).expect("it has one peer");
+            socket.set_read_timeout(Some(PATIENCE)).expect("it may wait");
+            socket.send(b"x").expect("the error comes later");
+            let error = socket.recv(&mut [0; 9]).expect_err("nobody answers");
+            let wanted = if family == Family::V4 { ErrorKind::HostUnreachable } else { ErrorKind::PermissionDenied };
+            assert_eq!(error.kind(), wanted, "{family:?}");
         }
     });
 }
