@@ -194,3 +194,125 @@ fn with<P: Copy + PartialEq>(marks: Marks<P>, log: P) -> Marks<P> {
     let before = marks.iter().flat_map(|marks| marks.iter().copied());
     Some(Rc::new(before.chain([log]).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const XS: usize = 24;
+    const PORTS: usize = 6;
+    const CELL: u8 = 100;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Does {
+        Paint,
+        Pass,
+        Mark,
+        Cover,
+        Wipe,
+    }
+
+    /// What a place is, said as slowly as possible: what it is painted with, or what it met so far.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Place {
+        Painted(u8, Vec<u8>),
+        Blank(Vec<u8>),
+        Passed(Vec<u8>),
+    }
+
+    struct Model {
+        /// Whether source ports were told apart at this `x`, and each of its ports.
+        columns: Vec<(bool, Vec<Place>)>,
+    }
+
+    impl Model {
+        fn step(&mut self, does: Does, xs: Range<usize>, sources: Option<Range<usize>>, number: u8) {
+            if let Does::Wipe = does {
+                for place in self.columns.iter_mut().flat_map(|(_, ports)| ports) {
+                    if let Place::Passed(marks) = place {
+                        *place = Place::Blank(marks.clone());
+                    }
+                }
+                return;
+            }
+            for (mixed, ports) in &mut self.columns[xs] {
+                let is_painted = |place: &Place| matches!(place, Place::Painted(..));
+                let is_blank = |place: &Place| matches!(place, Place::Blank(_));
+                if let Does::Cover = does {
+                    let open = if *mixed { !ports.iter().all(is_painted) } else { is_blank(&ports[0]) };
+                    if open {
+                        (*mixed, *ports) = (false, vec![Place::Painted(CELL, vec![]); PORTS]);
+                    }
+                    continue;
+                }
+                *mixed |= sources.is_some() && is_blank(&ports[0]);
+                for place in &mut ports[sources.clone().unwrap_or(0..PORTS)] {
+                    let Place::Blank(marks) = place else { continue };
+                    *place = match does {
+                        Does::Paint => Place::Painted(number, marks.clone()),
+                        Does::Pass => Place::Passed(marks.clone()),
+                        _ => Place::Blank([&marks[..], &[number]].concat()),
+                    };
+                }
+            }
+        }
+    }
+
+    fn range(most: usize) -> impl Strategy<Value = Range<usize>> {
+        (0..most, 1..most).prop_map(move |(start, len)| start..(start + len).min(most))
+    }
+
+    fn step() -> impl Strategy<Value = (Does, Range<usize>, Option<Range<usize>>)> {
+        let does =
+            prop::sample::select(vec![Does::Paint, Does::Paint, Does::Pass, Does::Mark, Does::Cover, Does::Wipe]);
+        (does, range(XS), prop::option::of(range(PORTS)))
+    }
+
+    fn painted(strokes: &[(u32, Stroke<u8>)], x: usize, port: usize) -> Place {
+        let marks = |marks: &Marks<u8>| marks.as_ref().map(|marks| marks.to_vec()).unwrap_or_default();
+        let stroke = strokes.iter().rfind(|(start, _)| *start <= x as u32).expect("all are painted");
+        match &stroke.1 {
+            Stroke::Plain(paint, met) => Place::Painted(*paint, marks(met)),
+            Stroke::Ports(ports) => {
+                let (_, paint, met) = ports.iter().rfind(|(start, ..)| *start <= port as u32).expect("all are painted");
+                Place::Painted(*paint, marks(met))
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_place_is_painted_once_by_the_first_that_reaches_it(steps in prop::collection::vec(step(), 0..14)) {
+            let mut canvas = Canvas::new();
+            let mut model = Model { columns: vec![(false, vec![Place::Blank(vec![]); PORTS]); XS] };
+            let last = [(Does::Wipe, 0..XS, None), (Does::Paint, 0..XS, None)];
+            for ((does, xs, sources), number) in steps.into_iter().chain(last).zip(0u8..) {
+                let (from, to) = (xs.start as u32, xs.end as u32);
+                let among = sources.clone().map(|ports| {
+                    // The last port stands for all that follow.
+                    let end = if ports.end == PORTS { PORTS_END } else { ports.end as u32 };
+                    XSet::of([ports.start as u32..end])
+                });
+                match does {
+                    Does::Paint => canvas.apply(&(from..to), among.as_ref(), Act::Paint(number)),
+                    Does::Pass => canvas.apply(&(from..to), among.as_ref(), Act::Pass),
+                    Does::Mark => canvas.apply(&(from..to), among.as_ref(), Act::Mark(number)),
+                    Does::Cover => canvas.cover(&(from..to), CELL),
+                    Does::Wipe => canvas.wipe_passed(),
+                }
+                model.step(does, xs, sources, number);
+            }
+            canvas.apply(&(0..X_END), None, Act::Paint(u8::MAX));
+            prop_assert!(canvas.is_full());
+            let strokes = canvas.strokes();
+            for (x, (_, ports)) in model.columns.iter().enumerate() {
+                for (port, place) in ports.iter().enumerate() {
+                    prop_assert_eq!(&painted(&strokes, x, port), place, "x {} port {}", x, port);
+                }
+            }
+        }
+    }
+}

@@ -559,6 +559,22 @@ fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
     assert_eq!([rev(0), rev(1)], [1, 2]);
 }
 
+/// Pod 1 has the address that every packet has at its end ([`OWN`]); its rule asks whether that lies in a network.
+#[test]
+fn an_endpoint_is_stamped_when_its_own_address_comes_under_another_of_its_rules() {
+    let mut tables = Tables::adopt(FakeStore::default()).expect("an empty store");
+    let sketch = |nets| Sketch {
+        nets,
+        addresses: [None, Some(0), None, None, None],
+        endpoints: [None, Some((Some(vec![asking(4, 4 | 1, 80, SetAction::Allow)]), None)), None],
+        ..Sketch::default()
+    };
+    for (nets, rev) in [(0, 1), (0b10, 2), (0b11, 2)] {
+        tables.commit(&sketch(nets).desired(), &guarded).expect("it fits");
+        assert_eq!(tables.image.endpoints[&tables.names.endpoints[&attachment(1)]].rev, rev, "nets {nets:b}");
+    }
+}
+
 #[test]
 fn an_endpoint_is_stamped_when_a_peer_comes_under_another_of_its_rules() {
     let by_selector = Some(vec![rule(0, 80, SetAction::Allow)]);
