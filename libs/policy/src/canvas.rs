@@ -294,7 +294,7 @@ mod tests {
                 let among = sources.clone().map(|ports| {
                     // The last port stands for all that follow.
                     let end = if ports.end == PORTS { PORTS_END } else { ports.end as u32 };
-                    XSet::of([ports.start as u32..end])
+                    XSet::of(std::iter::once(ports.start as u32..end))
                 });
                 match does {
                     Does::Paint => canvas.apply(&(from..to), among.as_ref(), Act::Paint(number)),
