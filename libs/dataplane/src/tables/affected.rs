@@ -11,6 +11,7 @@ use abi::{
 use std::collections::BTreeSet;
 
 /// What changed between two images, apart from the endpoints themselves.
+#[derive(Debug, PartialEq, Eq)]
 struct Changes {
     /// Class before and after, for every address and network where they differ.
     classes: BTreeSet<(u32, u32)>,
@@ -88,4 +89,52 @@ fn is_affected(old: &Image, new: &Image, changes: &Changes, slot: u32, before: &
     let owner_changed =
         || changes.owners.iter().any(|(was, is)| [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot);
     set_changed || peer_changed() || owner_changed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{image::Entry, prefix};
+    use super::*;
+
+    /// The specification: every address and network of either image, asked of both.
+    fn whole(old: &Image, new: &Image) -> Changes {
+        let addresses: BTreeSet<_> = old.addresses.keys().chain(new.addresses.keys()).copied().collect();
+        let nets: BTreeSet<_> = old.nets.keys().chain(new.nets.keys()).copied().collect();
+        let of_addresses = addresses.iter().map(|key| (old.class_of(*key), new.class_of(*key)));
+        let of_nets = nets.iter().map(|key| (old.class_over(key), new.class_over(key)));
+        let owners = addresses.iter().map(|key| (old.owner_of(*key), new.owner_of(*key)));
+        let classes = of_addresses.chain(of_nets).filter(|(before, after)| before != after).collect();
+        Changes { classes, owners: owners.filter(|(before, after)| before != after).collect() }
+    }
+
+    #[test]
+    fn what_differs_is_what_a_comparison_of_everything_finds() {
+        let mut state = 7u64;
+        let mut below = move |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            u32::try_from((state >> 33) % bound).expect("a small number")
+        };
+        let mut image = |before: &Image| {
+            let mut image = before.clone();
+            for _ in 0..below(3) {
+                let entry = Entry { slot: below(9), class: below(4), owner: below(3) };
+                let address = format!("10.{}.0.{}", below(2), below(4)).parse().expect("an address");
+                let net = format!("10.{}.0.0/{}", below(2), 8 + 8 * below(3)).parse().expect("a network");
+                let (key, net) = (prefix::address_key(address).expect("a key"), prefix::net_key(&net).expect("a key"));
+                match below(4) {
+                    0 => drop(image.addresses.remove(&key)),
+                    1 => drop(image.nets.remove(&net)),
+                    2 => drop(image.nets.insert(net, Entry { owner: SLOT_NONE, ..entry })),
+                    _ => drop(image.addresses.insert(key, entry)),
+                }
+            }
+            image
+        };
+        let mut old = Image::default();
+        for _ in 0..2000 {
+            let new = image(&old);
+            assert_eq!(changes(&old, &new), whole(&old, &new), "{old:?} {new:?}");
+            old = new;
+        }
+    }
 }
