@@ -25,7 +25,7 @@ use std::{
 /// The series that are tried unless others are named: the floor, and the next that Debian supports.
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 /// How long a machine may run, seconds. The emulator is about fifteen times slower than the machine it runs on.
-const BOUND_S: u32 = 1200;
+const BOUND_S: u32 = 1800;
 /// Memory of a machine, MB.
 const MEMORY_MB: u32 = 1024;
 /// What is repeated by the ten thousand on a real machine is shown by the hundred here: generated flows, mutated frames,
