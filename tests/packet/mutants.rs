@@ -39,6 +39,7 @@ fn mutated_packets_meet_in_the_kernel_what_they_meet_in_the_stages() {
     println!("seed {seed}; repeat with TORTIE_SEED={seed}");
     let kept = [corpus::corpus("parse"), corpus::regressions("parse")].map(|file| corpus::read(&file));
     let kept: Vec<Vec<u8>> = kept.into_iter().flat_map(|inputs| inputs.expect("a corpus can be read")).collect();
+    assert!(!kept.is_empty(), "the corpus is not where this test was built: {}", corpus::corpus("parse").display());
     on_a_node(|| {
         let mut bench = Bench::new();
         let mut dice = Dice(seed);

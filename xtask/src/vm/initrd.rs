@@ -113,7 +113,6 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
-mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 stty -F /dev/console -opost
 ip link set lo up
