@@ -77,13 +77,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(Some(receiver));
         }
         let slots = (opener.slot, responder.slot);
-        self.open(state, from_low, terms, judgement, slots)?;
-        if stale && terms.entry.is_some() && !T::DRY {
-            // The flow before on this key is over for good: its tombstone must not answer for the new one.
-            if let Some(place) = self.tables.flow(&state.key) {
-                place.forget();
-            }
-        }
+        self.open(state, from_low, terms, judgement, (slots, stale))?;
         Ok(Some(receiver))
     }
 
@@ -251,7 +245,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         judgement.map_err(|_| DropReason::FlowRefused)
     }
 
-    /// What a judgement makes of a packet without an entry. `slots` are its sender's and receiver's.
+    /// What a judgement makes of a packet without an entry. `slots` are its sender's and receiver's; `stale`: `CONNTRACK` holds
+    /// an entry of its key that speaks for it no more.
     #[inline(always)]
     pub(crate) fn open(
         &self,
@@ -259,7 +254,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         from_low: bool,
         terms: Terms,
         judgement: Result<(), DropReason>,
-        slots: (u32, u32),
+        (slots, stale): ((u32, u32), bool),
     ) -> Result<(), DropReason> {
         if let Err(reason) = judgement {
             return Err(if icmp::is_error(&state.packet) { DropReason::IcmpUnrelated } else { reason });
@@ -285,7 +280,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         entry.seen_s = self.tables.now_s();
         entry.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
         entry.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
-        if self.tables.insert_new_flow(&state.key, entry) { Ok(()) } else { Err(DropReason::ConntrackFull) }
+        if !self.tables.insert_new_flow(&state.key, entry) {
+            return Err(DropReason::ConntrackFull);
+        }
+        if stale && let Some(place) = self.tables.flow(&state.key) {
+            // The flow before on this key is over for good: its tombstone must not answer for the new one.
+            place.forget();
+        }
+        Ok(())
     }
 }
 

@@ -150,10 +150,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let Some(span) = self.ask_layer(state, (gate.own.layers.untracked, self.side()), &asked)? else {
             return Ok(false);
         };
-        if span.allows() || !is_next(span) {
-            self.decided(state, self.side(), span.hit);
+        if is_next(span) {
+            return Ok(false);
         }
-        if span.allows() || is_next(span) { Ok(span.allows()) } else { Err(DropReason::HostEndpoint) }
+        self.decided(state, self.side(), span.hit);
+        if span.allows() { Ok(true) } else { Err(DropReason::HostEndpoint) }
     }
 
     /// The packet's flow decides, or the layers that track do.
@@ -199,14 +200,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if again {
             return self.conclude(state, from_low, judgement);
         }
-        self.open(state, from_low, terms, judgement, slots)?;
-        if stale && terms.entry.is_some() && !T::DRY {
-            // The flow before on this key is over for good.
-            if let Some(place) = self.tables.flow(&state.key) {
-                place.forget();
-            }
-        }
-        Ok(())
+        self.open(state, from_low, terms, judgement, (slots, stale))
     }
 
     /// Whether an entry speaks for this packet: its far end is beyond the interface. The opener's packets belong to the layer
@@ -270,7 +264,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 /// No rule decided, and whatever comes next is asked.
 #[inline(always)]
 const fn is_next(span: abi::Span) -> bool {
-    (span.bits >> 4) & 0xf == SpanKind::Next.bits()
+    matches!(span.kind(), SpanKind::Next)
 }
 
 /// Whether the destination is an IPv6 link-local address, which nobody forwards to.
