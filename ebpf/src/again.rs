@@ -4,19 +4,13 @@
 //! Never: looks inside a stage.
 
 use abi::DropReason::*;
+use abi::Word;
 use abi::endpoint::ENDPOINT_KEEP_ESTABLISHED;
-use abi::{DropReason, Word};
 
 use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, ipv4, tcp, udp, v4};
 use crate::tables::Arrival;
+use crate::tracking::{A, ACK, B, SYN, TO_A, TO_B};
 use crate::walk::{Hook, State, Verdict, walk};
-
-const A: (u32, u8) = (2, 2);
-const B: (u32, u8) = (3, 3);
-const SYN: u8 = 2;
-const ACK: u8 = 16;
-const TO_A: Result<Verdict, DropReason> = Ok(Verdict::ToEndpoint(2));
-const TO_B: Result<Verdict, DropReason> = Ok(Verdict::ToEndpoint(3));
 
 /// An ICMP error (port unreachable) of the pod in slot 3 about what the pod in slot 2 sent.
 fn unreachable(about: &[u8]) -> Vec<u8> {

@@ -11,15 +11,9 @@ use abi::rules::SET_OPEN;
 use abi::{Endpoint, RowKey, RowRef};
 
 use crate::fake::{ALLOW, Node, SOME, UPLINK, tcp, udp};
+use crate::tracking::{A, ACK, B, OUTSIDE, SYN, TO_A, TO_B};
 use crate::walk::{Hook, Verdict};
 
-const A: (u32, u8) = (2, 2);
-const B: (u32, u8) = (3, 3);
-const OUTSIDE: (u32, u8) = (0, 200);
-const SYN: u8 = 2;
-const ACK: u8 = 16;
-const TO_A: Result<Verdict, abi::DropReason> = Ok(Verdict::ToEndpoint(2));
-const TO_B: Result<Verdict, abi::DropReason> = Ok(Verdict::ToEndpoint(3));
 /// Slot of the rules for all interfaces.
 const FORWARD: u32 = 4;
 

@@ -12,6 +12,7 @@ use std::vec::Vec;
 
 use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, UPLINK, icmp, ipv4, mac, tcp, udp};
 use crate::tables::Arrival;
+pub(crate) use crate::tracking::{ACK, OUTSIDE, RST, SYN};
 use crate::walk::{Hook, State, Verdict, walk};
 
 /// The gate's own slot, and those of its other layers.
@@ -23,12 +24,8 @@ const PRE_DNAT: u32 = 7;
 pub(crate) const NOTHING: u32 = 0;
 /// Rule set that allows TCP 2379, denies TCP 99, and says nothing of the rest.
 pub(crate) const OPINION: u32 = 3;
-pub(crate) const OUTSIDE: (u32, u8) = (0, 200);
 /// The node, as its packets leave by the uplink.
 pub(crate) const HOST: (u32, u8) = (9, 1);
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const ACK: u8 = 16;
 pub(crate) type Fate = Result<Verdict, DropReason>;
 pub(crate) const PASSES: Fate = Ok(Verdict::Through);
 pub(crate) const UNTOUCHED: Fate = Ok(Verdict::Untouched);

@@ -10,14 +10,8 @@ use abi::{DropReason, RowKey, RowRef, SetEntry, Span};
 use crate::fake::{ALLOW, Bytes, Node, Twin, tcp, udp, v4};
 use crate::policy::Logged;
 use crate::tables::Arrival;
+use crate::tracking::{A, ACK, B, SYN, TO_A, TO_B};
 use crate::walk::{Hook, State, Verdict, walk};
-
-const A: (u32, u8) = (2, 2);
-const B: (u32, u8) = (3, 3);
-const SYN: u8 = 2;
-const ACK: u8 = 16;
-const TO_A: Result<Verdict, DropReason> = Ok(Verdict::ToEndpoint(2));
-const TO_B: Result<Verdict, DropReason> = Ok(Verdict::ToEndpoint(3));
 
 /// A node where these spans judge what comes to the pod in slot 3: the set's row, and what lies behind it.
 fn judged_by(row: &[Span], behind: &[Span]) -> (Node, u32) {

@@ -10,15 +10,8 @@ use abi::{RowKey, RowRef, Span};
 
 use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, icmp, ipv4, tcp, udp, v4};
 use crate::tables::Arrival;
+use crate::tracking::{A, ACK, B, RST, SYN, TO_A, TO_B};
 use crate::walk::{Hook, State, Verdict, walk};
-
-const A: (u32, u8) = (2, 2);
-const B: (u32, u8) = (3, 3);
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-const TO_A: Result<Verdict, abi::DropReason> = Ok(Verdict::ToEndpoint(2));
-const TO_B: Result<Verdict, abi::DropReason> = Ok(Verdict::ToEndpoint(3));
 
 /// How the pod in slot 2 connects to the one in slot 3.
 fn handshake() -> [(u32, Vec<u8>); 3] {
