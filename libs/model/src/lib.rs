@@ -36,6 +36,6 @@ pub use profile::Profile;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
 pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
 pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
-pub use service::{EndpointSlice, EndpointSliceId, ServiceId};
+pub use service::{EndpointSlice, EndpointSliceId, ServiceId, ServicePortId};
 pub use tier::{Tier, TierEnd};
 pub use update::Update;

@@ -22,6 +22,22 @@ impl fmt::Display for ServiceId {
     }
 }
 
+/// A port of a service: `namespace/name:port`, or `namespace/name` where its only port has no name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePortId {
+    /// The service.
+    pub service: ServiceId,
+    /// The port's name; empty: it has none.
+    pub port: String,
+}
+
+impl fmt::Display for ServicePortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.port.is_empty() { "" } else { ":" };
+        write!(f, "{}{separator}{}", self.service, self.port)
+    }
+}
+
 /// What names a slice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointSliceId {
