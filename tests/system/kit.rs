@@ -6,8 +6,9 @@
 use anyhow::Result;
 use std::{net::IpAddr, process};
 use tests::{
-    BarePair, NetNs, Outcome, Probe, Servers,
+    BarePair, NetNs, Outcome, Probe, Servers, Table,
     bare::{LEFT, RIGHT},
+    expect::Actor,
     flow::{Connection, Stream},
     frame::FrameSocket,
     netns::STEM,
@@ -72,6 +73,24 @@ fn a_probe_into_silence_is_refused() -> Result<()> {
 fn a_probe_without_a_route_is_unreachable() -> Result<()> {
     let pair = pair("nowhere")?;
     assert_eq!(probe(&pair.left, "203.0.113.1".parse()?, Probe::Tcp(80))?, Outcome::Unreachable);
+    Ok(())
+}
+
+#[test]
+fn np_h1_np_h2_one_wrong_cell_is_a_wrong_table_and_a_cell_that_is_not_asked_is_none() -> Result<()> {
+    let pair = pair("table")?;
+    let actor = |name: &str, namespace, addresses: (std::net::Ipv4Addr, std::net::Ipv6Addr)| Actor {
+        name: name.to_owned(),
+        namespace,
+        addresses: vec![addresses.0.into(), addresses.1.into()],
+    };
+    let actors = [actor("left", &pair.left, LEFT), actor("right", &pair.right, RIGHT)];
+    let wrong = |table: &str| Table::parse(table)?.differences(&actors, Probe::Tcp(80));
+    assert_eq!(wrong("left right\n left - .\n right R -")?, "");
+    // In one cell of both families, and in one family alone.
+    assert_eq!(wrong("left right\n left - X\n right R -")?.matches("wanted X, saw").count(), 2);
+    pair.right.ip(&["route add blackhole 10.97.0.1/32"])?;
+    assert_eq!(wrong("left right\n left - .")?.matches("wanted ., saw").count(), 1);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! In: a name. Out: the ids it carries.
 //! Invariant: an id stands first, behind another id, or behind "and": a word in the middle of a sentence is none.
 //! A number alone belongs to the id before it, if it is a greater one: so `cni_83_1_1_0_..` is about version 1.1.0.
+//! A family may have a letter before its numbers: `cni_e11_..` is CNI-E11, `np_h2_..` is NP-H2.
 //! Never: knows what an id means.
 
 /// A kind of behaviour and its numbers.
@@ -17,12 +18,18 @@ pub struct Family {
 }
 
 /// Every family, in the order of the page.
-pub const FAMILIES: [Family; 14] = [
+pub const FAMILIES: [Family; 16] = [
     Family {
         prefix: "NP",
         subject: "Kubernetes NetworkPolicy v1",
         source: "Kubernetes' end-to-end network policy suite, and the API's documentation",
         known: &[(1, 46), (50, 72)],
+    },
+    Family {
+        prefix: "NP-H",
+        subject: "how Kubernetes' suite measures",
+        source: "the harness of the end-to-end suite",
+        known: &[(1, 6)],
     },
     Family {
         prefix: "CYC",
@@ -74,6 +81,12 @@ pub const FAMILIES: [Family; 14] = [
     },
     Family { prefix: "SEL", subject: "Calico's selectors", source: "the tests of Calico's parser", known: &[(1, 9)] },
     Family { prefix: "HEP", subject: "host endpoints", source: "Calico's tests", known: &[(1, 15)] },
+    Family {
+        prefix: "E2H",
+        subject: "what pods send to their own node",
+        source: "Calico's tests of defaultEndpointToHostAction",
+        known: &[(1, 7)],
+    },
     Family { prefix: "SPF", subject: "forged sources", source: "Calico's tests", known: &[(1, 5)] },
     Family {
         prefix: "PKT",
@@ -101,7 +114,7 @@ impl Id {
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let prefix = FAMILIES[self.family].prefix;
-        let dash = if prefix.ends_with("-E") { "" } else { "-" };
+        let dash = if prefix.contains('-') { "" } else { "-" };
         write!(f, "{prefix}{dash}{}", self.number)
     }
 }
@@ -131,12 +144,12 @@ fn chain(words: &[&str], mut at: usize, first: Id, ids: &mut Vec<Id>) -> usize {
         let short = || Some((Id { number: behind.first()?.parse().ok()?, ..last }, 1));
         let greater = |found: &(Id, usize)| found.0.number > last.number;
         let full = id(behind).map(|id| (id, 2));
-        // An error code of the same suite: `cni_71_e50_..`.
-        let coded = || {
-            let suite = FAMILIES[last.family].prefix.trim_end_matches("-E");
-            Some((number_of(&format!("{suite}-E"), behind.first()?.strip_prefix('e')?)?, 1))
+        // With a letter, of the same suite: `cni_71_e50_..`.
+        let lettered = || {
+            let suite = FAMILIES[last.family].prefix.split('-').next()?;
+            Some((lettered(suite, behind.first()?)?, 1))
         };
-        let Some((next, taken)) = full.or_else(coded).or_else(|| short().filter(greater)) else { return at };
+        let Some((next, taken)) = full.or_else(lettered).or_else(|| short().filter(greater)) else { return at };
         match link {
             Some("to") => ids.extend((last.number + 1..=next.number).map(|number| Id { number, ..last })),
             _ => ids.push(next),
@@ -149,10 +162,14 @@ fn chain(words: &[&str], mut at: usize, first: Id, ids: &mut Vec<Id>) -> usize {
 /// The id that two words make.
 fn id(words: &[&str]) -> Option<Id> {
     let [prefix, number, ..] = words else { return None };
-    match number.strip_prefix('e') {
-        Some(code) => number_of(&format!("{}-E", prefix.to_uppercase()), code),
-        None => number_of(&prefix.to_uppercase(), number),
-    }
+    let prefix = prefix.to_uppercase();
+    lettered(&prefix, number).or_else(|| number_of(&prefix, number))
+}
+
+/// A number with a letter before it, which is a family of its own.
+fn lettered(suite: &str, word: &str) -> Option<Id> {
+    let letter = word.chars().next().filter(char::is_ascii_alphabetic)?;
+    number_of(&format!("{suite}-{}", letter.to_ascii_uppercase()), &word[1..])
 }
 
 fn number_of(prefix: &str, number: &str) -> Option<Id> {
@@ -163,10 +180,7 @@ fn number_of(prefix: &str, number: &str) -> Option<Id> {
 /// The id that a row's name begins with: `PKT-37 a pong passes`.
 pub fn of_row(name: &str) -> Option<Id> {
     let (prefix, number) = name.split(' ').next()?.rsplit_once('-')?;
-    match number.strip_prefix('E') {
-        Some(code) => number_of(&format!("{prefix}-E"), code),
-        None => number_of(prefix, number),
-    }
+    lettered(prefix, number).or_else(|| number_of(prefix, number))
 }
 
 #[cfg(test)]
@@ -188,6 +202,10 @@ mod tests {
         assert_eq!(names("cni_71_72_e50_the_addresses_are_exhausted"), ["CNI-71", "CNI-72", "CNI-E50"]);
         assert_eq!(names("cni_e11_e50_and_cni_70_an_agent"), ["CNI-E11", "CNI-E50", "CNI-70"]);
         assert_eq!(names("np_9_e50_is_no_code_of_that_suite"), ["NP-9"]);
+        assert_eq!(names("np_h2_a_pod_to_itself_is_left_out"), ["NP-H2"]);
+        assert_eq!(names("np_h1_h2_np_3_a_table"), ["NP-H1", "NP-H2", "NP-3"]);
+        assert_eq!(names("e2h_1_e2h_7_a_family_may_have_a_digit_in_its_name"), ["E2H-1", "E2H-7"]);
+        assert_eq!(names("np_hand_written"), Vec::<String>::new());
     }
 
     #[test]
