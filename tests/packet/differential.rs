@@ -84,13 +84,13 @@ fn held(kernel: &mut Kernel, seed: u64) -> u32 {
 
 /// Where a flow's first packet meets a program.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub enum Place {
     Pod(usize),
     HostTo(usize),
     Uplink,
 }
 
-fn place_of(view: &View, flow: &Flow) -> Option<Place> {
+pub fn place_of(view: &View, flow: &Flow) -> Option<Place> {
     if let Some(sender) = pod_at(view, flow.source) {
         return Some(Place::Pod(sender));
     }
@@ -107,7 +107,7 @@ fn allows(outcome: &Outcome) -> bool {
     [&outcome.egress, &outcome.ingress].into_iter().flatten().all(|judgement| judgement.verdict == Verdict::Allow)
 }
 
-fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
+pub fn live(kernel: &mut Kernel, view: &View, flow: &Flow, place: Place) -> bool {
     let mut frame = frame(flow);
     let (program, interface) = match place {
         Place::Pod(sender) => {
@@ -188,7 +188,7 @@ pub fn world(view: &View) -> World {
     let told = accounts
         .chain(view.nodes.iter().cloned().map(Resource::Node))
         .chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())))
-        .chain(view.slices.iter().map(|slice| Resource::EndpointSlice(slice.clone().into())))
+        .chain(view.slices.iter().cloned().map(Resource::EndpointSlice))
         .chain(view.host_endpoints.iter().cloned().map(Resource::HostEndpoint))
         .chain(view.tiers.iter().cloned().map(Resource::Tier))
         .chain(view.policies.iter().map(|policy| Resource::Policy(policy.clone().into())))

@@ -7,6 +7,7 @@ mod attaching;
 mod capacity;
 mod cast;
 mod complaints;
+mod cyclonus;
 mod differential;
 mod differential_hosts;
 mod flows;

@@ -12,6 +12,8 @@ pub mod class;
 pub mod compile;
 #[cfg(any(test, feature = "generate"))]
 pub mod compiled;
+#[cfg(any(test, feature = "generate"))]
+pub mod cyclonus;
 pub mod decider;
 pub mod evaluate;
 pub mod explain;

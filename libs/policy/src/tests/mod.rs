@@ -7,6 +7,7 @@ mod agreement;
 mod cast;
 mod cluster;
 mod conflict;
+mod cyclonus;
 mod egress;
 mod ends;
 mod hosts;
