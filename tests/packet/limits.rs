@@ -50,7 +50,7 @@ fn an_interface_of_nobody_lets_nothing_through() {
 }
 
 #[test]
-fn own_3_a_pod_that_is_not_in_force_is_nobody() {
+fn own_3_np_57_a_pod_that_is_not_in_force_is_nobody() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
         let gone = Scenario::default().pod(DB, "db");

@@ -77,7 +77,7 @@ fn resets(
 }
 
 #[test]
-fn who_is_refused_by_rules_is_told_in_the_pod_and_outside() {
+fn cal_12_who_is_refused_by_rules_is_told_in_the_pod_and_outside() {
     let refused = |whom| Fate::Told(whom, DropReason::IngressPolicy);
     on_a_node(|| {
         let rows = vec![
@@ -178,7 +178,7 @@ fn remove_links() {
 }
 
 #[test]
-fn a_gate_tells_those_outside_the_pods_and_the_node_itself() {
+fn cal_12_a_gate_tells_those_outside_the_pods_and_the_node_itself() {
     on_a_node(|| {
         let mut kernel = rejecting();
         kernel.guard(&Guard { local: [DENY, DENY], forward: [DENY, DENY], ..NO_GUARD });

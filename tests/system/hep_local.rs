@@ -112,7 +112,7 @@ fn hep_11_a_named_interface_goes_before_all_interfaces_and_addresses_find_one() 
 }
 
 #[test]
-fn a_refused_connection_is_told_so_at_once_where_felix_asks_for_reject() -> Result<()> {
+fn cal_12_a_refused_connection_is_told_so_at_once_where_felix_asks_for_reject() -> Result<()> {
     gate(&["x/a", "x/b"], |g| {
         g.host_endpoint("h", "interfaceName: eth0")?;
         g.s.policy("x/closed", "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }")?;

@@ -133,7 +133,7 @@ fn np_56_with_the_setting_keep_an_established_connection_lives_on() -> Result<()
 }
 
 #[test]
-fn own_3_a_pod_is_policed_from_its_first_packet() -> Result<()> {
+fn own_3_np_57_a_pod_is_policed_from_its_first_packet() -> Result<()> {
     story(&["x/a", "x/b"], |s| {
         s.policy("x/p", DENY)?;
         s.expect(Udp(80), "x/a\n x/b X")?;

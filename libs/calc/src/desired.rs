@@ -5,7 +5,6 @@
 
 use model::{AttachmentId, Cidr, IfaceName, Mac, PodId};
 use policy::{Class, RuleSet};
-use service::{Balance, Frontend};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// A local endpoint to serve.
@@ -115,8 +114,6 @@ pub struct Desired {
     pub host_endpoints: BTreeMap<IfaceName, HostEndpointSpec>,
     /// What holds for the node as a whole.
     pub node: NodeSpec,
-    /// Where services are reached, and what stands behind.
-    pub services: BTreeMap<Frontend, Arc<Balance>>,
 }
 
 impl Desired {

@@ -61,7 +61,6 @@ impl Dirty {
             ResourceKey::NetworkSet(id) => {
                 self.sets.insert(id.clone());
             }
-            ResourceKey::Service(_) => {}
             ResourceKey::EndpointSlice(id) => {
                 self.slices.insert(id.clone());
             }

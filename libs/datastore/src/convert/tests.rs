@@ -268,6 +268,21 @@ spec:
 }
 
 #[test]
+fn np_h4_a_pod_of_the_suite_has_a_container_and_a_name_for_each_protocol_and_port() {
+    let container = |protocol: &str, port: u16| {
+        let name = format!("serve-{port}-{}", protocol.to_lowercase());
+        format!("{{name: {name}, ports: [{{name: {name}, containerPort: {port}, protocol: {protocol}}}]}}")
+    };
+    let all = ["TCP", "UDP", "SCTP"].map(|protocol| [80, 81].map(|port| container(protocol, port)).join(", "));
+    let pod = pod(&format!("metadata: {{name: a}}\nspec: {{containers: [{}]}}", all.join(", ")));
+    let ports: Vec<String> =
+        pod.ports.iter().map(|port| format!("{} {}/{}", port.name, port.port, port.protocol)).collect();
+    let of =
+        |protocol: &str| [80, 81].map(|port| format!("serve-{port}-{} {port}/{protocol}", protocol.to_lowercase()));
+    assert_eq!(ports, ["TCP", "UDP", "SCTP"].map(of).concat());
+}
+
+#[test]
 fn a_pod_with_an_unreadable_part_is_refused_and_names_its_field() {
     let refused = |text: &str| refusal(&format!("apiVersion: v1\nkind: Pod\n{text}"));
     assert!(refused("metadata: {name: a, labels: {x: 1}}").starts_with("metadata.labels.x: "));
@@ -319,7 +334,7 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, ad
 
 #[test]
 fn other_kinds_are_ignored_but_other_policies_are_reported() {
-    assert!(matches!(converted("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}"), Converted::Foreign { .. }));
+    assert!(matches!(converted("{apiVersion: v1, kind: Service, metadata: {name: a}}"), Converted::Foreign { .. }));
     let other = "{apiVersion: policy.networking.k8s.io/v1alpha1, kind: AdminNetworkPolicy, metadata: {name: a}}";
     assert!(matches!(converted(other), Converted::NotEnforced { .. }));
 }

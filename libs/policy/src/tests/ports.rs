@@ -68,7 +68,7 @@ fn np_38_np_39_np_40_one_protocols_port_opens_no_others_and_still_isolates() {
 }
 
 #[test]
-fn np_43_np_44_udp_and_sctp_are_isolated_as_tcp_is() {
+fn np_43_np_44_np_h6_udp_and_sctp_are_isolated_as_tcp_is() {
     let cast = Cast::new([policy("x", "in").ingress([])]);
     assert!([UDP, SCTP].into_iter().all(|protocol| !cast.lets("y/a", "x/a", protocol, 80)));
 }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn e2h_1_actions_are_read_in_any_case_and_nothing_chosen_is_nothing_chosen() {
+    fn cal_12_e2h_1_actions_are_read_in_any_case_and_nothing_chosen_is_nothing_chosen() {
         let (found, unreadable) =
             felix("default", "{iptablesFilterDenyAction: REJECT, defaultEndpointToHostAction: return}");
         assert_eq!(

@@ -181,7 +181,7 @@ fn cnp_9_cnp_12_cnp_13_egress_is_to_pods_nodes_and_networks() {
 }
 
 #[test]
-fn domain_names_are_refused_with_a_clear_status() {
+fn cnp_14_domain_names_are_refused_with_a_clear_status() {
     let said = complaint("{action: Accept, to: [{domainNames: ['*.example.com']}]}");
     assert_eq!(
         said,
