@@ -104,12 +104,13 @@ impl Setbacks {
     }
 }
 
-/// What rule sets and classes are made of beside pods, namespaces and nodes, which are what they are.
+/// What rule sets, classes and services are made of beside pods, namespaces and nodes, which are what they are.
 fn is_of_policies(key: &ResourceKey) -> bool {
     match key {
         ResourceKey::Policy(_)
         | ResourceKey::Tier(_)
         | ResourceKey::NetworkSet(_)
+        | ResourceKey::Service(_)
         | ResourceKey::EndpointSlice(_)
         | ResourceKey::Profile(_) => true,
         ResourceKey::Pod(_)

@@ -188,7 +188,7 @@ pub fn world(view: &View) -> World {
     let told = accounts
         .chain(view.nodes.iter().cloned().map(Resource::Node))
         .chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())))
-        .chain(view.slices.iter().cloned().map(Resource::EndpointSlice))
+        .chain(view.slices.iter().map(|slice| Resource::EndpointSlice(slice.clone().into())))
         .chain(view.host_endpoints.iter().cloned().map(Resource::HostEndpoint))
         .chain(view.tiers.iter().cloned().map(Resource::Tier))
         .chain(view.policies.iter().map(|policy| Resource::Policy(policy.clone().into())))

@@ -5,6 +5,7 @@
 
 use model::{AttachmentId, Cidr, IfaceName, Mac, PodId};
 use policy::{Class, RuleSet};
+use service::{Balance, Frontend};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// A local endpoint to serve.
@@ -114,6 +115,8 @@ pub struct Desired {
     pub host_endpoints: BTreeMap<IfaceName, HostEndpointSpec>,
     /// What holds for the node as a whole.
     pub node: NodeSpec,
+    /// Where services are reached, and what stands behind.
+    pub services: BTreeMap<Frontend, Arc<Balance>>,
 }
 
 impl Desired {

@@ -5,8 +5,8 @@
 
 use crate::{World, host, workload::workloads};
 use model::{
-    Attachment, AttachmentId, Cidr, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node, NodeName, Pod, PodId,
-    Policy, PolicyId, ServiceAccount,
+    Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node,
+    NodeName, Pod, PodId, Policy, PolicyId, ServiceAccount,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -189,7 +189,7 @@ impl World {
             network_sets: self.network_sets.values().map(|set| NetworkSet::clone(set)).collect(),
             host_endpoints: self.host_endpoints.values().cloned().collect(),
             failsafes: host::failsafes(self),
-            slices: self.slices.values().cloned().collect(),
+            slices: self.slices.values().map(|slice| EndpointSlice::clone(slice)).collect(),
             tiers: self.tiers.values().cloned().collect(),
             policies: self.policies.values().map(|policy| Policy::clone(policy)).collect(),
             profiles: self.profiles.values().cloned().collect(),

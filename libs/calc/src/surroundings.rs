@@ -6,6 +6,7 @@
 use crate::{World, host};
 use model::{EffectiveLabels, HostEndpoint, NetworkSet, Node};
 use policy::{HostFacts, NodeFacts, SetFacts, Surroundings};
+use std::sync::Arc;
 
 /// Network sets, host endpoints, nodes and endpoints of services.
 pub(crate) fn surroundings(world: &World) -> Surroundings<'_> {
@@ -14,7 +15,7 @@ pub(crate) fn surroundings(world: &World) -> Surroundings<'_> {
         sets: sets.collect(),
         hosts: world.host_endpoints.values().map(host_facts).collect(),
         nodes: world.nodes.values().map(node_facts).collect(),
-        slices: world.slices.values().collect(),
+        slices: world.slices.values().map(Arc::as_ref).collect(),
     }
 }
 

@@ -6,7 +6,7 @@
 use model::{
     Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
     Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
-    Resource, ResourceKey, ServiceAccount, Tier, TierName, Update, WorkloadAddress,
+    Resource, ResourceKey, Service, ServiceAccount, ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,8 @@ pub struct World {
     pub(crate) tiers: BTreeMap<TierName, Tier>,
     pub(crate) policies: BTreeMap<PolicyId, Arc<Policy>>,
     pub(crate) network_sets: BTreeMap<NetworkSetId, Arc<NetworkSet>>,
-    pub(crate) slices: BTreeMap<EndpointSliceId, EndpointSlice>,
+    pub(crate) services: BTreeMap<ServiceId, Arc<Service>>,
+    pub(crate) slices: BTreeMap<EndpointSliceId, Arc<EndpointSlice>>,
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
     pub(crate) felix: BTreeMap<String, FelixConfiguration>,
@@ -63,6 +64,7 @@ impl World {
             tiers: BTreeMap::new(),
             policies: BTreeMap::new(),
             network_sets: BTreeMap::new(),
+            services: BTreeMap::new(),
             slices: BTreeMap::new(),
             profiles: BTreeMap::new(),
             host_endpoints: BTreeMap::new(),
@@ -116,6 +118,7 @@ impl World {
             ResourceKey::FelixConfiguration(name) => self.felix.get(name).cloned().map(Resource::FelixConfiguration),
             ResourceKey::IpPool(name) => self.pools.get(name).cloned().map(Resource::IpPool),
             ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
+            ResourceKey::Service(id) => self.services.get(id).cloned().map(Resource::Service),
             ResourceKey::EndpointSlice(id) => self.slices.get(id).cloned().map(Resource::EndpointSlice),
         }
     }
@@ -131,6 +134,7 @@ impl World {
             Resource::Tier(tier) => put(&mut self.tiers, tier.name.clone(), tier),
             Resource::Policy(policy) => put(&mut self.policies, policy.id.clone(), policy),
             Resource::NetworkSet(set) => put(&mut self.network_sets, set.id.clone(), set),
+            Resource::Service(service) => put(&mut self.services, service.id.clone(), service),
             Resource::EndpointSlice(slice) => put(&mut self.slices, slice.id.clone(), slice),
             Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
             Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
@@ -156,6 +160,7 @@ impl World {
             ResourceKey::Tier(name) => self.tiers.remove(name).is_some(),
             ResourceKey::Policy(id) => self.policies.remove(id).is_some(),
             ResourceKey::NetworkSet(id) => self.network_sets.remove(id).is_some(),
+            ResourceKey::Service(id) => self.services.remove(id).is_some(),
             ResourceKey::EndpointSlice(id) => self.slices.remove(id).is_some(),
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),

@@ -194,6 +194,7 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         ResourceKey::HostEndpoint(name) => Some(("HostEndpoint.".to_owned(), name)),
         ResourceKey::FelixConfiguration(name) => Some(("FelixConfiguration.".to_owned(), name)),
         ResourceKey::Pod(_)
+        | ResourceKey::Service(_)
         | ResourceKey::Namespace(_)
         | ResourceKey::Node(_)
         | ResourceKey::ServiceAccount(..)

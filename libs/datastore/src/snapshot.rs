@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_asked_about_is_read_whole_or_not_at_all() {
-        let text = format!("{POLICY}---\n{{apiVersion: v1, kind: Service, metadata: {{name: s}}}}\n");
+        let text = format!("{POLICY}---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: s}}}}\n");
         assert_eq!(file(Path::new("f.yaml"), &text).expect("it can be read").len(), 1);
         for (text, said) in [
             (format!("{POLICY}---\nkind: [\n"), "f.yaml:3"),

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attachment;
+pub mod endpointslice;
 pub mod felix;
 pub mod hostendpoint;
 pub mod label;
@@ -23,6 +24,7 @@ pub mod tier;
 pub mod update;
 
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
+pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration};
 pub use hostendpoint::{HostEndpoint, HostInterface};
 pub use label::Labels;
@@ -36,6 +38,6 @@ pub use profile::Profile;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
 pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
 pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
-pub use service::{EndpointSlice, EndpointSliceId, ServiceId};
+pub use service::{Created, Distribution, Service, ServiceId, ServiceKind, ServicePort, ServicePortId, TrafficPolicy};
 pub use tier::{Tier, TierEnd};
 pub use update::Update;

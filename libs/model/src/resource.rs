@@ -5,7 +5,7 @@
 
 use crate::{
     EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName, NetworkSet,
-    NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Tier, TierName,
+    NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service, ServiceId, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -103,8 +103,10 @@ pub enum Resource {
     Policy(Arc<Policy>),
     /// A set of networks.
     NetworkSet(Arc<NetworkSet>),
+    /// A service.
+    Service(Arc<Service>),
     /// Some of the endpoints of a service.
-    EndpointSlice(EndpointSlice),
+    EndpointSlice(Arc<EndpointSlice>),
     /// A profile.
     Profile(Profile),
     /// A host endpoint.
@@ -134,6 +136,8 @@ pub enum ResourceKey {
     Policy(PolicyId),
     /// A set of networks.
     NetworkSet(NetworkSetId),
+    /// A service.
+    Service(ServiceId),
     /// Some of the endpoints of a service.
     EndpointSlice(EndpointSliceId),
     /// A profile.
@@ -162,6 +166,7 @@ impl Resource {
             Self::Tier(tier) => ResourceKey::Tier(tier.name.clone()),
             Self::Policy(policy) => ResourceKey::Policy(policy.id.clone()),
             Self::NetworkSet(set) => ResourceKey::NetworkSet(set.id.clone()),
+            Self::Service(service) => ResourceKey::Service(service.id.clone()),
             Self::EndpointSlice(slice) => ResourceKey::EndpointSlice(slice.id.clone()),
             Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
             Self::HostEndpoint(host) => ResourceKey::HostEndpoint(host.name.clone()),
@@ -182,6 +187,7 @@ impl fmt::Display for ResourceKey {
             Self::Tier(name) => write!(f, "Tier {name}"),
             Self::Policy(id) => id.fmt(f),
             Self::NetworkSet(id) => id.fmt(f),
+            Self::Service(id) => write!(f, "Service {id}"),
             Self::EndpointSlice(id) => id.fmt(f),
             Self::Profile(name) => write!(f, "Profile {name}"),
             Self::HostEndpoint(name) => write!(f, "HostEndpoint {name}"),

@@ -1,10 +1,9 @@
-//! Services, as far as policies ask for them: who stands behind one, and at which ports.
-//! In: EndpointSlices of `discovery.k8s.io/v1`. Out: the service each is of, its addresses and its ports.
-//! Invariant: every address has every port of its slice; one that is not ready, or about to go, counts as any other
-//! (felix/serviceindex).
-//! Never: the addresses that a service itself has: policies are asked of who is behind them.
+//! Services: where one is reached, and how who reaches it is spread over who stands behind it.
+//! In: a `v1` Service. Out: addresses, ports and the choices that its writer made.
+//! Invariant: no two ports of a service share protocol and number, name, or node port.
+//! Never: who stands behind it; slices say that (`endpointslice.rs`).
 
-use crate::{NamespaceName, Protocol};
+use crate::{Cidr, NamespaceName, Protocol};
 use std::{fmt, net::IpAddr};
 
 /// A service: `namespace/name`.
@@ -22,30 +21,174 @@ impl fmt::Display for ServiceId {
     }
 }
 
-/// What names a slice.
+/// A port of a service: `namespace/name:port`, or `namespace/name` where its only port has no name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointSliceId {
-    /// Its namespace.
-    pub namespace: NamespaceName,
-    /// Its name.
-    pub name: String,
+pub struct ServicePortId {
+    /// The service.
+    pub service: ServiceId,
+    /// The port's name; empty: it has none.
+    pub port: String,
 }
 
-impl fmt::Display for EndpointSliceId {
+impl fmt::Display for ServicePortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EndpointSlice {}/{}", self.namespace, self.name)
+        let separator = if self.port.is_empty() { "" } else { ":" };
+        write!(f, "{}{separator}{}", self.service, self.port)
     }
 }
 
-/// Some of the endpoints of a service.
+/// A service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointSlice {
+pub struct Service {
     /// Its name.
-    pub id: EndpointSliceId,
-    /// The service it is of; `None`: it is of none.
-    pub service: Option<ServiceId>,
-    /// Addresses of endpoints, each once, in order.
-    pub addresses: Vec<IpAddr>,
-    /// The ports at which each of them serves, in order.
-    pub ports: Vec<(Protocol, u16)>,
+    pub id: ServiceId,
+    /// When it was made.
+    pub created: Created,
+    /// What it is.
+    pub kind: ServiceKind,
+    /// Its own addresses, at most one of each family; empty: it has none, or none yet.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Further addresses that somebody brings to the nodes.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses of load balancers that leave them as the destination of what they send on; of others none.
+    pub load_balancer: Vec<IpAddr>,
+    /// Who may ask a load balancer's address; empty: everybody.
+    pub source_ranges: Vec<Cidr>,
+    /// Its ports.
+    pub ports: Box<[ServicePort]>,
+    /// One client goes to one backend, until it has been silent for so many seconds.
+    pub affinity_s: Option<u32>,
+    /// Which backends those inside the cluster get.
+    pub internal: TrafficPolicy,
+    /// Which backends those outside get.
+    pub external: TrafficPolicy,
+    /// What who writes its slices was asked to hint at.
+    pub distribution: Option<Distribution>,
+    /// Where load balancers ask whether this node has backends.
+    pub health_check_port: Option<u16>,
+    /// Another service proxy takes care of it.
+    pub unproxied: bool,
+}
+
+/// What a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceKind {
+    /// It has addresses inside the cluster.
+    ClusterIp,
+    /// And ports at every node's addresses.
+    NodePort,
+    /// And addresses of a load balancer.
+    LoadBalancer,
+    /// Its clients find its backends by name.
+    Headless,
+    /// It is another name for something elsewhere.
+    ExternalName,
+}
+
+impl fmt::Display for ServiceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::Headless => "Headless",
+            Self::ExternalName => "ExternalName",
+        })
+    }
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty: it has none.
+    pub name: String,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+    /// Its number at the nodes' addresses.
+    pub node_port: Option<u16>,
+}
+
+/// Which backends a packet may go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrafficPolicy {
+    /// Those of any node.
+    #[default]
+    Cluster,
+    /// Those of the node that the packet has come to.
+    Local,
+}
+
+impl fmt::Display for TrafficPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        })
+    }
+}
+
+/// `spec.trafficDistribution`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Distribution {
+    /// The former name of `PreferSameZone`.
+    PreferClose,
+    /// Backends of the client's zone first.
+    PreferSameZone,
+    /// Backends of the client's node first, then those of its zone.
+    PreferSameNode,
+}
+
+impl fmt::Display for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PreferClose => "PreferClose",
+            Self::PreferSameZone => "PreferSameZone",
+            Self::PreferSameNode => "PreferSameNode",
+        })
+    }
+}
+
+/// When an object was made, as the API server writes it: `2026-11-26T01:55:00Z`. One that does not say counts as the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Created(u64);
+
+impl Created {
+    /// Nobody said when.
+    pub const UNKNOWN: Self = Self(u64::MAX);
+
+    /// From `metadata.creationTimestamp`; what is not of that form is not known.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        const FORM: &[u8] = b"0000-00-00T00:00:00Z";
+        let fits = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+        if text.len() != FORM.len() || !text.as_bytes().iter().zip(FORM).all(fits) {
+            return Self::UNKNOWN;
+        }
+        let digits = text.bytes().filter(u8::is_ascii_digit);
+        Self(digits.fold(0, |number, digit| 10 * number + u64::from(digit - b'0')))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_comes_first_and_one_that_does_not_say_last() {
+        let at = Created::read;
+        assert!(at("2025-12-31T23:59:59Z") < at("2026-01-01T00:00:00Z"));
+        for unknown in ["", "2026-01-01T00:00:00+01:00", "2026-01-01T00:00:0xZ", "yesterday", "2026-01-01T00:00:00ü"] {
+            assert_eq!(at(unknown), Created::UNKNOWN, "{unknown}");
+        }
+        assert!(at("9999-12-31T23:59:59Z") < Created::UNKNOWN);
+    }
+
+    #[test]
+    fn a_port_without_a_name_is_named_by_its_service_alone() {
+        let service = ServiceId { namespace: "shop".into(), name: "web".into() };
+        let of = |port: &str| ServicePortId { service: service.clone(), port: port.into() }.to_string();
+        assert_eq!([of(""), of("http")], ["shop/web", "shop/web:http"]);
+    }
 }

@@ -52,7 +52,7 @@ impl Class {
         self.nodes.extend(other.nodes.iter().cloned());
         self.ports.extend(other.ports.iter().cloned());
         for (service, ports) in &other.services {
-            self.serve(service, ports);
+            self.serve(service, ports.iter().copied());
         }
     }
 
@@ -102,7 +102,7 @@ impl Class {
     }
 
     /// Takes in that it serves a service at these ports, and at those that it has taken in before.
-    pub fn serve<'a>(&mut self, service: &Arc<ServiceId>, ports: impl IntoIterator<Item = &'a (Protocol, u16)>) {
+    pub fn serve(&mut self, service: &Arc<ServiceId>, ports: impl IntoIterator<Item = (Protocol, u16)>) {
         self.services.entry(Arc::clone(service)).or_default().extend(ports);
     }
 
@@ -178,8 +178,8 @@ impl Active {
         }
         for slice in &around.slices {
             let Some(service) = slice.service.as_ref().and_then(|service| self.services.get(service)) else { continue };
-            for address in &slice.addresses {
-                placed.entry(Cidr::host(*address)).or_default().serve(service, &slice.ports);
+            for address in slice.addresses() {
+                placed.entry(Cidr::host(address)).or_default().serve(service, slice.numbers());
             }
         }
         self.placed = placed;

@@ -384,10 +384,12 @@ impl View {
     fn serves(&self, service: &ServiceId, packet: &Packet) -> bool {
         let Flow { source, destination, protocol, detail, .. } = packet.flow;
         let mut slices = self.slices.iter().filter(|slice| slice.service.as_ref() == Some(service));
+        let has = |slice: &EndpointSlice, end: &IpAddr| slice.addresses().any(|address| address == *end);
         match packet.direction {
-            Direction::Ingress => slices.any(|slice| slice.addresses.contains(source)),
+            Direction::Ingress => slices.any(|slice| has(slice, source)),
             Direction::Egress => {
-                slices.any(|slice| slice.addresses.contains(destination) && slice.ports.contains(&(*protocol, *detail)))
+                let at = (*protocol, *detail);
+                slices.any(|slice| has(slice, destination) && slice.numbers().any(|port| port == at))
             }
         }
     }

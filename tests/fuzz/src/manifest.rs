@@ -6,8 +6,8 @@
 use calc::World;
 use datastore::Catalog;
 use model::{
-    Attachment, AttachmentId, Cidr, IfaceName, Labels, Mac, NetworkSet, PodId, Policy, Protocol, Resource, ResourceKey,
-    Update,
+    Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, Labels, Mac, NetworkSet, PodId, Policy, Protocol,
+    Resource, ResourceKey, Update,
 };
 use policy::{Endpoint, Flow, Verdict, View, compiled::Compiled, evaluate};
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
@@ -133,7 +133,7 @@ fn view(told: &Told) -> View {
             Resource::Node(node) => view.nodes.push(node.clone()),
             Resource::NetworkSet(set) => view.network_sets.push(NetworkSet::clone(set)),
             Resource::HostEndpoint(host) => view.host_endpoints.push(host.clone()),
-            Resource::EndpointSlice(slice) => view.slices.push(slice.clone()),
+            Resource::EndpointSlice(slice) => view.slices.push(EndpointSlice::clone(slice)),
             Resource::Tier(tier) => view.tiers.push(tier.clone()),
             Resource::Profile(profile) => view.profiles.push(profile.clone()),
             Resource::Policy(policy) => view.policies.push(Policy::clone(policy)),

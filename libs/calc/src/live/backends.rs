@@ -28,8 +28,7 @@ impl Backends {
         let slice = world.slices.get(id);
         let services = slice.and_then(|slice| slice.service.clone()).into_iter().collect();
         place(&mut self.services, &mut self.slices_of, id, services);
-        let addresses = slice.map(|slice| &*slice.addresses).unwrap_or_default();
-        let addresses = addresses.iter().copied().map(Cidr::host).collect();
+        let addresses = slice.into_iter().flat_map(|slice| slice.addresses()).map(Cidr::host).collect();
         place(&mut self.addresses, &mut self.slices_on, id, addresses)
     }
 
@@ -49,7 +48,7 @@ impl Backends {
         let slices = self.slices_on.get(address).into_iter().flatten();
         for slice in slices.filter_map(|id| world.slices.get(id)) {
             if let Some(service) = slice.service.as_ref().and_then(|service| self.asked.get(service)) {
-                class.serve(service, &slice.ports);
+                class.serve(service, slice.numbers());
             }
         }
     }

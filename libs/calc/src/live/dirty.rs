@@ -61,6 +61,7 @@ impl Dirty {
             ResourceKey::NetworkSet(id) => {
                 self.sets.insert(id.clone());
             }
+            ResourceKey::Service(_) => {}
             ResourceKey::EndpointSlice(id) => {
                 self.slices.insert(id.clone());
             }

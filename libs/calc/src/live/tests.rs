@@ -40,7 +40,7 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
     let others = view.nodes.iter().cloned().map(Resource::Node);
     let others = others.chain(view.network_sets.iter().map(|set| Resource::NetworkSet(set.clone().into())));
     let others = others.chain(view.host_endpoints.iter().cloned().map(Resource::HostEndpoint));
-    let others = others.chain(view.slices.iter().cloned().map(Resource::EndpointSlice));
+    let others = others.chain(view.slices.iter().map(|slice| Resource::EndpointSlice(slice.clone().into())));
     let others = others.chain(view.tiers.iter().cloned().map(Resource::Tier));
     let others = others.chain(view.profiles.iter().cloned().map(Resource::Profile));
     let policies = view.policies.iter().map(|policy| Resource::Policy(policy.clone().into()));

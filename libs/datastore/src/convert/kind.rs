@@ -6,7 +6,8 @@
 use super::{calico::Group, field::Meta};
 use crate::workload;
 use model::{
-    EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, PolicyKind, ResourceKey, TierName,
+    EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId,
+    TierName,
 };
 use serde_json::Value;
 
@@ -23,6 +24,7 @@ pub(super) enum Kind {
     NetworkSet {
         global: bool,
     },
+    Service,
     EndpointSlice,
     Profile,
     HostEndpoint,
@@ -41,6 +43,7 @@ impl Kind {
             ("v1", "Namespace") => Some(Self::Namespace),
             ("v1", "Node") => Some(Self::Node),
             ("v1", "ServiceAccount") => Some(Self::ServiceAccount),
+            ("v1", "Service") => Some(Self::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
             ("networking.k8s.io/v1", "NetworkPolicy") => {
                 Some(Self::Policy(PolicyKind::KubernetesNetworkPolicy, Group::Api))
@@ -86,6 +89,7 @@ impl Kind {
             Self::Policy(kind, _) => ResourceKey::Policy(policy_id(kind, meta)),
             Self::Tier => ResourceKey::Tier(TierName(name)),
             Self::NetworkSet { global } => ResourceKey::NetworkSet(set_id(global, meta)),
+            Self::Service => ResourceKey::Service(service_id(meta)),
             Self::EndpointSlice => ResourceKey::EndpointSlice(slice_id(meta)),
             Self::Profile => ResourceKey::Profile(name),
             Self::HostEndpoint => ResourceKey::HostEndpoint(name),
@@ -112,6 +116,10 @@ pub(super) fn policy_id(kind: PolicyKind, meta: &Meta) -> PolicyId {
         }
     };
     PolicyId { name: meta.name.clone(), namespace, kind }
+}
+
+pub(super) fn service_id(meta: &Meta) -> ServiceId {
+    ServiceId { namespace: meta.namespace(), name: meta.name.clone() }
 }
 
 pub(super) fn slice_id(meta: &Meta) -> EndpointSliceId {

@@ -16,6 +16,7 @@ mod node;
 mod pod;
 mod port;
 mod selector;
+mod service;
 mod serviceaccount;
 mod staged;
 
@@ -114,7 +115,10 @@ fn resource(
             let id = kind::set_id(global, meta);
             Resource::NetworkSet(calico::networkset::convert(id, meta, value, unreadable)?.into())
         }
-        Kind::EndpointSlice => Resource::EndpointSlice(endpointslice::convert(kind::slice_id(meta), meta, value)?),
+        Kind::Service => Resource::Service(service::convert(kind::service_id(meta), meta, value, unreadable)?.into()),
+        Kind::EndpointSlice => {
+            Resource::EndpointSlice(endpointslice::convert(kind::slice_id(meta), meta, value)?.into())
+        }
         Kind::Profile => Resource::Profile(calico::profile::convert(meta, value, unreadable)?),
         Kind::HostEndpoint => Resource::HostEndpoint(calico::hostendpoint::convert(meta, value, unreadable)?),
         Kind::FelixConfiguration => {

@@ -334,7 +334,7 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, ad
 
 #[test]
 fn other_kinds_are_ignored_but_other_policies_are_reported() {
-    assert!(matches!(converted("{apiVersion: v1, kind: Service, metadata: {name: a}}"), Converted::Foreign { .. }));
+    assert!(matches!(converted("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}"), Converted::Foreign { .. }));
     let other = "{apiVersion: policy.networking.k8s.io/v1alpha1, kind: AdminNetworkPolicy, metadata: {name: a}}";
     assert!(matches!(converted(other), Converted::NotEnforced { .. }));
 }

@@ -14,7 +14,7 @@ pub use hosts::INTERFACES;
 use crate::{Endpoint, Flow, View};
 use model::{
     Cidr, EndpointSlice, EndpointSliceId, Labels, NamedPort, NamespaceName, NetworkSet, NetworkSetId, Node, Order,
-    PodId, Profile, Protocol, Tier, TierEnd, TierName,
+    PodId, Profile, Protocol, SliceEndpoint, SlicePort, Tier, TierEnd, TierName,
 };
 use std::{
     collections::BTreeMap,
@@ -165,18 +165,19 @@ impl Dice {
         let id = EndpointSliceId { namespace: self.pick(&NAMESPACES).into(), name: format!("slice-{number}") };
         let service = if self.once_in(8) { None } else { Some(self.service()) };
         let v4 = !self.once_in(3);
-        let mut addresses = self.several(3, |dice| match dice.below(4) {
+        let addresses = self.several(3, |dice| match dice.below(4) {
             0 => dice.pick(&strangers(v4)),
             _ if v4 => pod_v4(dice.below(6) as u8),
             _ => pod_v6(dice.below(6) as u8),
         });
-        addresses.sort();
-        addresses.dedup();
-        let mut ports: Vec<_> =
-            (0..self.below(3)).map(|_| (self.pick(&Protocol::WITH_PORTS[..3]), self.pick(&PORTS[1..]))).collect();
-        ports.sort();
-        ports.dedup();
-        EndpointSlice { id, service, addresses, ports }
+        let ports = (0..self.below(3)).map(|_| SlicePort {
+            name: "".into(),
+            protocol: self.pick(&Protocol::WITH_PORTS[..3]),
+            port: self.pick(&PORTS[1..]),
+        });
+        let ports = ports.collect();
+        let endpoints = addresses.into_iter().map(SliceEndpoint::ready_at).collect();
+        EndpointSlice { id, service, endpoints, ports, unproxied: false }
     }
 
     fn tiers(&mut self) -> Vec<Tier> {

@@ -5,7 +5,7 @@
 
 use super::cast::*;
 use crate::{compiled::Compiled, row};
-use model::{Action, EndpointSlice, EndpointSliceId, Protocol, Rule, ServiceId};
+use model::{Action, EndpointSlice, EndpointSliceId, Protocol, Rule, ServiceId, SliceEndpoint, SlicePort};
 
 const OUTSIDE: &str = "198.51.100.9";
 
@@ -34,12 +34,14 @@ fn slice(name: &str, service: ServiceId, ends: &[&str], ports: &[(Protocol, u16)
     let addresses = ends
         .iter()
         .flat_map(|end| if end.contains('/') { block(end).to_vec() } else { vec![cidr(&format!("{end}/32"))] });
-    let addresses = addresses.map(|net| net.network()).collect();
+    let endpoints = addresses.map(|net| SliceEndpoint::ready_at(net.network())).collect();
+    let port = |(protocol, port): &(Protocol, u16)| SlicePort { name: "".into(), protocol: *protocol, port: *port };
     EndpointSlice {
         id: EndpointSliceId { namespace: service.namespace.clone(), name: name.into() },
         service: Some(service),
-        addresses,
-        ports: ports.to_vec(),
+        endpoints,
+        ports: ports.iter().map(port).collect(),
+        unproxied: false,
     }
 }
 

@@ -1,0 +1,95 @@
+//! Frontends, and what stands behind each.
+//! In: made by the rules of this crate. Out: values that tables are written from and that people read.
+//! Invariant: lists are in order, each backend once; what is chosen is listed.
+//! Never: a backend of the other family than its frontend.
+
+use model::{Cidr, Protocol, ServicePortId};
+use std::{fmt, net::IpAddr, sync::Arc};
+
+/// Where packets reach a service: an address of it, a protocol, a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Where packets are sent to.
+    pub address: IpAddr,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// The port they are sent to.
+    pub port: u16,
+}
+
+/// `10.96.0.1:443/TCP`, `[fd00::1]:443/TCP`.
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", std::net::SocketAddr::new(self.address, self.port), self.protocol)
+    }
+}
+
+/// One backend: an address, mostly a pod's, and the port that it serves at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// The backends for packets from one side. Frontends of one service port that are served alike share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// New flows go to one of these.
+    pub chosen: Arc<[Backend]>,
+    /// All that slices list, unready and terminating ones too: flows to one of these live on, flows to any other are ended.
+    pub listed: Arc<[Backend]>,
+    /// None is chosen because those that serve are on other nodes, and the policy is Local: packets are dropped in silence, so
+    /// that who sent them tries again. Where this is `false` and none is chosen they are refused with an answer.
+    pub elsewhere: bool,
+}
+
+/// What a frontend is of its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// One of `clusterIPs`.
+    ClusterIp,
+    /// An address of this node at a `nodePort`.
+    NodePort,
+    /// One of `externalIPs`.
+    ExternalIp,
+    /// One of `status.loadBalancer.ingress`.
+    LoadBalancer,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::ExternalIp => "ExternalIP",
+            Self::LoadBalancer => "LoadBalancer",
+        })
+    }
+}
+
+/// What stands behind a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// For people and counters.
+    pub of: ServicePortId,
+    /// What the frontend is of its service.
+    pub kind: Kind,
+    /// Asked by pods and by this node.
+    pub inside: Arc<Backends>,
+    /// Asked by packets from outside; `None`: not reachable from there (ClusterIP).
+    pub outside: Option<Arc<Backends>>,
+    /// Packets from outside keep their source (externalTrafficPolicy Local): their backends are on this node.
+    pub keeps_source: bool,
+    /// One client goes to one backend, until it has been silent for so many seconds.
+    pub affinity_s: Option<u32>,
+    /// Only these may ask; `None`: everybody (loadBalancerSourceRanges).
+    pub sources: Option<Arc<[Cidr]>>,
+}
