@@ -6,5 +6,23 @@
 #![warn(missing_docs)]
 
 mod balance;
+mod choose;
+mod listed;
+mod serve;
 
 pub use balance::{Backend, Backends, Balance, Frontend, Kind};
+pub use serve::{Served, serve};
+
+use model::NodeName;
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// The node that packets have come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// Its name.
+    pub node: &'a NodeName,
+    /// Its zone, where its labels say one.
+    pub zone: Option<&'a str>,
+    /// Its addresses at which node ports are served.
+    pub addresses: &'a BTreeSet<IpAddr>,
+}
