@@ -12,6 +12,7 @@ pub mod live;
 pub mod query;
 mod remark;
 pub mod resolve;
+mod serve;
 mod surroundings;
 pub mod trial;
 mod workload;

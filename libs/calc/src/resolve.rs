@@ -4,7 +4,7 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, host,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, host, serve,
     surroundings::surroundings,
     workload::{Workload, workloads},
 };
@@ -25,7 +25,8 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let mut sets = RuleSets { around: &around, sets: Shared::default(), selectors: Selectors::default() };
     let endpoints = endpoints(world, &workloads, &book, &mut sets);
     let (host_endpoints, node) = host_endpoints(world, &book, &mut sets);
-    let mut desired = Desired { endpoints, host_endpoints, node, ..Desired::default() };
+    let services = serve::services(world);
+    let mut desired = Desired { endpoints, host_endpoints, node, services, ..Desired::default() };
     let active = Active::of(desired.rule_sets().map(|set| &**set), &around);
     let mut classes = Shared::default();
     desired.addresses = addresses(world, &workloads, &active, &mut classes);

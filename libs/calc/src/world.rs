@@ -4,9 +4,9 @@
 //! Never: forgets an object because another is missing.
 
 use model::{
-    Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
-    Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
-    Resource, ResourceKey, Service, ServiceAccount, ServiceId, Tier, TierName, Update, WorkloadAddress,
+    Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
+    IpPool, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId,
+    Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,6 +40,8 @@ pub struct World {
     /// Attachments of each pod.
     pub(crate) attached: BTreeMap<PodId, BTreeSet<AttachmentId>>,
     pub(crate) host: BTreeSet<IpAddr>,
+    /// Node ports are served at this node's addresses in these; none: at all of them.
+    pub(crate) node_port_nets: Vec<Cidr>,
     /// This node's own interfaces, with their addresses.
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
 }
@@ -74,6 +76,7 @@ impl World {
             attachments: BTreeMap::new(),
             attached: BTreeMap::new(),
             host: BTreeSet::new(),
+            node_port_nets: Vec::new(),
             interfaces: BTreeMap::new(),
         }
     }
@@ -198,6 +201,11 @@ impl World {
     /// The addresses this host has now, loopback and link-local ones left out.
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.host = addresses;
+    }
+
+    /// Node ports are served at this node's addresses in these; none: at all of them.
+    pub fn set_node_port_nets(&mut self, nets: Vec<Cidr>) {
+        self.node_port_nets = nets;
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

@@ -93,3 +93,10 @@ pub struct Balance {
     /// Only these may ask; `None`: everybody (loadBalancerSourceRanges).
     pub sources: Option<Arc<[Cidr]>>,
 }
+
+impl Balance {
+    /// Those for either side.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backends>> {
+        std::iter::once(&self.inside).chain(&self.outside)
+    }
+}

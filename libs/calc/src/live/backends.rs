@@ -5,7 +5,7 @@
 
 use super::peers::place;
 use crate::World;
-use model::{Cidr, EndpointSliceId, ServiceId};
+use model::{Cidr, EndpointSlice, EndpointSliceId, ServiceId};
 use policy::Class;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +30,17 @@ impl Backends {
         place(&mut self.services, &mut self.slices_of, id, services);
         let addresses = slice.into_iter().flat_map(|slice| slice.addresses()).map(Cidr::host).collect();
         place(&mut self.addresses, &mut self.slices_on, id, addresses)
+    }
+
+    /// The service that a slice is of, if it is of one.
+    pub(super) fn service_of(&self, slice: &EndpointSliceId) -> Option<&ServiceId> {
+        self.services.get(slice)?.first()
+    }
+
+    /// The slices of a service.
+    pub(super) fn slices_of<'a>(&self, world: &'a World, service: &ServiceId) -> Vec<&'a EndpointSlice> {
+        let slices = self.slices_of.get(service).into_iter().flatten();
+        slices.filter_map(|id| world.slices.get(id).map(Arc::as_ref)).collect()
     }
 
     /// A rule asks for this service for the first time, or no rule does any more. Gives the addresses it concerns.

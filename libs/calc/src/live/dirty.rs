@@ -1,11 +1,12 @@
 //! What was told since Desired was last brought up to date, by what it can concern.
-//! In: the key of an object that changed. Out: the pods, sets, nodes, slices and policies to look at again.
+//! In: the key of an object that changed. Out: the pods, sets, nodes, slices, services and policies to look at again.
 //! Invariant: a change marks everything that reads the object, and no more than its neighbourhood.
 //! Never: keeps what the object was.
 
 use crate::World;
 use model::{
     Attachment, EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, Profile, ResourceKey,
+    ServiceId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +19,7 @@ pub(super) struct Dirty {
     pub(super) sets: BTreeSet<NetworkSetId>,
     pub(super) nodes: BTreeSet<NodeName>,
     pub(super) slices: BTreeSet<EndpointSliceId>,
+    pub(super) services: BTreeSet<ServiceId>,
     pub(super) policies: BTreeSet<PolicyId>,
     /// Tiers or profiles: every local endpoint's rule sets.
     pub(super) every_rule_set: bool,
@@ -26,6 +28,8 @@ pub(super) struct Dirty {
     pub(super) every_host: bool,
     /// This node's own interfaces.
     pub(super) interfaces: bool,
+    /// Where node ports are served.
+    pub(super) node_port_nets: bool,
     /// Addresses that became or ceased to be the host's.
     pub(super) addresses: BTreeSet<IpAddr>,
 }
@@ -61,7 +65,9 @@ impl Dirty {
             ResourceKey::NetworkSet(id) => {
                 self.sets.insert(id.clone());
             }
-            ResourceKey::Service(_) => {}
+            ResourceKey::Service(id) => {
+                self.services.insert(id.clone());
+            }
             ResourceKey::EndpointSlice(id) => {
                 self.slices.insert(id.clone());
             }

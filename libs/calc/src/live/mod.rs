@@ -13,6 +13,7 @@ mod lent;
 mod numbers;
 mod peers;
 mod refresh;
+mod services;
 
 use crate::{Desired, World};
 use backends::Backends;
@@ -20,9 +21,13 @@ use claims::Claims;
 use dirty::Dirty;
 use hosts::Hosts;
 use judges::Judges;
-use model::{Attachment, AttachmentId, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, Update};
+use model::{
+    Attachment, AttachmentId, Cidr, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, ServiceId,
+    Update,
+};
 use peers::Peers;
 use policy::{Active, Class, Shared};
+use services::Services;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -37,6 +42,7 @@ pub struct Live {
     claims: Claims,
     peers: Peers,
     backends: Backends,
+    services: Services,
     judges: Judges,
     hosts: Hosts,
     /// Networks that rules name, and what network sets, nodes and services say of networks.
@@ -64,6 +70,7 @@ impl Live {
             claims: Claims::default(),
             peers: Peers::default(),
             backends: Backends::default(),
+            services: Services::default(),
             judges: Judges::default(),
             hosts: Hosts::default(),
             active: Active::default(),
@@ -141,6 +148,18 @@ impl Live {
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.dirty.addresses.extend(self.world.host_addresses().symmetric_difference(&addresses));
         self.world.set_host_addresses(addresses);
+    }
+
+    /// Node ports are served at this node's addresses in these; none: at all of them.
+    pub fn set_node_port_nets(&mut self, nets: Vec<Cidr>) {
+        self.dirty.node_port_nets |= self.world.node_port_nets != nets;
+        self.world.set_node_port_nets(nets);
+    }
+
+    /// What the writers of services should know, as of the last [`Self::desired`].
+    #[must_use]
+    pub fn service_remarks(&self) -> BTreeMap<&ServiceId, Vec<String>> {
+        self.services.remarks(&self.desired)
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

@@ -37,11 +37,21 @@ impl Live {
             let nets = self.peers.put_node(&self.world, name);
             self.around_changed(nets, &mut todo);
         }
+        let mut services = dirty.services;
         for id in &dirty.slices {
+            services.extend(self.backends.service_of(id).cloned());
             todo.placed.extend(self.backends.put(&self.world, id));
+            services.extend(self.backends.service_of(id).cloned());
+        }
+        if dirty.node_port_nets || !dirty.addresses.is_empty() || dirty.nodes.contains(&self.world.node) {
+            services.extend(self.services.moved(&self.world));
         }
         for address in dirty.addresses {
             self.address_changed(address, &mut todo);
+        }
+        for id in &services {
+            let slices = self.backends.slices_of(&self.world, id);
+            self.services.put(&self.world, id, &slices, &mut self.desired);
         }
         for name in &dirty.hosts {
             self.hosts.put(&self.world, name);

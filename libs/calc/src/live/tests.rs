@@ -11,6 +11,8 @@ use model::{
 use policy::generate::{Case, Dice, INTERFACES};
 use std::fmt::Write as _;
 
+mod services;
+
 const HERE: &str = "here";
 
 /// Everything that one of these worlds holds.
@@ -154,7 +156,8 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
 fn whatever_the_history_it_is_what_the_world_says_now() {
     for seed in 1..=300 {
         let mut dice = Dice(seed);
-        let all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
+        let mut all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
+        all.extend(services::resources(&mut dice));
         let mut live = Live::new(HERE.into(), false);
         let mut history = String::new();
         // Some worlds are told before the first full list is complete, some after.
@@ -181,7 +184,8 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
 fn what_is_only_supposed_is_what_the_world_would_say_and_leaves_no_trace() {
     for seed in 1..=60 {
         let mut dice = Dice(seed);
-        let all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
+        let mut all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
+        all.extend(services::resources(&mut dice));
         let mut live = Live::new(HERE.into(), false);
         live.apply(Update::InSync);
         for _ in 0..30 {
@@ -210,6 +214,7 @@ fn difference(found: &Desired, wanted: &Desired) -> String {
     differ(&mut text, &found.addresses, &wanted.addresses);
     differ(&mut text, &found.nets, &wanted.nets);
     differ(&mut text, &found.host_endpoints, &wanted.host_endpoints);
+    differ(&mut text, &found.services, &wanted.services);
     differ(&mut text, &BTreeMap::from([("node", &found.node)]), &BTreeMap::from([("node", &wanted.node)]));
     text
 }

@@ -1,0 +1,230 @@
+//! Services for histories, and what a change of one costs.
+//! In: dice. Out: services and slices under few names, which want each other's frontends.
+//! Invariant: every field that decides which backends a frontend has takes several values.
+//! Never: a service that the converter would refuse.
+
+use super::*;
+use model::{
+    Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceId, ServiceKind, ServicePort, SliceEndpoint,
+    SlicePort, TrafficPolicy,
+};
+use service::Frontend;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
+
+fn address(dice: &mut Dice, v4: bool, net: u8) -> IpAddr {
+    let last = 1 + dice.below(3) as u8;
+    if v4 { [10, net, 0, last].into() } else { [0xfd00 + u16::from(net), 0, 0, 0, 0, 0, 0, u16::from(last)].into() }
+}
+
+/// None, or one of either family, or of both.
+fn addresses(dice: &mut Dice, net: u8) -> Vec<IpAddr> {
+    let families: &[bool] = dice.pick(&[&[][..], &[true], &[true], &[false], &[true, false]]);
+    families.iter().map(|v4| address(dice, *v4, net)).collect()
+}
+
+fn id(dice: &mut Dice) -> ServiceId {
+    ServiceId { namespace: dice.pick(&["x", "y"]).into(), name: dice.pick(&["shop", "web"]).into() }
+}
+
+fn service(dice: &mut Dice) -> Service {
+    let kind = dice.pick(&[ServiceKind::ClusterIp, ServiceKind::NodePort, ServiceKind::LoadBalancer]);
+    let port = |name: &str, protocol, number, dice: &mut Dice| ServicePort {
+        name: name.into(),
+        protocol,
+        port: number,
+        node_port: dice.pick(&[None, Some(30_000), Some(80)]).filter(|_| kind != ServiceKind::ClusterIp),
+    };
+    let protocol = dice.pick(&PROTOCOLS);
+    let ports = vec![port("", protocol, 80, dice), port("web", dice.pick(&PROTOCOLS), 81, dice)];
+    Service {
+        id: id(dice),
+        created: dice.pick(&[
+            Created::UNKNOWN,
+            Created::read("2026-01-01T00:00:00Z"),
+            Created::read("2025-01-01T00:00:00Z"),
+        ]),
+        kind: if dice.below(9) == 0 { ServiceKind::Headless } else { kind },
+        cluster_ips: addresses(dice, 96),
+        external_ips: addresses(dice, 97),
+        load_balancer: if kind == ServiceKind::LoadBalancer { addresses(dice, 97) } else { vec![] },
+        source_ranges: dice.pick(&[&[][..], &[Cidr::all(Family::V4)]]).to_vec(),
+        ports: ports.into_iter().take(1 + dice.below(2)).collect(),
+        affinity_s: dice.pick(&[None, Some(60)]),
+        internal: dice.pick(&[TrafficPolicy::Cluster, TrafficPolicy::Local]),
+        external: dice.pick(&[TrafficPolicy::Cluster, TrafficPolicy::Local]),
+        distribution: None,
+        health_check_port: None,
+        unproxied: dice.below(9) == 0,
+    }
+}
+
+fn slice(dice: &mut Dice) -> EndpointSlice {
+    let v4 = dice.below(3) > 0;
+    let endpoint = |dice: &mut Dice| SliceEndpoint {
+        ready: dice.below(3) > 0,
+        serving: dice.below(3) > 0,
+        terminating: dice.below(3) == 0,
+        node: dice.pick(&[None, Some(HERE), Some("there")]).map(Into::into),
+        hints: dice.pick(&[None, Some("a"), Some("b")]).map(|zone| {
+            let nodes = dice.pick(&[None, None, Some(HERE)]).into_iter().map(Into::into).collect();
+            Hints { zones: vec![zone.into()], nodes }.into()
+        }),
+        ..SliceEndpoint::ready_at(address(dice, v4, 65))
+    };
+    let port = |name: &str, dice: &mut Dice| SlicePort {
+        name: name.into(),
+        protocol: dice.pick(&PROTOCOLS),
+        port: dice.pick(&[8080, 8081]),
+    };
+    let ports: Box<[_]> = [port("", dice), port("web", dice)].into();
+    EndpointSlice {
+        id: EndpointSliceId { namespace: "x".into(), name: format!("slice-{}", dice.below(4)) },
+        service: (dice.below(9) > 0).then(|| id(dice)),
+        endpoints: (0..dice.below(4)).map(|_| endpoint(dice)).collect(),
+        ports: ports.into_iter().take(dice.below(3)).collect(),
+        unproxied: dice.below(9) == 0,
+    }
+}
+
+/// This node, in one zone or another.
+fn node(dice: &mut Dice) -> Node {
+    let zone = dice.pick(&[None, Some("a"), Some("b")]);
+    let labels = zone.map(|zone| ("topology.kubernetes.io/zone".to_owned(), zone.to_owned()));
+    Node { name: HERE.into(), addresses: vec![], labels: labels.into_iter().collect() }
+}
+
+/// Services, slices and this node, several times.
+pub(super) fn resources(dice: &mut Dice) -> Vec<Resource> {
+    let services = (0..16).map(|_| Resource::Service(service(dice).into())).collect::<Vec<_>>();
+    let slices = (0..16).map(|_| Resource::EndpointSlice(slice(dice).into())).collect::<Vec<_>>();
+    let nodes = (0..3).map(|_| Resource::Node(node(dice)));
+    nodes.chain(services).chain(slices).collect()
+}
+
+/// Node ports are at these of the node's addresses.
+pub(super) fn node_port_nets(dice: &mut Dice) -> Vec<Cidr> {
+    let net = || "10.65.0.0/29".parse().expect("a network");
+    (0..dice.below(2)).map(|_| net()).collect()
+}
+
+/// What the kept remarks and those worked out anew say.
+pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
+    if live.desired().is_some() {
+        let kept: Vec<_> = live.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
+        let fresh: Vec<_> = World::service_remarks(live).into_iter().collect();
+        assert_eq!(kept, fresh, "{when}");
+    }
+}
+
+#[test]
+fn whatever_the_history_services_are_what_the_world_says_now() {
+    let mut contested = 0;
+    for seed in 1..=400 {
+        let mut dice = Dice(seed);
+        let all = resources(&mut dice);
+        let mut live = Live::new(HERE.into(), false);
+        live.apply(Update::InSync);
+        let mut history = String::new();
+        for _ in 0..60 {
+            let resource = all[dice.below(all.len())].clone();
+            let text = match dice.below(10) {
+                0..7 => {
+                    let text = format!("{resource:?}");
+                    live.apply(Update::Set(resource));
+                    text
+                }
+                7 | 8 => {
+                    live.apply(Update::Gone(resource.key()));
+                    format!("{} is gone", resource.key())
+                }
+                _ => {
+                    let addresses = [[10, 65, 0, 9], [10, 97, 0, 1], [192, 168, 7, 1]].map(IpAddr::from);
+                    let addresses = addresses.into_iter().take(dice.below(4)).collect();
+                    let nets = node_port_nets(&mut dice);
+                    let text = format!("the host has {addresses:?}, node ports are in {nets:?}");
+                    live.set_host_addresses(addresses);
+                    live.set_node_port_nets(nets);
+                    text
+                }
+            };
+            let _ = writeln!(history, "{text}");
+            // Now and then several changes at once.
+            if dice.below(3) > 0 {
+                let wanted = live.in_sync().map(crate::desired).expect("in sync").services;
+                assert_eq!(
+                    live.desired().map(|desired| &desired.services),
+                    Some(&wanted),
+                    "seed {seed}, after:\n{history}"
+                );
+                assert_same_remarks(&mut live, &format!("seed {seed}, after:\n{history}"));
+                contested +=
+                    live.service_remarks().values().flatten().filter(|said| said.contains("is taken by")).count();
+            }
+        }
+    }
+    assert!(contested > 1000, "services of these worlds want the same frontends: {contested}");
+}
+
+fn web(number: u8, created: &str) -> Resource {
+    let mut service = service(&mut Dice(1));
+    service.id.name = format!("web-{number}");
+    service.created = Created::read(created);
+    service.kind = ServiceKind::ClusterIp;
+    service.cluster_ips = vec![[10, 96, 0, number].into()];
+    service.external_ips = vec![[203, 0, 113, 9].into()];
+    service.load_balancer = vec![];
+    service.ports = [ServicePort { name: "".into(), protocol: Protocol::TCP, port: 80, node_port: None }].into();
+    service.unproxied = false;
+    Resource::Service(service.into())
+}
+
+#[test]
+fn of_two_services_with_one_frontend_the_older_has_it_and_the_other_hears_of_it() {
+    let mut live = Live::new(HERE.into(), false);
+    live.apply(Update::InSync);
+    let frontend = Frontend { address: [203, 0, 113, 9].into(), protocol: Protocol::TCP, port: 80 };
+    let holder = |live: &mut Live| {
+        live.desired().and_then(|desired| Some(desired.services.get(&frontend)?.of.service.name.clone()))
+    };
+    live.apply(Update::Set(web(2, "2026-01-01T00:00:00Z")));
+    assert_eq!(holder(&mut live).as_deref(), Some("web-2"));
+    live.apply(Update::Set(web(1, "2026-01-02T00:00:00Z")));
+    assert_eq!(holder(&mut live).as_deref(), Some("web-2"), "it is older");
+    let said: Vec<_> = live.service_remarks().into_iter().map(|(id, said)| (id.name.clone(), said.len())).collect();
+    assert_eq!(said, [("web-1".to_owned(), 1)]);
+    live.apply(Update::Set(web(2, "2026-01-02T00:00:00Z")));
+    assert_eq!(holder(&mut live).as_deref(), Some("web-1"), "made anew, and its name is the greater one");
+    live.apply(Update::Set(web(3, "2020-01-01T00:00:00Z")));
+    assert_eq!(holder(&mut live).as_deref(), Some("web-3"));
+    for (gone, left) in [(web(3, ""), Some("web-1")), (web(1, ""), Some("web-2")), (web(2, ""), None)] {
+        live.apply(Update::Gone(gone.key()));
+        assert_eq!(holder(&mut live).as_deref(), left);
+    }
+    assert!(live.service_remarks().is_empty());
+}
+
+#[test]
+fn a_change_of_one_service_leaves_the_others_as_they_are_and_replaces_nothing_that_is_equal() {
+    let mut live = Live::new(HERE.into(), false);
+    live.apply(Update::InSync);
+    for number in 1..=9 {
+        live.apply(Update::Set(web(number, "2026-01-01T00:00:00Z")));
+    }
+    let before = live.desired().expect("in sync").services.clone();
+    let slice = EndpointSlice {
+        id: EndpointSliceId { namespace: "x".into(), name: "slice".into() },
+        service: before.values().find(|balance| balance.of.service.name == "web-5").map(|it| it.of.service.clone()),
+        endpoints: [SliceEndpoint::ready_at([10, 65, 0, 2].into())].into(),
+        ports: [SlicePort { name: "".into(), protocol: Protocol::TCP, port: 8080 }].into(),
+        unproxied: false,
+    };
+    live.apply(Update::Set(Resource::EndpointSlice(slice.into())));
+    let now = live.desired().expect("in sync").services.clone();
+    let fresh: Vec<_> =
+        now.iter().filter(|(at, _)| !std::sync::Arc::ptr_eq(&now[at], &before[at])).map(|(at, _)| at.address).collect();
+    assert_eq!(fresh, [IpAddr::from([10, 96, 0, 5])]);
+    live.apply(Update::Set(web(5, "2026-01-01T00:00:01Z")));
+    let again = live.desired().expect("in sync").services.clone();
+    assert!(again.iter().all(|(at, balance)| std::sync::Arc::ptr_eq(balance, &now[at])), "nothing was to change");
+}

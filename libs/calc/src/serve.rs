@@ -1,0 +1,96 @@
+//! Services of the World: what each is worked out from, and whose a frontend is that several want.
+//! In: [`World`]. Out: every frontend with what stands behind it; what the writers of services should know.
+//! Invariant: of those that want one frontend the one that names its address has it, then the older, then the smaller name;
+//! the order of telling leaves no trace.
+//! Never: which backends a service has (`service`).
+
+use crate::World;
+use model::{Created, EndpointSlice, NodeName, Service, ServiceId};
+use service::{Balance, Frontend, Here, Kind, Served, serve};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// What services are worked out from beside themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) zone: Option<String>,
+    /// This node's addresses at which node ports are served.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+}
+
+impl Place {
+    pub(crate) fn of(world: &World) -> Self {
+        let zone = world.nodes.get(&world.node).and_then(|node| node.labels.get(ZONE)).cloned();
+        let nets = &world.node_port_nets;
+        let is_meant = |address: &IpAddr| nets.is_empty() || nets.iter().any(|net| net.contains(*address));
+        Self { zone, addresses: world.host.iter().copied().filter(is_meant).collect() }
+    }
+
+    pub(crate) fn serve(&self, node: &NodeName, service: &Service, slices: &[&EndpointSlice]) -> Served {
+        serve(service, slices, &Here { node, zone: self.zone.as_deref(), addresses: &self.addresses })
+    }
+}
+
+/// Who of several that want one frontend comes first.
+pub(crate) fn rank(service: &Service, kind: Kind) -> (bool, Created, &ServiceId) {
+    (kind == Kind::NodePort, service.created, &service.id)
+}
+
+/// Every frontend.
+pub(crate) fn services(world: &World) -> BTreeMap<Frontend, Arc<Balance>> {
+    let mut first = BTreeMap::new();
+    for (service, served) in all(world) {
+        for (frontend, balance) in served.frontends {
+            let claim = (rank(service, balance.kind), balance);
+            let held = first.entry(frontend).or_insert_with(|| claim.clone());
+            if claim.0 < held.0 {
+                *held = claim;
+            }
+        }
+    }
+    first.into_iter().map(|(frontend, (_, balance))| (frontend, Arc::new(balance))).collect()
+}
+
+fn all(world: &World) -> impl Iterator<Item = (&Service, Served)> {
+    let mut slices: BTreeMap<&ServiceId, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in world.slices.values() {
+        if let Some(service) = &slice.service {
+            slices.entry(service).or_default().push(slice);
+        }
+    }
+    let place = Place::of(world);
+    world.services.values().map(move |service| {
+        let own = slices.get(&service.id).map_or(&[][..], |list| list);
+        (&**service, place.serve(&world.node, service, own))
+    })
+}
+
+pub(crate) fn taken(frontend: &Frontend, holder: &ServiceId) -> String {
+    format!("{frontend} is taken by {holder}, which comes first: by naming the address, by age, or by name")
+}
+
+impl World {
+    /// What the writers of services should know, worked out from the beginning; [`crate::Live`] keeps it.
+    #[must_use]
+    pub fn service_remarks(&self) -> BTreeMap<ServiceId, Vec<String>> {
+        let held = services(self);
+        let mut remarks = BTreeMap::new();
+        for (service, mut served) in all(self) {
+            let lost = served.frontends.iter().filter_map(|(frontend, _)| {
+                let holder = &held.get(frontend)?.of.service;
+                (*holder != service.id).then_some((*frontend, holder))
+            });
+            let lost: BTreeMap<_, _> = lost.collect();
+            served.remarks.extend(lost.into_iter().map(|(frontend, holder)| taken(&frontend, holder)));
+            if !served.remarks.is_empty() {
+                remarks.insert(service.id.clone(), served.remarks);
+            }
+        }
+        remarks
+    }
+}
