@@ -297,8 +297,9 @@ fn cleaned(made: bool, used: bool, left: usize) {
     kernel.restart(Attach::Clsact);
     kernel.commit(&scenario());
     if used {
-        let program = kernel.program("from_uplink_dry").fd().expect("it is loaded");
-        socket.replace_filter(&others, program.as_fd()).expect("a filter can be added");
+        let program = kernel.program("from_uplink_dry");
+        let program = program.fd().expect("it is loaded").as_fd();
+        socket.replace_filter(&others, program).expect("a filter can be added");
     }
     kernel.cleanup();
     let name = format!("{UPLINK} filter {OTHERS}");

@@ -18,16 +18,18 @@ use abi::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, Queue},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, loaded_programs},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use calc::World;
 use dataplane::{Applied, Attach, Dataplane, Extent, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{Socket, namespace};
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -95,7 +97,8 @@ pub struct Kernel {
     words: [u32; 2],
     /// For its maps.
     programs: Ebpf,
-    loaded: BTreeMap<String, SchedClassifier>,
+    /// The dataplane's programs that were run so far.
+    loaded: RefCell<BTreeMap<String, Rc<SchedClassifier>>>,
     indexes: BTreeMap<IfaceName, Ifindex>,
     slots: BTreeMap<u32, Actor>,
     actors: Vec<Actor>,
@@ -163,7 +166,7 @@ impl Kernel {
         make_uplink(&mut socket, &pods);
         let dataplane = open(&directory, &sizes, attach);
         let programs = over_the_pins(&bpffs(&directory), &sizes);
-        let loaded = loaded(&programs);
+        let loaded = RefCell::default();
         let (indexes, slots, actors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         Self { dataplane, segment: 0, words: [0; 2], programs, loaded, indexes, slots, actors, pods, directory, sizes }
     }
@@ -171,6 +174,13 @@ impl Kernel {
     /// Another agent takes over, which attaches in this way.
     pub fn restart(&mut self, attach: Attach) {
         self.dataplane = open(&self.directory, &self.sizes, attach);
+    }
+
+    /// Another agent takes over, whose programs are told of other lifetimes.
+    pub fn restart_told(&mut self, timeouts: Timeouts) {
+        let options = Options { timeouts, ..options(&self.directory, &self.sizes, Attach::Auto) };
+        self.dataplane = Dataplane::open(options).expect("the dataplane opens");
+        self.loaded.take();
     }
 
     /// Another agent takes over, with every table of a setting twice as large. Gives the former programs.
@@ -181,7 +191,7 @@ impl Kernel {
         }
         self.restart(Attach::Auto);
         let grown = over_the_pins(&bpffs(&self.directory), &self.sizes);
-        self.loaded = loaded(&grown);
+        self.loaded.take();
         std::mem::replace(&mut self.programs, grown)
     }
 
@@ -369,9 +379,22 @@ impl Kernel {
         *self.indexes.get(interface).unwrap_or_else(|| panic!("no interface {interface}"))
     }
 
-    /// A loaded program, to be attached by somebody else.
-    pub fn program(&self, name: &str) -> &SchedClassifier {
-        self.loaded.get(name).unwrap_or_else(|| panic!("no program {name}"))
+    /// A program of the dataplane's own, as it is pinned: what is tested is what is attached, and the verifier walks once.
+    pub fn program(&self, name: &str) -> Rc<SchedClassifier> {
+        let pinned = || {
+            self.dataplane.load(name).unwrap_or_else(|error| panic!("{error}"));
+            let pin = self.programs_dir().join(name);
+            Rc::new(SchedClassifier::from_pin(pin).expect("what is loaded is pinned"))
+        };
+        Rc::clone(self.loaded.borrow_mut().entry(name.to_owned()).or_insert_with(pinned))
+    }
+
+    /// Where the present programs are pinned: the only folder there.
+    pub fn programs_dir(&self) -> PathBuf {
+        let folders = std::fs::read_dir(bpffs(&self.directory).join("programs")).expect("the folder is there");
+        let folders: Vec<_> = folders.map(|folder| folder.expect("it can be listed").path()).collect();
+        let [folder] = folders.as_slice() else { panic!("programs of several objects: {folders:?}") };
+        folder.clone()
     }
 
     /// Where the other ends of all interfaces are.
@@ -510,11 +533,11 @@ impl Kernel {
 
     /// Instructions that the verifier walked, by program.
     pub fn verified(&self) -> BTreeMap<String, u32> {
-        let counted = |(name, program): (&String, &SchedClassifier)| {
-            let info = program.info().expect("the kernel tells of a loaded program");
-            (name.clone(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
+        let counted = |name: &str| {
+            let info = self.program(name).info().expect("the kernel tells of a loaded program");
+            (name.to_owned(), info.verified_instruction_count().expect("Linux 5.16 and later count them"))
         };
-        self.loaded.iter().map(counted).collect()
+        Dataplane::programs().map(counted).collect()
     }
 
     /// Entries of both flow tables that are not declared gone.
@@ -552,7 +575,7 @@ impl Kernel {
 
     /// Runs what the agent runs at its start.
     pub fn arm_again(&mut self) {
-        let program = self.loaded.get("expire").expect("it is there");
+        let program = self.program("expire");
         let mut options = TestRunOptions::new();
         let frame = [0; 15];
         options.data_in = Some(&frame);
@@ -667,33 +690,6 @@ fn over_the_pins(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
         loader.map_max_entries(map.name, sizes.of(map));
     }
     loader.load(&object).expect("the object loads over the pinned maps")
-}
-
-/// The programs that the dataplane loaded: the verifier walks once, and what is tested is what is attached. Others on
-/// this machine have the same names, but not these maps.
-fn loaded(object: &Ebpf) -> BTreeMap<String, SchedClassifier> {
-    let ours = [maps::GENERATION, maps::EXPIRY].map(|spec| {
-        let Some(Map::Array(map)) = object.map(spec.name) else { panic!("{} is an array", spec.name) };
-        map.info().expect("the kernel tells of a map").id()
-    });
-    let (mut loaded, mut seen) = (BTreeMap::new(), BTreeMap::new());
-    // One of another test may be gone between its number and its description.
-    for info in loaded_programs().filter_map(Result::ok) {
-        if !info.map_ids().is_ok_and(|ids| ids.is_some_and(|ids| ours.iter().any(|id| ids.contains(id)))) {
-            continue;
-        }
-        // The kernel keeps fifteen letters of a name. Where a program and its twin share them, it was loaded first.
-        let letters = info.name_as_str().expect("a name is letters").to_owned();
-        let is_it = |name: &&str| letters == name.get(..15).unwrap_or(name);
-        let mut names: Vec<_> = object.programs().map(|(name, _)| name).filter(is_it).collect();
-        names.sort_by_key(|name| name.len());
-        let turn = seen.entry(letters).or_insert(0);
-        let name = *names.get(*turn % names.len().max(1)).expect("it is one of the object's");
-        *turn += 1;
-        let program = SchedClassifier::from_program_info(info, name.to_owned().into()).expect("it is a classifier");
-        loaded.insert(name.to_owned(), program);
-    }
-    loaded
 }
 
 fn map<'a, T: TryFrom<&'a Map>>(programs: &'a Ebpf, spec: &maps::MapSpec) -> T

@@ -16,6 +16,7 @@ mod fragments;
 mod frame;
 mod gates;
 mod icmp;
+mod kept;
 mod kernel;
 mod limits;
 mod malformed;

@@ -210,8 +210,9 @@ fn attach_gate(kernel: &Kernel) {
     socket.add_clsact(interface).expect("a clsact can be added");
     for (side, program) in [(Side::Ingress, "from_host_endpoint"), (Side::Egress, "to_host_endpoint")] {
         let filter = Filter { interface, side, priority: 9, handle: 7, name: program.into(), program: None };
-        let program = kernel.program(program).fd().expect("it is loaded");
-        socket.replace_filter(&filter, program.as_fd()).expect("a filter can be added");
+        let program = kernel.program(program);
+        let program = program.fd().expect("it is loaded").as_fd();
+        socket.replace_filter(&filter, program).expect("a filter can be added");
     }
 }
 

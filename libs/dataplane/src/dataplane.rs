@@ -12,7 +12,7 @@ use crate::{
     network::{KernelNetwork, Network},
     passage, pins,
     policy_log::PolicyLog,
-    programs::{Globals, Programs, in_full},
+    programs::{self, Globals, Hook, Programs, in_full},
     reconcile::Reconciler,
     report::{Reporter, Wanted},
     staged::{self, Tried},
@@ -108,7 +108,9 @@ impl Dataplane {
         let flow_quota = flow_quota.unwrap_or((sizes.of(&maps::CONNTRACK) / QUOTA_SHARE).max(1));
         let log_interval_ns = 1_000_000_000u64.checked_div(log_rate.into()).unwrap_or(0);
         let globals = Globals { timeouts, flow_quota, log_interval_ns };
-        let (mut programs, growth) = Programs::load(&bpffs, &object, &sizes, &globals)?;
+        let (mut programs, growth) = Programs::open(&bpffs, &object, &sizes, &globals)?;
+        let of_pods = [Hook::FromWorkload, Hook::ToWorkload];
+        programs.start(&of_pods.into_iter().chain(uplink.as_ref().map(|_| Hook::FromUplink)).collect::<Vec<_>>())?;
         // From here on nothing expires in a table that is to grow: what is carried over keeps its ticket.
         programs.start_cursor()?;
         let policy_log = programs.policy_log()?;
@@ -122,8 +124,25 @@ impl Dataplane {
         let mut node = Reconciler::new(network, links, tables, uplink.clone(), state_dir);
         let everywhere = node.start()?;
         growth::finish(&pins::maps_dir(&bpffs), everywhere)?;
+        if let Err(error) = node.guards.programs().forget_others() {
+            tracing::warn!(%error, "pins of former programs are left; the next start tries again");
+        }
         let gauges = Gauges::open(&bpffs).map_err(adopt)?;
         Ok(Self { uplink, platform, node, gauges, policy_log })
+    }
+
+    /// Every program, by its name in the object.
+    pub fn programs() -> impl Iterator<Item = &'static str> {
+        programs::names()
+    }
+
+    /// Has a program loaded before somebody needs it, to know whether this kernel takes it. Of itself the agent loads what
+    /// guards pods and the uplink at its start, what guards host endpoints with the first of these, twins when one is asked.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn load(&self, program: &str) -> Result<(), OpenError> {
+        self.node.guards.programs().load(program)
     }
 
     /// The kernel as it was found at start, and what follows from it.

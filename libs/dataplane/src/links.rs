@@ -150,8 +150,9 @@ impl Links {
     fn put_link_anew(&mut self, hook: Hook, ifindex: u32) -> Result<FdLink, tcx::Failure> {
         let before =
             hook.after().filter(|before| matches!(self.attached.get(&(ifindex, *before)), Some(Held::Link(_))));
+        let before = before.and_then(|before| self.programs.known(before));
         let order = match before {
-            Some(before) => LinkOrder::after_program(self.programs.get(before)?)?,
+            Some(before) => LinkOrder::after_program(before)?,
             None => LinkOrder::first(),
         };
         tcx::attach_anew(self.programs.at(hook)?, order, hook, ifindex, &self.dir)
@@ -181,8 +182,8 @@ impl Links {
 
     /// What is wrong at a hook.
     fn found(&self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, tcx::Failure> {
-        let program = self.programs.get(hook)?;
-        let before = hook.after().map(|before| self.programs.get(before)).transpose()?;
+        let Some(program) = self.programs.known(hook) else { return Ok(Some(DETACHED)) };
+        let before = hook.after().and_then(|before| self.programs.known(before));
         Ok(match self.attached.get(&(ifindex, hook)) {
             Some(Held::Filter) => {
                 let is_there = clsact::is_attached(program, hook, ifindex, &mut Socket::open()?)?;

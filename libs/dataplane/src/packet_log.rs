@@ -12,6 +12,9 @@ use rustix::{
 };
 use std::thread;
 
+/// Where the records are, in an object that has any.
+pub const MAP: &str = "AYA_LOGS";
+
 /// Shows the records from now on, in a thread that ends with the process.
 ///
 /// # Errors

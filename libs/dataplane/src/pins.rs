@@ -38,6 +38,12 @@ pub fn links_dir(bpffs: &Path) -> PathBuf {
     bpffs.join("links")
 }
 
+/// The directory of programs' pins, in which each object has a folder.
+#[must_use]
+pub fn programs_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join("programs")
+}
+
 /// What is pinned in a directory of links, and the interface it is for: a link, or a folder that only says something.
 #[must_use]
 pub fn links(dir: &Path) -> Vec<(PathBuf, Option<u32>)> {
@@ -72,7 +78,7 @@ pub fn prepare(bpffs: &Path) -> io::Result<()> {
 /// # Errors
 /// A pin cannot be removed.
 pub fn remove(bpffs: &Path) -> io::Result<()> {
-    for dir in [links_dir(bpffs), maps_dir(bpffs)] {
+    for dir in [links_dir(bpffs), programs_dir(bpffs), maps_dir(bpffs)] {
         gone(fs::remove_dir_all(dir))?;
     }
     if is_our_mount(bpffs)? {

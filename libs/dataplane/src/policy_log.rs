@@ -32,7 +32,7 @@ pub struct PolicyLog {
 }
 
 impl PolicyLog {
-    /// Takes the maps of freshly loaded programs.
+    /// Takes the programs' maps. What they wrote while no agent ran goes unread: what its numbers meant is forgotten.
     ///
     /// # Errors
     /// The object has none.
@@ -40,9 +40,12 @@ impl PolicyLog {
         let missing = |name: &str| OpenError::Missing { kind: "map", name: name.to_owned() };
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| missing(name));
         let (ring, account): (Map, Map) = (take(LOG_MAP)?, take(LOG_ACCOUNT_MAP)?);
-        let ring = RingBuf::try_from(ring).map_err(|_| missing(LOG_MAP))?;
+        let mut ring = RingBuf::try_from(ring).map_err(|_| missing(LOG_MAP))?;
+        while ring.next().is_some() {}
         let account = PerCpuArray::try_from(account).map_err(|_| missing(LOG_ACCOUNT_MAP))?;
-        Ok(Self { ring, account, told: 0 })
+        let mut log = Self { ring, account, told: 0 };
+        log.told = log.left_out();
+        Ok(log)
     }
 
     /// Writes a line for every record since the last time.

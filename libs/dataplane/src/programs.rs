@@ -1,91 +1,32 @@
-//! The kernel programs and their maps: loaded once, verified once.
-//! In: the object's bytes and the maps' sizes. Out: loaded programs over pinned maps.
+//! The kernel programs and their maps: each program verified once on this kernel, when it is first needed.
+//! In: the object's bytes and the maps' sizes. Out: loaded programs over pinned maps, pinned themselves for the next agent.
 //! Invariant: a pinned map is only used if its layout and size are those asked for.
 //! Never: attaches; `links` does.
 
-use crate::{OpenError, growth::Growth, packet_log, pins, policy_log::PolicyLog, tables::Sizes};
+use crate::{OpenError, growth::Growth, packet_log, pins, policy_log::PolicyLog, tables::Sizes, tcx::Failure};
 use abi::{
     Timeouts,
-    log::LOG_INTERVAL_GLOBAL,
+    log::{LOG_ACCOUNT_MAP, LOG_INTERVAL_GLOBAL, LOG_MAP},
     maps,
     timeout::{FLOW_QUOTA_GLOBAL, TIMEOUTS_GLOBAL},
 };
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use netlink::Side;
-use std::path::Path;
+use kept::Kept;
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    thread,
+};
 
-/// Where a program sits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    /// Ingress of `cali*`: what a pod sends.
-    FromWorkload,
-    /// Egress of `cali*`: what the host's stack sends to a pod.
-    ToWorkload,
-    /// Ingress of the uplink.
-    FromUplink,
-    /// Ingress of an interface of the node's own that has a host endpoint.
-    FromHostEndpoint,
-    /// Its egress.
-    ToHostEndpoint,
-}
+mod hook;
+mod kept;
 
-impl Hook {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::FromWorkload, Self::ToWorkload, Self::FromUplink, Self::FromHostEndpoint, Self::ToHostEndpoint];
-
-    /// The program's name in the object.
-    #[must_use]
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::FromWorkload => "from_workload",
-            Self::ToWorkload => "to_workload",
-            Self::FromUplink => "from_uplink",
-            Self::FromHostEndpoint => "from_host_endpoint",
-            Self::ToHostEndpoint => "to_host_endpoint",
-        }
-    }
-
-    /// Which packets of its interface it sees.
-    #[must_use]
-    pub const fn side(self) -> Side {
-        match self {
-            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint => Side::Ingress,
-            Self::ToWorkload | Self::ToHostEndpoint => Side::Egress,
-        }
-    }
-
-    /// The twin that only answers.
-    #[must_use]
-    pub const fn twin(self) -> &'static str {
-        match self {
-            Self::FromWorkload => "from_workload_dry",
-            Self::ToWorkload => "to_workload_dry",
-            Self::FromUplink => "from_uplink_dry",
-            Self::FromHostEndpoint => "from_host_endpoint_dry",
-            Self::ToHostEndpoint => "to_host_endpoint_dry",
-        }
-    }
-
-    /// The one that comes before it where both sit: a host endpoint's rules are asked of what its interface takes in at all.
-    #[must_use]
-    pub const fn after(self) -> Option<Self> {
-        match self {
-            Self::FromUplink => Some(Self::FromHostEndpoint),
-            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::ToHostEndpoint => None,
-        }
-    }
-
-    /// Whether pods wait for it.
-    #[must_use]
-    pub const fn is_pods(self) -> bool {
-        matches!(self, Self::FromWorkload | Self::ToWorkload)
-    }
-}
+pub use hook::Hook;
 
 /// The program that arms the cursor over tracked flows. It is attached nowhere.
 const EXPIRE: &str = "expire";
@@ -101,40 +42,64 @@ pub struct Globals {
     pub log_interval_ns: u64,
 }
 
-/// The loaded programs.
+/// Maps that are of no use without these very programs: what they log, and what they keep to themselves.
+const OWN_MAPS: [&str; 5] = [LOG_MAP, LOG_ACCOUNT_MAP, "SCRATCH", "NOTES", packet_log::MAP];
+
+/// The programs: those that are loaded, and the object to load the others from.
 #[derive(Debug)]
-pub struct Programs(Ebpf);
+pub struct Programs {
+    object: RefCell<Ebpf>,
+    kept: Kept,
+    loaded: BTreeMap<&'static str, OnceCell<SchedClassifier>>,
+}
 
 impl Programs {
-    /// Loads them over the maps pinned below `bpffs`, which are made where they are not there; those that have to grow are
-    /// made beside, to be filled and put in their place.
+    /// Opens the object over the maps pinned below `bpffs`, which are made where they are not there; those that have to grow
+    /// are made beside, to be filled and put in their place.
     ///
     /// # Errors
-    /// The kernel refuses, or a pin is of another layout or size.
-    pub fn load(bpffs: &Path, object: &[u8], sizes: &Sizes, globals: &Globals) -> Result<(Self, Growth), OpenError> {
+    /// The object lacks a program or a map, or a pin is of another layout or size.
+    pub fn open(bpffs: &Path, object: &[u8], sizes: &Sizes, globals: &Globals) -> Result<(Self, Growth), OpenError> {
         let dir = pins::maps_dir(bpffs);
         let growth = Growth::plan(&dir, sizes)?;
+        let mut kept = Kept::of(bpffs, object, globals);
+        kept.prepare().map_err(|source| OpenError::Bpffs { path: bpffs.to_owned(), source })?;
+        let own = OWN_MAPS.map(|name| (name, kept.place(name)));
+        let places: Vec<(&str, PathBuf)> =
+            maps::MAPS.iter().map(|spec| (spec.name, growth.place(spec))).chain(own).collect();
         let mut loader = EbpfLoader::new();
         for spec in maps::MAPS {
             loader.map_max_entries(spec.name, sizes.of(spec));
-            loader.map_pin_path(spec.name, growth.place(spec));
+        }
+        for (name, place) in &places {
+            loader.map_pin_path(name, place);
         }
         loader.override_global(TIMEOUTS_GLOBAL, &globals.timeouts, true);
         loader.override_global(FLOW_QUOTA_GLOBAL, &globals.flow_quota, true);
         loader.override_global(LOG_INTERVAL_GLOBAL, &globals.log_interval_ns, true);
-        let mut ebpf = loader.load(object).map_err(|error| refused(&dir, error))?;
-        for spec in maps::MAPS {
-            if ebpf.map(spec.name).is_none() {
-                return Err(OpenError::Missing { kind: "map", name: spec.name.to_owned() });
-            }
-        }
-        for name in Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain([EXPIRE]) {
-            let program = classifier(&mut ebpf, name)?;
-            let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
-            program.load().map_err(refused)?;
-        }
-        packet_log::follow(&mut ebpf).map_err(|reason| OpenError::Load { reason })?;
-        Ok((Self(ebpf), growth))
+        let mut object = loader.load(object).map_err(|error| refused(&dir, error))?;
+        check(&mut object)?;
+        kept.over(places.iter().map(|(_, place)| place));
+        packet_log::follow(&mut object).map_err(|reason| OpenError::Load { reason })?;
+        let loaded = names().map(|name| (name, OnceCell::new())).collect();
+        Ok((Self { object: RefCell::new(object), kept, loaded }, growth))
+    }
+
+    /// Has these hooks' programs and the cursor's loaded, at once: what no node goes without.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn start(&self, hooks: &[Hook]) -> Result<(), OpenError> {
+        self.need(&hooks.iter().map(|hook| hook.program()).chain([EXPIRE]).collect::<Vec<_>>())
+    }
+
+    /// Has a program loaded before somebody needs it.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or there is none of this name.
+    pub fn load(&self, name: &str) -> Result<(), OpenError> {
+        let name = names().find(|known| *known == name).ok_or_else(|| missing("program", name))?;
+        self.need(&[name])
     }
 
     /// What Log rules write down: to be taken once.
@@ -142,7 +107,7 @@ impl Programs {
     /// # Errors
     /// The object has no such maps.
     pub fn policy_log(&mut self) -> Result<PolicyLog, OpenError> {
-        PolicyLog::of(&mut self.0)
+        PolicyLog::of(self.object.get_mut())
     }
 
     /// Sets the cursor over tracked flows going, or has the one that goes run these programs' code. From then on it needs
@@ -150,70 +115,157 @@ impl Programs {
     ///
     /// # Errors
     /// The kernel does not take the timer.
-    pub fn start_cursor(&mut self) -> Result<(), OpenError> {
+    pub fn start_cursor(&self) -> Result<(), OpenError> {
         let mut options = TestRunOptions::new();
         let frame = [0; SHORTEST_FRAME];
         options.data_in = Some(&frame);
         let refused = |reason: String| OpenError::Load { reason: format!("{EXPIRE}: {reason}") };
-        let ran = classifier(&mut self.0, EXPIRE)?.test_run(options).map_err(|error| refused(in_full(&error)))?;
+        let ran = self.get(EXPIRE)?.test_run(options).map_err(|error| refused(in_full(&error)))?;
         if ran.return_value == 0 { Ok(()) } else { Err(refused("the timer cannot be started".into())) }
     }
 
-    /// The program to attach at a hook.
+    /// The program to attach at a hook. With it those are there that are of use only together: a kernel that refuses one has
+    /// nothing attached of the other.
     ///
     /// # Errors
-    /// The object has none.
+    /// The kernel refuses one of them.
     pub fn at(&mut self, hook: Hook) -> Result<&mut SchedClassifier, OpenError> {
-        classifier(&mut self.0, hook.program())
+        self.need(&hook.together().iter().map(|hook| hook.program()).collect::<Vec<_>>())?;
+        self.get_mut(hook.program())
     }
 
-    /// The program of a hook, to be named.
-    ///
-    /// # Errors
-    /// The object has none.
-    pub fn get(&self, hook: Hook) -> Result<&SchedClassifier, OpenError> {
-        let missing = || OpenError::Missing { kind: "program", name: hook.program().to_owned() };
-        self.0.program(hook.program()).and_then(|program| program.try_into().ok()).ok_or_else(missing)
+    /// The program of a hook, if it is loaded.
+    #[must_use]
+    pub fn known(&self, hook: Hook) -> Option<&SchedClassifier> {
+        self.loaded.get(hook.program())?.get()
     }
 
     /// The twin of a hook's program, to attach it.
     ///
     /// # Errors
-    /// The object has none.
+    /// The kernel refuses it.
     pub fn twin_mut(&mut self, hook: Hook) -> Result<&mut SchedClassifier, OpenError> {
-        classifier(&mut self.0, hook.twin())
+        self.get_mut(hook.twin())
     }
 
-    /// Pins again the maps whose pins are gone, and names them.
+    /// The twin of a hook's program.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn twin(&self, hook: Hook) -> Result<&SchedClassifier, OpenError> {
+        self.get(hook.twin())
+    }
+
+    /// Pins again the maps and programs whose pins are gone, and names them.
     ///
     /// # Errors
     /// A pin cannot be made.
-    pub fn pin_again(&self, bpffs: &Path) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
+    pub fn pin_again(&mut self, bpffs: &Path) -> Result<Vec<&'static str>, Failure> {
         let pin_of = |spec| pins::maps_dir(bpffs).join(pins::map_name(spec));
         let gone: Vec<_> = maps::MAPS.iter().filter(|spec| pin_of(spec).symlink_metadata().is_err()).collect();
         if !gone.is_empty() {
             pins::prepare(bpffs)?;
         }
         for spec in &gone {
-            self.0.map(spec.name).ok_or("the object has no such map")?.pin(pin_of(spec))?;
+            self.object.get_mut().map(spec.name).ok_or("the object has no such map")?.pin(pin_of(spec))?;
         }
-        Ok(gone.iter().map(|spec| spec.name).collect())
+        let mut named: Vec<_> = gone.iter().map(|spec| spec.name).collect();
+        for (name, program) in &mut self.loaded {
+            if let Some(program) = program.get_mut().filter(|_| self.kept.lacks(name)) {
+                drop(self.kept.put(name, program)?);
+                named.push(name);
+            }
+        }
+        Ok(named)
     }
 
-    /// The twin of a hook's program.
-    #[must_use]
-    pub fn twin(&self, hook: Hook) -> Option<&SchedClassifier> {
-        self.0.program(hook.twin()).and_then(|program| program.try_into().ok())
+    /// Takes away the pins of other objects' programs.
+    ///
+    /// # Errors
+    /// One stays.
+    pub fn forget_others(&self) -> std::io::Result<()> {
+        self.kept.remove_others()
     }
+
+    fn get(&self, name: &'static str) -> Result<&SchedClassifier, OpenError> {
+        self.need(&[name])?;
+        self.loaded.get(name).and_then(OnceCell::get).ok_or_else(|| missing("program", name))
+    }
+
+    fn get_mut(&mut self, name: &'static str) -> Result<&mut SchedClassifier, OpenError> {
+        self.need(&[name])?;
+        self.loaded.get_mut(name).and_then(OnceCell::get_mut).ok_or_else(|| missing("program", name))
+    }
+
+    /// Has these loaded: taken over from an earlier agent, or verified, all at once.
+    fn need(&self, names: &[&'static str]) -> Result<(), OpenError> {
+        let cells = names.iter().filter_map(|name| Some((*name, self.loaded.get(name)?)));
+        let mut fresh = Vec::new();
+        for (name, cell) in cells.filter(|(_, cell)| cell.get().is_none()) {
+            match self.kept.take(name) {
+                Some(program) => drop(cell.set(program)),
+                None => fresh.push((name, cell)),
+            }
+        }
+        let mut object = self.object.borrow_mut();
+        verify(&mut object, &fresh.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
+        for (name, cell) in fresh {
+            let pinned = self.kept.put(name, classifier(&mut object, name)?);
+            let failed =
+                |error: Failure| OpenError::Load { reason: format!("pin {name}: {}", in_full(error.as_ref())) };
+            drop(cell.set(pinned.map_err(failed)?));
+        }
+        Ok(())
+    }
+}
+
+/// Every program of the object.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain([EXPIRE])
+}
+
+/// Whether the object has everything.
+fn check(object: &mut Ebpf) -> Result<(), OpenError> {
+    if let Some(spec) = maps::MAPS.iter().find(|spec| object.map(spec.name).is_none()) {
+        return Err(missing("map", spec.name));
+    }
+    names().try_for_each(|name| classifier(object, name).map(drop))
+}
+
+/// Has the kernel verify these, each on a thread of its own: the verifier takes a tenth of a second and more for one.
+fn verify(object: &mut Ebpf, names: &[&str]) -> Result<(), OpenError> {
+    let mut wanted: Vec<_> = object.programs_mut().filter(|(name, _)| names.contains(name)).collect();
+    wanted.sort_by_key(|(name, _)| *name);
+    thread::scope(|scope| {
+        let walks: Vec<_> =
+            wanted.into_iter().map(|(name, program)| scope.spawn(move || load(name, program))).collect();
+        let ended = |walk: thread::ScopedJoinHandle<'_, _>| {
+            walk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        walks.into_iter().map(ended).fold(Ok(()), Result::and)
+    })
+}
+
+fn load(name: &str, program: &mut Program) -> Result<(), OpenError> {
+    let program: &mut SchedClassifier = program.try_into().map_err(|_: ProgramError| missing("program", name))?;
+    // One that was taken while its fellow was refused.
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
+    program.load().map_err(refused)
+}
+
+fn missing(kind: &'static str, name: &str) -> OpenError {
+    OpenError::Missing { kind, name: name.to_owned() }
 }
 
 /// What the kernel takes for a test run: an Ethernet header, and a byte.
 const SHORTEST_FRAME: usize = 15;
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, OpenError> {
-    let missing = || OpenError::Missing { kind: "program", name: name.to_owned() };
-    let program = ebpf.program_mut(name).ok_or_else(missing)?;
-    program.try_into().map_err(|_: ProgramError| missing())
+fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, OpenError> {
+    let program = object.program_mut(name).ok_or_else(|| missing("program", name))?;
+    program.try_into().map_err(|_: ProgramError| missing("program", name))
 }
 
 fn refused(dir: &Path, error: EbpfError) -> OpenError {

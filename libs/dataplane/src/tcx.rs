@@ -18,11 +18,13 @@ use std::{
 /// Why a program cannot be attached, in words.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// Puts the program into the link that is pinned.
+/// Puts the program into the link that is pinned. One that a killed agent had not yet put in its place is put there first:
+/// it runs, and the kernel takes a program once at a hook.
 ///
 /// # Errors
 /// There is no pin, or the link's device is gone.
 pub fn replace(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<FdLink, Failure> {
+    pins::gone(fs::rename(passing(hook, ifindex, dir), pin_of(hook, ifindex, dir)))?;
     swap(program, PinnedLink::from_pin(pin_of(hook, ifindex, dir))?.into())
 }
 

@@ -23,7 +23,7 @@ const CB: usize = 48;
 pub fn ask(programs: &Programs, hook: Hook, (by, ifindex): (u32, u32), frame: &[u8]) -> Result<Answer, TwinError> {
     let program = hook.twin();
     let failed = |reason: String| TwinError::Run { program, reason };
-    let twin = programs.twin(hook).ok_or_else(|| failed("the object has no such program".into()))?;
+    let twin = programs.twin(hook).map_err(|error| failed(in_full(&error)))?;
     let mut context = [0; CONTEXT];
     context[INGRESS_IFINDEX..INGRESS_IFINDEX + 4].copy_from_slice(&by.to_ne_bytes());
     context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());

@@ -1,0 +1,85 @@
+//! The hooks: where a program sits, and which program that is.
+//! In: nothing. Out: names in the object, sides of an interface, and the order of those that share one.
+//! Invariant: every hook has a program and a twin of it.
+//! Never: knows whether it is loaded.
+
+use netlink::Side;
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Ingress of `cali*`: what a pod sends.
+    FromWorkload,
+    /// Egress of `cali*`: what the host's stack sends to a pod.
+    ToWorkload,
+    /// Ingress of the uplink.
+    FromUplink,
+    /// Ingress of an interface of the node's own that has a host endpoint.
+    FromHostEndpoint,
+    /// Its egress.
+    ToHostEndpoint,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::FromWorkload, Self::ToWorkload, Self::FromUplink, Self::FromHostEndpoint, Self::ToHostEndpoint];
+
+    /// The program's name in the object.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::FromWorkload => "from_workload",
+            Self::ToWorkload => "to_workload",
+            Self::FromUplink => "from_uplink",
+            Self::FromHostEndpoint => "from_host_endpoint",
+            Self::ToHostEndpoint => "to_host_endpoint",
+        }
+    }
+
+    /// Which packets of its interface it sees.
+    #[must_use]
+    pub const fn side(self) -> Side {
+        match self {
+            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint => Side::Ingress,
+            Self::ToWorkload | Self::ToHostEndpoint => Side::Egress,
+        }
+    }
+
+    /// The twin that only answers.
+    #[must_use]
+    pub const fn twin(self) -> &'static str {
+        match self {
+            Self::FromWorkload => "from_workload_dry",
+            Self::ToWorkload => "to_workload_dry",
+            Self::FromUplink => "from_uplink_dry",
+            Self::FromHostEndpoint => "from_host_endpoint_dry",
+            Self::ToHostEndpoint => "to_host_endpoint_dry",
+        }
+    }
+
+    /// The one that comes before it where both sit: a host endpoint's rules are asked of what its interface takes in at all.
+    #[must_use]
+    pub const fn after(self) -> Option<Self> {
+        match self {
+            Self::FromUplink => Some(Self::FromHostEndpoint),
+            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::ToHostEndpoint => None,
+        }
+    }
+
+    /// Whether pods wait for it.
+    #[must_use]
+    pub const fn is_pods(self) -> bool {
+        matches!(self, Self::FromWorkload | Self::ToWorkload)
+    }
+
+    /// Those whose programs are of use only together.
+    #[must_use]
+    pub const fn together(self) -> &'static [Self] {
+        match self {
+            Self::FromWorkload | Self::ToWorkload => &[Self::FromWorkload, Self::ToWorkload],
+            Self::FromUplink => &[Self::FromUplink],
+            Self::FromHostEndpoint | Self::ToHostEndpoint => &[Self::FromHostEndpoint, Self::ToHostEndpoint],
+        }
+    }
+}
