@@ -5,7 +5,7 @@
 
 use crate::{
     further::{Further, further},
-    gates,
+    gates::{self, AtPods},
     kernel::Kernel,
     notes,
     owner::Agent,
@@ -160,9 +160,11 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     let mut explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
     let decider = decide(&twin, &outcome).decider;
     explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
-    let (gates, alarm) = gates::beside(&view, &flow, &twin, true);
-    explanation.evaluator.gates = gates;
-    explanation.alarm = explanation.alarm.or(alarm);
+    let at = AtPods { node: agent.world.node(), flow: &flow, sends: local.0.is_some(), receives: local.1.is_some() };
+    let (gates, of_gates) = gates::beside(&view, &flow, &twin, true);
+    let (at_pods, of_pods) = gates::at_pods(&view, at, &twin, &outcome);
+    explanation.evaluator.gates = [gates, at_pods].concat();
+    explanation.alarm = explanation.alarm.or(of_gates).or(of_pods);
     explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
     if let Some(alarm) = &explanation.alarm {
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");

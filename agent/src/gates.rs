@@ -6,8 +6,8 @@
 use crate::explain::{by_gate, word};
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{GateAnswer, TwinAnswer};
-use model::{Direction, HostEndpoint};
-use policy::{AtHost, Flow, HostLayer, Judgement, Verdict, View, evaluate_at};
+use model::{Direction, HostEndpoint, HostInterface, NodeName};
+use policy::{AtHost, Flow, HostLayer, Judgement, Outcome, Verdict, View, evaluate_at};
 
 /// What the evaluator says of each gate, and the first disagreement.
 pub fn beside(view: &View, flow: &Flow, twin: &TwinAnswer, is_forwarded: bool) -> (Vec<String>, Option<String>) {
@@ -20,6 +20,60 @@ pub fn beside(view: &View, flow: &Flow, twin: &TwinAnswer, is_forwarded: bool) -
         said.push(format!("{}, {}: {words}", gate.name, gate.direction));
     }
     (said, alarm)
+}
+
+/// A flow with an end in a pod of this node.
+#[derive(Clone, Copy, Debug)]
+pub struct AtPods<'a> {
+    pub node: &'a NodeName,
+    pub flow: &'a Flow,
+    /// A pod of this node sends.
+    pub sends: bool,
+    /// One receives.
+    pub receives: bool,
+}
+
+/// The same of the host endpoint of all interfaces, which is asked of what pods send and receive (HEP-6, E2H-6).
+pub fn at_pods(view: &View, at: AtPods<'_>, twin: &TwinAnswer, outcome: &Outcome) -> (Vec<String>, Option<String>) {
+    let is_of_all = |host: &&HostEndpoint| host.node == *at.node && host.interface == Some(HostInterface::Any);
+    let Some(host) = view.host_endpoints.iter().find(is_of_all) else { return (Vec::new(), None) };
+    let refused = refused_at_pods(view, host, at, outcome);
+    let words = refused.as_ref().map_or_else(|| "lets it through".to_owned(), ToString::to_string);
+    let alarm = disagreement_at_pods(twin, refused.as_ref(), &words);
+    (vec![format!("{}, of pods: {words}", host.name)], alarm)
+}
+
+/// Before translation comes first of all, the way through after the sender's own rules.
+fn refused_at_pods(view: &View, host: &HostEndpoint, at: AtPods<'_>, outcome: &Outcome) -> Option<Judgement> {
+    let denies = |layer, direction| {
+        let judged = evaluate_at(view, AtHost { host, layer, direction }, at.flow);
+        judged.filter(|judged| judged.verdict == Verdict::Deny)
+    };
+    let passes_sender = outcome.egress.as_ref().is_none_or(|egress| egress.verdict != Verdict::Deny);
+    let to_node = view.host.iter().any(|net| net.contains(at.flow.destination));
+    let asked = [
+        (at.sends, HostLayer::PreDnat, Direction::Ingress),
+        (at.sends && passes_sender && !to_node, HostLayer::Forward, Direction::Ingress),
+        (at.receives && passes_sender, HostLayer::Forward, Direction::Egress),
+    ];
+    asked.into_iter().filter(|(is_asked, ..)| *is_asked).find_map(|(_, layer, direction)| denies(layer, direction))
+}
+
+/// Only what rules decided can disagree, as at a gate. What a hit meant may be forgotten.
+fn disagreement_at_pods(twin: &TwinAnswer, refused: Option<&Judgement>, words: &str) -> Option<String> {
+    let refuses = match twin.answer.outcome {
+        _ if twin.answer.tracked => return None,
+        Fate::Drop(DropReason::HostEndpoint) => true,
+        Fate::Drop(DropReason::EgressPolicy | DropReason::IngressPolicy | DropReason::EndpointToHost) => false,
+        Fate::Drop(_) => return None,
+        _ => false,
+    };
+    let hit = twin.ingress.as_ref().or(twin.egress.as_ref()).filter(|_| refuses);
+    let same_rule = hit.zip(refused).is_none_or(|(hit, refused)| hit.decider == refused.decider);
+    let rule = hit.map_or_else(String::new, |hit| format!(" by {}", hit.decider));
+    let said = if refuses { "refuses" } else { "does not refuse" };
+    (refuses != refused.is_some() || !same_rule)
+        .then(|| format!("the host endpoint of all interfaces, of pods: kernel {said}{rule}, evaluator says {words}"))
 }
 
 /// The layer that decides. `None`: none of them asks anything, and the packet passes.
@@ -59,4 +113,61 @@ fn disagreement(gate: &GateAnswer, judged: Option<&Judgement>, words: &str) -> O
     };
     (!(same_verdict && same_rule))
         .then(|| format!("kernel says {} ({}), evaluator says {words}", word(verdict), by_gate(gate)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::Answer;
+    use model::{Action, Layer, Order, Policy, PolicyId, PolicyKind, PolicyTypes, Protocol, Rule, Selector, TierName};
+    use policy::{Decider, Hit};
+
+    /// A node with a host endpoint of all interfaces, and one policy before translation that denies.
+    fn view() -> View {
+        let host = HostEndpoint {
+            name: "all".into(),
+            node: "node".into(),
+            interface: Some(HostInterface::Any),
+            expected_ips: Vec::new(),
+            labels: [("host".to_owned(), "all".to_owned())].into(),
+            profiles: Vec::new(),
+            ports: Vec::new(),
+        };
+        let policy = Policy {
+            id: PolicyId { name: "early".into(), namespace: "".into(), kind: PolicyKind::GlobalNetworkPolicy },
+            tier: TierName::DEFAULT.into(),
+            order: Order::Unset,
+            subject: Selector::Has("host".into()),
+            layer: Layer::PreDnat,
+            stage: None,
+            types: PolicyTypes { ingress: true, egress: false },
+            ingress: vec![Rule::new(0, Action::Deny)],
+            egress: Vec::new(),
+        };
+        View { host_endpoints: vec![host], policies: vec![policy], ..View::default() }
+    }
+
+    /// What is said where a pod of the node sends, by the evaluator and of the kernel's answer.
+    fn said(outcome: Fate, decider: Option<Decider>) -> (Vec<String>, Option<String>) {
+        let ends = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let flow =
+            Flow { source: ends.0, destination: ends.1, protocol: Protocol::TCP, detail: 80, source_port: 40_000 };
+        let answer = Answer { outcome, egress_hit: None, ingress_hit: None, tracked: false, generation: 3 };
+        let ingress = decider.map(|decider| Hit::new(Verdict::Deny, decider));
+        let twin = TwinAnswer { answer, egress: None, ingress, gates: Vec::new() };
+        let at = AtPods { node: &"node".into(), flow: &flow, sends: true, receives: false };
+        at_pods(&view(), at, &twin, &Outcome { egress: None, ingress: None })
+    }
+
+    #[test]
+    fn e2h_6_what_is_asked_of_pods_before_translation_is_held_against_the_kernel() {
+        let (words, alarm) = said(Fate::Drop(DropReason::HostEndpoint), None);
+        assert_eq!(words, ["all, of pods: GlobalNetworkPolicy early ingress rule 0 denies"]);
+        assert_eq!(alarm, None);
+        let (_, alarm) = said(Fate::ToHost, None);
+        assert!(alarm.is_some_and(|alarm| alarm.contains("kernel does not refuse")));
+        let other = Decider::NoRule(Direction::Ingress);
+        assert!(said(Fate::Drop(DropReason::HostEndpoint), Some(other)).1.is_some(), "by another rule");
+        assert_eq!(said(Fate::Drop(DropReason::Spoofed), None).1, None, "no rule was asked");
+    }
 }

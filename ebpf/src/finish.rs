@@ -37,7 +37,7 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
         log::write(state);
     }
     match verdict
-        .map_err(|reason| stopped(skb, reason))
+        .map_err(|reason| stopped(skb, state.generation, reason))
         .and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex))
     {
         Ok(action) => action,
@@ -71,8 +71,8 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
                 // One that waits for a neighbour is judged on its way out by what is in force then.
                 skb.leave(handover::to_cb(state.generation));
             }
-            if route.is_here() && refuses_workloads() {
-                return Err(stopped(skb, DropReason::EndpointToHost));
+            if route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) {
+                return Err(stopped(skb, state.generation, DropReason::EndpointToHost));
             }
             send::leave(skb, &state.packet, &route)
         }
@@ -85,21 +85,24 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
 
 /// What becomes of a packet that was refused for this reason. The verifier then goes on once, not once for each.
 #[inline(always)]
-fn stopped(skb: Skb, reason: DropReason) -> Stop {
+fn stopped(skb: Skb, generation: u64, reason: DropReason) -> Stop {
     let word = skb.unknown(reason as u32);
-    let told = forward::is_by_rules(word) && node_says(NODE_REJECTS);
-    Stop { kind: if told { Kind::Refused } else { Kind::Drop }, word }
+    Stop {
+        kind: if forward::is_by_rules(word) && node_says(NODE_REJECTS, generation) {
+            Kind::Refused
+        } else {
+            Kind::Drop
+        },
+        word,
+    }
 }
 
-/// Whether this node takes nothing from pods: at an address of which the tables do not know that it is the node's as well.
+/// Whether this is so of the node as a whole, for a packet of that generation. That it takes nothing from pods holds also at
+/// an address of which the tables do not know that it is the node's.
 #[inline(always)]
-fn refuses_workloads() -> bool {
-    node_says(NODE_REFUSES_WORKLOADS)
-}
-
-#[inline(always)]
-fn node_says(flag: u16) -> bool {
-    Kernel::<true>.endpoint(SLOT_HOST).is_some_and(|node| node.flags & flag != 0)
+pub fn node_says(what: u32, generation: u64) -> bool {
+    let node = Kernel::<true>.endpoint(SLOT_HOST);
+    node.is_some_and(|node| Kernel::<true>.word(&node.ingress).at(generation) & what != 0)
 }
 
 /// Says where a verdict would send the packet.
@@ -110,7 +113,9 @@ fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) 
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
         Verdict::ByRoute => match send::route(skb, &state.packet, ifindex) {
-            Ok(route) if route.is_here() && refuses_workloads() => return Err(DropReason::EndpointToHost),
+            Ok(route) if route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) => {
+                return Err(DropReason::EndpointToHost);
+            }
             Ok(route) if route.hop == Hop::Stack => Outcome::ToHost,
             Ok(route) => Outcome::ToInterface(route.ifindex()),
             Err(stop) => return Err(stop.reason()),

@@ -27,9 +27,12 @@ const VXLAN: u16 = 4789;
 pub(crate) struct Terms {
     /// Ask both ends' rules.
     pub(crate) judged: bool,
-    /// Remember it, with these flags.
-    pub(crate) entry: Option<u8>,
+    /// Remember it, with these `CT_*` flags; [`NO_ENTRY`]: do not. One number, so that it can be forgotten what it is.
+    pub(crate) entry: u32,
 }
+
+/// A flow that is not remembered.
+pub(crate) const NO_ENTRY: u32 = 1 << 8;
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// The slot that the packet goes to; `None` if the packet is none of ours.
@@ -62,22 +65,23 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (opener, responder) = (asked.opener, asked.responder);
         let known = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match known {
-            Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: None },
+            Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: NO_ENTRY },
             None => match self.terms(state, opener, responder)? {
                 Some(terms) => terms,
                 None => return Ok(None),
             },
         };
         let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
-        let from_low = self.forgotten(from_low);
+        let (from_low, entry) = (self.forgotten(from_low), self.frame.unknown(terms.entry));
         let receiver = self.frame.unknown(known.map_or(responder.slot, |tracked| tracked.slots().1));
+        let slots = (self.frame.unknown(opener.slot), self.frame.unknown(responder.slot));
+        let asked = asked.between(slots);
         let judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
         if again {
             self.conclude(state, from_low, judgement)?;
             return Ok(Some(receiver));
         }
-        let slots = (opener.slot, responder.slot);
-        self.open(state, from_low, terms, judgement, (slots, stale))?;
+        self.open(state, from_low, entry, judgement, (slots, stale))?;
         Ok(Some(receiver))
     }
 
@@ -189,12 +193,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if icmp::is_error(&state.packet) {
             let from_end = self.hook == Hook::FromWorkload;
             let related = own || icmp::is_related(self.tables, self.frame, state, from_end);
-            return Ok(Some(Terms { judged: !related, entry: None }));
+            return Ok(Some(Terms { judged: !related, entry: NO_ENTRY }));
         }
         match (own, conntrack::may_open(&state.packet)) {
-            (true, true) => Ok(Some(Terms { judged: false, entry: Some(CT_HOST_OPENED) })),
-            (true, false) => Ok(Some(Terms { judged: false, entry: None })),
-            (false, true) => Ok(Some(Terms { judged: true, entry: Some(0) })),
+            (true, true) => Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() })),
+            (true, false) => Ok(Some(Terms { judged: false, entry: NO_ENTRY })),
+            (false, true) => Ok(Some(Terms { judged: true, entry: 0 })),
             (false, false) => Err(DropReason::NoFlow),
         }
     }
@@ -252,16 +256,17 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         &self,
         state: &mut State,
         from_low: bool,
-        terms: Terms,
+        entry: u32,
         judgement: Result<(), DropReason>,
         (slots, stale): ((u32, u32), bool),
     ) -> Result<(), DropReason> {
         if let Err(reason) = judgement {
             return Err(if icmp::is_error(&state.packet) { DropReason::IcmpUnrelated } else { reason });
         }
-        let Some(flags) = terms.entry else {
+        if entry == NO_ENTRY {
             return Ok(());
-        };
+        }
+        let flags = entry as u8;
         // Better no connection than one that stalls after its handshake.
         let owner = owner_of(slots.0, slots.1, flags);
         let own_quota = !matches!(self.hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint);
@@ -272,15 +277,15 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if T::DRY {
             return Ok(());
         }
-        let entry = &mut state.entry;
-        *entry = ConntrackEntry::default();
-        conntrack::opened(&state.packet, from_low, slots, entry);
-        entry.flags |= flags;
-        entry.stamp = state.generation as u32;
-        entry.seen_s = self.tables.now_s();
-        entry.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
-        entry.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
-        if !self.tables.insert_new_flow(&state.key, entry) {
+        let opened = &mut state.entry;
+        *opened = ConntrackEntry::default();
+        conntrack::opened(&state.packet, from_low, slots, opened);
+        opened.flags |= flags;
+        opened.stamp = state.generation as u32;
+        opened.seen_s = self.tables.now_s();
+        opened.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
+        opened.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
+        if !self.tables.insert_new_flow(&state.key, opened) {
             return Err(DropReason::ConntrackFull);
         }
         if stale && let Some(place) = self.tables.flow(&state.key) {

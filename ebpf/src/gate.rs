@@ -5,12 +5,12 @@
 
 use abi::conntrack::zone_of;
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::{DropReason, Endpoint, SpanKind, handover};
+use abi::{DropReason, Endpoint, handover};
 
 use crate::antispoof::is_group;
 use crate::conntrack::{self, Currency, Opening, Tracked};
-use crate::flow::Terms;
-use crate::judge::Asked;
+use crate::flow::{NO_ENTRY, Terms};
+use crate::judge::{Asked, is_next};
 use crate::parse::{self, ETHERTYPE_V4, ETHERTYPE_V6, Packet, protocol, tcp};
 use crate::policy::PolicyDirection::{self, Egress, Ingress};
 use crate::tables::{Frame, Tables};
@@ -187,11 +187,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         };
         let asked = self.asked(state, &opening)?;
         let terms = match known {
-            Some(_) => Terms { judged: !kept, entry: None },
+            Some(_) => Terms { judged: !kept, entry: NO_ENTRY },
             None => self.terms_at_gate(state)?,
         };
         let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
-        let from_low = self.forgotten(from_low);
+        let (from_low, entry) = (self.forgotten(from_low), self.frame.unknown(terms.entry));
         let (opener, responder) = (self.frame.unknown(opener), self.frame.unknown(responder));
         // Not told by the slots: a gate without a forward layer names nobody at either end of what it forwards.
         let judge = if self.forgotten(inwards) { (responder, Ingress) } else { (opener, Egress) };
@@ -200,7 +200,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if again {
             return self.conclude(state, from_low, judgement);
         }
-        self.open(state, from_low, terms, judgement, (slots, stale))
+        self.open(state, from_low, entry, judgement, (slots, stale))
     }
 
     /// Whether an entry speaks for this packet: its far end is beyond the interface. The opener's packets belong to the layer
@@ -219,12 +219,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn terms_at_gate(&self, state: &mut State) -> Result<Terms, DropReason> {
         if icmp::is_error(&state.packet) {
             let related = icmp::is_related(self.tables, self.frame, state, false);
-            return Ok(Terms { judged: !related, entry: None });
+            return Ok(Terms { judged: !related, entry: NO_ENTRY });
         }
         if state.packet.protocol == protocol::TCP && state.packet.tcp_flags & tcp::RST != 0 {
             return Err(DropReason::NoFlow);
         }
-        Ok(Terms { judged: true, entry: Some(0) })
+        Ok(Terms { judged: true, entry: 0 })
     }
 
     /// The rules of the side from which a flow was opened, in the layer it belongs to.
@@ -236,13 +236,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         (layer, side): (u32, PolicyDirection),
         asked: &Asked,
     ) -> Result<(), DropReason> {
-        if side == Ingress
-            && let Some(span) = self.ask_layer(state, (gate.own.layers.pre_dnat, side), asked)?
-            && !span.allows()
-            && !is_next(span)
-        {
-            self.decided(state, side, span.hit);
-            return Err(DropReason::HostEndpoint);
+        if side == Ingress {
+            self.before_translation(state, gate.own.layers.pre_dnat, asked)?;
         }
         let Some(span) = self.ask_layer(state, (layer, side), asked)? else {
             return Ok(());
@@ -259,12 +254,6 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Egress => state.egress_hit = Some(hit),
         }
     }
-}
-
-/// No rule decided, and whatever comes next is asked.
-#[inline(always)]
-const fn is_next(span: abi::Span) -> bool {
-    matches!(span.kind(), SpanKind::Next)
 }
 
 /// Whether the destination is an IPv6 link-local address, which nobody forwards to.

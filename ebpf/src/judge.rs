@@ -5,7 +5,7 @@
 
 use abi::endpoint::{NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::SET_OPEN;
-use abi::{Address, DropReason, Endpoint, Span};
+use abi::{Address, DropReason, Endpoint, Span, SpanKind};
 
 use crate::conntrack::Opening;
 use crate::policy::{End, Logged, PolicyDirection, Question, deciding_span, end_of};
@@ -27,6 +27,18 @@ pub(crate) struct Asked {
     is_reply: bool,
 }
 
+impl Asked {
+    /// The same between the endpoints in these slots.
+    #[inline(always)]
+    pub(crate) const fn between(self, (opener, responder): (u32, u32)) -> Self {
+        Self {
+            opener: End { slot: opener, ..self.opener },
+            responder: End { slot: responder, ..self.responder },
+            ..self
+        }
+    }
+}
+
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// What the rules are asked about an opening.
     #[inline(always)]
@@ -44,8 +56,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         Ok(End { slot: self.frame.unknown(end.slot), class: self.frame.unknown(end.class) })
     }
 
-    /// Egress rules of the opener, then ingress rules of the responder, each where it is a local pod. In between the node's
-    /// own: what pods send to it, and what it forwards for them.
+    /// Egress rules of the opener, then ingress rules of the responder, each where it is a local pod. Before and in between
+    /// the node's own: what pods send at all, what they send to it, and what it forwards for them.
     #[inline(always)]
     pub(crate) fn judge(&self, state: &mut State, asked: &Asked) -> Result<(), DropReason> {
         let judgement = self.by_rules(state, asked);
@@ -58,13 +70,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (opener, responder) = (asked.opener.slot, asked.responder.slot);
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
         if opener >= SLOT_FIRST {
+            self.before_translation(state, node.layers.pre_dnat, asked)?;
             let span = self.ask(state, (opener, PolicyDirection::Egress), asked)?;
             state.egress_hit = Some(span.hit);
             if !span.allows() {
                 return Err(PolicyDirection::Egress.refusal());
             }
             if responder == SLOT_HOST {
-                let refuses = node.flags & NODE_REFUSES_WORKLOADS != 0;
+                let refuses = self.tables.word(&node.ingress).at(state.generation) & NODE_REFUSES_WORKLOADS != 0;
                 return if refuses { Err(DropReason::EndpointToHost) } else { Ok(()) };
             }
             self.forwarded(state, node, PolicyDirection::Ingress, asked)?;
@@ -79,6 +92,19 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             }
         }
         Ok(())
+    }
+
+    /// What a host endpoint's layer before translation says of an opening: a deny refuses, an allow skips nothing that is
+    /// asked later.
+    #[inline(always)]
+    pub(crate) fn before_translation(&self, state: &mut State, layer: u32, asked: &Asked) -> Result<(), DropReason> {
+        match self.ask_layer(state, (layer, PolicyDirection::Ingress), asked)? {
+            Some(span) if !span.allows() && !is_next(span) => {
+                state.ingress_hit = Some(span.hit);
+                Err(DropReason::HostEndpoint)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the host endpoint of all interfaces says of a packet that this node forwards.
@@ -142,4 +168,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         Ok(span)
     }
+}
+
+/// No rule decided, and whatever comes next is asked.
+#[inline(always)]
+pub(crate) const fn is_next(span: Span) -> bool {
+    matches!(span.kind(), SpanKind::Next)
 }

@@ -9,7 +9,7 @@ use abi::log::{LOG_BYTES, LOG_INTERVAL_NS as DEFAULT_NS, LogAccount, LogRecord, 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{PerCpuArray, RingBuf};
-use ebpf::policy::LOGGED_MAX;
+use ebpf::policy::{LOGGED_MAX, LOGGED_ROOM};
 use ebpf::walk::State;
 
 #[map]
@@ -44,7 +44,7 @@ fn apart(state: &mut State) {
             break;
         }
         state.log_count = left - 1;
-        let logged = state.logged[(left - 1) as usize % LOGGED_MAX];
+        let logged = state.logged[(left - 1) as usize % LOGGED_ROOM];
         let ends = [state.packet.source, state.packet.destination];
         let is_reply = logged.is_reply as usize & 1;
         let record = LogRecord {

@@ -83,8 +83,11 @@ pub struct Logged {
     pub span: Span,
 }
 
-/// Judgements of one packet that can be written down: both ends', and the node's own for each.
-pub const LOGGED_MAX: usize = 4;
+/// Judgements of one packet that can be written down: both ends', the node's own for each, and the one before all of them.
+pub const LOGGED_MAX: usize = 5;
+
+/// Places for them: a power of two, so that an index is cut to it by its bits.
+pub const LOGGED_ROOM: usize = LOGGED_MAX.next_power_of_two();
 
 /// The span that decides at the endpoint in `slot`: a plain one, which allows, denies, or leaves it to what comes after.
 #[inline(always)]

@@ -11,7 +11,7 @@ use crate::fragment;
 use crate::icmp_error::Head;
 use crate::neighbour::{self, Asker};
 use crate::parse::{self, ETHERTYPE_ARP, Ether, Packet};
-use crate::policy::{LOGGED_MAX, Logged, end_of};
+use crate::policy::{LOGGED_ROOM, Logged, end_of};
 use crate::tables::{Arrival, Frame, Tables};
 
 /// Where a program sits.
@@ -76,7 +76,7 @@ pub struct State {
     /// The deciding rule at the responder, if it was asked.
     pub ingress_hit: Option<u32>,
     /// Judgements to be written down, once all are made.
-    pub logged: [Logged; LOGGED_MAX],
+    pub logged: [Logged; LOGGED_ROOM],
     /// How many. Who writes them down begins anew.
     pub log_count: u32,
     /// An entry decided.
@@ -100,7 +100,7 @@ impl State {
     /// Has a judgement written down in the end: a call on the way would have the verifier look at the rest twice.
     #[inline(always)]
     pub(crate) fn note(&mut self, logged: Logged) {
-        let at = self.log_count % LOGGED_MAX as u32;
+        let at = self.log_count % LOGGED_ROOM as u32;
         self.logged[at as usize] = logged;
         self.log_count = at + 1;
     }

@@ -4,7 +4,7 @@
 //! Never: shows what policies a layer's rules are made of; `tests/system` does.
 
 use crate::{
-    cast::{CLIENT, DB, Family, NODE, OUTSIDE},
+    cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::{ACK, Frame, RST, SYN, arp, listener_report, solicitation},
     kernel::{
         Kernel,
@@ -255,7 +255,7 @@ fn hep_5_hep_6_the_host_endpoint_of_all_interfaces_is_asked_of_what_pods_send_an
         let into_db = || arrives(|f| asks_pod(f, WEB, SYN).bytes());
         let of_node = || host_sends(DB, |f| NODE.tcp(f, DB, WEB, SYN).with_destination_mac(DB.mac.0).bytes());
         let by = |whom| Fate::Drop(Some(whom), DropReason::HostEndpoint);
-        kernel.node_says(0, Some([DENY, ALLOW]));
+        kernel.node_says(0, Some(Guard { forward: [DENY, ALLOW], ..NO_GUARD }));
         let rows = vec![
             row("to a pod here", to_db(), by(CLIENT)).judged(2),
             row("to elsewhere", out(), by(CLIENT)).judged(2),
@@ -264,12 +264,47 @@ fn hep_5_hep_6_the_host_endpoint_of_all_interfaces_is_asked_of_what_pods_send_an
             row("from the node", of_node(), Fate::Host).opens(0),
         ];
         run_on(&mut kernel, &scenario(), rows);
-        kernel.node_says(0, Some([OPEN, DENY]));
+        kernel.node_says(0, Some(Guard { forward: [OPEN, DENY], ..NO_GUARD }));
         let rows = vec![
             row("to a pod here", to_db(), by(CLIENT)).judged(2),
             row("to elsewhere", out(), Fate::Answered).opens(1),
             row("from outside", into_db(), by(DB)).judged(1),
             row("from the node", of_node(), Fate::Host).opens(0),
+        ];
+        run_on(&mut kernel, &scenario(), rows);
+    });
+}
+
+#[test]
+fn e2h_6_the_host_endpoint_of_all_interfaces_is_asked_before_translation_of_what_pods_send() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        let to = |whom: Actor| sends(CLIENT, move |f| CLIENT.tcp(f, whom, WEB, SYN).bytes());
+        let into_db = || arrives(|f| asks_pod(f, WEB, SYN).bytes());
+        let of_node = || host_sends(DB, |f| NODE.tcp(f, DB, WEB, SYN).with_destination_mac(DB.mac.0).bytes());
+        kernel.node_says(0, Some(Guard { pre_dnat: DENY, ..NO_GUARD }));
+        let refused = || Fate::Drop(Some(CLIENT), DropReason::HostEndpoint);
+        let rows = vec![
+            row("to a pod here", to(DB), refused()).judged(1),
+            row("to elsewhere", to(OUTSIDE), refused()).judged(1),
+            row("to the node", to(NODE), refused()).judged(1),
+            row("from outside", into_db(), Fate::To(DB)).opens(1),
+            row("from the node", of_node(), Fate::Host).opens(0),
+        ];
+        run_on(&mut kernel, &scenario(), rows);
+        // TCP 80 is refused, TCP 22 allowed, and of the rest others are asked.
+        kernel.node_says(NODE_REFUSES_WORKLOADS, Some(Guard { pre_dnat: OPINION, ..NO_GUARD }));
+        let ssh = |whom: Actor| sends(CLIENT, move |f| CLIENT.tcp(f, whom, SSH, SYN).bytes());
+        let rows = vec![
+            row("to a pod's refused port", to(DB), refused()).judged(1),
+            row("to its allowed one", ssh(DB), Fate::To(DB)).opens(3),
+            row(
+                "to one of which nothing is said",
+                sends(CLIENT, |f| CLIENT.udp(f, DB, WEB, b"x").bytes()),
+                Fate::To(DB),
+            )
+            .opens(3),
+            row("to the node's allowed one", ssh(NODE), Fate::Drop(Some(CLIENT), DropReason::EndpointToHost)).judged(2),
         ];
         run_on(&mut kernel, &scenario(), rows);
     });

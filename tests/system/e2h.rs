@@ -35,6 +35,51 @@ fn e2h_1_e2h_7_drop_refuses_what_a_pod_opens_to_its_node_and_answers_pass() -> R
 }
 
 #[test]
+fn e2h_6_the_endpoint_of_all_interfaces_refuses_before_translation_what_pods_send_and_an_allow_there_rescues_nothing()
+-> Result<()> {
+    gate(&["x/a", "x/b"], |g| {
+        let early = |rules: &str| {
+            let head = "selector: has(host), preDNAT: true, applyOnForward: true, types: [Ingress]";
+            g.global("early", &format!("{{ {head}, ingress: {rules} }}"))
+        };
+        let own = "{ selector: has(host), types: [Ingress, Egress], ingress: [{ action: Allow }], egress: [{ action: Allow }] }";
+        g.global("own", own)?;
+        g.host_endpoint("h", "interfaceName: '*'")?;
+        early("[{ action: Deny, protocol: TCP, destination: { ports: [80] } }]")?;
+        let refused = "      x/a x/b node1 outside\n x/a - X X X\n x/b X - X X\n node1 . . - .";
+        g.expect(Tcp(80), refused)?;
+        let others = "      x/a x/b node1 outside\n x/a - . . .\n x/b . - . .\n node1 . . - .";
+        g.expect_now(Udp(80), others)?;
+        g.expect_now(Ping, others)?;
+        let told = |port: &str| {
+            let told =
+                g.s.node.tortie(&["explain", "--from", "x/a", "--to", "x/b", "--port", port, "--output", "json"])?;
+            anyhow::Ok(String::from_utf8_lossy(&told.stdout).into_owned())
+        };
+        let said = told("80")?;
+        let names = said.contains("GlobalNetworkPolicy early") && said.contains("h, of pods");
+        ensure!(names && !said.contains("ALARM"), "{said}");
+        ensure!(g.row("of pods", "preDNAT")?["ingress"][0] == "GlobalNetworkPolicy early", "it is shown");
+        // One of a named interface asks nothing of pods.
+        g.host_endpoint("h", "interfaceName: eth0")?;
+        g.expect(Tcp(80), "x/b node1\n x/a . .")?;
+        g.host_endpoint("h", "interfaceName: '*'")?;
+        g.expect(Tcp(80), "x/b node1\n x/a X X")?;
+        // An allow skips nothing that is asked later: neither what the node takes from pods nor their own rules.
+        early("[{ action: Allow }]")?;
+        g.expect(Tcp(80), others)?;
+        g.felix("{ defaultEndpointToHostAction: Drop }")?;
+        g.expect(Tcp(80), "x/b node1\n x/a . X")?;
+        g.s.policy("x/closed", "{ podSelector: {}, policyTypes: [Egress] }")?;
+        g.expect(Tcp(80), "x/b node1\n x/a X X")?;
+        g.expect_now(Tcp(80), "x/a\n node1 .")?;
+        let said = told("80")?;
+        ensure!(!said.contains("ALARM"), "{said}");
+        Ok(())
+    })
+}
+
+#[test]
 fn e2h_1_a_pods_own_egress_rules_are_asked_first() -> Result<()> {
     gate(&["x/a"], |g| {
         g.s.policy("x/closed", "{ podSelector: {}, policyTypes: [Egress] }")?;

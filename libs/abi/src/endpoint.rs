@@ -28,13 +28,14 @@ pub const ENDPOINT_KEEP_ESTABLISHED: u16 = 1 << 2;
 
 /// The slot is a host endpoint's `local` layer: its interface is one of the node's own.
 pub const ENDPOINT_HOST: u16 = 1 << 3;
-/// Of [`SLOT_HOST`]: what pods send to this node does not arrive, but for replies (defaultEndpointToHostAction Drop).
-pub const NODE_REFUSES_WORKLOADS: u16 = 1 << 4;
-/// Of [`SLOT_HOST`]: who is refused by rules is told so.
-pub const NODE_REJECTS: u16 = 1 << 5;
+/// In the ingress word of [`SLOT_HOST`], which has no rule set: what pods send to this node does not arrive, but for replies
+/// (defaultEndpointToHostAction Drop).
+pub const NODE_REFUSES_WORKLOADS: u32 = 1 << 0;
+/// There, too: who is refused by rules is told so.
+pub const NODE_REJECTS: u32 = 1 << 1;
 
-/// The slots that hold a host endpoint's other rule sets; 0: it has none there. Of [`SLOT_HOST`], `forward` is that of the host
-/// endpoint of all interfaces, asked of what pods send and receive.
+/// The slots that hold a host endpoint's other rule sets; 0: it has none there. Those of [`SLOT_HOST`] are of the host endpoint
+/// of all interfaces: `pre_dnat` is asked of what pods send, `forward` of what they send and receive.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layers {
@@ -52,7 +53,7 @@ pub struct Layers {
 pub struct Endpoint {
     /// Rule set that judges what the endpoint sends.
     pub egress: Word,
-    /// Rule set that judges what the endpoint receives.
+    /// Rule set that judges what the endpoint receives; of [`SLOT_HOST`], `NODE_*`.
     pub ingress: Word,
     /// The host side of the endpoint's veth pair.
     pub ifindex: u32,

@@ -64,6 +64,13 @@ pub struct HostEndpointSpec {
     pub keep_established: bool,
 }
 
+impl NodeSpec {
+    /// The rule sets of both layers.
+    pub fn sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
+        self.pre_dnat.sets().chain(self.forward.sets())
+    }
+}
+
 impl HostEndpointSpec {
     /// The rule sets of all its layers.
     pub fn sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
@@ -74,7 +81,9 @@ impl HostEndpointSpec {
 /// What holds for the node as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSpec {
-    /// What the host endpoint of all interfaces asks of flows that pods send and receive (HEP-5, HEP-6).
+    /// What the host endpoint of all interfaces asks of flows that pods send, before all else (E2H-6).
+    pub pre_dnat: Judges,
+    /// What it asks of flows that pods send and receive (HEP-5, HEP-6).
     pub forward: Judges,
     /// A refused packet is answered.
     pub rejects: bool,
@@ -128,6 +137,6 @@ impl Desired {
 
     /// Those that host endpoints ask.
     pub fn host_sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
-        self.host_endpoints.values().flat_map(HostEndpointSpec::sets).chain(self.node.forward.sets())
+        self.host_endpoints.values().flat_map(HostEndpointSpec::sets).chain(self.node.sets())
     }
 }

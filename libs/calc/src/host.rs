@@ -102,9 +102,12 @@ pub(crate) fn failsafes(world: &World) -> Failsafes {
     }
 }
 
-/// What holds for this node, where `forward` is what the host endpoint of all interfaces asks.
-pub(crate) fn node(world: &World, forward: Judges) -> NodeSpec {
+/// What holds for this node, where `layers` are those of the host endpoint of all interfaces, if there is one. What pods send
+/// comes in by interfaces that have no host endpoint of their own, so that it is asked as by any other.
+pub(crate) fn node(world: &World, layers: Option<Layers>) -> NodeSpec {
+    let Layers { pre_dnat, forward, .. } = layers.unwrap_or_default();
     NodeSpec {
+        pre_dnat,
         forward,
         rejects: chosen(world, |felix| felix.deny_action) == Some(DenyAction::Reject),
         // The host's own rules are asked after us in any case, so that Return is Accept.

@@ -59,13 +59,9 @@ impl World {
         if !host::is_of_all(host) {
             return Vec::new();
         }
-        let of_layer = |layer: Layer| {
-            let selects = |policy: &&Policy| policy.subject.matches(&host::labels(host)).possibly();
-            self.policies().filter(move |policy| policy.layer == layer && policy.stage.is_none()).filter(selects)
-        };
-        let raw = "is not asked, as doNotTrack policies are at named interfaces alone";
-        let early = "is asked at the node's interfaces alone, and not of what its pods send";
-        let raw = of_layer(Layer::Untracked).map(|policy| format!("{} {raw}", policy.id));
-        raw.chain(of_layer(Layer::PreDnat).map(|policy| format!("{} {early}", policy.id))).collect()
+        let raw = self.policies().filter(|policy| policy.layer == Layer::Untracked && policy.stage.is_none());
+        let raw = raw.filter(|policy| policy.subject.matches(&host::labels(host)).possibly());
+        let why = "is not asked, as doNotTrack policies are at named interfaces alone";
+        raw.map(|policy| format!("{} {why}", policy.id)).collect()
     }
 }

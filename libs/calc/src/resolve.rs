@@ -77,8 +77,8 @@ fn host_endpoints(
         (name.clone(), layers(host).spec(host, name, world.keep_established))
     };
     let host_endpoints = host::governed(world, &own).into_iter().map(spec).collect();
-    let forward = host::of_all_interfaces(&own).map(|host| layers(host).forward).unwrap_or_default();
-    (host_endpoints, host::node(world, forward))
+    let of_all = host::of_all_interfaces(&own).map(layers);
+    (host_endpoints, host::node(world, of_all))
 }
 
 /// The endpoint that `workload` is for its rule sets, with the addresses that are its own.

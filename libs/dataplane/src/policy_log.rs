@@ -91,12 +91,15 @@ impl<'a> Known<'a> {
             named.into_iter().filter(|(layer, _)| *layer != SLOT_NONE)
         });
         let layers = layers.map(|(layer, interface)| (layer, format!("interface {interface}")));
+        let of_all = image.endpoints.get(&SLOT_HOST).map(|entry| entry.layers).unwrap_or_default();
+        let of_all = [of_all.pre_dnat, of_all.forward].into_iter().filter(|layer| *layer != SLOT_NONE);
+        let of_all = of_all.map(|layer| (layer, "all interfaces".to_owned()));
         let node = [(SLOT_HOST, "this node".to_owned())];
         let owners = image.addresses.iter().map(|(address, entry)| (*address, entry.owner));
         Self {
             names,
             owners: owners.filter(|(_, owner)| *owner != SLOT_NONE).collect(),
-            ends: node.into_iter().chain(layers).chain(hosts).chain(pods).collect(),
+            ends: node.into_iter().chain(of_all).chain(layers).chain(hosts).chain(pods).collect(),
         }
     }
 

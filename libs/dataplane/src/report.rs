@@ -172,8 +172,8 @@ impl<'a> Reporter<'a> {
 
     fn rule_sets(&self) -> Vec<Value> {
         let row = |(set, id): (&Arc<policy::RuleSet>, &u32)| {
-            let users = self.image().endpoints.values();
-            let users = users.filter(|entry| entry.ingress.new() == *id || entry.egress.new() == *id).count();
+            let judged = self.image().endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
+            let users = judged.filter(|(_, entry)| [entry.ingress.new(), entry.egress.new()].contains(id)).count();
             let rows: Vec<_> = self.image().rows.iter().filter(|(key, _)| key.set == *id).map(|(_, row)| row).collect();
             let default = self.image().sets.get(id).map(|entry| entry.row.len);
             json!({

@@ -74,16 +74,18 @@ impl Kernel {
         self.write_generation(generation);
     }
 
-    /// Sets what the node's own slot says: flags, and the rules of the host endpoint of all interfaces, if there is one.
-    pub fn node_says(&mut self, flags: u16, everywhere: Option<[Rules; 2]>) {
-        let forward = everywhere.map_or(0, |rules| {
-            let [ingress, egress] = [0, 1].map(|side| self.write_set(8 + side, rules[side as usize]));
-            let (ingress, egress) = (Word::settled(ingress), Word::settled(egress));
-            self.write_endpoint(FORWARD, &Endpoint { ingress, egress, flags: ENDPOINT_READY, ..Endpoint::default() });
-            FORWARD
+    /// Sets what the node's own slot says: `NODE_*`, and the rules of the host endpoint of all interfaces, if there is one.
+    pub fn node_says(&mut self, says: u32, everywhere: Option<Guard>) {
+        let layers = everywhere.map_or_else(Layers::default, |guard| {
+            for (number, slot, rules) in [(8, FORWARD, guard.forward), (10, PRE_DNAT, [guard.pre_dnat, OPEN])] {
+                let [ingress, egress] =
+                    [0, 1].map(|side| Word::settled(self.write_set(number + side, rules[side as usize])));
+                self.write_endpoint(slot, &Endpoint { ingress, egress, flags: ENDPOINT_READY, ..Endpoint::default() });
+            }
+            Layers { untracked: 0, pre_dnat: PRE_DNAT, forward: FORWARD }
         });
-        let layers = Layers { forward, ..Layers::default() };
-        self.write_endpoint(SLOT_HOST, &Endpoint { flags, layers, ..Endpoint::default() });
+        let ingress = Word::settled(says);
+        self.write_endpoint(SLOT_HOST, &Endpoint { ingress, layers, ..Endpoint::default() });
     }
 
     /// Writes the forward layer's slot as no commit would.

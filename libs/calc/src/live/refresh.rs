@@ -177,7 +177,7 @@ impl Live {
         let mut layers = |host| hosts.layers(world, host, &failsafes, judges);
         let spec = |(name, host)| (IfaceName::clone(name), layers(host).spec(host, name, world.keep_established));
         desired.host_endpoints = governed.into_iter().map(spec).collect();
-        desired.node = host::node(world, of_all.map(|host| layers(host).forward).unwrap_or_default());
+        desired.node = host::node(world, of_all.map(&mut layers));
         let (fresh, over) = judges.appoint_hosts(desired.host_sets().cloned().collect());
         self.asked(fresh, true, todo);
         self.asked(over, false, todo);

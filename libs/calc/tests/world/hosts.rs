@@ -200,6 +200,20 @@ fn hep_5_hep_6_pods_flows_meet_what_the_host_endpoint_of_all_interfaces_asks_on_
 }
 
 #[test]
+fn e2h_6_what_pods_send_meets_what_the_host_endpoint_of_all_interfaces_asks_before_translation() {
+    let early = || enforced(for_hosts("early", Layer::PreDnat));
+    let named = host_endpoint("eth0", Some("eth0"), &[], "edge");
+    assert_eq!(desired([early(), hosted(named)]).node.sets().count(), 0, "a named one is of its interface alone");
+    let found = desired([early(), hosted(host_endpoint("all", Some("*"), &[], "edge"))]).node;
+    assert_eq!(names(found.pre_dnat.ingress.as_ref().unwrap()), "early");
+    assert_eq!(
+        (found.pre_dnat.egress, found.forward.sets().count()),
+        (None, 0),
+        "of what comes in, and of nothing else"
+    );
+}
+
+#[test]
 fn cal_38_policies_of_kubernetes_find_no_host_endpoint_and_pods_none_of_the_other_layers() {
     let of_pods = crate::scenery::policy("shop/p", Selector::All, vec![], vec![]);
     assert_eq!(names(eth0([of_pods]).local.ingress.as_ref().unwrap()), "");
@@ -260,14 +274,13 @@ fn hep_11_a_host_endpoint_that_guards_nothing_is_spoken_of() {
 }
 
 #[test]
-fn hep_8_e2h_6_what_is_not_asked_at_all_interfaces_is_spoken_of_and_so_is_a_profile_that_is_not_there() {
+fn hep_8_what_is_not_asked_at_all_interfaces_is_spoken_of_and_so_is_a_profile_that_is_not_there() {
     let profiles = vec!["nobodys".to_owned()];
     let host = HostEndpoint { profiles, ..host_endpoint("all", Some("*"), &[], "edge") };
     let policies = [for_hosts("early", Layer::PreDnat), for_hosts("raw", Layer::Untracked)].map(enforced);
     let expected = [
         "HostEndpoint all: there is no profile nobodys, and what comes to it is denied",
         "HostEndpoint all: GlobalNetworkPolicy raw is not asked, as doNotTrack policies are at named interfaces alone",
-        "HostEndpoint all: GlobalNetworkPolicy early is asked at the node's interfaces alone, and not of what its pods send",
     ];
     assert_eq!(remarks(policies.into_iter().chain([hosted(host)])), expected);
 }

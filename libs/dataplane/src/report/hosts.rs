@@ -29,8 +29,8 @@ pub fn by_slot(
             names.insert(slot, called.clone());
         }
     }
-    let of_node = endpoints.get(&SLOT_HOST).map(|entry| entry.layers.forward).unwrap_or_default();
-    names.insert(of_node, ALL_INTERFACES.to_owned());
+    let of_node = endpoints.get(&SLOT_HOST).map(|entry| entry.layers).unwrap_or_default();
+    names.extend([of_node.pre_dnat, of_node.forward].map(|slot| (slot, ALL_INTERFACES.to_owned())));
     names.remove(&0);
     names
 }
@@ -70,22 +70,24 @@ impl Reporter<'_> {
     }
 
     /// What the host endpoint of all interfaces asks of what pods send and receive.
-    fn asked_of_pods(&self) -> Result<Option<Value>, StoreError> {
-        let Judges { ingress, egress } = &self.wanted.node.forward;
-        if ingress.is_none() && egress.is_none() {
-            return Ok(None);
-        }
-        let slot = self.image().endpoints.get(&SLOT_HOST).map(|entry| entry.layers.forward).unwrap_or_default();
-        Ok(Some(json!({
-            "hostEndpoint": ALL_INTERFACES,
-            "interface": "of pods",
-            "layer": "forward",
-            "inForce": slot != 0,
-            "ingress": judged_by(ingress.as_ref()),
-            "egress": judged_by(egress.as_ref()),
-            "dropped": self.dropped(slot)?,
-            "slot": slot,
-        })))
+    fn asked_of_pods(&self) -> Result<Vec<Value>, StoreError> {
+        let named = self.image().endpoints.get(&SLOT_HOST).map(|entry| entry.layers).unwrap_or_default();
+        let node = &self.wanted.node;
+        let layers = [("preDNAT", named.pre_dnat, &node.pre_dnat), ("forward", named.forward, &node.forward)];
+        let asked = layers.into_iter().filter(|(.., judges)| judges.sets().next().is_some());
+        let row = |(layer, slot, judges): (&str, u32, &Judges)| {
+            Ok(json!({
+                "hostEndpoint": ALL_INTERFACES,
+                "interface": "of pods",
+                "layer": layer,
+                "inForce": slot != 0,
+                "ingress": judged_by(judges.ingress.as_ref()),
+                "egress": judged_by(judges.egress.as_ref()),
+                "dropped": self.dropped(slot)?,
+                "slot": slot,
+            }))
+        };
+        asked.map(row).collect()
     }
 
     /// Packets dropped on a slot's account, whatever for.

@@ -57,9 +57,9 @@ fn move_together(old: &Image, new: &Image, stamped: &mut BTreeSet<u32>) {
             stamped.extend(parts());
         }
     }
-    let node = |image: &Image| image.endpoints.get(&SLOT_HOST).map(|entry| (entry.flags, entry.layers));
-    let forward = node(new).map(|(_, layers)| layers.forward);
-    if node(old) != node(new) || forward.is_some_and(|slot| stamped.contains(&slot)) {
+    let node = |image: &Image| image.endpoints.get(&SLOT_HOST).map(|entry| (entry.ingress, entry.layers));
+    let asked = node(new).map(|(_, layers)| [layers.pre_dnat, layers.forward]);
+    if node(old) != node(new) || asked.is_some_and(|slots| slots.iter().any(|slot| stamped.contains(slot))) {
         stamped.extend(new.endpoints.keys());
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use abi::{
     Address, Endpoint, Layers, RowKey, RowRef, SetEntry, Span, SpanKind,
-    endpoint::{ENDPOINT_HOST, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
+    endpoint::{ENDPOINT_HOST, NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
 };
@@ -50,8 +50,10 @@ pub enum At {
     Pod(u32),
     /// At an interface of the node's own.
     Host(u32, Layer),
-    /// At every pod, by the host endpoint of all interfaces.
-    Node,
+    /// At every pod, by a layer of the host endpoint of all interfaces.
+    Node(Layer),
+    /// At every pod, whether the node takes what it sends to it.
+    ToNode,
 }
 
 /// Which of a host endpoint's rule sets.
@@ -128,11 +130,17 @@ impl FakeStore {
             At::Host(ifindex, Layer::Untracked) => named(layers(interface(ifindex)?).untracked),
             At::Host(ifindex, Layer::PreDnat) => named(layers(interface(ifindex)?).pre_dnat),
             At::Host(ifindex, Layer::Forward) => named(layers(interface(ifindex)?).forward),
-            At::Node => named(layers(SLOT_HOST).forward),
+            At::Node(Layer::PreDnat) => named(layers(SLOT_HOST).pre_dnat),
+            At::Node(Layer::Forward) => named(layers(SLOT_HOST).forward),
+            At::Node(Layer::Local | Layer::Untracked) | At::ToNode => None,
         }
     }
 
     fn judge_at(&self, generation: u64, (at, direction, peer, x): Probe) -> Told {
+        if at == At::ToNode {
+            let says = self.held.endpoints.get(&SLOT_HOST).map_or(0, |node| node.ingress.at(generation));
+            return Some((says & NODE_REFUSES_WORKLOADS == 0, HIT_NONE));
+        }
         let Some(slot) = self.slot_at(at) else { return Some((true, HIT_NONE)) };
         let endpoint = self.held.endpoints.get(&slot).copied().unwrap_or_default();
         let set = match direction {
@@ -229,7 +237,8 @@ impl FakeStore {
     }
 
     fn is_used(&self, set: u32) -> bool {
-        let words = self.held.endpoints.values().flat_map(|entry| [entry.egress, entry.ingress]);
+        let judged = self.held.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
+        let words = judged.flat_map(|(_, entry)| [entry.egress, entry.ingress]);
         let mut ids = words.flat_map(|word| [word.new(), word.old()]).filter(|id| ![SET_DENY, SET_OPEN].contains(id));
         ids.any(|id| id == set || self.names(id, set))
     }

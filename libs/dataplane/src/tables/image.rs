@@ -6,7 +6,7 @@
 use super::{ids::Ids, prefix, write::Snapshot, write::Write};
 use abi::{
     Address, ClassEntry, Endpoint, Layers, NetKey, RowKey, RowRef, SetEntry, Span, Word,
-    endpoint::{SLOT_FIRST, SLOT_NONE},
+    endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     rules::{CLASS_NONE, SET_OPEN},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -72,8 +72,9 @@ impl Image {
     /// Rule set ids in use.
     #[must_use]
     pub fn set_ids(&self) -> Ids {
-        let words = self.endpoints.values().flat_map(|entry| [entry.egress.new(), entry.ingress.new()]);
-        let numbered = words.filter(|id| *id != SET_OPEN);
+        let judged = self.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
+        let numbered = judged.flat_map(|(_, entry)| [entry.egress.new(), entry.ingress.new()]);
+        let numbered = numbered.filter(|id| *id != SET_OPEN);
         self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(numbered).collect()
     }
 
@@ -141,7 +142,12 @@ pub fn adopt(snapshot: Snapshot, endpoint_slots: u32) -> (Image, Vec<Write>) {
 /// Whether a slot is nobody's, whatever revision it had last.
 #[must_use]
 pub fn is_vacant(entry: &Endpoint) -> bool {
-    entry.ifindex == 0 && entry.flags == 0 && entry.layers == Layers::default()
+    let says = |word: Word| word != Word::default();
+    entry.ifindex == 0
+        && entry.flags == 0
+        && entry.layers == Layers::default()
+        && !says(entry.egress)
+        && !says(entry.ingress)
 }
 
 fn repairs(snapshot: &Snapshot, image: &Image, endpoint_slots: u32) -> Vec<Write> {

@@ -10,7 +10,7 @@ use super::{
 };
 use abi::{
     ClassEntry, Endpoint, Layers, Word,
-    endpoint::{ENDPOINT_HOST, SLOT_HOST, SLOT_NONE},
+    endpoint::{ENDPOINT_HOST, SLOT_NONE},
     rules::{SET_DENY, SET_OPEN},
 };
 
@@ -45,7 +45,7 @@ pub fn sweep(old: &Image, new: &Image) -> Vec<Write> {
         return Vec::new();
     }
     let cleared = gone(&old.endpoints, &new.endpoints).map(|(slot, was)| match is_hosts(was) {
-        true => Write::Endpoint(*slot, left(*slot, was, new)),
+        true => Write::Endpoint(*slot, left(was, new)),
         false => vacated(*slot, was, new),
     });
     settled(old, new)
@@ -80,11 +80,10 @@ fn without(entry: &Endpoint) -> Word {
     Word::settled(if is_hosts(entry) { SET_OPEN } else { SET_DENY })
 }
 
-/// What one that goes is until it is cleared. What this node says of itself is taken back at once.
-fn left(slot: u32, was: &Endpoint, new: &Image) -> Endpoint {
+/// What one that goes is until it is cleared. What this node says of itself by a word, it then no longer says.
+fn left(was: &Endpoint, new: &Image) -> Endpoint {
     let rev = super::affected::revision(new.generation);
-    let flags = if slot == SLOT_HOST { 0 } else { was.flags };
-    Endpoint { egress: without(was), ingress: without(was), rev, flags, ..*was }
+    Endpoint { egress: without(was), ingress: without(was), rev, ..*was }
 }
 
 /// A layer that goes is named until its packets are through; one that comes is open until the generation.
@@ -151,8 +150,7 @@ fn changing<'a>(old: &'a Image, new: &'a Image) -> impl Iterator<Item = (u32, En
     let nobody = |of: &Endpoint| Endpoint { egress: without(of), ingress: without(of), ..Endpoint::default() };
     let fresh = added(&old.endpoints, &new.endpoints).map(move |(slot, is)| (*slot, change(&nobody(is), is)));
     let changed = changed(&old.endpoints, &new.endpoints).map(move |(slot, was, is)| (*slot, change(was, is)));
-    let leaving =
-        gone(&old.endpoints, &new.endpoints).map(move |(slot, was)| (*slot, change(was, &left(*slot, was, new))));
+    let leaving = gone(&old.endpoints, &new.endpoints).map(move |(slot, was)| (*slot, change(was, &left(was, new))));
     fresh.chain(changed).chain(leaving)
 }
 

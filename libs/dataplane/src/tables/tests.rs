@@ -13,7 +13,7 @@ use super::{
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{ClassEntry, Endpoint, RowKey, RowRef, Span, Word};
 use calc::{
-    Desired, HostEndpointSpec, Judges,
+    Desired, HostEndpointSpec, Judges, NodeSpec,
     desired::{AddressSpec, EndpointSpec, Owner},
 };
 use model::{
@@ -96,9 +96,11 @@ pub(super) struct Sketch {
     pub(super) nets: u8,
     pub(super) addresses: [Option<u8>; 5],
     pub(super) endpoints: [Option<(Rules, Rules)>; 3],
-    /// A host endpoint's rules for what comes in, layer by layer, and those of the one of all interfaces.
+    /// A host endpoint's rules for what comes in, layer by layer, and what the one of all interfaces asks of pods: before
+    /// translation and on forward.
     pub(super) host: Option<[Rules; 4]>,
-    pub(super) node: Rules,
+    pub(super) node: [Rules; 2],
+    pub(super) refuses: bool,
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
@@ -106,12 +108,14 @@ fn sketch() -> impl Strategy<Value = Sketch> {
     let host = prop::option::weighted(0.6, [rules(), rules(), rules(), rules()]);
     let endpoints = [endpoint(), endpoint(), endpoint()];
     let addresses = prop::array::uniform5(prop::option::of(0u8..4));
-    (0u8..64, addresses, endpoints, host, rules()).prop_map(|(nets, addresses, endpoints, host, node)| Sketch {
+    let node = ([rules(), rules()], any::<bool>());
+    (0u8..64, addresses, endpoints, host, node).prop_map(|(nets, addresses, endpoints, host, (node, refuses))| Sketch {
         nets,
         addresses,
         endpoints,
         host,
         node,
+        refuses,
     })
 }
 
@@ -154,8 +158,8 @@ impl Sketch {
             let spec = host(0, layers);
             desired.host_endpoints.insert(spec.interface.clone(), spec);
         }
-        desired.node.forward = judges(self.node.clone());
-        desired.node.refuses_workloads = self.node.as_ref().is_some_and(|rules| rules.len() == 1);
+        let [pre_dnat, forward] = self.node.clone().map(judges);
+        desired.node = NodeSpec { pre_dnat, forward, rejects: false, refuses_workloads: self.refuses };
         desired
     }
 }
@@ -224,7 +228,10 @@ fn set_at(desired: &Desired, at: At, direction: Direction) -> Result<Arc<RuleSet
                 Layer::Forward => &spec.forward,
             })
         }
-        At::Node => one(&desired.node.forward),
+        At::Node(Layer::PreDnat) => one(&desired.node.pre_dnat),
+        At::Node(Layer::Forward) => one(&desired.node.forward),
+        At::Node(Layer::Local | Layer::Untracked) => Err(true),
+        At::ToNode => Err(!desired.node.refuses_workloads),
     }
 }
 
@@ -277,9 +284,12 @@ pub(super) fn assert_speaks(store: &FakeStore, desired: &Desired, hits: &Hits, w
     }
 }
 
+/// What the node asks of every pod.
+const OF_NODE: [At; 3] = [At::Node(Layer::PreDnat), At::Node(Layer::Forward), At::ToNode];
+
 fn questions(xs: &[u32]) -> impl Iterator<Item = (At, Direction, u32)> + '_ {
     let of_pods = (100..103).map(At::Pod).flat_map(|at| [Direction::Ingress, Direction::Egress].map(|way| (at, way)));
-    let of_host = Layer::ALL.map(|layer| At::Host(200, layer)).into_iter().chain([At::Node]);
+    let of_host = Layer::ALL.map(|layer| At::Host(200, layer)).into_iter().chain(OF_NODE);
     let all = of_pods.chain(of_host.map(|at| (at, Direction::Ingress)));
     all.flat_map(move |(at, direction)| xs.iter().map(move |x| (at, direction, *x)))
 }
@@ -423,8 +433,8 @@ proptest! {
         // With rules that stay, what can change an answer is the class of a peer.
         let endpoints = if same_rules { first.endpoints.clone() } else { second.endpoints.clone() };
         let host = if same_rules { first.host.clone() } else { second.host.clone() };
-        let node = if same_rules { first.node.clone() } else { second.node.clone() };
-        let second = Sketch { endpoints, host, node, ..second };
+        let (node, refuses) = (first.node.clone(), first.refuses);
+        let second = if same_rules { Sketch { endpoints, host, node, refuses, ..second } } else { second };
         let (first, second) = (first.desired(), second.desired());
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         tables.commit(&first, &guarded).expect("it fits");
@@ -432,8 +442,8 @@ proptest! {
         for number in (0..3).filter(|number| both_have(&first, &second, *number)) {
             let slot = tables.names.endpoints[&attachment(number)];
             if u64::from(tables.image.endpoints[&slot].rev) < generation {
-                assert_unmoved(&first, &second, &[At::Pod(100 + u32::from(number)), At::Node]);
-                assert_eq!(first.node.refuses_workloads, second.node.refuses_workloads);
+                let [before, forward, to_node] = OF_NODE;
+                assert_unmoved(&first, &second, &[At::Pod(100 + u32::from(number)), before, forward, to_node]);
             }
         }
         for name in first.host_endpoints.keys().filter(|name| second.host_endpoints.contains_key(name)) {

@@ -122,13 +122,18 @@ impl Draft<'_> {
     fn node(&mut self, node: &NodeSpec) -> Result<(), CommitError> {
         let before = self.old.endpoints.get(&SLOT_HOST).copied().unwrap_or_default();
         let size = self.sizes.of(&maps::ENDPOINTS);
-        let forward = self.layer_slot(&node.forward, before.layers.forward, &mut Vec::new());
-        let forward = forward.ok_or_else(|| whole(Refusal::Full { map: maps::ENDPOINTS.name, size }))?;
-        self.layer(Gate::default(), forward, &node.forward);
-        let flag = |given: bool, flag: u16| if given { flag } else { 0 };
-        let flags = flag(node.refuses_workloads, NODE_REFUSES_WORKLOADS) | flag(node.rejects, NODE_REJECTS);
-        let layers = Layers { forward, ..Layers::default() };
-        let entry = Endpoint { flags, layers, ..Endpoint::default() };
+        let mut slot = |judges: &Judges, held: u32| {
+            let slot = self.layer_slot(judges, held, &mut Vec::new());
+            let slot = slot.ok_or_else(|| whole(Refusal::Full { map: maps::ENDPOINTS.name, size }))?;
+            self.layer(Gate::default(), slot, judges);
+            Ok::<u32, CommitError>(slot)
+        };
+        let pre_dnat = slot(&node.pre_dnat, before.layers.pre_dnat)?;
+        let forward = slot(&node.forward, before.layers.forward)?;
+        let flag = |given: bool, flag: u32| if given { flag } else { 0 };
+        let says = flag(node.refuses_workloads, NODE_REFUSES_WORKLOADS) | flag(node.rejects, NODE_REJECTS);
+        let layers = Layers { untracked: 0, pre_dnat, forward };
+        let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
         if entry != Endpoint::default() {
             self.image.endpoints.insert(SLOT_HOST, Endpoint { rev: before.rev, ..entry });
         }

@@ -36,11 +36,19 @@ fn the_layers_of_a_host_endpoint_move_on_together_and_what_is_asked_of_all_pods_
     let untracked = Sketch { host: Some([Some(vec![]), allow(), None, Some(vec![])]), ..pods.clone() };
     assert_eq!(commit(&untracked), (vec![4, 4, 4], 1), "both with a layer that comes");
     assert_eq!(commit(&other_forward), (vec![5, 5], 1), "and with one that goes");
-    let of_node = |node: Rules| Sketch { node, ..other_forward.clone() };
-    assert_eq!(commit(&of_node(allow())).1, 6, "a node's layer that comes");
-    assert_eq!(commit(&of_node(Some(vec![]))).1, 7, "that changes, and pods are refused no more");
-    assert_eq!(commit(&of_node(None)).1, 8, "that goes");
-    assert_eq!(commit(&of_node(None)).1, 8);
+    let of_node = |pre_dnat: Rules, forward: Rules, refuses| Sketch {
+        node: [pre_dnat, forward],
+        refuses,
+        ..other_forward.clone()
+    };
+    assert_eq!(commit(&of_node(None, allow(), false)).1, 6, "a node's layer that comes");
+    assert_eq!(commit(&of_node(None, Some(vec![]), false)).1, 7, "that changes");
+    assert_eq!(commit(&of_node(allow(), Some(vec![]), false)).1, 8, "one more");
+    assert_eq!(commit(&of_node(Some(vec![]), Some(vec![]), false)).1, 9, "that changes");
+    assert_eq!(commit(&of_node(Some(vec![]), None, true)).1, 10, "one that goes, and pods are refused");
+    assert_eq!(commit(&of_node(None, None, true)).1, 11, "both");
+    assert_eq!(commit(&of_node(None, None, false)).1, 12, "pods are refused no more");
+    assert_eq!(commit(&of_node(None, None, false)).1, 12);
 }
 
 #[test]

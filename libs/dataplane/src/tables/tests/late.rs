@@ -41,6 +41,7 @@ proptest! {
                 endpoints: if keep(4) { last.endpoints.clone() } else { next.endpoints.clone() },
                 host: if keep(8) { last.host.clone() } else { next.host.clone() },
                 node: if keep(16) { last.node.clone() } else { next.node.clone() },
+                refuses: if keep(16) { last.refuses } else { next.refuses },
             };
             let step = last.desired();
             tables.commit(&step, &guarded).expect("it fits");
