@@ -6,7 +6,7 @@
 use abi::{Timeout, Timeouts};
 use clap::{Args, ValueEnum};
 use dataplane::{Options, Sizes};
-use model::{IfaceName, NodeName};
+use model::{Cidr, IfaceName, NodeName};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -126,6 +126,10 @@ pub struct Settings {
     /// Lines that Log rules may write in a second, on each processor; 0: none [default: 100]
     #[arg(long, env = "TORTIE_POLICY_LOG_RATE", value_name = "LINES")]
     policy_log_rate: Option<u32>,
+    /// Node ports are served at this node's addresses in these networks; repeatable, in the variable separated by commas
+    /// [default: at all of them]
+    #[arg(long, env = "TORTIE_NODE_PORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',')]
+    node_port_addresses: Vec<Cidr>,
 }
 
 /// The agent's settings, checked.
@@ -165,6 +169,8 @@ pub struct Config {
     pub flow_quota: Option<u32>,
     /// Lines that Log rules may write in a second, on each processor.
     pub policy_log_rate: u32,
+    /// Node ports are served at this node's addresses in these; none: at all of them.
+    pub node_port_addresses: Vec<Cidr>,
 }
 
 /// Settings that cannot be used.
@@ -249,6 +255,11 @@ impl Settings {
             conntrack_timeouts_of_file: timeouts,
             flow_quota: self.flow_quota.or(file.flow_quota),
             policy_log_rate: self.policy_log_rate.or(file.policy_log_rate),
+            node_port_addresses: if self.node_port_addresses.is_empty() {
+                file.node_port_addresses
+            } else {
+                self.node_port_addresses
+            },
         }
     }
 
@@ -272,6 +283,7 @@ impl Settings {
             timeouts: timeouts(&self.conntrack_timeouts_of_file)?,
             flow_quota: self.flow_quota.map(flow_quota).transpose()?,
             policy_log_rate: self.policy_log_rate.unwrap_or(POLICY_LOG_RATE),
+            node_port_addresses: self.node_port_addresses,
         })
     }
 }
@@ -418,6 +430,7 @@ mod tests {
             ("datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 0}\n", "--conntrack-timeouts: udp=0"),
             ("datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 3000000}\n", "--conntrack-timeouts: udp=3000000"),
             ("datastore: file:/d\nnode: n1\nflowQuota: 0\n", "--flow-quota"),
+            ("datastore: file:/d\nnode: n1\nnodePortAddresses: [10.0.0.0]\n", "is not a network"),
         ] {
             let error = load(text, Settings::default()).expect_err(text);
             assert!(error.contains(flag), "{error}");

@@ -25,6 +25,7 @@ mod passage;
 mod requests;
 mod run;
 mod serve;
+mod services;
 mod setback;
 mod show;
 mod trial;
@@ -57,7 +58,7 @@ enum Command {
     /// Show what the running agent knows and what the kernel's tables hold
     Show {
         /// The table
-        #[arg(value_parser = ["status", "endpoints", "hostendpoints", "policies", "staged", "classes", "rulesets", "conntrack", "drops", "capacity"])]
+        #[arg(value_parser = ["status", "endpoints", "hostendpoints", "policies", "staged", "services", "classes", "rulesets", "conntrack", "drops", "capacity"])]
         table: String,
         #[command(flatten)]
         answer: AnswerArgs,

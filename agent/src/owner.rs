@@ -261,6 +261,10 @@ impl<K: Kernel> Agent<K> {
         let mut problems = (self.node.problems)();
         problems.extend(self.world.remarks().cloned());
         problems.extend(self.world.host_remarks());
+        let of_services = self.world.service_remarks().into_iter();
+        problems.extend(
+            of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
+        );
         if self.world.sets_staged_aside() {
             problems.push("staged policies are not tried: the tables have no room for them".to_owned());
         }

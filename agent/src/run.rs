@@ -132,7 +132,8 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
     let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
     let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
-    let world = Live::new(config.node.clone(), config.keep_established);
+    let mut world = Live::new(config.node.clone(), config.keep_established);
+    world.set_node_port_nets(config.node_port_addresses.clone());
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };

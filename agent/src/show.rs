@@ -18,11 +18,11 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
-const ORDER: &str = "node version kernel attachment kernelLacks inSync class ruleSet map pod hostEndpoint interface layer addresses inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
+const ORDER: &str = "node version kernel attachment kernelLacks inSync service type frontend chosen listed backends whenNone fromOutside class ruleSet map pod hostEndpoint interface layer addresses inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
     sourcePort sourcePod destination destinationPort destinationPod state direction judged decides annotations \
-    reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies \
+    reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies services \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
-    driftRepaired problems damagedRecords";
+    driftRepaired remarks problems damagedRecords";
 /// Numbers of the programs' own, for who debugs them, and one that a row says in words: in JSON and YAML only.
 const INTERNAL: [&str; 7] = ["slot", "hit", "rule", "ifindex", "revision", "ingressRuleSet", "egressRuleSet"];
 /// Items of a list that are printed in a table; a class may have thousands of members.

@@ -9,7 +9,7 @@ use crate::{
     kernel::Kernel,
     notes,
     owner::Agent,
-    passage,
+    passage, services,
     trial::{self, Gathered},
 };
 use cni::protocol::{Answer, Fault, File, Query, Reply};
@@ -24,6 +24,7 @@ const LIMITED_AFTER: Duration = Duration::from_secs(10);
 pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
     let report = match question {
         Query::Show { table } if table == "status" => state(agent),
+        Query::Show { table } if table == "services" => services::rows(&mut agent.world),
         Query::Show { table } => {
             let mut rows = agent.kernel.report(table).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?;
             if ["policies", "staged"].contains(&table.as_str()) {
@@ -71,6 +72,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "pods": known.pods,
         "namespaces": known.namespaces,
         "policies": known.policies,
+        "services": known.services,
         "pools": known.pools,
         "hostAddresses": host,
         "notInForce": failed,

@@ -6,7 +6,7 @@
 use crate::{World, host, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node,
-    NodeName, Pod, PodId, Policy, PolicyId, ServiceAccount,
+    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -30,6 +30,8 @@ pub struct Status {
     pub service_accounts: usize,
     /// Policies.
     pub policies: usize,
+    /// Services.
+    pub services: usize,
     /// IP pools.
     pub pools: usize,
     /// Attachments of this node, committed or not.
@@ -47,6 +49,7 @@ impl World {
             nodes: self.nodes.len(),
             service_accounts: self.accounts.len(),
             policies: self.policies.len(),
+            services: self.services.len(),
             pools: self.pools.len(),
             attachments: self.attachments.len(),
         }
@@ -110,6 +113,11 @@ impl World {
     /// IP pools, by name.
     pub fn pools(&self) -> impl Iterator<Item = &IpPool> {
         self.pools.values()
+    }
+
+    /// Services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().map(Arc::as_ref)
     }
 
     /// Attachments of this node, committed or not.

@@ -93,4 +93,30 @@ impl World {
         }
         remarks
     }
+
+    /// Endpoints of served services that are in no IP pool, and of no node or pod. They may be meant, and get packets all
+    /// the same. Empty where there are no pools to compare with.
+    #[must_use]
+    pub fn stray_endpoints(&self) -> BTreeMap<ServiceId, BTreeSet<IpAddr>> {
+        if self.pools.is_empty() {
+            return BTreeMap::new();
+        }
+        let nodes: BTreeSet<_> = self.nodes.values().flat_map(|node| &node.addresses).chain(&self.host).collect();
+        let is_known =
+            |address: &IpAddr| nodes.contains(address) || self.pools.values().any(|pool| pool.cidr.contains(*address));
+        let mut strays: BTreeMap<ServiceId, BTreeSet<IpAddr>> = BTreeMap::new();
+        for slice in self.slices.values().filter(|slice| !slice.unproxied) {
+            let Some(service) = slice.service.as_ref().filter(|id| self.services.contains_key(id)) else { continue };
+            let strange = slice.endpoints.iter().map(|endpoint| endpoint.address).filter(|address| !is_known(address));
+            for address in strange {
+                strays.entry(service.clone()).or_default().insert(address);
+            }
+        }
+        if !strays.is_empty() {
+            let pods = self.pods_by_address();
+            strays.values_mut().for_each(|strays| strays.retain(|address| !pods.contains_key(address)));
+            strays.retain(|_, strays| !strays.is_empty());
+        }
+        strays
+    }
 }
