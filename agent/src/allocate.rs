@@ -221,9 +221,9 @@ impl Allocator {
     fn request(&self, wish: &Wish) -> Request {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let secondary = [
-            ("pod", wish.pod.name.clone()),
-            ("namespace", wish.pod.namespace.0.clone()),
-            ("node", self.node.0.clone()),
+            ("pod", wish.pod.name.to_string()),
+            ("namespace", wish.pod.namespace.to_string()),
+            ("node", self.node.to_string()),
             ("timestamp", timestamp(now.as_secs(), now.subsec_nanos())),
         ];
         Request {

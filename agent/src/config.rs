@@ -312,7 +312,7 @@ fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     if name.is_empty() || name.len() > 253 || !name.chars().all(valid) {
         return Err(value("--node", format!("{name:?} is no node name: use lower-case letters, digits, '-' and '.'")));
     }
-    Ok(NodeName(name))
+    Ok(name.into())
 }
 
 pub fn datastore_dir(given: Option<String>) -> Result<PathBuf, ConfigError> {
@@ -398,7 +398,7 @@ mod tests {
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let flags = Settings { node: Some("n1".into()), ..Settings::default() };
         let config = load("node: n2\ndatastore: file:/d\nmtu: 1400\nestablishedFlows: keep\n", flags).expect("valid");
-        assert_eq!((config.node.0.as_str(), config.mtu, config.keep_established), ("n1", Some(1400), true));
+        assert_eq!((&*config.node.0, config.mtu, config.keep_established), ("n1", Some(1400), true));
         assert_eq!(config.socket, PathBuf::from(SOCKET));
     }
 

@@ -137,12 +137,12 @@ mod tests {
             id: PolicyId { name: "early".into(), namespace: "".into(), kind: PolicyKind::GlobalNetworkPolicy },
             tier: TierName::DEFAULT.into(),
             order: Order::Unset,
-            subject: Selector::Has("host".into()),
+            subject: Selector::Has("host".into()).into(),
             layer: Layer::PreDnat,
             stage: None,
             types: PolicyTypes { ingress: true, egress: false },
-            ingress: vec![Rule::new(0, Action::Deny)],
-            egress: Vec::new(),
+            ingress: [Rule::new(0, Action::Deny)].into(),
+            egress: [].into(),
         };
         View { host_endpoints: vec![host], policies: vec![policy], ..View::default() }
     }

@@ -309,7 +309,7 @@ fn mac_of(raw: &Raw) -> Result<Option<Mac>, Failure> {
 
 fn labels_of(raw: RawLabels) -> Labels {
     match raw {
-        RawLabels::Map(map) => map,
+        RawLabels::Map(map) => map.into_iter().collect(),
         RawLabels::List(list) => list.into_iter().map(|label| (label.key, label.value)).collect(),
     }
 }

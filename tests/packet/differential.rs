@@ -212,9 +212,9 @@ fn pod(endpoint: &Endpoint, ports: &[NamedPort], node: &NodeName) -> Pod {
         id: endpoint.id.clone(),
         node: Some(node.clone()),
         labels: endpoint.labels.clone(),
-        service_account: endpoint.service_account.clone(),
-        addresses: endpoint.addresses.clone(),
-        ports: ports.to_vec(),
+        service_account: endpoint.service_account.as_deref().map(Into::into),
+        addresses: endpoint.addresses.as_slice().into(),
+        ports: ports.into(),
         host_network: false,
         finished: false,
     }

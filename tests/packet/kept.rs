@@ -56,7 +56,7 @@ fn guarded() -> Desired {
         node: "node".into(),
         interface: Some(HostInterface::Named(IfaceName(UPLINK.into()))),
         expected_ips: Vec::new(),
-        labels: [].into(),
+        labels: model::Labels::new(),
         profiles: Vec::new(),
         ports: Vec::new(),
     })));

@@ -105,7 +105,7 @@ fn np_28_both_ends_must_allow_and_the_sender_is_asked_first() {
 #[test]
 fn np_36_an_except_is_a_hole_in_its_own_peer_only() {
     let mut hole = allow().net("10.65.0.0/16").net("fd00:65::/64");
-    hole.peer.not_nets = vec!["10.65.0.2/32".parse().expect("valid"), "fd00:65::2/128".parse().expect("valid")];
+    hole.peer.not_nets = ["10.65.0.2/32", "fd00:65::2/128"].map(|net| net.parse().expect("valid")).into();
     let scenario = cast().policy(policy("nets", Some("db"), &[Direction::Ingress]).ingress(hole));
     let rows = vec![
         row("who is in the net may", sends(OTHER, |f| OTHER.tcp(f, DB, WEB, SYN).bytes()), Fate::To(DB)).opens(2),

@@ -10,7 +10,7 @@ use model::{
     PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource, Rule, Selector,
     TierName, Update,
 };
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 /// The namespace everybody is in.
 const NAMESPACE: &str = "default";
@@ -98,8 +98,8 @@ impl Cast {
             node: Some(if self.local { "node" } else { "elsewhere" }.into()),
             labels: self.labels.clone(),
             service_account: Some("default".into()),
-            addresses: self.actor.addresses(),
-            ports: self.ports.clone(),
+            addresses: self.actor.addresses().into(),
+            ports: self.ports.as_slice().into(),
             host_network: false,
             finished: false,
         }
@@ -130,10 +130,10 @@ pub fn interface(actor: Actor) -> IfaceName {
     IfaceName(format!("cali{}", actor.name))
 }
 
-fn pods(app: Option<&str>) -> Selector {
+fn pods(app: Option<&str>) -> Arc<Selector> {
     let labels = app.map(|app| Selector::Equals("app".into(), app.into()));
     let all = [Selector::pods(), Selector::in_namespace(&NAMESPACE.into())];
-    Selector::all_of(all.into_iter().chain(labels).collect())
+    Selector::all_of(all.into_iter().chain(labels).collect()).into()
 }
 
 /// A policy for the pods of `app` (`None`: all) that isolates `directions`.
@@ -149,8 +149,8 @@ pub fn policy(name: &str, app: Option<&str>, directions: &[Direction]) -> Policy
             ingress: directions.contains(&Direction::Ingress),
             egress: directions.contains(&Direction::Egress),
         },
-        ingress: Vec::new(),
-        egress: Vec::new(),
+        ingress: [].into(),
+        egress: [].into(),
     }
 }
 
@@ -182,7 +182,8 @@ impl Narrow for Allow {
     }
 
     fn net(mut self, cidr: &str) -> Self {
-        self.peer.nets.get_or_insert_default().push(cidr.parse::<Cidr>().expect("a test's network is valid"));
+        let net = cidr.parse::<Cidr>().expect("a test's network is valid");
+        self.peer.nets = Some(self.peer.nets.into_iter().flatten().chain([net]).collect());
         self
     }
 
@@ -200,7 +201,7 @@ impl Narrow for Allow {
 
 impl Allow {
     fn rule(self, ends: impl Fn(EntityMatch, EntityMatch) -> (EntityMatch, EntityMatch)) -> Rule {
-        let ports = Some(self.ports).filter(|ports| !ports.is_empty());
+        let ports = (!self.ports.is_empty()).then(|| self.ports.into());
         let (source, mut destination) = ends(self.peer, EntityMatch::default());
         destination.ports = ports;
         Rule { protocol: self.protocol, source, destination, ..Rule::new(0, Action::Allow) }
@@ -215,12 +216,12 @@ pub trait Rules {
 
 impl Rules for Policy {
     fn ingress(mut self, allow: Allow) -> Self {
-        self.ingress.push(allow.rule(|peer, own| (peer, own)));
+        self.ingress = self.ingress.into_iter().chain([allow.rule(|peer, own| (peer, own))]).collect();
         self
     }
 
     fn egress(mut self, allow: Allow) -> Self {
-        self.egress.push(allow.rule(|peer, own| (own, peer)));
+        self.egress = self.egress.into_iter().chain([allow.rule(|peer, own| (own, peer))]).collect();
         self
     }
 }

@@ -310,7 +310,7 @@ fn prepare(container: &str, delegated: bool) -> Operation {
     Operation::Prepare(Prepare {
         id: id(container),
         pod: PodId::new("storm", container),
-        labels: BTreeMap::new(),
+        labels: model::Labels::new(),
         mtu: None,
         mac: None,
         ips: vec![],

@@ -152,7 +152,7 @@ impl World {
         let host_network = || self.pods.get(id).filter(|pod| pod.host_network && !pod.finished);
         workload
             .map(|workload| workload.addresses.keys().copied().collect())
-            .or_else(|| host_network().map(|pod| pod.addresses.clone()))
+            .or_else(|| host_network().map(|pod| pod.addresses.to_vec()))
     }
 
     /// The pod that has this address, if one has.

@@ -25,7 +25,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn of(world: &World) -> Self {
-        let zone = world.nodes.get(&world.node).and_then(|node| node.labels.get(ZONE)).cloned();
+        let zone = world.nodes.get(&world.node).and_then(|node| node.labels.get(ZONE)).map(str::to_owned);
         let nets = &world.node_port_nets;
         let is_meant = |address: &IpAddr| nets.is_empty() || nets.iter().any(|net| net.contains(*address));
         Self { zone, addresses: world.host.iter().copied().filter(is_meant).collect() }

@@ -4,14 +4,13 @@
 //! from the file whose name sorts first.
 //! Never: does I/O; says a change twice.
 
-use crate::{
-    Batch, Problem,
-    convert::{Converted, convert},
-    document::{Document, documents},
-    last_good,
-};
+mod alike;
+mod reading;
+
+use crate::{Batch, Problem};
+use alike::Alike;
 use model::{Resource, ResourceKey, Update};
-use serde_json::Value;
+pub(crate) use reading::Reading;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -32,6 +31,7 @@ pub struct Catalog {
     doubled: BTreeSet<ResourceKey>,
     /// What was in force when the agent last ran, until the first changes are asked for.
     restored: BTreeMap<ResourceKey, Resource>,
+    alike: Alike,
 }
 
 /// Who speaks of an object.
@@ -108,13 +108,13 @@ impl Catalog {
 
     /// Takes in what `file` says now; `Err`: it cannot be read at all.
     pub fn read(&mut self, file: &Path, text: Result<&str, String>) {
+        self.take_in(file, Reading::of(text));
+    }
+
+    /// The same, where it was read already.
+    pub(crate) fn take_in(&mut self, file: &Path, reading: Reading) {
         let (path, before) = self.files.remove_entry(file).unwrap_or_else(|| (file.into(), File::default()));
-        let mut reading = Reading::default();
-        match text {
-            Ok(text) => documents(text).into_iter().for_each(|document| reading.document(document)),
-            Err(message) => reading.complain(None, None, message, Consequence::File),
-        }
-        let now = reading.end(&before);
+        let now = reading.end(&before, &mut self.alike);
         self.replace(&path, &before, &now);
         self.files.insert(path, now);
     }
@@ -272,85 +272,6 @@ impl File {
     fn says(&self, held: &Held) -> bool {
         !self.objects.is_empty() && self.held(&held.resource.key()).is_some_and(|own| own.is_as(held))
     }
-}
-
-/// A file while it is read.
-#[derive(Debug, Default)]
-struct Reading {
-    objects: BTreeMap<ResourceKey, Held>,
-    refused: BTreeSet<ResourceKey>,
-    complaints: Vec<Complaint>,
-}
-
-impl Reading {
-    fn document(&mut self, document: Document) {
-        match document.content {
-            Ok(objects) => objects.iter().for_each(|object| self.object(document.line, object)),
-            Err(error) => self.complain(Some(error.line), error.object, error.message, Consequence::File),
-        }
-    }
-
-    fn object(&mut self, line: u64, object: &Value) {
-        match convert(object) {
-            Converted::Known { resource, unreadable } => {
-                let name = resource.key().to_string();
-                for part in unreadable {
-                    self.complain(Some(line), Some(name.clone()), part.to_string(), Consequence::Told);
-                }
-                let document = last_good::folder(&resource.key()).is_some().then(|| object.to_string().into());
-                self.hold(Held { line, resource: Arc::new(resource), document });
-            }
-            Converted::Refused { key, error } => {
-                self.complain(Some(line), Some(key.to_string()), error.to_string(), Consequence::Object(key.clone()));
-                self.refused.insert(key);
-            }
-            Converted::Nameless { error } => {
-                self.complain(Some(line), label(object), error.to_string(), Consequence::File);
-            }
-            Converted::NotEnforced { object, reason } => {
-                self.complain(Some(line), Some(object), format!("{reason}; it has no effect"), Consequence::Told);
-            }
-            Converted::Foreign { kind } => tracing::debug!(kind, line, "object of a kind that means nothing here"),
-        }
-    }
-
-    fn hold(&mut self, held: Held) {
-        let key = held.resource.key();
-        if let Some(Held { line, .. }) = self.objects.get(&key) {
-            let message = format!("already given in line {line}, which counts; remove one of them");
-            self.complain(Some(held.line), Some(key.to_string()), message, Consequence::Told);
-        } else {
-            self.objects.insert(key, held);
-        }
-    }
-
-    fn complain(&mut self, line: Option<u64>, object: Option<String>, message: String, consequence: Consequence) {
-        self.complaints.push(Complaint { line, object, message, consequence });
-    }
-
-    /// What the file says. A document that cannot be named may be any object that the file held before. What is as it
-    /// was is not held anew.
-    fn end(mut self, before: &File) -> File {
-        let hides = |complaint: &Complaint| matches!(complaint.consequence, Consequence::File);
-        if self.complaints.iter().any(hides) {
-            let held = before.objects.iter().map(|held| held.resource.key()).chain(before.refused.iter().cloned());
-            self.refused.extend(held.filter(|key| !self.objects.contains_key(key)));
-        }
-        for held in before.objects.iter() {
-            if let Some(now) = self.objects.get_mut(&held.resource.key()).filter(|now| now.resource == held.resource) {
-                now.resource = Arc::clone(&held.resource);
-            }
-        }
-        let Self { objects, refused, complaints } = self;
-        File { objects: objects.into_values().collect(), refused, complaints }
-    }
-}
-
-/// What an object calls itself, where it has no key.
-fn label(object: &Value) -> Option<String> {
-    let kind = object.get("kind").and_then(Value::as_str)?;
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
-    Some(format!("{kind} {name}"))
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Objects {
         retry(|| {
             let name = object_name(pod);
             let Some(found) = self.get(KIND, &name)? else { return Ok(()) };
-            if found.spec.get("node").and_then(Value::as_str) != Some(node.0.as_str()) {
+            if found.spec.get("node").and_then(Value::as_str) != Some(&*node.0) {
                 return Ok(());
             }
             self.delete(KIND, &name, found.metadata.resource_version.as_deref()).map(drop)

@@ -104,7 +104,7 @@ impl Block {
     /// Whether the block is `node`'s.
     #[must_use]
     pub fn belongs_to(&self, node: &NodeName) -> bool {
-        self.affinity.as_deref().and_then(|text| text.strip_prefix("host:")) == Some(node.0.as_str())
+        self.affinity.as_deref().and_then(|text| text.strip_prefix("host:")) == Some(&*node.0)
     }
 
     /// Whether lists and indexes agree with each other.

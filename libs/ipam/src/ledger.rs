@@ -190,7 +190,7 @@ impl Ledger {
         let sound = self.blocks.values().filter(|block| block.value.check().is_ok());
         let held = sound.flat_map(|block| block.value.attributes.iter());
         let is_pods = |held: &&AllocationAttribute| {
-            held.secondary.get("node") == Some(&node.0) && held.secondary.contains_key("pod")
+            held.secondary.get("node").is_some_and(|held| **held == *node.0) && held.secondary.contains_key("pod")
         };
         held.filter(is_pods).filter_map(|held| held.handle_id.clone()).collect()
     }

@@ -20,6 +20,7 @@ pub mod resource;
 pub mod rule;
 pub mod selector;
 pub mod service;
+pub mod shared;
 pub mod tier;
 pub mod update;
 
@@ -27,7 +28,7 @@ pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration};
 pub use hostendpoint::{HostEndpoint, HostInterface};
-pub use label::Labels;
+pub use label::{Labels, SharedLabels};
 pub use name::{NamespaceName, NodeName, PodId, PolicyId, PolicyKind, PortName, TierName};
 pub use net::{Cidr, Family, IfaceName, Ifindex, Mac, PortRange, Protocol};
 pub use networkset::{NetworkSet, NetworkSetId};
@@ -39,5 +40,6 @@ pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, Servi
 pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
 pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
 pub use service::{Created, Distribution, Service, ServiceId, ServiceKind, ServicePort, ServicePortId, TrafficPolicy};
+pub use shared::Shared;
 pub use tier::{Tier, TierEnd};
 pub use update::Update;

@@ -1,17 +1,17 @@
 //! Names: one newtype per kind of name, so that two of a kind cannot be swapped.
 //! In: strings from manifests, flags and the runtime. Out: ordered, printable names.
-//! Invariant: a name prints as the user wrote it; identifiers print as `namespace/name`.
+//! Invariant: a name prints as the user wrote it; identifiers print as `namespace/name`; a copy of a name is the same text in memory.
 //! Never: checks that the named thing exists.
 
 use serde::{Deserialize, Serialize};
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(pub String);
+        pub struct $name(pub Arc<str>);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,7 +21,13 @@ macro_rules! names {
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
             }
         }
     )*};
@@ -53,14 +59,14 @@ pub struct PodId {
     /// Its namespace.
     pub namespace: NamespaceName,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl PodId {
     /// From two strings.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.to_owned() }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -157,7 +163,7 @@ impl fmt::Display for PolicyKind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PolicyId {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its namespace; empty for a cluster-wide kind.
     pub namespace: NamespaceName,
     /// Its kind.
@@ -198,7 +204,7 @@ impl PartialOrd for PolicyId {
 
 impl fmt::Display for PolicyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace.0.as_str() {
+        match &*self.namespace.0 {
             "" => write!(f, "{} {}", self.kind, self.name),
             namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
         }

@@ -4,7 +4,7 @@
 //! Never: a pod; whoever asks for pods alone asks for the orchestrator's label too.
 
 use crate::{Cidr, Labels, NamespaceName};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// What names a set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +12,7 @@ pub struct NetworkSetId {
     /// Its namespace; `None`: a GlobalNetworkSet.
     pub namespace: Option<NamespaceName>,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// A set of networks.

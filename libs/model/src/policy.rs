@@ -4,7 +4,7 @@
 //! Never: holds addresses of pods; a selector names them.
 
 use crate::{Order, PolicyId, Rule, Selector, TierName};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// From the endpoint's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,13 +70,13 @@ pub struct Policy {
     /// It is only tried: it changes no verdict.
     pub stage: Option<Stage>,
     /// The endpoints it applies to.
-    pub subject: Selector,
+    pub subject: Arc<Selector>,
     /// The directions in which it is asked.
     pub types: PolicyTypes,
     /// Rules for what comes to the subject.
-    pub ingress: Vec<Rule>,
+    pub ingress: Box<[Rule]>,
     /// Rules for what the subject sends.
-    pub egress: Vec<Rule>,
+    pub egress: Box<[Rule]>,
 }
 
 impl Policy {

@@ -31,11 +31,11 @@ pub struct Pod {
     /// Its labels.
     pub labels: Labels,
     /// The name of its service account.
-    pub service_account: Option<String>,
+    pub service_account: Option<Arc<str>>,
     /// Its addresses as known to the cluster (status, else Calico's annotations: NP-61).
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// Named ports of its containers and sidecars (NP-72).
-    pub ports: Vec<NamedPort>,
+    pub ports: Box<[NamedPort]>,
     /// It shares the node's network: neither subject nor peer (NP-55).
     pub host_network: bool,
     /// Its containers have ended and its addresses may be reused (NP-60).

@@ -1,9 +1,11 @@
 //! Rules: what a policy asks of a packet, as written, with names not yet resolved.
 //! In: converted rules of every kind of policy. Out: tests that are joined by AND, and an action.
 //! Invariant: a test that is absent holds for every packet; one that is given and has no entries holds for none.
-//! Never: holds addresses of pods; a selector names them.
+//! Never: holds addresses of pods; a selector names them. Takes more room than it says something: clusters have them by the
+//! ten thousand.
 
 use crate::{Cidr, Family, Labels, PortName, PortRange, Protocol, Selector, ServiceId};
+use std::sync::Arc;
 
 /// What a rule does with what it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,20 +42,20 @@ pub enum PortMatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntityMatch {
     /// An endpoint or network set that matches has the address. Host-network pods never do (NP-55).
-    pub selector: Option<Selector>,
+    pub selector: Option<Arc<Selector>>,
     /// No endpoint or network set that matches has the address (CAL-31).
-    pub not_selector: Option<Selector>,
+    pub not_selector: Option<Arc<Selector>>,
     /// A node whose labels match has the address (CNP-12).
-    pub nodes: Option<Selector>,
+    pub nodes: Option<Arc<Selector>>,
     /// Any of these networks has the address. `Some` of an empty list: none has (CAL-27, CAL-28).
-    pub nets: Option<Vec<Cidr>>,
+    pub nets: Option<Box<[Cidr]>>,
     /// None of these networks has the address; empty: no such test. Given, it holds in the families it names alone: a rule
     /// whose every excepted network is of one family says nothing of the other (felix/rules/policy.go, FilterRuleToIPVersion).
-    pub not_nets: Vec<Cidr>,
+    pub not_nets: Box<[Cidr]>,
     /// Any of these ports. `Some` of an empty list: none.
-    pub ports: Option<Vec<PortMatch>>,
+    pub ports: Option<Box<[PortMatch]>>,
     /// None of these ports; empty: no such test.
-    pub not_ports: Vec<PortMatch>,
+    pub not_ports: Box<[PortMatch]>,
 }
 
 /// One rule.
@@ -79,12 +81,12 @@ pub struct Rule {
     /// Who receives.
     pub destination: EntityMatch,
     /// Ingress: whoever sends is an endpoint of this service. Egress: it is sent to one, at one of the service's ports (CAL-36).
-    pub service: Option<ServiceId>,
+    pub service: Option<Arc<ServiceId>>,
     /// What its writer noted on it (`metadata.annotations`): shown with the rule, and never asked (CAL-39).
     pub annotations: Labels,
     /// Why the rule could not be read. An unreadable allow matches nothing, an unreadable deny or pass refuses everything
     /// (CNP-10, CAL-18).
-    pub unreadable: Option<String>,
+    pub unreadable: Option<Box<str>>,
 }
 
 impl Rule {
@@ -110,6 +112,6 @@ impl Rule {
     /// A rule that could not be read, in its place.
     #[must_use]
     pub fn unreadable(place: u16, action: Action, reason: &impl ToString) -> Self {
-        Self { unreadable: Some(reason.to_string()), ..Self::new(place, action) }
+        Self { unreadable: Some(reason.to_string().into()), ..Self::new(place, action) }
     }
 }

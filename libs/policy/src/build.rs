@@ -116,7 +116,7 @@ impl Builder<'_> {
         let left = |builder: &mut Self, (action, asks_own): (SetAction, bool), family| {
             let (own, peer) = builder.ends(rule);
             let own = if asks_own { builder.end(own) } else { PeerTest::default() };
-            let service = rule.service.clone().map(Arc::new);
+            let service = rule.service.clone();
             let mut packet = builder.packet(rule);
             if builder.direction == Direction::Egress {
                 packet.service.clone_from(&service);
@@ -193,15 +193,15 @@ impl Builder<'_> {
     }
 
     fn end(&mut self, wanted: &EntityMatch) -> PeerTest {
-        let mut intern =
-            |selector: &Option<Selector>| selector.as_ref().map(|selector| self.selectors.intern(selector));
+        let mut shared =
+            |selector: &Option<Arc<Selector>>| selector.as_ref().map(|selector| self.selectors.adopt(selector));
         PeerTest {
             family: None,
-            selector: intern(&wanted.selector),
-            not_selector: intern(&wanted.not_selector),
-            nodes: intern(&wanted.nodes),
-            nets: wanted.nets.clone(),
-            not_nets: wanted.not_nets.clone(),
+            selector: shared(&wanted.selector),
+            not_selector: shared(&wanted.not_selector),
+            nodes: shared(&wanted.nodes),
+            nets: wanted.nets.as_deref().map(<[_]>::to_vec),
+            not_nets: wanted.not_nets.to_vec(),
             service: None,
         }
     }

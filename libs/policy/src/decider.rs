@@ -166,7 +166,7 @@ impl Decider {
 /// The default tier goes without saying.
 impl fmt::Display for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let other = |tier: &TierName| tier.0 != TierName::DEFAULT;
+        let other = |tier: &TierName| *tier.0 != *TierName::DEFAULT;
         match self {
             Self::NoPolicy(direction) => write!(f, "no {direction} policy applies"),
             Self::AllPassed(direction) => write!(f, "every tier passes {direction} on to the namespace's profile"),

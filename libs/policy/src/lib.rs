@@ -25,7 +25,6 @@ mod near;
 pub mod nearest;
 pub mod rulebook;
 pub mod ruleset;
-pub mod shared;
 pub mod staged;
 pub mod stretch;
 mod xset;
@@ -43,7 +42,7 @@ pub use ruleset::{
     PacketTest, PeerTest, PolicyRules, ProfileRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,
 };
 
-pub use shared::Shared;
+pub use model::Shared;
 
 /// Policies that name the same peers share the selector, and so do classes.
 pub type Selectors = Shared<model::Selector>;

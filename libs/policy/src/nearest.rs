@@ -124,10 +124,10 @@ enum What {
 enum Asked {
     Selector(Selector),
     Node(Selector),
-    Nets(Vec<Cidr>),
-    NotNets(Vec<Cidr>),
-    Ports(Vec<PortMatch>),
-    NotPorts(Vec<PortMatch>),
+    Nets(Box<[Cidr]>),
+    NotNets(Box<[Cidr]>),
+    Ports(Box<[PortMatch]>),
+    NotPorts(Box<[PortMatch]>),
 }
 
 /// Every test of a rule apart: all of them hold where the rule matches.
@@ -188,14 +188,17 @@ fn entity(end: Direction, wanted: &EntityMatch) -> Vec<(Direction, EntityMatch, 
     let bare = EntityMatch::default;
     let mut tests = Vec::new();
     if let Some(selector) = selector {
-        tests.push((EntityMatch { selector: Some(selector.clone()), ..bare() }, Asked::Selector(selector.clone())));
+        tests.push((
+            EntityMatch { selector: Some(selector.clone()), ..bare() },
+            Asked::Selector(Selector::clone(selector)),
+        ));
     }
     if let Some(not) = not_selector {
-        let negated = Asked::Selector(not.clone().negated());
+        let negated = Asked::Selector(Selector::clone(not).negated());
         tests.push((EntityMatch { not_selector: Some(not.clone()), ..bare() }, negated));
     }
     if let Some(nodes) = nodes {
-        tests.push((EntityMatch { nodes: Some(nodes.clone()), ..bare() }, Asked::Node(nodes.clone())));
+        tests.push((EntityMatch { nodes: Some(nodes.clone()), ..bare() }, Asked::Node(Selector::clone(nodes))));
     }
     if let Some(nets) = nets {
         tests.push((EntityMatch { nets: Some(nets.clone()), ..bare() }, Asked::Nets(nets.clone())));
@@ -244,7 +247,7 @@ impl Test {
     /// The parts of a selector that fail by themselves; all of it where each finds somebody, and no one finds all.
     fn not_selected(&self, view: &View, packet: &Packet<'_>, end: Direction, selector: &Selector) -> Vec<Lack> {
         let alone = |part: &Selector| {
-            let wanted = || EntityMatch { selector: Some(part.clone()), ..EntityMatch::default() };
+            let wanted = || EntityMatch { selector: Some(part.clone().into()), ..EntityMatch::default() };
             let bare = Rule::new(self.alone.place, self.alone.action);
             match end {
                 Direction::Egress => Rule { source: wanted(), ..bare },

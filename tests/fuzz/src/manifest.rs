@@ -87,8 +87,9 @@ fn judged(told: &Told) {
 }
 
 fn leave_out_unreadable(policy: &mut Policy) {
-    policy.ingress.retain(|rule| rule.unreadable.is_none());
-    policy.egress.retain(|rule| rule.unreadable.is_none());
+    for rules in [&mut policy.ingress, &mut policy.egress] {
+        *rules = rules.iter().filter(|rule| rule.unreadable.is_none()).cloned().collect();
+    }
 }
 
 /// The way that an agent goes.
@@ -141,9 +142,9 @@ fn view(told: &Told) -> View {
                 view.endpoints.push(Endpoint {
                     id: pod.id.clone(),
                     labels: pod.labels.clone(),
-                    service_account: pod.service_account.clone(),
+                    service_account: pod.service_account.as_deref().map(str::to_owned),
                     addresses: pod.addresses.iter().copied().take(2).collect(),
-                    ports: Some(pod.ports.clone()),
+                    ports: Some(pod.ports.to_vec()),
                 });
             }
             _ => {}

@@ -54,7 +54,7 @@ pub struct LabelIndex<I, S> {
 /// An item: its tags in order, and the selectors that do not say "no" of it.
 #[derive(Clone, Debug)]
 struct Item<S> {
-    tags: Vec<TagId>,
+    tags: Box<[TagId]>,
     matches: BTreeMap<S, Truth>,
 }
 
@@ -62,7 +62,7 @@ struct Item<S> {
 #[derive(Clone, Debug)]
 struct Sought<I> {
     selector: Arc<Selector>,
-    anchor: Option<Vec<TagId>>,
+    anchor: Option<Box<[TagId]>>,
     matches: BTreeSet<I>,
 }
 
@@ -85,7 +85,7 @@ impl<I, S> Default for LabelIndex<I, S> {
 impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
     /// Takes in an item that is new or has other labels than before.
     pub fn put_item(&mut self, id: &I, view: &impl Labelled) -> Vec<Change<I, S>> {
-        let before = self.items.remove(id).unwrap_or(Item { tags: Vec::new(), matches: BTreeMap::new() });
+        let before = self.items.remove(id).unwrap_or(Item { tags: [].into(), matches: BTreeMap::new() });
         let tags = self.carry(id, view, &before.tags);
         let mut changes = Vec::new();
         let mut matches = BTreeMap::new();
@@ -164,7 +164,7 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
     }
 
     /// Enters an item's labels in place of those that it had.
-    fn carry(&mut self, id: &I, view: &impl Labelled, before: &[TagId]) -> Vec<TagId> {
+    fn carry(&mut self, id: &I, view: &impl Labelled, before: &[TagId]) -> Box<[TagId]> {
         let mut tags = Vec::new();
         view.each_label(&mut |key, value| {
             let key: Arc<str> = key.into();
@@ -184,7 +184,7 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
         } else {
             self.incomplete.insert(id.clone());
         }
-        tags
+        tags.into()
     }
 
     /// Selectors that may say something else of an item than "no", or did.
@@ -203,7 +203,7 @@ impl<I: Ord + Clone, S: Ord + Clone> LabelIndex<I, S> {
     }
 
     /// Chooses where a selector is anchored, and enters it there.
-    fn anchor(&mut self, id: &S, selector: &Selector) -> Option<Vec<TagId>> {
+    fn anchor(&mut self, id: &S, selector: &Selector) -> Option<Box<[TagId]>> {
         let Anchor::At(tags) = Anchor::of(selector, &|tag| self.tags.weight(tag)) else {
             self.unanchored.insert(id.clone());
             return None;

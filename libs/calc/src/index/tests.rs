@@ -48,7 +48,8 @@ fn text(letters: &'static str) -> impl Strategy<Value = String> {
 
 fn thing() -> impl Strategy<Value = Thing> {
     let labels = proptest::collection::btree_map(text("abc"), text("xyz"), 0..4);
-    (labels, prop::bool::weighted(0.9)).prop_map(|(labels, complete)| Thing { labels, complete })
+    let thing = |(labels, complete)| Thing { labels: BTreeMap::into_iter(labels).collect(), complete };
+    (labels, prop::bool::weighted(0.9)).prop_map(thing)
 }
 
 fn selector() -> impl Strategy<Value = Selector> {

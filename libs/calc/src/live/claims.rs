@@ -20,7 +20,7 @@ type Claim = (IpAddr, Option<Box<AttachmentId>>);
 pub(super) struct Claims {
     /// In order, local endpoints first.
     by_address: BTreeMap<IpAddr, Vec<(bool, PodId)>>,
-    by_pod: BTreeMap<PodId, Vec<Claim>>,
+    by_pod: BTreeMap<PodId, Box<[Claim]>>,
 }
 
 impl Claims {
@@ -33,6 +33,7 @@ impl Claims {
             let claims = self.by_address.entry(*address).or_default();
             claims.retain(|(_, claimant)| claimant != pod);
             if let Some(endpoint) = addresses.get(address) {
+                claims.reserve_exact(1);
                 claims.push((endpoint.is_none(), pod.clone()));
                 claims.sort();
             }

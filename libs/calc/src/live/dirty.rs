@@ -44,7 +44,7 @@ impl Dirty {
             ResourceKey::Namespace(name) => {
                 self.every_host |= is_profile_of_a_host(world, &Profile::of_namespace(name));
                 self.pods.extend(pods_of(world, name).cloned());
-                let first = NetworkSetId { namespace: Some(name.clone()), name: String::new() };
+                let first = NetworkSetId { namespace: Some(name.clone()), name: "".into() };
                 let sets = world.network_sets.range(first..).map(|(id, _)| id);
                 self.sets.extend(sets.take_while(|id| id.namespace.as_ref() == Some(name)).cloned());
             }
@@ -96,7 +96,7 @@ fn is_profile_of_a_host(world: &World, profile: &String) -> bool {
 
 /// Pods of a namespace that anybody spoke of.
 fn pods_of<'a>(world: &'a World, namespace: &'a NamespaceName) -> impl Iterator<Item = &'a PodId> {
-    let first = PodId { namespace: namespace.clone(), name: String::new() };
+    let first = PodId { namespace: namespace.clone(), name: "".into() };
     let attached = world.attachments.values().map(|Attachment { pod, .. }| pod);
     within(&world.pods, &first, namespace)
         .chain(within(&world.published, &first, namespace))

@@ -60,8 +60,7 @@ impl Judges {
         let number = self.policies.number(id);
         concerned.extend(self.subjects.matched_by(&number).cloned());
         if let Some(policy) = world.policies.get(id).filter(|policy| policy.stage != Some(Stage::Delete)) {
-            let subject = Arc::new(policy.subject.clone());
-            drop(self.subjects.put_selector(&number, &subject, |pod| Lent::pod(world, pod)));
+            drop(self.subjects.put_selector(&number, &policy.subject, |pod| Lent::pod(world, pod)));
             concerned.extend(self.subjects.matched_by(&number).cloned());
         } else {
             drop(self.subjects.remove_selector(&number));

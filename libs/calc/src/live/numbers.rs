@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub(super) struct Numbers<T> {
     by_value: BTreeMap<T, u32>,
-    by_number: BTreeMap<u32, T>,
+    by_number: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
 impl<T> Default for Numbers<T> {
     fn default() -> Self {
-        Self { by_value: BTreeMap::new(), by_number: BTreeMap::new(), free: Vec::new() }
+        Self { by_value: BTreeMap::new(), by_number: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -24,10 +24,12 @@ impl<T: Ord + Clone> Numbers<T> {
         if let Some(number) = self.by_value.get(value) {
             return *number;
         }
-        let next = || u32::try_from(self.by_number.len()).expect("what has a number fits memory");
-        let number = self.free.pop().unwrap_or_else(next);
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.by_number.push(None);
+            u32::try_from(self.by_number.len() - 1).expect("what has a number fits memory")
+        });
         self.by_value.insert(value.clone(), number);
-        self.by_number.insert(number, value.clone());
+        *self.at(number) = Some(value.clone());
         number
     }
 
@@ -36,14 +38,18 @@ impl<T: Ord + Clone> Numbers<T> {
     }
 
     pub(super) fn value(&self, number: u32) -> Option<&T> {
-        self.by_number.get(&number)
+        self.by_number.get(number as usize)?.as_ref()
     }
 
     /// Gives a value's number back.
     pub(super) fn forget(&mut self, value: &T) -> Option<u32> {
         let number = self.by_value.remove(value)?;
-        self.by_number.remove(&number);
+        *self.at(number) = None;
         self.free.push(number);
         Some(number)
+    }
+
+    fn at(&mut self, number: u32) -> &mut Option<T> {
+        &mut self.by_number[number as usize]
     }
 }

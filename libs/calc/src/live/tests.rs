@@ -31,9 +31,9 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
             id: endpoint.id.clone(),
             node: None,
             labels: endpoint.labels.clone(),
-            addresses: endpoint.addresses.clone(),
-            ports: endpoint.ports.clone().unwrap_or_default(),
-            service_account: endpoint.service_account.clone(),
+            addresses: endpoint.addresses.as_slice().into(),
+            ports: endpoint.ports.as_deref().unwrap_or_default().into(),
+            service_account: endpoint.service_account.as_deref().map(Into::into),
             host_network: false,
             finished: false,
         };
@@ -55,7 +55,7 @@ pub(crate) fn attachment(pod: &Pod, container: usize, committed: bool) -> Attach
         pod: pod.id.clone(),
         host_interface: IfaceName(format!("cali{container}")),
         mac: Mac([2, 0, 0, 0, 0, container as u8]),
-        addresses: pod.addresses.clone(),
+        addresses: pod.addresses.to_vec(),
         mtu: 1500,
         labels: pod.labels.clone(),
         delegated: false,
@@ -122,7 +122,7 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
         }
         14 => {
             let node = dice.pick(&[HERE, "there"]).into();
-            let (addresses, labels) = (pod.addresses.clone(), pod.labels.clone());
+            let (addresses, labels) = (pod.addresses.to_vec(), pod.labels.clone());
             live.apply(Update::Set(Resource::WorkloadAddress(WorkloadAddress {
                 pod: pod.id.clone(),
                 node,

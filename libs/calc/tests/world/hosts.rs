@@ -5,7 +5,7 @@
 
 use crate::scenery::{
     Fact, State, THERE, allow, attached, attachment_id, enforced, found_by, global, host_endpoint, hosted, interfaces,
-    namespace, net, profile,
+    namespace, net, profile, written,
 };
 use calc::{Desired, HostEndpointSpec};
 use model::{
@@ -36,11 +36,11 @@ fn eth0(policies: impl IntoIterator<Item = Policy>) -> HostEndpointSpec {
 
 fn for_hosts(name: &str, layer: Layer) -> Policy {
     let all = allow(EntityMatch::default());
-    Policy { subject: Selector::All, layer, ..global("default", name, vec![all.clone()], vec![all]) }
+    Policy { subject: Selector::All.into(), layer, ..global("default", name, vec![all.clone()], vec![all]) }
 }
 
 fn names(set: &RuleSet) -> String {
-    set.policies().map(|policy| policy.id.name.as_str()).collect::<Vec<_>>().join(" ")
+    set.policies().map(|policy| &*policy.id.name).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn hep_4_hep_5_hep_8_hep_9_each_policy_stands_in_the_layers_that_it_is_for() {
         for_hosts("forward", forward),
         for_hosts("raw", Layer::Untracked),
         for_hosts("early", Layer::PreDnat),
-        Policy { subject: "role == 'other'".parse().unwrap(), ..for_hosts("others", forward) },
+        Policy { subject: written("role == 'other'"), ..for_hosts("others", forward) },
     ]);
     for (judges, expected) in [
         (&spec.untracked, "raw"),
@@ -226,9 +226,9 @@ fn cal_38_policies_of_kubernetes_find_no_host_endpoint_and_pods_none_of_the_othe
 #[test]
 fn what_a_host_endpoint_asks_of_both_ends_is_asked() {
     let source = found_by("app == 'web'");
-    let destination = EntityMatch { nets: Some(vec![net("203.0.113.0/24")]), ..EntityMatch::default() };
+    let destination = EntityMatch { nets: Some([net("203.0.113.0/24")].into()), ..EntityMatch::default() };
     let rule = model::Rule { destination, ..allow(source) };
-    let policy = Policy { subject: Selector::All, ..global("default", "p", vec![rule], vec![]) };
+    let policy = Policy { subject: Selector::All.into(), ..global("default", "p", vec![rule], vec![]) };
     let found = desired([
         enforced(policy),
         hosted(host_endpoint("eth0", Some("eth0"), &[], "edge")),

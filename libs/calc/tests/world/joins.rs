@@ -192,7 +192,8 @@ fn np_66_each_network_has_the_class_of_all_networks_over_it_and_exceptions_are_n
 
 #[test]
 fn np_19_a_pods_port_names_are_in_its_class_only_where_an_egress_rule_asks_for_them() {
-    let server = Pod { ports: vec![port("http", 8080), port("other", 1)], ..manifest("shop/db", "db", &["10.0.1.1"]) };
+    let server =
+        Pod { ports: [port("http", 8080), port("other", 1)].into(), ..manifest("shop/db", "db", &["10.0.1.1"]) };
     let asking = |name| {
         desired([
             attached("shop/web", &["10.0.0.2"]),

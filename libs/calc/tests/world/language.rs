@@ -5,7 +5,7 @@
 
 use crate::scenery::{
     Fact, State, account, address, allow, attached, attachment_id, enforced, found_by, global, host, manifest,
-    namespace, net, network_set, node, nodes_by, pod, profile, tier,
+    namespace, net, network_set, node, nodes_by, pod, profile, tier, written,
 };
 use calc::{Desired, Owner};
 use model::{Family, Pod, Rule, TierEnd};
@@ -36,7 +36,7 @@ fn cal_1_cal_2_tiers_stand_in_order_and_one_without_a_policy_here_is_not_there()
     let tiers =
         [tier("first", 5.0, TierEnd::Pass), tier("second", 2e6, TierEnd::Deny), tier("idle", 1.0, TierEnd::Deny)];
     let found = desired([attached("shop/web", &["10.0.0.2"])].into_iter().chain(policies).chain(tiers));
-    let named: Vec<_> = ingress(&found).tiers.iter().map(|tier| (tier.name.0.as_str(), tier.end)).collect();
+    let named: Vec<_> = ingress(&found).tiers.iter().map(|tier| (&*tier.name.0, tier.end)).collect();
     let (deny, pass) = (TierEnd::Deny, TierEnd::Pass);
     let expected = [
         ("first", pass),
@@ -139,7 +139,7 @@ fn cal_30_a_rule_for_one_family_asks_for_all_of_its_network_only_where_the_endpo
 #[test]
 fn a_policy_that_the_pods_labels_rule_out_is_in_no_rule_set_and_its_peers_are_not_looked_for() {
     let mut policy = global("default", "p", vec![allow(found_by("role == 'bank'"))], vec![]);
-    policy.subject = "app == 'other'".parse().expect("a selector");
+    policy.subject = written("app == 'other'");
     let found = desired([
         attached("shop/web", &["10.0.0.2"]),
         enforced(policy),

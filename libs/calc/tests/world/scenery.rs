@@ -13,6 +13,7 @@ use model::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// The node that worlds are seen from.
@@ -118,7 +119,7 @@ pub fn manifest(pod: &str, app: &str, addresses: &[&str]) -> Pod {
         labels: labels(&[("app", app)]),
         service_account: Some("default".into()),
         addresses: addresses.iter().map(|text| address(text)).collect(),
-        ports: Vec::new(),
+        ports: [].into(),
         host_network: false,
         finished: false,
     }
@@ -138,8 +139,7 @@ pub fn port(name: &str, number: u16) -> NamedPort {
 }
 
 pub fn namespace(name: &str, pairs: &[(&str, &str)]) -> Fact {
-    let mut labels = labels(pairs);
-    labels.insert("kubernetes.io/metadata.name".into(), name.into());
+    let labels = labels(pairs).with([("kubernetes.io/metadata.name", name)]);
     Fact::Object(Resource::Namespace(Namespace { name: name.into(), labels }))
 }
 
@@ -197,8 +197,8 @@ fn selected(namespaces: Selector, pods: Selector) -> EntityMatch {
     EntityMatch { selector: Some(kubernetes(namespaces, pods)), ..EntityMatch::default() }
 }
 
-fn kubernetes(namespaces: Selector, pods: Selector) -> Selector {
-    Selector::all_of(vec![Selector::pods(), namespaces, pods])
+fn kubernetes(namespaces: Selector, pods: Selector) -> Arc<Selector> {
+    Selector::all_of(vec![Selector::pods(), namespaces, pods]).into()
 }
 
 pub fn nets(nets: &[&str], not_nets: &[&str]) -> EntityMatch {
@@ -213,7 +213,7 @@ pub fn allow(source: EntityMatch) -> Rule {
 
 /// Lets this port be reached.
 pub fn allow_named_port(name: &str) -> Rule {
-    let ports = Some(vec![PortMatch::Named(name.into())]);
+    let ports = Some([PortMatch::Named(name.into())].into());
     let destination = EntityMatch { ports, ..EntityMatch::default() };
     Rule { protocol: Some(Protocol::TCP), destination, ..Rule::new(0, Action::Allow) }
 }
@@ -229,8 +229,8 @@ pub fn policy(id: &str, subject: Selector, ingress: Vec<Rule>, egress: Vec<Rule>
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
         types: PolicyTypes { ingress: true, egress: true },
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
     }
 }
 
@@ -244,12 +244,12 @@ pub fn global(tier: &str, name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> 
         id: PolicyId { name: name.into(), namespace: "".into(), kind: PolicyKind::GlobalNetworkPolicy },
         tier: tier.into(),
         order: Order::Unset,
-        subject: Selector::pods(),
+        subject: Selector::pods().into(),
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
         types: PolicyTypes { ingress: true, egress: true },
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
     }
 }
 
@@ -306,14 +306,17 @@ pub fn profile(name: &str, ingress: Vec<Rule>) -> Fact {
     Fact::Object(Resource::Profile(Profile { name: name.into(), labels: Labels::new(), ingress, egress: Vec::new() }))
 }
 
+/// Calico's grammar.
+pub fn written(selector: &str) -> Arc<Selector> {
+    Arc::new(selector.parse().expect("the test's selector is one"))
+}
+
 /// One end of a rule: what this selector, in Calico's grammar, finds.
 pub fn found_by(selector: &str) -> EntityMatch {
-    let selector = selector.parse().expect("the test's selector is one");
-    EntityMatch { selector: Some(selector), ..EntityMatch::default() }
+    EntityMatch { selector: Some(written(selector)), ..EntityMatch::default() }
 }
 
 /// One end of a rule: nodes.
 pub fn nodes_by(selector: &str) -> EntityMatch {
-    let nodes = selector.parse().expect("the test's selector is one");
-    EntityMatch { nodes: Some(nodes), ..EntityMatch::default() }
+    EntityMatch { nodes: Some(written(selector)), ..EntityMatch::default() }
 }

@@ -26,7 +26,7 @@ fn states() -> Vec<State> {
     let two = moved.plus([
         namespace("shop", &[("team", "a")]),
         enforced(policy("shop/p0", Selector::All, vec![allow(team)], vec![allow_named_port("http")])),
-        pod(Pod { ports: vec![port("http", 8080)], ..manifest("shop/db", "db", &[]) }),
+        pod(Pod { ports: [port("http", 8080)].into(), ..manifest("shop/db", "db", &[]) }),
     ]);
     let walled = two.plus([
         enforced(policy(

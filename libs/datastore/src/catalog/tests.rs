@@ -4,6 +4,7 @@
 //! Never: a file system.
 
 use super::*;
+use model::Policy;
 
 const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: ";
 
@@ -217,4 +218,64 @@ fn what_is_kept_as_files_change_is_what_a_first_reading_says() {
         };
         assert_eq!(documents(&catalog), documents(&fresh));
     }
+}
+
+/// A policy of these pods that lets the role `r` in.
+fn of_pods(name: &str, app: &str) -> String {
+    let from = "[{from: [{podSelector: {matchLabels: {role: r}}}], ports: [{port: 80}, {port: 53, protocol: UDP}]}]";
+    policy(&format!("{{podSelector: {{matchLabels: {{app: {app}}}}}, ingress: {from}}}"))
+        .replace("name: p", &format!("name: {name}"))
+}
+
+fn policies(batch: Batch) -> Vec<Arc<Policy>> {
+    let policy = |update| match update {
+        Update::Set(Resource::Policy(policy)) => Some(policy),
+        _ => None,
+    };
+    batch.into_iter().filter_map(policy).collect()
+}
+
+#[test]
+fn policies_that_select_alike_share_the_selector_and_one_that_changes_leaves_the_other_alone() {
+    let mut catalog = Catalog::default();
+    for name in ["a", "b"] {
+        catalog.read(Path::new(&format!("{name}.yaml")), Ok(&of_pods(name, "db")));
+    }
+    let [a, b] = &policies(catalog.changes())[..] else { panic!("two policies are told") };
+    let peers = [&a.ingress, &b.ingress].map(|rules| rules.iter().map(|rule| rule.source.selector.clone()));
+    let peers: Vec<_> = peers.into_iter().flatten().flatten().collect();
+    assert!(Arc::ptr_eq(&a.subject, &b.subject) && Arc::ptr_eq(&a.id.namespace.0, &b.id.namespace.0));
+    assert!(peers.len() == 4 && peers.iter().all(|peer| Arc::ptr_eq(peer, &peers[0])), "{peers:?}");
+    let untouched = Policy::clone(b);
+    catalog.read(Path::new("a.yaml"), Ok(&of_pods("a", "web")));
+    let [changed] = &policies(catalog.changes())[..] else { panic!("one policy is told") };
+    assert!(changed.subject.to_string().contains("web") && a.subject.to_string().contains("db"));
+    assert_eq!((&**b, &changed.ingress), (&untouched, &a.ingress));
+    catalog.read(Path::new("a.yaml"), Ok(&of_pods("a", "db")));
+    let [again] = &policies(catalog.changes())[..] else { panic!("one policy is told") };
+    assert!(again == a && Arc::ptr_eq(&again.subject, &b.subject));
+}
+
+#[test]
+fn pods_of_a_workload_share_their_labels_and_one_that_is_relabelled_has_its_own() {
+    let pod = |name: &str, door: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: db, door: {door}}}}}, spec: {{}}}}"
+        )
+    };
+    let labels = |batch: Batch| match batch.into_iter().next() {
+        Some(Update::Set(Resource::Pod(pod))) => pod.labels.clone(),
+        other => panic!("a pod is told, not {other:?}"),
+    };
+    let mut catalog = Catalog::default();
+    let mut step = |name: &str, door: &str| {
+        catalog.read(Path::new(name), Ok(&pod(name, door)));
+        labels(catalog.changes())
+    };
+    let place = |labels: &model::Labels| labels.get("app").map(str::as_ptr);
+    let (one, other) = (step("a", "open"), step("b", "open"));
+    assert_eq!(place(&one), place(&other));
+    let shut = step("a", "shut");
+    assert_eq!([&one, &other, &shut].map(|labels| labels.get("door")), [Some("open"), Some("open"), Some("shut")]);
+    assert_eq!(place(&step("a", "open")), place(&other));
 }

@@ -10,7 +10,7 @@ pub(super) struct Service {
     /// `None`: any protocol.
     pub(super) protocol: Option<Protocol>,
     /// `None`: any port, or none.
-    pub(super) ports: Option<Vec<PortMatch>>,
+    pub(super) ports: Option<Box<[PortMatch]>>,
 }
 
 impl Service {

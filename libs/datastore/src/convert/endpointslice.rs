@@ -99,7 +99,7 @@ fn endpoints(written: Option<Vec<Endpoint>>, v4: bool) -> Result<Box<[SliceEndpo
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
-            node: endpoint.node_name.filter(|name| !name.is_empty()).map(NodeName),
+            node: endpoint.node_name.filter(|name| !name.is_empty()).map(NodeName::from),
             hints: hints(endpoint.hints),
         });
     }
@@ -109,8 +109,10 @@ fn endpoints(written: Option<Vec<Endpoint>>, v4: bool) -> Result<Box<[SliceEndpo
 fn hints(written: Option<WrittenHints>) -> Option<Box<Hints>> {
     let written = written?;
     let names = |list: Option<Vec<Named>>| list.into_iter().flatten().map(|named| named.name);
-    let hints =
-        Hints { zones: names(written.for_zones).collect(), nodes: names(written.for_nodes).map(NodeName).collect() };
+    let hints = Hints {
+        zones: names(written.for_zones).collect(),
+        nodes: names(written.for_nodes).map(NodeName::from).collect(),
+    };
     (hints != Hints::default()).then(|| hints.into())
 }
 

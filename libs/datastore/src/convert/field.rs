@@ -109,7 +109,7 @@ impl Meta {
     /// As kubectl does without a context: `default`.
     pub(super) fn namespace(&self) -> NamespaceName {
         let given = self.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-        NamespaceName(given.unwrap_or("default").to_owned())
+        given.unwrap_or("default").into()
     }
 
     pub(super) fn labels(&self) -> Labels {
@@ -117,12 +117,12 @@ impl Meta {
     }
 
     pub(super) fn label(&self, key: &str) -> Option<&str> {
-        self.labels.as_ref()?.get(key).map(String::as_str)
+        self.labels.as_ref()?.get(key)
     }
 
     /// Of two with one key the added one counts.
-    pub(super) fn add_labels(&mut self, labels: Labels) {
-        self.labels.get_or_insert_default().extend(labels);
+    pub(super) fn add_labels(&mut self, labels: &Labels) {
+        self.labels = Some(self.labels().with(labels.iter()));
     }
 
     pub(super) fn annotation(&self, key: &str) -> Option<&str> {

@@ -5,10 +5,7 @@
 
 use super::{calico::Group, field::Meta};
 use crate::workload;
-use model::{
-    EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId,
-    TierName,
-};
+use model::{EndpointSliceId, NamespaceName, NetworkSetId, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId};
 use serde_json::Value;
 
 /// The kinds read here.
@@ -82,12 +79,12 @@ impl Kind {
     pub(super) fn key(self, meta: &Meta, value: &Value) -> ResourceKey {
         let (namespace, name) = (meta.namespace(), meta.name.clone());
         match self {
-            Self::Pod => ResourceKey::Pod(PodId { namespace, name }),
-            Self::Namespace => ResourceKey::Namespace(NamespaceName(name)),
-            Self::Node => ResourceKey::Node(NodeName(name)),
+            Self::Pod => ResourceKey::Pod(PodId { namespace, name: name.into() }),
+            Self::Namespace => ResourceKey::Namespace(name.into()),
+            Self::Node => ResourceKey::Node(name.into()),
             Self::ServiceAccount => ResourceKey::ServiceAccount(namespace, name),
             Self::Policy(kind, _) => ResourceKey::Policy(policy_id(kind, meta)),
-            Self::Tier => ResourceKey::Tier(TierName(name)),
+            Self::Tier => ResourceKey::Tier(name.into()),
             Self::NetworkSet { global } => ResourceKey::NetworkSet(set_id(global, meta)),
             Self::Service => ResourceKey::Service(service_id(meta)),
             Self::EndpointSlice => ResourceKey::EndpointSlice(slice_id(meta)),
@@ -115,7 +112,7 @@ pub(super) fn policy_id(kind: PolicyKind, meta: &Meta) -> PolicyId {
             NamespaceName::default()
         }
     };
-    PolicyId { name: meta.name.clone(), namespace, kind }
+    PolicyId { name: meta.name.as_str().into(), namespace, kind }
 }
 
 pub(super) fn service_id(meta: &Meta) -> ServiceId {
@@ -127,5 +124,5 @@ pub(super) fn slice_id(meta: &Meta) -> EndpointSliceId {
 }
 
 pub(super) fn set_id(global: bool, meta: &Meta) -> NetworkSetId {
-    NetworkSetId { namespace: (!global).then(|| meta.namespace()), name: meta.name.clone() }
+    NetworkSetId { namespace: (!global).then(|| meta.namespace()), name: meta.name.as_str().into() }
 }

@@ -4,12 +4,11 @@
 //! Never: refuses; a namespace is its name and labels.
 
 use super::field::Meta;
-use model::{Namespace, NamespaceName};
+use model::Namespace;
 
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 pub(super) fn convert(meta: &Meta) -> Namespace {
-    let mut labels = meta.labels();
-    labels.insert(NAME_LABEL.to_owned(), meta.name.clone());
-    Namespace { name: NamespaceName(meta.name.clone()), labels }
+    let name = meta.name.as_str();
+    Namespace { name: name.into(), labels: meta.labels().with([(NAME_LABEL, name)]) }
 }

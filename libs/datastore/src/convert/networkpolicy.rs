@@ -77,15 +77,15 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let ingress = rules(Direction::Ingress, types.ingress, spec.ingress);
     let egress = rules(Direction::Egress, types.egress, spec.egress);
     Ok(Policy {
-        subject: Selector::pods_of(Selector::in_namespace(&namespace), pods),
-        id: PolicyId { name: meta.name.clone(), namespace, kind: PolicyKind::KubernetesNetworkPolicy },
+        subject: Selector::pods_of(Selector::in_namespace(&namespace), pods).into(),
+        id: PolicyId { name: meta.name.as_str().into(), namespace, kind: PolicyKind::KubernetesNetworkPolicy },
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
         types,
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
     })
 }
 
@@ -177,7 +177,7 @@ impl Section<'_> {
             None => Selector::in_namespace(self.namespace),
             Some(selector) => selector.selector(&format!("{path}.namespaceSelector"))?.of_namespaces(),
         };
-        Ok(EntityMatch { selector: Some(Selector::pods_of(namespaces, pods)), ..EntityMatch::default() })
+        Ok(EntityMatch { selector: Some(Selector::pods_of(namespaces, pods).into()), ..EntityMatch::default() })
     }
 }
 
@@ -203,7 +203,7 @@ fn ip_block(path: &str, block: &IpBlock) -> Result<EntityMatch, InvalidField> {
         }
         not_nets.push(hole);
     }
-    Ok(EntityMatch { nets: Some(vec![cidr]), not_nets, ..EntityMatch::default() })
+    Ok(EntityMatch { nets: Some([cidr].into()), not_nets: not_nets.into(), ..EntityMatch::default() })
 }
 
 /// No port given: any protocol (NP-63). An entry without a port number opens its whole protocol (NP-30).
@@ -221,7 +221,8 @@ fn services(path: &str, written: &[Value]) -> Parts<Service> {
             known
         });
     }
-    let service = |(protocol, ports)| Service { protocol: Some(protocol), ports };
+    let service =
+        |(protocol, ports): (_, Option<Vec<_>>)| Service { protocol: Some(protocol), ports: ports.map(Into::into) };
     (by_protocol.into_iter().map(service).collect(), errors)
 }
 

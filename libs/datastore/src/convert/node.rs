@@ -7,7 +7,7 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use model::{Node, NodeName};
+use model::Node;
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -37,5 +37,5 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Node, InvalidField>
         })?;
         addresses.push(address);
     }
-    Ok(Node { name: NodeName(meta.name.clone()), addresses, labels: meta.labels() })
+    Ok(Node { name: meta.name.as_str().into(), addresses, labels: meta.labels() })
 }

@@ -7,7 +7,7 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use model::{Cidr, NamedPort, NodeName, Pod, PodId, PortName, Protocol};
+use model::{Cidr, NamedPort, Pod, PodId, Protocol};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -60,21 +60,21 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Pod, InvalidField> 
     let spec: Spec = read("spec", object)?;
     let status: Status = read("status", object)?;
     Ok(Pod {
-        id: PodId { namespace: meta.namespace(), name: meta.name.clone() },
+        id: PodId { namespace: meta.namespace(), name: meta.name.as_str().into() },
         labels: meta.labels(),
-        service_account: Some(account(&spec)),
+        service_account: Some(account(&spec).into()),
         addresses: addresses(meta, &status)?,
         finished: finished(meta, &status),
         host_network: spec.host_network.unwrap_or(false),
-        node: spec.node_name.as_ref().filter(|name| !name.is_empty()).map(|name| NodeName(name.clone())),
+        node: spec.node_name.as_ref().filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
         ports: ports(spec)?,
     })
 }
 
 /// As the API server fills it in.
-fn account(spec: &Spec) -> String {
+fn account(spec: &Spec) -> &str {
     let given = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
-    given.unwrap_or("default").to_owned()
+    given.unwrap_or("default")
 }
 
 /// NP-60. A deletion timestamp alone is not the end: the pod is still running (NP-59).
@@ -84,7 +84,7 @@ fn finished(meta: &Meta, status: &Status) -> bool {
     ended || meta.deletion_timestamp.is_some() && released
 }
 
-fn addresses(meta: &Meta, status: &Status) -> Result<Vec<IpAddr>, InvalidField> {
+fn addresses(meta: &Meta, status: &Status) -> Result<Box<[IpAddr]>, InvalidField> {
     let listed: Vec<&str> = status.pod_ips.iter().flatten().filter_map(|entry| entry.ip.as_deref()).collect();
     let single = || status.pod_ip.as_deref().filter(|ip| !ip.is_empty());
     let (path, texts) = if !listed.is_empty() {
@@ -93,7 +93,7 @@ fn addresses(meta: &Meta, status: &Status) -> Result<Vec<IpAddr>, InvalidField> 
         ("status.podIP".to_owned(), vec![ip])
     } else {
         let annotated = [POD_IPS, POD_IP, AWS_POD_IPS].iter().find_map(|key| Some((key, meta.annotation(key)?)));
-        let Some((key, list)) = annotated else { return Ok(Vec::new()) };
+        let Some((key, list)) = annotated else { return Ok([].into()) };
         (format!("metadata.annotations[{key}]"), list.split(',').filter(|text| !text.is_empty()).collect())
     };
     texts.into_iter().map(|text| address(text.trim()).ok_or_else(|| not_an_address(&path, text))).collect()
@@ -114,7 +114,7 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-fn ports(spec: Spec) -> Result<Vec<NamedPort>, InvalidField> {
+fn ports(spec: Spec) -> Result<Box<[NamedPort]>, InvalidField> {
     let sidecar = |container: &Container| container.restart_policy.as_deref() == Some("Always");
     let inits = spec.init_containers.unwrap_or_default().into_iter().filter(sidecar);
     let mut named = Vec::new();
@@ -128,7 +128,7 @@ fn ports(spec: Spec) -> Result<Vec<NamedPort>, InvalidField> {
         if port.container_port == 0 {
             return Err(InvalidField::new(&path, "containerPort must be 1 to 65535"));
         }
-        named.push(NamedPort { name: PortName(name), protocol, port: port.container_port });
+        named.push(NamedPort { name: name.into(), protocol, port: port.container_port });
     }
-    Ok(named)
+    Ok(named.into())
 }

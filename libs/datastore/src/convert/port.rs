@@ -24,7 +24,7 @@ pub(super) fn name(path: &str, name: &str) -> Result<PortName, InvalidField> {
     let shape = !name.starts_with('-') && !name.ends_with('-') && !name.contains("--");
     let lettered = name.chars().any(|c| c.is_ascii_lowercase());
     if lettered && shape && name.len() <= 15 && name.chars().all(allowed) {
-        return Ok(PortName(name.to_owned()));
+        return Ok(name.into());
     }
     let reason = format!("{name:?} is not a port name: at most 15 of a-z, 0-9 and '-', with a letter");
     Err(InvalidField::new(path, reason))

@@ -90,10 +90,10 @@ fn removal(id: PolicyId, fields: &Map<String, Value>) -> Result<Policy, InvalidF
         order: Order::Unset,
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
-        subject: Selector::All,
+        subject: Selector::All.into(),
         types: PolicyTypes { ingress: true, egress: true },
-        ingress: Vec::new(),
-        egress: Vec::new(),
+        ingress: [].into(),
+        egress: [].into(),
     })
 }
 

@@ -301,7 +301,7 @@ fn a_pod_with_an_unreadable_part_is_refused_and_names_its_field() {
 fn np_41_a_namespace_carries_its_name_as_a_label_whatever_it_claims() {
     let text = "{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {kubernetes.io/metadata.name: b}}}";
     let Resource::Namespace(namespace) = known(text).0 else { panic!("not a namespace") };
-    assert_eq!(namespace.labels.get("kubernetes.io/metadata.name").map(String::as_str), Some("a"));
+    assert_eq!(namespace.labels.get("kubernetes.io/metadata.name"), Some("a"));
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Node {
 }
 
 fn is_end(update: &Update) -> bool {
-    matches!(update, Update::Set(Resource::Namespace(namespace)) if namespace.name.0 == "end")
+    matches!(update, Update::Set(Resource::Namespace(namespace)) if *namespace.name.0 == *"end")
 }
 
 fn policy(name: &str, spec: &str) -> String {

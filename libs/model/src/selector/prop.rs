@@ -70,11 +70,7 @@ impl Partly {
         for (key, known) in &self.0 {
             let any = VALUES.map(Some).into_iter().chain([None]).collect();
             let options: Vec<_> = known.map_or(any, |known| vec![known]);
-            let with = |labels: &Labels, value: &Option<&str>| {
-                let mut labels = labels.clone();
-                labels.extend(value.map(|value| ((*key).to_owned(), value.to_owned())));
-                labels
-            };
+            let with = |labels: &Labels, value: &Option<&str>| labels.with(value.map(|value| (*key, value)));
             found = found.iter().flat_map(|labels| options.iter().map(move |value| with(labels, value))).collect();
         }
         found
@@ -88,10 +84,10 @@ fn views() -> impl Strategy<Value = Partly> {
 
 /// What Calico's documentation says, of labels that are all known.
 fn naive(selector: &Selector, labels: &Labels) -> bool {
-    let value = |key: &String| labels.get(key).map(String::as_str);
+    let value = |key: &String| labels.get(key);
     match selector {
         Selector::All => true,
-        Selector::Global => !labels.contains_key(crate::label::NAMESPACE),
+        Selector::Global => labels.get(crate::label::NAMESPACE).is_none(),
         Selector::Has(key) => value(key).is_some(),
         Selector::Equals(key, wanted) => value(key) == Some(wanted),
         Selector::NotEquals(key, wanted) => value(key) != Some(wanted),

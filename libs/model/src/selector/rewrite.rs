@@ -13,7 +13,7 @@ impl Selector {
     /// Everything in this namespace.
     #[must_use]
     pub fn in_namespace(namespace: &NamespaceName) -> Self {
-        Self::Equals(NAMESPACE.to_owned(), namespace.0.clone())
+        Self::Equals(NAMESPACE.to_owned(), namespace.0.to_string())
     }
 
     /// Every pod, and nothing else.

@@ -23,7 +23,7 @@ pub enum Label<'a> {
 
 impl<'a> Label<'a> {
     fn of(labels: &'a Labels, key: &str) -> Self {
-        labels.get(key).map_or(Self::Absent, |value| Self::Is(value))
+        labels.get(key).map_or(Self::Absent, Self::Is)
     }
 }
 
@@ -45,7 +45,7 @@ pub struct Incomplete<'a>(pub &'a Labels);
 
 impl LabelView for Incomplete<'_> {
     fn label(&self, key: &str) -> Label<'_> {
-        self.0.get(key).map_or(Label::Unknown, |value| Label::Is(value))
+        self.0.get(key).map_or(Label::Unknown, Label::Is)
     }
 }
 
@@ -86,7 +86,7 @@ impl<'a> Parent<'a> {
     fn each_known(self, each: &mut dyn FnMut(&str, &str)) {
         let Self::Named { name, labels } = self else { return };
         each(NAME, name);
-        let others = labels.into_iter().flatten().filter(|(key, _)| *key != NAME);
+        let others = labels.into_iter().flat_map(Labels::iter).filter(|(key, _)| *key != NAME);
         others.for_each(|(key, value)| each(key, value));
     }
 
@@ -174,7 +174,7 @@ impl<'a> EffectiveLabels<'a> {
         if let Label::Is(name) = self.namespace.name() {
             each(&format!("{NAMESPACE_PREFIX}{KUBERNETES_NAME}"), name);
         }
-        for (key, value) in self.applied.into_iter().flatten().flatten() {
+        for (key, value) in self.applied.into_iter().flatten().flat_map(Labels::iter) {
             if !matches!(self.told(key), Label::Is(_)) && self.label(key) == Label::Is(value) {
                 each(key, value);
             }
@@ -218,7 +218,7 @@ impl LabelView for EffectiveLabels<'_> {
         match self.told(key) {
             Label::Absent | Label::Unknown if ![NAMESPACE, SERVICE_ACCOUNT, ORCHESTRATOR].contains(&key) => {
                 let applied = self.applied.into_iter().flatten().find_map(|labels| labels.get(key));
-                applied.map_or_else(|| self.told(key), |value| Label::Is(value))
+                applied.map_or_else(|| self.told(key), Label::Is)
             }
             told => told,
         }

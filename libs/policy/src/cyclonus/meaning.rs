@@ -115,7 +115,7 @@ impl Port {
     /// Which protocol one without any is of differs by kind.
     fn is_of(&self, flow: &Flow, unsaid: bool) -> bool {
         let is_named = |name: Name| {
-            ports().any(|own| own.name.0 == name && own.protocol == flow.protocol && own.port == flow.detail)
+            ports().any(|own| *own.name.0 == *name && own.protocol == flow.protocol && own.port == flow.detail)
         };
         let number = match self.number {
             None => true,

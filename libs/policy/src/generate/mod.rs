@@ -104,19 +104,17 @@ impl Dice {
     }
 
     fn namespace_labels(&mut self, name: &str) -> Labels {
-        let mut labels = self.labels();
-        labels.insert("kubernetes.io/metadata.name".into(), name.into());
-        labels
+        self.labels().with([("kubernetes.io/metadata.name", name)])
     }
 
     fn labels(&mut self) -> Labels {
-        let mut labels = Labels::new();
+        let mut labels = BTreeMap::new();
         for key in LABEL_KEYS {
             if !self.once_in(3) {
-                labels.insert(key.into(), self.pick(&LABEL_VALUES).into());
+                labels.insert(key, self.pick(&LABEL_VALUES));
             }
         }
-        labels
+        labels.into_iter().collect()
     }
 
     /// One account is now and then not known yet.
@@ -156,7 +154,7 @@ impl Dice {
 
     fn network_set(&mut self, number: usize) -> NetworkSet {
         let namespace = if self.once_in(2) { None } else { Some(self.pick(&NAMESPACES).into()) };
-        let id = NetworkSetId { namespace, name: format!("set-{number}") };
+        let id = NetworkSetId { namespace, name: format!("set-{number}").into() };
         NetworkSet { id, labels: self.labels(), nets: self.several(3, Self::net) }
     }
 

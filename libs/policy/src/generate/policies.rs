@@ -8,7 +8,7 @@ use model::{
     Action, Cidr, EntityMatch, Family, IcmpMatch, Labels, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind,
     PolicyTypes, PortMatch, PortRange, Protocol, Rule, Selector, ServiceId, Stage, TierName,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Dice {
     pub(super) fn policy(&mut self, number: usize) -> Policy {
@@ -34,8 +34,8 @@ impl Dice {
             let id = PolicyId { kind, ..id };
             let set = Policy { id: id.clone(), stage: Some(Stage::Set), ..fresh };
             let gone = |set: Policy| {
-                let (ingress, egress) = (Vec::new(), Vec::new());
-                Policy { stage: Some(Stage::Delete), subject: Selector::All, ingress, egress, ..set }
+                let (ingress, egress) = ([].into(), [].into());
+                Policy { stage: Some(Stage::Delete), subject: Selector::All.into(), ingress, egress, ..set }
             };
             staged.insert(id, if self.once_in(3) { gone(set) } else { set });
         }
@@ -46,15 +46,15 @@ impl Dice {
         let namespace: NamespaceName = self.pick(&NAMESPACES).into();
         let own = Selector::in_namespace(&namespace);
         Policy {
-            id: PolicyId { name, namespace: namespace.clone(), kind: PolicyKind::KubernetesNetworkPolicy },
+            id: PolicyId { name: name.into(), namespace: namespace.clone(), kind: PolicyKind::KubernetesNetworkPolicy },
             tier: TierName::DEFAULT.into(),
             order: Order::KUBERNETES,
-            subject: Selector::all_of(vec![Selector::pods(), own, self.requirements()]),
+            subject: Selector::all_of(vec![Selector::pods(), own, self.requirements()]).into(),
             layer: Layer::Ordinary { on_forward: false },
             stage: None,
             types,
-            ingress: self.kubernetes_rules(&namespace, true),
-            egress: self.kubernetes_rules(&namespace, false),
+            ingress: self.kubernetes_rules(&namespace, true).into(),
+            egress: self.kubernetes_rules(&namespace, false).into(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Dice {
         let mut rule = Rule::new(place, Action::Allow);
         let mut peer = match self.below(8) {
             0 => EntityMatch::default(),
-            1..5 => EntityMatch { selector: Some(self.pods_of(namespace)), ..EntityMatch::default() },
+            1..5 => EntityMatch { selector: Some(self.pods_of(namespace).into()), ..EntityMatch::default() },
             _ => self.ip_block(),
         };
         let ports = match self.below(8) {
@@ -77,7 +77,7 @@ impl Dice {
             }
             _ => {
                 rule.protocol = Some(self.pick(&Protocol::WITH_PORTS));
-                Some(self.several(3, Self::port))
+                Some(self.several(3, Self::port).into())
             }
         };
         if ingress {
@@ -106,15 +106,15 @@ impl Dice {
         let is_early = layer == Layer::PreDnat;
         let orders = [Order::Unset, Order::At(-0.0), Order::At(0.0), Order::At(7.5), Order::At(1000.0)];
         Policy {
-            id: PolicyId { name, namespace: namespace.into(), kind },
+            id: PolicyId { name: name.into(), namespace: namespace.into(), kind },
             tier: self.pick(&TIERS).into(),
             order: self.pick(&orders),
-            subject: self.selector(2),
+            subject: self.selector(2).into(),
             layer,
             stage: None,
             types: PolicyTypes { ingress: types.ingress || is_early, egress: types.egress && !is_early },
-            ingress: self.calico_rules(),
-            egress: self.calico_rules(),
+            ingress: self.calico_rules().into(),
+            egress: self.calico_rules().into(),
         }
     }
 
@@ -139,7 +139,7 @@ impl Dice {
             not_icmp: self.maybe(8, Self::icmp),
             source: self.entity(true),
             destination: self.entity(false),
-            service: self.maybe(10, Self::service),
+            service: self.maybe(10, |dice| Arc::new(dice.service())),
             annotations: Labels::new(),
             unreadable: self.unreadable(),
         }
@@ -150,7 +150,7 @@ impl Dice {
         ServiceId { namespace: self.pick(&NAMESPACES).into(), name: self.pick(&["shop", "shop", "nothing"]).to_owned() }
     }
 
-    fn unreadable(&mut self) -> Option<String> {
+    fn unreadable(&mut self) -> Option<Box<str>> {
         self.maybe(25, |_| "a part of another world".into())
     }
 
@@ -169,13 +169,13 @@ impl Dice {
         }
         let ports_once_in = if is_source { 6 } else { 4 };
         EntityMatch {
-            selector: self.maybe(3, |dice| dice.selector(2)),
-            not_selector: self.maybe(6, |dice| dice.selector(1)),
-            nodes: self.maybe(16, Self::requirements),
-            nets: self.maybe(4, |dice| if dice.once_in(8) { Vec::new() } else { dice.several(3, Self::net) }),
-            not_nets: if self.once_in(5) { self.several(2, Self::net) } else { Vec::new() },
-            ports: self.maybe(ports_once_in, |dice| dice.several(3, Self::port)),
-            not_ports: if self.once_in(2 * ports_once_in) { self.several(2, Self::port) } else { Vec::new() },
+            selector: self.maybe(3, |dice| dice.selector(2).into()),
+            not_selector: self.maybe(6, |dice| dice.selector(1).into()),
+            nodes: self.maybe(16, |dice| dice.requirements().into()),
+            nets: self.maybe(4, |dice| if dice.once_in(8) { [].into() } else { dice.several(3, Self::net).into() }),
+            not_nets: if self.once_in(5) { self.several(2, Self::net).into() } else { [].into() },
+            ports: self.maybe(ports_once_in, |dice| dice.several(3, Self::port).into()),
+            not_ports: if self.once_in(2 * ports_once_in) { self.several(2, Self::port).into() } else { [].into() },
         }
     }
 
@@ -240,7 +240,7 @@ impl Dice {
 
     /// Exceptions often hit pods.
     fn ip_block(&mut self) -> EntityMatch {
-        let nets = Some(self.several(2, Self::net));
+        let nets = Some(self.several(2, Self::net).into());
         let not_nets = (0..self.below(3)).map(|_| self.net()).collect();
         EntityMatch { nets, not_nets, ..EntityMatch::default() }
     }

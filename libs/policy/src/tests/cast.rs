@@ -156,15 +156,15 @@ pub fn policy(namespace: &str, name: &str) -> Draft {
     let id = PolicyId { name: name.into(), namespace: namespace.into(), kind: PolicyKind::KubernetesNetworkPolicy };
     let types = PolicyTypes { ingress: false, egress: false };
     Draft(Policy {
-        subject: pods_of(Selector::in_namespace(&id.namespace), Selector::All),
+        subject: pods_of(Selector::in_namespace(&id.namespace), Selector::All).into(),
         id,
         tier: TierName::DEFAULT.into(),
         order: Order::KUBERNETES,
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
         types,
-        ingress: vec![],
-        egress: vec![],
+        ingress: [].into(),
+        egress: [].into(),
     })
 }
 
@@ -176,13 +176,13 @@ pub fn global(tier: &str, name: &str) -> Draft {
     Draft(Policy {
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
-        subject: Selector::pods(),
+        subject: Selector::pods().into(),
         id,
         tier,
         order,
         types,
-        ingress: vec![],
-        egress: vec![],
+        ingress: [].into(),
+        egress: [].into(),
     })
 }
 
@@ -198,12 +198,12 @@ pub fn does(action: Action) -> Rule {
 
 /// One end of a rule: what this selector finds.
 pub fn end(selector: &str) -> EntityMatch {
-    EntityMatch { selector: Some(written(selector)), ..EntityMatch::default() }
+    EntityMatch { selector: Some(written(selector).into()), ..EntityMatch::default() }
 }
 
 /// One end of a rule: these networks.
 pub fn end_nets(nets: &[&str], not_nets: &[&str]) -> EntityMatch {
-    let all = |nets: &[&str]| nets.iter().map(|net| cidr(net)).collect::<Vec<_>>();
+    let all = |nets: &[&str]| nets.iter().map(|net| cidr(net)).collect::<Box<[_]>>();
     let given = Some(all(nets)).filter(|nets| !nets.is_empty());
     EntityMatch { nets: given, not_nets: all(not_nets), ..EntityMatch::default() }
 }
@@ -211,13 +211,13 @@ pub fn end_nets(nets: &[&str], not_nets: &[&str]) -> EntityMatch {
 /// The other end of a rule: these ports.
 pub fn end_ports(ports: &[(u16, u16)], not_ports: &[(u16, u16)]) -> EntityMatch {
     let range = |(first, last): &(u16, u16)| PortRange::new(*first, *last).expect("because the test writes a range");
-    let all = |ports: &[(u16, u16)]| ports.iter().map(|port| PortMatch::Range(range(port))).collect::<Vec<_>>();
+    let all = |ports: &[(u16, u16)]| ports.iter().map(|port| PortMatch::Range(range(port))).collect::<Box<[_]>>();
     let given = Some(all(ports)).filter(|ports| !ports.is_empty());
     EntityMatch { ports: given, not_ports: all(not_ports), ..EntityMatch::default() }
 }
 
 /// Numbered by their places.
-fn placed<const N: usize>(rules: [Rule; N]) -> Vec<Rule> {
+fn placed<const N: usize>(rules: [Rule; N]) -> Box<[Rule]> {
     rules.into_iter().enumerate().map(|(place, rule)| Rule { place: place as u16, ..rule }).collect()
 }
 
@@ -228,7 +228,7 @@ impl Draft {
     }
 
     pub fn selecting(mut self, selector: &str) -> Self {
-        self.0.subject = written(selector);
+        self.0.subject = written(selector).into();
         self
     }
 
@@ -245,7 +245,7 @@ impl Draft {
     }
 
     pub fn of(mut self, pods: Selector) -> Self {
-        self.0.subject = pods_of(Selector::in_namespace(&self.0.id.namespace), pods);
+        self.0.subject = pods_of(Selector::in_namespace(&self.0.id.namespace), pods).into();
         self
     }
 
@@ -304,10 +304,10 @@ impl Allow {
 /// One rule for each peer and port entry, all of one place. `ends` puts a peer and ports where they belong.
 fn rules<const N: usize>(
     written: [Allow; N],
-    ends: impl Fn(EntityMatch, Option<Vec<PortMatch>>) -> (EntityMatch, EntityMatch),
-) -> Vec<Rule> {
+    ends: impl Fn(EntityMatch, Option<Box<[PortMatch]>>) -> (EntityMatch, EntityMatch),
+) -> Box<[Rule]> {
     let one = |place: usize, peer: &EntityMatch, port: Option<&(Protocol, Option<PortMatch>)>| {
-        let ports = port.and_then(|(_, port)| port.clone()).map(|port| vec![port]);
+        let ports = port.and_then(|(_, port)| port.clone()).map(|port| [port].into());
         let (source, destination) = ends(peer.clone(), ports);
         let protocol = port.map(|(protocol, _)| *protocol);
         Rule { protocol, source, destination, ..Rule::new(place as u16, Action::Allow) }
@@ -321,7 +321,7 @@ fn rules<const N: usize>(
             }
         }
     }
-    rules
+    rules.into()
 }
 
 /// Pods of the policy's own namespace `own`.
@@ -340,7 +340,7 @@ pub fn both(namespaces: Selector, pods: Selector) -> EntityMatch {
 }
 
 fn selector(namespaces: Selector, pods: Selector) -> EntityMatch {
-    EntityMatch { selector: Some(pods_of(namespaces, pods)), ..EntityMatch::default() }
+    EntityMatch { selector: Some(pods_of(namespaces, pods).into()), ..EntityMatch::default() }
 }
 
 fn pods_of(namespaces: Selector, pods: Selector) -> Selector {
@@ -348,7 +348,7 @@ fn pods_of(namespaces: Selector, pods: Selector) -> Selector {
 }
 
 pub fn ip_block(nets: &[Cidr], not_nets: &[Cidr]) -> EntityMatch {
-    EntityMatch { nets: Some(nets.to_vec()), not_nets: not_nets.to_vec(), ..EntityMatch::default() }
+    EntityMatch { nets: Some(nets.into()), not_nets: not_nets.into(), ..EntityMatch::default() }
 }
 
 pub fn is(key: &str, value: &str) -> Selector {

@@ -17,8 +17,8 @@ fn cluster(tier: &str, name: &str, priority: f64) -> Draft {
     draft
 }
 
-fn ports(port: Option<u16>) -> Option<Vec<PortMatch>> {
-    port.map(|port| vec![PortMatch::Range(PortRange::single(port))])
+fn ports(port: Option<u16>) -> Option<Box<[PortMatch]>> {
+    port.map(|port| [PortMatch::Range(PortRange::single(port))].into())
 }
 
 fn pods_of_y() -> EntityMatch {
@@ -135,7 +135,8 @@ fn cnpt_6_networks_hold_for_pods_too_and_what_is_accepted_before_them_stays_open
 
 #[test]
 fn cnpt_7_a_named_port_is_the_destinations_in_both_directions() {
-    let named = || EntityMatch { ports: Some(vec![PortMatch::Named("serve-81-udp".into())]), ..EntityMatch::default() };
+    let named =
+        || EntityMatch { ports: Some([PortMatch::Named("serve-81-udp".into())].into()), ..EntityMatch::default() };
     let into = Rule { source: pods_of_y(), destination: named(), ..does(Action::Allow) };
     let out = Rule { destination: EntityMatch { ports: named().ports, ..pods_of_y() }, ..does(Action::Allow) };
     let closed = || does(Action::Deny);
@@ -151,7 +152,7 @@ fn cnpt_7_a_named_port_is_the_destinations_in_both_directions() {
 #[test]
 fn cnpt_8_nodes_are_accepted_passed_and_denied_as_peers_of_egress() {
     let nodes = |action| Rule {
-        destination: EntityMatch { nodes: Some(is("role", "edge")), ..EntityMatch::default() },
+        destination: EntityMatch { nodes: Some(is("role", "edge").into()), ..EntityMatch::default() },
         ..does(action)
     };
     for (action, open) in [(Action::Allow, true), (Action::Pass, true), (Action::Deny, false)] {

@@ -116,9 +116,9 @@ fn a_lower_order_is_asked_first_and_an_unset_one_last() {
             other => panic!("a rule decides, not {other:?}"),
         }
     };
-    assert_eq!(decides(&deny), "a-deny");
+    assert_eq!(*decides(&deny), *"a-deny");
     deny.0.order = model::Order::Unset;
-    assert_eq!(decides(&deny), "b-allow");
+    assert_eq!(*decides(&deny), *"b-allow");
     deny.0.order = model::Order::At(-1.0);
-    assert_eq!(decides(&deny), "a-deny");
+    assert_eq!(*decides(&deny), *"a-deny");
 }

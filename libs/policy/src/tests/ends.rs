@@ -56,17 +56,17 @@ fn cal_27_excepted_networks_of_one_family_say_nothing_of_the_other() {
     assert!(!cast.lets("2001:db8::7", "x/a", TCP, 80), "felix renders the rule for IPv4 alone");
     let cast = allowing_from(end_nets(&[], &["10.65.0.0/16", "fd65::/16"]));
     assert!(cast.lets("2001:db8::7", "x/a", TCP, 80) && !cast.lets("x/b", "x/a", TCP, 80));
-    let own = EntityMatch { not_nets: vec![cidr("10.99.0.0/16")], ..EntityMatch::default() };
+    let own = EntityMatch { not_nets: [cidr("10.99.0.0/16")].into(), ..EntityMatch::default() };
     let cast = allowing(Rule { destination: own, ..does(Action::Allow) });
     assert!(cast.lets(STRANGER, "x/a", TCP, 80) && !cast.lets("2001:db8::7", "x/a", TCP, 80), "of the own end neither");
 }
 
 #[test]
 fn cal_28_an_empty_list_of_networks_and_a_selector_of_nobody_match_nothing() {
-    let empty = EntityMatch { nets: Some(vec![]), ..EntityMatch::default() };
+    let empty = EntityMatch { nets: Some([].into()), ..EntityMatch::default() };
     assert!(!allowing_from(empty).lets(STRANGER, "x/a", TCP, 80));
     assert_eq!(allowing_from(end("pod == 'nobody'")).reach("x/a"), "");
-    let negated = EntityMatch { not_selector: Some(written("pod == 'nobody'")), ..EntityMatch::default() };
+    let negated = EntityMatch { not_selector: Some(written("pod == 'nobody'").into()), ..EntityMatch::default() };
     let cast = allowing_from(negated);
     assert_eq!(cast.reach("x/a"), OTHERS);
     assert!(cast.lets(STRANGER, "x/a", TCP, 80));
@@ -85,17 +85,17 @@ fn cal_30_an_ip_version_holds_for_both_ends() {
 fn cal_31_a_negation_in_the_selector_covers_endpoints_and_a_negated_selector_everybody() {
     let inside = allowing_from(end("!has(pod)"));
     assert!(!inside.lets(STRANGER, "x/a", TCP, 80) && !inside.lets("x/b", "x/a", TCP, 80));
-    let negated = |text: &str| EntityMatch { not_selector: Some(written(text)), ..EntityMatch::default() };
+    let negated = |text: &str| EntityMatch { not_selector: Some(written(text).into()), ..EntityMatch::default() };
     let outside = allowing_from(negated("has(pod)"));
     assert!(outside.lets(STRANGER, "x/a", TCP, 80) && !outside.lets("x/b", "x/a", TCP, 80));
 }
 
 #[test]
 fn cal_11_a_selector_and_a_negated_selector_must_both_hold() {
-    let both = EntityMatch { not_selector: Some(written("pod == 'b'")), ..end("pcns.ns in {'x', 'y'}") };
+    let both = EntityMatch { not_selector: Some(written("pod == 'b'").into()), ..end("pcns.ns in {'x', 'y'}") };
     assert_eq!(allowing_from(both).reach("x/a"), "x/c y/a y/c");
     let nets = EntityMatch {
-        selector: Some(written("pod in {'b', 'c'}")),
+        selector: Some(written("pod in {'b', 'c'}").into()),
         ..end_nets(&["10.65.2.0/24", "fd65::2:0/112"], &[])
     };
     assert_eq!(allowing_from(nets).reach("x/a"), "y/b y/c");
@@ -109,8 +109,8 @@ fn cal_32_a_namespace_all_names_pods_of_every_namespace_and_global_only_sets_of_
             network_set(Some("y"), "near", "r", &[&format!("{FAR}/32")]),
         ]
     };
-    let asking = |selector| {
-        let mut cast = allowing_from(EntityMatch { selector: Some(selector), ..EntityMatch::default() });
+    let asking = |selector: model::Selector| {
+        let mut cast = allowing_from(EntityMatch { selector: Some(selector.into()), ..EntityMatch::default() });
         cast.0.network_sets = sets();
         cast
     };
@@ -171,7 +171,7 @@ fn cal_34_a_set_finds_pods_by_their_addresses_and_kubernetes_selectors_find_no_s
 #[test]
 fn cal_35_accounts_by_name_or_by_label() {
     let by = |selector: model::Selector| {
-        let mut cast = allowing_from(EntityMatch { selector: Some(selector), ..EntityMatch::default() });
+        let mut cast = allowing_from(EntityMatch { selector: Some(selector.into()), ..EntityMatch::default() });
         account(&mut cast, "y/a", "robot", &[("kind", "machine")]);
         account(&mut cast, "z/b", "clerk", &[("kind", "machine")]);
         cast
@@ -204,7 +204,7 @@ fn an_own_end_that_differs_by_family_is_judged_by_family() {
     let own = Rule { destination: end_nets(&["10.65.1.1/32"], &[]), ..does(Action::Allow) };
     let cast = Cast::new([global("default", "p").selecting("pod == 'a'").into([own])]);
     assert!(cast.lets(STRANGER, "x/a", TCP, 80) && !cast.lets("2001:db8::7", "x/a", TCP, 80));
-    let negated = EntityMatch { not_nets: vec![cidr("10.65.1.1/32"), cidr("fd99::/16")], ..EntityMatch::default() };
+    let negated = EntityMatch { not_nets: [cidr("10.65.1.1/32"), cidr("fd99::/16")].into(), ..EntityMatch::default() };
     let deny = Rule { destination: negated, ..does(Action::Deny) };
     let cast = Cast::new([global("default", "p").selecting("pod == 'a'").into([deny, does(Action::Allow)])]);
     assert!(cast.lets(STRANGER, "x/a", TCP, 80) && !cast.lets("2001:db8::7", "x/a", TCP, 80));
@@ -233,7 +233,7 @@ fn an_own_end_that_tells_two_addresses_of_one_family_apart_is_asked_of_the_very_
 
 #[test]
 fn cnp_12_nodes_are_found_by_their_addresses_and_in_all_of_them() {
-    let nodes = |text: &str| EntityMatch { nodes: Some(written(text)), ..EntityMatch::default() };
+    let nodes = |text: &str| EntityMatch { nodes: Some(written(text).into()), ..EntityMatch::default() };
     let rule = |text: &str| Rule { destination: nodes(text), ..does(Action::Allow) };
     let asking = |text: &str| {
         let mut cast = Cast::new([global("default", "p").selecting("pod == 'a'").out([rule(text)])]);
@@ -265,7 +265,7 @@ fn cnp_13_a_network_matches_pods_inside_it_too_and_icmp() {
 #[test]
 fn cnp_8_cnp_11_peers_by_namespace_are_pods_alone() {
     let peer = model::Selector::all_of(vec![model::Selector::pods(), written("all()").of_namespaces()]);
-    let mut cast = allowing_from(EntityMatch { selector: Some(peer), ..EntityMatch::default() });
+    let mut cast = allowing_from(EntityMatch { selector: Some(peer.into()), ..EntityMatch::default() });
     cast.0.network_sets = vec![network_set(Some("y"), "near", "r", &["203.0.113.0/24"])];
     assert_eq!(cast.reach("x/a"), OTHERS);
     assert!(!cast.lets(STRANGER, "x/a", TCP, 80));

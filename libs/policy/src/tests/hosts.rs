@@ -221,7 +221,7 @@ fn hep_11_the_own_end_of_a_rule_is_whatever_address_the_packet_has_there() {
 #[test]
 fn cal_25_port_names_of_a_host_endpoint_count_at_its_expected_addresses_on_either_side() {
     let port = NamedPort { name: "http".into(), protocol: TCP, port: 8055 };
-    let named = EntityMatch { ports: Some(vec![PortMatch::Named("http".into())]), ..EntityMatch::default() };
+    let named = EntityMatch { ports: Some([PortMatch::Named("http".into())].into()), ..EntityMatch::default() };
     let rule = || Rule { protocol: Some(TCP), destination: named.clone(), ..does(Action::Allow) };
     for interface in [Some(HostInterface::Named(IfaceName("eth0".into()))), Some(HostInterface::Any)] {
         let host = HostEndpoint { ports: vec![port.clone()], interface, ..eth0() };

@@ -108,7 +108,7 @@ fn np_20_np_33_what_no_longer_stands_no_longer_holds() {
 fn np_21_np_22_a_label_added_to_a_namespace_or_a_pod_makes_it_a_peer() {
     let mut cast = into_a([peers([namespaces(is("team", "red")), pods("x", is("team", "red"))])]);
     assert_eq!(cast.reach("x/a"), "");
-    cast.pod("x/c").labels.insert("team".into(), "red".into());
+    cast.pod("x/c").labels = labels(&[("pod", "c"), ("team", "red")]);
     cast.0.namespaces.insert("z".into(), labels(&[("team", "red")]));
     assert_eq!(cast.reach("x/a"), "x/c z/a z/b z/c");
 }
@@ -117,7 +117,7 @@ fn np_21_np_22_a_label_added_to_a_namespace_or_a_pod_makes_it_a_peer() {
 fn np_24_a_pod_is_isolated_once_its_labels_match_the_subject() {
     let mut cast = Cast::new([policy("x", "in").of(is("closed", "yes")).ingress([])]);
     assert_eq!(cast.reach("x/a"), OTHERS);
-    cast.pod("x/a").labels.insert("closed".into(), "yes".into());
+    cast.pod("x/a").labels = labels(&[("pod", "a"), ("closed", "yes")]);
     assert_eq!(cast.reach("x/a"), "");
 }
 
@@ -182,7 +182,7 @@ fn a_refusal_names_every_policy_that_isolates_in_order() {
     else {
         panic!("two policies isolate the pod")
     };
-    assert_eq!(policies.iter().map(|id| id.name.as_str()).collect::<Vec<_>>(), ["first", "second"]);
+    assert_eq!(policies.iter().map(|id| &*id.name).collect::<Vec<_>>(), ["first", "second"]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn the_nearest_rule_comes_first_and_says_what_it_asks_for() {
 #[test]
 fn a_peer_in_another_namespace_lacks_the_namespace_and_nothing_else() {
     let from_own = peers([EntityMatch {
-        selector: Some(written("projectcalico.org/namespace == 'x' && pod == 'a'")),
+        selector: Some(written("projectcalico.org/namespace == 'x' && pod == 'a'").into()),
         ..EntityMatch::default()
     }]);
     let cast = Cast::new([policy("x", "own").ingress([from_own])]);

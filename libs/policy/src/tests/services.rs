@@ -14,7 +14,7 @@ fn shop() -> ServiceId {
 }
 
 fn asks(action: Action) -> Rule {
-    Rule { service: Some(shop()), ..does(action) }
+    Rule { service: Some(shop().into()), ..does(action) }
 }
 
 fn out_of_x(rules: [Rule; 2]) -> Cast {

@@ -16,11 +16,11 @@ fn named(name: &str) -> PortMatch {
 }
 
 fn from(ports: &[PortMatch]) -> EntityMatch {
-    EntityMatch { ports: Some(ports.to_vec()), ..EntityMatch::default() }
+    EntityMatch { ports: Some(ports.into()), ..EntityMatch::default() }
 }
 
 fn but(ports: &[PortMatch]) -> EntityMatch {
-    EntityMatch { not_ports: ports.to_vec(), ..EntityMatch::default() }
+    EntityMatch { not_ports: ports.into(), ..EntityMatch::default() }
 }
 
 fn rule(protocol: Protocol, action: Action, source: EntityMatch) -> Rule {
@@ -64,7 +64,7 @@ fn cal_21_a_source_port_of_one_protocol_says_nothing_of_another() {
 #[test]
 fn cal_11_source_ports_and_the_ones_left_out_of_them_both_hold() {
     let mut source = from(&[range(80, 90)]);
-    source.not_ports = vec![range(85, 85)];
+    source.not_ports = [range(85, 85)].into();
     let cast = into_a([rule(TCP, Action::Allow, source)]);
     assert_eq!(let_in(&cast, TCP, &[79, 80, 84, 85, 86, 90, 91]), [80, 84, 86, 90]);
 }
@@ -72,7 +72,7 @@ fn cal_11_source_ports_and_the_ones_left_out_of_them_both_hold() {
 #[test]
 fn cal_11_both_ends_ports_are_and() {
     let mut both = rule(TCP, Action::Allow, from(&[range(68, 68)]));
-    both.destination.ports = Some(vec![range(80, 81)]);
+    both.destination.ports = Some([range(80, 81)].into());
     let cast = into_a([both]);
     for (from, to, open) in [(68, 80, true), (68, 81, true), (68, 82, false), (67, 80, false)] {
         assert_eq!(cast.lets_from("y/b", from, "x/a", TCP, to), open, "{from} to {to}");

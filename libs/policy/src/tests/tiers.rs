@@ -156,7 +156,7 @@ fn cal_4_the_accounts_profile_is_asked_after_the_namespaces() {
         egress: vec![],
     };
     let mut cast = cast([]);
-    cast.0.endpoints.retain(|pod| pod.id.namespace.0 != "x" || pod.id.name == "a");
+    cast.0.endpoints.retain(|pod| *pod.id.namespace.0 != *"x" || *pod.id.name == *"a");
     cast.0.profiles = vec![
         profile("ksa.x.default", from("pod == 'c'", Action::Allow)),
         profile("kns.x", from("pod == 'b'", Action::Allow)),
@@ -320,7 +320,9 @@ fn the_default_tier_may_be_told_to_pass() {
 fn a_rule_for_everybody_is_no_selector_of_pods() {
     let anybody = Rule { source: EntityMatch::default(), ..does(Action::Allow) };
     assert!(cast([to_a("first", "p", [anybody])]).lets(STRANGER, "x/a", TCP, 80));
-    let pods =
-        Rule { source: EntityMatch { selector: Some(Selector::All), ..EntityMatch::default() }, ..does(Action::Allow) };
+    let pods = Rule {
+        source: EntityMatch { selector: Some(Selector::All.into()), ..EntityMatch::default() },
+        ..does(Action::Allow)
+    };
     assert!(!cast([to_a("first", "p", [pods])]).lets(STRANGER, "x/a", TCP, 80));
 }

@@ -43,7 +43,7 @@ fn labels_of_a_namespace_that_nobody_described_count_against_the_traffic() {
 #[test]
 fn a_negated_selector_in_doubt_counts_against_the_traffic_as_well() {
     let not = |action| Rule {
-        source: EntityMatch { not_selector: Some(written("pcns.ns == 'z'")), ..EntityMatch::default() },
+        source: EntityMatch { not_selector: Some(written("pcns.ns == 'z'").into()), ..EntityMatch::default() },
         ..does(action)
     };
     let mut cast = into_a([not(Action::Allow), does(Action::Log)]);
@@ -88,7 +88,7 @@ fn cal_18_cnp_10_an_unreadable_deny_or_pass_refuses_everything_and_an_unreadable
 
 #[test]
 fn a_source_ports_name_of_a_pod_that_nobody_described_may_be_any() {
-    let named = EntityMatch { ports: Some(vec![PortMatch::Named("serve-80-tcp".into())]), ..end("pod == 'b'") };
+    let named = EntityMatch { ports: Some([PortMatch::Named("serve-80-tcp".into())].into()), ..end("pod == 'b'") };
     let forget = |cast: &mut Cast| cast.pod("y/b").ports = None;
     let denies = Rule { protocol: Some(TCP), source: named.clone(), ..does(Action::Deny) };
     assert_eq!(reach_with(denies, forget), "x/b x/c y/a y/c z/a z/b z/c");

@@ -59,7 +59,7 @@ fn endpoint(text: &str) -> SliceEndpoint {
         let list = rest.iter().find_map(|word| word.strip_prefix(kind)?.strip_prefix('=')).unwrap_or_default();
         list.split('+').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
     };
-    let hints = Hints { zones: hinted("zones"), nodes: hinted("nodes").into_iter().map(NodeName).collect() };
+    let hints = Hints { zones: hinted("zones"), nodes: hinted("nodes").into_iter().map(NodeName::from).collect() };
     let node = rest.first().filter(|node| **node != "-" && !node.contains('='));
     SliceEndpoint {
         ready,

@@ -11,10 +11,10 @@ use super::{
     },
     expression,
 };
-use model::{Cidr, EntityMatch, NamespaceName, PortMatch, Selector};
+use model::{Cidr, EntityMatch, NamespaceName, Selector};
 use serde::Deserialize;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -51,12 +51,12 @@ pub(super) fn convert(
     let nets = each(&field("nets"), entity.nets.as_deref(), |path, text| net(path, text))?;
     let ports = each(&field("ports"), entity.ports.as_deref(), port::calico)?;
     Ok(EntityMatch {
-        selector: selector(path, &entity, namespace)?,
-        not_selector: expression::given(&field("notSelector"), entity.not_selector.as_deref())?,
+        selector: selector(path, &entity, namespace)?.map(Arc::new),
+        not_selector: expression::given(&field("notSelector"), entity.not_selector.as_deref())?.map(Arc::new),
         // An empty list is as good as none, as in Calico's API.
-        nets: Some(nets).filter(|nets: &Vec<Cidr>| !nets.is_empty()),
+        nets: Some(nets).filter(|nets| !nets.is_empty()),
         not_nets: each(&field("notNets"), entity.not_nets.as_deref(), |path, text| net(path, text))?,
-        ports: Some(ports).filter(|ports: &Vec<PortMatch>| !ports.is_empty()),
+        ports: Some(ports).filter(|ports| !ports.is_empty()),
         not_ports: each(&field("notPorts"), entity.not_ports.as_deref(), port::calico)?,
         ..EntityMatch::default()
     })
@@ -66,7 +66,7 @@ fn each<T, V>(
     path: &str,
     values: Option<&[V]>,
     read: impl Fn(&str, &V) -> Result<T, InvalidField>,
-) -> Result<Vec<T>, InvalidField> {
+) -> Result<Box<[T]>, InvalidField> {
     let values = values.unwrap_or_default().iter().enumerate();
     values.map(|(index, value)| read(&format!("{path}[{index}]"), value)).collect()
 }

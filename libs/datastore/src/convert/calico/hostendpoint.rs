@@ -76,7 +76,7 @@ fn each<W, T>(
 
 fn node(name: String) -> Result<NodeName, InvalidField> {
     if is_object_name(&name) {
-        return Ok(NodeName(name));
+        return Ok(NodeName(name.into()));
     }
     Err(InvalidField::new("spec.node", format!("{name:?} is not the name of a node; it is required")))
 }
@@ -117,7 +117,7 @@ fn named(path: &str, port: Port) -> Result<NamedPort, InvalidField> {
     let at = format!("{path}.protocol");
     let protocol = rule::protocol(&at, Some(&port.protocol))?.filter(|protocol| protocol.has_ports());
     Ok(NamedPort {
-        name: PortName(port.name),
+        name: PortName(port.name.into()),
         protocol: protocol
             .ok_or_else(|| InvalidField::new(&at, format!("{} is none of TCP, UDP and SCTP", port.protocol)))?,
         port: port::number(&format!("{path}.port"), &port.port)?,
@@ -176,10 +176,10 @@ mod tests {
               ports: [{name: http_alt, protocol: TCP, port: 8080}, {name: dns, protocol: 17, port: 53}]}",
         ));
         assert_eq!(unreadable, [""; 0]);
-        assert_eq!((host.name.as_str(), host.node.0.as_str(), host.expected_ips.len()), ("n1-eth0", "n1", 2));
-        assert_eq!(host.labels.get("role").map(String::as_str), Some("edge"));
+        assert_eq!((host.name.as_str(), &*host.node.0, host.expected_ips.len()), ("n1-eth0", "n1", 2));
+        assert_eq!(host.labels.get("role"), Some("edge"));
         assert_eq!(host.profiles, ["b", "projectcalico-default-allow"]);
-        let ports: Vec<_> = host.ports.iter().map(|port| (port.name.0.as_str(), port.protocol, port.port)).collect();
+        let ports: Vec<_> = host.ports.iter().map(|port| (&*port.name.0, port.protocol, port.port)).collect();
         assert_eq!(ports, [("http_alt", Protocol::TCP, 8080), ("dns", Protocol::UDP, 53)]);
         let with = |port: &str| refusal(&text(&format!("{{node: n1, interfaceName: eth0, ports: [{port}]}}")));
         assert!(with("{name: a b, protocol: TCP, port: 1}").starts_with("spec.ports[0].name: "));
@@ -196,7 +196,7 @@ mod tests {
               spec: {{node: n1, interfaceName: eth0}}}}"
         );
         let (host, unreadable) = host(&stored);
-        assert_eq!(host.labels.get("role").map(String::as_str), Some("edge"));
+        assert_eq!(host.labels.get("role"), Some("edge"));
         assert!(unreadable[0].starts_with("metadata.labels[projectcalico.org/namespace]: "), "{unreadable:?}");
     }
 }

@@ -22,11 +22,11 @@ struct Kept {
 
 /// Says of labels that Calico gives by itself that they are not seen where somebody else has written them.
 pub(super) fn complain_of_reserved(labels: &Labels, unreadable: &mut Vec<InvalidField>) {
-    let reserved = |key: &&String| {
-        [NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT].contains(&key.as_str())
+    let reserved = |key: &&str| {
+        [NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT].contains(key)
             || [NAMESPACE_PREFIX, ACCOUNT_PREFIX].iter().any(|prefix| key.starts_with(prefix))
     };
-    for key in labels.keys().filter(reserved) {
+    for key in labels.iter().map(|(key, _)| key).filter(reserved) {
         let reason = "is a label that Calico gives by itself; choose another";
         unreadable.push(InvalidField::new(&format!("metadata.labels[{key}]"), reason));
     }
@@ -36,7 +36,7 @@ pub(super) fn complain_of_reserved(labels: &Labels, unreadable: &mut Vec<Invalid
 pub(in super::super) fn restore(meta: &mut Meta, object: &Value, is_policy: bool) -> Result<(), InvalidField> {
     let Some(text) = meta.annotation(ANNOTATION) else { return Ok(()) };
     let kept: Kept = serde_json::from_str(text).map_err(|error| InvalidField::new(PATH, error))?;
-    meta.add_labels(kept.labels.unwrap_or_default());
+    meta.add_labels(&kept.labels.unwrap_or_default());
     if !is_policy {
         return Ok(());
     }

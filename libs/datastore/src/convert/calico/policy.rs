@@ -62,13 +62,13 @@ pub(in super::super) fn convert(
             spec.tier.as_deref().filter(|name| !name.is_empty()).unwrap_or(TierName::DEFAULT),
         )?,
         order: order(spec.order)?,
-        subject: subject(&spec, namespace.as_ref())?,
+        subject: subject(&spec, namespace.as_ref())?.into(),
         id,
         layer: layer(&spec),
         stage: None,
         types,
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
     })
 }
 

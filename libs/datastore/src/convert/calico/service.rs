@@ -8,6 +8,7 @@ use super::super::field::{InvalidField, is_label_name, is_object_name, read_at};
 use model::{Direction, NamespaceName, ServiceId};
 use serde::Deserialize;
 use serde_json::Value;
+use std::sync::Arc;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,7 +27,7 @@ pub(super) fn convert(
     direction: Direction,
     rule: &Value,
     namespace: Option<&NamespaceName>,
-) -> Result<Option<ServiceId>, InvalidField> {
+) -> Result<Option<Arc<ServiceId>>, InvalidField> {
     let (own, other, verb) = match direction {
         Direction::Ingress => ("destination", "source", "receives"),
         Direction::Egress => ("source", "destination", "sends"),
@@ -43,7 +44,8 @@ pub(super) fn convert(
         let reason = "cannot stand beside services; remove one of them, or give it a rule of its own";
         return Err(InvalidField::new(&format!("{path}.{field}"), reason));
     }
-    named(&format!("{path}.services"), read_at(&format!("{path}.services"), value)?, namespace).map(Some)
+    named(&format!("{path}.services"), read_at(&format!("{path}.services"), value)?, namespace)
+        .map(|service| Some(service.into()))
 }
 
 /// A field of an end, unless it is as good as not given.
@@ -63,7 +65,7 @@ fn named(path: &str, service: Service, own: Option<&NamespaceName>) -> Result<Se
         .ok_or_else(|| InvalidField::new(&format!("{path}.name"), "must be the name of a service"))?;
     let path = format!("{path}.namespace");
     let namespace = match service.namespace.filter(|namespace| !namespace.is_empty()) {
-        Some(namespace) if is_label_name(&namespace) => NamespaceName(namespace),
+        Some(namespace) if is_label_name(&namespace) => NamespaceName(namespace.into()),
         Some(other) => return Err(InvalidField::new(&path, format!("{other:?} is not the name of a namespace"))),
         None => own.cloned().ok_or_else(|| {
             InvalidField::new(

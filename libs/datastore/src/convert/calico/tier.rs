@@ -53,7 +53,7 @@ pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Tier, Inv
 /// The name of a tier has no dots: in older versions it stood in front of the names of policies.
 pub(super) fn name(path: &str, text: &str) -> Result<TierName, InvalidField> {
     if super::super::field::is_label_name(text) {
-        return Ok(TierName(text.to_owned()));
+        return Ok(TierName(text.into()));
     }
     let reason = format!("{text:?} is not the name of a tier: lower-case letters, digits and '-', at most 63");
     Err(InvalidField::new(path, reason))

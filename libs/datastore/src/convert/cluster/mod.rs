@@ -67,12 +67,12 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
         id: policy_id(PolicyKind::ClusterNetworkPolicy, meta),
         tier,
         order: Order::At(spec.priority.into()),
-        subject,
+        subject: subject.into(),
         layer: Layer::Ordinary { on_forward: false },
         stage: None,
         types: PolicyTypes { ingress: has_ingress, egress: has_egress },
-        ingress,
-        egress,
+        ingress: ingress.into(),
+        egress: egress.into(),
     })
 }
 

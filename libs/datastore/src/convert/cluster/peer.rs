@@ -83,7 +83,7 @@ fn to(path: &str, peer: &Peer, action: Action) -> Result<EntityMatch, InvalidFie
         }
         Peer { namespaces: None, pods: None, nodes: Some(nodes), networks: None, domain_names: None } => {
             let nodes = nodes.selector(&format!("{path}.nodes"))?;
-            Ok(EntityMatch { nodes: Some(nodes), ..EntityMatch::default() })
+            Ok(EntityMatch { nodes: Some(nodes.into()), ..EntityMatch::default() })
         }
         Peer { namespaces: None, pods: None, nodes: None, networks: Some(nets), domain_names: None } => {
             networks(&format!("{path}.networks"), nets)
@@ -110,7 +110,7 @@ fn selected(
         // A peer whose every field is unknown to this version has none that is known: not everybody (CNP-10).
         _ => return Err(InvalidField::new(path, "must give exactly one way to select the peer")),
     };
-    Ok(EntityMatch { selector: Some(selector), ..EntityMatch::default() })
+    Ok(EntityMatch { selector: Some(selector.into()), ..EntityMatch::default() })
 }
 
 fn in_namespaces(path: &str, namespaces: &LabelSelector) -> Result<Selector, InvalidField> {
@@ -136,7 +136,7 @@ fn networks(path: &str, written: &[String]) -> Result<EntityMatch, InvalidField>
     let net = |(index, text): (usize, &String)| {
         text.parse::<Cidr>().map_err(|error| InvalidField::new(&format!("{path}[{index}]"), error))
     };
-    let nets: Vec<Cidr> = written.iter().enumerate().map(net).collect::<Result<_, _>>()?;
+    let nets: Box<[Cidr]> = written.iter().enumerate().map(net).collect::<Result<_, _>>()?;
     if nets.is_empty() {
         return Err(InvalidField::new(path, "must have an entry at least"));
     }

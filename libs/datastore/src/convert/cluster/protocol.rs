@@ -53,7 +53,7 @@ pub(super) fn services(path: &str, written: Option<&[Value]>) -> Result<Vec<Serv
         let (protocol, port) = entry(&format!("{path}[{index}]"), value)?;
         by_protocol.entry(protocol).or_default().push(port);
     }
-    Ok(by_protocol.into_iter().map(|(protocol, ports)| Service { protocol, ports: Some(ports) }).collect())
+    Ok(by_protocol.into_iter().map(|(protocol, ports)| Service { protocol, ports: Some(ports.into()) }).collect())
 }
 
 fn entry(path: &str, value: &Value) -> Result<(Option<Protocol>, PortMatch), InvalidField> {

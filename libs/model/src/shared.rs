@@ -1,4 +1,4 @@
-//! One allocation for equal values: policies that name the same peers share them, and so do rule sets and classes.
+//! One allocation for equal values: objects that say the same share it, and so do rule sets and classes.
 //! In: a value. Out: the shared copy of it.
 //! Invariant: what nobody else holds is forgotten before there is twice as much as when it was last looked for.
 //! Never: frees what is in use.
@@ -10,41 +10,44 @@ const SOME: usize = 1024;
 
 /// The values in use, and a few that were.
 #[derive(Clone, Debug)]
-pub struct Shared<T> {
+pub struct Shared<T: ?Sized> {
     values: BTreeSet<Arc<T>>,
     tidy_at: usize,
 }
 
-impl<T> Default for Shared<T> {
+impl<T: ?Sized> Default for Shared<T> {
     fn default() -> Self {
         Self { values: BTreeSet::new(), tidy_at: SOME }
     }
 }
 
-impl<T: Ord> Shared<T> {
+impl<T: Ord + ?Sized> Shared<T> {
     /// The shared copy of `value`.
-    pub fn share(&mut self, value: T) -> Arc<T> {
-        if let Some(known) = self.values.get(&value) {
-            return Arc::clone(known);
+    pub fn share(&mut self, value: T) -> Arc<T>
+    where
+        T: Sized,
+    {
+        match self.values.get(&value) {
+            Some(known) => Arc::clone(known),
+            None => self.keep(Arc::new(value)),
         }
+    }
+
+    /// The same, where it has an allocation of its own: which becomes the shared one, if it is the first.
+    pub fn adopt(&mut self, value: &Arc<T>) -> Arc<T> {
+        match self.values.get(value) {
+            Some(known) => Arc::clone(known),
+            None => self.keep(Arc::clone(value)),
+        }
+    }
+
+    fn keep(&mut self, fresh: Arc<T>) -> Arc<T> {
         if self.values.len() >= self.tidy_at {
             self.values.retain(|value| Arc::strong_count(value) > 1);
             self.tidy_at = SOME.max(2 * self.values.len());
         }
-        let fresh = Arc::new(value);
         self.values.insert(Arc::clone(&fresh));
         fresh
-    }
-
-    /// The same, where the value is somebody else's.
-    pub fn intern(&mut self, value: &T) -> Arc<T>
-    where
-        T: Clone,
-    {
-        match self.values.get(value) {
-            Some(known) => Arc::clone(known),
-            None => self.share(value.clone()),
-        }
     }
 }
 
@@ -59,7 +62,7 @@ mod tests {
         for number in 1..10 * SOME {
             drop(shared.share(number));
         }
-        assert!(Arc::ptr_eq(&held, &shared.intern(&0)));
+        assert!(Arc::ptr_eq(&held, &shared.share(0)) && Arc::ptr_eq(&held, &shared.adopt(&Arc::new(0))));
         assert!(shared.values.len() <= SOME + 1, "{}", shared.values.len());
     }
 }
