@@ -19,7 +19,7 @@ use crate::{
 use anyhow::{Result, bail};
 use calc::Live;
 use dataplane::{Dataplane, Extent, Gauges};
-use datastore::{FileStore, Objects, Updates};
+use datastore::{FileStore, Objects, OpenError, Updates};
 use netlink::{Link, Socket};
 use std::{
     fs, io,
@@ -56,12 +56,13 @@ pub fn run(config: &Config) -> Result<()> {
     drop(lock::pins(&config.bpffs)?);
     let mut netlink = Socket::open()?;
     let uplink = uplink(config, &mut netlink)?;
+    let reading = read(config)?;
     let mut agent = open(config, &mut netlink, uplink.as_ref())?;
     // The dataplane may have mounted a file system over the directory: this is the one that holds the pins.
     let _pins = lock::lock(&config.bpffs)?;
 
     let (owner, events) = sync_channel(QUEUE);
-    let (store, updates) = FileStore::open(&config.datastore, Some(&config.state_dir.join(LAST_GOOD)))?;
+    let (store, updates) = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
     agent.take(vec![Event::Host(observe::host(&mut netlink)?)]);
     forward(updates, owner.clone())?;
@@ -91,6 +92,13 @@ pub fn run(config: &Config) -> Result<()> {
         warn!("metrics cannot be asked at {address}: {error}");
     }
     follow(&mut agent, &events, &health)
+}
+
+/// Begins to read the datastore: the kernel checks programs meanwhile.
+fn read(config: &Config) -> Result<thread::JoinHandle<Result<(FileStore, Updates), OpenError>>> {
+    let (dir, last_good) = (config.datastore.clone(), config.state_dir.join(LAST_GOOD));
+    let read = move || FileStore::open(&dir, Some(&last_good));
+    Ok(thread::Builder::new().name("read".into()).spawn(read)?)
 }
 
 /// Metrics read the maps by handles of their own.

@@ -4,11 +4,11 @@
 //! disk before: after a crash of the machine it is the former or the new one. Another may be empty then.
 //! Never: locks; makes a directory; waits for a directory.
 
+use crate::parallel;
 use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    thread,
     time::Instant,
 };
 
@@ -35,7 +35,7 @@ pub fn replace_all(files: &[File]) -> Result<(), (PathBuf, io::Error)> {
     let (lasting, others): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.lasts);
     others.into_iter().try_for_each(put)?;
     let begun = Instant::now();
-    together(&lasting, |file| put(file))?;
+    parallel::awaited(&lasting, TOGETHER, |file| put(file)).into_iter().collect::<Result<(), _>>()?;
     tracing::debug!(target: "laps", "disk {}", begun.elapsed().as_micros());
     for File { path, .. } in files {
         fs::rename(temporary(path), path).map_err(|error| (path.clone(), error))?;
@@ -53,25 +53,6 @@ fn beside(file: &File) -> io::Result<()> {
     let mut made = fs::File::create(temporary(&file.path))?;
     made.write_all(&file.text)?;
     if file.lasts { made.sync_data() } else { Ok(()) }
-}
-
-/// Does `work` for each of `items`, several at a time; the first error of the list.
-fn together<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync) -> Result<(), E> {
-    let share = items.len().div_ceil(TOGETHER).max(1);
-    let shares: Vec<_> = items.chunks(share).collect();
-    let all = |items: &[T]| items.iter().try_for_each(&work);
-    let Some((last, others)) = shares.split_last() else { return Ok(()) };
-    thread::scope(|scope| {
-        let others: Vec<_> = others.iter().map(|items| scope.spawn(move || all(items))).collect();
-        let last = all(last);
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<(), E>>| {
-            // A panic of the work is the caller's panic.
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        let mut results: Vec<_> = others.into_iter().map(join).collect();
-        results.push(last);
-        results.into_iter().collect()
-    })
 }
 
 #[cfg(test)]

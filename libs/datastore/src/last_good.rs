@@ -7,6 +7,7 @@
 use crate::{
     Problem,
     convert::{Converted, convert},
+    parallel,
 };
 use model::{Resource, ResourceKey};
 use serde_json::Value;
@@ -76,15 +77,18 @@ impl LastGood {
         let mut restored = Restored::default();
         for folder in entries(dir)?.into_iter().filter(|path| path.is_dir()) {
             match entries(&folder) {
-                Ok(files) => files.iter().for_each(|file| this.take_in(file, &mut restored)),
+                Ok(files) => {
+                    let found = parallel::computed(&files, |file| read(file));
+                    files.iter().zip(found).for_each(|(file, found)| this.take_in(file, found, &mut restored));
+                }
                 Err(error) => this.complain(&folder, &format!("cannot be listed: {error}")),
             }
         }
         Ok((this, restored))
     }
 
-    fn take_in(&mut self, path: &Path, restored: &mut Restored) {
-        let found = read(path).and_then(|(file, document, resource)| {
+    fn take_in(&mut self, path: &Path, found: Result<Found, String>, restored: &mut Restored) {
+        let found = found.and_then(|(file, document, resource)| {
             let key = resource.key();
             let is_its_own = self.path(&key).as_deref() == Some(path);
             let found = (key, file, document, resource);
@@ -203,16 +207,18 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
     }
 }
 
+/// A record's file, its document, and what that says.
+type Found = (String, String, Resource);
+
 fn print(record: &Record<'_>) -> String {
     format!("{{\"file\": {}, \"object\": {}}}\n", Value::from(&*record.file), record.document)
 }
 
-fn read(path: &Path) -> Result<(String, String, Resource), String> {
+fn read(path: &Path) -> Result<Found, String> {
     parse(&fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?)
 }
 
-/// A record's text: its file, its document, and what that says.
-pub(crate) fn parse(text: &str) -> Result<(String, String, Resource), String> {
+pub(crate) fn parse(text: &str) -> Result<Found, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("not a record of a policy: {error}"))?;
     let (Some(file), Some(object)) = (value.get("file").and_then(Value::as_str), value.get("object")) else {
         return Err("not a record of a policy: \"file\" or \"object\" is missing".to_owned());

@@ -11,6 +11,7 @@ mod document;
 pub mod durable;
 mod last_good;
 pub mod objects;
+mod parallel;
 mod problem;
 pub mod snapshot;
 mod watch;

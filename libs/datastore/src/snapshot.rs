@@ -8,7 +8,8 @@ use crate::{
     convert::{Converted, convert},
     document::documents,
     objects::SHARED,
-    watch::{is_manifest, listed, text_of},
+    parallel,
+    watch::{FILES_AT_ONCE, is_manifest, listed, said, text_of},
     workload,
 };
 use model::{Resource, ResourceKey, Update};
@@ -23,12 +24,11 @@ pub fn directory(dir: &Path) -> io::Result<(Vec<Resource>, Vec<Problem>)> {
     let mut catalog = Catalog::default();
     let shared = dir.join(SHARED).join(workload::KIND);
     let dirs = [Some(dir.to_owned()), shared.is_dir().then_some(shared)].into_iter().flatten().collect::<Vec<_>>();
-    for path in listed(&dirs)?.keys().filter(|path| is_manifest(path)) {
-        match text_of(path) {
-            Ok(Some((_, text))) => catalog.read(path, Ok(&text)),
-            Ok(None) => {}
-            Err(error) => catalog.read(path, Err(error.to_string())),
-        }
+    let paths: Vec<_> = listed(&dirs)?.into_keys().filter(|path| is_manifest(path)).collect();
+    for paths in paths.chunks(FILES_AT_ONCE) {
+        let said = parallel::computed(paths, |path| said(&text_of(path)));
+        let there = paths.iter().zip(said).filter_map(|(path, said)| Some((path, said?)));
+        there.for_each(|(path, said)| catalog.take_in(path, said));
     }
     let objects = catalog.changes().into_iter().filter_map(|update| match update {
         Update::Set(resource) => Some(resource),

@@ -8,10 +8,10 @@ mod files;
 
 use crate::{
     Problem,
-    catalog::Catalog,
+    catalog::{self, Catalog},
     last_good::{LastGood, Record, Restored},
     objects::SHARED,
-    workload,
+    parallel, workload,
 };
 pub(crate) use events::is_manifest;
 use events::{Touched, watch};
@@ -36,6 +36,8 @@ pub type Batch = Vec<Update>;
 /// Where batches arrive. It closes when the [`FileStore`] is dropped and the last good policies are written down.
 pub type Updates = Receiver<Batch>;
 
+/// Files whose texts are read as objects at once: what all of them say is never there twice, as text and as read.
+pub(crate) const FILES_AT_ONCE: usize = 2048;
 /// So often a file may be renamed while it is being read.
 const RENAMES_MAX: usize = 100;
 /// Batches that may wait. While the reader is slow, changes gather in the set of touched paths instead.
@@ -235,7 +237,9 @@ impl Reader {
             paths.extend(self.known.keys().cloned());
         }
         for _ in 0..RENAMES_MAX {
-            let mut readings: BTreeMap<_, _> = paths.iter().map(|path| (path.clone(), text_of(path))).collect();
+            let asked: Vec<_> = paths.iter().cloned().collect();
+            let texts = parallel::computed(&asked, |path| text_of(path));
+            let mut readings: BTreeMap<_, _> = asked.into_iter().zip(texts).collect();
             for path in left.iter().filter(|path| !is_there(path)) {
                 readings.entry(path.clone()).or_insert(Ok(None));
             }
@@ -299,17 +303,23 @@ impl Reader {
 
     fn take_in(&mut self, look: Look) {
         self.away = look.away;
-        for (path, reading) in look.readings {
-            match reading {
-                Ok(Some((identity, text))) => {
-                    self.known.insert(path.clone(), identity);
-                    self.catalog.read(&path, Ok(&text));
+        let mut left = look.readings.into_iter();
+        loop {
+            let files: Vec<_> = left.by_ref().take(FILES_AT_ONCE).collect();
+            if files.is_empty() {
+                break;
+            }
+            let said = parallel::computed(&files, |(_, reading)| said(reading));
+            for ((path, reading), said) in files.into_iter().zip(said) {
+                match reading {
+                    Ok(Some((identity, _))) => drop(self.known.insert(path.clone(), identity)),
+                    Ok(None) => drop(self.known.remove(&path)),
+                    Err(_) => {}
                 }
-                Ok(None) => {
-                    self.known.remove(&path);
-                    self.catalog.remove(&path);
+                match said {
+                    Some(said) => self.catalog.take_in(&path, said),
+                    None => self.catalog.remove(&path),
                 }
-                Err(error) => self.catalog.read(&path, Err(format!("cannot be read: {error}"))),
             }
         }
     }
@@ -324,6 +334,15 @@ impl Reader {
             tracing::warn!("{problem}");
         }
         *told = now;
+    }
+}
+
+/// What a file says; `None`: it is gone.
+pub(crate) fn said(reading: &Reading) -> Option<catalog::Reading> {
+    match reading {
+        Ok(Some((_, text))) => Some(catalog::Reading::of(Ok(text))),
+        Ok(None) => None,
+        Err(error) => Some(catalog::Reading::of(Err(format!("cannot be read: {error}")))),
     }
 }
 
