@@ -4,12 +4,12 @@
 //! Never: guesses beyond what was compared.
 
 use crate::{kernel::Kernel, owner::Agent};
-use calc::{Comparison, Desired, Difference, Trial, World, compare, desired};
+use calc::{Comparison, Desired, Difference, Live, Trial, World, compare};
 use cni::protocol::File;
 use dataplane::{StoreError, TrackedFlow};
 use datastore::{Problem, snapshot};
 use model::{Attachment, AttachmentId, Cidr, FIRST_INTERFACE, IfaceName, Mac, NodeName, PodId, ResourceKey, Update};
-use policy::{Verdict, stretch};
+use policy::{Endpoint, Verdict, stretch};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -119,26 +119,23 @@ pub fn of_directory(dir: &Path, files: &[File], delete: bool) -> Result<Value, T
     let updates = updates(files, delete)?;
     let failed = |source| TestError::Directory { path: dir.to_owned(), source };
     let (objects, problems) = snapshot::directory(dir).map_err(failed)?;
-    let mut now = World::new("".into(), false);
-    for object in objects {
-        now.apply(Update::Set(object));
-    }
-    now.apply(Update::InSync);
-    let mut then = now.clone();
+    let mut directory = Directory { told: World::new("".into(), false), placed: Live::new("".into(), false) };
+    objects.into_iter().for_each(|object| directory.apply(Update::Set(object)));
+    directory.apply(Update::InSync);
+    let mut placed = Placed::default();
+    directory.place(&mut placed);
+    let now = directory.placed.desired().cloned().ok_or(TestError::NotInSync)?;
     let changes = told(&updates);
-    for update in updates {
-        then.apply(update);
-    }
-    let placed = place([&mut now, &mut then]);
-    let desired = |world: &World| world.in_sync().map(desired).ok_or(TestError::NotInSync);
-    let found = compare(&desired(&now)?, &desired(&then)?);
+    updates.into_iter().for_each(|update| directory.apply(update));
+    directory.place(&mut placed);
+    let found = compare(&now, directory.placed.desired().ok_or(TestError::NotInSync)?);
     let mut unlooked =
         vec!["flows: that needs a running agent (leave out --datastore, and name its --socket)".to_owned()];
     unlooked.push("traffic of nodes, and host endpoints".to_owned());
-    if placed.invented > 0 {
+    if !placed.invented.is_empty() {
         unlooked.push(format!(
             "the addresses of {} pods that have none yet: rules that name networks may meet them otherwise",
-            placed.invented
+            placed.invented.len()
         ));
     }
     unlooked.extend(problems.iter().map(|problem| format!("what cannot be read: {problem}")));
@@ -172,42 +169,59 @@ fn judged<'a>(flows: &'a [TrackedFlow], now: &Desired, then: &Desired) -> Vec<Ju
     judged
 }
 
+#[derive(Default)]
 struct Placed {
     names: BTreeMap<IpAddr, PodId>,
-    invented: usize,
+    /// Addresses of pods that have none.
+    invented: BTreeMap<PodId, IpAddr>,
 }
 
-/// Puts every pod of these worlds on the one node that they are seen from; one without an address where nobody is.
-fn place(worlds: [&mut World; 2]) -> Placed {
-    let mut placed = Placed { names: BTreeMap::new(), invented: 0 };
-    let mut invented: BTreeMap<PodId, IpAddr> = BTreeMap::new();
-    for world in worlds {
-        for (number, pod) in world.view().endpoints.into_iter().enumerate() {
-            let mut addresses = pod.addresses;
-            if addresses.is_empty() {
-                let next = Ipv4Addr::from(NOWHERE + u32::try_from(invented.len()).unwrap_or_default());
-                addresses.push(*invented.entry(pod.id.clone()).or_insert(next.into()));
+/// A directory as it stands, and with every pod on the one node that it is seen from.
+struct Directory {
+    told: World,
+    placed: Live,
+}
+
+impl Directory {
+    fn apply(&mut self, update: Update) {
+        self.told.apply(update.clone());
+        self.placed.apply(update);
+    }
+
+    /// Attaches the pods that are there now. One without an address is put where nobody is.
+    fn place(&mut self, known: &mut Placed) {
+        let mut gone: BTreeSet<_> = self.placed.attachments().map(|attachment| attachment.id.clone()).collect();
+        for mut pod in self.told.endpoints() {
+            if pod.addresses.is_empty() {
+                let next = Ipv4Addr::from(NOWHERE + u32::try_from(known.invented.len()).unwrap_or_default());
+                pod.addresses.push(*known.invented.entry(pod.id.clone()).or_insert(next.into()));
             }
-            placed.names.extend(addresses.iter().map(|address| (*address, pod.id.clone())));
-            world.attach(Attachment {
-                id: AttachmentId {
-                    network: String::new(),
-                    container: pod.id.to_string(),
-                    interface: FIRST_INTERFACE.to_owned(),
-                },
-                pod: pod.id,
-                host_interface: IfaceName(format!("pod{number}")),
-                mac: Mac([0; 6]),
-                addresses,
-                mtu: 0,
-                labels: pod.labels,
-                delegated: false,
-                committed: true,
-            });
+            known.names.extend(pod.addresses.iter().map(|address| (*address, pod.id.clone())));
+            let attachment = attached(pod);
+            gone.remove(&attachment.id);
+            if self.placed.attachment(&attachment.id) != Some(&attachment) {
+                self.placed.attach(attachment);
+            }
+        }
+        for id in gone {
+            self.placed.detach(&id);
         }
     }
-    placed.invented = invented.len();
-    placed
+}
+
+fn attached(pod: Endpoint) -> Attachment {
+    let name = pod.id.to_string();
+    Attachment {
+        id: AttachmentId { network: String::new(), container: name.clone(), interface: FIRST_INTERFACE.to_owned() },
+        pod: pod.id,
+        host_interface: IfaceName(name),
+        mac: Mac([0; 6]),
+        addresses: pod.addresses,
+        mtu: 0,
+        labels: pod.labels,
+        delegated: false,
+        committed: true,
+    }
 }
 
 struct Report<'a> {

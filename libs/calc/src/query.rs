@@ -149,10 +149,14 @@ impl World {
     pub fn addresses_of(&self, id: &PodId) -> Option<Vec<IpAddr>> {
         let workloads = workloads(self);
         let workload = workloads.iter().find(|workload| workload.id == id);
-        let host_network = || self.pods.get(id).filter(|pod| pod.host_network && !pod.finished);
-        workload
-            .map(|workload| workload.addresses.keys().copied().collect())
-            .or_else(|| host_network().map(|pod| pod.addresses.to_vec()))
+        let addresses = workload.map(|workload| workload.addresses.keys().copied().collect());
+        addresses.or_else(|| self.addresses_of_the_host(id))
+    }
+
+    /// Those of a pod that shares them with its node.
+    pub(crate) fn addresses_of_the_host(&self, id: &PodId) -> Option<Vec<IpAddr>> {
+        let pod = self.pods.get(id).filter(|pod| pod.host_network && !pod.finished)?;
+        Some(pod.addresses.to_vec())
     }
 
     /// The pod that has this address, if one has.
@@ -176,9 +180,9 @@ impl World {
         self.keep_established
     }
 
-    /// What the reference evaluator sees.
+    /// Every pod that is subject or peer, with the addresses that it has.
     #[must_use]
-    pub fn view(&self) -> View {
+    pub fn endpoints(&self) -> Vec<Endpoint> {
         let endpoint = |workload: &crate::workload::Workload<'_>| Endpoint {
             id: workload.id.clone(),
             labels: workload.labels.clone(),
@@ -186,14 +190,19 @@ impl World {
             addresses: workload.addresses.keys().copied().collect(),
             ports: workload.ports.map(<[_]>::to_vec),
         };
-        let endpoints = workloads(self).iter().map(endpoint).collect();
+        workloads(self).iter().map(endpoint).collect()
+    }
+
+    /// What the reference evaluator sees.
+    #[must_use]
+    pub fn view(&self) -> View {
         let account =
             |(key, account): (&(NamespaceName, String), &ServiceAccount)| (key.clone(), account.labels.clone());
         View {
             namespaces: self.namespaces.clone(),
             accounts: self.accounts.iter().map(account).collect(),
             nodes: self.nodes.values().cloned().collect(),
-            endpoints,
+            endpoints: self.endpoints(),
             network_sets: self.network_sets.values().map(|set| NetworkSet::clone(set)).collect(),
             host_endpoints: self.host_endpoints.values().cloned().collect(),
             failsafes: host::failsafes(self),

@@ -14,6 +14,7 @@ mod numbers;
 mod peers;
 mod refresh;
 mod services;
+mod whereabouts;
 
 use crate::{Desired, World};
 use backends::Backends;

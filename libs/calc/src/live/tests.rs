@@ -168,6 +168,15 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
             }
             let _ = writeln!(history, "{}", step(&mut live, &all, &mut dice));
             assert!(live.remarks().eq(&World::remarks(&live)), "seed {seed}, after:\n{history}");
+            let pods = live.pods().count().max(1);
+            if let Some(pod) = live.pods().nth(number % pods) {
+                let (asked, wanted) = (live.addresses_of(&pod.id), World::addresses_of(&live, &pod.id));
+                assert_eq!(asked, wanted, "seed {seed}: {} after:\n{history}", pod.id);
+                for address in &pod.addresses {
+                    let (asked, wanted) = (live.pod_at(*address), World::pod_at(&live, *address));
+                    assert_eq!(asked, wanted, "seed {seed}: {address} after:\n{history}");
+                }
+            }
             let wanted = live.in_sync().map(crate::desired);
             let found = live.desired().cloned();
             if found != wanted {
