@@ -104,6 +104,14 @@ fn world(told: &Told) {
     world.apply(Update::InSync);
     let desired = calc::desired(world.in_sync().expect("all was said"));
     assert_eq!(desired.endpoints.len(), 2, "an attached pod is an endpoint, whatever manifests say");
+    for (frontend, balance) in &desired.services {
+        for backends in balance.backends() {
+            assert!(backends.listed.is_sorted() && backends.chosen.is_sorted(), "{frontend}");
+            assert!(backends.chosen.iter().all(|backend| backends.listed.contains(backend)), "{frontend}");
+            let of_other = |address: &IpAddr| address.is_ipv4() != frontend.address.is_ipv4();
+            assert!(!backends.listed.iter().any(|backend| of_other(&backend.address)), "{frontend}");
+        }
+    }
 }
 
 fn attachment(number: usize, pod: &str) -> Attachment {

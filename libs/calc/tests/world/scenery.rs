@@ -5,10 +5,11 @@
 
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, EntityMatch, HostEndpoint, HostInterface, IfaceName, Labels, Layer, Mac,
-    NamedPort, Namespace, NetworkSet, NetworkSetId, Node, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes,
-    PortMatch, Profile, Protocol, Resource, Rule, Selector, ServiceAccount, Tier, TierEnd, TierName, Update,
-    WorkloadAddress,
+    Action, Attachment, AttachmentId, Cidr, Created, EndpointSlice, EndpointSliceId, EntityMatch, HostEndpoint,
+    HostInterface, IfaceName, Labels, Layer, Mac, NamedPort, Namespace, NetworkSet, NetworkSetId, Node, Order, Pod,
+    PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, Profile, Protocol, Resource, Rule, Selector, Service,
+    ServiceAccount, ServiceId, ServiceKind, ServicePort, SliceEndpoint, SlicePort, Tier, TierEnd, TierName,
+    TrafficPolicy, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -295,6 +296,42 @@ pub fn network_set(namespace: Option<&str>, name: &str, role: &str, nets: &[&str
 pub fn node(name: &str, rack: &str, addresses: &[&str]) -> Fact {
     let addresses = addresses.iter().map(|text| address(text)).collect();
     Fact::Object(Resource::Node(Node { name: name.into(), addresses, labels: labels(&[("rack", rack)]) }))
+}
+
+/// A service of shop with port 80 at these addresses, and at node port 30080.
+pub fn service(name: &str, cluster_ips: &[&str], external_ips: &[&str], created: &str) -> Fact {
+    let addresses = |texts: &[&str]| texts.iter().map(|text| address(text)).collect();
+    let port = ServicePort { name: String::new(), protocol: Protocol::TCP, port: 80, node_port: Some(30080) };
+    let service = Service {
+        id: ServiceId { namespace: "shop".into(), name: name.into() },
+        created: Created::read(created),
+        kind: ServiceKind::NodePort,
+        cluster_ips: addresses(cluster_ips),
+        external_ips: addresses(external_ips),
+        load_balancer: Vec::new(),
+        source_ranges: Vec::new(),
+        ports: [port].into(),
+        affinity_s: None,
+        internal: TrafficPolicy::Cluster,
+        external: TrafficPolicy::Local,
+        distribution: None,
+        health_check_port: None,
+        unproxied: false,
+    };
+    Fact::Object(Resource::Service(service.into()))
+}
+
+/// A slice of a service of shop: endpoints on this node, at port 8080.
+pub fn slice(name: &str, service: &str, endpoints: &[&str]) -> Fact {
+    let endpoint = |text: &&str| SliceEndpoint { node: Some(HERE.into()), ..SliceEndpoint::ready_at(address(text)) };
+    let slice = EndpointSlice {
+        id: EndpointSliceId { namespace: "shop".into(), name: name.into() },
+        service: Some(ServiceId { namespace: "shop".into(), name: service.into() }),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        ports: [SlicePort { name: "".into(), protocol: Protocol::TCP, port: 8080 }].into(),
+        unproxied: false,
+    };
+    Fact::Object(Resource::EndpointSlice(slice.into()))
 }
 
 pub fn account(namespace: &str, name: &str, pairs: &[(&str, &str)]) -> Fact {

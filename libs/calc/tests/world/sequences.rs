@@ -6,7 +6,7 @@
 use crate::scenery::{
     Fact, HERE, State, THERE, account, allow, allow_named_port, app, attached, empty_world, enforced, found_by, global,
     host, manifest, namespace, nets, network_set, node, nodes_by, pod, pods_in, pods_of, policy, port, profile,
-    published, tier,
+    published, service, slice, tier,
 };
 use calc::{Desired, World};
 use model::{Pod, Selector, TierEnd};
@@ -60,7 +60,16 @@ fn states() -> Vec<State> {
         account("shop", "default", &[("kind", "machine")]),
         profile("kns.shop", vec![allow(found_by("app == 'db'"))]),
     ]);
-    vec![web, described, policed, peer, moved, two, walled, claimed, tiered, around]
+    let served = around.plus([
+        service("web", &["10.96.0.7", "fd96::7"], &["203.0.113.9"], "2026-01-01T00:00:00Z"),
+        slice("web-1", "web", &["10.0.0.2", "10.0.1.4"]),
+        slice("web-2", "web", &["fd00::2"]),
+    ]);
+    let wanted = served.plus([
+        service("older", &["10.96.0.8"], &["203.0.113.9"], "2025-01-01T00:00:00Z"),
+        slice("web-1", "older", &["10.0.0.2"]),
+    ]);
+    vec![web, described, policed, peer, moved, two, walled, claimed, tiered, around, served, wanted]
 }
 
 fn resolved(world: &World) -> Desired {

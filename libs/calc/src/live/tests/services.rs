@@ -8,7 +8,7 @@ use model::{
     Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceId, ServiceKind, ServicePort, SliceEndpoint,
     SlicePort, TrafficPolicy,
 };
-use service::Frontend;
+use service::{Frontend, Kind};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
@@ -202,6 +202,25 @@ fn of_two_services_with_one_frontend_the_older_has_it_and_the_other_hears_of_it(
         assert_eq!(holder(&mut live).as_deref(), left);
     }
     assert!(live.service_remarks().is_empty());
+}
+
+#[test]
+fn one_that_names_an_address_goes_before_an_older_one_with_a_node_port_there() {
+    let mut live = Live::new(HERE.into(), false);
+    live.apply(Update::InSync);
+    live.set_host_addresses([[203, 0, 113, 9].into()].into());
+    let Resource::Service(at_node) = web(1, "2020-01-01T00:00:00Z") else { panic!("a service") };
+    let mut at_node = Service::clone(&at_node);
+    at_node.kind = ServiceKind::NodePort;
+    at_node.external_ips = vec![];
+    at_node.ports[0].node_port = Some(80);
+    live.apply(Update::Set(Resource::Service(at_node.into())));
+    let frontend = Frontend { address: [203, 0, 113, 9].into(), protocol: Protocol::TCP, port: 80 };
+    let kind = |live: &mut Live| live.desired().and_then(|desired| Some(desired.services.get(&frontend)?.kind));
+    assert_eq!(kind(&mut live), Some(Kind::NodePort));
+    live.apply(Update::Set(web(2, "2026-01-01T00:00:00Z")));
+    assert_eq!(kind(&mut live), Some(Kind::ExternalIp));
+    assert_eq!(live.service_remarks().into_keys().map(|id| &*id.name).collect::<Vec<_>>(), ["web-1"]);
 }
 
 #[test]
