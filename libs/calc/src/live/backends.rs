@@ -15,19 +15,27 @@ use std::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Backends {
     asked: BTreeSet<Arc<ServiceId>>,
-    addresses: BTreeMap<EndpointSliceId, Vec<Cidr>>,
     services: BTreeMap<EndpointSliceId, Vec<ServiceId>>,
-    /// The slices that an address is in, and those that a service has.
-    slices_on: BTreeMap<Cidr, BTreeSet<EndpointSliceId>>,
     slices_of: BTreeMap<ServiceId, BTreeSet<EndpointSliceId>>,
+    /// Addresses of the slices of services that are asked for, and the slices that each is in. Most are of none, and there are
+    /// ten times as many as services.
+    addresses: BTreeMap<EndpointSliceId, Vec<Cidr>>,
+    slices_on: BTreeMap<Cidr, BTreeSet<EndpointSliceId>>,
 }
 
 impl Backends {
     /// Takes in a slice, or that there is none of this name. Gives the addresses it concerns.
     pub(super) fn put(&mut self, world: &World, id: &EndpointSliceId) -> BTreeSet<Cidr> {
-        let slice = world.slices.get(id);
-        let services = slice.and_then(|slice| slice.service.clone()).into_iter().collect();
-        place(&mut self.services, &mut self.slices_of, id, services);
+        let service = world.slices.get(id).and_then(|slice| slice.service.clone());
+        place(&mut self.services, &mut self.slices_of, id, service.into_iter().collect());
+        self.index(world, id)
+    }
+
+    /// What is asked about a slice's addresses now. Gives those that were or are in it.
+    fn index(&mut self, world: &World, id: &EndpointSliceId) -> BTreeSet<Cidr> {
+        let is_asked =
+            |slice: &&Arc<EndpointSlice>| slice.service.as_ref().is_some_and(|service| self.asked.contains(service));
+        let slice = world.slices.get(id).filter(is_asked);
         let addresses = slice.into_iter().flat_map(|slice| slice.addresses()).map(Cidr::host).collect();
         place(&mut self.addresses, &mut self.slices_on, id, addresses)
     }
@@ -44,14 +52,14 @@ impl Backends {
     }
 
     /// A rule asks for this service for the first time, or no rule does any more. Gives the addresses it concerns.
-    pub(super) fn ask(&mut self, service: &Arc<ServiceId>, asks: bool) -> BTreeSet<Cidr> {
+    pub(super) fn ask(&mut self, world: &World, service: &Arc<ServiceId>, asks: bool) -> BTreeSet<Cidr> {
         if asks {
             self.asked.insert(Arc::clone(service));
         } else {
             self.asked.remove(service);
         }
-        let slices = self.slices_of.get(&**service).into_iter().flatten();
-        slices.filter_map(|slice| self.addresses.get(slice)).flatten().copied().collect()
+        let slices = self.slices_of.get(&**service).cloned().unwrap_or_default();
+        slices.iter().flat_map(|slice| self.index(world, slice)).collect()
     }
 
     /// Adds what is to be said of an address.

@@ -196,7 +196,7 @@ impl Live {
             todo.placed.extend(self.peers.ask_nodes(&self.world, selector, begins));
         }
         for service in &services {
-            todo.placed.extend(self.backends.ask(service, begins));
+            todo.placed.extend(self.backends.ask(&self.world, service, begins));
         }
         for net in &nets {
             if begins {
