@@ -65,6 +65,24 @@ impl RuleSet {
     }
 }
 
+/// Whether rules say the same of every endpoint that has addresses of the same families: none asks anything of the own end.
+#[must_use]
+pub fn is_common<'r>(rules: impl IntoIterator<Item = &'r Rule>, direction: Direction) -> bool {
+    let by_name = |port: &PortMatch| matches!(port, PortMatch::Named(_));
+    rules.into_iter().all(|rule| {
+        let (own, _) = ends(rule, direction);
+        asks_nothing(own) && !own.ports.iter().flatten().chain(&own.not_ports).any(by_name)
+    })
+}
+
+/// The endpoint's own end of a rule, and the peer's.
+fn ends(rule: &Rule, direction: Direction) -> (&EntityMatch, &EntityMatch) {
+    match direction {
+        Direction::Ingress => (&rule.destination, &rule.source),
+        Direction::Egress => (&rule.source, &rule.destination),
+    }
+}
+
 pub(crate) struct Builder<'a> {
     pub(crate) direction: Direction,
     pub(crate) subject: &'a Subject<'a>,
@@ -114,7 +132,7 @@ impl Builder<'_> {
             Own::Differs => Some((action.given(applies)?, true)),
         });
         let left = |builder: &mut Self, (action, asks_own): (SetAction, bool), family| {
-            let (own, peer) = builder.ends(rule);
+            let (own, peer) = ends(rule, builder.direction);
             let own = if asks_own { builder.end(own) } else { PeerTest::default() };
             let service = rule.service.clone();
             let mut packet = builder.packet(rule);
@@ -144,7 +162,7 @@ impl Builder<'_> {
         rule: &Rule,
         left: impl Fn(Own) -> Option<(SetAction, bool)>,
     ) -> Vec<(Family, Option<(SetAction, bool)>)> {
-        let (own, peer) = self.ends(rule);
+        let (own, peer) = ends(rule, self.direction);
         let in_family = |family: Family| {
             let spoken_of = rule.family.is_none_or(|wanted| wanted == family)
                 && names_family(&peer.not_nets, family)
@@ -182,14 +200,6 @@ impl Builder<'_> {
             answer = answer.min(self.around.is_node(selector, own));
         }
         answer
-    }
-
-    /// The endpoint's own end of a rule, and the peer's.
-    fn ends<'r>(&self, rule: &'r Rule) -> (&'r EntityMatch, &'r EntityMatch) {
-        match self.direction {
-            Direction::Ingress => (&rule.destination, &rule.source),
-            Direction::Egress => (&rule.source, &rule.destination),
-        }
     }
 
     fn end(&mut self, wanted: &EntityMatch) -> PeerTest {

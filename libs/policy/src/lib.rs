@@ -23,13 +23,14 @@ pub mod generate;
 pub mod host;
 mod near;
 pub mod nearest;
+pub mod question;
 pub mod rulebook;
 pub mod ruleset;
 pub mod staged;
 pub mod stretch;
 mod xset;
 
-pub use build::{OwnAddresses, Subject};
+pub use build::{OwnAddresses, Subject, is_common};
 pub use class::{Active, Class};
 pub use compile::{Answer, PortSpan, Row, RowSpan, Rows, row};
 pub use decider::{Decider, Hit, Preview, Verdict};
@@ -37,6 +38,7 @@ pub use evaluate::{AtHost, Endpoint, Flow, Judgement, Outcome, View, evaluate, e
 pub use explain::Explanation;
 pub use facts::{HostFacts, NodeFacts, PodFacts, SetFacts, Surroundings};
 pub use host::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject};
+pub use question::Question;
 pub use rulebook::{Applying, Rulebook, RuledTier};
 pub use ruleset::{
     PacketTest, PeerTest, PolicyRules, ProfileRules, Profiles, RuleSet, SetAction, SetPort, SetRule, TierRules,

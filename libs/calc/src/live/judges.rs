@@ -5,8 +5,10 @@
 
 use super::{counted::Counted, lent::Lent, numbers::Numbers};
 use crate::{World, host::Layers, index::LabelIndex, resolve::subject, workload::Workload};
-use model::{Cidr, Direction, HostEndpoint, PodId, Policy, PolicyId, PortName, Selector, ServiceId, Stage};
-use policy::{HostSubject, RuleSet, Rulebook, Selectors, Surroundings};
+use model::{
+    Cidr, Direction, Family, HostEndpoint, PodId, Policy, PolicyId, PortName, Selector, ServiceId, Stage, Truth,
+};
+use policy::{HostSubject, RuleSet, Rulebook, Selectors, Surroundings, is_common};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -26,6 +28,16 @@ pub(super) struct Questions {
 /// A rule set for what comes, and one for what is sent.
 pub(super) type Both = [Arc<RuleSet>; 2];
 
+/// What the sets of a pod follow from, where no rule asks anything of its own end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Likeness {
+    /// The policies that select it.
+    selecting: Vec<(u32, Truth)>,
+    /// Its profiles that objects describe.
+    profiles: Vec<String>,
+    families: BTreeSet<Family>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Judges {
     /// Which policies select which local pods.
@@ -34,6 +46,8 @@ pub(super) struct Judges {
     /// What staged policies speak of, by the name that is or would be enforced.
     staged: BTreeSet<PolicyId>,
     of: BTreeMap<PodId, Both>,
+    /// Sets built in this refresh, of pods of which rules say the same.
+    alike: BTreeMap<Likeness, Both>,
     of_hosts: Vec<Arc<RuleSet>>,
     sets: Counted<Arc<RuleSet>>,
     interned: Selectors,
@@ -110,9 +124,19 @@ impl Judges {
         workload: &Workload<'_>,
         addresses: Vec<IpAddr>,
     ) -> Both {
-        let selecting = self.subjects.matches_of(workload.id).filter_map(|(number, _)| self.policies.value(*number));
+        let numbers: Vec<_> =
+            self.subjects.matches_of(workload.id).map(|(number, applies)| (*number, applies)).collect();
+        let subject = subject(world, workload, addresses.clone());
+        let likeness = Likeness {
+            selecting: numbers,
+            profiles: subject.profiles.iter().map(|profile| profile.name.clone()).collect(),
+            families: addresses.into_iter().map(Family::of).collect(),
+        };
+        if let Some(both) = self.alike.get(&likeness) {
+            return both.clone();
+        }
+        let selecting = likeness.selecting.iter().filter_map(|(number, _)| self.policies.value(*number));
         let selecting: Vec<_> = selecting.filter_map(|id| world.policy(id)).collect();
-        let subject = subject(world, workload, addresses);
         let (tiers, policies) = (world.tiers.values(), selecting.iter().copied());
         let book = Rulebook::of(tiers.clone(), policies.clone());
         let applying = book.applying(&subject.pod.labels);
@@ -121,7 +145,7 @@ impl Judges {
         let tried = world.tries_staged && selecting.iter().any(is_tried);
         let preview = tried.then(|| Rulebook::if_enforced(tiers, policies, |id| staged.contains(id)));
         let previewed = preview.as_ref().map(|book| book.applying(&subject.pod.labels));
-        [Direction::Ingress, Direction::Egress].map(|direction| {
+        let both = [Direction::Ingress, Direction::Egress].map(|direction| {
             let mut build = |applying| RuleSet::build(applying, direction, &subject, around, &mut self.interned);
             let set = build(&applying);
             let set = match &previewed {
@@ -129,7 +153,19 @@ impl Judges {
                 None => set,
             };
             self.shared(set)
-        })
+        });
+        let of_profiles = |direction| subject.profiles.iter().flat_map(move |profile| profile.rules(direction));
+        let of_policies = |direction| selecting.iter().flat_map(move |policy| policy.rules(direction));
+        let asks_none = |direction| is_common(of_policies(direction).chain(of_profiles(direction)), direction);
+        if asks_none(Direction::Ingress) && asks_none(Direction::Egress) {
+            self.alike.insert(likeness, both.clone());
+        }
+        both
+    }
+
+    /// All are built that the World as it is now asks for.
+    pub(super) fn forget_likenesses(&mut self) {
+        self.alike.clear();
     }
 
     /// Builds what a host endpoint asks.

@@ -74,6 +74,7 @@ impl Live {
         for id in mem::take(&mut todo.subjects) {
             self.subject(&id, &mut todo);
         }
+        self.judges.forget_likenesses();
         if self.hosts.take_stale() {
             self.host_endpoints(&mut todo);
         }
