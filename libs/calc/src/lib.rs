@@ -19,7 +19,7 @@ mod workload;
 pub mod world;
 
 pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, NodeSpec, Owner};
-pub use live::Live;
+pub use live::{Latest, Live, Touched};
 pub use query::Status;
 pub use resolve::desired;
 pub use trial::{Comparison, Difference, Trial, compare};

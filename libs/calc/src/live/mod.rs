@@ -1,5 +1,5 @@
 //! Desired, kept as the World changes: what a change costs follows the change, not the cluster.
-//! In: the same updates, attachments and observations as [`World`]. Out: the present [`Desired`].
+//! In: the same updates, attachments and observations as [`World`]. Out: the present [`Desired`], and what of it is new.
 //! Invariant: equal to [`crate::desired`] of the same World, whatever the history; tests hold the two together.
 //! Never: does I/O; says what is desired before every watched kind has delivered its first full list.
 
@@ -9,6 +9,7 @@ mod counted;
 mod dirty;
 mod hosts;
 mod judges;
+mod latest;
 mod lent;
 mod numbers;
 mod peers;
@@ -22,6 +23,8 @@ use claims::Claims;
 use dirty::Dirty;
 use hosts::Hosts;
 use judges::Judges;
+use latest::Followed;
+pub use latest::{Latest, Touched};
 use model::{
     Attachment, AttachmentId, Cidr, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, ServiceId,
     Update,
@@ -58,7 +61,7 @@ pub struct Live {
     remarks: BTreeMap<PolicyId, Vec<String>>,
     /// Endpoints of each local pod.
     endpoints: BTreeMap<PodId, Vec<AttachmentId>>,
-    desired: Desired,
+    desired: Followed,
 }
 
 impl Live {
@@ -81,7 +84,7 @@ impl Live {
             classes: Shared::default(),
             remarks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            desired: Desired::default(),
+            desired: Followed::default(),
         }
     }
 
@@ -191,6 +194,12 @@ impl Live {
         self.world.in_sync()?;
         self.refresh();
         Some(&self.desired)
+    }
+
+    /// The same, with what changed since it was last asked for in this way.
+    pub fn latest(&mut self) -> Option<Latest<'_>> {
+        self.desired()?;
+        Some(self.desired.latest())
     }
 }
 

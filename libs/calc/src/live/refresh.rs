@@ -140,6 +140,7 @@ impl Live {
 
     fn subject(&mut self, id: &PodId, todo: &mut Todo) {
         let Self { world, claims, peers, judges, endpoints, desired, .. } = &mut *self;
+        let desired = desired.own();
         let held = |address: &IpAddr| {
             !world.host.contains(address) && claims.holder(*address).is_some_and(|(pod, _)| pod == id)
         };
@@ -171,14 +172,15 @@ impl Live {
     /// The host endpoints of this node or what they read are not what they were.
     fn host_endpoints(&mut self, todo: &mut Todo) {
         let Self { world, judges, hosts, desired, .. } = &mut *self;
+        let own_part = desired.own();
         let failsafes = host::failsafes(world);
         let own = hosts.own(world);
         let (governed, of_all) = (host::governed(world, &own), host::of_all_interfaces(&own));
         hosts.retain(&governed.values().copied().chain(of_all).map(|host| &host.name).collect());
         let mut layers = |host| hosts.layers(world, host, &failsafes, judges);
         let spec = |(name, host)| (IfaceName::clone(name), layers(host).spec(host, name, world.keep_established));
-        desired.host_endpoints = governed.into_iter().map(spec).collect();
-        desired.node = host::node(world, of_all.map(&mut layers));
+        *own_part.host_endpoints = governed.into_iter().map(spec).collect();
+        *own_part.node = host::node(world, of_all.map(&mut layers));
         let (fresh, over) = judges.appoint_hosts(desired.host_sets().cloned().collect());
         self.asked(fresh, true, todo);
         self.asked(over, false, todo);
@@ -241,19 +243,17 @@ impl Live {
         for net in stale {
             if self.active.nets.contains(&net) || self.active.placed.contains_key(&net) {
                 let class = self.classes.share(Class::of(&self.active, &net));
-                self.desired.nets.insert(net, class);
+                self.desired.put_net(net, Some(class));
             } else {
-                self.desired.nets.remove(&net);
+                self.desired.put_net(net, None);
             }
         }
     }
 
     fn addresses(&mut self, todo: &Todo) {
         for address in &todo.addresses {
-            match self.address(*address) {
-                Some(spec) => drop(self.desired.addresses.insert(*address, spec)),
-                None => drop(self.desired.addresses.remove(address)),
-            }
+            let spec = self.address(*address);
+            self.desired.put_address(*address, spec);
         }
     }
 

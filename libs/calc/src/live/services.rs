@@ -3,6 +3,7 @@
 //! Invariant: equal to working out every service; a change costs what its service has, and who wants the same frontends.
 //! Never: looks at a service that no change concerns; replaces what is equal, so that who compares sees by the pointer what is new.
 
+use super::latest::Followed;
 use crate::{
     Desired, World,
     serve::{Place, rank, taken},
@@ -73,7 +74,7 @@ impl Services {
     }
 
     /// Takes in a service, or that there is none of this name.
-    pub(super) fn put(&mut self, world: &World, id: &ServiceId, slices: &[&EndpointSlice], desired: &mut Desired) {
+    pub(super) fn put(&mut self, world: &World, id: &ServiceId, slices: &[&EndpointSlice], desired: &mut Followed) {
         let before = self.own.remove(id).unwrap_or_default();
         let served = world.services.get(id).map(|service| self.place.serve(&world.node, service, slices));
         let now = Own::new(served.unwrap_or_default(), &before);
@@ -94,7 +95,7 @@ impl Services {
     }
 
     /// What `id` wants of this frontend may be something else.
-    fn settle(&mut self, world: &World, id: &ServiceId, frontend: Frontend, desired: &mut Desired) {
+    fn settle(&mut self, world: &World, id: &ServiceId, frontend: Frontend, desired: &mut Followed) {
         let wants = self.own.get(id).is_some_and(|own| own.at(&frontend).is_some());
         let mut claimants = self.contested.remove(&frontend).unwrap_or_else(|| {
             desired.services.get(&frontend).map(|balance| balance.of.service.clone()).into_iter().collect()
@@ -108,10 +109,8 @@ impl Services {
             let balance = self.own.get(claimant)?.at(&frontend)?;
             Some((rank(world.services.get(claimant)?, balance.kind), balance))
         });
-        match claims.min_by_key(|(rank, _)| *rank) {
-            Some((_, balance)) => drop(desired.services.insert(frontend, Arc::clone(balance))),
-            None => drop(desired.services.remove(&frontend)),
-        }
+        let first = claims.min_by_key(|(rank, _)| *rank).map(|(_, balance)| Arc::clone(balance));
+        desired.put_service(frontend, first);
         if claimants.len() > 1 {
             self.contested.insert(frontend, claimants);
         }

@@ -4,12 +4,14 @@
 //! Never: measures time.
 
 use super::*;
+use crate::AddressSpec;
 use model::{
     Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, IfaceName, Mac, Namespace, Pod, Protocol,
     Resource, ServiceAccount, WorkloadAddress,
 };
 use policy::generate::{Case, Dice, INTERFACES};
-use std::fmt::Write as _;
+use service::{Balance, Frontend};
+use std::{fmt::Write as _, sync::Arc};
 
 mod services;
 
@@ -152,6 +154,33 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
     }
 }
 
+/// Somebody who looks at nothing but what is said to be new.
+#[derive(Default)]
+struct Follower {
+    number: Option<u64>,
+    addresses: BTreeMap<IpAddr, AddressSpec>,
+    nets: BTreeMap<Cidr, Arc<Class>>,
+    services: BTreeMap<Frontend, Arc<Balance>>,
+}
+
+impl Follower {
+    fn hear(&mut self, latest: Latest<'_>, history: &str) {
+        let touched = latest.since(self.number);
+        follow(&mut self.addresses, &latest.addresses, touched.map(|touched| &touched.addresses));
+        follow(&mut self.nets, &latest.nets, touched.map(|touched| &touched.nets));
+        follow(&mut self.services, &latest.services, touched.map(|touched| &touched.services));
+        self.number = latest.number();
+        let found = (&self.addresses, &self.nets, &self.services);
+        assert!(found == (&latest.addresses, &latest.nets, &latest.services), "followed, after:\n{history}");
+    }
+}
+
+fn follow<K: Ord + Clone, V: Clone>(own: &mut BTreeMap<K, V>, latest: &BTreeMap<K, V>, new: Option<&BTreeSet<K>>) {
+    let is_new = |key: &K| new.is_none_or(|new| new.contains(key));
+    own.retain(|key, _| !is_new(key));
+    own.extend(latest.iter().filter(|(key, _)| is_new(key)).map(|(key, value)| (key.clone(), value.clone())));
+}
+
 #[test]
 fn whatever_the_history_it_is_what_the_world_says_now() {
     for seed in 1..=300 {
@@ -160,6 +189,7 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
         all.extend(services::resources(&mut dice));
         let mut live = Live::new(HERE.into(), false);
         let mut history = String::new();
+        let (mut always, mut sometimes) = (Follower::default(), Follower::default());
         // Some worlds are told before the first full list is complete, some after.
         let silent = dice.below(40);
         for number in 0..80 {
@@ -179,6 +209,12 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
             }
             let wanted = live.in_sync().map(crate::desired);
             let found = live.desired().cloned();
+            if let Some(latest) = live.latest().filter(|_| dice.below(4) > 0) {
+                always.hear(latest, &history);
+                if dice.below(3) > 0 {
+                    sometimes.hear(latest, &history);
+                }
+            }
             if found != wanted {
                 panic!(
                     "seed {seed}, after:\n{history}\n{}",
