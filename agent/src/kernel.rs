@@ -1,9 +1,9 @@
 //! What the agent asks of the dataplane: the seam at which its own tests put a fake.
-//! In: `Desired`. Out: `Applied`, and whether an endpoint is in force.
+//! In: the latest `Desired`. Out: `Applied`, and whether an endpoint is in force.
 //! Invariant: [`dataplane::Dataplane`] does exactly what these calls say.
 //! Never: more than the agent needs.
 
-use calc::Desired;
+use calc::Latest;
 use cni::name::host_interface_alias;
 use dataplane::{
     Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, StoreError, TrackedFlow, Tried, TwinAnswer,
@@ -25,9 +25,9 @@ pub struct Fullness {
 /// The kernel's side of a node.
 pub trait Kernel {
     /// Makes the kernel so.
-    fn apply(&mut self, desired: &Desired) -> Applied;
+    fn apply(&mut self, desired: Latest<'_>) -> Applied;
     /// Puts back what other hands changed of it.
-    fn look(&mut self, desired: &Desired, extent: Extent) -> Looked;
+    fn look(&mut self, desired: Latest<'_>, extent: Extent) -> Looked;
     /// Takes away what was replaced and no packet can see any more. Whether something is left.
     fn sweep(&mut self) -> bool;
     /// Moves one program to the way of attachment that it shall have in the end. `false`: all are there.
@@ -55,11 +55,11 @@ pub trait Kernel {
 }
 
 impl Kernel for Dataplane {
-    fn apply(&mut self, desired: &Desired) -> Applied {
+    fn apply(&mut self, desired: Latest<'_>) -> Applied {
         self.apply(desired)
     }
 
-    fn look(&mut self, desired: &Desired, extent: Extent) -> Looked {
+    fn look(&mut self, desired: Latest<'_>, extent: Extent) -> Looked {
         self.look(desired, extent)
     }
 

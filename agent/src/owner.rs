@@ -221,7 +221,7 @@ impl<K: Kernel> Agent<K> {
 
     /// Puts back what other hands changed of what is in force; before anything is, there is nothing to look at.
     pub fn look(&mut self, extent: Extent) {
-        let Some(desired) = self.world.desired().filter(|_| self.applied) else { return };
+        let Some(desired) = self.world.latest().filter(|_| self.applied) else { return };
         let begun = Instant::now();
         let mut looked = self.kernel.look(desired, extent);
         self.repairs.hear(&looked, extent);
@@ -374,13 +374,13 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         let begun = Instant::now();
-        let Some(desired) = self.world.desired() else { return };
+        let Some(desired) = self.world.latest() else { return };
         self.changed = false;
         let mut applied = self.kernel.apply(desired);
         // What is only tried must not keep out what is meant.
         if applied.commit == Commit::Refused && self.world.has_staged() && self.world.try_staged(false) {
             warn!("staged policies are not tried: there is no room for them beside what is enforced");
-            if let Some(desired) = self.world.desired() {
+            if let Some(desired) = self.world.latest() {
                 applied = self.kernel.apply(desired);
             }
         }
@@ -410,7 +410,7 @@ impl<K: Kernel> Agent<K> {
         for update in back {
             self.world.apply(update);
         }
-        let Some(desired) = self.world.desired() else { return refused };
+        let Some(desired) = self.world.latest() else { return refused };
         let applied = self.kernel.apply(desired);
         if matches!(applied.commit, Commit::InForce | Commit::Unchanged) {
             self.setbacks.in_force();

@@ -10,7 +10,7 @@ use crate::{
     metrics::Metrics,
     owner::{Event, Node},
 };
-use calc::{Desired, Live};
+use calc::{Latest, Live};
 use cni::protocol::{Prepare, Prepared};
 use dataplane::{
     Applied, ApplyError, AttachedBy, Commit, Drift, DriftKind, Extent, Looked, Platform, Question, ReportError,
@@ -39,7 +39,7 @@ struct FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn apply(&mut self, desired: &Desired) -> Applied {
+    fn apply(&mut self, desired: Latest<'_>) -> Applied {
         let failed =
             |what: &str| vec![(what.to_owned(), ApplyError { step: "attach".into(), reason: "refused".into() })];
         if self.stuck {
@@ -59,7 +59,7 @@ impl Kernel for FakeKernel {
         self.endpoints = wanted;
         Applied::default()
     }
-    fn look(&mut self, desired: &Desired, _: Extent) -> Looked {
+    fn look(&mut self, desired: Latest<'_>, _: Extent) -> Looked {
         self.looks += 1;
         let drift = Drift { kind: DriftKind::Route, found: format!("route {}", self.looks) };
         Looked { repaired: vec![drift], applied: Some(self.apply(desired)), ..Looked::default() }

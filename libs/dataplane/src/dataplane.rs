@@ -21,7 +21,7 @@ use crate::{
     usage::{Filled, Usage, filled, usages},
 };
 use abi::{Timeouts, maps};
-use calc::Desired;
+use calc::Latest;
 use model::{AttachmentId, IfaceName};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -154,8 +154,9 @@ impl Dataplane {
     /// Makes the kernel so, in four steps: programs on interfaces, the tables by one commit, links up and ways to the
     /// endpoints, then away with what is no longer wanted. What fails is named and tried again by the next `apply`; its
     /// siblings go on. Where the commit fails the previous revision stays in force, and nothing is taken away: endpoints
-    /// it knows are still in force by it, new ones are not ([`Self::in_force`]).
-    pub fn apply(&mut self, desired: &Desired) -> Applied {
+    /// it knows are still in force by it, new ones are not ([`Self::in_force`]). Of one that follows what is in force the
+    /// tables are compared where it says that something is new.
+    pub fn apply<'a>(&mut self, desired: impl Into<Latest<'a>>) -> Applied {
         self.node.apply(desired)
     }
 
@@ -167,7 +168,7 @@ impl Dataplane {
     /// Whether other hands changed what the last `apply` made, and puts it back: programs in their hooks, links, routes,
     /// neighbours, settings, tables. Cheap enough for twice a second; the large tables and the settings of many pods it
     /// takes in slices, one a look. Give it what the last `apply` was given.
-    pub fn look(&mut self, desired: &Desired, extent: Extent) -> Looked {
+    pub fn look<'a>(&mut self, desired: impl Into<Latest<'a>>, extent: Extent) -> Looked {
         self.write_log();
         self.node.look(desired, extent)
     }

@@ -12,7 +12,7 @@ use crate::{
     tables::{CommitError, Guarded, Store, Tables, Write, prefix},
     uplink,
 };
-use calc::{Desired, EndpointSpec, HostEndpointSpec, NodeSpec, desired::Owner};
+use calc::{EndpointSpec, HostEndpointSpec, Latest, NodeSpec, Owner};
 use hosts::HOST_HOOKS;
 use look::{Facts, SettingsSeen};
 use model::{AttachmentId, IfaceName, Ifindex};
@@ -58,8 +58,31 @@ pub struct Reconciler<N, G, S> {
     /// What the last pass built on.
     facts: Facts,
     settings_seen: SettingsSeen,
-    /// The host's addresses among which the sources of ICMP errors were chosen.
+    /// The host's addresses, as they were last desired.
+    own: Own,
+    /// Those among which the sources of ICMP errors were chosen.
     speaks: Option<BTreeSet<IpAddr>>,
+}
+
+/// The host's addresses, followed from one Desired to the next.
+#[derive(Debug, Default)]
+struct Own {
+    addresses: BTreeSet<IpAddr>,
+    number: Option<u64>,
+}
+
+impl Own {
+    fn hear(&mut self, latest: Latest<'_>) {
+        let is_own = |address: &IpAddr| latest.addresses.get(address).is_some_and(|spec| spec.owner == Owner::Host);
+        match latest.since(self.number) {
+            Some(touched) => {
+                self.addresses.retain(|address| !touched.addresses.contains(address));
+                self.addresses.extend(touched.addresses.iter().filter(|address| is_own(address)));
+            }
+            None => self.addresses = latest.addresses.keys().filter(|address| is_own(address)).copied().collect(),
+        }
+        self.number = latest.number();
+    }
 }
 
 /// What a pass saw, and what went wrong so far.
@@ -93,6 +116,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             prepared: BTreeSet::new(),
             facts: Facts::new(),
             settings_seen: None,
+            own: Own::default(),
             speaks: None,
         }
     }
@@ -127,8 +151,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     /// See [`crate::Dataplane::apply`].
-    pub fn apply(&mut self, desired: &Desired) -> Applied {
-        let mut laps = Laps::start();
+    pub fn apply<'a>(&mut self, desired: impl Into<Latest<'a>>) -> Applied {
+        let (desired, mut laps) = (desired.into(), Laps::start());
         self.wanted = desired.endpoints.clone();
         self.hosts = desired.host_endpoints.clone();
         self.wanted_of_node = desired.node.clone();
@@ -201,7 +225,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     /// Whether the tables hold what is wanted. If not, they hold the previous revision, its ways with it.
-    fn commit(&mut self, pass: &mut Pass, desired: &Desired) -> bool {
+    fn commit(&mut self, pass: &mut Pass, desired: Latest<'_>) -> bool {
         let judgeable = self.judgeable(&pass.seen);
         let guarded = |name: &IfaceName| {
             let link = pass.seen.links.get(name)?;
@@ -257,10 +281,10 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     /// Where this node's ICMP errors come from. The uplink is asked when the host's addresses have changed.
-    fn speak(&mut self, pass: &mut Pass, desired: &Desired) {
-        let own = desired.addresses.iter().filter(|(_, spec)| spec.owner == Owner::Host);
-        let own: BTreeSet<IpAddr> = own.map(|(address, _)| *address).collect();
-        if self.speaks.as_ref() == Some(&own) {
+    fn speak(&mut self, pass: &mut Pass, desired: Latest<'_>) {
+        self.own.hear(desired);
+        let own = &self.own.addresses;
+        if self.speaks.as_ref() == Some(own) {
             return;
         }
         let uplink = self.uplink.as_ref().and_then(|name| pass.seen.links.get(name));
@@ -268,13 +292,13 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             Ok(listed) => listed.unwrap_or_default(),
             Err(error) => return pass.fail("ICMP errors".into(), "list the uplink's addresses", &error),
         };
-        for (family, source) in (0..).zip(sources::choose(&own, &on_uplink)) {
+        for (family, source) in (0..).zip(sources::choose(own, &on_uplink)) {
             let address = source.and_then(prefix::address_key).unwrap_or_default();
             if let Err(error) = self.tables.store_mut().write(&Write::Source(family, address)) {
                 return pass.fail("ICMP errors".into(), "set the address they come from", &error);
             }
         }
-        self.speaks = Some(own);
+        self.speaks = Some(own.clone());
     }
 
     /// Takes away the ways to endpoints that are no longer wanted: the tables have forgotten them.

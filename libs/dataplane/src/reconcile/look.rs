@@ -13,7 +13,7 @@ use crate::{
     tables::{Store, slice},
     uplink,
 };
-use calc::{Desired, EndpointSpec};
+use calc::{EndpointSpec, Latest};
 use model::{AttachmentId, IfaceName};
 use netlink::Link;
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub fn facts<'a>(names: impl Iterator<Item = &'a IfaceName>, seen: &Seen) -> Fac
 
 impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// See [`crate::Dataplane::look`].
-    pub fn look(&mut self, desired: &Desired, extent: Extent) -> Looked {
+    pub fn look<'a>(&mut self, desired: impl Into<Latest<'a>>, extent: Extent) -> Looked {
         let mut looked = Looked::default();
         let seen = match self.network.list() {
             Ok(seen) => seen,

@@ -12,7 +12,7 @@ use crate::{
 };
 use abi::endpoint::ENDPOINT_QUEUED;
 use calc::{
-    Desired, HostEndpointSpec, Judges,
+    Desired, HostEndpointSpec, Judges, Latest, Touched,
     desired::{AddressSpec, EndpointSpec, Owner},
 };
 use model::{AttachmentId, Direction, IfaceName, Ifindex, Mac, PodId};
@@ -548,19 +548,26 @@ fn an_interface_with_a_queueing_discipline_is_marked_as_it_comes_and_goes() {
 fn pkt_32_icmp_errors_come_from_an_address_that_is_the_hosts_own_now() {
     let kernel = kernel();
     let mut node = node(&kernel);
+    let (mut number, mut before) = (0, Desired::default());
     let mut speaks = |host: &[&str], uplink: &[&str]| {
         let parse = |text: &&str| text.parse::<IpAddr>().expect("an address");
         kernel.borrow_mut().addresses = uplink.iter().map(|text| (UPLINK, parse(text))).collect();
         let mut desired = pods(&[11]);
         let own = || AddressSpec { class: Arc::new(Class::default()), owner: Owner::Host };
         desired.addresses.extend(host.iter().map(|text| (parse(text), own())));
-        assert!(apply(&mut node, &desired).failed.is_empty());
+        let differs = |key: &&IpAddr| before.addresses.get(*key) != desired.addresses.get(*key);
+        let keys = before.addresses.keys().chain(desired.addresses.keys());
+        let touched = Touched { addresses: keys.filter(differs).copied().collect(), ..Touched::default() };
+        number += 1;
+        assert!(node.apply(Latest::numbered(&desired, number, &touched)).failed.is_empty());
+        before = desired;
         [0, 1].map(|family| kernel.borrow().tables.sources[&family])
     };
     let v4 = |last| abi::Address::from_v4([192, 0, 2, last]);
     let nobody = abi::Address::default();
     assert_eq!(speaks(&["192.0.2.1", "192.0.2.2"], &["192.0.2.2"]), [v4(2), nobody]);
     assert_eq!(speaks(&["192.0.2.1"], &[]), [v4(1), nobody]);
+    assert_eq!(speaks(&["192.0.2.3"], &[]), [v4(3), nobody]);
     assert_eq!(speaks(&[], &[]), [nobody; 2]);
 }
 

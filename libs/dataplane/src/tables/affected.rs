@@ -1,14 +1,18 @@
 //! Which endpoints' flows must be judged again after a commit.
-//! In: two images. Out: the revision stamped on exactly the endpoints whose verdicts can differ.
+//! In: a step. Out: the revision stamped on exactly the endpoints whose verdicts can differ.
 //! Invariant: an endpoint that is not stamped answers every flow it could have as before.
 //! Never: stamps an endpoint for a class that its rule sets answer with the same row.
 
-use super::{diff, image::Image, nested};
+use super::{
+    image::Image,
+    nested,
+    step::{Change, Step},
+};
 use abi::{
     Endpoint, Layers,
     endpoint::{SLOT_HOST, SLOT_NONE},
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What changed between two images, apart from the endpoints themselves.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,68 +31,93 @@ pub fn revision(generation: u64) -> u32 {
     low
 }
 
-/// Stamps the endpoints of `new`.
-pub fn stamp(old: &Image, new: &mut Image) {
-    let changes = changes(old, new);
-    let mut stamped: BTreeSet<_> = new
-        .endpoints
-        .iter()
-        .filter(|(slot, entry)| {
-            old.endpoints.get(slot).is_none_or(|before| is_affected(old, new, &changes, **slot, before, entry))
-        })
-        .map(|(slot, _)| *slot)
-        .collect();
-    move_together(old, new, &mut stamped);
-    let revision = revision(new.generation);
-    for slot in stamped {
-        if let Some(entry) = new.endpoints.get_mut(&slot) {
-            entry.rev = revision;
-        }
+/// Stamps the next image's endpoints.
+pub fn stamp(old: &Image, change: &mut Change) {
+    let step = Step { old, change };
+    let asked = Asked { step, changes: changes(step), met: BTreeMap::new() };
+    let mut stamped = asked.affected();
+    move_together(step, &mut stamped);
+    let revision = revision(step.generation());
+    let entries: Vec<_> = stamped.into_iter().filter_map(|slot| Some((slot, *step.endpoint(slot)?))).collect();
+    for (slot, entry) in entries {
+        change.endpoints.set(&old.endpoints, slot, Some(Endpoint { rev: revision, ..entry }));
     }
 }
 
 /// A flow at a gate is asked by several layers, and its entry names one: they move on together. What pods send and receive is
 /// asked by the node's own slots too.
-fn move_together(old: &Image, new: &Image, stamped: &mut BTreeSet<u32>) {
-    for (slot, entry) in new.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST) {
+fn move_together(step: Step<'_>, stamped: &mut BTreeSet<u32>) {
+    let Step { old, change } = step;
+    for (slot, entry) in change.endpoints.whole(&old.endpoints).filter(|(slot, _)| **slot != SLOT_HOST) {
         let Layers { untracked, pre_dnat, forward } = entry.layers;
         let parts = || [*slot, untracked, pre_dnat, forward].into_iter().filter(|part| *part != SLOT_NONE);
         if parts().any(|part| stamped.contains(&part)) {
             stamped.extend(parts());
         }
     }
-    let node = |image: &Image| image.endpoints.get(&SLOT_HOST).map(|entry| (entry.ingress, entry.layers));
-    let asked = node(new).map(|(_, layers)| [layers.pre_dnat, layers.forward]);
-    if node(old) != node(new) || asked.is_some_and(|slots| slots.iter().any(|slot| stamped.contains(slot))) {
-        stamped.extend(new.endpoints.keys());
+    let node = |entry: &Endpoint| (entry.ingress, entry.layers);
+    let (was, is) = (old.endpoints.get(&SLOT_HOST).map(node), step.endpoint(SLOT_HOST).map(node));
+    let asked = is.map(|(_, layers)| [layers.pre_dnat, layers.forward]);
+    if was != is || asked.is_some_and(|slots| slots.iter().any(|slot| stamped.contains(slot))) {
+        stamped.extend(change.endpoints.whole(&old.endpoints).map(|(slot, _)| *slot));
     }
 }
 
-fn changes(old: &Image, new: &Image) -> Changes {
+fn changes(step: Step<'_>) -> Changes {
+    let Step { old, change } = step;
     // A key that stays as it is answers as it did. What covered one that came or went is a network, or its own key differs.
-    let addresses = || diff::changes(&old.addresses, &new.addresses).map(|(key, ..)| *key);
-    let of_addresses = addresses().map(|key| (old.class_of(key), new.class_of(key)));
-    let of_nets = diff::changes(&old.nets, &new.nets).map(|(key, ..)| (old.class_over(key), new.class_over(key)));
-    let owners = addresses().map(|key| (old.owner_of(key), new.owner_of(key)));
+    let addresses = || change.addresses.all(&old.addresses).map(|(key, ..)| *key);
+    let of_addresses = addresses().map(|key| (old.class_of(key), step.class_of(key)));
+    let of_nets = change.nets.all(&old.nets).map(|(key, ..)| (old.class_over(key), step.class_over(key)));
+    let owners = addresses().map(|key| (old.owner_of(key), step.owner_of(key)));
     Changes {
         classes: of_addresses.chain(of_nets).filter(|(before, after)| before != after).collect(),
         owners: owners.filter(|(before, after)| before != after).collect(),
     }
 }
 
-fn is_affected(old: &Image, new: &Image, changes: &Changes, slot: u32, before: &Endpoint, after: &Endpoint) -> bool {
-    let sets = [after.egress.new(), after.ingress.new()];
-    let set_changed = [before.egress.new(), before.ingress.new()] != sets
-        || (before.flags, before.layers) != (after.flags, after.layers);
-    // Equal rows share their spans, so equal references are equal answers.
-    // The class of an own address is asked of the sets that rows name.
-    let asked = nested::with_named(new, sets);
-    let peer_changed =
-        || changes.classes.iter().any(|(was, is)| asked.iter().any(|set| old.row(*set, *was) != new.row(*set, *is)));
-    // A flow towards an address that had no endpoint here can belong to any endpoint, and holds no verdict of the new one.
-    let owner_changed =
-        || changes.owners.iter().any(|(was, is)| [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot);
-    set_changed || peer_changed() || owner_changed()
+/// What endpoints are asked; of sets that several of them have, once.
+struct Asked<'a> {
+    step: Step<'a>,
+    changes: Changes,
+    met: BTreeMap<u32, bool>,
+}
+
+impl Asked<'_> {
+    fn affected(mut self) -> BTreeSet<u32> {
+        let Step { old, change } = self.step;
+        let mut affected = BTreeSet::new();
+        for (slot, after) in change.endpoints.whole(&old.endpoints) {
+            if old.endpoints.get(slot).is_none_or(|before| self.is_affected(*slot, before, after)) {
+                affected.insert(*slot);
+            }
+        }
+        affected
+    }
+
+    fn is_affected(&mut self, slot: u32, before: &Endpoint, after: &Endpoint) -> bool {
+        let sets = [after.egress.new(), after.ingress.new()];
+        let set_changed = [before.egress.new(), before.ingress.new()] != sets
+            || (before.flags, before.layers) != (after.flags, after.layers);
+        // A flow towards an address that had no endpoint here can belong to any endpoint, and holds no verdict of the new one.
+        let mut owners = self.changes.owners.iter();
+        let owner_changed = owners.any(|(was, is)| [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot);
+        set_changed || owner_changed || self.meets_others(sets)
+    }
+
+    /// Whether one of these sets answers a peer otherwise, whose class is another. Equal rows share their spans, so equal
+    /// references are equal answers. The class of an own address is asked of the sets that rows name.
+    fn meets_others(&mut self, sets: [u32; 2]) -> bool {
+        if self.changes.classes.is_empty() {
+            return false;
+        }
+        let asked = nested::with_named(self.step, sets);
+        asked.into_iter().any(|set| {
+            let Self { step, changes, met } = self;
+            let differs = |(was, is): &(u32, u32)| step.old.row(set, *was) != step.row(set, *is);
+            *met.entry(set).or_insert_with(|| changes.classes.iter().any(differs))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +162,15 @@ mod tests {
         let mut old = Image::default();
         for _ in 0..2000 {
             let new = image(&old);
-            assert_eq!(changes(&old, &new), whole(&old, &new), "{old:?} {new:?}");
+            let mut change = Change::default();
+            for key in old.addresses.keys().chain(new.addresses.keys()) {
+                change.addresses.set(&old.addresses, *key, new.addresses.get(key).copied());
+            }
+            for key in old.nets.keys().chain(new.nets.keys()) {
+                change.nets.set(&old.nets, *key, new.nets.get(key).copied());
+            }
+            let found = changes(Step { old: &old, change: &change });
+            assert_eq!(found, whole(&old, &new), "{old:?} {new:?}");
             old = new;
         }
     }

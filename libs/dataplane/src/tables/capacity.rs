@@ -1,9 +1,16 @@
 //! What a revision needs of each map, beside the one in force.
-//! In: both images and what their numbers mean. Out: entries needed, or the map that is too small and who asks for most.
+//! In: the step from the one to the other, and what its numbers mean. Out: entries needed, or the map that is too small and who asks for most.
 //! Invariant: every map that a commit writes has its line in [`needs`].
 //! Never: looks for who asks while everything fits.
 
-use super::{diff, image::Image, names::Names, sizes::Sizes, sweep::Retired};
+use super::{
+    edits::Edits,
+    names::{Names, NamesChange},
+    numbers::Numbers,
+    sizes::Sizes,
+    step::Step,
+    sweep::Retired,
+};
 use abi::{
     RowRef,
     endpoint::{SLOT_FIRST, SLOT_HOST},
@@ -64,28 +71,27 @@ pub fn remedy(map: &str, needed: u64) -> String {
     format!("set mapEntries {map} to {needed} or more and start the agent again")
 }
 
-/// A step from one revision to the next.
+/// What a step asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
-    /// In force.
-    pub old: &'a Image,
-    /// Wanted.
-    pub new: &'a Image,
+pub struct Asked<'a> {
+    /// From the revision in force to the one that is wanted.
+    pub step: Step<'a>,
     /// Of neither, and not free yet.
     pub retired: &'a Retired,
-    /// What the numbers of the wanted one mean.
-    pub names: &'a Names,
-    /// One past the highest span in use by either.
-    pub spans_end: u32,
+    /// What numbers mean now, and what becomes of that.
+    pub known: &'a Names,
+    pub names: &'a NamesChange,
+    /// Given out: to either, or not free yet.
+    pub numbers: &'a Numbers,
 }
 
-impl Step<'_> {
+impl Asked<'_> {
     /// What both revisions need together: the old one lies in the tables until it is swept.
     ///
     /// # Errors
     /// The first map that is too small.
     pub fn fits(&self, sizes: &Sizes) -> Result<Vec<Need>, Full> {
-        let ids = end(self.new.class_ids().last());
+        let ids = end(self.numbers.classes.last());
         if ids > u64::from(ID_MAX) {
             let remedy = "no setting raises the number of classes that peers fall into".to_owned();
             let demand = self.demand(&maps::CLASSES);
@@ -108,20 +114,17 @@ impl Step<'_> {
     /// Entries needed of every map that a commit writes.
     #[must_use]
     pub fn needs(&self) -> Vec<Need> {
-        let (old, new, retired) = (self.old, self.new, self.retired);
+        let Self { step: Step { old, change }, retired, numbers, .. } = self;
         [
-            (&maps::ADDRESSES, both(&old.addresses, &new.addresses) + count(retired.addresses.len())),
-            (&maps::NETS, both(&old.nets, &new.nets) + count(retired.nets)),
-            (
-                &maps::CLASSES,
-                end(new.class_slots().last().max(old.class_slots().last()).max(retired.class_slots.last().copied())),
-            ),
-            (&maps::SETS, end(new.set_ids().last().max(old.set_ids().last()).max(retired.sets.last().copied()))),
-            (&maps::ROWS, both(&old.rows, &new.rows) + count(retired.rows)),
-            (&maps::SPANS, u64::from(self.spans_end)),
-            (&maps::ENDPOINTS, slots(old, new) + count(retired.slots.len())),
-            (&maps::INTERFACES, both(&old.interfaces, &new.interfaces) + count(retired.interfaces.len())),
-            (&maps::HITS, u64::try_from(self.names.hits.len() + 1).unwrap_or(u64::MAX)),
+            (&maps::ADDRESSES, both(&old.addresses, &change.addresses) + count(retired.addresses.len())),
+            (&maps::NETS, both(&old.nets, &change.nets) + count(retired.nets)),
+            (&maps::CLASSES, end(numbers.class_slots.last())),
+            (&maps::SETS, end(numbers.sets.last())),
+            (&maps::ROWS, both(&old.rows, &change.rows) + count(retired.rows)),
+            (&maps::SPANS, u64::from(numbers.room.end())),
+            (&maps::ENDPOINTS, self.slots() + count(retired.slots.len())),
+            (&maps::INTERFACES, both(&old.interfaces, &change.interfaces) + count(retired.interfaces.len())),
+            (&maps::HITS, count(self.names.hits.len(&self.known.hits) + 1)),
         ]
         .map(|(map, entries)| Need { map, entries })
         .into()
@@ -132,21 +135,28 @@ impl Step<'_> {
         let entries = match map.name {
             "SPANS" => self.spans_by_set(),
             "ROWS" => self.rows_by_set(),
-            "SETS" => self.fresh_sets().map(|id| (id, 1)).collect(),
+            "SETS" => self.step.change.sets.added(&self.step.old.sets).map(|(id, _)| (*id, 1)).collect(),
             _ => return self.peers_by_policy(),
         };
         let (id, entries) = entries.into_iter().max_by_key(|(_, entries)| *entries)?;
-        let set = self.names.sets.iter().find_map(|(set, number)| (*number == id).then_some(set))?;
+        let set = self.sets().find_map(|(set, number)| (*number == id).then_some(set))?;
         Some(Demand { policy: heaviest(set)?.id.clone(), entries })
     }
 
-    fn fresh_sets(&self) -> impl Iterator<Item = u32> {
-        self.new.sets.keys().filter(|id| !self.old.sets.contains_key(id)).copied()
+    /// Endpoint slots in use, the first ones included, which are nobody's and this node's.
+    fn slots(&self) -> u64 {
+        let Step { old, change } = self.step;
+        let is_said = old.endpoints.contains_key(&SLOT_HOST) || self.step.endpoint(SLOT_HOST).is_some();
+        u64::from(SLOT_FIRST) + both(&old.endpoints, &change.endpoints) - u64::from(is_said)
+    }
+
+    fn sets(&self) -> impl Iterator<Item = (&Arc<RuleSet>, &u32)> {
+        self.names.sets.whole(&self.known.sets)
     }
 
     fn rows_by_set(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
-        for key in self.new.rows.keys().filter(|key| !self.old.rows.contains_key(key)) {
+        for (key, _) in self.step.change.rows.added(&self.step.old.rows) {
             *counts.entry(key.set).or_default() += 1;
         }
         counts
@@ -154,9 +164,10 @@ impl Step<'_> {
 
     /// Spans that several sets share are counted for the first.
     fn spans_by_set(&self) -> BTreeMap<u32, usize> {
-        let rows = self.new.rows.iter().map(|(key, row)| (key.set, *row));
-        let defaults = self.new.sets.iter().map(|(id, entry)| (*id, entry.row));
-        let mut seen: BTreeSet<RowRef> = self.old.spans.keys().copied().collect();
+        let Step { old, change } = self.step;
+        let rows = change.rows.whole(&old.rows).map(|(key, row)| (key.set, *row));
+        let defaults = change.sets.whole(&old.sets).map(|(id, entry)| (*id, entry.row));
+        let mut seen: BTreeSet<RowRef> = old.spans.keys().copied().collect();
         let mut counts = BTreeMap::new();
         for (set, row) in defaults.chain(rows) {
             if seen.insert(row) {
@@ -168,15 +179,16 @@ impl Step<'_> {
 
     /// Fresh addresses and networks, counted for each policy that names them by network or selector.
     fn peers_by_policy(&self) -> Option<Demand> {
-        let classes: BTreeMap<u32, _> = self.names.classes.iter().map(|(class, id)| (*id, class)).collect();
+        let Step { old, change } = self.step;
+        let classes: BTreeMap<u32, _> =
+            self.names.classes.whole(&self.known.classes).map(|(class, id)| (*id, class)).collect();
         let mut fresh: BTreeMap<u32, usize> = BTreeMap::new();
-        let addresses = self.new.addresses.iter().filter(|(key, _)| !self.old.addresses.contains_key(key));
-        let nets = self.new.nets.iter().filter(|(key, _)| !self.old.nets.contains_key(key));
+        let (addresses, nets) = (change.addresses.added(&old.addresses), change.nets.added(&old.nets));
         for class in addresses.map(|(_, entry)| entry.class).chain(nets.map(|(_, entry)| entry.class)) {
             *fresh.entry(class).or_default() += 1;
         }
         let mut asked: BTreeMap<&PolicyId, BTreeSet<u32>> = BTreeMap::new();
-        for policy in self.names.sets.keys().flat_map(|set| set.policies()) {
+        for policy in self.sets().flat_map(|(set, _)| set.policies()) {
             let peers: Vec<_> = policy.rules.iter().map(|rule| &rule.peer).collect();
             let selectors: BTreeSet<_> = peers.iter().flat_map(|peer| selectors_of(peer)).collect();
             let nets: BTreeSet<_> =
@@ -212,15 +224,8 @@ pub(super) fn heaviest(set: &RuleSet) -> Option<&PolicyRules> {
     set.policies().max_by_key(weight)
 }
 
-fn both<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> u64 {
-    let fresh = diff::added(old, new).count();
-    count(old.len() + fresh)
-}
-
-/// Endpoint slots in use, the first ones included, which are nobody's and this node's.
-fn slots(old: &Image, new: &Image) -> u64 {
-    let is_said = [old, new].iter().any(|image| image.endpoints.contains_key(&SLOT_HOST));
-    u64::from(SLOT_FIRST) + both(&old.endpoints, &new.endpoints) - u64::from(is_said)
+fn both<K: Ord + Clone, V: PartialEq + Clone>(old: &BTreeMap<K, V>, edits: &Edits<K, V>) -> u64 {
+    count(old.len() + edits.added(old).count())
 }
 
 fn count(entries: usize) -> u64 {

@@ -186,7 +186,7 @@ impl FakeStore {
 
     fn resolve_at(&self, generation: u64, address: Address) -> Option<(u32, u32)> {
         let slot = self.held.addresses.get(&address);
-        let slot = slot.or_else(|| prefix::longest(&self.held.nets, &prefix::host(address)));
+        let slot = slot.or_else(|| prefix::longest(&prefix::host(address), |net| self.held.nets.get(net)));
         let Some(slot) = slot else { return Some((CLASS_NONE, SLOT_NONE)) };
         let entry = self.held.classes.get(slot)?;
         Some((entry.class.at(generation), entry.endpoint.at(generation)))

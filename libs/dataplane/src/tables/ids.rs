@@ -1,5 +1,5 @@
 //! Sets of small numbers: ids and slots, tens of thousands of them, asked for at every commit.
-//! In: numbers. Out: which are there, the last one, what another set lacks.
+//! In: numbers. Out: which are there, the last one, the first that is free.
 //! Invariant: says of every 32-bit number what a set would say; those that no table numbers take no room.
 //! Never: orders by anything but the number.
 
@@ -51,19 +51,36 @@ impl Ids {
         })
     }
 
-    /// Those that `other` lacks.
-    pub fn without(&self, other: &Self) -> BTreeSet<u32> {
-        let mut found: BTreeSet<u32> = self.others.difference(&other.others).copied().collect();
-        for (word, bits) in self.bits.iter().enumerate() {
-            let mut left = bits & !other.bits.get(word).copied().unwrap_or_default();
-            while left != 0 {
-                found.insert(number(word, left.trailing_zeros()));
-                left &= left - 1;
-            }
-        }
-        found
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let of_word = |(word, bits): (usize, &u64)| {
+            let bits = *bits;
+            (0..64).filter(move |bit| bits & (1 << bit) != 0).map(move |bit| number(word, bit))
+        };
+        self.bits.iter().enumerate().flat_map(of_word).chain(self.others.iter().copied())
+    }
+
+    /// The first from `first` on that is not there.
+    pub fn first_free(&self, first: u32) -> u32 {
+        let Some((word, _)) = place(first) else { return (first..).find(|id| !self.contains(*id)).unwrap_or(u32::MAX) };
+        let free = |word: usize| !self.bits.get(word).copied().unwrap_or_default();
+        let from = free(word) & (u64::MAX << (first % 64));
+        let words = (word + 1..).map(|word| (word, free(word)));
+        let (word, bits) = std::iter::once((word, from)).chain(words).find(|(_, bits)| *bits != 0).unwrap_or((word, 1));
+        let id = number(word, bits.trailing_zeros());
+        if place(id).is_some() { id } else { self.first_free(DENSE) }
     }
 }
+
+/// Room at the end makes no difference.
+impl PartialEq for Ids {
+    fn eq(&self, other: &Self) -> bool {
+        let used = |ids: &Self| ids.bits.iter().rposition(|bits| *bits != 0).map_or(0, |last| last + 1);
+        self.others == other.others && self.bits[..used(self)] == other.bits[..used(other)]
+    }
+}
+
+impl Eq for Ids {}
 
 impl Extend<u32> for Ids {
     fn extend<T: IntoIterator<Item = u32>>(&mut self, ids: T) {
@@ -102,13 +119,16 @@ mod tests {
             let some: Vec<_> = numbers.iter().copied().take(skipped).collect();
             let (ids, set): (Ids, BTreeSet<u32>) = (some.iter().copied().collect(), some.iter().copied().collect());
             assert_eq!(ids.last(), set.last().copied());
+            for first in [0, 1, 2, 63, 64, 65, DENSE - 1, DENSE] {
+                assert_eq!(Some(ids.first_free(first)), (first..).find(|id| !set.contains(id)));
+            }
             assert!(numbers.iter().all(|id| ids.contains(*id) == set.contains(id)));
             let all: Ids = numbers.into_iter().collect();
-            assert_eq!(all.without(&ids), &BTreeSet::from(numbers) - &set);
-            assert_eq!(ids.without(&all), BTreeSet::new());
+            assert_eq!(all == ids, skipped == numbers.len());
+            assert!(ids.iter().eq(set.iter().copied()));
             let mut fewer = all;
             some.iter().for_each(|id| fewer.remove(*id));
-            assert_eq!(fewer.without(&Ids::default()), &BTreeSet::from(numbers) - &set);
+            assert_eq!(fewer, numbers.into_iter().skip(skipped).collect());
         }
     }
 }

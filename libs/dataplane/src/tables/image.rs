@@ -7,7 +7,7 @@ use super::{ids::Ids, prefix, write::Snapshot, write::Write};
 use abi::{
     Address, ClassEntry, Endpoint, Layers, NetKey, RowKey, RowRef, SetEntry, Span, Word,
     endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
-    rules::{CLASS_NONE, SET_OPEN},
+    rules::{CLASS_NONE, SET_DENY, SET_OPEN},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -53,7 +53,7 @@ impl Image {
     /// The class a network resolves to, by itself or by the longest one over it.
     #[must_use]
     pub fn class_over(&self, net: &NetKey) -> u32 {
-        prefix::longest(&self.nets, net).map_or(CLASS_NONE, |entry| entry.class)
+        prefix::longest(net, |key| self.nets.get(key)).map_or(CLASS_NONE, |entry| entry.class)
     }
 
     /// The owner of an address.
@@ -74,14 +74,15 @@ impl Image {
     pub fn set_ids(&self) -> Ids {
         let judged = self.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
         let numbered = judged.flat_map(|(_, entry)| [entry.egress.new(), entry.ingress.new()]);
-        let numbered = numbered.filter(|id| *id != SET_OPEN);
+        let numbered = numbered.filter(|id| ![SET_DENY, SET_OPEN].contains(id));
         self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(numbered).collect()
     }
 
     /// Class ids in use.
     #[must_use]
     pub fn class_ids(&self) -> Ids {
-        self.rows.keys().map(|key| key.class).chain(self.entries().map(|entry| entry.class)).collect()
+        let of_peers = self.entries().map(|entry| entry.class).filter(|class| *class != CLASS_NONE);
+        self.rows.keys().map(|key| key.class).chain(of_peers).collect()
     }
 
     /// Class slots in use.

@@ -4,9 +4,10 @@
 //! Never: sweeps before a commit said what is wanted.
 
 mod affected;
+mod askers;
 mod audit;
 mod capacity;
-mod diff;
+mod edits;
 #[cfg(test)]
 pub(crate) mod fake;
 mod graces;
@@ -14,16 +15,20 @@ mod ids;
 pub mod image;
 mod kernel;
 mod keys;
+mod ledger;
 pub(crate) mod mapped;
 pub mod names;
 mod nested;
+mod numbers;
 mod order;
 mod plan;
 pub mod prefix;
 mod sizes;
+mod step;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod write;
 
 pub use audit::slice;
@@ -34,17 +39,21 @@ pub use sizes::{SizeError, Sizes};
 pub use write::{Key, Keyed, Snapshot, Store, StoreError, Write};
 
 use abi::{
+    Endpoint,
     maps::{self, MapSpec},
     rules::HIT_NONE,
 };
 use audit::Walk;
-use calc::Desired;
-use capacity::Step;
+use calc::Latest;
+use capacity::Asked;
 use image::Image;
+use ledger::Ledger;
 use model::{AttachmentId, IfaceName};
-use names::Names;
-use plan::Plan;
+use names::{Names, NamesChange};
+use numbers::Numbers;
+use plan::{Ground, Plan};
 use std::collections::BTreeMap;
+use step::{Change, Step};
 use sweep::{Retired, Sweeps, Then};
 
 /// What a commit came to.
@@ -60,12 +69,18 @@ pub struct Committed {
     pub refused_hosts: Vec<(IfaceName, Refusal)>,
 }
 
+/// Endpoints and interfaces that are not served, and why.
+type LeftOut = (Vec<(AttachmentId, Refusal)>, Vec<(IfaceName, Refusal)>);
+
 /// The tables.
 #[derive(Debug)]
 pub struct Tables<S> {
     store: S,
     image: Image,
     names: Names,
+    ledger: Ledger,
+    /// The number of the Desired in force; `None`: it is not known what of another is new.
+    holds: Option<u64>,
     /// What is left of commits that are in force.
     sweeps: Sweeps,
     /// A write failed: what the tables hold must be read again.
@@ -81,60 +96,72 @@ impl<S: Store> Tables<S> {
     /// # Errors
     /// The store cannot be read, or contradicts itself.
     pub fn adopt(store: S) -> Result<Self, StoreError> {
-        let (image, names, peaks) = (Image::default(), Names::default(), BTreeMap::new());
-        let (sweeps, walk) = (Sweeps::default(), Walk::default());
-        let mut tables = Self { store, image, names, sweeps, is_torn: false, peaks, walk };
+        let (image, names, ledger) = (Image::default(), Names::default(), Ledger::default());
+        let (sweeps, peaks, walk) = (Sweeps::default(), BTreeMap::new(), Walk::default());
+        let mut tables = Self { store, image, names, ledger, holds: None, sweeps, is_torn: false, peaks, walk };
         tables.take_over()?;
         Ok(tables)
     }
 
-    /// Puts `desired` in force. `lookup` finds an interface that is guarded. Waits for packets under way only if they may
+    /// Puts what is desired in force. `lookup` finds an interface that is guarded. Waits for packets under way only if they may
     /// still read what is to change, or hold the room that is needed.
     ///
     /// # Errors
     /// Something does not fit, or a write failed: the previous revision is in force.
-    pub fn commit(&mut self, desired: &Desired, lookup: Lookup<'_>) -> Result<Committed, CommitError> {
+    pub fn commit<'a>(&mut self, desired: impl Into<Latest<'a>>, lookup: Lookup<'_>) -> Result<Committed, CommitError> {
+        let latest = desired.into();
         self.sweep()?;
-        let plan = match self.plan(desired, lookup) {
+        let plan = match self.plan(latest, lookup) {
             Ok(plan) if !self.must_wait(&plan) => plan,
             Err(error) if self.sweeps.is_empty() => return Err(error),
             Ok(_) | Err(_) => {
                 self.settle()?;
-                self.plan(desired, lookup)?
+                self.plan(latest, lookup)?
             }
         };
-        let changed = plan.image != self.image;
         for need in &plan.needs {
             let peak = self.peaks.entry(need.map.name).or_default();
             *peak = need.entries.max(*peak);
         }
-        self.put_in_force(plan.image, &plan.fresh_hits)?;
-        self.names = plan.names;
-        let (refused, refused_hosts) = (plan.refused, plan.refused_hosts);
+        let changed = !plan.change.is_empty();
+        let (refused, refused_hosts) = self.put_in_force(plan)?;
+        self.holds = latest.number();
         Ok(Committed { generation: self.image.generation, changed, refused, refused_hosts })
     }
 
-    fn plan(&self, desired: &Desired, lookup: Lookup<'_>) -> Result<Plan, CommitError> {
-        plan::plan(&self.image, &self.names, desired, lookup, &self.store.sizes(), &self.sweeps.retired())
+    fn plan(&self, latest: Latest<'_>, lookup: Lookup<'_>) -> Result<Plan, CommitError> {
+        let Self { image, names, ledger, .. } = self;
+        let (retired, sizes) = (&self.sweeps.retired(), &self.store.sizes());
+        plan::plan(Ground { image, names, ledger, retired, sizes }, latest, self.holds, lookup)
     }
 
     fn must_wait(&self, plan: &Plan) -> bool {
         let refusals = plan.refused.iter().map(|(_, refusal)| refusal);
         let of_hosts = plan.refused_hosts.iter().map(|(_, refusal)| refusal);
         let is_full = refusals.chain(of_hosts).any(|refusal| matches!(refusal, Refusal::Full { .. }));
-        !self.sweeps.is_empty() && (is_full || self.sweeps.forbid(&self.image, &plan.image))
+        let step = Step { old: &self.image, change: &plan.change };
+        !self.sweeps.is_empty() && (is_full || self.sweeps.forbid(step))
     }
 
-    fn put_in_force(&mut self, next: Image, fresh_hits: &[u32]) -> Result<(), StoreError> {
-        if next == self.image {
+    /// Gives what is left out.
+    fn put_in_force(&mut self, plan: Plan) -> Result<LeftOut, StoreError> {
+        let Plan { change, names, entries, gone, fresh_hits, refused, refused_hosts, .. } = plan;
+        self.write_step(&change, gone, &fresh_hits)?;
+        self.ledger.follow(&self.image, &change, &self.names, &names, entries);
+        change.apply(&mut self.image);
+        names.apply(&mut self.names);
+        Ok((refused, refused_hosts))
+    }
+
+    fn write_step(&mut self, change: &Change, gone: Retired, fresh_hits: &[u32]) -> Result<(), StoreError> {
+        if change.is_empty() {
             return Ok(());
         }
-        let mut writes = order::put_in_force(&self.image, &next, fresh_hits);
+        let mut writes = order::put_in_force(Step { old: &self.image, change }, fresh_hits);
         self.sweeps.keep_words(&mut writes);
         self.write_all(&writes)?;
         let grace = self.store.ask_grace();
-        self.sweeps.add(&self.image, &next, &writes, grace);
-        self.image = next;
+        self.sweeps.add(Step { old: &self.image, change }, gone, &writes, grace);
         Ok(())
     }
 
@@ -149,8 +176,9 @@ impl<S: Store> Tables<S> {
         let over = self.store.graces_over()?;
         while let Some((writes, then)) = self.sweeps.due(&self.image, over) {
             self.write_all(&writes)?;
-            if let Then::Grace(at) = then {
-                self.sweeps.wait(at, self.store.ask_grace());
+            match then {
+                Then::Grace(at) => self.sweeps.wait(at, self.store.ask_grace()),
+                Then::Free(retired) => self.ledger.numbers.free(&retired),
             }
         }
         Ok(!self.sweeps.is_empty())
@@ -194,12 +222,14 @@ impl<S: Store> Tables<S> {
 
     /// The same revision under the next generation, with every endpoint stamped.
     fn judge_again(&mut self) -> Result<(), StoreError> {
-        let mut next = self.image.clone();
-        next.generation += 1;
-        for entry in next.endpoints.values_mut() {
-            entry.rev = affected::revision(next.generation);
+        let mut change = Change { is_renewed: true, ..Change::default() };
+        let rev = affected::revision(self.image.generation + 1);
+        for (slot, entry) in &self.image.endpoints {
+            change.endpoints.set(&self.image.endpoints, *slot, Some(Endpoint { rev, ..*entry }));
         }
-        self.put_in_force(next, &[])
+        self.write_step(&change, Retired::default(), &[])?;
+        change.apply(&mut self.image);
+        Ok(())
     }
 
     /// The revision in force.
@@ -214,8 +244,11 @@ impl<S: Store> Tables<S> {
 
     /// Entries that the revision in force takes of each map that commits write.
     pub fn needs(&self) -> Vec<Need> {
-        let spans_end = self.image.spans.keys().map(|row| row.offset.saturating_add(row.len)).max().unwrap_or(0);
-        Step { old: &self.image, new: &self.image, retired: &Retired::default(), names: &self.names, spans_end }.needs()
+        let step = Step { old: &self.image, change: &Change::default() };
+        let (retired, known, names) = (&Retired::default(), &self.names, &NamesChange::default());
+        let counted = (!self.sweeps.is_empty()).then(|| Numbers::of(&self.image));
+        let numbers = counted.as_ref().unwrap_or(&self.ledger.numbers);
+        Asked { step, retired, known, names, numbers }.needs()
     }
 
     /// The most entries that commits of this process needed of a map, two revisions together.
@@ -244,7 +277,9 @@ impl<S: Store> Tables<S> {
         let (image, repairs) = image::adopt(self.store.read()?, self.store.sizes().of(&maps::ENDPOINTS));
         let live = image.hits();
         let hits = std::mem::take(&mut self.names).hits.into_iter().filter(|(_, id)| live.contains(*id)).collect();
-        self.names = Names { hits, last_hit: live.last().unwrap_or_default(), ..Names::default() };
+        self.names = Names { hits, ..Names::default() };
+        self.ledger = Ledger::of(&image, &self.names);
+        self.holds = None;
         self.sweeps.clear();
         self.image = image;
         self.is_torn = false;

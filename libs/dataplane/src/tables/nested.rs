@@ -3,7 +3,7 @@
 //! Invariant: a list begins with its head, and lies nowhere but in a range of its own; a set that is named names no other.
 //! Never: writes.
 
-use super::image::Image;
+use super::step::Step;
 use abi::{
     RowKey, RowRef, Span, SpanKind,
     rules::{ROW_SPANS_MAX, SET_ASKS_OWN},
@@ -41,14 +41,14 @@ pub fn list_at(contents: &BTreeMap<RowRef, Arc<[Span]>>, offset: u32) -> Option<
     (place.offset == offset).then_some((*place, spans))
 }
 
-/// The sets by which an endpoint is judged: these, and those that their rows name.
-pub fn with_named(image: &Image, sets: [u32; 2]) -> BTreeSet<u32> {
-    let asking = sets.iter().filter(|set| image.sets.get(set).is_some_and(|entry| entry.flags & SET_ASKS_OWN != 0));
+/// The sets by which an endpoint is judged next: these, and those that their rows name.
+pub fn with_named(step: Step<'_>, sets: [u32; 2]) -> BTreeSet<u32> {
+    let asking = sets.iter().filter(|set| step.set(**set).is_some_and(|entry| entry.flags & SET_ASKS_OWN != 0));
     let named = asking.flat_map(|set| {
-        let rows = image.rows.range(RowKey { set: *set, class: 0 }..=RowKey { set: *set, class: u32::MAX });
-        let default = image.sets.get(set).map(|entry| entry.row);
-        let rows = rows.map(|(_, row)| *row).chain(default);
-        rows.filter_map(|row| image.spans.get(&row)).flat_map(|spans| self::sets(spans))
+        let all = RowKey { set: *set, class: 0 }..=RowKey { set: *set, class: u32::MAX };
+        let rows = step.change.rows.within(&step.old.rows, all).map(|(_, row)| *row);
+        let rows = rows.chain(step.set(*set).map(|entry| entry.row));
+        rows.filter_map(|row| step.spans(&row)).flat_map(|spans| self::sets(spans))
     });
     named.chain(sets).collect()
 }

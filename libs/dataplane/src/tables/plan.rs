@@ -1,37 +1,42 @@
 //! Plans the next revision: contents become numbers, beside the numbers that are in use.
-//! In: the image in force, what its numbers mean, and a Desired. Out: the next image, or the map that is too small.
-//! Invariant: everything new lies where the previous revision looks at nothing; capacity is known before any write.
+//! In: the image in force, what its numbers mean, and the latest Desired. Out: the step to the next one, or the map that is too small.
+//! Invariant: everything new lies where the previous revision looks at nothing; capacity is known before any write; what
+//! grows with the cluster and is not new is not looked at, and comes out as if it were.
 //! Never: writes; changes an id's content.
 
 use super::{
     affected,
-    capacity::{Full, Need, Step, heaviest, remedy},
+    askers::Numbered,
+    capacity::{Asked, Full, Need, remedy},
     ids::Ids,
-    image::{Entry, Image},
-    names::{FreshIds, FreshSpans, Names},
-    nested, prefix,
+    image::Image,
+    ledger::{Entries, Ledger, place_of},
+    names::{Names, NamesChange},
+    numbers::{Numbers, lowest},
     sizes::Sizes,
+    step::{Change, Step},
     sweep::Retired,
+    uses::{Doubtful, UsesChange, Way},
     write::StoreError,
 };
 use abi::{
-    Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, SpanKind, Word,
-    endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
+    Endpoint, RowRef, Span, Word,
+    endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST},
     maps::{self, MapSpec},
-    rules::{CLASS_NONE, HIT_NONE, ROW_SPANS_MAX, SET_ASKS_OWN, SET_DEFAULT_ONLY},
+    rules::ROW_SPANS_MAX,
 };
-use calc::{
-    Desired,
-    desired::{EndpointSpec, Owner},
-};
+use calc::{Desired, Latest, desired::EndpointSpec};
 use model::{AttachmentId, IfaceName};
-use policy::{Answer, Class, Hit, Row, Rows, RuleSet, Verdict};
+use policy::{Class, Hit, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
+mod dead;
 mod hosts;
+mod peers;
+mod rows;
 
 /// So many times what a map holds is counted before it is given up.
 const COUNTED: u64 = 2;
@@ -79,10 +84,14 @@ pub enum Refusal {
 /// The next revision.
 #[derive(Debug)]
 pub struct Plan {
-    /// Its numbers; its generation is the old one if nothing changes.
-    pub image: Image,
-    /// Their meaning.
-    pub names: Names,
+    /// What differs; nothing, if it is the revision in force.
+    pub change: Change,
+    /// What becomes of the meaning of its numbers.
+    pub names: NamesChange,
+    /// And of what is kept beside them.
+    pub entries: Entries,
+    /// Numbers and keys that it uses no more.
+    pub gone: Retired,
     /// Hit ids with a new meaning.
     pub fresh_hits: Vec<u32>,
     /// Endpoints left out.
@@ -105,25 +114,39 @@ pub struct Guarded {
 /// Finds a guarded interface.
 pub type Lookup<'a> = &'a dyn Fn(&IfaceName) -> Option<Guarded>;
 
-/// Plans. What is `retired` is not given out.
+/// What a plan starts from.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// In force.
+    pub image: &'a Image,
+    /// What its numbers mean.
+    pub names: &'a Names,
+    /// What is kept beside it.
+    pub ledger: &'a Ledger,
+    /// What is not free yet, of revisions before it.
+    pub retired: &'a Retired,
+    /// How much fits.
+    pub sizes: &'a Sizes,
+}
+
+/// Plans. `holds`: the number of the Desired in force.
 ///
 /// # Errors
 /// Something does not fit.
 pub fn plan(
-    old: &Image,
-    known: &Names,
-    desired: &Desired,
+    ground: Ground<'_>,
+    latest: Latest<'_>,
+    holds: Option<u64>,
     lookup: Lookup<'_>,
-    sizes: &Sizes,
-    retired: &Retired,
 ) -> Result<Plan, CommitError> {
-    let mut draft = Draft::new(old, known, sizes, retired);
-    draft.hosts(desired, lookup)?;
-    draft.endpoints(desired, lookup);
-    draft.addresses(desired);
-    draft.nets(desired);
+    let touched = latest.since(holds);
+    let mut draft = Draft::new(ground);
+    draft.hosts(&latest, lookup)?;
+    draft.endpoints(&latest, lookup);
+    draft.addresses(&latest, touched);
+    draft.nets(&latest, touched);
     draft.rows()?;
-    draft.forget_dead_hits();
+    draft.bury(touched.is_none());
     let needs = draft.fits()?;
     Ok(draft.finish(needs))
 }
@@ -131,87 +154,108 @@ pub fn plan(
 struct Draft<'a> {
     old: &'a Image,
     known: &'a Names,
+    ledger: &'a Ledger,
     sizes: &'a Sizes,
     retired: &'a Retired,
-    image: Image,
-    names: Names,
+    change: Change,
+    names: NamesChange,
+    uses: UsesChange,
+    numbers: Numbers,
+    /// Endpoints and their interfaces, all of them: they are looked at whole.
+    endpoints: BTreeMap<u32, Endpoint>,
+    interfaces: BTreeMap<u32, u32>,
     refused: Vec<(AttachmentId, Refusal)>,
     refused_hosts: Vec<(IfaceName, Refusal)>,
-    /// Contents that were met, by where they lie: held here, so that nothing else comes to lie there.
-    sets: HashMap<*const RuleSet, (Arc<RuleSet>, u32)>,
-    classes: HashMap<*const Class, (Arc<Class>, u32)>,
-    used_sets: Ids,
-    used_classes: Ids,
-    fresh_sets: Ids,
-    fresh_classes: Ids,
-    set_ids: FreshIds,
-    class_ids: FreshIds,
-    class_slots: FreshIds,
-    endpoint_slots: FreshIds,
-    hit_ids: FreshIds,
-    fresh_hits: Vec<u32>,
-    room: FreshSpans,
-    contents: BTreeMap<RowRef, Arc<[Span]>>,
-    /// Once something is to be placed.
-    placed: Option<HashMap<Arc<[Span]>, RowRef>>,
+    /// Contents that were met in this plan, by where they lie.
+    met: HashMap<usize, u32>,
+    met_sets: Vec<(Arc<RuleSet>, u32)>,
+    met_classes: HashMap<*const Class, u32>,
+    /// Sets that endpoints ask.
+    words: Ids,
+    fresh_sets: BTreeMap<u32, Arc<RuleSet>>,
     /// Sets that are to be compiled yet.
     waiting: Vec<(Arc<RuleSet>, u32)>,
+    fresh_classes: Numbered<Class>,
+    fresh_class_ids: Vec<u32>,
+    fresh_hits: BTreeMap<u32, Arc<Hit>>,
+    /// What lies where the image in force has nothing.
+    placed: HashMap<Arc<[Span]>, RowRef>,
+    contents: BTreeMap<RowRef, Arc<[Span]>>,
+    /// What may have lost its last user, and what has.
+    doubtful: Doubtful,
+    gone: Retired,
 }
 
 impl<'a> Draft<'a> {
-    fn new(old: &'a Image, known: &'a Names, sizes: &'a Sizes, retired: &'a Retired) -> Self {
-        let but = |mut used: Ids, retired: &BTreeSet<u32>, first| {
-            used.extend(retired.iter().copied());
-            FreshIds::new(used, first)
-        };
-        let mut hits = old.hits();
-        hits.extend(known.hits.values().copied());
-        // Whoever holds a content that is known holds the very same one, nearly always.
-        let sets = known.sets.iter().map(|(set, id)| (Arc::as_ptr(set), (Arc::clone(set), *id))).collect();
-        let classes = known.classes.iter().map(|(class, id)| (Arc::as_ptr(class), (Arc::clone(class), *id))).collect();
+    fn new(Ground { image: old, names: known, ledger, retired, sizes }: Ground<'a>) -> Self {
         Self {
             old,
             known,
+            ledger,
             sizes,
             retired,
-            image: Image { generation: old.generation, ..Image::default() },
-            names: Names { endpoints: BTreeMap::new(), hosts: BTreeMap::new(), ..known.clone() },
-            sets,
-            classes,
-            used_sets: Ids::default(),
-            used_classes: Ids::default(),
-            fresh_sets: Ids::default(),
-            fresh_classes: Ids::default(),
+            change: Change::default(),
+            names: NamesChange::default(),
+            uses: UsesChange::default(),
+            numbers: ledger.numbers.clone(),
+            endpoints: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
             refused: Vec::new(),
             refused_hosts: Vec::new(),
-            set_ids: but(old.set_ids(), &retired.sets, 1),
-            class_ids: but(old.class_ids(), &retired.classes, 1),
-            class_slots: but(old.class_slots(), &retired.class_slots, 1),
-            endpoint_slots: but(old.endpoints.keys().copied().collect(), &retired.slots, SLOT_FIRST),
-            hit_ids: but(hits, &retired.hits, known.last_hit + 1),
-            fresh_hits: Vec::new(),
-            room: FreshSpans::new(old.spans.keys().chain(&retired.spans).copied()),
-            contents: old.spans.clone(),
-            placed: None,
+            met: HashMap::new(),
+            met_sets: Vec::new(),
+            met_classes: HashMap::new(),
+            words: Ids::default(),
+            fresh_sets: BTreeMap::new(),
             waiting: Vec::new(),
+            fresh_classes: Numbered::default(),
+            fresh_class_ids: Vec::new(),
+            fresh_hits: BTreeMap::new(),
+            placed: HashMap::new(),
+            contents: BTreeMap::new(),
+            doubtful: Doubtful::default(),
+            gone: Retired::default(),
         }
     }
 
+    /// All of them, and with them what becomes of endpoints and interfaces.
     fn endpoints(&mut self, desired: &Desired, lookup: Lookup<'_>) {
+        let mut left_out = BTreeSet::new();
         for (id, spec) in &desired.endpoints {
             match self.endpoint(spec, lookup) {
-                Ok(slot) => {
-                    self.names.endpoints.insert(id.clone(), slot);
+                Ok(slot) if self.known.endpoints.get(id) == Some(&slot) => {}
+                Ok(slot) => self.names.endpoints.set(&self.known.endpoints, id.clone(), Some(slot)),
+                Err(refusal) => {
+                    left_out.insert(id);
+                    self.refused.push((id.clone(), refusal));
                 }
-                Err(refusal) => self.refused.push((id.clone(), refusal)),
             }
         }
+        let is_served = |id: &&AttachmentId| desired.endpoints.contains_key(*id) && !left_out.contains(*id);
+        for gone in self.known.endpoints.keys().filter(|id| !is_served(id)) {
+            self.names.endpoints.set(&self.known.endpoints, gone.clone(), None);
+        }
+        for gone in self.old.endpoints.keys().filter(|slot| !self.endpoints.contains_key(slot)) {
+            self.change.endpoints.set(&self.old.endpoints, *gone, None);
+        }
+        for gone in self.old.interfaces.keys().filter(|index| !self.interfaces.contains_key(index)) {
+            self.change.interfaces.set(&self.old.interfaces, *gone, None);
+        }
+        for (slot, entry) in &self.endpoints {
+            self.change.endpoints.set(&self.old.endpoints, *slot, Some(*entry));
+        }
+        for (index, slot) in &self.interfaces {
+            self.change.interfaces.set(&self.old.interfaces, *index, Some(*slot));
+        }
+        let judged = self.change.endpoints.all(&self.old.endpoints).filter(|(slot, ..)| **slot != SLOT_HOST);
+        let was = judged.filter_map(|(_, was, _)| was);
+        self.doubtful.sets.extend(was.flat_map(|was| [was.egress.new(), was.ingress.new()]));
     }
 
     fn endpoint(&mut self, spec: &EndpointSpec, lookup: Lookup<'_>) -> Result<u32, Refusal> {
         let guarded = lookup(&spec.interface).ok_or_else(|| Refusal::NotAttached(spec.interface.clone()))?;
         let ifindex = guarded.ifindex;
-        if self.image.interfaces.contains_key(&ifindex) {
+        if self.interfaces.contains_key(&ifindex) {
             return Err(Refusal::Shared(spec.interface.clone()));
         }
         self.room_for(ifindex)?;
@@ -219,8 +263,8 @@ impl<'a> Draft<'a> {
         let keep = if spec.keep_established { ENDPOINT_KEEP_ESTABLISHED } else { 0 };
         let queued = if guarded.is_queued { ENDPOINT_QUEUED } else { 0 };
         let entry = Endpoint {
-            egress: Word::settled(self.set(&spec.egress)),
-            ingress: Word::settled(self.set(&spec.ingress)),
+            egress: Word::settled(self.asked(&spec.egress)),
+            ingress: Word::settled(self.asked(&spec.ingress)),
             ifindex,
             rev: self.old.endpoints.get(&slot).map_or(0, |found| found.rev),
             mtu: spec.mtu,
@@ -229,17 +273,20 @@ impl<'a> Draft<'a> {
             layers: abi::Layers::default(),
             spare: [0; 16],
         };
-        self.image.interfaces.insert(ifindex, slot);
-        self.image.endpoints.insert(slot, entry);
+        self.interfaces.insert(ifindex, slot);
+        self.endpoints.insert(slot, entry);
         Ok(slot)
     }
 
     /// A key of its own for the interface, beside those that are swept only later.
     fn room_for(&self, ifindex: u32) -> Result<(), Refusal> {
         let held = &self.old.interfaces;
-        let fresh = self.image.interfaces.keys().filter(|index| !held.contains_key(index)).count();
+        if held.contains_key(&ifindex) {
+            return Ok(());
+        }
+        let fresh = self.interfaces.keys().filter(|index| !held.contains_key(index)).count();
         let (size, used) = (self.sizes.of(&maps::INTERFACES), held.len() + self.retired.interfaces.len() + fresh);
-        if held.contains_key(&ifindex) || u64::try_from(used).is_ok_and(|used| used < u64::from(size)) {
+        if u64::try_from(used).is_ok_and(|used| used < u64::from(size)) {
             return Ok(());
         }
         Err(Refusal::Full { map: maps::INTERFACES.name, size })
@@ -257,260 +304,82 @@ impl<'a> Draft<'a> {
     }
 
     fn free_slot(&mut self) -> Option<u32> {
-        self.endpoint_slots.take_within(SLOT_FIRST, self.sizes.of(&maps::ENDPOINTS))
+        self.numbers.slot(self.sizes.of(&maps::ENDPOINTS))
+    }
+
+    /// The number of a set that an endpoint asks. Where it lies, nothing else does while it is desired.
+    fn asked(&mut self, content: &Arc<RuleSet>) -> u32 {
+        let place = place_of(content);
+        let met = self.ledger.met.get(&place).map(|(_, id)| *id).or_else(|| self.met.get(&place).copied());
+        let id = met.unwrap_or_else(|| {
+            let id = self.set(content);
+            self.met.insert(place, id);
+            self.met_sets.push((Arc::clone(content), id));
+            id
+        });
+        self.words.insert(id);
+        id
     }
 
     fn set(&mut self, content: &Arc<RuleSet>) -> u32 {
-        let met = self.sets.get(&Arc::as_ptr(content)).map(|(_, id)| *id);
-        let id = met.or_else(|| self.names.sets.get(content).copied()).unwrap_or_else(|| {
-            let id = self.set_ids.take();
-            self.names.sets.insert(Arc::clone(content), id);
-            self.fresh_sets.insert(id);
-            id
-        });
-        if met.is_none() {
-            self.sets.insert(Arc::as_ptr(content), (Arc::clone(content), id));
+        if let Some(id) = self.names.sets.get(&self.known.sets, content) {
+            return *id;
         }
-        if self.used_sets.insert(id) {
-            self.waiting.push((Arc::clone(content), id));
-        }
+        let id = lowest(&mut self.numbers.sets);
+        self.names.sets.set(&self.known.sets, Arc::clone(content), Some(id));
+        self.fresh_sets.insert(id, Arc::clone(content));
+        self.waiting.push((Arc::clone(content), id));
+        self.doubtful.sets.insert(id);
         id
-    }
-
-    fn class(&mut self, content: &Arc<Class>) -> u32 {
-        if **content == Class::default() {
-            return CLASS_NONE;
-        }
-        let met = self.classes.get(&Arc::as_ptr(content)).map(|(_, id)| *id);
-        let id = met.or_else(|| self.names.classes.get(content).copied()).unwrap_or_else(|| {
-            let id = self.class_ids.take();
-            self.names.classes.insert(Arc::clone(content), id);
-            self.fresh_classes.insert(id);
-            id
-        });
-        if met.is_none() {
-            self.classes.insert(Arc::as_ptr(content), (Arc::clone(content), id));
-        }
-        self.used_classes.insert(id);
-        id
-    }
-
-    /// Names stay with what this revision uses.
-    fn forget_unused(&mut self) {
-        self.names.sets.retain(|_, id| self.used_sets.contains(*id));
-        self.names.classes.retain(|_, id| self.used_classes.contains(*id));
-    }
-
-    fn addresses(&mut self, desired: &Desired) {
-        for (address, spec) in &desired.addresses {
-            let Some(key) = prefix::address_key(*address) else { continue };
-            let owner = match &spec.owner {
-                Owner::Elsewhere => SLOT_NONE,
-                Owner::Host => SLOT_HOST,
-                Owner::Endpoint(id) => self.names.endpoints.get(id).copied().unwrap_or(SLOT_NONE),
-            };
-            let class = self.class(&spec.class);
-            let slot = self.old.addresses.get(&key).map(|entry| entry.slot);
-            let slot = slot.unwrap_or_else(|| self.class_slots.take());
-            self.image.addresses.insert(key, Entry { slot, class, owner });
-        }
-    }
-
-    fn nets(&mut self, desired: &Desired) {
-        for (cidr, class) in &desired.nets {
-            if let Some(key) = prefix::net_key(cidr) {
-                let class = self.class(class);
-                self.net(key, class);
-            }
-        }
-        let reaches_v4 = prefix::guard(self.image.nets.keys());
-        if reaches_v4 && !self.image.nets.contains_key(&prefix::ALL_V4) {
-            self.net(prefix::ALL_V4, CLASS_NONE);
-        }
-    }
-
-    fn net(&mut self, key: NetKey, class: u32) {
-        let slot = self.old.nets.get(&key).map(|entry| entry.slot);
-        let slot = slot.unwrap_or_else(|| self.class_slots.take());
-        self.image.nets.insert(key, Entry { slot, class, owner: SLOT_NONE });
-    }
-
-    /// A row of its own for every class that a set answers otherwise than by default. What a known set says of a known
-    /// class stands in the old image; only what is new on either side is compiled. Rows may name further sets.
-    fn rows(&mut self) -> Result<(), CommitError> {
-        let used = self.names.classes.iter().filter(|(_, id)| self.used_classes.contains(**id));
-        let classes = used.map(|(class, id)| (Arc::clone(class), *id));
-        let (fresh, known): (Vec<_>, Vec<_>) = classes.partition(|(_, id)| self.fresh_classes.contains(*id));
-        let kept: Ids = known.iter().map(|(_, id)| *id).collect();
-        while let Some((set, id)) = self.waiting.pop() {
-            self.is_bounded()?;
-            let is_known = !self.fresh_sets.contains(id);
-            let SetEntry { row: default, flags, .. } = self.default_row(&set, id, is_known)?;
-            if flags & SET_DEFAULT_ONLY != 0 {
-                continue;
-            }
-            if is_known {
-                self.carry_over(id, &kept);
-            }
-            let untold = if is_known { &[][..] } else { &known };
-            if untold.is_empty() && fresh.is_empty() {
-                continue;
-            }
-            let rows = Rows::of(&set);
-            for (class, class_id) in untold.iter().chain(&fresh) {
-                let row = self.compile(&set, &rows.row(class))?;
-                if row != default {
-                    self.keep(row);
-                    self.image.rows.insert(RowKey { set: id, class: *class_id }, row);
-                    self.is_bounded()?;
-                }
-            }
-        }
-        self.forget_unused();
-        Ok(())
     }
 
     /// What is far too much is refused before it takes time and memory: nobody needs to know how much it would have been.
-    fn is_bounded(&mut self) -> Result<(), CommitError> {
+    fn is_bounded(&self) -> Result<(), CommitError> {
         let count = |entries: usize| u64::try_from(entries).unwrap_or(u64::MAX);
-        let image = &self.image;
+        let (old, change) = (self.old, &self.change);
         let found = [
-            (&maps::ADDRESSES, count(image.addresses.len())),
-            (&maps::NETS, count(image.nets.len())),
-            (&maps::SETS, count(image.sets.len().max(self.waiting.len()))),
-            (&maps::ROWS, count(image.rows.len())),
-            (&maps::SPANS, u64::from(self.room.end)),
+            (&maps::ADDRESSES, count(change.addresses.at_most(&old.addresses))),
+            (&maps::NETS, count(change.nets.at_most(&old.nets))),
+            (&maps::SETS, count(change.sets.at_most(&old.sets).max(self.waiting.len()))),
+            (&maps::ROWS, count(change.rows.at_most(&old.rows))),
+            (&maps::SPANS, u64::from(self.numbers.room.end())),
         ];
         let is_far = |(map, needed): &(&MapSpec, u64)| *needed > COUNTED * u64::from(self.sizes.of(map));
         let Some((map, needed)) = found.into_iter().find(is_far) else { return Ok(()) };
-        self.forget_unused();
-        let (size, demand, remedy) = (self.sizes.of(map), self.step().demand(map), remedy(map.name, needed));
+        let (size, demand, remedy) = (self.sizes.of(map), self.needed().demand(map), remedy(map.name, needed));
         Err(Full { map: map.name, needed, all_counted: false, size, demand, remedy }.into())
     }
 
-    fn default_row(&mut self, set: &RuleSet, id: u32, is_known: bool) -> Result<SetEntry, CommitError> {
-        let entry = match self.old.sets.get(&id).filter(|_| is_known) {
-            Some(entry) => *entry,
-            None => SetEntry {
-                row: self.compile(set, &policy::row(set, &Class::default()))?,
-                flags: if set.asks_peer() { 0 } else { SET_DEFAULT_ONLY }
-                    | if set.asks_own() { SET_ASKS_OWN } else { 0 },
-                pad: 0,
-            },
-        };
-        self.keep(entry.row);
-        self.image.sets.insert(id, entry);
-        Ok(entry)
-    }
-
-    /// The rows of a set for classes that stay.
-    fn carry_over(&mut self, set: u32, classes: &Ids) {
-        let of_set = RowKey { set, class: 0 }..=RowKey { set, class: u32::MAX };
-        let old = self.old;
-        for (key, row) in old.rows.range(of_set).filter(|(key, _)| classes.contains(key.class)) {
-            self.keep(*row);
-            self.image.rows.insert(*key, *row);
-        }
-    }
-
-    /// Keeps a row, the lists that it names, and the sets, which the former revision may have named as well.
-    fn keep(&mut self, row: RowRef) {
-        let Some(spans) = self.contents.get(&row).cloned() else { return };
-        if self.image.spans.insert(row, Arc::clone(&spans)).is_some() {
-            return;
-        }
-        let lists = nested::lists(&spans).filter_map(|offset| nested::list_at(&self.contents, offset));
-        self.image.spans.extend(lists.map(|(place, list)| (place, Arc::clone(list))));
-        for id in nested::sets(&spans) {
-            let known = self.known.sets.iter().find_map(|(set, known)| (*known == id).then(|| Arc::clone(set)));
-            known.map(|set| self.set(&set));
-        }
-    }
-
-    fn compile(&mut self, set: &RuleSet, row: &Row) -> Result<RowRef, CommitError> {
-        let mut spans = Vec::with_capacity(row.0.len());
-        for span in &row.0 {
-            spans.push(match &span.answer {
-                Answer::Decided(hit) => self.span(span.start, hit),
-                Answer::Ports(ports) => {
-                    let ports = ports.iter().map(|port| self.span(port.start, &port.hit)).collect();
-                    Span::new(span.start, SpanKind::Ports, self.place(set, nested::list(ports))?.offset)
-                }
-                Answer::Cell(own) => Span::new(span.start, SpanKind::Cell, self.set(own)),
-            });
-        }
-        self.place(set, spans.into())
-    }
-
-    /// Where these spans lie, or will.
-    fn place(&mut self, set: &RuleSet, spans: Arc<[Span]>) -> Result<RowRef, CommitError> {
-        let place = |(place, spans): (&RowRef, &Arc<[Span]>)| (Arc::clone(spans), *place);
-        let placed = self.placed.get_or_insert_with(|| self.old.spans.iter().map(place).collect());
-        if let Some(place) = placed.get(&spans) {
-            return Ok(*place);
-        }
-        let len = u32::try_from(spans.len()).ok().filter(|len| *len <= ROW_SPANS_MAX);
-        let too_long = || CommitError::RowTooLong {
-            spans: spans.len(),
-            policy: heaviest(set).map(|policy| policy.id.to_string()).unwrap_or_default(),
-        };
-        let len = len.ok_or_else(too_long)?;
-        let offset = self.room.take(len).ok_or_else(|| {
-            let remedy = "no setting raises it further".to_owned();
-            let (size, demand) = (self.sizes.of(&maps::SPANS), None);
-            Full { map: maps::SPANS.name, needed: u64::from(u32::MAX), all_counted: false, size, demand, remedy }
-        })?;
-        let place = RowRef { offset, len };
-        self.contents.insert(place, Arc::clone(&spans));
-        self.placed.get_or_insert_default().insert(spans, place);
-        Ok(place)
-    }
-
-    fn span(&mut self, start: u32, hit: &Hit) -> Span {
-        let kind = match hit.verdict {
-            Verdict::Allow => SpanKind::Allow,
-            Verdict::Deny => SpanKind::Deny,
-            Verdict::Next => SpanKind::Next,
-        };
-        let span = Span::new(start, kind, self.hit(hit));
-        if hit.logs.is_empty() { span } else { span.logged() }
-    }
-
-    /// Past the end of the counters what is staged is not counted apart, and then nothing: they share the hit that means "none".
-    fn hit(&mut self, hit: &Hit) -> u32 {
-        if let Some(id) = self.names.hits.get(hit) {
-            return *id;
-        }
-        let Some(id) = self.hit_ids.take_within(HIT_NONE + 1, self.sizes.of(&maps::HITS)) else {
-            return self.names.hits.get(&hit.plain()).copied().unwrap_or(HIT_NONE);
-        };
-        self.names.hits.insert(Arc::new(hit.clone()), id);
-        self.names.last_hit = id;
-        self.fresh_hits.push(id);
-        id
-    }
-
-    fn forget_dead_hits(&mut self) {
-        let live = self.image.hits();
-        self.names.hits.retain(|_, id| live.contains(*id));
-        self.fresh_hits.retain(|id| live.contains(*id));
-    }
-
     fn fits(&self) -> Result<Vec<Need>, CommitError> {
-        Ok(self.step().fits(self.sizes)?)
+        Ok(self.needed().fits(self.sizes)?)
     }
 
-    fn step(&self) -> Step<'_> {
-        Step { old: self.old, new: &self.image, retired: self.retired, names: &self.names, spans_end: self.room.end }
+    fn needed(&self) -> Asked<'_> {
+        Asked {
+            step: Step { old: self.old, change: &self.change },
+            retired: self.retired,
+            known: self.known,
+            names: &self.names,
+            numbers: &self.numbers,
+        }
     }
 
     fn finish(mut self, needs: Vec<Need>) -> Plan {
-        if self.image != *self.old {
-            let generation = self.old.generation + 1;
-            self.image.generation = generation;
-            affected::stamp(self.old, &mut self.image);
+        let Self { old, change, gone, .. } = &mut self;
+        let slots = change.addresses.gone(&old.addresses).map(|(_, was)| was.slot);
+        gone.class_slots = slots.chain(change.nets.gone(&old.nets).map(|(_, was)| was.slot)).collect();
+        gone.slots =
+            change.endpoints.gone(&old.endpoints).map(|(slot, _)| *slot).filter(|slot| *slot >= SLOT_FIRST).collect();
+        gone.spans = change.spans.gone(&old.spans).map(|(range, _)| *range).collect();
+        gone.interfaces = change.interfaces.gone(&old.interfaces).map(|(index, _)| *index).collect();
+        gone.addresses = change.addresses.gone(&old.addresses).map(|(key, _)| *key).collect();
+        gone.nets = change.nets.gone(&old.nets).count();
+        gone.rows = change.rows.gone(&old.rows).count();
+        if !change.is_empty() {
+            affected::stamp(old, change);
         }
-        let Self { image, names, fresh_hits, refused, refused_hosts, .. } = self;
-        Plan { image, names, fresh_hits, refused, refused_hosts, needs }
+        let Self { change, names, uses, numbers, met_sets: met, gone, refused, refused_hosts, .. } = self;
+        let fresh_hits = self.fresh_hits.into_keys().collect();
+        Plan { change, names, entries: Entries { uses, numbers, met }, gone, fresh_hits, refused, refused_hosts, needs }
     }
 }

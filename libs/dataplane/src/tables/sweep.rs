@@ -1,14 +1,19 @@
 //! What a commit leaves for later: words to settle, keys to delete, numbers to free, each after its grace.
-//! In: the images before and after. Out: the writes that are due, and what a later commit may not touch meanwhile.
+//! In: a step, and what it uses no more. Out: the writes that are due, and what a later commit may not touch meanwhile.
 //! Invariant: a number is free again two graces after the commit that dropped it; a word changes only once it is settled.
 //! Never: waits.
 
-use super::{diff, ids::Ids, image::Image, order, write::Write};
-use abi::{Address, Endpoint, RowRef, endpoint::SLOT_FIRST};
+use super::{
+    image::Image,
+    order,
+    step::{Change, Step},
+    write::Write,
+};
+use abi::{Address, Endpoint, RowRef};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Numbers and keys that are nobody's any more, and not free yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retired {
     pub sets: BTreeSet<u32>,
     pub classes: BTreeSet<u32>,
@@ -24,22 +29,6 @@ pub struct Retired {
 }
 
 impl Retired {
-    fn between(old: &Image, new: &Image) -> Self {
-        let gone = |old: Ids, new: Ids| old.without(&new);
-        Self {
-            sets: gone(old.set_ids(), new.set_ids()),
-            classes: gone(old.class_ids(), new.class_ids()),
-            class_slots: gone(old.class_slots(), new.class_slots()),
-            hits: gone(old.hits(), new.hits()),
-            slots: missing(&old.endpoints, &new.endpoints).split_off(&SLOT_FIRST),
-            spans: missing(&old.spans, &new.spans),
-            interfaces: missing(&old.interfaces, &new.interfaces),
-            addresses: missing(&old.addresses, &new.addresses),
-            nets: missing(&old.nets, &new.nets).len(),
-            rows: missing(&old.rows, &new.rows).len(),
-        }
-    }
-
     fn add(&mut self, other: &Self) {
         self.sets.extend(&other.sets);
         self.classes.extend(&other.classes);
@@ -52,10 +41,6 @@ impl Retired {
         self.nets += other.nets;
         self.rows += other.rows;
     }
-}
-
-fn missing<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
-    diff::gone(old, new).map(|(key, _)| *key).collect()
 }
 
 /// What is left of one commit.
@@ -81,15 +66,15 @@ struct Sweep {
 pub struct Sweeps(Vec<Sweep>);
 
 impl Sweeps {
-    /// Takes in what a commit from `old` to `new`, written as `written`, leaves until `grace` and the one after it.
-    pub fn add(&mut self, old: &Image, new: &Image, written: &[Write], grace: u64) {
-        if old == new {
+    /// Takes in what a commit, written as `written`, leaves until `grace` and the one after it: `retired`, and the words.
+    pub fn add(&mut self, step: Step<'_>, retired: Retired, written: &[Write], grace: u64) {
+        if step.change.is_empty() {
             return;
         }
         let (mut words, mut classes) = (BTreeMap::new(), BTreeSet::new());
         for write in written {
             match write {
-                Write::Endpoint(slot, entry) if !is_final(entry, new.endpoints.get(slot)) => {
+                Write::Endpoint(slot, entry) if !is_final(entry, step.endpoint(*slot)) => {
                     words.insert(*slot, *entry);
                 }
                 Write::Class(slot, entry) if !(entry.class.is_settled() && entry.endpoint.is_settled()) => {
@@ -100,8 +85,8 @@ impl Sweeps {
         }
         // Those of an earlier commit are its own to settle.
         words.retain(|slot, _| self.0.iter().all(|sweep| !sweep.words.contains_key(slot)));
-        let (settle, clear) = (Some(order::sweep(old, new)), order::clear(old, new));
-        let (has_nets, retired) = (old.nets != new.nets, Retired::between(old, new));
+        let (settle, clear) = (Some(order::sweep(step)), order::clear(step));
+        let has_nets = !step.change.nets.is_empty();
         self.0.push(Sweep { grace, settle, clear, words, classes, has_nets, retired });
     }
 
@@ -132,8 +117,8 @@ impl Sweeps {
             }
             None => {
                 let Sweep { mut clear, retired, .. } = self.0.remove(at);
-                clear.push(Write::FlushFlows(retired.slots));
-                Some((clear, Then::Free))
+                clear.push(Write::FlushFlows(retired.slots.clone()));
+                Some((clear, Then::Free(retired)))
             }
         }
     }
@@ -163,15 +148,15 @@ impl Sweeps {
         }
     }
 
-    /// Whether the step from `old` to `new` touches what a packet under way may still read, so that it has to wait.
-    pub fn forbid(&self, old: &Image, new: &Image) -> bool {
-        if self.is_empty() || old == new {
+    /// Whether a step touches what a packet under way may still read, so that it has to wait.
+    pub fn forbid(&self, step: Step<'_>) -> bool {
+        if self.is_empty() || step.change.is_empty() {
             return false;
         }
         // What an address answers before its generation is worked out from the networks.
         let open = || self.0.iter().filter(|sweep| sweep.settle.is_some());
-        let nets = open().any(|sweep| sweep.has_nets) || (old.nets != new.nets && open().next().is_some());
-        nets || open().any(|sweep| sweep.reads(old, new)) || self.0.iter().any(|sweep| sweep.holds(old, new))
+        let nets = open().any(|sweep| sweep.has_nets) || (!step.change.nets.is_empty() && open().next().is_some());
+        nets || open().any(|sweep| sweep.reads(step)) || self.0.iter().any(|sweep| sweep.holds(step.old, step.change))
     }
 }
 
@@ -200,26 +185,26 @@ impl Sweep {
     }
 
     /// Words that the step would change.
-    fn reads(&self, old: &Image, new: &Image) -> bool {
-        let moved = |slot: &u32| match (old.endpoints.get(slot), new.endpoints.get(slot)) {
+    fn reads(&self, step: Step<'_>) -> bool {
+        let moved = |slot: &u32| match (step.old.endpoints.get(slot), step.endpoint(*slot)) {
             (Some(was), Some(is)) => {
                 let of = |entry: &Endpoint| (entry.egress, entry.ingress, entry.ifindex, entry.layers);
                 of(was) != of(is)
             }
             (was, is) => was.is_some() != is.is_some(),
         };
-        let mut was = diff::changes(&old.addresses, &new.addresses).filter_map(|(_, was, _)| was);
+        let mut was = step.change.addresses.all(&step.old.addresses).filter_map(|(_, was, _)| was);
         self.words.keys().any(moved) || was.any(|entry| self.classes.contains(&entry.slot))
     }
 
     /// Keys that the step would insert while the former ones are still there, or while a packet may look at the element
     /// that a deleted one has left: a hash gives it to the next.
-    fn holds(&self, old: &Image, new: &Image) -> bool {
+    fn holds(&self, old: &Image, change: &Change) -> bool {
         let retired = &self.retired;
         let is_deleted = self.settle.is_none();
-        let mut addresses = diff::added(&old.addresses, &new.addresses).map(|(key, _)| key);
-        let mut interfaces = diff::added(&old.interfaces, &new.interfaces).map(|(key, _)| key);
-        let mut rows = diff::added(&old.rows, &new.rows);
+        let mut addresses = change.addresses.added(&old.addresses).map(|(key, _)| key);
+        let mut interfaces = change.interfaces.added(&old.interfaces).map(|(key, _)| key);
+        let mut rows = change.rows.added(&old.rows);
         addresses.any(|key| retired.addresses.contains(key) || (is_deleted && !retired.addresses.is_empty()))
             || interfaces.any(|key| retired.interfaces.contains(key) || (is_deleted && !retired.interfaces.is_empty()))
             || (is_deleted && retired.rows > 0 && rows.next().is_some())
@@ -230,6 +215,6 @@ impl Sweep {
 pub enum Then {
     /// Another grace, for the one at this place.
     Grace(usize),
-    /// Nothing: its numbers are free.
-    Free,
+    /// Nothing: these are free.
+    Free(Retired),
 }

@@ -8,6 +8,7 @@ use super::{
     fake::{At, FakeStore, Layer, OWN, PORT, Probe},
     image::Image,
     order, prefix,
+    step::Step,
     write::Store,
 };
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
@@ -27,6 +28,7 @@ use policy::{
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+mod followed;
 mod hosts;
 mod late;
 
@@ -312,15 +314,17 @@ fn every_crash_point(steps: &[Desired]) {
     for next in steps {
         tables.settle().expect("a sweep");
         let old_hits = hits(&tables.names);
-        let plan = tables.plan(next, &guarded).expect("it fits");
-        let mut all = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
+        let plan = tables.plan(next.into(), &guarded).expect("it fits");
+        let step = Step { old: &tables.image, change: &plan.change };
+        let mut all = order::put_in_force(step, &plan.fresh_hits);
         let in_force = all.len();
-        let gone = tables.image.endpoints.keys().filter(|slot| !plan.image.endpoints.contains_key(slot));
-        let flows = Write::FlushFlows(gone.copied().filter(|slot| *slot != SLOT_HOST).collect());
-        let sweep = order::sweep(&tables.image, &plan.image);
-        let clear = order::clear(&tables.image, &plan.image);
+        let gone = plan.change.endpoints.gone(&tables.image.endpoints).map(|(slot, _)| *slot);
+        let flows = Write::FlushFlows(gone.filter(|slot| *slot != SLOT_HOST).collect());
+        let (sweep, clear) = (order::sweep(step), order::clear(step));
         all.extend([vec![Write::Grace], sweep, vec![Write::Grace], clear, vec![flows]].concat());
-        let new_hits = hits(&plan.names);
+        let mut names = tables.names.clone();
+        plan.names.clone().apply(&mut names);
+        let new_hits = hits(&names);
         for cut in 0..=all.len() {
             let mut store = tables.store.clone();
             for write in &all[..cut] {
@@ -615,13 +619,18 @@ fn a_freed_slot_waits_for_its_flows_to_be_flushed() {
     tables.settle().expect("a sweep");
     tables.commit(&Desired::default(), &guarded).expect("it fits");
     for graces in 0..2 {
-        let plan = tables.plan(&one_endpoint(vec![]), &guarded).expect("it fits");
-        assert!(!plan.image.endpoints.contains_key(&slot), "after {graces} graces");
+        assert!(!planned(&tables).contains_key(&slot), "after {graces} graces");
         tables.store.pass(1);
         assert_eq!(tables.sweep(), Ok(graces < 1));
     }
-    let plan = tables.plan(&one_endpoint(vec![]), &guarded).expect("it fits");
-    assert!(plan.image.endpoints.contains_key(&slot), "flushed and free");
+    assert!(planned(&tables).contains_key(&slot), "flushed and free");
+}
+
+/// Endpoints of the next revision, if there is to be one without rules.
+fn planned(tables: &Tables<FakeStore>) -> BTreeMap<u32, Endpoint> {
+    let (mut image, next) = (tables.image.clone(), one_endpoint(vec![]));
+    tables.plan((&next).into(), &guarded).expect("it fits").change.apply(&mut image);
+    image.endpoints
 }
 
 /// Whether endpoint 0's egress rules and endpoint 1's ingress rules both let TCP 80 pass between them.
@@ -648,8 +657,8 @@ fn the_order_of_writes_is_what_keeps_a_packet_in_one_revision() {
         let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
         tables.commit(from, &guarded).expect("it fits");
         tables.settle().expect("a sweep");
-        let plan = tables.plan(to, &guarded).expect("it fits");
-        let writes = order::put_in_force(&tables.image, &plan.image, &plan.fresh_hits);
+        let plan = tables.plan(to.into(), &guarded).expect("it fits");
+        let writes = order::put_in_force(Step { old: &tables.image, change: &plan.change }, &plan.fresh_hits);
         let seen_passing = |writes: &[Write]| {
             let mut store = tables.store.clone();
             writes.iter().filter(|write| store.write(write).is_ok() && passes(&store)).count()

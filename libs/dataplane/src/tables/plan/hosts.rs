@@ -15,7 +15,7 @@ use abi::{
 };
 use calc::{Desired, HostEndpointSpec, Judges, desired::NodeSpec};
 use policy::RuleSet;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What the slots of one interface have in common.
 #[derive(Clone, Copy, Default)]
@@ -27,17 +27,24 @@ struct Gate {
 impl Draft<'_> {
     /// Before the endpoints of pods: of those, the ones that come too much are refused one by one.
     pub(super) fn hosts(&mut self, desired: &Desired, lookup: Lookup<'_>) -> Result<(), CommitError> {
+        let mut served = BTreeSet::new();
         for (name, spec) in &desired.host_endpoints {
             let Some(guarded) = lookup(name) else {
                 self.refused_hosts.push((name.clone(), Refusal::NotAttached(name.clone())));
                 continue;
             };
             match self.host_endpoint(spec, guarded) {
-                Ok(slot) => drop(self.names.hosts.insert(name.clone(), slot)),
+                Ok(slot) => {
+                    served.insert(name);
+                    self.names.hosts.set(&self.known.hosts, name.clone(), Some(slot));
+                }
                 // One more layer for an interface that is judged already: without it the others would be taken away.
                 Err(full) if self.old.interfaces.contains_key(&guarded.ifindex) => return Err(whole(full)),
                 Err(refusal) => self.refused_hosts.push((name.clone(), refusal)),
             }
+        }
+        for gone in self.known.hosts.keys().filter(|name| !served.contains(name)) {
+            self.names.hosts.set(&self.known.hosts, gone.clone(), None);
         }
         self.node(&desired.node)
     }
@@ -50,7 +57,7 @@ impl Draft<'_> {
         let named = [held.untracked, held.pre_dnat, held.forward];
         let mut taken = Vec::new();
         let Some([local, untracked, pre_dnat, forward]) = self.slots(ifindex, asked, named, &mut taken) else {
-            taken.into_iter().for_each(|slot| self.endpoint_slots.give_back(slot));
+            taken.into_iter().for_each(|slot| self.numbers.slots.remove(slot));
             return Err(Refusal::Full { map: maps::ENDPOINTS.name, size: self.sizes.of(&maps::ENDPOINTS) });
         };
         let keep = if spec.keep_established { ENDPOINT_KEEP_ESTABLISHED } else { 0 };
@@ -59,8 +66,8 @@ impl Draft<'_> {
         self.layer(gate, pre_dnat, &spec.pre_dnat);
         self.layer(gate, forward, &spec.forward);
         let own = Endpoint { layers: Layers { untracked, pre_dnat, forward }, ..self.judged(gate, local, &spec.local) };
-        self.image.endpoints.insert(local, own);
-        self.image.interfaces.insert(ifindex, local);
+        self.endpoints.insert(local, own);
+        self.interfaces.insert(ifindex, local);
         Ok(local)
     }
 
@@ -99,7 +106,7 @@ impl Draft<'_> {
     fn layer(&mut self, gate: Gate, slot: u32, judges: &Judges) {
         if slot != 0 {
             let entry = self.judged(gate, slot, judges);
-            self.image.endpoints.insert(slot, entry);
+            self.endpoints.insert(slot, entry);
         }
     }
 
@@ -115,7 +122,7 @@ impl Draft<'_> {
     }
 
     fn judge(&mut self, set: Option<&Arc<RuleSet>>) -> u32 {
-        set.map_or(SET_OPEN, |set| self.set(set))
+        set.map_or(SET_OPEN, |set| self.asked(set))
     }
 
     /// The slot of this node, where there is something to say.
@@ -135,7 +142,7 @@ impl Draft<'_> {
         let layers = Layers { untracked: 0, pre_dnat, forward };
         let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
         if entry != Endpoint::default() {
-            self.image.endpoints.insert(SLOT_HOST, Endpoint { rev: before.rev, ..entry });
+            self.endpoints.insert(SLOT_HOST, Endpoint { rev: before.rev, ..entry });
         }
         Ok(())
     }
