@@ -7,6 +7,7 @@ use aya::{Pod, maps::MapInfo};
 use std::{
     fs, io,
     os::fd::{AsRawFd as _, BorrowedFd},
+    sync::OnceLock,
 };
 
 /// Entries asked for at once.
@@ -164,6 +165,14 @@ impl<'a> Bytes<'a> {
         bpf(UPDATE_ELEM, &mut ask)
     }
 
+    /// Writes an entry of nothing but zeros.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear(&self, key: &[u8]) -> io::Result<()> {
+        self.put(key, &vec![0u8; self.value], 0)
+    }
+
     /// Writes so many entries at once.
     ///
     /// # Errors
@@ -203,10 +212,16 @@ fn is_per_cpu(info: &MapInfo) -> bool {
     matches!(info.map_type(), Ok(MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash))
 }
 
-/// Processors there could be: so many values an entry has, where each has its own.
+/// Processors there could be: so many values an entry has, where each has its own. The kernel says it in a file, and never
+/// anything else.
 pub fn processors() -> io::Result<usize> {
+    static KNOWN: OnceLock<usize> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
     let count = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    usize::try_from(count.get()).map_err(io::Error::other)
+    let count = usize::try_from(count.get()).map_err(io::Error::other)?;
+    Ok(*KNOWN.get_or_init(|| count))
 }
 
 /// Bytes of kernel memory that a map is charged for.

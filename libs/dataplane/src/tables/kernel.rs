@@ -12,13 +12,17 @@ use super::{
     sizes::Sizes,
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
-use crate::{bpf::NEW_ONLY, conntrack::Conntrack, pins};
+use crate::{
+    bpf::{Bytes, NEW_ONLY},
+    conntrack::Conntrack,
+    pins,
+};
 use abi::{
     Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, Timeouts,
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, lpm_trie};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -39,6 +43,8 @@ pub struct KernelStore {
     sets: Array<MapData, SetEntry>,
     rows: HashMap<MapData, RowKey, RowRef>,
     hits: PerCpuArray<MapData, u64>,
+    /// The same once more: to clear many.
+    hit_bytes: (MapData, MapInfo),
     drops: PerCpuArray<MapData, u64>,
     sources: Array<MapData, Address>,
     /// Tracked flows.
@@ -78,6 +84,12 @@ fn mapped<T: aya::Pod>(dir: &Path, spec: &MapSpec, sizes: &Sizes) -> Result<Mapp
     MappedArray::map(data.fd().as_fd(), sizes.of(spec)).map_err(|error| failed(spec, error))
 }
 
+fn with_info(dir: &Path, spec: &MapSpec) -> Result<(MapData, MapInfo), StoreError> {
+    let data = open(dir, spec)?;
+    let info = data.info().map_err(|error| failed(spec, error))?;
+    Ok((data, info))
+}
+
 fn sizes(dir: &Path) -> Result<Sizes, StoreError> {
     let size = |spec: &MapSpec| {
         let info = open(dir, spec)?.info().map_err(|error| failed(spec, error))?;
@@ -104,6 +116,7 @@ impl KernelStore {
             sets: typed(dir, &maps::SETS)?,
             rows: typed(dir, &maps::ROWS)?,
             hits: typed(dir, &maps::HITS)?,
+            hit_bytes: with_info(dir, &maps::HITS)?,
             drops: typed(dir, &maps::DROPS)?,
             sources: typed(dir, &maps::SOURCES)?,
             conntrack: Conntrack::new(
@@ -135,6 +148,11 @@ impl KernelStore {
     /// The map cannot be read.
     pub fn drop_count(&self, index: u32) -> Result<u64, StoreError> {
         sum(&self.drops, index).map_err(|error| failed(&maps::DROPS, error))
+    }
+
+    fn clear_hit(&self, hit: u32) -> std::io::Result<()> {
+        let (data, info) = &self.hit_bytes;
+        Bytes::new(data.fd().as_fd(), info)?.clear(&hit.to_ne_bytes())
     }
 
     fn set_class(&self, slot: u32, entry: &ClassEntry) -> Result<(), StoreError> {
@@ -294,7 +312,7 @@ impl Store for KernelStore {
     fn write(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Spans(offset, spans) => self.put_spans(*offset, spans),
-            Write::ClearHit(hit) => clear(&mut self.hits, *hit, &maps::HITS),
+            Write::ClearHit(hit) => self.clear_hit(*hit).map_err(|error| failed(&maps::HITS, error)),
             Write::Set(id, entry) => self.sets.set(*id, entry, 0).map_err(|error| failed(&maps::SETS, error)),
             Write::Row(key, row) => self.rows.insert(key, row, NEW_ONLY).map_err(|error| failed(&maps::ROWS, error)),
             Write::DeleteRow(key) => absent_is_fine(self.rows.remove(key), &maps::ROWS),
