@@ -140,10 +140,10 @@ pub fn adopt(snapshot: Snapshot, endpoint_slots: u32) -> (Image, Vec<Write>) {
     (image, repairs)
 }
 
-/// Whether a slot is nobody's, whatever revision it had last.
+/// Whether a slot is nobody's, whatever revision it had last, and whenever its words came to say nothing.
 #[must_use]
 pub fn is_vacant(entry: &Endpoint) -> bool {
-    let says = |word: Word| word != Word::default();
+    let says = |word: Word| (word.new(), word.old()) != (0, 0);
     entry.ifindex == 0
         && entry.flags == 0
         && entry.layers == Layers::default()
