@@ -26,7 +26,7 @@ use abi::{
     rules::ROW_SPANS_MAX,
 };
 use calc::{Desired, Latest, desired::EndpointSpec};
-use model::{AttachmentId, IfaceName};
+use model::{AttachmentId, IfaceName, PolicyId};
 use policy::{Class, Hit, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -178,6 +178,8 @@ struct Draft<'a> {
     fresh_classes: Numbered<Class>,
     fresh_class_ids: Vec<u32>,
     fresh_hits: BTreeMap<u32, Arc<Hit>>,
+    /// Hits of ends of tiers of the set that is being compiled, by where the policies lie that they name.
+    ends: HashMap<*const PolicyId, u32>,
     /// What lies where the image in force has nothing.
     placed: HashMap<Arc<[Span]>, RowRef>,
     contents: BTreeMap<RowRef, Arc<[Span]>>,
@@ -211,6 +213,7 @@ impl<'a> Draft<'a> {
             fresh_classes: Numbered::default(),
             fresh_class_ids: Vec::new(),
             fresh_hits: BTreeMap::new(),
+            ends: HashMap::new(),
             placed: HashMap::new(),
             contents: BTreeMap::new(),
             doubtful: Doubtful::default(),

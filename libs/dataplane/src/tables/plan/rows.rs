@@ -13,7 +13,8 @@ use abi::{
     RowKey, RowRef, SetEntry, Span, SpanKind, maps,
     rules::{HIT_NONE, ROW_SPANS_MAX, SET_ASKS_OWN, SET_DEFAULT_ONLY},
 };
-use policy::{Answer, Class, Hit, Row, Rows, RuleSet, Verdict};
+use model::PolicyId;
+use policy::{Answer, Class, Decider, Hit, Row, Rows, RuleSet, Verdict};
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Draft<'_> {
@@ -22,10 +23,12 @@ impl Draft<'_> {
         let ledger = self.ledger;
         for (id, classes) in self.askers_of_fresh() {
             let Some(set) = ledger.sets.get(id) else { continue };
+            self.ends.clear();
             self.rows_of((set, id), &Rows::of(set), &classes)?;
         }
         while let Some((set, id)) = self.waiting.pop() {
             self.is_bounded()?;
+            self.ends.clear();
             let rows = Rows::of(&set);
             self.default_row((&set, id), &rows)?;
             let classes = self.classes_for(&set);
@@ -178,6 +181,16 @@ impl Draft<'_> {
 
     /// Past the end of the counters what is staged is not counted apart, and then nothing: they share the hit that means "none".
     fn hit(&mut self, hit: &Hit) -> u32 {
+        let end = plain_end(hit);
+        if let Some(id) = end.and_then(|end| self.ends.get(&end)) {
+            return *id;
+        }
+        let id = self.named_hit(hit);
+        self.ends.extend(end.map(|end| (end, id)));
+        id
+    }
+
+    fn named_hit(&mut self, hit: &Hit) -> u32 {
         if let Some(id) = self.names.hits.get(&self.known.hits, hit) {
             return *id;
         }
@@ -189,5 +202,14 @@ impl Draft<'_> {
         self.fresh_hits.insert(id, content);
         self.doubtful.hits.insert(id);
         id
+    }
+}
+
+/// Where the policies lie that an end of a tier names: all of them, in nearly every row of a set. Equal ones of one set are
+/// the same ones, and long to compare.
+fn plain_end(hit: &Hit) -> Option<*const PolicyId> {
+    match &hit.decider {
+        Decider::EndOfTier { policies, .. } if hit.logs.is_empty() && hit.preview.is_none() => Some(policies.as_ptr()),
+        _ => None,
     }
 }
