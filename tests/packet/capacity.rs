@@ -11,7 +11,7 @@ use crate::{
     table::{Action, Hook},
 };
 use abi::{DropReason, conntrack::QUOTA_ALL, maps};
-use dataplane::Commit;
+use dataplane::{Attach, Commit};
 use model::{Direction, Protocol};
 use std::collections::BTreeMap;
 
@@ -220,7 +220,7 @@ fn agt_8_every_table_grows_under_live_flows_and_nothing_is_lost_or_opened() {
         // As if the start had died before it came to its end.
         let key = abi::FlowKey { protocol: 253, ..abi::FlowKey::default() };
         kernel.leave_a_former_flow(&mut former, &abi::Ticket { key, serial: 5, pad: 0 });
-        kernel.restart(dataplane::Attach::Auto);
+        kernel.restart(Attach::Auto);
         assert!(kernel.seen().entries.contains_key(&key), "the next start goes on from there");
         assert!(kernel.has_ticket(&key), "and the cursor will look at it");
         let entries = kernel.entries(&maps::CONNTRACK).len() as u64;
@@ -249,5 +249,20 @@ fn drops_of_an_endpoint_that_goes_are_kept_in_the_sum() {
         assert!(!left.contains_key(&of_pod), "the next owner starts from nothing");
         let shown = kernel.dataplane.report("drops").expect("drops can be shown").to_string();
         assert!(shown.contains("endpoints that are gone"), "{shown}");
+    });
+}
+
+#[test]
+fn drops_on_a_slot_that_was_freed_before_its_agent_died_are_in_the_sum_after_the_next_start() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&base());
+        let refused = |kernel: &Kernel| kernel.dropped(DropReason::IngressPolicy);
+        assert_eq!(opens(&mut kernel, Family::V4, 81), Action::Drop);
+        let (of_pod, nobodys) = (kernel.slot_of(DB), 50);
+        kernel.count_drop(nobodys, DropReason::IngressPolicy);
+        kernel.restart(Attach::Auto);
+        let left = refused(&kernel);
+        assert_eq!((left.get(&of_pod), left.get(&nobodys)), (Some(&1), None), "{left:?}");
+        assert_eq!(left.values().sum::<u64>(), 2, "nothing is forgotten: {left:?}");
     });
 }

@@ -524,6 +524,16 @@ impl Kernel {
         of_it.map(|((slot, _), packets)| (slot, packets)).collect()
     }
 
+    /// Counts a drop on a slot's account, as a program would on any processor.
+    pub fn count_drop(&mut self, slot: u32, why: DropReason) {
+        let mut drops: PerCpuArray<&mut MapData, u64> = map_mut(&mut self.programs, &maps::DROPS);
+        let index = slot * DROP_REASONS + why as u32;
+        let mut counted = drops.get(&index, 0).expect("a counter can be read").to_vec();
+        *counted.last_mut().expect("there is a processor") += 1;
+        let counted = PerCpuValues::try_from(counted).expect("one for each processor");
+        drops.set(index, counted, 0).expect("a counter can be written");
+    }
+
     /// The flows that are known, in order, half-open ones as well.
     pub fn flows(&self) -> Vec<FlowKey> {
         let both = [&maps::CONNTRACK, &maps::NEWFLOW].map(|spec| self.entries(spec));

@@ -4,7 +4,7 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, Attach, CleanupError, Extent, Looked, OpenError, Platform, Question, ReportError, TrackedFlow,
+    ApplyError, Attach, CleanupError, Extent, Laps, Looked, OpenError, Platform, Question, ReportError, TrackedFlow,
     TwinAnswer, TwinError, clsact,
     gauges::Gauges,
     growth, host,
@@ -101,6 +101,7 @@ impl Dataplane {
     /// The kernel refuses the programs, or what is pinned is of another layout.
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let Options { bpffs, object, entries, uplink, state_dir, attach, timeouts, flow_quota, log_rate } = options;
+        let mut laps = Laps::start();
         let platform = Platform::probe(attach)?;
         let sizes = Sizes::asked(&entries)?;
         fs::create_dir_all(&state_dir).map_err(|source| OpenError::StateDir { path: state_dir.clone(), source })?;
@@ -109,8 +110,10 @@ impl Dataplane {
         let log_interval_ns = 1_000_000_000u64.checked_div(log_rate.into()).unwrap_or(0);
         let globals = Globals { timeouts, flow_quota, log_interval_ns };
         let (mut programs, growth) = Programs::open(&bpffs, &object, &sizes, &globals)?;
+        laps.lap("maps");
         let of_pods = [Hook::FromWorkload, Hook::ToWorkload];
         programs.start(&of_pods.into_iter().chain(uplink.as_ref().map(|_| Hook::FromUplink)).collect::<Vec<_>>())?;
+        laps.lap("verify");
         // From here on nothing expires in a table that is to grow: what is carried over keeps its ticket.
         programs.start_cursor()?;
         let policy_log = programs.policy_log()?;
@@ -118,6 +121,7 @@ impl Dataplane {
         let adopt = |error: StoreError| OpenError::Adopt { reason: error.to_string() };
         let store = KernelStore::open(&pins::maps_dir(&bpffs), timeouts).map_err(adopt)?;
         let tables = Tables::adopt(store).map_err(adopt)?;
+        laps.lap("adopt");
         let network = KernelNetwork::open().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let links = Links::new(programs, &bpffs, platform.attached_by);
         let links = links.map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
@@ -128,6 +132,8 @@ impl Dataplane {
             tracing::warn!(%error, "pins of former programs are left; the next start tries again");
         }
         let gauges = Gauges::open(&bpffs).map_err(adopt)?;
+        laps.lap("guard");
+        tracing::debug!(target: "laps", %laps, "open");
         Ok(Self { uplink, platform, node, gauges, policy_log })
     }
 

@@ -46,6 +46,8 @@ pub struct KernelStore {
     /// The same once more: to clear many.
     hit_bytes: (MapData, MapInfo),
     drops: PerCpuArray<MapData, u64>,
+    /// DROPS once more, for a walk over all of it.
+    all_drops: MapData,
     sources: Array<MapData, Address>,
     /// Tracked flows.
     pub conntrack: Conntrack,
@@ -118,6 +120,7 @@ impl KernelStore {
             hits: typed(dir, &maps::HITS)?,
             hit_bytes: with_info(dir, &maps::HITS)?,
             drops: typed(dir, &maps::DROPS)?,
+            all_drops: open(dir, &maps::DROPS)?,
             sources: typed(dir, &maps::SOURCES)?,
             conntrack: Conntrack::new(
                 open(dir, &maps::CONNTRACK)?,
@@ -167,7 +170,25 @@ impl KernelStore {
     /// A slot's next owner starts from nothing: no flows, no drops.
     fn forget_slots(&mut self, slots: &BTreeSet<u32>) -> Result<(), StoreError> {
         self.conntrack.flush(slots)?;
-        slots.iter().flat_map(|slot| drop_counters(*slot)).try_for_each(|index| self.retire(index))
+        self.counting(slots)?.into_iter().try_for_each(|index| self.retire(index))
+    }
+
+    /// Where these slots may have counted drops. An agent that starts asks for all slots: one by one that is a call for each
+    /// of thirty thousand counters.
+    fn counting(&self, slots: &BTreeSet<u32>) -> Result<Vec<u32>, StoreError> {
+        if slots.len() < SLOTS_ASKED_EACH {
+            return Ok(slots.iter().flat_map(|slot| drop_counters(*slot)).collect());
+        }
+        let error = |error: &dyn fmt::Display| failed(&maps::DROPS, error);
+        let info = self.all_drops.info().map_err(|why| error(&why))?;
+        let bytes = Bytes::new(self.all_drops.fd().as_fd(), &info).map_err(|why| error(&why))?;
+        let mut counting = Vec::new();
+        let walked = bytes.walk(|key, values| {
+            let index = key.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+            let is_counted = values.iter().any(|byte| *byte != 0);
+            counting.extend((is_counted && slots.contains(&(index / DROP_REASONS))).then_some(index));
+        });
+        walked.map_err(|why| error(&why)).map(|()| counting)
     }
 
     /// The slot after the last one: on its account go the drops of endpoints that are gone.
@@ -208,6 +229,9 @@ impl KernelStore {
         Ok(sets)
     }
 }
+
+/// Below so many slots their counters are asked for one by one.
+const SLOTS_ASKED_EACH: usize = 16;
 
 /// Where a slot's drops are counted.
 fn drop_counters(slot: u32) -> std::ops::Range<u32> {
