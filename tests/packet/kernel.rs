@@ -128,7 +128,7 @@ fn private_mounts() {
 }
 
 /// Over this folder lies a file system of the thread's own, which goes with it.
-const OWN_FOLDER: &str = "/mnt";
+pub const OWN_FOLDER: &str = "/mnt";
 
 impl Kernel {
     /// A node in the calling thread's namespaces, with this scenario in force. Call it inside [`on_a_node`].
@@ -676,7 +676,8 @@ fn options(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> O
     }
 }
 
-fn object() -> Vec<u8> {
+/// The programs, as they are built.
+pub fn object() -> Vec<u8> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(default_target, PathBuf::from);
     let path = target.join("bpf/tortie.o");
     std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}; run `cargo xtask build-ebpf` first", path.display()))
@@ -702,14 +703,16 @@ fn over_the_pins(bpffs: &Path, sizes: &BTreeMap<String, u32>) -> Ebpf {
     loader.load(&object).expect("the object loads over the pinned maps")
 }
 
-fn map<'a, T: TryFrom<&'a Map>>(programs: &'a Ebpf, spec: &maps::MapSpec) -> T
+/// A map of the object.
+pub fn map<'a, T: TryFrom<&'a Map>>(programs: &'a Ebpf, spec: &maps::MapSpec) -> T
 where
     T::Error: std::fmt::Debug,
 {
     programs.map(spec.name).expect("the object has every map").try_into().expect("the map has its kind")
 }
 
-fn map_mut<'a, T: TryFrom<&'a mut Map>>(programs: &'a mut Ebpf, spec: &maps::MapSpec) -> T
+/// The same, to be written.
+pub fn map_mut<'a, T: TryFrom<&'a mut Map>>(programs: &'a mut Ebpf, spec: &maps::MapSpec) -> T
 where
     T::Error: std::fmt::Debug,
 {

@@ -15,6 +15,7 @@ mod forwarding;
 mod fragments;
 mod frame;
 mod gates;
+mod growing;
 mod icmp;
 mod kept;
 mod kernel;

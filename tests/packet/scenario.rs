@@ -3,7 +3,10 @@
 //! Invariant: what the rows say is compiled and committed by the code that serves real nodes.
 //! Never: writes a map.
 
-use crate::cast::{Actor, NODE};
+use crate::{
+    cast::{Actor, NODE},
+    kernel::UPLINK,
+};
 use calc::World;
 use model::{
     Action, Attachment, AttachmentId, Cidr, Direction, EntityMatch, IfaceName, Labels, Layer, NamedPort, Order, Pod,
@@ -29,6 +32,8 @@ pub struct Cast {
 pub struct Scenario {
     pub cast: Vec<Cast>,
     pub policies: Vec<Policy>,
+    /// What else the datastore says.
+    pub others: Vec<Resource>,
     pub keep_established: bool,
 }
 
@@ -51,6 +56,11 @@ impl Scenario {
         self
     }
 
+    pub fn with(mut self, other: Resource) -> Self {
+        self.others.push(other);
+        self
+    }
+
     pub fn keeping_established(mut self) -> Self {
         self.keep_established = true;
         self
@@ -69,10 +79,14 @@ impl Scenario {
         for policy in &self.policies {
             world.apply(Update::Set(Resource::Policy(policy.clone().into())));
         }
+        for other in &self.others {
+            world.apply(Update::Set(other.clone()));
+        }
         for cast in self.local() {
             world.attach(cast.attachment());
         }
         world.set_host_addresses(NODE.addresses().into_iter().collect());
+        world.set_host_interfaces([(IfaceName(UPLINK.into()), NODE.addresses().into_iter().collect())].into());
         world.apply(Update::InSync);
         world
     }

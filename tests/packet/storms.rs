@@ -29,6 +29,8 @@ use std::{
     time::Duration,
 };
 
+mod hosts;
+
 /// Runs of a packet by one call of the kernel.
 const REPEAT: u32 = 256;
 /// Flows that a test's conntrack takes before it is emptied.
@@ -81,13 +83,18 @@ fn commit<S: Store>(tables: &mut Tables<S>, wanted: &Desired, interfaces: &BTree
 
 /// Neither revision lets CLIENT reach DB; any mixture of an allow of the one with an allow of the other would.
 fn nothing_passes(revisions: [&Scenario; 2]) {
+    nothing_passes_to(DB, revisions, [DropReason::EgressPolicy, DropReason::IngressPolicy]);
+}
+
+/// The same of whom CLIENT sends to, and of what each revision refuses for.
+fn nothing_passes_to(whom: Actor, revisions: [&Scenario; 2], reasons: [DropReason; 2]) {
     let mut kernel = Kernel::new(revisions[0]);
     kernel.fresh();
     let (before, mut runs, mut port) = (kernel.seen().drops, 0u64, 1024u16);
     storm(&mut kernel, revisions, |kernel| {
         for family in Family::BOTH {
             port = port.checked_add(1).unwrap_or(1024);
-            let frame = CLIENT.udp(family, DB, (port, 80), b"word").bytes();
+            let frame = CLIENT.udp(family, whom, (port, 80), b"word").bytes();
             assert_eq!(kernel.repeat(Hook::Pod(CLIENT), &frame, REPEAT), Action::Drop);
             runs += u64::from(REPEAT);
         }
@@ -100,10 +107,10 @@ fn nothing_passes(revisions: [&Scenario; 2]) {
         };
         of(&seen.drops) - of(&before)
     };
-    let (egress, ingress) = (counted(DropReason::EgressPolicy), counted(DropReason::IngressPolicy));
-    println!("{runs} packets: {egress} refused by the sender's rules, {ingress} by the receiver's");
-    assert_eq!(egress + ingress, runs, "every packet was judged: {:?}", seen.drops);
-    assert!(egress > 0 && ingress > 0, "both revisions were met");
+    let [first, second] = reasons.map(counted);
+    println!("{runs} packets: {first} refused for {:?}, {second} for {:?}", reasons[0], reasons[1]);
+    assert_eq!(first + second, runs, "every packet was judged: {:?}", seen.drops);
+    assert!(first > 0 && second > 0, "both revisions were met");
 }
 
 fn pods() -> Scenario {

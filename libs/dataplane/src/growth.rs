@@ -1,20 +1,16 @@
 //! A pinned map in a larger size: made beside it, filled from it, and put in its place, while its programs go on.
 //! In: the pins and the sizes asked for. Out: pins of the sizes asked for, with everything that was in them.
 //! Invariant: every pin holds a whole map at every moment; what the former programs wrote until they were replaced is
-//! carried over after. A kill at any point leaves what the next start goes on from.
+//! carried over after. A kill after any step leaves what the next start goes on from.
 //! Never: shrinks a map; runs while a commit could write: the agent is starting.
 
 use crate::{
-    OpenError,
-    bpf::{self, Bytes, NEW_ONLY},
+    OpenError, accounts,
+    bpf::{Bytes, NEW_ONLY},
     pins,
-    tables::{Sizes, mapped::MappedArray},
+    tables::Sizes,
 };
-use abi::{
-    ConntrackEntry,
-    conntrack::QUOTA_ALL,
-    maps::{self, MAPS, MapSpec, Sizing},
-};
+use abi::maps::{self, MAPS, MapSpec, Sizing};
 use aya::maps::{MapData, MapInfo, MapType};
 use std::{
     cmp::Ordering,
@@ -28,6 +24,23 @@ use std::{
 pub struct Growth {
     dir: PathBuf,
     grown: Vec<&'static MapSpec>,
+}
+
+/// A step of a map's growth. A start may die after any: the next goes on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The larger map holds what the smaller one does.
+    Fill,
+    /// The smaller one is pinned beside it: programs go on writing there.
+    Keep,
+    /// The larger one takes over the pin.
+    Replace,
+    /// What was written to the smaller ones since is in the larger one, too.
+    Add,
+    /// Accounts say how many flows there are.
+    Recount,
+    /// The smaller ones go.
+    Release,
 }
 
 /// A pinned map.
@@ -45,9 +58,21 @@ fn fresh_pin(dir: &Path, map: &MapSpec) -> PathBuf {
     dir.join(format!("{}-new", pins::map_name(map)))
 }
 
-/// The smaller map until no program runs over it.
-fn former_pin(dir: &Path, map: &MapSpec) -> PathBuf {
-    dir.join(format!("{}-former", pins::map_name(map)))
+/// Growths in a row of which none came to its end.
+const FORMERS_MAX: u32 = 16;
+
+/// The smaller maps until no program runs over them: one, and one more for each start that died and asked for less.
+fn former_pins(dir: &Path, map: &MapSpec) -> impl Iterator<Item = PathBuf> {
+    let pin = dir.join(format!("{}-former", pins::map_name(map)));
+    let numbered = (2..=FORMERS_MAX).map({
+        let pin = pin.clone();
+        move |number| pin.with_file_name(format!("{}-{number}", pin.file_name().unwrap_or_default().display()))
+    });
+    [pin].into_iter().chain(numbered)
+}
+
+fn formers(dir: &Path, map: &MapSpec) -> impl Iterator<Item = PathBuf> {
+    former_pins(dir, map).filter(|pin| pin.exists())
 }
 
 fn pin(dir: &Path, map: &MapSpec) -> PathBuf {
@@ -85,6 +110,7 @@ impl Growth {
             // An earlier start may have died before it was filled.
             remove(&fresh_pin(dir, map)).map_err(|error| failed(map, error))?;
             let Some(pinned) = Pinned::open(&pin(dir, map), map)? else { continue };
+            forget_not_replaced(dir, map, &pinned)?;
             let (actual, expected) = (pinned.info.max_entries(), sizes.of(map));
             match actual.cmp(&expected) {
                 Ordering::Less => grown.push(map),
@@ -105,6 +131,7 @@ impl Growth {
     }
 
     /// Where the loader finds or makes a map.
+    #[must_use]
     pub fn place(&self, map: &MapSpec) -> PathBuf {
         if self.grown.iter().any(|grown| grown.name == map.name) {
             fresh_pin(&self.dir, map)
@@ -113,34 +140,42 @@ impl Growth {
         }
     }
 
-    /// Fills the larger maps and puts them in the place of the smaller ones, which stay pinned beside.
+    /// The steps that fill the larger maps and put them in the place of the smaller ones, which stay pinned beside.
+    pub fn steps(&self) -> impl Iterator<Item = (&'static MapSpec, Step)> {
+        let each = |map: &&'static MapSpec| [Step::Fill, Step::Keep, Step::Replace].map(|step| (*map, step));
+        self.grown.iter().flat_map(each)
+    }
+
+    /// Takes all of them.
     ///
     /// # Errors
     /// The map that cannot be filled; all pins are as before, or whole.
     pub fn carry(&self) -> Result<(), OpenError> {
-        for map in &self.grown {
-            self.carry_one(map)?;
-            tracing::info!(map = map.name, "the map has grown; its entries were carried over");
+        for (map, step) in self.steps() {
+            take(&self.dir, map, step)?;
+            if step == Step::Replace {
+                tracing::info!(map = map.name, "the map has grown; its entries were carried over");
+            }
         }
         Ok(())
     }
+}
 
-    fn carry_one(&self, map: &MapSpec) -> Result<(), OpenError> {
-        let (fresh, place, former) = (fresh_pin(&self.dir, map), pin(&self.dir, map), former_pin(&self.dir, map));
-        let missing = || failed(map, "its pin has gone");
-        let old = Pinned::open(&place, map)?.ok_or_else(missing)?;
-        let new = Pinned::open(&fresh, map)?.ok_or_else(missing)?;
-        if layout(&old.info) != layout(&new.info) {
-            return Err(failed(map, "its layout is another; run `tortie cleanup` to start with empty tables"));
+/// A start that died between two steps left the present map pinned twice: nothing has taken its place.
+fn forget_not_replaced(dir: &Path, map: &MapSpec, present: &Pinned) -> Result<(), OpenError> {
+    for former in formers(dir, map) {
+        let is_present = Pinned::open(&former, map)?.is_some_and(|pinned| pinned.info.id() == present.info.id());
+        if is_present {
+            remove(&former).map_err(|error| failed(map, error))?;
         }
-        // Two growths in a row, and no start between them that came to its end.
-        finish_one(&self.dir, map)?;
-        if !is_queue(&old.info) {
-            copy(map, &old, &new).map_err(|error| failed(map, error))?;
-        }
-        old.data.pin(&former).map_err(|error| failed(map, error))?;
-        fs::rename(&fresh, &place).map_err(|error| failed(map, error))
     }
+    Ok(())
+}
+
+/// The steps after the former programs are replaced, for the maps that a start left to be finished.
+pub fn last_steps(dir: &Path) -> impl Iterator<Item = (&'static MapSpec, Step)> {
+    let unfinished = MAPS.iter().filter(move |map| formers(dir, map).next().is_some());
+    unfinished.flat_map(|map| [Step::Add, Step::Recount, Step::Release].map(|step| (map, step)))
 }
 
 /// Before the first commit: what the former programs wrote until they were replaced is carried over too.
@@ -149,28 +184,60 @@ impl Growth {
 /// A former program still runs (not `everywhere`): over the smaller maps it would judge by numbers that a commit may give
 /// a new meaning. Or a map's entries could not be carried over.
 pub fn finish(dir: &Path, everywhere: bool) -> Result<(), OpenError> {
-    let unfinished = MAPS.iter().find(|map| former_pin(dir, map).exists());
-    if let Some(map) = unfinished.filter(|_| !everywhere) {
+    let steps: Vec<_> = last_steps(dir).collect();
+    if let Some((map, _)) = steps.first().filter(|_| !everywhere) {
         return Err(failed(map, "a former program could not be replaced and still uses the smaller map; start again"));
     }
-    MAPS.iter().try_for_each(|map| finish_one(dir, map))
+    steps.into_iter().try_for_each(|(map, step)| take(dir, map, step))
 }
 
-fn finish_one(dir: &Path, map: &MapSpec) -> Result<(), OpenError> {
-    let former = former_pin(dir, map);
-    let (Some(old), Some(new)) = (Pinned::open(&former, map)?, Pinned::open(&pin(dir, map), map)?) else {
+/// Takes one step.
+///
+/// # Errors
+/// A map or pin cannot be read or written; the pins are whole.
+pub fn take(dir: &Path, map: &'static MapSpec, step: Step) -> Result<(), OpenError> {
+    let failed = |error: io::Error| failed(map, error);
+    match step {
+        Step::Fill => fill(dir, map),
+        Step::Keep => keep(dir, map),
+        Step::Replace => fs::rename(fresh_pin(dir, map), pin(dir, map)).map_err(failed),
+        Step::Add => formers(dir, map).try_for_each(|former| add(dir, map, &former)),
+        Step::Recount if [maps::CONNTRACK.name, maps::QUOTA.name].contains(&map.name) => accounts::recount(dir),
+        Step::Recount => Ok(()),
+        Step::Release => formers(dir, map).try_for_each(|former| remove(&former)).map_err(failed),
+    }
+}
+
+fn fill(dir: &Path, map: &MapSpec) -> Result<(), OpenError> {
+    let missing = || failed(map, "its pin has gone");
+    let old = Pinned::open(&pin(dir, map), map)?.ok_or_else(missing)?;
+    let new = Pinned::open(&fresh_pin(dir, map), map)?.ok_or_else(missing)?;
+    if layout(&old.info) != layout(&new.info) {
+        return Err(failed(map, "its layout is another; run `tortie cleanup` to start with empty tables"));
+    }
+    // What waits in a queue is taken over in the end: it can be read only by taking it out.
+    if is_queue(&old.info) { Ok(()) } else { copy(map, &old, &new).map_err(|error| failed(map, error)) }
+}
+
+fn keep(dir: &Path, map: &MapSpec) -> Result<(), OpenError> {
+    let free = former_pins(dir, map).find(|pin| !pin.exists());
+    let free = free.ok_or_else(|| failed(map, "too many starts have died while it grew; run `tortie cleanup`"))?;
+    let old = Pinned::open(&pin(dir, map), map)?.ok_or_else(|| failed(map, "its pin has gone"))?;
+    old.data.pin(&free).map_err(|error| failed(map, error))
+}
+
+fn add(dir: &Path, map: &MapSpec, former: &Path) -> Result<(), OpenError> {
+    let (Some(old), Some(new)) = (Pinned::open(former, map)?, Pinned::open(&pin(dir, map), map)?) else {
         return Ok(());
     };
-    if is_queue(&old.info) {
-        drain(&old, &new).map_err(|error| failed(map, error))?;
+    let added = if is_queue(&old.info) {
+        drain(&old, &new)
     } else if is_hash(&old.info) {
-        let added = add_missing(&old, &new).map_err(|error| failed(map, error))?;
-        if map.name == maps::CONNTRACK.name {
-            count(dir, &added)?;
-        }
-    }
-    drop(old);
-    remove(&former).map_err(|error| failed(map, error))
+        add_missing(&old, &new)
+    } else {
+        Ok(())
+    };
+    added.map_err(|error| failed(map, error))
 }
 
 /// Type, key, value and flags.
@@ -205,16 +272,15 @@ fn moved(key: [u8; 4], each: u32, old: &Pinned, new: &Pinned) -> [u8; 4] {
     if index < last { key } else { (index + shift).to_ne_bytes() }
 }
 
-/// What is not there yet; gives the values added.
-fn add_missing(old: &Pinned, new: &Pinned) -> io::Result<Vec<Vec<u8>>> {
+/// What is not there yet.
+fn add_missing(old: &Pinned, new: &Pinned) -> io::Result<()> {
     let (from, to) = (old.bytes()?, new.bytes()?);
-    let (mut added, mut result) = (Vec::new(), Ok(()));
+    let mut result = Ok(());
     from.walk(|key, value| match to.put(key, value, NEW_ONLY) {
-        Ok(()) => added.push(value.to_vec()),
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists && result.is_ok() => result = Err(error),
-        Err(_) => {}
+        _ => {}
     })?;
-    result.map(|()| added)
+    result
 }
 
 /// Everything that waits, in its order.
@@ -222,22 +288,6 @@ fn drain(old: &Pinned, new: &Pinned) -> io::Result<()> {
     let (from, to) = (old.bytes()?, new.bytes()?);
     while let Some(value) = from.take(&[])? {
         to.put(&[], &value, 0)?;
-    }
-    Ok(())
-}
-
-/// Flows that the former programs counted in accounts which have grown too: there they are not counted yet.
-fn count(dir: &Path, flows: &[Vec<u8>]) -> Result<(), OpenError> {
-    let map = &maps::QUOTA;
-    if !former_pin(dir, map).exists() {
-        return Ok(());
-    }
-    let Some(accounts) = Pinned::open(&pin(dir, map), map)? else { return Ok(()) };
-    let fd = accounts.data.fd().as_fd();
-    let accounts = MappedArray::<u64>::map(fd, accounts.info.max_entries()).map_err(|error| failed(map, error))?;
-    for flow in flows.iter().filter_map(|value| bpf::value_of::<ConntrackEntry>(value)) {
-        accounts.add(flow.owner(), 1);
-        accounts.add(QUOTA_ALL, 1);
     }
     Ok(())
 }

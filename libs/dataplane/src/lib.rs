@@ -4,6 +4,7 @@
 //! Never: decides what is wanted; touches a route, link or neighbour that is not recognisably ours.
 #![warn(missing_docs)]
 
+mod accounts;
 mod bpf;
 mod clsact;
 mod conntrack;
@@ -12,7 +13,7 @@ mod drift;
 pub mod error;
 mod frame;
 mod gauges;
-mod growth;
+pub mod growth;
 mod host;
 mod laps;
 mod links;
