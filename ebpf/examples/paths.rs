@@ -5,11 +5,14 @@
 
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
-use abi::{Address, ConntrackEntry, DropReason, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket};
+use abi::{
+    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
+    RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket,
+};
 use ebpf::entry::Flow;
 use ebpf::fake::{Bytes, Node, SOME, UPLINK, mac, tcp, udp};
 use ebpf::recent::Note;
-use ebpf::tables::{Arrival, Inserted, Replaced, Tables};
+use ebpf::tables::{Arrival, Inserted, Replaced, Services, Tables};
 use ebpf::walk::{Hook, State, Verdict, walk};
 use std::cell::Cell;
 
@@ -32,6 +35,22 @@ macro_rules! counted {
             self.node.$name($($argument),*)
         })*
     };
+}
+
+impl Services for Counting<'_> {
+    counted! {
+        lookups: service(key: &ServiceKey) -> Option<u32>;
+        array_reads: frontend(slot: u32) -> Option<&Frontend>;
+        array_reads: balancer(id: u32) -> Option<&Balancer>;
+        array_reads: member(index: u32) -> Option<Member>;
+        array_reads: backend(slot: u32) -> Option<&Backend>;
+        lookups: affinity(key: &AffinityKey) -> Option<Affinity>;
+        writes: insert_affinity(key: &AffinityKey, kept: &Affinity) -> ();
+    }
+    #[inline(never)]
+    fn random(&self) -> u32 {
+        self.node.random()
+    }
 }
 
 impl Tables for Counting<'_> {

@@ -8,7 +8,7 @@ use core::ptr;
 use abi::{Address, DropReason, handover};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
-use ebpf::forward::{Kind, Stop};
+use ebpf::forward::{Kind, Stop, is_by_service};
 use ebpf::icmp_error::{self, Fault, HEAD_V4, HEAD_V6, Letter};
 use ebpf::parse::{L3, protocol};
 use ebpf::reset::{self, RESET_V4, RESET_V6};
@@ -79,9 +79,14 @@ fn apart(skb: *mut __sk_buff, kind: u32, word: u32, hook: u32) -> i32 {
         return SHOT;
     };
     let slot = state.slot;
-    let told = if kind == REFUSED { refusal(skb, state, way) } else { told(skb, state, fault, way) };
+    // What is quoted, and who says it, is what its sender wrote.
+    state.swap_ends();
+    let told = if kind == REFUSED { refusal(skb, state, way, word) } else { told(skb, state, fault, way) };
     match told {
-        Ok(false) if kind != REFUSED => NEXT,
+        Ok(false) if kind != REFUSED => {
+            state.swap_ends();
+            NEXT
+        }
         Ok(answered) => {
             count_drop(slot, if kind == REFUSED { word } else { fault.reason() as u32 });
             if answered { sent(skb, ifindex, way) } else { SHOT }
@@ -111,7 +116,7 @@ fn sent(skb: Skb, ifindex: u32, way: u32) -> i32 {
 /// Whether a packet that rules refuse has become its sender's answer: a RST for TCP, else "prohibited". A refused packet
 /// is never the stack's.
 #[inline(always)]
-fn refusal(skb: Skb, state: &mut State, way: u32) -> Result<bool, DropReason> {
+fn refusal(skb: Skb, state: &mut State, way: u32, reason: u32) -> Result<bool, DropReason> {
     let may = way != NOWHERE && reset::may_refuse(&state.ether, &state.packet);
     if !may || !may_spend(state.slot, way == BY_ROUTE) {
         return Ok(false);
@@ -122,7 +127,8 @@ fn refusal(skb: Skb, state: &mut State, way: u32) -> Result<bool, DropReason> {
     // The node hears nothing from itself that comes in from outside: the far end says it.
     let far = state.packet.destination;
     let source = if way == TO_NODE { Some(&far) } else { maps::source(state.packet.v6) };
-    Ok(source.is_some_and(|source| write(skb, state, Fault::Prohibited, source)))
+    let fault = if is_by_service(reason) { Fault::NobodyThere } else { Fault::Prohibited };
+    Ok(source.is_some_and(|source| write(skb, state, fault, source)))
 }
 
 /// Turns the segment into the RST that answers it.

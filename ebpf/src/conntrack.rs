@@ -4,7 +4,7 @@
 //! Never: opens a pod's TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
 use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_MIDWAY, STATE_NEW};
-use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST};
+use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST, SLOT_NONE};
 use abi::rules::x_of;
 use abi::timeout::is_over;
 use abi::{Address, ConntrackEntry, FlowKey, Timeout};
@@ -70,10 +70,46 @@ pub struct Tracked<'a> {
 /// What the tables hold for a packet's key.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
-    /// The flow that the packet belongs to.
-    pub tracked: Option<Tracked<'a>>,
+    /// The entry of the flow that the packet belongs to. What goes with it is written also where there is none: of what a
+    /// variant leaves open, the compiler makes whatever a register holds, and the verifier refuses to see a pointer cut.
+    flow: Option<&'a Flow>,
+    from_low: bool,
+    now_s: u32,
+    half_open: bool,
     /// The entry of `CONNTRACK`, whatever it says.
     pub place: Option<&'a Flow>,
+}
+
+impl<'a> Found<'a> {
+    /// The flow that the packet belongs to.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::manual_map, reason = "where this is asked twice, the compiler makes a call of a closure")]
+    pub fn tracked(&self) -> Option<Tracked<'a>> {
+        let (from_low, now_s, half_open) = (self.from_low, self.now_s, self.half_open);
+        match self.flow {
+            Some(flow) => Some(Tracked { flow, from_low, now_s, half_open }),
+            None => None,
+        }
+    }
+
+    /// Slot of the packet's receiver, as the flow's entry has it.
+    #[inline(always)]
+    #[must_use]
+    pub fn receiver(&self) -> u32 {
+        match self.flow {
+            Some(flow) if self.from_low => flow.high_slot.get(),
+            Some(flow) => flow.low_slot.get(),
+            None => SLOT_NONE,
+        }
+    }
+
+    /// The same place, and no flow.
+    #[inline(always)]
+    #[must_use]
+    pub fn without_flow(self) -> Self {
+        Self { flow: None, ..self }
+    }
 }
 
 /// An address with its port, in network order.
@@ -119,14 +155,18 @@ pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey, packet: &Packet, from_l
     // the verifier refuses.
     let now_s = tables.now_s();
     let place = tables.flow(key);
-    if let Some(flow) = place {
-        let tracked = Tracked { flow, from_low, now_s, half_open: false };
-        if tracked.speaks_for(tables, packet) {
-            return Found { tracked: Some(tracked), place };
-        }
+    let none = Found { flow: None, from_low, now_s, half_open: false, place };
+    if let Some(flow) = place
+        && (Tracked { flow, from_low, now_s, half_open: false }).speaks_for(tables, packet)
+    {
+        return Found { flow: Some(flow), ..none };
     }
-    let half_open = tables.new_flow(key).map(|flow| Tracked { flow, from_low, now_s, half_open: true });
-    Found { tracked: half_open.filter(|tracked| tracked.speaks_for(tables, packet)), place }
+    match tables.new_flow(key) {
+        Some(flow) if (Tracked { flow, from_low, now_s, half_open: true }).speaks_for(tables, packet) => {
+            Found { flow: Some(flow), half_open: true, ..none }
+        }
+        _ => none,
+    }
 }
 
 /// Whether an entry is as good as absent: `ConntrackEntry::expired` over the entry in its place.

@@ -25,10 +25,10 @@ pub struct Flow {
     pub flags: Cell<u8>,
     pub icmp_type: Cell<u8>,
     pub icmp_code: Cell<u8>,
-    nat: Cell<[u64; 2]>,
-    nat_port: Cell<[u8; 2]>,
+    pub nat: Cell<[u64; 2]>,
+    pub nat_port: Cell<[u8; 2]>,
     pub timeout: Cell<u8>,
-    spare: Cell<u8>,
+    pub nat_kind: Cell<u8>,
     pub serial: Cell<u32>,
 }
 
@@ -57,7 +57,7 @@ impl Flow {
             nat: Cell::new(entry.nat.0),
             nat_port: Cell::new(entry.nat_port),
             timeout: Cell::new(entry.timeout),
-            spare: Cell::new(entry.spare),
+            nat_kind: Cell::new(entry.nat_kind),
             serial: Cell::new(entry.serial),
         }
     }
@@ -94,7 +94,7 @@ impl Flow {
         entry.nat = Address(self.nat.get());
         entry.nat_port = self.nat_port.get();
         entry.timeout = self.timeout.get();
-        entry.spare = 0;
+        entry.nat_kind = self.nat_kind.get();
         entry.serial = 0;
     }
 }

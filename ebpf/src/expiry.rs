@@ -6,7 +6,7 @@
 use abi::Ticket;
 use abi::conntrack::QUOTA_ALL;
 
-use crate::conntrack::expired;
+use crate::lead::is_over;
 use crate::tables::Tables;
 
 /// Seconds in which the cursor goes once over all entries, as far as [`LOOKS_MAX`] lets it.
@@ -83,7 +83,7 @@ pub fn visit<T: Tables>(tables: &T, ticket: &Ticket, now_s: u32) -> bool {
     if serial != ticket.serial && serial != 0 {
         return false;
     }
-    if !expired(tables, flow, now_s) || tables.claim(flow) != ticket.serial {
+    if !is_over(tables, &ticket.key, flow, now_s) || tables.claim(flow) != ticket.serial {
         return true;
     }
     let owner = flow.owner();

@@ -13,7 +13,8 @@ use abi::endpoint::{ENDPOINT_READY, SLOT_HOST};
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
 use abi::{
-    Address, ConntrackEntry, DropReason, Endpoint, FlowKey, NetKey, RowKey, RowRef, SetEntry, Span, Ticket, Word,
+    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
+    NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 
 use crate::entry::Flow;
@@ -45,12 +46,20 @@ pub struct Node {
     pub sets: Vec<SetEntry>,
     pub rows: BTreeMap<RowKey, RowRef>,
     pub spans: Vec<Span>,
+    pub services: BTreeMap<ServiceKey, u32>,
+    pub frontends: Vec<Frontend>,
+    pub balancers: Vec<Balancer>,
+    pub members: Vec<Member>,
+    pub backends: Vec<Backend>,
+    pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
     pub notes: Vec<Note>,
     /// The clock.
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
+    /// The next random number.
+    pub chance: Cell<u32>,
 }
 
 /// A twin: reads the same node, writes nothing.
@@ -86,6 +95,7 @@ impl Node {
             notes: (0..NOTES).map(|_| Note::default()).collect(),
             endpoints: vec![Endpoint::default(); 2],
             classes: vec![ClassEntry::default()],
+            frontends: vec![Frontend::default()],
             sets: vec![SetEntry::default(), set(0, 1), set(1, 7)],
             spans,
             tracked: FlowTables::with_room(100),

@@ -9,7 +9,7 @@ use abi::endpoint::{NODE_REFUSES_WORKLOADS, NODE_REJECTS, SLOT_HOST};
 use abi::handover;
 use aya_ebpf::programs::TcContext;
 use ebpf::forward::{self, Hop, Kind, Stop};
-use ebpf::tables::{Frame as _, Tables};
+use ebpf::tables::{Frame as _, Services as _, Tables};
 use ebpf::walk::{Hook, State, Verdict, walk};
 
 use crate::complain::complain;
@@ -17,6 +17,7 @@ use crate::log;
 use crate::maps::{Kernel, blank_state, count_drop};
 use crate::packet::Skb;
 use crate::send::{self, NEXT, SHOT};
+use crate::translate::translate;
 
 /// What a dry run returns for a packet that would pass.
 const OK: i32 = 0;
@@ -31,15 +32,21 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     };
     let verdict = walk(hook, &Kernel::<DRY>, &skb, &arrival, state);
     if DRY {
-        return answer(skb, state, verdict.and_then(|verdict| outcome(skb, hook, verdict, state, arrival.ifindex)));
+        let outcome = match verdict {
+            Ok(verdict) => outcome(skb, hook, verdict, state, arrival.ifindex),
+            Err(reason) => Err(reason),
+        };
+        return answer(skb, state, outcome);
     }
     if matches!(hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint) {
         log::write(state);
     }
-    match verdict
-        .map_err(|reason| stopped(skb, state.generation, reason))
-        .and_then(|verdict| act(skb, hook, verdict, state, arrival.ifindex))
-    {
+    // No closures: the compiler makes calls of them, and a call within a call has too little stack.
+    let done = match verdict {
+        Ok(verdict) => act(skb, hook, verdict, state, arrival.ifindex),
+        Err(reason) => Err(stopped(skb, state, reason)),
+    };
+    match done {
         Ok(action) => action,
         Err(Stop { kind: Kind::Drop, word: reason }) => {
             #[cfg(feature = "log")]
@@ -47,7 +54,11 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
             count_drop(state.slot, reason);
             SHOT
         }
-        Err(stop) => complain(skb, hook, stop),
+        Err(stop) => match complain(skb, hook, stop) {
+            // Not translated there: a call within a call has too little stack.
+            NEXT => on(skb, state).unwrap_or(SHOT),
+            action => action,
+        },
     }
 }
 
@@ -55,7 +66,8 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
 #[inline(always)]
 fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, Stop> {
     match verdict {
-        Verdict::Untouched | Verdict::ToHost => Ok(NEXT),
+        Verdict::Untouched => Ok(NEXT),
+        Verdict::ToHost => Ok(on(skb, state)?),
         Verdict::Through if hook == Hook::ToHostEndpoint => Ok(NEXT),
         Verdict::Through => {
             skb.leave(handover::to_cb(state.generation));
@@ -64,7 +76,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
         Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex)?),
         Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, ifindex)?),
         // Before the pod's interface there is nothing left to forward.
-        Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(NEXT),
+        Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(on(skb, state)?),
         Verdict::ByRoute => {
             let route = send::route(skb, &state.packet, ifindex)?;
             if route.hop == Hop::Known {
@@ -72,29 +84,31 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
                 skb.leave(handover::to_cb(state.generation));
             }
             if route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) {
-                return Err(stopped(skb, state.generation, DropReason::EndpointToHost));
+                return Err(stopped(skb, state, DropReason::EndpointToHost));
             }
-            send::leave(skb, &state.packet, &route)
+            send::leave(skb, state, &route)
         }
         Verdict::ToEndpoint(slot) => {
             let endpoint = Kernel::<false>.endpoint(slot).ok_or(DropReason::TableCorrupt)?;
-            send::deliver(skb, &state.packet, endpoint)
+            send::deliver(skb, state, endpoint)
         }
     }
 }
 
+/// On to the next program, or the stack, as it goes on.
+#[inline(always)]
+fn on(skb: Skb, state: &State) -> Result<i32, DropReason> {
+    translate(skb, state)?;
+    Ok(NEXT)
+}
+
 /// What becomes of a packet that was refused for this reason. The verifier then goes on once, not once for each.
 #[inline(always)]
-fn stopped(skb: Skb, generation: u64, reason: DropReason) -> Stop {
+fn stopped(skb: Skb, state: &State, reason: DropReason) -> Stop {
     let word = skb.unknown(reason as u32);
-    Stop {
-        kind: if forward::is_by_rules(word) && node_says(NODE_REJECTS, generation) {
-            Kind::Refused
-        } else {
-            Kind::Drop
-        },
-        word,
-    }
+    let told = (forward::is_by_rules(word) && node_says(NODE_REJECTS, state.generation))
+        || (forward::is_by_service(word) && !state.translation.is_silent);
+    Stop { kind: if told { Kind::Refused } else { Kind::Drop }, word }
 }
 
 /// Whether this is so of the node as a whole, for a packet of that generation. That it takes nothing from pods holds also at

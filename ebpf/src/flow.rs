@@ -3,7 +3,7 @@
 //! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
 //! Never: asks the rules about this node's own packets to its pods.
 
-use abi::conntrack::{CT_HOST_OPENED, CT_RESET, STATE_ANSWERED, owner_of};
+use abi::conntrack::{CT_HOST_OPENED, CT_RESET, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
@@ -17,6 +17,7 @@ use crate::policy::End;
 use crate::promote::{has_room, promote};
 use crate::recent::{self, Note};
 use crate::tables::{Frame, Tables};
+use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
 
 /// VXLAN's port (RFC 7348).
@@ -39,20 +40,32 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     pub(crate) fn destination(&self, state: &mut State) -> Result<Option<u32>, DropReason> {
         let note = if self.hook == Hook::ToWorkload { None } else { recent::note(self.tables, &state.packet) };
-        if let Some(slot) = note.and_then(|note| self.by_note(state, note)) {
+        // No closures on this way: with two of a kind the compiler makes calls of them.
+        if let Some(note) = note
+            && let Some(slot) = self.by_note(state, note)
+        {
             return Ok(Some(slot));
         }
-        let from_low = conntrack::key(&state.packet, &mut state.key);
-        let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
-        let known = found.tracked.filter(|tracked| self.is_at_its_place(tracked, state));
+        let (from_low, found) = self.track(state)?;
+        let is_known = match found.tracked() {
+            Some(tracked) => self.is_at_its_place(&tracked, state),
+            None => false,
+        };
+        let known = if is_known { found.tracked() } else { None };
         let mut kept = false;
         if let Some(tracked) = known {
             let (source, destination) = tracked.slots();
             state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
+            self.gives_back(state, &tracked);
             match self.by_entry(state, &tracked)? {
                 Currency::Current => {
                     self.go_on(state, &tracked, found.place)?;
-                    if let Some(note) = note {
+                    if state.translation.end == Translated::Destination {
+                        self.keep_lead(state, &tracked)?;
+                    }
+                    if let Some(note) = note
+                        && state.translation.end == Translated::Nothing
+                    {
                         note.take(self.tables, &state.packet, &tracked, &mut state.key);
                     }
                     return Ok(Some(tracked.slots().1));
@@ -63,17 +76,17 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
         let asked = self.asked(state, &opening)?;
         let (opener, responder) = (asked.opener, asked.responder);
-        let known = same_ends::<T>(known, (opener.slot, responder.slot))?;
-        let terms = match known {
-            Some(tracked) => Terms { judged: !kept && !tracked.is_host_opened(), entry: NO_ENTRY },
-            None => match self.terms(state, opener, responder)? {
+        let is_same = same_ends::<T>(known, (opener.slot, responder.slot))?;
+        let terms = match found.tracked() {
+            Some(tracked) if is_same => Terms { judged: !kept && !tracked.is_host_opened(), entry: NO_ENTRY },
+            _ => match self.terms(state, opener, responder)? {
                 Some(terms) => terms,
                 None => return Ok(None),
             },
         };
-        let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
+        let (again, stale) = (self.forgotten(is_same), self.forgotten(found.place.is_some()));
         let (from_low, entry) = (self.forgotten(from_low), self.frame.unknown(terms.entry));
-        let receiver = self.frame.unknown(known.map_or(responder.slot, |tracked| tracked.slots().1));
+        let receiver = self.frame.unknown(if is_same { found.receiver() } else { responder.slot });
         let slots = (self.frame.unknown(opener.slot), self.frame.unknown(responder.slot));
         let asked = asked.between(slots);
         let judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
@@ -205,7 +218,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     /// A pod sends as itself, to somewhere it may, and no tunnel.
     #[inline(always)]
-    fn check_pod(&self, state: &mut State, opener: End) -> Result<bool, DropReason> {
+    pub(crate) fn check_pod(&self, state: &mut State, opener: End) -> Result<bool, DropReason> {
         let (slot, endpoint) = endpoint_of(self.tables, self.arrival.ifindex)?;
         state.slot = slot;
         check_macs(endpoint, &state.ether)?;
@@ -240,10 +253,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return judgement;
         }
         let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
-        if let Some(tracked) = found.tracked.filter(|_| judgement.is_ok()) {
+        if let Some(tracked) = found.tracked().filter(|_| judgement.is_ok()) {
             tracked.restamp::<T>(state.packet.protocol, state.generation);
             tracked.touch::<T>(&state.packet);
-        } else if let Some(tracked) = found.tracked {
+        } else if let Some(tracked) = found.tracked() {
             tracked.refuse::<T>(state.generation);
         }
         judgement.map_err(|_| DropReason::FlowRefused)
@@ -285,6 +298,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         opened.seen_s = self.tables.now_s();
         opened.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
         opened.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
+        if state.translation.end == Translated::Destination {
+            opened.nat_kind = NAT_TRANSLATED;
+            (opened.nat, opened.nat_port) = (state.translation.frontend, state.translation.port.to_ne_bytes());
+        }
         if !self.tables.insert_new_flow(&state.key, opened) {
             return Err(DropReason::ConntrackFull);
         }
@@ -292,21 +309,21 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             // The flow before on this key is over for good: its tombstone must not answer for the new one.
             place.forget();
         }
-        Ok(())
+        self.lead(state, slots)
     }
 }
 
-/// The entry, if its ends are still who they were. The opener may open the flow anew; the other end may not.
+/// Whether there is an entry, and its ends are still who they were. The opener may open the flow anew; the other end may not.
 #[inline(always)]
-fn same_ends<T: Tables>(known: Option<Tracked<'_>>, slots: (u32, u32)) -> Result<Option<Tracked<'_>>, DropReason> {
+fn same_ends<T: Tables>(known: Option<Tracked<'_>>, slots: (u32, u32)) -> Result<bool, DropReason> {
     let Some(tracked) = known else {
-        return Ok(None);
+        return Ok(false);
     };
     if tracked.opening_slots() == slots {
-        return Ok(Some(tracked));
+        return Ok(true);
     }
     if tracked.from_opener() {
-        return Ok(None);
+        return Ok(false);
     }
     if !T::DRY {
         tracked.flow.forget();

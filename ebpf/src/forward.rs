@@ -79,6 +79,14 @@ pub const fn is_by_rules(reason: u32) -> bool {
     RULES >> (reason & 31) & 1 != 0
 }
 
+/// Whether the sender hears, whatever the node says about refusals, that nobody is there.
+#[inline(always)]
+#[must_use]
+pub const fn is_by_service(reason: u32) -> bool {
+    const SERVICES: u32 = 1 << DropReason::NoBackend as u32 | 1 << DropReason::BackendGone as u32;
+    SERVICES >> (reason & 31) & 1 != 0
+}
+
 /// How a packet leaves by the routing table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {

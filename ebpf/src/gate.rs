@@ -163,7 +163,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         state.key.zone = zone_of(gate.slot);
         let from_low = conntrack::key(&state.packet, &mut state.key);
         let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
-        let known = found.tracked.filter(|tracked| self.speaks_here(tracked, gate, layer));
+        let known = found.tracked().filter(|tracked| self.speaks_here(tracked, gate, layer));
         let mut kept = false;
         if let Some(tracked) = known {
             match self.by_entry(state, &tracked)? {

@@ -32,6 +32,8 @@ pub enum Fault {
     Unreachable,
     /// The routing table says prohibited.
     Prohibited,
+    /// Nobody is at this port.
+    NobodyThere,
 }
 
 impl Fault {
@@ -43,6 +45,7 @@ impl Fault {
             Self::Expired => DropReason::Expired,
             Self::TooBig(_) => DropReason::TooBig,
             Self::Unreachable | Self::Prohibited => DropReason::Unroutable,
+            Self::NobodyThere => DropReason::NoBackend,
         }
     }
 
@@ -58,6 +61,8 @@ impl Fault {
             (Self::Unreachable, true) => (1, 0, 0),
             (Self::Prohibited, false) => (3, 13, 0),
             (Self::Prohibited, true) => (1, 1, 0),
+            (Self::NobodyThere, false) => (3, 3, 0),
+            (Self::NobodyThere, true) => (1, 4, 0),
         };
         let [a, b, c, d] = word.to_be_bytes();
         [kind, code, 0, 0, a, b, c, d]
@@ -229,18 +234,27 @@ mod tests {
         bytes[HEAD_AT..][..if v6 { HEAD_V6 } else { HEAD_V4 }].to_vec()
     }
 
-    const FAULTS: [Fault; 6] = [
+    const FAULTS: [Fault; 7] = [
         Fault::Expired,
         Fault::TooBig(1400),
         Fault::TooBig(70_000),
         Fault::TooBig(1000),
         Fault::Unreachable,
         Fault::Prohibited,
+        Fault::NobodyThere,
     ];
 
     #[test]
     fn pkt_32_pkt_34_an_ipv4_error_has_right_lengths_and_checksums_for_every_quote() {
-        let heads = [[11, 0, 0, 0], [3, 4, 5, 120], [3, 4, 255, 255], [3, 4, 3, 232], [3, 1, 0, 0], [3, 13, 0, 0]];
+        let heads = [
+            [11, 0, 0, 0],
+            [3, 4, 5, 120],
+            [3, 4, 255, 255],
+            [3, 4, 3, 232],
+            [3, 1, 0, 0],
+            [3, 13, 0, 0],
+            [3, 3, 0, 0],
+        ];
         for (fault, [kind, code, high, low]) in FAULTS.into_iter().zip(heads) {
             for length in [28, 29, 31, 548] {
                 let quote: Vec<u8> = (0..length).map(|at| (at * 7 + 250) as u8).collect();
@@ -262,7 +276,8 @@ mod tests {
 
     #[test]
     fn pkt_33_pkt_34_an_ipv6_error_has_right_lengths_and_checksums_for_every_quote() {
-        let heads = [[3, 0, 0, 0], [2, 0, 5, 120], [2, 0, 17, 112], [2, 0, 5, 0], [1, 0, 0, 0], [1, 1, 0, 0]];
+        let heads =
+            [[3, 0, 0, 0], [2, 0, 5, 120], [2, 0, 17, 112], [2, 0, 5, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 4, 0, 0]];
         for (fault, [kind, code, high, low]) in FAULTS.into_iter().zip(heads) {
             for length in [48, 49, 51, 1232] {
                 let quote: Vec<u8> = (0..length).map(|at| (at * 5 + 251) as u8).collect();

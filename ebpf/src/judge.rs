@@ -4,12 +4,13 @@
 //! Never: about this node's own packets to its pods; reads or writes an entry.
 
 use abi::endpoint::{NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::rules::SET_OPEN;
+use abi::rules::{SET_OPEN, x_of};
 use abi::{Address, DropReason, Endpoint, Span, SpanKind};
 
 use crate::conntrack::Opening;
 use crate::policy::{End, Logged, PolicyDirection, Question, deciding_span, end_of};
 use crate::tables::{Frame, Tables};
+use crate::translation::{Translated, Translation};
 use crate::walk::{State, Walk};
 
 /// What the rules are asked.
@@ -45,6 +46,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     pub(crate) fn asked(&self, state: &State, opening: &Opening<'_>) -> Result<Asked, DropReason> {
         let opener = self.end_of(state, opening.opener)?;
         let responder = self.end_of(state, opening.responder)?;
+        // A pod that a service sends to itself is seen as the service, and judged as what it is.
+        let opener = if state.translation.sends_back() { responder } else { opener };
         let source_port = self.frame.unknown(u16::from_be(opening.source_port).into());
         Ok(Asked { opener, responder, x: self.frame.unknown(opening.x), source_port, is_reply: opening.is_reply })
     }
@@ -70,7 +73,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (opener, responder) = (asked.opener.slot, asked.responder.slot);
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
         if opener >= SLOT_FIRST {
-            self.before_translation(state, node.layers.pre_dnat, asked)?;
+            if node.layers.pre_dnat != SLOT_NONE {
+                let asked = self.asked_as_sent(state, asked)?;
+                self.before_translation(state, node.layers.pre_dnat, &asked)?;
+            }
             let span = self.ask(state, (opener, PolicyDirection::Egress), asked)?;
             state.egress_hit = Some(span.hit);
             if !span.allows() {
@@ -92,6 +98,18 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             }
         }
         Ok(())
+    }
+
+    /// The same as the opener asked it: of a service, where it went through one.
+    #[inline(always)]
+    fn asked_as_sent(&self, state: &State, asked: &Asked) -> Result<Asked, DropReason> {
+        let Translation { end, frontend, port, .. } = &state.translation;
+        if *end == Translated::Nothing {
+            return Ok(*asked);
+        }
+        let End { class, .. } = self.end_of(state, frontend)?;
+        let x = self.frame.unknown(x_of(state.packet.protocol, u16::from_be(*port)));
+        Ok(Asked { responder: End { class, ..asked.responder }, x, ..*asked })
     }
 
     /// What a host endpoint's layer before translation says of an opening: a deny refuses, an allow skips nothing that is

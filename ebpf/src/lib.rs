@@ -18,6 +18,8 @@ mod everywhere;
 pub mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+#[cfg(any(test, feature = "fake"))]
+mod fake_services;
 mod flow;
 pub mod forward;
 pub mod fragment;
@@ -27,6 +29,7 @@ mod gates;
 pub mod icmp;
 pub mod icmp_error;
 mod judge;
+mod lead;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 pub mod neighbour;
@@ -38,6 +41,12 @@ pub mod policy;
 mod promote;
 pub mod recent;
 pub mod reset;
+pub mod rewrite;
+#[cfg(test)]
+mod served;
+mod service;
+#[cfg(test)]
+mod services;
 #[cfg(any(test, feature = "fake"))]
 pub mod shelf;
 #[cfg(test)]
@@ -48,4 +57,5 @@ mod states;
 pub mod tables;
 #[cfg(test)]
 mod tracking;
+pub mod translation;
 pub mod walk;

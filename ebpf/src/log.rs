@@ -45,19 +45,27 @@ fn apart(state: &mut State) {
         }
         state.log_count = left - 1;
         let logged = state.logged[(left - 1) as usize % LOGGED_ROOM];
-        let ends = [state.packet.source, state.packet.destination];
-        let is_reply = logged.is_reply as usize & 1;
+        let (source, destination) = match logged.is_reply {
+            0 => (state.packet.source, state.packet.destination),
+            _ => (state.packet.destination, state.packet.source),
+        };
         let record = LogRecord {
-            source: ends[is_reply],
-            destination: ends[1 - is_reply],
+            source,
+            destination,
             slot: logged.slot,
             is_ingress: logged.is_ingress != 0,
             x: logged.x,
             source_port: logged.source_port as u16,
             span: logged.span,
         };
+        // Not on the stack: there is little, and the head is not needed until a packet has been judged.
+        let [first, second, third, fourth, fifth, sixth, ..] = &mut state.head;
+        [*first, *second, *third, *fourth, *fifth, *sixth] = record.to_words();
+        let Some((words, _)) = state.head.split_first_chunk::<6>() else {
+            return;
+        };
         match spend(account.paid_until_ns, now_ns, interval_ns) {
-            Some(until) if LOG.output(&record.to_words(), 0).is_ok() => account.paid_until_ns = until,
+            Some(until) if LOG.output(words, 0).is_ok() => account.paid_until_ns = until,
             _ => account.left_out += 1,
         }
     }

@@ -22,6 +22,10 @@ mod maps;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod send;
+#[cfg(target_arch = "bpf")]
+mod service_maps;
+#[cfg(target_arch = "bpf")]
+mod translate;
 
 #[cfg(target_arch = "bpf")]
 mod programs {

@@ -9,7 +9,10 @@ use abi::address::ClassEntry;
 use abi::conntrack::seconds_of;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::verdict::DROP_REASONS;
-use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Timeouts, Word, maps};
+use abi::{
+    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, Endpoint, FlowKey, Frontend, Member, RowKey,
+    RowRef, ServiceKey, SetEntry, Span, Ticket, Timeouts, Word, maps,
+};
 use aya_ebpf::bindings::{BPF_EXIST, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
@@ -324,11 +327,5 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
         if !DRY {
             log::write(state);
         }
-    }
-
-    #[inline(always)]
-    fn word(&self, word: &Word) -> Word {
-        // SAFETY: a reference into a map's value, aligned to 8; the agent stores words whole.
-        unsafe { ptr::read_volatile(word) }
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: an entry of `CONNTRACK` is counted once on its owner's account and once among all, and has one ticket.
 //! Never: takes the place of an entry that still speaks; leaves behind an entry that nothing would ever remove.
 
-use abi::conntrack::{QUOTA_ALL, STATE_ESTABLISHED};
+use abi::conntrack::{NAT_LEADS, QUOTA_ALL, STATE_ESTABLISHED};
 use abi::endpoint::SLOT_HOST;
 use abi::{DropReason, FlowKey, Ticket, Timeout};
 
@@ -35,7 +35,9 @@ pub fn promote<T: Tables>(
     }
     tracked.flow.copy_to(&mut state.entry);
     state.entry.state = STATE_ESTABLISHED;
-    state.entry.timeout = Timeout::established(state.packet.protocol) as u8;
+    if state.entry.nat_kind != NAT_LEADS {
+        state.entry.timeout = Timeout::established(state.packet.protocol) as u8;
+    }
     let kept = match place {
         None => insert(tables, state, owner),
         // What still speaks for other packets of this key (an ICMP identifier that both ends use) keeps its place.

@@ -20,6 +20,7 @@ use ebpf::walk::State;
 
 use crate::maps;
 use crate::packet::{PACKET_HOST, Skb};
+use crate::translate::translate;
 
 /// On to the next program, or the stack.
 pub const NEXT: i32 = -1;
@@ -59,13 +60,15 @@ impl Route {
 
 /// Hands the packet to a local endpoint, past the host's stack.
 #[inline(always)]
-pub fn deliver(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, Stop> {
+pub fn deliver(skb: Skb, state: &State, endpoint: &Endpoint) -> Result<i32, Stop> {
+    let packet = &state.packet;
     if !forward::may_age(packet) {
         return Err(Stop::EXPIRED);
     }
     if !fits(skb, packet, endpoint) {
         return Err(Stop::too_big(endpoint.mtu));
     }
+    translate(skb, state)?;
     age(skb, packet, endpoint.mac, GATEWAY_MAC)?;
     skb.clear_mark();
     // SAFETY: both helpers only note the target; the kernel redirects when the program has returned.
@@ -155,8 +158,9 @@ fn words(address: Address) -> [u32; 4] {
 
 /// Sends the packet the way the routing table said.
 #[inline(always)]
-pub fn leave(skb: Skb, packet: &Packet, route: &Route) -> Result<i32, Stop> {
-    let found = &route.found;
+pub fn leave(skb: Skb, state: &State, route: &Route) -> Result<i32, Stop> {
+    let (packet, found) = (&state.packet, &route.found);
+    translate(skb, state)?;
     match route.hop {
         Hop::Stack => Ok(NEXT),
         Hop::Known => {

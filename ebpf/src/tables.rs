@@ -5,7 +5,10 @@
 
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
-use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Word};
+use abi::{
+    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, Endpoint, FlowKey, Frontend, Member, RowKey,
+    RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+};
 
 use crate::entry::Flow;
 use crate::recent::Note;
@@ -33,8 +36,33 @@ pub enum Replaced {
     Busy,
 }
 
+/// The tables of services.
+pub trait Services {
+    /// Slot of the frontend that this address, port and protocol have.
+    fn service(&self, key: &ServiceKey) -> Option<u32>;
+    /// The frontend in this slot; `None` past the table's end.
+    fn frontend(&self, slot: u32) -> Option<&Frontend>;
+    /// A balancer; `None` past the table's end.
+    fn balancer(&self, id: u32) -> Option<&Balancer>;
+    /// The entry of a balancer's list at this index; `None` past the table's end.
+    fn member(&self, index: u32) -> Option<Member>;
+    /// The backend in this slot; `None` past the table's end.
+    fn backend(&self, slot: u32) -> Option<&Backend>;
+    /// Which backend a client keeps to.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Remembers which backend a client keeps to.
+    fn insert_affinity(&self, key: &AffinityKey, kept: &Affinity);
+    /// A number that nobody can foretell.
+    fn random(&self) -> u32;
+
+    /// A word as it stands, in one load.
+    fn word(&self, word: &Word) -> Word {
+        *word
+    }
+}
+
 /// The tables of `abi::maps`: the kernel's own in the programs, a fake in memory under test.
-pub trait Tables {
+pub trait Tables: Services {
     /// A dry run: nothing may be written.
     const DRY: bool;
 
@@ -96,11 +124,6 @@ pub trait Tables {
     fn count_hit(&self, hit: u32);
     /// Writes down what was noted of a packet's judgements.
     fn write_log(&self, _: &mut State) {}
-
-    /// A word as it stands, in one load.
-    fn word(&self, word: &Word) -> Word {
-        *word
-    }
 }
 
 /// The bytes of a frame, from its Ethernet header on.

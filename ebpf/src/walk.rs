@@ -10,9 +10,10 @@ use crate::antispoof::{self, endpoint_of};
 use crate::fragment;
 use crate::icmp_error::Head;
 use crate::neighbour::{self, Asker};
-use crate::parse::{self, ETHERTYPE_ARP, Ether, Packet};
+use crate::parse::{self, ETHERTYPE_ARP, Ether, Fragment, Packet};
 use crate::policy::{LOGGED_ROOM, Logged, end_of};
 use crate::tables::{Arrival, Frame, Tables};
+use crate::translation::{Translated, Translation};
 
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct State {
     pub ether: Ether,
     /// IP headers.
     pub packet: Packet,
+    /// What a service makes of it. `packet` has the backend, wherever the frontend stood.
+    pub translation: Translation,
     /// Key of its flow, written before it is looked up.
     pub key: FlowKey,
     /// The entry of a flow it opens, or has kept for good.
@@ -93,6 +96,7 @@ impl State {
         self.egress_hit = None;
         self.ingress_hit = None;
         self.tracked = false;
+        self.translation.end = Translated::Nothing;
         // The zone of the flows that are looked up, until a host endpoint says another.
         self.key.zone = [0; 3];
     }
@@ -233,7 +237,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let Some(slot) = self.destination(state)? else {
             return Ok(Verdict::Untouched);
         };
-        fragment::remember(self.tables, &state.packet, &mut state.fragment);
+        if state.packet.fragment == Fragment::First {
+            // The later ones come as their sender wrote them, too.
+            state.swap_ends();
+            fragment::remember(self.tables, &state.packet, &mut state.fragment);
+            state.swap_ends();
+        }
         Ok(match slot {
             SLOT_NONE => Verdict::ByRoute,
             SLOT_HOST => Verdict::ToHost,

@@ -54,6 +54,14 @@ pub const CT_HIGH_RST: u8 = 1 << 7;
 /// RST seen: the flow is over, unless its sender goes on. Then it was none of its own (a forged one), and is forgotten.
 pub const CT_RESET: u8 = CT_LOW_RST | CT_HIGH_RST;
 
+/// In `nat_kind`: the flow's packets go as they are.
+pub const NAT_NONE: u8 = 0;
+/// The entry leads to another: what its opener sends goes to `nat`, and the flow is tracked between those ends. It lives as long
+/// as the other does, and is no flow itself. `egress_hit` is the slot of the backend, `stamp` the generation that chose it.
+pub const NAT_LEADS: u8 = 1;
+/// The opener sent it to `nat`, and hears its answers from there.
+pub const NAT_TRANSLATED: u8 = 2;
+
 /// What is remembered of a flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,14 +90,14 @@ pub struct ConntrackEntry {
     pub icmp_type: u8,
     /// ICMP code of the first packet.
     pub icmp_code: u8,
-    /// Address before translation; zero while there is none.
+    /// Address on the other side of the translation; zero while there is none.
     pub nat: Address,
-    /// Port before translation, network order.
+    /// The port there, network order.
     pub nat_port: [u8; 2],
     /// [`crate::Timeout`]: how long it lives without a packet.
     pub timeout: u8,
-    /// Zero.
-    pub spare: u8,
+    /// `NAT_*`.
+    pub nat_kind: u8,
     /// Number of its [`Ticket`]; 0 while one packet, or the cursor, has claimed it. In `NEWFLOW` always 0.
     pub serial: u32,
 }

@@ -17,6 +17,7 @@ pub mod maps;
 #[cfg(feature = "user")]
 mod pod;
 pub mod rules;
+pub mod service;
 pub mod timeout;
 pub mod verdict;
 pub mod word;
@@ -27,6 +28,7 @@ pub use conntrack::{ConntrackEntry, FlowKey, Ticket};
 pub use endpoint::{Endpoint, Layers};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
+pub use service::{Affinity, AffinityKey, Backend, Balancer, Frontend, Member, ServiceKey};
 pub use timeout::{Timeout, Timeouts};
 pub use verdict::DropReason;
 pub use word::Word;

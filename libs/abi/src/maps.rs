@@ -106,6 +106,18 @@ maps! {
     /// endpoint's packets are paid for. Array.
     ICMP_BUDGETS = "ICMP_BUDGETS" v 1, 2 * (ENDPOINTS.default_entries + 1), "never: sized with ENDPOINTS",
         Sizing::PerEndpoint(2);
+    /// [`crate::ServiceKey`] -> slot of `FRONTENDS` `u32`. Hash.
+    SERVICES = "SERVICES" v 1, 32_768, "the commit is refused, the previous revision stays";
+    /// Slot -> [`crate::Frontend`]; 0: whether there are any. Memory-mappable array.
+    FRONTENDS = "FRONTENDS" v 1, 32_768, "the commit is refused, the previous revision stays";
+    /// Balancer id -> [`crate::Balancer`]. Memory-mappable array.
+    BALANCERS = "BALANCERS" v 1, 32_768, "the commit is refused, the previous revision stays";
+    /// Index -> [`crate::Member`]. Memory-mappable array.
+    MEMBERS = "MEMBERS" v 1, 262_144, "the commit is refused, the previous revision stays";
+    /// Slot -> [`crate::Backend`]. Memory-mappable array.
+    BACKENDS = "BACKENDS" v 1, 131_072, "the commit is refused, the previous revision stays";
+    /// [`crate::AffinityKey`] -> [`crate::Affinity`]. Least-recently-used hash.
+    AFFINITY = "AFFINITY" v 1, 32_768, "the client that was silent longest may be sent to another backend";
 }
 
 #[cfg(test)]

@@ -26,5 +26,12 @@ pod!(
     crate::Timeouts,
     crate::FragmentKey,
     crate::FragmentPorts,
-    crate::Word
+    crate::Word,
+    crate::ServiceKey,
+    crate::Frontend,
+    crate::Balancer,
+    crate::Member,
+    crate::Backend,
+    crate::AffinityKey,
+    crate::Affinity
 );

@@ -17,6 +17,8 @@ macro_rules! timeouts {
             /// As good as absent, whatever the clock says.
             Gone = 0,
             $($(#[$doc])* $name = $number,)*
+            /// It lives as long as the entry that it leads to, whatever the clock says.
+            Follows = 15,
         }
 
         impl Timeout {
@@ -26,7 +28,7 @@ macro_rules! timeouts {
             /// The name of the setting.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
-                match self { Timeout::Gone => "gone", $(Timeout::$name => $text,)* }
+                match self { Timeout::Gone => "gone", Timeout::Follows => "follows", $(Timeout::$name => $text,)* }
             }
         }
 
@@ -41,6 +43,7 @@ macro_rules! timeouts {
             pub const DEFAULT: Self = {
                 let mut seconds = [OVER; 16];
                 $(seconds[$number] = $seconds;)*
+                seconds[Timeout::Follows as usize] = i32::MAX;
                 Self(seconds)
             };
         }

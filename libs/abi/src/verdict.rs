@@ -91,4 +91,11 @@ reasons! {
     HostEndpoint = 27, "host-endpoint";
     /// From a pod to this node, which takes nothing from pods (defaultEndpointToHostAction Drop).
     EndpointToHost = 28, "endpoint-to-host";
+    /// To a service that has no backend; the sender was told, where it may be told.
+    NoBackend = 29, "no-backend";
+    /// TCP of a flow through a service whose backend is gone, or of which nothing is remembered; the sender was told, where
+    /// it may be told.
+    BackendGone = 30, "backend-gone";
+    /// The flow would share addresses and ports with another that was translated otherwise, at every backend there is.
+    NatCollision = 31, "nat-collision";
 }

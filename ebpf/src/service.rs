@@ -1,0 +1,261 @@
+//! Service: a packet to an address that stands for others gets the backend of its flow, and its answers get the address back.
+//! In: a packet of a pod, its flow's entries, and the services. Out: the flow between the client and the backend; beside it
+//! [`Translation`], by which the packet is rewritten once it may pass.
+//! Invariant: what is judged, tracked and forwarded is the backend; a backend is chosen once for a flow, at one generation.
+//! Never: rewrites a packet; chooses for a packet that cannot open a flow; answers who is not who he says.
+
+use abi::conntrack::{NAT_LEADS, NAT_NONE, NAT_TRANSLATED};
+use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, BALANCER_SILENT, FRONTEND_NONE};
+use abi::{AffinityKey, Backend, Balancer, DropReason};
+
+use crate::conntrack::{self, Found, Tracked, may_open};
+use crate::parse::{protocol, tcp};
+use crate::tables::{Frame, Tables};
+use crate::translation::{Translated, Translation};
+use crate::walk::{Hook, State, Walk};
+
+/// Looks for a flow: at the packet's own ends, at a backend, and at another where somebody else's flow is there.
+const LOOKS: u32 = 3;
+/// Seconds in which a note of a flow may be met after its last packet that met the entry.
+const NOTED_S: i32 = 1;
+
+impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
+    /// The packet's flow. One through a service is that between client and backend.
+    #[inline(always)]
+    pub(crate) fn track(&self, state: &mut State) -> Result<(bool, Found<'a>), DropReason> {
+        let from_low = conntrack::key(&state.packet, &mut state.key);
+        let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        match found.tracked() {
+            Some(tracked) if tracked.flow.nat_kind.get() == NAT_NONE => Ok((from_low, found)),
+            _ => self.track_on(state, from_low, found),
+        }
+    }
+
+    #[inline(always)]
+    fn track_on(
+        &self,
+        state: &mut State,
+        mut from_low: bool,
+        mut found: Found<'a>,
+    ) -> Result<(bool, Found<'a>), DropReason> {
+        (state.translation.is_silent, state.translation.is_hairpin) = (false, false);
+        for look in 0..LOOKS {
+            let leads_on = if look == 0 {
+                self.leads_from_sender(state, found.tracked().as_ref())
+            } else {
+                self.leads_from_backend(state, &found, look + 1 == LOOKS)
+            };
+            match leads_on {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(reason) => return Err(self.refused_at_service(state, reason)),
+            }
+            from_low = conntrack::key(&state.packet, &mut state.key);
+            found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        }
+        // What leads is no flow.
+        match found.tracked() {
+            Some(tracked) if tracked.flow.nat_kind.get() == NAT_LEADS => Ok((from_low, found.without_flow())),
+            _ => Ok((from_low, found)),
+        }
+    }
+
+    /// A refusal that may be told: only to the pod that sent the packet.
+    #[inline(always)]
+    fn refused_at_service(&self, state: &mut State, reason: DropReason) -> DropReason {
+        if self.hook != Hook::FromWorkload {
+            return reason;
+        }
+        let opener = self.end_of(state, &state.client().0);
+        match opener.and_then(|opener| self.check_pod(state, opener)) {
+            Ok(_) => reason,
+            Err(other) => other,
+        }
+    }
+
+    /// Whether another flow is meant than that of the packet's own ends.
+    #[inline(always)]
+    fn leads_from_sender(&self, state: &mut State, tracked: Option<&Tracked<'_>>) -> Result<bool, DropReason> {
+        let Some(tracked) = tracked else {
+            return self.enters(state);
+        };
+        let from_opener = tracked.from_opener();
+        match (tracked.flow.nat_kind.get(), self.hook) {
+            (NAT_LEADS, Hook::FromWorkload) if from_opener => self.leads_to_backend(state, tracked),
+            (NAT_LEADS, Hook::ToWorkload) if !from_opener => {
+                state.translation.end = Translated::Before;
+                state.translation.is_hairpin = false;
+                (state.translation.frontend, state.translation.port) = (state.packet.source, state.packet.source_port);
+                (state.packet.source, state.packet.source_port) = tracked.flow.other_side();
+                Ok(true)
+            }
+            (NAT_LEADS, Hook::FromUplink) if !from_opener => {
+                state.slot = tracked.slots().1;
+                Err(DropReason::NoFlow)
+            }
+            (NAT_TRANSLATED, Hook::FromWorkload) if from_opener => Err(DropReason::NatCollision),
+            _ => Ok(false),
+        }
+    }
+
+    /// To the backend that was chosen, if it is still there.
+    #[inline(always)]
+    fn leads_to_backend(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<bool, DropReason> {
+        let (slot, stamp) = (tracked.flow.egress_hit.get(), tracked.flow.stamp.get());
+        let backend = self.tables.backend(slot).ok_or(DropReason::TableCorrupt)?;
+        let standing = self.standing(state, backend);
+        if standing == 0 || !backend.was_there(stamp) {
+            return self.enters(state);
+        }
+        let translation = &mut state.translation;
+        (translation.frontend, translation.port) = (state.packet.destination, state.packet.destination_port);
+        (translation.backend, translation.stamp) = (slot, stamp);
+        translation.is_chosen = standing & BACKEND_CHOSEN != 0;
+        translation.is_half_open = tracked.half_open;
+        translation.client.of = 0;
+        state.see_backend(tracked.flow.other_side());
+        Ok(true)
+    }
+
+    /// What stands at the backend: the flow that is meant, somebody else's, or none.
+    #[inline(always)]
+    fn leads_from_backend(&self, state: &mut State, found: &Found<'_>, is_last: bool) -> Result<bool, DropReason> {
+        let translation = &state.translation;
+        let is_other = match found.tracked() {
+            Some(tracked) => !tracked.flow.is_translated_from((translation.frontend, translation.port)),
+            None if translation.end != Translated::Destination => return Ok(false),
+            None if !may_open(&state.packet) => return stray(state),
+            None => self.lingers(found),
+        };
+        if !is_other && (found.tracked().is_some() || translation.is_chosen) {
+            return Ok(false);
+        }
+        if is_last || translation.end != Translated::Destination || !may_open(&state.packet) {
+            return Err(DropReason::NatCollision);
+        }
+        match self.balancer(state)? {
+            Some(balancer) => self.choose(state, balancer, true),
+            None => Err(DropReason::NatCollision),
+        }
+    }
+
+    /// Whether a flow of these ends that was no service's is over only now: packets of it may still go by a note.
+    #[inline(always)]
+    fn lingers(&self, found: &Found<'_>) -> bool {
+        let Some(former) = found.place else {
+            return false;
+        };
+        let idle_s = self.tables.now_s().wrapping_sub(former.seen_s.get()) as i32;
+        former.nat_kind.get() == NAT_NONE && idle_s <= NOTED_S
+    }
+
+    /// A packet without a flow may be for a service.
+    #[inline(always)]
+    fn enters(&self, state: &mut State) -> Result<bool, DropReason> {
+        if self.hook != Hook::FromWorkload || !matches!(state.packet.protocol, protocol::TCP | protocol::UDP) {
+            return Ok(false);
+        }
+        let none = self.tables.frontend(FRONTEND_NONE).ok_or(DropReason::TableCorrupt)?;
+        if self.tables.word(&none.inside).at(state.generation) == 0 {
+            return Ok(false);
+        }
+        (state.translation.frontend, state.translation.port) =
+            (state.packet.destination, state.packet.destination_port);
+        let Some(balancer) = self.balancer(state)? else {
+            return Ok(false);
+        };
+        if may_open(&state.packet) { self.choose(state, balancer, false) } else { stray(state) }
+    }
+
+    /// What the frontend has for pods.
+    #[inline(always)]
+    fn balancer(&self, state: &mut State) -> Result<Option<&'a Balancer>, DropReason> {
+        let Translation { key, frontend, port, .. } = &mut state.translation;
+        key.address = *frontend;
+        key.port = port.to_ne_bytes();
+        key.protocol = state.packet.protocol;
+        key.pad = [0; 5];
+        let Some(slot) = self.tables.service(key) else {
+            return Ok(None);
+        };
+        let frontend = self.tables.frontend(slot).ok_or(DropReason::TableCorrupt)?;
+        match self.tables.word(&frontend.inside).at(state.generation) {
+            BALANCER_NONE => Ok(None),
+            id => self.tables.balancer(id).map(Some).ok_or(DropReason::TableCorrupt),
+        }
+    }
+
+    /// Chooses a backend: the client's own where the service keeps to one, else any. `again`: another than before.
+    #[inline(always)]
+    fn choose(&self, state: &mut State, balancer: &Balancer, again: bool) -> Result<bool, DropReason> {
+        if balancer.len == 0 {
+            state.translation.is_silent = balancer.flags & BALANCER_SILENT != 0;
+            return Err(DropReason::NoBackend);
+        }
+        if again {
+            state.packet.source = state.client().0;
+        }
+        let is_kept = balancer.affinity_s != 0;
+        state.translation.client =
+            AffinityKey { client: state.packet.source, of: if is_kept { balancer.of } else { 0 } };
+        let kept = if is_kept && !again { self.kept(state, balancer) } else { None };
+        let slot = match kept {
+            Some(slot) => slot,
+            None => self.member(balancer, if again { state.translation.backend } else { 0 })?,
+        };
+        let backend = self.tables.backend(slot).ok_or(DropReason::TableCorrupt)?;
+        if self.standing(state, backend) == 0 {
+            return Err(DropReason::TableCorrupt);
+        }
+        let translation = &mut state.translation;
+        (translation.backend, translation.stamp) = (slot, state.generation as u32);
+        (translation.is_chosen, translation.is_half_open) = (true, false);
+        state.see_backend((backend.address, u16::from_ne_bytes(backend.port)));
+        Ok(true)
+    }
+
+    /// Any member, but for one.
+    #[inline(always)]
+    fn member(&self, balancer: &Balancer, but: u32) -> Result<u32, DropReason> {
+        let index = ((u64::from(self.tables.random()) * u64::from(balancer.len)) >> 32) as u32;
+        let at = |index: u32| self.tables.member(balancer.offset.wrapping_add(index)).ok_or(DropReason::TableCorrupt);
+        let found = at(index)?.backend;
+        if but == 0 || found != but {
+            return Ok(found);
+        }
+        Ok(at(if index + 1 < balancer.len { index + 1 } else { 0 })?.backend)
+    }
+
+    /// The backend that a client keeps to, if it was there in time and new flows may still go there.
+    #[inline(always)]
+    fn kept(&self, state: &State, balancer: &Balancer) -> Option<u32> {
+        let kept = self.tables.affinity(&state.translation.client)?;
+        let idle_s = self.tables.now_s().wrapping_sub(kept.seen_s) as i32;
+        let backend = self.tables.backend(kept.backend)?;
+        let is_there = self.standing(state, backend) & BACKEND_CHOSEN != 0 && backend.was_there(kept.stamp);
+        let is_kept = is_there && backend.of == balancer.of && idle_s <= balancer.affinity_s as i32;
+        if is_kept { Some(kept.backend) } else { None }
+    }
+
+    #[inline(always)]
+    fn standing(&self, state: &State, backend: &Backend) -> u32 {
+        self.tables.word(&backend.standing).at(state.generation)
+    }
+
+    /// What comes from the backend of a flow through a service goes on as the frontend's.
+    #[inline(always)]
+    pub(crate) fn gives_back(&self, state: &mut State, tracked: &Tracked<'_>) {
+        let is_answer = tracked.flow.nat_kind.get() == NAT_TRANSLATED && !tracked.from_opener();
+        if is_answer && state.translation.end == Translated::Nothing {
+            state.translation.end = Translated::Source;
+            (state.translation.frontend, state.translation.port) = tracked.flow.other_side();
+            state.translation.is_hairpin = state.translation.frontend == state.packet.destination;
+        }
+    }
+}
+
+/// A segment of a connection that nobody knows: it ends, unless the segment says so itself.
+#[inline(always)]
+fn stray(state: &State) -> Result<bool, DropReason> {
+    if state.packet.tcp_flags & tcp::RST != 0 { Ok(false) } else { Err(DropReason::BackendGone) }
+}

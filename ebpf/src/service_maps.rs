@@ -1,0 +1,81 @@
+//! The maps of services, and [`Services`] over them.
+//! In: keys. Out: values as they lie in the kernel's memory.
+//! Invariant: names are those of `abi::maps`; sizes are the defaults there, which the loader may override.
+//! Never: reads a word in two steps; writes anything in a dry run.
+
+use core::ptr;
+
+use abi::{Affinity, AffinityKey, Backend, Balancer, Frontend, Member, ServiceKey, Word, maps};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use ebpf::tables::Services;
+
+use crate::maps::Kernel;
+
+#[map]
+static SERVICES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(maps::SERVICES.default_entries, 0);
+#[map]
+static FRONTENDS: Array<Frontend> = Array::with_max_entries(maps::FRONTENDS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static BALANCERS: Array<Balancer> = Array::with_max_entries(maps::BALANCERS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static MEMBERS: Array<Member> = Array::with_max_entries(maps::MEMBERS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static BACKENDS: Array<Backend> = Array::with_max_entries(maps::BACKENDS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(maps::AFFINITY.default_entries, 0);
+impl<const DRY: bool> Services for Kernel<DRY> {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<u32> {
+        // SAFETY: the value is one aligned u32, read at once; a slot stays its key's until a grace has passed.
+        unsafe { SERVICES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn frontend(&self, slot: u32) -> Option<&Frontend> {
+        FRONTENDS.get(slot)
+    }
+
+    #[inline(always)]
+    fn balancer(&self, id: u32) -> Option<&Balancer> {
+        BALANCERS.get(id)
+    }
+
+    #[inline(always)]
+    fn member(&self, index: u32) -> Option<Member> {
+        MEMBERS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, slot: u32) -> Option<&Backend> {
+        BACKENDS.get(slot)
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: three aligned words of 4 bytes; whichever they are, the backend has to stand and to be of this service.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_affinity(&self, key: &AffinityKey, kept: &Affinity) {
+        if !DRY {
+            // Without room the client may be sent elsewhere the next time.
+            let _full = AFFINITY.insert(key, kept, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing and has no effect but on its own state.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn word(&self, word: &Word) -> Word {
+        // SAFETY: a reference into a map's value, aligned to 8; the agent stores words whole.
+        unsafe { ptr::read_volatile(word) }
+    }
+}

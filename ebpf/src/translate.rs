@@ -1,0 +1,112 @@
+//! Translate: the bytes of a packet that goes through a service, once it may pass.
+//! In: a packet as it came, and what the stages made of it. Out: the packet with the other address and port, checksums right.
+//! Invariant: called once for a packet, after the last thing that may refuse it; what hardware has yet to sum stays so.
+//! Never: decides; touches a packet that no service is about.
+
+use abi::{Address, DropReason};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::bpf_l4_csum_replace;
+use ebpf::parse::{Fragment, L3, Packet, protocol};
+use ebpf::rewrite::{difference, header_checksum};
+use ebpf::tables::Frame;
+use ebpf::translation::Translated;
+use ebpf::walk::State;
+
+use crate::maps;
+use crate::packet::Skb;
+
+/// Where an IPv4 header has its checksum.
+const CHECKSUM_V4: u32 = L3 + 10;
+
+/// Writes what the translation says.
+#[inline(always)]
+pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
+    if !matches!(state.translation.end, Translated::Destination | Translated::Source) || apart(skb.0) == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::ForwardFailed)
+    }
+}
+
+/// A program within the program, as all that is not every packet's. 0: done.
+#[inline(never)]
+fn apart(skb: *mut __sk_buff) -> i32 {
+    let Some(state) = maps::state() else {
+        return 1;
+    };
+    let State { packet, translation, .. } = state;
+    let frontend = (translation.frontend, translation.port);
+    let is_source = translation.end == Translated::Source;
+    let (from, to) = if is_source {
+        ((packet.source, packet.source_port), frontend)
+    } else {
+        (frontend, (packet.destination, packet.destination_port))
+    };
+    let done = if translation.is_hairpin {
+        turn(Skb(skb), packet, translation.frontend, is_source)
+            && change_port(Skb(skb), packet, (from.1, to.1), is_source)
+    } else {
+        write(Skb(skb), packet, (from, to), is_source)
+    };
+    i32::from(!done)
+}
+
+#[inline(always)]
+fn write(skb: Skb, packet: &Packet, ((from, from_port), (to, to_port)): Ends, is_source: bool) -> bool {
+    let changed = difference(from, to);
+    let written = if packet.v6 {
+        // The checksum of all that hardware summed follows these bytes, for no header's checksum balances them.
+        skb.store_far(L3 + if is_source { 8 } else { 24 }, &to.to_bytes())
+    } else {
+        let [_, _, _, _, a, b, c, d] = to.0[1].to_ne_bytes();
+        let Some(sum) = skb.load::<2>(CHECKSUM_V4) else {
+            return false;
+        };
+        skb.store(L3 + if is_source { 12 } else { 16 }, [a, b, c, d])
+            && skb.store(CHECKSUM_V4, header_checksum(sum, changed))
+    };
+    if packet.fragment == Fragment::Later {
+        return written;
+    }
+    let (at, mangled) = checksum_of(packet);
+    // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
+    let summed =
+        unsafe { bpf_l4_csum_replace(skb.0, at, 0, changed.into(), u64::from(BPF_F_PSEUDO_HDR) | mangled) == 0 };
+    written && summed && change_port(skb, packet, (from_port, to_port), is_source)
+}
+
+/// Where the transport has its checksum, and whether none at all may stand there.
+#[inline(always)]
+fn checksum_of(packet: &Packet) -> (u32, u64) {
+    match packet.protocol {
+        protocol::TCP => (packet.l4 + 16, 0),
+        _ => (packet.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
+    }
+}
+
+#[inline(always)]
+fn change_port(skb: Skb, packet: &Packet, (from, to): (u16, u16), is_source: bool) -> bool {
+    if from == to || packet.fragment == Fragment::Later {
+        return true;
+    }
+    let (at, mangled) = checksum_of(packet);
+    // SAFETY: as in `write`.
+    let summed = unsafe { bpf_l4_csum_replace(skb.0, at, from.into(), to.into(), 2 | mangled) == 0 };
+    summed && skb.store_far(packet.l4 + if is_source { 0 } else { 2 }, &to.to_ne_bytes())
+}
+
+/// Back to its sender, in the frontend's name: the addresses change places, which changes no sum.
+#[inline(always)]
+fn turn(skb: Skb, packet: &Packet, frontend: Address, is_source: bool) -> bool {
+    let pod = if is_source { packet.source } else { packet.destination };
+    if packet.v6 {
+        skb.store_far(L3 + 8, &frontend.to_bytes()) && skb.store_far(L3 + 24, &pod.to_bytes())
+    } else {
+        let ([_, _, _, _, a, b, c, d], [_, _, _, _, e, f, g, h]) =
+            (frontend.0[1].to_ne_bytes(), pod.0[1].to_ne_bytes());
+        skb.store(L3 + 12, [a, b, c, d, e, f, g, h])
+    }
+}
+
+/// What stood there, and what shall.
+type Ends = ((Address, u16), (Address, u16));

@@ -1,0 +1,100 @@
+//! Translation: how a packet through a service differs from what its sender wrote.
+//! In: a frontend and a backend. Out: the packet as one to the backend, and back.
+//! Invariant: `packet` has the backend, wherever the frontend stands; what is needed to undo that is kept.
+//! Never: reads a table; touches the packet's bytes.
+
+use abi::{Address, AffinityKey, ServiceKey};
+
+use crate::conntrack::Socket;
+use crate::walk::State;
+
+/// Which end of a packet is to be rewritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Translated {
+    /// None.
+    #[default]
+    Nothing,
+    /// Its destination: it was sent to the frontend, and is seen as sent to the backend.
+    Destination,
+    /// Its source: it is the backend's, and goes on as the frontend's.
+    Source,
+    /// None any more: it comes with the frontend's address, and is seen as the backend's.
+    Before,
+}
+
+/// How a packet is translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Translation {
+    /// Which end.
+    pub end: Translated,
+    /// What the client sees.
+    pub frontend: Address,
+    /// Its port, as in the packet.
+    pub port: u16,
+    /// Slot of the backend.
+    pub backend: u32,
+    /// Generation that chose it.
+    pub stamp: u32,
+    /// The backend is the client: it is seen, and hears itself, as the frontend's address.
+    pub is_hairpin: bool,
+    /// New flows may go to that backend.
+    pub(crate) is_chosen: bool,
+    /// The entry that leads there lies in `NEWFLOW`.
+    pub(crate) is_half_open: bool,
+    /// Nobody is told that there is no backend.
+    pub is_silent: bool,
+    /// Whom the service keeps to one backend; number 0: nobody.
+    pub(crate) client: AffinityKey,
+    /// Scratch for a look-up.
+    pub(crate) key: ServiceKey,
+}
+
+impl Translation {
+    /// The client is its own backend.
+    #[inline(always)]
+    pub fn sends_back(&self) -> bool {
+        self.is_hairpin && self.end != Translated::Nothing
+    }
+}
+
+impl State {
+    /// The packet as its sender wrote it, or back again.
+    #[inline(always)]
+    pub fn swap_ends(&mut self) {
+        let Self { packet, translation, .. } = self;
+        if translation.end != Translated::Destination {
+            return;
+        }
+        let (destination, port) = (packet.destination, packet.destination_port);
+        if translation.is_hairpin {
+            (packet.source, packet.destination) = (packet.destination, packet.source);
+        } else {
+            packet.destination = translation.frontend;
+            translation.frontend = destination;
+        }
+        packet.destination_port = translation.port;
+        packet.detail = u16::from_be(translation.port);
+        translation.port = port;
+    }
+
+    /// The client of a flow through a service, whose packet this is.
+    #[inline(always)]
+    pub(crate) fn client(&self) -> Socket {
+        let Self { packet, translation, .. } = self;
+        (if translation.is_hairpin { packet.destination } else { packet.source }, packet.source_port)
+    }
+
+    /// The packet as one to the backend.
+    #[inline(always)]
+    pub(crate) fn see_backend(&mut self, (address, port): Socket) {
+        let Self { packet, translation, .. } = self;
+        translation.end = Translated::Destination;
+        translation.is_hairpin = address == packet.source;
+        if translation.is_hairpin {
+            packet.source = translation.frontend;
+        }
+        packet.destination = address;
+        packet.destination_port = port;
+        packet.detail = u16::from_be(port);
+    }
+}

@@ -1,0 +1,128 @@
+//! Services: an address and a port that stand for others, and who is behind them.
+//! In: destination, port and protocol of a packet that opens a flow. Out: the backend that the flow goes to.
+//! Invariant: what a frontend has is a balancer, whole and immutable; one word puts another in its place.
+//! Never: a backend's slot that means another before every flow to the former can tell.
+
+use crate::address::Address;
+use crate::word::Word;
+
+/// Where packets reach a service. A key is never updated in place.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Destination address.
+    pub address: Address,
+    /// Destination port, network order.
+    pub port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+}
+
+/// No frontend: its word in `inside` says whether this node has any at all (0, 1).
+pub const FRONTEND_NONE: u32 = 0;
+/// No balancer: the frontend is not there, for packets of that generation and side.
+pub const BALANCER_NONE: u32 = 0;
+
+/// What a frontend has, for each side.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frontend {
+    /// Balancer for what pods and this node send.
+    pub inside: Word,
+    /// Balancer for what comes from outside.
+    pub outside: Word,
+}
+
+/// Of a [`Balancer`]: nobody is told where it has no member.
+pub const BALANCER_SILENT: u32 = 1 << 0;
+
+/// A list of backends to choose from. Immutable while any word names it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Balancer {
+    /// Number of the service port, the same for all its frontends and after a restart.
+    pub of: u64,
+    /// Index of the first of its `MEMBERS`.
+    pub offset: u32,
+    /// How many; 0: nobody is there.
+    pub len: u32,
+    /// Seconds for which a client that is silent keeps its backend; 0: it has none.
+    pub affinity_s: u32,
+    /// `BALANCER_*`.
+    pub flags: u32,
+}
+
+/// One entry of a balancer's list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// Slot of `BACKENDS`.
+    pub backend: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// In [`Backend::standing`]: its flows live on.
+pub const BACKEND_LISTED: u32 = 1 << 0;
+/// New flows may go to it.
+pub const BACKEND_CHOSEN: u32 = 1 << 1;
+
+/// A backend of one service port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// `BACKEND_*`; 0: it is gone.
+    pub standing: Word,
+    /// Where it is.
+    pub address: Address,
+    /// Number of the service port.
+    pub of: u64,
+    /// Generation (low 32 bits) from which this slot has meant this backend.
+    pub born: u32,
+    /// Its port, network order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl Backend {
+    /// Whether a flow that was sent here by a generation (its low 32 bits) was sent to this very backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn was_there(&self, generation: u32) -> bool {
+        // Serial arithmetic (RFC 1982), as for stamps.
+        generation.wrapping_sub(self.born) as i32 >= 0
+    }
+}
+
+/// A client of a service port that keeps to one backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AffinityKey {
+    /// The client.
+    pub client: Address,
+    /// Number of the service port.
+    pub of: u64,
+}
+
+/// Which one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Slot of `BACKENDS`.
+    pub backend: u32,
+    /// Generation (low 32 bits) by which it was sent there last.
+    pub stamp: u32,
+    /// When: seconds as in conntrack.
+    pub seen_s: u32,
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 24);
+const _: () = assert!(size_of::<Frontend>() == 16);
+const _: () = assert!(size_of::<Balancer>() == 24);
+const _: () = assert!(size_of::<Member>() == 8);
+const _: () = assert!(size_of::<Backend>() == 40);
+const _: () = assert!(size_of::<AffinityKey>() == 24);
+const _: () = assert!(size_of::<Affinity>() == 12);
