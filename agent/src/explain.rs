@@ -12,11 +12,15 @@ use crate::{
 };
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{GateAnswer, Origin, Question, SOURCE_PORT, StoreError, TwinAnswer, TwinError};
-use model::{Attachment, Direction, Labels, PodId, Protocol};
+use model::{Attachment, Direction, Labels, PodId, Protocol, ServicePortId};
 use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict};
 use serde::Serialize;
 use serde_json::Value;
+use service::{Backend, Frontend};
 use std::{fmt, net::IpAddr};
+
+/// Backends of a service that an answer names.
+const BACKENDS_NAMED: usize = 8;
 
 /// What the command was asked.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +70,16 @@ pub enum ExplainError {
         from: PodId,
         /// The other.
         to: String,
+    },
+    /// The destination stands for others: rules are asked about those.
+    #[error("{frontend} is the service {of}: {}", behind(.backends))]
+    Service {
+        /// Where it was to go.
+        frontend: Frontend,
+        /// Whose that is.
+        of: ServicePortId,
+        /// Who may get the packet.
+        backends: Vec<Backend>,
     },
     /// The kernel could not be asked.
     #[error(transparent)]
@@ -141,9 +155,11 @@ struct EvaluatorSide {
 }
 
 /// Asks both and puts their answers side by side.
-pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, ExplainError> {
+pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value, ExplainError> {
     let protocol: Protocol = asked.protocol.parse()?;
     let (source, destination) = ends(agent, asked)?;
+    service_of(agent, source, Frontend { address: destination, protocol, port: asked.port })?;
+    let agent = &*agent;
     let attached = |address: IpAddr| {
         agent.world.attachments().find(move |known| known.committed && known.addresses.contains(&address))
     };
@@ -170,6 +186,29 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
     }
     Ok(serde_json::to_value(explanation).expect("strings and numbers are always JSON"))
+}
+
+/// A pod of this node that asks a service is sent on before any rule is asked.
+fn service_of<K: Kernel>(agent: &mut Agent<K>, source: IpAddr, frontend: Frontend) -> Result<(), ExplainError> {
+    let is_here = agent.world.attachments().any(|known| known.committed && known.addresses.contains(&source));
+    match agent.world.desired().filter(|_| is_here).and_then(|desired| desired.services.get(&frontend)) {
+        None => Ok(()),
+        Some(balance) => {
+            let (of, backends) = (balance.of.clone(), balance.inside.chosen.to_vec());
+            Err(ExplainError::Service { frontend, of, backends })
+        }
+    }
+}
+
+/// What to ask in a service's place.
+fn behind(backends: &[Backend]) -> String {
+    if backends.is_empty() {
+        return "nobody stands behind it, and who asks is told so".to_owned();
+    }
+    let each: Vec<String> = backends.iter().take(BACKENDS_NAMED).map(ToString::to_string).collect();
+    let more = backends.len().saturating_sub(BACKENDS_NAMED);
+    let more = if more == 0 { String::new() } else { format!(" or one of {more} more") };
+    format!("rules are asked about who stands behind it, so ask about {}{more}", each.join(", "))
 }
 
 /// What rules see of a port: for ICMP it is the type.

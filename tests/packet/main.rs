@@ -30,6 +30,7 @@ mod receiving;
 mod rejects;
 mod revisions;
 mod scenario;
+mod services;
 mod sizes;
 mod spoofing;
 mod storms;

@@ -37,6 +37,7 @@ mod policy_services;
 mod policy_staged;
 mod restart;
 mod restart_storm;
+mod services;
 mod services_shown;
 mod story;
 mod way;

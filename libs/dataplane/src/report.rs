@@ -13,8 +13,8 @@ use crate::{
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
-        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY,
-        STATE_NEW,
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, NAT_LEADS, NAT_TRANSLATED, STATE_ANSWERED,
+        STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
     },
     endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
@@ -191,7 +191,9 @@ impl<'a> Reporter<'a> {
     fn flows(&self) -> Result<Vec<Value>, StoreError> {
         let now_s = conntrack::now_s();
         let flows = self.tables.store().conntrack.flows()?;
-        Ok(flows.iter().map(|(key, entry)| self.flow(key, entry, now_s)).collect())
+        // What only leads to a flow is none.
+        let flows = flows.iter().filter(|(_, entry)| entry.nat_kind != NAT_LEADS);
+        Ok(flows.map(|(key, entry)| self.flow(key, entry, now_s)).collect())
     }
 
     /// A flow, said from its opener's end.
@@ -208,6 +210,7 @@ impl<'a> Reporter<'a> {
             "destinationPort": u16::from_be_bytes(destination.1),
             "destinationPod": self.whose(destination.2),
             "hostEndpoint": self.hosts.get(&slot_of_zone(key.zone)),
+            "service": frontend_of(entry),
             "state": state_of(entry),
             "packets": entry.packets,
             "bytes": entry.bytes,
@@ -280,6 +283,13 @@ impl<'a> Reporter<'a> {
 /// The slot that a flow's zone is named after, as far as it fits.
 fn slot_of_zone([low, middle, high]: [u8; 3]) -> u32 {
     u32::from_le_bytes([low, middle, high, 0])
+}
+
+/// The address and port of the service that a flow was opened to.
+fn frontend_of(entry: &ConntrackEntry) -> Option<String> {
+    let is_translated = entry.nat_kind == NAT_TRANSLATED;
+    let (address, port) = (ip_of(entry.nat), u16::from_be_bytes(entry.nat_port));
+    is_translated.then(|| std::net::SocketAddr::new(address, port).to_string())
 }
 
 /// What people call a flow's state.

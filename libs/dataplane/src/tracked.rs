@@ -9,7 +9,7 @@ use crate::{
 };
 use abi::{
     ConntrackEntry, FlowKey,
-    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED},
+    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_LEADS},
 };
 use model::Protocol;
 use policy::{Decider, Flow, Hit};
@@ -47,7 +47,8 @@ impl TrackedFlow {
 /// Those of pods.
 pub(crate) fn flows(entries: &[(FlowKey, ConntrackEntry)], names: &Names) -> Vec<TrackedFlow> {
     let hits: BTreeMap<u32, &Hit> = names.hits.iter().map(|(hit, id)| (*id, &**hit)).collect();
-    let of_pods = entries.iter().filter(|(key, _)| key.zone == [0; 3]);
+    // What only leads to a flow is none.
+    let of_pods = entries.iter().filter(|(key, entry)| key.zone == [0; 3] && entry.nat_kind != NAT_LEADS);
     of_pods.map(|(key, entry)| flow(key, entry, &hits)).collect()
 }
 
@@ -97,7 +98,8 @@ mod tests {
         };
         let entry = ConntrackEntry { flags: CT_HIGH_OPENED | CT_REFUSED, stamp: 7, ..ConntrackEntry::default() };
         let gates = (FlowKey { zone: [3, 0, 0], ..key }, entry);
-        let [found] = &flows(&[(key, entry), gates], &Names::default())[..] else { panic!("one is of pods") };
+        let leads = (FlowKey { low: address(0), ..key }, ConntrackEntry { nat_kind: NAT_LEADS, ..entry });
+        let [found] = &flows(&[(key, entry), gates, leads], &Names::default())[..] else { panic!("one is of pods") };
         assert_eq!((found.source_port, found.destination_port, found.flow.detail), (4711, 80, 80));
         assert_eq!(found.flow.source, IpAddr::from([10, 0, 0, 2]));
         assert!(found.is_refused && found.generation == 7);

@@ -6,7 +6,8 @@
 use super::{
     affected::revision,
     image::{Entry, Image, is_vacant},
-    prefix,
+    prefix, services,
+    services::ServiceWrite,
     write::{Key, Keyed, Store, StoreError, Write},
 };
 use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, Word, maps};
@@ -95,6 +96,8 @@ fn knows(image: &Image, key: &Key) -> bool {
         Key::Address(address) => image.addresses.contains_key(address),
         Key::Net(net) => image.nets.contains_key(net),
         Key::Row(row) => image.rows.contains_key(row),
+        // Looked at by `services::audit`.
+        Key::Service(_) => true,
     }
 }
 
@@ -104,6 +107,7 @@ fn deleted(key: &Key) -> Write {
         Key::Address(address) => Write::DeleteAddress(address),
         Key::Net(net) => Write::DeleteNet(net),
         Key::Row(row) => Write::DeleteRow(row),
+        Key::Service(key) => Write::Services(ServiceWrite::DeleteKey(key)),
     }
 }
 
@@ -146,6 +150,7 @@ pub fn text(repair: &Write) -> String {
         Write::DeleteRow(key) => format!("ROWS had a foreign entry (rule set {}, class {})", key.set, key.class),
         Write::Spans(offset, _) => format!("SPANS from {offset} on"),
         Write::Source(family, _) => format!("SOURCES entry {family}"),
+        Write::Services(repair) => services::text(repair),
         Write::ClearHit(_) | Write::Grace | Write::FlushFlows(_) | Write::FlushAhead(_) => "counters and flows".into(),
     }
 }

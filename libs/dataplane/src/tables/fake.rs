@@ -6,17 +6,21 @@
 use super::{
     audit::{same_class, same_endpoint},
     nested, prefix,
+    services::{ServiceWrite, rig::Rig},
     sizes::Sizes,
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
-    Address, Endpoint, Layers, RowKey, RowRef, SetEntry, Span, SpanKind,
+    Address, Endpoint, Layers, RowKey, RowRef, ServiceKey, SetEntry, Span, SpanKind,
     endpoint::{ENDPOINT_HOST, NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
 };
 use model::Direction;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 /// The tables, as maps in memory.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +28,8 @@ pub struct FakeStore {
     pub held: Snapshot,
     pub spans: BTreeMap<u32, Span>,
     pub sizes: Sizes,
+    /// The tables of services.
+    pub services: Rig,
     /// Where ICMP errors come from, by family.
     pub sources: BTreeMap<u32, Address>,
     pub writes: usize,
@@ -54,6 +60,8 @@ pub enum At {
     Node(Layer),
     /// At every pod, whether the node takes what it sends to it.
     ToNode,
+    /// At every pod: where it is sent, if the peer's address and this port of TCP are a service's.
+    Service(u16),
 }
 
 /// Which of a host endpoint's rule sets.
@@ -132,7 +140,7 @@ impl FakeStore {
             At::Host(ifindex, Layer::Forward) => named(layers(interface(ifindex)?).forward),
             At::Node(Layer::PreDnat) => named(layers(SLOT_HOST).pre_dnat),
             At::Node(Layer::Forward) => named(layers(SLOT_HOST).forward),
-            At::Node(Layer::Local | Layer::Untracked) | At::ToNode => None,
+            At::Node(Layer::Local | Layer::Untracked) | At::ToNode | At::Service(_) => None,
         }
     }
 
@@ -140,6 +148,9 @@ impl FakeStore {
         if at == At::ToNode {
             let says = self.held.endpoints.get(&SLOT_HOST).map_or(0, |node| node.ingress.at(generation));
             return Some((says & NODE_REFUSES_WORKLOADS == 0, HIT_NONE));
+        }
+        if let At::Service(port) = at {
+            return Some(self.routed(generation, peer, port));
         }
         let Some(slot) = self.slot_at(at) else { return Some((true, HIT_NONE)) };
         let endpoint = self.held.endpoints.get(&slot).copied().unwrap_or_default();
@@ -166,6 +177,15 @@ impl FakeStore {
             _ => found,
         };
         Some((found.allows(), found.hit))
+    }
+
+    /// Whether a service is there, and a number for where it leads.
+    fn routed(&self, generation: u64, address: Address, port: u16) -> (bool, u32) {
+        let key = ServiceKey { address, port: port.to_be_bytes(), protocol: 6, pad: [0; 5] };
+        let route = self.services.route(generation, &key);
+        let mut hasher = DefaultHasher::new();
+        route.hash(&mut hasher);
+        (route.is_some(), (hasher.finish() >> 32).try_into().expect("half of it"))
     }
 
     /// The span of a row that `x` lies in; `None` outside: it is not there any more.
@@ -320,6 +340,19 @@ impl FakeStore {
         }
     }
 
+    fn put_service(&mut self, write: &ServiceWrite, sizes: &Sizes) {
+        match write {
+            ServiceWrite::Key(..) => self.no_reuse(maps::SERVICES.name),
+            ServiceWrite::DeleteKey(_) => self.free(maps::SERVICES.name),
+            ServiceWrite::Frontend(_, words) => {
+                self.settled_only_after_grace(words.inside.is_settled() && words.outside.is_settled());
+            }
+            ServiceWrite::Backend(_, backend) => self.settled_only_after_grace(backend.standing.is_settled()),
+            ServiceWrite::Members(..) | ServiceWrite::Balancer(..) => {}
+        }
+        self.services.put(write, sizes);
+    }
+
     fn put(&mut self, write: &Write) -> Result<(), StoreError> {
         let number = self.writes;
         self.writes += 1;
@@ -372,6 +405,7 @@ impl FakeStore {
                 self.was_named(slot);
             }
             Write::Generation(generation) => self.put_generation(*generation),
+            Write::Services(write) => self.put_service(write, &sizes),
             Write::Grace => {
                 self.ask_grace();
                 self.pass(usize::MAX);
@@ -402,6 +436,7 @@ fn insert<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: V, spec: &MapSpec,
 impl Store for FakeStore {
     fn read(&self) -> Result<Snapshot, StoreError> {
         let mut held = self.held.clone();
+        held.services = self.services.read();
         let named: BTreeSet<_> = held.addresses.values().chain(held.nets.values()).copied().collect();
         held.classes.retain(|slot, _| named.contains(slot));
         let rows = held.rows.values().copied().chain(held.sets.values().map(|entry| entry.row));
@@ -452,6 +487,7 @@ impl Store for FakeStore {
             Write::Interface(index, slot) => held.interfaces.get(index) == Some(slot),
             Write::Address(key, slot) => held.addresses.get(key) == Some(slot),
             Write::Net(key, slot) => held.nets.get(key) == Some(slot),
+            Write::Services(write) => self.services.holds(write),
             other => panic!("{other:?} is no state"),
         })
     }
@@ -471,6 +507,7 @@ impl Store for FakeStore {
             Write::Interface(index, slot) => drop(self.held.interfaces.insert(*index, *slot)),
             Write::DeleteInterface(index) => drop(self.held.interfaces.remove(index)),
             Write::Generation(generation) => self.held.generation = *generation,
+            Write::Services(write) => self.services.mend(write),
             other => panic!("{other:?} mends nothing"),
         }
         Ok(())
@@ -483,6 +520,7 @@ impl Store for FakeStore {
             Keyed::Addresses => held.addresses.keys().copied().map(Key::Address).collect(),
             Keyed::Nets => held.nets.keys().copied().map(Key::Net).collect(),
             Keyed::Rows => held.rows.keys().copied().map(Key::Row).collect(),
+            Keyed::Services => self.services.keys().collect(),
         };
         let known = after.filter(|key| all.contains(key));
         Ok(all.iter().filter(|key| known.is_none_or(|last| *key > last)).take(most).copied().collect())

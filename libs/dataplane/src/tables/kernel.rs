@@ -9,6 +9,7 @@ use super::{
     keys,
     mapped::MappedArray,
     nested,
+    services::kernel::ServiceMaps,
     sizes::Sizes,
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
@@ -51,6 +52,7 @@ pub struct KernelStore {
     sources: Array<MapData, Address>,
     /// Tracked flows.
     pub conntrack: Conntrack,
+    services: ServiceMaps,
     /// The maps of [`Keyed`] once more, for walks over their keys.
     keyed: BTreeMap<Keyed, MapData>,
     graces: Graces,
@@ -64,6 +66,7 @@ const fn spec_of(table: Keyed) -> &'static MapSpec {
         Keyed::Addresses => &maps::ADDRESSES,
         Keyed::Nets => &maps::NETS,
         Keyed::Rows => &maps::ROWS,
+        Keyed::Services => &maps::SERVICES,
     }
 }
 
@@ -76,12 +79,12 @@ fn open(dir: &Path, spec: &MapSpec) -> Result<MapData, StoreError> {
     MapData::from_pin(dir.join(pins::map_name(spec))).map_err(|error| failed(spec, error))
 }
 
-fn typed<M: TryFrom<Map, Error = MapError>>(dir: &Path, spec: &MapSpec) -> Result<M, StoreError> {
+pub(super) fn typed<M: TryFrom<Map, Error = MapError>>(dir: &Path, spec: &MapSpec) -> Result<M, StoreError> {
     let map = Map::from_map_data(open(dir, spec)?).map_err(|error| failed(spec, error))?;
     M::try_from(map).map_err(|error| failed(spec, error))
 }
 
-fn mapped<T: aya::Pod>(dir: &Path, spec: &MapSpec, sizes: &Sizes) -> Result<MappedArray<T>, StoreError> {
+pub(super) fn mapped<T: aya::Pod>(dir: &Path, spec: &MapSpec, sizes: &Sizes) -> Result<MappedArray<T>, StoreError> {
     let data = open(dir, spec)?;
     MappedArray::map(data.fd().as_fd(), sizes.of(spec)).map_err(|error| failed(spec, error))
 }
@@ -128,9 +131,11 @@ impl KernelStore {
                 mapped(dir, &maps::QUOTA, &sizes)?,
                 timeouts,
             ),
+            services: ServiceMaps::open(dir, &sizes)?,
             keyed: Keyed::ALL
-                .iter()
-                .map(|table| Ok((*table, open(dir, spec_of(*table))?)))
+                .into_iter()
+                .chain([Keyed::Services])
+                .map(|table| Ok((table, open(dir, spec_of(table))?)))
                 .collect::<Result<_, _>>()?,
             graces: Graces::start()?,
             sizes,
@@ -249,11 +254,11 @@ fn clear(counters: &mut PerCpuArray<MapData, u64>, index: u32, spec: &MapSpec) -
     counters.set(index, zeros, 0).map_err(|error| failed(spec, error))
 }
 
-fn outside(spec: &MapSpec, index: u32) -> StoreError {
+pub(super) fn outside(spec: &MapSpec, index: u32) -> StoreError {
     failed(spec, format!("index {index} is past its end"))
 }
 
-fn read_hash<K, V>(map: &HashMap<MapData, K, V>, spec: &MapSpec) -> Result<BTreeMap<K, V>, StoreError>
+pub(super) fn read_hash<K, V>(map: &HashMap<MapData, K, V>, spec: &MapSpec) -> Result<BTreeMap<K, V>, StoreError>
 where
     K: aya::Pod + Ord,
     V: aya::Pod,
@@ -262,7 +267,7 @@ where
 }
 
 /// A value, if there is one.
-fn found<V>(result: Result<V, MapError>, spec: &MapSpec) -> Result<Option<V>, StoreError> {
+pub(super) fn found<V>(result: Result<V, MapError>, spec: &MapSpec) -> Result<Option<V>, StoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
@@ -271,7 +276,7 @@ fn found<V>(result: Result<V, MapError>, spec: &MapSpec) -> Result<Option<V>, St
 }
 
 /// What is not there need not be deleted.
-fn absent_is_fine(result: Result<(), MapError>, spec: &MapSpec) -> Result<(), StoreError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>, spec: &MapSpec) -> Result<(), StoreError> {
     match result {
         Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -330,6 +335,7 @@ impl Store for KernelStore {
             nets,
             sets,
             rows,
+            services: self.services.read()?,
         })
     }
 
@@ -359,6 +365,7 @@ impl Store for KernelStore {
             Write::Generation(generation) => {
                 self.generation.set(0, generation).ok_or_else(|| outside(&maps::GENERATION, 0))
             }
+            Write::Services(write) => self.services.write(write),
             Write::Grace => grace(),
             Write::Source(family, address) => {
                 self.sources.set(*family, address, 0).map_err(|error| failed(&maps::SOURCES, error))
@@ -394,6 +401,7 @@ impl Store for KernelStore {
             Write::Row(key, wanted) => found(self.rows.get(key, 0), &maps::ROWS)? == Some(*wanted),
             Write::Interface(index, slot) => found(self.interfaces.get(index, 0), &maps::INTERFACES)? == Some(*slot),
             Write::Address(key, slot) => found(self.addresses.get(key, 0), &maps::ADDRESSES)? == Some(*slot),
+            Write::Services(write) => self.services.holds(write)?,
             // The answer of another network is another slot.
             Write::Net(key, slot) => found(self.nets.get(&key_of(key), 0), &maps::NETS)? == Some(*slot),
             _ => true,
@@ -413,6 +421,7 @@ impl Store for KernelStore {
             Write::Interface(index, slot) => {
                 self.interfaces.insert(index, slot, 0).map_err(|error| failed(&maps::INTERFACES, error))
             }
+            Write::Services(write) => self.services.mend(write),
             write => self.write(write),
         }?;
         grace()
@@ -430,6 +439,8 @@ impl Store for KernelStore {
             (Keyed::Nets, _) => walk(map, None, most, |key| Key::Net(net_of(&key))),
             (Keyed::Rows, Some(Key::Row(last))) => walk(map, Some(*last), most, Key::Row),
             (Keyed::Rows, _) => walk(map, None, most, Key::Row),
+            (Keyed::Services, Some(Key::Service(last))) => walk(map, Some(*last), most, Key::Service),
+            (Keyed::Services, _) => walk(map, None, most, Key::Service),
         };
         keys.map_err(|error| failed(spec, error))
     }

@@ -23,6 +23,7 @@ mod numbers;
 mod order;
 mod plan;
 pub mod prefix;
+mod services;
 mod sizes;
 mod step;
 mod sweep;
@@ -52,6 +53,7 @@ use model::{AttachmentId, IfaceName};
 use names::{Names, NamesChange};
 use numbers::Numbers;
 use plan::{Ground, Plan};
+use services::Services;
 use std::collections::BTreeMap;
 use step::{Change, Step};
 use sweep::{Retired, Sweeps, Then};
@@ -83,6 +85,7 @@ pub struct Tables<S> {
     holds: Option<u64>,
     /// What is left of commits that are in force.
     sweeps: Sweeps,
+    services: Services,
     /// A write failed: what the tables hold must be read again.
     is_torn: bool,
     /// The most entries that were ever needed of a map, by its name.
@@ -98,7 +101,8 @@ impl<S: Store> Tables<S> {
     pub fn adopt(store: S) -> Result<Self, StoreError> {
         let (image, names, ledger) = (Image::default(), Names::default(), Ledger::default());
         let (sweeps, peaks, walk) = (Sweeps::default(), BTreeMap::new(), Walk::default());
-        let mut tables = Self { store, image, names, ledger, holds: None, sweeps, is_torn: false, peaks, walk };
+        let (services, holds, is_torn) = (Services::default(), None, false);
+        let mut tables = Self { store, image, names, ledger, holds, sweeps, services, is_torn, peaks, walk };
         tables.take_over()?;
         Ok(tables)
     }
@@ -111,20 +115,20 @@ impl<S: Store> Tables<S> {
     pub fn commit<'a>(&mut self, desired: impl Into<Latest<'a>>, lookup: Lookup<'_>) -> Result<Committed, CommitError> {
         let latest = desired.into();
         self.sweep()?;
-        let plan = match self.plan(latest, lookup) {
-            Ok(plan) if !self.must_wait(&plan) => plan,
-            Err(error) if self.sweeps.is_empty() => return Err(error),
+        let (plan, services) = match self.plan_all(latest, lookup) {
+            Ok((plan, services)) if !self.must_wait(&plan) && !self.services.forbid(&services) => (plan, services),
+            Err(error) if self.is_settled() => return Err(error),
             Ok(_) | Err(_) => {
                 self.settle()?;
-                self.plan(latest, lookup)?
+                self.plan_all(latest, lookup)?
             }
         };
-        for need in &plan.needs {
+        for need in plan.needs.iter().chain(&services.needs()) {
             let peak = self.peaks.entry(need.map.name).or_default();
             *peak = need.entries.max(*peak);
         }
         let changed = !plan.change.is_empty();
-        let (refused, refused_hosts) = self.put_in_force(plan)?;
+        let (refused, refused_hosts) = self.put_in_force(plan, services)?;
         self.holds = latest.number();
         Ok(Committed { generation: self.image.generation, changed, refused, refused_hosts })
     }
@@ -133,6 +137,20 @@ impl<S: Store> Tables<S> {
         let Self { image, names, ledger, .. } = self;
         let (retired, sizes) = (&self.sweeps.retired(), &self.store.sizes());
         plan::plan(Ground { image, names, ledger, retired, sizes }, latest, self.holds, lookup)
+    }
+
+    /// With services, in the same generation.
+    fn plan_all(&self, latest: Latest<'_>, lookup: Lookup<'_>) -> Result<(Plan, services::Step), CommitError> {
+        let mut plan = self.plan(latest, lookup)?;
+        let touched = latest.since(self.holds).map(|touched| &touched.services);
+        let generation = self.image.generation + 1;
+        let services = self.services.plan((&latest.services, touched), generation, &self.store.sizes())?;
+        plan.change.is_renewed |= services.takes_generation();
+        Ok((plan, services))
+    }
+
+    fn is_settled(&self) -> bool {
+        self.sweeps.is_empty() && self.services.is_settled()
     }
 
     fn must_wait(&self, plan: &Plan) -> bool {
@@ -144,24 +162,33 @@ impl<S: Store> Tables<S> {
     }
 
     /// Gives what is left out.
-    fn put_in_force(&mut self, plan: Plan) -> Result<LeftOut, StoreError> {
+    fn put_in_force(&mut self, plan: Plan, services: services::Step) -> Result<LeftOut, StoreError> {
         let Plan { change, names, entries, gone, fresh_hits, refused, refused_hosts, .. } = plan;
-        self.write_step(&change, gone, &fresh_hits)?;
+        self.write_step(&change, gone, &fresh_hits, services)?;
         self.ledger.follow(&self.image, &change, &self.names, &names, entries);
         change.apply(&mut self.image);
         names.apply(&mut self.names);
         Ok((refused, refused_hosts))
     }
 
-    fn write_step(&mut self, change: &Change, gone: Retired, fresh_hits: &[u32]) -> Result<(), StoreError> {
+    fn write_step(
+        &mut self,
+        change: &Change,
+        gone: Retired,
+        fresh_hits: &[u32],
+        services: services::Step,
+    ) -> Result<(), StoreError> {
         if change.is_empty() {
+            self.services.put_in_force(services, 0);
             return Ok(());
         }
         let mut writes = order::put_in_force(Step { old: &self.image, change }, fresh_hits);
         self.sweeps.keep_words(&mut writes);
+        self.write_all(&services.writes(self.image.generation + 1))?;
         self.write_all(&writes)?;
         let grace = self.store.ask_grace();
         self.sweeps.add(Step { old: &self.image, change }, gone, &writes, grace);
+        self.services.put_in_force(services, grace);
         Ok(())
     }
 
@@ -181,7 +208,13 @@ impl<S: Store> Tables<S> {
                 Then::Free(retired) => self.ledger.numbers.free(&retired),
             }
         }
-        Ok(!self.sweeps.is_empty())
+        while let Some((writes, waits)) = self.services.due(over) {
+            self.write_all(&writes)?;
+            if let Some(at) = waits {
+                self.services.wait(at, self.store.ask_grace());
+            }
+        }
+        Ok(!self.is_settled())
     }
 
     /// Waits until no packet sees any revision but the one in force, and takes the others away.
@@ -190,7 +223,7 @@ impl<S: Store> Tables<S> {
     /// A write failed; the next call reads the tables and begins anew.
     pub fn settle(&mut self) -> Result<(), StoreError> {
         while self.sweep()? {
-            if let Some(grace) = self.sweeps.last() {
+            if let Some(grace) = self.sweeps.last().max(self.services.last()) {
                 self.store.await_grace(grace)?;
             }
         }
@@ -203,10 +236,11 @@ impl<S: Store> Tables<S> {
     /// # Errors
     /// A map cannot be read or written; the tables are read anew before the next commit.
     pub fn audit(&mut self) -> Result<Vec<String>, StoreError> {
-        if self.is_torn || !self.sweeps.is_empty() {
+        if self.is_torn || !self.is_settled() {
             return Ok(Vec::new());
         }
-        let wrong = self.walk.look(&self.image, &self.store)?;
+        let mut wrong = self.walk.look(&self.image, &self.store)?;
+        wrong.extend(self.services.look(&self.store)?);
         if wrong.is_empty() {
             return Ok(Vec::new());
         }
@@ -227,7 +261,7 @@ impl<S: Store> Tables<S> {
         for (slot, entry) in &self.image.endpoints {
             change.endpoints.set(&self.image.endpoints, *slot, Some(Endpoint { rev, ..*entry }));
         }
-        self.write_step(&change, Retired::default(), &[])?;
+        self.write_step(&change, Retired::default(), &[], self.services.still())?;
         change.apply(&mut self.image);
         Ok(())
     }
@@ -248,7 +282,8 @@ impl<S: Store> Tables<S> {
         let (retired, known, names) = (&Retired::default(), &self.names, &NamesChange::default());
         let counted = (!self.sweeps.is_empty()).then(|| Numbers::of(&self.image));
         let numbers = counted.as_ref().unwrap_or(&self.ledger.numbers);
-        Asked { step, retired, known, names, numbers }.needs()
+        let policy = Asked { step, retired, known, names, numbers }.needs();
+        policy.into_iter().chain(self.services.needs()).collect()
     }
 
     /// The most entries that commits of this process needed of a map, two revisions together.
@@ -274,13 +309,17 @@ impl<S: Store> Tables<S> {
 
     /// Ids in the tables keep no meaning but the hits still counted: every content gets a fresh id beside them.
     fn take_over(&mut self) -> Result<(), StoreError> {
-        let (image, repairs) = image::adopt(self.store.read()?, self.store.sizes().of(&maps::ENDPOINTS));
+        let found = self.store.read()?;
+        let (services, mended) = Services::adopt(&found.services, found.generation);
+        let (image, mut repairs) = image::adopt(found, self.store.sizes().of(&maps::ENDPOINTS));
+        repairs.extend(mended);
         let live = image.hits();
         let hits = std::mem::take(&mut self.names).hits.into_iter().filter(|(_, id)| live.contains(*id)).collect();
         self.names = Names { hits, ..Names::default() };
         self.ledger = Ledger::of(&image, &self.names);
         self.holds = None;
         self.sweeps.clear();
+        self.services = services;
         self.image = image;
         self.is_torn = false;
         self.write_all(&repairs)

@@ -234,6 +234,8 @@ fn set_at(desired: &Desired, at: At, direction: Direction) -> Result<Arc<RuleSet
         At::Node(Layer::Forward) => one(&desired.node.forward),
         At::Node(Layer::Local | Layer::Untracked) => Err(true),
         At::ToNode => Err(!desired.node.refuses_workloads),
+        // Held by `services::tests`.
+        At::Service(_) => Err(false),
     }
 }
 

@@ -3,8 +3,11 @@
 //! Invariant: a word, a revision and the generation are each stored by one aligned store.
 //! Never: decides what to write or in which order; the plan does.
 
-use super::sizes::Sizes;
-use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span};
+use super::{
+    services::{ServiceSnapshot, ServiceWrite},
+    sizes::Sizes,
+};
+use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -39,6 +42,8 @@ pub enum Write {
     Interface(u32, u32),
     /// Takes an interface away.
     DeleteInterface(u32),
+    /// One of the tables of services.
+    Services(ServiceWrite),
     /// Puts everything before it in force.
     Generation(u64),
     /// Waits until no program runs that began before.
@@ -62,10 +67,12 @@ pub enum Keyed {
     Nets,
     /// Of rule sets and classes.
     Rows,
+    /// Of frontends, beside the others ([`super::services`]).
+    Services,
 }
 
 impl Keyed {
-    /// All of them.
+    /// Those of policy.
     pub const ALL: [Self; 4] = [Self::Interfaces, Self::Addresses, Self::Nets, Self::Rows];
 }
 
@@ -80,6 +87,8 @@ pub enum Key {
     Net(NetKey),
     /// A rule set and a class.
     Row(RowKey),
+    /// A frontend.
+    Service(ServiceKey),
 }
 
 /// A map did not take a write or give a value.
@@ -113,6 +122,8 @@ pub struct Snapshot {
     pub rows: BTreeMap<RowKey, RowRef>,
     /// What the rows refer to.
     pub spans: BTreeMap<RowRef, Arc<[Span]>>,
+    /// Services.
+    pub services: ServiceSnapshot,
 }
 
 /// Takes writes, gives back what is there.

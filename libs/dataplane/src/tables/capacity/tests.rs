@@ -61,9 +61,13 @@ fn large(map: &MapSpec) -> Sketch {
 
 /// Maps whose entries are made by commits; the others are the programs' own.
 fn committed() -> impl Iterator<Item = &'static MapSpec> {
-    let programs_own = [maps::CONNTRACK.name, maps::NEWFLOW.name, maps::FRAGMENTS.name];
+    let programs_own = [maps::CONNTRACK.name, maps::NEWFLOW.name, maps::FRAGMENTS.name, maps::AFFINITY.name];
+    // Held by `services::tests`.
+    let of_services =
+        [&maps::SERVICES, &maps::FRONTENDS, &maps::BALANCERS, &maps::MEMBERS, &maps::BACKENDS].map(|map| map.name);
     let own = |map: &&MapSpec| matches!(map.sizing, Sizing::Setting | Sizing::CoversEndpoints);
-    MAPS.iter().filter(own).filter(move |map| !programs_own.contains(&map.name))
+    let others = move |map: &&MapSpec| !programs_own.contains(&map.name) && !of_services.contains(&map.name);
+    MAPS.iter().filter(own).filter(others)
 }
 
 fn tables(sizes: &[(&'static str, u32)]) -> Tables<FakeStore> {

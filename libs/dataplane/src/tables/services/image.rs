@@ -1,0 +1,146 @@
+//! One revision of the services, as kernel numbers.
+//! In: a snapshot read back, or steps. Out: values that a plan starts from.
+//! Invariant: everything is of one service port, and found by its number.
+//! Never: words that are not settled.
+
+use super::write::{ServiceSnapshot, ServiceWrite};
+use abi::{
+    Address, Backend, Balancer, Frontend, ServiceKey, Word,
+    service::{BALANCER_NONE, FRONTEND_NONE},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// What a frontend has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Slot.
+    pub slot: u32,
+    /// Balancer for pods; 0: none.
+    pub inside: u32,
+    /// Balancer for what comes from outside; 0: none.
+    pub outside: u32,
+}
+
+/// A balancer and its list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// As the kernel has it.
+    pub entry: Balancer,
+    /// Slots of backends, in order.
+    pub members: Arc<[u32]>,
+}
+
+/// A backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Number of the service port.
+    pub of: u64,
+    /// Where it is.
+    pub at: (Address, [u8; 2]),
+    /// Low half of the generation from which the slot has meant it.
+    pub born: u32,
+    /// `BACKEND_*`, not 0.
+    pub standing: u32,
+}
+
+/// What is of one service port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfPort {
+    pub frontends: BTreeSet<ServiceKey>,
+    pub lists: BTreeSet<u32>,
+    pub backends: BTreeSet<u32>,
+}
+
+/// One revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    pub frontends: BTreeMap<ServiceKey, Held>,
+    pub lists: BTreeMap<u32, List>,
+    pub backends: BTreeMap<u32, Stand>,
+    pub ports: BTreeMap<u64, OfPort>,
+}
+
+impl Held {
+    /// As the kernel has it, once it is settled.
+    pub fn settled(&self) -> Frontend {
+        Frontend { inside: Word::settled(self.inside), outside: Word::settled(self.outside) }
+    }
+}
+
+impl Stand {
+    /// As the kernel has it.
+    pub fn entry(&self, standing: Word) -> Backend {
+        let (address, port) = self.at;
+        Backend { standing, address, of: self.of, born: self.born, port, pad: [0; 2] }
+    }
+}
+
+impl Image {
+    /// The service port of a frontend.
+    pub fn of(&self, held: &Held) -> Option<u64> {
+        let list = |id| self.lists.get(&id).map(|list| list.entry.of);
+        list(held.inside).or_else(|| list(held.outside))
+    }
+
+    fn index(&mut self) {
+        let mut ports: BTreeMap<u64, OfPort> = BTreeMap::new();
+        for (key, held) in &self.frontends {
+            ports.entry(self.of(held).unwrap_or_default()).or_default().frontends.insert(*key);
+        }
+        for (id, list) in &self.lists {
+            ports.entry(list.entry.of).or_default().lists.insert(*id);
+        }
+        for (slot, stand) in &self.backends {
+            ports.entry(stand.of).or_default().backends.insert(*slot);
+        }
+        self.ports = ports;
+    }
+}
+
+/// Reads an image out of what a former agent, or a commit that broke off, left behind; and the writes that make the tables say
+/// exactly that.
+pub fn adopt(found: &ServiceSnapshot, generation: u64) -> (Image, Vec<ServiceWrite>) {
+    let (mut image, mut repairs) = (Image::default(), Vec::new());
+    for (key, slot) in &found.keys {
+        let words = found.frontends.get(slot).copied().unwrap_or_default();
+        let held = Held { slot: *slot, inside: words.inside.at(generation), outside: words.outside.at(generation) };
+        if [held.inside, held.outside] == [BALANCER_NONE; 2] {
+            repairs.push(ServiceWrite::DeleteKey(*key));
+        } else {
+            image.frontends.insert(*key, held);
+        }
+        if !(words.inside.is_settled() && words.outside.is_settled()) {
+            repairs.push(ServiceWrite::Frontend(*slot, held.settled()));
+        }
+    }
+    let named: BTreeSet<u32> = image.frontends.values().flat_map(|held| [held.inside, held.outside]).collect();
+    for (id, entry) in found.balancers.iter().filter(|(id, _)| named.contains(id)) {
+        let members = found.members.get(id).cloned().unwrap_or_default();
+        image.lists.insert(*id, List { entry: *entry, members });
+    }
+    for (slot, entry) in &found.backends {
+        let standing = entry.standing.at(generation);
+        let stand = Stand { of: entry.of, at: (entry.address, entry.port), born: entry.born, standing };
+        if !entry.standing.is_settled() {
+            repairs.push(ServiceWrite::Backend(*slot, stand.entry(Word::settled(standing))));
+        }
+        if standing != 0 {
+            image.backends.insert(*slot, stand);
+        }
+    }
+    let flag = found.frontends.get(&FRONTEND_NONE).copied().unwrap_or_default();
+    let wanted = any(!image.frontends.is_empty());
+    if flag != wanted {
+        repairs.push(ServiceWrite::Frontend(FRONTEND_NONE, wanted));
+    }
+    image.index();
+    (image, repairs)
+}
+
+/// What slot 0 says.
+pub fn any(any: bool) -> Frontend {
+    Frontend { inside: Word::settled(any.into()), ..Frontend::default() }
+}

@@ -1,0 +1,135 @@
+//! The tables of services in the kernel, opened by their pins.
+//! In: writes of a commit. Out: arrays stored in place, keys by bpf(2).
+//! Invariant: a word is stored after what goes with it.
+//! Never: updates a key in place.
+
+use super::write::{ServiceSnapshot, ServiceWrite};
+use crate::{
+    bpf::NEW_ONLY,
+    tables::{
+        kernel::{absent_is_fine, failed, found, mapped, outside, read_hash, typed},
+        mapped::MappedArray,
+        sizes::Sizes,
+        write::StoreError,
+    },
+};
+use abi::{
+    Backend, Balancer, Frontend, Member, ServiceKey, Word, maps,
+    service::{BALANCER_NONE, FRONTEND_NONE},
+};
+use aya::maps::{HashMap, MapData};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+/// The maps.
+pub struct ServiceMaps {
+    keys: HashMap<MapData, ServiceKey, u32>,
+    frontends: MappedArray<Frontend>,
+    balancers: MappedArray<Balancer>,
+    members: MappedArray<Member>,
+    backends: MappedArray<Backend>,
+}
+
+impl ServiceMaps {
+    /// Opens those pinned in a directory.
+    pub fn open(dir: &Path, sizes: &Sizes) -> Result<Self, StoreError> {
+        Ok(Self {
+            keys: typed(dir, &maps::SERVICES)?,
+            frontends: mapped(dir, &maps::FRONTENDS, sizes)?,
+            balancers: mapped(dir, &maps::BALANCERS, sizes)?,
+            members: mapped(dir, &maps::MEMBERS, sizes)?,
+            backends: mapped(dir, &maps::BACKENDS, sizes)?,
+        })
+    }
+
+    /// What is there. Where there is no service, the large arrays are not looked at: that alone would take memory.
+    pub fn read(&self) -> Result<ServiceSnapshot, StoreError> {
+        let keys = read_hash(&self.keys, &maps::SERVICES)?;
+        let flag = self.frontends.get(FRONTEND_NONE).unwrap_or_default();
+        if keys.is_empty() && flag == Frontend::default() {
+            return Ok(ServiceSnapshot::default());
+        }
+        let slots: BTreeSet<u32> = keys.values().copied().chain([FRONTEND_NONE]).collect();
+        let frontends = slots.into_iter().filter_map(|slot| Some((slot, self.frontends.get(slot)?)));
+        let mut snapshot = ServiceSnapshot { keys, frontends: frontends.collect(), ..ServiceSnapshot::default() };
+        let ids = |word: Word| [word.old(), word.new()];
+        let named = snapshot.frontends.iter().filter(|(slot, _)| **slot != FRONTEND_NONE);
+        let named: BTreeSet<u32> =
+            named.flat_map(|(_, words)| [ids(words.inside), ids(words.outside)].concat()).collect();
+        for id in named.into_iter().filter(|id| *id != BALANCER_NONE) {
+            let Some(balancer) = self.balancers.get(id) else { continue };
+            snapshot.balancers.insert(id, balancer);
+            snapshot.members.insert(id, self.list(&balancer));
+        }
+        let backends = (0..self.backends.len()).filter_map(|slot| Some((slot, self.backends.get(slot)?)));
+        snapshot.backends = backends.filter(|(_, backend)| *backend != Backend::default()).collect();
+        Ok(snapshot)
+    }
+
+    fn list(&self, balancer: &Balancer) -> Arc<[u32]> {
+        let end = balancer.offset.saturating_add(balancer.len).min(self.members.len());
+        (balancer.offset..end).filter_map(|index| self.members.get(index)).map(|member| member.backend).collect()
+    }
+
+    /// Does one write.
+    pub fn write(&mut self, write: &ServiceWrite) -> Result<(), StoreError> {
+        match write {
+            ServiceWrite::Members(offset, list) => (*offset..).zip(list.iter()).try_for_each(|(index, backend)| {
+                let member = Member { backend: *backend, pad: 0 };
+                self.members.set(index, &member).ok_or_else(|| outside(&maps::MEMBERS, index))
+            }),
+            ServiceWrite::Balancer(id, balancer) => {
+                self.balancers.set(*id, balancer).ok_or_else(|| outside(&maps::BALANCERS, *id))
+            }
+            ServiceWrite::Backend(slot, backend) => {
+                self.backends.set(*slot, backend).ok_or_else(|| outside(&maps::BACKENDS, *slot))
+            }
+            ServiceWrite::Frontend(slot, frontend) => {
+                self.frontends.set(*slot, frontend).ok_or_else(|| outside(&maps::FRONTENDS, *slot))
+            }
+            ServiceWrite::Key(key, slot) => {
+                self.keys.insert(key, slot, NEW_ONLY).map_err(|error| failed(&maps::SERVICES, error))
+            }
+            ServiceWrite::DeleteKey(key) => absent_is_fine(self.keys.remove(key), &maps::SERVICES),
+        }
+    }
+
+    /// Whether the tables hold what this write puts there.
+    pub fn holds(&self, write: &ServiceWrite) -> Result<bool, StoreError> {
+        Ok(match write {
+            ServiceWrite::Members(offset, list) => (*offset..)
+                .zip(list.iter())
+                .all(|(index, backend)| self.members.get(index).is_some_and(|found| found.backend == *backend)),
+            ServiceWrite::Balancer(id, wanted) => self.balancers.get(*id) == Some(*wanted),
+            ServiceWrite::Backend(slot, wanted) => {
+                self.backends.get(*slot).is_some_and(|found| same_backend(&found, wanted))
+            }
+            ServiceWrite::Frontend(slot, wanted) => {
+                self.frontends.get(*slot).is_some_and(|found| same_frontend(&found, wanted))
+            }
+            ServiceWrite::Key(key, slot) => found(self.keys.get(key, 0), &maps::SERVICES)? == Some(*slot),
+            ServiceWrite::DeleteKey(key) => found(self.keys.get(key, 0), &maps::SERVICES)?.is_none(),
+        })
+    }
+
+    /// Puts a key there over whatever somebody else has put there.
+    pub fn mend(&mut self, write: &ServiceWrite) -> Result<(), StoreError> {
+        match write {
+            ServiceWrite::Key(key, slot) => {
+                self.keys.insert(key, slot, 0).map_err(|error| failed(&maps::SERVICES, error))
+            }
+            write => self.write(write),
+        }
+    }
+}
+
+/// Whether a backend's slot says what it should, however its word came to say it.
+pub fn same_backend(found: &Backend, wanted: &Backend) -> bool {
+    let plain = |entry: &Backend| Backend { standing: Word::settled(entry.standing.new()), ..*entry };
+    found.standing.is_settled() && plain(found) == plain(wanted)
+}
+
+/// Whether both words of a frontend say what they should.
+pub fn same_frontend(found: &Frontend, wanted: &Frontend) -> bool {
+    let same = |found: Word, wanted: Word| found.is_settled() && found.new() == wanted.new();
+    same(found.inside, wanted.inside) && same(found.outside, wanted.outside)
+}

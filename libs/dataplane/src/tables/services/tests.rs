@@ -1,0 +1,313 @@
+//! The promise of the services' tables: each packet is sent where the one revision that it read first says, whenever it comes.
+//! In: sequences of small sets of services, over the strict stand-in. Out: where packets are sent, which flows live on.
+//! Invariant: what is expected is said from the Desired alone.
+//! Never: a time, a thread or a kernel.
+
+use super::{
+    super::{
+        CommitError, Tables,
+        fake::{At, FakeStore, Probe},
+        prefix,
+        write::Write,
+    },
+    ServiceWrite,
+    plan::number,
+};
+use abi::{Address, ServiceKey};
+use calc::Desired;
+use model::{Direction, NamespaceName, Protocol, ServiceId, ServicePortId};
+use proptest::prelude::*;
+use service::{Backend, Backends, Balance, Frontend, Kind};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// Frontends, by the last byte of their address.
+const FRONTENDS: [u8; 4] = [1, 2, 3, 4];
+const PORT: u16 = 80;
+
+/// A service: which backends are chosen, which are listed beside, and whether clients keep to theirs.
+type Service = (u8, u8, bool);
+/// Two services, and of which each frontend is.
+#[derive(Clone, Debug, Default)]
+struct Sketch {
+    services: [Service; 2],
+    frontends: [Option<bool>; 4],
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    let service = (0u8..8, 0u8..8, any::<bool>());
+    (prop::array::uniform2(service), prop::array::uniform4(prop::option::of(any::<bool>())))
+        .prop_map(|(services, frontends)| Sketch { services, frontends })
+}
+
+fn port_id(second: bool) -> ServicePortId {
+    let service = ServiceId { namespace: NamespaceName::from("default"), name: format!("s{}", u8::from(second)) };
+    ServicePortId { service, port: "web".into() }
+}
+
+fn backends(mask: u8) -> Vec<Backend> {
+    (0..8)
+        .filter(|bit| mask >> bit & 1 != 0)
+        .map(|bit| Backend { address: [10, 65, 0, bit].into(), port: 8080 })
+        .collect()
+}
+
+impl Sketch {
+    fn desired(&self) -> Desired {
+        let balance = self.services.map(|(chosen, beside, keeps)| {
+            let inside = Backends {
+                chosen: backends(chosen).into(),
+                listed: backends(chosen | beside).into(),
+                elsewhere: false,
+            };
+            (Arc::new(inside), keeps)
+        });
+        let of = |(last, second): (u8, bool)| {
+            let (inside, keeps) = &balance[usize::from(second)];
+            let balance = Balance {
+                of: port_id(second),
+                kind: Kind::ClusterIp,
+                inside: Arc::clone(inside),
+                outside: None,
+                keeps_source: false,
+                affinity_s: keeps.then_some(60),
+                sources: None,
+            };
+            (Frontend { address: address(last), protocol: Protocol::TCP, port: PORT }, Arc::new(balance))
+        };
+        let there = FRONTENDS.into_iter().zip(self.frontends).filter_map(|(last, second)| Some((last, second?)));
+        Desired { services: there.map(of).collect(), ..Desired::default() }
+    }
+}
+
+fn address(last: u8) -> IpAddr {
+    [10, 96, 0, last].into()
+}
+
+fn key(last: u8) -> ServiceKey {
+    let address = prefix::address_key(address(last)).expect("plain");
+    ServiceKey { address, port: PORT.to_be_bytes(), protocol: 6, pad: [0; 5] }
+}
+
+fn place(backend: &Backend) -> (Address, [u8; 2]) {
+    (prefix::address_key(backend.address).expect("plain"), backend.port.to_be_bytes())
+}
+
+/// Where each frontend leads is what the Desired itself says.
+fn assert_leads(tables: &Tables<FakeStore>, desired: &Desired, when: &str) {
+    for last in FRONTENDS {
+        let frontend = Frontend { address: address(last), protocol: Protocol::TCP, port: PORT };
+        let expected = desired.services.get(&frontend).map(|balance| {
+            let chosen: BTreeSet<_> = balance.inside.chosen.iter().map(place).collect();
+            (number(&balance.of), balance.affinity_s.unwrap_or(0), chosen)
+        });
+        let found = tables.store().services.route(tables.image().generation, &key(last));
+        assert_eq!(found, expected, "frontend {last} {when}");
+    }
+}
+
+/// A backend of a service port.
+type Place = (u64, (Address, [u8; 2]));
+
+/// Flows: to whom, slot and stamp, and whether the service has listed that backend ever since.
+#[derive(Default)]
+struct Flows(Vec<(Place, u32, u32, bool)>);
+
+impl Flows {
+    fn listed(desired: &Desired) -> BTreeSet<Place> {
+        let of = |balance: &Arc<Balance>| {
+            let of = number(&balance.of);
+            balance.inside.listed.iter().map(move |backend| (of, place(backend))).collect::<Vec<_>>()
+        };
+        desired.services.values().flat_map(of).collect()
+    }
+
+    /// A revision came into force: flows to what is not listed are over, and one begins to each backend there is.
+    fn go_on(&mut self, tables: &Tables<FakeStore>, desired: &Desired) {
+        let listed = Self::listed(desired);
+        let generation = tables.image().generation;
+        let stamp = u32::try_from(generation).expect("few");
+        for (what, slot, since, lives) in &mut self.0 {
+            *lives &= listed.contains(what);
+            let stands = tables.store().services.stands(*slot, *since, generation);
+            assert_eq!(stands, *lives, "a flow of generation {since} to slot {slot}, by {generation}");
+        }
+        for (slot, backend) in &tables.store().services.held.backends {
+            if backend.standing.at(generation) != 0 {
+                self.0.push(((backend.of, (backend.address, backend.port)), *slot, stamp, true));
+            }
+        }
+    }
+}
+
+fn probes() -> Vec<Probe> {
+    let ask = |last| (At::Service(PORT), Direction::Egress, key(last).address, 0);
+    FRONTENDS.into_iter().map(ask).collect()
+}
+
+fn slow_tables() -> Tables<FakeStore> {
+    Tables::adopt(FakeStore::slow(probes())).expect("empty tables")
+}
+
+fn commit(tables: &mut Tables<FakeStore>, desired: &Desired) -> bool {
+    tables.commit(desired, &|_| None).expect("it fits").changed
+}
+
+/// Nothing is left of any service.
+fn assert_nothing_left(tables: &mut Tables<FakeStore>) {
+    commit(tables, &Desired::default());
+    tables.settle().expect("a sweep");
+    let rig = &tables.store().services;
+    assert!(rig.held.keys.is_empty());
+    // What a crash left in a slot that no key names, nobody looks at before it is written anew.
+    assert!(rig.held.frontends.get(&0).is_none_or(|words| *words == abi::Frontend::default()));
+    assert!(rig.held.backends.values().all(|backend| backend.standing == abi::Word::default()));
+    assert_eq!((&tables.services.numbers, &tables.services.image), (&Default::default(), &Default::default()));
+    assert_eq!(tables.audit(), Ok(vec![]), "no damage is seen where none was done");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// The fake asks packets of every revision under way after every write.
+    #[test]
+    fn however_late_graces_come_each_packet_is_sent_where_its_own_revision_says_and_flows_live_as_long_as_they_are_listed(
+        steps in prop::collection::vec((sketch(), 0u8..4, 0usize..4, any::<bool>()), 2..14)
+    ) {
+        let (mut tables, mut flows) = (slow_tables(), Flows::default());
+        let mut last = Sketch::default();
+        for (next, kept, graces, restarts) in &steps {
+            last = Sketch {
+                services: if kept & 1 != 0 { last.services } else { next.services },
+                frontends: if kept & 2 != 0 { last.frontends } else { next.frontends },
+            };
+            let desired = last.desired();
+            commit(&mut tables, &desired);
+            assert_leads(&tables, &desired, "in force");
+            flows.go_on(&tables, &desired);
+            tables.store.pass(*graces);
+            tables.sweep().expect("a sweep");
+            assert_leads(&tables, &desired, "swept");
+            if *restarts {
+                // The next agent knows the services again: nothing is written, and no flow is cut.
+                tables = Tables::adopt(tables.store.clone()).expect("whole tables");
+                assert_leads(&tables, &desired, "adopted");
+                prop_assert!(!commit(&mut tables, &desired), "nothing to say");
+                flows.go_on(&tables, &desired);
+            }
+        }
+        assert_nothing_left(&mut tables);
+    }
+
+    #[test]
+    fn at_every_crash_point_packets_are_sent_by_one_revision_and_the_next_commit_leads_to_the_wanted_one(
+        first in sketch(), second in sketch(), point in 0usize..40
+    ) {
+        let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+        tables.store.probes = probes();
+        let (first, second) = (first.desired(), second.desired());
+        let mut flows = Flows::default();
+        commit(&mut tables, &first);
+        flows.go_on(&tables, &first);
+        tables.store.fail_at = Some(tables.store.writes + point);
+        let crashed = tables.commit(&second, &|_| None).and_then(|_| Ok(tables.settle()?)).is_err();
+        tables.store.fail_at = None;
+        let mut next = Tables::adopt(tables.store.clone()).expect("whole tables");
+        if crashed {
+            let is_first = next.image().generation == u64::from(!first.services.is_empty());
+            assert_leads(&next, if is_first { &first } else { &second }, "after the crash");
+        }
+        commit(&mut next, &second);
+        assert_leads(&next, &second, "in force");
+        flows.go_on(&next, &second);
+        assert_nothing_left(&mut next);
+    }
+}
+
+fn one(chosen: u8) -> Sketch {
+    Sketch { services: [(chosen, 0, false), (3, 0, false)], frontends: [Some(false), Some(true), None, None] }
+}
+
+#[test]
+fn a_service_that_changes_is_all_that_is_written_and_what_did_not_waits_for_nobody() {
+    let mut tables = slow_tables();
+    commit(&mut tables, &one(1).desired());
+    tables.settle().expect("a sweep");
+    let (before, waits) = (tables.store.writes, tables.store.waits);
+    commit(&mut tables, &one(3).desired());
+    // A backend, a list, its balancer, the frontend's words, the generation.
+    assert_eq!(tables.store.writes - before, 5);
+    let mut other = one(3);
+    other.services[1] = (1, 0, false);
+    commit(&mut tables, &other.desired());
+    assert_eq!(tables.store.waits, waits, "another service's words");
+    commit(&mut tables, &one(3).desired());
+    assert!(tables.store.waits > waits, "the same words once more");
+    assert_nothing_left(&mut tables);
+}
+
+#[test]
+fn what_does_not_fit_is_named_and_the_previous_revision_stays() {
+    for (map, size) in [("SERVICES", 2), ("FRONTENDS", 3), ("BALANCERS", 3), ("MEMBERS", 3), ("BACKENDS", 4)] {
+        let mut tables = Tables::adopt(FakeStore::with_sizes(&[(map, size)])).expect("empty tables");
+        let before = one(1).desired();
+        commit(&mut tables, &before);
+        tables.settle().expect("a sweep");
+        let mut more = one(7);
+        more.frontends[2] = Some(false);
+        match tables.commit(&more.desired(), &|_| None) {
+            Err(CommitError::Full(full)) => assert_eq!((full.map, full.size), (map, size)),
+            other => panic!("{map}: {other:?}"),
+        }
+        assert_leads(&tables, &before, map);
+        commit(&mut tables, &before);
+        assert_nothing_left(&mut tables);
+    }
+}
+
+#[test]
+fn damage_in_the_tables_of_services_is_found_and_put_back() {
+    let desired = one(3).desired();
+    let damages = |tables: &mut Tables<FakeStore>| -> Vec<ServiceWrite> {
+        let held = tables.store.services.held.clone();
+        let slot = held.keys[&key(1)];
+        vec![
+            ServiceWrite::DeleteKey(key(1)),
+            ServiceWrite::Key(key(2), slot),
+            ServiceWrite::Key(key(9), slot),
+            ServiceWrite::Frontend(slot, abi::Frontend::default()),
+            ServiceWrite::Frontend(0, abi::Frontend::default()),
+            ServiceWrite::Balancer(1, abi::Balancer::default()),
+            ServiceWrite::Members(0, [9, 9].into()),
+            ServiceWrite::Backend(1, abi::Backend::default()),
+        ]
+    };
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    commit(&mut tables, &desired);
+    tables.settle().expect("a sweep");
+    for damage in damages(&mut tables) {
+        tables.settle().expect("a sweep");
+        let whole = tables.store.services.clone();
+        tables.store.services.mend(&damage);
+        let found = tables.audit().expect("a look");
+        assert!(!found.is_empty(), "{damage:?} is not seen");
+        assert_eq!(
+            tables.store.services.route(tables.image().generation, &key(1)),
+            whole.route(tables.image().generation, &key(1)),
+            "{damage:?}"
+        );
+        assert_leads(&tables, &desired, "put back");
+        assert_eq!(tables.audit(), Ok(vec![]));
+        assert!(found.iter().all(|text| !text.is_empty()), "{found:?} {:?}", Write::Services(damage));
+    }
+}
+
+#[test]
+fn two_service_ports_have_two_numbers_and_the_same_in_every_agent() {
+    let numbers: BTreeMap<u64, bool> = [false, true].map(|second| (number(&port_id(second)), second)).into();
+    assert_eq!(numbers.len(), 2);
+    assert_eq!(number(&port_id(false)), 0x6dc7_e56f_41fe_70a8, "pinned: flows outlive an upgrade by it");
+}

@@ -1,0 +1,235 @@
+//! Services for pods, with real sockets: who answers, who is told that nobody is there, and what a change does to those who ask.
+//! In: Service and EndpointSlice manifests over running pods. Out: what programs in a pod meet.
+//! Invariant: the pods that ask know the service's address alone.
+//! Never: waits for a change by time; what `show services` says, or who answers, is the sign.
+
+use crate::story::{Story, story};
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    net::{IpAddr, SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+use tests::{
+    Outcome,
+    Probe::{self, Tcp, Udp},
+    flow::Connection,
+    probe::{probe, read_line},
+    wait,
+};
+
+/// Where the shop is.
+fn vips() -> [IpAddr; 2] {
+    [[10, 96, 0, 10].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10].into()]
+}
+
+/// The service `x/shop`: TCP 443 and UDP 53, behind which are ports 80.
+fn service(s: &Story, more: &str) -> Result<()> {
+    let [v4, v6] = vips();
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x, creationTimestamp: '2026-01-01T00:00:00Z' }}\n\
+         spec: {{ type: ClusterIP, clusterIP: '{v4}', clusterIPs: ['{v4}', '{v6}'], ipFamilies: [IPv4, IPv6], \
+         selector: {{ app: shop }}, ports: [{{ name: web, port: 443, targetPort: 80 }}, \
+         {{ name: dns, port: 53, targetPort: 80, protocol: UDP }}]{more} }}\n"
+    );
+    s.cluster.manifest("shop", &text)
+}
+
+/// Its slices: each pod with its conditions.
+fn slices(s: &Story, pods: &[(&str, &str)]) -> Result<()> {
+    let mut text = String::new();
+    for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
+        let mut endpoints = Vec::new();
+        for (pod, conditions) in pods {
+            let own = s.pod(pod)?.addresses().iter().filter(|address| address.is_ipv4() == is_v4);
+            endpoints
+                .extend(own.map(|address| format!("{{ addresses: ['{address}'], conditions: {{ {conditions} }} }}")));
+        }
+        text += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
+             labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\nendpoints: [{}]\n\
+             ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}]\n",
+            family.to_lowercase(),
+            endpoints.join(", ")
+        );
+    }
+    s.cluster.manifest("shop-slices", &text)
+}
+
+const READY: &str = "ready: true";
+const LEAVING: &str = "ready: false, serving: true, terminating: true";
+
+/// Waits until the pod meets this at the shop, at every address.
+fn expect(s: &Story, pod: &str, what: Probe, wanted: Outcome) -> Result<()> {
+    let from = s.pod(pod)?.namespace();
+    wait::wait_until(&format!("{what} from {pod}: {wanted}"), wait::PATIENCE, || {
+        let met = vips().map(|vip| probe(from, vip, what));
+        Ok(met.into_iter().all(|met| met.is_ok_and(|met| met == wanted)))
+    })
+}
+
+/// Who greets at the shop.
+fn who(s: &Story, pod: &str, vip: IpAddr) -> Result<String> {
+    s.pod(pod)?.namespace().inside(|| {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(vip, 443), wait::PATIENCE)?;
+        stream.set_read_timeout(Some(wait::PATIENCE))?;
+        Ok(read_line(&mut stream)?)
+    })
+}
+
+/// Waits until exactly these greet.
+fn answered_by(s: &Story, pod: &str, wanted: &[&str]) -> Result<()> {
+    wait::wait_until(&format!("{wanted:?} answer {pod}"), wait::PATIENCE, || {
+        for vip in vips() {
+            let mut seen = BTreeSet::new();
+            for _ in 0..40 {
+                let Ok(who) = who(s, pod, vip) else { return Ok(false) };
+                seen.insert(wanted.iter().position(|name| who.contains(name)));
+            }
+            if seen.len() != wanted.len() || seen.contains(&None) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
+#[test]
+fn pods_reach_a_service_by_every_address_and_protocol_and_are_refused_where_nobody_is_behind_it() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        service(s, "")?;
+        slices(s, &[])?;
+        for what in [Tcp(443), Udp(53)] {
+            // pkt_35
+            expect(s, "x/a", what, Outcome::Reset)?;
+        }
+        slices(s, &[("x/b", READY)])?;
+        for what in [Tcp(443), Udp(53)] {
+            expect(s, "x/a", what, Outcome::Allowed)?;
+        }
+        answered_by(s, "x/a", &["x/b"])?;
+        slices(s, &[("x/b", READY), ("x/c", READY)])?;
+        answered_by(s, "x/a", &["x/b", "x/c"])?;
+        // One of them is asked by itself, too.
+        answered_by(s, "x/b", &["x/b", "x/c"])?;
+        let told =
+            s.node.tortie(&["explain", "--from", "x/a", "--to", "10.96.0.10", "--port", "443", "--proto", "tcp"])?;
+        let said = [told.stdout, told.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(said.contains("is the service x/shop:web") && !said.contains("ALARM"), "{said}");
+        // Policy judges who is behind it.
+        s.policy("x/closed", "{ podSelector: { matchLabels: { pod: c } }, ingress: [] }")?;
+        slices(s, &[("x/c", READY)])?;
+        expect(s, "x/a", Tcp(443), Outcome::Refused)?;
+        s.drop_policy("x/closed")?;
+        expect(s, "x/a", Tcp(443), Outcome::Allowed)?;
+        s.cluster.remove("shop")?;
+        wait::wait_until("nobody is at the address any more", wait::PATIENCE, || {
+            let from = s.pod("x/a")?.namespace();
+            Ok(vips()
+                .map(|vip| probe(from, vip, Udp(53)))
+                .into_iter()
+                .all(|met| met.is_ok_and(|met| met != Outcome::Allowed)))
+        })
+    })
+}
+
+#[test]
+fn a_connection_lives_while_its_backend_is_about_to_go_and_is_reset_once_it_is_gone() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        service(s, "")?;
+        slices(s, &[("x/b", READY)])?;
+        answered_by(s, "x/a", &["x/b"])?;
+        for vip in vips() {
+            slices(s, &[("x/b", READY)])?;
+            answered_by(s, "x/a", &["x/b"])?;
+            let mut live = Connection::open(s.pod("x/a")?.namespace(), vip, 443)?;
+            slices(s, &[("x/b", LEAVING), ("x/c", READY)])?;
+            answered_by(s, "x/a", &["x/c"])?;
+            ensure!(live.answers()?, "its backend is still there");
+            // The agent goes and comes back: nothing changes for packets.
+            s.node.agent.kill()?;
+            ensure!(live.answers()?, "the agent is dead");
+            s.node.start()?;
+            ensure!(live.answers()?, "the next agent");
+            slices(s, &[("x/c", READY)])?;
+            wait::wait_until("the connection is reset", wait::PATIENCE, || Ok(live.answers().is_err()))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_client_keeps_to_one_backend_where_the_service_says_so() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        service(s, ", sessionAffinity: ClientIP")?;
+        slices(s, &[("x/b", READY), ("x/c", READY)])?;
+        expect(s, "x/a", Tcp(443), Outcome::Allowed)?;
+        for vip in vips() {
+            let first = who(s, "x/a", vip)?;
+            for _ in 0..20 {
+                ensure!(who(s, "x/a", vip)? == first, "the client went elsewhere");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_rolling_change_under_load_loses_no_request() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        service(s, "")?;
+        slices(s, &[("x/b", READY)])?;
+        answered_by(s, "x/a", &["x/b"])?;
+        let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let s = &*s;
+        thread::scope(|scope| {
+            let ask = |vip: IpAddr| -> Result<u64> {
+                let from = s.pod("x/a")?.namespace();
+                let mut asked = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    from.inside(|| request(SocketAddr::new(vip, 443)))
+                        .with_context(|| format!("request {asked} to {vip}"))?;
+                    asked += 1;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(asked)
+            };
+            let askers = vips().map(|vip| scope.spawn(move || ask(vip)));
+            let changed = roll(s, &done);
+            stop.store(true, Ordering::Relaxed);
+            for asker in askers {
+                ensure!(asker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))? > 0, "nobody asked");
+            }
+            changed
+        })
+    })
+}
+
+/// Backends come and go, as a Deployment moves them.
+fn roll(s: &Story, done: &AtomicU64) -> Result<()> {
+    for (old, new) in [("x/b", "x/c"), ("x/c", "x/b"), ("x/b", "x/c")] {
+        slices(s, &[(old, READY), (new, READY)])?;
+        answered_by(s, "x/a", &[old, new])?;
+        slices(s, &[(old, LEAVING), (new, READY)])?;
+        answered_by(s, "x/a", &[new])?;
+        // Whoever asked before is done when both askers have asked twice more.
+        let before = done.load(Ordering::Relaxed);
+        wait::wait_until("requests go on", wait::PATIENCE, || Ok(done.load(Ordering::Relaxed) > before + 8))?;
+        slices(s, &[(new, READY)])?;
+        answered_by(s, "x/a", &[new])?;
+    }
+    Ok(())
+}
+
+/// Connects, is greeted, and has a word echoed.
+fn request(to: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, wait::PATIENCE)?;
+    stream.set_read_timeout(Some(wait::PATIENCE))?;
+    read_line(&mut stream)?;
+    stream.write_all(b"word\n")?;
+    ensure!(read_line(&mut stream)? == "word", "another word came back");
+    Ok(())
+}
