@@ -1,5 +1,5 @@
-//! Packets below the sockets: ICMP echo and SCTP's first exchange, by raw socket.
-//! In: an address, and for SCTP a port. Out: whether the other end answered.
+//! Packets below the sockets: ICMP echo, SCTP's first exchange, a TCP segment of nobody's, by raw socket.
+//! In: an address, and a port where there are any. Out: whether the other end answered.
 //! Invariant: every wait is bounded; an answer counts only if it carries what the question carried.
 //! Never: needs SCTP in the kernel.
 
@@ -17,6 +17,8 @@ use std::{
 
 /// IP protocol number of SCTP (RFC 9260).
 const SCTP: u32 = 132;
+const RST: u8 = 4;
+const ACK: u8 = 16;
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
 
@@ -81,11 +83,8 @@ pub fn ping(to: IpAddr, id: u16, patience: Duration) -> Result<bool> {
 fn echo(kind: u8, id: u16) -> [u8; 8] {
     let [high, low] = id.to_be_bytes();
     let mut message = [kind, 0, 0, 0, high, low, 0, 1];
-    let sum = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let [check_high, check_low] = (!u16::try_from(folded & 0xffff).unwrap_or(0)).to_be_bytes();
-    message[2] = check_high;
-    message[3] = check_low;
+    let sum = internet_checksum(&message).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
     message
 }
 
@@ -114,6 +113,43 @@ pub fn sctp_init(to: IpAddr, port: u16, source_port: u16, patience: Duration) ->
             && packet.get(12) == Some(&INIT_ACK)
             && checksum_holds(packet)
     })
+}
+
+/// One TCP segment of no connection from `from`, an address of the current namespace; whether a reset came back in time.
+///
+/// # Errors
+/// It cannot be sent.
+pub fn stray_segment(from: IpAddr, to: IpAddr, port: u16, patience: Duration) -> Result<bool> {
+    const SOURCE_PORT: u16 = 4321;
+    let socket = RawSocket::open(to.is_ipv4(), ipproto::TCP)?;
+    socket.send(to, &ack(from, to, SOURCE_PORT, port))?;
+    exchange(&socket, patience, |sender, packet| {
+        sender == to
+            && packet.get(..2) == Some(&port.to_be_bytes()[..])
+            && packet.get(2..4) == Some(&SOURCE_PORT.to_be_bytes()[..])
+            && packet.get(13).is_some_and(|flags| flags & RST != 0)
+    })
+}
+
+/// A header with nothing but ACK set, checksum included (RFC 9293 §3.1).
+fn ack(from: IpAddr, to: IpAddr, source: u16, destination: u16) -> Vec<u8> {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let (from_port, to_port) = (source.to_be_bytes(), destination.to_be_bytes());
+    let header = [&from_port[..], &to_port, &[0, 0, 0, 7], &[0, 0, 0, 9], &[0x50, ACK, 0x20, 0, 0, 0, 0, 0]].concat();
+    // Its length and the protocol belong to what is summed.
+    let pseudo = [octets(from), octets(to), vec![0, 20, 0, 6], header.clone()].concat();
+    let mut header = header;
+    header[16..18].copy_from_slice(&internet_checksum(&pseudo).to_be_bytes());
+    header
+}
+
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let sum = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
 }
 
 /// Waits for one packet; if it is an INIT for `port`, answers it as an SCTP endpoint would.

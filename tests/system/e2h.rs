@@ -3,7 +3,7 @@
 //! Invariant: the node reaches its pods, and is answered, whatever is refused the other way.
 //! Never: another node's address.
 
-use crate::hep::gate;
+use crate::{foreign::rules_of_the_hosts_own, hep::gate};
 use anyhow::{Result, ensure};
 use tests::{
     Probe::{Ping, Tcp, Udp},
@@ -101,5 +101,41 @@ fn e2h_5_a_policy_of_the_endpoint_of_all_interfaces_neither_refuses_nor_opens_wh
         g.expect(Tcp(80), "node1\n outside .")?;
         g.expect_now(Tcp(80), "node1\n x/a X")?;
         g.expect_now(Tcp(80), "x/a\n node1 .")
+    })
+}
+
+#[test]
+fn e2h_2_the_hosts_own_input_rules_are_asked_after_us_and_decide() -> Result<()> {
+    gate(&["x/a"], |g| {
+        let closed = "chain in { type filter hook input priority 0; iifname \"cali*\" tcp dport 80 drop; }";
+        for action in ["Return", "Accept"] {
+            g.felix(&format!("{{ defaultEndpointToHostAction: {action} }}"))?;
+            g.expect(Tcp(80), "node1\n x/a .")?;
+            let rules = rules_of_the_hosts_own(g.s.node.namespace(), closed)?;
+            g.expect(Tcp(80), "node1\n x/a X\n outside .")?;
+            g.expect_now(Tcp(81), "node1\n x/a .")?;
+            drop(rules);
+            g.expect(Tcp(80), "node1\n x/a .")?;
+        }
+        // What we refuse, no rule of the host's own lets in.
+        g.felix("{ defaultEndpointToHostAction: Drop }")?;
+        let open = "chain in { type filter hook input priority -400; accept; }";
+        let _rules = rules_of_the_hosts_own(g.s.node.namespace(), open)?;
+        g.expect(Tcp(80), "node1\n x/a X\n outside .")
+    })
+}
+
+#[test]
+fn e2h_4_a_host_endpoint_of_a_named_interface_has_no_say_in_what_a_pod_sends_to_its_node() -> Result<()> {
+    gate(&["x/a"], |g| {
+        let table = |from_outside: char, from_pod: char| format!("node1\n outside {from_outside}\n x/a {from_pod}");
+        g.host_endpoint("h", "interfaceName: eth0")?;
+        g.expect(Tcp(80), &table('X', '.'))?;
+        g.global("deny", "{ selector: has(host), applyOnForward: true, types: [Ingress, Egress], ingress: [{ action: Deny }], egress: [{ action: Deny }] }")?;
+        g.expect(Tcp(80), "x/a\n outside X")?;
+        g.expect_now(Tcp(80), &table('X', '.'))?;
+        g.felix("{ defaultEndpointToHostAction: Drop }")?;
+        g.global("deny", "{ selector: has(host), types: [Ingress, Egress], ingress: [{ action: Allow }], egress: [{ action: Allow }] }")?;
+        g.expect(Tcp(80), &table('.', 'X'))
     })
 }

@@ -15,6 +15,7 @@ mod drift;
 mod e2h;
 mod explained;
 mod flood;
+mod foreign;
 mod hep;
 mod hep_explain;
 mod hep_forward;

@@ -4,6 +4,7 @@
 //! Never: how a manifest is read; converters have tests of their own.
 
 use super::cast::*;
+use crate::{compiled::Compiled, row};
 use model::{Action, EntityMatch, Node, PolicyKind, PortMatch, PortRange, Protocol, Rule, TierName};
 
 const ADMIN: &str = TierName::KUBE_ADMIN;
@@ -246,4 +247,29 @@ fn own_7_a_thousand_exceptions_of_everything_are_holes_of_one_address_each() {
         assert!(!cast.lets(&address(0), "x/a", TCP, 80) && cast.lets(&address(1), "x/a", TCP, 80), "{number}");
     }
     assert!(!cast.lets("2001:db8::7", "x/a", TCP, 80), "and nothing of the other family");
+}
+
+#[test]
+fn own_8_a_thousand_peers_at_a_thousand_ports_cost_a_peer_its_own_ports_alone() {
+    let ports: Box<[_]> = (0..1000).map(|number| PortMatch::Range(PortRange::single(2 * number + 1))).collect();
+    let address = |number: u32| std::net::Ipv4Addr::from(0xc633_6400 + number);
+    let peer = |number: u32| Rule {
+        protocol: Some(TCP),
+        source: end_nets(&[&format!("{}/32", address(number))], &[]),
+        destination: EntityMatch { ports: Some(ports.clone()), ..EntityMatch::default() },
+        ..does(Action::Allow)
+    };
+    let mut draft = policy("x", "p").of(is("pod", "a"));
+    draft.0.types.ingress = true;
+    draft.0.ingress = (0..1000).map(peer).collect();
+    let cast = Cast::new([draft]);
+    let compiled = Compiled::of(&cast.0);
+    let at = cast.0.endpoints.iter().position(|endpoint| endpoint.id.to_string() == "x/a");
+    let set = &compiled.sets[at.expect("one of the cast")].0;
+    let spans = |from: u32| row(set, &compiled.class(address(from).into())).0.len();
+    // Each of its ports, what lies between them, and what comes after.
+    assert_eq!([0, 1, 499, 999].map(spans), [2001; 4]);
+    assert_eq!(spans(1000), 1, "for somebody else");
+    let lets = |from: u32, port| cast.lets(&address(from).to_string(), "x/a", TCP, port);
+    assert!(lets(999, 1999) && !lets(999, 1998) && !lets(1000, 1999));
 }
