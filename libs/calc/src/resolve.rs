@@ -23,8 +23,11 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let around = surroundings(world);
     let book = Rulebook::of(world.tiers.values(), world.policies());
     let mut sets = RuleSets { around: &around, sets: Shared::default(), selectors: Selectors::default() };
-    let endpoints = endpoints(world, &workloads, &book, &mut sets);
-    let (host_endpoints, node) = host_endpoints(world, &book, &mut sets);
+    let replaced = spoken_of(world.policies());
+    let staged = Rulebook::if_enforced(world.tiers.values(), world.policies(), |id| replaced.contains(id));
+    let staged = if world.tries_staged { &staged } else { &book };
+    let endpoints = endpoints(world, &workloads, [&book, staged], &mut sets);
+    let (host_endpoints, node) = host_endpoints(world, [&book, staged], &mut sets);
     let services = serve::services(world);
     let mut desired = Desired { endpoints, host_endpoints, node, services, ..Desired::default() };
     let active = Active::of(desired.rule_sets().map(|set| &**set), &around);
@@ -37,12 +40,9 @@ pub fn desired(world: InSync<'_>) -> Desired {
 fn endpoints(
     world: &World,
     workloads: &[Workload<'_>],
-    book: &Rulebook<'_>,
+    [book, staged]: [&Rulebook<'_>; 2],
     sets: &mut RuleSets<'_>,
 ) -> BTreeMap<AttachmentId, EndpointSpec> {
-    let replaced = spoken_of(world.policies());
-    let staged = Rulebook::if_enforced(world.tiers.values(), world.policies(), |id| replaced.contains(id));
-    let staged = if world.tries_staged { &staged } else { book };
     let mut endpoints = BTreeMap::new();
     for workload in workloads.iter().filter(|workload| !workload.attachments.is_empty()) {
         let subject = subject(world, workload, workload.addresses.keys().copied().collect());
@@ -61,15 +61,16 @@ fn endpoints(
 
 fn host_endpoints(
     world: &World,
-    book: &Rulebook<'_>,
+    [book, staged]: [&Rulebook<'_>; 2],
     sets: &mut RuleSets<'_>,
 ) -> (BTreeMap<IfaceName, HostEndpointSpec>, NodeSpec) {
     let (own, failsafes) = (host::own(world), host::failsafes(world));
     let mut layers = |host: &HostEndpoint| {
         let subject = host::subject(world, host, &failsafes);
-        let applying = book.applying(&subject.labels);
+        let (applying, previewed) = (book.applying(&subject.labels), staged.applying(&subject.labels));
         host::Layers::of(host, |layer, direction| {
-            let set = RuleSet::at_host(layer, direction, &applying, &subject, &mut sets.selectors)?;
+            let previewed = Some(&previewed[..]);
+            let set = RuleSet::at_host(layer, direction, &applying, previewed, &subject, &mut sets.selectors)?;
             Some(sets.sets.share(set))
         })
     };

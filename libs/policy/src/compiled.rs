@@ -43,7 +43,7 @@ impl<'a> Compiled<'a> {
         };
         let sets: Vec<_> = view.endpoints.iter().map(both).collect();
         let at_hosts: Vec<_> =
-            view.host_endpoints.iter().map(|host| at_host(view, host, &book, &mut selectors)).collect();
+            view.host_endpoints.iter().map(|host| at_host(view, host, [&book, &staged], &mut selectors)).collect();
         let of_hosts = at_hosts.iter().flat_map(BTreeMap::values);
         let active = Active::of(sets.iter().flat_map(|(ingress, egress)| [ingress, egress]).chain(of_hosts), &around);
         Self { view, sets, at_hosts, active }
@@ -68,12 +68,30 @@ impl<'a> Compiled<'a> {
     /// What a layer of the host endpoint at this place says of a flow. `None`: it asks nothing.
     #[must_use]
     pub fn at_host(&self, host: usize, layer: HostLayer, direction: Direction, flow: &Flow) -> Option<Judgement> {
+        let Hit { verdict, decider, logs, .. } = self.hit_at_host(host, layer, direction, flow)?;
+        Some(Judgement { verdict, decider, logs })
+    }
+
+    /// The same, of what the layer would say if every staged policy were enforced.
+    #[must_use]
+    pub fn previewed_at_host(
+        &self,
+        host: usize,
+        layer: HostLayer,
+        direction: Direction,
+        flow: &Flow,
+    ) -> Option<Preview> {
+        let hit = self.hit_at_host(host, layer, direction, flow)?;
+        Some(hit.preview.unwrap_or(Preview { verdict: hit.verdict, decider: hit.decider }))
+    }
+
+    fn hit_at_host(&self, host: usize, layer: HostLayer, direction: Direction, flow: &Flow) -> Option<Hit> {
         let (peer, own) = match direction {
             Direction::Ingress => (flow.source, flow.destination),
             Direction::Egress => (flow.destination, flow.source),
         };
         let set = self.at_hosts[host].get(&(layer, direction))?;
-        Some(row(set, &self.class(peer)).judge(flow, &self.class(own)))
+        Some(row(set, &self.class(peer)).hit(flow, &self.class(own)))
     }
 
     /// Judges a flow by what rows say of it if every staged policy were enforced, but for what would be logged.
@@ -119,7 +137,7 @@ fn facts<'a>(view: &'a View, endpoint: &'a Endpoint) -> PodFacts<'a> {
 fn at_host(
     view: &View,
     host: &HostEndpoint,
-    book: &Rulebook<'_>,
+    [book, staged]: [&Rulebook<'_>; 2],
     selectors: &mut Selectors,
 ) -> BTreeMap<(HostLayer, Direction), RuleSet> {
     let given = |name: &str| view.profiles.iter().find(|profile| profile.name == name);
@@ -131,12 +149,12 @@ fn at_host(
         profiles: host.profiles.iter().map_while(|name| find(name)).collect(),
         failsafes: &view.failsafes,
     };
-    let applying = book.applying(&subject.labels);
+    let (applying, previewed) = (book.applying(&subject.labels), staged.applying(&subject.labels));
     let is_of_all = host.interface == Some(HostInterface::Any);
     let layers = HostLayer::ALL.into_iter().filter(|layer| !is_of_all || *layer != HostLayer::Untracked);
     let all = layers.flat_map(|layer| [(layer, Direction::Ingress), (layer, Direction::Egress)]);
     let set = |(layer, direction)| {
-        let set = RuleSet::at_host(layer, direction, &applying, &subject, selectors)?;
+        let set = RuleSet::at_host(layer, direction, &applying, Some(&previewed), &subject, selectors)?;
         Some(((layer, direction), set))
     };
     all.filter_map(set).collect()

@@ -107,18 +107,35 @@ pub struct HostSubject<'a> {
 }
 
 impl RuleSet {
-    /// What of `applying` is asked in a layer and direction of a host endpoint. `None`: nothing is.
+    /// What of `applying` is asked in a layer and direction of a host endpoint. `None`: nothing is. `previewed`: what would
+    /// apply if every staged policy were enforced. A layer that staged policies alone speak of stays open, and says nothing of
+    /// them: flows that pass it are not even tracked.
     #[must_use]
     pub fn at_host(
         layer: HostLayer,
         direction: Direction,
         applying: &[Applying<'_>],
+        previewed: Option<&[Applying<'_>]>,
         host: &HostSubject<'_>,
         selectors: &mut Selectors,
     ) -> Option<Self> {
-        if layer == HostLayer::PreDnat && direction == Direction::Egress {
-            return None;
-        }
+        let mut of = |applying| Self::of_layer(layer, direction, applying, host, selectors);
+        let (set, is_asked) = of(applying);
+        let is_asked = is_asked && !(layer == HostLayer::PreDnat && direction == Direction::Egress);
+        is_asked.then(|| match previewed {
+            Some(previewed) => set.previewing(of(previewed).0),
+            None => set,
+        })
+    }
+
+    /// And whether it is asked at all.
+    fn of_layer(
+        layer: HostLayer,
+        direction: Direction,
+        applying: &[Applying<'_>],
+        host: &HostSubject<'_>,
+        selectors: &mut Selectors,
+    ) -> (Self, bool) {
         let facts = PodFacts { labels: host.labels, ports: None };
         let subject = Subject { pod: facts, addresses: OwnAddresses::Any, profiles: Vec::new() };
         let around = Surroundings::default();
@@ -135,9 +152,6 @@ impl RuleSet {
                 policies.any(|(policy, _)| layer.asks()(policy))
             }
         };
-        if !is_asked {
-            return None;
-        }
         if matches!(layer, HostLayer::Untracked | HostLayer::PreDnat) {
             tiers.iter_mut().for_each(TierRules::pass_at_end);
         }
@@ -149,7 +163,7 @@ impl RuleSet {
             }
         };
         let failsafes = host.failsafes.rules(layer, direction);
-        Some(Self { failsafes, tiers, profiles, ..Self::new(direction) })
+        (Self { failsafes, tiers, profiles, ..Self::new(direction) }, is_asked)
     }
 }
 

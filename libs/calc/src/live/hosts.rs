@@ -6,7 +6,7 @@
 use super::judges::Judges;
 use crate::{World, host, host::Layers};
 use model::{HostEndpoint, Policy, PolicyId};
-use policy::{Failsafes, Rulebook};
+use policy::Failsafes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One that governs an interface, or is asked of pods' flows.
@@ -51,7 +51,9 @@ impl Hosts {
             if selects {
                 judged.selecting.insert(id.clone());
             }
-            if selected || selects {
+            // A staged one may end, or take the place of, one that selects it.
+            let spoken_of = id.kind.is_staged() && judged.selecting.contains(&id.enforced());
+            if selected || selects || spoken_of {
                 judged.layers = None;
                 self.is_stale = true;
             }
@@ -92,9 +94,8 @@ impl Hosts {
         let judged = self.judged.entry(host.name.clone());
         let judged = judged.or_insert_with(|| Judged { selecting: asked(), layers: None });
         let mut build = || {
-            let selecting = judged.selecting.iter().filter_map(|id| world.policy(id));
-            let book = Rulebook::of(world.tiers.values(), selecting);
-            judges.build_host(&book, host, &host::subject(world, host, failsafes))
+            let selecting: Vec<_> = judged.selecting.iter().filter_map(|id| world.policy(id)).collect();
+            judges.build_host(world, &selecting, host, &host::subject(world, host, failsafes))
         };
         judged.layers.get_or_insert_with(&mut build).clone()
     }

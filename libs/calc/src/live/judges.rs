@@ -137,13 +137,9 @@ impl Judges {
         }
         let selecting = likeness.selecting.iter().filter_map(|(number, _)| self.policies.value(*number));
         let selecting: Vec<_> = selecting.filter_map(|id| world.policy(id)).collect();
-        let (tiers, policies) = (world.tiers.values(), selecting.iter().copied());
-        let book = Rulebook::of(tiers.clone(), policies.clone());
+        let book = Rulebook::of(world.tiers.values(), selecting.iter().copied());
         let applying = book.applying(&subject.pod.labels);
-        let staged = &self.staged;
-        let is_tried = |policy: &&Policy| policy.stage.is_some() || staged.contains(&policy.id);
-        let tried = world.tries_staged && selecting.iter().any(is_tried);
-        let preview = tried.then(|| Rulebook::if_enforced(tiers, policies, |id| staged.contains(id)));
+        let preview = self.preview(world, &selecting);
         let previewed = preview.as_ref().map(|book| book.applying(&subject.pod.labels));
         let both = [Direction::Ingress, Direction::Egress].map(|direction| {
             let mut build = |applying| RuleSet::build(applying, direction, &subject, around, &mut self.interned);
@@ -168,13 +164,31 @@ impl Judges {
         self.alike.clear();
     }
 
-    /// Builds what a host endpoint asks.
-    pub(super) fn build_host(&mut self, book: &Rulebook<'_>, host: &HostEndpoint, subject: &HostSubject<'_>) -> Layers {
+    /// Builds what a host endpoint asks, where these policies select it.
+    pub(super) fn build_host(
+        &mut self,
+        world: &World,
+        selecting: &[&Policy],
+        host: &HostEndpoint,
+        subject: &HostSubject<'_>,
+    ) -> Layers {
+        let book = Rulebook::of(world.tiers.values(), selecting.iter().copied());
+        let preview = self.preview(world, selecting);
         let applying = book.applying(&subject.labels);
+        let previewed = preview.as_ref().map(|book| book.applying(&subject.labels));
         Layers::of(host, |layer, direction| {
-            let set = RuleSet::at_host(layer, direction, &applying, subject, &mut self.interned)?;
+            let previewed = previewed.as_deref();
+            let set = RuleSet::at_host(layer, direction, &applying, previewed, subject, &mut self.interned)?;
             Some(self.shared(set))
         })
+    }
+
+    /// These policies as if every staged one were enforced; `None`: nothing of them is only tried.
+    fn preview<'a>(&self, world: &'a World, selecting: &[&'a Policy]) -> Option<Rulebook<'a>> {
+        let is_tried = |policy: &&Policy| policy.stage.is_some() || self.staged.contains(&policy.id);
+        let tried = world.tries_staged && selecting.iter().any(is_tried);
+        let policies = selecting.iter().copied();
+        tried.then(|| Rulebook::if_enforced(world.tiers.values(), policies, |id| self.staged.contains(id)))
     }
 
     fn shared(&self, set: RuleSet) -> Arc<RuleSet> {

@@ -6,8 +6,9 @@
 use super::*;
 use crate::AddressSpec;
 use model::{
-    Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, IfaceName, Mac, Namespace, Pod, Protocol,
-    Resource, ServiceAccount, WorkloadAddress,
+    Action, Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, HostEndpoint, HostInterface,
+    IfaceName, Layer, Mac, Namespace, Order, Pod, PolicyKind, PolicyTypes, Protocol, Resource, Rule, Selector,
+    ServiceAccount, Stage, TierName, WorkloadAddress,
 };
 use policy::generate::{Case, Dice, INTERFACES};
 use service::{Balance, Frontend};
@@ -251,6 +252,54 @@ fn what_is_only_supposed_is_what_the_world_would_say_and_leaves_no_trace() {
             assert_eq!(live.in_sync().map(crate::desired).as_ref(), Some(&before), "seed {seed}: the world afterwards");
         }
     }
+}
+
+#[test]
+fn cal_13_what_is_staged_is_tried_at_host_endpoints_whomever_the_staged_policy_selects_itself() {
+    let (eth0, kind) = (IfaceName("eth0".into()), PolicyKind::GlobalNetworkPolicy);
+    let policy = |kind, subject: Selector, stage| Policy {
+        id: PolicyId { name: "p".into(), namespace: "".into(), kind },
+        tier: TierName::DEFAULT.into(),
+        order: Order::Unset,
+        subject: subject.into(),
+        layer: Layer::Ordinary { on_forward: false },
+        stage,
+        types: PolicyTypes { ingress: true, egress: false },
+        ingress: [Rule::new(0, Action::Allow)].into(),
+        egress: [].into(),
+    };
+    let mut live = Live::new(HERE.into(), false);
+    live.set_host_interfaces([(eth0.clone(), BTreeSet::new())].into());
+    live.apply(Update::Set(Resource::HostEndpoint(HostEndpoint {
+        name: "h".into(),
+        node: HERE.into(),
+        interface: Some(HostInterface::Named(eth0.clone())),
+        expected_ips: vec![],
+        labels: model::Labels::new(),
+        profiles: vec![],
+        ports: vec![],
+    })));
+    live.apply(Update::Set(Resource::Policy(policy(kind, Selector::All, None).into())));
+    live.apply(Update::InSync);
+    let tried = |live: &mut Live| {
+        let wanted = live.in_sync().map(crate::desired).expect("in sync");
+        let found = live.desired().expect("in sync");
+        assert_eq!(*found, wanted);
+        let set = found.host_endpoints[&eth0].local.ingress.clone().expect("the node's own flows are asked about");
+        set.preview.as_ref().map(|then| then.tiers.len())
+    };
+    assert_eq!(tried(&mut live), None);
+    let staged = kind.staged().expect("it may be staged");
+    let end = Resource::Policy(policy(staged, Selector::Has("nobody".into()), Some(Stage::Delete)).into());
+    live.apply(Update::Set(end.clone()));
+    assert_eq!(tried(&mut live), Some(0), "nothing is asked once it has ended");
+    live.try_staged(false);
+    assert_eq!(tried(&mut live), None, "where there is no room");
+    live.try_staged(true);
+    live.apply(Update::Gone(end.key()));
+    assert_eq!(tried(&mut live), None);
+    live.apply(Update::Set(Resource::Policy(policy(staged, Selector::All, Some(Stage::Set)).into())));
+    assert_eq!(tried(&mut live), Some(1));
 }
 
 fn difference(found: &Desired, wanted: &Desired) -> String {

@@ -1,10 +1,10 @@
 //! Random worlds at host endpoints: what the evaluator says of every layer is what the rows say.
-//! In: seeds. Out: nothing, or the seed, the layer and the flow on which they differ.
+//! In: seeds. Out: nothing, or the seed, the layer and the flow on which they differ, as it is or if staged policies were enforced.
 //! Invariant: every layer and direction is asked of every flow, at both sides of each border of its rows.
 //! Never: a world that the same seed would not make again.
 
 use super::agreement::{flow_at, pairs, sides};
-use crate::{AtHost, Decider, Flow, HostLayer, Verdict, compiled::Compiled, evaluate_at, generate::Case, row};
+use crate::{AtHost, Decider, Flow, HostLayer, Verdict, View, compiled::Compiled, evaluate_at, generate::Case, row};
 use model::Direction;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -20,27 +20,43 @@ fn questions(case: &Case) -> impl Iterator<Item = (usize, AtHost<'_>)> {
     case.view.host_endpoints.iter().enumerate().flat_map(of_host)
 }
 
-fn agree(
-    case: &Case,
-    compiled: &Compiled<'_>,
-    (place, at): (usize, AtHost<'_>),
-    flow: &Flow,
-) -> Result<(), TestCaseError> {
-    let found = compiled.at_host(place, at.layer, at.direction, flow);
-    prop_assert_eq!(evaluate_at(&case.view, at, flow), found, "{:?} at {:?}", flow, at);
-    Ok(())
+/// A case with what it would be if every staged policy were enforced.
+struct Both<'a> {
+    case: &'a Case,
+    compiled: Compiled<'a>,
+    if_enforced: View,
+}
+
+impl<'a> Both<'a> {
+    fn of(case: &'a Case) -> Self {
+        Self { case, compiled: Compiled::of(&case.view), if_enforced: case.view.if_enforced() }
+    }
+
+    fn agree(&self, (place, at): (usize, AtHost<'_>), flow: &Flow) -> Result<(), TestCaseError> {
+        let found = self.compiled.at_host(place, at.layer, at.direction, flow);
+        prop_assert_eq!(evaluate_at(&self.case.view, at, flow), found, "{:?} at {:?}", flow, at);
+        let Some(would) = self.compiled.previewed_at_host(place, at.layer, at.direction, flow) else { return Ok(()) };
+        match evaluate_at(&self.if_enforced, at, flow) {
+            Some(said) => {
+                prop_assert_eq!((said.verdict, said.decider), (would.verdict, would.decider), "{:?} at {:?}", flow, at)
+            }
+            // Without the policies that a staged one ends nobody would be asked.
+            None => prop_assert!(would.verdict != Verdict::Deny, "{:?} at {:?}: {:?}", flow, at, would),
+        }
+        Ok(())
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_rows_of_every_layer_say_what_the_evaluator_says(seed: u64) {
+    fn cal_13_the_rows_of_every_layer_say_what_the_evaluator_says_also_of_what_is_staged(seed: u64) {
         let case = Case::from_seed(seed);
-        let compiled = Compiled::of(&case.view);
+        let both = Both::of(&case);
         for question in questions(&case) {
             for flow in &case.flows {
-                agree(&case, &compiled, question, flow)?;
+                both.agree(question, flow)?;
             }
         }
     }
@@ -48,14 +64,15 @@ proptest! {
     #[test]
     fn they_agree_on_both_sides_of_every_border_of_every_layer(seed: u64) {
         let case = Case::from_seed(seed);
-        let compiled = Compiled::of(&case.view);
+        let both = Both::of(&case);
+        let compiled = &both.compiled;
         for (place, at) in questions(&case) {
             let Some(set) = compiled.at_hosts[place].get(&(at.layer, at.direction)) else { continue };
             for ends in pairs(&case).into_iter().take(3) {
                 let (peer, own) = if at.direction == Direction::Ingress { ends } else { (ends.1, ends.0) };
                 let met = (row(set, &compiled.class(peer)), compiled.class(own));
                 for flow in sides(&met).into_iter().filter_map(|side| flow_at(side, ends)) {
-                    agree(&case, &compiled, (place, at), &flow)?;
+                    both.agree((place, at), &flow)?;
                 }
             }
         }
