@@ -33,6 +33,8 @@ pub struct Asked<'a> {
     pub port: u16,
     /// Name or number.
     pub protocol: &'a str,
+    /// Source port; `None`: one that nobody uses.
+    pub source_port: Option<u16>,
 }
 
 /// A question that has no answer here.
@@ -99,6 +101,8 @@ pub struct Explanation {
     destination: IpAddr,
     protocol: String,
     port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_port: Option<u16>,
     /// `allowed` or `refused`.
     verdict: &'static str,
     /// Which end's policy decided, if a policy did.
@@ -168,7 +172,7 @@ pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Val
         return Err(ExplainError::Elsewhere { from: asked.from.clone(), to: asked.to.to_owned() });
     }
     let detail = detail(protocol, asked.port);
-    let source_port = source_port(protocol);
+    let source_port = source_port(protocol, asked.source_port);
     let from = local.0.map_or(Origin::Outside(None), |known| Origin::Pod(known.id.clone()));
     let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail, source_port })?;
     let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail, source_port });
@@ -177,11 +181,15 @@ pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Val
     let decider = decide(&twin, &outcome).decider;
     explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
     let at = AtPods { node: agent.world.node(), flow: &flow, sends: local.0.is_some(), receives: local.1.is_some() };
-    let (gates, of_gates) = gates::beside(&view, &flow, &twin, true);
-    let (at_pods, of_pods) = gates::at_pods(&view, at, &twin, &outcome);
-    explanation.evaluator.gates = [gates, at_pods].concat();
-    explanation.alarm = explanation.alarm.or(of_gates).or(of_pods);
+    let beside = [gates::at_pods(&view, at, &twin, &outcome), gates::beside(&view, &flow, &twin, true)];
     explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
+    let at_host = twin.refusing().is_some() || twin.answer.outcome == Fate::Drop(DropReason::HostEndpoint);
+    explanation.further.isolation.take_if(|_| at_host);
+    for gates::Beside { said, alarm, isolation } in beside {
+        explanation.evaluator.gates.extend(said);
+        explanation.alarm = explanation.alarm.or(alarm);
+        explanation.further.isolation = explanation.further.isolation.or(isolation.filter(|_| at_host));
+    }
     if let Some(alarm) = &explanation.alarm {
         tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
     }
@@ -221,8 +229,8 @@ pub fn detail(protocol: Protocol, port: u16) -> u16 {
 }
 
 /// The source port a question is asked with.
-pub fn source_port(protocol: Protocol) -> u16 {
-    if protocol.has_ports() { SOURCE_PORT } else { 0 }
+pub fn source_port(protocol: Protocol, asked: Option<u16>) -> u16 {
+    if protocol.has_ports() { asked.unwrap_or(SOURCE_PORT) } else { 0 }
 }
 
 /// The first pair of addresses of one family.
@@ -262,6 +270,7 @@ fn compose(
         destination,
         protocol: protocol.to_string(),
         port: asked.port,
+        source_port: asked.source_port,
         verdict: word(decision.verdict),
         direction: decision.direction.map(|direction| direction.to_string()),
         tier: decision.decider.as_ref().and_then(Decider::tier).map(ToString::to_string),
@@ -444,7 +453,7 @@ mod tests {
 
     fn composed(twin: &TwinAnswer, outcome: &Outcome, local: bool) -> Explanation {
         let from = PodId::new("default", "a");
-        let asked = Asked { from: &from, to: "default/b", port: 80, protocol: "tcp" };
+        let asked = Asked { from: &from, to: "default/b", port: 80, protocol: "tcp", source_port: None };
         let ends = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         compose(&asked, ends, Protocol::TCP, twin, outcome, local)
     }

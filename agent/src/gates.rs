@@ -1,5 +1,5 @@
 //! Gates beside the evaluator: what Calico says that a host endpoint does with a packet, held against what the kernel said.
-//! In: the twins' answers at the gates of a packet's way. Out: the evaluator's words, and where they disagree.
+//! In: the twins' answers at the gates of a packet's way. Out: the evaluator's words, where they disagree, what a refused packet lacks.
 //! Invariant: layers are asked in the order of a packet's way: untracked, before translation, then local or forward.
 //! Never: a rule set, or anything else of the compiler.
 
@@ -7,19 +7,40 @@ use crate::explain::{by_gate, word};
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{GateAnswer, TwinAnswer};
 use model::{Direction, HostEndpoint, HostInterface, NodeName};
-use policy::{AtHost, Flow, HostLayer, Judgement, Outcome, Verdict, View, evaluate_at};
+use policy::{
+    AtHost, Flow, HostLayer, Judgement, Outcome, Verdict, View, evaluate_at,
+    nearest::{Isolation, isolation_at},
+};
 
-/// What the evaluator says of each gate, and the first disagreement.
-pub fn beside(view: &View, flow: &Flow, twin: &TwinAnswer, is_forwarded: bool) -> (Vec<String>, Option<String>) {
-    let (mut said, mut alarm) = (Vec::new(), None);
+/// What the evaluator says beside the twins.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Of each gate.
+    pub said: Vec<String>,
+    /// The first disagreement.
+    pub alarm: Option<String>,
+    /// Where one refuses because no rule matches: who isolates it there, and which rules come nearest.
+    pub isolation: Option<Isolation>,
+}
+
+/// Asks of each gate that the twins were asked of.
+pub fn beside(view: &View, flow: &Flow, twin: &TwinAnswer, is_forwarded: bool) -> Beside {
+    let mut beside = Beside::default();
     for gate in &twin.gates {
         let Some(host) = view.host_endpoints.iter().find(|host| host.name == gate.name) else { continue };
         let judged = at_gate(view, (host, gate.direction), is_forwarded, flow);
-        let words = judged.as_ref().map_or_else(|| "nothing is asked".to_owned(), ToString::to_string);
-        alarm = alarm.or_else(|| disagreement(gate, judged.as_ref(), &words));
-        said.push(format!("{}, {}: {words}", gate.name, gate.direction));
+        let said = judged.as_ref().map(|(_, judged)| judged);
+        let words = said.map_or_else(|| "nothing is asked".to_owned(), ToString::to_string);
+        beside.alarm = beside.alarm.or_else(|| disagreement(gate, said, &words));
+        beside.isolation = beside.isolation.or_else(|| isolation(view, flow, judged.as_ref()?));
+        beside.said.push(format!("{}, {}: {words}", gate.name, gate.direction));
     }
-    (said, alarm)
+    beside
+}
+
+fn isolation(view: &View, flow: &Flow, (at, judged): &(AtHost<'_>, Judgement)) -> Option<Isolation> {
+    let refuses = judged.verdict == Verdict::Deny;
+    refuses.then(|| isolation_at(view, *at, flow, &judged.decider)).flatten()
 }
 
 /// A flow with an end in a pod of this node.
@@ -34,20 +55,30 @@ pub struct AtPods<'a> {
 }
 
 /// The same of the host endpoint of all interfaces, which is asked of what pods send and receive (HEP-6, E2H-6).
-pub fn at_pods(view: &View, at: AtPods<'_>, twin: &TwinAnswer, outcome: &Outcome) -> (Vec<String>, Option<String>) {
+pub fn at_pods(view: &View, at: AtPods<'_>, twin: &TwinAnswer, outcome: &Outcome) -> Beside {
     let is_of_all = |host: &&HostEndpoint| host.node == *at.node && host.interface == Some(HostInterface::Any);
-    let Some(host) = view.host_endpoints.iter().find(is_of_all) else { return (Vec::new(), None) };
+    let Some(host) = view.host_endpoints.iter().find(is_of_all) else { return Beside::default() };
     let refused = refused_at_pods(view, host, at, outcome);
-    let words = refused.as_ref().map_or_else(|| "lets it through".to_owned(), ToString::to_string);
-    let alarm = disagreement_at_pods(twin, refused.as_ref(), &words);
-    (vec![format!("{}, of pods: {words}", host.name)], alarm)
+    let said = refused.as_ref().map(|(_, refused)| refused);
+    let words = said.map_or_else(|| "lets it through".to_owned(), ToString::to_string);
+    Beside {
+        alarm: disagreement_at_pods(twin, said, &words),
+        isolation: refused.as_ref().and_then(|refused| isolation(view, at.flow, refused)),
+        said: vec![format!("{}, of pods: {words}", host.name)],
+    }
 }
 
 /// Before translation comes first of all, the way through after the sender's own rules.
-fn refused_at_pods(view: &View, host: &HostEndpoint, at: AtPods<'_>, outcome: &Outcome) -> Option<Judgement> {
+fn refused_at_pods<'a>(
+    view: &View,
+    host: &'a HostEndpoint,
+    at: AtPods<'_>,
+    outcome: &Outcome,
+) -> Option<(AtHost<'a>, Judgement)> {
     let denies = |layer, direction| {
-        let judged = evaluate_at(view, AtHost { host, layer, direction }, at.flow);
-        judged.filter(|judged| judged.verdict == Verdict::Deny)
+        let here = AtHost { host, layer, direction };
+        let judged = evaluate_at(view, here, at.flow).filter(|judged| judged.verdict == Verdict::Deny);
+        judged.map(|judged| (here, judged))
     };
     let passes_sender = outcome.egress.as_ref().is_none_or(|egress| egress.verdict != Verdict::Deny);
     let to_node = view.host.iter().any(|net| net.contains(at.flow.destination));
@@ -77,20 +108,21 @@ fn disagreement_at_pods(twin: &TwinAnswer, refused: Option<&Judgement>, words: &
 }
 
 /// The layer that decides. `None`: none of them asks anything, and the packet passes.
-fn at_gate(
+fn at_gate<'a>(
     view: &View,
-    (host, direction): (&HostEndpoint, Direction),
+    (host, direction): (&'a HostEndpoint, Direction),
     is_forwarded: bool,
     flow: &Flow,
-) -> Option<Judgement> {
+) -> Option<(AtHost<'a>, Judgement)> {
     let last = if is_forwarded { HostLayer::Forward } else { HostLayer::Local };
     for layer in [HostLayer::Untracked, HostLayer::PreDnat, last] {
-        let Some(judged) = evaluate_at(view, AtHost { host, layer, direction }, flow) else { continue };
+        let at = AtHost { host, layer, direction };
+        let Some(judged) = evaluate_at(view, at, flow) else { continue };
         // Before translation an allow only skips the rest of that layer (HEP-9).
         let goes_on =
             judged.verdict == Verdict::Next || (layer == HostLayer::PreDnat && judged.verdict == Verdict::Allow);
         if !goes_on {
-            return Some(judged);
+            return Some((at, judged));
         }
     }
     None
@@ -156,7 +188,8 @@ mod tests {
         let ingress = decider.map(|decider| Hit::new(Verdict::Deny, decider));
         let twin = TwinAnswer { answer, egress: None, ingress, gates: Vec::new() };
         let at = AtPods { node: &"node".into(), flow: &flow, sends: true, receives: false };
-        at_pods(&view(), at, &twin, &Outcome { egress: None, ingress: None })
+        let beside = at_pods(&view(), at, &twin, &Outcome { egress: None, ingress: None });
+        (beside.said, beside.alarm)
     }
 
     #[test]

@@ -77,6 +77,9 @@ enum Command {
         /// Protocol: a name or a number
         #[arg(long, default_value = "TCP")]
         proto: String,
+        /// Source port, where rules or failsafe ports ask for it
+        #[arg(long)]
+        source_port: Option<u16>,
         #[command(flatten)]
         answer: AnswerArgs,
     },
@@ -152,11 +155,11 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config, settings } => run(config.as_deref(), *settings),
         Command::Show { table, answer } => show(&Query::Show { table }, &answer),
-        Command::Explain { from, to, port, proto: protocol, answer } => {
+        Command::Explain { from, to, port, proto: protocol, source_port, answer } => {
             let question = match from {
-                Sender::Pod(from) => Query::Explain { from, to, port, protocol },
-                Sender::Host => Query::ExplainHost { from: None, to, port, protocol },
-                Sender::Outside(from) => Query::ExplainHost { from: Some(from), to, port, protocol },
+                Sender::Pod(from) => Query::Explain { from, to, port, protocol, source_port },
+                Sender::Host => Query::ExplainHost { from: None, to, port, protocol, source_port },
+                Sender::Outside(from) => Query::ExplainHost { from: Some(from), to, port, protocol, source_port },
             };
             explain(&question, &answer)
         }

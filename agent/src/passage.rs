@@ -27,6 +27,8 @@ pub struct Asked<'a> {
     pub port: u16,
     /// Name or number.
     pub protocol: &'a str,
+    /// Source port; `None`: one that nobody uses.
+    pub source_port: Option<u16>,
 }
 
 /// Asks the twins.
@@ -43,15 +45,21 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
         Some(address) => (Origin::Outside(interface), address),
         None => (Origin::Node(interface), near.ok_or(ExplainError::NoWay(destination))?),
     };
-    let (detail, source_port) = (detail(protocol, asked.port), source_port(protocol));
+    let (detail, source_port) = (detail(protocol, asked.port), source_port(protocol, asked.source_port));
     let question = Question { from, source, destination, protocol, detail, source_port };
     let twin = agent.kernel.explain(&question)?;
     let is_own = matches!(question.from, Origin::Node(_)) || agent.world.host_addresses().contains(&destination);
     let view = agent.world.view();
     let flow = Flow { source, destination, protocol, detail, source_port };
-    let (gates, alarm) = gates::beside(&view, &flow, &twin, !is_own);
+    let gates::Beside { said, alarm, isolation } = gates::beside(&view, &flow, &twin, !is_own);
     let mut report = report(asked, &question, &twin);
-    report["evaluator"] = json!({ "gates": gates });
+    report["evaluator"] = json!({ "gates": said });
+    if let Some(isolation) = isolation {
+        report["isolation"] = json!(isolation);
+    }
+    if let Some(port) = asked.source_port {
+        report["sourcePort"] = port.into();
+    }
     if let Some(alarm) = alarm {
         tracing::error!(to = asked.to, "kernel and evaluator disagree: {alarm}");
         report["ALARM"] = alarm.into();

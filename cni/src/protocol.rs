@@ -156,6 +156,9 @@ pub enum Query {
         port: u16,
         /// Protocol name or number.
         protocol: String,
+        /// Source port, where it matters.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source_port: Option<u16>,
     },
     /// `tortie explain` of what passes this node's own interfaces.
     ExplainHost {
@@ -167,6 +170,9 @@ pub enum Query {
         port: u16,
         /// Protocol name or number.
         protocol: String,
+        /// Source port, where it matters.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source_port: Option<u16>,
     },
     /// `tortie policy test`: what would change, and nothing is.
     Test {

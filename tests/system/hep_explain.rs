@@ -15,8 +15,15 @@ use tests::{
 
 /// What `explain` says of a TCP port: allowed or not, and its JSON.
 fn explained(g: &Gate<'_>, from: &str, to: &str, port: u16) -> Result<(bool, Value)> {
-    let port = port.to_string();
-    let told = g.s.node.tortie(&["explain", "--from", from, "--to", to, "--port", &port, "--output", "json"])?;
+    explained_from(g, (from, None), to, port)
+}
+
+/// The same, from a source port.
+fn explained_from(g: &Gate<'_>, (from, by): (&str, Option<u16>), to: &str, port: u16) -> Result<(bool, Value)> {
+    let (port, by) = (port.to_string(), by.map(|by| by.to_string()));
+    let mut asked = vec!["explain", "--from", from, "--to", to, "--port", &port, "--output", "json"];
+    asked.extend(by.iter().flat_map(|by| ["--source-port", by]));
+    let told = g.s.node.tortie(&asked)?;
     let said = String::from_utf8_lossy(&told.stdout).into_owned();
     ensure!(!said.contains("ALARM"), "kernel and evaluator disagree: {said}");
     let report: Value = serde_json::from_str(&said)
@@ -94,9 +101,35 @@ fn explain_says_of_what_is_forwarded_which_gate_refuses_it() -> Result<()> {
         g.expect(Tcp(81), "x/b\n x/a X")?;
         let (lets, said) = explained(g, "x/a", "x/b", 81)?;
         ensure!(!lets && said["policy"] == "GlobalNetworkPolicy forward", "{said}");
-        ensure!(explained(g, "x/a", "x/b", 82)?.0, "another port passes");
+        let evaluated = |said: &Value| said["evaluator"]["gates"][0].to_string();
+        ensure!(evaluated(&said).contains("h, of pods: GlobalNetworkPolicy forward ingress rule 0 denies"), "{said}");
+        let (lets, said) = explained(g, "x/a", "x/b", 82)?;
+        ensure!(lets && evaluated(&said).contains("h, of pods: lets it through"), "{said}");
         let forward = g.row("eth0", "forward")?;
         ensure!(forward["ingress"][0] == "GlobalNetworkPolicy forward", "{forward}");
+        Ok(())
+    })
+}
+
+#[test]
+fn explain_says_what_the_nearest_rule_of_a_host_endpoint_asks_for_a_source_port_too() -> Result<()> {
+    gate(&["x/a", "x/b"], |g| {
+        let own = g.s.node.addresses()[0].to_string();
+        g.host_endpoint("h", "interfaceName: '*'")?;
+        g.global(
+            "dns",
+            "{ selector: has(host), applyOnForward: true, types: [Ingress], \
+               ingress: [{ action: Allow, protocol: TCP, source: { ports: [5353] }, destination: { ports: [80] } }] }",
+        )?;
+        g.expect(Tcp(80), "node1 x/b\n outside X X\n x/a . X")?;
+        let lacks = |said: &Value| said["isolation"]["nearest"][0]["lacks"].to_string();
+        for (from, to) in [(OUTSIDE_V4, &*own), ("x/a", "x/b")] {
+            let (lets, said) = explained(g, from, to, 80)?;
+            ensure!(!lets && said["isolation"]["by"][0] == "GlobalNetworkPolicy dns", "{said}");
+            ensure!(lacks(&said).contains("asks for port 5353 as source port"), "{said}");
+            let (lets, said) = explained_from(g, (from, Some(5353)), to, 80)?;
+            ensure!(lets && said["isolation"].is_null() && said["sourcePort"] == 5353, "{said}");
+        }
         Ok(())
     })
 }

@@ -32,12 +32,12 @@ pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
             }
             rows
         }
-        Query::ExplainHost { from, to, port, protocol } => {
-            let asked = passage::Asked { from: *from, to, port: *port, protocol };
+        Query::ExplainHost { from, to, port, protocol, source_port } => {
+            let asked = passage::Asked { from: *from, to, port: *port, protocol, source_port: *source_port };
             passage::explain(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
         }
-        Query::Explain { from, to, port, protocol } => {
-            let asked = explain::Asked { from, to, port: *port, protocol };
+        Query::Explain { from, to, port, protocol, source_port } => {
+            let asked = explain::Asked { from, to, port: *port, protocol, source_port: *source_port };
             explain::explain(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
         }
         Query::Test { files, delete } => test(agent, files, *delete)?.report(),

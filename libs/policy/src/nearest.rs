@@ -3,7 +3,7 @@
 //! Invariant: whether a test fails is the evaluator's word; a rule none of whose tests fails is never named.
 //! Never: looks at more than [`RULES_MAX`] rules, or names more than [`NAMED_MAX`].
 
-use crate::{Decider, Flow, View, evaluate::Packet};
+use crate::{AtHost, Decider, Flow, View, evaluate::Packet};
 use model::{
     Action, Cidr, Direction, EntityMatch, Family, Label, LabelView as _, PolicyId, PortMatch, Profile, Rule, Selector,
     TierName,
@@ -54,23 +54,35 @@ pub struct Lack {
 /// Why `decider` refused the flow at this end. `None`: not because no rule matched.
 #[must_use]
 pub fn isolation(view: &View, flow: &Flow, decider: &Decider) -> Option<Isolation> {
+    let packet = view.seen(flow, decider.direction())?;
+    let profiles = view.profiles_of(&packet);
+    isolation_of(view, &packet, decider, &profiles)
+}
+
+/// The same, of a layer of a host endpoint. Where no policy applies and no profile allows it, nobody is named: that is what a
+/// host endpoint does by itself (HEP-1).
+#[must_use]
+pub fn isolation_at(view: &View, at: AtHost<'_>, flow: &Flow, decider: &Decider) -> Option<Isolation> {
+    let named = at.host.profiles.iter();
+    let profiles: Vec<_> =
+        named.filter_map(|name| view.profiles.iter().find(|profile| profile.name == *name)).collect();
+    isolation_of(view, &view.seen_at(flow, at), decider, &profiles)
+}
+
+fn isolation_of(view: &View, packet: &Packet<'_>, decider: &Decider, profiles: &[&Profile]) -> Option<Isolation> {
     let direction = decider.direction();
-    let packet = view.seen(flow, direction)?;
     let (by, rules) = match decider {
         Decider::EndOfTier { tier, policies, .. } => {
-            (policies.iter().map(ToString::to_string).collect(), of_tier(view, &packet, tier))
+            (policies.iter().map(ToString::to_string).collect(), of_tier(view, packet, tier))
         }
-        Decider::NoProfile(_) => {
-            let profiles = view.profiles_of(&packet);
-            (
-                profiles.iter().map(|profile| format!("Profile {}", profile.name)).collect(),
-                of_profiles(&profiles, direction),
-            )
-        }
+        Decider::NoProfile(_) => (
+            profiles.iter().map(|profile| format!("Profile {}", profile.name)).collect(),
+            of_profiles(profiles, direction),
+        ),
         _ => return None,
     };
     let allowing = rules.into_iter().filter(|(_, rule)| rule.action == Action::Allow).take(RULES_MAX);
-    let mut found: Vec<Near> = allowing.filter_map(|(policy, rule)| near(view, &packet, policy, rule)).collect();
+    let mut found: Vec<Near> = allowing.filter_map(|(policy, rule)| near(view, packet, policy, rule)).collect();
     // The order they are asked in decides between equals.
     found.sort_by_key(|near| near.lacks.len());
     found.truncate(NAMED_MAX);

@@ -23,9 +23,7 @@ pub struct AtHost<'a> {
 /// What a layer of a host endpoint says of a flow. `None`: it asks nothing in this direction.
 #[must_use]
 pub fn evaluate_at(view: &View, at: AtHost<'_>, flow: &Flow) -> Option<Judgement> {
-    let (source, destination) = (view.names_at(flow.source), view.names_at(flow.destination));
-    let packet = Packet { flow, source, destination, subject: Subject::Host(at), direction: at.direction };
-    view.is_asked(at).then(|| view.judge_at(at, &packet))
+    view.is_asked(at).then(|| view.judge_at(at, &view.seen_at(flow, at)))
 }
 
 impl AtHost<'_> {
@@ -46,6 +44,12 @@ impl AtHost<'_> {
 }
 
 impl View {
+    /// A flow as a host endpoint sees it.
+    pub(crate) fn seen_at<'a>(&'a self, flow: &'a Flow, at: AtHost<'a>) -> Packet<'a> {
+        let (source, destination) = (self.names_at(flow.source), self.names_at(flow.destination));
+        Packet { flow, source, destination, subject: Subject::Host(at), direction: at.direction }
+    }
+
     /// Without a policy, the node's own flows alone are asked about (HEP-1, HEP-5). Untracked policies are for named
     /// interfaces; one of them in either direction makes the layer. Before NAT only what comes in is asked about.
     fn is_asked(&self, at: AtHost<'_>) -> bool {

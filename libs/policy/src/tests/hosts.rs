@@ -6,7 +6,9 @@
 use super::cast::{
     Cast, Draft, HOST, STRANGER, TCP, UDP, cidr, does, end, end_nets, end_ports, global, labels, policy, written,
 };
-use crate::{AtHost, DEFAULT_ALLOW, Failsafes, Flow, HostLayer, compiled::Compiled, evaluate_at};
+use crate::{
+    AtHost, DEFAULT_ALLOW, Failsafes, Flow, HostLayer, compiled::Compiled, evaluate_at, nearest::isolation_at,
+};
 use model::{
     Action, Direction, EntityMatch, Failsafe, HostEndpoint, HostInterface, IfaceName, Layer, NamedPort, PortMatch,
     Profile, Protocol, Rule, Selector,
@@ -247,4 +249,32 @@ fn cal_38_policies_of_kubernetes_find_pods_alone_and_those_of_calico_find_host_e
     let pods = Selector::all_of(vec![Selector::pods(), written("all()")]).to_string();
     let of_pods = global("default", "g").selecting(&pods).into([does(Action::Allow)]);
     assert_eq!(comes_in(&with(eth0(), [of_pods]), Local, 80), "deny");
+}
+
+#[test]
+fn what_a_layer_refuses_names_who_isolates_it_and_what_the_nearest_rule_asks_for() {
+    let https = Rule { protocol: Some(TCP), destination: end_ports(&[(443, 443)], &[]), ..does(Action::Allow) };
+    let near = Rule { source: end_nets(&["203.0.113.0/24"], &[]), ..https.clone() };
+    let far = Rule { source: end_nets(&["198.51.100.0/24"], &[]), ..https };
+    let why = |cast: &Cast, layer| {
+        let (source, destination) = (STRANGER.parse().unwrap(), HOST.parse().unwrap());
+        let flow = Flow { source, destination, protocol: TCP, detail: 80, source_port: 40_000 };
+        let question = AtHost { host: &cast.0.host_endpoints[0], layer, direction: Ingress };
+        let refused = evaluate_at(&cast.0, question, &flow).expect("the layer is asked");
+        let isolation = isolation_at(&cast.0, question, &flow, &refused.decider).expect("no rule matched");
+        let texts = isolation.nearest.iter().flat_map(|near| near.lacks.iter().map(|lack| lack.text.clone()));
+        (isolation.by.join(" "), texts.collect::<Vec<_>>())
+    };
+    let cast = with(eth0(), [at(ON_FORWARD, "web").into([far, near])]);
+    let port = "asks for port 443, this is for 80";
+    let network = "asks for a sender in 198.51.100.0/24; 203.0.113.7 is not";
+    for layer in [Local, Forward] {
+        let said = why(&cast, layer);
+        assert_eq!(said, ("GlobalNetworkPolicy web".into(), vec![port.into(), network.into(), port.into()]));
+    }
+    assert_eq!(why(&with(eth0(), []), Local), (String::new(), vec![]), "a host endpoint by itself");
+    let profile = |rule| Profile { name: "own".into(), labels: labels(&[]), ingress: vec![rule], egress: vec![] };
+    let mut named = with(HostEndpoint { profiles: vec!["own".into()], ..eth0() }, []);
+    named.0.profiles = vec![profile(Rule { protocol: Some(UDP), ..does(Action::Allow) })];
+    assert_eq!(why(&named, Local), ("Profile own".into(), vec!["asks for UDP, this is TCP".into()]));
 }
