@@ -52,7 +52,10 @@ pub struct Now {
 pub fn further(view: &View, asked: &Flow, outcome: &Outcome, tracked: &[TrackedFlow]) -> Further {
     let is_asked = |each: &&TrackedFlow| {
         let Flow { source, destination, protocol, detail, .. } = each.flow;
-        (source, destination, protocol, detail) == (asked.source, asked.destination, asked.protocol, asked.detail)
+        // What a gate tracks is the same packets once more.
+        each.gate.is_none()
+            && (source, destination, protocol, detail)
+                == (asked.source, asked.destination, asked.protocol, asked.detail)
     };
     let mut flows: Vec<&TrackedFlow> = tracked.iter().filter(is_asked).collect();
     flows.sort_by_key(|each| (each.is_refused, each.source_port));

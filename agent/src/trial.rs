@@ -4,12 +4,14 @@
 //! Never: guesses beyond what was compared.
 
 use crate::{kernel::Kernel, owner::Agent};
-use calc::{Comparison, Desired, Difference, Live, Trial, World, compare};
+use calc::{Comparison, Desired, Difference, HostDifference, Live, Trial, World, compare};
 use cni::protocol::File;
-use dataplane::{StoreError, TrackedFlow};
+use dataplane::{Gate, StoreError, TrackedFlow};
 use datastore::{Problem, snapshot};
-use model::{Attachment, AttachmentId, Cidr, FIRST_INTERFACE, IfaceName, Mac, NodeName, PodId, ResourceKey, Update};
-use policy::{Endpoint, Verdict, stretch};
+use model::{
+    Attachment, AttachmentId, Cidr, Direction, FIRST_INTERFACE, IfaceName, Mac, NodeName, PodId, ResourceKey, Update,
+};
+use policy::{Endpoint, HostLayer, Verdict, stretch};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,8 +104,9 @@ impl Gathered {
         )];
         unlooked
             .push("flows whose first packet was refused leave no trace: see what is said of pods and ports".to_owned());
-        if !now.host_endpoints.is_empty() || !then.host_endpoints.is_empty() {
-            unlooked.push("host endpoints, and what this node itself sends, receives or forwards".to_owned());
+        if now.node != then.node {
+            unlooked
+                .push("what this node as a whole asks of pods: flows that are there were asked, no others".to_owned());
         }
         if keeps {
             let said = "establishedFlows is keep: flows that are there go on, and new ones like them are meant";
@@ -154,19 +157,35 @@ fn told(updates: &[Update]) -> Vec<String> {
 /// A flow whose verdict would be another, and by what.
 type Judged<'a> = (&'a TrackedFlow, String, bool);
 
-/// What this node opened itself is let in whatever policy says.
+/// What this node opened itself is let in by its pods whatever policy says.
 fn judged<'a>(flows: &'a [TrackedFlow], now: &Desired, then: &Desired) -> Vec<Judged<'a>> {
     let (mut now, mut then) = (Trial::of(now), Trial::of(then));
     let mut judged = Vec::new();
-    for each in flows.iter().filter(|each| !each.is_hosts_own) {
-        let was = if each.is_refused { Verdict::Deny } else { now.outcome(&each.flow).verdict() };
-        let outcome = then.outcome(&each.flow);
-        let is = outcome.verdict();
-        if was != is {
-            judged.push((each, outcome.to_string(), is != Verdict::Deny));
+    for each in flows.iter().filter(|each| !each.is_hosts_own || each.gate.is_some()) {
+        let was_refused = each.is_refused || refuses(&mut now, each).0;
+        let (is_refused, by) = refuses(&mut then, each);
+        if was_refused != is_refused {
+            judged.push((each, by, !is_refused));
         }
     }
     judged
+}
+
+/// Whether it would be refused if it began now, and by what, or what would let it pass.
+fn refuses(trial: &mut Trial<'_>, tracked: &TrackedFlow) -> (bool, String) {
+    let flow = &tracked.flow;
+    if let Some(Gate { interface, direction, is_forwarded }) = &tracked.gate {
+        let judged = trial.at_gate(interface, *direction, *is_forwarded, flow);
+        let open = || "no host endpoint asks anything".to_owned();
+        let said = judged.as_ref().map_or_else(open, ToString::to_string);
+        return (judged.is_some_and(|judged| judged.verdict == Verdict::Deny), said);
+    }
+    let outcome = trial.outcome(flow);
+    let by_sender = outcome.egress.as_ref().is_some_and(|egress| egress.verdict == Verdict::Deny);
+    match trial.refused_at_pods(flow).filter(|_| !by_sender) {
+        Some(refused) => (true, format!("the host endpoint of all interfaces: {refused}")),
+        None => (outcome.verdict() == Verdict::Deny, outcome.to_string()),
+    }
 }
 
 #[derive(Default)]
@@ -253,7 +272,7 @@ impl Report<'_> {
     }
 
     fn say(mut self, flows_change: bool, flows: Value) -> Value {
-        let Comparison { pods, differences, unlisted, unlooked } = self.found;
+        let Comparison { pods, differences, at_hosts, unlisted, unlooked } = self.found;
         if unlisted + unlooked > 0 {
             self.unlooked
                 .push(format!("{unlooked} pairs of groups of addresses; {unlisted} differences are not listed"));
@@ -261,29 +280,58 @@ impl Report<'_> {
         // Both families often say the same.
         let between: BTreeSet<String> = differences.iter().map(|found| self.between(found).to_string()).collect();
         let between: Vec<Value> = between.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
-        let differs = flows_change || !differences.is_empty();
+        let at_hosts: BTreeSet<String> = at_hosts.iter().map(|found| self.at_host(found).to_string()).collect();
+        let at_hosts: Vec<Value> = at_hosts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let differs = flows_change || !differences.is_empty() || !at_hosts.is_empty();
         json!({
             "changes": self.changes,
             "verdict": if differs { "differs" } else if *unlooked > 0 { "unknown" } else { "same" },
             "pods": pods.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "flows": flows,
             "between": between,
+            "atHostEndpoints": at_hosts,
             "notLookedAt": self.unlooked,
         })
     }
 
     fn between(&self, found: &Difference) -> Value {
-        let places = |places: &[Cidr]| {
-            let names: BTreeSet<String> = places.iter().map(|place| self.place(place)).collect();
-            names.into_iter().collect::<Vec<_>>()
-        };
         json!({
             "would": if found.lets_in { "be let in" } else { "be refused" },
-            "from": places(&found.from),
-            "to": places(&found.to),
+            "from": self.places(&found.from),
+            "to": self.places(&found.to),
             "what": found.what.iter().flat_map(stretch::said).collect::<Vec<_>>(),
             "by": found.by.to_string(),
         })
+    }
+
+    fn at_host(&self, found: &HostDifference) -> Value {
+        let anybody = || vec!["whoever is there".to_owned()];
+        let own = if found.own.is_empty() { anybody() } else { self.places(&found.own) };
+        let ends = match found.direction {
+            Direction::Ingress => (self.places(&found.peers), own),
+            Direction::Egress => (own, self.places(&found.peers)),
+        };
+        let layer = match found.layer {
+            HostLayer::Untracked => "untracked",
+            HostLayer::PreDnat => "preDNAT",
+            HostLayer::Forward => "forward",
+            HostLayer::Local => "local",
+        };
+        json!({
+            "would": if found.lets_in { "pass" } else { "be refused" },
+            "interface": found.interface.to_string(),
+            "layer": layer,
+            "direction": found.direction.to_string(),
+            "from": ends.0,
+            "to": ends.1,
+            "what": found.what.iter().flat_map(stretch::said).collect::<Vec<_>>(),
+            "by": found.by.to_string(),
+        })
+    }
+
+    fn places(&self, places: &[Cidr]) -> Vec<String> {
+        let names: BTreeSet<String> = places.iter().map(|place| self.place(place)).collect();
+        names.into_iter().collect()
     }
 
     fn place(&self, place: &Cidr) -> String {
@@ -306,6 +354,7 @@ impl Report<'_> {
             "destinationPort": tracked.destination_port,
             "destinationPod": pod(destination),
             "state": tracked.state,
+            "hostEndpoint": tracked.gate.as_ref().map(|gate| gate.interface.to_string()),
             "by": by,
         })
     }
@@ -347,6 +396,12 @@ pub fn lines(report: &Value) -> String {
         lines.push(format!("  would {}: {from} -> {to}: {what}", text(&each["would"])));
         lines.push(format!("              {}", text(&each["by"])));
     }
+    for each in report["atHostEndpoints"].as_array().into_iter().flatten() {
+        let (from, to, what) = (listed(&each["from"]), listed(&each["to"]), listed(&each["what"]));
+        let place = ["interface", "layer", "direction"].map(|field| text(&each[field])).join(" ");
+        lines.push(format!("  would {}: {place}: {from} -> {to}: {what}", text(&each["would"])));
+        lines.push(format!("              {}", text(&each["by"])));
+    }
     lines.extend(all(&report["notLookedAt"]).iter().map(|what| format!("  not looked at: {what}")));
     let sum = match report["verdict"].as_str() {
         Some("same") => "no verdict would change",
@@ -366,7 +421,8 @@ fn flow_line(would: &str, flow: &Value) -> String {
     };
     let word = |field: &str| flow[field].as_str().unwrap_or_default().to_owned();
     let (source, destination) = (end("source"), end("destination"));
-    format!("    {would}: {} {source} -> {destination}, {}: {}", word("protocol"), word("state"), word("by"))
+    let gate = flow["hostEndpoint"].as_str().map_or_else(String::new, |interface| format!(" at {interface}"));
+    format!("    {would}: {} {source} -> {destination}{gate}, {}: {}", word("protocol"), word("state"), word("by"))
 }
 
 /// A table's cell does not grow with the cluster.

@@ -3,11 +3,14 @@
 //! Invariant: what a trial foretells is what then happens.
 //! Never: waits for a policy by time.
 
-use crate::story::{Story, file_of, policy, story};
-use anyhow::{Context as _, Result};
+use crate::{
+    hep::{gate, object},
+    story::{Story, file_of, policy, story},
+};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{fs, process::Output};
-use tests::{Outcome, Probe::Tcp, wait};
+use tests::{Outcome, Probe::Tcp, flow::Connection, wait};
 
 const DENY: &str = "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }";
 
@@ -126,5 +129,55 @@ fn a_policy_test_of_a_directory_needs_no_agent() -> Result<()> {
         let (status, ..) = tested(s, &policy("x/p", DENY), &[])?;
         assert_eq!(status, Some(2), "without an agent there is no answer about flows");
         s.node.start()
+    })
+}
+
+#[test]
+fn cal_13_a_policy_that_is_staged_for_a_host_endpoint_refuses_nothing_and_its_flows_are_counted() -> Result<()> {
+    gate(&[], |g| {
+        let spec = |action: &str| {
+            format!(
+                "{{ selector: has(host), types: [Ingress], ingress: [{{ action: {action}, protocol: TCP, destination: {{ ports: [80] }} }}] }}"
+            )
+        };
+        g.host_endpoint("h", "interfaceName: eth0")?;
+        g.expect(Tcp(80), "node1\n outside X")?;
+        g.global("web", &spec("Allow"))?;
+        g.expect(Tcp(80), "node1\n outside .")?;
+        g.s.cluster.manifest("staged", &object("StagedGlobalNetworkPolicy", "web", &spec("Deny")))?;
+        let id = "StagedGlobalNetworkPolicy web";
+        wait_row(g.s, id, |row| row["ifEnforced"].as_str().is_some_and(|text| text.contains("ingress rule 0")))?;
+        g.expect_now(Tcp(80), "node1\n outside .")?;
+        wait_row(g.s, id, |row| row["wouldRefuse"].as_u64() > Some(0))
+    })
+}
+
+#[test]
+fn a_policy_test_names_the_flow_and_the_layer_of_a_host_endpoint_that_the_policy_then_refuses() -> Result<()> {
+    gate(&[], |g| {
+        let own = g.s.node.addresses()[0];
+        g.host_endpoint("h", "interfaceName: eth0")?;
+        g.expect(Tcp(80), "node1\n outside X")?;
+        g.global("open", "{ selector: has(host), order: 10, types: [Ingress], ingress: [{ action: Allow }] }")?;
+        g.expect(Tcp(80), "node1\n outside .")?;
+        let mut goes = Connection::open(g.s.cluster.outside(), own, 80)?;
+        ensure!(goes.answers()?);
+        let deny = "{ selector: has(host), order: 5, types: [Ingress], ingress: [{ action: Deny, protocol: TCP, destination: { ports: [80] } }] }";
+        let text = object("GlobalNetworkPolicy", "deny", deny);
+        let (status, report, errors) = tested(g.s, &text, &[])?;
+        let refused = report["flows"]["refused"].as_array().context("a list of flows")?;
+        let is_it = |flow: &Value| flow["hostEndpoint"] == "eth0" && flow["destination"] == own.to_string();
+        ensure!(status == Some(1) && refused.iter().any(is_it), "{report:#} {errors}");
+        let layer = &report["atHostEndpoints"][0];
+        let said = ["interface", "layer", "direction", "would"].map(|field| layer[field].as_str().unwrap_or_default());
+        ensure!(said == ["eth0", "local", "ingress", "be refused"] && layer["what"][0] == "TCP 80", "{report:#}");
+        ensure!(goes.answers()?, "a test changed something");
+        g.s.cluster.manifest("global-deny", &text)?;
+        g.expect(Tcp(80), "node1\n outside X")?;
+        ensure!(!goes.answers()?, "what was foretold did not come");
+        let (status, report, _) = tested(g.s, &text, &["--delete"])?;
+        let back = report["atHostEndpoints"].as_array().context("a list")?.iter().any(|found| found["would"] == "pass");
+        ensure!(status == Some(1) && back, "{report:#}");
+        Ok(())
     })
 }

@@ -22,5 +22,5 @@ pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, 
 pub use live::{Latest, Live, Touched};
 pub use query::Status;
 pub use resolve::desired;
-pub use trial::{Comparison, Difference, Trial, compare};
+pub use trial::{Comparison, Difference, HostDifference, Trial, compare};
 pub use world::{InSync, World};

@@ -247,13 +247,13 @@ impl Dataplane {
         filled(&self.node.tables)
     }
 
-    /// Tracked flows of pods, refused ones included.
+    /// Tracked flows of pods and of host endpoints, refused ones included.
     ///
     /// # Errors
     /// A map cannot be read.
     pub fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         let tables = &self.node.tables;
-        Ok(tracked::flows(&tables.store().conntrack.flows()?, tables.names()))
+        Ok(tracked::flows(&tables.store().conntrack.flows()?, tables.names(), &tables.image().endpoints))
     }
 
     /// What staged policies would have made of new flows.

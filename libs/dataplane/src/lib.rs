@@ -46,5 +46,5 @@ pub use platform::{Attach, AttachedBy, Platform};
 pub use question::{GateAnswer, Origin, Question, SOURCE_PORT, TwinAnswer};
 pub use staged::Tried;
 pub use tables::{SizeError, Sizes, StoreError};
-pub use tracked::TrackedFlow;
+pub use tracked::{Gate, TrackedFlow};
 pub use usage::{Filled, Usage, usages};

@@ -1,9 +1,10 @@
 //! Compares two Desired: which pods' rule sets are others, and between whom verdicts would be.
-//! In: what is desired now, and what would be. Out: groups of senders and receivers with the protocols and ports that differ.
+//! In: what is desired now, and what would be. Out: groups of senders and receivers with the protocols and ports that differ; host
+//! endpoints layer by layer.
 //! Invariant: addresses that no rule set tells apart, before or after, are one group; a verdict is that of both ends.
 //! Never: goes on without a bound; what was left out is counted.
 
-use super::class_of;
+use super::{class_of, hosts, hosts::HostDifference};
 use crate::{Desired, EndpointSpec, Owner};
 use model::{Cidr, Family, PodId};
 use policy::{Class, Decider, Hit, Row, Rows, RuleSet, Verdict, stretch};
@@ -15,7 +16,7 @@ use std::{
 };
 
 /// Pairs of groups whose rows are compared.
-const PAIRS_MAX: usize = 20_000;
+pub(super) const PAIRS_MAX: usize = 20_000;
 /// Differences that are listed.
 const LISTED_MAX: usize = 256;
 
@@ -26,6 +27,8 @@ pub struct Comparison {
     pub pods: BTreeSet<PodId>,
     /// Between whom, with what.
     pub differences: Vec<Difference>,
+    /// What layers of host endpoints would decide otherwise.
+    pub at_hosts: Vec<HostDifference>,
     /// Differences that are not listed.
     pub unlisted: usize,
     /// Pairs of groups that were not compared.
@@ -53,10 +56,19 @@ pub fn compare(before: &Desired, after: &Desired) -> Comparison {
     let mut known = Known::default();
     let pods = changed_pods(before, after);
     let groups = groups(before, after, &mut known);
+    let layers = hosts::changed(before, after, &mut known);
     let rows = known.sets.contents.iter().map(|set| Rows::of(set)).collect();
     let asking = known.sets.contents.iter().map(|set| set.asks_own()).collect();
     let mut pairs = Pairs { known: &known, rows, asking, made: BTreeMap::new() };
     let mut found = Comparison { pods, ..Comparison::default() };
+    for layer in &layers {
+        match hosts::differences(layer, &groups, &mut pairs) {
+            Some(differences) => found.at_hosts.extend(differences),
+            None => found.unlooked += 1,
+        }
+    }
+    found.unlisted = found.at_hosts.len().saturating_sub(LISTED_MAX);
+    found.at_hosts.truncate(LISTED_MAX);
     let mut looked = 0;
     for (source, from) in &groups {
         for (destination, to) in &groups {
@@ -132,15 +144,15 @@ impl<T: Ord> Numbered<T> {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     sets: Numbered<RuleSet>,
     classes: Numbered<Class>,
 }
 
 /// How an address is seen, and what judges it, before or after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Side {
-    class: usize,
+pub(super) struct Side {
+    pub(super) class: usize,
     ingress: Option<usize>,
     egress: Option<usize>,
     /// Traffic from this node is let in.
@@ -149,10 +161,10 @@ struct Side {
 
 /// Addresses of one group are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Group {
-    family: Family,
-    before: Side,
-    after: Side,
+pub(super) struct Group {
+    pub(super) family: Family,
+    pub(super) before: Side,
+    pub(super) after: Side,
 }
 
 /// Every address and network that any rule tells apart, by what it is. Networks stand for what is in them and named apart
@@ -179,10 +191,15 @@ fn local(desired: &Desired) -> BTreeMap<IpAddr, &EndpointSpec> {
 }
 
 impl Known {
+    /// The number of a rule set; what is staged in it decides nothing.
+    pub(super) fn set(&mut self, set: &Arc<RuleSet>) -> usize {
+        self.sets.number(set, |set| Arc::new(enforced(set)))
+    }
+
     fn side(&mut self, desired: &Desired, local: &BTreeMap<IpAddr, &EndpointSpec>, place: &Cidr) -> Side {
         let address = Some(place.network()).filter(|address| *place == Cidr::host(*address));
         let spec = address.and_then(|address| local.get(&address));
-        let mut set = |set: &Arc<RuleSet>| self.sets.number(set, |set| Arc::new(enforced(set)));
+        let mut set = |set: &Arc<RuleSet>| self.set(set);
         let held = address.and_then(|address| desired.addresses.get(&address));
         let (ingress, egress) = (spec.map(|spec| set(&spec.ingress)), spec.map(|spec| set(&spec.egress)));
         let class = match class_of(desired, place) {
@@ -196,7 +213,7 @@ impl Known {
 /// Which set a side is judged by, as what it sees the other, and as what its own address is seen, if that matters.
 type Asked = Option<(usize, usize, Option<usize>)>;
 
-struct Pairs<'a> {
+pub(super) struct Pairs<'a> {
     known: &'a Known,
     rows: Vec<Rows<'a>>,
     /// Sets that ask of the own address.
@@ -205,7 +222,11 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    fn row(&mut self, asked: Asked) -> Option<Arc<Row>> {
+    pub(super) fn asks_own(&self, set: usize) -> bool {
+        self.asking[set]
+    }
+
+    pub(super) fn row(&mut self, asked: Asked) -> Option<Arc<Row>> {
         let (set, class, own) = asked?;
         let Self { known, rows, made, .. } = self;
         let make = || {

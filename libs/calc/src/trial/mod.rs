@@ -4,8 +4,10 @@
 //! Never: changes what is desired.
 
 mod compare;
+mod hosts;
 
 pub use compare::{Comparison, Difference, compare};
+pub use hosts::HostDifference;
 
 use crate::{AddressSpec, Desired, EndpointSpec, Owner};
 use model::Cidr;

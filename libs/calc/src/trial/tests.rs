@@ -8,8 +8,11 @@ use crate::{
     World,
     live::tests::{attachment, resources},
 };
-use model::{Resource, Update};
-use policy::{View, evaluate, generate::Case};
+use model::{Direction, HostEndpoint, IfaceName, Resource, Update};
+use policy::{
+    AtHost, HostLayer, View, evaluate, evaluate_at,
+    generate::{Case, INTERFACES},
+};
 use std::collections::BTreeSet;
 
 /// The world of this case with all its pods here.
@@ -21,7 +24,9 @@ fn world(case: &Case) -> World {
         }
         world.apply(Update::Set(resource));
     }
-    world.set_host_addresses(case.view.host.iter().map(Cidr::network).collect());
+    let own: BTreeSet<_> = case.view.host.iter().map(Cidr::network).collect();
+    world.set_host_interfaces(INTERFACES.map(|name| (IfaceName(name.into()), own.clone())).into());
+    world.set_host_addresses(own);
     world.apply(Update::InSync);
     world
 }
@@ -54,10 +59,73 @@ fn a_flow_is_judged_as_the_evaluator_judges_it() {
     }
 }
 
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// The host endpoints that govern this node's interfaces, as the evaluator sees them.
+fn governors<'a>(desired: &Desired, view: &'a View) -> Vec<(IfaceName, &'a HostEndpoint)> {
+    let named =
+        |name: &str| view.host_endpoints.iter().find(|host| host.name == name).expect("it is one of the view's");
+    desired.host_endpoints.iter().map(|(interface, spec)| (interface.clone(), named(&spec.name))).collect()
+}
+
+fn refused(view: &View, host: &HostEndpoint, (layer, direction): (HostLayer, Direction), flow: &Flow) -> bool {
+    let said = evaluate_at(view, AtHost { host, layer, direction }, flow);
+    said.is_some_and(|said| said.verdict == Verdict::Deny)
+}
+
+#[test]
+fn a_flow_at_a_gate_is_judged_as_the_evaluator_judges_it_layer_by_layer() {
+    let (mut decided, mut at_pods) = (0, 0);
+    for seed in 0..150 {
+        let (world, _, flows) = worlds(seed);
+        let (view, desired) = (world.view(), desired(&world));
+        let mut trial = Trial::of(&desired);
+        let (all, own) = (governors(&desired, &view), crate::host::own(&world));
+        for (flow, (interface, host)) in flows.iter().flat_map(|flow| all.iter().map(move |at| (flow, at))) {
+            for (direction, forwarded) in DIRECTIONS.into_iter().flat_map(|to| [(to, false), (to, true)]) {
+                let last = if forwarded { HostLayer::Forward } else { HostLayer::Local };
+                let layers = [HostLayer::Untracked, HostLayer::PreDnat, last].into_iter();
+                let mut said = layers
+                    .filter_map(|layer| Some((layer, evaluate_at(&view, AtHost { host, layer, direction }, flow)?)));
+                let goes_on = |layer, verdict| {
+                    verdict == Verdict::Next || layer == HostLayer::PreDnat && verdict == Verdict::Allow
+                };
+                let wanted = said.find(|(layer, said)| !goes_on(*layer, said.verdict)).map(|(_, said)| said);
+                decided += usize::from(wanted.is_some());
+                let found = trial.at_gate(interface, direction, forwarded, flow);
+                assert_eq!(found, wanted, "seed {seed}: {interface} {direction} {forwarded} {flow:?}");
+            }
+        }
+        for (flow, host) in flows.iter().flat_map(|flow| crate::host::of_all_interfaces(&own).map(|host| (flow, host)))
+        {
+            let is_pods = |address| view.endpoints.iter().any(|endpoint| endpoint.addresses.contains(&address));
+            let is_nodes = |address| view.host.iter().any(|net| net.contains(address));
+            let sends = is_pods(flow.source) && !is_nodes(flow.destination);
+            let receives = is_pods(flow.destination) && !is_nodes(flow.source);
+            let wanted = is_pods(flow.source) && refused(&view, host, (HostLayer::PreDnat, Direction::Ingress), flow)
+                || sends && refused(&view, host, (HostLayer::Forward, Direction::Ingress), flow)
+                || receives && refused(&view, host, (HostLayer::Forward, Direction::Egress), flow);
+            assert_eq!(trial.refused_at_pods(flow).is_some(), wanted, "seed {seed}: {flow:?}");
+            at_pods += usize::from(wanted);
+        }
+    }
+    assert!(decided > 5000 && at_pods > 20, "{decided} decided at gates, {at_pods} refused at pods");
+}
+
 /// Whether the difference speaks of this address: the narrowest place that is told apart.
 fn is_of(place: &[Cidr], address: IpAddr, all: &[Cidr]) -> bool {
     let narrowest = all.iter().filter(|net| net.contains(address)).max_by_key(|net| net.prefix_len());
     narrowest.is_some_and(|narrowest| place.contains(narrowest))
+}
+
+/// Every place that rules tell apart.
+fn places(both: [&Desired; 2]) -> Vec<Cidr> {
+    let mut all: Vec<Cidr> = [model::Family::V4, model::Family::V6].map(Cidr::all).into();
+    for desired in both {
+        all.extend(desired.addresses.keys().copied().map(Cidr::host));
+        all.extend(desired.nets.keys());
+    }
+    all
 }
 
 /// Those that generated rules name, and those after them.
@@ -74,11 +142,7 @@ fn every_verdict_that_changes_is_found_and_no_other() {
             continue;
         }
         assert_eq!(found.unlooked, 0, "seed {seed}: small worlds are looked at whole");
-        let mut all: Vec<Cidr> = [model::Family::V4, model::Family::V6].map(Cidr::all).into();
-        for desired in [&before, &after] {
-            all.extend(desired.addresses.keys().copied().map(Cidr::host));
-            all.extend(desired.nets.keys());
-        }
+        let all = places([&before, &after]);
         let (view_before, view_after) = (one.view(), other.view());
         for flow in &flows {
             let verdict = |view: &View, source_port| evaluate(view, &Flow { source_port, ..*flow }).verdict();
@@ -103,6 +167,48 @@ fn every_verdict_that_changes_is_found_and_no_other() {
 }
 
 #[test]
+fn every_verdict_of_a_host_endpoints_layer_that_changes_is_found_and_no_other() {
+    let mut changed = 0;
+    for seed in 0..150 {
+        let (one, other, flows) = worlds(seed);
+        let (before, after) = (desired(&one), desired(&other));
+        let found = compare(&before, &after);
+        if found.unlisted > 0 {
+            continue;
+        }
+        let all = places([&before, &after]);
+        let (view_before, view_after) = (one.view(), other.view());
+        let layers = HostLayer::ALL.into_iter().flat_map(|layer| DIRECTIONS.map(|direction| (layer, direction)));
+        let asked = layers.flat_map(|at| flows.iter().map(move |flow| (at, flow)));
+        for ((at, flow), (interface, host)) in
+            asked.flat_map(|asked| governors(&after, &view_after).into_iter().map(move |host| (asked, host)))
+        {
+            let flips = |source_port| {
+                let flow = Flow { source_port, ..*flow };
+                let (was, is) = (refused(&view_before, host, at, &flow), refused(&view_after, host, at, &flow));
+                (was != is).then_some(was)
+            };
+            let (peer, own) = match at.1 {
+                Direction::Ingress => (flow.source, flow.destination),
+                Direction::Egress => (flow.destination, flow.source),
+            };
+            let x = u32::from(flow.protocol.0) << 16 | u32::from(flow.detail);
+            let covering = found.at_hosts.iter().filter(|found| {
+                (&found.interface, found.layer, found.direction) == (&interface, at.0, at.1)
+                    && is_of(&found.peers, peer, &all)
+                    && (found.own.is_empty() || is_of(&found.own, own, &all))
+                    && found.what.iter().any(|range| range.contains(&x))
+            });
+            let said: BTreeSet<_> = covering.map(|found| found.lets_in).collect();
+            let wanted: BTreeSet<_> = SOURCE_PORTS.into_iter().filter_map(flips).collect();
+            assert_eq!(said, wanted, "seed {seed}: {interface} {at:?} {flow:?}");
+            changed += wanted.len();
+        }
+    }
+    assert!(changed > 200, "only {changed} verdicts changed");
+}
+
+#[test]
 fn what_is_only_staged_changes_nothing() {
     for seed in 0..100 {
         let case = Case::from_seed(seed);
@@ -110,6 +216,7 @@ fn what_is_only_staged_changes_nothing() {
         bare.view.policies.retain(|policy| policy.stage.is_none());
         let (with, without) = (desired(&world(&case)), desired(&world(&bare)));
         let found = compare(&without, &with);
-        assert!(found.pods.is_empty() && found.differences.is_empty(), "seed {seed}: {found:?}");
+        let nothing = found.pods.is_empty() && found.differences.is_empty() && found.at_hosts.is_empty();
+        assert!(nothing, "seed {seed}: {found:?}");
     }
 }
