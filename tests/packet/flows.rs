@@ -72,7 +72,7 @@ fn np_2_replies_pass_and_nothing_else_does() {
 }
 
 #[test]
-fn pkt_75_only_a_syn_opens_a_tcp_flow() {
+fn pkt_75_own_20_only_a_syn_opens_a_tcp_flow_whoever_else_may_have_let_it_in() {
     let none = Fate::Drop(Some(CLIENT), DropReason::NoFlow);
     let rows = [("ACK", ACK), ("SYN and ACK", SYN | ACK), ("FIN", FIN | ACK), ("RST", RST), ("no flag", 0)]
         .map(|(name, flags)| row(name, tcp(flags), none))
