@@ -32,7 +32,7 @@ fn scenario() -> Scenario {
 }
 
 /// Whether this kernel has TCX, as its version says and as it answers itself.
-fn has_tcx() -> bool {
+pub(crate) fn has_tcx() -> bool {
     let said = rustix::system::uname();
     let release = said.release().to_str().expect("a version is text");
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());

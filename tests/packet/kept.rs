@@ -4,6 +4,7 @@
 //! Never: measures how long anything takes; `cargo xtask bench` does.
 
 use crate::{
+    attaching::has_tcx,
     cast::{CLIENT, DB},
     kernel::{Kernel, UPLINK, on_a_node},
     scenario::Scenario,
@@ -42,10 +43,6 @@ fn at_uplink(kernel: &Kernel) -> Vec<u32> {
     let index = kernel.index(&IfaceName(UPLINK.into())).0;
     let (_, line) = SchedClassifier::query_tcx(index, TcAttachType::Ingress).expect("the kernel tells");
     line.iter().map(|program| program.id()).collect()
-}
-
-fn has_tcx() -> bool {
-    SchedClassifier::query_tcx(1u32, TcAttachType::Ingress).is_ok()
 }
 
 /// The same node with a host endpoint at its uplink.

@@ -224,7 +224,7 @@ fn agt_8_a_restarted_agent_knows_the_services_again_and_no_flow_is_cut() {
             went.push(kernel.run(hook, &CLIENT.tcp(Family::V4, VIP, (port, PORT), SYN).bytes()).bytes);
         }
         let entries = kernel.entries(&maps::NEWFLOW).len();
-        kernel.restart(dataplane::Attach::Tcx);
+        kernel.restart(dataplane::Attach::Auto);
         for again in 0..2 {
             for (port, before) in (40000..40010).zip(&went) {
                 let ran = kernel.run(hook, &CLIENT.tcp(Family::V4, VIP, (port, PORT), SYN).bytes());
