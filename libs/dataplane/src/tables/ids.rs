@@ -9,10 +9,18 @@ use std::collections::BTreeSet;
 const DENSE: u32 = 1 << 21;
 
 /// A set of numbers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ids {
     bits: Vec<u64>,
     others: BTreeSet<u32>,
+    /// Of the numbers from 1 on, all before this one are there: whoever fills a table need not begin at its beginning each time.
+    free_from: u32,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self { bits: Vec::new(), others: BTreeSet::new(), free_from: 1 }
+    }
 }
 
 impl Ids {
@@ -24,11 +32,17 @@ impl Ids {
         }
         let is_new = self.bits[word] & bit == 0;
         self.bits[word] |= bit;
+        if id == self.free_from {
+            self.free_from = self.search(id);
+        }
         is_new
     }
 
     /// Takes it away.
     pub fn remove(&mut self, id: u32) {
+        if id > 0 {
+            self.free_from = self.free_from.min(id);
+        }
         match place(id) {
             Some((word, bit)) => self.bits.get_mut(word).into_iter().for_each(|bits| *bits &= !bit),
             None => drop(self.others.remove(&id)),
@@ -51,6 +65,11 @@ impl Ids {
         })
     }
 
+    /// One past the highest, and 1 at the least: nobody is given 0.
+    pub fn end(&self) -> u32 {
+        self.last().map_or(1, |last| last.saturating_add(1))
+    }
+
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let of_word = |(word, bits): (usize, &u64)| {
@@ -62,17 +81,21 @@ impl Ids {
 
     /// The first from `first` on that is not there.
     pub fn first_free(&self, first: u32) -> u32 {
+        self.search(if first > 0 { first.max(self.free_from) } else { first })
+    }
+
+    fn search(&self, first: u32) -> u32 {
         let Some((word, _)) = place(first) else { return (first..).find(|id| !self.contains(*id)).unwrap_or(u32::MAX) };
         let free = |word: usize| !self.bits.get(word).copied().unwrap_or_default();
         let from = free(word) & (u64::MAX << (first % 64));
         let words = (word + 1..).map(|word| (word, free(word)));
         let (word, bits) = std::iter::once((word, from)).chain(words).find(|(_, bits)| *bits != 0).unwrap_or((word, 1));
         let id = number(word, bits.trailing_zeros());
-        if place(id).is_some() { id } else { self.first_free(DENSE) }
+        if place(id).is_some() { id } else { self.search(DENSE) }
     }
 }
 
-/// Room at the end makes no difference.
+/// Room at the end makes no difference, nor where a search begins.
 impl PartialEq for Ids {
     fn eq(&self, other: &Self) -> bool {
         let used = |ids: &Self| ids.bits.iter().rposition(|bits| *bits != 0).map_or(0, |last| last + 1);
@@ -113,6 +136,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_search_that_begins_later_finds_what_one_from_the_beginning_finds() {
+        let (mut ids, mut set) = (Ids::default(), BTreeSet::new());
+        let mut dice = 1u32;
+        for _ in 0..20_000 {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let id = (dice >> 16) % 300;
+            if dice >> 31 == 0 {
+                ids.insert(id);
+                set.insert(id);
+            } else {
+                ids.remove(id);
+                set.remove(&id);
+            }
+            for first in [0, 1, 2, id] {
+                assert_eq!(Some(ids.first_free(first)), (first..).find(|id| !set.contains(id)));
+            }
+        }
+    }
+
+    #[test]
     fn numbers_of_tables_and_any_others_are_told_as_a_set_tells_them() {
         let numbers = [0, 1, 63, 64, 4000, DENSE - 1, DENSE, u32::MAX];
         for skipped in 0..=numbers.len() {
@@ -126,6 +169,10 @@ mod tests {
             let all: Ids = numbers.into_iter().collect();
             assert_eq!(all == ids, skipped == numbers.len());
             assert!(ids.iter().eq(set.iter().copied()));
+            assert_eq!(
+                (ids.end(), Ids::default().end()),
+                (set.last().map_or(1, |last| last.saturating_add(1)).max(1), 1)
+            );
             let mut fewer = all;
             some.iter().for_each(|id| fewer.remove(*id));
             assert_eq!(fewer, numbers.into_iter().skip(skipped).collect());

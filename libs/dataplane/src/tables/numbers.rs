@@ -72,7 +72,7 @@ pub fn lowest(ids: &mut Ids) -> u32 {
     id
 }
 
-/// The span table: ranges that no row lies in.
+/// A table of lists: ranges that none of them lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Free ranges, start to length, none next to another; the last has no end.
@@ -89,7 +89,7 @@ impl Room {
     /// Everything but the ranges used.
     #[must_use]
     pub fn without(used: impl Iterator<Item = RowRef>) -> Self {
-        let mut sorted: Vec<_> = used.collect();
+        let mut sorted: Vec<_> = used.filter(|range| range.len > 0).collect();
         sorted.sort_unstable();
         let (mut gaps, mut free_from) = (BTreeMap::new(), 0u32);
         for range in sorted {
@@ -102,7 +102,7 @@ impl Room {
         Self { gaps }
     }
 
-    /// The first range of `len` that fits; `None` only when 32 bits do not number the spans.
+    /// The first range of `len` that fits; `None` only when 32 bits do not number the entries.
     pub fn take(&mut self, len: u32) -> Option<u32> {
         let (start, room) = self.gaps.iter().find(|(_, room)| **room >= len).map(|(start, room)| (*start, *room))?;
         self.gaps.remove(&start);

@@ -3,7 +3,12 @@
 //! Invariant: a number is free again two graces after the step that dropped it; a word changes only once it is settled.
 //! Never: waits.
 
-use super::{numbers::Free, order, step::Step, write::ServiceWrite};
+use super::{
+    numbers::{Free, place},
+    order,
+    step::Step,
+    write::ServiceWrite,
+};
 use abi::ServiceKey;
 use std::collections::BTreeSet;
 
@@ -39,7 +44,7 @@ impl Lefts {
         let backends = step.backends.iter().filter(|(_, (_, is))| is.is_none());
         let free = Free {
             frontends: gone.clone().filter_map(|(_, (was, _))| Some(was.as_ref()?.slot)).collect(),
-            members: lists.clone().map(|(_, list)| (list.entry.offset, list.entry.len)).collect(),
+            members: lists.clone().map(|(_, list)| place(&list.entry)).collect(),
             lists: lists.map(|(id, _)| id).collect(),
             backends: backends.map(|(slot, _)| *slot).collect(),
         };

@@ -8,7 +8,7 @@ use super::{
     image::{Held, Image, List, Stand},
     step::{Edits, Step},
 };
-use crate::tables::{affected::revision, prefix};
+use crate::tables::{affected::revision, numbers::lowest, prefix};
 use abi::{
     Address, Balancer, ServiceKey,
     service::{BACKEND_CHOSEN, BACKEND_LISTED, BALANCER_NONE, BALANCER_SILENT},
@@ -138,7 +138,7 @@ impl Draft<'_> {
         }
         for (at, standing) in standings {
             slots.entry(at).or_insert_with(|| {
-                let slot = self.step.numbers.backends.take();
+                let slot = lowest(&mut self.step.numbers.backends);
                 let is = Stand { of, at, born: revision(self.generation), standing };
                 self.step.backends.insert(slot, (None, Some(is)));
                 slot
@@ -170,8 +170,10 @@ impl Draft<'_> {
             lists.insert(id, list);
             return id;
         }
-        let id = self.step.numbers.lists.take();
-        let list = List { entry: Balancer { offset: self.step.numbers.members.take(len), ..entry }, members };
+        let id = lowest(&mut self.step.numbers.lists);
+        // An empty list lies nowhere; one that 32 bits do not number is refused for its size.
+        let offset = if len == 0 { None } else { self.step.numbers.members.take(len) };
+        let list = List { entry: Balancer { offset: offset.unwrap_or_default(), ..entry }, members };
         self.step.lists.insert(id, (None, Some(list.clone())));
         lists.insert(id, list);
         id
@@ -185,7 +187,7 @@ impl Draft<'_> {
             let was = self.image.frontends.get(&key).copied();
             let words = self.words.get(&key);
             let is = words.map(|(inside, outside)| {
-                let slot = was.map_or_else(|| self.step.numbers.frontends.take(), |was| was.slot);
+                let slot = was.map_or_else(|| lowest(&mut self.step.numbers.frontends), |was| was.slot);
                 Held { slot, inside: *inside, outside: *outside }
             });
             if was != is {

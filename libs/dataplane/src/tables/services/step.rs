@@ -159,10 +159,10 @@ fn apply<K: Ord + Clone, V: Clone>(edits: &Edits<K, V>, base: &mut BTreeMap<K, V
 pub fn needs(numbers: &Numbers, keys: usize) -> Vec<Need> {
     [
         (&maps::SERVICES, u64::try_from(keys).unwrap_or(u64::MAX)),
-        (&maps::FRONTENDS, numbers.frontends.end.into()),
-        (&maps::BALANCERS, numbers.lists.end.into()),
+        (&maps::FRONTENDS, numbers.frontends.end().into()),
+        (&maps::BALANCERS, numbers.lists.end().into()),
         (&maps::MEMBERS, numbers.members.end().into()),
-        (&maps::BACKENDS, numbers.backends.end.into()),
+        (&maps::BACKENDS, numbers.backends.end().into()),
     ]
     .map(|(map, entries)| Need { map, entries })
     .into()
