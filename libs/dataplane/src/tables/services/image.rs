@@ -54,6 +54,13 @@ pub struct OfPort {
     pub backends: BTreeSet<u32>,
 }
 
+impl OfPort {
+    /// Nothing is left of it.
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.lists.is_empty() && self.backends.is_empty()
+    }
+}
+
 /// One revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {

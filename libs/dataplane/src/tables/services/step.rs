@@ -4,7 +4,7 @@
 //! Never: holds a second image.
 
 use super::{
-    image::{Held, Image, List, Stand},
+    image::{Held, Image, List, OfPort, Stand},
     numbers::Numbers,
     order,
 };
@@ -98,14 +98,18 @@ impl Step {
         apply(&self.backends, &mut image.backends);
         self.index(image, true);
         for (frontend, (was, is)) in &self.wanted {
-            if let Some(set) = was.as_ref().and_then(|was| ports.get_mut(&super::plan::number(&was.of))) {
-                set.remove(frontend);
+            if let Some(was) = was {
+                let of = super::plan::number(&was.of);
+                let is_empty =
+                    ports.get_mut(&of).is_some_and(|frontends| frontends.remove(frontend) && frontends.is_empty());
+                if is_empty {
+                    ports.remove(&of);
+                }
             }
             if let Some(is) = is {
                 ports.entry(super::plan::number(&is.of)).or_default().insert(*frontend);
             }
         }
-        ports.retain(|_, frontends| !frontends.is_empty());
         apply(&self.wanted, wanted);
     }
 
@@ -116,33 +120,33 @@ impl Step {
         let backends = self.backends.keys().filter_map(|slot| Some((*slot, image.backends.get(slot)?.of)));
         let (frontends, lists): (Vec<_>, Vec<_>) = (frontends.collect(), lists.collect());
         let backends: Vec<_> = backends.collect();
+        let mut touched = BTreeSet::new();
         for (key, of) in frontends {
-            let set = &mut image.ports.entry(of).or_default().frontends;
-            if puts {
-                set.insert(key)
-            } else {
-                set.remove(&key)
-            };
+            touched.insert(of);
+            put(&mut image.ports.entry(of).or_default().frontends, key, puts);
         }
         for (id, of) in lists {
-            let set = &mut image.ports.entry(of).or_default().lists;
-            if puts {
-                set.insert(id)
-            } else {
-                set.remove(&id)
-            };
+            touched.insert(of);
+            put(&mut image.ports.entry(of).or_default().lists, id, puts);
         }
         for (slot, of) in backends {
-            let set = &mut image.ports.entry(of).or_default().backends;
-            if puts {
-                set.insert(slot)
-            } else {
-                set.remove(&slot)
-            };
+            touched.insert(of);
+            put(&mut image.ports.entry(of).or_default().backends, slot, puts);
         }
-        if puts {
-            image.ports.retain(|_, of| !(of.frontends.is_empty() && of.lists.is_empty() && of.backends.is_empty()));
+        for of in touched {
+            if image.ports.get(&of).is_some_and(OfPort::is_empty) {
+                image.ports.remove(&of);
+            }
         }
+    }
+}
+
+/// Puts something into a set, or takes it out.
+fn put<T: Ord>(set: &mut BTreeSet<T>, what: T, puts: bool) {
+    if puts {
+        set.insert(what);
+    } else {
+        set.remove(&what);
     }
 }
 
