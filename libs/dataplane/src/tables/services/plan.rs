@@ -37,20 +37,35 @@ pub fn plan(services: &Services, (desired, touched): Wanted<'_>, generation: u64
     if services.is_adopted {
         touched.extend(image.ports.keys());
     }
+    let frontends = frontends_of(&touched, &services.ports, desired, &wanted);
     let step = Step { wanted, numbers: services.numbers.clone(), ..Step::default() };
     let mut draft = Draft { image, generation, words: BTreeMap::new(), step };
-    for of in &touched {
-        let held = services.ports.get(of).into_iter().flatten().copied();
-        let fresh = draft.step.wanted.keys().copied().collect::<Vec<_>>();
-        let mine = |frontend: Frontend| {
-            let balance = desired.get(&frontend)?;
-            (number(&balance.of) == *of).then_some((frontend, balance))
-        };
-        let frontends: BTreeMap<Frontend, &Arc<Balance>> = held.chain(fresh).filter_map(mine).collect();
-        draft.port(*of, &frontends);
+    for (of, frontends) in &frontends {
+        draft.port(*of, frontends);
     }
     draft.frontends(&touched);
     draft.step
+}
+
+/// The frontends that each touched service port will have: those that it keeps, and those that come to it.
+fn frontends_of<'a>(
+    touched: &BTreeSet<u64>,
+    held: &BTreeMap<u64, BTreeSet<Frontend>>,
+    desired: &'a BTreeMap<Frontend, Arc<Balance>>,
+    wanted: &Edits<Frontend, Arc<Balance>>,
+) -> BTreeMap<u64, BTreeMap<Frontend, &'a Arc<Balance>>> {
+    let mut found: BTreeMap<u64, BTreeMap<Frontend, &Arc<Balance>>> =
+        touched.iter().map(|of| (*of, BTreeMap::new())).collect();
+    for (of, frontends) in &mut found {
+        let kept = held.get(of).into_iter().flatten().filter(|frontend| !wanted.contains_key(frontend));
+        frontends.extend(kept.filter_map(|frontend| Some((*frontend, desired.get(frontend)?))));
+    }
+    for frontend in wanted.keys() {
+        if let Some(balance) = desired.get(frontend) {
+            found.entry(number(&balance.of)).or_default().insert(*frontend, balance);
+        }
+    }
+    found
 }
 
 /// The number of a service port: the same in every agent, so that a restart knows its backends again (FNV-1a).
