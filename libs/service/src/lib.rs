@@ -8,11 +8,9 @@
 mod balance;
 mod choose;
 mod listed;
-mod maglev;
 mod serve;
 
 pub use balance::{Backend, Backends, Balance, Frontend, Kind};
-pub use maglev::{MAGLEV_PLACES, maglev};
 pub use serve::{Served, serve};
 
 use model::NodeName;
