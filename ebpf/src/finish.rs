@@ -27,7 +27,7 @@ const OK: i32 = 0;
 pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let arrival = skb.arrival();
-    let Some(state) = blank_state() else {
+    let Some(state) = blank_state::<DRY>() else {
         return SHOT;
     };
     let verdict = walk(hook, &Kernel::<DRY>, &skb, &arrival, state);

@@ -75,14 +75,18 @@ static FLOW_QUOTA: u32 = maps::CONNTRACK.default_entries / 8;
 #[map]
 static SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
 
+/// The same of a dry run, which has bottom halves on before Linux 6.11 (`bpf_test_run`): packets come between.
+#[map]
+static DRY_SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
+
 /// Notes of recent flows, as private as the state.
 #[map]
 static NOTES: PerCpuArray<[u64; size_of::<Note>() / 8]> = PerCpuArray::with_max_entries(recent::NOTES, 0);
 
 /// A state that has forgotten the packet before.
 #[inline(always)]
-pub fn blank_state<'a>() -> Option<&'a mut State> {
-    let state = SCRATCH.get_ptr_mut(0)?;
+pub fn blank_state<'a, const DRY: bool>() -> Option<&'a mut State> {
+    let state = if DRY { DRY_SCRATCH.get_ptr_mut(0)? } else { SCRATCH.get_ptr_mut(0)? };
     // SAFETY: aligned memory of this processor, zero or left by another run, which nothing else uses meanwhile.
     let state = unsafe { &mut *state };
     state.forget();
@@ -111,7 +115,7 @@ pub fn next_ticket() -> Option<Ticket> {
     CTQ.pop().ok().flatten()
 }
 
-/// The state of the packet that this run is about, for what runs apart.
+/// The state of the packet that this live run is about, for what runs apart.
 #[inline(always)]
 pub fn state<'a>() -> Option<&'a mut State> {
     // SAFETY: as in `blank_state`; whoever called has no more use for it.

@@ -162,6 +162,8 @@ impl Kernel {
         namespace::inside(pods.as_fd(), || netlink::sysctl::write("ipv6/conf/default/disable_ipv6", "1"))
             .expect("the pods' namespace can be entered")
             .expect("IPv6 can be switched off");
+        // Nor does the node ask for routers: before Linux 6.11 that comes in the midst of a test's run, on its memory.
+        netlink::sysctl::write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);
         let dataplane = open(&directory, &sizes, attach);

@@ -41,7 +41,7 @@ fn number(variable: &str, default: u32) -> u32 {
 }
 
 /// Keeps the thread on one core, where there is more than one.
-fn pin(core: usize) {
+pub fn pin(core: usize) {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut set = CpuSet::new();
     set.set(core % cores);

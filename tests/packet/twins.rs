@@ -6,12 +6,25 @@
 use crate::{
     cast::{CLIENT, DB, Family, NODE, OTHER, OUTSIDE},
     frame::{ACK, FIN, Frame, SYN, arp},
-    kernel::{Kernel, on_a_node},
+    kernel::{Kernel, OWN_FOLDER, on_a_node},
+    port::{OFFLOAD, Port},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
+    storms::pin,
     table::{Action, By, Hook},
 };
 use abi::{Answer, DropReason, Outcome};
 use model::{Direction, Protocol};
+use rustix::mount::{MountFlags, mount};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+/// So often a twin is asked while packets arrive.
+const ASKED: u32 = 20_000;
 
 fn scenario() -> Scenario {
     let rule = allow().pods("client").port(Protocol::TCP, 5432);
@@ -100,4 +113,48 @@ fn the_dry_twin_leaves_a_flow_that_is_to_be_judged_again_as_it_was() {
             assert_eq!(kernel.seen(), before);
         }
     });
+}
+
+/// Before Linux 6.11 a packet may come between two instructions of a twin that is asked.
+#[test]
+fn the_dry_twin_is_not_confused_by_packets_that_arrive_on_its_processor_meanwhile() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        arrivals_on_the_first_processor();
+        let mut intruder = Port::at(&kernel, OTHER);
+        let forged = OTHER.udp(Family::V4, CLIENT, (9, 9), b"forged").with_source("10.65.0.99").bytes();
+        let asked = CLIENT.tcp(Family::V4, DB, (40000, 5432), SYN).bytes();
+        let expected = kernel.ask(Hook::Pod(CLIENT), &asked);
+        let is_over = AtomicBool::new(false);
+        let sent = thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                pin(1);
+                let mut sent = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    intruder.send([0; OFFLOAD], &forged);
+                    sent += 1;
+                }
+                sent
+            });
+            pin(0);
+            let answers: BTreeSet<_> =
+                (0..ASKED).map(|_| format!("{:?}", kernel.ask(Hook::Pod(CLIENT), &asked))).collect();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(answers, BTreeSet::from([format!("{expected:?}")]));
+            sender.join().expect("the frames are sent")
+        });
+        let dropped: u64 = kernel.dropped(DropReason::Spoofed).values().sum();
+        assert!(sent > 0 && dropped > 0, "{dropped} of {sent} packets came between");
+    });
+}
+
+/// Receive packet steering: whatever comes in by any interface is taken up by the first processor.
+fn arrivals_on_the_first_processor() {
+    let sys = Path::new(OWN_FOLDER).join("sys");
+    fs::create_dir(&sys).expect("a folder can be made");
+    mount("sysfs", &sys, "sysfs", MountFlags::empty(), None).expect("root may mount");
+    for interface in fs::read_dir(sys.join("class/net")).expect("interfaces are listed") {
+        let queue = interface.expect("an interface is listed").path().join("queues/rx-0/rps_cpus");
+        fs::write(queue, "1").expect("packets can be steered");
+    }
 }
