@@ -11,6 +11,7 @@ mod accounts;
 #[cfg(test)]
 mod again;
 pub mod antispoof;
+pub mod choice;
 pub mod conntrack;
 pub mod entry;
 #[cfg(test)]

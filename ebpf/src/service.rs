@@ -5,9 +5,10 @@
 //! Never: rewrites a packet; chooses for a packet that cannot open a flow; answers who is not who he says.
 
 use abi::conntrack::{NAT_LEADS, NAT_NONE, NAT_TRANSLATED};
-use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, BALANCER_SILENT, FRONTEND_NONE};
-use abi::{AffinityKey, Backend, Balancer, DropReason};
+use abi::service::{BACKEND_CHOSEN, BALANCER_SILENT};
+use abi::{AffinityKey, Balancer, DropReason};
 
+use crate::choice;
 use crate::conntrack::{self, Found, Tracked, may_open};
 use crate::parse::{protocol, tcp};
 use crate::tables::{Frame, Tables};
@@ -103,7 +104,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     fn leads_to_backend(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<bool, DropReason> {
         let (slot, stamp) = (tracked.flow.egress_hit.get(), tracked.flow.stamp.get());
         let backend = self.tables.backend(slot).ok_or(DropReason::TableCorrupt)?;
-        let standing = self.standing(state, backend);
+        let standing = choice::standing(self.tables, backend, state.generation);
         if standing == 0 || !backend.was_there(stamp) {
             return self.enters(state);
         }
@@ -155,8 +156,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         if self.hook != Hook::FromWorkload || !matches!(state.packet.protocol, protocol::TCP | protocol::UDP) {
             return Ok(false);
         }
-        let none = self.tables.frontend(FRONTEND_NONE).ok_or(DropReason::TableCorrupt)?;
-        if self.tables.word(&none.inside).at(state.generation) == 0 {
+        if !choice::any(self.tables, state.generation)? {
             return Ok(false);
         }
         (state.translation.frontend, state.translation.port) =
@@ -175,14 +175,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         key.port = port.to_ne_bytes();
         key.protocol = state.packet.protocol;
         key.pad = [0; 5];
-        let Some(slot) = self.tables.service(key) else {
-            return Ok(None);
-        };
-        let frontend = self.tables.frontend(slot).ok_or(DropReason::TableCorrupt)?;
-        match self.tables.word(&frontend.inside).at(state.generation) {
-            BALANCER_NONE => Ok(None),
-            id => self.tables.balancer(id).map(Some).ok_or(DropReason::TableCorrupt),
-        }
+        choice::inside(self.tables, key, state.generation)
     }
 
     /// Chooses a backend: the client's own where the service keeps to one, else any. `again`: another than before.
@@ -198,48 +191,18 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let is_kept = balancer.affinity_s != 0;
         state.translation.client =
             AffinityKey { client: state.packet.source, of: if is_kept { balancer.of } else { 0 } };
-        let kept = if is_kept && !again { self.kept(state, balancer) } else { None };
+        let client = &state.translation.client;
+        let kept = if is_kept && !again { choice::kept(self.tables, balancer, client, state.generation) } else { None };
         let slot = match kept {
             Some(slot) => slot,
-            None => self.member(balancer, if again { state.translation.backend } else { 0 })?,
+            None => choice::member(self.tables, balancer, if again { state.translation.backend } else { 0 })?,
         };
-        let backend = self.tables.backend(slot).ok_or(DropReason::TableCorrupt)?;
-        if self.standing(state, backend) == 0 {
-            return Err(DropReason::TableCorrupt);
-        }
+        let backend = choice::standing_at(self.tables, slot, state.generation)?;
         let translation = &mut state.translation;
         (translation.backend, translation.stamp) = (slot, state.generation as u32);
         (translation.is_chosen, translation.is_half_open) = (true, false);
         state.see_backend((backend.address, u16::from_ne_bytes(backend.port)));
         Ok(true)
-    }
-
-    /// Any member, but for one.
-    #[inline(always)]
-    fn member(&self, balancer: &Balancer, but: u32) -> Result<u32, DropReason> {
-        let index = ((u64::from(self.tables.random()) * u64::from(balancer.len)) >> 32) as u32;
-        let at = |index: u32| self.tables.member(balancer.offset.wrapping_add(index)).ok_or(DropReason::TableCorrupt);
-        let found = at(index)?.backend;
-        if but == 0 || found != but {
-            return Ok(found);
-        }
-        Ok(at(if index + 1 < balancer.len { index + 1 } else { 0 })?.backend)
-    }
-
-    /// The backend that a client keeps to, if it was there in time and new flows may still go there.
-    #[inline(always)]
-    fn kept(&self, state: &State, balancer: &Balancer) -> Option<u32> {
-        let kept = self.tables.affinity(&state.translation.client)?;
-        let idle_s = self.tables.now_s().wrapping_sub(kept.seen_s) as i32;
-        let backend = self.tables.backend(kept.backend)?;
-        let is_there = self.standing(state, backend) & BACKEND_CHOSEN != 0 && backend.was_there(kept.stamp);
-        let is_kept = is_there && backend.of == balancer.of && idle_s <= balancer.affinity_s as i32;
-        if is_kept { Some(kept.backend) } else { None }
-    }
-
-    #[inline(always)]
-    fn standing(&self, state: &State, backend: &Backend) -> u32 {
-        self.tables.word(&backend.standing).at(state.generation)
     }
 
     /// What comes from the backend of a flow through a service goes on as the frontend's.

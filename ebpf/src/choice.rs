@@ -1,0 +1,69 @@
+//! Choice: to which backend of a service something new goes.
+//! In: a frontend's key, a client, and the services' tables at one generation. Out: a balancer; a backend's slot.
+//! Invariant: who asks for a client that is kept to a backend gets that one as long as new flows may go there.
+//! Never: knows whether a packet or a socket asks; writes.
+
+use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, FRONTEND_NONE};
+use abi::{AffinityKey, Backend, Balancer, DropReason, ServiceKey};
+
+use crate::tables::{Services, Tables};
+
+/// Whether this node has any service.
+#[inline(always)]
+pub fn any<T: Services>(tables: &T, generation: u64) -> Result<bool, DropReason> {
+    let none = tables.frontend(FRONTEND_NONE).ok_or(DropReason::TableCorrupt)?;
+    Ok(tables.word(&none.inside).at(generation) != 0)
+}
+
+/// What a frontend has for pods and for this node.
+#[inline(always)]
+pub fn inside<'a, T: Services>(
+    tables: &'a T,
+    key: &ServiceKey,
+    generation: u64,
+) -> Result<Option<&'a Balancer>, DropReason> {
+    let Some(slot) = tables.service(key) else {
+        return Ok(None);
+    };
+    let frontend = tables.frontend(slot).ok_or(DropReason::TableCorrupt)?;
+    match tables.word(&frontend.inside).at(generation) {
+        BALANCER_NONE => Ok(None),
+        id => tables.balancer(id).map(Some).ok_or(DropReason::TableCorrupt),
+    }
+}
+
+/// Any member, but for one.
+#[inline(always)]
+pub fn member<T: Services>(tables: &T, balancer: &Balancer, but: u32) -> Result<u32, DropReason> {
+    let index = ((u64::from(tables.random()) * u64::from(balancer.len)) >> 32) as u32;
+    let at = |index: u32| tables.member(balancer.offset.wrapping_add(index)).ok_or(DropReason::TableCorrupt);
+    let found = at(index)?.backend;
+    if but == 0 || found != but {
+        return Ok(found);
+    }
+    Ok(at(if index + 1 < balancer.len { index + 1 } else { 0 })?.backend)
+}
+
+/// The backend that a client keeps to, if it was there in time and new flows may still go there.
+#[inline(always)]
+pub fn kept<T: Tables>(tables: &T, balancer: &Balancer, client: &AffinityKey, generation: u64) -> Option<u32> {
+    let kept = tables.affinity(client)?;
+    let idle_s = tables.now_s().wrapping_sub(kept.seen_s) as i32;
+    let backend = tables.backend(kept.backend)?;
+    let is_there = standing(tables, backend, generation) & BACKEND_CHOSEN != 0 && backend.was_there(kept.stamp);
+    let is_kept = is_there && backend.of == balancer.of && idle_s <= balancer.affinity_s as i32;
+    if is_kept { Some(kept.backend) } else { None }
+}
+
+/// The backend in a slot that a list in force names: it stands.
+#[inline(always)]
+pub fn standing_at<T: Services>(tables: &T, slot: u32, generation: u64) -> Result<&Backend, DropReason> {
+    let backend = tables.backend(slot).ok_or(DropReason::TableCorrupt)?;
+    if standing(tables, backend, generation) == 0 { Err(DropReason::TableCorrupt) } else { Ok(backend) }
+}
+
+/// `BACKEND_*`.
+#[inline(always)]
+pub fn standing<T: Services>(tables: &T, backend: &Backend, generation: u64) -> u32 {
+    tables.word(&backend.standing).at(generation)
+}
