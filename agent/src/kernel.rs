@@ -6,10 +6,10 @@
 use calc::Latest;
 use cni::name::host_interface_alias;
 use dataplane::{
-    Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, StoreError, TrackedFlow, Tried, TwinAnswer,
-    TwinError,
+    Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, ServiceCounts, StoreError, TrackedFlow, Tried,
+    TwinAnswer, TwinError,
 };
-use model::{Attachment, AttachmentId};
+use model::{Attachment, AttachmentId, ServicePortId};
 use netlink::{Link, Socket};
 use serde_json::Value;
 
@@ -43,6 +43,10 @@ pub trait Kernel {
     /// Tracked flows of pods.
     fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         Ok(Vec::new())
+    }
+    /// What was counted of a service port.
+    fn counts_of(&self, _: &ServicePortId) -> ServiceCounts {
+        ServiceCounts::default()
     }
     /// What staged policies would have made of new flows.
     fn tried(&self) -> Tried {
@@ -85,6 +89,10 @@ impl Kernel for Dataplane {
 
     fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         self.tracked()
+    }
+
+    fn counts_of(&self, port: &ServicePortId) -> ServiceCounts {
+        self.counts_of(port)
     }
 
     fn tried(&self) -> Tried {

@@ -58,8 +58,10 @@ enum Command {
     /// Show what the running agent knows and what the kernel's tables hold
     Show {
         /// The table
-        #[arg(value_parser = ["status", "endpoints", "hostendpoints", "policies", "staged", "services", "classes", "rulesets", "conntrack", "drops", "capacity"])]
+        #[arg(value_parser = ["status", "endpoints", "hostendpoints", "policies", "staged", "services", "backends", "classes", "rulesets", "conntrack", "drops", "capacity"])]
         table: String,
+        /// Of services and backends: those of a NAMESPACE, or of NAMESPACE/NAME alone
+        of: Option<String>,
         #[command(flatten)]
         answer: AnswerArgs,
     },
@@ -154,7 +156,7 @@ fn sender(text: &str) -> Result<Sender, String> {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config, settings } => run(config.as_deref(), *settings),
-        Command::Show { table, answer } => show(&Query::Show { table }, &answer),
+        Command::Show { table, of, answer } => show(&table, of.as_deref(), &answer),
         Command::Explain { from, to, port, proto: protocol, source_port, answer } => {
             let question = match from {
                 Sender::Pod(from) => Query::Explain { from, to, port, protocol, source_port },
@@ -212,8 +214,15 @@ fn log(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(question: &Query, answer: &AnswerArgs) -> ExitCode {
-    match show::report(&answer.socket, question.clone()) {
+fn show(table: &str, of: Option<&str>, answer: &AnswerArgs) -> ExitCode {
+    let report = match (table, of) {
+        ("services" | "backends", of) => show::services(&answer.socket, of, table == "backends"),
+        (_, None) => show::report(&answer.socket, Query::Show { table: table.to_owned() }),
+        (_, Some(_)) => {
+            return failed(2, Err(anyhow::anyhow!("show {table}: only services and backends are shown by name")));
+        }
+    };
+    match report {
         Ok(report) => {
             println!("{}", show::print(&report, answer.output, show::table));
             ExitCode::SUCCESS

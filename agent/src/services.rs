@@ -1,30 +1,136 @@
-//! `tortie show services`: a row a frontend, and one for each service that has none.
-//! In: the World and what is desired of it. Out: JSON rows, by service and frontend.
-//! Invariant: every service of the datastore is in a row; a remark stands in the first row of its service.
-//! Never: reads the kernel's tables: what the cluster wants is shown, also where no packet has asked for it yet.
+//! `tortie show services`: a row a frontend, and one for each service that has none. `show backends`: a row a backend.
+//! In: the World, what is desired of it, and what the kernel counted. Out: JSON rows, by service, a page at a time.
+//! Invariant: every service that is asked for is in a row; a remark stands in the first row of its service; a page fits a message.
+//! Never: lists flows for more than one page.
 
+use crate::{kernel::Kernel, owner::Agent};
 use calc::{Live, World};
-use model::{Service, ServiceId, TrafficPolicy};
+use dataplane::{ServiceCounts, StoreError, TrackedFlow};
+use model::{Service, ServiceId, ServicePortId, TrafficPolicy};
 use serde_json::{Value, json};
 use service::{Backend, Backends, Balance, Frontend, Kind};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-/// Every service.
-pub fn rows(world: &mut Live) -> Value {
-    let mut frontends: BTreeMap<ServiceId, Vec<(Frontend, Arc<Balance>)>> = BTreeMap::new();
-    for (frontend, balance) in world.desired().into_iter().flat_map(|desired| &desired.services) {
-        frontends.entry(balance.of.service.clone()).or_default().push((*frontend, Arc::clone(balance)));
+/// Rows after which a page ends with its service.
+const PAGE: usize = 2000;
+/// Backends that a frontend's row names; `show backends` names all.
+const NAMED: usize = 32;
+
+/// Which services, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// A namespace, or `namespace/name`; `None`: all.
+    pub of: Option<&'a str>,
+    /// The service after which the page begins.
+    pub after: Option<&'a str>,
+    /// A row for each backend.
+    pub backends: bool,
+}
+
+/// No page.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// There is none of this name.
+    #[error("there is no service {0}; `tortie show services` has their names")]
+    Unknown(String),
+    /// The flows could not be read.
+    #[error(transparent)]
+    Flows(#[from] StoreError),
+}
+
+/// What the kernel says of services.
+struct Counted<'a> {
+    of: &'a dyn Fn(&ServicePortId) -> ServiceCounts,
+    /// Flows that are there; `None`: they were not listed.
+    active: Option<BTreeMap<(Frontend, Backend), u64>>,
+}
+
+/// The next page: `rows`, and in `next` the service after which there is more.
+pub fn page<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value, ServicesError> {
+    let (services, more) = selected(&mut agent.world, asked)?;
+    let is_whole = asked.after.is_none() && !more;
+    let active = if is_whole { Some(active(&agent.kernel.tracked()?)) } else { None };
+    let kernel = &agent.kernel;
+    let counted = Counted { of: &|port| kernel.counts_of(port), active };
+    let rows = if asked.backends {
+        backends(&agent.world, &services, &counted)
+    } else {
+        rows(&agent.world, &services, &counted)
+    };
+    let next = services.keys().next_back().filter(|_| more).map(ToString::to_string);
+    Ok(json!({ "rows": rows, "next": next }))
+}
+
+/// Tracked flows through services.
+fn active(flows: &[TrackedFlow]) -> BTreeMap<(Frontend, Backend), u64> {
+    let mut active = BTreeMap::new();
+    for tracked in flows.iter().filter(|tracked| tracked.gate.is_none() && !tracked.is_over()) {
+        let Some(through) = tracked.through else { continue };
+        let backend = Backend { address: tracked.flow.destination, port: tracked.destination_port };
+        *active.entry((through, backend)).or_default() += 1;
     }
+    active
+}
+
+/// Frontends of a service, in order of their kinds.
+type Frontends = Vec<(Frontend, Arc<Balance>)>;
+
+/// The services of a page with their frontends, and whether there are more.
+fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<(BTreeMap<ServiceId, Frontends>, bool), ServicesError> {
+    let id = |(namespace, name): (&str, &str)| ServiceId { namespace: namespace.into(), name: name.to_owned() };
+    let after = asked.after.and_then(|text| text.split_once('/')).map(id);
+    let one = asked.of.and_then(|of| of.split_once('/')).map(id);
+    let is_asked = |own: &ServiceId| match (&one, asked.of) {
+        (Some(one), _) => own == one,
+        (None, Some(namespace)) => own.namespace == namespace.into(),
+        (None, None) => true,
+    };
+    let mut frontends: BTreeMap<ServiceId, Frontends> = BTreeMap::new();
+    for (frontend, balance) in world.desired().into_iter().flat_map(|desired| &desired.services) {
+        if is_asked(&balance.of.service) {
+            frontends.entry(balance.of.service.clone()).or_default().push((*frontend, Arc::clone(balance)));
+        }
+    }
+    let mut left = world.services().map(|service| &service.id).filter(|own| is_asked(own)).peekable();
+    if let (None, Some(of)) = (left.peek(), asked.of) {
+        return Err(ServicesError::Unknown(of.to_owned()));
+    }
+    let mut left = left.filter(|own| after.as_ref().is_none_or(|after| *own > after)).peekable();
+    let (mut page, mut rows) = (BTreeMap::new(), 0);
+    while let Some(id) = left.next_if(|_| rows < PAGE) {
+        let mut own = frontends.remove(id).unwrap_or_default();
+        own.sort_by_key(|(frontend, balance)| (balance.kind, *frontend));
+        // A row of each backend is as short as one of each frontend is with its few.
+        rows += own.iter().map(|(_, balance)| 1 + balance.inside.listed.len().div_ceil(NAMED)).sum::<usize>().max(1);
+        page.insert(id.clone(), own);
+    }
+    Ok((page, left.peek().is_some()))
+}
+
+fn rows(world: &Live, services: &BTreeMap<ServiceId, Frontends>, counted: &Counted<'_>) -> Vec<Value> {
     let mut remarks = remarks(world);
     let mut rows = Vec::new();
-    for service in world.services() {
+    for service in world.services().filter(|service| services.contains_key(&service.id)) {
         let first = rows.len();
-        match frontends.remove(&service.id) {
-            Some(mut own) => {
-                own.sort_by_key(|(frontend, balance)| (balance.kind, *frontend));
-                rows.extend(own.iter().map(|(frontend, balance)| row(service, frontend, balance)));
+        let own = services.get(&service.id).into_iter().flatten();
+        let ports: BTreeSet<&ServicePortId> = own.clone().map(|(_, balance)| &balance.of).collect();
+        let counts: BTreeMap<_, _> = ports.into_iter().map(|port| (port, (counted.of)(port))).collect();
+        for (frontend, balance) in own {
+            let mut row = row(service, frontend, balance);
+            if let Some((opened, refused)) = counts.get(&balance.of).and_then(|of| of.frontends.get(frontend)) {
+                (row["opened"], row["refused"]) = (json!(opened), json!(refused));
             }
-            None => rows.push(json!({ "service": service.id.to_string(), "type": service.kind.to_string() })),
+            if let Some(active) = &counted.active {
+                let own = active.iter().filter(|((through, _), _)| through == frontend);
+                row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
+            }
+            rows.push(row);
+        }
+        if rows.len() == first {
+            rows.push(json!({ "service": service.id.to_string(), "type": service.kind.to_string() }));
         }
         let mut said = remarks.remove(&service.id).unwrap_or_default();
         if service.unproxied {
@@ -34,7 +140,49 @@ pub fn rows(world: &mut Live) -> Value {
             rows[first]["remarks"] = json!(said);
         }
     }
-    Value::Array(rows)
+    rows
+}
+
+/// Every listed backend of every service port.
+fn backends(world: &Live, services: &BTreeMap<ServiceId, Frontends>, counted: &Counted<'_>) -> Vec<Value> {
+    let mut found: BTreeMap<(&ServicePortId, Backend), bool> = BTreeMap::new();
+    let mut through: BTreeMap<&ServicePortId, BTreeSet<Frontend>> = BTreeMap::new();
+    let mut inside: BTreeSet<(&ServicePortId, Backend)> = BTreeSet::new();
+    for (frontend, balance) in services.values().flatten() {
+        through.entry(&balance.of).or_default().insert(*frontend);
+        inside.extend(balance.inside.chosen.iter().map(|backend| (&balance.of, *backend)));
+        for side in balance.backends() {
+            for (backends, is_chosen) in [(&side.listed, false), (&side.chosen, true)] {
+                for backend in backends.iter() {
+                    *found.entry((&balance.of, *backend)).or_default() |= is_chosen;
+                }
+            }
+        }
+    }
+    let pods = world.pods_by_address();
+    let counts: BTreeMap<_, _> = through.keys().map(|port| (*port, (counted.of)(port))).collect();
+    let row = |((of, backend), is_chosen): ((&ServicePortId, Backend), bool)| {
+        let state = match (inside.contains(&(of, backend)), is_chosen) {
+            (true, _) => "chosen",
+            (false, true) => "chosen from outside",
+            (false, false) => "listed",
+        };
+        let mut row = json!({
+            "service": of.to_string(),
+            "backend": backend.to_string(),
+            "pod": pods.get(&backend.address).map(ToString::to_string),
+            "state": state,
+        });
+        if let Some(opened) = counts.get(of).and_then(|of| of.backends.get(&backend)) {
+            row["opened"] = json!(opened);
+        }
+        if let Some(active) = &counted.active {
+            let own = through.get(of).into_iter().flatten().filter_map(|at| active.get(&(*at, backend)));
+            row["active"] = json!(own.sum::<u64>());
+        }
+        row
+    };
+    found.into_iter().map(row).collect()
 }
 
 /// What writers should know, and what may be meant: endpoints that are nobody's here.
@@ -71,7 +219,11 @@ fn row(service: &Service, frontend: &Frontend, balance: &Balance) -> Value {
 }
 
 fn list(backends: &[Backend]) -> Value {
-    json!(backends.iter().map(ToString::to_string).collect::<Vec<_>>())
+    let mut named: Vec<_> = backends.iter().take(NAMED).map(ToString::to_string).collect();
+    if backends.len() > NAMED {
+        named.push(format!("and {} more, which `show backends` names", backends.len() - NAMED));
+    }
+    json!(named)
 }
 
 /// What becomes of packets where nobody is chosen.
@@ -143,6 +295,20 @@ mod tests {
         Resource::EndpointSlice(slice.into())
     }
 
+    /// A page, and whether there is more.
+    fn shown(world: &mut Live, asked: &Asked<'_>) -> (Vec<Value>, bool) {
+        let (services, more) = selected(world, asked).expect("a page");
+        let port = |id: &ServicePortId| id.service.name == "web";
+        let frontend = Frontend { address: [10, 96, 0, 7].into(), protocol: Protocol::TCP, port: 80 };
+        let [first, second] = [[10, 65, 0, 2], [192, 0, 2, 7]].map(|at| Backend { address: at.into(), port: 8080 });
+        let counts =
+            ServiceCounts { frontends: [(frontend, (9, 1))].into(), backends: [(first, 5), (second, 4)].into() };
+        let of = |id: &ServicePortId| if port(id) { counts.clone() } else { ServiceCounts::default() };
+        let counted = Counted { of: &of, active: Some([((frontend, first), 3)].into()) };
+        let rows = if asked.backends { backends(world, &services, &counted) } else { rows(world, &services, &counted) };
+        (rows, more)
+    }
+
     #[test]
     fn every_service_has_a_row_and_remarks_stand_in_its_first() {
         let mut world = Live::new("n1".into(), false);
@@ -164,8 +330,7 @@ mod tests {
             world.apply(Update::Set(resource));
         }
         world.apply(Update::InSync);
-        let rows = rows(&mut world);
-        let rows = rows.as_array().expect("rows");
+        let rows = shown(&mut world, &Asked::default()).0;
         let line = |row: &Value| {
             let texts =
                 ["service", "frontend", "whenNone", "fromOutside"].map(|field| row[field].as_str().unwrap_or("-"));
@@ -187,5 +352,31 @@ mod tests {
         let said = web["remarks"].to_string();
         assert!(said.contains("203.0.113.9:80/TCP is taken by shop/twin"), "{said}");
         assert!(said.contains("192.0.2.7 of its endpoints: in no IP pool"), "{said}");
+        assert_eq!([&web["opened"], &web["refused"], &web["active"]], [9, 1, 3].map(|n| json!(n)).each_ref());
+        assert!(rows[2]["opened"].is_null(), "the kernel does not have it");
+        let asked = Asked { of: Some("shop/web"), backends: true, ..Asked::default() };
+        let line = |row: &Value| ["backend", "state", "opened", "active"].map(|field| row[field].to_string()).join(" ");
+        let backends: Vec<_> = shown(&mut world, &asked).0.iter().map(line).collect();
+        assert_eq!(backends, [r#""10.65.0.2:8080" "chosen" 5 3"#, r#""192.0.2.7:8080" "chosen" 4 0"#]);
+        let none = Asked { of: Some("shop/none"), ..Asked::default() };
+        assert!(selected(&mut world, &none).is_err_and(|error| error.to_string().contains("no service shop/none")));
+    }
+
+    #[test]
+    fn a_page_ends_with_a_service_and_the_next_goes_on_after_it() {
+        let mut world = Live::new("n1".into(), false);
+        let named = |number: usize| service(&format!("s{number:04}"), ServiceKind::Headless, 0);
+        let told = (0..PAGE + 5).map(|number| Resource::Service(named(number).into()));
+        for resource in told {
+            world.apply(Update::Set(resource));
+        }
+        world.apply(Update::InSync);
+        let (first, more) = shown(&mut world, &Asked::default());
+        assert!(first.len() == PAGE && more);
+        let last = first[PAGE - 1]["service"].as_str().map(str::to_owned);
+        let (second, more) = shown(&mut world, &Asked { after: last.as_deref(), ..Asked::default() });
+        assert!(second.len() == 5 && !more && second[0]["service"] == "shop/s2000", "{second:?}");
+        let of = |of| shown(&mut world, &Asked { of: Some(of), ..Asked::default() }).0.len();
+        assert_eq!(["shop", "shop/s0007"].map(of), [PAGE, 1]);
     }
 }

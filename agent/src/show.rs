@@ -18,7 +18,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
-const ORDER: &str = "node version kernel attachment kernelLacks inSync service type frontend chosen listed backends whenNone fromOutside class ruleSet map pod hostEndpoint interface layer addresses inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
+const ORDER: &str = "node version kernel attachment kernelLacks inSync service type frontend backend chosen listed backends whenNone fromOutside opened active refused class ruleSet map pod hostEndpoint interface layer addresses inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
     sourcePort sourcePod destination destinationPort destinationPod state direction judged decides annotations \
     reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies services \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
@@ -68,6 +68,21 @@ pub fn report(socket: &Path, question: Query) -> Result<Value, ShowError> {
         // Its own sentence is for who writes a CNI configuration.
         Err(CallError::Unreachable { socket, source }) => Err(ShowError::NoAgent { socket, source }),
         Err(error) => Err(ShowError::Call(error)),
+    }
+}
+
+/// Services or their backends, page after page: all of them are more than a message holds.
+pub fn services(socket: &Path, of: Option<&str>, backends: bool) -> Result<Value, ShowError> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let mut page = report(socket, Query::Services { of: of.map(str::to_owned), after, backends })?;
+        if let Value::Array(next) = page["rows"].take() {
+            rows.extend(next);
+        }
+        after = page["next"].as_str().map(str::to_owned);
+        if after.is_none() {
+            return Ok(Value::Array(rows));
+        }
     }
 }
 

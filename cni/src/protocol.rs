@@ -146,6 +146,17 @@ pub enum Query {
         /// Which table.
         table: String,
     },
+    /// `tortie show services` and `show backends`, a page: `rows`, and in `next` what to ask after, unless it is the last.
+    Services {
+        /// A namespace, or `namespace/name`; `None`: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<String>,
+        /// The `next` of the page before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// A row for each backend, else for each frontend.
+        backends: bool,
+    },
     /// `tortie explain`.
     Explain {
         /// The sending pod.

@@ -46,6 +46,8 @@ impl Services for Counting<'_> {
         array_reads: backend(slot: u32) -> Option<&Backend>;
         lookups: affinity(key: &AffinityKey) -> Option<Affinity>;
         writes: insert_affinity(key: &AffinityKey, kept: &Affinity) -> ();
+        writes: count_opened(frontend: u32, backend: u32) -> ();
+        writes: count_refused(frontend: u32) -> ();
     }
     #[inline(never)]
     fn random(&self) -> u32 {

@@ -15,20 +15,20 @@ pub fn any<T: Services>(tables: &T, generation: u64) -> Result<bool, DropReason>
     Ok(tables.word(&none.inside).at(generation) != 0)
 }
 
-/// What a frontend has for pods and for this node.
+/// What a frontend has for pods and for this node, and its slot.
 #[inline(always)]
 pub fn inside<'a, T: Services>(
     tables: &'a T,
     key: &ServiceKey,
     generation: u64,
-) -> Result<Option<&'a Balancer>, DropReason> {
+) -> Result<Option<(u32, &'a Balancer)>, DropReason> {
     let Some(slot) = tables.service(key) else {
         return Ok(None);
     };
     let frontend = tables.frontend(slot).ok_or(DropReason::TableCorrupt)?;
     match tables.word(&frontend.inside).at(generation) {
         BALANCER_NONE => Ok(None),
-        id => tables.balancer(id).map(Some).ok_or(DropReason::TableCorrupt),
+        id => tables.balancer(id).map(|balancer| Some((slot, balancer))).ok_or(DropReason::TableCorrupt),
     }
 }
 

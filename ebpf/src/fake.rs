@@ -52,10 +52,10 @@ pub struct Node {
     pub members: Vec<Member>,
     pub backends: Vec<Backend>,
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    pub counted: RefCell<crate::fake_services::Counted>,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
     pub notes: Vec<Note>,
-    /// The clock.
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
     /// The next random number.

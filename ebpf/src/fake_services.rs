@@ -3,10 +3,21 @@
 //! Invariant: as of the node's other tables; a twin remembers nothing.
 //! Never: part of a program.
 
+use std::collections::BTreeMap;
+
 use abi::{Affinity, AffinityKey, Backend, Balancer, Frontend, Member, ServiceKey};
 
 use crate::fake::{Node, Twin};
 use crate::tables::Services;
+
+/// What was counted of services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Flows by the slots of frontend and backend.
+    pub opened: BTreeMap<(u32, u32), u32>,
+    /// Packets by the frontend's slot.
+    pub refused: BTreeMap<u32, u32>,
+}
 
 impl Services for Node {
     fn service(&self, key: &ServiceKey) -> Option<u32> {
@@ -29,6 +40,13 @@ impl Services for Node {
     }
     fn insert_affinity(&self, key: &AffinityKey, kept: &Affinity) {
         self.affinity.borrow_mut().insert(*key, *kept);
+    }
+    fn count_opened(&self, frontend: u32, backend: u32) {
+        let mut counted = self.counted.borrow_mut();
+        *counted.opened.entry((frontend, backend)).or_default() += 1;
+    }
+    fn count_refused(&self, frontend: u32) {
+        *self.counted.borrow_mut().refused.entry(frontend).or_default() += 1;
     }
     fn random(&self) -> u32 {
         // Half of all numbers apart, and one more: in turn, and each way in the long run.
@@ -58,6 +76,10 @@ impl Services for Twin<'_> {
     fn insert_affinity(&self, _: &AffinityKey, _: &Affinity) {
         panic!("a dry run remembered a client")
     }
+    fn count_opened(&self, _: u32, _: u32) {
+        panic!("a dry run counted a flow")
+    }
+    fn count_refused(&self, _: u32) {}
     fn random(&self) -> u32 {
         self.0.random()
     }

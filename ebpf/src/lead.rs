@@ -29,6 +29,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         entry.nat_kind = NAT_LEADS;
         (entry.nat, entry.nat_port) = (packet.destination, packet.destination_port.to_ne_bytes());
         (entry.egress_hit, entry.stamp) = (translation.backend, translation.stamp);
+        entry.ingress_hit = translation.at;
         entry.timeout = Timeout::Follows as u8;
         entry.seen_s = self.tables.now_s();
         if !self.tables.insert_new_flow(key, entry) {
@@ -37,6 +38,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if let Some(former) = self.tables.flow(key) {
             former.forget();
         }
+        self.tables.count_opened(translation.at, translation.backend);
         if translation.client.of != 0 {
             let kept = Affinity { backend: translation.backend, stamp: translation.stamp, seen_s: self.tables.now_s() };
             self.tables.insert_affinity(&translation.client, &kept);

@@ -184,3 +184,21 @@ fn own_5_cnp_30_a_pod_that_a_service_sends_to_itself_is_judged_and_hears_the_ser
     node.cursor_goes_round();
     assert!(node.tracked.kept().is_empty() && node.tracked.accounts().is_empty());
 }
+
+#[test]
+fn a_flow_is_counted_once_at_its_frontend_and_backend_and_a_refusal_for_who_sends_as_himself() {
+    let mut node = served_by_one();
+    connect(&node, 4000);
+    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4001, SYN), asks(&node, 4001, SYN)), (TO_B, TO_B, TO_B));
+    assert_eq!(node.counted.borrow().opened, [((1, 1), 2)].into(), "however many packets");
+    assert_eq!((asks(&node, 4000, FIN | ACK), answers(&node, B, 4000, FIN | ACK).0), (TO_B, TO_A));
+    assert_eq!(asks(&node, 4000, SYN), TO_B);
+    assert_eq!(node.counted.borrow().opened, [((1, 1), 3)].into(), "its port is used again");
+    node.change_ingress(3, 0);
+    assert_eq!(asks(&node, 4002, SYN), Err(IngressPolicy));
+    assert_eq!(node.counted.borrow().opened, [((1, 1), 3)].into(), "what policy refuses is no flow");
+    node.balancers[1].len = 0;
+    assert_eq!((asks(&node, 4003, SYN), asks_udp(&node, 4003)), (Err(NoBackend), Err(NoBackend)));
+    assert_eq!(node.pod_sends(3, &tcp((3, 2), VIP, (4000, PORT), SYN)), Err(Spoofed));
+    assert_eq!(node.counted.borrow().refused, [(1, 2)].into());
+}

@@ -69,6 +69,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         }
         let opener = self.end_of(state, &state.client().0);
         match opener.and_then(|opener| self.check_pod(state, opener)) {
+            Ok(_) if reason == DropReason::NoBackend => {
+                self.tables.count_refused(state.translation.at);
+                reason
+            }
             Ok(_) => reason,
             Err(other) => other,
         }
@@ -111,6 +115,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let translation = &mut state.translation;
         (translation.frontend, translation.port) = (state.packet.destination, state.packet.destination_port);
         (translation.backend, translation.stamp) = (slot, stamp);
+        translation.at = tracked.flow.ingress_hit.get();
         translation.is_chosen = standing & BACKEND_CHOSEN != 0;
         translation.is_half_open = tracked.half_open;
         translation.client.of = 0;
@@ -175,7 +180,11 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         key.port = port.to_ne_bytes();
         key.protocol = state.packet.protocol;
         key.pad = [0; 5];
-        choice::inside(self.tables, key, state.generation)
+        let Some((at, balancer)) = choice::inside(self.tables, key, state.generation)? else {
+            return Ok(None);
+        };
+        state.translation.at = at;
+        Ok(Some(balancer))
     }
 
     /// Chooses a backend: the client's own where the service keeps to one, else any. `again`: another than before.

@@ -5,13 +5,14 @@
 
 use core::ptr;
 
-use abi::{Affinity, AffinityKey, Backend, Balancer, Frontend, Member, ServiceKey, Word, maps};
+use abi::{Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey, Word, maps};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use ebpf::tables::Services;
 
+use crate::atomic;
 use crate::maps::Kernel;
 
 #[map]
@@ -26,6 +27,20 @@ static MEMBERS: Array<Member> = Array::with_max_entries(maps::MEMBERS.default_en
 static BACKENDS: Array<Backend> = Array::with_max_entries(maps::BACKENDS.default_entries, BPF_F_MMAPABLE);
 #[map]
 static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(maps::AFFINITY.default_entries, 0);
+#[map]
+static FRONTEND_COUNTS: Array<FrontendCounts> =
+    Array::with_max_entries(maps::FRONTEND_COUNTS.default_entries, BPF_F_MMAPABLE);
+#[map]
+static BACKEND_COUNTS: Array<u64> = Array::with_max_entries(maps::BACKEND_COUNTS.default_entries, BPF_F_MMAPABLE);
+
+/// Counts in a word that all processors share: per processor it would be a hundred megabytes on a large machine, for what
+/// costs a new flow two instructions.
+#[inline(always)]
+fn add_one(word: *mut u64) {
+    // SAFETY: an aligned word of an array's value, which everybody uses whole.
+    unsafe { atomic::add(word, 1) };
+}
+
 impl<const DRY: bool> Services for Kernel<DRY> {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<u32> {
@@ -64,6 +79,28 @@ impl<const DRY: bool> Services for Kernel<DRY> {
         if !DRY {
             // Without room the client may be sent elsewhere the next time.
             let _full = AFFINITY.insert(key, kept, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn count_opened(&self, frontend: u32, backend: u32) {
+        if DRY {
+            return;
+        }
+        if let Some(counts) = FRONTEND_COUNTS.get_ptr_mut(frontend) {
+            // SAFETY: a look-up gives a whole value.
+            add_one(unsafe { &raw mut (*counts).opened });
+        }
+        if let Some(opened) = BACKEND_COUNTS.get_ptr_mut(backend) {
+            add_one(opened);
+        }
+    }
+
+    #[inline(always)]
+    fn count_refused(&self, frontend: u32) {
+        if !DRY && let Some(counts) = FRONTEND_COUNTS.get_ptr_mut(frontend) {
+            // SAFETY: a look-up gives a whole value.
+            add_one(unsafe { &raw mut (*counts).refused });
         }
     }
 

@@ -52,6 +52,10 @@ pub trait Services {
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// Remembers which backend a client keeps to.
     fn insert_affinity(&self, key: &AffinityKey, kept: &Affinity);
+    /// Counts a flow that was opened to a backend, there and at its frontend.
+    fn count_opened(&self, frontend: u32, backend: u32);
+    /// Counts a packet to a frontend without a backend.
+    fn count_refused(&self, frontend: u32);
     /// A number that nobody can foretell.
     fn random(&self) -> u32;
 

@@ -31,6 +31,8 @@ pub struct Translation {
     pub frontend: Address,
     /// Its port, as in the packet.
     pub port: u16,
+    /// Slot of the frontend.
+    pub at: u32,
     /// Slot of the backend.
     pub backend: u32,
     /// Generation that chose it.

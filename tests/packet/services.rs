@@ -26,6 +26,12 @@ fn scenario() -> Scenario {
     Scenario::default().pod(CLIENT, "client").pod(DB, "db").pod(OTHER, "other")
 }
 
+/// A port of the service.
+fn port(name: &str) -> ServicePortId {
+    let service = ServiceId { namespace: NamespaceName::from("default"), name: "shop".into() };
+    ServicePortId { service, port: name.into() }
+}
+
 /// A service of both families and of TCP and UDP; its new flows go to the first, and the second are only listed.
 fn serve(kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
     let world = scenario().world();
@@ -37,9 +43,8 @@ fn serve(kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
             };
             let all = [chosen, listed].concat();
             let inside = Arc::new(Backends { chosen: at(chosen), listed: at(&all), elsewhere: false });
-            let service = ServiceId { namespace: NamespaceName::from("default"), name: "shop".into() };
             let balance = Balance {
-                of: ServicePortId { service, port: name.into() },
+                of: port(name),
                 kind: Reached::ClusterIp,
                 inside,
                 outside: None,
@@ -233,6 +238,36 @@ fn agt_8_a_restarted_agent_knows_the_services_again_and_no_flow_is_cut() {
             serve(&mut kernel, &[DB, OTHER], &[]);
         }
         assert_eq!(kernel.entries(&maps::NEWFLOW).len(), entries);
+    });
+}
+
+#[test]
+fn flows_are_counted_where_they_are_opened_and_a_restarted_agent_goes_on_counting() {
+    on_a_node(|| {
+        let mut kernel = served(&[DB]);
+        let hook = Hook::Pod(CLIENT);
+        for f in Family::BOTH {
+            let first = CLIENT.tcp(f, VIP, (40000, PORT), SYN).bytes();
+            kernel.ask(hook, &first);
+            for frame in [&first, &first, &CLIENT.tcp(f, VIP, (40001, PORT), SYN).bytes()] {
+                kernel.run(hook, frame);
+            }
+            let at = |port| Frontend { address: VIP.address(f), protocol: Protocol::TCP, port };
+            let to = Backend { address: DB.address(f), port: TARGET };
+            let counted = kernel.dataplane.counts_of(&port("tcp"));
+            assert_eq!((counted.frontends.get(&at(PORT)), counted.backends.get(&to)), (Some(&(2, 0)), Some(&2)));
+            assert_eq!(counted.frontends.get(&at(80)), None);
+        }
+        kernel.restart(dataplane::Attach::Auto);
+        serve(&mut kernel, &[], &[DB]);
+        kernel.run(hook, &CLIENT.tcp(Family::V4, VIP, (40002, PORT), SYN).bytes());
+        let counted = kernel.dataplane.counts_of(&port("tcp"));
+        let (at, to): (Vec<_>, Vec<_>) = (counted.frontends.values().collect(), counted.backends.values().collect());
+        assert_eq!((at, to), (vec![&(2, 1), &(2, 0)], vec![&2, &2]));
+        // Gone and come back, it is another.
+        serve(&mut kernel, &[], &[]);
+        serve(&mut kernel, &[DB], &[]);
+        assert!(kernel.dataplane.counts_of(&port("tcp")).backends.values().all(|opened| *opened == 0));
     });
 }
 

@@ -5,6 +5,7 @@
 
 use crate::story::{Story, story};
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use std::{
     collections::BTreeSet,
     io::Write as _,
@@ -119,6 +120,7 @@ fn pods_reach_a_service_by_every_address_and_protocol_and_are_refused_where_nobo
         let said = [told.stdout, told.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
         ensure!(said.contains("is the service x/shop:web") && !said.contains("ALARM"), "{said}");
+        shows_what_was_opened(s)?;
         // Policy judges who is behind it.
         s.policy("x/closed", "{ podSelector: { matchLabels: { pod: c } }, ingress: [] }")?;
         slices(s, &[("x/c", READY)])?;
@@ -134,6 +136,26 @@ fn pods_reach_a_service_by_every_address_and_protocol_and_are_refused_where_nobo
                 .all(|met| met.is_ok_and(|met| met != Outcome::Allowed)))
         })
     })
+}
+
+/// What was opened stands at each frontend and at each backend, and of one service alone if it is asked so.
+fn shows_what_was_opened(s: &Story) -> Result<()> {
+    let rows = |what: &[&str]| -> Result<Vec<Value>> {
+        let told = s.node.tortie(&[&["show"], what, &["--output", "json"]].concat())?;
+        Ok(serde_json::from_slice(&told.stdout)?)
+    };
+    let sum = |rows: &[Value], field: &str| rows.iter().filter_map(|row| row[field].as_u64()).sum::<u64>();
+    let (frontends, backends) = (rows(&["services"])?, rows(&["backends", "x/shop"])?);
+    ensure!(sum(&frontends, "refused") > 0 && sum(&frontends, "opened") > 0, "{frontends:#?}");
+    ensure!(sum(&frontends, "opened") == sum(&backends, "opened"), "{frontends:#?} {backends:#?}");
+    ensure!(backends.iter().any(|row| row["pod"] == "x/c" && row["state"] == "chosen"), "{backends:#?}");
+    let live = Connection::open(s.pod("x/a")?.namespace(), vips()[0], 443)?;
+    let active = sum(&rows(&["backends", "x"])?, "active");
+    ensure!(active > 0, "{live:?} is not counted");
+    let none = s.node.tortie(&["show", "services", "x/none"])?;
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    ensure!(!none.status.success() && said.contains("no service x/none"), "{said}");
+    Ok(())
 }
 
 #[test]

@@ -24,7 +24,10 @@ const LIMITED_AFTER: Duration = Duration::from_secs(10);
 pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
     let report = match question {
         Query::Show { table } if table == "status" => state(agent),
-        Query::Show { table } if table == "services" => services::rows(&mut agent.world),
+        Query::Services { of, after, backends } => {
+            let asked = services::Asked { of: of.as_deref(), after: after.as_deref(), backends: *backends };
+            services::page(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?
+        }
         Query::Show { table } => {
             let mut rows = agent.kernel.report(table).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?;
             if ["policies", "staged"].contains(&table.as_str()) {

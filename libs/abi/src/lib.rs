@@ -28,7 +28,7 @@ pub use conntrack::{ConntrackEntry, FlowKey, Ticket};
 pub use endpoint::{Endpoint, Layers};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
-pub use service::{Affinity, AffinityKey, Backend, Balancer, Frontend, Member, ServiceKey};
+pub use service::{Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey};
 pub use timeout::{Timeout, Timeouts};
 pub use verdict::DropReason;
 pub use word::Word;

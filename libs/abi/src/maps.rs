@@ -31,16 +31,27 @@ pub enum Sizing {
     PerEndpoint(u32),
     /// So many entries for each of `CONNTRACK`.
     PerFlow(u32),
+    /// As many entries as the map of this name, which has a setting.
+    As(&'static str),
     /// It has one size.
     Fixed,
 }
 
 impl MapSpec {
+    /// The name of the map whose setting counts for this one.
+    #[must_use]
+    pub const fn set_by(&self) -> &'static str {
+        match self.sizing {
+            Sizing::As(other) => other,
+            _ => self.name,
+        }
+    }
+
     /// Entries of this map where `given` is set for it, on a node of so many endpoint slots and tracked flows.
     #[must_use]
     pub const fn entries(&self, given: Option<u32>, endpoints: u32, flows: u32) -> u32 {
         match (self.sizing, given) {
-            (Sizing::Setting | Sizing::CoversEndpoints, Some(entries)) => entries,
+            (Sizing::Setting | Sizing::CoversEndpoints | Sizing::As(_), Some(entries)) => entries,
             (Sizing::CoversEndpoints, None) if endpoints > self.default_entries => endpoints,
             (Sizing::PerEndpoint(each), _) => each.saturating_mul(endpoints.saturating_add(1)),
             (Sizing::PerFlow(each), _) => each.saturating_mul(flows),
@@ -118,6 +129,12 @@ maps! {
     BACKENDS = "BACKENDS" v 1, 131_072, "the commit is refused, the previous revision stays";
     /// [`crate::AffinityKey`] -> [`crate::Affinity`]. Least-recently-used hash.
     AFFINITY = "AFFINITY" v 1, 32_768, "the client that was silent longest may be sent to another backend";
+    /// Slot of `FRONTENDS` -> [`crate::FrontendCounts`]. Memory-mappable array.
+    FRONTEND_COUNTS = "FRONTEND_COUNTS" v 1, FRONTENDS.default_entries, "never: sized with FRONTENDS",
+        Sizing::As(FRONTENDS.name);
+    /// Slot of `BACKENDS` -> flows opened to it `u64`. Memory-mappable array.
+    BACKEND_COUNTS = "BACKEND_COUNTS" v 1, BACKENDS.default_entries, "never: sized with BACKENDS",
+        Sizing::As(BACKENDS.name);
 }
 
 #[cfg(test)]
@@ -138,5 +155,6 @@ mod tests {
         assert_eq!((INTERFACES.entries(None, 4096, 8), INTERFACES.entries(Some(7), 9, 8)), (4096, 7));
         assert_eq!((SPANS.entries(Some(9), 4096, 8), GENERATION.entries(Some(9), 4096, 8)), (9, 1));
         assert_eq!((CTQ.entries(Some(9), 4096, 8), QUOTA.entries(Some(9), 4096, 8)), (16, 4097));
+        assert_eq!((BACKEND_COUNTS.set_by(), BACKEND_COUNTS.entries(Some(7), 9, 8)), (BACKENDS.name, 7));
     }
 }

@@ -33,5 +33,6 @@ pod!(
     crate::Member,
     crate::Backend,
     crate::AffinityKey,
-    crate::Affinity
+    crate::Affinity,
+    crate::FrontendCounts
 );

@@ -119,6 +119,16 @@ pub struct Affinity {
     pub seen_s: u32,
 }
 
+/// What was counted at a frontend. Slot 0 has the sum of those that are gone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrontendCounts {
+    /// Flows that were opened to it and let pass.
+    pub opened: u64,
+    /// Packets that would have opened one, and found no backend.
+    pub refused: u64,
+}
+
 const _: () = assert!(size_of::<ServiceKey>() == 24);
 const _: () = assert!(size_of::<Frontend>() == 16);
 const _: () = assert!(size_of::<Balancer>() == 24);
@@ -126,3 +136,4 @@ const _: () = assert!(size_of::<Member>() == 8);
 const _: () = assert!(size_of::<Backend>() == 40);
 const _: () = assert!(size_of::<AffinityKey>() == 24);
 const _: () = assert!(size_of::<Affinity>() == 12);
+const _: () = assert!(size_of::<FrontendCounts>() == 16);

@@ -4,8 +4,8 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, Attach, CleanupError, Extent, Laps, Looked, OpenError, Platform, Question, ReportError, TrackedFlow,
-    TwinAnswer, TwinError, clsact,
+    ApplyError, Attach, CleanupError, Extent, Laps, Looked, OpenError, Platform, Question, ReportError, ServiceCounts,
+    TrackedFlow, TwinAnswer, TwinError, clsact, counts,
     gauges::Gauges,
     growth, host,
     links::{Guards as _, Links},
@@ -22,7 +22,7 @@ use crate::{
 };
 use abi::{Timeouts, maps};
 use calc::Latest;
-use model::{AttachmentId, IfaceName};
+use model::{AttachmentId, IfaceName, ServicePortId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -254,6 +254,12 @@ impl Dataplane {
     pub fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         let tables = &self.node.tables;
         Ok(tracked::flows(&tables.store().conntrack.flows()?, tables.names(), &tables.image().endpoints))
+    }
+
+    /// What was counted of a service port.
+    #[must_use]
+    pub fn counts_of(&self, port: &ServicePortId) -> ServiceCounts {
+        counts::of(&self.node.tables, port)
     }
 
     /// What staged policies would have made of new flows.

@@ -8,6 +8,7 @@ mod accounts;
 mod bpf;
 mod clsact;
 mod conntrack;
+mod counts;
 mod dataplane;
 mod drift;
 pub mod error;
@@ -36,6 +37,7 @@ mod twin;
 mod uplink;
 mod usage;
 
+pub use counts::ServiceCounts;
 pub use dataplane::{Applied, Commit, Dataplane, Options, cleanup};
 pub use drift::{Drift, DriftKind, Extent, Looked};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};

@@ -25,6 +25,7 @@ use calc::{EndpointSpec, HostEndpointSpec, NodeSpec};
 use model::{AttachmentId, IfaceName, PodId, Protocol, Selector};
 use policy::{Decider, Hit};
 use serde_json::{Value, json};
+use service::Frontend;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
@@ -210,7 +211,7 @@ impl<'a> Reporter<'a> {
             "destinationPort": u16::from_be_bytes(destination.1),
             "destinationPod": self.whose(destination.2),
             "hostEndpoint": self.hosts.get(&slot_of_zone(key.zone)),
-            "service": frontend_of(entry),
+            "service": frontend_of(key, entry).map(|through| std::net::SocketAddr::new(through.address, through.port).to_string()),
             "state": state_of(entry),
             "packets": entry.packets,
             "bytes": entry.bytes,
@@ -285,11 +286,11 @@ fn slot_of_zone([low, middle, high]: [u8; 3]) -> u32 {
     u32::from_le_bytes([low, middle, high, 0])
 }
 
-/// The address and port of the service that a flow was opened to.
-fn frontend_of(entry: &ConntrackEntry) -> Option<String> {
-    let is_translated = entry.nat_kind == NAT_TRANSLATED;
+/// The service's address that a flow was opened to.
+pub(crate) fn frontend_of(key: &FlowKey, entry: &ConntrackEntry) -> Option<Frontend> {
     let (address, port) = (ip_of(entry.nat), u16::from_be_bytes(entry.nat_port));
-    is_translated.then(|| std::net::SocketAddr::new(address, port).to_string())
+    let frontend = Frontend { address, protocol: Protocol(key.protocol), port };
+    (entry.nat_kind == NAT_TRANSLATED).then_some(frontend)
 }
 
 /// What people call a flow's state.

@@ -4,7 +4,7 @@
 //! Never: a flow of a host endpoint that is no more.
 
 use crate::{
-    report::{ip_of, state_of},
+    report::{frontend_of, ip_of, state_of},
     tables::names::Names,
 };
 use abi::{
@@ -13,6 +13,7 @@ use abi::{
 };
 use model::{Direction, IfaceName, Protocol};
 use policy::{Decider, Flow, Hit};
+use service::Frontend;
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// A host endpoint that tracks a flow beside the pods.
@@ -37,6 +38,8 @@ pub struct TrackedFlow {
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
+    /// The service through which it came: its destination is the backend.
+    pub through: Option<Frontend>,
     /// What people call its state.
     pub state: &'static str,
     /// It was refused, and what it sends is dropped.
@@ -50,6 +53,12 @@ pub struct TrackedFlow {
 }
 
 impl TrackedFlow {
+    /// Nothing is let pass by it any more, or only what ends it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_refused || matches!(self.state, "closed" | "reset")
+    }
+
     /// Who talks to whom.
     #[must_use]
     pub fn ends(&self) -> (IpAddr, IpAddr) {
@@ -115,6 +124,7 @@ fn flow(key: &FlowKey, entry: &ConntrackEntry, gate: Option<Gate>, hits: &BTreeM
         gate,
         source_port: port,
         destination_port: u16::from_be_bytes(destination.1),
+        through: frontend_of(key, entry),
         state: state_of(entry),
         is_refused: entry.flags & CT_REFUSED != 0,
         is_hosts_own: entry.flags & CT_HOST_OPENED != 0,

@@ -55,6 +55,7 @@ impl Usage {
         match self.map.sizing {
             Sizing::Setting | Sizing::CoversEndpoints => Some(format!("mapEntries {}", self.map.name)),
             Sizing::PerEndpoint(_) => Some(format!("mapEntries {}", maps::ENDPOINTS.name)),
+            Sizing::As(other) => Some(format!("mapEntries {other}")),
             Sizing::PerFlow(_) => Some(format!("mapEntries {}", maps::CONNTRACK.name)),
             Sizing::Fixed => None,
         }

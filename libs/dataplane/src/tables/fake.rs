@@ -348,7 +348,10 @@ impl FakeStore {
                 self.settled_only_after_grace(words.inside.is_settled() && words.outside.is_settled());
             }
             ServiceWrite::Backend(_, backend) => self.settled_only_after_grace(backend.standing.is_settled()),
-            ServiceWrite::Members(..) | ServiceWrite::Balancer(..) => {}
+            ServiceWrite::Members(..)
+            | ServiceWrite::Balancer(..)
+            | ServiceWrite::FreshFrontend(_)
+            | ServiceWrite::FreshBackend(_) => {}
         }
         self.services.put(write, sizes);
     }

@@ -158,6 +158,12 @@ impl KernelStore {
         sum(&self.drops, index).map_err(|error| failed(&maps::DROPS, error))
     }
 
+    /// The tables of services.
+    #[must_use]
+    pub fn services(&self) -> &ServiceMaps {
+        &self.services
+    }
+
     fn clear_hit(&self, hit: u32) -> std::io::Result<()> {
         let (data, info) = &self.hit_bytes;
         Bytes::new(data.fd().as_fd(), info)?.clear(&hit.to_ne_bytes())

@@ -49,11 +49,11 @@ use calc::Latest;
 use capacity::Asked;
 use image::Image;
 use ledger::Ledger;
-use model::{AttachmentId, IfaceName};
+use model::{AttachmentId, IfaceName, ServicePortId};
 use names::{Names, NamesChange};
 use numbers::Numbers;
 use plan::{Ground, Plan};
-use services::Services;
+use services::{Services, Slots};
 use std::collections::BTreeMap;
 use step::{Change, Step};
 use sweep::{Retired, Sweeps, Then};
@@ -264,6 +264,11 @@ impl<S: Store> Tables<S> {
         self.write_step(&change, Retired::default(), &[], self.services.still())?;
         change.apply(&mut self.image);
         Ok(())
+    }
+
+    /// Where a service port is in the tables.
+    pub fn slots_of(&self, of: &ServicePortId) -> Slots {
+        self.services.slots(of)
     }
 
     /// The revision in force.

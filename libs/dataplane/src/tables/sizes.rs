@@ -29,7 +29,7 @@ pub enum SizeError {
         /// The map.
         map: &'static str,
         /// Where its size comes from.
-        why: &'static str,
+        why: String,
     },
     /// Too small, alone or beside another.
     #[error("{map}={entries}: it needs at least {least}, for {why}")]
@@ -79,7 +79,7 @@ impl Sizes {
         if let Some(name) = given.keys().find(|name| MAPS.iter().all(|map| map.name != name.as_str())) {
             return Err(SizeError::Unknown { name: name.clone() });
         }
-        let set = |map: &MapSpec| given.get(map.name).copied();
+        let set = |map: &MapSpec| given.get(map.set_by()).copied();
         let [endpoints, flows] =
             [&maps::ENDPOINTS, &maps::CONNTRACK].map(|map| set(map).unwrap_or(map.default_entries));
         let entries = |map: &MapSpec| (map.name, map.entries(set(map), endpoints, flows));
@@ -94,14 +94,12 @@ impl Sizes {
             let error = SizeError::TooSmall { map: map.name, entries, least, why: why.to_owned() };
             if entries < least { Err(error) } else { Ok(()) }
         };
+        let not_settable = |why: String| Err(SizeError::NotSettable { map: map.name, why });
         match map.sizing {
-            Sizing::PerEndpoint(_) => {
-                return Err(SizeError::NotSettable { map: map.name, why: "it follows ENDPOINTS" });
-            }
-            Sizing::PerFlow(_) => {
-                return Err(SizeError::NotSettable { map: map.name, why: "it follows CONNTRACK" });
-            }
-            Sizing::Fixed => return Err(SizeError::NotSettable { map: map.name, why: "there is one size for it" }),
+            Sizing::PerEndpoint(_) => return not_settable("it follows ENDPOINTS".to_owned()),
+            Sizing::PerFlow(_) => return not_settable("it follows CONNTRACK".to_owned()),
+            Sizing::As(other) => return not_settable(format!("it follows {other}")),
+            Sizing::Fixed => return not_settable("there is one size for it".to_owned()),
             Sizing::CoversEndpoints => at_least(
                 self.of(&maps::ENDPOINTS).saturating_sub(SLOT_FIRST),
                 "every slot of ENDPOINTS is to have its own",
@@ -138,12 +136,18 @@ mod tests {
                 (Sizing::Setting | Sizing::CoversEndpoints, sizes) => {
                     assert_eq!(sizes.expect(map.name).of(map), large);
                 }
-                (Sizing::PerEndpoint(_) | Sizing::PerFlow(_) | Sizing::Fixed, Err(error)) => {
+                (Sizing::PerEndpoint(_) | Sizing::PerFlow(_) | Sizing::As(_) | Sizing::Fixed, Err(error)) => {
                     assert!(error.contains(map.name), "{error}")
                 }
                 (_, Ok(_)) => panic!("{} took a size", map.name),
             }
         }
+    }
+
+    #[test]
+    fn what_counts_for_another_map_is_as_large() {
+        let sizes = asked(&[("BACKENDS", 500_000)]).expect("a sensible size");
+        assert_eq!((sizes.of(&maps::BACKEND_COUNTS), sizes.of(&maps::FRONTEND_COUNTS)), (500_000, 32_768));
     }
 
     #[test]
@@ -159,6 +163,7 @@ mod tests {
             (&[("NOTHING", 1)][..], ["NOTHING", "CONNTRACK"]),
             (&[("DROPS", 64)], ["DROPS", "follows ENDPOINTS"]),
             (&[("CTQ", 64)], ["CTQ", "follows CONNTRACK"]),
+            (&[("BACKEND_COUNTS", 64)], ["BACKEND_COUNTS", "follows BACKENDS"]),
             (&[("GENERATION", 2)], ["GENERATION", "one size"]),
             (&[("ENDPOINTS", 2)], ["ENDPOINTS=2", "at least 3"]),
             (&[("ENDPOINTS", 100), ("INTERFACES", 97)], ["INTERFACES=97", "at least 98"]),

@@ -77,6 +77,8 @@ pub fn text(repair: &ServiceWrite) -> String {
         ServiceWrite::Backend(slot, _) => format!("BACKENDS slot {slot}"),
         ServiceWrite::Frontend(slot, _) => format!("FRONTENDS slot {slot}"),
         ServiceWrite::Key(key, _) => format!("SERVICES entry {}", of(key)),
+        ServiceWrite::FreshFrontend(slot) => format!("FRONTEND_COUNTS slot {slot}"),
+        ServiceWrite::FreshBackend(slot) => format!("BACKEND_COUNTS slot {slot}"),
         ServiceWrite::DeleteKey(key) => format!("SERVICES had a foreign entry {}", of(key)),
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use abi::{
-    Backend, Balancer, Frontend, Member, ServiceKey, Word, maps,
+    Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey, Word, maps,
     service::{BALANCER_NONE, FRONTEND_NONE},
 };
 use aya::maps::{HashMap, MapData};
@@ -27,6 +27,8 @@ pub struct ServiceMaps {
     balancers: MappedArray<Balancer>,
     members: MappedArray<Member>,
     backends: MappedArray<Backend>,
+    frontend_counts: MappedArray<FrontendCounts>,
+    backend_counts: MappedArray<u64>,
 }
 
 impl ServiceMaps {
@@ -38,6 +40,8 @@ impl ServiceMaps {
             balancers: mapped(dir, &maps::BALANCERS, sizes)?,
             members: mapped(dir, &maps::MEMBERS, sizes)?,
             backends: mapped(dir, &maps::BACKENDS, sizes)?,
+            frontend_counts: mapped(dir, &maps::FRONTEND_COUNTS, sizes)?,
+            backend_counts: mapped(dir, &maps::BACKEND_COUNTS, sizes)?,
         })
     }
 
@@ -90,7 +94,35 @@ impl ServiceMaps {
                 self.keys.insert(key, slot, NEW_ONLY).map_err(|error| failed(&maps::SERVICES, error))
             }
             ServiceWrite::DeleteKey(key) => absent_is_fine(self.keys.remove(key), &maps::SERVICES),
+            ServiceWrite::FreshFrontend(slot) => self.retire(*slot),
+            ServiceWrite::FreshBackend(slot) => {
+                self.backend_counts.set(*slot, &0).ok_or_else(|| outside(&maps::BACKEND_COUNTS, *slot))
+            }
         }
+    }
+
+    /// What a frontend has counted goes to those that are gone: no sum over all of them ever shrinks. If we die in between it
+    /// counts twice.
+    fn retire(&self, slot: u32) -> Result<(), StoreError> {
+        let counted = self.counted_at(slot).ok_or_else(|| outside(&maps::FRONTEND_COUNTS, slot))?;
+        let gone = self.counted_at(FRONTEND_NONE).unwrap_or_default();
+        let sum = FrontendCounts {
+            opened: gone.opened.wrapping_add(counted.opened),
+            refused: gone.refused.wrapping_add(counted.refused),
+        };
+        let stored = self.frontend_counts.set(FRONTEND_NONE, &sum);
+        let cleared = stored.and_then(|()| self.frontend_counts.set(slot, &FrontendCounts::default()));
+        cleared.ok_or_else(|| outside(&maps::FRONTEND_COUNTS, slot))
+    }
+
+    /// What was counted in a frontend's slot.
+    pub fn counted_at(&self, slot: u32) -> Option<FrontendCounts> {
+        self.frontend_counts.get(slot)
+    }
+
+    /// Flows that were opened to a backend's slot.
+    pub fn opened_to(&self, slot: u32) -> Option<u64> {
+        self.backend_counts.get(slot)
     }
 
     /// Whether the tables hold what this write puts there.
@@ -108,6 +140,7 @@ impl ServiceMaps {
             }
             ServiceWrite::Key(key, slot) => found(self.keys.get(key, 0), &maps::SERVICES)? == Some(*slot),
             ServiceWrite::DeleteKey(key) => found(self.keys.get(key, 0), &maps::SERVICES)?.is_none(),
+            ServiceWrite::FreshFrontend(_) | ServiceWrite::FreshBackend(_) => true,
         })
     }
 

@@ -22,13 +22,16 @@ pub use write::{ServiceSnapshot, ServiceWrite};
 
 use super::{
     capacity::{Full, Need},
+    prefix,
     sizes::Sizes,
     write::{Store, StoreError, Write},
 };
+use abi::ServiceKey;
 use image::Image;
 use left::Lefts;
+use model::{Protocol, ServicePortId};
 use numbers::Numbers;
-use service::{Balance, Frontend};
+use service::{Backend, Balance, Frontend};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -48,6 +51,15 @@ pub struct Services {
     /// Nobody has said yet which of it is wanted.
     is_adopted: bool,
     walk: audit::Walk,
+}
+
+/// Where a service port is in the tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Of its frontends.
+    pub frontends: Vec<(Frontend, u32)>,
+    /// Of its backends, those included that only keep their flows.
+    pub backends: Vec<(Backend, u32)>,
 }
 
 impl Services {
@@ -127,6 +139,24 @@ impl Services {
     /// A map cannot be read.
     pub fn look<S: Store>(&mut self, store: &S) -> Result<Vec<Write>, StoreError> {
         self.walk.look(&self.image, store)
+    }
+
+    /// The slots of a service port.
+    pub fn slots(&self, of: &ServicePortId) -> Slots {
+        let Some(own) = self.image.ports.get(&plan::number(of)) else { return Slots::default() };
+        let frontend = |key: &ServiceKey| {
+            let (address, port) = (prefix::address_of(key.address), u16::from_be_bytes(key.port));
+            let frontend = Frontend { address, protocol: Protocol(key.protocol), port };
+            Some((frontend, self.image.frontends.get(key)?.slot))
+        };
+        let backend = |slot: &u32| {
+            let (address, port) = self.image.backends.get(slot)?.at;
+            Some((Backend { address: prefix::address_of(address), port: u16::from_be_bytes(port) }, *slot))
+        };
+        Slots {
+            frontends: own.frontends.iter().filter_map(frontend).collect(),
+            backends: own.backends.iter().filter_map(backend).collect(),
+        }
     }
 
     /// Entries that what is in force takes of each map.

@@ -25,6 +25,9 @@ pub fn before(step: &Step, generation: u64) -> Vec<ServiceWrite> {
         else {
             continue;
         };
+        if was.is_none() {
+            writes.push(ServiceWrite::FreshBackend(*slot));
+        }
         writes.push(ServiceWrite::Backend(*slot, stand.entry(Word::changing(from, to, generation))));
     }
     for (key, (was, is)) in &step.frontends {
@@ -32,6 +35,9 @@ pub fn before(step: &Step, generation: u64) -> Vec<ServiceWrite> {
         let word =
             |of: fn(&Held) -> u32| Word::changing(was.as_ref().map_or(0, of), is.as_ref().map_or(0, of), generation);
         let words = Frontend { inside: word(|held| held.inside), outside: word(|held| held.outside) };
+        if was.is_none() {
+            writes.push(ServiceWrite::FreshFrontend(slot));
+        }
         writes.push(ServiceWrite::Frontend(slot, words));
         if was.is_none() {
             writes.push(ServiceWrite::Key(*key, slot));

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Rig {
     pub held: ServiceSnapshot,
     pub members: BTreeMap<u32, u32>,
+    /// Flows that programs counted, by slots of frontends and of backends.
+    pub counts: [BTreeMap<u32, u64>; 2],
 }
 
 /// Where a packet goes: the service port's number, its affinity, and the backends it may be sent to; `None`: nobody's address.
@@ -82,6 +84,15 @@ impl Rig {
                 assert!(self.held.keys.insert(*key, *slot).is_none(), "a key in use is updated in place");
             }
             ServiceWrite::DeleteKey(key) => drop(self.held.keys.remove(key).expect("a key that is there")),
+            ServiceWrite::FreshFrontend(slot) => {
+                assert!(!self.held.keys.values().any(|own| own == slot), "frontend {slot} is in use");
+                self.counts[0].remove(slot);
+            }
+            ServiceWrite::FreshBackend(slot) => {
+                let held = self.held.backends.get(slot).copied().unwrap_or_default();
+                assert_eq!([held.standing.old(), held.standing.new()], [0, 0], "backend {slot} is in use");
+                self.counts[1].remove(slot);
+            }
         }
     }
 
@@ -118,6 +129,7 @@ impl Rig {
             }
             ServiceWrite::Key(key, slot) => held.keys.get(key) == Some(slot),
             ServiceWrite::DeleteKey(key) => !held.keys.contains_key(key),
+            ServiceWrite::FreshFrontend(_) | ServiceWrite::FreshBackend(_) => true,
         }
     }
 
@@ -130,6 +142,8 @@ impl Rig {
             ServiceWrite::Frontend(slot, entry) => drop(self.held.frontends.insert(*slot, *entry)),
             ServiceWrite::Key(key, slot) => drop(self.held.keys.insert(*key, *slot)),
             ServiceWrite::DeleteKey(key) => drop(self.held.keys.remove(key)),
+            ServiceWrite::FreshFrontend(slot) => drop(self.counts[0].remove(slot)),
+            ServiceWrite::FreshBackend(slot) => drop(self.counts[1].remove(slot)),
         }
     }
 

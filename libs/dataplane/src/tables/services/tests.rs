@@ -238,8 +238,8 @@ fn a_service_that_changes_is_all_that_is_written_and_what_did_not_waits_for_nobo
     tables.settle().expect("a sweep");
     let (before, waits) = (tables.store.writes, tables.store.waits);
     commit(&mut tables, &one(3).desired());
-    // A backend, a list, its balancer, the frontend's words, the generation.
-    assert_eq!(tables.store.writes - before, 5);
+    // A backend and its counter, a list, its balancer, the frontend's words, the generation.
+    assert_eq!(tables.store.writes - before, 6);
     let mut other = one(3);
     other.services[1] = (1, 0, false);
     commit(&mut tables, &other.desired());
@@ -266,6 +266,31 @@ fn what_does_not_fit_is_named_and_the_previous_revision_stays() {
         commit(&mut tables, &before);
         assert_nothing_left(&mut tables);
     }
+}
+
+#[test]
+fn a_slot_counts_from_nothing_for_its_next_owner_and_goes_on_for_the_same_after_a_restart() {
+    let mut tables = Tables::adopt(FakeStore::default()).expect("empty tables");
+    commit(&mut tables, &one(1).desired());
+    let slots = tables.services.slots(&port_id(false));
+    let ([(_, at)], [(_, first)]) = (&slots.frontends[..], &slots.backends[..]) else { panic!("{slots:?}") };
+    tables.store.services.counts = [[(*at, 7)].into(), [(*first, 5)].into()];
+    let mut tables = Tables::adopt(tables.store.clone()).expect("whole tables");
+    commit(&mut tables, &one(3).desired());
+    assert_eq!(tables.store.services.counts, [[(*at, 7)].into(), [(*first, 5)].into()], "they are still there");
+    commit(&mut tables, &one(2).desired());
+    assert_eq!(tables.store.services.counts[1], [(*first, 5)].into(), "packets under way may count there");
+    tables.settle().expect("a sweep");
+    let mut moved = one(6);
+    moved.frontends = [None, Some(true), Some(false), None];
+    commit(&mut tables, &moved.desired());
+    let now = tables.services.slots(&port_id(false));
+    assert!(now.backends.iter().any(|(backend, slot)| slot == first && *backend == backends(4)[0]), "{now:?}");
+    assert_eq!(tables.store.services.counts[1], BTreeMap::new());
+    tables.settle().expect("a sweep");
+    commit(&mut tables, &one(6).desired());
+    assert_eq!(tables.services.slots(&port_id(false)).frontends[0].1, *at);
+    assert_eq!(tables.store.services.counts[0], BTreeMap::new());
 }
 
 #[test]

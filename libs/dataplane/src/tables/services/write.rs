@@ -21,6 +21,10 @@ pub enum ServiceWrite {
     Key(ServiceKey, u32),
     /// Takes that away.
     DeleteKey(ServiceKey),
+    /// What is counted in a frontend's slot is another's from now on.
+    FreshFrontend(u32),
+    /// What is counted in a backend's slot is another's from now on.
+    FreshBackend(u32),
 }
 
 /// Everything that can be read back, words as they are.
