@@ -13,6 +13,7 @@ mod memory;
 mod policy;
 mod rounds;
 mod rules;
+mod services;
 mod setups;
 mod spent;
 
@@ -50,6 +51,8 @@ enum Bench {
     Rules(rules::Rules),
     /// What policies cost: a connection, a change, a start, memory; on a node and in a cluster of many.
     Policy(policy::Policy),
+    /// What services cost: a packet, a change, a start, memory; with one and with thousands.
+    Services(services::Services),
     /// CNI ADD, alone and in crowds.
     Cni(cni::Cni),
     /// An agent while nothing happens, with no pods, few and many.
@@ -74,6 +77,7 @@ fn main() -> Result<()> {
         Bench::Local(local) => run_local(&arguments, local),
         Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
         Bench::Policy(policy) => policy::run(policy, &binaries(&arguments)?),
+        Bench::Services(services) => services::run(services, &binaries(&arguments)?),
         Bench::Cni(cni) => cni::run(cni, binaries(&arguments)?, bare(&arguments)?),
         Bench::Idle(idle) => idle::run(idle, binaries(&arguments)?, bare(&arguments)?),
     }

@@ -5,6 +5,7 @@
 
 use ::tests::traffic::PORT;
 use serde_json::{Value, json};
+use std::net::IpAddr;
 
 /// The server is closed until the measured policies open it.
 pub const WALL: &str = r"
@@ -153,5 +154,69 @@ pub fn refusal(subject: &str) -> Value {
             "types": ["Ingress"],
             "ingress": [{ "action": "Deny", "source": { "selector": "door == 'open'" } }],
         },
+    })
+}
+
+/// Where the backends of services are that nobody asks.
+pub const OTHERS: &str = r"
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: { name: others }
+spec: { cidr: 10.128.0.0/12, blockSize: 26, disabled: true }
+";
+
+/// The address of a service.
+pub fn service_address(number: usize) -> IpAddr {
+    let [_, high, middle, low] = u32::try_from(number).unwrap_or_default().to_be_bytes();
+    [10, 96 + high, middle, low].into()
+}
+
+/// Of TCP; the first, which is asked, of UDP too.
+fn service_ports(number: usize) -> Vec<Value> {
+    let protocols = if number == 0 { &["TCP", "UDP"][..] } else { &["TCP"] };
+    let port = |protocol: &&str| json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": PORT });
+    protocols.iter().map(port).collect()
+}
+
+/// A service.
+pub fn service(number: usize) -> Value {
+    let address = service_address(number);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "namespace": "bench",
+            "name": format!("service-{number}"),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": { "app": format!("a{number}") },
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "ipFamilies": ["IPv4"],
+            "selector": { "app": format!("a{number}") },
+            "ports": service_ports(number),
+        },
+    })
+}
+
+/// Its slice.
+pub fn endpoint_slice(number: usize, addresses: &[IpAddr]) -> Value {
+    let endpoint = |address: &IpAddr| {
+        let conditions = json!({ "ready": true, "serving": true, "terminating": false });
+        json!({ "addresses": [address], "conditions": conditions, "nodeName": "node1" })
+    };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "bench",
+            "name": format!("service-{number}-1"),
+            "labels": { "kubernetes.io/service-name": format!("service-{number}") },
+        },
+        "addressType": "IPv4",
+        "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
+        "ports": service_ports(number),
     })
 }

@@ -34,7 +34,7 @@ impl Rounds {
             for row in rows {
                 for place in 0..setups.len() {
                     let index = (place + round as usize) % setups.len();
-                    figures.record(*row, index, measure(setups[index].way(), *row, window)?);
+                    figures.record(*row, index, measure(&setups[index].way(), *row, window)?);
                 }
             }
         }

@@ -67,7 +67,7 @@ impl Pods {
     }
 
     fn way(&self) -> Way<'_> {
-        Way { client: &self.client, server: &self.server, address: [10, 98, 0, 2].into() }
+        Way::direct(&self.client, &self.server, [10, 98, 0, 2].into())
     }
 
     fn index(&self, interface: &str) -> Result<u32> {
@@ -187,6 +187,6 @@ impl Setup for Tortie {
     }
 
     fn way(&self) -> Way<'_> {
-        Way { client: self.client.namespace(), server: self.server.namespace(), address: self.server.address() }
+        Way::direct(self.client.namespace(), self.server.namespace(), self.server.address())
     }
 }

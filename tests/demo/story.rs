@@ -245,12 +245,12 @@ fn latency(stage: &Stage) -> Result<()> {
     let pair = BarePair::create(&format!("{STEM}{}-bare", process::id()))?;
     let bare = pair.way();
     let (client, server) = (stage.pod("shop/client")?, stage.pod("shop/web")?);
-    let pods = Way { client: client.namespace(), server: server.namespace(), address: server.address() };
+    let pods = Way::direct(client.namespace(), server.namespace(), server.address());
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         wait::check_interrupt()?;
-        let bare = traffic::measure(bare, Row::RoundTrips, window)?;
-        rounds.push((traffic::measure(pods, Row::RoundTrips, window)? / bare, bare));
+        let bare = traffic::measure(&bare, Row::RoundTrips, window)?;
+        rounds.push((traffic::measure(&pods, Row::RoundTrips, window)? / bare, bare));
     }
     rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (ratio, bare) = rounds[ROUNDS / 2];

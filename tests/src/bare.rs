@@ -49,6 +49,6 @@ impl BarePair {
     /// From the left end to the right one, over IPv4.
     #[must_use]
     pub fn way(&self) -> Way<'_> {
-        Way { client: &self.left, server: &self.right, address: RIGHT.0.into() }
+        Way::direct(&self.left, &self.right, RIGHT.0.into())
     }
 }

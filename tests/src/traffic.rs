@@ -1,16 +1,20 @@
 //! Traffic to measure: round trips, new connections and bulk, between two namespaces, by plain sockets.
-//! In: a way between two namespaces and a window of time. Out: exchanges, or bytes, a second.
+//! In: a way from a client to servers and a window of time. Out: exchanges, or bytes, a second.
 //! Invariant: latency rows run both ends on one core, so that no wake-up crosses cores; bulk gives each end its own.
 //! Never: needs a program that is not here; judges a figure.
 
 use crate::NetNs;
-use anyhow::{Context as _, Result, ensure};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use anyhow::{Context as _, Result};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    thread::{CpuSet, sched_setaffinity},
+};
 use serde::Serialize;
 use std::{
     fmt,
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
     thread,
     time::{Duration, Instant},
 };
@@ -34,12 +38,14 @@ pub enum Row {
     NewConnections,
     /// One byte there and back in datagrams.
     UdpRoundTrips,
+    /// The same, each from a socket of its own, as names are asked for.
+    NewUdpFlows,
     /// Bytes over one TCP connection.
     Bulk,
 }
 
 impl Row {
-    /// All of them, in the order of tables.
+    /// Those of a way to one server, in the order of tables.
     pub const ALL: [Self; 4] = [Self::RoundTrips, Self::NewConnections, Self::UdpRoundTrips, Self::Bulk];
 }
 
@@ -49,35 +55,57 @@ impl fmt::Display for Row {
             Self::RoundTrips => "round trips",
             Self::NewConnections => "new connections",
             Self::UdpRoundTrips => "UDP round trips",
+            Self::NewUdpFlows => "new UDP flows",
             Self::Bulk => "bulk",
         })
     }
 }
 
 /// From where to where.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Way<'a> {
     /// Where the client runs.
     pub client: &'a NetNs,
-    /// Where the server runs.
-    pub server: &'a NetNs,
-    /// The server's address.
-    pub address: IpAddr,
+    /// Where servers run, each at its own address.
+    pub servers: Vec<(&'a NetNs, IpAddr)>,
+    /// Whom the client asks, in turn: the servers, or who stands for them.
+    pub to: Vec<IpAddr>,
+}
+
+impl<'a> Way<'a> {
+    /// To one server by its own address.
+    #[must_use]
+    pub fn direct(client: &'a NetNs, server: &'a NetNs, address: IpAddr) -> Self {
+        Self { client, servers: vec![(server, address)], to: vec![address] }
+    }
+
+    /// Sockets of all servers.
+    fn bound<S: Send>(&self, bind: impl Fn(SocketAddr) -> io::Result<S> + Sync) -> Result<Vec<S>> {
+        let one = |(server, address): &(&NetNs, IpAddr)| {
+            server.inside(|| bind(SocketAddr::new(*address, PORT)).context("binding a server"))
+        };
+        self.servers.iter().map(one).collect()
+    }
+
+    /// Whom the exchange of this number is with.
+    fn asked(&self, number: u32) -> SocketAddr {
+        SocketAddr::new(self.to[number as usize % self.to.len()], PORT)
+    }
 }
 
 /// Exchanges (bulk: bytes) a second over `window`.
 ///
 /// # Errors
 /// A packet did not come through in time.
-pub fn measure(way: Way<'_>, row: Row, window: Duration) -> Result<f64> {
-    let to = SocketAddr::new(way.address, PORT);
+pub fn measure(way: &Way<'_>, row: Row, window: Duration) -> Result<f64> {
     match row {
-        Row::RoundTrips => tcp(way, to, 0, echo_bytes, |stream| round_trips(stream, window)),
-        Row::Bulk => tcp(way, to, 1, swallow, |stream| bulk(stream, window)),
-        Row::NewConnections => new_connections(way, to, window),
-        Row::UdpRoundTrips => udp_round_trips(way, to, window),
+        Row::RoundTrips => tcp(way, 0, echo_bytes, |stream| round_trips(stream, window)),
+        Row::Bulk => tcp(way, 1, swallow, |stream| bulk(stream, window)),
+        Row::NewConnections => new_connections(way, window),
+        Row::UdpRoundTrips => udp(way, false, window),
+        Row::NewUdpFlows => udp(way, true, window),
     }
-    .with_context(|| format!("measuring {row} to {to}"))
+    .with_context(|| format!("measuring {row} to {}", way.asked(0)))
 }
 
 /// Keeps the current thread on one core; core 0 where there is no other.
@@ -90,15 +118,14 @@ fn pin(core: usize) -> Result<()> {
 
 /// Runs a server on one accepted connection and a client on the other end.
 fn tcp(
-    way: Way<'_>,
-    to: SocketAddr,
+    way: &Way<'_>,
     server_core: usize,
     serve: fn(TcpStream) -> io::Result<()>,
     drive: impl FnOnce(TcpStream) -> Result<f64> + Send,
 ) -> Result<f64> {
-    let listener = way.server.inside(|| TcpListener::bind(to).context("listening"))?;
-    let stream = way.client.inside(|| TcpStream::connect_timeout(&to, PATIENCE).context("connecting"))?;
-    let (accepted, _) = listener.accept().context("accepting")?;
+    let listeners = way.bound(TcpListener::bind)?;
+    let stream = way.client.inside(|| TcpStream::connect_timeout(&way.asked(0), PATIENCE).context("connecting"))?;
+    let (accepted, _) = next_of(&listeners)?.accept().context("accepting")?;
     for end in [&stream, &accepted] {
         end.set_nodelay(true)?;
         end.set_read_timeout(Some(PATIENCE))?;
@@ -177,30 +204,54 @@ fn bulk(mut stream: TcpStream, window: Duration) -> Result<f64> {
     Ok(bytes / start.elapsed().as_secs_f64())
 }
 
-fn new_connections(way: Way<'_>, to: SocketAddr, window: Duration) -> Result<f64> {
-    let listener = way.server.inside(|| TcpListener::bind(to).context("listening"))?;
+/// The socket at which something has come; of one alone that is asked by what is done with it.
+fn next_of<S: AsFd>(sockets: &[S]) -> io::Result<&S> {
+    if let [only] = sockets {
+        return Ok(only);
+    }
+    let found = first_of(sockets, PATIENCE)?;
+    found.map(|found| &sockets[found]).ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
+/// Which socket something has come to; `None`: none in time.
+///
+/// # Errors
+/// They cannot be watched.
+pub fn first_of<S: AsFd>(sockets: &[S], patience: Duration) -> io::Result<Option<usize>> {
+    let mut ready: Vec<_> = sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    poll(&mut ready, Some(&patience))?;
+    Ok(ready.iter().position(|socket| !socket.revents().is_empty()))
+}
+
+fn new_connections(way: &Way<'_>, window: Duration) -> Result<f64> {
+    let listeners = way.bound(TcpListener::bind)?;
     // Every port, so that a window never meets one of its own in TIME_WAIT.
     way.client.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
     thread::scope(|scope| {
         let server = scope.spawn(|| {
             pin(0)?;
-            serve_one_by_one(&listener).context("serving")
+            serve_one_by_one(&listeners).context("serving")
         });
         let figure = way.client.inside(|| {
             pin(0)?;
-            let figure = repeat(window, || one_connection(to, 1));
-            one_connection(to, 0)?;
+            let mut number = 0;
+            let figure = repeat(window, || {
+                number += 1;
+                one_connection(way.asked(number), 1)
+            });
+            one_connection(way.asked(0), 0)?;
             figure
         });
-        join(server)?;
-        figure
+        let served = join(server);
+        figure.and_then(|figure| served.map(|()| figure))
     })
 }
 
 /// Answers one byte a connection and closes first; a zero ends it.
-fn serve_one_by_one(listener: &TcpListener) -> io::Result<()> {
+fn serve_one_by_one(listeners: &[TcpListener]) -> io::Result<()> {
     loop {
-        let (mut stream, _) = listener.accept()?;
+        let (mut stream, _) = next_of(listeners)?.accept()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
@@ -223,50 +274,53 @@ fn one_connection(to: SocketAddr, word: u8) -> io::Result<()> {
     }
 }
 
-fn udp_round_trips(way: Way<'_>, to: SocketAddr, window: Duration) -> Result<f64> {
-    let any = SocketAddr::new(if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() }, 0);
-    let server = way.server.inside(|| UdpSocket::bind(to).context("binding"))?;
-    let client = way.client.inside(|| {
-        let socket = UdpSocket::bind(any).context("binding")?;
-        socket.connect(to).context("connecting")?;
-        Ok(socket)
-    })?;
-    for end in [&server, &client] {
-        end.set_read_timeout(Some(PATIENCE))?;
+/// Datagrams from a socket that is made once, or anew for each of them.
+fn udp(way: &Way<'_>, is_new_each: bool, window: Duration) -> Result<f64> {
+    let servers = way.bound(UdpSocket::bind)?;
+    for server in &servers {
+        server.set_read_timeout(Some(PATIENCE))?;
     }
     thread::scope(|scope| {
-        let server = scope.spawn(move || {
+        let server = scope.spawn(|| {
             pin(0)?;
-            echo_datagrams(&server).context("serving")
+            echo_datagrams(&servers).context("serving")
         });
-        let client = scope.spawn(move || {
+        let figure = way.client.inside(|| {
             pin(0)?;
-            let mut lost = 0u32;
-            let figure = repeat(window, || datagram(&client, &mut lost));
-            client.send(&[]).context("ending the server")?;
-            ensure!(lost == 0, "{lost} datagrams were lost");
+            let mut number = 0;
+            let mut next = || {
+                number += 1;
+                udp_client(way.asked(number))
+            };
+            let kept = next()?;
+            let figure = repeat(window, || if is_new_each { datagram(&next()?) } else { datagram(&kept) });
+            kept.send(&[])?;
             figure
         });
-        let figure = join(client);
-        join(server)?;
-        figure
+        let served = join(server);
+        figure.and_then(|figure| served.map(|()| figure))
     })
 }
 
-fn datagram(client: &UdpSocket, lost: &mut u32) -> io::Result<()> {
+fn udp_client(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let client = UdpSocket::bind((any, 0))?;
+    client.connect(to)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    Ok(client)
+}
+
+/// One that is lost ends the measurement.
+fn datagram(client: &UdpSocket) -> io::Result<()> {
     client.send(&[1])?;
-    match client.recv(&mut [0; 8]) {
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => *lost += 1,
-        Err(error) => return Err(error),
-        Ok(_) => {}
-    }
-    Ok(())
+    client.recv(&mut [0; 8]).map(drop)
 }
 
 /// Says every datagram back; an empty one ends it.
-fn echo_datagrams(server: &UdpSocket) -> io::Result<()> {
+fn echo_datagrams(servers: &[UdpSocket]) -> io::Result<()> {
     let mut buffer = [0; 64];
     loop {
+        let server = next_of(servers)?;
         let (length, from) = server.recv_from(&mut buffer)?;
         if length == 0 {
             return Ok(());
