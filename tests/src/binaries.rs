@@ -43,12 +43,24 @@ impl Binaries {
 /// # Errors
 /// There is none.
 pub fn cnitool() -> Result<PathBuf> {
+    in_go("TORTIE_CNITOOL", "cnitool")
+}
+
+/// The neighbour that translates services: as `TORTIE_KUBE_PROXY` says, else the one that the chores built.
+///
+/// # Errors
+/// There is none.
+pub fn kube_proxy() -> Result<PathBuf> {
+    in_go("TORTIE_KUBE_PROXY", "kube-proxy")
+}
+
+fn in_go(variable: &str, program: &str) -> Result<PathBuf> {
     let built = || {
         let versions = fs::read_dir(cache_dir().join("go")).into_iter().flatten().flatten();
-        versions.map(|version| version.path().join("cnitool")).find(|path| path.is_file())
+        versions.map(|version| version.path().join(program)).find(|path| path.is_file())
     };
-    let path = env::var_os("TORTIE_CNITOOL").map(PathBuf::from).or_else(built).unwrap_or_default();
-    ensure!(path.is_file(), "cnitool is not there; run `cargo xtask setup` first");
+    let path = env::var_os(variable).map(PathBuf::from).or_else(built).unwrap_or_default();
+    ensure!(path.is_file(), "{program} is not there; run `cargo xtask setup` first");
     Ok(path)
 }
 

@@ -4,6 +4,7 @@
 //! Never: links against what it tests; it sees processes, sockets and interfaces, as a user does.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bare;
 pub mod binaries;
 pub mod cluster;
@@ -13,6 +14,7 @@ pub mod fabric;
 pub mod flood;
 pub mod flow;
 pub mod frame;
+pub mod kube_proxy;
 pub mod netns;
 pub mod node;
 pub mod places;

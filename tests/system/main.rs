@@ -5,6 +5,7 @@
 
 mod attach;
 mod badinput;
+mod beside_kube_proxy;
 mod capacity;
 mod clean;
 mod cni;

@@ -14,10 +14,16 @@ use std::{
 /// The reference runtime's command line.
 const CNITOOL: &str = "github.com/containernetworking/cni/cnitool";
 const CNITOOL_VERSION: &str = "v1.3.0";
-/// What that module asks for: the minor version of Go 1.
-const GO_MINOR: u32 = 21;
+/// Kubernetes, and what is built of it.
+const KUBERNETES_VERSION: &str = "v1.36.1";
+const KUBE_PROXY: &str = "k8s.io/kubernetes/cmd/kube-proxy";
+/// The modules that it is made of, each by its checksum. Its own `go.mod` names parts of its tree that no module has.
+const KUBERNETES: [(&str, &str); 2] =
+    [("go.mod", include_str!("../kubernetes/go.mod")), ("go.sum", include_str!("../kubernetes/go.sum"))];
+/// What those modules ask for: the minor version of Go 1.
+const GO_MINOR: u32 = 26;
 /// A newer Go, as the module in which Go itself fetches its successors. Debian 12's is too old.
-const TOOLCHAIN: &str = "golang.org/toolchain@v0.0.1-go1.24.4.linux-amd64";
+const TOOLCHAIN: &str = "golang.org/toolchain@v0.0.1-go1.26.8.linux-amd64";
 /// Where Go's own archive is unpacked by custom.
 pub const CUSTOM: &str = "/usr/local/go/bin";
 
@@ -43,6 +49,34 @@ pub fn cnitool(paths: &Paths, console: &Console) -> Result<()> {
     Ok(())
 }
 
+/// Where `kube-proxy` is, or will be.
+pub fn kube_proxy_path(paths: &Paths) -> PathBuf {
+    paths.cache.join("go").join(format!("kubernetes-{KUBERNETES_VERSION}")).join("kube-proxy")
+}
+
+/// Builds `kube-proxy`, if it is not there: minutes, the first time.
+pub fn kube_proxy(paths: &Paths, console: &Console) -> Result<()> {
+    let program = kube_proxy_path(paths);
+    let name = format!("kube-proxy {KUBERNETES_VERSION}");
+    if program.is_file() {
+        console.nothing_to_do(&name);
+        return Ok(());
+    }
+    let go = go(paths, console)?;
+    let folder = program.parent().context("a program lies in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    for (file, text) in KUBERNETES {
+        fs::write(folder.join(file), text).with_context(|| format!("writing {file} into {}", folder.display()))?;
+    }
+    let version = format!("-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}");
+    let beside = program.with_extension("new");
+    let mut build = paths.command(&go.to_string_lossy());
+    build.current_dir(folder).args(["build", "-mod=mod", "-trimpath", "-ldflags", &version, "-o"]).arg(&beside);
+    build.arg(KUBE_PROXY).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
+    console.run(&name, &mut build)?;
+    fs::rename(&beside, &program).with_context(|| format!("putting {} in its place", program.display()))
+}
+
 /// A Go that is new enough; an older one fetches it.
 fn go(paths: &Paths, console: &Console) -> Result<PathBuf> {
     let candidates = paths.search_dirs().chain([Path::new(CUSTOM).to_owned()]).map(|dir| dir.join("go"));
@@ -54,7 +88,7 @@ fn go(paths: &Paths, console: &Console) -> Result<PathBuf> {
     match (all.iter().find(new_enough), all.first()) {
         (Some(go), _) => Ok(go.clone()),
         (None, Some(old)) => fetch(paths, console, old),
-        (None, None) => bail!("no Go on PATH or in {CUSTOM}: install one; the CNI tests run Go's cnitool"),
+        (None, None) => bail!("no Go on PATH or in {CUSTOM}: install one; the tests run cnitool and kube-proxy"),
     }
 }
 

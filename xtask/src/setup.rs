@@ -49,7 +49,7 @@ const PACKAGES: &[Package] = &[
         proof: "/usr/lib/cni/host-local",
         reason: "the tests chain the reference plugins and take addresses from them",
     },
-    Package { name: "golang-go", proof: "go", reason: "the tests run Go's cnitool" },
+    Package { name: "golang-go", proof: "go", reason: "the tests run cnitool and kube-proxy" },
     Package { name: "containerd", proof: "containerd", reason: "the tests start containers with it" },
     Package { name: "runc", proof: "runc", reason: "containerd starts containers with it" },
 ];
@@ -59,7 +59,8 @@ pub fn setup(paths: &Paths, console: &Console) -> Result<()> {
     toolchain(paths, console)?;
     packages(paths, console)?;
     linker(paths, console)?;
-    golang::cnitool(paths, console)
+    golang::cnitool(paths, console)?;
+    golang::kube_proxy(paths, console)
 }
 
 /// Whether this process may do what needs root.

@@ -149,6 +149,7 @@ impl Run<'_> {
         }
         self.build();
         self.work(golang::cnitool);
+        self.work(golang::kube_proxy);
         let mut tests = self.kernel_tests("system");
         // They wait for agents and for silence more than they compute.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -175,6 +176,7 @@ impl Run<'_> {
         let mut command = self.paths.cargo(&["test", "--package", "tests", "--test", binary, "--", "--show-output"]);
         command.env("TORTIE_AGENT", programs.agent).env("TORTIE_CNI", programs.cni);
         command.env("TORTIE_CNITOOL", golang::cnitool_path(self.paths));
+        command.env("TORTIE_KUBE_PROXY", golang::kube_proxy_path(self.paths));
         command
     }
 

@@ -1,0 +1,148 @@
+//! A real kube-proxy as the neighbour of an agent, on one node.
+//! In: a node, the cluster's manifests, a way of translating. Out: a process whose rules are in the node's namespace.
+//! Invariant: it sees the Services, EndpointSlices and Nodes of the cluster's directory, as the agent does.
+//! Never: ends a process that it did not start; its rules outlive it, as they do on a real node.
+
+use crate::{Cluster, Node, apiserver::ApiServer, wait};
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use serde_json::json;
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// How it translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By iptables.
+    Iptables,
+    /// By nftables.
+    Nftables,
+}
+
+impl Mode {
+    /// As its configuration has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// A running kube-proxy.
+#[derive(Debug)]
+pub struct KubeProxy {
+    child: Child,
+    log: PathBuf,
+    _api: ApiServer,
+}
+
+impl KubeProxy {
+    /// Starts it on `node`, and waits until its rules are there.
+    ///
+    /// # Errors
+    /// It is not built, or its rules do not come.
+    pub fn start(cluster: &Cluster, node: &Node, mode: Mode) -> Result<Self> {
+        let program = crate::binaries::kube_proxy()?;
+        let directory = cluster.directory().join(format!("kube-proxy-{}", node.name()));
+        fs::create_dir_all(&directory).context("making kube-proxy's directory")?;
+        let api = ApiServer::start(node.namespace(), &cluster.datastore())?;
+        let config = directory.join("config.yaml");
+        fs::write(directory.join("kubeconfig"), kubeconfig(&api.url()).to_string()).context("writing a kubeconfig")?;
+        fs::write(&config, configuration(&directory, node.name(), mode).to_string())
+            .context("writing kube-proxy's configuration")?;
+        let log_path = directory.join("kube-proxy.log");
+        let log = File::options().create(true).append(true).open(&log_path).context("opening kube-proxy's log")?;
+        let mut command = node.namespace().command(&program)?;
+        command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.process_group(0);
+        let die_together = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
+        // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
+        unsafe { command.pre_exec(die_together) };
+        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        let proxy = Self { child, log: log_path, _api: api };
+        wait::wait_until("kube-proxy's rules", wait::PATIENCE, || is_there(node, mode))
+            .with_context(|| proxy.log_tail())?;
+        Ok(proxy)
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Takes its rules away, as its operator does before a node is given to another.
+    ///
+    /// # Errors
+    /// Its own command for that fails.
+    pub fn clean(self, node: &Node) -> Result<()> {
+        drop(self);
+        let mut command = node.namespace().command(&crate::binaries::kube_proxy()?)?;
+        let output = command.arg("--cleanup").output().context("starting kube-proxy --cleanup")?;
+        ensure!(output.status.success(), "kube-proxy --cleanup: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // Already ended is ended.
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+        let ended = wait::wait_until("kube-proxy ends", wait::PATIENCE, || Ok(self.child.try_wait()?.is_some()));
+        if ended.is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Whether the rules of a first pass are there, of both families.
+fn is_there(node: &Node, mode: Mode) -> Result<bool> {
+    let says = |program: &str, arguments: &[&str], word: &str| -> Result<bool> {
+        let mut command: Command = node.namespace().command(Path::new(program))?;
+        let output = command.args(arguments).output().with_context(|| format!("starting {program}"))?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains(word))
+    };
+    match mode {
+        Mode::Nftables => Ok(["ip", "ip6"]
+            .iter()
+            .all(|family| says("nft", &["list", "table", family, "kube-proxy"], "map service-ips").unwrap_or(false))),
+        Mode::Iptables => Ok(["iptables-save", "ip6tables-save"]
+            .iter()
+            .all(|save| says(save, &["-t", "nat"], "-j KUBE-SERVICES").unwrap_or(false))),
+    }
+}
+
+fn kubeconfig(url: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": url } }],
+        "users": [{ "name": "test", "user": {} }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    })
+}
+
+fn configuration(directory: &Path, node: &str, mode: Mode) -> serde_json::Value {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+        "mode": mode.as_str(), "hostnameOverride": node,
+        "clientConnection": {
+            "kubeconfig": directory.join("kubeconfig"), "contentType": "application/json",
+            "acceptContentTypes": "application/json",
+        },
+        "clusterCIDR": "10.65.0.0/16,fd00:65::/64",
+        "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
+        // The machine's own limits are not a namespace's to set.
+        "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
+        "iptables": { "minSyncPeriod": "0s" }, "nftables": { "minSyncPeriod": "0s" },
+    })
+}
