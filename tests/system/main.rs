@@ -40,6 +40,7 @@ mod policy_staged;
 mod restart;
 mod restart_storm;
 mod services;
+mod services_change;
 mod services_shown;
 mod story;
 mod way;

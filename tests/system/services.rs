@@ -22,12 +22,12 @@ use tests::{
 };
 
 /// Where the shop is.
-fn vips() -> [IpAddr; 2] {
+pub fn vips() -> [IpAddr; 2] {
     [[10, 96, 0, 10].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10].into()]
 }
 
 /// The service `x/shop`: TCP 443 and UDP 53, behind which are ports 80.
-fn service(s: &Story, more: &str) -> Result<()> {
+pub fn service(s: &Story, more: &str) -> Result<()> {
     let [v4, v6] = vips();
     let text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x, creationTimestamp: '2026-01-01T00:00:00Z' }}\n\
@@ -39,7 +39,7 @@ fn service(s: &Story, more: &str) -> Result<()> {
 }
 
 /// Its slices: each pod with its conditions.
-fn slices(s: &Story, pods: &[(&str, &str)]) -> Result<()> {
+pub fn slices(s: &Story, pods: &[(&str, &str)]) -> Result<()> {
     let mut text = String::new();
     for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
         let mut endpoints = Vec::new();
@@ -59,11 +59,11 @@ fn slices(s: &Story, pods: &[(&str, &str)]) -> Result<()> {
     s.cluster.manifest("shop-slices", &text)
 }
 
-const READY: &str = "ready: true";
-const LEAVING: &str = "ready: false, serving: true, terminating: true";
+pub const READY: &str = "ready: true";
+pub const LEAVING: &str = "ready: false, serving: true, terminating: true";
 
 /// Waits until the pod meets this at the shop, at every address.
-fn expect(s: &Story, pod: &str, what: Probe, wanted: Outcome) -> Result<()> {
+pub fn expect(s: &Story, pod: &str, what: Probe, wanted: Outcome) -> Result<()> {
     let from = s.pod(pod)?.namespace();
     wait::wait_until(&format!("{what} from {pod}: {wanted}"), wait::PATIENCE, || {
         let met = vips().map(|vip| probe(from, vip, what));
@@ -81,7 +81,7 @@ fn who(s: &Story, pod: &str, vip: IpAddr) -> Result<String> {
 }
 
 /// Waits until exactly these greet.
-fn answered_by(s: &Story, pod: &str, wanted: &[&str]) -> Result<()> {
+pub fn answered_by(s: &Story, pod: &str, wanted: &[&str]) -> Result<()> {
     wait::wait_until(&format!("{wanted:?} answer {pod}"), wait::PATIENCE, || {
         for vip in vips() {
             let mut seen = BTreeSet::new();
@@ -247,7 +247,7 @@ fn roll(s: &Story, done: &AtomicU64) -> Result<()> {
 }
 
 /// Connects, is greeted, and has a word echoed.
-fn request(to: SocketAddr) -> Result<()> {
+pub fn request(to: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, wait::PATIENCE)?;
     stream.set_read_timeout(Some(wait::PATIENCE))?;
     read_line(&mut stream)?;
