@@ -175,15 +175,15 @@ pub fn expired<T: Tables>(tables: &T, flow: &Flow, now_s: u32) -> bool {
     is_over(flow.seen_s.get(), tables.lifetime_s(flow.timeout.get()), now_s)
 }
 
-/// Whether the quoted packet of an error belongs to a flow that is allowed.
+/// The flow that the quoted packet of an error belongs to, if it is allowed.
 #[inline(always)]
-pub fn is_allowed<T: Tables>(tables: &T, key: &FlowKey) -> bool {
+pub fn allowed<'a, T: Tables>(tables: &'a T, key: &FlowKey) -> Option<&'a Flow> {
     let now_s = tables.now_s();
-    let allowed = |flow: &Flow| flow.flags.get() & CT_REFUSED == 0 && !expired(tables, flow, now_s);
-    match tables.flow(key) {
-        Some(flow) if flow.timeout.get() != Timeout::Gone as u8 => allowed(flow),
-        _ => tables.new_flow(key).is_some_and(allowed),
-    }
+    let flow = match tables.flow(key) {
+        Some(flow) if flow.timeout.get() != Timeout::Gone as u8 => flow,
+        _ => tables.new_flow(key)?,
+    };
+    if flow.flags.get() & CT_REFUSED == 0 && !expired(tables, flow, now_s) { Some(flow) } else { None }
 }
 
 impl Tracked<'_> {

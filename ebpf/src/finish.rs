@@ -10,6 +10,7 @@ use abi::handover;
 use aya_ebpf::programs::TcContext;
 use ebpf::forward::{self, Hop, Kind, Stop};
 use ebpf::tables::{Frame as _, Services as _, Tables};
+use ebpf::translation::Translated;
 use ebpf::walk::{Hook, State, Verdict, walk};
 
 use crate::complain::complain;
@@ -56,6 +57,7 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
         }
         Err(stop) => match complain(skb, hook, stop) {
             // Not translated there: a call within a call has too little stack.
+            NEXT if is_left(state) => NEXT,
             NEXT => on(skb, state).unwrap_or(SHOT),
             action => action,
         },
@@ -100,6 +102,13 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
 fn on(skb: Skb, state: &State) -> Result<i32, DropReason> {
     translate(skb, state)?;
     Ok(NEXT)
+}
+
+/// Whether the stack gets an answer as its sender wrote it, to tell that sender what is wrong with it: what it carries on all the
+/// same is translated at the client's own hook.
+#[inline(always)]
+fn is_left(state: &State) -> bool {
+    state.translation.end == Translated::Source && !state.translation.is_hairpin
 }
 
 /// What becomes of a packet that was refused for this reason. The verifier then goes on once, not once for each.

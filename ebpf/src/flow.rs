@@ -204,9 +204,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             }
         };
         if icmp::is_error(&state.packet) {
-            let from_end = self.hook == Hook::FromWorkload;
-            let related = own || icmp::is_related(self.tables, self.frame, state, from_end);
-            return Ok(Some(Terms { judged: !related, entry: NO_ENTRY }));
+            return Ok(Some(Terms { judged: !own && !state.related, entry: NO_ENTRY }));
         }
         match (own, conntrack::may_open(&state.packet)) {
             (true, true) => Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() })),

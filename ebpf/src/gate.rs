@@ -218,7 +218,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     fn terms_at_gate(&self, state: &mut State) -> Result<Terms, DropReason> {
         if icmp::is_error(&state.packet) {
-            let related = icmp::is_related(self.tables, self.frame, state, false);
+            let related = icmp::flow_of(self.tables, self.frame, state, false).is_some();
             return Ok(Terms { judged: !related, entry: NO_ENTRY });
         }
         if state.packet.protocol == protocol::TCP && state.packet.tcp_flags & tcp::RST != 0 {

@@ -4,14 +4,18 @@
 //! Never: makes or changes an entry.
 
 use abi::Address;
+use abi::conntrack::CT_HIGH_OPENED;
 
 use crate::conntrack;
+use crate::entry::Flow;
 use crate::parse::{Fragment, L3, Packet, has_ports};
 use crate::tables::{Frame, Tables};
 use crate::walk::State;
 
 /// Bytes from an ICMP header to the packet it quotes.
-const QUOTE: u32 = 8;
+pub const QUOTE: u32 = 8;
+/// The IPv6 extension header of a fragment (RFC 8200 §4.5).
+const FRAGMENT: u8 = 44;
 
 /// Whether a packet is an ICMP error (RFC 792, RFC 4443).
 #[inline(always)]
@@ -22,19 +26,26 @@ pub const fn is_error(packet: &Packet) -> bool {
     packet.is_icmp() && error
 }
 
-/// Whether an error is about an allowed flow of its receiver. `from_end`: the sender has to be the flow's other end
-/// (a pod is no router; outside, any router on the way may complain).
+/// The allowed flow of its receiver that an error is about, and whether its opener sent the quoted packet. `from_end`: the
+/// error's sender has to be the flow's other end (a pod is no router; outside, any router on the way may complain).
 #[inline(always)]
-pub fn is_related<T: Tables, F: Frame>(tables: &T, frame: &F, state: &mut State, from_end: bool) -> bool {
+pub fn flow_of<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    frame: &F,
+    state: &mut State,
+    from_end: bool,
+) -> Option<(&'a Flow, bool)> {
     let (error, quoted) = (&state.packet, &mut state.quoted);
-    if matches!(error.fragment, Fragment::Later) || quote(frame, error, quoted).is_none() {
-        return false;
+    if matches!(error.fragment, Fragment::Later) {
+        return None;
     }
+    quote(frame, error, quoted)?;
     if quoted.source != error.destination || (from_end && quoted.destination != error.source) {
-        return false;
+        return None;
     }
-    conntrack::key(quoted, &mut state.key);
-    conntrack::is_allowed(tables, &state.key)
+    let from_low = conntrack::key(quoted, &mut state.key);
+    let flow = conntrack::allowed(tables, &state.key)?;
+    Some((flow, from_low == (flow.flags.get() & CT_HIGH_OPENED == 0)))
 }
 
 /// The quoted packet, as far as a flow key needs it.
@@ -92,5 +103,13 @@ fn quote_v6<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Option<()> {
     quoted.destination = Address::from_bytes(frame.load_at::<16>(at + 24)?);
     quoted.protocol = header[6];
     quoted.l4 = at + 40;
+    if quoted.protocol == FRAGMENT {
+        let [next, _, offset, low] = frame.load_at::<4>(quoted.l4)?;
+        if offset != 0 || low >> 3 != 0 {
+            return None;
+        }
+        quoted.protocol = next;
+        quoted.l4 += 8;
+    }
     Some(())
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod about;
 #[cfg(test)]
 mod accounts;
 #[cfg(test)]

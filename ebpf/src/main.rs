@@ -21,6 +21,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod requote;
+#[cfg(target_arch = "bpf")]
 mod send;
 #[cfg(target_arch = "bpf")]
 mod service_maps;

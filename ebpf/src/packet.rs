@@ -115,6 +115,14 @@ impl Skb {
         unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, BPF_F_RECOMPUTE_CSUM) == 0 }
     }
 
+    /// The same where a checksum in the packet makes up for what it changes.
+    #[inline(always)]
+    #[must_use]
+    pub fn store_balanced<const N: usize>(self, at: u32, bytes: &[u8; N]) -> bool {
+        // SAFETY: as in `store_far`.
+        unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, 0) == 0 }
+    }
+
     /// Writes the `N` bytes of a frame that stand in `head` at the packet's beginning.
     #[inline(always)]
     #[must_use]

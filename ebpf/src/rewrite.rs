@@ -18,7 +18,21 @@ pub const fn difference(from: Address, to: Address) -> u32 {
     halves(sum) as u32
 }
 
-/// An IPv4 header's checksum after such a change.
+/// The same of one such word.
+#[inline(always)]
+#[must_use]
+pub const fn word_difference(from: u16, to: u16) -> u32 {
+    !from as u32 + to as u32
+}
+
+/// What two such changes are together.
+#[inline(always)]
+#[must_use]
+pub const fn both(one: u32, other: u32) -> u32 {
+    halves(one as u64 + other as u64) as u32
+}
+
+/// A checksum after such a change.
 #[inline(always)]
 #[must_use]
 pub const fn header_checksum(checksum: [u8; 2], changed: u32) -> [u8; 2] {

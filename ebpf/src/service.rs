@@ -10,6 +10,7 @@ use abi::{AffinityKey, Balancer, DropReason};
 
 use crate::choice;
 use crate::conntrack::{self, Found, Tracked, may_open};
+use crate::icmp;
 use crate::parse::{protocol, tcp};
 use crate::tables::{Frame, Tables};
 use crate::translation::{Translated, Translation};
@@ -40,6 +41,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         mut found: Found<'a>,
     ) -> Result<(bool, Found<'a>), DropReason> {
         (state.translation.is_silent, state.translation.is_hairpin) = (false, false);
+        if icmp::is_error(&state.packet) {
+            state.related = self.is_related(state);
+            return Ok((from_low, found.without_flow()));
+        }
         for look in 0..LOOKS {
             let leads_on = if look == 0 {
                 self.leads_from_sender(state, found.tracked().as_ref())

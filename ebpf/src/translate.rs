@@ -14,18 +14,20 @@ use ebpf::walk::State;
 
 use crate::maps;
 use crate::packet::Skb;
+use crate::requote;
 
 /// Where an IPv4 header has its checksum.
-const CHECKSUM_V4: u32 = L3 + 10;
+pub const CHECKSUM_V4: u32 = L3 + 10;
 
 /// Writes what the translation says.
 #[inline(always)]
 pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
-    if !matches!(state.translation.end, Translated::Destination | Translated::Source) || apart(skb.0) == 0 {
-        Ok(())
-    } else {
-        Err(DropReason::ForwardFailed)
-    }
+    let failed = match state.translation.end {
+        Translated::Nothing | Translated::Before => 0,
+        Translated::Destination | Translated::Source => apart(skb.0),
+        Translated::QuotedDestination | Translated::QuotedSource => requote::apart(skb.0),
+    };
+    if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
 }
 
 /// A program within the program, as all that is not every packet's. 0: done.
@@ -92,7 +94,7 @@ fn change_port(skb: Skb, packet: &Packet, (from, to): (u16, u16), is_source: boo
     let (at, mangled) = checksum_of(packet);
     // SAFETY: as in `write`.
     let summed = unsafe { bpf_l4_csum_replace(skb.0, at, from.into(), to.into(), 2 | mangled) == 0 };
-    summed && skb.store_far(packet.l4 + if is_source { 0 } else { 2 }, &to.to_ne_bytes())
+    summed && skb.store_balanced(packet.l4 + if is_source { 0 } else { 2 }, &to.to_ne_bytes())
 }
 
 /// Back to its sender, in the frontend's name: the addresses change places, which changes no sum.

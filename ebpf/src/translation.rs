@@ -20,6 +20,11 @@ pub enum Translated {
     Source,
     /// None any more: it comes with the frontend's address, and is seen as the backend's.
     Before,
+    /// The destination that it quotes, being an error about what a client sent: the backend, and goes on as the frontend. Its own
+    /// source likewise, where that is the backend.
+    QuotedDestination,
+    /// Its destination, and the source that it quotes, being an error about an answer: the frontend, and goes on as the backend.
+    QuotedSource,
 }
 
 /// How a packet is translated.
@@ -29,7 +34,7 @@ pub struct Translation {
     pub end: Translated,
     /// What the client sees.
     pub frontend: Address,
-    /// Its port, as in the packet.
+    /// Its port, as in the packet; that of the backend, where that is to be quoted.
     pub port: u16,
     /// Slot of the frontend.
     pub at: u32,

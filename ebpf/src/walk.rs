@@ -70,6 +70,8 @@ pub struct State {
     pub fragment: FragmentKey,
     /// The packet an ICMP error quotes.
     pub quoted: Packet,
+    /// It is of an allowed flow of the error's receiver.
+    pub related: bool,
     /// The headers of an ICMP error that this node makes of it.
     pub head: Head,
     /// The endpoint on whose account a drop is counted.
@@ -96,6 +98,7 @@ impl State {
         self.egress_hit = None;
         self.ingress_hit = None;
         self.tracked = false;
+        self.related = false;
         self.translation.end = Translated::Nothing;
         // The zone of the flows that are looked up, until a host endpoint says another.
         self.key.zone = [0; 3];

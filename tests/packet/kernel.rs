@@ -35,6 +35,7 @@ use std::{
 
 pub mod guard;
 mod mirror;
+mod summed;
 
 /// Nothing here takes so long unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -16,6 +16,9 @@ use model::{NamespaceName, Protocol, ServiceId, ServicePortId};
 use service::{Backend, Backends, Balance, Frontend, Kind as Reached};
 use std::sync::Arc;
 
+mod errors;
+mod summed;
+
 /// An address that nobody has.
 const VIP: Actor = Actor::pod("vip", 99);
 const PORT: u16 = 443;
@@ -34,7 +37,11 @@ fn port(name: &str) -> ServicePortId {
 
 /// A service of both families and of TCP and UDP; its new flows go to the first, and the second are only listed.
 fn serve(kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
-    let world = scenario().world();
+    serve_in(&scenario(), kernel, chosen, listed);
+}
+
+fn serve_in(scenario: &Scenario, kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
+    let world = scenario.world();
     let mut desired = calc::desired(world.in_sync().expect("the world is complete"));
     for (name, protocol) in [("tcp", Protocol::TCP), ("udp", Protocol::UDP)] {
         for family in Family::BOTH {

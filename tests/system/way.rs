@@ -13,7 +13,7 @@ use tests::{
 };
 
 /// `x/a` and what it sends may not be answered by anything but errors: nobody may send to it.
-fn alone(s: &Story) -> Result<()> {
+pub fn alone(s: &Story) -> Result<()> {
     s.policy("x/alone", "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }")?;
     s.wait_probe("x/b", "x/a", tests::Probe::Tcp(80), tests::Outcome::Refused)
 }
@@ -68,7 +68,7 @@ fn pkt_32_pkt_33_a_pod_learns_the_mtu_of_another_pod() -> Result<()> {
 }
 
 /// A host behind the outside one, by a link of 1400 bytes, which the outside one routes to.
-fn far_host(s: &Story) -> Result<NetNs> {
+pub fn far_host(s: &Story) -> Result<NetNs> {
     let far = NetNs::create(s.cluster.stem(), "far")?;
     let router = s.cluster.outside();
     router.ip(&[

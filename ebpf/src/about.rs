@@ -1,0 +1,87 @@
+//! About: an ICMP error about a packet that went through a service reads as one about the packet that its receiver sent.
+//! In: an error, and the flow of the packet it quotes. Out: whether it belongs to that flow; beside it [`Translation`].
+//! Invariant: a client hears of the frontend alone, a backend of itself alone; policy sees the backend, as of any packet.
+//! Never: believes an error about a frontend from anybody but its client; translates a piece of an error.
+
+use abi::conntrack::{NAT_LEADS, NAT_TRANSLATED};
+
+use crate::conntrack::{self, Socket, key_between};
+use crate::icmp;
+use crate::parse::Fragment;
+use crate::tables::{Frame, Tables};
+use crate::translation::Translated;
+use crate::walk::{Hook, State, Walk};
+
+impl<T: Tables, F: Frame> Walk<'_, T, F> {
+    /// Whether an error is about an allowed flow of its receiver.
+    #[inline(always)]
+    pub(crate) fn is_related(&self, state: &mut State) -> bool {
+        let from_end = self.hook == Hook::FromWorkload;
+        let Some((flow, from_opener)) = icmp::flow_of(self.tables, self.frame, state, from_end) else {
+            return false;
+        };
+        match flow.nat_kind.get() {
+            NAT_TRANSLATED if from_opener => self.is_about_a_question(state, flow.other_side()),
+            NAT_LEADS if from_opener => self.is_translated_already(state, flow.other_side()),
+            NAT_LEADS => self.is_about_an_answer(state, flow.other_side()),
+            _ => true,
+        }
+    }
+
+    /// About what a client sent to a service: it quotes the backend, and is to quote the frontend. The backend itself complains in
+    /// the frontend's name. One that is its own backend complains to the frontend, as whose it was seen.
+    #[inline(always)]
+    fn is_about_a_question(&self, state: &mut State, frontend: Socket) -> bool {
+        let is_hairpin = frontend.0 == state.quoted.source;
+        (state.translation.frontend, state.translation.port) = frontend;
+        self.translates(state, Translated::QuotedDestination, is_hairpin)
+    }
+
+    /// About an answer, by the client that heard it from a service: it quotes the frontend, and is to quote the backend.
+    #[inline(always)]
+    fn is_about_an_answer(&self, state: &mut State, backend: Socket) -> bool {
+        let State { quoted, .. } = state;
+        let (frontend, client) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
+        let is_hairpin = backend.0 == client.0;
+        if self.hook != Hook::FromWorkload || !self.is_led(state, client, frontend, backend) {
+            return false;
+        }
+        (state.translation.frontend, state.translation.port) = (frontend.0, backend.1);
+        if !is_hairpin {
+            state.packet.destination = backend.0;
+        }
+        self.translates(state, Translated::QuotedSource, is_hairpin)
+    }
+
+    /// About what a client sent, by somebody whose word was translated at another hook of this node, and came through its stack.
+    #[inline(always)]
+    fn is_translated_already(&self, state: &mut State, backend: Socket) -> bool {
+        let State { quoted, .. } = state;
+        let (client, frontend) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
+        self.hook == Hook::ToWorkload && self.is_led(state, client, frontend, backend)
+    }
+
+    /// Whether the flow that this leads to is there, and allowed.
+    #[inline(always)]
+    fn is_led(&self, state: &mut State, client: Socket, frontend: Socket, backend: Socket) -> bool {
+        let seen = (if client.0 == backend.0 { frontend.0 } else { client.0 }, client.1);
+        key_between(seen, backend, state.quoted.protocol, &mut state.key);
+        match conntrack::allowed(self.tables, &state.key) {
+            Some(flow) => flow.is_translated_from(frontend),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn translates(&self, state: &mut State, end: Translated, is_hairpin: bool) -> bool {
+        let State { packet, translation, .. } = state;
+        if packet.fragment != Fragment::Whole || (is_hairpin && self.hook != Hook::FromWorkload) {
+            return false;
+        }
+        (translation.end, translation.is_hairpin) = (end, is_hairpin);
+        if is_hairpin {
+            (packet.source, packet.destination) = (packet.destination, packet.source);
+        }
+        true
+    }
+}

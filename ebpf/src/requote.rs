@@ -1,0 +1,127 @@
+//! Requote: the bytes of an ICMP error about a packet that went through a service.
+//! In: an error as it came, what it quotes, and who shall stand there. Out: the error with other addresses and ports, within and
+//! without, checksums right as far as they are quoted.
+//! Invariant: what is quoted is, but for TTL and the like, what the error's receiver sent.
+//! Never: decides; touches a packet that no service is about.
+
+use abi::Address;
+use aya_ebpf::bindings::{__sk_buff, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::bpf_l4_csum_replace;
+use ebpf::conntrack::Socket;
+use ebpf::icmp::QUOTE;
+use ebpf::parse::{L3, Packet, protocol};
+use ebpf::rewrite::{both, difference, header_checksum, word_difference};
+use ebpf::tables::Frame as _;
+use ebpf::translation::{Translated, Translation};
+use ebpf::walk::State;
+
+use crate::maps;
+use crate::packet::Skb;
+use crate::translate::CHECKSUM_V4;
+
+/// A program within the program. 0: done.
+#[inline(never)]
+pub fn apart(skb: *mut __sk_buff) -> i32 {
+    let Some(State { packet, quoted, translation, .. }) = maps::state() else {
+        return 1;
+    };
+    // An error goes to whoever sent what it quotes.
+    let (source, destination) = if translation.end == Translated::QuotedSource {
+        ((packet.destination, translation.port), (packet.source, quoted.destination_port))
+    } else {
+        ((packet.destination, quoted.source_port), (translation.frontend, translation.port))
+    };
+    let skb = Skb(skb);
+    let done = quote(skb, packet, quoted, (source, destination)) && letter(skb, packet, quoted, translation);
+    i32::from(!done)
+}
+
+/// Writes who shall be quoted.
+#[inline(always)]
+fn quote(skb: Skb, packet: &Packet, quoted: &Packet, (source, destination): (Socket, Socket)) -> bool {
+    let at = packet.l4 + QUOTE;
+    let ([a, b], [c, d]) = (source.1.to_ne_bytes(), destination.1.to_ne_bytes());
+    let ports = word_difference(quoted.source_port, source.1) + word_difference(quoted.destination_port, destination.1);
+    let addresses = both(difference(quoted.source, source.0), difference(quoted.destination, destination.0));
+    // What an IPv4 header's addresses change in the message, its checksum makes up for.
+    let (written, mut changed) = if packet.v6 {
+        let source = skb.store_balanced(at + 8, &source.0.to_bytes());
+        (source && skb.store_balanced(at + 24, &destination.0.to_bytes()), addresses)
+    } else {
+        (quote_v4(skb, at, (source.0, destination.0), addresses), 0)
+    };
+    changed = both(changed, ports);
+    if let Some(sum_at) = checksum_of(packet, quoted) {
+        let Some(sum) = skb.load_at::<2>(sum_at) else {
+            return false;
+        };
+        // Of UDP, zero says that there is none.
+        let is_udp = quoted.protocol == protocol::UDP;
+        if !(is_udp && sum == [0; 2]) {
+            let mut fresh = header_checksum(sum, both(addresses, ports));
+            if is_udp && fresh == [0; 2] {
+                fresh = [0xff; 2];
+            }
+            changed = both(changed, word_difference(u16::from_ne_bytes(sum), u16::from_ne_bytes(fresh)));
+            if !skb.store_balanced(sum_at, &fresh) {
+                return false;
+            }
+        }
+    }
+    written && skb.store_balanced(quoted.l4, &[a, b, c, d]) && sum_up(skb, packet, changed, 0)
+}
+
+#[inline(always)]
+fn quote_v4(skb: Skb, at: u32, (source, destination): (Address, Address), changed: u32) -> bool {
+    let Some(sum) = skb.load_at::<2>(at + 10) else {
+        return false;
+    };
+    skb.store_balanced(at + 12, &addresses_v4(source, destination))
+        && skb.store_balanced(at + 10, &header_checksum(sum, changed))
+}
+
+#[inline(always)]
+fn addresses_v4(source: Address, destination: Address) -> [u8; 8] {
+    let ([_, _, _, _, a, b, c, d], [_, _, _, _, e, f, g, h]) =
+        (source.0[1].to_ne_bytes(), destination.0[1].to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Where the quoted transport has its checksum, if so much is quoted.
+#[inline(always)]
+fn checksum_of(packet: &Packet, quoted: &Packet) -> Option<u32> {
+    match quoted.protocol {
+        protocol::UDP => Some(quoted.l4 + 6),
+        protocol::TCP if quoted.l4 + 18 <= L3 + packet.length => Some(quoted.l4 + 16),
+        _ => None,
+    }
+}
+
+/// Writes whom the error itself is from, and whom it goes to.
+#[inline(always)]
+fn letter(skb: Skb, packet: &Packet, quoted: &Packet, translation: &Translation) -> bool {
+    let Translation { end, frontend, is_hairpin, .. } = translation;
+    let about_answer = *end == Translated::QuotedSource;
+    // A router on the way stays who it is.
+    let by_backend = !about_answer && packet.source == quoted.destination;
+    let was_from = if *is_hairpin { packet.destination } else { packet.source };
+    let was_to = if *is_hairpin || about_answer { *frontend } else { packet.destination };
+    let from = if by_backend { *frontend } else { packet.source };
+    let changed = both(difference(was_from, from), difference(was_to, packet.destination));
+    if packet.v6 {
+        return skb.store_far(L3 + 8, &from.to_bytes())
+            && skb.store_far(L3 + 24, &packet.destination.to_bytes())
+            && sum_up(skb, packet, changed, BPF_F_PSEUDO_HDR.into());
+    }
+    let Some(sum) = skb.load::<2>(CHECKSUM_V4) else {
+        return false;
+    };
+    skb.store(L3 + 12, addresses_v4(from, packet.destination)) && skb.store(CHECKSUM_V4, header_checksum(sum, changed))
+}
+
+/// The message's own checksum follows what was changed.
+#[inline(always)]
+fn sum_up(skb: Skb, packet: &Packet, changed: u32, flags: u64) -> bool {
+    // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
+    unsafe { bpf_l4_csum_replace(skb.0, packet.l4 + 2, 0, changed.into(), flags) == 0 }
+}
