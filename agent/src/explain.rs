@@ -9,25 +9,23 @@ use crate::{
     kernel::Kernel,
     notes,
     owner::Agent,
+    through::{self, Through},
 };
 use abi::{DropReason, Outcome as Fate};
-use dataplane::{GateAnswer, Origin, Question, SOURCE_PORT, StoreError, TwinAnswer, TwinError};
-use model::{Attachment, Direction, Labels, PodId, Protocol, ServicePortId};
-use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict};
+use dataplane::{GateAnswer, Origin, Question, SOURCE_PORT, StoreError, TrackedFlow, TwinAnswer, TwinError};
+use model::{Attachment, Direction, Labels, PodId, Protocol};
+use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict, View};
 use serde::Serialize;
 use serde_json::Value;
-use service::{Backend, Frontend};
+use service::Frontend;
 use std::{fmt, net::IpAddr};
-
-/// Backends of a service that an answer names.
-const BACKENDS_NAMED: usize = 8;
 
 /// What the command was asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The sending pod.
     pub from: &'a PodId,
-    /// `namespace/pod` or an address.
+    /// `namespace/pod`, `namespace/service` or an address.
     pub to: &'a str,
     /// Destination port; for ICMP the type.
     pub port: u16,
@@ -73,16 +71,6 @@ pub enum ExplainError {
         /// The other.
         to: String,
     },
-    /// The destination stands for others: rules are asked about those.
-    #[error("{frontend} is the service {of}: {}", behind(.backends))]
-    Service {
-        /// Where it was to go.
-        frontend: Frontend,
-        /// Whose that is.
-        of: ServicePortId,
-        /// Who may get the packet.
-        backends: Vec<Backend>,
-    },
     /// The kernel could not be asked.
     #[error(transparent)]
     Twin(#[from] TwinError),
@@ -126,6 +114,8 @@ pub struct Explanation {
     evaluator: EvaluatorSide,
     #[serde(flatten)]
     further: Further,
+    #[serde(skip)]
+    is_dropped: bool,
     /// Kernel and evaluator disagree: a bug that must be reported.
     #[serde(rename = "ALARM", skip_serializing_if = "Option::is_none")]
     alarm: Option<String>,
@@ -158,12 +148,66 @@ struct EvaluatorSide {
     gates: Vec<String>,
 }
 
-/// Asks both and puts their answers side by side.
+impl Explanation {
+    /// The packet would pass.
+    pub fn is_allowed(&self) -> bool {
+        self.verdict == word(Verdict::Allow)
+    }
+
+    /// The kernel itself lets it go no further.
+    pub fn is_dropped(&self) -> bool {
+        self.is_dropped
+    }
+
+    /// One sentence.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// A disagreement.
+    pub fn alarm(&self) -> Option<&str> {
+        self.alarm.as_deref()
+    }
+}
+
+/// Asks both and puts their answers side by side. What goes to a service is asked about each of its backends.
 pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value, ExplainError> {
     let protocol: Protocol = asked.protocol.parse()?;
-    let (source, destination) = ends(agent, asked)?;
-    service_of(agent, source, Frontend { address: destination, protocol, port: asked.port })?;
-    let agent = &*agent;
+    let ends = ends(agent, asked)?;
+    let frontend = Frontend { address: ends.1, protocol, port: asked.port };
+    if let Some(balance) = through::frontend_of(agent, ends.0, &frontend) {
+        return through::explain(agent, &Through { asked, source: ends.0, frontend, balance });
+    }
+    let given = Given { view: &agent.world.view(), tracked: &agent.kernel.tracked()?, twin: None };
+    let explanation = one(agent, asked, (protocol, ends.0, ends.1), &given)?;
+    if let Some(alarm) = &explanation.alarm {
+        disagree(asked, alarm);
+    }
+    Ok(serde_json::to_value(explanation).expect("strings and numbers are always JSON"))
+}
+
+/// Says it where it is read.
+pub fn disagree(asked: &Asked<'_>, alarm: &str) {
+    tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
+}
+
+/// What an answer is put together from.
+pub struct Given<'a> {
+    /// The cluster.
+    pub view: &'a View,
+    /// Flows that are there.
+    pub tracked: &'a [TrackedFlow],
+    /// The twin's answer, where it was asked already.
+    pub twin: Option<&'a TwinAnswer>,
+}
+
+/// Between two addresses.
+pub fn one<K: Kernel>(
+    agent: &Agent<K>,
+    asked: &Asked<'_>,
+    (protocol, source, destination): (Protocol, IpAddr, IpAddr),
+    given: &Given<'_>,
+) -> Result<Explanation, ExplainError> {
     let attached = |address: IpAddr| {
         agent.world.attachments().find(move |known| known.committed && known.addresses.contains(&address))
     };
@@ -174,15 +218,18 @@ pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Val
     let detail = detail(protocol, asked.port);
     let source_port = source_port(protocol, asked.source_port);
     let from = local.0.map_or(Origin::Outside(None), |known| Origin::Pod(known.id.clone()));
-    let twin = agent.kernel.explain(&Question { from, source, destination, protocol, detail, source_port })?;
-    let (view, flow) = (agent.world.view(), Flow { source, destination, protocol, detail, source_port });
-    let outcome = policy::evaluate(&view, &flow);
+    let twin = match given.twin {
+        Some(twin) => twin.clone(),
+        None => agent.kernel.explain(&Question { from, source, destination, protocol, detail, source_port })?,
+    };
+    let (view, flow) = (given.view, Flow { source, destination, protocol, detail, source_port });
+    let outcome = policy::evaluate(view, &flow);
     let mut explanation = compose(asked, (source, destination), protocol, &twin, &outcome, local.1.is_some());
     let decider = decide(&twin, &outcome).decider;
     explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
     let at = AtPods { node: agent.world.node(), flow: &flow, sends: local.0.is_some(), receives: local.1.is_some() };
-    let beside = [gates::at_pods(&view, at, &twin, &outcome), gates::beside(&view, &flow, &twin, true)];
-    explanation.further = further(&view, &flow, &outcome, &agent.kernel.tracked()?);
+    let beside = [gates::at_pods(view, at, &twin, &outcome), gates::beside(view, &flow, &twin, true)];
+    explanation.further = further(view, &flow, &outcome, given.tracked);
     let at_host = twin.refusing().is_some() || twin.answer.outcome == Fate::Drop(DropReason::HostEndpoint);
     explanation.further.isolation.take_if(|_| at_host);
     for gates::Beside { said, alarm, isolation } in beside {
@@ -190,33 +237,7 @@ pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Val
         explanation.alarm = explanation.alarm.or(alarm);
         explanation.further.isolation = explanation.further.isolation.or(isolation.filter(|_| at_host));
     }
-    if let Some(alarm) = &explanation.alarm {
-        tracing::error!(from = %asked.from, to = asked.to, "kernel and evaluator disagree: {alarm}");
-    }
-    Ok(serde_json::to_value(explanation).expect("strings and numbers are always JSON"))
-}
-
-/// A pod of this node that asks a service is sent on before any rule is asked.
-fn service_of<K: Kernel>(agent: &mut Agent<K>, source: IpAddr, frontend: Frontend) -> Result<(), ExplainError> {
-    let is_here = agent.world.attachments().any(|known| known.committed && known.addresses.contains(&source));
-    match agent.world.desired().filter(|_| is_here).and_then(|desired| desired.services.get(&frontend)) {
-        None => Ok(()),
-        Some(balance) => {
-            let (of, backends) = (balance.of.clone(), balance.inside.chosen.to_vec());
-            Err(ExplainError::Service { frontend, of, backends })
-        }
-    }
-}
-
-/// What to ask in a service's place.
-fn behind(backends: &[Backend]) -> String {
-    if backends.is_empty() {
-        return "nobody stands behind it, and who asks is told so".to_owned();
-    }
-    let each: Vec<String> = backends.iter().take(BACKENDS_NAMED).map(ToString::to_string).collect();
-    let more = backends.len().saturating_sub(BACKENDS_NAMED);
-    let more = if more == 0 { String::new() } else { format!(" or one of {more} more") };
-    format!("rules are asked about who stands behind it, so ask about {}{more}", each.join(", "))
+    Ok(explanation)
 }
 
 /// What rules see of a port: for ICMP it is the type.
@@ -242,7 +263,12 @@ fn ends<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<(IpAddr, IpAdd
     let sources = addresses(asked.from)?;
     let destinations = match (asked.to.parse::<IpAddr>(), asked.to.split_once('/')) {
         (Ok(address), _) => vec![address],
-        (Err(_), Some((namespace, name))) => addresses(&PodId::new(namespace, name))?,
+        (Err(_), Some((namespace, name))) => match addresses(&PodId::new(namespace, name)) {
+            Err(unknown) => {
+                Some(through::addresses_of(agent, namespace, name)).filter(|own| !own.is_empty()).ok_or(unknown)?
+            }
+            Ok(own) => own,
+        },
         (Err(_), None) => return Err(ExplainError::Destination(asked.to.to_owned())),
     };
     let pairs = sources.iter().flat_map(|source| destinations.iter().map(move |destination| (*source, *destination)));
@@ -288,6 +314,7 @@ fn compose(
             gates: twin.gates.iter().map(by_gate).collect(),
         },
         further: Further::default(),
+        is_dropped: matches!(twin.answer.outcome, Fate::Drop(_)),
         evaluator: EvaluatorSide { egress: say(&outcome.egress), ingress: say(&outcome.ingress), gates: Vec::new() },
         alarm: disagreement(twin, outcome, destination_is_local),
     }
@@ -413,7 +440,8 @@ pub fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-struct Words(Fate);
+/// What the kernel would do, for people.
+pub struct Words(pub Fate);
 
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

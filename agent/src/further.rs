@@ -8,7 +8,7 @@ use policy::{Decider, Flow, Judgement, Outcome, Verdict, View, evaluate, nearest
 use serde::Serialize;
 
 /// Flows that are told of one by one.
-const FLOWS_MAX: usize = 8;
+pub const FLOWS_MAX: usize = 8;
 
 /// What stands beside the verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -69,7 +69,8 @@ fn refusing(outcome: &Outcome) -> Option<&Decider> {
     outcome.egress.iter().chain(&outcome.ingress).find(refuses).map(|end| &end.decider)
 }
 
-fn now(view: &View, tracked: &TrackedFlow) -> Now {
+/// What is known of a flow that is there.
+pub fn now(view: &View, tracked: &TrackedFlow) -> Now {
     let [egress, ingress] = &tracked.by;
     let said = |decider: &Option<Decider>| decider.as_ref().map(ToString::to_string);
     Now {

@@ -28,6 +28,7 @@ mod serve;
 mod services;
 mod setback;
 mod show;
+mod through;
 mod trial;
 
 use clap::{Args, Parser, Subcommand};
@@ -70,7 +71,7 @@ enum Command {
         /// The sender: NAMESPACE/POD, `host` for this node itself, or an address outside
         #[arg(long, value_parser = sender)]
         from: Sender,
-        /// The receiver: NAMESPACE/POD or an address
+        /// The receiver: NAMESPACE/POD, NAMESPACE/SERVICE or an address
         #[arg(long)]
         to: String,
         /// Destination port; for ICMP the type

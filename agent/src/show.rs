@@ -207,6 +207,8 @@ pub fn sentences(report: &Value) -> String {
         name("/verdict").to_uppercase()
     )];
     let rows = [
+        ("service", "/service"),
+        ("remarks", "/remarks"),
         ("direction", "/direction"),
         ("policy", "/policy"),
         ("rule", "/rule"),
@@ -223,6 +225,12 @@ pub fn sentences(report: &Value) -> String {
     ];
     lines.extend(rows.iter().filter_map(|(label, path)| Some(format!("  {label:<18} {}", field(path)?))));
     lines.extend(isolation(&report["isolation"]));
+    lines.extend(list(report, "backends").flat_map(backend));
+    lines.extend(
+        report["moreBackends"]
+            .as_u64()
+            .map(|more| format!("  {:<18} and {more} more, which were not asked about", "backend")),
+    );
     lines.extend(flows(report));
     lines.join("\n")
 }
@@ -253,6 +261,16 @@ fn isolation(isolation: &Value) -> Vec<String> {
     lines
 }
 
+/// A backend of a service, and who judged it.
+fn backend(report: &Value) -> Vec<String> {
+    let who = report["pod"].as_str().map_or_else(String::new, |pod| format!(" ({pod})"));
+    let by = if report["verdict"] == "allowed" { "let in" } else { "refused" };
+    let said = format!("{}{who}: {by}, {}", text(&report["backend"]), text(&report["why"]));
+    let mut lines = vec![format!("  {:<18} {said}", "backend")];
+    lines.extend(isolation(&report["isolation"]));
+    lines
+}
+
 /// What is known of flows that are there.
 fn flows(report: &Value) -> Vec<String> {
     let line = |flow: &Value| {
@@ -261,7 +279,8 @@ fn flows(report: &Value) -> Vec<String> {
         let did = if flow["state"] == "refused" { "refused" } else { "let in" };
         let now = if flow["allowedNow"] == true { "would be let in" } else { "would be refused" };
         let (port, state, generation) = (&flow["sourcePort"], text(&flow["state"]), &flow["generation"]);
-        format!("  {:<18} from port {port}, {state}: {did}{by}, last by generation {generation}; now {now}", "flow")
+        let at = flow["backend"].as_str().map_or_else(String::new, |backend| format!(" at {backend}"));
+        format!("  {:<18} from port {port}{at}, {state}: {did}{by}, last by generation {generation}; now {now}", "flow")
     };
     let more = report["moreFlows"].as_u64().map(|more| format!("  {:<18} and {more} more", "flow"));
     list(report, "flows").map(line).chain(more).collect()

@@ -115,11 +115,6 @@ fn pods_reach_a_service_by_every_address_and_protocol_and_are_refused_where_nobo
         answered_by(s, "x/a", &["x/b", "x/c"])?;
         // One of them is asked by itself, too.
         answered_by(s, "x/b", &["x/b", "x/c"])?;
-        let told =
-            s.node.tortie(&["explain", "--from", "x/a", "--to", "10.96.0.10", "--port", "443", "--proto", "tcp"])?;
-        let said = [told.stdout, told.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        ensure!(said.contains("is the service x/shop:web") && !said.contains("ALARM"), "{said}");
         shows_what_was_opened(s)?;
         // Policy judges who is behind it.
         s.policy("x/closed", "{ podSelector: { matchLabels: { pod: c } }, ingress: [] }")?;
@@ -156,6 +151,60 @@ fn shows_what_was_opened(s: &Story) -> Result<()> {
     let said = String::from_utf8_lossy(&none.stderr).into_owned();
     ensure!(!none.status.success() && said.contains("no service x/none"), "{said}");
     Ok(())
+}
+
+#[test]
+fn explain_names_the_backends_of_a_service_who_judges_each_and_which_a_flow_has() -> Result<()> {
+    story(&["x/a", "x/b", "x/c"], |s| {
+        let ask = |more: &[&str]| -> Result<(bool, Value)> {
+            let question = ["explain", "--from", "x/a", "--to", "x/shop", "--port", "443", "--output", "json"];
+            let told = s.node.tortie(&[&question[..], more].concat())?;
+            let said = serde_json::from_slice(&told.stdout);
+            Ok((told.status.success(), said.with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?))
+        };
+        let refused_for = |why: &str| -> Result<()> {
+            let (passes, said) = ask(&[])?;
+            let is_so =
+                !passes && said["verdict"] == "refused" && said["why"].as_str().is_some_and(|is| is.contains(why));
+            ensure!(is_so && said["ALARM"].is_null(), "{why}: {said:#}");
+            Ok(())
+        };
+        service(s, "")?;
+        slices(s, &[])?;
+        expect(s, "x/a", Tcp(443), Outcome::Reset)?;
+        refused_for("no EndpointSlice lists a backend")?;
+        slices(s, &[("x/b", "ready: false")])?;
+        wait::wait_until("it is listed", wait::PATIENCE, || Ok(ask(&[])?.1["listed"] == 1))?;
+        refused_for("1 backends are listed, and none is ready")?;
+        slices(s, &[("x/b", READY)])?;
+        answered_by(s, "x/a", &["x/b"])?;
+        let _live = Connection::open(s.pod("x/a")?.namespace(), vips()[0], 443)?;
+        let (passes, said) = ask(&[])?;
+        let [backend] = &said["backends"].as_array().map_or(&[][..], |all| all)[..] else { panic!("{said:#}") };
+        ensure!(passes && backend["pod"] == "x/b" && backend["verdict"] == "allowed", "{said:#}");
+        ensure!(said["service"] == "x/shop:web" && said["ALARM"].is_null(), "{said:#}");
+        let flow = said["flows"].as_array().and_then(|flows| flows.iter().find(|flow| flow["state"] == "established"));
+        let port = flow.map(|flow| flow["sourcePort"].to_string()).with_context(|| said.to_string())?;
+
+        // Another backend comes, of which policy judges otherwise; the flow stays where it is.
+        s.policy("x/closed", "{ podSelector: { matchLabels: { pod: c } }, ingress: [] }")?;
+        slices(s, &[("x/b", READY), ("x/c", READY)])?;
+        wait::wait_until("both are asked about", wait::PATIENCE, || Ok(ask(&[])?.1["chosen"] == 2))?;
+        let (passes, said) = ask(&[])?;
+        ensure!(!passes && said["verdict"] == "depends on the backend" && said["ALARM"].is_null(), "{said:#}");
+        let closed = said["backends"].as_array().and_then(|all| all.iter().find(|one| one["pod"] == "x/c"));
+        ensure!(closed.is_some_and(|one| one["policy"] == "NetworkPolicy x/closed"), "{said:#}");
+        let (passes, said) = ask(&["--source-port", &port])?;
+        ensure!(passes && said["backends"][0]["pod"] == "x/b" && said["flows"][0]["backend"].is_string(), "{said:#}");
+        let text = s.node.tortie(&["explain", "--from", "x/a", "--to", "10.96.0.10", "--port", "443"])?;
+        let text = String::from_utf8_lossy(&text.stdout).into_owned();
+        for part in
+            ["DEPENDS ON THE BACKEND", "x/shop:web", "(x/b): let in", "(x/c): refused", "NetworkPolicy x/closed"]
+        {
+            ensure!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        Ok(())
+    })
 }
 
 #[test]

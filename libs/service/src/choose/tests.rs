@@ -18,11 +18,14 @@ even if it already answers                       | 1 starting n1, 2 ready n2    
 nor if there is no other                         | 1 unready n1, 2 starting n1                            | nobody  | nobody
 where nothing is listed nobody is there          |                                                        | nobody  | nobody
 here is only what says that it is here           | 1 ready -                                              | 1       | elsewhere
+all that are here                                | 1 ready n1, 2 ready n1, 3 ready n2                     | 1 2 3   | 1 2
+none is                                          | 1 ready n2, 2 ready n3                                 | 1 2     | elsewhere
 
 one about to go gets nothing new                 | 1 going n1, 2 ready n1                                 | 2       | 2
 unless nothing is ready                          | 1 going n1, 2 going n2, 3 unready n1                   | 1 2     | 1
 under each policy for itself                     | 1 going n1, 2 ready n2                                 | 2       | 1
 one about to go elsewhere is still there         | 1 going n2                                             | 1       | elsewhere
+whatever else is there                           | 1 ready n2, 2 unready n1, 3 going n1, 4 going n2       | 1       | 3
 one that has ceased to answer is not             | 1 ended n1, 2 ended n2                                 | nobody  | nobody
 what is ready counts, about to go or not         | 1 ready-going n1, 2 going n1                           | 1       | 1
 
@@ -32,8 +35,10 @@ one that is ready without a hint frees all       | 1 ready n2 zones=a, 2 ready n
 one that is not ready does not                   | 1 ready n2 zones=a, 2 ready n3 zones=b, 3 unready n3   | 1       | elsewhere
 none that is ready for this zone frees all       | 1 ready n2 zones=c, 2 ready n3 zones=b                 | 1 2     | elsewhere
 one for it that is not ready changes nothing     | 1 unready n2 zones=a, 2 ready n3 zones=b               | 2       | elsewhere
+of its own zone only what is ready               | 1 ready n2 zones=a, 2 ready n3 zones=b, 3 unready n2 zones=a | 1       | elsewhere
 those about to go are for everybody              | 1 going n2 zones=a, 2 going n3 zones=b                 | 1 2     | elsewhere
 Local heeds no hints                             | 1 ready n1 zones=b, 2 ready n2 zones=a                 | 2       | 1
+each policy has its own                          | 1 ready n1 zones=a, 2 ready n1 zones=b, 3 ready n2 zones=a | 1 3     | 1 2
 
 hints keep packets on their node                 | 1 ready n1 nodes=n1, 2 ready n2 nodes=n2               | 1       | 1
 which may be another than the endpoint's         | 1 ready n1 nodes=n2, 2 ready n2 nodes=n1               | 2       | 1
@@ -41,6 +46,7 @@ one that is ready without a hint frees all       | 1 ready n1 nodes=n1, 2 ready 
 nodes go before zones                            | 1 ready n1 nodes=n1 zones=b, 2 ready n2 nodes=n2 zones=a | 1     | 1
 none for this node leaves it to zones            | 1 ready n2 nodes=n2 zones=b, 2 ready n3 nodes=n3 zones=a | 2     | elsewhere
 so does one without a hint at nodes              | 1 ready n1 nodes=n1 zones=b, 2 ready n3 zones=a        | 2       | 1
+unless that one has no hint at all               | 1 ready n1 nodes=n1 zones=a, 2 ready n2, 3 ready n2 nodes=n2 zones=a | 1 2 3   | 1
 and they leave it to all                         | 1 ready n2 nodes=n2 zones=b, 2 ready n3 nodes=n3 zones=c | 1 2   | elsewhere
 ";
 
@@ -103,7 +109,7 @@ fn chosen(endpoints: &str, zone: Option<&str>, policy: TrafficPolicy) -> String 
 #[test]
 fn backends_are_chosen_by_kube_proxys_rules() {
     let rows: Vec<_> = RULES.lines().filter(|line| !line.is_empty()).skip(1).collect();
-    assert_eq!(rows.len(), 27);
+    assert_eq!(rows.len(), 33);
     for row in rows {
         let [_, endpoints, cluster, local] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
             panic!("{row}")
@@ -115,6 +121,8 @@ fn backends_are_chosen_by_kube_proxys_rules() {
 
 #[test]
 fn a_node_that_does_not_know_its_zone_heeds_no_hint_at_zones() {
-    assert_eq!(chosen("1 ready n2 zones=a, 2 ready n3 zones=b", None, TrafficPolicy::Cluster), "1 2");
+    for zone in [None, Some("")] {
+        assert_eq!(chosen("1 ready n2 zones=a, 2 ready n3 zones=b", zone, TrafficPolicy::Cluster), "1 2");
+    }
     assert_eq!(chosen("1 ready n2 nodes=n1, 2 ready n3 nodes=n3", None, TrafficPolicy::Cluster), "1");
 }
