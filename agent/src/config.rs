@@ -4,7 +4,9 @@
 //! Never: guesses what an unknown field means; one clear error names it.
 
 use abi::{Timeout, Timeouts};
+use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
+
 use dataplane::{Options, Sizes};
 use model::{Cidr, IfaceName, NodeName};
 use serde::Deserialize;
@@ -26,6 +28,9 @@ pub const BPFFS: &str = "/sys/fs/bpf/tortie";
 const HEALTH_ADDRESS: &str = "127.0.0.1:9099";
 /// Lines of Log rules in a second, on each processor.
 const POLICY_LOG_RATE: u32 = 100;
+
+/// Services that metrics tell apart.
+const SERVICE_METRICS: usize = 100;
 
 /// Where metrics are asked unless told otherwise: nobody outside the host.
 const METRICS_ADDRESS: &str = "127.0.0.1:9091";
@@ -126,10 +131,13 @@ pub struct Settings {
     /// Lines that Log rules may write in a second, on each processor; 0: none [default: 100]
     #[arg(long, env = "TORTIE_POLICY_LOG_RATE", value_name = "LINES")]
     policy_log_rate: Option<u32>,
-    /// Node ports are served at this node's addresses in these networks; repeatable, in the variable separated by commas
-    /// [default: at all of them]
+    /// Node ports are served at this node's addresses in these networks, or at `primary`: the first of each family that its
+    /// Node object has; repeatable, in the variable separated by commas [default: at all of them]
     #[arg(long, env = "TORTIE_NODE_PORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',')]
-    node_port_addresses: Vec<Cidr>,
+    node_port_addresses: Vec<String>,
+    /// Services that metrics tell apart; of the others they have sums [default: 100]
+    #[arg(long, env = "TORTIE_SERVICE_METRICS", value_name = "SERVICES")]
+    service_metrics: Option<usize>,
 }
 
 /// The agent's settings, checked.
@@ -169,8 +177,10 @@ pub struct Config {
     pub flow_quota: Option<u32>,
     /// Lines that Log rules may write in a second, on each processor.
     pub policy_log_rate: u32,
-    /// Node ports are served at this node's addresses in these; none: at all of them.
-    pub node_port_addresses: Vec<Cidr>,
+    /// At which of this node's addresses node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// Services that metrics tell apart.
+    pub service_metrics: usize,
 }
 
 /// Settings that cannot be used.
@@ -255,6 +265,7 @@ impl Settings {
             conntrack_timeouts_of_file: timeouts,
             flow_quota: self.flow_quota.or(file.flow_quota),
             policy_log_rate: self.policy_log_rate.or(file.policy_log_rate),
+            service_metrics: self.service_metrics.or(file.service_metrics),
             node_port_addresses: if self.node_port_addresses.is_empty() {
                 file.node_port_addresses
             } else {
@@ -283,7 +294,8 @@ impl Settings {
             timeouts: timeouts(&self.conntrack_timeouts_of_file)?,
             flow_quota: self.flow_quota.map(flow_quota).transpose()?,
             policy_log_rate: self.policy_log_rate.unwrap_or(POLICY_LOG_RATE),
-            node_port_addresses: self.node_port_addresses,
+            node_port_addresses: node_port_addresses(&self.node_port_addresses)?,
+            service_metrics: self.service_metrics.unwrap_or(SERVICE_METRICS),
         })
     }
 }
@@ -367,6 +379,17 @@ fn timeouts(given: &BTreeMap<String, u32>) -> Result<Timeouts, ConfigError> {
     Ok(timeouts)
 }
 
+fn node_port_addresses(given: &[String]) -> Result<NodePortAddresses, ConfigError> {
+    if given == ["primary"] {
+        return Ok(NodePortAddresses::Primary);
+    }
+    let read = |text: &String| {
+        let wrong = |error| value("--node-port-addresses", format!("{error}; give networks, or `primary` alone"));
+        text.parse::<Cidr>().map_err(wrong)
+    };
+    given.iter().map(read).collect::<Result<_, _>>().map(NodePortAddresses::Within)
+}
+
 fn flow_quota(flows: u32) -> Result<u32, ConfigError> {
     if flows == 0 { Err(value("--flow-quota", "0: a pod needs at least one flow")) } else { Ok(flows) }
 }
@@ -430,7 +453,8 @@ mod tests {
             ("datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 0}\n", "--conntrack-timeouts: udp=0"),
             ("datastore: file:/d\nnode: n1\nconntrackTimeouts: {udp: 3000000}\n", "--conntrack-timeouts: udp=3000000"),
             ("datastore: file:/d\nnode: n1\nflowQuota: 0\n", "--flow-quota"),
-            ("datastore: file:/d\nnode: n1\nnodePortAddresses: [10.0.0.0]\n", "is not a network"),
+            ("datastore: file:/d\nnode: n1\nnodePortAddresses: [10.0.0.0]\n", "--node-port-addresses"),
+            ("datastore: file:/d\nnode: n1\nnodePortAddresses: [primary, 10.0.0.0/8]\n", "`primary` alone"),
         ] {
             let error = load(text, Settings::default()).expect_err(text);
             assert!(error.contains(flag), "{error}");

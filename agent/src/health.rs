@@ -36,6 +36,11 @@ impl Health {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Beat { at: Instant::now(), ready };
     }
 
+    /// Alive, and what the cluster wants is in force.
+    pub fn is_ready(&self) -> bool {
+        self.state("/readiness").0 == "200 OK"
+    }
+
     /// Answers at `address` from now on; says where, for port 0.
     pub fn serve(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         let health = self.clone();

@@ -7,10 +7,12 @@ use crate::{
     allocate::Allocator,
     boot,
     drift::Repairs,
+    health_ports::{HealthPorts, Said},
     journal::Journal,
     kernel::Kernel,
     metrics::{Metrics, NodeState},
     observe::Host,
+    remarks::Met,
     requests,
     setback::Setbacks,
 };
@@ -18,9 +20,10 @@ use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
 use dataplane::{Applied, Commit, Extent, Laps, Platform};
 use datastore::Batch;
-use model::{Attachment, AttachmentId, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
+use model::{Attachment, AttachmentId, Family, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::mpsc::SyncSender,
     time::{Duration, Instant},
@@ -130,6 +133,14 @@ pub struct Agent<K> {
     to_publish: bool,
     /// Something that earlier commits replaced waits for packets under way.
     pub(crate) to_sweep: bool,
+    /// What is odd about services on this node.
+    pub(crate) met: Met,
+    /// Where load balancers ask.
+    pub(crate) health_ports: HealthPorts,
+    /// Services that metrics tell apart at most.
+    pub(crate) service_metrics: usize,
+    /// Updates taken in.
+    pub(crate) heard: u64,
     /// When to move a program to its final way of attachment, unless pods come or go before; `None`: all are there.
     pub(crate) to_upgrade: Option<Instant>,
 }
@@ -161,6 +172,10 @@ impl<K: Kernel> Agent<K> {
             unpublished: BTreeSet::new(),
             to_publish: false,
             to_sweep: false,
+            met: Met::default(),
+            health_ports: HealthPorts::default(),
+            service_metrics: 0,
+            heard: 0,
             to_upgrade: None,
         };
         agent.restore(interfaces);
@@ -205,6 +220,7 @@ impl<K: Kernel> Agent<K> {
         }
         let waited = waiting.len();
         self.apply_changes();
+        self.tell_balancers();
         laps.lap("apply");
         requests::finish(self, waiting);
         // A commit that did not come into force was taken back.
@@ -253,7 +269,29 @@ impl<K: Kernel> Agent<K> {
         self.sweep();
         self.undo_abandoned();
         self.publish_all();
+        self.tell_balancers();
         self.tell_metrics();
+    }
+
+    /// What load balancers of services hear of this node.
+    fn tell_balancers(&mut self) {
+        let checks = self.world.health_checks();
+        let addresses = if checks.is_empty() { BTreeSet::new() } else { self.world.node_port_addresses() };
+        let mut wanted = Vec::new();
+        for (id, check) in checks {
+            for (family, local) in &check.local {
+                let every = [match family {
+                    Family::V4 => IpAddr::from([0; 4]),
+                    Family::V6 => IpAddr::from([0u16; 8]),
+                }];
+                let own = addresses.iter().copied().filter(|address| Family::of(*address) == *family);
+                let at: Vec<IpAddr> =
+                    if self.world.has_node_ports_everywhere(*family) { every.into() } else { own.collect() };
+                let said = Said { service: id.clone(), local: *local };
+                wanted.extend(at.into_iter().map(|at| (SocketAddr::new(at, check.port), said.clone())));
+            }
+        }
+        self.health_ports.want(wanted);
     }
 
     /// What is wrong with manifests, and what their writers should know of those that are not.
@@ -261,7 +299,8 @@ impl<K: Kernel> Agent<K> {
         let mut problems = (self.node.problems)();
         problems.extend(self.world.remarks().cloned());
         problems.extend(self.world.host_remarks());
-        let of_services = self.world.service_remarks().into_iter();
+        problems.extend(self.world.node_port_remark());
+        let of_services = self.service_remarks().into_iter();
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
         );
@@ -272,7 +311,8 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// The node as it is now. The maps are looked through only when a commit has changed them.
-    fn tell_metrics(&self) {
+    fn tell_metrics(&mut self) {
+        let services = self.look_at_services();
         let Outcome { generation, endpoints, failed, commit } = &self.outcome;
         let fullness = self.node.metrics.has_moved_on(*generation).then(|| self.kernel.filled());
         let node = NodeState {
@@ -284,6 +324,7 @@ impl<K: Kernel> Agent<K> {
             damaged: self.node.damaged.len(),
             refused: *commit == Commit::Refused || self.setbacks.held().next().is_some(),
             tried: self.kernel.tried(),
+            services,
         };
         self.node.metrics.is_now(node, fullness);
     }
@@ -305,6 +346,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn hear(&mut self, update: Update) {
+        self.heard += 1;
         let is_of_policy = matches!(update, Update::Set(Resource::Policy(_)) | Update::Gone(ResourceKey::Policy(_)));
         self.setbacks.note(&self.world, &update);
         self.changed |= self.world.apply(update);

@@ -8,6 +8,7 @@ use crate::{
     boot,
     config::Config,
     health::Health,
+    health_ports::HealthPorts,
     journal::{self, Journal},
     lock,
     metrics::Metrics,
@@ -64,6 +65,8 @@ pub fn run(config: &Config) -> Result<()> {
     let (owner, events) = sync_channel(QUEUE);
     let (store, updates) = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
+    let health = Health::default();
+    agent.health_ports = HealthPorts::new(health.clone())?;
     agent.take(vec![Event::Host(observe::host(&mut netlink)?)]);
     forward(updates, owner.clone())?;
     observe::watch({
@@ -80,7 +83,6 @@ pub fn run(config: &Config) -> Result<()> {
     let metrics = agent.node.metrics.clone();
     serve::listen(&config.socket, owner, metrics.clone())?;
     info!(node = %config.node, socket = %config.socket.display(), "running");
-    let health = Health::default();
     if let Some(address) = config.health_address
         && let Err(error) = health.serve(address)
     {
@@ -141,9 +143,10 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
     let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
     let mut world = Live::new(config.node.clone(), config.keep_established);
-    world.set_node_port_nets(config.node_port_addresses.clone());
+    world.set_node_ports(config.node_port_addresses.clone());
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
+    agent.service_metrics = config.service_metrics;
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

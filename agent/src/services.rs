@@ -8,7 +8,7 @@ use calc::{Live, World};
 use dataplane::{ServiceCounts, StoreError, TrackedFlow};
 use model::{Service, ServiceId, ServicePortId, TrafficPolicy};
 use serde_json::{Value, json};
-use service::{Backend, Backends, Balance, Frontend, Kind};
+use service::{About, Backend, Backends, Balance, Frontend, Kind, Remark};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -58,7 +58,7 @@ pub fn page<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value,
     let rows = if asked.backends {
         backends(&agent.world, &services, &counted)
     } else {
-        rows(&agent.world, &services, &counted)
+        rows(&agent.world, &services, &counted, agent.service_remarks())
     };
     let next = services.keys().next_back().filter(|_| more).map(ToString::to_string);
     Ok(json!({ "rows": rows, "next": next }))
@@ -110,8 +110,15 @@ fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<(BTreeMap<ServiceId, 
     Ok((page, left.peek().is_some()))
 }
 
-fn rows(world: &Live, services: &BTreeMap<ServiceId, Frontends>, counted: &Counted<'_>) -> Vec<Value> {
-    let mut remarks = remarks(world);
+fn rows(
+    world: &Live,
+    services: &BTreeMap<ServiceId, Frontends>,
+    counted: &Counted<'_>,
+    mut remarks: BTreeMap<ServiceId, Vec<Remark>>,
+) -> Vec<Value> {
+    for (id, remark) in strays(world) {
+        remarks.entry(id).or_default().push(remark);
+    }
     let mut rows = Vec::new();
     for service in world.services().filter(|service| services.contains_key(&service.id)) {
         let first = rows.len();
@@ -132,7 +139,8 @@ fn rows(world: &Live, services: &BTreeMap<ServiceId, Frontends>, counted: &Count
         if rows.len() == first {
             rows.push(json!({ "service": service.id.to_string(), "type": service.kind.to_string() }));
         }
-        let mut said = remarks.remove(&service.id).unwrap_or_default();
+        let said = remarks.remove(&service.id).unwrap_or_default();
+        let mut said: Vec<_> = said.into_iter().map(|remark| remark.text).collect();
         if service.unproxied {
             said.push("is left to another service proxy, as its labels say".to_owned());
         }
@@ -185,17 +193,14 @@ fn backends(world: &Live, services: &BTreeMap<ServiceId, Frontends>, counted: &C
     found.into_iter().map(row).collect()
 }
 
-/// What writers should know, and what may be meant: endpoints that are nobody's here.
-fn remarks(world: &Live) -> BTreeMap<ServiceId, Vec<String>> {
-    let mut remarks: BTreeMap<_, _> =
-        world.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
-    for (id, strays) in World::stray_endpoints(world) {
-        let Some(first) = strays.first() else { continue };
+/// What may be meant: endpoints that are nobody's here.
+fn strays(world: &World) -> impl Iterator<Item = (ServiceId, Remark)> {
+    World::stray_endpoints(world).into_iter().filter_map(|(id, strays)| {
+        let first = strays.first()?;
         let more = if strays.len() > 1 { format!(" and {} more", strays.len() - 1) } else { String::new() };
         let said = format!("{first}{more} of its endpoints: in no IP pool, and of no node or pod");
-        remarks.entry(id).or_default().push(said);
-    }
-    remarks
+        Some((id, Remark::new(About::Strays, said)))
+    })
 }
 
 fn row(service: &Service, frontend: &Frontend, balance: &Balance) -> Value {
@@ -305,7 +310,12 @@ mod tests {
             ServiceCounts { frontends: [(frontend, (9, 1))].into(), backends: [(first, 5), (second, 4)].into() };
         let of = |id: &ServicePortId| if port(id) { counts.clone() } else { ServiceCounts::default() };
         let counted = Counted { of: &of, active: Some([((frontend, first), 3)].into()) };
-        let rows = if asked.backends { backends(world, &services, &counted) } else { rows(world, &services, &counted) };
+        let remarks = world.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
+        let rows = if asked.backends {
+            backends(world, &services, &counted)
+        } else {
+            rows(world, &services, &counted, remarks)
+        };
         (rows, more)
     }
 

@@ -72,9 +72,9 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, through: &Through<'_>) -> Result<Val
     if let Some(port) = asked.source_port {
         report["sourcePort"] = port.into();
     }
-    let remarks = agent.world.service_remarks().remove(&balance.of.service).unwrap_or_default();
+    let remarks = agent.service_remarks().remove(&balance.of.service).unwrap_or_default();
     if !remarks.is_empty() {
-        report["remarks"] = json!(remarks);
+        report["remarks"] = json!(remarks.iter().map(ToString::to_string).collect::<Vec<_>>());
     }
     if !flows.is_empty() {
         let told = flows.iter().take(FLOWS_MAX);

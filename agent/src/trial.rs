@@ -3,7 +3,11 @@
 //! Invariant: nothing is applied; a file that cannot be read whole is no answer; what was not looked at is said.
 //! Never: guesses beyond what was compared.
 
-use crate::{kernel::Kernel, owner::Agent};
+use crate::{
+    kernel::Kernel,
+    owner::Agent,
+    rerouted::{self, rerouted},
+};
 use calc::{Comparison, Desired, Difference, HostDifference, Live, Trial, World, compare};
 use cni::protocol::File;
 use dataplane::{Gate, StoreError, TrackedFlow};
@@ -32,7 +36,7 @@ pub enum TestError {
     #[error("{0}; nothing was tested")]
     File(#[from] Problem),
     /// There is nothing to test.
-    #[error("these files hold no object that policy is made of; nothing was tested")]
+    #[error("these files hold no object that policy or services are made of; nothing was tested")]
     Nothing,
     /// An object in two files.
     #[error("{0} stands in two of these files; nothing was tested")]
@@ -112,7 +116,8 @@ impl Gathered {
             let said = "establishedFlows is keep: flows that are there go on, and new ones like them are meant";
             unlooked.push(said.to_owned());
         }
-        let report = Report { changes, found: &found, names: &names, unlooked };
+        let services = rerouted(&now, &then, &flows);
+        let report = Report { changes, found: &found, names: &names, services, unlooked };
         report.with_flows(&judged(&flows, &now, &then), flows.len())
     }
 }
@@ -131,7 +136,8 @@ pub fn of_directory(dir: &Path, files: &[File], delete: bool) -> Result<Value, T
     let changes = told(&updates);
     updates.into_iter().for_each(|update| directory.apply(update));
     directory.place(&mut placed);
-    let found = compare(&now, directory.placed.desired().ok_or(TestError::NotInSync)?);
+    let then = directory.placed.desired().ok_or(TestError::NotInSync)?;
+    let (found, services) = (compare(&now, then), rerouted(&now, then, &[]));
     let mut unlooked =
         vec!["flows: that needs a running agent (leave out --datastore, and name its --socket)".to_owned()];
     unlooked.push("traffic of nodes, and host endpoints".to_owned());
@@ -142,7 +148,7 @@ pub fn of_directory(dir: &Path, files: &[File], delete: bool) -> Result<Value, T
         ));
     }
     unlooked.extend(problems.iter().map(|problem| format!("what cannot be read: {problem}")));
-    Ok(Report { changes, found: &found, names: &placed.names, unlooked }.without_flows())
+    Ok(Report { changes, found: &found, names: &placed.names, services, unlooked }.without_flows())
 }
 
 fn told(updates: &[Update]) -> Vec<String> {
@@ -247,6 +253,7 @@ struct Report<'a> {
     changes: Vec<String>,
     found: &'a Comparison,
     names: &'a BTreeMap<IpAddr, PodId>,
+    services: Value,
     unlooked: Vec<String>,
 }
 
@@ -282,7 +289,7 @@ impl Report<'_> {
         let between: Vec<Value> = between.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
         let at_hosts: BTreeSet<String> = at_hosts.iter().map(|found| self.at_host(found).to_string()).collect();
         let at_hosts: Vec<Value> = at_hosts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
-        let differs = flows_change || !differences.is_empty() || !at_hosts.is_empty();
+        let differs = flows_change || !differences.is_empty() || !at_hosts.is_empty() || !self.services.is_null();
         json!({
             "changes": self.changes,
             "verdict": if differs { "differs" } else if *unlooked > 0 { "unknown" } else { "same" },
@@ -290,6 +297,7 @@ impl Report<'_> {
             "flows": flows,
             "between": between,
             "atHostEndpoints": at_hosts,
+            "services": self.services,
             "notLookedAt": self.unlooked,
         })
     }
@@ -402,9 +410,11 @@ pub fn lines(report: &Value) -> String {
         lines.push(format!("  would {}: {place}: {from} -> {to}: {what}", text(&each["would"])));
         lines.push(format!("              {}", text(&each["by"])));
     }
+    lines.extend(rerouted::lines(&report["services"]));
     lines.extend(all(&report["notLookedAt"]).iter().map(|what| format!("  not looked at: {what}")));
     let sum = match report["verdict"].as_str() {
         Some("same") => "no verdict would change",
+        Some("differs") if !report["services"].is_null() => "verdicts, or where services are sent, would change",
         Some("differs") => "verdicts would change",
         _ => "whether a verdict would change is not known: there is too much to compare",
     };

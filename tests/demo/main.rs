@@ -4,6 +4,7 @@
 //! Never: touches an interface, a rule or a file that it did not make.
 
 mod keep;
+mod service;
 mod stage;
 mod story;
 
@@ -13,7 +14,7 @@ use stage::Stage;
 use std::{path::PathBuf, process::ExitCode, sync::atomic::Ordering};
 use tests::{Binaries, wait::INTERRUPTED};
 
-/// Shows Tortie at work on one node with four pods.
+/// Shows Tortie at work on one node with five pods.
 #[derive(Debug, Parser)]
 #[command(name = "tortie-demo")]
 struct Arguments {

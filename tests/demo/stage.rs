@@ -1,4 +1,4 @@
-//! What the demo stands on: one node, four pods, a directory of manifests.
+//! What the demo stands on: one node, five pods, a directory of manifests.
 //! In: the built programs. Out: a [`Stage`].
 //! Invariant: pods are dropped before their node, and the node before the cluster.
 //! Never: decides what is shown.
@@ -21,8 +21,13 @@ pub struct Stage {
 }
 
 /// Name of each pod and what it serves.
-pub const CAST: &[(&str, &[u16])] =
-    &[("shop/client", &[]), ("shop/web", &[WEB]), ("shop/db", &[DATABASE]), ("other/stranger", &[])];
+pub const CAST: &[(&str, &[u16])] = &[
+    ("shop/client", &[]),
+    ("shop/web", &[WEB]),
+    ("shop/spare", &[WEB]),
+    ("shop/db", &[DATABASE]),
+    ("other/stranger", &[]),
+];
 
 impl Stage {
     /// A cluster and a node without an agent yet. What is to be kept has a name of its own, for there is one of it.

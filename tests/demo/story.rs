@@ -3,7 +3,10 @@
 //! Invariant: a step that does not come true ends the story with an error.
 //! Never: prints what it did not see.
 
-use crate::stage::{CAST, DATABASE, Stage, WEB};
+use crate::{
+    service,
+    stage::{CAST, DATABASE, Stage, WEB},
+};
 use anyhow::{Context as _, Result, ensure};
 use std::{
     io::{IsTerminal as _, stdout},
@@ -58,7 +61,7 @@ pub fn tell(stage: &mut Stage) -> Result<()> {
     let start = Instant::now();
     stage.node.start()?;
     say(&format!("ready after {} ms, its log is {}", start.elapsed().as_millis(), stage.node.log_path().display()));
-    step("Four pods come up through tortie-cni, as a container runtime would call it")?;
+    step("Five pods come up through tortie-cni, as a container runtime would call it")?;
     pods(stage)?;
     step("ARP and neighbour discovery are answered, with no default route and proxy_arp off")?;
     neighbours(stage)?;
@@ -70,6 +73,8 @@ pub fn tell(stage: &mut Stage) -> Result<()> {
     calls(stage, true)?;
     step("Why was the client refused? `tortie explain` asks the kernel's own tables")?;
     explain(stage)?;
+    step("A Service: one address for two web servers; policy asks about the one that the packet goes to")?;
+    service::show(stage)?;
     step("The agent is killed and started again under running connections")?;
     kill(stage)?;
     step("No rule of nftables or iptables is on the way")?;
@@ -108,7 +113,7 @@ fn step(what: &str) -> Result<()> {
     Ok(())
 }
 
-fn say(what: &str) {
+pub fn say(what: &str) {
     for line in what.lines() {
         println!("    {line}");
     }

@@ -180,7 +180,7 @@ fn explain_names_the_backends_of_a_service_who_judges_each_and_which_a_flow_has(
         answered_by(s, "x/a", &["x/b"])?;
         let _live = Connection::open(s.pod("x/a")?.namespace(), vips()[0], 443)?;
         let (passes, said) = ask(&[])?;
-        let [backend] = &said["backends"].as_array().map_or(&[][..], |all| all)[..] else { panic!("{said:#}") };
+        let [backend] = said["backends"].as_array().map_or(&[][..], |all| all) else { panic!("{said:#}") };
         ensure!(passes && backend["pod"] == "x/b" && backend["verdict"] == "allowed", "{said:#}");
         ensure!(said["service"] == "x/shop:web" && said["ALARM"].is_null(), "{said:#}");
         let flow = said["flows"].as_array().and_then(|flows| flows.iter().find(|flow| flow["state"] == "established"));

@@ -4,9 +4,12 @@
 //! Never: sends a packet.
 
 use crate::story::{Story, story};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::wait::{PATIENCE, wait_until};
+use tests::{
+    Scrape,
+    wait::{PATIENCE, wait_until},
+};
 
 const WEB: &str = "
 apiVersion: v1
@@ -156,6 +159,88 @@ fn what_writers_of_services_should_know_stands_beside_them_and_in_the_status() -
         let table = s.node.tortie(&["show", "services"])?;
         let text = String::from_utf8_lossy(&table.stdout).into_owned();
         ensure!(text.starts_with("SERVICE") && text.contains("10.96.0.7:80/TCP"), "{text}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_load_balancer_hears_how_many_backends_this_node_has_and_what_is_in_the_way_is_named() -> Result<()> {
+    story(&["shop/a"], |s| {
+        let namespace = s.node.namespace();
+        let holder = namespace.inside(|| Ok(std::net::TcpListener::bind("0.0.0.0:32100")?))?;
+        let process = namespace.inside(|| Ok(std::net::TcpListener::bind("0.0.0.0:30080")?))?;
+        let balanced =
+            WEB.replace("externalTrafficPolicy: Local", "externalTrafficPolicy: Local\n  healthCheckNodePort: 32100");
+        ensure!(balanced != WEB, "the manifest has another form");
+        s.cluster.manifest("web", &balanced)?;
+        wait_until("who is in the way is named", PATIENCE, || {
+            let said = remarks(s, "shop/web:http")?;
+            Ok(said.contains("healthCheckNodePort cannot be served: 0.0.0.0:32100")
+                && said.contains("node port 30080/TCP")
+                && said.contains(&format!("(pid {})", std::process::id())))
+        })?;
+        wait_until("it is counted", PATIENCE, || {
+            let seen = Scrape::of(namespace, (std::net::Ipv4Addr::LOCALHOST, 9091).into())?;
+            let count = |about: &str| seen.value(&format!("tortie_service_remarks{{about=\"{about}\"}}"));
+            Ok(count("node-port")? >= 1.0 && count("health-port")? >= 1.0 && count("taken")? < 1.0)
+        })?;
+        drop((holder, process));
+        let asks = |wanted: (&str, u64)| {
+            wait_until(&format!("the balancer hears {wanted:?}"), PATIENCE, || {
+                let Ok(answer) = namespace.inside(ask_health) else { return Ok(false) };
+                let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+                let said: Value = serde_json::from_str(body).unwrap_or_default();
+                Ok(answer.starts_with(&format!("HTTP/1.1 {} ", wanted.0)) && said["localEndpoints"] == wanted.1)
+            })
+        };
+        asks(("503", 0))?;
+        let here = s.node.name();
+        let two =
+            format!("{{ addresses: [10.65.0.9], nodeName: {here} }}, {{ addresses: [10.65.1.9], nodeName: other }}");
+        s.cluster.manifest("slice", &slice(&two, "name: http, port: 8080"))?;
+        asks(("200", 1))?;
+        let going = two.replace(
+            &format!("nodeName: {here}"),
+            &format!("nodeName: {here}, conditions: {{ ready: false, serving: true, terminating: true }}"),
+        );
+        s.cluster.manifest("slice", &slice(&going, "name: http, port: 8080"))?;
+        asks(("503", 0))?;
+        wait_until("nothing is in the way any more", PATIENCE, || {
+            let said = remarks(s, "shop/web:http")?;
+            Ok(!said.contains("node port 30080") && !said.contains("cannot be served"))
+        })
+    })
+}
+
+/// As a load balancer asks.
+fn ask_health() -> Result<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect("127.0.0.1:32100")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn what_a_change_of_services_would_do_is_told_before_it_is_made() -> Result<()> {
+    story(&["shop/a"], |s| {
+        s.cluster.manifest("web", WEB)?;
+        let to = |address: &str| slice(&format!("{{ addresses: [{address}] }}"), "name: http, port: 8080");
+        s.cluster.manifest("slice", &to("10.65.0.9"))?;
+        wait_until("it is served", PATIENCE, || Ok(s.node.show("services")?.to_string().contains("10.65.0.9:8080")))?;
+        let file = s.cluster.directory().join("later.txt");
+        std::fs::write(&file, to("10.65.0.8"))?;
+        let path = file.to_str().context("a path of text")?;
+        let told = s.node.tortie(&["policy", "test", path])?;
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        let wanted = "shop/web:http at 10.96.0.7:80/TCP: to 10.65.0.8:8080; now to 10.65.0.9:8080";
+        ensure!(told.status.code() == Some(1) && said.contains(wanted), "{said}");
+        std::fs::write(&file, to("10.65.0.9"))?;
+        let told = s.node.tortie(&["policy", "test", path])?;
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        ensure!(told.status.code() == Some(0) && said.contains("no verdict would change"), "{said}");
         Ok(())
     })
 }

@@ -4,10 +4,12 @@
 //! Never: a name that docs/operate.md does not have.
 
 use super::{
-    Told,
+    ServicesState, Told,
     text::{Kind, Text},
 };
 use dataplane::{DriftKind, Filled, Gauges, Usage, usages};
+use model::ServiceId;
+use service::About;
 
 /// What the kernel says.
 pub fn of_maps(text: &mut Text, gauges: &Gauges, filled: &[Filled]) {
@@ -31,12 +33,40 @@ pub fn of_maps(text: &mut Text, gauges: &Gauges, filled: &[Filled]) {
     each("tortie_map_entries_max", "Entries that fit into a kernel map.", &|usage| Some(usage.size.into()));
     each("tortie_map_pressure_ratio", "The part of a kernel map that is in use, 0 to 1.", &Usage::ratio);
     each("tortie_map_memory_bytes", "Kernel memory that a map is charged for.", &|usage| Some(real(usage.memory)));
+    let services = gauges.service_flows().map_err(&mut known).unwrap_or_default();
     text.family("tortie_map_read_errors", Kind::Gauge, "Kernel maps that this scrape could not read.");
     text.value(&[], errors);
     text.family("tortie_drops_total", Kind::Counter, "Packets dropped on this node since its tables were made.");
     for (reason, packets) in drops {
         text.value(&[("reason", reason.as_str())], packets);
     }
+    let help = "Flows opened through services, those that are gone included, since the node's tables were made.";
+    text.family("tortie_services_flows_total", Kind::Counter, help).value(&[], services.0);
+    let help = "Packets to services that found no backend, since the node's tables were made.";
+    text.family("tortie_services_refused_total", Kind::Counter, help).value(&[], services.1);
+}
+
+/// What the agent knows of services.
+pub fn of_services(text: &mut Text, state: &ServicesState) {
+    text.family("tortie_services", Kind::Gauge, "Services of the cluster.").value(&[], state.services);
+    text.family("tortie_service_frontends", Kind::Gauge, "Addresses and ports at which services are reached here.");
+    text.value(&[], state.frontends);
+    text.family("tortie_service_remarks", Kind::Gauge, "What is odd about services; `tortie show services` names it.");
+    for about in About::ALL {
+        text.value(&[("about", about.as_str())], state.remarks.get(&about).copied().unwrap_or_default());
+    }
+    let mut each = |name, help, of: &dyn Fn(&(ServiceId, u64, u64)) -> u64| {
+        text.family(name, Kind::Counter, help);
+        for service in &state.flows {
+            let id = &service.0;
+            text.value(&[("namespace", &id.namespace.to_string()), ("service", &id.name)], of(service));
+        }
+    };
+    each("tortie_service_flows_total", "Flows opened to a service at its present frontends.", &|service| service.1);
+    let help = "Packets to a service that found no backend, at its present frontends.";
+    each("tortie_service_refused_total", help, &|service| service.2);
+    text.family("tortie_services_unlabelled", Kind::Gauge, "Services that metrics do not tell apart: serviceMetrics.");
+    text.value(&[], state.unlabelled);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and bytes are far below 2^52")]

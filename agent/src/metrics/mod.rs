@@ -1,7 +1,7 @@
 //! Metrics over HTTP: what the agent did, and how full the kernel's tables are.
 //! In: what the owner and the socket tell, and the maps themselves. Out: `/metrics`, for Prometheus.
 //! Invariant: a scrape never waits for the owner; drops are the kernel's own count and survive the agent.
-//! Never: a label whose values the cluster's size decides.
+//! Never: a label whose values the cluster's size decides; services have one up to a limit.
 
 mod families;
 mod process;
@@ -13,6 +13,8 @@ use crate::{
 };
 use cni::protocol::{Operation, Reply};
 use dataplane::{Commit, DriftKind, Gauges, Tried};
+use model::ServiceId;
+use service::About;
 use std::{
     collections::BTreeMap,
     io,
@@ -60,6 +62,23 @@ pub struct NodeState {
     pub refused: bool,
     /// What staged policies would have made of new flows.
     pub tried: Tried,
+    /// Its services.
+    pub services: ServicesState,
+}
+
+/// Services as their owner last saw them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicesState {
+    /// How many there are.
+    pub services: usize,
+    /// Where they are reached.
+    pub frontends: usize,
+    /// What is odd, by what it is about.
+    pub remarks: BTreeMap<About, usize>,
+    /// Flows opened and packets refused, of those that are told apart.
+    pub flows: Vec<(ServiceId, u64, u64)>,
+    /// How many are not.
+    pub unlabelled: usize,
 }
 
 /// Where everybody tells what happened; clones share it.
@@ -149,6 +168,7 @@ impl Metrics {
         let told = self.told().clone();
         families::of_maps(&mut text, gauges, &told.fullness.maps);
         families::of_agent(&mut text, &told);
+        families::of_services(&mut text, &told.node.services);
         process::write(&mut text, told.started);
         text.end()
     }

@@ -9,6 +9,7 @@ pub mod desired;
 mod host;
 mod index;
 pub mod live;
+mod node_ports;
 pub mod query;
 mod remark;
 pub mod resolve;
@@ -20,6 +21,7 @@ pub mod world;
 
 pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, NodeSpec, Owner};
 pub use live::{Latest, Live, Touched};
+pub use node_ports::NodePortAddresses;
 pub use query::Status;
 pub use resolve::desired;
 pub use trial::{Comparison, Difference, HostDifference, Trial, compare};

@@ -6,7 +6,7 @@
 use crate::{World, host, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node,
-    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount,
+    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceId,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -113,6 +113,12 @@ impl World {
     /// IP pools, by name.
     pub fn pools(&self) -> impl Iterator<Item = &IpPool> {
         self.pools.values()
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, id: &ServiceId) -> Option<&Service> {
+        self.services.get(id).map(Arc::as_ref)
     }
 
     /// Services, by name.

@@ -6,7 +6,7 @@
 
 use crate::World;
 use model::{Created, EndpointSlice, NodeName, Service, ServiceId};
-use service::{Balance, Frontend, Here, Kind, Served, serve};
+use service::{About, Balance, Frontend, HealthCheck, Here, Kind, Remark, Served, serve};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -26,9 +26,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn of(world: &World) -> Self {
         let zone = world.nodes.get(&world.node).and_then(|node| node.labels.get(ZONE)).map(str::to_owned);
-        let nets = &world.node_port_nets;
-        let is_meant = |address: &IpAddr| nets.is_empty() || nets.iter().any(|net| net.contains(*address));
-        Self { zone, addresses: world.host.iter().copied().filter(is_meant).collect() }
+        Self { zone, addresses: world.node_port_addresses() }
     }
 
     pub(crate) fn serve(&self, node: &NodeName, service: &Service, slices: &[&EndpointSlice]) -> Served {
@@ -70,14 +68,15 @@ fn all(world: &World) -> impl Iterator<Item = (&Service, Served)> {
     })
 }
 
-pub(crate) fn taken(frontend: &Frontend, holder: &ServiceId) -> String {
-    format!("{frontend} is taken by {holder}, which comes first: by naming the address, by age, or by name")
+pub(crate) fn taken(frontend: &Frontend, holder: &ServiceId) -> Remark {
+    let text = format!("{frontend} is taken by {holder}, which comes first: by naming the address, by age, or by name");
+    Remark::new(About::Taken, text)
 }
 
 impl World {
     /// What the writers of services should know, worked out from the beginning; [`crate::Live`] keeps it.
     #[must_use]
-    pub fn service_remarks(&self) -> BTreeMap<ServiceId, Vec<String>> {
+    pub fn service_remarks(&self) -> BTreeMap<ServiceId, Vec<Remark>> {
         let held = services(self);
         let mut remarks = BTreeMap::new();
         for (service, mut served) in all(self) {
@@ -92,6 +91,12 @@ impl World {
             }
         }
         remarks
+    }
+
+    /// What load balancers are told, worked out from the beginning; [`crate::Live`] keeps it.
+    #[must_use]
+    pub fn health_checks(&self) -> BTreeMap<ServiceId, HealthCheck> {
+        all(self).filter_map(|(service, served)| Some((service.id.clone(), served.health?))).collect()
     }
 
     /// Endpoints of served services that are in no IP pool, and of no node or pod. They may be meant, and get packets all

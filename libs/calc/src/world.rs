@@ -3,10 +3,11 @@
 //! Invariant: an update replaces; nothing depends on the order in which things were told.
 //! Never: forgets an object because another is missing.
 
+use crate::NodePortAddresses;
 use model::{
-    Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
-    IpPool, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId,
-    Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceId, Tier, TierName, Update, WorkloadAddress,
+    Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
+    Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
+    Resource, ResourceKey, Service, ServiceAccount, ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +42,7 @@ pub struct World {
     pub(crate) attached: BTreeMap<PodId, BTreeSet<AttachmentId>>,
     pub(crate) host: BTreeSet<IpAddr>,
     /// Node ports are served at this node's addresses in these; none: at all of them.
-    pub(crate) node_port_nets: Vec<Cidr>,
+    pub(crate) node_ports: NodePortAddresses,
     /// This node's own interfaces, with their addresses.
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
 }
@@ -76,7 +77,7 @@ impl World {
             attachments: BTreeMap::new(),
             attached: BTreeMap::new(),
             host: BTreeSet::new(),
-            node_port_nets: Vec::new(),
+            node_ports: NodePortAddresses::default(),
             interfaces: BTreeMap::new(),
         }
     }
@@ -203,9 +204,9 @@ impl World {
         self.host = addresses;
     }
 
-    /// Node ports are served at this node's addresses in these; none: at all of them.
-    pub fn set_node_port_nets(&mut self, nets: Vec<Cidr>) {
-        self.node_port_nets = nets;
+    /// At which of this node's addresses node ports are served.
+    pub fn set_node_ports(&mut self, at: NodePortAddresses) {
+        self.node_ports = at;
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

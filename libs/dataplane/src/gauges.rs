@@ -118,6 +118,20 @@ impl Gauges {
         Ok(sums)
     }
 
+    /// Flows opened through services, and packets to them that found no backend; those of services that are gone included.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn service_flows(&self) -> Result<(u64, u64), StoreError> {
+        let mut sums = [0u64; 2];
+        self.walk(&maps::FRONTEND_COUNTS, |_, counts| {
+            for (sum, bytes) in sums.iter_mut().zip(counts.as_chunks().0) {
+                *sum = sum.wrapping_add(u64::from_ne_bytes(*bytes));
+            }
+        })?;
+        Ok((sums[0], sums[1]))
+    }
+
     fn count(&self, map: &'static MapSpec) -> Result<u64, StoreError> {
         let mut count = 0;
         self.walk(map, |_, _| count += 1)?;

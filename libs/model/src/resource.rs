@@ -56,7 +56,7 @@ pub struct Namespace {
 pub struct Node {
     /// Its name.
     pub name: NodeName,
-    /// All its addresses.
+    /// All its addresses, internal ones first.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: Labels,

@@ -7,10 +7,14 @@
 
 mod balance;
 mod choose;
+mod health;
 mod listed;
+mod remark;
 mod serve;
 
 pub use balance::{Backend, Backends, Balance, Frontend, Kind};
+pub use health::HealthCheck;
+pub use remark::{About, Remark};
 pub use serve::{Served, serve};
 
 use model::NodeName;

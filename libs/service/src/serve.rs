@@ -3,7 +3,10 @@
 //! Invariant: a frontend comes once; one that takes packets from outside has an answer for them and for those of pods.
 //! Never: asks what other services want (`calc` settles that).
 
-use crate::{Backend, Backends, Balance, Frontend, Here, Kind, choose::choose, listed::listed};
+use crate::{
+    About, Backend, Backends, Balance, Frontend, HealthCheck, Here, Kind, Remark, choose::choose, health::health,
+    listed::listed,
+};
 use model::{Cidr, EndpointSlice, Family, Service, ServiceKind, ServicePort, ServicePortId, TrafficPolicy};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -13,7 +16,9 @@ pub struct Served {
     /// Where it is reached: of two frontends alike the first counts.
     pub frontends: Vec<(Frontend, Balance)>,
     /// What its writer should know.
-    pub remarks: Vec<String>,
+    pub remarks: Vec<Remark>,
+    /// What its load balancer is told.
+    pub health: Option<HealthCheck>,
 }
 
 /// Works out a service. `slices`: those that are of it, in any order.
@@ -25,7 +30,8 @@ pub fn serve(service: &Service, slices: &[&EndpointSlice], here: &Here<'_>) -> S
     }
     let slices: Vec<_> = slices.iter().copied().filter(|slice| !slice.unproxied).collect();
     let families: BTreeSet<Family> = service.cluster_ips.iter().copied().map(Family::of).collect();
-    let mut served = Served { remarks: remarks(service, &slices, &families), ..Served::default() };
+    let health = health(service, &slices, here);
+    let mut served = Served { remarks: remarks(service, &slices, &families), health, ..Served::default() };
     let mut known = BTreeSet::new();
     for family in families {
         for port in &service.ports {
@@ -115,27 +121,33 @@ fn source_ranges(service: &Service, family: Family) -> Option<Arc<[Cidr]>> {
     (!own.is_empty()).then_some(own)
 }
 
-fn remarks(service: &Service, slices: &[&EndpointSlice], families: &BTreeSet<Family>) -> Vec<String> {
+fn remarks(service: &Service, slices: &[&EndpointSlice], families: &BTreeSet<Family>) -> Vec<Remark> {
     if families.is_empty() {
-        return vec!["has no cluster IP, and nobody gives it one here; it is not served".to_owned()];
+        return vec![Remark::new(
+            About::ClusterIp,
+            "has no cluster IP, and nobody gives it one here; it is not served",
+        )];
     }
     let mut remarks = Vec::new();
     if service.ports.is_empty() {
-        remarks.push("has no ports; it is not served".to_owned());
+        remarks.push(Remark::new(About::Ports, "has no ports; it is not served"));
     }
     for address in service.external_ips.iter().chain(&service.load_balancer) {
         if !families.contains(&Family::of(*address)) {
-            remarks.push(format!("has no cluster IP of the family of {address}, where it is not served therefore"));
+            let text = format!("has no cluster IP of the family of {address}, where it is not served therefore");
+            remarks.push(Remark::new(About::Family, text));
         }
     }
     for address in service.load_balancer.iter().filter(|_| !service.source_ranges.is_empty()) {
         if source_ranges(service, Family::of(*address)).is_none() {
-            remarks.push(format!(
+            let text = format!(
                 "loadBalancerSourceRanges has no network of the family of {address}, which everybody may ask therefore"
-            ));
+            );
+            remarks.push(Remark::new(About::SourceRanges, text));
         }
     }
-    remarks.extend(service.ports.iter().filter_map(|port| unmatched(port, slices)));
+    let unmatched = service.ports.iter().filter_map(|port| unmatched(port, slices));
+    remarks.extend(unmatched.map(|text| Remark::new(About::PortName, text)));
     remarks
 }
 

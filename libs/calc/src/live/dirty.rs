@@ -29,7 +29,7 @@ pub(super) struct Dirty {
     /// This node's own interfaces.
     pub(super) interfaces: bool,
     /// Where node ports are served.
-    pub(super) node_port_nets: bool,
+    pub(super) node_ports: bool,
     /// Addresses that became or ceased to be the host's.
     pub(super) addresses: BTreeSet<IpAddr>,
 }

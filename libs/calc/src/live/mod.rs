@@ -17,7 +17,7 @@ mod refresh;
 mod services;
 mod whereabouts;
 
-use crate::{Desired, World};
+use crate::{Desired, NodePortAddresses, World};
 use backends::Backends;
 use claims::Claims;
 use dirty::Dirty;
@@ -26,11 +26,11 @@ use judges::Judges;
 use latest::Followed;
 pub use latest::{Latest, Touched};
 use model::{
-    Attachment, AttachmentId, Cidr, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, ServiceId,
-    Update,
+    Attachment, AttachmentId, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, ServiceId, Update,
 };
 use peers::Peers;
 use policy::{Active, Class, Shared};
+use service::{HealthCheck, Remark};
 use services::Services;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -154,15 +154,21 @@ impl Live {
         self.world.set_host_addresses(addresses);
     }
 
-    /// Node ports are served at this node's addresses in these; none: at all of them.
-    pub fn set_node_port_nets(&mut self, nets: Vec<Cidr>) {
-        self.dirty.node_port_nets |= self.world.node_port_nets != nets;
-        self.world.set_node_port_nets(nets);
+    /// At which of this node's addresses node ports are served.
+    pub fn set_node_ports(&mut self, at: NodePortAddresses) {
+        self.dirty.node_ports |= self.world.node_ports != at;
+        self.world.set_node_ports(at);
+    }
+
+    /// What load balancers are told, as of the last [`Self::desired`].
+    #[must_use]
+    pub fn health_checks(&self) -> &BTreeMap<ServiceId, HealthCheck> {
+        self.services.health_checks()
     }
 
     /// What the writers of services should know, as of the last [`Self::desired`].
     #[must_use]
-    pub fn service_remarks(&self) -> BTreeMap<&ServiceId, Vec<String>> {
+    pub fn service_remarks(&self) -> BTreeMap<&ServiceId, Vec<Remark>> {
         self.services.remarks(&self.desired)
     }
 

@@ -9,7 +9,7 @@ use crate::{
     serve::{Place, rank, taken},
 };
 use model::{EndpointSlice, Service, ServiceId};
-use service::{Backends, Balance, Frontend, Served};
+use service::{Backends, Balance, Frontend, HealthCheck, Remark, Served};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -21,6 +21,8 @@ pub(super) struct Services {
     place: Place,
     /// Those that are reached somewhere, or have a remark.
     own: BTreeMap<ServiceId, Own>,
+    /// What load balancers are told of those that have one which asks.
+    health: BTreeMap<ServiceId, HealthCheck>,
     /// Frontends that several services want.
     contested: BTreeMap<Frontend, BTreeSet<ServiceId>>,
 }
@@ -30,7 +32,7 @@ pub(super) struct Services {
 struct Own {
     /// In order.
     frontends: Box<[(Frontend, Arc<Balance>)]>,
-    remarks: Vec<String>,
+    remarks: Vec<Remark>,
 }
 
 impl Own {
@@ -77,7 +79,10 @@ impl Services {
     pub(super) fn put(&mut self, world: &World, id: &ServiceId, slices: &[&EndpointSlice], desired: &mut Followed) {
         let before = self.own.remove(id).unwrap_or_default();
         let served = world.services.get(id).map(|service| self.place.serve(&world.node, service, slices));
-        let now = Own::new(served.unwrap_or_default(), &before);
+        let mut served = served.unwrap_or_default();
+        self.health.remove(id);
+        self.health.extend(served.health.take().map(|health| (id.clone(), health)));
+        let now = Own::new(served, &before);
         let same = |frontend: &Frontend| match (before.at(frontend), now.at(frontend)) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),
             _ => false,
@@ -116,8 +121,13 @@ impl Services {
         }
     }
 
+    /// What load balancers are told.
+    pub(super) fn health_checks(&self) -> &BTreeMap<ServiceId, HealthCheck> {
+        &self.health
+    }
+
     /// What the writers of services should know.
-    pub(super) fn remarks(&self, desired: &Desired) -> BTreeMap<&ServiceId, Vec<String>> {
+    pub(super) fn remarks(&self, desired: &Desired) -> BTreeMap<&ServiceId, Vec<Remark>> {
         let said = self.own.iter().filter(|(_, own)| !own.remarks.is_empty());
         let mut remarks: BTreeMap<_, _> = said.map(|(id, own)| (id, own.remarks.clone())).collect();
         for (frontend, claimants) in &self.contested {

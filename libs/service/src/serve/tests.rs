@@ -233,10 +233,11 @@ fn an_address_that_a_service_has_twice_is_what_it_is_first() {
 #[test]
 fn what_its_writer_should_know_is_said() {
     let slices = [slice(&["10.65.0.2"], &[("http", Protocol::TCP, 80), ("", Protocol::UDP, 53)])];
-    let remarks = |service: &Service| served(service, &slices).remarks.join("\n");
+    let said = |served: Served| served.remarks.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let remarks = |service: &Service| said(served(service, &slices));
     let fine = Service { ports: [port("http", Protocol::TCP, 80, None)].into(), ..service(&["10.96.0.7"]) };
     assert_eq!(remarks(&fine), "");
-    assert_eq!(served(&service(&["10.96.0.7"]), &[]).remarks.join("\n"), "", "where nothing is known nothing is wrong");
+    assert_eq!(said(served(&service(&["10.96.0.7"]), &[])), "", "where nothing is known nothing is wrong");
     let range = vec!["10.0.0.0/8".parse().expect("a network")];
     for (service, said) in [
         (service(&[]), "has no cluster IP"),
@@ -270,4 +271,34 @@ fn frontends_that_are_served_alike_share_their_backends() {
     assert!(Arc::ptr_eq(&own.inside, &brought.inside));
     assert!(brought.outside.as_ref().is_some_and(|outside| Arc::ptr_eq(outside, &own.inside)));
     assert!(Arc::ptr_eq(&own.inside.chosen, &own.inside.listed), "all are chosen");
+}
+
+#[test]
+fn a_load_balancer_is_told_how_many_addresses_here_are_ready_and_nobody_else_is_told_anything() {
+    let ports = [("web", Protocol::TCP, 8080), ("more", Protocol::TCP, 8081)];
+    let mut own = slice(&["10.65.0.2", "10.65.0.3", "10.65.0.4", "10.65.0.5"], &ports);
+    let mut v6 = slice(&["fd65::2"], &ports);
+    own.endpoints.iter_mut().chain(&mut v6.endpoints).for_each(|endpoint| endpoint.node = Some("n1".into()));
+    (own.endpoints[1].ready, own.endpoints[1].terminating) = (false, true);
+    own.endpoints[2].node = Some("n2".into());
+    let balanced = Service {
+        kind: ServiceKind::LoadBalancer,
+        external: TrafficPolicy::Local,
+        health_check_port: Some(32000),
+        ports: [port("web", Protocol::TCP, 80, None), port("more", Protocol::TCP, 81, None)].into(),
+        ..service(&["10.96.0.7", "fd96::7"])
+    };
+    let of = |service: &Service, slices: &[EndpointSlice]| served(service, slices).health;
+    let local = [(Family::V4, 2), (Family::V6, 1)].into();
+    assert_eq!(of(&balanced, &[own.clone(), v6.clone()]), Some(HealthCheck { port: 32000, local }));
+    let local = [(Family::V4, 0), (Family::V6, 0)].into();
+    assert_eq!(of(&balanced, &[]), Some(HealthCheck { port: 32000, local }), "it is told to go elsewhere");
+    for other in [
+        Service { external: TrafficPolicy::Cluster, ..balanced.clone() },
+        Service { kind: ServiceKind::NodePort, ..balanced.clone() },
+        Service { health_check_port: None, ..balanced.clone() },
+        Service { unproxied: true, ..balanced },
+    ] {
+        assert_eq!(of(&other, &[own.clone(), v6.clone()]), None);
+    }
 }

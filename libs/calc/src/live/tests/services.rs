@@ -4,11 +4,12 @@
 //! Never: a service that the converter would refuse.
 
 use super::*;
+use crate::NodePortAddresses;
 use model::{
     Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceId, ServiceKind, ServicePort, SliceEndpoint,
     SlicePort, TrafficPolicy,
 };
-use service::{Frontend, Kind};
+use service::{About, Frontend, Kind};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
@@ -54,7 +55,7 @@ fn service(dice: &mut Dice) -> Service {
         internal: dice.pick(&[TrafficPolicy::Cluster, TrafficPolicy::Local]),
         external: dice.pick(&[TrafficPolicy::Cluster, TrafficPolicy::Local]),
         distribution: None,
-        health_check_port: None,
+        health_check_port: dice.pick(&[None, Some(32_000)]),
         unproxied: dice.below(9) == 0,
     }
 }
@@ -91,7 +92,8 @@ fn slice(dice: &mut Dice) -> EndpointSlice {
 fn node(dice: &mut Dice) -> Node {
     let zone = dice.pick(&[None, Some("a"), Some("b")]);
     let labels = zone.map(|zone| ("topology.kubernetes.io/zone".to_owned(), zone.to_owned()));
-    Node { name: HERE.into(), addresses: vec![], labels: labels.into_iter().collect() }
+    let addresses = (0..dice.below(3)).map(|_| dice.pick(&[[10, 65, 0, 9], [10, 97, 0, 1]]).into()).collect();
+    Node { name: HERE.into(), addresses, labels: labels.into_iter().collect() }
 }
 
 /// Services, slices and this node, several times.
@@ -103,9 +105,12 @@ pub(super) fn resources(dice: &mut Dice) -> Vec<Resource> {
 }
 
 /// Node ports are at these of the node's addresses.
-pub(super) fn node_port_nets(dice: &mut Dice) -> Vec<Cidr> {
+pub(super) fn node_ports(dice: &mut Dice) -> NodePortAddresses {
     let net = || "10.65.0.0/29".parse().expect("a network");
-    (0..dice.below(2)).map(|_| net()).collect()
+    match dice.below(4) {
+        0 => NodePortAddresses::Primary,
+        some => NodePortAddresses::Within((0..some / 2).map(|_| net()).collect()),
+    }
 }
 
 /// What the kept remarks and those worked out anew say.
@@ -114,6 +119,7 @@ pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
         let kept: Vec<_> = live.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
         let fresh: Vec<_> = World::service_remarks(live).into_iter().collect();
         assert_eq!(kept, fresh, "{when}");
+        assert_eq!(*live.health_checks(), World::health_checks(live), "{when}");
     }
 }
 
@@ -141,10 +147,10 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                 _ => {
                     let addresses = [[10, 65, 0, 9], [10, 97, 0, 1], [192, 168, 7, 1]].map(IpAddr::from);
                     let addresses = addresses.into_iter().take(dice.below(4)).collect();
-                    let nets = node_port_nets(&mut dice);
-                    let text = format!("the host has {addresses:?}, node ports are in {nets:?}");
+                    let at = node_ports(&mut dice);
+                    let text = format!("the host has {addresses:?}, node ports are at {at:?}");
                     live.set_host_addresses(addresses);
-                    live.set_node_port_nets(nets);
+                    live.set_node_ports(at);
                     text
                 }
             };
@@ -159,7 +165,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                 );
                 assert_same_remarks(&mut live, &format!("seed {seed}, after:\n{history}"));
                 contested +=
-                    live.service_remarks().values().flatten().filter(|said| said.contains("is taken by")).count();
+                    live.service_remarks().values().flatten().filter(|said| said.about == About::Taken).count();
             }
         }
     }
