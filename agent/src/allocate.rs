@@ -3,7 +3,7 @@
 //! Invariant: every write names the revision it was decided on; whoever loses reads again and decides anew.
 //! Never: answers with an address before the block that gives it is written.
 
-use datastore::{Metadata, Object, ObjectError, Objects};
+use datastore::{Metadata, Object, ObjectError, Objects, calendar::go_time};
 use ipam::{AssignError, Kept, Ledger, Request, Write, cidr_name, handle_id};
 use model::{AttachmentId, IpPool, NodeName, PodId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -224,7 +224,7 @@ impl Allocator {
             ("pod", wish.pod.name.to_string()),
             ("namespace", wish.pod.namespace.to_string()),
             ("node", self.node.to_string()),
-            ("timestamp", timestamp(now.as_secs(), now.subsec_nanos())),
+            ("timestamp", go_time(now)),
         ];
         Request {
             node: self.node.clone(),
@@ -256,27 +256,6 @@ fn kept<T: DeserializeOwned>(kind: &'static str, object: Object) -> Result<Kept<
     Ok(Kept { revision: Some(resource_version.unwrap_or_else(|| "0".to_owned())), value })
 }
 
-/// Go's default form of a UTC time, which Calico's collector of leaked addresses parses (IPAM-23).
-fn timestamp(seconds: u64, nanos: u32) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{nanos:09} +0000 UTC")
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar: years begin in March here, so that
-/// the leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,7 +263,7 @@ mod tests {
     fn allocator(dir: &std::path::Path, node: &str) -> Allocator {
         let mut allocator = Allocator::new(Objects::open(dir).expect("a store"), node.into());
         let cidr = "10.65.0.0/16".parse().expect("a valid network");
-        let pool = IpPool { name: "p".into(), cidr, block_size: 26, disabled: false };
+        let pool = IpPool::of_pods("p", cidr, 26);
         allocator.pools.insert("p".into(), pool);
         allocator
     }
@@ -297,12 +276,6 @@ mod tests {
     fn one(allocator: &Allocator, container: &str) -> Vec<IpAddr> {
         let mut all = allocator.assign(&[wish(container)], |_| {});
         all.remove(0).expect("an address")
-    }
-
-    #[test]
-    fn ipam_23_the_timestamp_is_in_the_form_that_calicos_collector_parses() {
-        assert_eq!(timestamp(0, 1), "1970-01-01 00:00:00.000000001 +0000 UTC");
-        assert_eq!(timestamp(1_709_210_096, 0), "2024-02-29 12:34:56.000000000 +0000 UTC");
     }
 
     #[test]

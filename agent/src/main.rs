@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod allocate;
+mod announce;
 mod boot;
 mod config;
 mod drift;
@@ -34,6 +35,7 @@ mod setback;
 mod show;
 mod through;
 mod trial;
+mod wanted;
 
 use clap::{Args, Parser, Subcommand};
 use cni::protocol::Query;

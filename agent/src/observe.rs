@@ -26,6 +26,8 @@ pub struct Host {
     pub addresses: BTreeSet<IpAddr>,
     /// Interfaces that a host endpoint may mean, with those of their addresses.
     pub interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
+    /// The networks that those are in by their addresses.
+    pub nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
 
 /// Asks the kernel.
@@ -37,13 +39,16 @@ pub fn host(socket: &mut Socket) -> Result<Host, Error> {
         interfaces.insert(link.name, BTreeSet::new());
     }
     let listed = socket.addresses()?.into_iter().filter(|address| address.global && counts(address.address));
-    let mut addresses = BTreeSet::new();
+    let (mut addresses, mut nets) = (BTreeSet::new(), BTreeMap::<IfaceName, BTreeSet<Cidr>>::new());
     for address in listed {
         addresses.insert(address.address);
         let own = names.get(&address.interface).and_then(|name| interfaces.get_mut(name));
         own.into_iter().for_each(|own: &mut BTreeSet<IpAddr>| own.extend([address.address]));
+        if let (Some(name), Ok(net)) = (names.get(&address.interface), Cidr::new(address.address, address.prefix_len)) {
+            nets.entry(name.clone()).or_default().insert(net);
+        }
     }
-    Ok(Host { addresses, interfaces })
+    Ok(Host { addresses, interfaces, nets })
 }
 
 /// Whether a link is one of the node's own, to which traffic comes from elsewhere.

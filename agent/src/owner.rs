@@ -5,6 +5,7 @@
 
 use crate::{
     allocate::Allocator,
+    announce::Announcer,
     boot,
     drift::Repairs,
     health_ports::{HealthPorts, Said},
@@ -15,12 +16,13 @@ use crate::{
     remarks::Met,
     requests,
     setback::Setbacks,
+    wanted,
 };
 use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
 use dataplane::{Applied, Commit, Extent, Laps, Platform};
 use datastore::Batch;
-use model::{Attachment, AttachmentId, Family, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
+use model::{Attachment, AttachmentId, Cidr, Family, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -143,6 +145,10 @@ pub struct Agent<K> {
     pub(crate) heard: u64,
     /// When to move a program to its final way of attachment, unless pods come or go before; `None`: all are there.
     pub(crate) to_upgrade: Option<Instant>,
+    /// Where there is an uplink.
+    pub(crate) announcer: Option<Announcer>,
+    /// The networks of the host's interfaces.
+    nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -177,6 +183,8 @@ impl<K: Kernel> Agent<K> {
             service_metrics: 0,
             heard: 0,
             to_upgrade: None,
+            announcer: None,
+            nets: BTreeMap::new(),
         };
         agent.restore(interfaces);
         agent
@@ -199,7 +207,8 @@ impl<K: Kernel> Agent<K> {
         for event in events {
             match event {
                 Event::Updates(batch) => self.learn(batch),
-                Event::Host(Host { addresses, interfaces }) => {
+                Event::Host(Host { addresses, interfaces, nets }) => {
+                    self.nets = nets;
                     self.world.set_host_addresses(addresses);
                     self.world.set_host_interfaces(interfaces);
                     self.changed = true;
@@ -219,6 +228,7 @@ impl<K: Kernel> Agent<K> {
             requests::abandon(self, &id, deadline);
         }
         let waited = waiting.len();
+        let news = self.changed;
         self.apply_changes();
         self.tell_balancers();
         laps.lap("apply");
@@ -231,8 +241,19 @@ impl<K: Kernel> Agent<K> {
         if std::mem::take(&mut self.to_publish) {
             self.publish_all();
         }
+        if news {
+            self.announce();
+        }
         laps.lap("publish");
         tracing::debug!(target: "laps", asked, waited, %laps, "batch");
+    }
+
+    /// Says which addresses of load balancers this node would answer for.
+    fn announce(&mut self) {
+        let Some(announcer) = &self.announcer else { return };
+        let none = BTreeSet::new();
+        let uplink = self.nets.get(&announcer.uplink).unwrap_or(&none);
+        announcer.want(wanted::addresses(&mut self.world, uplink));
     }
 
     /// Puts back what other hands changed of what is in force; before anything is, there is nothing to look at.
@@ -304,6 +325,7 @@ impl<K: Kernel> Agent<K> {
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
         );
+        problems.extend(self.announcer.iter().filter_map(Announcer::problem));
         if self.world.sets_staged_aside() {
             problems.push("staged policies are not tried: the tables have no room for them".to_owned());
         }

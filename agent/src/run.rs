@@ -5,6 +5,7 @@
 
 use crate::{
     allocate::Allocator,
+    announce::Announcer,
     boot,
     config::Config,
     health::Health,
@@ -136,7 +137,9 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     }
     let objects = Objects::open(&config.datastore)?;
     let name = uplink.map(|link| link.name.clone());
-    let kernel = Dataplane::open(config.dataplane(object::bytes(), name))?;
+    let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
+    let announcer =
+        name.map(|name| Announcer::start(objects.clone(), &config.node, &config.bpffs, name)).transpose()?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
@@ -147,6 +150,7 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;
+    agent.announcer = announcer;
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

@@ -3,7 +3,7 @@
 //! Invariant: every service that is asked for is in a row; a remark stands in the first row of its service; a page fits a message.
 //! Never: lists flows for more than one page.
 
-use crate::{kernel::Kernel, owner::Agent};
+use crate::{announce::Announcer, kernel::Kernel, owner::Agent, wanted};
 use calc::{Live, World};
 use dataplane::{ServiceCounts, StoreError, TrackedFlow};
 use model::{Service, ServiceId, ServicePortId, TrafficPolicy};
@@ -46,6 +46,8 @@ struct Counted<'a> {
     of: &'a dyn Fn(&ServicePortId) -> ServiceCounts,
     /// Flows that are there; `None`: they were not listed.
     active: Option<BTreeMap<(Frontend, Backend), u64>>,
+    /// Who announces addresses, where there is an uplink.
+    announcer: Option<&'a Announcer>,
 }
 
 /// The next page: `rows`, and in `next` the service after which there is more.
@@ -54,7 +56,8 @@ pub fn page<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value,
     let is_whole = asked.after.is_none() && !more;
     let active = if is_whole { Some(active(&agent.kernel.tracked()?)) } else { None };
     let kernel = &agent.kernel;
-    let counted = Counted { of: &|port| kernel.counts_of(port), active };
+    let announcer = agent.announcer.as_ref();
+    let counted = Counted { of: &|port| kernel.counts_of(port), active, announcer };
     let rows = if asked.backends {
         backends(&agent.world, &services, &counted)
     } else {
@@ -119,6 +122,7 @@ fn rows(
     for (id, remark) in strays(world) {
         remarks.entry(id).or_default().push(remark);
     }
+    let pools = wanted::pools(world);
     let mut rows = Vec::new();
     for service in world.services().filter(|service| services.contains_key(&service.id)) {
         let first = rows.len();
@@ -133,6 +137,10 @@ fn rows(
             if let Some(active) = &counted.active {
                 let own = active.iter().filter(|((through, _), _)| through == frontend);
                 row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
+            }
+            let of_pool = pools.iter().any(|pool| pool.contains(frontend.address));
+            if let Some(announcer) = counted.announcer.filter(|_| of_pool && balance.kind == Kind::LoadBalancer) {
+                row["announced"] = json!(announced(announcer, frontend));
             }
             rows.push(row);
         }
@@ -223,6 +231,17 @@ fn row(service: &Service, frontend: &Frontend, balance: &Balance) -> Value {
     row
 }
 
+/// Where an address of a pool for load balancers is announced.
+fn announced(announcer: &Announcer, frontend: &Frontend) -> String {
+    let uplink = &announcer.uplink;
+    match announcer.holder(frontend.address) {
+        Some(holder) if holder.here => format!("by {}, at {uplink} of this node", holder.node),
+        Some(holder) => format!("by {}", holder.node),
+        None if announcer.knows(frontend.address) => "by nobody".to_owned(),
+        None => format!("not here: in no network of {uplink}"),
+    }
+}
+
 fn list(backends: &[Backend]) -> Value {
     let mut named: Vec<_> = backends.iter().take(NAMED).map(ToString::to_string).collect();
     if backends.len() > NAMED {
@@ -309,7 +328,7 @@ mod tests {
         let counts =
             ServiceCounts { frontends: [(frontend, (9, 1))].into(), backends: [(first, 5), (second, 4)].into() };
         let of = |id: &ServicePortId| if port(id) { counts.clone() } else { ServiceCounts::default() };
-        let counted = Counted { of: &of, active: Some([((frontend, first), 3)].into()) };
+        let counted = Counted { of: &of, active: Some([((frontend, first), 3)].into()), announcer: None };
         let remarks = world.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
         let rows = if asked.backends {
             backends(world, &services, &counted)
@@ -322,12 +341,7 @@ mod tests {
     #[test]
     fn every_service_has_a_row_and_remarks_stand_in_its_first() {
         let mut world = Live::new("n1".into(), false);
-        let pool = IpPool {
-            name: "pool".into(),
-            cidr: "10.65.0.0/16".parse().expect("a network"),
-            block_size: 26,
-            disabled: false,
-        };
+        let pool = IpPool::of_pods("pool", "10.65.0.0/16".parse().expect("a network"), 26);
         let services = [
             service("web", ServiceKind::ClusterIp, 7),
             service("twin", ServiceKind::ClusterIp, 8),

@@ -6,13 +6,13 @@
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::{
-    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
-    RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket,
+    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey,
+    Frontend, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket,
 };
 use ebpf::entry::Flow;
 use ebpf::fake::{Bytes, Node, SOME, UPLINK, mac, tcp, udp};
 use ebpf::recent::Note;
-use ebpf::tables::{Arrival, Inserted, Replaced, Services, Tables};
+use ebpf::tables::{Announcements, Arrival, Inserted, Replaced, Services, Tables};
 use ebpf::walk::{Hook, State, Verdict, walk};
 use std::cell::Cell;
 
@@ -52,6 +52,14 @@ impl Services for Counting<'_> {
     #[inline(never)]
     fn random(&self) -> u32 {
         self.node.random()
+    }
+}
+
+impl Announcements for Counting<'_> {
+    counted! {
+        array_reads: announcing() -> Option<&Announcing>;
+        lookups: is_announced(address: &Address) -> bool;
+        array_reads: now_ns() -> u64;
     }
 }
 

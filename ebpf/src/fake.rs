@@ -53,12 +53,12 @@ pub struct Node {
     pub backends: Vec<Backend>,
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     pub counted: RefCell<crate::fake_services::Counted>,
+    pub announced: crate::fake_services::Announced,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
     pub notes: Vec<Note>,
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
-    /// The next random number.
     pub chance: Cell<u32>,
 }
 

@@ -1,14 +1,25 @@
-//! The tables of services in memory.
+//! The tables of services and of announced addresses in memory.
 //! In: what a test put into the node. Out: what the kernel's tables would say.
 //! Invariant: as of the node's other tables; a twin remembers nothing.
 //! Never: part of a program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use abi::{Affinity, AffinityKey, Backend, Balancer, Frontend, Member, ServiceKey};
+use abi::{Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Member, ServiceKey};
 
 use crate::fake::{Node, Twin};
-use crate::tables::Services;
+use crate::tables::{Announcements, Services};
+
+/// What is announced, and the clock that it ends by.
+#[derive(Clone, Debug, Default)]
+pub struct Announced {
+    /// As of the map.
+    pub announcing: Announcing,
+    /// Of `ANNOUNCED`.
+    pub addresses: BTreeSet<Address>,
+    /// Nanoseconds.
+    pub now_ns: u64,
+}
 
 /// What was counted of services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,5 +93,29 @@ impl Services for Twin<'_> {
     fn count_refused(&self, _: u32) {}
     fn random(&self) -> u32 {
         self.0.random()
+    }
+}
+
+impl Announcements for Node {
+    fn announcing(&self) -> Option<&Announcing> {
+        Some(&self.announced.announcing)
+    }
+    fn is_announced(&self, address: &Address) -> bool {
+        self.announced.addresses.contains(address)
+    }
+    fn now_ns(&self) -> u64 {
+        self.announced.now_ns
+    }
+}
+
+impl Announcements for Twin<'_> {
+    fn announcing(&self) -> Option<&Announcing> {
+        self.0.announcing()
+    }
+    fn is_announced(&self, address: &Address) -> bool {
+        self.0.is_announced(address)
+    }
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns()
     }
 }

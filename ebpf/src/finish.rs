@@ -75,8 +75,8 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
             skb.leave(handover::to_cb(state.generation));
             Ok(NEXT)
         }
-        Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex)?),
-        Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, ifindex)?),
+        Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex, hook == Hook::FromUplink)?),
+        Verdict::AnswerSolicitation => Ok(send::answer_solicitation(skb, ifindex, hook == Hook::FromUplink)?),
         // Before the pod's interface there is nothing left to forward.
         Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(on(skb, state)?),
         Verdict::ByRoute => {

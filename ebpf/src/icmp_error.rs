@@ -133,7 +133,7 @@ pub fn head_v4(fault: Fault, letter: &Letter<'_>, head: &mut Head) {
     let [kind, code, _, _, w0, w1, w2, w3] = fault.message(false);
     let ([_, _, _, _, s0, s1, s2, s3], [_, _, _, _, d0, d1, d2, d3]) =
         (letter.source.0[1].to_ne_bytes(), letter.destination.0[1].to_ne_bytes());
-    ethernet(head, letter.mac, [8, 0]);
+    ethernet(head, letter.mac, &GATEWAY_MAC, [8, 0]);
     head[2] = word([0x45, TOS, length, last, 0, 0, 0x40, 0]);
     let hop = |[c0, c1]: [u8; 2]| word([TTL, protocol::ICMP, c0, c1, s0, s1, s2, s3]);
     head[3] = hop(checksum(halves(head[2]) + halves(hop([0; 2])) + halves(word([d0, d1, d2, d3, 0, 0, 0, 0]))));
@@ -147,7 +147,7 @@ pub fn head_v4(fault: Fault, letter: &Letter<'_>, head: &mut Head) {
 pub fn head_v6(fault: Fault, letter: &Letter<'_>, head: &mut Head) {
     let [_, _, length, last] = (8 + letter.quoted).to_be_bytes();
     let [kind, code, _, _, w0, w1, w2, w3] = fault.message(true);
-    ethernet(head, letter.mac, [0x86, 0xdd]);
+    ethernet(head, letter.mac, &GATEWAY_MAC, [0x86, 0xdd]);
     head[2] = word([0x60, 0, 0, 0, length, last, protocol::ICMPV6, TTL]);
     [head[3], head[4]] = letter.source.0;
     [head[5], head[6]] = letter.destination.0;
@@ -157,10 +157,10 @@ pub fn head_v6(fault: Fault, letter: &Letter<'_>, head: &mut Head) {
     head[7] = message(checksum(letter.sum + pseudo + addresses + halves(message([0; 2]))));
 }
 
-/// Writes an Ethernet header from the gateway.
+/// Writes an Ethernet header.
 #[inline(always)]
-pub(crate) fn ethernet(head: &mut Head, mac: &[u8; 6], [e0, e1]: [u8; 2]) {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (*mac, GATEWAY_MAC);
+pub(crate) fn ethernet(head: &mut Head, to: &[u8; 6], from: &[u8; 6], [e0, e1]: [u8; 2]) {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (*to, *from);
     head[0] = word([0, 0, a, b, c, d, e, f]);
     head[1] = word([g, h, i, j, k, l, e0, e1]);
 }

@@ -11,6 +11,7 @@ mod about;
 mod accounts;
 #[cfg(test)]
 mod again;
+mod announced;
 pub mod antispoof;
 pub mod choice;
 pub mod conntrack;

@@ -18,13 +18,27 @@ pub const ADVERTISEMENT_FRAME: usize = 86;
 /// Where a solicitation names its target.
 pub const TARGET_AT: u32 = L3 + 40 + 8;
 
-const ARP_ETHERNET_V4: [u8; 6] = [0, 1, 8, 0, 6, 4];
-const SOLICITATION: u8 = 135;
+pub(crate) const ARP_ETHERNET_V4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+pub(crate) const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Longest message that is looked at; a solicitation has 24 bytes and an option or two of 8.
 const MESSAGE_MAX: u32 = 96;
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+
+/// Who answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Answerer {
+    /// Its MAC.
+    pub mac: [u8; 6],
+    /// It says of itself that it is a router.
+    pub router: bool,
+}
+
+impl Answerer {
+    /// Of pods' questions.
+    pub const GATEWAY: Self = Self { mac: GATEWAY_MAC, router: true };
+}
 
 /// The endpoint at whose interface a question was asked.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +129,7 @@ pub fn check_discovery<T: Tables, F: Frame>(
 /// Whether a message's checksum is right and no option is empty (RFC 4861 §7.1.1). An honest one is far shorter than
 /// [`MESSAGE_MAX`]. Apart in the programs, too: it is rare.
 #[inline(never)]
-fn is_sound<F: Frame>(frame: &F, packet: &Packet) -> bool {
+pub(crate) fn is_sound<F: Frame>(frame: &F, packet: &Packet) -> bool {
     let length = packet.length - 40;
     if length > MESSAGE_MAX || !length.is_multiple_of(8) {
         return false;
@@ -156,26 +170,26 @@ fn check_target<T: Tables>(tables: &T, target: &Address, asker: Asker<'_>) -> Re
 /// The reply to an ARP request.
 #[inline(always)]
 #[must_use]
-pub fn arp_reply(request: &[u8; ARP_FRAME]) -> [u8; ARP_FRAME] {
+pub fn arp_reply(request: &[u8; ARP_FRAME], own: &[u8; 6]) -> [u8; ARP_FRAME] {
     let mut reply = *request;
     reply[..6].copy_from_slice(&request[6..12]);
-    reply[6..12].copy_from_slice(&GATEWAY_MAC);
+    reply[6..12].copy_from_slice(own);
     reply[21] = 2;
-    reply[22..28].copy_from_slice(&GATEWAY_MAC);
+    reply[22..28].copy_from_slice(own);
     reply[28..32].copy_from_slice(&request[38..42]);
     reply[32..42].copy_from_slice(&request[22..32]);
     reply
 }
 
-/// The advertisement that answers a solicitation for `target` from `source` at `mac`: router, override, and solicited.
+/// The advertisement that answers a solicitation for `target` from `source` at `mac`: override, and solicited.
 /// Whoever asked from no address is told with everybody (RFC 4861 §7.2.4).
 #[inline(always)]
-pub fn advertisement(mac: &[u8; 6], source: Address, target: Address, head: &mut Head) {
+pub fn advertisement(mac: &[u8; 6], source: Address, target: Address, own: &Answerer, head: &mut Head) {
     let asked = source != Address::default();
     let (mac, source) = if asked { (mac, source) } else { (&ALL_NODES_MAC, Address::from_bytes(ALL_NODES)) };
-    let flags = if asked { 0b1110_0000 } else { 0b1010_0000 };
-    let [a, b, c, d, e, f] = GATEWAY_MAC;
-    ethernet(head, mac, [0x86, 0xdd]);
+    let flags = if asked { 0b0110_0000 } else { 0b0010_0000 } | u8::from(own.router) << 7;
+    let [a, b, c, d, e, f] = own.mac;
+    ethernet(head, mac, &own.mac, [0x86, 0xdd]);
     head[2] = word([0x60, 0, 0, 0, 0, 32, protocol::ICMPV6, 255]);
     [head[3], head[4]] = target.0;
     [head[5], head[6]] = source.0;
@@ -222,7 +236,7 @@ mod tests {
         let mut forged = arp(own, [1, 2, 3, 4]);
         forged[27] = 9;
         assert_eq!(node.pod_sends(2, &forged), Err(DropReason::Spoofed));
-        let reply = arp_reply(&arp(own, [169, 254, 1, 1]));
+        let reply = arp_reply(&arp(own, [169, 254, 1, 1]), &GATEWAY_MAC);
         assert_eq!(reply[..6], mac(2));
         assert_eq!(reply[6..12], GATEWAY_MAC);
         assert_eq!(reply[20..42], [&[0, 2], &GATEWAY_MAC[..], &[169, 254, 1, 1], &mac(2), &own].concat());
@@ -237,7 +251,13 @@ mod tests {
         {
             // What another packet left in the room is no part of this one.
             let mut head = [u64::MAX; 11];
-            advertisement(&mac(2), Address::from_bytes(source), Address::from_bytes(target), &mut head);
+            advertisement(
+                &mac(2),
+                Address::from_bytes(source),
+                Address::from_bytes(target),
+                &Answerer::GATEWAY,
+                &mut head,
+            );
             let bytes: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
             let frame = &bytes[HEAD_AT..][..ADVERTISEMENT_FRAME];
             assert_eq!(frame[..14], [&to[..], &GATEWAY_MAC, &[0x86, 0xdd]].concat());

@@ -13,12 +13,12 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_change_type,
 };
 use ebpf::forward::{self, Hop, Stop};
-use ebpf::neighbour::{self, ADVERTISEMENT_FRAME, ARP_FRAME, TARGET_AT};
+use ebpf::neighbour::{self, ADVERTISEMENT_FRAME, ARP_FRAME, Answerer, TARGET_AT};
 use ebpf::parse::{L3, Packet};
-use ebpf::tables::Frame;
+use ebpf::tables::{Announcements as _, Frame};
 use ebpf::walk::State;
 
-use crate::maps;
+use crate::maps::{self, Kernel};
 use crate::packet::{PACKET_HOST, Skb};
 use crate::translate::translate;
 
@@ -194,32 +194,55 @@ fn by_neighbour(found: &FibLookup) -> i64 {
     }
 }
 
-/// Turns an ARP request into its reply and gives it back to the pod that asked.
+/// Turns an ARP request into its reply and gives it back to who asked: the pod, or by the uplink, where an announced address
+/// was asked for.
 #[inline(always)]
-pub fn answer_arp(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
-    if write_reply(skb.0) { give_back(skb, ifindex) } else { Err(DropReason::ForwardFailed) }
+pub fn answer_arp(skb: Skb, ifindex: u32, at_uplink: bool) -> Result<i32, DropReason> {
+    if write_reply(skb.0, at_uplink) { return_to(skb, ifindex, at_uplink) } else { Err(DropReason::ForwardFailed) }
 }
 
 /// Apart, like the other rare ways: its stack is its own.
 #[inline(never)]
-fn write_reply(skb: *mut __sk_buff) -> bool {
+fn write_reply(skb: *mut __sk_buff, at_uplink: bool) -> bool {
     let skb = Skb(skb);
-    skb.load::<ARP_FRAME>(0).is_some_and(|request| skb.store_far(0, &neighbour::arp_reply(&request)))
+    let own = answerer(at_uplink);
+    skb.load::<ARP_FRAME>(0).is_some_and(|request| skb.store_far(0, &neighbour::arp_reply(&request, &own.mac)))
 }
 
-/// Turns a neighbour solicitation into its advertisement and gives it back to the pod that asked.
+/// Who is the neighbour that was asked for.
 #[inline(always)]
-pub fn answer_solicitation(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
-    if write_advertisement(skb.0) { give_back(skb, ifindex) } else { Err(DropReason::ForwardFailed) }
+fn answerer(at_uplink: bool) -> Answerer {
+    match Kernel::<false>.announcing() {
+        Some(announcing) if at_uplink => Answerer { mac: announcing.mac, router: false },
+        _ => Answerer::GATEWAY,
+    }
+}
+
+/// Where an answer belongs.
+#[inline(always)]
+fn return_to(skb: Skb, ifindex: u32, at_uplink: bool) -> Result<i32, DropReason> {
+    if at_uplink {
+        // SAFETY: only notes the target.
+        return redirected(unsafe { bpf_redirect(ifindex, 0) });
+    }
+    give_back(skb, ifindex)
+}
+
+/// Turns a neighbour solicitation into its advertisement, likewise.
+#[inline(always)]
+pub fn answer_solicitation(skb: Skb, ifindex: u32, at_uplink: bool) -> Result<i32, DropReason> {
+    let written = write_advertisement(skb.0, at_uplink);
+    if written { return_to(skb, ifindex, at_uplink) } else { Err(DropReason::ForwardFailed) }
 }
 
 #[inline(never)]
-fn write_advertisement(skb: *mut __sk_buff) -> bool {
+fn write_advertisement(skb: *mut __sk_buff, at_uplink: bool) -> bool {
     let skb = Skb(skb);
     let (Some(State { ether, packet, head, .. }), Some(target)) = (maps::state(), skb.load::<16>(TARGET_AT)) else {
         return false;
     };
-    neighbour::advertisement(&ether.source, packet.source, Address::from_bytes(target), head);
+    let own = answerer(at_uplink);
+    neighbour::advertisement(&ether.source, packet.source, Address::from_bytes(target), &own, head);
     skb.resize(ADVERTISEMENT_FRAME as u32) && skb.store_head::<ADVERTISEMENT_FRAME>(head)
 }
 

@@ -6,8 +6,8 @@
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::{
-    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, Endpoint, FlowKey, Frontend, Member, RowKey,
-    RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, Endpoint, FlowKey, Frontend, Member,
+    RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 
 use crate::entry::Flow;
@@ -65,8 +65,18 @@ pub trait Services {
     }
 }
 
+/// The addresses that this node answers for at its uplink.
+pub trait Announcements {
+    /// How long, where and as whom.
+    fn announcing(&self) -> Option<&Announcing>;
+    /// Whether it is one of them.
+    fn is_announced(&self, address: &Address) -> bool;
+    /// Nanoseconds of the monotonic clock.
+    fn now_ns(&self) -> u64;
+}
+
 /// The tables of `abi::maps`: the kernel's own in the programs, a fake in memory under test.
-pub trait Tables: Services {
+pub trait Tables: Services + Announcements {
     /// A dry run: nothing may be written.
     const DRY: bool;
 

@@ -6,6 +6,7 @@
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey, Ticket, handover};
 
+use crate::announced;
 use crate::antispoof::{self, endpoint_of};
 use crate::fragment;
 use crate::icmp_error::Head;
@@ -204,10 +205,27 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             state.ether = ether;
             parse::packet(self.frame, ether.ethertype, &mut state.packet)
         });
+        if (state.ether.ethertype == ETHERTYPE_ARP || neighbour::is_neighbour(&state.packet))
+            && let Some(verdict) = self.answered_here(state)
+        {
+            return Ok(verdict);
+        }
         if read.is_err() || self.arrival.vlan || self.arrival.foreign || antispoof::is_group(&state.packet) {
             return Ok(Verdict::Untouched);
         }
         self.judged(state)
+    }
+
+    /// Who asks the uplink's link for an address that this node announces.
+    #[inline(always)]
+    fn answered_here(&self, state: &State) -> Option<Verdict> {
+        if !announced::is_announcing(self.tables, self.arrival) {
+            return None;
+        }
+        if state.ether.ethertype == ETHERTYPE_ARP {
+            return announced::is_asked_by_arp(self.tables, self.frame).then_some(Verdict::AnswerArp);
+        }
+        announced::is_solicited(self.tables, self.frame, &state.packet).then_some(Verdict::AnswerSolicitation)
     }
 
     /// A drop before any endpoint was needed, on the account of the interface's own; nobody's comes first.

@@ -3,6 +3,7 @@
 //! Invariant: every row runs for IPv4 and IPv6 from the same text unless it says why not.
 //! Never: passes without root; shares a map, an interface or a name with another run.
 
+mod announced;
 mod attaching;
 mod capacity;
 mod cast;

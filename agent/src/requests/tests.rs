@@ -105,7 +105,7 @@ impl Bench {
 
     fn sync(&mut self) {
         let cidr = "10.65.0.0/16".parse().expect("a valid network");
-        let pool = IpPool { name: "p".into(), cidr, block_size: 26, disabled: false };
+        let pool = IpPool::of_pods("p", cidr, 26);
         self.agent.take(vec![Event::Updates(vec![Update::Set(Resource::IpPool(pool)), Update::InSync])]);
     }
 
@@ -472,9 +472,7 @@ fn an_address_of_another_ipam_that_somebody_has_is_refused_by_the_holders_name()
     let mut bench = Bench::new();
     let ours = bench.attached("c1", "a").addresses[0].to_string();
     let addresses = ["192.0.2.1".parse().expect("an address")].into();
-    bench
-        .agent
-        .take(vec![Event::Host(crate::observe::Host { addresses, interfaces: std::collections::BTreeMap::new() })]);
+    bench.agent.take(vec![Event::Host(crate::observe::Host { addresses, ..crate::observe::Host::default() })]);
     bench.ask(prepare_as("c2", "b", |wish| wish.delegated = true)).expect("prepared");
     bench.ask(prepare_as("c3", "c", |wish| wish.delegated = true)).expect("prepared");
     assert_eq!(bench.ask(commit_with(id("c2"), &["10.88.0.5"])), Ok(Answer::Done));
@@ -600,7 +598,7 @@ fn cni_52_check_sees_an_endpoint_out_of_force_and_a_lost_reservation() {
 fn cni_71_72_e50_status_says_that_the_addresses_are_exhausted_exactly_when_they_are() {
     let mut bench = Bench::new();
     let cidr = "10.77.0.0/30".parse().expect("a valid network");
-    let pool = IpPool { name: "p".into(), cidr, block_size: 30, disabled: false };
+    let pool = IpPool::of_pods("p", cidr, 30);
     bench.agent.take(vec![Event::Updates(vec![Update::Set(Resource::IpPool(pool))])]);
     let status = |delegated| Operation::Status { network: "net".into(), delegated };
     for pod in 0..4 {

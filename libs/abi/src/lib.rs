@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod announce;
 pub mod answer;
 pub mod conntrack;
 pub mod endpoint;
@@ -23,6 +24,7 @@ pub mod verdict;
 pub mod word;
 
 pub use address::{Address, ClassEntry, NetKey};
+pub use announce::Announcing;
 pub use answer::{Answer, Outcome};
 pub use conntrack::{ConntrackEntry, FlowKey, Ticket};
 pub use endpoint::{Endpoint, Layers};

@@ -135,6 +135,10 @@ maps! {
     /// Slot of `BACKENDS` -> flows opened to it `u64`. Memory-mappable array.
     BACKEND_COUNTS = "BACKEND_COUNTS" v 1, BACKENDS.default_entries, "never: sized with BACKENDS",
         Sizing::As(BACKENDS.name);
+    /// `u32` 0 -> [`crate::Announcing`]: until when the addresses of `ANNOUNCED` are answered for. Array.
+    ANNOUNCING = "ANNOUNCING" v 1, 1, "never", Sizing::Fixed;
+    /// [`crate::Address`] -> 1. Hash.
+    ANNOUNCED = "ANNOUNCED" v 1, 1024, "further addresses are left to other nodes", Sizing::Fixed;
 }
 
 #[cfg(test)]

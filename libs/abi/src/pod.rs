@@ -34,5 +34,6 @@ pod!(
     crate::Backend,
     crate::AffinityKey,
     crate::Affinity,
-    crate::FrontendCounts
+    crate::FrontendCounts,
+    crate::Announcing
 );

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod accounts;
+pub mod announced;
 mod bpf;
 mod clsact;
 mod conntrack;
@@ -14,6 +15,7 @@ mod drift;
 pub mod error;
 mod frame;
 mod gauges;
+mod gratuitous;
 pub mod growth;
 mod host;
 mod laps;
@@ -37,11 +39,13 @@ mod twin;
 mod uplink;
 mod usage;
 
+pub use announced::Announced;
 pub use counts::ServiceCounts;
 pub use dataplane::{Applied, Commit, Dataplane, Options, cleanup};
 pub use drift::{Drift, DriftKind, Extent, Looked};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
 pub use gauges::{Gauges, MapGauge};
+pub use gratuitous::Caller;
 pub use host::is_pods;
 pub use laps::Laps;
 pub use platform::{Attach, AttachedBy, Platform};

@@ -5,14 +5,17 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod calendar;
 mod catalog;
 mod convert;
 mod document;
 pub mod durable;
 mod last_good;
+pub mod lease;
 pub mod objects;
 mod parallel;
 mod problem;
+mod shared;
 pub mod snapshot;
 mod watch;
 mod workload;
@@ -21,6 +24,7 @@ mod yaml;
 pub use catalog::Catalog;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
+pub use shared::Shared;
 pub use watch::{Batch, FileStore, OpenError, Updates};
 
 /// The policy that a record of last good policies stands for.

@@ -6,7 +6,7 @@
 
 use crate::{
     durable::{self, File as Fresh},
-    workload, yaml,
+    lease, workload, yaml,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,7 +24,8 @@ use std::{
 /// The directory inside the datastore's that holds shared objects.
 pub(crate) const SHARED: &str = ".tortie";
 /// Kinds that need not outlive a crash of the machine: what a handle holds the blocks say too, and a node tells of its pods
-/// again when its agent starts. An empty file of them is what the crash left of it: none.
+/// again when its agent starts. An empty file of them is what the crash left of it: none. Heartbeats of leases are written anew
+/// all the time, too.
 const FORGETTABLE: [&str; 2] = ["IPAMHandle", workload::KIND];
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_POLL: Duration = Duration::from_millis(2);
@@ -192,7 +193,7 @@ impl Objects {
         if objects.is_empty() {
             return Ok(Vec::new());
         }
-        let _lock = self.lock()?;
+        let _locks = self.locks(objects.iter().map(|object| &*object.kind))?;
         let mut written = Vec::with_capacity(objects.len());
         let mut files: Vec<Fresh> = Vec::with_capacity(objects.len());
         for object in objects {
@@ -231,7 +232,7 @@ impl Objects {
     /// [`ObjectError::Conflict`] if somebody else changed it; else the file system or the lock refused.
     pub fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
         let path = self.path(kind, name)?;
-        let _lock = self.lock()?;
+        let _locks = self.locks([kind].into_iter())?;
         if let Some(wanted) = version {
             let Some(object) = self.read(&path)? else { return Ok(false) };
             require_version(kind, name, Some(wanted), &version_of(Some(&object)))?;
@@ -268,9 +269,16 @@ impl Objects {
         Ok(Some(object))
     }
 
+    /// Leases have a lock of their own: who renews one must not wait for those who wait for the disk.
+    fn locks<'a>(&self, mut kinds: impl Iterator<Item = &'a str> + Clone) -> Result<Vec<File>, ObjectError> {
+        let others = kinds.clone().any(|kind| kind != lease::KIND).then(|| self.lock(".lock"));
+        let leases = kinds.any(|kind| kind == lease::KIND).then(|| self.lock(".lock-of-leases"));
+        others.into_iter().chain(leases).collect()
+    }
+
     /// The lock is the file's description: it is given back when the returned file is dropped, or the process dies.
-    fn lock(&self) -> Result<File, ObjectError> {
-        let path = self.root.join(".lock");
+    fn lock(&self, name: &str) -> Result<File, ObjectError> {
+        let path = self.root.join(name);
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(|source| io_error(&path, source))?;
         let start = Instant::now();
@@ -287,10 +295,11 @@ impl Objects {
     }
 }
 
-/// By the folder that it lies in.
+/// By the folder that it lies in, and its name.
 fn is_forgettable(path: &Path) -> bool {
-    let kind = path.parent().and_then(Path::file_name);
-    FORGETTABLE.iter().any(|forgettable| kind.is_some_and(|kind| kind == *forgettable))
+    let part = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (kind, name) = (part(path.parent().and_then(Path::file_name)), part(path.file_name()));
+    FORGETTABLE.contains(&&*kind) || lease::is_heartbeat(&kind, &name)
 }
 
 /// Whether a directory entry is an object and not a temporary file, a lock or an editor's copy.

@@ -33,7 +33,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn pool(cidr: &str, block_size: u8) -> IpPool {
-        IpPool { name: "p".into(), cidr: cidr.parse().expect("a valid network"), block_size, disabled: false }
+        IpPool::of_pods("p", cidr.parse().expect("a valid network"), block_size)
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Ledger {
         let mut chosen = Vec::new();
         for v4 in [true, false] {
             if let Some(address) = request.wanted.iter().find(|address| address.is_ipv4() == v4) {
-                let pool = self.pool_of(*address).filter(|pool| !pool.disabled);
+                let pool = self.pool_of(*address).filter(is_of_pods);
                 chosen.push((pool.ok_or(AssignError::NotInPool { address: *address })?, Some(*address)));
             } else if let Some(pool) = pools.iter().find(|pool| pool.cidr.is_v4() == v4) {
                 chosen.push((pool.clone(), None));
@@ -204,7 +204,7 @@ impl Ledger {
 
     /// First enabled pool of each family, by name; IPv4 first.
     fn pools_by_family(&self) -> Vec<IpPool> {
-        let first = |v4| self.pools.values().find(|pool| !pool.disabled && pool.cidr.is_v4() == v4);
+        let first = |v4| self.pools.values().find(|pool| is_of_pods(pool) && !pool.manual && pool.cidr.is_v4() == v4);
         [true, false].into_iter().filter_map(first).cloned().collect()
     }
 
@@ -319,6 +319,11 @@ impl Ledger {
     }
 }
 
+/// Whether pods get addresses of it (IPAM-13).
+fn is_of_pods(pool: &IpPool) -> bool {
+    pool.uses.workload && !pool.disabled
+}
+
 fn gone<T>(
     after: &BTreeMap<String, Kept<T>>,
     before: &BTreeMap<String, Kept<T>>,
@@ -337,6 +342,7 @@ fn changed<'a, K: Ord, T: PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::PoolUses;
 
     fn request(node: &str, handle: &str) -> Request {
         let (handle, secondary, wanted) = (handle.into(), BTreeMap::new(), Vec::new());
@@ -352,7 +358,7 @@ mod tests {
         for (number, (cidr, block_size)) in pools.iter().enumerate() {
             let cidr = cidr.parse().expect("a valid network");
             let name = format!("pool{number}");
-            let pool = IpPool { name: name.clone(), cidr, block_size: *block_size, disabled: false };
+            let pool = IpPool::of_pods(&name, cidr, *block_size);
             ledger.pools.insert(name, pool);
         }
         ledger
@@ -439,6 +445,22 @@ mod tests {
         let ours: Vec<_> = ["a", "b", "c", "d"].map(|handle| ledger.assign(&request("n1", handle)).is_ok()).into();
         assert_eq!(ours, [true, true, true, false], "the fourth is taken");
         assert!(matches!(ledger.claim_wanted(&wish("y", "10.65.0.0")), Err(AssignError::Taken { .. })));
+    }
+
+    #[test]
+    fn ipam_13_pods_get_no_address_of_a_pool_that_is_not_for_them() {
+        let mut ledger = ledger(&[("192.0.2.128/28", 28)]);
+        for pool in ledger.pools.values_mut() {
+            pool.uses = PoolUses { workload: false, load_balancer: true };
+        }
+        assert_eq!(ledger.assign(&request("n1", "a")), Err(AssignError::NoPool));
+        assert!(matches!(ledger.assign(&wish("a", "192.0.2.130")), Err(AssignError::NoPool)));
+        let pods = IpPool::of_pods("pods", "10.65.0.0/24".parse().expect("a network"), 26);
+        ledger.pools.insert("pods".into(), pods.clone());
+        assert!(matches!(ledger.assign(&wish("a", "192.0.2.130")), Err(AssignError::NotInPool { .. })));
+        // One whose addresses have to be asked for gives none by itself.
+        ledger.pools.insert("pods".into(), IpPool { manual: true, ..pods });
+        assert_eq!(ledger.assign(&request("n1", "a")), Err(AssignError::NoPool));
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn pools() -> Ledger {
     let mut ledger = Ledger::default();
     for (name, cidr, block_size) in [("v4", "10.65.0.0/27", 29), ("v6", "fd00::/125", 126)] {
         let cidr = cidr.parse().expect("a valid network");
-        ledger.pools.insert(name.into(), IpPool { name: name.into(), cidr, block_size, disabled: false });
+        ledger.pools.insert(name.into(), IpPool::of_pods(name, cidr, block_size));
     }
     ledger
 }

@@ -17,4 +17,26 @@ pub struct IpPool {
     pub block_size: u8,
     /// No new addresses from it.
     pub disabled: bool,
+    /// What its addresses are for.
+    pub uses: PoolUses,
+    /// Its addresses are given to those alone who ask for one of them by name (`assignmentMode: Manual`).
+    pub manual: bool,
+}
+
+/// What addresses of a pool are for (`allowedUses`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PoolUses {
+    /// Pods.
+    pub workload: bool,
+    /// Services of type LoadBalancer.
+    pub load_balancer: bool,
+}
+
+impl IpPool {
+    /// One for pods.
+    #[must_use]
+    pub fn of_pods(name: &str, cidr: Cidr, block_size: u8) -> Self {
+        let uses = PoolUses { workload: true, load_balancer: false };
+        Self { name: name.to_owned(), cidr, block_size, disabled: false, uses, manual: false }
+    }
 }

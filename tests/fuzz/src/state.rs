@@ -125,7 +125,7 @@ fn ledger(block: Block) -> Ledger {
     let bounds = if cidr.is_v4() { 20..=32 } else { 116..=128 };
     let block_size = cidr.prefix_len().clamp(*bounds.start(), *bounds.end());
     let mut ledger = Ledger::default();
-    ledger.pools.insert("p".into(), IpPool { name: "p".into(), cidr, block_size, disabled: false });
+    ledger.pools.insert("p".into(), IpPool::of_pods("p", cidr, block_size));
     ledger.blocks.insert(cidr, Kept { revision: Some("1".into()), value: block });
     ledger
 }

@@ -7,7 +7,7 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use model::{Cidr, IpPool};
+use model::{Cidr, IpPool, PoolUses};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -18,6 +18,8 @@ struct Spec {
     cidr: String,
     block_size: Option<u8>,
     disabled: Option<bool>,
+    allowed_uses: Option<Vec<String>>,
+    assignment_mode: Option<String>,
 }
 
 pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidField> {
@@ -37,5 +39,31 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     if block_size < cidr.prefix_len() {
         return Err(InvalidField::new("spec.blockSize", format!("a /{block_size} block does not fit into {cidr}")));
     }
-    Ok(IpPool { name: meta.name.clone(), cidr, block_size, disabled: spec.disabled.unwrap_or(false) })
+    let manual = match spec.assignment_mode.as_deref() {
+        None | Some("" | "Automatic") => false,
+        Some("Manual") => true,
+        Some(other) => {
+            let reason = format!("{other:?} is not Automatic or Manual");
+            return Err(InvalidField::new("spec.assignmentMode", reason));
+        }
+    };
+    let uses = uses(&spec.allowed_uses.unwrap_or_default())?;
+    let disabled = spec.disabled.unwrap_or(false);
+    Ok(IpPool { name: meta.name.clone(), cidr, block_size, disabled, uses, manual })
+}
+
+/// What is not said is for pods and tunnels (IPAM-13); tunnels have no addresses of pools here.
+fn uses(written: &[String]) -> Result<PoolUses, InvalidField> {
+    let known = ["Workload", "Tunnel", "LoadBalancer"];
+    if let Some((index, other)) = written.iter().enumerate().find(|(_, one)| !known.contains(&one.as_str())) {
+        let reason = format!("{other:?} is not {}", known.join(", "));
+        return Err(InvalidField::new(&format!("spec.allowedUses[{index}]"), reason));
+    }
+    let says = |what: &str| written.iter().any(|one| one == what);
+    let uses = PoolUses { workload: written.is_empty() || says("Workload"), load_balancer: says("LoadBalancer") };
+    if uses.load_balancer && written.len() > 1 {
+        let reason = "LoadBalancer is a use of its own: pods and services do not share a pool";
+        return Err(InvalidField::new("spec.allowedUses", reason));
+    }
+    Ok(uses)
 }

@@ -316,6 +316,20 @@ fn pools_have_calicos_defaults_and_bounds() {
         [size("{cidr: 10.0.0.0/16}"), size("{cidr: 'fd00::/48'}"), size("{cidr: 10.0.0.0/24, blockSize: 32}")],
         [26, 122, 32]
     );
+    let uses = |spec: &str| match known(&pool(spec)).0 {
+        Resource::IpPool(pool) => (pool.uses.workload, pool.uses.load_balancer, pool.manual),
+        other => panic!("{other:?} is no pool"),
+    };
+    assert_eq!(uses("{cidr: 10.0.0.0/16}"), (true, false, false));
+    assert_eq!(uses("{cidr: 10.0.0.0/16, allowedUses: [Tunnel]}"), (false, false, false));
+    let manual = "{cidr: 10.0.0.0/16, allowedUses: [LoadBalancer], assignmentMode: Manual}";
+    assert_eq!(uses(manual), (false, true, true));
+    for bad in
+        ["{cidr: 10.0.0.0/16, allowedUses: [Pods]}", "{cidr: 10.0.0.0/16, allowedUses: [LoadBalancer, Workload]}"]
+    {
+        assert!(refusal(&pool(bad)).contains("spec.allowedUses"), "{bad}");
+    }
+    assert!(refusal(&pool("{cidr: 10.0.0.0/16, assignmentMode: Never}")).contains("spec.assignmentMode"));
     for bad in ["{}", "{cidr: 10.0.0.1/16}", "{cidr: 10.0.0.0/16, blockSize: 33}", "{cidr: 10.0.0.0/28}", "{cidr: x}"] {
         assert!(refusal(&pool(bad)).starts_with("spec"), "{bad}");
     }

@@ -1,0 +1,20 @@
+//! Addresses that this node announces at its uplink: no interface has them, and the programs answer for them.
+//! In: nothing. Out: the value of `ANNOUNCING`.
+//! Invariant: an announcement ends by itself: an agent that dies or is held up stops answering before another node begins.
+//! Never: says what stands behind an address; services do.
+
+/// How long, where and as whom this node answers for the addresses in `ANNOUNCED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announcing {
+    /// Nanoseconds of the monotonic clock, from which on it answers no more; 0: it never does.
+    pub until_ns: u64,
+    /// The uplink.
+    pub ifindex: u32,
+    /// The MAC that it answers with.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+const _: () = assert!(size_of::<Announcing>() == 24);

@@ -1,0 +1,272 @@
+//! Leases: who of several agents does what only one may do, in objects that they share.
+//! In: names, and whether this node wants each. Out: who holds it, and until when that may be acted on.
+//! Invariant: one heartbeat a node is all that is written again and again, however much it holds; a lease is written when it
+//! changes hands.
+//! Never: waits; acts on what a lease says beyond [`Leases::believes_until`].
+
+mod keeper;
+
+pub use keeper::{Heartbeat, Holder, Keeper, Step, Timing};
+
+use crate::{Metadata, Object, ObjectError, Shared, calendar::micro_time};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// The kind, as in `coordination.k8s.io/v1`.
+pub const KIND: &str = "Lease";
+const API_VERSION: &str = "coordination.k8s.io/v1";
+/// Heartbeats' names begin so.
+pub(crate) const HEARTBEAT: &str = "node.";
+
+/// `spec` of a Lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// Who has it; empty: nobody.
+    #[serde(default)]
+    pub holder_identity: String,
+    /// What others wait at least, in whole seconds. For people: the next field is what is meant.
+    #[serde(default)]
+    pub lease_duration_seconds: u32,
+    /// The same, exactly. Ours.
+    #[serde(default)]
+    pub lease_duration_milliseconds: u32,
+    /// When it changed hands. For people: no clock is compared with it.
+    #[serde(default)]
+    pub acquire_time: String,
+    /// When it was written. Likewise.
+    #[serde(default)]
+    pub renew_time: String,
+    /// How often it changed hands; of a heartbeat, the number of the node's life.
+    #[serde(default)]
+    pub lease_transitions: u64,
+}
+
+/// The lease for announcing an address, by a name that Kubernetes takes.
+#[must_use]
+pub fn of_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("address-{}", v4.to_string().replace('.', "-")),
+        IpAddr::V6(v6) => format!("address-{}", v6.segments().map(|part| format!("{part:x}")).join("-")),
+    }
+}
+
+/// Whether an object is one that is written anew all the time.
+pub(crate) fn is_heartbeat(kind: &str, name: &str) -> bool {
+    kind == KIND && name.starts_with(HEARTBEAT)
+}
+
+/// One agent's leases.
+#[derive(Debug)]
+pub struct Leases<S> {
+    store: S,
+    keeper: Keeper,
+    /// Those that were written here, or stood as this node's when it began.
+    own: BTreeSet<String>,
+    /// Who held each at the last look.
+    holders: BTreeMap<String, Holder>,
+}
+
+impl<S: Shared> Leases<S> {
+    /// Of `node`, among all that share `store`. What its former life left and cannot be listed now stays where it is.
+    pub fn open(store: S, node: &str, timing: Timing) -> Self {
+        let is_own = |object: &Object| {
+            let holder = lease_of(object).and_then(|lease| Holder::read(&lease.holder_identity));
+            holder.is_some_and(|holder| holder.node == node) && !object.metadata.name.starts_with(HEARTBEAT)
+        };
+        let listed = store.list(KIND).unwrap_or_else(|error| {
+            tracing::warn!("leases: {error}");
+            Vec::new()
+        });
+        let own = listed.into_iter().filter(is_own).map(|object| object.metadata.name).collect();
+        Self { store, keeper: Keeper::new(node, timing), own, holders: BTreeMap::new() }
+    }
+
+    /// Until when what is held may be acted on.
+    pub fn believes_until(&self) -> Option<Duration> {
+        self.keeper.believes_until()
+    }
+
+    /// Whether it may be now. Once it may not, everything held is lost: stop before the next heartbeat.
+    pub fn believes(&self, now: Duration) -> bool {
+        self.keeper.believes(now)
+    }
+
+    /// Tells the others that this node lives.
+    ///
+    /// # Errors
+    /// The store refuses; what is held stays so until [`Leases::believes_until`].
+    pub fn beat(&mut self, now: impl Fn() -> Duration) -> Result<(), ObjectError> {
+        // The second time over what a former agent of this node left.
+        for _ in 0..2 {
+            let began = now();
+            let (term, version) = self.keeper.beat(began);
+            let name = self.heartbeat(&self.keeper.identity().node);
+            let holder = Holder { term, ..self.keeper.identity() };
+            let object = self.object(name.clone(), version, self.lease(&holder, term));
+            match self.write(&object) {
+                Ok(written) => {
+                    self.keeper.beaten(began, term, written.metadata.resource_version.unwrap_or_default());
+                    return Ok(());
+                }
+                Err(ObjectError::Conflict { .. }) => {
+                    let found = self.store.get(KIND, &name)?;
+                    self.keeper.overtaken(found.as_ref().map(heartbeat_of).as_ref());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at these leases, takes what is wanted and vacant, gives back what is not wanted, removes what nobody names any
+    /// more. Those that this node holds now, and who holds each of the others, are told by [`Leases::holders`]. What fails is
+    /// met again at the next look; the first of it is the error.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn look(&mut self, wanted: &BTreeMap<String, bool>, now: impl Fn() -> Duration) -> Result<(), ObjectError> {
+        let mut first = Ok(());
+        let mut read = BTreeSet::new();
+        self.holders.retain(|name, _| wanted.contains_key(name));
+        for (name, wanted) in wanted {
+            let looked = self.look_at(name, *wanted, &mut read, &now);
+            first = first.and(looked);
+        }
+        let gone: Vec<_> = self.own.iter().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in gone {
+            first = first.and(self.remove(&name));
+        }
+        self.keeper.forget_all_but(|node| read.contains(node));
+        first
+    }
+
+    fn look_at(
+        &mut self,
+        name: &str,
+        wanted: bool,
+        read: &mut BTreeSet<String>,
+        now: impl Fn() -> Duration,
+    ) -> Result<(), ObjectError> {
+        let before = now();
+        let found = self.store.get(KIND, name)?;
+        let lease = found.as_ref().and_then(lease_of).unwrap_or_default();
+        let holder = Holder::read(&lease.holder_identity);
+        if let Some(other) = holder.as_ref().filter(|holder| holder.node != self.keeper.identity().node) {
+            read.insert(other.node.clone());
+            let heartbeat = self.store.get(KIND, &self.heartbeat(&other.node))?.as_ref().map(heartbeat_of);
+            self.keeper.saw(&other.node, heartbeat, now());
+        }
+        let step = self.keeper.judge(holder.as_ref(), wanted, before);
+        let next = match step {
+            Step::Leave | Step::Hold => holder,
+            Step::Take => {
+                let own = self.keeper.identity();
+                let fresh = self.lease(&own, lease.lease_transitions + 1);
+                self.change(name, found, fresh)?.then_some(own)
+            }
+            Step::Release => {
+                let fresh = Lease { holder_identity: String::new(), ..lease };
+                let _lost = self.change(name, found, fresh)?;
+                None
+            }
+        };
+        match next {
+            Some(holder) => drop(self.holders.insert(name.to_owned(), holder)),
+            None => drop(self.holders.remove(name)),
+        }
+        Ok(())
+    }
+
+    /// False: somebody else was first, and is met at the next look.
+    fn change(&mut self, name: &str, found: Option<Object>, fresh: Lease) -> Result<bool, ObjectError> {
+        let version = found.map(|found| found.metadata.resource_version.unwrap_or_else(|| "0".to_owned()));
+        match self.write(&self.object(name.to_owned(), version.as_deref(), fresh)) {
+            Ok(_) => {
+                self.own.insert(name.to_owned());
+                Ok(true)
+            }
+            Err(ObjectError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One that nobody names any more, if it is still this node's.
+    fn remove(&mut self, name: &str) -> Result<(), ObjectError> {
+        let Some(found) = self.store.get(KIND, name)? else {
+            self.own.remove(name);
+            return Ok(());
+        };
+        let holder = lease_of(&found).and_then(|lease| Holder::read(&lease.holder_identity));
+        if holder.is_none_or(|holder| holder.node == self.keeper.identity().node) {
+            match self.store.delete(KIND, name, found.metadata.resource_version.as_deref()) {
+                Ok(_) | Err(ObjectError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.own.remove(name);
+        Ok(())
+    }
+
+    /// Who held what was looked at last.
+    pub fn holders(&self) -> &BTreeMap<String, Holder> {
+        &self.holders
+    }
+
+    /// Whether this node holds it and may act on that now.
+    pub fn holds(&self, name: &str, now: Duration) -> bool {
+        self.keeper.believes(now) && self.holders.get(name) == Some(&self.keeper.identity())
+    }
+
+    fn heartbeat(&self, node: &str) -> String {
+        format!("{HEARTBEAT}{node}")
+    }
+
+    fn lease(&self, holder: &Holder, transitions: u64) -> Lease {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expire = self.keeper.timing().expire;
+        let milliseconds = u32::try_from(expire.as_millis()).unwrap_or(u32::MAX);
+        Lease {
+            holder_identity: holder.to_string(),
+            lease_duration_seconds: milliseconds.div_ceil(1000),
+            lease_duration_milliseconds: milliseconds,
+            acquire_time: micro_time(since),
+            renew_time: micro_time(since),
+            lease_transitions: transitions,
+        }
+    }
+
+    fn object(&self, name: String, version: Option<&str>, lease: Lease) -> Object {
+        Object {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            metadata: Metadata { name, resource_version: version.map(str::to_owned) },
+            spec: serde_json::to_value(lease).expect("strings and numbers are always JSON"),
+        }
+    }
+
+    fn write(&self, object: &Object) -> Result<Object, ObjectError> {
+        if object.metadata.resource_version.is_some() { self.store.update(object) } else { self.store.create(object) }
+    }
+}
+
+/// One that is not in its shape is nobody's.
+fn lease_of(object: &Object) -> Option<Lease> {
+    serde_json::from_value(object.spec.clone()).ok()
+}
+
+fn heartbeat_of(object: &Object) -> Heartbeat {
+    let lease = lease_of(object).unwrap_or_default();
+    Heartbeat {
+        version: object.metadata.resource_version.clone().unwrap_or_else(|| "0".to_owned()),
+        term: lease.lease_transitions,
+        expire: Duration::from_millis(lease.lease_duration_milliseconds.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

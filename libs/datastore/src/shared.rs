@@ -1,0 +1,65 @@
+//! Objects that agents share, whatever keeps them: a directory now, an API server later.
+//! In: objects with the resource version each was read at. Out: as written, or a typed conflict.
+//! Invariant: of two writers that read one version exactly one wins.
+//! Never: retries; whoever loses reads again and decides anew.
+
+use crate::{Object, ObjectError, Objects};
+
+/// A store of small objects, changed only by compare-and-swap.
+pub trait Shared {
+    /// One object, if it is there.
+    ///
+    /// # Errors
+    /// The store cannot be asked, or the object cannot be read.
+    fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError>;
+
+    /// All objects of a kind, by name.
+    ///
+    /// # Errors
+    /// The store cannot be asked, or one of them cannot be read: a list with a hole is no list.
+    fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError>;
+
+    /// Writes an object that must not be there yet; what version it carries does not matter.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if it is there.
+    fn create(&self, object: &Object) -> Result<Object, ObjectError>;
+
+    /// Writes an object over exactly the version that it carries; without one, over one that was written by hand.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if it is gone or another meanwhile.
+    fn update(&self, object: &Object) -> Result<Object, ObjectError>;
+
+    /// Removes an object; with `version`, only if it still has that one. False if it was not there.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if it is another meanwhile.
+    fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError>;
+}
+
+impl Shared for Objects {
+    fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        Self::get(self, kind, name)
+    }
+
+    fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        Self::list(self, kind)
+    }
+
+    fn create(&self, object: &Object) -> Result<Object, ObjectError> {
+        let mut fresh = object.clone();
+        fresh.metadata.resource_version = None;
+        self.write(&fresh)
+    }
+
+    fn update(&self, object: &Object) -> Result<Object, ObjectError> {
+        let mut known = object.clone();
+        known.metadata.resource_version.get_or_insert_with(|| "0".to_owned());
+        self.write(&known)
+    }
+
+    fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
+        Self::delete(self, kind, name, version)
+    }
+}

@@ -1,0 +1,181 @@
+//! Addresses of load balancers, announced at the nodes' network: which node answers, and who follows when its agent dies.
+//! In: two nodes on one segment that share a directory; a host outside that asks by ARP and neighbour discovery.
+//! Out: whose MAC is told, asked and unasked.
+//! Invariant: the addresses are on no interface.
+//! Never: waits for a change by time; who answers is the sign.
+
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    time::Instant,
+};
+use tests::{
+    Cluster, Node, NodeSpec, PodSpec,
+    frame::{FrameSocket, Mac, parse_mac},
+    wait::{PATIENCE, wait_until},
+};
+
+const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x82);
+const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
+
+const POOLS: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v4 }\n\
+    spec: { cidr: 192.0.2.128/26, allowedUses: [LoadBalancer] }\n---\n\
+    apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v6 }\n\
+    spec: { cidr: '2001:db8::80/122', allowedUses: [LoadBalancer] }\n";
+
+struct Segment {
+    cluster: Cluster,
+    nodes: [Node; 2],
+    macs: [Mac; 2],
+    socket: FrameSocket,
+}
+
+fn segment(test: impl FnOnce(&mut Segment) -> Result<()>) -> Result<()> {
+    super::need_root()?;
+    let cluster = Cluster::create()?;
+    cluster.namespace("x", &[])?;
+    cluster.manifest("lb-pools", POOLS)?;
+    let mut nodes = [cluster.node(NodeSpec::new(1))?, cluster.node(NodeSpec::new(2))?];
+    for node in &mut nodes {
+        node.start()?;
+    }
+    let mut macs = [[0; 6]; 2];
+    for (mac, node) in macs.iter_mut().zip(&nodes) {
+        let link = node.namespace().ip_json("link show dev eth0")?;
+        *mac = parse_mac(link[0]["address"].as_str().unwrap_or_default())?;
+    }
+    let socket = FrameSocket::open(cluster.outside(), "br0")?;
+    let mut segment = Segment { cluster, nodes, macs, socket };
+    let result = test(&mut segment);
+    let tail = |node: &Node| format!("{}:\n{}\n", node.name(), node.agent.log_tail());
+    result.with_context(|| segment.nodes.iter().map(tail).collect::<String>())
+}
+
+impl Segment {
+    /// `x/shop`, with these words more in its spec, and both addresses as its load balancer's.
+    fn service(&self, more: &str) -> Result<()> {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x }}\n\
+             spec: {{ type: LoadBalancer, clusterIPs: [10.96.0.10, 'fd00:96::10'], ports: [{{ port: 80 }}]{more} }}\n\
+             status: {{ loadBalancer: {{ ingress: [{{ ip: {VIP4} }}, {{ ip: '{VIP6}' }}] }} }}\n"
+        );
+        self.cluster.manifest("shop", &text)
+    }
+
+    /// Its backends: one of each family, on this node.
+    fn backend_on(&self, node: &str) -> Result<()> {
+        let slice = |family: &str, address: &str| {
+            format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{family}, namespace: x, \
+                 labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\n\
+                 endpoints: [{{ addresses: ['{address}'], nodeName: {node} }}]\nports: [{{ port: 80 }}]\n"
+            )
+        };
+        let text = [slice("IPv4", "10.65.0.77"), slice("IPv6", "fd00:65::77")].join("---\n");
+        self.cluster.manifest("shop-slices", &text)
+    }
+
+    /// Which node answers for an address: its number.
+    fn asked(&self, address: IpAddr) -> Result<Option<usize>> {
+        let mac = match address {
+            IpAddr::V4(address) => self.socket.arp(OUTSIDE4, address)?,
+            IpAddr::V6(address) => self.socket.solicit(OUTSIDE6, address)?,
+        };
+        Ok(mac.and_then(|mac| self.macs.iter().position(|own| *own == mac)))
+    }
+
+    fn both(&self) -> Result<[Option<usize>; 2]> {
+        Ok([self.asked(VIP4.into())?, self.asked(VIP6.into())?])
+    }
+
+    fn answered_by(&self, wanted: [Option<usize>; 2]) -> Result<()> {
+        wait_until(&format!("{wanted:?} answer"), PATIENCE, || Ok(self.both()? == wanted))
+    }
+
+    /// What the host outside has in its own neighbour table.
+    fn known(&self, address: IpAddr) -> Result<Option<usize>> {
+        let found = self.cluster.outside().ip_json(&format!("neigh show to {address} dev br0"))?;
+        let Some(mac) = found[0]["lladdr"].as_str() else { return Ok(None) };
+        let mac = parse_mac(mac)?;
+        Ok(self.macs.iter().position(|own| *own == mac))
+    }
+
+    /// What `show services` says of where an address is announced.
+    fn shown(&self, node: usize, address: &str) -> Result<String> {
+        let rows = self.nodes[node].show("services")?;
+        let rows = rows.as_array().context("rows")?;
+        let row = rows.iter().find(|row| row["frontend"].as_str().is_some_and(|text| text.contains(address)));
+        Ok(row.and_then(|row| row["announced"].as_str()).unwrap_or("not shown").to_owned())
+    }
+}
+
+#[test]
+fn one_node_answers_for_an_address_and_another_once_its_agent_is_killed() -> Result<()> {
+    segment(|s| {
+        ensure!(s.both()? == [None; 2], "nobody has asked for it yet");
+        s.service("")?;
+        wait_until("both are announced", PATIENCE, || Ok(s.both()?.iter().all(Option::is_some)))?;
+        // The host outside learns them as it does, and hears of a change unasked.
+        for address in [IpAddr::from(VIP4), VIP6.into()] {
+            let first = s.asked(address)?.context("somebody answers")?;
+            let own: IpAddr = if address.is_ipv4() { OUTSIDE4.into() } else { OUTSIDE6.into() };
+            s.cluster.outside().inside(|| {
+                UdpSocket::bind((own, 0))?.send_to(b"word", (address, 9))?;
+                Ok(())
+            })?;
+            wait_until("the host outside knows it", PATIENCE, || Ok(s.known(address)? == Some(first)))?;
+            let (text, name) = (address.to_string(), s.nodes[first].name().to_owned());
+            wait_until("it is shown", PATIENCE, || {
+                let shown = [s.shown(first, &text)?, s.shown(1 - first, &text)?];
+                Ok(shown == [format!("by {name}, at eth0 of this node"), format!("by {name}")])
+            })?;
+            let killed = Instant::now();
+            s.nodes[first].agent.kill()?;
+            let next = Some(1 - first);
+            wait_until("the host outside is told of another", PATIENCE, || Ok(s.known(address)? == next))?;
+            println!("{address} moved {} ms after the kill", killed.elapsed().as_millis());
+            s.answered_by([next; 2])?;
+            // One that comes back takes nothing away.
+            s.nodes[first].start()?;
+            s.answered_by([next; 2])?;
+        }
+        s.cluster.remove("shop")?;
+        s.answered_by([None; 2])
+    })
+}
+
+#[test]
+fn where_clients_keep_their_address_a_node_with_a_backend_answers() -> Result<()> {
+    segment(|s| {
+        s.service(", externalTrafficPolicy: Local")?;
+        wait_until("it is shown", PATIENCE, || Ok(s.shown(0, "192.0.2.130")? == "by nobody"))?;
+        ensure!(s.both()? == [None; 2], "there is no backend");
+        for (number, name) in [(0, "node1"), (1, "node2"), (0, "node1")] {
+            s.backend_on(name)?;
+            s.answered_by([Some(number); 2])?;
+        }
+        let excluded = "apiVersion: v1\nkind: Node\nmetadata: { name: node1, labels: \
+                        { node.kubernetes.io/exclude-from-external-load-balancers: '' } }\n";
+        s.cluster.manifest("node-node1", excluded)?;
+        s.answered_by([None; 2])
+    })
+}
+
+#[test]
+fn pods_get_no_address_of_a_pool_for_load_balancers_and_addresses_of_others_are_not_announced() -> Result<()> {
+    segment(|s| {
+        s.cluster.remove("pools")?;
+        wait_until("a pod is refused", PATIENCE, || {
+            let refused = s.nodes[0].pod(&s.cluster, &PodSpec::new("x/a"));
+            Ok(refused.is_err_and(|error| format!("{error:#}").contains("no enabled IPPool")))
+        })?;
+        // An address that somebody else gave: of no pool, though of this network.
+        let pool = POOLS.replace("192.0.2.128/26", "203.0.113.0/24").replace("2001:db8::80/122", "2001:db8:9::/122");
+        s.service("")?;
+        wait_until("both are announced", PATIENCE, || Ok(s.both()?.iter().all(Option::is_some)))?;
+        s.cluster.manifest("lb-pools", &pool)?;
+        s.answered_by([None; 2])
+    })
+}
