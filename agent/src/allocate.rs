@@ -4,8 +4,8 @@
 //! Never: answers with an address before the block that gives it is written.
 
 use datastore::{Metadata, Object, ObjectError, Objects, calendar::go_time};
-use ipam::{AssignError, Kept, Ledger, Request, Write, cidr_name, handle_id};
-use model::{AttachmentId, IpPool, NodeName, PodId};
+use ipam::{AssignError, Balanced, BalancerWish, Kept, Ledger, Request, Write, cidr_name, handle_id};
+use model::{AttachmentId, IpPool, NodeName, PodId, ServiceId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,6 +111,22 @@ impl Allocator {
     pub fn release(&self, ids: &[AttachmentId]) -> Result<Vec<IpAddr>, AllocateError> {
         let handles: Vec<_> = ids.iter().map(handle_id).collect();
         self.decide(&handles, |ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect())
+    }
+
+    /// Gives load balancers what they want, in one decision; of those that `gone` names by their handles everything is taken back.
+    pub fn balance(&self, wishes: &[BalancerWish], gone: &[String]) -> Result<Vec<Balanced>, AllocateError> {
+        let handles: Vec<_> = wishes.iter().map(|wish| &wish.handle).chain(gone).cloned().collect();
+        self.decide(&handles, |ledger| {
+            for handle in gone {
+                ledger.release(handle);
+            }
+            wishes.iter().map(|wish| ledger.balance(wish)).collect()
+        })
+    }
+
+    /// Load balancers that hold addresses, by handle.
+    pub fn balanced(&self) -> Result<BTreeMap<String, ServiceId>, AllocateError> {
+        Ok(self.read(&[])?.balanced())
     }
 
     /// Takes back what pods of this node hold that are not `known`, by their handles. Right only when the machine was started

@@ -3,6 +3,7 @@
 //! Invariant: the kernel is told until when it may answer before it is told for what; who may not act any more has told it to stop.
 //! Never: makes the owner wait; beats while there is no address to announce.
 
+use crate::assign::{self, Assigner};
 use anyhow::{Context as _, Result};
 use dataplane::{Announced, Caller, announced::ROOM};
 use datastore::{
@@ -64,6 +65,8 @@ struct Told {
     wanted: BTreeMap<IpAddr, bool>,
     holders: BTreeMap<IpAddr, Holder>,
     problem: Option<String>,
+    /// Look, though there is nothing to announce.
+    awake: bool,
 }
 
 impl Shared {
@@ -74,7 +77,13 @@ impl Shared {
 
 impl Announcer {
     /// At this uplink, in the calling thread's namespace, over the maps pinned below `bpffs`.
-    pub fn start(objects: Objects, node: &NodeName, bpffs: &Path, uplink: IfaceName) -> Result<Self> {
+    pub fn start(
+        objects: Objects,
+        node: &NodeName,
+        bpffs: &Path,
+        uplink: IfaceName,
+        assigner: Assigner,
+    ) -> Result<Self> {
         let shared = Arc::<Shared>::default();
         let mut worker = Worker {
             // Silent from here on: what a former agent held is held by a new life, or not at all.
@@ -85,10 +94,17 @@ impl Announcer {
             caller: None,
             looked: None,
             calls: BTreeMap::new(),
+            assigner,
         };
         let theirs = Arc::clone(&shared);
         thread::Builder::new().name("announce".into()).spawn(move || worker.run(&theirs))?;
         Ok(Self { uplink, shared })
+    }
+
+    /// Somebody may have to give addresses.
+    pub fn wake(&self) {
+        self.shared.told().awake = true;
+        self.shared.news.notify_one();
     }
 
     /// What there is to announce from now on.
@@ -126,6 +142,8 @@ struct Worker {
     looked: Option<Duration>,
     /// Since when each address is held, and how often that was called out.
     calls: BTreeMap<IpAddr, (Duration, usize)>,
+    /// Told whether this node is the one that gives addresses.
+    assigner: Assigner,
 }
 
 impl Worker {
@@ -134,15 +152,19 @@ impl Worker {
         loop {
             let wanted = {
                 let told = shared.told();
-                let told = if idle {
-                    shared.news.wait_while(told, |told| told.wanted.is_empty()).unwrap_or_else(PoisonError::into_inner)
+                let mut told = if idle {
+                    let nothing = |told: &mut Told| told.wanted.is_empty() && !told.awake;
+                    shared.news.wait_while(told, nothing).unwrap_or_else(PoisonError::into_inner)
                 } else {
                     shared.news.wait_timeout(told, Timing::FAST.renew).unwrap_or_else(PoisonError::into_inner).0
                 };
+                told.awake = false;
                 told.wanted.clone()
             };
-            let turned = self.turn(&wanted);
-            idle = turned.is_ok() && wanted.is_empty();
+            let assigns = self.assigner.has_work();
+            let turned = self.turn(&wanted, assigns);
+            self.assigner.hold(assigns && self.leases.holds(assign::LEASE, now()));
+            idle = turned.is_ok() && wanted.is_empty() && !assigns;
             let problem = turned.err().map(|error| format!("{error:#}"));
             let mut told = shared.told();
             if let Some(problem) = problem.as_ref().filter(|problem| told.problem.as_ref() != Some(*problem)) {
@@ -162,21 +184,22 @@ impl Worker {
     }
 
     /// One heartbeat, one look at all leases.
-    fn turn(&mut self, wanted: &BTreeMap<IpAddr, bool>) -> Result<()> {
+    fn turn(&mut self, wanted: &BTreeMap<IpAddr, bool>, assigns: bool) -> Result<()> {
         let place = self.look_at_uplink()?;
         let may = |address: &IpAddr| place.is_some() && wanted.get(address).is_some_and(|wanted| *wanted);
         if !self.leases.believes(now()) {
             // It ended by itself. What was held then may be another's by now.
             self.hold(BTreeSet::new())?;
         }
-        let beaten = if wanted.is_empty() { Ok(()) } else { self.leases.beat(now) };
+        let beaten = if wanted.is_empty() && !assigns { Ok(()) } else { self.leases.beat(now) };
         if let (Some((interface, mac)), Some(until)) = (place, self.leases.believes_until()) {
             self.table.last_until(until, interface, mac)?;
         }
         let kept = self.table.held().iter().copied().filter(may).collect();
         self.hold(kept)?;
         let room = wanted.keys().filter(|address| may(address)).take(ROOM).copied().collect::<BTreeSet<_>>();
-        let names = wanted.keys().map(|address| (of_address(*address), room.contains(address))).collect();
+        let names = wanted.keys().map(|address| (of_address(*address), room.contains(address)));
+        let names = names.chain(assigns.then(|| (assign::LEASE.to_owned(), true))).collect();
         let looked = self.leases.look(&names, now);
         let holds = |address: &IpAddr| self.leases.holds(&of_address(*address), now());
         let held = room.iter().copied().filter(holds).collect();

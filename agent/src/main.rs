@@ -6,6 +6,7 @@
 
 mod allocate;
 mod announce;
+mod assign;
 mod boot;
 mod config;
 mod drift;

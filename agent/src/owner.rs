@@ -6,6 +6,7 @@
 use crate::{
     allocate::Allocator,
     announce::Announcer,
+    assign::{Assigner, Work},
     boot,
     drift::Repairs,
     health_ports::{HealthPorts, Said},
@@ -22,7 +23,9 @@ use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
 use dataplane::{Applied, Commit, Extent, Laps, Platform};
 use datastore::Batch;
-use model::{Attachment, AttachmentId, Cidr, Family, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress};
+use model::{
+    Attachment, AttachmentId, Cidr, Family, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -147,6 +150,7 @@ pub struct Agent<K> {
     pub(crate) to_upgrade: Option<Instant>,
     /// Where there is an uplink.
     pub(crate) announcer: Option<Announcer>,
+    pub(crate) assigner: Option<Assigner>,
     /// The networks of the host's interfaces.
     nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
@@ -184,6 +188,7 @@ impl<K: Kernel> Agent<K> {
             heard: 0,
             to_upgrade: None,
             announcer: None,
+            assigner: None,
             nets: BTreeMap::new(),
         };
         agent.restore(interfaces);
@@ -251,6 +256,12 @@ impl<K: Kernel> Agent<K> {
     /// Says which addresses of load balancers this node would answer for.
     fn announce(&mut self) {
         let Some(announcer) = &self.announcer else { return };
+        if let (Some(assigner), Some(_)) = (&self.assigner, self.world.in_sync()) {
+            assigner.ask(Work::of(&self.world));
+            if assigner.has_work() {
+                announcer.wake();
+            }
+        }
         let none = BTreeSet::new();
         let uplink = self.nets.get(&announcer.uplink).unwrap_or(&none);
         announcer.want(wanted::addresses(&mut self.world, uplink));

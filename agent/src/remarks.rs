@@ -136,6 +136,15 @@ impl<K: Kernel> Agent<K> {
         for (id, said) in &self.met.node_ports {
             remarks.entry(id.clone()).or_default().extend(said.iter().cloned());
         }
+        for (id, said) in self.world.balancer_remarks() {
+            remarks.entry(id.clone()).or_default().push(Remark::new(About::Address, said.as_str()));
+        }
+        for service in self.world.unaddressed() {
+            if let Some(unread) = service.request.as_ref().and_then(|request| request.unread.as_ref()) {
+                let text = format!("is given no address until this can be read: {unread}");
+                remarks.entry(service.id.clone()).or_default().push(Remark::new(About::Address, text));
+            }
+        }
         for (id, why) in self.health_ports.failed() {
             let text = format!("healthCheckNodePort cannot be served: {why}; it is tried again");
             remarks.entry(id.clone()).or_default().push(Remark::new(About::HealthPort, text));

@@ -6,6 +6,7 @@
 use crate::{
     allocate::Allocator,
     announce::Announcer,
+    assign::Assigner,
     boot,
     config::Config,
     health::Health,
@@ -138,8 +139,11 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let objects = Objects::open(&config.datastore)?;
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
-    let announcer =
-        name.map(|name| Announcer::start(objects.clone(), &config.node, &config.bpffs, name)).transpose()?;
+    let assigner = name.is_some().then(|| Assigner::start(objects.clone(), config.node.clone())).transpose()?;
+    let announcer = name
+        .zip(assigner.clone())
+        .map(|(name, assigner)| Announcer::start(objects.clone(), &config.node, &config.bpffs, name, assigner));
+    let announcer = announcer.transpose()?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
@@ -150,7 +154,7 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;
-    agent.announcer = announcer;
+    (agent.announcer, agent.assigner) = (announcer, assigner);
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

@@ -296,6 +296,7 @@ mod tests {
             cluster_ips: has_addresses.then(|| [10, 96, 0, cluster_ip].into()).into_iter().collect(),
             external_ips: has_addresses.then(|| [203, 0, 113, 9].into()).into_iter().collect(),
             load_balancer: vec![],
+            request: None,
             source_ranges: vec![],
             ports: [port].into(),
             affinity_s: Some(60),

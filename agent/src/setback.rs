@@ -111,6 +111,7 @@ fn is_of_policies(key: &ResourceKey) -> bool {
         | ResourceKey::Tier(_)
         | ResourceKey::NetworkSet(_)
         | ResourceKey::Service(_)
+        | ResourceKey::ServiceAddresses(_)
         | ResourceKey::EndpointSlice(_)
         | ResourceKey::Profile(_) => true,
         ResourceKey::Pod(_)

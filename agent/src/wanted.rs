@@ -61,6 +61,7 @@ mod tests {
             cluster_ips: vec![[10, 96, 0, address.len().try_into().unwrap_or(1)].into()],
             external_ips: vec![],
             load_balancer: vec![address.parse().expect("an address")],
+            request: None,
             source_ranges: vec![],
             ports: [port].into(),
             affinity_s: None,

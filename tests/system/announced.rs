@@ -68,9 +68,10 @@ impl Segment {
     fn backend_on(&self, node: &str) -> Result<()> {
         let slice = |family: &str, address: &str| {
             format!(
-                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{family}, namespace: x, \
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
                  labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\n\
-                 endpoints: [{{ addresses: ['{address}'], nodeName: {node} }}]\nports: [{{ port: 80 }}]\n"
+                 endpoints: [{{ addresses: ['{address}'], nodeName: {node} }}]\nports: [{{ port: 80 }}]\n",
+                family.to_lowercase()
             )
         };
         let text = [slice("IPv4", "10.65.0.77"), slice("IPv6", "fd00:65::77")].join("---\n");
@@ -92,6 +93,10 @@ impl Segment {
 
     fn answered_by(&self, wanted: [Option<usize>; 2]) -> Result<()> {
         wait_until(&format!("{wanted:?} answer"), PATIENCE, || Ok(self.both()? == wanted))
+    }
+
+    fn answered_by_somebody(&self, address: IpAddr) -> Result<()> {
+        wait_until(&format!("somebody answers for {address}"), PATIENCE, || Ok(self.asked(address)?.is_some()))
     }
 
     /// What the host outside has in its own neighbour table.
@@ -160,6 +165,47 @@ fn where_clients_keep_their_address_a_node_with_a_backend_answers() -> Result<()
                         { node.kubernetes.io/exclude-from-external-load-balancers: '' } }\n";
         s.cluster.manifest("node-node1", excluded)?;
         s.answered_by([None; 2])
+    })
+}
+
+#[test]
+fn a_service_without_an_address_is_given_one_that_is_answered_for_and_keeps_it_over_agents() -> Result<()> {
+    segment(|s| {
+        let service = |name: &str, last: u8, annotations: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: x, annotations: {{ {annotations} }} }}\n\
+                 spec: {{ type: LoadBalancer, clusterIPs: [10.96.0.{last}, 'fd00:96::{last}'], ports: [{{ port: 80 }}] }}\n"
+            )
+        };
+        let asks = "projectcalico.org/loadBalancerIPs: '[\"192.0.2.130\"]'";
+        s.cluster.manifest("first", &service("first", 11, asks))?;
+        s.cluster.manifest("any", &service("any", 12, ""))?;
+        s.answered_by_somebody(VIP4.into())?;
+        s.cluster.manifest("second", &service("second", 13, asks))?;
+        wait_until("the second is told that it is taken", PATIENCE, || {
+            let rows = s.nodes[1].show("services")?.to_string();
+            Ok(rows.contains("192.0.2.130 is taken"))
+        })?;
+        let given = |s: &Segment| -> Result<Vec<String>> {
+            let rows = s.nodes[0].show("services")?;
+            let own = rows.as_array().context("rows")?.iter().filter(|row| row["service"] == "x/any");
+            let frontends = own.filter(|row| row["announced"].is_string()).map(|row| row["frontend"].to_string());
+            Ok(frontends.collect())
+        };
+        wait_until("any has one of each family", PATIENCE, || Ok(given(s)?.len() == 2))?;
+        let before = given(s)?;
+        for node in &mut s.nodes {
+            node.restart()?;
+        }
+        wait_until("any has them again", PATIENCE, || Ok(given(s)? == before))?;
+        // The first goes, and the second gets what it asked for.
+        s.cluster.remove("first")?;
+        wait_until("the second has it", PATIENCE, || {
+            let rows = s.nodes[1].show("services")?;
+            let own = rows.as_array().context("rows")?.iter().filter(|row| row["service"] == "x/second");
+            Ok(own.into_iter().any(|row| row["frontend"].as_str().is_some_and(|text| text.contains("192.0.2.130"))))
+        })?;
+        s.answered_by_somebody(VIP4.into())
     })
 }
 

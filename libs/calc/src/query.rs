@@ -126,6 +126,22 @@ impl World {
         self.services.values().map(Arc::as_ref)
     }
 
+    /// Load balancers to which addresses are given here, as they are written: those whose status says none.
+    pub fn unaddressed(&self) -> impl Iterator<Item = &Service> {
+        self.unaddressed_services().map(Arc::as_ref)
+    }
+
+    /// Whether anything was given to load balancers.
+    #[must_use]
+    pub fn has_given(&self) -> bool {
+        !self.given.is_empty()
+    }
+
+    /// What load balancers asked for and cannot have.
+    pub fn balancer_remarks(&self) -> impl Iterator<Item = (&ServiceId, &String)> {
+        self.given.values().flat_map(|given| given.remarks.iter().map(|remark| (&given.service, remark)))
+    }
+
     /// Attachments of this node, committed or not.
     pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.values()

@@ -7,7 +7,8 @@ use crate::NodePortAddresses;
 use model::{
     Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
     Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
-    Resource, ResourceKey, Service, ServiceAccount, ServiceId, Tier, TierName, Update, WorkloadAddress,
+    Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses, ServiceId, Tier, TierName, Update,
+    WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +32,9 @@ pub struct World {
     pub(crate) policies: BTreeMap<PolicyId, Arc<Policy>>,
     pub(crate) network_sets: BTreeMap<NetworkSetId, Arc<NetworkSet>>,
     pub(crate) services: BTreeMap<ServiceId, Arc<Service>>,
+    /// Those of load balancers without an address, as they are written.
+    unaddressed: BTreeMap<ServiceId, Arc<Service>>,
+    pub(crate) given: BTreeMap<ServiceId, ServiceAddresses>,
     pub(crate) slices: BTreeMap<EndpointSliceId, Arc<EndpointSlice>>,
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
@@ -68,6 +72,8 @@ impl World {
             policies: BTreeMap::new(),
             network_sets: BTreeMap::new(),
             services: BTreeMap::new(),
+            unaddressed: BTreeMap::new(),
+            given: BTreeMap::new(),
             slices: BTreeMap::new(),
             profiles: BTreeMap::new(),
             host_endpoints: BTreeMap::new(),
@@ -122,7 +128,10 @@ impl World {
             ResourceKey::FelixConfiguration(name) => self.felix.get(name).cloned().map(Resource::FelixConfiguration),
             ResourceKey::IpPool(name) => self.pools.get(name).cloned().map(Resource::IpPool),
             ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
-            ResourceKey::Service(id) => self.services.get(id).cloned().map(Resource::Service),
+            ResourceKey::Service(id) => {
+                self.unaddressed.get(id).or_else(|| self.services.get(id)).cloned().map(Resource::Service)
+            }
+            ResourceKey::ServiceAddresses(id) => self.given.get(id).cloned().map(Resource::ServiceAddresses),
             ResourceKey::EndpointSlice(id) => self.slices.get(id).cloned().map(Resource::EndpointSlice),
         }
     }
@@ -138,7 +147,12 @@ impl World {
             Resource::Tier(tier) => put(&mut self.tiers, tier.name.clone(), tier),
             Resource::Policy(policy) => put(&mut self.policies, policy.id.clone(), policy),
             Resource::NetworkSet(set) => put(&mut self.network_sets, set.id.clone(), set),
-            Resource::Service(service) => put(&mut self.services, service.id.clone(), service),
+            Resource::Service(service) => self.set_service(service),
+            Resource::ServiceAddresses(given) => {
+                let id = given.service.clone();
+                let changed = put(&mut self.given, id.clone(), given);
+                self.unaddressed.get(&id).cloned().is_some_and(|service| self.set_service(service)) || changed
+            }
             Resource::EndpointSlice(slice) => put(&mut self.slices, slice.id.clone(), slice),
             Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
             Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
@@ -153,6 +167,27 @@ impl World {
         }
     }
 
+    pub(crate) fn unaddressed_services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.unaddressed.values()
+    }
+
+    /// A load balancer of whose addresses its own status says nothing has those that it was given.
+    fn set_service(&mut self, service: Arc<Service>) -> bool {
+        let id = service.id.clone();
+        if !service.awaits_addresses() {
+            self.unaddressed.remove(&id);
+            return put(&mut self.services, id, service);
+        }
+        let given = self.given.get(&id).map(|given| given.addresses.clone()).unwrap_or_default();
+        let served = if given.is_empty() {
+            Arc::clone(&service)
+        } else {
+            Service { load_balancer: given, ..(*service).clone() }.into()
+        };
+        let changed = put(&mut self.unaddressed, id.clone(), service);
+        put(&mut self.services, id, served) || changed
+    }
+
     fn remove(&mut self, key: &ResourceKey) -> bool {
         match key {
             ResourceKey::Pod(id) => self.pods.remove(id).is_some(),
@@ -164,7 +199,14 @@ impl World {
             ResourceKey::Tier(name) => self.tiers.remove(name).is_some(),
             ResourceKey::Policy(id) => self.policies.remove(id).is_some(),
             ResourceKey::NetworkSet(id) => self.network_sets.remove(id).is_some(),
-            ResourceKey::Service(id) => self.services.remove(id).is_some(),
+            ResourceKey::Service(id) => {
+                self.unaddressed.remove(id);
+                self.services.remove(id).is_some()
+            }
+            ResourceKey::ServiceAddresses(id) => {
+                let changed = self.given.remove(id).is_some();
+                self.unaddressed.get(id).cloned().is_some_and(|service| self.set_service(service)) || changed
+            }
             ResourceKey::EndpointSlice(id) => self.slices.remove(id).is_some(),
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),

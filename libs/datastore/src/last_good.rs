@@ -203,7 +203,8 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         | ResourceKey::Node(_)
         | ResourceKey::ServiceAccount(..)
         | ResourceKey::IpPool(_)
-        | ResourceKey::WorkloadAddress(_) => None,
+        | ResourceKey::WorkloadAddress(_)
+        | ResourceKey::ServiceAddresses(_) => None,
     }
 }
 

@@ -10,6 +10,7 @@ mod catalog;
 mod convert;
 mod document;
 pub mod durable;
+pub mod given;
 mod last_good;
 pub mod lease;
 pub mod objects;

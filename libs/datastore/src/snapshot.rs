@@ -7,6 +7,7 @@ use crate::{
     Catalog, Problem,
     convert::{Converted, convert},
     document::documents,
+    given,
     objects::SHARED,
     parallel,
     watch::{FILES_AT_ONCE, is_manifest, listed, said, text_of},
@@ -22,8 +23,8 @@ use std::{collections::BTreeSet, io, path::Path};
 /// The directory cannot be listed.
 pub fn directory(dir: &Path) -> io::Result<(Vec<Resource>, Vec<Problem>)> {
     let mut catalog = Catalog::default();
-    let shared = dir.join(SHARED).join(workload::KIND);
-    let dirs = [Some(dir.to_owned()), shared.is_dir().then_some(shared)].into_iter().flatten().collect::<Vec<_>>();
+    let shared = [workload::KIND, given::KIND].map(|kind| dir.join(SHARED).join(kind)).into_iter();
+    let dirs: Vec<_> = [dir.to_owned()].into_iter().chain(shared.filter(|shared| shared.is_dir())).collect();
     let paths: Vec<_> = listed(&dirs)?.into_keys().filter(|path| is_manifest(path)).collect();
     for paths in paths.chunks(FILES_AT_ONCE) {
         let said = parallel::computed(paths, |path| said(&text_of(path)));

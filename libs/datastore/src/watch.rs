@@ -1,5 +1,5 @@
 //! The directory as a datastore: listed once, then watched.
-//! In: saves, renames and removals in `DIR` and `DIR/.tortie/WorkloadAddress`. Out: batches of updates.
+//! In: saves, renames and removals in `DIR` `DIR/.tortie/WorkloadAddress` and `ServiceAddresses`. Out: batches of updates.
 //! Invariant: the first batch is everything that is there and ends with `InSync`; a batch is never sent half.
 //! Never: reads a file while it is written (a save counts when the file is closed); waits for time to pass.
 
@@ -9,6 +9,7 @@ mod files;
 use crate::{
     Problem,
     catalog::{self, Catalog},
+    given,
     last_good::{LastGood, Record, Restored},
     objects::SHARED,
     parallel, workload,
@@ -83,9 +84,10 @@ impl FileStore {
     /// The directory cannot be read or watched, or its `.tortie` or `last_good` cannot be made or listed.
     pub fn open(dir: &Path, last_good: Option<&Path>) -> Result<(Self, Updates), OpenError> {
         let failed = |reason: String| OpenError::Directory { path: dir.to_owned(), reason };
-        let dirs = [dir.to_owned(), dir.join(SHARED).join(workload::KIND)];
+        let [workloads, addresses] = [workload::KIND, given::KIND].map(|kind| dir.join(SHARED).join(kind));
+        let dirs = [dir.to_owned(), workloads, addresses];
         fs::read_dir(dir).map_err(|error| failed(error.to_string()))?;
-        fs::create_dir_all(&dirs[1]).map_err(|error| failed(error.to_string()))?;
+        dirs.iter().skip(1).try_for_each(fs::create_dir_all).map_err(|error| failed(error.to_string()))?;
 
         let (wake, woken) = mpsc::sync_channel(1);
         let touched = Arc::new(Mutex::new(Touched::default()));
@@ -113,7 +115,7 @@ impl FileStore {
 }
 
 struct Reader {
-    dirs: [PathBuf; 2],
+    dirs: [PathBuf; 3],
     catalog: Catalog,
     last_good: Option<LastGood>,
     /// Which of the last good policies each manifest gave, until the first batch.
@@ -135,7 +137,7 @@ struct Look {
 }
 
 impl Reader {
-    fn new(dirs: [PathBuf; 2], problems: Arc<Mutex<Vec<Problem>>>) -> Self {
+    fn new(dirs: [PathBuf; 3], problems: Arc<Mutex<Vec<Problem>>>) -> Self {
         Self {
             dirs,
             catalog: Catalog::default(),

@@ -86,10 +86,16 @@ impl Block {
     /// An empty block of `node`. `sequence` starts its counter: a block made anew must not repeat an old one's numbers.
     #[must_use]
     pub fn new(cidr: Cidr, node: &NodeName, sequence: u64) -> Self {
+        Self::of(cidr, format!("host:{node}"), sequence)
+    }
+
+    /// The same with this affinity.
+    #[must_use]
+    pub fn of(cidr: Cidr, affinity: String, sequence: u64) -> Self {
         let size = size_of(cidr);
         Self {
             cidr,
-            affinity: Some(format!("host:{node}")),
+            affinity: Some(affinity),
             affinity_claim_time: None,
             allocations: vec![None; size],
             unallocated: (0..size).collect(),
@@ -183,13 +189,23 @@ impl Block {
     /// Takes back all that `handle` holds; its addresses go to the back of the queue.
     pub fn release(&mut self, handle: &str) -> Vec<IpAddr> {
         let released = self.held_by(handle);
-        for ordinal in self.ordinals_of(handle) {
-            self.allocations[ordinal] = None;
-            self.unallocated.push(ordinal);
+        self.free(&self.ordinals_of(handle));
+        released
+    }
+
+    /// Takes back this address alone, if `handle` holds it.
+    pub fn release_address(&mut self, address: IpAddr, handle: &str) {
+        let ordinals = self.ordinals_of(handle).into_iter().filter(|ordinal| self.address(*ordinal) == address);
+        self.free(&ordinals.collect::<Vec<_>>());
+    }
+
+    fn free(&mut self, ordinals: &[usize]) {
+        for ordinal in ordinals {
+            self.allocations[*ordinal] = None;
+            self.unallocated.push(*ordinal);
             self.sequence_number_for_allocation.remove(&ordinal.to_string());
         }
         self.drop_unused_attributes();
-        released
     }
 
     fn ordinals_of(&self, handle: &str) -> Vec<usize> {

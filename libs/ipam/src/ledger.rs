@@ -84,6 +84,23 @@ pub enum AssignError {
         /// Where it is held.
         block: Cidr,
     },
+    /// No pool gives addresses to load balancers.
+    #[error(
+        "no enabled IPPool gives addresses of this family to load balancers: add one with allowedUses: [LoadBalancer]"
+    )]
+    NoBalancerPool,
+    /// None is left for a load balancer.
+    #[error("IPPool {pool} has no address left for load balancers: add a pool, or remove services")]
+    BalancerPoolFull {
+        /// The pool.
+        pool: String,
+    },
+    /// A pool was named that there is not.
+    #[error("there is no enabled IPPool {pool} with allowedUses: [LoadBalancer]")]
+    UnknownPool {
+        /// As it was written.
+        pool: String,
+    },
     /// The node's block is damaged.
     #[error(transparent)]
     Invalid(#[from] InvalidBlock),
@@ -277,7 +294,7 @@ impl Ledger {
     }
 
     /// A handle counts what the blocks say, so a count that a crash left behind heals with the next decision.
-    fn recount(&mut self, handle: &str) {
+    pub(crate) fn recount(&mut self, handle: &str) {
         let count = |block: &Kept<Block>| u32::try_from(block.value.held_by(handle).len()).unwrap_or(u32::MAX);
         let sound = self.blocks.iter().filter(|(_, block)| block.value.check().is_ok());
         let block: BTreeMap<Cidr, u32> =

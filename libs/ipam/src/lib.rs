@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod affinity;
+pub mod balancer;
 pub mod block;
 pub mod choose;
 pub mod ledger;
@@ -13,5 +14,6 @@ pub mod ledger;
 mod prop;
 
 pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, handle_id};
+pub use balancer::{Balanced, BalancerWish};
 pub use block::{AllocationAttribute, Block, InvalidBlock};
 pub use ledger::{AssignError, Kept, Ledger, Request, Write};

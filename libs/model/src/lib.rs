@@ -39,7 +39,10 @@ pub use profile::Profile;
 pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
 pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
 pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
-pub use service::{Created, Distribution, Service, ServiceId, ServiceKind, ServicePort, ServicePortId, TrafficPolicy};
+pub use service::{
+    BalancerRequest, Created, Distribution, Service, ServiceAddresses, ServiceId, ServiceKind, ServicePort,
+    ServicePortId, TrafficPolicy,
+};
 pub use shared::Shared;
 pub use tier::{Tier, TierEnd};
 pub use update::Update;

@@ -5,7 +5,8 @@
 
 use crate::{
     EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName, NetworkSet,
-    NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service, ServiceId, Tier, TierName,
+    NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId,
+    Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -117,6 +118,8 @@ pub enum Resource {
     IpPool(IpPool),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(WorkloadAddress),
+    /// Addresses that a load balancer was given.
+    ServiceAddresses(ServiceAddresses),
 }
 
 /// What names an object.
@@ -150,6 +153,8 @@ pub enum ResourceKey {
     IpPool(String),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(PodId),
+    /// Addresses that a load balancer was given.
+    ServiceAddresses(ServiceId),
 }
 
 impl Resource {
@@ -173,6 +178,7 @@ impl Resource {
             Self::FelixConfiguration(felix) => ResourceKey::FelixConfiguration(felix.name.clone()),
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
+            Self::ServiceAddresses(given) => ResourceKey::ServiceAddresses(given.service.clone()),
         }
     }
 }
@@ -194,6 +200,7 @@ impl fmt::Display for ResourceKey {
             Self::FelixConfiguration(name) => write!(f, "FelixConfiguration {name}"),
             Self::IpPool(name) => write!(f, "IPPool {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
+            Self::ServiceAddresses(id) => write!(f, "ServiceAddresses {id}"),
         }
     }
 }

@@ -4,10 +4,11 @@
 //! Never: who stands behind it; slices say that (`endpointslice.rs`).
 
 use crate::{Cidr, NamespaceName, Protocol};
-use std::{fmt, net::IpAddr};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 /// A service: `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceId {
     /// Its namespace.
     pub namespace: NamespaceName,
@@ -52,6 +53,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses of load balancers that leave them as the destination of what they send on; of others none.
     pub load_balancer: Vec<IpAddr>,
+    /// What it asks of whoever gives addresses to load balancers; `None`: it is none, or its status says where it is.
+    pub request: Option<Arc<BalancerRequest>>,
     /// Who may ask a load balancer's address; empty: everybody.
     pub source_ranges: Vec<Cidr>,
     /// Its ports.
@@ -68,6 +71,41 @@ pub struct Service {
     pub health_check_port: Option<u16>,
     /// Another service proxy takes care of it.
     pub unproxied: bool,
+}
+
+/// What a service of type LoadBalancer asks of whoever gives it addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BalancerRequest {
+    /// `metadata.uid`; empty: it has none.
+    pub uid: String,
+    /// `spec.loadBalancerClass`; `None`: whoever is there.
+    pub class: Option<String>,
+    /// Exactly these addresses; empty: any.
+    pub addresses: Vec<IpAddr>,
+    /// Only of these pools, by name or network; empty: of any that gives by itself.
+    pub pools: Vec<String>,
+    /// What it asks cannot be read: nothing is given until it can.
+    pub unread: Option<String>,
+}
+
+/// The addresses that an agent gave a service, as its load balancer's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAddresses {
+    /// The service.
+    pub service: ServiceId,
+    /// They are read as `status.loadBalancer.ingress`, where that says nothing.
+    pub addresses: Vec<IpAddr>,
+    /// What it asked for and cannot have.
+    #[serde(default)]
+    pub remarks: Vec<String>,
+}
+
+impl Service {
+    /// Whether it is a load balancer of which nobody has said an address.
+    #[must_use]
+    pub fn awaits_addresses(&self) -> bool {
+        self.request.is_some() && self.load_balancer.is_empty()
+    }
 }
 
 /// What a service is.

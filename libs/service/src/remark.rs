@@ -26,11 +26,13 @@ pub enum About {
     NodePort,
     /// A port for health checks that cannot be listened at.
     HealthPort,
+    /// An address for its load balancer that cannot be had.
+    Address,
 }
 
 impl About {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ClusterIp,
         Self::Ports,
         Self::Family,
@@ -40,6 +42,7 @@ impl About {
         Self::Strays,
         Self::NodePort,
         Self::HealthPort,
+        Self::Address,
     ];
 
     /// One word, as metrics have it.
@@ -55,6 +58,7 @@ impl About {
             Self::Strays => "strays",
             Self::NodePort => "node-port",
             Self::HealthPort => "health-port",
+            Self::Address => "address",
         }
     }
 }

@@ -65,7 +65,7 @@ impl Dirty {
             ResourceKey::NetworkSet(id) => {
                 self.sets.insert(id.clone());
             }
-            ResourceKey::Service(id) => {
+            ResourceKey::Service(id) | ResourceKey::ServiceAddresses(id) => {
                 self.services.insert(id.clone());
             }
             ResourceKey::EndpointSlice(id) => {

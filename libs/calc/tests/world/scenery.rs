@@ -309,6 +309,7 @@ pub fn service(name: &str, cluster_ips: &[&str], external_ips: &[&str], created:
         cluster_ips: addresses(cluster_ips),
         external_ips: addresses(external_ips),
         load_balancer: Vec::new(),
+        request: None,
         source_ranges: Vec::new(),
         ports: [port].into(),
         affinity_s: None,

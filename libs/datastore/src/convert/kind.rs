@@ -4,7 +4,7 @@
 //! Never: looks into a spec, but for an object of our own whose name does not say enough.
 
 use super::{calico::Group, field::Meta};
-use crate::workload;
+use crate::{given, workload};
 use model::{EndpointSliceId, NamespaceName, NetworkSetId, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId};
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ pub(super) enum Kind {
     FelixConfiguration,
     IpPool,
     WorkloadAddress,
+    ServiceAddresses,
 }
 
 impl Kind {
@@ -49,6 +50,7 @@ impl Kind {
                 Some(Self::Policy(PolicyKind::ClusterNetworkPolicy, Group::Api))
             }
             (workload::API_VERSION, workload::KIND) => Some(Self::WorkloadAddress),
+            (given::API_VERSION, given::KIND) => Some(Self::ServiceAddresses),
             _ => None,
         }
     }
@@ -96,6 +98,11 @@ impl Kind {
                 let part = |field| value.pointer(field).and_then(Value::as_str).unwrap_or_default();
                 let (namespace, pod) = name.split_once('.').unwrap_or((part("/spec/pod/namespace"), &name));
                 ResourceKey::WorkloadAddress(PodId::new(namespace, pod))
+            }
+            // Namespace names have no dots.
+            Self::ServiceAddresses => {
+                let (namespace, service) = name.split_once('.').unwrap_or(("", &name));
+                ResourceKey::ServiceAddresses(ServiceId { namespace: namespace.into(), name: service.to_owned() })
             }
         }
     }

@@ -22,11 +22,11 @@ mod staged;
 
 pub(crate) use field::InvalidField;
 
-use crate::workload;
+use crate::{given, workload};
 use calico::Group;
 use field::{Meta, read};
 use kind::Kind;
-use model::{PolicyKind, Resource, ResourceKey, WorkloadAddress};
+use model::{PolicyKind, Resource, ResourceKey, ServiceAddresses, WorkloadAddress};
 use serde_json::Value;
 
 /// What an object turned out to be.
@@ -131,6 +131,13 @@ fn resource(
                 return Err(InvalidField::new("metadata.name", "is not NAMESPACE.POD of spec.pod"));
             }
             Resource::WorkloadAddress(address)
+        }
+        Kind::ServiceAddresses => {
+            let given: ServiceAddresses = read("spec", value)?;
+            if given::object_name(&given.service) != meta.name {
+                return Err(InvalidField::new("metadata.name", "is not NAMESPACE.SERVICE of spec.service"));
+            }
+            Resource::ServiceAddresses(given)
         }
     }))
 }

@@ -9,7 +9,8 @@ use super::{
     port,
 };
 use model::{
-    Cidr, Created, Distribution, Family, Protocol, Service, ServiceId, ServiceKind, ServicePort, TrafficPolicy,
+    BalancerRequest, Cidr, Created, Distribution, Family, Protocol, Service, ServiceId, ServiceKind, ServicePort,
+    TrafficPolicy,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,6 +18,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 /// Another service proxy's, by its name.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+const IPV4_POOLS: &str = "projectcalico.org/ipv4pools";
+const IPV6_POOLS: &str = "projectcalico.org/ipv6pools";
+const LOAD_BALANCER_IPS: &str = "projectcalico.org/loadBalancerIPs";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Three hours, as the API server fills it in, and its bound.
 const AFFINITY_S: u32 = 10_800;
@@ -41,6 +45,9 @@ struct Spec {
     external_traffic_policy: Option<String>,
     traffic_distribution: Option<String>,
     health_check_node_port: Option<Value>,
+    load_balancer_class: Option<String>,
+    #[serde(rename = "loadBalancerIP")]
+    load_balancer_ip: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +121,7 @@ pub(super) fn convert(
     Ok(Service {
         created: created(object),
         cluster_ips: if has_addresses { cluster_ips(&spec)? } else { vec![] },
+        request: (is_balanced && !has_ingress(object)).then(|| request(meta, object, &spec).into()),
         load_balancer: if is_balanced { load_balancer(object)? } else { vec![] },
         source_ranges: if is_balanced { source_ranges(spec.load_balancer_source_ranges.as_deref())? } else { vec![] },
         ports: ports(spec.ports.unwrap_or_default(), has_node_ports)?,
@@ -208,6 +216,51 @@ fn load_balancer(object: &Value) -> Result<Vec<IpAddr>, InvalidField> {
         }
     }
     Ok(found)
+}
+
+/// Whether somebody has said already where its load balancer is.
+fn has_ingress(object: &Value) -> bool {
+    object.pointer("/status/loadBalancer/ingress").and_then(Value::as_array).is_some_and(|ingress| !ingress.is_empty())
+}
+
+/// By Calico's annotations (kube-controllers/pkg/controllers/loadbalancer). What cannot be read there is no reason to refuse the
+/// service: it is served where it has addresses, and gets none.
+fn request(meta: &Meta, object: &Value, spec: &Spec) -> BalancerRequest {
+    let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let asked = BalancerRequest { uid, class: spec.load_balancer_class.clone(), ..BalancerRequest::default() };
+    match (asked_addresses(meta, spec), asked_pools(meta)) {
+        (Ok(addresses), Ok(pools)) => BalancerRequest { addresses, pools, ..asked },
+        (Err(unread), _) | (_, Err(unread)) => BalancerRequest { unread: Some(unread), ..asked },
+    }
+}
+
+/// The annotation before the field, which has room for one.
+fn asked_addresses(meta: &Meta, spec: &Spec) -> Result<Vec<IpAddr>, String> {
+    let (path, texts) = match list(meta, LOAD_BALANCER_IPS)? {
+        Some(texts) => (LOAD_BALANCER_IPS, texts),
+        None => {
+            ("spec.loadBalancerIP", spec.load_balancer_ip.iter().filter(|text| !text.is_empty()).cloned().collect())
+        }
+    };
+    let read = |text: &String| address(text).ok_or_else(|| format!("{path}: {text:?} is not an address packets have"));
+    let addresses: Vec<IpAddr> = texts.iter().map(read).collect::<Result<_, _>>()?;
+    let families: BTreeSet<Family> = addresses.iter().copied().map(Family::of).collect();
+    if families.len() < addresses.len() {
+        return Err(format!("{path}: more than one address of one family"));
+    }
+    Ok(addresses)
+}
+
+fn asked_pools(meta: &Meta) -> Result<Vec<String>, String> {
+    let lists = [list(meta, IPV4_POOLS)?, list(meta, IPV6_POOLS)?];
+    Ok(lists.into_iter().flatten().flatten().collect())
+}
+
+/// A list of strings as JSON.
+fn list(meta: &Meta, annotation: &str) -> Result<Option<Vec<String>>, String> {
+    let Some(text) = meta.annotation(annotation).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let read = serde_json::from_str(text);
+    read.map(Some).map_err(|_| format!("{annotation}: {text:?} is not a list of texts as JSON, such as [\"a\"]"))
 }
 
 /// The API server lets spaces around them pass.
@@ -425,6 +478,40 @@ mod tests {
         ] {
             assert!(refusal(&text(rest)).contains(said), "{said} is missing in {}", refusal(&text(rest)));
         }
+    }
+
+    #[test]
+    fn what_a_load_balancer_asks_is_read_and_what_cannot_be_read_is_kept_as_that() {
+        let asked = |annotations: &str, more: &str| {
+            let text = text(&format!("spec: {{type: LoadBalancer, clusterIP: 10.96.0.7{more}}}"));
+            let text =
+                text.replace("namespace: shop", &format!("namespace: shop, uid: u1, annotations: {{{annotations}}}"));
+            match known(&text).0 {
+                Resource::Service(service) => service.request.clone().expect("a load balancer"),
+                other => panic!("{other:?} is no service"),
+            }
+        };
+        let plain = asked("", "");
+        assert_eq!((plain.uid.as_str(), plain.addresses.len(), plain.pools.len()), ("u1", 0, 0));
+        let field = asked("", ", loadBalancerIP: 192.0.2.7, loadBalancerClass: calico");
+        assert_eq!(
+            (addresses(&field.addresses), field.class.as_deref()),
+            (vec!["192.0.2.7".to_owned()], Some("calico"))
+        );
+        let both = r#"projectcalico.org/loadBalancerIPs: '["192.0.2.8","fd00::8"]'"#;
+        assert_eq!(addresses(&asked(both, ", loadBalancerIP: 192.0.2.7").addresses), ["192.0.2.8", "fd00::8"]);
+        let pools = r#"projectcalico.org/ipv4pools: '["a","192.0.2.0/28"]', projectcalico.org/ipv6pools: '["b"]'"#;
+        assert_eq!(asked(pools, "").pools, ["a", "192.0.2.0/28", "b"]);
+        for (annotations, said) in [
+            ("projectcalico.org/loadBalancerIPs: 192.0.2.8", "is not a list of texts"),
+            (r#"projectcalico.org/loadBalancerIPs: '["here"]'"#, "is not an address"),
+            (r#"projectcalico.org/loadBalancerIPs: '["192.0.2.8","192.0.2.9"]'"#, "more than one address"),
+            ("projectcalico.org/ipv4pools: a", "ipv4pools"),
+        ] {
+            let unread = asked(annotations, "").unread.clone().expect(annotations);
+            assert!(unread.contains(said), "{unread}");
+        }
+        assert!(read("spec: {clusterIP: 10.96.0.7}").request.is_none());
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) struct Touched {
 
 /// Gathers events of `dirs` in `touched` and wakes the reader after each.
 pub(super) fn watch(
-    dirs: &[PathBuf; 2],
+    dirs: &[PathBuf],
     touched: Arc<Mutex<Touched>>,
     wake: SyncSender<()>,
 ) -> Result<RecommendedWatcher, notify::Error> {

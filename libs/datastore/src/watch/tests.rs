@@ -98,8 +98,8 @@ fn a_renamed_manifest_is_never_gone_in_between() -> Outcome {
 
 /// A reader that has read `a.yaml`, without the thread that drives it.
 fn reader(dir: &Path) -> Result<Reader, Box<dyn Error>> {
-    let dirs = [dir.to_owned(), dir.join(".tortie")];
-    fs::create_dir_all(&dirs[1])?;
+    let dirs = [dir.to_owned(), dir.join(".tortie/A"), dir.join(".tortie/B")];
+    dirs.iter().try_for_each(fs::create_dir_all)?;
     fs::write(dir.join("a.yaml"), namespace("a"))?;
     let mut reader = Reader::new(dirs, Arc::default());
     assert_eq!(reader.first()?.len(), 2);

@@ -29,6 +29,7 @@ fn service(cluster_ips: &[&str]) -> Service {
         cluster_ips: addresses(cluster_ips),
         external_ips: vec![],
         load_balancer: vec![],
+        request: None,
         source_ranges: vec![],
         ports: [port("web", Protocol::TCP, 80, None)].into(),
         affinity_s: None,

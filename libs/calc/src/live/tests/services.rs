@@ -6,10 +6,11 @@
 use super::*;
 use crate::NodePortAddresses;
 use model::{
-    Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceId, ServiceKind, ServicePort, SliceEndpoint,
-    SlicePort, TrafficPolicy,
+    Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceAddresses, ServiceId, ServiceKind,
+    ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use service::{About, Frontend, Kind};
+use std::sync::Arc;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
@@ -49,6 +50,7 @@ fn service(dice: &mut Dice) -> Service {
         cluster_ips: addresses(dice, 96),
         external_ips: addresses(dice, 97),
         load_balancer: if kind == ServiceKind::LoadBalancer { addresses(dice, 97) } else { vec![] },
+        request: (kind == ServiceKind::LoadBalancer && dice.below(2) == 0).then(Arc::default),
         source_ranges: dice.pick(&[&[][..], &[Cidr::all(Family::V4)]]).to_vec(),
         ports: ports.into_iter().take(1 + dice.below(2)).collect(),
         affinity_s: dice.pick(&[None, Some(60)]),
@@ -100,8 +102,13 @@ fn node(dice: &mut Dice) -> Node {
 pub(super) fn resources(dice: &mut Dice) -> Vec<Resource> {
     let services = (0..16).map(|_| Resource::Service(service(dice).into())).collect::<Vec<_>>();
     let slices = (0..16).map(|_| Resource::EndpointSlice(slice(dice).into())).collect::<Vec<_>>();
+    let given = (0..6).map(|_| {
+        let (service, addresses) = (id(dice), addresses(dice, 97));
+        Resource::ServiceAddresses(ServiceAddresses { service, addresses, remarks: Vec::new() })
+    });
+    let given = given.collect::<Vec<_>>();
     let nodes = (0..3).map(|_| Resource::Node(node(dice)));
-    nodes.chain(services).chain(slices).collect()
+    nodes.chain(services).chain(slices).chain(given).collect()
 }
 
 /// Node ports are at these of the node's addresses.

@@ -1,0 +1,349 @@
+//! Gives addresses to load balancers and takes them back: by the one agent that holds the lease for it.
+//! In: what services ask, and the pools. Out: blocks that say who has what, and beside each Service what it has.
+//! Invariant: every write is by compare-and-swap, so two who believe that they give never give one address twice; what a service
+//! holds is taken back only when it was seen to be gone for some time: an agent that hears late takes nothing away.
+//! Never: makes the owner wait, or who announces.
+
+use crate::allocate::{AllocateError, Allocator};
+use anyhow::Result;
+use calc::World;
+use datastore::{Objects, calendar::go_time, given};
+use ipam::{Balanced, BalancerWish};
+use model::{Family, IpPool, NodeName, Service, ServiceAddresses, ServiceId};
+use sha2::{Digest as _, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tracing::{info, warn};
+
+/// The lease.
+pub const LEASE: &str = "load-balancer-addresses";
+/// Classes of load balancers that are served here: Calico's, and ours.
+const CLASSES: [&str; 2] = ["calico", "tortie"];
+/// A service must have been gone for so long before its addresses are free.
+const GRACE: Duration = Duration::from_secs(5);
+/// Between two looks while something was not done, or is to be taken back.
+const SOON: Duration = Duration::from_secs(1);
+/// Between two looks otherwise: other hands may have changed a block.
+const LATE: Duration = Duration::from_secs(30);
+
+/// What services ask.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Pools of the datastore.
+    pub pools: BTreeMap<String, IpPool>,
+    /// Services that are to have addresses.
+    pub wishes: BTreeMap<ServiceId, BalancerWish>,
+    /// Services that keep what they have until what they ask can be read.
+    pub kept: BTreeMap<ServiceId, String>,
+    /// There is something given that may have to be taken back.
+    pub given: bool,
+}
+
+impl Work {
+    /// Of all services.
+    pub fn of(world: &World) -> Self {
+        let is_ours = |service: &&Service| {
+            let class = service.request.as_ref().and_then(|request| request.class.as_deref());
+            class.is_none_or(|class| CLASSES.contains(&class))
+        };
+        let (mut wishes, mut kept) = (BTreeMap::new(), BTreeMap::new());
+        for service in world.unaddressed().filter(is_ours) {
+            let Some(request) = &service.request else { continue };
+            let handle = balancer_handle(&service.id, &request.uid);
+            if request.unread.is_some() {
+                kept.insert(service.id.clone(), handle);
+                continue;
+            }
+            let families: BTreeSet<Family> = service.cluster_ips.iter().copied().map(Family::of).collect();
+            let wish = BalancerWish {
+                handle,
+                secondary: BTreeMap::new(),
+                families: families.into_iter().collect(),
+                addresses: request.addresses.clone(),
+                pools: request.pools.clone(),
+                sequence: 0,
+            };
+            wishes.insert(service.id.clone(), wish);
+        }
+        let pools = world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
+        Self { pools, wishes, kept, given: world.has_given() }
+    }
+
+    /// Whether somebody has to give or take.
+    pub fn is_some(&self) -> bool {
+        let has_pool = self.pools.values().any(|pool| pool.uses.load_balancer);
+        self.given || has_pool && !self.wishes.is_empty()
+    }
+}
+
+/// The way to the thread that gives.
+#[derive(Clone, Debug)]
+pub struct Assigner(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    told: Mutex<Told>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    work: Work,
+    /// This node holds the lease.
+    is_holder: bool,
+    /// Something of this is new.
+    is_news: bool,
+}
+
+impl Shared {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Assigner {
+    /// Over the objects that agents share.
+    pub fn start(objects: Objects, node: NodeName) -> Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let theirs = Arc::clone(&shared);
+        let mut worker = Worker { allocator: Allocator::new(objects, node), gone: BTreeMap::new() };
+        thread::Builder::new().name("assign".into()).spawn(move || worker.run(&theirs))?;
+        Ok(Self(shared))
+    }
+
+    /// What services ask from now on.
+    pub fn ask(&self, work: Work) {
+        let mut told = self.0.told();
+        if told.work != work {
+            told.work = work;
+            told.is_news = true;
+            self.0.news.notify_one();
+        }
+    }
+
+    /// Whether this node is the one that gives.
+    pub fn hold(&self, is_holder: bool) {
+        let mut told = self.0.told();
+        if told.is_holder != is_holder {
+            told.is_holder = is_holder;
+            told.is_news = true;
+            self.0.news.notify_one();
+        }
+    }
+
+    /// Whether somebody has to.
+    pub fn has_work(&self) -> bool {
+        self.0.told().work.is_some()
+    }
+}
+
+struct Worker {
+    allocator: Allocator,
+    /// Since when services are seen to be gone that hold addresses.
+    gone: BTreeMap<ServiceId, Instant>,
+}
+
+impl Worker {
+    fn run(&mut self, shared: &Shared) {
+        let mut rest = LATE;
+        let mut reported = None;
+        loop {
+            let work = {
+                let told = shared.told();
+                let told = shared.news.wait_timeout_while(told, rest, |told| !told.is_news);
+                let mut told = told.unwrap_or_else(PoisonError::into_inner).0;
+                told.is_news = false;
+                (told.is_holder && told.work.is_some()).then(|| told.work.clone())
+            };
+            let Some(work) = work else {
+                self.gone.clear();
+                rest = LATE;
+                continue;
+            };
+            let done = self.turn(&work);
+            rest = if matches!(done, Ok(true)) { LATE } else { SOON };
+            let problem = done.err().map(|error| error.to_string());
+            if let Some(problem) = problem.as_ref().filter(|problem| reported.as_ref() != Some(*problem)) {
+                warn!("addresses of load balancers: {problem}");
+            }
+            reported = problem;
+        }
+    }
+
+    /// Whether everything is done.
+    fn turn(&mut self, work: &Work) -> Result<bool, AllocateError> {
+        self.allocator.pools.clone_from(&work.pools);
+        let objects = self.allocator.objects().clone();
+        let held = self.allocator.balanced()?;
+        let told: BTreeSet<ServiceId> = given::told(&objects)?.into_iter().collect();
+        let is_there = |id: &ServiceId| work.wishes.contains_key(id) || work.kept.contains_key(id);
+        let handles: BTreeSet<&String> =
+            work.wishes.values().map(|wish| &wish.handle).chain(work.kept.values()).collect();
+        let gone: BTreeSet<_> = held.values().chain(&told).filter(|id| !is_there(id)).cloned().collect();
+        let freed = self.freed(&gone);
+        // A service that was made anew under its name has another handle, and its former one is nobody's.
+        let is_free =
+            |(handle, id): &(&String, &ServiceId)| !handles.contains(handle) && (is_there(id) || freed.contains(*id));
+        let free: Vec<_> = held.iter().filter(is_free).map(|(handle, _)| handle.clone()).collect();
+        // Who asks for an address by name comes before those who take any.
+        let (named, others): (Vec<_>, Vec<_>) = work.wishes.iter().partition(|(_, wish)| !wish.addresses.is_empty());
+        let wishes: Vec<_> = named.into_iter().chain(others).map(|(id, wish)| (id, stamped(id, wish))).collect();
+        let asked: Vec<_> = wishes.iter().map(|(_, wish)| wish.clone()).collect();
+        let balanced = self.allocator.balance(&asked, &free)?;
+        for ((id, _), Balanced { addresses, missing }) in wishes.iter().zip(balanced) {
+            let remarks = missing.iter().map(ToString::to_string).collect();
+            given::tell(&objects, &ServiceAddresses { service: (*id).clone(), addresses, remarks })?;
+        }
+        for id in told.intersection(&freed) {
+            given::take_back(&objects, id)?;
+            info!(service = %id, "its addresses are free again");
+        }
+        Ok(freed.len() == gone.len())
+    }
+
+    /// Those that have been gone for long enough.
+    fn freed(&mut self, gone: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
+        self.gone.retain(|id, _| gone.contains(id));
+        let now = Instant::now();
+        for id in gone {
+            self.gone.entry(id.clone()).or_insert(now);
+        }
+        self.gone.iter().filter(|(_, since)| now >= **since + GRACE).map(|(id, _)| id.clone()).collect()
+    }
+}
+
+/// With what Calico's controller stores beside an address.
+fn stamped(id: &ServiceId, wish: &BalancerWish) -> BalancerWish {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let secondary = [
+        ("service", id.name.clone()),
+        ("namespace", id.namespace.to_string()),
+        ("type", "LoadBalancer".to_owned()),
+        ("timestamp", go_time(now)),
+    ];
+    BalancerWish {
+        secondary: secondary.map(|(key, value)| (key.to_owned(), value)).into(),
+        sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
+        ..wish.clone()
+    }
+}
+
+/// The handle of a service's addresses, as Calico's controller makes it: of name, namespace and UID; what lies in a directory has
+/// no UID, mostly.
+fn balancer_handle(service: &ServiceId, uid: &str) -> String {
+    let text = format!("{}-{}-{uid}", service.name, service.namespace).to_lowercase();
+    format!("lb-{}", letters(&Sha256::digest(text.as_bytes())))
+}
+
+/// Base64 without what is neither letter nor digit, and without padding.
+fn letters(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = [0, 1, 2].map(|at| u32::from(*chunk.get(at).unwrap_or(&0)));
+        let word = word[0] << 16 | word[1] << 8 | word[2];
+        for place in 0..=chunk.len() {
+            let digit = word >> (18 - 6 * place) & 63;
+            let letter = usize::try_from(digit).ok().and_then(|digit| ALPHABET.get(digit));
+            text.extend(letter.map(|letter| char::from(*letter)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::PoolUses;
+
+    fn id(name: &str) -> ServiceId {
+        ServiceId { namespace: "shop".into(), name: name.into() }
+    }
+
+    fn work(wishes: &[(&str, &[&str])]) -> Work {
+        let uses = PoolUses { workload: false, load_balancer: true };
+        let pool = IpPool { uses, ..IpPool::of_pods("lb", "192.0.2.128/30".parse().expect("a network"), 30) };
+        let wish = |(name, addresses): &(&str, &[&str])| {
+            let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+            let handle = balancer_handle(&id(name), "");
+            (id(name), BalancerWish { handle, families: vec![Family::V4], addresses, ..BalancerWish::default() })
+        };
+        Work { pools: [("lb".to_owned(), pool)].into(), wishes: wishes.iter().map(wish).collect(), ..Work::default() }
+    }
+
+    fn worker(dir: &std::path::Path) -> Worker {
+        let objects = Objects::open(dir).expect("a store");
+        Worker { allocator: Allocator::new(objects, "n1".into()), gone: BTreeMap::new() }
+    }
+
+    /// What stands beside the services: addresses, and how many remarks.
+    fn told(worker: &Worker) -> Vec<(String, Vec<String>, usize)> {
+        let objects = worker.allocator.objects();
+        let read = |id: ServiceId| {
+            let found =
+                objects.get("ServiceAddresses", &format!("shop.{}", id.name)).expect("readable").expect("there");
+            let given: ServiceAddresses = serde_json::from_value(found.spec).expect("in its shape");
+            (id.name, given.addresses.iter().map(ToString::to_string).collect(), given.remarks.len())
+        };
+        given::told(objects).expect("listed").into_iter().map(read).collect()
+    }
+
+    #[test]
+    fn the_handle_is_calicos() {
+        let service = ServiceId { namespace: "default".into(), name: "svc".into() };
+        // printf svc-default-1234 | openssl sha256 -binary | basenc --base64url | tr -d '_=-'
+        assert_eq!(balancer_handle(&service, "1234"), "lb-tlM9EImjL3fJVw93q97djyFD5fkFbT1p2XOxC164");
+        assert_ne!(balancer_handle(&service, ""), balancer_handle(&service, "1234"));
+    }
+
+    #[test]
+    fn what_is_given_stands_beside_the_service_and_survives_whoever_gives() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut first = worker(dir.path());
+        let asked = work(&[("a", &[]), ("b", &["192.0.2.128"]), ("c", &["192.0.2.128"])]);
+        assert_eq!(first.turn(&asked).ok(), Some(true));
+        let given = told(&first);
+        let of = |name: &str| given.iter().find(|(own, ..)| own == name).cloned().expect("it is told");
+        assert_eq!(of("b"), ("b".into(), vec!["192.0.2.128".into()], 0), "by name before by chance");
+        assert_eq!(of("c"), ("c".into(), vec![], 1), "it is taken");
+        assert_eq!((of("a").1.len(), of("a").2), (1, 0));
+        let mut next = worker(dir.path());
+        assert_eq!(next.turn(&asked).ok(), Some(true));
+        assert_eq!(told(&next), given);
+    }
+
+    #[test]
+    fn what_a_service_held_is_free_once_it_was_gone_for_some_time_and_not_before() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut worker = worker(dir.path());
+        worker.turn(&work(&[("a", &[]), ("b", &[])])).expect("given");
+        let before = told(&worker);
+        // One who hears late: the service is there, and this agent does not know it yet.
+        assert_eq!(worker.turn(&work(&[("b", &[])])).ok(), Some(false));
+        assert_eq!(told(&worker), before);
+        worker.turn(&work(&[("a", &[]), ("b", &[])])).expect("given");
+        assert_eq!(told(&worker), before);
+        worker.turn(&work(&[("b", &[])])).expect("looked");
+        for since in worker.gone.values_mut() {
+            *since -= GRACE;
+        }
+        assert_eq!(worker.turn(&work(&[("b", &[])])).ok(), Some(true));
+        assert_eq!(told(&worker).len(), 1);
+        assert_eq!(worker.allocator.balanced().expect("readable").len(), 1);
+    }
+
+    #[test]
+    fn a_service_whose_wish_cannot_be_read_keeps_what_it_has() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut worker = worker(dir.path());
+        worker.turn(&work(&[("a", &[])])).expect("given");
+        let before = told(&worker);
+        let kept = [(id("a"), balancer_handle(&id("a"), ""))].into();
+        assert_eq!(worker.turn(&Work { kept, given: true, ..work(&[]) }).ok(), Some(true));
+        assert_eq!(told(&worker), before);
+    }
+}
