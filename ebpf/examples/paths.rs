@@ -78,6 +78,8 @@ impl Tables for Counting<'_> {
         lookups: flow(key: &FlowKey) -> Option<&Flow>;
         lookups: new_flow(key: &FlowKey) -> Option<&Flow>;
         array_reads: note(place: u32) -> Option<&Note>;
+        array_reads: openings(slot: u32) -> u32;
+        array_reads: count_opening(slot: u32) -> ();
         writes: insert_new_flow(key: &FlowKey, entry: &ConntrackEntry) -> bool;
         writes: insert_flow(key: &FlowKey, entry: &ConntrackEntry) -> Inserted;
         writes: replace_flow(key: &FlowKey, entry: &ConntrackEntry) -> Replaced;

@@ -57,6 +57,8 @@ pub struct Node {
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
     pub notes: Vec<Note>,
+    /// Flows that each endpoint has opened.
+    pub openings: RefCell<BTreeMap<u32, u32>>,
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
     pub chance: Cell<u32>,
@@ -93,6 +95,7 @@ impl Node {
             generation: Cell::new(5),
             now_s: Cell::new(1000),
             notes: (0..NOTES).map(|_| Note::default()).collect(),
+            openings: RefCell::default(),
             endpoints: vec![Endpoint::default(); 2],
             classes: vec![ClassEntry::default()],
             frontends: vec![Frontend::default()],
@@ -240,6 +243,12 @@ impl Tables for Node {
     fn note(&self, place: u32) -> Option<&Note> {
         self.notes.get(place as usize)
     }
+    fn openings(&self, slot: u32) -> u32 {
+        self.openings.borrow().get(&slot).copied().unwrap_or_default()
+    }
+    fn count_opening(&self, slot: u32) {
+        *self.openings.borrow_mut().entry(slot).or_default() += 1;
+    }
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
         self.tracked.flow(key)
     }
@@ -310,12 +319,16 @@ impl Tables for Twin<'_> {
         row(key: &RowKey) -> Option<RowRef>;
         span(index: u32) -> Option<Span>;
         note(place: u32) -> Option<&Note>;
+        openings(slot: u32) -> u32;
         flow(key: &FlowKey) -> Option<&Flow>;
         new_flow(key: &FlowKey) -> Option<&Flow>;
         flows_of(account: u32) -> i64;
         flow_quota() -> u32;
         lifetime_s(timeout: u8) -> i32;
         fragment(key: &FragmentKey) -> Option<FragmentPorts>;
+    }
+    fn count_opening(&self, _: u32) {
+        panic!("a dry run counted a flow")
     }
     fn insert_new_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> bool {
         panic!("a dry run opened a flow")

@@ -9,6 +9,7 @@ use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
+use crate::choice;
 use crate::conntrack::{self, Currency, Opening, Tracked};
 use crate::entry::Flow;
 use crate::icmp;
@@ -63,10 +64,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                     if state.translation.end == Translated::Destination {
                         self.keep_lead(state, &tracked)?;
                     }
-                    if let Some(note) = note
-                        && state.translation.end == Translated::Nothing
-                    {
-                        note.take(self.tables, &state.packet, &tracked, &mut state.key);
+                    if let Some(note) = note {
+                        note.take(self.tables, state, &tracked);
                     }
                     return Ok(Some(tracked.slots().1));
                 }
@@ -128,13 +127,26 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let holds = note.is_of(&state.packet, self.tables.now_s())
             && self.comes_from(source, destination, state)
             && conntrack::currency_between(self.tables, (source, destination), note.stamp()) == Currency::Current;
-        if !holds {
+        if !holds || note.is_outlived(self.tables) || !self.is_still_behind(state, note) {
             return None;
         }
+        note.translates(state);
         state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
         state.tracked = true;
         note.count(&state.packet);
         Some(destination)
+    }
+
+    /// Whether the backend that a note names is still the one that was chosen.
+    #[inline(always)]
+    fn is_still_behind(&self, state: &State, note: &Note) -> bool {
+        let Some((slot, stamp)) = note.backend() else {
+            return true;
+        };
+        let Some(backend) = self.tables.backend(slot) else {
+            return false;
+        };
+        choice::standing(self.tables, backend, state.generation) != 0 && backend.was_there(stamp)
     }
 
     /// Whether a packet between these slots comes in where its sender lives.
@@ -306,6 +318,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if stale && let Some(place) = self.tables.flow(&state.key) {
             // The flow before on this key is over for good: its tombstone must not answer for the new one.
             place.forget();
+        }
+        if slots.0 >= SLOT_FIRST {
+            self.tables.count_opening(slots.0);
         }
         self.lead(state, slots)
     }

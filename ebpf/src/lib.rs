@@ -36,6 +36,8 @@ mod lead;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 pub mod neighbour;
+#[cfg(test)]
+mod noted;
 mod options;
 pub mod parse;
 #[cfg(test)]

@@ -83,6 +83,10 @@ static DRY_SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static NOTES: PerCpuArray<[u64; size_of::<Note>() / 8]> = PerCpuArray::with_max_entries(recent::NOTES, 0);
 
+/// Flows that endpoints have opened, by slot: how notes learn that their client has gone on.
+#[map]
+static OPENINGS: Array<u32> = Array::with_max_entries(recent::OPENINGS, 0);
+
 /// A state that has forgotten the packet before.
 #[inline(always)]
 pub fn blank_state<'a, const DRY: bool>() -> Option<&'a mut State> {
@@ -208,6 +212,20 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     fn note(&self, place: u32) -> Option<&Note> {
         // SAFETY: aligned memory of this processor, on which the program stays; zero or left by another run.
         NOTES.get_ptr(place).map(|note| unsafe { &*note.cast::<Note>() })
+    }
+
+    #[inline(always)]
+    fn openings(&self, slot: u32) -> u32 {
+        // SAFETY: four aligned bytes, which any processor may write at once.
+        OPENINGS.get_ptr(slot & (recent::OPENINGS - 1)).map_or(0, |count| unsafe { count.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn count_opening(&self, slot: u32) {
+        if let Some(count) = OPENINGS.get_ptr_mut(slot & (recent::OPENINGS - 1)) {
+            // SAFETY: as above; one that is lost beside another still leaves a number that no note has.
+            unsafe { count.write_volatile(count.read_volatile().wrapping_add(1)) };
+        }
     }
 
     #[inline(always)]

@@ -1,23 +1,30 @@
 //! Recent flows: a packet of a flow that this processor met in the same second needs no look-up in a hash.
 //! In: a whole packet of TCP or UDP. Out: the note of its flow; from the flow's entry, a note for the packets that follow.
-//! Invariant: a note repeats what an entry in force said, and no longer than its second; slots and stamp are checked anew.
+//! Invariant: a note repeats what an entry in force said, and no longer than its second; slots and stamp are checked anew, and of
+//! a flow through a service its backend too, and that its client has opened no other flow since.
 //! Never: is made of a flow that is half-open, closed or refused; serves a SYN, a FIN or a RST.
 
 use core::cell::Cell;
 
 use abi::conntrack::STATE_ESTABLISHED;
+use abi::endpoint::SLOT_FIRST;
 use abi::{Address, FlowKey};
 
 use crate::conntrack::{Tracked, key_between};
 use crate::entry::Flow;
 use crate::parse::{Fragment, Packet, protocol, tcp};
 use crate::tables::Tables;
+use crate::translation::{Translated, Translation};
+use crate::walk::State;
 
 /// Notes of one processor. A flow has one place by its addresses and ports; each direction is a flow of its own here.
 pub const NOTES: u32 = 256;
 
+/// Numbers of the flows that clients have opened, by slot; clients that share one only lose notes by it.
+pub const OPENINGS: u32 = 1024;
+
 /// Packets below which a flow is not noted.
-const SHORT: u32 = 16;
+pub(crate) const SHORT: u32 = 16;
 
 /// What was noted of one direction of a flow. All zero: nothing, for no packet has these addresses.
 #[repr(C)]
@@ -33,8 +40,20 @@ pub struct Note {
     destination_slot: Cell<u32>,
     second: Cell<u32>,
     packets: Cell<u32>,
-    spare: Cell<u32>,
+    /// Which end a service translates: 0 none, 1 the destination, 2 the source.
+    end: Cell<u32>,
+    /// What comes to stand there, and its port.
+    other: Cell<[u64; 2]>,
+    other_port: Cell<u32>,
+    /// The backend that it is, and the generation that chose it.
+    backend: Cell<u32>,
+    chosen: Cell<u32>,
+    /// Flows that its client had opened.
+    openings: Cell<u32>,
 }
+
+const DESTINATION: u32 = 1;
+const SOURCE: u32 = 2;
 
 /// A packet that goes by a note, if there is one: it changes nothing of its flow but the counters.
 #[inline(always)]
@@ -71,15 +90,16 @@ impl Note {
     /// Whether this packet's flow was noted here in this second.
     #[inline(always)]
     pub fn is_of(&self, packet: &Packet, now_s: u32) -> bool {
-        self.is_about(packet) && self.second.get() == now_s
+        let ends = (packet.source, packet.destination, ports(packet));
+        self.is_about(ends, packet.protocol) && self.second.get() == now_s
     }
 
     #[inline(always)]
-    fn is_about(&self, packet: &Packet) -> bool {
-        self.ports.get() == ports(packet)
-            && self.source.get() == packet.source.0
-            && self.destination.get() == packet.destination.0
-            && self.protocol.get() == packet.protocol as u32
+    fn is_about(&self, (source, destination, ports): (Address, Address, u32), protocol: u8) -> bool {
+        self.ports.get() == ports
+            && self.source.get() == source.0
+            && self.destination.get() == destination.0
+            && self.protocol.get() == u32::from(protocol)
     }
 
     /// Slots of the packet's sender and receiver.
@@ -94,11 +114,52 @@ impl Note {
         self.stamp.get()
     }
 
+    /// Whether the client of a flow through a service has opened another since: it may be by these very ports, to another backend.
+    #[inline(always)]
+    pub fn is_outlived<T: Tables>(&self, tables: &T) -> bool {
+        let client = match self.end.get() {
+            DESTINATION => self.source_slot.get(),
+            SOURCE => self.destination_slot.get(),
+            _ => return false,
+        };
+        tables.openings(client) != self.openings.get()
+    }
+
+    /// The backend that the service's packets go to, and the generation that chose it; `None`: it is no packet to a service.
+    #[inline(always)]
+    pub fn backend(&self) -> Option<(u32, u32)> {
+        if self.end.get() == DESTINATION { Some((self.backend.get(), self.chosen.get())) } else { None }
+    }
+
+    /// Sees the packet as the stages saw those before it.
+    #[inline(always)]
+    pub fn translates(&self, state: &mut State) {
+        let other = (Address(self.other.get()), self.other_port.get() as u16);
+        match self.end.get() {
+            DESTINATION => {
+                (state.translation.frontend, state.translation.port) =
+                    (state.packet.destination, state.packet.destination_port);
+                state.see_backend(other);
+            }
+            SOURCE => {
+                (state.translation.end, state.translation.is_hairpin) = (Translated::Source, false);
+                (state.translation.frontend, state.translation.port) = other;
+            }
+            _ => {}
+        }
+    }
+
     /// Counts a packet; the flow's entry learns of it when the second has passed.
     #[inline(always)]
     pub fn count(&self, packet: &Packet) {
         self.bytes.set(self.bytes.get().wrapping_add(u64::from(packet.length)));
         self.packets.set(self.packets.get().wrapping_add(1));
+    }
+
+    /// Packets that went by the note and their flow's entry has not learnt of.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> u32 {
+        self.packets.get()
     }
 
     /// Counts in a flow's entry what went by the note.
@@ -113,7 +174,11 @@ impl Note {
     fn pay_former<T: Tables>(&self, tables: &T, scratch: &mut FlowKey) {
         let ports = self.ports.get();
         let source = (Address(self.source.get()), (ports >> 16) as u16);
-        let destination = (Address(self.destination.get()), ports as u16);
+        let destination = if self.end.get() == DESTINATION {
+            (Address(self.other.get()), self.other_port.get() as u16)
+        } else {
+            (Address(self.destination.get()), ports as u16)
+        };
         key_between(source, destination, self.protocol.get() as u8, scratch);
         if let Some(flow) = tables.flow(scratch) {
             self.pay(flow);
@@ -121,31 +186,59 @@ impl Note {
     }
 
     /// Says the same as an entry in force, for the rest of this second. A short flow is not worth it, and one that another
-    /// flow uses in this second stays.
+    /// flow uses in this second stays. Through a service those of local clients are noted; of one that is sent to itself both
+    /// ends are others, and it is not.
     #[inline(always)]
-    pub fn take<T: Tables>(&self, tables: &T, packet: &Packet, tracked: &Tracked<'_>, scratch: &mut FlowKey) {
-        let flow = tracked.flow;
+    pub fn take<T: Tables>(&self, tables: &T, state: &mut State, tracked: &Tracked<'_>) {
+        let (flow, slots) = (tracked.flow, tracked.slots());
+        let client = if state.translation.end == Translated::Destination { slots.0 } else { slots.1 };
+        let is_translated = state.translation.end != Translated::Nothing;
+        if is_translated && (state.translation.is_hairpin || client < SLOT_FIRST) {
+            return;
+        }
         if flow.state.get() != STATE_ESTABLISHED || tracked.half_open || flow.packets.get() < SHORT {
             return;
         }
-        if self.is_about(packet) {
+        let State { packet, translation, key, .. } = state;
+        let (destination, destination_port) = match translation.end {
+            Translated::Destination => (translation.frontend, translation.port),
+            _ => (packet.destination, packet.destination_port),
+        };
+        let ports = u32::from(packet.source_port) << 16 | u32::from(destination_port);
+        if self.is_about((packet.source, destination, ports), packet.protocol) {
             self.pay(flow);
         } else if self.second.get() == tracked.now_s {
             return;
         } else if self.packets.get() != 0 {
-            self.pay_former(tables, scratch);
+            self.pay_former(tables, key);
         }
-        let (source, destination) = tracked.slots();
         self.source.set(packet.source.0);
-        self.destination.set(packet.destination.0);
-        self.ports.set(ports(packet));
+        self.destination.set(destination.0);
+        self.ports.set(ports);
         self.protocol.set(u32::from(packet.protocol));
         self.stamp.set(flow.stamp.get());
-        self.source_slot.set(source);
-        self.destination_slot.set(destination);
+        self.source_slot.set(slots.0);
+        self.destination_slot.set(slots.1);
         self.second.set(tracked.now_s);
         self.bytes.set(0);
         self.packets.set(0);
+        self.openings.set(tables.openings(client));
+        self.remember(packet, translation);
+    }
+
+    /// What the service makes of the packet.
+    #[inline(always)]
+    fn remember(&self, packet: &Packet, translation: &Translation) {
+        let (end, (other, port)) = match translation.end {
+            Translated::Destination => (DESTINATION, (packet.destination, packet.destination_port)),
+            Translated::Source => (SOURCE, (translation.frontend, translation.port)),
+            _ => (0, (Address([0; 2]), 0)),
+        };
+        self.end.set(end);
+        self.other.set(other.0);
+        self.other_port.set(u32::from(port));
+        self.backend.set(translation.backend);
+        self.chosen.set(translation.stamp);
     }
 }
 

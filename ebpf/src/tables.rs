@@ -102,6 +102,10 @@ pub trait Tables: Services + Announcements {
     fn span(&self, index: u32) -> Option<Span>;
     /// A place for the note of a recent flow, this processor's own.
     fn note(&self, place: u32) -> Option<&Note>;
+    /// A number that grows with each flow that the endpoint in this slot opens.
+    fn openings(&self, slot: u32) -> u32;
+    /// Counts one.
+    fn count_opening(&self, slot: u32);
     /// What `CONNTRACK` remembers of a flow.
     fn flow(&self, key: &FlowKey) -> Option<&Flow>;
     /// What `NEWFLOW` remembers of a flow.

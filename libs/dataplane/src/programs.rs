@@ -43,7 +43,7 @@ pub struct Globals {
 }
 
 /// Maps that are of no use without these very programs: what they log, and what they keep to themselves.
-const OWN_MAPS: [&str; 6] = [LOG_MAP, LOG_ACCOUNT_MAP, "SCRATCH", "DRY_SCRATCH", "NOTES", packet_log::MAP];
+const OWN_MAPS: [&str; 7] = [LOG_MAP, LOG_ACCOUNT_MAP, "SCRATCH", "DRY_SCRATCH", "NOTES", "OPENINGS", packet_log::MAP];
 
 /// The programs: those that are loaded, and the object to load the others from.
 #[derive(Debug)]
