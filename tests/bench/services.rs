@@ -5,14 +5,16 @@
 //! Never: judges.
 
 mod changes;
+mod neighbours;
 mod place;
 mod starts;
 
-use crate::{figures::Figures, memory::Memory, progress, rounds::Rounds};
-use ::tests::{Binaries, traffic::Row};
+use crate::{figures::Figures, memory::Memory, progress, rounds::Rounds, setups::Setup};
+use ::tests::{Binaries, kube_proxy::Mode, traffic::Row};
 use anyhow::Result;
 use changes::Timed;
 use clap::{Args, ValueEnum};
+use neighbours::Neighbour;
 use place::{Asked, Place, Side};
 use serde::Serialize;
 use starts::Started;
@@ -56,6 +58,8 @@ enum Part {
     Changes,
     /// Starts.
     Starts,
+    /// Packets to a service against packets that a real kube-proxy's rules translate. Not part of the rest.
+    KubeProxy,
 }
 
 impl Part {
@@ -73,6 +77,8 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     starts: Vec<Started>,
     memory: Vec<Held>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    neighbours: Option<Figures>,
 }
 
 /// What an agent holds.
@@ -88,7 +94,8 @@ pub fn run(services: &Services, binaries: &Binaries) -> Result<()> {
     let quick = services.rounds.quick;
     let (many, few) = if quick { (200, 20) } else { (services.services, 100.min(services.services)) };
     let asks = |part: Part| services.only.contains(&part);
-    let mut report = Report { traffic: None, changes: Vec::new(), starts: Vec::new(), memory: Vec::new() };
+    let mut report =
+        Report { traffic: None, changes: Vec::new(), starts: Vec::new(), memory: Vec::new(), neighbours: None };
     let create = |stem, count| Place::create(stem, count, services.backends.max(2), services.laps, binaries);
     let mut many = create("many", many)?;
     if asks(Part::Traffic) {
@@ -101,6 +108,9 @@ pub fn run(services: &Services, binaries: &Binaries) -> Result<()> {
         report.changes = changes::timed(&[&few, &many], if quick { 3 } else { services.changes })?;
     }
     report.memory.push(held(&many)?);
+    if asks(Part::KubeProxy) {
+        report.neighbours = Some(neighbours(&services.rounds, &many, services.backends, few, binaries)?);
+    }
     if asks(Part::Starts) {
         let times = if quick { 1 } else { services.starts };
         let mut one = create("start", 1)?;
@@ -129,6 +139,21 @@ fn traffic(rounds: &Rounds, one: &Place, many: &Place) -> Result<Figures> {
     rounds.run(&ROWS, &setups.iter().map(|setup| setup as _).collect::<Vec<_>>())
 }
 
+/// The same services, translated by kube-proxy's rules on the way through the kernel's routing.
+fn neighbours(rounds: &Rounds, many: &Place, backends: usize, few: usize, binaries: &Binaries) -> Result<Figures> {
+    let name = format!("Tortie, one of {}", many.count).leak();
+    let tortie = Asked { name, side: Side::Service, place: many };
+    let mut standing = Vec::new();
+    for count in [few, many.count] {
+        for mode in [Mode::Nftables, Mode::Iptables] {
+            standing.push(Neighbour::create(mode, count, backends, binaries)?);
+        }
+    }
+    let mut setups: Vec<&dyn Setup> = vec![&tortie];
+    setups.extend(standing.iter().map(|neighbour| neighbour as &dyn Setup));
+    rounds.run(&ROWS, &setups)
+}
+
 fn held(place: &Place) -> Result<Held> {
     Ok(Held { place: place.name(), memory: Memory::of(place.agent()?)? })
 }
@@ -150,6 +175,9 @@ impl fmt::Display for Report {
         }
         for Started { place, from, seconds } in &self.starts {
             writeln!(f, "{place:40}  {from:40}  {}", seconds.with_digits(2))?;
+        }
+        if let Some(neighbours) = &self.neighbours {
+            writeln!(f, "\n{neighbours}")?;
         }
         writeln!(f, "\nWhat the agent holds:")?;
         for Held { place, memory } in &self.memory {

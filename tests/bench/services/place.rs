@@ -9,7 +9,7 @@ use crate::{
     setups::Setup,
 };
 use ::tests::{
-    Binaries, Cluster, Node, NodeSpec, Pod, PodSpec,
+    Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec,
     netns::STEM,
     traffic::{PORT, Way},
 };
@@ -121,8 +121,7 @@ impl Place {
 
     /// All services and slices, as one file has them.
     pub fn all(&self) -> String {
-        let behind = |number| if number == 0 { self.addresses() } else { others(number, self.backends) };
-        manifests::list((0..self.count).flat_map(|number| [service(number), endpoint_slice(number, &behind(number))]))
+        all(self.count, self.backends, &self.addresses())
     }
 
     /// Takes all services and slices away.
@@ -136,37 +135,52 @@ impl Place {
 
     /// Waits until a connection goes through the service.
     pub fn until_served(&self, begun: Instant) -> Result<Duration> {
-        self.until(true, begun)
+        until(&self.way(Side::Service), true, begun)
     }
 
     /// Waits until none does.
     pub fn until_not_served(&self) -> Result<()> {
-        self.until(false, Instant::now()).map(drop)
+        until(&self.way(Side::Service), false, Instant::now()).map(drop)
     }
 
-    fn until(&self, served: bool, begun: Instant) -> Result<Duration> {
-        let listen = |server: &Pod| {
-            let at = SocketAddr::new(server.address(), PORT);
-            server.namespace().inside(|| TcpListener::bind(at).context("listening"))
+    fn way(&self, side: Side) -> Way<'_> {
+        let servers: Vec<_> = self.servers.iter().map(|server| (server.namespace(), server.address())).collect();
+        let (client, to) = match side {
+            Side::Backends => (&self.direct, self.addresses()),
+            Side::Service => (&self.client, vec![service_address(0)]),
         };
-        let listeners: Vec<_> = self.servers.iter().map(listen).collect::<Result<_>>()?;
-        for listener in &listeners {
-            listener.set_nonblocking(true)?;
-        }
-        let to = SocketAddr::new(service_address(0), PORT);
-        self.client.namespace().inside(|| {
-            loop {
-                let came = TcpStream::connect_timeout(&to, Duration::from_millis(4)).is_ok();
-                if came == served {
-                    return Ok(begun.elapsed());
-                }
-                // So that no queue fills.
-                listeners.iter().for_each(|listener| drop(listener.accept()));
-                ensure!(begun.elapsed() < PATIENCE, "not so after {PATIENCE:?}");
-                thread::sleep(LOOK);
-            }
-        })
+        Way { client: client.namespace(), servers, to }
     }
+}
+
+/// Waits until connections go through, or do so no longer.
+pub fn until(way: &Way<'_>, served: bool, begun: Instant) -> Result<Duration> {
+    let listen = |(server, address): &(&NetNs, IpAddr)| {
+        server.inside(|| TcpListener::bind(SocketAddr::new(*address, PORT)).context("listening"))
+    };
+    let listeners: Vec<_> = way.servers.iter().map(listen).collect::<Result<_>>()?;
+    for listener in &listeners {
+        listener.set_nonblocking(true)?;
+    }
+    let to = SocketAddr::new(way.to[0], PORT);
+    way.client.inside(|| {
+        loop {
+            let came = TcpStream::connect_timeout(&to, Duration::from_millis(4)).is_ok();
+            if came == served {
+                return Ok(begun.elapsed());
+            }
+            // So that no queue fills.
+            listeners.iter().for_each(|listener| drop(listener.accept()));
+            ensure!(begun.elapsed() < PATIENCE, "not so after {PATIENCE:?}");
+            thread::sleep(LOOK);
+        }
+    })
+}
+
+/// So many services and their slices, with these addresses behind the one that is asked.
+pub fn all(count: usize, backends: usize, own: &[IpAddr]) -> String {
+    let behind = |number| if number == 0 { own.to_vec() } else { others(number, backends) };
+    manifests::list((0..count).flat_map(|number| [service(number), endpoint_slice(number, &behind(number))]))
 }
 
 /// Addresses at which nobody is.
@@ -200,12 +214,6 @@ impl Setup for Asked<'_> {
     }
 
     fn way(&self) -> Way<'_> {
-        let Self { place, side, .. } = self;
-        let servers: Vec<_> = place.servers.iter().map(|server| (server.namespace(), server.address())).collect();
-        let (client, to) = match side {
-            Side::Backends => (&place.direct, place.addresses()),
-            Side::Service => (&place.client, vec![service_address(0)]),
-        };
-        Way { client: client.namespace(), servers, to }
+        self.place.way(self.side)
     }
 }

@@ -1,0 +1,105 @@
+//! The neighbours: a node on which kube-proxy translates and the kernel routes, with no agent and no policy.
+//! In: a way of translating, and how many services. Out: a way to the service that is asked.
+//! Invariant: the same manifests, servers and addresses as on a node of Tortie; nothing runs beside the measurement.
+//! Never: tunes kube-proxy.
+
+use super::place::{all, until};
+use crate::{manifests::service_address, progress, setups::Setup};
+use ::tests::{
+    Binaries, Cluster, NetNs, Node, NodeSpec,
+    kube_proxy::{KubeProxy, Mode},
+    netns::STEM,
+    traffic::Way,
+};
+use anyhow::{Context as _, Result};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    process,
+    time::Instant,
+};
+
+/// It stands.
+pub struct Neighbour {
+    name: &'static str,
+    client: NetNs,
+    servers: Vec<(NetNs, IpAddr)>,
+    // Dropped in this order.
+    _node: Node,
+    _cluster: Cluster,
+}
+
+impl Neighbour {
+    /// Leaves kube-proxy's rules, and not kube-proxy: its own work is not measured here.
+    pub fn create(mode: Mode, count: usize, backends: usize, binaries: &Binaries) -> Result<Self> {
+        let stem = format!("{STEM}{}-{}{count}", process::id(), mode.as_str());
+        progress(&format!("kube-proxy, {}, {count} services", mode.as_str()));
+        let cluster = Cluster::with_stem(&stem, binaries.clone())?;
+        let node = cluster.node(NodeSpec::new(1))?;
+        node.namespace().sysctl("ipv4/ip_forward", "1")?;
+        // Where nobody has a route, nobody is translated.
+        node.namespace().ip(&["route add default via 192.0.2.254", "route add ::/0 via 2001:db8::fe"])?;
+        let client = wired(&node, &stem, "client", address(0))?;
+        let mut servers = Vec::new();
+        for number in 0..backends {
+            let at = address(number + 1);
+            servers.push((wired(&node, &stem, &format!("server{number}"), at)?, IpAddr::from(at)));
+        }
+        let own: Vec<_> = servers.iter().map(|(_, address)| *address).collect();
+        cluster.manifest("all", &all(count, backends, &own))?;
+        let proxy = KubeProxy::start(&cluster, &node, mode)?;
+        let mut neighbour = Self { name: "", client, servers, _node: node, _cluster: cluster };
+        until(&neighbour.way(), true, Instant::now()).with_context(|| proxy.log_tail())?;
+        drop(proxy);
+        let place = if mode == Mode::Iptables { neighbour.place()? } else { String::new() };
+        neighbour.name = format!("kube-proxy, {}, one of {count}{place}", mode.as_str()).leak();
+        Ok(neighbour)
+    }
+
+    /// Among the rules of iptables, which are gone through one by one, in an order that is chance.
+    fn place(&self) -> Result<String> {
+        let mut command = self._node.namespace().command(Path::new("iptables-save"))?;
+        let said = command.args(["-t", "nat"]).output().context("starting iptables-save")?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let mut rules = said.lines().filter(|line| line.starts_with("-A KUBE-SERVICES"));
+        let ours = format!("{}/32", service_address(0));
+        let place = rules.position(|rule| rule.contains(&ours) && rule.contains("-p tcp"));
+        Ok(place.map_or_else(String::new, |place| format!(", rule {}", place + 1)))
+    }
+}
+
+impl Setup for Neighbour {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn way(&self) -> Way<'_> {
+        let servers = self.servers.iter().map(|(namespace, address)| (namespace, *address)).collect();
+        Way { client: &self.client, servers, to: vec![service_address(0)] }
+    }
+}
+
+/// Within the network that kube-proxy takes for the pods'.
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 65, 9, u8::try_from(number + 1).unwrap_or(u8::MAX))
+}
+
+/// A pod as Calico wires it.
+fn wired(node: &Node, stem: &str, name: &str, at: Ipv4Addr) -> Result<NetNs> {
+    let (pod, host) = (NetNs::create(stem, name)?, format!("c{name}"));
+    node.namespace().ip(&[
+        &format!("link add {host} type veth peer name eth0 netns {}", pod.name()),
+        &format!("link set {host} address ee:ee:ee:ee:ee:ee up"),
+        &format!("route add {at}/32 dev {host}"),
+    ])?;
+    node.namespace().sysctl(&format!("ipv4/conf/{host}/proxy_arp"), "1")?;
+    pod.ip(&[
+        &format!("address add {at}/32 dev eth0"),
+        "link set eth0 up",
+        "route add 169.254.1.1 dev eth0 scope link",
+        "route add default via 169.254.1.1",
+        "neighbour add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0",
+    ])?;
+    node.namespace().wait_link(&host)?;
+    Ok(pod)
+}
