@@ -6,8 +6,7 @@
 use abi::{Timeout, Timeouts};
 use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
-
-use dataplane::{Options, Sizes};
+use dataplane::{Cgroup, Options, Sizes};
 use model::{Cidr, IfaceName, NodeName};
 use serde::Deserialize;
 use std::{
@@ -138,6 +137,9 @@ pub struct Settings {
     /// Services that metrics tell apart; of the others they have sums [default: 100]
     #[arg(long, env = "TORTIE_SERVICE_METRICS", value_name = "SERVICES")]
     service_metrics: Option<usize>,
+    /// The cgroup, of version 2, whose processes reach services by the node's own sockets, or `none` [default: the root]
+    #[arg(long, env = "TORTIE_CGROUP", value_name = "PATH")]
+    cgroup: Option<PathBuf>,
 }
 
 /// The agent's settings, checked.
@@ -181,6 +183,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Services that metrics tell apart.
     pub service_metrics: usize,
+    /// Whose sockets reach services.
+    pub cgroup: Cgroup,
 }
 
 /// Settings that cannot be used.
@@ -235,6 +239,7 @@ impl Config {
             timeouts: self.timeouts,
             flow_quota: self.flow_quota,
             log_rate: self.policy_log_rate,
+            cgroup: self.cgroup.clone(),
         }
     }
 }
@@ -271,6 +276,7 @@ impl Settings {
             } else {
                 self.node_port_addresses
             },
+            cgroup: self.cgroup.or(file.cgroup),
         }
     }
 
@@ -296,6 +302,7 @@ impl Settings {
             policy_log_rate: self.policy_log_rate.unwrap_or(POLICY_LOG_RATE),
             node_port_addresses: node_port_addresses(&self.node_port_addresses)?,
             service_metrics: self.service_metrics.unwrap_or(SERVICE_METRICS),
+            cgroup: cgroup(self.cgroup),
         })
     }
 }
@@ -361,6 +368,14 @@ fn address(setting: &'static str, given: Option<String>, default: &str) -> Resul
     }
     let wrong = || value(setting, format!("{text:?} is no address and port such as {default}, nor `off`"));
     text.parse().map(Some).map_err(|_| wrong())
+}
+
+fn cgroup(given: Option<PathBuf>) -> Cgroup {
+    match given {
+        None => Cgroup::Root,
+        Some(path) if path == Path::new("none") => Cgroup::Off,
+        Some(path) => Cgroup::At(path),
+    }
 }
 
 fn timeouts(given: &BTreeMap<String, u32>) -> Result<Timeouts, ConfigError> {
@@ -459,6 +474,16 @@ mod tests {
             let error = load(text, Settings::default()).expect_err(text);
             assert!(error.contains(flag), "{error}");
         }
+    }
+
+    #[test]
+    fn the_cgroup_is_the_root_unless_it_is_named_and_none_is_none() {
+        let cgroup = |text: &str| {
+            load(&format!("datastore: file:/d\nnode: n1\n{text}"), Settings::default()).map(|config| config.cgroup)
+        };
+        assert_eq!(cgroup(""), Ok(Cgroup::Root));
+        assert_eq!(cgroup("cgroup: none\n"), Ok(Cgroup::Off));
+        assert_eq!(cgroup("cgroup: /sys/fs/cgroup/a\n"), Ok(Cgroup::At("/sys/fs/cgroup/a".into())));
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub trait Kernel {
     fn tried(&self) -> Tried {
         Tried::default()
     }
+    /// What becomes of the node's own sockets that ask for services.
+    fn sockets(&self) -> String {
+        String::new()
+    }
     /// The rows of a table.
     fn report(&self, table: &str) -> Result<Value, ReportError>;
     /// Deletes the veth pair of an attachment, if its host side is still there and still this attachment's.
@@ -100,6 +104,10 @@ impl Kernel for Dataplane {
             tracing::debug!("what staged policies would do is not counted: {error}");
             Tried::default()
         })
+    }
+
+    fn sockets(&self) -> String {
+        self.sockets().to_string()
     }
 
     fn report(&self, table: &str) -> Result<Value, ReportError> {

@@ -147,6 +147,7 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
+    info!("the node's own sockets {}", kernel.sockets());
     let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
     let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
     let mut world = Live::new(config.node.clone(), config.keep_established);

@@ -14,7 +14,7 @@ use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
 use abi::{
     Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
-    NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    NetKey, RowKey, RowRef, ServiceKey, SetEntry, SocketKey, SocketPeer, Span, Ticket, Word,
 };
 
 use crate::entry::Flow;
@@ -54,6 +54,7 @@ pub struct Node {
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     pub counted: RefCell<crate::fake_services::Counted>,
     pub announced: crate::fake_services::Announced,
+    pub sockets: RefCell<BTreeMap<SocketKey, SocketPeer>>,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
     pub notes: Vec<Note>,

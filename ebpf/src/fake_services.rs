@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use abi::{Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Member, ServiceKey};
+use abi::{
+    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Member, ServiceKey, SocketKey, SocketPeer,
+};
 
 use crate::fake::{Node, Twin};
+use crate::sockets::Sockets;
 use crate::tables::{Announcements, Services};
 
 /// What is announced, and the clock that it ends by.
@@ -62,6 +65,18 @@ impl Services for Node {
     fn random(&self) -> u32 {
         // Half of all numbers apart, and one more: in turn, and each way in the long run.
         self.chance.replace(self.chance.get().wrapping_add(0x8000_0001))
+    }
+}
+
+impl Sockets for Node {
+    fn peer(&self, key: &SocketKey) -> Option<SocketPeer> {
+        self.sockets.borrow().get(key).copied()
+    }
+    fn insert_peer(&self, key: &SocketKey, peer: &SocketPeer) {
+        self.sockets.borrow_mut().insert(*key, *peer);
+    }
+    fn remove_peer(&self, key: &SocketKey) {
+        self.sockets.borrow_mut().remove(key);
     }
 }
 

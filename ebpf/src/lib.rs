@@ -14,6 +14,8 @@ mod again;
 mod announced;
 pub mod antispoof;
 pub mod choice;
+#[cfg(test)]
+mod connects;
 pub mod conntrack;
 pub mod entry;
 #[cfg(test)]
@@ -54,6 +56,7 @@ mod service;
 mod services;
 #[cfg(any(test, feature = "fake"))]
 pub mod shelf;
+pub mod sockets;
 #[cfg(test)]
 mod spans;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The kernel programs: one per hook, each with a twin that only answers what it would do, and the one that arms the cursor.
-//! In: a packet at a TCX hook. Out: what the kernel shall do with it.
+//! The kernel programs: one per hook; of those for packets a twin each that only answers what it would do; one arms the cursor.
+//! In: a packet at a TCX hook, an address at a cgroup's. Out: what the kernel shall do with it.
 //! Invariant: a live program and its twin are the same stages, compiled with another constant.
 //! Never: decides; the stages do, in this crate's library.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -29,16 +29,20 @@ mod send;
 #[cfg(target_arch = "bpf")]
 mod service_maps;
 #[cfg(target_arch = "bpf")]
+mod sock_addr;
+#[cfg(target_arch = "bpf")]
+mod socket_maps;
+#[cfg(target_arch = "bpf")]
 mod translate;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
-    use aya_ebpf::macros::classifier;
-    use aya_ebpf::programs::TcContext;
+    use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+    use aya_ebpf::programs::{SockAddrContext, TcContext};
     use ebpf::walk::Hook;
 
-    use crate::cursor;
     use crate::finish::run;
+    use crate::{cursor, sock_addr};
 
     #[classifier]
     #[inline(always)]
@@ -104,6 +108,60 @@ mod programs {
     #[classifier]
     pub fn expire(_context: TcContext) -> i32 {
         i32::from(!cursor::arm())
+    }
+
+    #[cgroup_sock_addr(connect4)]
+    #[inline(always)]
+    pub fn connect4(context: SockAddrContext) -> i32 {
+        sock_addr::connects::<false>(&context)
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    #[inline(always)]
+    pub fn connect6(context: SockAddrContext) -> i32 {
+        sock_addr::connects::<true>(&context)
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    #[inline(always)]
+    pub fn sendmsg4(context: SockAddrContext) -> i32 {
+        sock_addr::sends::<false>(&context)
+    }
+
+    #[cgroup_sock_addr(sendmsg6)]
+    #[inline(always)]
+    pub fn sendmsg6(context: SockAddrContext) -> i32 {
+        sock_addr::sends::<true>(&context)
+    }
+
+    // The kernel takes no other word than 1 of those below.
+
+    #[cgroup_sock_addr(recvmsg4)]
+    #[inline(always)]
+    pub fn recvmsg4(context: SockAddrContext) -> i32 {
+        sock_addr::hears::<false>(&context);
+        1
+    }
+
+    #[cgroup_sock_addr(recvmsg6)]
+    #[inline(always)]
+    pub fn recvmsg6(context: SockAddrContext) -> i32 {
+        sock_addr::hears::<true>(&context);
+        1
+    }
+
+    #[cgroup_sock_addr(getpeername4)]
+    #[inline(always)]
+    pub fn getpeername4(context: SockAddrContext) -> i32 {
+        sock_addr::hears::<false>(&context);
+        1
+    }
+
+    #[cgroup_sock_addr(getpeername6)]
+    #[inline(always)]
+    pub fn getpeername6(context: SockAddrContext) -> i32 {
+        sock_addr::hears::<true>(&context);
+        1
     }
 }
 

@@ -21,7 +21,7 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use calc::World;
-use dataplane::{Applied, Attach, Dataplane, Extent, Options, Sizes};
+use dataplane::{Applied, Attach, Cgroup, Dataplane, Extent, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
 use netlink::{Socket, namespace};
 use std::{
@@ -676,6 +676,7 @@ fn options(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> O
         timeouts: Timeouts::DEFAULT,
         flow_quota: Some(FLOW_QUOTA),
         log_rate: 100,
+        cgroup: Cgroup::Off,
     }
 }
 

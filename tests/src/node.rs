@@ -37,13 +37,27 @@ pub struct NodeSpec {
     pub arguments: Vec<String>,
     /// Tables of their default sizes, as on a real node.
     pub full_tables: bool,
+    /// The agent's `--cgroup`; `None`: it is not given, as on a real node.
+    pub cgroup: Option<String>,
 }
 
 impl NodeSpec {
     /// Node `number`.
     #[must_use]
     pub fn new(number: u8) -> Self {
-        Self { name: format!("node{number}"), number, arguments: Vec::new(), full_tables: false }
+        Self {
+            name: format!("node{number}"),
+            number,
+            arguments: Vec::new(),
+            full_tables: false,
+            cgroup: Some("none".to_owned()),
+        }
+    }
+
+    /// With programs of sockets at this cgroup; `None`: at the one that the agent finds by itself.
+    #[must_use]
+    pub fn cgroup(self, path: Option<&Path>) -> Self {
+        Self { cgroup: path.map(|path| path.display().to_string()), ..self }
     }
 
     /// With programs attached by clsact, as on a kernel before 6.6.
@@ -114,6 +128,9 @@ impl Node {
         option("--state-dir", self.directory.join("state").into());
         option("--socket", self.socket().into());
         option("--bpffs", self.bpffs().into());
+        if let Some(cgroup) = &self.spec.cgroup {
+            option("--cgroup", cgroup.into());
+        }
         for entries in SMALL_TABLES.iter().filter(|_| !self.spec.full_tables) {
             option("--map-entries", entries.into());
         }

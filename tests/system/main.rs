@@ -43,6 +43,7 @@ mod restart_storm;
 mod services;
 mod services_change;
 mod services_shown;
+mod services_sockets;
 mod services_told;
 mod story;
 mod way;

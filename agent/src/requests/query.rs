@@ -68,6 +68,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "kernel": agent.node.platform.release,
         "attachment": agent.node.platform.attached_by.to_string(),
         "kernelLacks": agent.node.platform.lacks,
+        "nodeSockets": agent.kernel.sockets(),
         "inSync": known.in_sync,
         "generation": agent.outcome.generation,
         "endpoints": agent.outcome.endpoints,

@@ -139,6 +139,8 @@ maps! {
     ANNOUNCING = "ANNOUNCING" v 1, 1, "never", Sizing::Fixed;
     /// [`crate::Address`] -> 1. Hash.
     ANNOUNCED = "ANNOUNCED" v 1, 1024, "further addresses are left to other nodes", Sizing::Fixed;
+    /// [`crate::SocketKey`] -> [`crate::SocketPeer`]. Least-recently-used hash.
+    SOCKETS = "SOCKETS" v 1, 32_768, "the socket of this node that was silent longest hears its backend's own address";
 }
 
 #[cfg(test)]

@@ -35,5 +35,7 @@ pod!(
     crate::AffinityKey,
     crate::Affinity,
     crate::FrontendCounts,
-    crate::Announcing
+    crate::Announcing,
+    crate::SocketKey,
+    crate::SocketPeer
 );

@@ -55,12 +55,17 @@ pub struct Bytes<'a> {
     value: usize,
 }
 
-/// Calls bpf(2).
+/// Calls bpf(2) for what gives nothing back but by its attributes.
 pub fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
+    call(command, attributes).map(drop)
+}
+
+/// Calls bpf(2): what it gives back.
+pub fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `T` is a structure for this command, of which the kernel reads and writes at most the size given; the
     // pointers in it are to buffers that outlive the call and hold at least the count of entries stated there.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Where the kernel may read; a map without keys wants none.

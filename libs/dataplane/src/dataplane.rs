@@ -4,8 +4,8 @@
 //! Never: sweeps anything before the first `apply`.
 
 use crate::{
-    ApplyError, Attach, CleanupError, Extent, Laps, Looked, OpenError, Platform, Question, ReportError, ServiceCounts,
-    TrackedFlow, TwinAnswer, TwinError, clsact, counts,
+    ApplyError, Attach, Cgroup, CleanupError, DriftKind, Extent, Laps, Looked, OpenError, Platform, Question,
+    ReportError, ServiceCounts, TrackedFlow, TwinAnswer, TwinError, cgroup, clsact, counts,
     gauges::Gauges,
     growth, host,
     links::{Guards as _, Links},
@@ -15,6 +15,7 @@ use crate::{
     programs::{self, Globals, Hook, Programs, in_full},
     reconcile::Reconciler,
     report::{Reporter, Wanted},
+    sockets::Sockets,
     staged::{self, Tried},
     tables::{KernelStore, Sizes, StoreError, Tables},
     tracked, uplink,
@@ -53,6 +54,8 @@ pub struct Options {
     pub flow_quota: Option<u32>,
     /// Lines that Log rules may write on each processor in a second; 0: none.
     pub log_rate: u32,
+    /// The cgroup whose processes' sockets reach services.
+    pub cgroup: Cgroup,
 }
 
 /// What became of a revision.
@@ -91,6 +94,7 @@ pub struct Dataplane {
     node: Reconciler<KernelNetwork, Links, KernelStore>,
     gauges: Gauges,
     policy_log: PolicyLog,
+    sockets: Sockets,
 }
 
 impl Dataplane {
@@ -100,7 +104,8 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the programs, or what is pinned is of another layout.
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { bpffs, object, entries, uplink, state_dir, attach, timeouts, flow_quota, log_rate } = options;
+        let Options { bpffs, object, entries, uplink, state_dir, attach, timeouts, flow_quota, log_rate, cgroup } =
+            options;
         let mut laps = Laps::start();
         let platform = Platform::probe(attach)?;
         let sizes = Sizes::asked(&entries)?;
@@ -108,7 +113,8 @@ impl Dataplane {
         pins::prepare(&bpffs).map_err(|source| OpenError::Bpffs { path: bpffs.clone(), source })?;
         let flow_quota = flow_quota.unwrap_or((sizes.of(&maps::CONNTRACK) / QUOTA_SHARE).max(1));
         let log_interval_ns = 1_000_000_000u64.checked_div(log_rate.into()).unwrap_or(0);
-        let globals = Globals { timeouts, flow_quota, log_interval_ns };
+        let netns_cookie = cgroup::netns_cookie().unwrap_or_default();
+        let globals = Globals { timeouts, flow_quota, log_interval_ns, netns_cookie };
         let (mut programs, growth) = Programs::open(&bpffs, &object, &sizes, &globals)?;
         laps.lap("maps");
         let of_pods = [Hook::FromWorkload, Hook::ToWorkload];
@@ -123,6 +129,7 @@ impl Dataplane {
         let tables = Tables::adopt(store).map_err(adopt)?;
         laps.lap("adopt");
         let network = KernelNetwork::open().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
+        let sockets = Sockets::start(&programs, &bpffs, &cgroup);
         let links = Links::new(programs, &bpffs, platform.attached_by);
         let links = links.map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let mut node = Reconciler::new(network, links, tables, uplink.clone(), state_dir);
@@ -134,7 +141,7 @@ impl Dataplane {
         let gauges = Gauges::open(&bpffs).map_err(adopt)?;
         laps.lap("guard");
         tracing::debug!(target: "laps", %laps, "open");
-        Ok(Self { uplink, platform, node, gauges, policy_log })
+        Ok(Self { uplink, platform, node, gauges, policy_log, sockets })
     }
 
     /// Every program, by its name in the object.
@@ -176,7 +183,22 @@ impl Dataplane {
     /// takes in slices, one a look. Give it what the last `apply` was given.
     pub fn look<'a>(&mut self, desired: impl Into<Latest<'a>>, extent: Extent) -> Looked {
         self.write_log();
-        self.node.look(desired, extent)
+        let mut looked = self.node.look(desired, extent);
+        if extent == Extent::Everything {
+            match self.sockets.mend() {
+                Ok(mended) => mended.iter().for_each(|(hook, found)| {
+                    looked.repaired(DriftKind::Program, format!("{} of sockets: {found}", hook.program()));
+                }),
+                Err(reason) => looked.failed("sockets", "attach their programs to the cgroup", reason),
+            }
+        }
+        looked
+    }
+
+    /// The node's own sockets: at which cgroup they reach services, or why they do not.
+    #[must_use]
+    pub const fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// What `apply` left for after its answer: takes away what no packet can see any more, without waiting for those that

@@ -44,6 +44,12 @@ pub fn programs_dir(bpffs: &Path) -> PathBuf {
     bpffs.join("programs")
 }
 
+/// The directory of the pins of links at a cgroup.
+#[must_use]
+pub fn sockets_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join("sockets")
+}
+
 /// What is pinned in a directory of links, and the interface it is for: a link, or a folder that only says something.
 #[must_use]
 pub fn links(dir: &Path) -> Vec<(PathBuf, Option<u32>)> {
@@ -78,7 +84,7 @@ pub fn prepare(bpffs: &Path) -> io::Result<()> {
 /// # Errors
 /// A pin cannot be removed.
 pub fn remove(bpffs: &Path) -> io::Result<()> {
-    for dir in [links_dir(bpffs), programs_dir(bpffs), maps_dir(bpffs)] {
+    for dir in [sockets_dir(bpffs), links_dir(bpffs), programs_dir(bpffs), maps_dir(bpffs)] {
         gone(fs::remove_dir_all(dir))?;
     }
     if is_our_mount(bpffs)? {

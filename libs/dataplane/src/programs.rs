@@ -8,12 +8,13 @@ use abi::{
     Timeouts,
     log::{LOG_ACCOUNT_MAP, LOG_INTERVAL_GLOBAL, LOG_MAP},
     maps,
+    socket::NETNS_COOKIE_GLOBAL,
     timeout::{FLOW_QUOTA_GLOBAL, TIMEOUTS_GLOBAL},
 };
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use kept::Kept;
 use std::{
@@ -25,8 +26,10 @@ use std::{
 
 mod hook;
 mod kept;
+mod socket_hook;
 
 pub use hook::Hook;
+pub use socket_hook::SocketHook;
 
 /// The program that arms the cursor over tracked flows. It is attached nowhere.
 const EXPIRE: &str = "expire";
@@ -40,6 +43,8 @@ pub struct Globals {
     pub flow_quota: u32,
     /// Nanoseconds between lines of Log rules, for each processor; 0: none is written.
     pub log_interval_ns: u64,
+    /// The network namespace whose sockets reach services; 0: none.
+    pub netns_cookie: u64,
 }
 
 /// Maps that are of no use without these very programs: what they log, and what they keep to themselves.
@@ -50,7 +55,7 @@ const OWN_MAPS: [&str; 7] = [LOG_MAP, LOG_ACCOUNT_MAP, "SCRATCH", "DRY_SCRATCH",
 pub struct Programs {
     object: RefCell<Ebpf>,
     kept: Kept,
-    loaded: BTreeMap<&'static str, OnceCell<SchedClassifier>>,
+    loaded: BTreeMap<&'static str, OnceCell<Program>>,
 }
 
 impl Programs {
@@ -77,6 +82,7 @@ impl Programs {
         loader.override_global(TIMEOUTS_GLOBAL, &globals.timeouts, true);
         loader.override_global(FLOW_QUOTA_GLOBAL, &globals.flow_quota, true);
         loader.override_global(LOG_INTERVAL_GLOBAL, &globals.log_interval_ns, true);
+        loader.override_global(NETNS_COOKIE_GLOBAL, &globals.netns_cookie, true);
         let mut object = loader.load(object).map_err(|error| refused(&dir, error))?;
         check(&mut object)?;
         kept.over(places.iter().map(|(_, place)| place));
@@ -137,7 +143,19 @@ impl Programs {
     /// The program of a hook, if it is loaded.
     #[must_use]
     pub fn known(&self, hook: Hook) -> Option<&SchedClassifier> {
-        self.loaded.get(hook.program())?.get()
+        self.loaded.get(hook.program())?.get().and_then(of_packets)
+    }
+
+    /// The programs of sockets, by handles of their own. All are there before one is attached.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn of_sockets(&self) -> Result<Vec<(SocketHook, CgroupSockAddr)>, OpenError> {
+        self.need(&SocketHook::ALL.map(SocketHook::program))?;
+        SocketHook::ALL
+            .into_iter()
+            .map(|hook| Ok((hook, self.kept.of_sockets(hook).map_err(|error| load_error(hook.program(), &error))?)))
+            .collect()
     }
 
     /// The twin of a hook's program, to attach it.
@@ -189,12 +207,15 @@ impl Programs {
 
     fn get(&self, name: &'static str) -> Result<&SchedClassifier, OpenError> {
         self.need(&[name])?;
-        self.loaded.get(name).and_then(OnceCell::get).ok_or_else(|| missing("program", name))
+        self.loaded.get(name).and_then(OnceCell::get).and_then(of_packets).ok_or_else(|| missing("program", name))
     }
 
     fn get_mut(&mut self, name: &'static str) -> Result<&mut SchedClassifier, OpenError> {
         self.need(&[name])?;
-        self.loaded.get_mut(name).and_then(OnceCell::get_mut).ok_or_else(|| missing("program", name))
+        match self.loaded.get_mut(name).and_then(OnceCell::get_mut) {
+            Some(Program::SchedClassifier(program)) => Ok(program),
+            _ => Err(missing("program", name)),
+        }
     }
 
     /// Has these loaded: taken over from an earlier agent, or verified, all at once.
@@ -210,7 +231,7 @@ impl Programs {
         let mut object = self.object.borrow_mut();
         verify(&mut object, &fresh.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
         for (name, cell) in fresh {
-            let pinned = self.kept.put(name, classifier(&mut object, name)?);
+            let pinned = self.kept.put(name, object.program_mut(name).ok_or_else(|| missing("program", name))?);
             let failed =
                 |error: Failure| OpenError::Load { reason: format!("pin {name}: {}", in_full(error.as_ref())) };
             drop(cell.set(pinned.map_err(failed)?));
@@ -221,7 +242,8 @@ impl Programs {
 
 /// Every program of the object.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]).chain([EXPIRE])
+    let of_packets = Hook::ALL.into_iter().flat_map(|hook| [hook.program(), hook.twin()]);
+    of_packets.chain([EXPIRE]).chain(SocketHook::ALL.map(SocketHook::program))
 }
 
 /// Whether the object has everything.
@@ -229,7 +251,14 @@ fn check(object: &mut Ebpf) -> Result<(), OpenError> {
     if let Some(spec) = maps::MAPS.iter().find(|spec| object.map(spec.name).is_none()) {
         return Err(missing("map", spec.name));
     }
-    names().try_for_each(|name| classifier(object, name).map(drop))
+    names().try_for_each(|name| {
+        let is_sockets = SocketHook::of(name).is_some();
+        match object.program(name) {
+            Some(Program::SchedClassifier(_)) if !is_sockets => Ok(()),
+            Some(Program::CgroupSockAddr(_)) if is_sockets => Ok(()),
+            _ => Err(missing("program", name)),
+        }
+    })
 }
 
 /// Has the kernel verify these, each on a thread of its own: the verifier takes a tenth of a second and more for one.
@@ -247,13 +276,24 @@ fn verify(object: &mut Ebpf, names: &[&str]) -> Result<(), OpenError> {
 }
 
 fn load(name: &str, program: &mut Program) -> Result<(), OpenError> {
-    let program: &mut SchedClassifier = program.try_into().map_err(|_: ProgramError| missing("program", name))?;
     // One that was taken while its fellow was refused.
     if program.fd().is_ok() {
         return Ok(());
     }
-    let refused = |error| OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(&error))) };
-    program.load().map_err(refused)
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(missing("program", name)),
+    };
+    loaded.map_err(|error| load_error(name, &error))
+}
+
+fn load_error(name: &str, error: &ProgramError) -> OpenError {
+    OpenError::Load { reason: format!("{name}: {}", shortened(&in_full(error))) }
+}
+
+const fn of_packets(program: &Program) -> Option<&SchedClassifier> {
+    if let Program::SchedClassifier(program) = program { Some(program) } else { None }
 }
 
 fn missing(kind: &'static str, name: &str) -> OpenError {
@@ -262,11 +302,6 @@ fn missing(kind: &'static str, name: &str) -> OpenError {
 
 /// What the kernel takes for a test run: an Ethernet header, and a byte.
 const SHORTEST_FRAME: usize = 15;
-
-fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, OpenError> {
-    let program = object.program_mut(name).ok_or_else(|| missing("program", name))?;
-    program.try_into().map_err(|_: ProgramError| missing("program", name))
-}
 
 fn refused(dir: &Path, error: EbpfError) -> OpenError {
     match error {

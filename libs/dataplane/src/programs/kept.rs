@@ -3,11 +3,11 @@
 //! Invariant: a program is taken over only if it was loaded from the same object, told the same, and runs over our maps.
 //! Never: says how a pin came to be there: one that is not of use is replaced.
 
-use super::Globals;
+use super::{Globals, SocketHook};
 use crate::{bpf::bytes_of, pins, tcx::Failure};
 use aya::{
     maps::MapInfo,
-    programs::{ProgramInfo, SchedClassifier},
+    programs::{CgroupSockAddr, Program, ProgramError, ProgramInfo, SchedClassifier},
 };
 use std::{
     collections::BTreeSet,
@@ -53,8 +53,8 @@ impl Kept {
     }
 
     /// The program that an earlier agent left.
-    pub fn take(&self, name: &str) -> Option<SchedClassifier> {
-        let program = SchedClassifier::from_pin(self.place(name)).ok()?;
+    pub fn take(&self, name: &str) -> Option<Program> {
+        let program = self.open(name).ok()?;
         let info = program.info().ok()?;
         let is_it = info.name_as_str() == name.get(..NAME_LETTERS).or(Some(name));
         (is_it && self.runs_over_ours(&info)).then_some(program)
@@ -66,12 +66,24 @@ impl Kept {
     }
 
     /// Pins a loaded program, in the place of one that is of no use, and opens it by its pin.
-    pub fn put(&self, name: &str, program: &mut SchedClassifier) -> Result<SchedClassifier, Failure> {
+    pub fn put(&self, name: &str, program: &mut Program) -> Result<Program, Failure> {
         self.prepare()?;
         let pin = self.place(name);
         pins::gone(fs::remove_file(&pin))?;
         program.pin(&pin)?;
-        Ok(SchedClassifier::from_pin(pin)?)
+        Ok(self.open(name)?)
+    }
+
+    /// One of sockets, by another handle.
+    pub fn of_sockets(&self, hook: SocketHook) -> Result<CgroupSockAddr, ProgramError> {
+        CgroupSockAddr::from_pin(self.place(hook.program()), hook.attach_type())
+    }
+
+    fn open(&self, name: &str) -> Result<Program, ProgramError> {
+        Ok(match SocketHook::of(name) {
+            Some(hook) => Program::CgroupSockAddr(self.of_sockets(hook)?),
+            None => Program::SchedClassifier(SchedClassifier::from_pin(self.place(name))?),
+        })
     }
 
     /// Whether the pin of a program is gone.
@@ -98,9 +110,10 @@ fn is_of_constants(map: u32) -> bool {
 
 /// The folder's name. Another one for the same object, as after a change of the hash, costs one more verification.
 fn name(object: &[u8], globals: &Globals) -> String {
-    let Globals { timeouts, flow_quota, log_interval_ns } = globals;
+    let Globals { timeouts, flow_quota, log_interval_ns, netns_cookie } = globals;
     let mut hasher = DefaultHasher::new();
-    for bytes in [object, bytes_of(timeouts), bytes_of(flow_quota), bytes_of(log_interval_ns)] {
+    let told = [bytes_of(timeouts), bytes_of(flow_quota), bytes_of(log_interval_ns), bytes_of(netns_cookie)];
+    for bytes in [object].into_iter().chain(told) {
         hasher.write_usize(bytes.len());
         hasher.write(bytes);
     }
@@ -114,9 +127,10 @@ mod tests {
 
     #[test]
     fn what_programs_are_told_is_part_of_their_name() {
-        let told = Globals { timeouts: Timeouts::DEFAULT, flow_quota: 7, log_interval_ns: 9 };
+        let told = Globals { timeouts: Timeouts::DEFAULT, flow_quota: 7, log_interval_ns: 9, netns_cookie: 3 };
         let mut others = vec![name(b"other", &told), name(b"object", &Globals { flow_quota: 8, ..told })];
         others.push(name(b"object", &Globals { log_interval_ns: 8, ..told }));
+        others.push(name(b"object", &Globals { netns_cookie: 4, ..told }));
         let mut timeouts = Timeouts::DEFAULT;
         timeouts.0[0] += 1;
         others.push(name(b"object", &Globals { timeouts, ..told }));

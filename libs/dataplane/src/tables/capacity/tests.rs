@@ -61,7 +61,8 @@ fn large(map: &MapSpec) -> Sketch {
 
 /// Maps whose entries are made by commits; the others are the programs' own.
 fn committed() -> impl Iterator<Item = &'static MapSpec> {
-    let programs_own = [maps::CONNTRACK.name, maps::NEWFLOW.name, maps::FRAGMENTS.name, maps::AFFINITY.name];
+    let programs_own =
+        [maps::CONNTRACK.name, maps::NEWFLOW.name, maps::FRAGMENTS.name, maps::AFFINITY.name, maps::SOCKETS.name];
     // Held by `services::tests`.
     let of_services =
         [&maps::SERVICES, &maps::FRONTENDS, &maps::BALANCERS, &maps::MEMBERS, &maps::BACKENDS].map(|map| map.name);
