@@ -8,6 +8,7 @@
 pub mod desired;
 mod host;
 mod index;
+mod lifeline;
 pub mod live;
 mod node_ports;
 pub mod query;

@@ -90,6 +90,9 @@ impl World {
                 remarks.insert(service.id.clone(), served.remarks);
             }
         }
+        if let Some((id, said)) = self.lifeline_remark() {
+            remarks.entry(id.clone()).or_default().push(said);
+        }
         remarks
     }
 

@@ -1,9 +1,9 @@
 //! The World: the last known state of everything this node was told.
 //! In: datastore updates, attachments of the CNI, this host's addresses. Out: [`InSync`], the only way to a Desired.
-//! Invariant: an update replaces; nothing depends on the order in which things were told.
+//! Invariant: an update replaces; nothing depends on the order in which things were told, but what `lifeline` holds back.
 //! Never: forgets an object because another is missing.
 
-use crate::NodePortAddresses;
+use crate::{NodePortAddresses, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
     Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
@@ -36,6 +36,8 @@ pub struct World {
     unaddressed: BTreeMap<ServiceId, Arc<Service>>,
     pub(crate) given: BTreeMap<ServiceId, ServiceAddresses>,
     pub(crate) slices: BTreeMap<EndpointSliceId, Arc<EndpointSlice>>,
+    /// Slices of the API server's own service that are held back.
+    pub(crate) lifeline: Lifeline,
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
     pub(crate) felix: BTreeMap<String, FelixConfiguration>,
@@ -75,6 +77,7 @@ impl World {
             unaddressed: BTreeMap::new(),
             given: BTreeMap::new(),
             slices: BTreeMap::new(),
+            lifeline: Lifeline::default(),
             profiles: BTreeMap::new(),
             host_endpoints: BTreeMap::new(),
             felix: BTreeMap::new(),
@@ -90,6 +93,15 @@ impl World {
 
     /// Takes in one change of the datastore. `false`: what is desired stays as it is.
     pub fn apply(&mut self, update: Update) -> bool {
+        let mut changed = false;
+        for update in self.admit(update) {
+            changed |= self.take(update);
+        }
+        changed
+    }
+
+    /// Takes in what was admitted.
+    pub(crate) fn take(&mut self, update: Update) -> bool {
         match update {
             Update::Set(resource) => self.set(resource),
             Update::Gone(key) => self.remove(&key),

@@ -28,11 +28,13 @@ pub enum About {
     HealthPort,
     /// An address for its load balancer that cannot be had.
     Address,
+    /// Slices that would leave the API server's own service without a backend.
+    HeldBack,
 }
 
 impl About {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ClusterIp,
         Self::Ports,
         Self::Family,
@@ -43,6 +45,7 @@ impl About {
         Self::NodePort,
         Self::HealthPort,
         Self::Address,
+        Self::HeldBack,
     ];
 
     /// One word, as metrics have it.
@@ -59,6 +62,7 @@ impl About {
             Self::NodePort => "node-port",
             Self::HealthPort => "health-port",
             Self::Address => "address",
+            Self::HeldBack => "held-back",
         }
     }
 }

@@ -90,12 +90,20 @@ impl Live {
 
     /// Takes in one change of the datastore. `false`: what is desired stays as it is.
     pub fn apply(&mut self, update: Update) -> bool {
+        let mut changed = false;
+        for update in self.world.admit(update) {
+            changed |= self.take(update);
+        }
+        changed
+    }
+
+    fn take(&mut self, update: Update) -> bool {
         let key = match &update {
             Update::Set(resource) => Some(resource.key()),
             Update::Gone(key) => Some(key.clone()),
             Update::InSync => None,
         };
-        let changed = self.world.apply(update);
+        let changed = self.world.take(update);
         if let Some(key) = key.filter(|_| changed) {
             self.dirty.mark(&self.world, &key);
             self.remark(&key);
@@ -169,7 +177,11 @@ impl Live {
     /// What the writers of services should know, as of the last [`Self::desired`].
     #[must_use]
     pub fn service_remarks(&self) -> BTreeMap<&ServiceId, Vec<Remark>> {
-        self.services.remarks(&self.desired)
+        let mut remarks = self.services.remarks(&self.desired);
+        if let Some((id, said)) = self.world.lifeline_remark() {
+            remarks.entry(id).or_default().push(said);
+        }
+        remarks
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.
