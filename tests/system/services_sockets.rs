@@ -4,7 +4,7 @@
 //! Never: waits for a change by time.
 
 use crate::{
-    services::{READY, service, slices, vips},
+    services::{LEAVING, READY, service, slices, vips},
     story::{Story, story_on},
 };
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +12,7 @@ use netlink::namespace;
 use serde_json::Value;
 use std::{
     fs::File,
-    io::{self, ErrorKind, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsFd as _,
     process::Command,
@@ -254,6 +254,47 @@ fn numbers(cgroup: &Cgroup) -> Result<Vec<u64>> {
     let text = netns::run(Command::new("bpftool").args(["-j", "cgroup", "show"]).arg(cgroup.path()))?;
     let found: Value = serde_json::from_str(&text).unwrap_or_default();
     Ok(found.as_array().into_iter().flatten().filter_map(|program| program["id"].as_u64()).collect())
+}
+
+#[test]
+fn sockets_of_a_backend_that_is_gone_are_ended_and_others_live_on() -> Result<()> {
+    sockets(&["x/a", "x/b"], |s, cgroup| {
+        service(s, "")?;
+        slices(s, &[("x/a", READY)])?;
+        expect_there(s, cgroup, Outcome::Allowed)?;
+        for vip in all_vips() {
+            let (tcp, udp) = (SocketAddr::new(vip, 443), SocketAddr::new(vip, 53));
+            let own = s.pod("x/a")?.addresses().iter().find(|own| own.is_ipv4() == vip.to_canonical().is_ipv4());
+            let own = SocketAddr::new(*own.context("an address of its own")?, 80);
+            let (mut stream, datagrams, mut itself) = there(s, cgroup, || {
+                let (mut stream, datagrams) = (TcpStream::connect(tcp)?, socket_for(udp)?);
+                stream.set_read_timeout(Some(wait::PATIENCE))?;
+                datagrams.connect(udp)?;
+                let mut itself = TcpStream::connect(own)?;
+                read_line(&mut stream)?;
+                read_line(&mut itself)?;
+                Ok((stream, datagrams, itself))
+            })?;
+            slices(s, &[("x/a", LEAVING), ("x/b", READY)])?;
+            wait::wait_until("the other is asked", wait::PATIENCE, || {
+                Ok(there(s, cgroup, || by_tcp(tcp))?.0.contains("x/b"))
+            })?;
+            stream.write_all(b"word\n")?;
+            ensure!(read_line(&mut stream)? == "word", "it lives while its backend is listed");
+            slices(s, &[("x/b", READY)])?;
+            let aborted = |met: io::Result<usize>| met.is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted);
+            // They wait, as their processes would.
+            ensure!(aborted(stream.read(&mut [0])), "{vip}: the connection is not ended");
+            ensure!(aborted(datagrams.recv(&mut [0])), "{vip}: connected datagrams are not ended");
+            itself.write_all(b"word\n")?;
+            ensure!(read_line(&mut itself)? == "word", "who asked for the pod itself is none of the service's");
+            slices(s, &[("x/a", READY)])?;
+            wait::wait_until("the first is asked", wait::PATIENCE, || {
+                Ok(there(s, cgroup, || by_tcp(tcp))?.0.contains("x/a"))
+            })?;
+        }
+        Ok(())
+    })
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use crate::{
     ApplyError, Attach, Cgroup, CleanupError, DriftKind, Extent, Laps, Looked, OpenError, Platform, Question,
-    ReportError, ServiceCounts, TrackedFlow, TwinAnswer, TwinError, cgroup, clsact, counts,
+    ReportError, ServiceCounts, TrackedFlow, TwinAnswer, TwinError, cgroup, clsact, counts, ends,
     gauges::Gauges,
     growth, host,
     links::{Guards as _, Links},
@@ -129,7 +129,7 @@ impl Dataplane {
         let tables = Tables::adopt(store).map_err(adopt)?;
         laps.lap("adopt");
         let network = KernelNetwork::open().map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
-        let sockets = Sockets::start(&programs, &bpffs, &cgroup);
+        let sockets = Sockets::start(&programs, &bpffs, &cgroup, netns_cookie);
         let links = Links::new(programs, &bpffs, platform.attached_by);
         let links = links.map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let mut node = Reconciler::new(network, links, tables, uplink.clone(), state_dir);
@@ -206,6 +206,7 @@ impl Dataplane {
     /// has to touch.
     pub fn sweep(&mut self) -> bool {
         let left = self.node.sweep();
+        self.end_sockets();
         left.unwrap_or_else(|error| {
             tracing::warn!(%error, "previous revisions are not swept yet; the next change tries again");
             false
@@ -216,6 +217,20 @@ impl Dataplane {
     pub fn settle(&mut self) {
         if let Err(error) = self.node.settle() {
             tracing::warn!(%error, "previous revisions are not swept yet; the next change tries again");
+        }
+        self.end_sockets();
+    }
+
+    /// Ends the node's own sockets that were sent to backends which are gone: their processes would wait for nobody.
+    fn end_sockets(&mut self) {
+        let ended = self.node.tables.take_ended();
+        if !self.sockets.is_attached() {
+            return;
+        }
+        match ends::end(self.node.tables.store(), &ended, self.node.tables.image().generation) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "sockets of this node were ended, for their backend is gone"),
+            Err(error) => tracing::warn!(error, "sockets of this node whose backend is gone stay as they are"),
         }
     }
 

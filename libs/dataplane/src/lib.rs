@@ -13,6 +13,7 @@ mod conntrack;
 mod counts;
 mod dataplane;
 mod drift;
+mod ends;
 pub mod error;
 mod frame;
 mod gauges;

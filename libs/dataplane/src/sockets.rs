@@ -62,9 +62,10 @@ impl fmt::Display for Sockets {
 
 impl Sockets {
     /// Has them run at the cgroup: in the links of a former agent, or in new ones. Where none shall be, former ones go.
-    pub(crate) fn start(programs: &Programs, bpffs: &Path, cgroup: &Cgroup) -> Self {
+    pub(crate) fn start(programs: &Programs, bpffs: &Path, cgroup: &Cgroup, netns_cookie: u64) -> Self {
         let mut sockets = Self { bpffs: bpffs.to_owned(), place: None, held: Vec::new(), lacks: None };
         let started = Place::find(cgroup).and_then(|place| match place {
+            Some(_) if netns_cookie == 0 => Err("the kernel does not tell network namespaces apart".to_owned()),
             Some(place) => sockets.attach_all(programs, place).map_err(|error| in_full(error.as_ref())),
             None => Ok(()),
         });
@@ -97,6 +98,11 @@ impl Sockets {
 
     fn dir(&self) -> PathBuf {
         pins::sockets_dir(&self.bpffs)
+    }
+
+    /// Whether they run.
+    pub(crate) const fn is_attached(&self) -> bool {
+        self.place.is_some()
     }
 
     /// Looks at every hook, and puts right what others did to it. Says what was found.

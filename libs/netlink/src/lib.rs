@@ -1,9 +1,10 @@
-//! Links, addresses, routes, neighbours, filters, sysctls and namespaces as typed, synchronous, bounded calls.
+//! Links, addresses, routes, neighbours, filters, sockets, sysctls and namespaces as typed, synchronous, bounded calls.
 //! In: values of `model`. Out: what the kernel holds, or one clear error with the kernel's own word for it.
 //! Invariant: a socket belongs to the namespace it was opened in; every request has a timeout.
 //! Never: decides what should be there.
 
 mod address;
+mod diag;
 mod error;
 mod filter;
 mod link;
@@ -15,6 +16,7 @@ pub mod sysctl;
 pub mod watch;
 
 pub use address::Address;
+pub use diag::{Connected, Diag};
 pub use error::{Error, Reason};
 pub use filter::{Filter, Side};
 pub use link::{LOOPBACK, Link, LinkChange, VethSpec};

@@ -19,7 +19,7 @@ use crate::{
     pins,
 };
 use abi::{
-    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, Span, Timeouts,
+    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, SocketKey, Span, Timeouts,
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
@@ -104,6 +104,11 @@ fn sizes(dir: &Path) -> Result<Sizes, StoreError> {
 }
 
 impl KernelStore {
+    /// See [`ServiceMaps::is_of_gone_backend`].
+    pub fn is_of_gone_backend(&self, key: &SocketKey, generation: u64) -> Result<bool, StoreError> {
+        self.services.is_of_gone_backend(key, generation)
+    }
+
     /// Opens the maps pinned in a directory. `timeouts`: those that the programs were loaded with.
     ///
     /// # Errors

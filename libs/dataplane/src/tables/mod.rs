@@ -36,6 +36,7 @@ pub use audit::slice;
 pub use capacity::{Demand, Full, Need};
 pub use kernel::KernelStore;
 pub use plan::{CommitError, Guarded, Lookup, Refusal};
+pub use services::Ended;
 pub use sizes::{SizeError, Sizes};
 pub use write::{Key, Keyed, Snapshot, Store, StoreError, Write};
 
@@ -215,6 +216,11 @@ impl<S: Store> Tables<S> {
             }
         }
         Ok(!self.is_settled())
+    }
+
+    /// Backends that went since this was last asked, and that nothing is sent to any more.
+    pub fn take_ended(&mut self) -> Ended {
+        self.services.take_ended()
     }
 
     /// Waits until no packet sees any revision but the one in force, and takes the others away.

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use abi::{
-    Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey, Word, maps,
+    Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey, SocketKey, SocketPeer, Word, maps,
     service::{BALANCER_NONE, FRONTEND_NONE},
 };
 use aya::maps::{HashMap, MapData};
@@ -27,6 +27,7 @@ pub struct ServiceMaps {
     balancers: MappedArray<Balancer>,
     members: MappedArray<Member>,
     backends: MappedArray<Backend>,
+    sockets: HashMap<MapData, SocketKey, SocketPeer>,
     frontend_counts: MappedArray<FrontendCounts>,
     backend_counts: MappedArray<u64>,
 }
@@ -40,6 +41,7 @@ impl ServiceMaps {
             balancers: mapped(dir, &maps::BALANCERS, sizes)?,
             members: mapped(dir, &maps::MEMBERS, sizes)?,
             backends: mapped(dir, &maps::BACKENDS, sizes)?,
+            sockets: typed(dir, &maps::SOCKETS)?,
             frontend_counts: mapped(dir, &maps::FRONTEND_COUNTS, sizes)?,
             backend_counts: mapped(dir, &maps::BACKEND_COUNTS, sizes)?,
         })
@@ -72,6 +74,13 @@ impl ServiceMaps {
     fn list(&self, balancer: &Balancer) -> Arc<[u32]> {
         let end = balancer.offset.saturating_add(balancer.len).min(self.members.len());
         (balancer.offset..end).filter_map(|index| self.members.get(index)).map(|member| member.backend).collect()
+    }
+
+    /// Whether programs sent this socket to this end, as a backend that is gone at this generation.
+    pub fn is_of_gone_backend(&self, key: &SocketKey, generation: u64) -> Result<bool, StoreError> {
+        let Some(peer) = found(self.sockets.get(key, 0), &maps::SOCKETS)? else { return Ok(false) };
+        let backend = self.backends.get(peer.backend).unwrap_or_default();
+        Ok(backend.standing.at(generation) == 0 || !backend.was_there(peer.stamp))
     }
 
     /// Does one write.

@@ -46,6 +46,7 @@ impl Lefts {
             frontends: gone.clone().filter_map(|(_, (was, _))| Some(was.as_ref()?.slot)).collect(),
             members: lists.clone().map(|(_, list)| place(&list.entry)).collect(),
             lists: lists.map(|(id, _)| id).collect(),
+            ended: backends.clone().filter_map(|(_, (was, _))| Some(was.as_ref()?.at)).collect(),
             backends: backends.map(|(slot, _)| *slot).collect(),
         };
         self.0.push(Left {

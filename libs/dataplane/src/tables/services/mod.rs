@@ -4,6 +4,7 @@
 //! Never: stores the generation; asks for a grace.
 
 mod audit;
+mod ended;
 mod image;
 pub mod kernel;
 mod left;
@@ -18,6 +19,7 @@ mod tests;
 mod write;
 
 pub use audit::text;
+pub use ended::Ended;
 pub use write::{ServiceSnapshot, ServiceWrite};
 
 use super::{
@@ -48,6 +50,7 @@ pub struct Services {
     ports: BTreeMap<u64, BTreeSet<Frontend>>,
     numbers: Numbers,
     lefts: Lefts,
+    ended: Ended,
     /// Nobody has said yet which of it is wanted.
     is_adopted: bool,
     walk: audit::Walk,
@@ -67,7 +70,7 @@ impl Services {
     pub fn adopt(found: &ServiceSnapshot, generation: u64) -> (Self, Vec<Write>) {
         let (image, repairs) = image::adopt(found, generation);
         let numbers = Numbers::of(&image);
-        let services = Self { image, numbers, is_adopted: true, ..Self::default() };
+        let services = Self { image, numbers, is_adopted: true, ended: Ended::Any, ..Self::default() };
         let mut writes: Vec<Write> = repairs.into_iter().map(Write::Services).collect();
         if writes.iter().any(|write| matches!(write, Write::Services(ServiceWrite::DeleteKey(_)))) {
             // What was deleted a packet may look at, and the next key would be given its element.
@@ -114,8 +117,14 @@ impl Services {
     /// The next writes that are due when the graces up to `over` are; the place of what then waits for one more.
     pub fn due(&mut self, over: u64) -> Option<(Vec<Write>, Option<usize>)> {
         let (writes, next, free) = self.lefts.due(over)?;
+        self.ended.extend(free.ended.iter().copied());
         free.give_back(&mut self.numbers);
         Some((writes.into_iter().map(Write::Services).collect(), next))
+    }
+
+    /// Backends that went since this was last asked, and that nothing is sent to any more.
+    pub fn take_ended(&mut self) -> Ended {
+        std::mem::take(&mut self.ended)
     }
 
     /// The second grace of what is left at this place.

@@ -3,7 +3,7 @@
 //! Invariant: what is given out is not given out again before it is given back.
 //! Never: gives anything back by itself; a plan that is dropped has taken from a copy.
 
-use super::image::Image;
+use super::{ended::At, image::Image};
 use crate::tables::{ids::Ids, numbers::Room};
 use abi::{Balancer, RowRef};
 
@@ -28,13 +28,15 @@ impl Numbers {
     }
 }
 
-/// Numbers that no packet can read any more.
+/// Numbers that no packet can read any more, and what they meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Free {
     pub frontends: Vec<u32>,
     pub lists: Vec<u32>,
     pub backends: Vec<u32>,
     pub members: Vec<RowRef>,
+    /// Where the backends were.
+    pub ended: Vec<At>,
 }
 
 impl Free {
