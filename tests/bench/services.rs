@@ -54,6 +54,8 @@ pub struct Services {
 enum Part {
     /// Packets to a service against packets to its backends.
     Traffic,
+    /// The same of the node's own sockets.
+    Sockets,
     /// Changes of one service's backends.
     Changes,
     /// Starts.
@@ -63,7 +65,7 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Traffic, Self::Changes, Self::Starts];
+    const ALL: [Self; 4] = [Self::Traffic, Self::Sockets, Self::Changes, Self::Starts];
 }
 
 /// What was measured; parts that were left out are not there.
@@ -72,6 +74,8 @@ impl Part {
 struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sockets: Option<Figures>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changes: Vec<Timed>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -94,14 +98,24 @@ pub fn run(services: &Services, binaries: &Binaries) -> Result<()> {
     let quick = services.rounds.quick;
     let (many, few) = if quick { (200, 20) } else { (services.services, 100.min(services.services)) };
     let asks = |part: Part| services.only.contains(&part);
-    let mut report =
-        Report { traffic: None, changes: Vec::new(), starts: Vec::new(), memory: Vec::new(), neighbours: None };
+    let mut report = Report {
+        traffic: None,
+        sockets: None,
+        changes: Vec::new(),
+        starts: Vec::new(),
+        memory: Vec::new(),
+        neighbours: None,
+    };
     let create = |stem, count| Place::create(stem, count, services.backends.max(2), services.laps, binaries);
     let mut many = create("many", many)?;
     if asks(Part::Traffic) {
         let one = create("one", 1)?;
         report.traffic = Some(traffic(&services.rounds, &one, &many)?);
         report.memory.push(held(&one)?);
+    }
+    if asks(Part::Sockets) {
+        let one = create("own", 1)?;
+        report.sockets = Some(sockets(&services.rounds, &one, &many)?);
     }
     if asks(Part::Changes) {
         let few = create("few", few)?;
@@ -154,6 +168,17 @@ fn neighbours(rounds: &Rounds, many: &Place, backends: usize, few: usize, binari
     rounds.run(&ROWS, &setups)
 }
 
+fn sockets(rounds: &Rounds, one: &Place, many: &Place) -> Result<Figures> {
+    let name = |name: String| -> &'static str { name.leak() };
+    let setups = [
+        Asked { name: "node: the backends", side: Side::NodeToBackends, place: one },
+        Asked { name: "node: the backends, once more", side: Side::NodeToBackends, place: one },
+        Asked { name: "node: the only service", side: Side::NodeToService, place: one },
+        Asked { name: name(format!("node: one of {} services", many.count)), side: Side::NodeToService, place: many },
+    ];
+    rounds.run(&ROWS, &setups.iter().map(|setup| setup as _).collect::<Vec<_>>())
+}
+
 fn held(place: &Place) -> Result<Held> {
     Ok(Held { place: place.name(), memory: Memory::of(place.agent()?)? })
 }
@@ -162,6 +187,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(traffic) = &self.traffic {
             writeln!(f, "{traffic}")?;
+        }
+        if let Some(sockets) = &self.sockets {
+            writeln!(f, "{sockets}")?;
         }
         if !self.changes.is_empty() {
             writeln!(f, "From the write of a slice to the first packet that goes by it, milliseconds:")?;

@@ -76,7 +76,7 @@ impl Place {
                 .manifest(&format!("slice-{number}"), &endpoint_slice(number, &others(number, backends)).to_string())?;
         }
         // One client opens more flows here than one may keep of a table that others share.
-        let mut spec = NodeSpec::new(1).argument("--flow-quota").argument("500000");
+        let mut spec = NodeSpec::new(1).cgroup(None).argument("--flow-quota").argument("500000");
         spec.full_tables = true;
         if laps {
             spec = spec.argument("--log").argument("laps=debug,info");
@@ -146,10 +146,12 @@ impl Place {
     fn way(&self, side: Side) -> Way<'_> {
         let servers: Vec<_> = self.servers.iter().map(|server| (server.namespace(), server.address())).collect();
         let (client, to) = match side {
-            Side::Backends => (&self.direct, self.addresses()),
-            Side::Service => (&self.client, vec![service_address(0)]),
+            Side::Backends => (self.direct.namespace(), self.addresses()),
+            Side::Service => (self.client.namespace(), vec![service_address(0)]),
+            Side::NodeToBackends => (self.node.namespace(), self.addresses()),
+            Side::NodeToService => (self.node.namespace(), vec![service_address(0)]),
         };
-        Way { client: client.namespace(), servers, to }
+        Way { client, servers, to }
     }
 }
 
@@ -199,6 +201,10 @@ pub enum Side {
     Backends,
     /// The service.
     Service,
+    /// The servers, asked by the node itself.
+    NodeToBackends,
+    /// The service, asked by the node itself.
+    NodeToService,
 }
 
 /// A place as a setup.
