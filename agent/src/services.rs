@@ -131,8 +131,10 @@ fn rows(
         let counts: BTreeMap<_, _> = ports.into_iter().map(|port| (port, (counted.of)(port))).collect();
         for (frontend, balance) in own {
             let mut row = row(service, frontend, balance);
-            if let Some((opened, refused)) = counts.get(&balance.of).and_then(|of| of.frontends.get(frontend)) {
-                (row["opened"], row["refused"]) = (json!(opened), json!(refused));
+            match counts.get(&balance.of).and_then(|of| of.frontends.get(frontend)) {
+                Some((opened, refused)) => (row["opened"], row["refused"]) = (json!(opened), json!(refused)),
+                // It came too late for the tables: `show status` says which.
+                None => row["inForce"] = json!(false),
             }
             if let Some(active) = &counted.active {
                 let own = active.iter().filter(|((through, _), _)| through == frontend);
@@ -378,7 +380,11 @@ mod tests {
         assert!(said.contains("203.0.113.9:80/TCP is taken by shop/twin"), "{said}");
         assert!(said.contains("192.0.2.7 of its endpoints: in no IP pool"), "{said}");
         assert_eq!([&web["opened"], &web["refused"], &web["active"]], [9, 1, 3].map(|n| json!(n)).each_ref());
-        assert!(rows[2]["opened"].is_null(), "the kernel does not have it");
+        assert_eq!(
+            (&rows[2]["inForce"], &web["inForce"]),
+            (&json!(false), &Value::Null),
+            "the kernel does not have it"
+        );
         let asked = Asked { of: Some("shop/web"), backends: true, ..Asked::default() };
         let line = |row: &Value| ["backend", "state", "opened", "active"].map(|field| row[field].to_string()).join(" ");
         let backends: Vec<_> = shown(&mut world, &asked).0.iter().map(line).collect();

@@ -12,6 +12,7 @@ use crate::{
     table::{Action, Hook},
 };
 use abi::{DropReason, Outcome, maps};
+use dataplane::Gauges;
 use model::{NamespaceName, Protocol, ServiceId, ServicePortId};
 use service::{Backend, Backends, Balance, Frontend, Kind as Reached};
 use std::sync::Arc;
@@ -275,6 +276,20 @@ fn flows_are_counted_where_they_are_opened_and_a_restarted_agent_goes_on_countin
         serve(&mut kernel, &[], &[]);
         serve(&mut kernel, &[DB], &[]);
         assert!(kernel.dataplane.counts_of(&port("tcp")).backends.values().all(|opened| *opened == 0));
+        // So is a service; what it counted stays in the sum of all.
+        let all = |kernel: &Kernel| {
+            let maps = kernel.maps();
+            let gauges = Gauges::open(maps.parent().expect("a directory")).expect("the maps are there");
+            gauges.service_flows().expect("they can be read")
+        };
+        assert_eq!(all(&kernel), (4, 1));
+        let world = scenario().world();
+        kernel.dataplane.apply(&calc::desired(world.in_sync().expect("the world is complete")));
+        kernel.dataplane.settle();
+        serve(&mut kernel, &[OTHER], &[]);
+        let counted = kernel.dataplane.counts_of(&port("tcp"));
+        assert!(counted.frontends.len() == 2 && counted.frontends.values().all(|counts| *counts == (0, 0)));
+        assert_eq!(all(&kernel), (4, 1));
     });
 }
 

@@ -244,3 +244,35 @@ fn what_a_change_of_services_would_do_is_told_before_it_is_made() -> Result<()> 
         Ok(())
     })
 }
+
+#[test]
+fn ten_thousand_services_with_ten_backends_each_are_shown_whole() -> Result<()> {
+    use std::fmt::Write as _;
+    story(&["shop/a"], |s| {
+        let mut text = String::new();
+        for number in 0..10_000u32 {
+            let (high, low) = (number / 250, number % 250 + 1);
+            let endpoints: Vec<_> =
+                (1..=10).map(|last| format!("{{ addresses: [10.65.{}.{last}] }}", number % 250)).collect();
+            write!(
+                text,
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{ name: s{number}, namespace: many }}\nspec: {{ clusterIP: \
+                 10.97.{high}.{low}, ports: [{{ port: 80 }}] }}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {{ name: s{number}-1, namespace: many, labels: {{ kubernetes.io/service-name: s{number} }} }}\n\
+                 addressType: IPv4\nendpoints: [{}]\nports: [{{ port: 8080 }}]\n",
+                endpoints.join(", ")
+            )?;
+        }
+        s.cluster.manifest("many", &text)?;
+        let rows = |what: &[&str]| -> Result<usize> {
+            let told = s.node.tortie(&[&["show"], what, &["--output", "json"]].concat())?;
+            let rows: Vec<Value> = serde_json::from_slice(&told.stdout)
+                .with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
+            Ok(rows.into_iter().filter(|row| row["inForce"].is_null()).count())
+        };
+        wait_until("all are in force", PATIENCE * 4, || Ok(rows(&["services"])? == 10_000))?;
+        ensure!(rows(&["backends"])? == 100_000, "backends are left out");
+        ensure!(rows(&["backends", "many/s7"])? == 10, "of one service");
+        Ok(())
+    })
+}
