@@ -48,6 +48,7 @@ impl Services for Counting<'_> {
         writes: insert_affinity(key: &AffinityKey, kept: &Affinity) -> ();
         writes: count_opened(frontend: u32, backend: u32) -> ();
         writes: count_refused(frontend: u32) -> ();
+        array_reads: own_address(v6: bool) -> Option<&Address>;
     }
     #[inline(never)]
     fn random(&self) -> u32 {
@@ -81,6 +82,7 @@ impl Tables for Counting<'_> {
         array_reads: openings(slot: u32) -> u32;
         array_reads: count_opening(slot: u32) -> ();
         writes: insert_new_flow(key: &FlowKey, entry: &ConntrackEntry) -> bool;
+        writes: insert_new_flow_at(key: &FlowKey, entry: &ConntrackEntry, is_first: bool) -> bool;
         writes: insert_flow(key: &FlowKey, entry: &ConntrackEntry) -> Inserted;
         writes: replace_flow(key: &FlowKey, entry: &ConntrackEntry) -> Replaced;
         writes: remove_flow(key: &FlowKey) -> bool;

@@ -43,7 +43,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let State { quoted, .. } = state;
         let (frontend, client) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
         let is_hairpin = backend.0 == client.0;
-        if self.hook != Hook::FromWorkload || !self.is_led(state, client, frontend, backend) {
+        // From outside it is about what went to a client there.
+        let may_be = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink);
+        if !may_be || !self.is_led(state, client, frontend, backend) {
             return false;
         }
         (state.translation.frontend, state.translation.port) = (frontend.0, backend.1);

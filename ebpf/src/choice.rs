@@ -4,15 +4,38 @@
 //! Never: knows whether a packet or a socket asks; writes.
 
 use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, FRONTEND_NONE};
-use abi::{AffinityKey, Backend, Balancer, DropReason, ServiceKey};
+use abi::{AffinityKey, Backend, Balancer, DropReason, Frontend, ServiceKey};
 
 use crate::tables::{Services, Tables};
 
-/// Whether this node has any service.
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A pod, or this node.
+    Inside,
+    /// Somebody whose packets come by the uplink.
+    Outside,
+}
+
+impl Side {
+    #[inline(always)]
+    fn of<T: Services>(self, tables: &T, frontend: &Frontend, generation: u64) -> u32 {
+        let word = if self == Self::Outside { &frontend.outside } else { &frontend.inside };
+        tables.word(word).at(generation)
+    }
+}
+
+/// Whether this node has any service for pods and for itself.
 #[inline(always)]
 pub fn any<T: Services>(tables: &T, generation: u64) -> Result<bool, DropReason> {
+    any_for(Side::Inside, tables, generation)
+}
+
+/// Whether this node has any service for those who ask.
+#[inline(always)]
+pub fn any_for<T: Services>(side: Side, tables: &T, generation: u64) -> Result<bool, DropReason> {
     let none = tables.frontend(FRONTEND_NONE).ok_or(DropReason::TableCorrupt)?;
-    Ok(tables.word(&none.inside).at(generation) != 0)
+    Ok(side.of(tables, none, generation) != 0)
 }
 
 /// What a frontend has for pods and for this node, and its slot.
@@ -22,11 +45,22 @@ pub fn inside<'a, T: Services>(
     key: &ServiceKey,
     generation: u64,
 ) -> Result<Option<(u32, &'a Balancer)>, DropReason> {
+    balancer_for(Side::Inside, tables, key, generation)
+}
+
+/// What a frontend has for those who ask, and its slot.
+#[inline(always)]
+pub fn balancer_for<'a, T: Services>(
+    side: Side,
+    tables: &'a T,
+    key: &ServiceKey,
+    generation: u64,
+) -> Result<Option<(u32, &'a Balancer)>, DropReason> {
     let Some(slot) = tables.service(key) else {
         return Ok(None);
     };
     let frontend = tables.frontend(slot).ok_or(DropReason::TableCorrupt)?;
-    match tables.word(&frontend.inside).at(generation) {
+    match side.of(tables, frontend, generation) {
         BALANCER_NONE => Ok(None),
         id => tables.balancer(id).map(|balancer| Some((slot, balancer))).ok_or(DropReason::TableCorrupt),
     }

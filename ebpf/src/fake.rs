@@ -62,6 +62,7 @@ pub struct Node {
     pub openings: RefCell<BTreeMap<u32, u32>>,
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
+    pub source: Option<Address>,
     pub chance: Cell<u32>,
 }
 
@@ -103,6 +104,7 @@ impl Node {
             sets: vec![SetEntry::default(), set(0, 1), set(1, 7)],
             spans,
             tracked: FlowTables::with_room(100),
+            source: Some(v4(1)),
             ..Self::default()
         };
         node.owns(v4(1), SLOT_HOST);
@@ -259,6 +261,9 @@ impl Tables for Node {
     fn insert_new_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool {
         self.tracked.insert_new(key, entry)
     }
+    fn insert_new_flow_at(&self, key: &FlowKey, entry: &ConntrackEntry, is_first: bool) -> bool {
+        !(is_first && self.tracked.new_flow(key).is_some()) && self.tracked.insert_new(key, entry)
+    }
     fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted {
         self.tracked.insert(key, entry)
     }
@@ -332,6 +337,9 @@ impl Tables for Twin<'_> {
         panic!("a dry run counted a flow")
     }
     fn insert_new_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> bool {
+        panic!("a dry run opened a flow")
+    }
+    fn insert_new_flow_at(&self, _: &FlowKey, _: &ConntrackEntry, _: bool) -> bool {
         panic!("a dry run opened a flow")
     }
     fn insert_flow(&self, _: &FlowKey, _: &ConntrackEntry) -> Inserted {

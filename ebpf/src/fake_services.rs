@@ -62,6 +62,9 @@ impl Services for Node {
     fn count_refused(&self, frontend: u32) {
         *self.counted.borrow_mut().refused.entry(frontend).or_default() += 1;
     }
+    fn own_address(&self, _: bool) -> Option<&Address> {
+        self.source.as_ref()
+    }
     fn random(&self) -> u32 {
         // Half of all numbers apart, and one more: in turn, and each way in the long run.
         self.chance.replace(self.chance.get().wrapping_add(0x8000_0001))
@@ -106,6 +109,9 @@ impl Services for Twin<'_> {
         panic!("a dry run counted a flow")
     }
     fn count_refused(&self, _: u32) {}
+    fn own_address(&self, v6: bool) -> Option<&Address> {
+        self.0.own_address(v6)
+    }
     fn random(&self) -> u32 {
         self.0.random()
     }

@@ -85,7 +85,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
                 // One that waits for a neighbour is judged on its way out by what is in force then.
                 skb.leave(handover::to_cb(state.generation));
             }
-            if route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) {
+            if hook == Hook::FromWorkload && route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) {
                 return Err(stopped(skb, state, DropReason::EndpointToHost));
             }
             send::leave(skb, state, &route)
@@ -136,7 +136,11 @@ fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) 
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
         Verdict::ByRoute => match send::route(skb, &state.packet, ifindex) {
-            Ok(route) if route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) => {
+            Ok(route)
+                if hook == Hook::FromWorkload
+                    && route.is_here()
+                    && node_says(NODE_REFUSES_WORKLOADS, state.generation) =>
+            {
                 return Err(DropReason::EndpointToHost);
             }
             Ok(route) if route.hop == Hop::Stack => Outcome::ToHost,

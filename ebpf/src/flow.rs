@@ -15,7 +15,7 @@ use crate::entry::Flow;
 use crate::icmp;
 use crate::parse::{Packet, protocol};
 use crate::policy::End;
-use crate::promote::{has_room, promote};
+use crate::promote::{has_room, has_room_for_others, promote};
 use crate::recent::{self, Note};
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
@@ -179,6 +179,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (source, destination) = tracked.slots();
         let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
         match self.hook {
+            Hook::FromUplink if destination == SLOT_NONE => {
+                let is_ours = state.translation.is_masked || state.translation.end == Translated::Destination;
+                is_ours && source == SLOT_NONE
+            }
             Hook::FromWorkload | Hook::FromUplink => self.comes_from(source, destination, state),
             // A host endpoint's flows live elsewhere (`gate`).
             Hook::FromHostEndpoint | Hook::ToHostEndpoint => false,
@@ -206,7 +210,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Hook::FromWorkload => self.check_pod(state, opener)?,
             Hook::ToWorkload => self.check_receiver(state, opener, responder)?,
             Hook::FromHostEndpoint | Hook::ToHostEndpoint => return Ok(None),
-            Hook::FromUplink if responder.slot < SLOT_FIRST => return Ok(None),
+            Hook::FromUplink if responder.slot < SLOT_FIRST && !is_elsewhere(state, responder) => return Ok(None),
             Hook::FromUplink => {
                 state.slot = responder.slot;
                 if opener.slot != SLOT_NONE {
@@ -221,6 +225,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         match (own, conntrack::may_open(&state.packet)) {
             (true, true) => Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() })),
             (true, false) => Ok(Some(Terms { judged: false, entry: NO_ENTRY })),
+            // No end of it is here, and none has rules.
+            (false, true) if self.hook == Hook::FromUplink && is_elsewhere(state, responder) => {
+                Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() }))
+            }
             (false, true) => Ok(Some(Terms { judged: true, entry: 0 })),
             (false, false) => Err(DropReason::NoFlow),
         }
@@ -292,6 +300,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let flags = entry as u8;
         // Better no connection than one that stalls after its handshake.
         let owner = owner_of(slots.0, slots.1, flags);
+        if self.hook == Hook::FromUplink && owner == SLOT_HOST && !has_room_for_others(self.tables) {
+            state.slot = owner;
+            return Err(DropReason::FlowQuota);
+        }
         let own_quota = !matches!(self.hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint);
         if own_quota && state.packet.protocol == protocol::TCP && !has_room(self.tables, owner, &state.key) {
             state.slot = owner;
@@ -342,6 +354,12 @@ fn same_ends<T: Tables>(known: Option<Tracked<'_>>, slots: (u32, u32)) -> Result
         tracked.flow.forget();
     }
     Err(DropReason::NoFlow)
+}
+
+/// Whether a packet from outside goes on to a backend on another node.
+#[inline(always)]
+fn is_elsewhere(state: &State, backend: End) -> bool {
+    state.translation.end == Translated::Destination && backend.slot == SLOT_NONE
 }
 
 /// Tunnels that a pod might build into the node's own overlay.

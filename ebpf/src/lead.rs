@@ -3,7 +3,8 @@
 //! Invariant: it lives as long as the flow that it leads to, and has a ticket and a place on an account as that has.
 //! Never: a flow itself: no packet passes by it alone.
 
-use abi::conntrack::{CT_HIGH_OPENED, NAT_LEADS, NAT_TRANSLATED};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
+use abi::endpoint::SLOT_NONE;
 use abi::{Address, Affinity, ConntrackEntry, DropReason, FlowKey, Timeout};
 
 use crate::conntrack::{self, Socket, Tracked, key_between};
@@ -26,6 +27,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         *entry = ConntrackEntry::default();
         (entry.low_slot, entry.high_slot) = if from_low { slots } else { (slots.1, slots.0) };
         entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
+        if slots == (SLOT_NONE, SLOT_NONE) {
+            entry.flags |= CT_HOST_OPENED;
+        }
         entry.nat_kind = NAT_LEADS;
         (entry.nat, entry.nat_port) = (packet.destination, packet.destination_port.to_ne_bytes());
         (entry.egress_hit, entry.stamp) = (translation.backend, translation.stamp);
@@ -72,7 +76,11 @@ pub fn is_over<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, now_s: u32) ->
     if conntrack::expired(tables, flow, now_s) {
         return true;
     }
-    flow.nat_kind.get() == NAT_LEADS && !leads(tables, key, flow, now_s)
+    match flow.nat_kind.get() {
+        NAT_LEADS => !leads(tables, key, flow, now_s),
+        NAT_RETURNS => !returns(tables, key, flow, now_s),
+        _ => false,
+    }
 }
 
 /// Whether there is a flow where an entry leads to.
@@ -83,9 +91,21 @@ fn leads<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, now_s: u32) -> bool 
     let mut there = FlowKey { zone: key.zone, ..FlowKey::default() };
     let backend = flow.other_side();
     // One that is sent to itself comes as from the frontend.
-    let seen = (if client.0 == backend.0 { frontend.0 } else { client.0 }, client.1);
+    let is_hairpin = client.0 == backend.0 && flow.packets.get() == 0;
+    let seen = (if is_hairpin { frontend.0 } else { client.0 }, client.1);
     key_between(seen, backend, key.protocol, &mut there);
     let is_it = |flow: &Flow| flow.is_translated_from(frontend) && !conntrack::expired(tables, flow, now_s);
+    tables.flow(&there).is_some_and(is_it) || tables.new_flow(&there).is_some_and(is_it)
+}
+
+/// Whether there is a flow of which this entry takes the answers.
+#[inline(always)]
+fn returns<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, now_s: u32) -> bool {
+    let (low, high) = ((key.low, u16::from_ne_bytes(key.low_port)), (key.high, u16::from_ne_bytes(key.high_port)));
+    let backend = if flow.flags.get() & CT_HIGH_OPENED == 0 { high } else { low };
+    let mut there = FlowKey { zone: key.zone, ..FlowKey::default() };
+    key_between(flow.other_side(), backend, key.protocol, &mut there);
+    let is_it = |flow: &Flow| flow.nat_kind.get() == NAT_TRANSLATED && !conntrack::expired(tables, flow, now_s);
     tables.flow(&there).is_some_and(is_it) || tables.new_flow(&there).is_some_and(is_it)
 }
 

@@ -37,10 +37,13 @@ mod judge;
 mod lead;
 #[cfg(any(test, feature = "fake"))]
 mod made;
+mod mask;
 pub mod neighbour;
 #[cfg(test)]
 mod noted;
 mod options;
+#[cfg(test)]
+mod outside;
 pub mod parse;
 #[cfg(test)]
 mod passage;

@@ -247,6 +247,12 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     }
 
     #[inline(always)]
+    fn insert_new_flow_at(&self, key: &FlowKey, entry: &ConntrackEntry, is_first: bool) -> bool {
+        let flags = if is_first { BPF_NOEXIST.into() } else { 0 };
+        !DRY && NEWFLOW.insert(key, entry, flags).is_ok()
+    }
+
+    #[inline(always)]
     fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted {
         if DRY {
             return Inserted::Full;

@@ -3,7 +3,7 @@
 //! Invariant: an entry of `CONNTRACK` is counted once on its owner's account and once among all, and has one ticket.
 //! Never: takes the place of an entry that still speaks; leaves behind an entry that nothing would ever remove.
 
-use abi::conntrack::{NAT_LEADS, QUOTA_ALL, STATE_ESTABLISHED};
+use abi::conntrack::{NAT_LEADS, NAT_RETURNS, QUOTA_ALL, STATE_ESTABLISHED};
 use abi::endpoint::SLOT_HOST;
 use abi::{DropReason, FlowKey, Ticket, Timeout};
 
@@ -35,7 +35,9 @@ pub fn promote<T: Tables>(
     }
     tracked.flow.copy_to(&mut state.entry);
     state.entry.state = STATE_ESTABLISHED;
-    if state.entry.nat_kind != NAT_LEADS {
+    if matches!(state.entry.nat_kind, NAT_LEADS | NAT_RETURNS) {
+        state.entry.timeout = Timeout::Follows as u8;
+    } else {
         state.entry.timeout = Timeout::established(state.packet.protocol) as u8;
     }
     let kept = match place {
@@ -123,6 +125,12 @@ fn account<T: Tables>(tables: &T, owner: u32, key: &FlowKey) -> Result<(), DropR
 #[inline(always)]
 pub fn has_room<T: Tables>(tables: &T, owner: u32, key: &FlowKey) -> bool {
     owner == SLOT_HOST || tables.flows_of(owner) < quota(tables, key)
+}
+
+/// Whether the node's account has room for one more flow of others', which it only sends on: its own always find some.
+#[inline(always)]
+pub fn has_room_for_others<T: Tables>(tables: &T) -> bool {
+    tables.flows_of(SLOT_HOST) < i64::from(tables.flow_quota()) * GATE_QUOTAS
 }
 
 /// Flows an account may have. A host endpoint's carries what all pods and the node itself exchange with others.

@@ -1,14 +1,15 @@
 //! Service: a packet to an address that stands for others gets the backend of its flow, and its answers get the address back.
-//! In: a packet of a pod, its flow's entries, and the services. Out: the flow between the client and the backend; beside it
+//! In: a packet of a pod or from outside, its flow's entries, and the services. Out: the flow between the client and the backend; beside it
 //! [`Translation`], by which the packet is rewritten once it may pass.
 //! Invariant: what is judged, tracked and forwarded is the backend; a backend is chosen once for a flow, at one generation.
 //! Never: rewrites a packet; chooses for a packet that cannot open a flow; answers who is not who he says.
 
-use abi::conntrack::{NAT_LEADS, NAT_NONE, NAT_TRANSLATED};
+use abi::conntrack::{NAT_LEADS, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
+use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::service::{BACKEND_CHOSEN, BALANCER_SILENT};
 use abi::{AffinityKey, Balancer, DropReason};
 
-use crate::choice;
+use crate::choice::{self, Side};
 use crate::conntrack::{self, Found, Tracked, may_open};
 use crate::icmp;
 use crate::parse::{protocol, tcp};
@@ -41,6 +42,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         mut found: Found<'a>,
     ) -> Result<(bool, Found<'a>), DropReason> {
         (state.translation.is_silent, state.translation.is_hairpin) = (false, false);
+        state.translation.is_masked = false;
         if icmp::is_error(&state.packet) {
             state.related = self.is_related(state);
             return Ok((from_low, found.without_flow()));
@@ -61,19 +63,27 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         }
         // What leads is no flow.
         match found.tracked() {
-            Some(tracked) if tracked.flow.nat_kind.get() == NAT_LEADS => Ok((from_low, found.without_flow())),
+            Some(tracked) if matches!(tracked.flow.nat_kind.get(), NAT_LEADS | NAT_RETURNS) => {
+                Ok((from_low, found.without_flow()))
+            }
             _ => Ok((from_low, found)),
         }
     }
 
-    /// A refusal that may be told: only to the pod that sent the packet.
+    /// A refusal that may be told: only to the pod that sent the packet, or to who is not of this node.
     #[inline(always)]
     fn refused_at_service(&self, state: &mut State, reason: DropReason) -> DropReason {
-        if self.hook != Hook::FromWorkload {
-            return reason;
-        }
-        let opener = self.end_of(state, &state.client().0);
-        match opener.and_then(|opener| self.check_pod(state, opener)) {
+        let opener = match self.end_of(state, &state.client().0) {
+            Ok(opener) => opener,
+            Err(other) => return other,
+        };
+        let checked = match self.hook {
+            Hook::FromWorkload => self.check_pod(state, opener),
+            Hook::FromUplink if opener.slot == SLOT_NONE => Ok(false),
+            Hook::FromUplink => Err(DropReason::SourceIsLocal),
+            _ => return reason,
+        };
+        match checked {
             Ok(_) if reason == DropReason::NoBackend => {
                 self.tables.count_refused(state.translation.at);
                 reason
@@ -91,7 +101,15 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         };
         let from_opener = tracked.from_opener();
         match (tracked.flow.nat_kind.get(), self.hook) {
-            (NAT_LEADS, Hook::FromWorkload) if from_opener => self.leads_to_backend(state, tracked),
+            (NAT_LEADS, Hook::FromWorkload | Hook::FromUplink) if from_opener => self.leads_to_backend(state, tracked),
+            (NAT_RETURNS, Hook::FromUplink) if !from_opener => {
+                // Held as long as anybody speaks, also before it is kept for good.
+                if !T::DRY && tracked.flow.seen_s.get() != tracked.now_s {
+                    tracked.flow.seen_s.set(tracked.now_s);
+                }
+                self.unmask(state, tracked.flow.other_side());
+                Ok(true)
+            }
             (NAT_LEADS, Hook::ToWorkload) if !from_opener => {
                 state.translation.end = Translated::Before;
                 state.translation.is_hairpin = false;
@@ -99,9 +117,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 (state.packet.source, state.packet.source_port) = tracked.flow.other_side();
                 Ok(true)
             }
-            (NAT_LEADS, Hook::FromUplink) if !from_opener => {
+            (kind, Hook::FromUplink) if tracked.slots().1 >= SLOT_FIRST && from_opener == (kind == NAT_TRANSLATED) => {
                 state.slot = tracked.slots().1;
-                Err(DropReason::NoFlow)
+                Err(if from_opener { DropReason::NatCollision } else { DropReason::NoFlow })
             }
             (NAT_TRANSLATED, Hook::FromWorkload) if from_opener => Err(DropReason::NatCollision),
             _ => Ok(false),
@@ -124,7 +142,8 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         translation.is_chosen = standing & BACKEND_CHOSEN != 0;
         translation.is_half_open = tracked.half_open;
         translation.client.of = 0;
-        state.see_backend(tracked.flow.other_side());
+        state.translation.mask_port = tracked.flow.packets.get() as u16;
+        state.see_backend(tracked.flow.other_side(), self.hook == Hook::FromWorkload);
         Ok(true)
     }
 
@@ -132,6 +151,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     #[inline(always)]
     fn leads_from_backend(&self, state: &mut State, found: &Found<'_>, is_last: bool) -> Result<bool, DropReason> {
         let translation = &state.translation;
+        if translation.end == Translated::Nothing {
+            // It came back for a client outside, whose flow this is, or none.
+            return Ok(false);
+        }
         let is_other = match found.tracked() {
             Some(tracked) => !tracked.flow.is_translated_from((translation.frontend, translation.port)),
             None if translation.end != Translated::Destination => return Ok(false),
@@ -163,10 +186,11 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     /// A packet without a flow may be for a service.
     #[inline(always)]
     fn enters(&self, state: &mut State) -> Result<bool, DropReason> {
-        if self.hook != Hook::FromWorkload || !matches!(state.packet.protocol, protocol::TCP | protocol::UDP) {
+        let asks = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink);
+        if !asks || !matches!(state.packet.protocol, protocol::TCP | protocol::UDP) {
             return Ok(false);
         }
-        if !choice::any(self.tables, state.generation)? {
+        if !choice::any_for(self.side_of_sender(), self.tables, state.generation)? {
             return Ok(false);
         }
         (state.translation.frontend, state.translation.port) =
@@ -174,10 +198,23 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let Some(balancer) = self.balancer(state)? else {
             return Ok(false);
         };
-        if may_open(&state.packet) { self.choose(state, balancer, false) } else { stray(state) }
+        if may_open(&state.packet) {
+            return self.choose(state, balancer, false);
+        }
+        // At an address of the node's a socket of its own may have sent from that port; else the stack refuses the segment.
+        if self.hook == Hook::FromUplink && self.end_of(state, &state.packet.destination)?.slot == SLOT_HOST {
+            return Ok(false);
+        }
+        stray(state)
     }
 
-    /// What the frontend has for pods.
+    /// For whom those ask whose packets come to this hook.
+    #[inline(always)]
+    fn side_of_sender(&self) -> Side {
+        if self.hook == Hook::FromUplink { Side::Outside } else { Side::Inside }
+    }
+
+    /// What the packet's frontend has for its sender.
     #[inline(always)]
     fn balancer(&self, state: &mut State) -> Result<Option<&'a Balancer>, DropReason> {
         let Translation { key, frontend, port, .. } = &mut state.translation;
@@ -185,7 +222,8 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         key.port = port.to_ne_bytes();
         key.protocol = state.packet.protocol;
         key.pad = [0; 5];
-        let Some((at, balancer)) = choice::inside(self.tables, key, state.generation)? else {
+        let side = self.side_of_sender();
+        let Some((at, balancer)) = choice::balancer_for(side, self.tables, key, state.generation)? else {
             return Ok(None);
         };
         state.translation.at = at;
@@ -214,8 +252,8 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let backend = choice::standing_at(self.tables, slot, state.generation)?;
         let translation = &mut state.translation;
         (translation.backend, translation.stamp) = (slot, state.generation as u32);
-        (translation.is_chosen, translation.is_half_open) = (true, false);
-        state.see_backend((backend.address, u16::from_ne_bytes(backend.port)));
+        (translation.is_chosen, translation.is_half_open, translation.mask_port) = (true, false, 0);
+        state.see_backend((backend.address, u16::from_ne_bytes(backend.port)), self.hook == Hook::FromWorkload);
         Ok(true)
     }
 

@@ -5,7 +5,9 @@
 
 use core::ptr;
 
-use abi::{Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey, Word, maps};
+use abi::{
+    Address, Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey, Word, maps,
+};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
@@ -13,7 +15,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use ebpf::tables::Services;
 
 use crate::atomic;
-use crate::maps::Kernel;
+use crate::maps::{Kernel, source};
 
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(maps::SERVICES.default_entries, 0);
@@ -102,6 +104,11 @@ impl<const DRY: bool> Services for Kernel<DRY> {
             // SAFETY: a look-up gives a whole value.
             add_one(unsafe { &raw mut (*counts).refused });
         }
+    }
+
+    #[inline(always)]
+    fn own_address(&self, v6: bool) -> Option<&Address> {
+        source(v6)
     }
 
     #[inline(always)]

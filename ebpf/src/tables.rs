@@ -10,7 +10,9 @@ use abi::{
     RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 
+use crate::conntrack::Socket;
 use crate::entry::Flow;
+use crate::parse::Packet;
 use crate::recent::Note;
 use crate::walk::State;
 
@@ -56,6 +58,8 @@ pub trait Services {
     fn count_opened(&self, frontend: u32, backend: u32);
     /// Counts a packet to a frontend without a backend.
     fn count_refused(&self, frontend: u32);
+    /// The address by which this node speaks for itself, if it has one of that family.
+    fn own_address(&self, v6: bool) -> Option<&Address>;
     /// A number that nobody can foretell.
     fn random(&self) -> u32;
 
@@ -113,6 +117,8 @@ pub trait Tables: Services + Announcements {
     /// Remembers a half-open flow, in the place of an older one of the same key, or of whichever was idle longest.
     /// `false`: not even that gave room.
     fn insert_new_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> bool;
+    /// The same; `is_first`: only if there is no entry of that key. `false`: there is one, or no room.
+    fn insert_new_flow_at(&self, key: &FlowKey, entry: &ConntrackEntry, is_first: bool) -> bool;
     /// Remembers a flow of which `CONNTRACK` has no entry.
     fn insert_flow(&self, key: &FlowKey, entry: &ConntrackEntry) -> Inserted;
     /// Puts an entry in the place of another of the same key.
@@ -157,6 +163,10 @@ pub trait Frame {
     /// The same number, of which the verifier knows nothing any more: else it follows every turn of a loop up apart.
     fn unknown(&self, number: u32) -> u32 {
         number
+    }
+    /// Whether a socket of the host's would hear what the packet's destination sends to this address and port of its own.
+    fn has_socket(&self, _: &Packet, _: Socket) -> bool {
+        false
     }
     /// Whether the frame has no byte at all.
     fn is_empty(&self) -> bool {

@@ -50,6 +50,15 @@ fn apart(skb: *mut __sk_buff) -> i32 {
     } else {
         write(Skb(skb), packet, (from, to), is_source)
     };
+    if done && translation.is_masked {
+        let mask = (translation.mask, translation.mask_port);
+        let ends = if is_source {
+            (mask, (packet.destination, packet.destination_port))
+        } else {
+            ((packet.source, packet.source_port), mask)
+        };
+        return i32::from(!write(Skb(skb), packet, ends, !is_source));
+    }
     i32::from(!done)
 }
 

@@ -4,6 +4,7 @@
 //! Never: reads a table; touches the packet's bytes.
 
 use abi::{Address, AffinityKey, ServiceKey};
+use core::mem;
 
 use crate::conntrack::Socket;
 use crate::walk::State;
@@ -42,6 +43,12 @@ pub struct Translation {
     pub backend: u32,
     /// Generation that chose it.
     pub stamp: u32,
+    /// The client is seen by the backend as `mask` and its port, an address of this node's.
+    pub is_masked: bool,
+    /// What stands for the client.
+    pub mask: Address,
+    /// Its port, as in the packet; 0: not known yet.
+    pub mask_port: u16,
     /// The backend is the client: it is seen, and hears itself, as the frontend's address.
     pub is_hairpin: bool,
     /// New flows may go to that backend.
@@ -69,6 +76,11 @@ impl State {
     #[inline(always)]
     pub fn swap_ends(&mut self) {
         let Self { packet, translation, .. } = self;
+        if translation.end == Translated::Source && translation.is_masked {
+            mem::swap(&mut packet.destination, &mut translation.mask);
+            mem::swap(&mut packet.destination_port, &mut translation.mask_port);
+            packet.detail = u16::from_be(packet.destination_port);
+        }
         if translation.end != Translated::Destination {
             return;
         }
@@ -91,12 +103,12 @@ impl State {
         (if translation.is_hairpin { packet.destination } else { packet.source }, packet.source_port)
     }
 
-    /// The packet as one to the backend.
+    /// The packet as one to the backend. `is_pods`: its sender may be that backend.
     #[inline(always)]
-    pub(crate) fn see_backend(&mut self, (address, port): Socket) {
+    pub(crate) fn see_backend(&mut self, (address, port): Socket, is_pods: bool) {
         let Self { packet, translation, .. } = self;
         translation.end = Translated::Destination;
-        translation.is_hairpin = address == packet.source;
+        translation.is_hairpin = is_pods && address == packet.source;
         if translation.is_hairpin {
             packet.source = translation.frontend;
         }

@@ -258,6 +258,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let Some(slot) = self.destination(state)? else {
             return Ok(Verdict::Untouched);
         };
+        let slot = self.frame.unknown(slot);
+        if slot == SLOT_NONE {
+            self.mask(state)?;
+        }
         if state.packet.fragment == Fragment::First {
             // The later ones come as their sender wrote them, too.
             state.swap_ends();

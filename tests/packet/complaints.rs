@@ -36,7 +36,7 @@ pub struct Kind {
     pub v6: (u8, u8, u32),
 }
 
-const EXPIRED: Kind = Kind { v4: (11, 0, 0), v6: (3, 0, 0) };
+pub const EXPIRED: Kind = Kind { v4: (11, 0, 0), v6: (3, 0, 0) };
 
 fn too_big(mtu: u32) -> Kind {
     Kind { v4: (3, 4, mtu), v6: (2, 0, mtu) }

@@ -32,6 +32,7 @@ mod rejects;
 mod revisions;
 mod scenario;
 mod services;
+mod services_outside;
 mod sizes;
 mod spoofing;
 mod storms;

@@ -21,12 +21,12 @@ mod errors;
 mod summed;
 
 /// An address that nobody has.
-const VIP: Actor = Actor::pod("vip", 99);
-const PORT: u16 = 443;
-const TARGET: u16 = 8080;
-const NOBODY: Kind = Kind { v4: (3, 3, 0), v6: (1, 4, 0) };
+pub const VIP: Actor = Actor::pod("vip", 99);
+pub const PORT: u16 = 443;
+pub const TARGET: u16 = 8080;
+pub const NOBODY: Kind = Kind { v4: (3, 3, 0), v6: (1, 4, 0) };
 
-fn scenario() -> Scenario {
+pub fn scenario() -> Scenario {
     Scenario::default().pod(CLIENT, "client").pod(DB, "db").pod(OTHER, "other")
 }
 
@@ -41,17 +41,28 @@ fn serve(kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
     serve_in(&scenario(), kernel, chosen, listed);
 }
 
-fn serve_in(scenario: &Scenario, kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
+pub fn serve_in(scenario: &Scenario, kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
+    serve_as(kernel, scenario, &[VIP], (chosen, listed), |_| {});
+}
+
+/// The same over a scenario, at these addresses, and otherwise different.
+pub fn serve_as(
+    kernel: &mut Kernel,
+    scenario: &Scenario,
+    at: &[Actor],
+    (chosen, listed): (&[Actor], &[Actor]),
+    differs: impl Fn(&mut Balance),
+) {
     let world = scenario.world();
     let mut desired = calc::desired(world.in_sync().expect("the world is complete"));
     for (name, protocol) in [("tcp", Protocol::TCP), ("udp", Protocol::UDP)] {
         for family in Family::BOTH {
-            let at = |actors: &[Actor]| -> Arc<[Backend]> {
+            let those = |actors: &[Actor]| -> Arc<[Backend]> {
                 actors.iter().map(|actor| Backend { address: actor.address(family), port: TARGET }).collect()
             };
             let all = [chosen, listed].concat();
-            let inside = Arc::new(Backends { chosen: at(chosen), listed: at(&all), elsewhere: false });
-            let balance = Balance {
+            let inside = Arc::new(Backends { chosen: those(chosen), listed: those(&all), elsewhere: false });
+            let mut balance = Balance {
                 of: port(name),
                 kind: Reached::ClusterIp,
                 inside,
@@ -60,8 +71,12 @@ fn serve_in(scenario: &Scenario, kernel: &mut Kernel, chosen: &[Actor], listed: 
                 affinity_s: None,
                 sources: None,
             };
-            let frontend = Frontend { address: VIP.address(family), protocol, port: PORT };
-            desired.services.insert(frontend, Arc::new(balance));
+            differs(&mut balance);
+            let balance = Arc::new(balance);
+            for vip in at {
+                let frontend = Frontend { address: vip.address(family), protocol, port: PORT };
+                desired.services.insert(frontend, Arc::clone(&balance));
+            }
         }
     }
     let applied = kernel.dataplane.apply(&desired);
@@ -76,12 +91,12 @@ fn served(chosen: &[Actor]) -> Kernel {
 }
 
 /// A packet as a pod here gets it.
-fn received(frame: Frame, by: Actor) -> Vec<u8> {
+pub fn received(frame: Frame, by: Actor) -> Vec<u8> {
     frame.ttl(63).with_source_mac(GATEWAY_MAC).with_destination_mac(by.mac.0).bytes()
 }
 
 /// The packet goes on to a pod, as this.
-fn goes(kernel: &mut Kernel, hook: Hook, sent: &[u8], wanted: &[u8]) {
+pub fn goes(kernel: &mut Kernel, hook: Hook, sent: &[u8], wanted: &[u8]) {
     let ran = kernel.run(hook, sent);
     assert_eq!(ran.action, Action::Redirect);
     assert_eq!(ran.bytes, wanted, "\n{:02x?} is not\n{wanted:02x?}", ran.bytes);

@@ -42,6 +42,7 @@ mod restart;
 mod restart_storm;
 mod services;
 mod services_change;
+mod services_outside;
 mod services_shown;
 mod services_sockets;
 mod services_told;

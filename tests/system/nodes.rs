@@ -16,14 +16,15 @@ use tests::{
     wait::{PATIENCE, wait_until},
 };
 
-struct Two {
-    pods: BTreeMap<String, Pod>,
-    nodes: [Node; 2],
-    cluster: Cluster,
+/// Two nodes and their pods.
+pub struct Two {
+    pub pods: BTreeMap<String, Pod>,
+    pub nodes: [Node; 2],
+    pub cluster: Cluster,
 }
 
 /// x/a and y/a on node 1, x/b and y/b on node 2.
-fn two(test: impl FnOnce(&mut Two) -> Result<()>) -> Result<()> {
+pub fn two(test: impl FnOnce(&mut Two) -> Result<()>) -> Result<()> {
     two_of([NodeSpec::new(1), NodeSpec::new(2)], test)
 }
 
@@ -60,11 +61,11 @@ impl Two {
         Ok(())
     }
 
-    fn policy(&self, id: &str, spec: &str) -> Result<()> {
+    pub fn policy(&self, id: &str, spec: &str) -> Result<()> {
         self.cluster.manifest(&id.replace('/', "-"), &crate::story::policy(id, spec))
     }
 
-    fn expect(&self, what: Probe, table: &str) -> Result<()> {
+    pub fn expect(&self, what: Probe, table: &str) -> Result<()> {
         Table::parse(table)?.expect(&self.actors()?, what)
     }
 

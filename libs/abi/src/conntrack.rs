@@ -57,11 +57,14 @@ pub const CT_RESET: u8 = CT_LOW_RST | CT_HIGH_RST;
 /// In `nat_kind`: the flow's packets go as they are.
 pub const NAT_NONE: u8 = 0;
 /// The entry leads to another: what its opener sends goes to `nat`, and the flow is tracked between those ends. It lives as long
-/// as the other does, and is no flow itself. `egress_hit` is the slot of the backend,
-/// `ingress_hit` that of the frontend, `stamp` the generation that chose it.
+/// as the other does, and is no flow itself. `egress_hit` is the slot of the backend, `ingress_hit` that of the frontend, `stamp` the
+/// generation that chose it. `packets` is the port, as in a packet, by which this node stands for the client; 0: it does not.
 pub const NAT_LEADS: u8 = 1;
 /// The opener sent it to `nat`, and hears its answers from there.
 pub const NAT_TRANSLATED: u8 = 2;
+/// The entry is for what comes back to a port of this node's that stands for a client outside: its destination is `nat`, and the flow
+/// is tracked between that and its source. It lives as long as that flow, and is no flow itself.
+pub const NAT_RETURNS: u8 = 3;
 
 /// What is remembered of a flow.
 #[repr(C)]

@@ -13,8 +13,8 @@ use crate::{
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
-        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, NAT_LEADS, NAT_TRANSLATED, STATE_ANSWERED,
-        STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED,
+        STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
     },
     endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
@@ -193,7 +193,7 @@ impl<'a> Reporter<'a> {
         let now_s = conntrack::now_s();
         let flows = self.tables.store().conntrack.flows()?;
         // What only leads to a flow is none.
-        let flows = flows.iter().filter(|(_, entry)| entry.nat_kind != NAT_LEADS);
+        let flows = flows.iter().filter(|(_, entry)| !matches!(entry.nat_kind, NAT_LEADS | NAT_RETURNS));
         Ok(flows.map(|(key, entry)| self.flow(key, entry, now_s)).collect())
     }
 

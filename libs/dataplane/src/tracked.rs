@@ -9,7 +9,7 @@ use crate::{
 };
 use abi::{
     ConntrackEntry, Endpoint, FlowKey,
-    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_LEADS, zone_of},
+    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_LEADS, NAT_RETURNS, zone_of},
 };
 use model::{Direction, IfaceName, Protocol};
 use policy::{Decider, Flow, Hit};
@@ -83,7 +83,7 @@ pub(crate) fn flows(
         Some(flow(key, entry, gate, &hits))
     };
     // What only leads to a flow is none.
-    entries.iter().filter(|(_, entry)| entry.nat_kind != NAT_LEADS).filter_map(of).collect()
+    entries.iter().filter(|(_, entry)| !matches!(entry.nat_kind, NAT_LEADS | NAT_RETURNS)).filter_map(of).collect()
 }
 
 /// An entry of a gate names the layer's slot at the near end, and nobody at the far one.

@@ -60,7 +60,7 @@ pub enum At {
     Node(Layer),
     /// At every pod, whether the node takes what it sends to it.
     ToNode,
-    /// At every pod: where it is sent, if the peer's address and this port of TCP are a service's.
+    /// At every pod, or (ingress) from outside: where it is sent, if the peer's address and this port of TCP are a service's.
     Service(u16),
 }
 
@@ -150,7 +150,7 @@ impl FakeStore {
             return Some((says & NODE_REFUSES_WORKLOADS == 0, HIT_NONE));
         }
         if let At::Service(port) = at {
-            return Some(self.routed(generation, peer, port));
+            return Some(self.routed(generation, (direction, peer), port));
         }
         let Some(slot) = self.slot_at(at) else { return Some((true, HIT_NONE)) };
         let endpoint = self.held.endpoints.get(&slot).copied().unwrap_or_default();
@@ -180,9 +180,9 @@ impl FakeStore {
     }
 
     /// Whether a service is there, and a number for where it leads.
-    fn routed(&self, generation: u64, address: Address, port: u16) -> (bool, u32) {
+    fn routed(&self, generation: u64, (direction, address): (Direction, Address), port: u16) -> (bool, u32) {
         let key = ServiceKey { address, port: port.to_be_bytes(), protocol: 6, pad: [0; 5] };
-        let route = self.services.route(generation, &key);
+        let route = self.services.route(generation, direction, &key);
         let mut hasher = DefaultHasher::new();
         route.hash(&mut hasher);
         (route.is_some(), (hasher.finish() >> 32).try_into().expect("half of it"))

@@ -3,10 +3,7 @@
 //! Invariant: every look takes in a bounded slice of each table, so all in turn.
 //! Never: takes what programs write (which client keeps to whom) for damage.
 
-use super::{
-    image::{Image, any},
-    write::ServiceWrite,
-};
+use super::{image::Image, write::ServiceWrite};
 use crate::tables::{
     audit::slice,
     prefix,
@@ -48,7 +45,7 @@ impl Walk {
     }
 
     fn slices(&mut self, image: &Image) -> Vec<ServiceWrite> {
-        let mut writes = vec![ServiceWrite::Frontend(FRONTEND_NONE, any(!image.frontends.is_empty()))];
+        let mut writes = vec![ServiceWrite::Frontend(FRONTEND_NONE, image.any().settled())];
         for (slot, stand) in slice(&image.backends, &mut self.backends, SLICE) {
             writes.push(ServiceWrite::Backend(*slot, stand.entry(Word::settled(stand.standing))));
         }

@@ -46,6 +46,28 @@ pub struct Stand {
     pub standing: u32,
 }
 
+/// Whether there are frontends at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Any {
+    /// For pods.
+    pub inside: bool,
+    /// For what comes from outside.
+    pub outside: bool,
+}
+
+impl Any {
+    /// What slot 0 says.
+    pub fn settled(self) -> Frontend {
+        Frontend { inside: Word::settled(self.inside.into()), outside: Word::settled(self.outside.into()) }
+    }
+
+    /// What slot 0 says while it becomes another.
+    pub fn changing(self, to: Self, generation: u64) -> Frontend {
+        let word = |from: bool, to: bool| Word::changing(from.into(), to.into(), generation);
+        Frontend { inside: word(self.inside, to.inside), outside: word(self.outside, to.outside) }
+    }
+}
+
 /// What is of one service port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OfPort {
@@ -68,9 +90,16 @@ pub struct Image {
     pub lists: BTreeMap<u32, List>,
     pub backends: BTreeMap<u32, Stand>,
     pub ports: BTreeMap<u64, OfPort>,
+    /// Frontends that are served to who is outside.
+    pub outside: usize,
 }
 
 impl Held {
+    /// Whether it is served to who is outside.
+    pub fn is_outside(&self) -> bool {
+        self.outside != BALANCER_NONE
+    }
+
     /// As the kernel has it, once it is settled.
     pub fn settled(&self) -> Frontend {
         Frontend { inside: Word::settled(self.inside), outside: Word::settled(self.outside) }
@@ -86,6 +115,11 @@ impl Stand {
 }
 
 impl Image {
+    /// Whether there are frontends at all.
+    pub fn any(&self) -> Any {
+        Any { inside: !self.frontends.is_empty(), outside: self.outside > 0 }
+    }
+
     /// The service port of a frontend.
     pub fn of(&self, held: &Held) -> Option<u64> {
         let list = |id| self.lists.get(&id).map(|list| list.entry.of);
@@ -104,6 +138,7 @@ impl Image {
             ports.entry(stand.of).or_default().backends.insert(*slot);
         }
         self.ports = ports;
+        self.outside = self.frontends.values().filter(|held| held.is_outside()).count();
     }
 }
 
@@ -138,16 +173,11 @@ pub fn adopt(found: &ServiceSnapshot, generation: u64) -> (Image, Vec<ServiceWri
             image.backends.insert(*slot, stand);
         }
     }
+    image.index();
     let flag = found.frontends.get(&FRONTEND_NONE).copied().unwrap_or_default();
-    let wanted = any(!image.frontends.is_empty());
+    let wanted = image.any().settled();
     if flag != wanted {
         repairs.push(ServiceWrite::Frontend(FRONTEND_NONE, wanted));
     }
-    image.index();
     (image, repairs)
-}
-
-/// What slot 0 says.
-pub fn any(any: bool) -> Frontend {
-    Frontend { inside: Word::settled(any.into()), ..Frontend::default() }
 }

@@ -3,11 +3,7 @@
 //! Invariant: after any prefix of the first list every packet is sent where the revision in force says.
 //! Never: writes where that revision looks.
 
-use super::{
-    image::{Held, any},
-    step::Step,
-    write::ServiceWrite,
-};
+use super::{image::Held, step::Step, write::ServiceWrite};
 use abi::{Frontend, Word, service::FRONTEND_NONE};
 
 /// Everything that goes before the store of the generation.
@@ -44,9 +40,7 @@ pub fn before(step: &Step, generation: u64) -> Vec<ServiceWrite> {
         }
     }
     if step.any.0 != step.any.1 {
-        let (from, to) = (step.any.0.into(), step.any.1.into());
-        let inside = Word::changing(from, to, generation);
-        writes.push(ServiceWrite::Frontend(FRONTEND_NONE, Frontend { inside, ..Frontend::default() }));
+        writes.push(ServiceWrite::Frontend(FRONTEND_NONE, step.any.0.changing(step.any.1, generation)));
     }
     writes
 }
@@ -71,7 +65,7 @@ pub fn after(step: &Step) -> Vec<ServiceWrite> {
         }
     }
     if step.any.0 != step.any.1 {
-        writes.push(ServiceWrite::Frontend(FRONTEND_NONE, any(step.any.1)));
+        writes.push(ServiceWrite::Frontend(FRONTEND_NONE, step.any.1.settled()));
     }
     writes
 }

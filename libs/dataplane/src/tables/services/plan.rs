@@ -5,7 +5,7 @@
 
 use super::{
     Services,
-    image::{Held, Image, List, Stand},
+    image::{Any, Held, Image, List, Stand},
     step::{Edits, Step},
 };
 use crate::tables::{affected::revision, numbers::lowest, prefix};
@@ -108,7 +108,9 @@ impl Draft<'_> {
             let Some(key) = key_of(frontend) else { continue };
             let mut list = |backends: &Backends| self.list(of, (balance, backends), &slots, &mut lists);
             let inside = list(&balance.inside);
-            let outside = balance.outside.as_ref().map_or(BALANCER_NONE, |outside| list(outside));
+            // Nobody checks source ranges yet: what has any is not for who is outside.
+            let outside = balance.outside.as_ref().filter(|_| balance.sources.is_none());
+            let outside = outside.map_or(BALANCER_NONE, |outside| list(outside));
             self.words.insert(key, (inside, outside));
         }
         for id in self.image.ports.get(&of).into_iter().flat_map(|held| &held.lists) {
@@ -209,20 +211,12 @@ impl Draft<'_> {
                 self.step.frontends.insert(key, (was, is));
             }
         }
-        let count = |is_after: bool| {
-            let change: isize = self
-                .step
-                .frontends
-                .values()
-                .map(|(was, is)| match (was, is) {
-                    (None, Some(_)) => 1,
-                    (Some(_), None) => -1,
-                    _ => 0,
-                })
-                .sum();
-            self.image.frontends.len().saturating_add_signed(if is_after { change } else { 0 }) > 0
+        let was = self.image.any();
+        let is = Any {
+            inside: self.image.frontends.len().saturating_add_signed(self.step.more(|_| true)) > 0,
+            outside: self.image.outside.saturating_add_signed(self.step.more(Held::is_outside)) > 0,
         };
-        self.step.any = (count(false), count(true));
+        self.step.any = (was, is);
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::tables::{sizes::Sizes, write::Key};
 use abi::{Address, ServiceKey, maps, service::FRONTEND_NONE};
+use model::Direction;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The maps.
@@ -24,14 +25,16 @@ pub struct Rig {
 pub type Route = Option<(u64, u32, BTreeSet<(Address, [u8; 2])>)>;
 
 impl Rig {
-    /// Where a packet is sent that is sent there, by a generation.
-    pub fn route(&self, generation: u64, key: &ServiceKey) -> Route {
-        let flag = self.held.frontends.get(&FRONTEND_NONE).copied().unwrap_or_default();
-        if flag.inside.at(generation) == 0 {
+    /// Where a packet is sent that a pod (egress) or somebody outside (ingress) sends there, by a generation.
+    pub fn route(&self, generation: u64, direction: Direction, key: &ServiceKey) -> Route {
+        let word = |slot: u32| {
+            let words = self.held.frontends.get(&slot).copied().unwrap_or_default();
+            if direction == Direction::Egress { words.inside.at(generation) } else { words.outside.at(generation) }
+        };
+        if word(FRONTEND_NONE) == 0 {
             return None;
         }
-        let frontend = self.held.frontends.get(self.held.keys.get(key)?).copied().unwrap_or_default();
-        let id = frontend.inside.at(generation);
+        let id = word(*self.held.keys.get(key)?);
         if id == 0 {
             return None;
         }

@@ -4,7 +4,7 @@
 //! Never: holds a second image.
 
 use super::{
-    image::{Held, Image, List, OfPort, Stand},
+    image::{Any, Held, Image, List, OfPort, Stand},
     numbers::Numbers,
     order,
 };
@@ -32,7 +32,7 @@ pub struct Step {
     /// What was wanted of a frontend, and is now.
     pub wanted: Edits<Frontend, Arc<Balance>>,
     /// Whether there are frontends before and after.
-    pub any: (bool, bool),
+    pub any: (Any, Any),
     /// Numbers as they are given out then.
     pub numbers: Numbers,
     /// It is what is wanted, and not only what is there.
@@ -71,6 +71,12 @@ impl Step {
         self.frontends.iter().filter_map(|(key, (was, _))| was.is_none().then_some(key))
     }
 
+    /// How many more frontends there are of which this holds.
+    pub(super) fn more(&self, holds: impl Fn(&Held) -> bool) -> isize {
+        let count = |held: &Option<Held>| isize::from(held.as_ref().is_some_and(&holds));
+        self.frontends.values().map(|(was, is)| count(is) - count(was)).sum()
+    }
+
     pub(super) fn fits(&self, sizes: &Sizes) -> Result<(), Full> {
         let needs = self.needs();
         match needs.iter().find(|need| need.entries > u64::from(sizes.of(need.map))) {
@@ -93,6 +99,7 @@ impl Step {
         ports: &mut BTreeMap<u64, BTreeSet<Frontend>>,
     ) {
         self.index(image, false);
+        image.outside = image.outside.saturating_add_signed(self.more(Held::is_outside));
         apply(&self.frontends, &mut image.frontends);
         apply(&self.lists, &mut image.lists);
         apply(&self.backends, &mut image.backends);

@@ -28,8 +28,9 @@ use std::{
 const FRONTENDS: [u8; 4] = [1, 2, 3, 4];
 const PORT: u16 = 80;
 
-/// A service: which backends are chosen, which are listed beside, and whether clients keep to theirs.
-type Service = (u8, u8, bool);
+/// A service: which backends are chosen, which are listed beside, whether clients keep to theirs, and which of those chosen are
+/// for who is outside.
+type Service = (u8, u8, bool, Option<u8>);
 /// Two services, and of which each frontend is.
 #[derive(Clone, Debug, Default)]
 struct Sketch {
@@ -38,7 +39,7 @@ struct Sketch {
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
-    let service = (0u8..8, 0u8..8, any::<bool>());
+    let service = (0u8..8, 0u8..8, any::<bool>(), prop::option::of(0u8..8));
     (prop::array::uniform2(service), prop::array::uniform4(prop::option::of(any::<bool>())))
         .prop_map(|(services, frontends)| Sketch { services, frontends })
 }
@@ -57,21 +58,20 @@ fn backends(mask: u8) -> Vec<Backend> {
 
 impl Sketch {
     fn desired(&self) -> Desired {
-        let balance = self.services.map(|(chosen, beside, keeps)| {
-            let inside = Backends {
-                chosen: backends(chosen).into(),
-                listed: backends(chosen | beside).into(),
-                elsewhere: false,
+        let balance = self.services.map(|(chosen, beside, keeps, local)| {
+            let side = |mask: u8| {
+                let listed = backends(chosen | beside).into();
+                Arc::new(Backends { chosen: backends(chosen & mask).into(), listed, elsewhere: false })
             };
-            (Arc::new(inside), keeps)
+            (side(u8::MAX), keeps, local.map(side))
         });
         let of = |(last, second): (u8, bool)| {
-            let (inside, keeps) = &balance[usize::from(second)];
+            let (inside, keeps, outside) = &balance[usize::from(second)];
             let balance = Balance {
                 of: port_id(second),
                 kind: Kind::ClusterIp,
                 inside: Arc::clone(inside),
-                outside: None,
+                outside: outside.clone(),
                 keeps_source: false,
                 affinity_s: keeps.then_some(60),
                 sources: None,
@@ -100,12 +100,17 @@ fn place(backend: &Backend) -> (Address, [u8; 2]) {
 fn assert_leads(tables: &Tables<FakeStore>, desired: &Desired, when: &str) {
     for last in FRONTENDS {
         let frontend = Frontend { address: address(last), protocol: Protocol::TCP, port: PORT };
-        let expected = desired.services.get(&frontend).map(|balance| {
-            let chosen: BTreeSet<_> = balance.inside.chosen.iter().map(place).collect();
-            (number(&balance.of), balance.affinity_s.unwrap_or(0), chosen)
-        });
-        let found = tables.store().services.route(tables.image().generation, &key(last));
-        assert_eq!(found, expected, "frontend {last} {when}");
+        let balance = desired.services.get(&frontend);
+        let inside = balance.map(|balance| &balance.inside);
+        let outside = balance.and_then(|balance| balance.outside.as_ref());
+        for (direction, backends) in [(Direction::Egress, inside), (Direction::Ingress, outside)] {
+            let expected = balance.zip(backends).map(|(balance, backends)| {
+                let chosen: BTreeSet<_> = backends.chosen.iter().map(place).collect();
+                (number(&balance.of), balance.affinity_s.unwrap_or(0), chosen)
+            });
+            let found = tables.store().services.route(tables.image().generation, direction, &key(last));
+            assert_eq!(found, expected, "frontend {last} {direction:?} {when}");
+        }
     }
 }
 
@@ -144,8 +149,10 @@ impl Flows {
 }
 
 fn probes() -> Vec<Probe> {
-    let ask = |last| (At::Service(PORT), Direction::Egress, key(last).address, 0);
-    FRONTENDS.into_iter().map(ask).collect()
+    let ask = |last| {
+        [Direction::Egress, Direction::Ingress].map(|direction| (At::Service(PORT), direction, key(last).address, 0))
+    };
+    FRONTENDS.into_iter().flat_map(ask).collect()
 }
 
 fn slow_tables() -> Tables<FakeStore> {
@@ -228,7 +235,10 @@ proptest! {
 }
 
 fn one(chosen: u8) -> Sketch {
-    Sketch { services: [(chosen, 0, false), (3, 0, false)], frontends: [Some(false), Some(true), None, None] }
+    Sketch {
+        services: [(chosen, 0, false, None), (3, 0, false, None)],
+        frontends: [Some(false), Some(true), None, None],
+    }
 }
 
 #[test]
@@ -241,7 +251,7 @@ fn a_service_that_changes_is_all_that_is_written_and_what_did_not_waits_for_nobo
     // A backend and its counter, a list, its balancer, the frontend's words, the generation.
     assert_eq!(tables.store.writes - before, 6);
     let mut other = one(3);
-    other.services[1] = (1, 0, false);
+    other.services[1] = (1, 0, false, None);
     commit(&mut tables, &other.desired());
     assert_eq!(tables.store.waits, waits, "another service's words");
     commit(&mut tables, &one(3).desired());
@@ -320,8 +330,8 @@ fn damage_in_the_tables_of_services_is_found_and_put_back() {
         let found = tables.audit().expect("a look");
         assert!(!found.is_empty(), "{damage:?} is not seen");
         assert_eq!(
-            tables.store.services.route(tables.image().generation, &key(1)),
-            whole.route(tables.image().generation, &key(1)),
+            tables.store.services.route(tables.image().generation, Direction::Egress, &key(1)),
+            whole.route(tables.image().generation, Direction::Egress, &key(1)),
             "{damage:?}"
         );
         assert_leads(&tables, &desired, "put back");

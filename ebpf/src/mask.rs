@@ -1,0 +1,159 @@
+//! Mask: a backend on another node sees a client outside as this node, so that its answers come back here.
+//! In: a flow from outside whose backend is elsewhere. Out: the port that stands for the client, and the entry that answers find.
+//! Invariant: at one backend a port stands for one client; none at which a socket of the host's would hear that backend.
+//! Never: for a backend on this node; a flow itself: no packet passes by its entry alone.
+
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_RETURNS};
+use abi::{ConntrackEntry, DropReason, Timeout};
+
+use crate::conntrack::{Socket, Tracked, expired, key_between};
+use crate::entry::Flow;
+use crate::parse::Packet;
+use crate::promote::promote;
+use crate::tables::{Frame, Tables};
+use crate::translation::Translated;
+use crate::walk::{Hook, State, Walk};
+
+/// The ports that stand for clients (Calico's `bpfPSNATPorts`): below those that sockets get where they ask for none.
+const MASKS_FIRST: u32 = 20_000;
+const MASKS: u32 = 10_000;
+/// Ports that are tried for a flow.
+const TRIES: u32 = 4;
+
+impl<T: Tables, F: Frame> Walk<'_, T, F> {
+    /// An answer to a client outside: the client's, as far as the other stages see.
+    #[inline(always)]
+    pub(crate) fn unmask(&self, state: &mut State, client: Socket) {
+        let State { packet, translation, .. } = state;
+        translation.is_masked = true;
+        (translation.mask, translation.mask_port) = (packet.destination, packet.destination_port);
+        (packet.destination, packet.destination_port) = client;
+        packet.detail = u16::from_be(client.1);
+    }
+
+    /// A packet that may pass goes on to a backend elsewhere: by the port that stands for its client, of which what leads there
+    /// knows, and by which answers find it. Last of all: here the verifier has forgotten most.
+    #[inline(always)]
+    pub(crate) fn mask(&self, state: &mut State) -> Result<(), DropReason> {
+        if self.hook != Hook::FromUplink || state.translation.end != Translated::Destination {
+            return Ok(());
+        }
+        state.translation.is_masked = true;
+        state.translation.mask = *self.tables.own_address(state.packet.v6).ok_or(DropReason::ForwardFailed)?;
+        if T::DRY || (state.translation.mask_port != 0 && !state.translation.is_half_open) {
+            return Ok(());
+        }
+        self.find_mask(state)?;
+        self.tell_mask(state)
+    }
+
+    #[inline(always)]
+    fn find_mask(&self, state: &mut State) -> Result<(), DropReason> {
+        for attempt in 0..TRIES {
+            let port = match (attempt, state.translation.mask_port) {
+                (0, 0) => by_hash(&state.packet),
+                (0, known) => known,
+                _ => port_of(self.tables.random()),
+            };
+            // How it was found and what is there, the verifier need not remember for the next try.
+            state.translation.mask_port = self.frame.unknown(port.into()) as u16;
+            if self.forgotten(self.stands_for_client(state)) {
+                return Ok(());
+            }
+        }
+        Err(DropReason::NatCollision)
+    }
+
+    /// Writes the port down where the client's next packet looks; where that was just kept for good, what comes back is, too.
+    #[inline(always)]
+    fn tell_mask(&self, state: &mut State) -> Result<(), DropReason> {
+        let State { packet, translation, key, .. } = state;
+        let client = (packet.source, packet.source_port);
+        key_between(client, (translation.frontend, translation.port), packet.protocol, key);
+        if let Some(lead) = self.tables.new_flow(key)
+            && lead.timeout.get() != Timeout::Gone as u8
+        {
+            lead.packets.set(translation.mask_port.into());
+            return Ok(());
+        }
+        let (own, backend) = ((translation.mask, translation.mask_port), (packet.destination, packet.destination_port));
+        let from_low = self.forgotten(key_between(own, backend, packet.protocol, key));
+        match self.tables.new_flow(&state.key) {
+            Some(flow) if flow.timeout.get() != Timeout::Gone as u8 => {
+                let returns = Tracked { flow, from_low, now_s: self.tables.now_s(), half_open: true };
+                promote(self.tables, state, &returns, self.tables.flow(&state.key))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the port stands for this packet's client at its backend, from now on if it is nobody's.
+    #[inline(always)]
+    fn stands_for_client(&self, state: &mut State) -> bool {
+        let State { packet, translation, key, entry, .. } = state;
+        let (own, client) = ((translation.mask, translation.mask_port), (packet.source, packet.source_port));
+        let backend = (packet.destination, packet.destination_port);
+        let from_low = self.forgotten(key_between(own, backend, packet.protocol, key));
+        let now_s = self.tables.now_s();
+        let kept = self.frame.unknown(self.held(self.tables.flow(key), client, now_s));
+        let new = self.frame.unknown(self.held(self.tables.new_flow(key), client, now_s));
+        if kept == MINE || new == MINE {
+            return true;
+        }
+        if kept == TAKEN || new == TAKEN || self.frame.has_socket(packet, own) {
+            return false;
+        }
+        *entry = ConntrackEntry::default();
+        entry.flags = CT_HOST_OPENED | if from_low { 0 } else { CT_HIGH_OPENED };
+        (entry.nat, entry.nat_port, entry.nat_kind) = (client.0, client.1.to_ne_bytes(), NAT_RETURNS);
+        entry.timeout = Timeout::at_opening(packet.protocol) as u8;
+        entry.seen_s = now_s;
+        if !self.tables.insert_new_flow_at(key, entry, new == FREE) {
+            return false;
+        }
+        if let Some(former) = self.tables.flow(key) {
+            former.forget();
+        }
+        true
+    }
+
+    /// Whose a port is by one table's entry. One that is half-open is held for as long as its client goes on.
+    #[inline(always)]
+    fn held(&self, flow: Option<&Flow>, client: Socket, now_s: u32) -> u32 {
+        let Some(flow) = flow else {
+            return FREE;
+        };
+        if expired(self.tables, flow, now_s) {
+            return OVER;
+        }
+        let nat = flow.nat.get();
+        let differs = (nat[0] ^ client.0.0[0]) | (nat[1] ^ client.0.0[1]);
+        let port = u16::from_ne_bytes(flow.nat_port.get()) ^ client.1;
+        if (differs | u64::from(port) | u64::from(flow.nat_kind.get() ^ NAT_RETURNS)) != 0 {
+            return TAKEN;
+        }
+        flow.seen_s.set(now_s);
+        MINE
+    }
+}
+
+/// Whose a port is: nobody's, nobody's any more, somebody's, this client's.
+const FREE: u32 = 0;
+const OVER: u32 = 1;
+const TAKEN: u32 = 2;
+const MINE: u32 = 3;
+
+/// The same port for a flow every time.
+#[inline(always)]
+fn by_hash(packet: &Packet) -> u16 {
+    let (source, destination) = (packet.source.0, packet.destination.0);
+    let mixed = source[0] ^ source[1] ^ destination[0].rotate_left(21) ^ destination[1].rotate_left(9);
+    let ports = u64::from(packet.source_port) << 16 | u64::from(packet.destination_port);
+    port_of(((mixed ^ ports).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
+}
+
+/// One of the ports, in network order.
+#[inline(always)]
+const fn port_of(number: u32) -> u16 {
+    ((MASKS_FIRST + ((number as u64 * MASKS as u64) >> 32) as u32) as u16).to_be()
+}

@@ -1,0 +1,356 @@
+//! Services asked from outside as a specification: which backend a packet that comes by the uplink gets, and who hears what.
+//! In: the node of `services`, its service at an address for who is outside. Out: verdicts, backends, entries.
+//! Invariant: every row says what a user or an attacker would see.
+//! Never: looks inside a stage.
+
+use abi::DropReason::{self, *};
+use abi::conntrack::QUOTA_ALL;
+use abi::endpoint::SLOT_HOST;
+use abi::service::{BACKEND_LISTED, BALANCER_SILENT};
+use abi::{Balancer, Word};
+
+use crate::accounts::check;
+use crate::fake::{ALLOW, Node, SOME, UPLINK, icmp, tcp, udp, v4};
+use crate::services::{OF, PORT, TARGET, TO_C, VIP, served};
+use crate::tracking::{A, ACK, B, FIN, OUTSIDE, RST, SYN, TO_B, later};
+use crate::translation::Translated;
+use crate::walk::{Hook, State, Verdict};
+
+const OUT: Result<Verdict, DropReason> = Ok(Verdict::ByRoute);
+const UNTOUCHED: Result<Verdict, DropReason> = Ok(Verdict::Untouched);
+
+/// B and C stand behind the service for pods and for who is outside.
+fn open() -> Node {
+    let mut node = served();
+    node.frontends[0].outside = Word::settled(1);
+    node.frontends[1].outside = Word::settled(1);
+    node
+}
+
+/// The same with B alone, for who is outside.
+fn open_by_one() -> Node {
+    let mut node = open();
+    node.balancers.push(Balancer { of: OF, offset: 0, len: 1, ..Balancer::default() });
+    node.frontends[1].outside = Word::settled(2);
+    node
+}
+
+fn asks(node: &Node, port: u16, flags: u8) -> Result<Verdict, DropReason> {
+    node.arrives(&tcp(OUTSIDE, VIP, (port, PORT), flags))
+}
+
+fn comes(node: &Node, frame: &[u8]) -> (Result<Verdict, DropReason>, State) {
+    node.run(Hook::FromUplink, UPLINK, UPLINK, frame)
+}
+
+fn answers(node: &Node, port: u16, flags: u8) -> (Result<Verdict, DropReason>, State) {
+    node.run(Hook::FromWorkload, 3, 3, &tcp(B, 200, (TARGET, port), flags))
+}
+
+fn connect(node: &Node, port: u16) {
+    assert_eq!((asks(node, port, SYN), answers(node, port, SYN | ACK).0, asks(node, port, ACK)), (TO_B, OUT, TO_B));
+}
+
+#[test]
+fn a_flow_from_outside_goes_to_a_backend_with_its_clients_address_and_its_answers_come_from_the_service() {
+    let node = open_by_one();
+    let (verdict, state) = comes(&node, &tcp(OUTSIDE, VIP, (4000, PORT), SYN));
+    assert_eq!((verdict, state.translation.end), (TO_B, Translated::Destination));
+    let packet = &state.packet;
+    assert_eq!((packet.source, packet.destination, packet.detail), (v4(200), v4(3), TARGET));
+    let (verdict, state) = answers(&node, 4000, SYN | ACK);
+    assert_eq!((verdict, state.translation.end), (OUT, Translated::Source));
+    assert_eq!((state.translation.frontend, u16::from_be(state.translation.port)), (v4(VIP), PORT));
+    assert_eq!(asks(&node, 4000, ACK), TO_B);
+    check(&node, "from outside");
+    assert_eq!(node.tracked.accounts(), [(3, 2), (QUOTA_ALL, 2)].into(), "both entries are the backend's");
+    assert_eq!((asks(&node, 4000, FIN | ACK), answers(&node, 4000, FIN | ACK).0), (TO_B, OUT));
+    later(&node, 4000);
+    node.cursor_goes_round();
+    node.cursor_goes_round();
+    assert!(node.tracked.kept().is_empty() && node.tracked.accounts().is_empty());
+}
+
+#[test]
+fn flows_from_outside_go_to_every_backend_and_stay_where_they_are() {
+    let node = open();
+    for frame in [|port| tcp(OUTSIDE, VIP, (port, PORT), SYN), |port| udp(OUTSIDE, VIP, (port, PORT))] {
+        let ask = || (4000..4020).map(|port| node.arrives(&frame(port))).collect::<Vec<_>>();
+        let first = ask();
+        assert!(first.contains(&TO_B) && first.contains(&TO_C), "{first:?}");
+        assert_eq!(ask(), first);
+    }
+}
+
+#[test]
+fn each_side_has_backends_of_its_own_and_what_is_for_pods_alone_nobody_outside_gets() {
+    let mut node = open_by_one();
+    assert!((4000..4020).all(|port| asks(&node, port, SYN) == TO_B));
+    let pods: Vec<_> = (4000..4020).map(|port| node.pod_sends(2, &tcp(A, VIP, (port, PORT), SYN))).collect();
+    assert!(pods.contains(&TO_B) && pods.contains(&TO_C));
+    node.frontends[1].outside = Word::settled(0);
+    assert_eq!(asks(&node, 5000, SYN), UNTOUCHED, "a cluster IP");
+    assert_eq!((asks(&node, 5000, ACK), node.arrives(&udp(OUTSIDE, VIP, (5000, PORT)))), (UNTOUCHED, UNTOUCHED));
+    let mut node = open_by_one();
+    node.frontends[0].outside = Word::settled(0);
+    assert_eq!(asks(&node, 5000, SYN), UNTOUCHED, "a node that has nothing for who is outside");
+}
+
+#[test]
+fn policy_judges_the_client_and_the_backend_and_a_new_deny_cuts_the_flow_both_ways() {
+    let mut node = open_by_one();
+    node.change_ingress(3, SOME);
+    assert_eq!(asks(&node, 4000, SYN), TO_B, "port 80 is let in");
+    node.backends[1].port = 8080u16.to_be_bytes();
+    assert_eq!(asks(&node, 4001, SYN), Err(IngressPolicy), "port 8080 is not");
+    node.backends[1].port = TARGET.to_be_bytes();
+    node.change_ingress(3, 0);
+    assert_eq!(asks(&node, 4002, SYN), Err(IngressPolicy));
+    assert_eq!((asks(&node, 4000, SYN), answers(&node, 4000, ACK).0), (Err(FlowRefused), Err(FlowRefused)));
+    node.change_ingress(3, ALLOW);
+    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4000, SYN)), (Err(FlowRefused), TO_B));
+}
+
+#[test]
+fn spf_1_nobody_outside_asks_in_the_name_of_this_node_or_of_a_pod() {
+    let mut node = open_by_one();
+    for from in [1, 2, 3] {
+        assert_eq!(node.arrives(&tcp((0, from), VIP, (4000, PORT), SYN)), Err(SourceIsLocal), "from {from}");
+        assert_eq!(node.arrives(&udp((0, from), VIP, (4000, PORT))), Err(SourceIsLocal), "from {from}");
+        assert_eq!(node.arrives(&tcp((0, from), VIP, (4000, PORT), ACK)), Err(SourceIsLocal), "nor is it answered");
+    }
+    // A pod's own flow through the service is no cover.
+    assert_eq!(node.pod_sends(2, &udp(A, VIP, (4001, PORT))), TO_B);
+    assert_eq!(node.arrives(&udp((0, 2), VIP, (4001, PORT))), Err(SourceIsLocal));
+    node.balancers[2].len = 0;
+    assert_eq!(node.arrives(&tcp((0, 2), VIP, (4002, PORT), SYN)), Err(SourceIsLocal), "told nothing either");
+}
+
+#[test]
+fn pkt_35_a_service_without_backends_refuses_who_is_outside_or_is_silent_where_they_are_elsewhere() {
+    let mut node = open_by_one();
+    for flags in [0, BALANCER_SILENT] {
+        node.balancers[2] = Balancer { of: OF, flags, ..Balancer::default() };
+        for frame in [tcp(OUTSIDE, VIP, (4000, PORT), SYN), udp(OUTSIDE, VIP, (4000, PORT))] {
+            let (verdict, state) = comes(&node, &frame);
+            assert_eq!((verdict, state.translation.is_silent, state.slot), (Err(NoBackend), flags != 0, 0));
+        }
+    }
+    assert!(node.flows().is_empty());
+}
+
+#[test]
+fn a_stray_segment_from_outside_is_refused_unless_it_is_for_an_address_of_the_nodes() {
+    let mut node = open_by_one();
+    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4000, RST)), (Err(BackendGone), UNTOUCHED));
+    node.owns(v4(VIP), SLOT_HOST);
+    assert_eq!(asks(&node, 4000, ACK), UNTOUCHED, "a socket's, or the stack's to refuse");
+    assert_eq!(asks(&node, 4000, SYN), TO_B);
+    connect(&node, 4001);
+    node.backends[1].standing = Word::settled(0);
+    assert_eq!(asks(&node, 4001, ACK), UNTOUCHED, "its backend is gone");
+}
+
+#[test]
+fn the_flows_of_a_backend_that_is_gone_end_and_those_of_one_that_is_only_not_chosen_live_on() {
+    let mut node = open_by_one();
+    connect(&node, 4000);
+    assert_eq!(node.arrives(&udp(OUTSIDE, VIP, (4000, PORT))), TO_B);
+    node.members[0].backend = 2;
+    node.backends[1].standing = Word::settled(BACKEND_LISTED);
+    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4001, SYN)), (TO_B, TO_C));
+    node.backends[1].standing = Word::settled(0);
+    assert_eq!(asks(&node, 4000, ACK), Err(BackendGone));
+    assert_eq!(node.arrives(&udp(OUTSIDE, VIP, (4000, PORT))), TO_C, "a datagram goes to another");
+}
+
+#[test]
+fn a_client_outside_keeps_to_its_backend_where_the_service_says_so() {
+    let mut node = open();
+    node.balancers[1].affinity_s = 100;
+    let first = asks(&node, 4000, SYN);
+    assert!((4001..4020).all(|port| asks(&node, port, SYN) == first));
+    let next: Vec<_> = (4000..4020).map(|port| node.arrives(&tcp((0, 201), VIP, (port, PORT), SYN))).collect();
+    assert!(next.iter().all(|verdict| *verdict == next[0]));
+}
+
+#[test]
+fn two_flows_from_outside_with_one_set_of_addresses_and_ports_are_not_mixed_up() {
+    let node = open_by_one();
+    assert_eq!(node.arrives(&tcp(OUTSIDE, 3, (4000, TARGET), SYN)), TO_B, "straight to the backend");
+    assert_eq!(asks(&node, 4000, SYN), Err(NatCollision));
+    connect(&node, 4001);
+    let (verdict, state) = comes(&node, &tcp(OUTSIDE, 3, (4001, TARGET), SYN));
+    assert_eq!((verdict, state.slot), (Err(NatCollision), 3));
+    assert_eq!(asks(&node, 4001, ACK), TO_B);
+}
+
+#[test]
+fn what_is_no_frontend_or_of_another_protocol_is_left_alone() {
+    let node = open_by_one();
+    assert_eq!(node.arrives(&tcp(OUTSIDE, VIP, (4000, 444), SYN)), UNTOUCHED);
+    assert_eq!(node.arrives(&icmp(OUTSIDE, VIP, 8, 1)), UNTOUCHED);
+    assert_eq!(node.arrives(&tcp((0, VIP), 200, (PORT, 4000), ACK)), UNTOUCHED);
+    connect(&node, 4000);
+    assert_eq!(node.arrives(&tcp((0, VIP), 200, (PORT, 4000), ACK)), UNTOUCHED, "what somebody else answers");
+}
+
+/// The same with a backend on another node behind it.
+fn open_to_elsewhere() -> Node {
+    let mut node = open_by_one();
+    node.backends[1].address = v4(201);
+    node.owns(v4(VIP), SLOT_HOST);
+    node
+}
+
+/// The port by which this node stands for the client of a packet that goes on.
+fn mask_of(node: &Node, frame: &[u8]) -> u16 {
+    let (verdict, state) = comes(node, frame);
+    assert_eq!((verdict, state.translation.end, state.translation.is_masked), (OUT, Translated::Destination, true));
+    assert_eq!((state.packet.destination, state.packet.detail), (v4(201), TARGET));
+    assert_eq!(state.translation.mask, v4(1));
+    let port = u16::from_be(state.translation.mask_port);
+    assert!((20_000..30_000).contains(&port), "{port}");
+    port
+}
+
+/// What the backend answers to this node.
+fn returns(node: &Node, to: u16, flags: u8) -> (Result<Verdict, DropReason>, State) {
+    comes(node, &tcp((0, 201), 1, (TARGET, to), flags))
+}
+
+fn connect_elsewhere(node: &Node, port: u16) -> u16 {
+    let segment = |flags| tcp(OUTSIDE, VIP, (port, PORT), flags);
+    let mask = mask_of(node, &segment(SYN));
+    assert_eq!(mask_of(node, &segment(SYN)), mask, "pkt_73");
+    assert_eq!(returns(node, mask, SYN | ACK).0, OUT);
+    assert_eq!(mask_of(node, &segment(ACK)), mask);
+    mask
+}
+
+#[test]
+fn a_backend_elsewhere_sees_this_node_and_its_answers_go_to_the_client_as_the_services() {
+    let node = open_to_elsewhere();
+    let mask = connect_elsewhere(&node, 4000);
+    let (verdict, state) = returns(&node, mask, ACK);
+    let (packet, translation) = (&state.packet, &state.translation);
+    assert_eq!((verdict, translation.end, translation.is_masked), (OUT, Translated::Source, true));
+    assert_eq!((packet.source, packet.destination, packet.detail), (v4(201), v4(200), 4000));
+    assert_eq!((translation.frontend, u16::from_be(translation.port)), (v4(VIP), PORT));
+    assert_eq!((translation.mask, u16::from_be(translation.mask_port)), (v4(1), mask));
+    check(&node, "elsewhere");
+    assert_eq!(node.tracked.kept().len(), 3, "the flow, what leads there, and what comes back");
+    assert_eq!(node.tracked.accounts(), [(SLOT_HOST, 3), (QUOTA_ALL, 3)].into());
+    // A long answer: the client says nothing.
+    for _ in 0..3 {
+        later(&node, 3000);
+        assert_eq!(returns(&node, mask, ACK).0, OUT);
+        node.cursor_goes_round();
+    }
+    assert_eq!(mask_of(&node, &tcp(OUTSIDE, VIP, (4000, PORT), ACK)), mask);
+    later(&node, 4000);
+    node.cursor_goes_round();
+    node.cursor_goes_round();
+    assert!(node.tracked.kept().is_empty() && node.tracked.accounts().is_empty());
+}
+
+#[test]
+fn pkt_79_clients_with_one_port_are_told_apart_by_the_port_that_stands_for_each() {
+    let node = open_to_elsewhere();
+    let masks: Vec<_> =
+        (1..100u8).map(|client| mask_of(&node, &tcp((0, 100 + client), VIP, (4000, PORT), SYN))).collect();
+    let mut apart = masks.clone();
+    apart.sort_unstable();
+    apart.dedup();
+    // The tables in memory hold a hundred half-open flows, of which each takes three.
+    assert!(apart.len() > 90, "{masks:?}");
+    let node = open_to_elsewhere();
+    let masks = [201, 202, 203].map(|client| (client, mask_of(&node, &tcp((0, client), VIP, (4000, PORT), SYN))));
+    for (client, mask) in masks {
+        assert_eq!(returns(&node, mask, SYN | ACK).1.packet.destination, v4(client));
+    }
+}
+
+#[test]
+fn a_datagram_keeps_the_port_that_stands_for_its_client_though_what_leads_there_is_forgotten() {
+    let node = open_to_elsewhere();
+    let asks = |node: &Node| mask_of(node, &udp(OUTSIDE, VIP, (4000, PORT)));
+    let mask = asks(&node);
+    let leads = node.flows().into_iter().find(|(_, flow)| flow.nat_kind.get() == abi::conntrack::NAT_LEADS);
+    leads.expect("one leads").1.forget();
+    assert_eq!(asks(&node), mask);
+    let returns = node.flows().into_iter().find(|(_, flow)| flow.nat_kind.get() == abi::conntrack::NAT_RETURNS);
+    returns.expect("one comes back").1.forget();
+    assert_eq!(asks(&node), mask, "nor that by which it comes back");
+    let (verdict, state) = comes(&node, &udp((0, 201), 1, (TARGET, mask)));
+    assert_eq!((verdict, state.packet.destination), (OUT, v4(200)));
+}
+
+#[test]
+fn a_long_answer_to_a_client_that_says_nothing_more_comes_through() {
+    let node = open_to_elsewhere();
+    let mask = mask_of(&node, &udp(OUTSIDE, VIP, (4000, PORT)));
+    for _ in 0..10 {
+        later(&node, 50);
+        assert_eq!(comes(&node, &udp((0, 201), 1, (TARGET, mask))).0, OUT);
+        node.cursor_goes_round();
+    }
+    later(&node, 61);
+    assert_eq!(comes(&node, &udp((0, 201), 1, (TARGET, mask))).0, UNTOUCHED);
+}
+
+#[test]
+fn what_comes_back_for_nobody_or_from_another_is_the_stacks() {
+    let node = open_to_elsewhere();
+    let mask = connect_elsewhere(&node, 4000);
+    assert_eq!(returns(&node, mask + 1, ACK).0, UNTOUCHED);
+    assert_eq!(comes(&node, &tcp((0, 202), 1, (TARGET, mask), ACK)).0, UNTOUCHED, "another");
+    assert_eq!(comes(&node, &tcp((0, 201), 1, (TARGET + 1, mask), ACK)).0, UNTOUCHED, "another port");
+    assert_eq!(comes(&node, &udp((0, 201), 1, (TARGET, mask))).0, UNTOUCHED, "another protocol");
+    // What passes this node between the two is not this flow's.
+    assert_eq!(node.arrives(&tcp(OUTSIDE, 201, (4000, TARGET), ACK)), UNTOUCHED);
+    assert_eq!(node.arrives(&tcp((0, 201), 200, (TARGET, 4000), ACK)), UNTOUCHED);
+    later(&node, 4000);
+    assert_eq!(returns(&node, mask, ACK).0, UNTOUCHED, "the flow is over");
+}
+
+#[test]
+fn spf_1_nobody_is_masked_who_asks_in_the_name_of_this_node_or_of_a_pod() {
+    let node = open_to_elsewhere();
+    for from in [1, 2, 3] {
+        assert_eq!(node.arrives(&tcp((0, from), VIP, (4000, PORT), SYN)), Err(SourceIsLocal));
+    }
+    assert!(node.flows().is_empty());
+    assert_eq!(node.pod_sends(2, &tcp((2, 201), 1, (TARGET, 20_000), SYN)), Err(Spoofed));
+}
+
+#[test]
+fn a_backend_elsewhere_that_is_gone_ends_its_flows_and_one_that_asks_itself_gets_an_answer() {
+    let mut node = open_to_elsewhere();
+    connect_elsewhere(&node, 4000);
+    node.backends[1].standing = Word::settled(0);
+    assert_eq!(asks(&node, 4000, ACK), UNTOUCHED, "the stack refuses it");
+    let mut node = open_to_elsewhere();
+    node.backends[1].address = v4(200);
+    let (verdict, state) = comes(&node, &tcp(OUTSIDE, VIP, (4000, PORT), SYN));
+    assert_eq!((verdict, state.translation.is_masked, state.translation.is_hairpin), (OUT, true, false));
+    let mask = u16::from_be(state.translation.mask_port);
+    let (verdict, state) = comes(&node, &tcp(OUTSIDE, 1, (TARGET, mask), SYN | ACK));
+    assert_eq!((verdict, state.packet.destination, state.packet.detail), (OUT, v4(200), 4000));
+    assert_eq!(state.translation.frontend, v4(VIP));
+    node.cursor_goes_round();
+}
+
+#[test]
+fn pkt_78_what_this_node_only_sends_on_leaves_room_for_its_pods_and_for_itself() {
+    let node = open_to_elsewhere();
+    node.tracked.quota.set(2);
+    // Four quotas, and three entries a flow.
+    for port in 4000..4003 {
+        connect_elsewhere(&node, port);
+    }
+    let (verdict, state) = comes(&node, &tcp(OUTSIDE, VIP, (4003, PORT), SYN));
+    assert_eq!((verdict, state.slot), (Err(FlowQuota), SLOT_HOST));
+    assert_eq!(node.pod_sends(2, &tcp(A, 3, (5, 80), SYN)), TO_B);
+    assert_eq!(node.host_sends(2, &tcp((0, 1), 2, (5, 81), SYN)), Ok(Verdict::ToEndpoint(2)));
+}
