@@ -139,7 +139,8 @@ impl Note {
             DESTINATION => {
                 (state.translation.frontend, state.translation.port) =
                     (state.packet.destination, state.packet.destination_port);
-                state.see_backend(other);
+                // Its client is a pod, and not the backend.
+                state.see_backend(other, true);
             }
             SOURCE => {
                 (state.translation.end, state.translation.is_hairpin) = (Translated::Source, false);

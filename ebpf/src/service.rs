@@ -42,7 +42,6 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         mut found: Found<'a>,
     ) -> Result<(bool, Found<'a>), DropReason> {
         (state.translation.is_silent, state.translation.is_hairpin) = (false, false);
-        state.translation.is_masked = false;
         if icmp::is_error(&state.packet) {
             state.related = self.is_related(state);
             return Ok((from_low, found.without_flow()));

@@ -101,6 +101,7 @@ impl State {
         self.tracked = false;
         self.related = false;
         self.translation.end = Translated::Nothing;
+        self.translation.is_masked = false;
         // The zone of the flows that are looked up, until a host endpoint says another.
         self.key.zone = [0; 3];
     }
