@@ -14,17 +14,16 @@ use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
 use abi::{
     Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
-    NetKey, RowKey, RowRef, ServiceKey, SetEntry, SocketKey, SocketPeer, Span, Ticket, Word,
+    NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 
 use crate::entry::Flow;
 use crate::expiry::Round;
+pub use crate::made::{Bytes, icmp, ipv4, mac, tcp, udp};
 use crate::recent::{NOTES, Note};
 use crate::shelf::FlowTables;
 use crate::tables::{Arrival, Inserted, Replaced, Tables};
 use crate::walk::{Hook, State, Verdict, walk};
-
-pub use crate::made::{Bytes, icmp, ipv4, mac, tcp, udp};
 
 /// Rule set that allows everything.
 pub const ALLOW: u32 = 1;
@@ -54,7 +53,7 @@ pub struct Node {
     pub affinity: RefCell<BTreeMap<AffinityKey, Affinity>>,
     pub counted: RefCell<crate::fake_services::Counted>,
     pub announced: crate::fake_services::Announced,
-    pub sockets: RefCell<BTreeMap<SocketKey, SocketPeer>>,
+    pub sockets: RefCell<crate::fake_services::Peers>,
     pub fragments: RefCell<Vec<(FragmentKey, FragmentPorts)>>,
     pub tracked: FlowTables,
     pub notes: Vec<Note>,

@@ -24,6 +24,9 @@ pub struct Announced {
     pub now_ns: u64,
 }
 
+/// What is remembered of sockets.
+pub type Peers = BTreeMap<SocketKey, SocketPeer>;
+
 /// What was counted of services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
