@@ -6,7 +6,7 @@
 use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_FIRST};
 use abi::{Address, DropReason, Endpoint};
 
-use crate::parse::{Ether, Packet};
+use crate::parse::{Ether, Packet, protocol};
 use crate::policy::End;
 use crate::tables::Tables;
 
@@ -49,6 +49,16 @@ pub fn check_destination(packet: &Packet) -> Result<(), DropReason> {
 }
 
 const LOOPBACK_V6: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Tunnels that a pod might build into the node's own overlay.
+#[inline(always)]
+#[must_use]
+pub const fn is_tunnel(packet: &Packet) -> bool {
+    packet.protocol == protocol::IPIP || (packet.protocol == protocol::UDP && packet.detail == VXLAN)
+}
+
+/// VXLAN's port (RFC 7348).
+const VXLAN: u16 = 4789;
 
 /// Whether the destination is a multicast group or a broadcast address.
 #[inline(always)]

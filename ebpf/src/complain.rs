@@ -18,6 +18,7 @@ use ebpf::walk::{Hook, State};
 use crate::budget::may_spend;
 use crate::maps::{self, count_drop};
 use crate::packet::Skb;
+use crate::scratch;
 use crate::send::{self, NEXT, SHOT};
 
 /// To a device's ingress, include/uapi/linux/bpf.h.
@@ -75,7 +76,7 @@ fn apart(skb: *mut __sk_buff, kind: u32, word: u32, hook: u32) -> i32 {
     };
     let skb = Skb(skb);
     let (way, ifindex) = way_from(hook, &skb.arrival());
-    let Some(state) = maps::state() else {
+    let Some(state) = scratch::state() else {
         return SHOT;
     };
     let slot = state.slot;

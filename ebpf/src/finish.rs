@@ -15,8 +15,9 @@ use ebpf::walk::{Hook, State, Verdict, walk};
 
 use crate::complain::complain;
 use crate::log;
-use crate::maps::{Kernel, blank_state, count_drop};
+use crate::maps::{Kernel, count_drop};
 use crate::packet::Skb;
+use crate::scratch::blank_state;
 use crate::send::{self, NEXT, SHOT};
 use crate::translate::translate;
 

@@ -8,21 +8,20 @@ use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
 
-use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of};
+use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of, is_tunnel};
 use crate::choice;
 use crate::conntrack::{self, Currency, Opening, Tracked};
+use crate::ends::same_ends;
 use crate::entry::Flow;
 use crate::icmp;
-use crate::parse::{Packet, protocol};
+use crate::mask::is_elsewhere;
+use crate::parse::protocol;
 use crate::policy::End;
 use crate::promote::{has_room, has_room_for_others, promote};
 use crate::recent::{self, Note};
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
-
-/// VXLAN's port (RFC 7348).
-const VXLAN: u16 = 4789;
 
 /// How a flow without an entry in force is to be treated.
 #[derive(Clone, Copy)]
@@ -336,34 +335,4 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         self.lead(state, slots)
     }
-}
-
-/// Whether there is an entry, and its ends are still who they were. The opener may open the flow anew; the other end may not.
-#[inline(always)]
-fn same_ends<T: Tables>(known: Option<Tracked<'_>>, slots: (u32, u32)) -> Result<bool, DropReason> {
-    let Some(tracked) = known else {
-        return Ok(false);
-    };
-    if tracked.opening_slots() == slots {
-        return Ok(true);
-    }
-    if tracked.from_opener() {
-        return Ok(false);
-    }
-    if !T::DRY {
-        tracked.flow.forget();
-    }
-    Err(DropReason::NoFlow)
-}
-
-/// Whether a packet from outside goes on to a backend on another node.
-#[inline(always)]
-fn is_elsewhere(state: &State, backend: End) -> bool {
-    state.translation.end == Translated::Destination && backend.slot == SLOT_NONE
-}
-
-/// Tunnels that a pod might build into the node's own overlay.
-#[inline(always)]
-const fn is_tunnel(packet: &Packet) -> bool {
-    packet.protocol == protocol::IPIP || (packet.protocol == protocol::UDP && packet.detail == VXLAN)
 }

@@ -17,6 +17,7 @@ pub mod choice;
 #[cfg(test)]
 mod connects;
 pub mod conntrack;
+mod ends;
 pub mod entry;
 #[cfg(test)]
 mod everywhere;
@@ -25,6 +26,8 @@ pub mod expiry;
 pub mod fake;
 #[cfg(any(test, feature = "fake"))]
 mod fake_services;
+#[cfg(any(test, feature = "fake"))]
+mod fake_twin;
 mod flow;
 pub mod forward;
 pub mod fragment;
@@ -38,6 +41,8 @@ mod lead;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 mod mask;
+#[cfg(test)]
+mod masked;
 pub mod neighbour;
 #[cfg(test)]
 mod noted;

@@ -9,10 +9,7 @@ use abi::address::ClassEntry;
 use abi::conntrack::seconds_of;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::verdict::DROP_REASONS;
-use abi::{
-    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, Endpoint, FlowKey, Frontend, Member, RowKey,
-    RowRef, ServiceKey, SetEntry, Span, Ticket, Timeouts, Word, maps,
-};
+use abi::{Address, ConntrackEntry, Endpoint, FlowKey, RowKey, RowRef, SetEntry, Span, Ticket, Timeouts, maps};
 use aya_ebpf::bindings::{BPF_EXIST, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
@@ -70,15 +67,6 @@ static TIMEOUTS: Timeouts = Timeouts::DEFAULT;
 #[unsafe(no_mangle)]
 static FLOW_QUOTA: u32 = maps::CONNTRACK.default_entries / 8;
 
-/// Where a packet's [`State`] lies while the program runs: one per processor, read by nobody else.
-/// The hooks run with bottom halves off, so no second packet comes between on the same processor.
-#[map]
-static SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
-
-/// The same of a dry run, which has bottom halves on before Linux 6.11 (`bpf_test_run`): packets come between.
-#[map]
-static DRY_SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
-
 /// Notes of recent flows, as private as the state.
 #[map]
 static NOTES: PerCpuArray<[u64; size_of::<Note>() / 8]> = PerCpuArray::with_max_entries(recent::NOTES, 0);
@@ -86,16 +74,6 @@ static NOTES: PerCpuArray<[u64; size_of::<Note>() / 8]> = PerCpuArray::with_max_
 /// Flows that endpoints have opened, by slot: how notes learn that their client has gone on.
 #[map]
 static OPENINGS: Array<u32> = Array::with_max_entries(recent::OPENINGS, 0);
-
-/// A state that has forgotten the packet before.
-#[inline(always)]
-pub fn blank_state<'a, const DRY: bool>() -> Option<&'a mut State> {
-    let state = if DRY { DRY_SCRATCH.get_ptr_mut(0)? } else { SCRATCH.get_ptr_mut(0)? };
-    // SAFETY: aligned memory of this processor, zero or left by another run, which nothing else uses meanwhile.
-    let state = unsafe { &mut *state };
-    state.forget();
-    Some(state)
-}
 
 /// Errors of the kernel's tables.
 const ENOENT: i32 = -2;
@@ -117,13 +95,6 @@ pub fn wind_clock() -> u32 {
 #[inline(always)]
 pub fn next_ticket() -> Option<Ticket> {
     CTQ.pop().ok().flatten()
-}
-
-/// The state of the packet that this live run is about, for what runs apart.
-#[inline(always)]
-pub fn state<'a>() -> Option<&'a mut State> {
-    // SAFETY: as in `blank_state`; whoever called has no more use for it.
-    SCRATCH.get_ptr_mut(0).map(|state| unsafe { &mut *state })
 }
 
 /// The address from which this node complains, if there is one of that family.

@@ -4,11 +4,13 @@
 //! Never: for a backend on this node; a flow itself: no packet passes by its entry alone.
 
 use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_RETURNS};
+use abi::endpoint::SLOT_NONE;
 use abi::{ConntrackEntry, DropReason, Timeout};
 
 use crate::conntrack::{Socket, Tracked, expired, key_between};
 use crate::entry::Flow;
 use crate::parse::Packet;
+use crate::policy::End;
 use crate::promote::promote;
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
@@ -156,4 +158,10 @@ fn by_hash(packet: &Packet) -> u16 {
 #[inline(always)]
 const fn port_of(number: u32) -> u16 {
     ((MASKS_FIRST + ((number as u64 * MASKS as u64) >> 32) as u32) as u16).to_be()
+}
+
+/// Whether a packet from outside goes on to a backend on another node.
+#[inline(always)]
+pub fn is_elsewhere(state: &State, backend: End) -> bool {
+    state.translation.end == Translated::Destination && backend.slot == SLOT_NONE
 }

@@ -4,22 +4,20 @@
 //! Never: reads past the end; writes in a dry run (nobody asks it to).
 
 use core::arch::asm;
-use core::mem::{self, MaybeUninit, offset_of};
+use core::mem::offset_of;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{
-    __sk_buff, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
-};
-use aya_ebpf::helpers::generated::{
-    bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
-    bpf_skb_store_bytes,
-};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use ebpf::conntrack::Socket;
 use ebpf::icmp_error::{HEAD_AT, Head};
-use ebpf::parse::{Packet, protocol};
+use ebpf::parse::Packet;
 use ebpf::tables::{Arrival, Frame};
+
+use crate::socket::is_heard;
+use crate::words::{read_words, write_words};
 
 /// Headers begin up to here. The longest chain that is walked ends before: what begins later counts as torn.
 const NEAR: u32 = 255;
@@ -31,9 +29,6 @@ const SUMMED_MASK: u32 = 2047;
 const BPF_ADJ_ROOM_MAC: u32 = 1;
 /// A checksum that hardware summed over the packet follows what is written.
 const BPF_F_RECOMPUTE_CSUM: u64 = 1;
-
-/// The packet's own network namespace, as one of the socket helpers (`BPF_F_CURRENT_NETNS`).
-const CURRENT_NAMESPACE: u64 = u64::MAX;
 
 /// What the kernel calls a frame that is for this interface's own MAC (include/uapi/linux/if_packet.h).
 pub const PACKET_HOST: u32 = 0;
@@ -247,63 +242,6 @@ impl Skb {
     }
 }
 
-/// Reads `N` bytes by words of four. A plain unaligned read would be compiled to one load a byte.
-///
-/// # Safety
-/// `N` bytes can be read at `place`. It need not be aligned: each access is one instruction on a packet pointer, which
-/// the verifier lets through only on machines that take it at any alignment.
-#[inline(always)]
-unsafe fn read_words<const N: usize>(place: *const [u8; N]) -> [u8; N] {
-    let (from, mut bytes) = (place.cast::<u8>(), Room::<N>(MaybeUninit::uninit()));
-    let to = bytes.0.as_mut_ptr().cast::<u8>();
-    let mut at = 0;
-    // SAFETY: the caller's promise for `from`; `to` is as long and aligned to 8. Every byte is written before the end.
-    unsafe {
-        while at + 4 <= N {
-            to.add(at).cast::<u32>().write(ptr::read_volatile(from.add(at).cast::<u32>()));
-            at += 4;
-        }
-        if at + 2 <= N {
-            to.add(at).cast::<u16>().write(ptr::read_volatile(from.add(at).cast::<u16>()));
-            at += 2;
-        }
-        if at < N {
-            to.add(at).write(ptr::read_volatile(from.add(at)));
-        }
-        bytes.0.assume_init()
-    }
-}
-
-/// Room for bytes that words are written to. It is not zeroed first: that would be a loop, a byte a turn.
-#[repr(align(8))]
-struct Room<const N: usize>(MaybeUninit<[u8; N]>);
-
-/// Writes `N` bytes by words of four.
-///
-/// # Safety
-/// As for [`read_words`], for writing.
-#[inline(always)]
-unsafe fn write_words<const N: usize>(place: *mut [u8; N], bytes: [u8; N]) {
-    let to = place.cast::<u8>();
-    let mut at = 0;
-    while at + 4 <= N {
-        let word = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        // SAFETY: the caller's promise, for four bytes inside the N.
-        unsafe { ptr::write_volatile(to.add(at).cast::<u32>(), word) };
-        at += 4;
-    }
-    if at + 2 <= N {
-        let half = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-        // SAFETY: the caller's promise, for two bytes inside the N.
-        unsafe { ptr::write_volatile(to.add(at).cast::<u16>(), half) };
-        at += 2;
-    }
-    if at < N {
-        // SAFETY: the caller's promise, for the last byte.
-        unsafe { ptr::write_volatile(to.add(at), bytes[at]) };
-    }
-}
-
 impl Frame for Skb {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -329,7 +267,7 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn has_socket(&self, packet: &Packet, own: Socket) -> bool {
-        socket(*self, packet, own)
+        is_heard(*self, packet, own)
     }
 
     #[inline(always)]
@@ -351,47 +289,6 @@ impl Frame for Skb {
         }
         number as u32
     }
-}
-
-/// Whether a socket of the host's hears at `own` what the packet's destination sends there.
-#[inline(always)]
-fn socket(skb: Skb, packet: &Packet, own: Socket) -> bool {
-    // SAFETY: integers and unions of integers; zero is valid.
-    let mut ends: bpf_sock_tuple = unsafe { mem::zeroed() };
-    let (peer, size) = (packet.destination.0, if packet.v6 { 36 } else { 12 });
-    if packet.v6 {
-        ends.__bindgen_anon_1.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-            saddr: halves_of(peer),
-            daddr: halves_of(own.0.0),
-            sport: packet.destination_port,
-            dport: own.1,
-        };
-    } else {
-        ends.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: (peer[1] >> 32) as u32,
-            daddr: (own.0.0[1] >> 32) as u32,
-            sport: packet.destination_port,
-            dport: own.1,
-        };
-    }
-    // SAFETY: the helpers read the tuple of the size given; a socket that was found is given back.
-    unsafe {
-        let found = if packet.protocol == protocol::TCP {
-            bpf_sk_lookup_tcp(skb.0.cast(), &raw mut ends, size, CURRENT_NAMESPACE, 0)
-        } else {
-            bpf_sk_lookup_udp(skb.0.cast(), &raw mut ends, size, CURRENT_NAMESPACE, 0)
-        };
-        if found.is_null() {
-            return false;
-        }
-        bpf_sk_release(found.cast());
-    }
-    true
-}
-
-#[inline(always)]
-const fn halves_of([a, b]: [u64; 2]) -> [u32; 4] {
-    [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
 }
 
 /// The same offset, bounded by an instruction that the compiler cannot prove away and the verifier therefore sees.

@@ -15,19 +15,21 @@ use ebpf::tables::Frame as _;
 use ebpf::translation::{Translated, Translation};
 use ebpf::walk::State;
 
-use crate::maps;
 use crate::packet::Skb;
+use crate::scratch;
 use crate::translate::CHECKSUM_V4;
 
 /// A program within the program. 0: done.
 #[inline(never)]
 pub fn apart(skb: *mut __sk_buff) -> i32 {
-    let Some(State { packet, quoted, translation, .. }) = maps::state() else {
+    let Some(State { packet, quoted, translation, .. }) = scratch::state() else {
         return 1;
     };
     // An error goes to whoever sent what it quotes.
     let (source, destination) = if translation.end == Translated::QuotedSource {
-        ((packet.destination, translation.port), (packet.source, quoted.destination_port))
+        // One that answers itself was seen as the frontend, and so is what it complains about.
+        let client = if translation.is_hairpin { packet.source } else { quoted.destination };
+        ((packet.destination, translation.port), (client, quoted.destination_port))
     } else {
         ((packet.destination, quoted.source_port), (translation.frontend, translation.port))
     };

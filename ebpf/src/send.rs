@@ -18,8 +18,9 @@ use ebpf::parse::{L3, Packet};
 use ebpf::tables::{Announcements as _, Frame};
 use ebpf::walk::State;
 
-use crate::maps::{self, Kernel};
+use crate::maps::Kernel;
 use crate::packet::{PACKET_HOST, Skb};
+use crate::scratch;
 use crate::translate::translate;
 
 /// On to the next program, or the stack.
@@ -238,7 +239,7 @@ pub fn answer_solicitation(skb: Skb, ifindex: u32, at_uplink: bool) -> Result<i3
 #[inline(never)]
 fn write_advertisement(skb: *mut __sk_buff, at_uplink: bool) -> bool {
     let skb = Skb(skb);
-    let (Some(State { ether, packet, head, .. }), Some(target)) = (maps::state(), skb.load::<16>(TARGET_AT)) else {
+    let (Some(State { ether, packet, head, .. }), Some(target)) = (scratch::state(), skb.load::<16>(TARGET_AT)) else {
         return false;
     };
     let own = answerer(at_uplink);

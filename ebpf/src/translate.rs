@@ -12,9 +12,9 @@ use ebpf::tables::Frame;
 use ebpf::translation::Translated;
 use ebpf::walk::State;
 
-use crate::maps;
 use crate::packet::Skb;
 use crate::requote;
+use crate::scratch;
 
 /// Where an IPv4 header has its checksum.
 pub const CHECKSUM_V4: u32 = L3 + 10;
@@ -33,7 +33,7 @@ pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
 /// A program within the program, as all that is not every packet's. 0: done.
 #[inline(never)]
 fn apart(skb: *mut __sk_buff) -> i32 {
-    let Some(state) = maps::state() else {
+    let Some(state) = scratch::state() else {
         return 1;
     };
     let State { packet, translation, .. } = state;
