@@ -133,7 +133,7 @@ fn of_stages(profile: &str) -> u64 {
 
 /// `paths::stages`, and what of the crate it calls; not the tables in memory.
 fn is_stage(name: &str) -> bool {
-    let tables = ["fake::", "Counting", "paths::run", "paths::main", "paths::ways", "paths::node"];
+    let tables = ["fake::", "shelf::", "Counting", "paths::run", "paths::main", "paths::ways", "paths::node"];
     (name.contains("ebpf::") || name.contains("paths::stages")) && !tables.iter().any(|part| name.contains(part))
 }
 
