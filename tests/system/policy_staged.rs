@@ -105,7 +105,10 @@ fn a_policy_test_of_what_cannot_be_read_is_one_error_and_no_answer() -> Result<(
             (policy("x/p", "{ podSelektor: {} }"), "NetworkPolicy x/p: spec"),
             (policy("x/p", "{ podSelector: {}, ingress: [{ from: [{ x: 1 }] }] }"), "spec.ingress[0]"),
             ("kind: [".to_owned(), "tried.yaml:1"),
-            ("{apiVersion: v1, kind: ConfigMap, metadata: {name: s}}".to_owned(), "no object that policy is made of"),
+            (
+                "{apiVersion: v1, kind: ConfigMap, metadata: {name: s}}".to_owned(),
+                "no object that policy or services are made of",
+            ),
         ] {
             let (status, report, errors) = tested(s, &text, &[])?;
             assert_eq!((status, report), (Some(2), Value::Null), "{text}");
