@@ -10,8 +10,9 @@ use std::{
     time::Instant,
 };
 use tests::{
-    Cluster, Node, NodeSpec, PodSpec,
+    Cluster, Node, NodeSpec, Outcome, PodSpec, Probe,
     frame::{FrameSocket, Mac, parse_mac},
+    probe::probe,
     wait::{PATIENCE, wait_until},
 };
 
@@ -64,18 +65,27 @@ impl Segment {
         self.cluster.manifest("shop", &text)
     }
 
-    /// Its backends: one of each family, on this node.
-    fn backend_on(&self, node: &str) -> Result<()> {
-        let slice = |family: &str, address: &str| {
+    /// Its backends, each with its node.
+    fn backends(&self, backends: &[(IpAddr, &str)]) -> Result<()> {
+        let slice = |(number, (address, node)): (usize, &(IpAddr, &str))| {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             format!(
-                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{number}, namespace: x, \
                  labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\n\
-                 endpoints: [{{ addresses: ['{address}'], nodeName: {node} }}]\nports: [{{ port: 80 }}]\n",
-                family.to_lowercase()
+                 endpoints: [{{ addresses: ['{address}'], nodeName: {node} }}]\nports: [{{ port: 80 }}]\n"
             )
         };
-        let text = [slice("IPv4", "10.65.0.77"), slice("IPv6", "fd00:65::77")].join("---\n");
-        self.cluster.manifest("shop-slices", &text)
+        let slices: Vec<_> = backends.iter().enumerate().map(slice).collect();
+        self.cluster.manifest("shop-slices", &slices.join("---\n"))
+    }
+
+    /// One of each family, on this node.
+    fn backend_on(&self, node: &str) -> Result<()> {
+        self.backends(&[("10.65.0.77".parse()?, node), ("fd00:65::77".parse()?, node)])
+    }
+
+    fn is_reached(&self, address: IpAddr) -> Result<bool> {
+        Ok(probe(self.cluster.outside(), address, Probe::Tcp(80))? == Outcome::Allowed)
     }
 
     /// Which node answers for an address: its number.
@@ -165,6 +175,39 @@ fn where_clients_keep_their_address_a_node_with_a_backend_answers() -> Result<()
                         { node.kubernetes.io/exclude-from-external-load-balancers: '' } }\n";
         s.cluster.manifest("node-node1", excluded)?;
         s.answered_by([None; 2])
+    })
+}
+
+#[test]
+fn clients_outside_go_on_through_the_next_node_once_the_agent_of_the_first_is_killed() -> Result<()> {
+    segment(|s| {
+        let pods =
+            [s.nodes[0].pod(&s.cluster, &PodSpec::new("x/a"))?, s.nodes[1].pod(&s.cluster, &PodSpec::new("x/b"))?];
+        let all = pods.iter().zip(["node1", "node2"]);
+        let all: Vec<_> =
+            all.flat_map(|(pod, node)| pod.addresses().iter().map(move |address| (*address, node))).collect();
+        s.backends(&all)?;
+        // Each node has one of its own: who is asked may answer by no other.
+        s.service(", externalTrafficPolicy: Local")?;
+        for address in [IpAddr::from(VIP4), VIP6.into()] {
+            wait_until(&format!("{address} is reached"), PATIENCE, || s.is_reached(address))?;
+            let first = s.known(address)?.context("the host outside knows who has it")?;
+            let killed = Instant::now();
+            s.nodes[first].agent.kill()?;
+            // Those who know the MAC go on by the first for as long as it is announced nowhere else.
+            let mut asked = 0;
+            wait_until("the host outside is told of another", PATIENCE, || {
+                asked += 1;
+                ensure!(s.is_reached(address)?, "request {asked} failed");
+                Ok(s.known(address)? == Some(1 - first))
+            })?;
+            println!("{address}: {asked} requests in the {} ms until it moved", killed.elapsed().as_millis());
+            for asked in 0..20 {
+                ensure!(s.is_reached(address)?, "request {asked} after the move failed");
+            }
+            s.nodes[first].start()?;
+        }
+        Ok(())
     })
 }
 
