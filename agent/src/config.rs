@@ -3,6 +3,7 @@
 //! Invariant: flags win over the environment, the environment over the file, the file over defaults.
 //! Never: guesses what an unknown field means; one clear error names it.
 
+use crate::proxy::Services;
 use abi::{Timeout, Timeouts};
 use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
@@ -140,6 +141,9 @@ pub struct Settings {
     /// The cgroup, of version 2, whose processes reach services by the node's own sockets, or `none` [default: the root]
     #[arg(long, env = "TORTIE_CGROUP", value_name = "PATH")]
     cgroup: Option<PathBuf>,
+    /// Who translates services [default: auto]
+    #[arg(long, env = "TORTIE_SERVICES", value_enum)]
+    services: Option<Services>,
 }
 
 /// The agent's settings, checked.
@@ -185,6 +189,8 @@ pub struct Config {
     pub service_metrics: usize,
     /// Whose sockets reach services.
     pub cgroup: Cgroup,
+    /// Who translates services.
+    pub services: Services,
 }
 
 /// Settings that cannot be used.
@@ -277,6 +283,7 @@ impl Settings {
                 self.node_port_addresses
             },
             cgroup: self.cgroup.or(file.cgroup),
+            services: self.services.or(file.services),
         }
     }
 
@@ -303,6 +310,7 @@ impl Settings {
             node_port_addresses: node_port_addresses(&self.node_port_addresses)?,
             service_metrics: self.service_metrics.unwrap_or(SERVICE_METRICS),
             cgroup: cgroup(self.cgroup),
+            services: self.services.unwrap_or_default(),
         })
     }
 }
@@ -438,6 +446,17 @@ mod tests {
         let config = load("node: n2\ndatastore: file:/d\nmtu: 1400\nestablishedFlows: keep\n", flags).expect("valid");
         assert_eq!((&*config.node.0, config.mtu, config.keep_established), ("n1", Some(1400), true));
         assert_eq!(config.socket, PathBuf::from(SOCKET));
+    }
+
+    #[test]
+    fn who_translates_services_is_found_out_unless_it_is_said() {
+        let services =
+            |text: &str, flags| load(&format!("datastore: file:/d\nnode: n1\n{text}"), flags).map(|c| c.services);
+        assert_eq!(services("", Settings::default()), Ok(Services::Auto));
+        assert_eq!(services("services: kube-proxy\n", Settings::default()), Ok(Services::KubeProxy));
+        let flags = Settings { services: Some(Services::Tortie), ..Settings::default() };
+        assert_eq!(services("services: auto\n", flags), Ok(Services::Tortie));
+        assert!(services("services: felix\n", Settings::default()).is_err_and(|error| error.contains("kube-proxy")));
     }
 
     #[test]

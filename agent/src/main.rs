@@ -26,6 +26,7 @@ mod object;
 mod observe;
 mod owner;
 mod passage;
+mod proxy;
 mod remarks;
 mod requests;
 mod rerouted;

@@ -14,6 +14,7 @@ use crate::{
     kernel::Kernel,
     metrics::{Metrics, NodeState},
     observe::Host,
+    proxy::Proxy,
     remarks::Met,
     requests,
     setback::Setbacks,
@@ -49,6 +50,8 @@ pub enum Event {
     Host(Host),
     /// Something of the host's network changed that pods depend on: look soon.
     Look,
+    /// Who translates services is another now.
+    Proxy(Proxy),
     /// Somebody asks on the socket.
     Ask(Ask),
     /// Who asked for a prepare with this deadline did not take the answer: it died.
@@ -90,6 +93,8 @@ pub struct Node {
     pub damaged: Vec<String>,
     /// Where what happens is counted.
     pub metrics: Metrics,
+    /// Who translates services.
+    pub proxy: Proxy,
 }
 
 /// Whether the machine was started anew since the last agent ran, and where that is written down.
@@ -218,6 +223,7 @@ impl<K: Kernel> Agent<K> {
                     self.world.set_host_interfaces(interfaces);
                     self.changed = true;
                 }
+                Event::Proxy(proxy) => self.leave_services_to(proxy),
                 Event::Ask(ask) => asks.push(ask),
                 Event::Gone(id, deadline) => gone.push((id, deadline)),
                 Event::Look | Event::Broken(_) | Event::Stop => {}
@@ -265,6 +271,13 @@ impl<K: Kernel> Agent<K> {
         let none = BTreeSet::new();
         let uplink = self.nets.get(&announcer.uplink).unwrap_or(&none);
         announcer.want(wanted::addresses(&mut self.world, uplink));
+    }
+
+    fn leave_services_to(&mut self, proxy: Proxy) {
+        info!(by = proxy.by(), reason = proxy.reason, "services");
+        self.world.set_by_host(proxy.by_host);
+        self.node.proxy = proxy;
+        self.changed = true;
     }
 
     /// Puts back what other hands changed of what is in force; before anything is, there is nothing to look at.

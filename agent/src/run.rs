@@ -17,6 +17,7 @@ use crate::{
     object,
     observe::{self, Change},
     owner::{Agent, Event, Node, Reboot},
+    proxy::{self, Proxy, Services},
     serve,
 };
 use anyhow::{Result, bail};
@@ -81,6 +82,9 @@ pub fn run(config: &Config) -> Result<()> {
             owner.send(event).is_ok()
         }
     })?;
+    if config.services == Services::Auto {
+        proxy::watch(agent.node.proxy.clone(), owner.clone())?;
+    }
     stop_on_signals(owner.clone())?;
     let metrics = agent.node.metrics.clone();
     serve::listen(&config.socket, owner, metrics.clone())?;
@@ -149,9 +153,13 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
     info!("the node's own sockets {}", kernel.sockets());
     let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
-    let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics };
+    let proxy = Proxy::find(config.services);
+    info!(by = proxy.by(), reason = proxy.reason, "services");
+    let by_host = proxy.by_host;
+    let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics, proxy };
     let mut world = Live::new(config.node.clone(), config.keep_established);
     world.set_node_ports(config.node_port_addresses.clone());
+    world.set_by_host(by_host);
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;

@@ -65,6 +65,9 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, through: &Through<'_>) -> Result<Val
         "chosen": balance.inside.chosen.len(), "listed": balance.inside.listed.len(),
         "backends": backends.iter().map(|(backend, said)| about(agent, *backend, said)).collect::<Vec<_>>(),
     });
+    if balance.by_host {
+        report["by"] = "kube-proxy".into();
+    }
     let more = balance.inside.chosen.len().saturating_sub(backends.len());
     if known.is_none() && more > 0 {
         report["moreBackends"] = more.into();
@@ -83,7 +86,7 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, through: &Through<'_>) -> Result<Val
     if flows.len() > FLOWS_MAX {
         report["moreFlows"] = (flows.len() - FLOWS_MAX).into();
     }
-    if let Some(alarm) = alarm(&backends, more, &twin) {
+    if let Some(alarm) = alarm(&backends, more > 0 || balance.by_host, &twin) {
         disagree(asked, &alarm);
         report["ALARM"] = alarm.into();
     }
@@ -204,12 +207,13 @@ fn about<K: Kernel>(agent: &Agent<K>, backend: Backend, said: &Explanation) -> V
     row
 }
 
-/// Where the kernel passes on to somebody what it would refuse to bring to anybody.
-fn alarm(backends: &[(Backend, Explanation)], more: usize, twin: &TwinAnswer) -> Option<String> {
+/// Where the kernel passes on to somebody what it would refuse to bring to anybody. `is_open`: there are others whom nobody asked
+/// about, or it is left to another proxy, and judged where that sends it.
+fn alarm(backends: &[(Backend, Explanation)], is_open: bool, twin: &TwinAnswer) -> Option<String> {
     if let Some(alarm) = backends.iter().find_map(|(_, said)| said.alarm()) {
         return Some(alarm.to_owned());
     }
-    let is_asked_in_full = more == 0 && !backends.is_empty();
+    let is_asked_in_full = !is_open && !backends.is_empty();
     let passes = !matches!(twin.answer.outcome, Fate::Drop(_)) && twin.refusing().is_none();
     let gets_nowhere = is_asked_in_full && backends.iter().all(|(_, said)| said.is_dropped());
     (passes && gets_nowhere).then(|| format!("the kernel sends it {}, where none of its backends is", twin_says(twin)))

@@ -3,7 +3,7 @@
 //! Invariant: a client hears of the frontend alone, a backend of itself alone; policy sees the backend, as of any packet.
 //! Never: believes an error about a frontend from anybody but its client; translates a piece of an error.
 
-use abi::conntrack::{NAT_LEADS, NAT_TRANSLATED};
+use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_TRANSLATED};
 
 use crate::conntrack::{self, Socket, key_between};
 use crate::icmp;
@@ -20,6 +20,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let Some((flow, from_opener)) = icmp::flow_of(self.tables, self.frame, state, from_end) else {
             return false;
         };
+        state.via_host = flow.flags.get() & CT_VIA_HOST != 0;
         match flow.nat_kind.get() {
             NAT_TRANSLATED if from_opener => self.is_about_a_question(state, flow.other_side()),
             NAT_LEADS if from_opener => self.is_translated_already(state, flow.other_side()),

@@ -14,16 +14,15 @@ use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
 use abi::{
     Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
-    NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word, handover,
 };
 
 use crate::entry::Flow;
-use crate::expiry::Round;
 pub use crate::made::{Bytes, icmp, ipv4, mac, tcp, udp};
 use crate::recent::{NOTES, Note};
 use crate::shelf::FlowTables;
 use crate::tables::{Arrival, Inserted, Replaced, Tables};
-use crate::walk::{Hook, State, Verdict, walk};
+use crate::walk::{Hook, State, Verdict, leave, walk};
 
 /// Rule set that allows everything.
 pub const ALLOW: u32 = 1;
@@ -160,8 +159,16 @@ impl Node {
         // What another packet left there.
         let mut state = State { key: FlowKey { zone: [7; 3], ..FlowKey::default() }, ..State::default() };
         state.forget();
+        let mut arrival = *arrival;
+        if hook == Hook::ToHostEndpoint {
+            if let Err(reason) = leave(self, &Bytes(frame), &arrival, &mut state) {
+                return (Err(reason), state);
+            }
+            arrival.handed = handover::to_cb(state.generation);
+            state.forget();
+        }
         self.generation_reads.set(0);
-        let verdict = walk(hook, self, &Bytes(frame), arrival, &mut state);
+        let verdict = walk(hook, self, &Bytes(frame), &arrival, &mut state);
         assert_eq!(self.generation_reads.get(), 1, "a packet reads the generation once");
         (verdict, state)
     }
@@ -179,30 +186,6 @@ impl Node {
     /// What becomes of a frame of the host for the pod in `slot`.
     pub fn host_sends(&self, slot: u32, frame: &[u8]) -> Result<Verdict, DropReason> {
         self.run(Hook::ToWorkload, slot, 0, frame).0
-    }
-
-    /// The only flow there is.
-    ///
-    /// # Panics
-    /// There is none, or more than one.
-    pub fn flow_now(&self) -> &Flow {
-        let flows = self.tracked.live();
-        assert_eq!(flows.len(), 1);
-        flows[0].1
-    }
-
-    /// All flows that are not gone, by key.
-    pub fn flows(&self) -> Vec<(FlowKey, &Flow)> {
-        self.tracked.live()
-    }
-
-    /// One look of the cursor at every ticket there is.
-    pub fn cursor_goes_round(&self) {
-        let mut round = Round { now_s: self.now_s.get(), left: u32::MAX, dead: 0 };
-        for _ in self.tracked.tickets() {
-            let Some(ticket) = self.tracked.next_ticket() else { return };
-            round.look(self, &ticket);
-        }
     }
 }
 

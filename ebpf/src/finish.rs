@@ -7,17 +7,18 @@ use abi::DropReason;
 use abi::answer::{Answer, Outcome};
 use abi::endpoint::{NODE_REFUSES_WORKLOADS, NODE_REJECTS, SLOT_HOST};
 use abi::handover;
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use ebpf::forward::{self, Hop, Kind, Stop};
 use ebpf::tables::{Frame as _, Services as _, Tables};
 use ebpf::translation::Translated;
-use ebpf::walk::{Hook, State, Verdict, walk};
+use ebpf::walk::{Hook, State, Verdict, leave, walk};
 
 use crate::complain::complain;
 use crate::log;
 use crate::maps::{Kernel, count_drop};
 use crate::packet::Skb;
-use crate::scratch::blank_state;
+use crate::scratch::{self, blank_state};
 use crate::send::{self, NEXT, SHOT};
 use crate::translate::translate;
 
@@ -27,12 +28,40 @@ const OK: i32 = 0;
 /// One packet, from the context to the return value.
 #[inline(always)]
 pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
+    run_on::<DRY>(hook, Skb::new(context), 0)
+}
+
+/// The same where packets leave by an interface of the node's own: what a pod sent is judged first, then the gate is asked. Two
+/// programs within the program: what the first finds out the verifier forgets, and neither stands on the other's stack.
+#[inline(always)]
+pub fn run_leaving(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
-    let arrival = skb.arrival();
-    let Some(state) = blank_state::<DRY>() else {
+    let refused = leave_apart(skb.0);
+    gate_apart(skb.0, refused)
+}
+
+#[inline(never)]
+fn gate_apart(skb: *mut __sk_buff, refused: u32) -> i32 {
+    run_on::<false>(Hook::ToHostEndpoint, Skb(skb), refused)
+}
+
+/// `refused`: why the packet goes no further already; 0: it does.
+#[inline(always)]
+fn run_on<const DRY: bool>(hook: Hook, skb: Skb, refused: u32) -> i32 {
+    let leaves = !DRY && hook == Hook::ToHostEndpoint;
+    let mut arrival = skb.arrival();
+    // What was refused is told and counted by what is known of it.
+    let state = if refused == 0 { blank_state::<DRY>() } else { scratch::state() };
+    let Some(state) = state else {
         return SHOT;
     };
-    let verdict = walk(hook, &Kernel::<DRY>, &skb, &arrival, state);
+    if leaves {
+        arrival.handed = handover::to_cb(state.generation);
+    }
+    let verdict = match DropReason::from_number(refused) {
+        Some(reason) => Err(reason),
+        None => walk(hook, &Kernel::<DRY>, &skb, &arrival, state),
+    };
     if DRY {
         let outcome = match verdict {
             Ok(verdict) => outcome(skb, hook, verdict, state, arrival.ifindex),
@@ -52,7 +81,7 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
         Ok(action) => action,
         Err(Stop { kind: Kind::Drop, word: reason }) => {
             #[cfg(feature = "log")]
-            aya_log_ebpf::debug!(context, "dropped at endpoint {}: reason {}", state.slot, reason);
+            aya_log_ebpf::debug!(&TcContext::new(skb.0), "dropped at endpoint {}: reason {}", state.slot, reason);
             count_drop(state.slot, reason);
             SHOT
         }
@@ -65,12 +94,30 @@ pub fn run<const DRY: bool>(hook: Hook, context: &TcContext) -> i32 {
     }
 }
 
+/// Why a pod's packet goes no further; 0: it does.
+#[inline(never)]
+fn leave_apart(skb: *mut __sk_buff) -> u32 {
+    let Some(state) = blank_state::<false>() else {
+        return DropReason::TableCorrupt as u32;
+    };
+    let skb = Skb(skb);
+    match leave(&Kernel::<false>, &skb, &skb.arrival(), state) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
 /// Carries a verdict out.
 #[inline(always)]
 fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, Stop> {
     match verdict {
         Verdict::Untouched => Ok(NEXT),
-        Verdict::ToHost => Ok(on(skb, state)?),
+        Verdict::ToHost => {
+            if hook == Hook::FromWorkload && state.translation.end == Translated::ByHost {
+                send::mark(skb, handover::UNJUDGED);
+            }
+            Ok(on(skb, state)?)
+        }
         Verdict::Through if hook == Hook::ToHostEndpoint => Ok(NEXT),
         Verdict::Through => {
             skb.leave(handover::to_cb(state.generation));

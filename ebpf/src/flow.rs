@@ -3,8 +3,8 @@
 //! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
 //! Never: asks the rules about this node's own packets to its pods.
 
-use abi::conntrack::{CT_HOST_OPENED, CT_RESET, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
-use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use abi::conntrack::{CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_BY_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
+use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
 
@@ -39,7 +39,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// The slot that the packet goes to; `None` if the packet is none of ours.
     #[inline(always)]
     pub(crate) fn destination(&self, state: &mut State) -> Result<Option<u32>, DropReason> {
-        let note = if self.hook == Hook::ToWorkload { None } else { recent::note(self.tables, &state.packet) };
+        let leaves_stack = matches!(self.hook, Hook::ToWorkload | Hook::ToHostEndpoint);
+        let note = if leaves_stack { None } else { recent::note(self.tables, &state.packet) };
         // No closures on this way: with two of a kind the compiler makes calls of them.
         if let Some(note) = note
             && let Some(slot) = self.by_note(state, note)
@@ -55,15 +56,22 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let mut kept = false;
         if let Some(tracked) = known {
             let (source, destination) = tracked.slots();
-            state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
+            state.slot =
+                if matches!(self.hook, Hook::FromWorkload | Hook::ToHostEndpoint) { source } else { destination };
+            state.via_host = tracked.flow.flags.get() & CT_VIA_HOST != 0;
             self.gives_back(state, &tracked);
             match self.by_entry(state, &tracked)? {
                 Currency::Current => {
-                    self.go_on(state, &tracked, found.place)?;
+                    // What only leaves here was counted where it came in.
+                    if self.hook != Hook::ToHostEndpoint || state.via_host {
+                        self.go_on(state, &tracked, found.place)?;
+                    }
                     if state.translation.end == Translated::Destination {
                         self.keep_lead(state, &tracked)?;
                     }
-                    if let Some(note) = note {
+                    if let Some(note) = note
+                        && !state.via_host
+                    {
                         note.take(self.tables, state, &tracked);
                     }
                     return Ok(Some(tracked.slots().1));
@@ -72,7 +80,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             }
         }
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
-        let asked = self.asked(state, &opening)?;
+        let asked = self.as_sent_to_itself(self.asked(state, &opening)?, known);
         let (opener, responder) = (asked.opener, asked.responder);
         let is_same = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match found.tracked() {
@@ -93,6 +101,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(Some(receiver));
         }
         self.open(state, from_low, entry, judgement, (slots, stale))?;
+        state.via_host |= entry & u32::from(CT_VIA_HOST) != 0;
         Ok(Some(receiver))
     }
 
@@ -148,16 +157,6 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         choice::standing(self.tables, backend, state.generation) != 0 && backend.was_there(stamp)
     }
 
-    /// Whether a packet between these slots comes in where its sender lives.
-    #[inline(always)]
-    fn comes_from(&self, source: u32, destination: u32, state: &State) -> bool {
-        if self.hook == Hook::FromUplink {
-            return source == SLOT_NONE && destination >= SLOT_FIRST;
-        }
-        let own = self.tables.endpoint(source).is_some_and(|own| check_macs(own, &state.ether).is_ok());
-        own && self.lives_at(source, self.arrival.ifindex)
-    }
-
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
     #[inline(always)]
     pub(crate) fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
@@ -171,44 +170,20 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if currency == Currency::Kept && tracked.is_refused() { Ok(Currency::Outdated) } else { Ok(currency) }
     }
 
-    /// Whether a flow's packet comes by the interface where that end lives. If not, the entry says nothing about it,
-    /// and the packet is judged as if there were none.
-    #[inline(always)]
-    fn is_at_its_place(&self, tracked: &Tracked<'_>, state: &State) -> bool {
-        let (source, destination) = tracked.slots();
-        let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
-        match self.hook {
-            Hook::FromUplink if destination == SLOT_NONE => {
-                let is_ours = state.translation.is_masked || state.translation.end == Translated::Destination;
-                is_ours && source == SLOT_NONE
-            }
-            Hook::FromWorkload | Hook::FromUplink => self.comes_from(source, destination, state),
-            // A host endpoint's flows live elsewhere (`gate`).
-            Hook::FromHostEndpoint | Hook::ToHostEndpoint => false,
-            Hook::ToWorkload => {
-                let honest = match source {
-                    SLOT_NONE => true,
-                    SLOT_HOST => by == 0 || !tracked.is_host_opened(),
-                    slot => self.lives_at(slot, by),
-                };
-                honest && self.lives_at(destination, on)
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn lives_at(&self, slot: u32, ifindex: u32) -> bool {
-        let lives = |ready: u16, at: u32| ready & ENDPOINT_READY != 0 && at == ifindex;
-        slot >= SLOT_FIRST && self.tables.endpoint(slot).is_some_and(|end| lives(end.flags, end.ifindex))
-    }
-
     /// May these addresses be here, and on what terms may the packet open a flow? `None`: it is none of ours.
     #[inline(always)]
     fn terms(&self, state: &mut State, opener: End, responder: End) -> Result<Option<Terms>, DropReason> {
         let own = match self.hook {
             Hook::FromWorkload => self.check_pod(state, opener)?,
             Hook::ToWorkload => self.check_receiver(state, opener, responder)?,
-            Hook::FromHostEndpoint | Hook::ToHostEndpoint => return Ok(None),
+            Hook::FromHostEndpoint => return Ok(None),
+            Hook::ToHostEndpoint => {
+                state.slot = opener.slot;
+                if !self.lives_at(opener.slot, self.arrival.ingress_ifindex) {
+                    return Err(DropReason::SourceIsLocal);
+                }
+                false
+            }
             Hook::FromUplink if responder.slot < SLOT_FIRST && !is_elsewhere(state, responder) => return Ok(None),
             Hook::FromUplink => {
                 state.slot = responder.slot;
@@ -228,7 +203,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             (false, true) if self.hook == Hook::FromUplink && is_elsewhere(state, responder) => {
                 Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() }))
             }
-            (false, true) => Ok(Some(Terms { judged: true, entry: 0 })),
+            (false, true) => Ok(Some(Terms { judged: true, entry: self.way(state)? })),
             (false, false) => Err(DropReason::NoFlow),
         }
     }
@@ -253,6 +228,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Err(DropReason::NoEndpoint);
         }
         if opener.slot >= SLOT_FIRST && !self.lives_at(opener.slot, self.arrival.ingress_ifindex) {
+            return Err(DropReason::SourceIsLocal);
+        }
+        if opener.slot == SLOT_HOST && self.is_masqueraded(state)? {
             return Err(DropReason::SourceIsLocal);
         }
         Ok(opener.slot == SLOT_HOST && self.arrival.ingress_ifindex == 0)
@@ -317,6 +295,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         opened.flags |= flags;
         opened.stamp = state.generation as u32;
         opened.seen_s = self.tables.now_s();
+        if state.translation.end == Translated::ByHost {
+            opened.nat_kind = NAT_BY_HOST;
+        }
         opened.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
         opened.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
         if state.translation.end == Translated::Destination {

@@ -86,7 +86,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// Whether the frame carries IP for this interface. A tagged frame is a VLAN interface's, unless the tag is a priority
     /// alone: that one the stack takes here, with a second tag under it too.
     #[inline(always)]
-    fn is_ip(&self, state: &mut State) -> Result<bool, DropReason> {
+    pub(crate) fn is_ip(&self, state: &mut State) -> Result<bool, DropReason> {
         let inbound = self.hook == Hook::FromHostEndpoint;
         if (self.arrival.vlan && !self.arrival.untagged) || (inbound && self.arrival.overheard) {
             return Ok(false);

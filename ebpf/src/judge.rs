@@ -73,9 +73,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (opener, responder) = (asked.opener.slot, asked.responder.slot);
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
         if opener >= SLOT_FIRST {
-            if node.layers.pre_dnat != SLOT_NONE {
+            if node.layers.pre_dnat != SLOT_NONE && !self.is_unjudged() {
                 let asked = self.asked_as_sent(state, asked)?;
                 self.before_translation(state, node.layers.pre_dnat, &asked)?;
+            }
+            if state.translation.end == Translated::ByHost {
+                return Ok(());
             }
             let span = self.ask(state, (opener, PolicyDirection::Egress), asked)?;
             state.egress_hit = Some(span.hit);
@@ -104,7 +107,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     fn asked_as_sent(&self, state: &State, asked: &Asked) -> Result<Asked, DropReason> {
         let Translation { end, frontend, port, .. } = &state.translation;
-        if *end == Translated::Nothing {
+        if matches!(end, Translated::Nothing | Translated::ByHost) {
             return Ok(*asked);
         }
         let End { class, .. } = self.end_of(state, frontend)?;

@@ -13,6 +13,9 @@ mod accounts;
 mod again;
 mod announced;
 pub mod antispoof;
+#[cfg(test)]
+mod beside;
+mod by_host;
 pub mod choice;
 #[cfg(test)]
 mod connects;
@@ -24,6 +27,8 @@ mod everywhere;
 pub mod expiry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+#[cfg(any(test, feature = "fake"))]
+mod fake_flows;
 #[cfg(any(test, feature = "fake"))]
 mod fake_services;
 #[cfg(any(test, feature = "fake"))]
@@ -52,6 +57,7 @@ mod outside;
 pub mod parse;
 #[cfg(test)]
 mod passage;
+mod place;
 pub mod policy;
 mod promote;
 pub mod recent;

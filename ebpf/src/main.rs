@@ -47,7 +47,7 @@ mod programs {
     use aya_ebpf::programs::{SockAddrContext, TcContext};
     use ebpf::walk::Hook;
 
-    use crate::finish::run;
+    use crate::finish::{run, run_leaving};
     use crate::{cursor, sock_addr};
 
     #[classifier]
@@ -77,7 +77,7 @@ mod programs {
     #[classifier]
     #[inline(always)]
     pub fn to_host_endpoint(context: TcContext) -> i32 {
-        run::<false>(Hook::ToHostEndpoint, &context)
+        run_leaving(&context)
     }
 
     #[classifier]

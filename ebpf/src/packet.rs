@@ -62,6 +62,7 @@ impl Skb {
             overheard: packet_type == PACKET_OTHERHOST,
             ethertype: u16::from_be(context.protocol as u16),
             handed: [context.cb[0], context.cb[1]],
+            mark: context.mark,
         }
     }
 

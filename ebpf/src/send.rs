@@ -258,6 +258,13 @@ pub fn give_back(skb: Skb, ifindex: u32) -> Result<i32, DropReason> {
     redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
 }
 
+/// Adds to the mark of a packet that the stack gets.
+#[inline(always)]
+pub fn mark(skb: Skb, bits: u32) {
+    // SAFETY: the context pointer is the kernel's, and the mark is writable at TCX hooks.
+    unsafe { (*skb.0).mark |= bits };
+}
+
 /// What a redirect helper's answer means.
 #[inline(always)]
 pub const fn redirected(answer: i64) -> Result<i32, DropReason> {

@@ -4,9 +4,9 @@
 //! Invariant: what is judged, tracked and forwarded is the backend; a backend is chosen once for a flow, at one generation.
 //! Never: rewrites a packet; chooses for a packet that cannot open a flow; answers who is not who he says.
 
-use abi::conntrack::{NAT_LEADS, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{NAT_BY_HOST, NAT_LEADS, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::service::{BACKEND_CHOSEN, BALANCER_SILENT};
+use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_SILENT};
 use abi::{AffinityKey, Balancer, DropReason};
 
 use crate::choice::{self, Side};
@@ -21,6 +21,9 @@ use crate::walk::{Hook, State, Walk};
 const LOOKS: u32 = 3;
 /// Seconds in which a note of a flow may be met after its last packet that met the entry.
 const NOTED_S: i32 = 1;
+/// Seconds of silence after which a flow of datagrams need not know any more which proxy translated it: the kernel keeps
+/// one that nobody answered for 30 (nf_conntrack_udp_timeout).
+const TRANSLATED_S: i32 = 20;
 
 impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     /// The packet's flow. One through a service is that between client and backend.
@@ -121,8 +124,18 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 Err(if from_opener { DropReason::NatCollision } else { DropReason::NoFlow })
             }
             (NAT_TRANSLATED, Hook::FromWorkload) if from_opener => Err(DropReason::NatCollision),
+            (NAT_BY_HOST, Hook::FromWorkload | Hook::ToWorkload) => self.goes_by_host(state, tracked),
             _ => Ok(false),
         }
+    }
+
+    /// A flow stays with the proxy that translated its first packet. Only datagrams, and after a silence, ask anew.
+    #[inline(always)]
+    fn goes_by_host(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<bool, DropReason> {
+        state.translation.end = Translated::ByHost;
+        let idle_s = tracked.now_s.wrapping_sub(tracked.flow.seen_s.get()) as i32;
+        let asks = self.hook == Hook::FromWorkload && tracked.from_opener() && state.packet.protocol == protocol::UDP;
+        if asks && idle_s > TRANSLATED_S { self.enters(state) } else { Ok(false) }
     }
 
     /// To the backend that was chosen, if it is still there.
@@ -197,6 +210,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let Some(balancer) = self.balancer(state)? else {
             return Ok(false);
         };
+        if balancer.flags & BALANCER_BY_HOST != 0 {
+            state.translation.end = if may_open(&state.packet) { Translated::ByHost } else { state.translation.end };
+            return Ok(false);
+        }
         if may_open(&state.packet) {
             return self.choose(state, balancer, false);
         }

@@ -193,4 +193,6 @@ pub struct Arrival {
     pub ethertype: u16,
     /// The first words of the control block, as the program before left them.
     pub handed: [u32; 2],
+    /// The packet's mark.
+    pub mark: u32,
 }

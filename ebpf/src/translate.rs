@@ -23,7 +23,7 @@ pub const CHECKSUM_V4: u32 = L3 + 10;
 #[inline(always)]
 pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
     let failed = match state.translation.end {
-        Translated::Nothing | Translated::Before => 0,
+        Translated::Nothing | Translated::Before | Translated::ByHost => 0,
         Translated::Destination | Translated::Source => apart(skb.0),
         Translated::QuotedDestination | Translated::QuotedSource => requote::apart(skb.0),
     };

@@ -87,6 +87,8 @@ pub struct State {
     pub log_count: u32,
     /// An entry decided.
     pub tracked: bool,
+    /// Its flow goes through the host's stack, in both directions.
+    pub via_host: bool,
 }
 
 impl State {
@@ -100,6 +102,7 @@ impl State {
         self.ingress_hit = None;
         self.tracked = false;
         self.related = false;
+        self.via_host = false;
         self.translation.end = Translated::Nothing;
         self.translation.is_masked = false;
         // The zone of the flows that are looked up, until a host endpoint says another.
@@ -121,6 +124,19 @@ pub(crate) struct Walk<'a, T, F> {
     pub(crate) frame: &'a F,
     pub(crate) arrival: &'a Arrival,
     pub(crate) hook: Hook,
+}
+
+/// What a pod sent, where it leaves the host's stack by an interface of the node's own: before that one's gate is asked, and
+/// apart from it. What is judged is judged by `state.generation`, which is then the gate's too.
+#[inline(always)]
+pub fn leave<T: Tables, F: Frame>(
+    tables: &T,
+    frame: &F,
+    arrival: &Arrival,
+    state: &mut State,
+) -> Result<(), DropReason> {
+    state.generation = handover::from_cb(arrival.handed, tables.generation());
+    Walk { tables, frame, arrival, hook: Hook::ToHostEndpoint }.leaves_stack(state)
 }
 
 /// The way of one packet through one hook.
@@ -269,10 +285,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             fragment::remember(self.tables, &state.packet, &mut state.fragment);
             state.swap_ends();
         }
-        Ok(match slot {
-            SLOT_NONE => Verdict::ByRoute,
-            SLOT_HOST => Verdict::ToHost,
-            slot => Verdict::ToEndpoint(slot),
+        Ok(match (slot, self.hook) {
+            (_, Hook::FromWorkload) if state.via_host => Verdict::ToHost,
+            (_, Hook::FromUplink) if state.via_host => Verdict::Untouched,
+            (SLOT_NONE, _) => Verdict::ByRoute,
+            (SLOT_HOST, _) => Verdict::ToHost,
+            (slot, _) => Verdict::ToEndpoint(slot),
         })
     }
 

@@ -9,9 +9,9 @@ use crate::{
     frame::{ACK, Frame, GATEWAY_MAC, RST, SYN, fold, sum_of},
     kernel::{Kernel, on_a_node},
     scenario::Scenario,
-    table::{Action, Hook},
+    table::{Action, By, Hook},
 };
-use abi::{DropReason, Outcome, maps};
+use abi::{DropReason, Outcome, handover::UNJUDGED, maps};
 use dataplane::Gauges;
 use model::{NamespaceName, Protocol, ServiceId, ServicePortId};
 use service::{Backend, Backends, Balance, Frontend, Kind as Reached};
@@ -50,11 +50,23 @@ pub fn serve_as(
     kernel: &mut Kernel,
     scenario: &Scenario,
     at: &[Actor],
-    (chosen, listed): (&[Actor], &[Actor]),
+    behind: (&[Actor], &[Actor]),
     differs: impl Fn(&mut Balance),
+) {
+    serve_by(kernel, scenario, at, behind, (false, differs));
+}
+
+/// The same; `by_host`: by a foreign proxy in the host's stack.
+fn serve_by(
+    kernel: &mut Kernel,
+    scenario: &Scenario,
+    at: &[Actor],
+    (chosen, listed): (&[Actor], &[Actor]),
+    (by_host, differs): (bool, impl Fn(&mut Balance)),
 ) {
     let world = scenario.world();
     let mut desired = calc::desired(world.in_sync().expect("the world is complete"));
+    desired.node.translates = by_host;
     for (name, protocol) in [("tcp", Protocol::TCP), ("udp", Protocol::UDP)] {
         for family in Family::BOTH {
             let those = |actors: &[Actor]| -> Arc<[Backend]> {
@@ -70,6 +82,7 @@ pub fn serve_as(
                 keeps_source: false,
                 affinity_s: None,
                 sources: None,
+                by_host,
             };
             differs(&mut balance);
             let balance = Arc::new(balance);
@@ -124,6 +137,48 @@ fn pkt_73_a_flow_through_a_service_reads_to_its_ends_as_if_each_spoke_to_whom_it
         }
         // Two families, two protocols: a flow and what leads to it.
         assert_eq!(kernel.entries(&maps::CONNTRACK).len(), 8);
+    });
+}
+
+/// The stack gets the packet, or goes on with it, as it is.
+fn passes(kernel: &mut Kernel, hook: Hook, sent: Frame, mark: u32) {
+    let sent = sent.bytes();
+    let ran = kernel.run(hook, &sent);
+    assert_eq!((ran.action, ran.mark & UNJUDGED), (Action::PassOn, mark));
+    assert_eq!(ran.bytes, sent);
+}
+
+#[test]
+fn what_a_foreign_proxy_serves_goes_up_and_comes_down_again_as_it_is_and_its_answers_go_the_same_way() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        serve_by(&mut kernel, &scenario(), &[VIP], (&[DB], &[]), (true, |_: &mut Balance| {}));
+        let (client, db) = (Hook::Pod(CLIENT), Hook::Pod(DB));
+        let (to_db, to_client) = (Hook::ToPod(DB, By::Pod(CLIENT)), Hook::ToPod(CLIENT, By::Pod(DB)));
+        for f in Family::BOTH {
+            for flags in [SYN, ACK, ACK] {
+                let answer = if flags == SYN { SYN | ACK } else { ACK };
+                passes(&mut kernel, client, CLIENT.tcp(f, VIP, (40000, PORT), flags), UNJUDGED);
+                passes(&mut kernel, to_db, CLIENT.tcp(f, DB, (40000, TARGET), flags), 0);
+                passes(&mut kernel, db, DB.tcp(f, CLIENT, (TARGET, 40000), answer), 0);
+                passes(&mut kernel, to_client, VIP.tcp(f, CLIENT, (PORT, 40000), answer), 0);
+                // One whose backend is elsewhere.
+                passes(&mut kernel, client, CLIENT.udp(f, VIP, (40001, PORT), b"m"), UNJUDGED);
+                passes(&mut kernel, Hook::Out(By::Pod(CLIENT)), CLIENT.udp(f, OUTSIDE, (40001, TARGET), b"m"), 0);
+                let answer = OUTSIDE.udp(f, CLIENT, (TARGET, 40001), b"m").with_destination_mac(NODE.mac.0);
+                passes(&mut kernel, Hook::Uplink, answer, 0);
+                passes(&mut kernel, Hook::ToPod(CLIENT, By::Uplink), VIP.udp(f, CLIENT, (PORT, 40001), b"m"), 0);
+            }
+        }
+        assert_eq!(kernel.entries(&maps::CONNTRACK).len(), 8, "two entries a flow");
+        // The switch back: these go on by their entries, new ones are translated here.
+        serve(&mut kernel, &[DB], &[]);
+        for f in Family::BOTH {
+            passes(&mut kernel, client, CLIENT.tcp(f, VIP, (40000, PORT), ACK), UNJUDGED);
+            passes(&mut kernel, db, DB.tcp(f, CLIENT, (TARGET, 40000), ACK), 0);
+            let arrives = received(CLIENT.tcp(f, DB, (40002, TARGET), SYN), DB);
+            goes(&mut kernel, client, &CLIENT.tcp(f, VIP, (40002, PORT), SYN).bytes(), &arrives);
+        }
     });
 }
 

@@ -1,16 +1,19 @@
-//! Beside a real kube-proxy: it is there, sees the cluster's services, and translates.
-//! In: manifests, a node, kube-proxy in each of its modes. Out: what programs on the node and in pods meet.
+//! Beside a real kube-proxy: it translates, and policy judges the backends that it chose.
+//! In: manifests, a node, kube-proxy in each of its modes. Out: what programs on the node, in pods and outside meet.
 //! Invariant: kube-proxy and the agent read the same directory.
 //! Never: waits for kube-proxy's rules by time.
 
 use crate::story::{Story, story};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use std::net::IpAddr;
 use tests::{
-    Outcome,
+    Fabric, NetNs, Outcome,
     Probe::{self, Tcp, Udp},
+    Servers,
+    flow::Connection,
     kube_proxy::{KubeProxy, Mode},
     probe::probe,
+    server::Listen,
     wait,
 };
 
@@ -35,8 +38,11 @@ fn shop(s: &Story, backends: &[IpAddr]) -> Result<()> {
     );
     for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
         let own = backends.iter().filter(|address| address.is_ipv4() == is_v4);
-        let endpoints: Vec<_> =
-            own.map(|address| format!("{{ addresses: ['{address}'], conditions: {{ ready: true }} }}")).collect();
+        // kube-proxy masquerades what a pod here sends to itself, if it is told that the pod is here.
+        let at = |address: &IpAddr| if is_here(s, address) { ", nodeName: node1" } else { "" };
+        let endpoints: Vec<_> = own
+            .map(|address| format!("{{ addresses: ['{address}'], conditions: {{ ready: true }}{} }}", at(address)))
+            .collect();
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
              labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\nendpoints: [{}]\n\
@@ -46,6 +52,10 @@ fn shop(s: &Story, backends: &[IpAddr]) -> Result<()> {
         );
     }
     s.cluster.manifest("shop", &text)
+}
+
+fn is_here(s: &Story, address: &IpAddr) -> bool {
+    s.pods.values().any(|pod| pod.addresses().contains(address))
 }
 
 #[test]
@@ -64,8 +74,196 @@ fn the_nodes_own_processes_reach_services_through_kube_proxy_in_both_modes() -> 
     Ok(())
 }
 
+#[test]
+fn pods_reach_services_through_kube_proxy_and_policy_judges_who_is_behind_them() -> Result<()> {
+    for mode in MODES {
+        beside(mode, &["x/a", "x/b"], |s| {
+            let a = s.pod("x/a")?.namespace();
+            shop(s, s.pod("x/b")?.addresses())?;
+            by_both(a, Outcome::Allowed)?;
+            ensure!(any_through_stack(s)?, "nothing went through the stack");
+            s.policy("x/in", "{ podSelector: { matchLabels: { pod: b } }, ingress: [] }")?;
+            by_both(a, Outcome::Refused)?;
+            s.drop_policy("x/in")?;
+            by_both(a, Outcome::Allowed)?;
+            // Both ends', and neither knows the service's address.
+            s.policy(
+                "x/in",
+                &format!("{{ podSelector: {{ matchLabels: {{ pod: b }} }}, ingress: [{{ from: [{A}] }}] }}"),
+            )?;
+            s.policy("x/out", &only_to("{ podSelector: { matchLabels: { pod: b } } }"))?;
+            by_both(a, Outcome::Allowed)?;
+            s.policy("x/out", &only_to(A))?;
+            by_both(a, Outcome::Refused)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_elsewhere_is_reached_through_kube_proxy_only_by_whom_egress_rules_let_there() -> Result<()> {
+    for mode in MODES {
+        beside(mode, &["x/a"], |s| {
+            let (a, elsewhere) = (s.pod("x/a")?, ["192.0.2.254".parse()?, "2001:db8::fe".parse()?]);
+            let _servers = Servers::start(s.cluster.outside(), "elsewhere", &[Listen::Tcp(80), Listen::Udp(80)])?;
+            for address in a.addresses() {
+                Fabric::route(s.cluster.outside(), *address, 1)?;
+            }
+            shop(s, &elsewhere)?;
+            by_both(a.namespace(), Outcome::Allowed)?;
+            s.policy("x/out", &only_to(A))?;
+            by_both(a.namespace(), Outcome::Refused)?;
+            s.policy(
+                "x/out",
+                &only_to("{ ipBlock: { cidr: 192.0.2.254/32 } }, { ipBlock: { cidr: '2001:db8::fe/128' } }"),
+            )?;
+            by_both(a.namespace(), Outcome::Allowed)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn own_5_a_pod_that_kube_proxy_sends_to_itself_is_judged_by_its_own_rules() -> Result<()> {
+    for mode in MODES {
+        beside(mode, &["x/a"], |s| {
+            let a = s.pod("x/a")?;
+            shop(s, a.addresses())?;
+            by_both(a.namespace(), Outcome::Allowed)?;
+            s.policy("x/in", &format!("{{ podSelector: {{}}, ingress: [{{ from: [{A}] }}] }}"))?;
+            by_both(a.namespace(), Outcome::Allowed)?;
+            s.policy("x/in", "{ podSelector: {}, ingress: [] }")?;
+            by_both(a.namespace(), Outcome::Refused)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn node_ports_of_kube_proxy_are_reached_from_outside_as_ingress_rules_say() -> Result<()> {
+    for mode in MODES {
+        beside(mode, &["x/b"], |s| {
+            shop(s, s.pod("x/b")?.addresses())?;
+            let outside = |wanted| -> Result<()> {
+                for what in [Tcp(30443), Udp(30053)] {
+                    for address in s.node.addresses() {
+                        meets(s.cluster.outside(), address, what, wanted)?;
+                    }
+                }
+                Ok(())
+            };
+            outside(Outcome::Allowed)?;
+            s.policy("x/in", "{ podSelector: {}, ingress: [] }")?;
+            outside(Outcome::Refused)?;
+            s.drop_policy("x/in")?;
+            outside(Outcome::Allowed)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn connections_live_over_both_switches_between_the_agent_and_kube_proxy() -> Result<()> {
+    for mode in MODES {
+        story(&["x/a", "x/b"], |s| {
+            s.node.namespace().ip(&DEFAULT_ROUTES)?;
+            shop(s, s.pod("x/b")?.addresses())?;
+            let open = |s: &Story, at: usize| Connection::open(s.pod("x/a")?.namespace(), vips()[at], 443);
+            by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
+            served_by(s, "tortie (no rules")?;
+            let mut live = vec![open(s, 0)?, open(s, 1)?];
+            let proxy = KubeProxy::start(&s.cluster, &s.node, mode)?;
+            served_by(s, "kube-proxy (kube-proxy's rules are there")?;
+            wait::wait_until("flows go through the stack", wait::PATIENCE, || {
+                by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
+                any_through_stack(s)
+            })?;
+            live.extend([open(s, 0)?, open(s, 1)?]);
+            for each in &mut live {
+                ensure!(each.answers()?, "after the switch to kube-proxy");
+            }
+            // Its rules stay: they are what translates its connections until those end.
+            drop(proxy);
+            let mut arguments = s.node.agent.arguments().to_vec();
+            arguments.extend(["--services", "tortie"].map(Into::into));
+            s.node.agent.set_arguments(arguments);
+            s.node.restart()?;
+            served_by(s, "tortie (")?;
+            by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
+            live.extend([open(s, 0)?, open(s, 1)?]);
+            for each in &mut live {
+                ensure!(each.answers()?, "after the switch back");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_agent_serves_once_kube_proxys_rules_are_taken_away() -> Result<()> {
+    for mode in MODES {
+        story(&["x/a", "x/b"], |s| {
+            s.node.namespace().ip(&DEFAULT_ROUTES)?;
+            let proxy = KubeProxy::start(&s.cluster, &s.node, mode)?;
+            served_by(s, "kube-proxy (kube-proxy's rules are there")?;
+            proxy.clean(&s.node)?;
+            served_by(s, "tortie (no rules")?;
+            shop(s, s.pod("x/b")?.addresses())?;
+            by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)
+        })?;
+    }
+    Ok(())
+}
+
+const A: &str = "{ podSelector: { matchLabels: { pod: a } } }";
+
+/// The pod `a` may send to these alone.
+fn only_to(peers: &str) -> String {
+    format!("{{ podSelector: {{ matchLabels: {{ pod: a }} }}, policyTypes: [Egress], egress: [{{ to: [{peers}] }}] }}")
+}
+
+/// A story on a node where kube-proxy runs and the agent knows it.
+fn beside(mode: Mode, pods: &[&str], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
+    story(pods, |s| {
+        s.node.namespace().ip(&DEFAULT_ROUTES)?;
+        let proxy = KubeProxy::start(&s.cluster, &s.node, mode)?;
+        served_by(s, "kube-proxy (kube-proxy's rules are there")?;
+        test(s).with_context(|| {
+            format!(
+                "kube-proxy by {}:\n{}\n{:?}\n{:?}",
+                mode.as_str(),
+                proxy.log_tail(),
+                s.node.show("drops"),
+                s.node.show("conntrack")
+            )
+        })
+    })
+}
+
+/// Waits until the agent says so of who translates services.
+fn served_by(s: &Story, who: &str) -> Result<()> {
+    wait::wait_until(&format!("services are served by {who}"), wait::PATIENCE, || {
+        Ok(s.node.show("status")?["servicesBy"].as_str().is_some_and(|said| said.starts_with(who)))
+    })
+}
+
+/// Whether the agent knows a flow that goes through the host's stack.
+fn any_through_stack(s: &Story) -> Result<bool> {
+    Ok(s.node.show("conntrack")?.as_array().is_some_and(|rows| rows.iter().any(|row| row["viaHost"] == true)))
+}
+
+/// Waits until this is met at the shop by TCP and UDP.
+fn by_both(from: &NetNs, wanted: Outcome) -> Result<()> {
+    [Tcp(443), Udp(53)].into_iter().try_for_each(|what| met(from, what, wanted))
+}
+
+fn meets(from: &NetNs, at: IpAddr, what: Probe, wanted: Outcome) -> Result<()> {
+    wait::wait_until(&format!("{what} to {at}: {wanted}"), wait::PATIENCE, || Ok(probe(from, at, what)? == wanted))
+}
+
 /// Waits until this is met at the shop, at every address.
-fn met(from: &tests::NetNs, what: Probe, wanted: Outcome) -> Result<()> {
+fn met(from: &NetNs, what: Probe, wanted: Outcome) -> Result<()> {
     wait::wait_until(&format!("{what} from {}: {wanted}", from.name()), wait::PATIENCE, || {
         let met = vips().map(|vip| probe(from, vip, what));
         Ok(met.into_iter().all(|met| met.is_ok_and(|met| met == wanted)))

@@ -77,6 +77,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "namespaces": known.namespaces,
         "policies": known.policies,
         "services": known.services,
+        "servicesBy": format!("{} ({})", agent.node.proxy.by(), agent.node.proxy.reason),
         "pools": known.pools,
         "hostAddresses": host,
         "notInForce": failed,

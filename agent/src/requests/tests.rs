@@ -9,6 +9,7 @@ use crate::{
     journal::Journal,
     metrics::Metrics,
     owner::{Event, Node},
+    proxy::{Proxy, Services},
 };
 use calc::{Latest, Live};
 use cni::protocol::{Prepare, Prepared};
@@ -149,7 +150,8 @@ fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
     let damaged = damaged.iter().map(ToString::to_string).collect();
     let platform = Platform { release: "6.1".into(), attached_by: AttachedBy::Clsact, lacks: Vec::new() };
     let (name, problems, metrics) = ("n1".into(), Box::new(Vec::new), Metrics::default());
-    let node = Node { name, mtu: 1400, platform, problems, damaged, metrics };
+    let proxy = Proxy::find(Services::Tortie);
+    let node = Node { name, mtu: 1400, platform, problems, damaged, metrics, proxy };
     let objects = Objects::open(&dir.join("store")).expect("a store");
     let world = Live::new("n1".into(), false);
     let allocator = Allocator::new(objects, "n1".into());

@@ -43,7 +43,7 @@ pub const CT_REFUSED: u8 = 1 << 1;
 pub const CT_LOW_FIN: u8 = 1 << 2;
 /// FIN seen from the high end.
 pub const CT_HIGH_FIN: u8 = 1 << 3;
-/// Both directions go through the host's stack (a foreign service proxy translates there).
+/// Both directions go through the host's stack: a foreign service proxy translates there.
 pub const CT_VIA_HOST: u8 = 1 << 4;
 /// This node itself opened the flow: it is let in whatever policy says.
 pub const CT_HOST_OPENED: u8 = 1 << 5;
@@ -65,6 +65,9 @@ pub const NAT_TRANSLATED: u8 = 2;
 /// The entry is for what comes back to a port of this node's that stands for a client outside: its destination is `nat`, and the flow
 /// is tracked between that and its source. It lives as long as that flow, and is no flow itself.
 pub const NAT_RETURNS: u8 = 3;
+/// A foreign service proxy translates what its opener sends, in the host's stack. Where that comes out it is another flow, by
+/// which it is judged; this one is what the opener sees.
+pub const NAT_BY_HOST: u8 = 4;
 
 /// What is remembered of a flow.
 #[repr(C)]

@@ -33,6 +33,8 @@ pub const ENDPOINT_HOST: u16 = 1 << 3;
 pub const NODE_REFUSES_WORKLOADS: u32 = 1 << 0;
 /// There, too: who is refused by rules is told so.
 pub const NODE_REJECTS: u32 = 1 << 1;
+/// There, too: a foreign service proxy translates in the host's stack. What comes to a pod through it is answered through it.
+pub const NODE_TRANSLATES: u32 = 1 << 2;
 
 /// The slots that hold a host endpoint's other rule sets; 0: it has none there. Those of [`SLOT_HOST`] are of the host endpoint
 /// of all interfaces: `pre_dnat` is asked of what pods send, `forward` of what they send and receive.

@@ -9,6 +9,11 @@ pub const MAGIC: u32 = 0x746f_7274;
 /// In `cb[0]`: an answer that a program gives to the node itself, about a packet that did not leave.
 pub const ANSWER: u32 = 0x746f_7261;
 
+/// In the mark of a packet that a pod's program leaves to the host's stack, for a foreign service proxy to translate: the
+/// sender's rules were not asked yet. Whoever takes it away gains nothing: packets of pods without an entry are judged all the
+/// same where they leave the stack. Of Calico's own bits, so that it meets nobody else's where that was.
+pub const UNJUDGED: u32 = 1 << 29;
+
 /// The words that hand a generation on.
 #[inline(always)]
 #[must_use]

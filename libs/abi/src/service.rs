@@ -37,6 +37,8 @@ pub struct Frontend {
 
 /// Of a [`Balancer`]: nobody is told where it has no member.
 pub const BALANCER_SILENT: u32 = 1 << 0;
+/// What opens a flow is left to a foreign service proxy in the host's stack; the list is for flows that were opened before.
+pub const BALANCER_BY_HOST: u32 = 1 << 1;
 
 /// A list of backends to choose from. Immutable while any word names it.
 #[repr(C)]

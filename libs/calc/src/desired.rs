@@ -89,6 +89,8 @@ pub struct NodeSpec {
     pub rejects: bool,
     /// What pods send to this node does not arrive, but for replies.
     pub refuses_workloads: bool,
+    /// A foreign proxy translates services in the host's stack: what comes through it is judged where it comes out.
+    pub translates: bool,
 }
 
 /// Whose an address is.

@@ -112,6 +112,7 @@ pub(crate) fn node(world: &World, layers: Option<Layers>) -> NodeSpec {
         rejects: chosen(world, |felix| felix.deny_action) == Some(DenyAction::Reject),
         // The host's own rules are asked after us in any case, so that Return is Accept.
         refuses_workloads: chosen(world, |felix| felix.endpoint_to_host) == Some(EndpointToHost::Drop),
+        translates: world.by_host,
     }
 }
 

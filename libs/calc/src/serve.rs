@@ -21,16 +21,20 @@ pub(crate) struct Place {
     pub(crate) zone: Option<String>,
     /// This node's addresses at which node ports are served.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// All of them, where a foreign proxy translates.
+    pub(crate) by_host: Option<BTreeSet<IpAddr>>,
 }
 
 impl Place {
     pub(crate) fn of(world: &World) -> Self {
         let zone = world.nodes.get(&world.node).and_then(|node| node.labels.get(ZONE)).map(str::to_owned);
-        Self { zone, addresses: world.node_port_addresses() }
+        let by_host = world.by_host.then(|| world.host.clone());
+        Self { zone, addresses: world.node_port_addresses(), by_host }
     }
 
     pub(crate) fn serve(&self, node: &NodeName, service: &Service, slices: &[&EndpointSlice]) -> Served {
-        serve(service, slices, &Here { node, zone: self.zone.as_deref(), addresses: &self.addresses })
+        let Self { zone, addresses, by_host } = self;
+        serve(service, slices, &Here { node, zone: zone.as_deref(), addresses, by_host: by_host.as_ref() })
     }
 }
 

@@ -49,6 +49,8 @@ pub struct World {
     pub(crate) host: BTreeSet<IpAddr>,
     /// Node ports are served at this node's addresses in these; none: at all of them.
     pub(crate) node_ports: NodePortAddresses,
+    /// A foreign proxy translates services in the host's stack.
+    pub(crate) by_host: bool,
     /// This node's own interfaces, with their addresses.
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
 }
@@ -87,6 +89,7 @@ impl World {
             attached: BTreeMap::new(),
             host: BTreeSet::new(),
             node_ports: NodePortAddresses::default(),
+            by_host: false,
             interfaces: BTreeMap::new(),
         }
     }
@@ -261,6 +264,11 @@ impl World {
     /// At which of this node's addresses node ports are served.
     pub fn set_node_ports(&mut self, at: NodePortAddresses) {
         self.node_ports = at;
+    }
+
+    /// A foreign proxy translates services in the host's stack, or none does.
+    pub fn set_by_host(&mut self, by_host: bool) {
+        self.by_host = by_host;
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

@@ -49,6 +49,8 @@ pub struct Reconciler<N, G, S> {
     pub hosts_in_force: BTreeSet<IfaceName>,
     /// What holds for the node as a whole, as wanted.
     pub wanted_of_node: NodeSpec,
+    /// A foreign proxy translates, or did: what it has opened still goes through the stack.
+    translates: bool,
     /// A pass said what is wanted.
     has_passed: bool,
     uplink: Option<IfaceName>,
@@ -110,6 +112,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             hosts: BTreeMap::new(),
             hosts_in_force: BTreeSet::new(),
             wanted_of_node: NodeSpec::default(),
+            translates: false,
             has_passed: false,
             uplink,
             state_dir,
@@ -156,6 +159,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.wanted = desired.endpoints.clone();
         self.hosts = desired.host_endpoints.clone();
         self.wanted_of_node = desired.node.clone();
+        self.translates |= desired.node.translates;
         self.has_passed = true;
         self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {
@@ -169,7 +173,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.facts = look::facts(self.names_of_interest(), &pass.seen);
         self.guard(&mut pass);
         laps.lap("guard");
-        let is_committed = self.commit(&mut pass, desired);
+        let is_committed = self.guard_leaving(&mut pass) && self.commit(&mut pass, desired);
         laps.lap("commit");
         self.connect(&mut pass);
         self.note_hosts(&pass.seen);

@@ -13,8 +13,8 @@ use crate::{
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
-        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED,
-        STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, CT_VIA_HOST, NAT_LEADS, NAT_RETURNS,
+        NAT_TRANSLATED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
     },
     endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
@@ -212,6 +212,7 @@ impl<'a> Reporter<'a> {
             "destinationPod": self.whose(destination.2),
             "hostEndpoint": self.hosts.get(&slot_of_zone(key.zone)),
             "service": frontend_of(key, entry).map(|through| std::net::SocketAddr::new(through.address, through.port).to_string()),
+            "viaHost": (entry.flags & CT_VIA_HOST != 0).then_some(true),
             "state": state_of(entry),
             "packets": entry.packets,
             "bytes": entry.bytes,

@@ -9,7 +9,7 @@ use crate::{
 };
 use abi::{
     ConntrackEntry, Endpoint, FlowKey,
-    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_LEADS, NAT_RETURNS, zone_of},
+    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_BY_HOST, NAT_LEADS, NAT_RETURNS, zone_of},
 };
 use model::{Direction, IfaceName, Protocol};
 use policy::{Decider, Flow, Hit};
@@ -82,8 +82,12 @@ pub(crate) fn flows(
         };
         Some(flow(key, entry, gate, &hits))
     };
-    // What only leads to a flow is none.
-    entries.iter().filter(|(_, entry)| !matches!(entry.nat_kind, NAT_LEADS | NAT_RETURNS)).filter_map(of).collect()
+    // What only leads to a flow is none, and one that another proxy translates is judged as the flow it becomes.
+    entries
+        .iter()
+        .filter(|(_, entry)| !matches!(entry.nat_kind, NAT_LEADS | NAT_RETURNS | NAT_BY_HOST))
+        .filter_map(of)
+        .collect()
 }
 
 /// An entry of a gate names the layer's slot at the near end, and nobody at the far one.

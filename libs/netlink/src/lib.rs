@@ -10,6 +10,7 @@ mod filter;
 mod link;
 pub mod namespace;
 mod neighbour;
+pub mod netfilter;
 mod route;
 mod socket;
 pub mod sysctl;

@@ -92,6 +92,8 @@ pub struct Balance {
     pub affinity_s: Option<u32>,
     /// Only these may ask; `None`: everybody (loadBalancerSourceRanges).
     pub sources: Option<Arc<[Cidr]>>,
+    /// What pods open to it is left to a foreign proxy in the host's stack.
+    pub by_host: bool,
 }
 
 impl Balance {

@@ -29,4 +29,6 @@ pub struct Here<'a> {
     pub zone: Option<&'a str>,
     /// Its addresses at which node ports are served.
     pub addresses: &'a BTreeSet<IpAddr>,
+    /// A foreign proxy translates in the host's stack; all addresses of the node.
+    pub by_host: Option<&'a BTreeSet<IpAddr>>,
 }

@@ -54,6 +54,8 @@ struct Port<'a> {
     cluster: Arc<Backends>,
     /// By the policy for clients outside.
     external: Arc<Backends>,
+    /// Whether a foreign proxy serves those outside, and pods at a cluster IP.
+    foreign: (bool, bool),
 }
 
 impl<'a> Port<'a> {
@@ -72,7 +74,10 @@ impl<'a> Port<'a> {
         let local = if local { by(TrafficPolicy::Local) } else { Arc::clone(&cluster) };
         let of = |policy| Arc::clone(if policy == TrafficPolicy::Local { &local } else { &cluster });
         let (internal, external) = (of(service.internal), of(service.external));
-        Self { service, port, family, internal, cluster, external }
+        // What the stack would hide from policy is not left to it: who is sent to the node itself leaves by no interface.
+        let is_own = |backend: &Backend| here.by_host.is_some_and(|own| own.contains(&backend.address));
+        let foreign = (here.by_host.is_some(), here.by_host.is_some() && !all.iter().any(is_own));
+        Self { service, port, family, internal, cluster, external, foreign }
     }
 
     fn frontends(&self, here: &Here<'_>) -> Vec<(Frontend, Balance)> {
@@ -107,10 +112,11 @@ impl<'a> Port<'a> {
             of: ServicePortId { service: id.clone(), port: self.port.name.clone() },
             kind,
             inside: Arc::clone(if is_internal { &self.internal } else { &self.cluster }),
-            outside: (!is_internal).then(|| Arc::clone(&self.external)),
+            outside: (!is_internal && !self.foreign.0).then(|| Arc::clone(&self.external)),
             keeps_source: !is_internal && *external == TrafficPolicy::Local,
             affinity_s: *affinity_s,
             sources: (kind == Kind::LoadBalancer).then(|| source_ranges(self.service, self.family)).flatten(),
+            by_host: is_internal && self.foreign.1,
         }
     }
 }

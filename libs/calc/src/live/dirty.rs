@@ -28,8 +28,8 @@ pub(super) struct Dirty {
     pub(super) every_host: bool,
     /// This node's own interfaces.
     pub(super) interfaces: bool,
-    /// Where node ports are served.
-    pub(super) node_ports: bool,
+    /// Where node ports are served, or who translates.
+    pub(super) place: bool,
     /// Addresses that became or ceased to be the host's.
     pub(super) addresses: BTreeSet<IpAddr>,
 }

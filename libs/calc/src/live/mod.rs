@@ -164,7 +164,7 @@ impl Live {
 
     /// At which of this node's addresses node ports are served.
     pub fn set_node_ports(&mut self, at: NodePortAddresses) {
-        self.dirty.node_ports |= self.world.node_ports != at;
+        self.dirty.place |= self.world.node_ports != at;
         self.world.set_node_ports(at);
     }
 
@@ -172,6 +172,14 @@ impl Live {
     #[must_use]
     pub fn health_checks(&self) -> &BTreeMap<ServiceId, HealthCheck> {
         self.services.health_checks()
+    }
+
+    /// A foreign proxy translates services in the host's stack, or none does.
+    pub fn set_by_host(&mut self, by_host: bool) {
+        let changed = self.world.by_host != by_host;
+        self.dirty.place |= changed;
+        self.dirty.every_host |= changed;
+        self.world.set_by_host(by_host);
     }
 
     /// What the writers of services should know, as of the last [`Self::desired`].

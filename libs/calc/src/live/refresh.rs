@@ -43,7 +43,7 @@ impl Live {
             todo.placed.extend(self.backends.put(&self.world, id));
             services.extend(self.backends.service_of(id).cloned());
         }
-        if dirty.node_ports || !dirty.addresses.is_empty() || dirty.nodes.contains(&self.world.node) {
+        if dirty.place || !dirty.addresses.is_empty() || dirty.nodes.contains(&self.world.node) {
             services.extend(self.services.moved(&self.world));
         }
         for address in dirty.addresses {

@@ -68,7 +68,7 @@ impl Services {
     /// This node's zone or addresses may be others. Gives the services that this concerns.
     pub(super) fn moved(&mut self, world: &World) -> Vec<ServiceId> {
         let before = mem::replace(&mut self.place, Place::of(world));
-        let has_moved = before.zone != self.place.zone;
+        let has_moved = before.zone != self.place.zone || before.by_host != self.place.by_host;
         let at_others = before.addresses != self.place.addresses;
         let has_node_ports = |service: &Service| service.ports.iter().any(|port| port.node_port.is_some());
         let concerned = world.services.values().filter(|service| has_moved || at_others && has_node_ports(service));

@@ -3,9 +3,9 @@
 //! Invariant: a program is taken away only where the tables name no host endpoint, and no packet is under way that they did.
 //! Never: sets an interface of the node up or down; opens one that cannot be guarded again.
 
-use super::{Pass, Reconciler};
+use super::{Pass, Reconciler, TABLES};
 use crate::{
-    ApplyError,
+    ApplyError, Commit, host,
     links::Guards,
     network::{Network, Seen},
     programs::{Hook, in_full},
@@ -13,6 +13,7 @@ use crate::{
 };
 use abi::endpoint::ENDPOINT_HOST;
 use calc::HostEndpointSpec;
+use netlink::{LOOPBACK, Link};
 use std::collections::BTreeSet;
 
 /// The hooks of a host endpoint's interface.
@@ -34,6 +35,26 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 pass.failed.push((item(spec), ApplyError { step, reason: in_full(&error) }));
             }
         }
+    }
+
+    /// Where a foreign proxy translates: every way off the node, before anything is left to the stack. `false`: one is open, so
+    /// that the revision stays what it was.
+    pub(super) fn guard_leaving(&mut self, pass: &mut Pass) -> bool {
+        let links: Vec<_> = self.leaving(&pass.seen).map(|link| (link.index.0, link.name.clone())).collect();
+        for (index, name) in links {
+            if let Err(error) = self.guards.attach(Hook::ToHostEndpoint, index) {
+                pass.commit = Commit::Failed;
+                pass.fail(TABLES.into(), &format!("judge what leaves by {name}"), &error);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The interfaces by which the stack may send what a pod sent to a service.
+    pub(super) fn leaving<'s>(&self, seen: &'s Seen) -> impl Iterator<Item = &'s Link> + use<'s, N, G, S> {
+        let is_own = |link: &&Link| link.index != LOOPBACK && !host::is_pods(link);
+        seen.links.values().filter(is_own).take(if self.translates { usize::MAX } else { 0 })
     }
 
     /// Interfaces that can be judged: guarded in both directions, or judged already. One that is half guarded is not opened
@@ -96,7 +117,9 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let wanted = self.hosts.keys().filter_map(|name| self.facts.get(name)).map(|(index, _)| *index);
         let kept: BTreeSet<u32> = wanted.chain(self.judged()).collect();
         for (index, hook) in self.guards.held() {
-            if HOST_HOOKS.contains(&hook)
+            let is_leaving = self.translates && hook == Hook::ToHostEndpoint;
+            if !is_leaving
+                && HOST_HOOKS.contains(&hook)
                 && !kept.contains(&index)
                 && let Err(error) = self.guards.detach(hook, index)
             {

@@ -16,7 +16,7 @@ use crate::{
 use calc::{EndpointSpec, Latest};
 use model::{AttachmentId, IfaceName};
 use netlink::Link;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pods whose settings one look reads: files, and so the dearest thing to look at.
 const SETTINGS: usize = 32;
@@ -80,6 +80,9 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let own = self.hosts.keys().filter_map(|name| seen.links.get(name));
         // Before the uplink's, which takes its place after theirs.
         hooks.extend(own.flat_map(|link| HOST_HOOKS.map(|hook| (hook, link))));
+        let of_hosts: BTreeSet<_> = hooks.iter().map(|(_, link)| link.index).collect();
+        let leaving = self.leaving(seen).filter(|link| !of_hosts.contains(&link.index));
+        hooks.extend(leaving.map(|link| (Hook::ToHostEndpoint, link)));
         let uplink = self.uplink.as_ref().and_then(|name| seen.links.get(name));
         hooks.extend(uplink.map(|link| (Hook::FromUplink, link)));
         // One that was never guarded is for a pass.

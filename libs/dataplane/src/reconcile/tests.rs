@@ -428,6 +428,44 @@ fn an_interface_that_cannot_be_guarded_both_ways_stays_open_and_one_that_is_judg
     assert_eq!(node.hosts_in_force.len(), 1);
 }
 
+/// Pods on a node where a foreign proxy translates.
+fn beside(numbers: &[u32]) -> Desired {
+    let mut desired = pods(numbers);
+    desired.node.translates = true;
+    desired
+}
+
+#[test]
+fn every_way_off_the_node_has_a_program_before_anything_is_left_to_the_stack_and_keeps_it() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    apply(&mut node, &beside(&[11]));
+    let ways = [UPLINK, OTHER].map(|index| (index, Hook::ToHostEndpoint));
+    for (index, _) in ways {
+        assert!(position(&kernel, &format!("attach to_host_endpoint {index}")) < position(&kernel, "Generation"));
+        assert!(!kernel.borrow().attached.contains(&(index, Hook::FromHostEndpoint)));
+    }
+    kernel.borrow_mut().attached.remove(&ways[1]);
+    assert_eq!(look(&mut node, &beside(&[11])).len(), 1, "somebody detached it");
+    assert!(ways.iter().all(|way| kernel.borrow().attached.contains(way)));
+    // What was opened through the stack may still leave by it.
+    apply(&mut node, &pods(&[11]));
+    assert!(ways.iter().all(|way| kernel.borrow().attached.contains(way)));
+    assert!(!kernel.borrow().attached.contains(&(11, Hook::ToHostEndpoint)), "a pod's is no way off the node");
+}
+
+#[test]
+fn nothing_is_left_to_the_stack_while_a_way_off_the_node_is_open() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let before = apply(&mut node, &pods(&[11])).generation;
+    kernel.borrow_mut().refuses = Some("attach to_host_endpoint 3");
+    let applied = apply(&mut node, &beside(&[11]));
+    assert_eq!((applied.generation, applied.limited, applied.failed.len()), (before, true, 1));
+    kernel.borrow_mut().refuses = None;
+    assert!(apply(&mut node, &beside(&[11])).generation > before);
+}
+
 #[test]
 fn settings_of_many_pods_are_looked_at_in_turn() {
     let kernel = kernel();

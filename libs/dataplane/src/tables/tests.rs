@@ -161,7 +161,8 @@ impl Sketch {
             desired.host_endpoints.insert(spec.interface.clone(), spec);
         }
         let [pre_dnat, forward] = self.node.clone().map(judges);
-        desired.node = NodeSpec { pre_dnat, forward, rejects: false, refuses_workloads: self.refuses };
+        desired.node =
+            NodeSpec { pre_dnat, forward, rejects: false, refuses_workloads: self.refuses, translates: false };
         desired
     }
 }

@@ -88,7 +88,7 @@ fn chosen(endpoints: &str, zone: Option<&str>, policy: TrafficPolicy) -> String 
         unproxied: false,
     };
     let (node, addresses) = (NodeName::from("n1"), BTreeSet::new());
-    let here = Here { node: &node, zone, addresses: &addresses };
+    let here = Here { node: &node, zone, addresses: &addresses, by_host: None };
     let port = ServicePort { name: "web".into(), protocol: Protocol::TCP, port: 80, node_port: None };
     let listed = listed(&[&slice], &port, Family::V4, &here);
     let all = listed.iter().map(|each| each.backend).collect();

@@ -65,7 +65,7 @@ fn served(service: &Service, slices: &[EndpointSlice]) -> Served {
     let node_addresses = addresses(&["192.168.7.1", "192.168.8.1", "fd07::1"]).into_iter().collect();
     let node = NodeName::from("n1");
     let slices: Vec<_> = slices.iter().collect();
-    serve(service, &slices, &Here { node: &node, zone: None, addresses: &node_addresses })
+    serve(service, &slices, &Here { node: &node, zone: None, addresses: &node_addresses, by_host: None })
 }
 
 fn backends(backends: &Backends) -> String {
@@ -301,5 +301,28 @@ fn a_load_balancer_is_told_how_many_addresses_here_are_ready_and_nobody_else_is_
         Service { unproxied: true, ..balanced },
     ] {
         assert_eq!(of(&other, &[own.clone(), v6.clone()]), None);
+    }
+}
+
+#[test]
+fn a_foreign_proxy_gets_what_comes_from_outside_and_cluster_ips_without_a_backend_at_the_node_itself() {
+    let service = Service {
+        kind: ServiceKind::LoadBalancer,
+        load_balancer: addresses(&["192.0.2.1"]),
+        ports: [port("web", Protocol::TCP, 80, Some(30080))].into(),
+        ..service(&["10.96.0.7"])
+    };
+    let (node, own) = (NodeName::from("n1"), addresses(&["192.168.7.1", "192.168.7.2"]).into_iter().collect());
+    let at = addresses(&["192.168.7.1"]).into_iter().collect();
+    for (backends, expected) in [(&["10.65.0.2"][..], true), (&["10.65.0.2", "192.168.7.2"], false), (&[], true)] {
+        let slice = slice(backends, &[WEB]);
+        let here = Here { node: &node, zone: None, addresses: &at, by_host: Some(&own) };
+        let served = serve(&service, &[&slice], &here);
+        assert_eq!(served.frontends.len(), 3);
+        for (frontend, balance) in &served.frontends {
+            assert_eq!(balance.outside, None, "{frontend}");
+            let is_left = balance.kind == Kind::ClusterIp && expected;
+            assert_eq!(balance.by_host, is_left, "{frontend} with {backends:?}");
+        }
     }
 }

@@ -158,6 +158,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                     let text = format!("the host has {addresses:?}, node ports are at {at:?}");
                     live.set_host_addresses(addresses);
                     live.set_node_ports(at);
+                    live.set_by_host(dice.below(2) == 0);
                     text
                 }
             };

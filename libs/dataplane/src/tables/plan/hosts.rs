@@ -8,7 +8,8 @@ use crate::tables::capacity::{Full, remedy};
 use abi::{
     Endpoint, Layers, Word,
     endpoint::{
-        ENDPOINT_HOST, ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, NODE_REFUSES_WORKLOADS, NODE_REJECTS, SLOT_HOST,
+        ENDPOINT_HOST, ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, NODE_REFUSES_WORKLOADS, NODE_REJECTS,
+        NODE_TRANSLATES, SLOT_HOST,
     },
     maps,
     rules::SET_OPEN,
@@ -138,7 +139,9 @@ impl Draft<'_> {
         let pre_dnat = slot(&node.pre_dnat, before.layers.pre_dnat)?;
         let forward = slot(&node.forward, before.layers.forward)?;
         let flag = |given: bool, flag: u32| if given { flag } else { 0 };
-        let says = flag(node.refuses_workloads, NODE_REFUSES_WORKLOADS) | flag(node.rejects, NODE_REJECTS);
+        let says = flag(node.refuses_workloads, NODE_REFUSES_WORKLOADS)
+            | flag(node.rejects, NODE_REJECTS)
+            | flag(node.translates, NODE_TRANSLATES);
         let layers = Layers { untracked: 0, pre_dnat, forward };
         let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
         if entry != Endpoint::default() {

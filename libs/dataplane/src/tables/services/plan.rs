@@ -11,7 +11,7 @@ use super::{
 use crate::tables::{affected::revision, numbers::lowest, prefix};
 use abi::{
     Address, Balancer, ServiceKey,
-    service::{BACKEND_CHOSEN, BACKEND_LISTED, BALANCER_NONE, BALANCER_SILENT},
+    service::{BACKEND_CHOSEN, BACKEND_LISTED, BALANCER_BY_HOST, BALANCER_NONE, BALANCER_SILENT},
 };
 use model::ServicePortId;
 use service::{Backend, Backends, Balance, Frontend};
@@ -106,11 +106,15 @@ impl Draft<'_> {
         let mut lists: BTreeMap<u32, List> = BTreeMap::new();
         for (frontend, balance) in frontends {
             let Some(key) = key_of(frontend) else { continue };
-            let mut list = |backends: &Backends| self.list(of, (balance, backends), &slots, &mut lists);
-            let inside = list(&balance.inside);
+            let mut list = |backends: &Backends, by_host: bool| {
+                let elsewhere = if backends.elsewhere { BALANCER_SILENT } else { 0 };
+                let flags = elsewhere | if by_host { BALANCER_BY_HOST } else { 0 };
+                self.list((of, flags), (balance, backends), &slots, &mut lists)
+            };
+            let inside = list(&balance.inside, balance.by_host);
             // Nobody checks source ranges yet: what has any is not for who is outside.
             let outside = balance.outside.as_ref().filter(|_| balance.sources.is_none());
-            let outside = outside.map_or(BALANCER_NONE, |outside| list(outside));
+            let outside = outside.map_or(BALANCER_NONE, |outside| list(outside, false));
             self.words.insert(key, (inside, outside));
         }
         for id in self.image.ports.get(&of).into_iter().flat_map(|held| &held.lists) {
@@ -167,7 +171,7 @@ impl Draft<'_> {
     /// The balancer of one side: one that is there, or a fresh one.
     fn list(
         &mut self,
-        of: u64,
+        (of, flags): (u64, u32),
         (balance, backends): (&Balance, &Backends),
         slots: &BTreeMap<(Address, [u8; 2]), u32>,
         lists: &mut BTreeMap<u32, List>,
@@ -176,7 +180,6 @@ impl Draft<'_> {
         let members: BTreeSet<u32> = backends.chosen.iter().filter_map(slot).collect();
         let members: Arc<[u32]> = members.into_iter().collect();
         let len = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let flags = if backends.elsewhere { BALANCER_SILENT } else { 0 };
         let entry = Balancer { of, offset: 0, len, affinity_s: balance.affinity_s.unwrap_or(0), flags };
         let is_it = |list: &List| Balancer { offset: 0, ..list.entry } == entry && list.members == members;
         let held = self.image.ports.get(&of).into_iter().flat_map(|held| &held.lists);

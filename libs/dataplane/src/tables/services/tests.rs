@@ -13,7 +13,7 @@ use super::{
     ServiceWrite,
     plan::number,
 };
-use abi::{Address, ServiceKey};
+use abi::{Address, ServiceKey, service::BALANCER_BY_HOST};
 use calc::Desired;
 use model::{Direction, NamespaceName, Protocol, ServiceId, ServicePortId};
 use proptest::prelude::*;
@@ -75,6 +75,7 @@ impl Sketch {
                 keeps_source: false,
                 affinity_s: keeps.then_some(60),
                 sources: None,
+                by_host: false,
             };
             (Frontend { address: address(last), protocol: Protocol::TCP, port: PORT }, Arc::new(balance))
         };
@@ -256,6 +257,29 @@ fn a_service_that_changes_is_all_that_is_written_and_what_did_not_waits_for_nobo
     assert_eq!(tables.store.waits, waits, "another service's words");
     commit(&mut tables, &one(3).desired());
     assert!(tables.store.waits > waits, "the same words once more");
+    assert_nothing_left(&mut tables);
+}
+
+#[test]
+fn a_service_that_is_left_to_a_foreign_proxy_and_comes_back_keeps_its_backends() {
+    let mut tables = slow_tables();
+    let (ours, mut theirs) = (one(3).desired(), one(3).desired());
+    for balance in theirs.services.values_mut() {
+        *balance = Arc::new(Balance { by_host: true, ..Balance::clone(balance) });
+    }
+    commit(&mut tables, &ours);
+    let (mut flows, standing) = (Flows::default(), tables.services.image.backends.clone());
+    flows.go_on(&tables, &ours);
+    for (desired, by_host) in [(&theirs, BALANCER_BY_HOST), (&ours, 0), (&theirs, BALANCER_BY_HOST)] {
+        assert!(commit(&mut tables, desired));
+        flows.go_on(&tables, desired);
+        assert_leads(&tables, desired, "in force");
+        let held = &tables.services.image;
+        assert!(held.frontends.values().all(|words| held.lists[&words.inside].entry.flags == by_host));
+        assert_eq!(held.backends, standing);
+    }
+    tables = Tables::adopt(tables.store.clone()).expect("whole tables");
+    assert!(!commit(&mut tables, &theirs), "the next agent finds it so");
     assert_nothing_left(&mut tables);
 }
 
