@@ -69,9 +69,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                     if state.translation.end == Translated::Destination {
                         self.keep_lead(state, &tracked)?;
                     }
-                    if let Some(note) = note
-                        && !state.via_host
-                    {
+                    if let Some(note) = note {
                         note.take(self.tables, state, &tracked);
                     }
                     return Ok(Some(tracked.slots().1));

@@ -188,7 +188,7 @@ impl Note {
 
     /// Says the same as an entry in force, for the rest of this second. A short flow is not worth it, and one that another
     /// flow uses in this second stays. Through a service those of local clients are noted; of one that is sent to itself both
-    /// ends are others, and it is not.
+    /// ends are others, and it is not; nor is one that goes through the host's stack.
     #[inline(always)]
     pub fn take<T: Tables>(&self, tables: &T, state: &mut State, tracked: &Tracked<'_>) {
         let (flow, slots) = (tracked.flow, tracked.slots());
@@ -197,7 +197,8 @@ impl Note {
         if is_translated && (state.translation.is_hairpin || client < SLOT_FIRST) {
             return;
         }
-        if flow.state.get() != STATE_ESTABLISHED || tracked.half_open || flow.packets.get() < SHORT {
+        // Not asked by the caller: the verifier would lose sight of the note.
+        if state.via_host || flow.state.get() != STATE_ESTABLISHED || tracked.half_open || flow.packets.get() < SHORT {
             return;
         }
         let State { packet, translation, key, .. } = state;
