@@ -234,6 +234,13 @@ impl Tracked<'_> {
         self.flow.flags.get() & CT_HOST_OPENED != 0
     }
 
+    /// Nobody has answered, and the opener tries once more.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_asked_again(&self, packet: &Packet) -> bool {
+        self.half_open && self.flow.state.get() == STATE_NEW && self.from_opener() && may_open(packet)
+    }
+
     /// How the flow was opened, whichever way this packet goes.
     #[inline(always)]
     #[must_use]

@@ -6,12 +6,13 @@
 use abi::DropReason::*;
 use abi::service::BACKEND_LISTED;
 use abi::{Backend, Member, Timeout, Word};
+use core::mem;
 
 use crate::accounts::check;
-use crate::fake::{Node, tcp, v4};
+use crate::fake::{Node, tcp, udp, v4};
 use crate::tracking::{A, ACK, B, FIN, RST, SYN, TO_A, TO_B, later};
 use crate::translation::Translated;
-use crate::walk::Hook;
+use crate::walk::{Hook, Verdict};
 
 use crate::services::*;
 
@@ -103,6 +104,22 @@ fn a_flow_that_was_straight_to_a_backend_and_is_just_over_leaves_no_note_for_the
     assert_eq!((straight(&node, FIN | ACK), answers(&node, B, 4000, FIN | ACK).0), (TO_B, TO_A));
     later(&node, 2);
     assert_eq!(asks(&node, 4000, SYN), TO_B);
+}
+
+#[test]
+fn what_was_sent_to_an_address_before_it_was_a_services_and_nobody_answered_goes_to_the_service_when_sent_again() {
+    let mut node = served_by_one();
+    let there = mem::replace(&mut node.frontends[1].inside, Word::settled(0));
+    let by_route = Ok(Verdict::ByRoute);
+    assert_eq!([asks(&node, 4000, SYN), asks_udp(&node, 53), asks_udp(&node, 54)], [by_route; 3]);
+    // Somebody has the address, and answers there.
+    node.arrives(&udp((0, VIP), 2, (PORT, 54))).expect("part of the flow");
+    node.frontends[1].inside = there;
+    assert_eq!([asks(&node, 4000, SYN), asks_udp(&node, 53)], [TO_B; 2]);
+    assert_eq!(asks_udp(&node, 54), by_route, "who is answered is served");
+    answers(&node, B, 4000, SYN | ACK).0.expect("part of the flow");
+    assert_eq!(asks(&node, 4000, ACK), TO_B);
+    check(&node, "what leads lies where the flow was");
 }
 
 #[test]

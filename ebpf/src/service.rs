@@ -32,7 +32,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let from_low = conntrack::key(&state.packet, &mut state.key);
         let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
         match found.tracked() {
-            Some(tracked) if tracked.flow.nat_kind.get() == NAT_NONE => Ok((from_low, found)),
+            Some(tracked) if tracked.flow.nat_kind.get() == NAT_NONE && !tracked.is_asked_again(&state.packet) => {
+                Ok((from_low, found))
+            }
             _ => self.track_on(state, from_low, found),
         }
     }
@@ -125,6 +127,8 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             }
             (NAT_TRANSLATED, Hook::FromWorkload) if from_opener => Err(DropReason::NatCollision),
             (NAT_BY_HOST, Hook::FromWorkload | Hook::ToWorkload) => self.goes_by_host(state, tracked),
+            // Sent before the address was a service's, maybe; else it would stay as it is for as long as its sender tries.
+            (NAT_NONE, _) if tracked.is_asked_again(&state.packet) => self.enters(state),
             _ => Ok(false),
         }
     }
