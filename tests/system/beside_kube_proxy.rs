@@ -3,7 +3,10 @@
 //! Invariant: kube-proxy and the agent read the same directory.
 //! Never: waits for kube-proxy's rules by time.
 
-use crate::story::{Story, story};
+use crate::{
+    services::slices_of,
+    story::{Story, story},
+};
 use anyhow::{Context as _, Result, ensure};
 use std::net::IpAddr;
 use tests::{
@@ -36,21 +39,10 @@ fn shop(s: &Story, backends: &[IpAddr]) -> Result<()> {
          ports: [{{ name: web, port: 443, targetPort: 80, nodePort: 30443 }}, \
          {{ name: dns, port: 53, targetPort: 80, nodePort: 30053, protocol: UDP }}] }}\n"
     );
-    for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
-        let own = backends.iter().filter(|address| address.is_ipv4() == is_v4);
-        // kube-proxy masquerades what a pod here sends to itself, if it is told that the pod is here.
-        let at = |address: &IpAddr| if is_here(s, address) { ", nodeName: node1" } else { "" };
-        let endpoints: Vec<_> = own
-            .map(|address| format!("{{ addresses: ['{address}'], conditions: {{ ready: true }}{} }}", at(address)))
-            .collect();
-        text += &format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
-             labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\nendpoints: [{}]\n\
-             ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}]\n",
-            family.to_lowercase(),
-            endpoints.join(", ")
-        );
-    }
+    // kube-proxy masquerades what a pod here sends to itself, if it is told that the pod is here.
+    let at = |address: &IpAddr| if is_here(s, address) { ", nodeName: node1" } else { "" };
+    let told = |address: &IpAddr| (*address, format!("conditions: {{ ready: true }}{}", at(address)));
+    text += &slices_of(&backends.iter().map(told).collect::<Vec<_>>());
     s.cluster.manifest("shop", &text)
 }
 

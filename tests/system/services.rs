@@ -40,23 +40,30 @@ pub fn service(s: &Story, more: &str) -> Result<()> {
 
 /// Its slices: each pod with its conditions.
 pub fn slices(s: &Story, pods: &[(&str, &str)]) -> Result<()> {
+    let mut endpoints = Vec::new();
+    for (pod, conditions) in pods {
+        endpoints.extend(
+            s.pod(pod)?.addresses().iter().map(|address| (*address, format!("conditions: {{ {conditions} }}"))),
+        );
+    }
+    s.cluster.manifest("shop-slices", &slices_of(&endpoints))
+}
+
+/// A slice of each family: addresses, each with what else its endpoint says.
+pub fn slices_of(endpoints: &[(IpAddr, String)]) -> String {
     let mut text = String::new();
     for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
-        let mut endpoints = Vec::new();
-        for (pod, conditions) in pods {
-            let own = s.pod(pod)?.addresses().iter().filter(|address| address.is_ipv4() == is_v4);
-            endpoints
-                .extend(own.map(|address| format!("{{ addresses: ['{address}'], conditions: {{ {conditions} }} }}")));
-        }
+        let own = endpoints.iter().filter(|(address, _)| address.is_ipv4() == is_v4);
+        let told: Vec<_> = own.map(|(address, more)| format!("{{ addresses: ['{address}'], {more} }}")).collect();
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
              labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\nendpoints: [{}]\n\
              ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}]\n",
             family.to_lowercase(),
-            endpoints.join(", ")
+            told.join(", ")
         );
     }
-    s.cluster.manifest("shop-slices", &text)
+    text
 }
 
 pub const READY: &str = "ready: true";

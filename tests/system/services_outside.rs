@@ -3,7 +3,10 @@
 //! Invariant: who is outside knows addresses of nodes and of the service alone.
 //! Never: waits for a change by time; who answers is the sign.
 
-use crate::nodes::{Two, two};
+use crate::{
+    nodes::{Two, two},
+    services::slices_of,
+};
 use anyhow::{Result, ensure};
 use std::{
     collections::BTreeSet,
@@ -32,22 +35,11 @@ fn serve(t: &Two, more: &str, pods: &[(&str, u8)]) -> Result<()> {
          ports: [{{ name: web, port: 443, targetPort: 80, nodePort: {NODE_PORT} }}, \
          {{ name: dns, port: 443, targetPort: 80, nodePort: {NODE_PORT}, protocol: UDP }}]{more} }}\n"
     );
-    for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
-        let mut endpoints = Vec::new();
-        for (pod, node) in pods {
-            let own = t.pods[*pod].addresses().iter().filter(|address| address.is_ipv4() == is_v4);
-            endpoints.extend(own.map(|address| {
-                format!("{{ addresses: ['{address}'], nodeName: node{node}, conditions: {{ ready: true }} }}")
-            }));
-        }
-        text += &format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
-             labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\nendpoints: [{}]\n\
-             ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}]\n",
-            family.to_lowercase(),
-            endpoints.join(", ")
-        );
-    }
+    let at = |node: u8| format!("nodeName: node{node}, conditions: {{ ready: true }}");
+    let of_pod = |(pod, node): &(&str, u8)| {
+        t.pods[*pod].addresses().iter().map(|address| (*address, at(*node))).collect::<Vec<_>>()
+    };
+    text += &slices_of(&pods.iter().flat_map(of_pod).collect::<Vec<_>>());
     t.cluster.manifest("shop", &text)
 }
 

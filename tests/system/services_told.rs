@@ -4,6 +4,7 @@
 //! Never: trusts a capture; the kernel that got the error has checked it.
 
 use crate::{
+    services::slices_of,
     story::{Story, story},
     way::{alone, far_host},
 };
@@ -39,15 +40,10 @@ fn service(s: &Story) -> Result<()> {
          spec: {{ type: ClusterIP, clusterIP: '{v4}', clusterIPs: ['{v4}', '{v6}'], ipFamilies: [IPv4, IPv6], \
          ports: [{{ name: web, port: 443 }}, {{ name: dns, port: 53, protocol: UDP }}] }}\n"
     );
-    for (family, far) in [("IPv4", far_v4), ("IPv6", far_v6)] {
-        text += &format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
-             labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\n\
-             endpoints: [{{ addresses: ['{far}'] }}]\n\
-             ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}]\n",
-            family.to_lowercase(),
-        );
-    }
+    text += &slices_of(&[
+        (far_v4.parse()?, "conditions: { ready: true }".to_owned()),
+        (far_v6.parse()?, "conditions: { ready: true }".to_owned()),
+    ]);
     s.cluster.manifest("shop", &text)?;
     let from = s.pod("x/a")?.namespace();
     wait_until("the service is there", PATIENCE, || {
@@ -64,6 +60,18 @@ fn narrow_in_the_midst(router: &NetNs, far: &NetNs) -> Result<()> {
         "route add 198.51.100.2 dev narrow mtu lock 1400",
         "route add 2001:db8:64::2 dev narrow mtu lock 1400",
     ])
+}
+
+/// The pod `x/a` alone, and the service on a host beyond a router with a narrower way.
+fn behind_a_narrow_way(told: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
+    story(&["x/a", "x/b"], |s| {
+        let far = far_host(s)?;
+        narrow_in_the_midst(s.cluster.outside(), &far)?;
+        let _servers = Servers::start(&far, "far", &[Listen::Tcp(80)])?;
+        alone(s)?;
+        service(s)?;
+        told(s)
+    })
 }
 
 /// Sends to an echo server, and hears all of it again.
@@ -85,12 +93,7 @@ fn transfer(from: &NetNs, to: SocketAddr) -> Result<()> {
 
 #[test]
 fn own_10_a_transfer_through_a_service_completes_over_a_narrow_link_that_only_a_router_knows() -> Result<()> {
-    story(&["x/a", "x/b"], |s| {
-        let far = far_host(s)?;
-        narrow_in_the_midst(s.cluster.outside(), &far)?;
-        let _servers = Servers::start(&far, "far", &[Listen::Tcp(80)])?;
-        alone(s)?;
-        service(s)?;
+    behind_a_narrow_way(|s| {
         let from = s.pod("x/a")?.namespace();
         for (vip, _, _) in ENDS {
             let vip: IpAddr = vip.parse()?;
@@ -106,12 +109,7 @@ fn own_10_a_transfer_through_a_service_completes_over_a_narrow_link_that_only_a_
 
 #[test]
 fn pkt_30_a_pod_is_told_of_the_way_behind_a_service_and_of_a_closed_port_in_the_services_name() -> Result<()> {
-    story(&["x/a", "x/b"], |s| {
-        let far = far_host(s)?;
-        narrow_in_the_midst(s.cluster.outside(), &far)?;
-        let _servers = Servers::start(&far, "far", &[Listen::Tcp(80)])?;
-        alone(s)?;
-        service(s)?;
+    behind_a_narrow_way(|s| {
         for (family, (vip, _, router)) in ENDS.into_iter().enumerate() {
             let vip: IpAddr = vip.parse()?;
             let way = Way::open(s.pod("x/a")?.namespace(), Kind::Udp, SocketAddr::new(vip, 53))?;
