@@ -71,7 +71,7 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
         run.system();
     }
     if wants(Level::Vm) {
-        run.other_kernels(&vm::Request::default());
+        vm::of_a_change().iter().for_each(|request| run.other_kernels(request));
     }
     if level == Level::Soak {
         run.soak();

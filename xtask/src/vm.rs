@@ -51,6 +51,18 @@ pub struct Request {
     pub write: bool,
 }
 
+/// What lies between the programs and the kernel: who verifies, attaches, keeps, and moves packets. What a packet is judged to be is the
+/// stages' own, and the same on every kernel.
+const AT_THE_KERNEL: [&str; 8] =
+    ["verified", "attaching", "kept", "wire::", "receiving", "forwarding", "growing", "summed"];
+
+/// What a change must pass: everything on the floor, and on the kernel after it what could differ there.
+pub fn of_a_change() -> [Request; 2] {
+    let [floor, next] = SERIES.map(|series| vec![series.to_owned()]);
+    let what = AT_THE_KERNEL.map(str::to_owned).to_vec();
+    [Request { series: floor, ..Request::default() }, Request { series: next, what, ..Request::default() }]
+}
+
 /// Runs the packet tests on each kernel.
 pub fn run(paths: &Paths, console: &Console, request: &Request) -> Result<Outcome> {
     ensure!(is_root(), "the kernel's packages are unpacked with their owners and devices are made: run it as root");
