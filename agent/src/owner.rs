@@ -275,7 +275,7 @@ impl<K: Kernel> Agent<K> {
 
     fn leave_services_to(&mut self, proxy: Proxy) {
         info!(by = proxy.by(), reason = proxy.reason, "services");
-        self.world.set_by_host(proxy.by_host);
+        self.world.set_proxy(proxy.neighbour);
         self.node.proxy = proxy;
         self.changed = true;
     }
@@ -318,9 +318,10 @@ impl<K: Kernel> Agent<K> {
         self.tell_metrics();
     }
 
-    /// What load balancers of services hear of this node.
+    /// What load balancers of services hear of this node; where a kube-proxy serves, they hear it from that.
     fn tell_balancers(&mut self) {
-        let checks = self.world.health_checks();
+        let none = BTreeMap::new();
+        let checks = if self.node.proxy.is_by_host() { &none } else { self.world.health_checks() };
         let addresses = if checks.is_empty() { BTreeSet::new() } else { self.world.node_port_addresses() };
         let mut wanted = Vec::new();
         for (id, check) in checks {

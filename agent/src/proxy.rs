@@ -3,13 +3,14 @@
 //! Invariant: kube-proxy is there as long as its rules are: its process may come and go while they translate.
 //! Never: changes a rule; believes a port or a process name.
 
+use calc::Neighbour;
 use clap::ValueEnum;
 use netlink::{
     Error,
     netfilter::{Family, has_chain, has_table},
 };
 use serde::Deserialize;
-use std::{sync::mpsc::SyncSender, thread, time::Duration};
+use std::{fmt::Display, sync::mpsc::SyncSender, thread, time::Duration};
 
 use crate::owner::Event;
 
@@ -35,34 +36,41 @@ pub enum Services {
 /// Who does, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// A kube-proxy, in the host's stack.
-    pub by_host: bool,
+    /// What a kube-proxy does in the host's stack.
+    pub neighbour: Neighbour,
     /// How that is known.
     pub reason: String,
 }
 
 impl Proxy {
+    /// A kube-proxy does.
+    pub fn is_by_host(&self) -> bool {
+        self.neighbour == Neighbour::Serves
+    }
+
     /// Who, in a word.
-    pub const fn by(&self) -> &'static str {
-        if self.by_host { "kube-proxy" } else { "tortie" }
+    pub fn by(&self) -> &'static str {
+        if self.is_by_host() { "kube-proxy" } else { "tortie" }
     }
 
     /// By the setting, and a look.
     pub fn find(setting: Services) -> Self {
-        let set = |by_host, name| Self { by_host, reason: format!("--services {name}") };
-        match setting {
-            Services::Tortie => set(false, "tortie"),
-            Services::KubeProxy => set(true, "kube-proxy"),
-            Services::Auto => look(),
-        }
+        Self::by_rules(setting, rules())
     }
-}
 
-fn look() -> Proxy {
-    match rules() {
-        Ok(Some(rules)) => Proxy { by_host: true, reason: format!("kube-proxy's rules are there: {rules}") },
-        Ok(None) => Proxy { by_host: false, reason: "no rules of kube-proxy are there".to_owned() },
-        Err(error) => Proxy { by_host: false, reason: format!("kube-proxy was not looked for: {error}") },
+    fn by_rules<E: Display>(setting: Services, rules: Result<Option<String>, E>) -> Self {
+        let are_there = |rules: &str| format!("kube-proxy's rules are there: {rules}");
+        let (neighbour, reason) = match (setting, rules) {
+            (Services::KubeProxy, _) => (Neighbour::Serves, "--services kube-proxy".to_owned()),
+            (Services::Tortie, Ok(Some(rules))) => {
+                (Neighbour::Rests, format!("--services tortie, though {}", are_there(&rules)))
+            }
+            (Services::Tortie, _) => (Neighbour::None, "--services tortie".to_owned()),
+            (Services::Auto, Ok(Some(rules))) => (Neighbour::Serves, are_there(&rules)),
+            (Services::Auto, Ok(None)) => (Neighbour::None, "no rules of kube-proxy are there".to_owned()),
+            (Services::Auto, Err(error)) => (Neighbour::None, format!("kube-proxy was not looked for: {error}")),
+        };
+        Self { neighbour, reason }
     }
 }
 
@@ -81,19 +89,45 @@ fn rules() -> Result<Option<String>, Error> {
 }
 
 /// Looks now and then, and tells the owner what is different; one answer that cannot be had changes nothing.
-pub fn watch(known: Proxy, owner: SyncSender<Event>) -> std::io::Result<()> {
+pub fn watch(setting: Services, known: Proxy, owner: SyncSender<Event>) -> std::io::Result<()> {
     let run = move || {
         let mut known = known;
         loop {
             thread::sleep(LOOK);
             let Ok(rules) = rules() else { continue };
-            if rules.is_some() != known.by_host {
-                known = look();
-                if owner.send(Event::Proxy(known.clone())).is_err() {
+            let now = Proxy::by_rules(setting, Ok::<_, Error>(rules));
+            if now.neighbour != known.neighbour {
+                known = now.clone();
+                if owner.send(Event::Proxy(now)).is_err() {
                     return;
                 }
             }
         }
     };
     thread::Builder::new().name("proxy".into()).spawn(run).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_say_who_serves_unless_the_setting_does_and_are_heeded_all_the_same() {
+        let there = || Ok(Some("table ip kube-proxy".to_owned()));
+        let failed = || Err("not permitted");
+        for (setting, rules, expected) in [
+            (Services::Auto, there(), Neighbour::Serves),
+            (Services::Auto, Ok(None), Neighbour::None),
+            (Services::Auto, failed(), Neighbour::None),
+            (Services::Tortie, there(), Neighbour::Rests),
+            (Services::Tortie, Ok(None), Neighbour::None),
+            (Services::Tortie, failed(), Neighbour::None),
+            (Services::KubeProxy, there(), Neighbour::Serves),
+            (Services::KubeProxy, Ok(None), Neighbour::Serves),
+        ] {
+            let found = Proxy::by_rules(setting, rules);
+            assert_eq!(found.neighbour, expected, "{setting:?}: {}", found.reason);
+            assert_eq!(found.by() == "kube-proxy", expected == Neighbour::Serves);
+        }
+    }
 }

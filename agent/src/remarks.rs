@@ -101,7 +101,8 @@ impl<K: Kernel> Agent<K> {
         let flows = self.met.labelled.iter().map(|id| self.flows_of(id)).collect();
         let services = self.world.status().services;
         let unlabelled = services.saturating_sub(self.met.labelled.len());
-        ServicesState { services, frontends, remarks: counted, flows, unlabelled }
+        let by_host = self.node.proxy.is_by_host();
+        ServicesState { by_host, services, frontends, remarks: counted, flows, unlabelled }
     }
 
     /// A service that is told apart stays so for as long as it is there.

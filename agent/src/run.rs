@@ -82,8 +82,8 @@ pub fn run(config: &Config) -> Result<()> {
             owner.send(event).is_ok()
         }
     })?;
-    if config.services == Services::Auto {
-        proxy::watch(agent.node.proxy.clone(), owner.clone())?;
+    if config.services != Services::KubeProxy {
+        proxy::watch(config.services, agent.node.proxy.clone(), owner.clone())?;
     }
     stop_on_signals(owner.clone())?;
     let metrics = agent.node.metrics.clone();
@@ -155,11 +155,11 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
     let proxy = Proxy::find(config.services);
     info!(by = proxy.by(), reason = proxy.reason, "services");
-    let by_host = proxy.by_host;
+    let neighbour = proxy.neighbour;
     let node = Node { name: config.node.clone(), mtu, platform, problems, damaged, metrics, proxy };
     let mut world = Live::new(config.node.clone(), config.keep_established);
     world.set_node_ports(config.node_port_addresses.clone());
-    world.set_by_host(by_host);
+    world.set_proxy(neighbour);
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;

@@ -48,6 +48,8 @@ struct Counted<'a> {
     active: Option<BTreeMap<(Frontend, Backend), u64>>,
     /// Who announces addresses, where there is an uplink.
     announcer: Option<&'a Announcer>,
+    /// A kube-proxy serves, but for what it cannot.
+    by_host: bool,
 }
 
 /// The next page: `rows`, and in `next` the service after which there is more.
@@ -57,7 +59,8 @@ pub fn page<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value,
     let active = if is_whole { Some(active(&agent.kernel.tracked()?)) } else { None };
     let kernel = &agent.kernel;
     let announcer = agent.announcer.as_ref();
-    let counted = Counted { of: &|port| kernel.counts_of(port), active, announcer };
+    let by_host = agent.node.proxy.is_by_host();
+    let counted = Counted { of: &|port| kernel.counts_of(port), active, announcer, by_host };
     let rows = if asked.backends {
         backends(&agent.world, &services, &counted)
     } else {
@@ -139,6 +142,9 @@ fn rows(
             if let Some(active) = &counted.active {
                 let own = active.iter().filter(|((through, _), _)| through == frontend);
                 row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
+            }
+            if counted.by_host {
+                row["by"] = json!(if balance.by_host { "kube-proxy" } else { "kube-proxy, for pods tortie" });
             }
             let of_pool = pools.iter().any(|pool| pool.contains(frontend.address));
             if let Some(announcer) = counted.announcer.filter(|_| of_pool && balance.kind == Kind::LoadBalancer) {
@@ -331,7 +337,8 @@ mod tests {
         let counts =
             ServiceCounts { frontends: [(frontend, (9, 1))].into(), backends: [(first, 5), (second, 4)].into() };
         let of = |id: &ServicePortId| if port(id) { counts.clone() } else { ServiceCounts::default() };
-        let counted = Counted { of: &of, active: Some([((frontend, first), 3)].into()), announcer: None };
+        let counted =
+            Counted { of: &of, active: Some([((frontend, first), 3)].into()), announcer: None, by_host: false };
         let remarks = world.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
         let rows = if asked.backends {
             backends(world, &services, &counted)

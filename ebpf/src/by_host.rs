@@ -4,7 +4,7 @@
 //! Never: believes that a packet was judged because its mark says nothing.
 
 use abi::conntrack::CT_VIA_HOST;
-use abi::endpoint::{ENDPOINT_HOST, NODE_TRANSLATES, SLOT_FIRST, SLOT_HOST};
+use abi::endpoint::{ENDPOINT_HOST, NODE_BESIDE, NODE_TRANSLATES, SLOT_FIRST, SLOT_HOST};
 use abi::{DropReason, handover};
 
 use crate::conntrack::Tracked;
@@ -70,8 +70,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// A foreign proxy translates on this node.
     #[inline(always)]
     fn stack_translates(&self, state: &State) -> Result<bool, DropReason> {
-        let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
-        Ok(self.tables.word(&node.ingress).at(state.generation) & NODE_TRANSLATES != 0)
+        Ok(node_says(self.tables, state.generation)? & NODE_TRANSLATES != 0)
+    }
+
+    /// Whether a segment from outside that nobody knows is left to the stack: a foreign proxy's rules are there, and may carry
+    /// its connection.
+    #[inline(always)]
+    pub(crate) fn is_strangers(&self, state: &State) -> Result<bool, DropReason> {
+        Ok(node_says(self.tables, state.generation)? & NODE_BESIDE != 0)
     }
 
     /// By which way a flow goes that is opened here.
@@ -104,4 +110,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         asked
     }
+}
+
+/// `NODE_*`.
+#[inline(always)]
+pub(crate) fn node_says<T: Tables>(tables: &T, generation: u64) -> Result<u32, DropReason> {
+    let node = tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
+    Ok(tables.word(&node.ingress).at(generation))
 }

@@ -3,6 +3,7 @@
 //! Invariant: every row says what a program on the node would see.
 //! Never: looks inside a stage.
 
+use abi::endpoint::{NODE_BESIDE, NODE_TRANSLATES, SLOT_HOST};
 use abi::service::{BACKEND_LISTED, BALANCER_SILENT};
 use abi::{Address, Backend, ServiceKey, Word};
 
@@ -151,4 +152,25 @@ fn the_node_is_one_client_in_each_family_and_keeps_to_its_backend() {
     node.now_s.set(node.now_s.get() + 101);
     let later: std::vec::Vec<_> = (40..44).map(|cookie| connects(&node, &by(cookie, TCP, shop()))).collect();
     assert!(later.iter().all(|met| *met == later[0]), "and then to the next");
+}
+
+#[test]
+fn sockets_ask_another_proxy_where_one_translates_and_those_that_have_a_backend_keep_it() {
+    let mut node = served_by_one();
+    assert_eq!((connects(&node, &by(1, TCP, shop())), sends(&node, &by(2, UDP, shop()))), (to(3), to(3)));
+    node.endpoints[SLOT_HOST as usize].ingress = Word::settled(NODE_TRANSLATES | NODE_BESIDE);
+    assert_eq!(
+        (connects(&node, &by(3, TCP, shop())), sends(&node, &by(4, UDP, shop()))),
+        (Sent::AsAsked, Sent::AsAsked)
+    );
+    assert_eq!(hears(&node, 1, at(3, TARGET)), Some(shop()));
+    assert_eq!((sends(&node, &by(2, UDP, shop())), hears(&node, 2, at(3, TARGET))), (to(3), Some(shop())));
+    node.balancers[1].len = 0;
+    assert_eq!(connects(&node, &by(5, TCP, shop())), Sent::AsAsked, "that one says that nobody is there");
+    node.backends[1].standing = Word::settled(0);
+    assert_eq!(sends(&node, &by(2, UDP, shop())), Sent::AsAsked, "its backend is gone");
+    node.balancers[1].len = 1;
+    (node.backends[1].standing, node.endpoints[SLOT_HOST as usize].ingress) =
+        (Word::settled(STANDS), Word::settled(NODE_BESIDE));
+    assert_eq!((connects(&node, &by(3, TCP, shop())), sends(&node, &by(4, UDP, shop()))), (to(3), to(3)));
 }

@@ -5,7 +5,7 @@
 
 use abi::DropReason::{self, *};
 use abi::conntrack::QUOTA_ALL;
-use abi::endpoint::SLOT_HOST;
+use abi::endpoint::{NODE_BESIDE, SLOT_HOST};
 use abi::service::{BACKEND_LISTED, BALANCER_SILENT};
 use abi::{Balancer, Word};
 
@@ -149,6 +149,16 @@ fn a_stray_segment_from_outside_is_refused_unless_it_is_for_an_address_of_the_no
     connect(&node, 4001);
     node.backends[1].standing = Word::settled(0);
     assert_eq!(asks(&node, 4001, ACK), UNTOUCHED, "its backend is gone");
+}
+
+#[test]
+fn a_stray_segment_from_outside_is_the_stacks_where_another_proxys_rules_may_know_it() {
+    let mut node = open_by_one();
+    node.endpoints[SLOT_HOST as usize].ingress = Word::settled(NODE_BESIDE);
+    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4000, FIN | ACK)), (UNTOUCHED, UNTOUCHED));
+    assert!(node.flows().is_empty());
+    connect(&node, 4000);
+    assert_eq!(node.pod_sends(2, &tcp(A, VIP, (4000, PORT), ACK)), Err(BackendGone), "a pod's is known, or nobody's");
 }
 
 #[test]

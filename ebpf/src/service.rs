@@ -221,8 +221,11 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         if may_open(&state.packet) {
             return self.choose(state, balancer, false);
         }
-        // At an address of the node's a socket of its own may have sent from that port; else the stack refuses the segment.
-        if self.hook == Hook::FromUplink && self.end_of(state, &state.packet.destination)?.slot == SLOT_HOST {
+        // At an address of the node's a socket of its own may have sent from that port; else the stack refuses the segment. So it
+        // does with what no other proxy's rules know.
+        if self.hook == Hook::FromUplink
+            && (self.is_strangers(state)? || self.end_of(state, &state.packet.destination)?.slot == SLOT_HOST)
+        {
             return Ok(false);
         }
         stray(state)

@@ -3,10 +3,12 @@
 //! Invariant: a backend is chosen once for a connection, and for all datagrams of a socket to one frontend.
 //! Never: a packet's way: what is connected costs nothing more; a socket of another network namespace (its hook sees to that).
 
+use abi::endpoint::NODE_TRANSLATES;
 use abi::service::BALANCER_SILENT;
 use abi::socket::{SIDE_BACKEND, SIDE_FRONTEND};
 use abi::{Address, Affinity, AffinityKey, Balancer, DropReason, ServiceKey, SocketKey, SocketPeer};
 
+use crate::by_host::node_says;
 use crate::choice;
 use crate::conntrack::Socket;
 use crate::parse::protocol;
@@ -93,6 +95,10 @@ fn answer<T: Sockets>(tables: &T, asked: &Asked, by_datagram: bool) -> Result<Se
     };
     if by_datagram && let Some(backend) = former(tables, asked, generation) {
         return Ok(Sent::To(backend));
+    }
+    if node_says(tables, generation)? & NODE_TRANSLATES != 0 {
+        // What leaves the stack is judged there, and answers go back through it.
+        return Ok(Sent::AsAsked);
     }
     if balancer.len == 0 {
         tables.count_refused(at);

@@ -8,7 +8,7 @@ use crate::{
     story::{Story, story},
 };
 use anyhow::{Context as _, Result, ensure};
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 use tests::{
     Fabric, NetNs, Outcome,
     Probe::{self, Tcp, Udp},
@@ -25,6 +25,9 @@ const MODES: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
 /// Without a route nobody sends to an address, whoever translates it later.
 const DEFAULT_ROUTES: [&str; 2] = ["route add default via 192.0.2.254", "route add ::/0 via 2001:db8::fe"];
 
+/// Where the shop is reached from outside beside its node ports.
+const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
+
 /// Where the shop is.
 fn vips() -> [IpAddr; 2] {
     [[10, 96, 0, 10].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10].into()]
@@ -32,11 +35,11 @@ fn vips() -> [IpAddr; 2] {
 
 /// The service `x/shop`: TCP 443 and UDP 53, behind which are ports 80 of these addresses.
 fn shop(s: &Story, backends: &[IpAddr]) -> Result<()> {
-    let [v4, v6] = vips();
+    let ([v4, v6], [external_v4, external_v6]) = (vips(), EXTERNAL);
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x, creationTimestamp: '2026-01-01T00:00:00Z' }}\n\
          spec: {{ type: NodePort, clusterIP: '{v4}', clusterIPs: ['{v4}', '{v6}'], ipFamilies: [IPv4, IPv6], \
-         ports: [{{ name: web, port: 443, targetPort: 80, nodePort: 30443 }}, \
+         externalIPs: ['{external_v4}', '{external_v6}'], ports: [{{ name: web, port: 443, targetPort: 80, nodePort: 30443 }}, \
          {{ name: dns, port: 53, targetPort: 80, nodePort: 30053, protocol: UDP }}] }}\n"
     );
     // kube-proxy masquerades what a pod here sends to itself, if it is told that the pod is here.
@@ -132,15 +135,15 @@ fn own_5_a_pod_that_kube_proxy_sends_to_itself_is_judged_by_its_own_rules() -> R
 }
 
 #[test]
-fn node_ports_of_kube_proxy_are_reached_from_outside_as_ingress_rules_say() -> Result<()> {
+fn node_ports_and_external_addresses_of_kube_proxy_are_reached_from_outside_as_ingress_rules_say() -> Result<()> {
     for mode in MODES {
         beside(mode, &["x/b"], |s| {
             shop(s, s.pod("x/b")?.addresses())?;
+            let externals = externals(s)?;
             let outside = |wanted| -> Result<()> {
-                for what in [Tcp(30443), Udp(30053)] {
-                    for address in s.node.addresses() {
-                        meets(s.cluster.outside(), address, what, wanted)?;
-                    }
+                let (ports, at) = ([Tcp(30443), Udp(30053)], s.node.addresses());
+                for (what, addresses) in ports.map(|what| (what, &at)).into_iter().chain([(Tcp(443), &externals)]) {
+                    addresses.iter().try_for_each(|address| meets(s.cluster.outside(), *address, what, wanted))?;
                 }
                 Ok(())
             };
@@ -160,36 +163,131 @@ fn connections_live_over_both_switches_between_the_agent_and_kube_proxy() -> Res
         story(&["x/a", "x/b"], |s| {
             s.node.namespace().ip(&DEFAULT_ROUTES)?;
             shop(s, s.pod("x/b")?.addresses())?;
-            let open = |s: &Story, at: usize| Connection::open(s.pod("x/a")?.namespace(), vips()[at], 443);
-            by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
+            let externals = externals(s)?;
+            // A pod's, the node's own, and from outside.
+            let open = |s: &Story| -> Result<Vec<Connection>> {
+                let (a, outside) = (s.pod("x/a")?.namespace(), s.cluster.outside());
+                let inside = vips().into_iter().flat_map(|vip| [(a, vip, 443), (s.node.namespace(), vip, 443)]);
+                let ports = s.node.addresses().into_iter().map(|own| (outside, own, 30443));
+                let external = externals.iter().map(|external| (outside, *external, 443));
+                let doors: Vec<_> = inside.chain(ports).chain(external).collect();
+                for (from, at, port) in &doors {
+                    meets(from, *at, Tcp(*port), Outcome::Allowed)?;
+                }
+                doors.into_iter().map(|(from, at, port)| Connection::open(from, at, port)).collect()
+            };
             served_by(s, "tortie (no rules")?;
-            let mut live = vec![open(s, 0)?, open(s, 1)?];
+            let mut live = open(s)?;
             let proxy = KubeProxy::start(&s.cluster, &s.node, mode)?;
             served_by(s, "kube-proxy (kube-proxy's rules are there")?;
             wait::wait_until("flows go through the stack", wait::PATIENCE, || {
                 by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
                 any_through_stack(s)
             })?;
-            live.extend([open(s, 0)?, open(s, 1)?]);
-            for each in &mut live {
-                ensure!(each.answers()?, "after the switch to kube-proxy");
-            }
+            live.extend(open(s)?);
+            all_answer(&mut live, "after the switch to kube-proxy")?;
             // Its rules stay: they are what translates its connections until those end.
             drop(proxy);
             let mut arguments = s.node.agent.arguments().to_vec();
             arguments.extend(["--services", "tortie"].map(Into::into));
             s.node.agent.set_arguments(arguments);
             s.node.restart()?;
-            served_by(s, "tortie (")?;
+            served_by(s, "tortie (--services tortie, though")?;
             by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
-            live.extend([open(s, 0)?, open(s, 1)?]);
-            for each in &mut live {
-                ensure!(each.answers()?, "after the switch back");
+            live.extend(open(s)?);
+            all_answer(&mut live, "after the switch back")
+        })
+        .with_context(|| format!("kube-proxy by {}", mode.as_str()))?;
+    }
+    Ok(())
+}
+
+fn all_answer(live: &mut [Connection], when: &str) -> Result<()> {
+    let mut silent = Vec::new();
+    for (number, each) in live.iter_mut().enumerate() {
+        if !each.answers().is_ok_and(|answers| answers) {
+            silent.push(number);
+        }
+    }
+    ensure!(silent.is_empty(), "{when}: {silent:?} of the connections, in the order they were opened, do not answer");
+    Ok(())
+}
+
+#[test]
+fn what_is_shown_says_that_kube_proxy_serves_and_which_policy_judges_behind_it() -> Result<()> {
+    for mode in MODES {
+        beside(mode, &["x/a", "x/b"], |s| {
+            shop(s, s.pod("x/b")?.addresses())?;
+            by_both(s.pod("x/a")?.namespace(), Outcome::Allowed)?;
+            ensure!(s.node.show("status")?["nodeSockets"] == "are left to kube-proxy", "{}", s.node.show("status")?);
+            let shown = s.node.show("services")?;
+            for (kind, by) in [("ClusterIP", "kube-proxy"), ("NodePort", "kube-proxy, for pods tortie")] {
+                let mut rows = shown.as_array().into_iter().flatten().filter(|row| row["type"] == kind).peekable();
+                ensure!(rows.peek().is_some() && rows.all(|row| row["by"] == by), "{kind}: {shown:#}");
             }
+            let question = ["explain", "--from", "x/a", "--to", "x/shop", "--port", "443", "--output", "json"];
+            let explained =
+                || -> Result<serde_json::Value> { Ok(serde_json::from_slice(&s.node.tortie(&question)?.stdout)?) };
+            let said = explained()?;
+            ensure!(said["by"] == "kube-proxy" && said["verdict"] == "allowed" && said["ALARM"].is_null(), "{said}");
+            s.policy("x/in", "{ podSelector: { matchLabels: { pod: b } }, ingress: [] }")?;
+            by_both(s.pod("x/a")?.namespace(), Outcome::Refused)?;
+            let said = explained()?;
+            ensure!(said["verdict"] == "refused" && said["ALARM"].is_null(), "{said}");
+            ensure!(said["backends"].to_string().contains("x/in"), "{said}");
             Ok(())
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn health_checks_of_load_balancers_are_answered_by_who_serves() -> Result<()> {
+    for mode in MODES {
+        story(&["x/b"], |s| {
+            let balancer = format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{ name: front, namespace: x }}\nspec: {{ type: LoadBalancer, \
+                 clusterIP: 10.96.0.11, externalTrafficPolicy: Local, healthCheckNodePort: {HEALTH_PORT}, \
+                 ports: [{{ port: 443, targetPort: 80, nodePort: 30444 }}] }}\n"
+            );
+            s.cluster.manifest("front", &balancer)?;
+            listens(s, "tortie")?;
+            let proxy = KubeProxy::start(&s.cluster, &s.node, mode)?;
+            served_by(s, "kube-proxy (kube-proxy's rules are there")?;
+            // It tries again when it hears of a change.
+            wait::wait_until("the agent lets the port go", wait::PATIENCE, || Ok(!listening(s)?.contains("tortie")))?;
+            s.cluster.manifest("front", &balancer.replace("30444", "30445"))?;
+            listens(s, "kube-proxy").with_context(|| proxy.log_tail())?;
+            proxy.clean(&s.node)?;
+            served_by(s, "tortie (no rules")?;
+            listens(s, "tortie")
+        })?;
+    }
+    Ok(())
+}
+
+const HEALTH_PORT: u16 = 32100;
+
+/// Who listens at the port, as `ss` says.
+fn listening(s: &Story) -> Result<String> {
+    let filter = format!("sport = :{HEALTH_PORT}");
+    let output = s.node.namespace().command(Path::new("ss"))?.args(["-Hltnp", &filter]).output().context("ss")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn listens(s: &Story, who: &str) -> Result<()> {
+    wait::wait_until(
+        &format!("{who} listens at port {HEALTH_PORT}"),
+        wait::PATIENCE,
+        || Ok(listening(s)?.contains(who)),
+    )
+}
+
+/// The shop's external addresses, which who is outside sends to this node.
+fn externals(s: &Story) -> Result<Vec<IpAddr>> {
+    let all: Vec<IpAddr> = EXTERNAL.iter().map(|text| Ok(text.parse()?)).collect::<Result<_>>()?;
+    all.iter().try_for_each(|external| Fabric::route(s.cluster.outside(), *external, 1))?;
+    Ok(all)
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub fn of_maps(text: &mut Text, gauges: &Gauges, filled: &[Filled]) {
 /// What the agent knows of services.
 pub fn of_services(text: &mut Text, state: &ServicesState) {
     text.family("tortie_services", Kind::Gauge, "Services of the cluster.").value(&[], state.services);
+    text.family("tortie_services_by", Kind::Gauge, "Who translates services on this node.");
+    text.value(&[("proxy", "tortie")], !state.by_host).value(&[("proxy", "kube-proxy")], state.by_host);
     text.family("tortie_service_frontends", Kind::Gauge, "Addresses and ports at which services are reached here.");
     text.value(&[], state.frontends);
     text.family("tortie_service_remarks", Kind::Gauge, "What is odd about services; `tortie show services` names it.");

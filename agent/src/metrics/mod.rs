@@ -69,6 +69,8 @@ pub struct NodeState {
 /// Services as their owner last saw them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicesState {
+    /// A kube-proxy translates.
+    pub by_host: bool,
     /// How many there are.
     pub services: usize,
     /// Where they are reached.

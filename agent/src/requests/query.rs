@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// What all pods share may fail for a moment and be put right by the next look; that is no news for the runtime (CNI-73).
 const LIMITED_AFTER: Duration = Duration::from_secs(10);
+/// Of the node's own sockets, where another proxy serves.
+const LEFT: &str = "are left to kube-proxy";
 
 /// Answers a read command.
 pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
@@ -68,7 +70,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "kernel": agent.node.platform.release,
         "attachment": agent.node.platform.attached_by.to_string(),
         "kernelLacks": agent.node.platform.lacks,
-        "nodeSockets": agent.kernel.sockets(),
+        "nodeSockets": if agent.node.proxy.is_by_host() { LEFT.to_owned() } else { agent.kernel.sockets() },
         "inSync": known.in_sync,
         "generation": agent.outcome.generation,
         "endpoints": agent.outcome.endpoints,

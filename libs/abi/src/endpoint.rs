@@ -35,6 +35,9 @@ pub const NODE_REFUSES_WORKLOADS: u32 = 1 << 0;
 pub const NODE_REJECTS: u32 = 1 << 1;
 /// There, too: a foreign service proxy translates in the host's stack. What comes to a pod through it is answered through it.
 pub const NODE_TRANSLATES: u32 = 1 << 2;
+/// There, too: the rules of a foreign service proxy are in the host's stack, whoever translates now. A segment from outside that
+/// nobody knows may be of a connection that they carry.
+pub const NODE_BESIDE: u32 = 1 << 3;
 
 /// The slots that hold a host endpoint's other rule sets; 0: it has none there. Those of [`SLOT_HOST`] are of the host endpoint
 /// of all interfaces: `pre_dnat` is asked of what pods send, `forward` of what they send and receive.

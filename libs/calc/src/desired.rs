@@ -78,6 +78,18 @@ impl HostEndpointSpec {
     }
 }
 
+/// What another service proxy does in the host's stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Neighbour {
+    /// There is none.
+    #[default]
+    None,
+    /// Its rules are there, and carry what was opened by them. New flows are ours to serve.
+    Rests,
+    /// It serves.
+    Serves,
+}
+
 /// What holds for the node as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSpec {
@@ -91,6 +103,8 @@ pub struct NodeSpec {
     pub refuses_workloads: bool,
     /// A foreign proxy translates services in the host's stack: what comes through it is judged where it comes out.
     pub translates: bool,
+    /// A foreign proxy's rules are there, whoever translates.
+    pub beside: bool,
 }
 
 /// Whose an address is.

@@ -4,7 +4,7 @@
 //! no other means (felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints).
 //! Never: an interface of a workload; a host endpoint of another node.
 
-use crate::{HostEndpointSpec, Judges, NodeSpec, World};
+use crate::{HostEndpointSpec, Judges, Neighbour, NodeSpec, World};
 use model::{
     DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
     NamespaceName,
@@ -112,7 +112,8 @@ pub(crate) fn node(world: &World, layers: Option<Layers>) -> NodeSpec {
         rejects: chosen(world, |felix| felix.deny_action) == Some(DenyAction::Reject),
         // The host's own rules are asked after us in any case, so that Return is Accept.
         refuses_workloads: chosen(world, |felix| felix.endpoint_to_host) == Some(EndpointToHost::Drop),
-        translates: world.by_host,
+        translates: world.proxy == Neighbour::Serves,
+        beside: world.proxy != Neighbour::None,
     }
 }
 

@@ -20,7 +20,7 @@ pub mod trial;
 mod workload;
 pub mod world;
 
-pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, NodeSpec, Owner};
+pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeSpec, Owner};
 pub use live::{Latest, Live, Touched};
 pub use node_ports::NodePortAddresses;
 pub use query::Status;

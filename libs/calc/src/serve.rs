@@ -4,7 +4,7 @@
 //! the order of telling leaves no trace.
 //! Never: which backends a service has (`service`).
 
-use crate::World;
+use crate::{Neighbour, World};
 use model::{Created, EndpointSlice, NodeName, Service, ServiceId};
 use service::{About, Balance, Frontend, HealthCheck, Here, Kind, Remark, Served, serve};
 use std::{
@@ -28,7 +28,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn of(world: &World) -> Self {
         let zone = world.nodes.get(&world.node).and_then(|node| node.labels.get(ZONE)).map(str::to_owned);
-        let by_host = world.by_host.then(|| world.host.clone());
+        let by_host = (world.proxy == Neighbour::Serves).then(|| world.host.clone());
         Self { zone, addresses: world.node_port_addresses(), by_host }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: an update replaces; nothing depends on the order in which things were told, but what `lifeline` holds back.
 //! Never: forgets an object because another is missing.
 
-use crate::{NodePortAddresses, lifeline::Lifeline};
+use crate::{Neighbour, NodePortAddresses, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
     Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
@@ -49,8 +49,8 @@ pub struct World {
     pub(crate) host: BTreeSet<IpAddr>,
     /// Node ports are served at this node's addresses in these; none: at all of them.
     pub(crate) node_ports: NodePortAddresses,
-    /// A foreign proxy translates services in the host's stack.
-    pub(crate) by_host: bool,
+    /// What another service proxy does in the host's stack.
+    pub(crate) proxy: Neighbour,
     /// This node's own interfaces, with their addresses.
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
 }
@@ -89,7 +89,7 @@ impl World {
             attached: BTreeMap::new(),
             host: BTreeSet::new(),
             node_ports: NodePortAddresses::default(),
-            by_host: false,
+            proxy: Neighbour::None,
             interfaces: BTreeMap::new(),
         }
     }
@@ -266,9 +266,9 @@ impl World {
         self.node_ports = at;
     }
 
-    /// A foreign proxy translates services in the host's stack, or none does.
-    pub fn set_by_host(&mut self, by_host: bool) {
-        self.by_host = by_host;
+    /// What another service proxy does in the host's stack.
+    pub fn set_proxy(&mut self, proxy: Neighbour) {
+        self.proxy = proxy;
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

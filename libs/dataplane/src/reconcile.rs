@@ -49,7 +49,7 @@ pub struct Reconciler<N, G, S> {
     pub hosts_in_force: BTreeSet<IfaceName>,
     /// What holds for the node as a whole, as wanted.
     pub wanted_of_node: NodeSpec,
-    /// A foreign proxy translates, or did: what it has opened still goes through the stack.
+    /// A foreign proxy translates, or did, or its rules are there: what it has opened still goes through the stack.
     translates: bool,
     /// A pass said what is wanted.
     has_passed: bool,
@@ -159,7 +159,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.wanted = desired.endpoints.clone();
         self.hosts = desired.host_endpoints.clone();
         self.wanted_of_node = desired.node.clone();
-        self.translates |= desired.node.translates;
+        self.translates |= desired.node.translates || desired.node.beside;
         self.has_passed = true;
         self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {

@@ -17,7 +17,7 @@ mod refresh;
 mod services;
 mod whereabouts;
 
-use crate::{Desired, NodePortAddresses, World};
+use crate::{Desired, Neighbour, NodePortAddresses, World};
 use backends::Backends;
 use claims::Claims;
 use dirty::Dirty;
@@ -174,12 +174,12 @@ impl Live {
         self.services.health_checks()
     }
 
-    /// A foreign proxy translates services in the host's stack, or none does.
-    pub fn set_by_host(&mut self, by_host: bool) {
-        let changed = self.world.by_host != by_host;
+    /// What another service proxy does in the host's stack.
+    pub fn set_proxy(&mut self, proxy: Neighbour) {
+        let changed = self.world.proxy != proxy;
         self.dirty.place |= changed;
         self.dirty.every_host |= changed;
-        self.world.set_by_host(by_host);
+        self.world.set_proxy(proxy);
     }
 
     /// What the writers of services should know, as of the last [`Self::desired`].

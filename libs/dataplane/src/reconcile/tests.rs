@@ -451,6 +451,12 @@ fn every_way_off_the_node_has_a_program_before_anything_is_left_to_the_stack_and
     // What was opened through the stack may still leave by it.
     apply(&mut node, &pods(&[11]));
     assert!(ways.iter().all(|way| kernel.borrow().attached.contains(way)));
+    // The next agent serves by itself, and finds the other's rules.
+    let mut resting = pods(&[11]);
+    resting.node.beside = true;
+    node = self::node(&kernel);
+    apply(&mut node, &resting);
+    assert!(ways.iter().all(|way| kernel.borrow().attached.contains(way)));
     assert!(!kernel.borrow().attached.contains(&(11, Hook::ToHostEndpoint)), "a pod's is no way off the node");
 }
 

@@ -162,7 +162,7 @@ impl Sketch {
         }
         let [pre_dnat, forward] = self.node.clone().map(judges);
         desired.node =
-            NodeSpec { pre_dnat, forward, rejects: false, refuses_workloads: self.refuses, translates: false };
+            NodeSpec { pre_dnat, forward, rejects: false, refuses_workloads: self.refuses, ..NodeSpec::default() };
         desired
     }
 }

@@ -4,7 +4,7 @@
 //! Never: a service that the converter would refuse.
 
 use super::*;
-use crate::NodePortAddresses;
+use crate::{Neighbour, NodePortAddresses};
 use model::{
     Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceAddresses, ServiceId, ServiceKind,
     ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
@@ -158,7 +158,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                     let text = format!("the host has {addresses:?}, node ports are at {at:?}");
                     live.set_host_addresses(addresses);
                     live.set_node_ports(at);
-                    live.set_by_host(dice.below(2) == 0);
+                    live.set_proxy([Neighbour::None, Neighbour::Rests, Neighbour::Serves][dice.below(3)]);
                     text
                 }
             };

@@ -8,7 +8,7 @@ use crate::tables::capacity::{Full, remedy};
 use abi::{
     Endpoint, Layers, Word,
     endpoint::{
-        ENDPOINT_HOST, ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, NODE_REFUSES_WORKLOADS, NODE_REJECTS,
+        ENDPOINT_HOST, ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, NODE_BESIDE, NODE_REFUSES_WORKLOADS, NODE_REJECTS,
         NODE_TRANSLATES, SLOT_HOST,
     },
     maps,
@@ -141,7 +141,8 @@ impl Draft<'_> {
         let flag = |given: bool, flag: u32| if given { flag } else { 0 };
         let says = flag(node.refuses_workloads, NODE_REFUSES_WORKLOADS)
             | flag(node.rejects, NODE_REJECTS)
-            | flag(node.translates, NODE_TRANSLATES);
+            | flag(node.translates, NODE_TRANSLATES)
+            | flag(node.beside, NODE_BESIDE);
         let layers = Layers { untracked: 0, pre_dnat, forward };
         let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
         if entry != Endpoint::default() {
