@@ -5,14 +5,15 @@
 
 use crate::{
     services::slices_of,
-    story::{Story, story},
+    story::{Story, story, story_on},
 };
 use anyhow::{Context as _, Result, ensure};
 use std::{net::IpAddr, path::Path};
 use tests::{
-    Fabric, NetNs, Outcome,
+    Fabric, NetNs, NodeSpec, Outcome,
     Probe::{self, Tcp, Udp},
     Servers,
+    cgroup::Cgroup,
     flow::Connection,
     kube_proxy::{KubeProxy, Mode},
     probe::probe,
@@ -160,7 +161,8 @@ fn node_ports_and_external_addresses_of_kube_proxy_are_reached_from_outside_as_i
 #[test]
 fn connections_live_over_both_switches_between_the_agent_and_kube_proxy() -> Result<()> {
     for mode in MODES {
-        story(&["x/a", "x/b"], |s| {
+        let cgroup = Cgroup::create()?;
+        story_on(NodeSpec::new(1).cgroup(Some(cgroup.path())), &["x/a", "x/b"], |s| {
             s.node.namespace().ip(&DEFAULT_ROUTES)?;
             shop(s, s.pod("x/b")?.addresses())?;
             let externals = externals(s)?;
@@ -172,9 +174,9 @@ fn connections_live_over_both_switches_between_the_agent_and_kube_proxy() -> Res
                 let external = externals.iter().map(|external| (outside, *external, 443));
                 let doors: Vec<_> = inside.chain(ports).chain(external).collect();
                 for (from, at, port) in &doors {
-                    meets(from, *at, Tcp(*port), Outcome::Allowed)?;
+                    cgroup.inside(|| meets(from, *at, Tcp(*port), Outcome::Allowed))?;
                 }
-                doors.into_iter().map(|(from, at, port)| Connection::open(from, at, port)).collect()
+                doors.into_iter().map(|(from, at, port)| cgroup.inside(|| Connection::open(from, at, port))).collect()
             };
             served_by(s, "tortie (no rules")?;
             let mut live = open(s)?;
