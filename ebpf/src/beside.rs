@@ -115,6 +115,7 @@ fn what_leaves_the_node_is_judged_there_whether_or_not_its_mark_is_still_there()
         assert_eq!((verdict, state.slot, state.egress_hit), (Err(EgressPolicy), 2, Some(2)));
         assert_eq!(leaves(&node, 2, mark, &udp(A, REMOTE, (4000, 54))).0, Err(EgressPolicy));
         assert_eq!(leaves(&node, 2, mark, &to_remote(TARGET, ACK)).0, Err(NoFlow));
+        assert_eq!(leaves(&node, 4, mark, &to_remote(TARGET, SYN)).0, Err(SourceIsLocal), "by another pod's interface");
         assert_eq!(leaves(&node, 2, mark, &to_remote(TARGET, SYN)).0, UNTOUCHED);
         // What answers goes up, and comes to the client as the service's.
         assert_eq!(node.arrives(&tcp((0, REMOTE), 2, (TARGET, 4000), SYN | ACK)), UNTOUCHED);
