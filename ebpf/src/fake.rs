@@ -58,6 +58,7 @@ pub struct Node {
     pub notes: Vec<Note>,
     /// Flows that each endpoint has opened.
     pub openings: RefCell<BTreeMap<u32, u32>>,
+    /// The clock.
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
     pub source: Option<Address>,

@@ -158,6 +158,20 @@ pub struct Tortie {
     pub cluster: Cluster,
 }
 
+/// A node with tables of full size, and its agent. `laps`: whose; its steps are left in its log, and it is said where that is.
+pub fn started(cluster: &Cluster, mut spec: NodeSpec, laps: Option<&str>) -> Result<Node> {
+    spec.full_tables = true;
+    if laps.is_some() {
+        spec = spec.argument("--log").argument("laps=debug,info");
+    }
+    let mut node = cluster.node(spec)?;
+    node.start()?;
+    if let Some(whose) = laps {
+        eprintln!("{whose}: {}", node.log_path().display());
+    }
+    Ok(node)
+}
+
 impl Tortie {
     /// `stem` tells its namespaces from those of others in this run; `policy` is the server's.
     pub fn create(name: &'static str, stem: &str, policy: &str, binaries: Binaries) -> Result<Self> {
@@ -165,10 +179,7 @@ impl Tortie {
         cluster.namespace("bench", &[])?;
         cluster.manifest("client", CLIENT)?;
         cluster.manifest("server", policy)?;
-        let mut spec = NodeSpec::new(1);
-        spec.full_tables = true;
-        let mut node = cluster.node(spec)?;
-        node.start()?;
+        let node = started(&cluster, NodeSpec::new(1), None)?;
         let client = node.pod(&cluster, &PodSpec::new("bench/client").silent())?;
         let server = node.pod(&cluster, &PodSpec::new("bench/server").silent())?;
         Ok(Self { name, client, server, node, cluster })

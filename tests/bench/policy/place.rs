@@ -7,6 +7,7 @@ use crate::{
     door::Door,
     manifests::{self, Population},
     progress,
+    setups::started,
 };
 use ::tests::{Binaries, Cluster, Fabric, Node, NodeSpec, Pod, PodSpec, netns::STEM, traffic::PORT};
 use anyhow::{Context as _, Result};
@@ -40,16 +41,7 @@ impl Place {
         for number in 0..population.policies {
             cluster.manifest(&format!("policy-{number}"), &population.policy(number).to_string())?;
         }
-        let mut spec = NodeSpec::new(1);
-        spec.full_tables = true;
-        if laps {
-            spec = spec.argument("--log").argument("laps=debug,info");
-        }
-        let mut node = cluster.node(spec)?;
-        node.start()?;
-        if laps {
-            eprintln!("{stem}: {}", node.log_path().display());
-        }
+        let node = started(&cluster, NodeSpec::new(1), laps.then_some(stem))?;
         let mut place = Self { population, pods: Vec::new(), node, cluster };
         for local in 0..population.locals {
             progress(&format!("{stem}: pod {local} of {}", population.locals));

@@ -6,7 +6,7 @@
 use crate::{
     manifests::{self, OTHERS, endpoint_slice, service, service_address},
     progress,
-    setups::Setup,
+    setups::{Setup, started},
 };
 use ::tests::{
     Binaries, Cluster, NetNs, Node, NodeSpec, Pod, PodSpec,
@@ -76,16 +76,8 @@ impl Place {
                 .manifest(&format!("slice-{number}"), &endpoint_slice(number, &others(number, backends)).to_string())?;
         }
         // One client opens more flows here than one may keep of a table that others share.
-        let mut spec = NodeSpec::new(1).cgroup(None).argument("--flow-quota").argument("500000");
-        spec.full_tables = true;
-        if laps {
-            spec = spec.argument("--log").argument("laps=debug,info");
-        }
-        let mut node = cluster.node(spec)?;
-        node.start()?;
-        if laps {
-            eprintln!("{stem}: {}", node.log_path().display());
-        }
+        let spec = NodeSpec::new(1).cgroup(None).argument("--flow-quota").argument("500000");
+        let node = started(&cluster, spec, laps.then_some(stem))?;
         let pod = |name: String, role| {
             let spec = PodSpec::new(&format!("bench/{name}")).silent().label("role", role);
             node.pod(&cluster, &spec)
