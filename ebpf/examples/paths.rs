@@ -5,9 +5,10 @@
 
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
+use abi::service::{BACKEND_CHOSEN, BACKEND_LISTED};
 use abi::{
     Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey,
-    Frontend, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket,
+    Frontend, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 use ebpf::entry::Flow;
 use ebpf::fake::{Bytes, Node, SOME, UPLINK, mac, tcp, udp};
@@ -125,6 +126,8 @@ struct Way {
     wanted: Result<Verdict, DropReason>,
     /// A second passes before each walk, so that no note of the flow serves.
     apart: bool,
+    /// The node has a service.
+    served: bool,
 }
 
 /// A segment from a pod (slot, last byte of its address) to another, with ports and flags.
@@ -142,8 +145,16 @@ fn ways() -> Vec<Way> {
             (sends, first, frame((2, 2), 3, (4000, 80), ACK)),
         ]
     };
-    let way =
-        |name, frame, before, wanted| Way { name, hook: sends, interfaces: first, before, frame, wanted, apart: true };
+    let way = |name, frame, before, wanted| Way {
+        name,
+        hook: sends,
+        interfaces: first,
+        before,
+        frame,
+        wanted,
+        apart: true,
+        served: false,
+    };
     let to_second = Ok(Verdict::ToEndpoint(3));
     // The answer to an answer makes it a flow.
     let asked = vec![
@@ -162,7 +173,7 @@ fn ways() -> Vec<Way> {
         (sends, second, tcp((3, 3), 1, (80, 4000), SYN | ACK)),
         (Hook::ToWorkload, [3, 0], tcp((1, 1), 3, (4000, 80), ACK)),
     ];
-    vec![
+    let mut ways = vec![
         way("established-tcp-v4", |_| tcp((2, 2), 3, (4000, 80), ACK), handshake(tcp), to_second),
         way("established-tcp-v6", |_| tcp_v6(2, 3, (4000, 80), ACK), handshake(v6_of), to_second),
         way("established-udp-v4", |_| udp((2, 2), 3, (4000, 53)), asked, to_second),
@@ -192,7 +203,53 @@ fn ways() -> Vec<Way> {
             interfaces: [3, 0],
             ..way("to-workload-established-tcp-v4", |_| tcp((1, 1), 3, (4000, 80), ACK), by_host, to_second)
         },
-    ]
+    ];
+    ways.extend(ways_through_service());
+    ways
+}
+
+/// A segment of a connection to the service, and one back.
+fn ways_through_service() -> [Way; 2] {
+    let (sends, first, second) = (Hook::FromWorkload, [2, 2], [3, 3]);
+    let before = vec![
+        (sends, first, tcp((2, 2), VIP, (4000, 443), SYN)),
+        (sends, second, tcp((3, 3), 2, (80, 4000), SYN | ACK)),
+        (sends, first, tcp((2, 2), VIP, (4000, 443), ACK)),
+    ];
+    let to_service = Way {
+        name: "service-tcp-v4",
+        hook: sends,
+        interfaces: first,
+        before: before.clone(),
+        frame: |_| tcp((2, 2), VIP, (4000, 443), ACK),
+        wanted: Ok(Verdict::ToEndpoint(3)),
+        apart: true,
+        served: true,
+    };
+    let back = Way {
+        name: "service-answer-tcp-v4",
+        interfaces: second,
+        before,
+        frame: |_| tcp((3, 3), 2, (80, 4000), ACK),
+        wanted: Ok(Verdict::ToEndpoint(2)),
+        ..to_service
+    };
+    [to_service, back]
+}
+
+/// The service's address; behind it is the second pod.
+const VIP: u8 = 99;
+
+fn serve(node: &mut Node) {
+    let (address, port) = (ebpf::fake::v4(VIP), 443u16.to_be_bytes());
+    node.frontends[0].inside = Word::settled(1);
+    node.frontends.push(Frontend { inside: Word::settled(1), ..Frontend::default() });
+    node.services.insert(ServiceKey { address, port, protocol: 6, pad: [0; 5] }, 1);
+    node.members = vec![Member { backend: 1, pad: 0 }];
+    node.balancers = vec![Balancer::default(), Balancer { of: 7, len: 1, ..Balancer::default() }];
+    let standing = Word::settled(BACKEND_LISTED | BACKEND_CHOSEN);
+    let (address, port) = (ebpf::fake::v4(3), 80u16.to_be_bytes());
+    node.backends = vec![Backend::default(), Backend { standing, address, of: 7, born: 1, port, pad: [0; 2] }];
 }
 
 fn node() -> Node {
@@ -241,7 +298,10 @@ fn arp(from: u8) -> Vec<u8> {
 
 /// Walks a way; lookups, writes and array reads of all walks.
 fn run(way: &Way, times: u16) -> [u64; 3] {
-    let node = node();
+    let mut node = node();
+    if way.served {
+        serve(&mut node);
+    }
     for (hook, [ifindex, ingress], frame) in &way.before {
         let (verdict, _) = node.run(*hook, *ifindex, *ingress, frame);
         assert!(verdict.is_ok(), "{}: before: {verdict:?}", way.name);

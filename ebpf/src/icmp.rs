@@ -88,6 +88,10 @@ fn quote_v4<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Option<()> {
     }
     quoted.source = Address::from_v4([header[12], header[13], header[14], header[15]]);
     quoted.destination = Address::from_v4([header[16], header[17], header[18], header[19]]);
+    if header[6] & 0x20 != 0 {
+        quoted.fragment = Fragment::First;
+    }
+    quoted.length = u32::from(u16::from_be_bytes([header[2], header[3]]));
     quoted.protocol = header[9];
     quoted.l4 = at + header_len;
     Some(())
@@ -101,12 +105,16 @@ fn quote_v6<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Option<()> {
     }
     quoted.source = Address::from_bytes(frame.load_at::<16>(at + 8)?);
     quoted.destination = Address::from_bytes(frame.load_at::<16>(at + 24)?);
+    quoted.length = 40 + u32::from(u16::from_be_bytes([header[4], header[5]]));
     quoted.protocol = header[6];
     quoted.l4 = at + 40;
     if quoted.protocol == FRAGMENT {
         let [next, _, offset, low] = frame.load_at::<4>(quoted.l4)?;
         if offset != 0 || low >> 3 != 0 {
             return None;
+        }
+        if low & 1 != 0 {
+            quoted.fragment = Fragment::First;
         }
         quoted.protocol = next;
         quoted.l4 += 8;

@@ -20,6 +20,7 @@ pub mod choice;
 #[cfg(test)]
 mod connects;
 pub mod conntrack;
+pub mod crc32c;
 mod ends;
 pub mod entry;
 #[cfg(test)]

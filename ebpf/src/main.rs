@@ -27,6 +27,8 @@ mod requote;
 #[cfg(target_arch = "bpf")]
 mod scratch;
 #[cfg(target_arch = "bpf")]
+mod sctp;
+#[cfg(target_arch = "bpf")]
 mod send;
 #[cfg(target_arch = "bpf")]
 mod service_maps;

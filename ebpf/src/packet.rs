@@ -100,7 +100,8 @@ impl Skb {
         }
     }
 
-    /// Writes `N` bytes at `at`; `false` if the packet has no such place.
+    /// Writes `N` bytes at `at`, where the packet itself makes up for what that changes in its sum, or they are no part of it;
+    /// `false` if the packet has no such place.
     #[inline(always)]
     #[must_use]
     pub fn store<const N: usize>(self, at: u32, bytes: [u8; N]) -> bool {
@@ -108,12 +109,19 @@ impl Skb {
             // SAFETY: `place` checked that N bytes lie there; before a program that writes in place, the kernel makes
             // the linear part its own.
             Some(place) => unsafe { write_words(place, bytes) },
-            None => return self.store_far(at, &bytes),
+            None => return self.store_balanced(at, &bytes),
         }
         true
     }
 
-    /// The same through the kernel, for what may lie outside the linear part.
+    /// The same at an offset that was read from the packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn store_near<const N: usize>(self, at: u32, bytes: [u8; N]) -> bool {
+        at <= NEAR && self.store(within::<NEAR>(at), bytes)
+    }
+
+    /// The same through the kernel, for what may lie outside the linear part; a sum that hardware made of all follows.
     #[inline(always)]
     #[must_use]
     pub fn store_far<const N: usize>(self, at: u32, bytes: &[u8; N]) -> bool {
@@ -121,7 +129,7 @@ impl Skb {
         unsafe { bpf_skb_store_bytes(self.0, at, bytes.as_ptr().cast(), N as u32, BPF_F_RECOMPUTE_CSUM) == 0 }
     }
 
-    /// The same where a checksum in the packet makes up for what it changes.
+    /// The same where the packet itself makes up for what that changes in its sum.
     #[inline(always)]
     #[must_use]
     pub fn store_balanced<const N: usize>(self, at: u32, bytes: &[u8; N]) -> bool {

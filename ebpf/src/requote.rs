@@ -26,16 +26,27 @@ pub fn apart(skb: *mut __sk_buff) -> i32 {
         return 1;
     };
     // An error goes to whoever sent what it quotes.
+    let (source_port, destination_port) = ports(quoted, translation);
     let (source, destination) = if translation.end == Translated::QuotedSource {
         // One that answers itself was seen as the frontend, and so is what it complains about.
         let client = if translation.is_hairpin { packet.source } else { quoted.destination };
-        ((packet.destination, translation.port), (client, quoted.destination_port))
+        ((packet.destination, source_port), (client, destination_port))
     } else {
-        ((packet.destination, quoted.source_port), (translation.frontend, translation.port))
+        ((packet.destination, source_port), (translation.frontend, destination_port))
     };
     let skb = Skb(skb);
     let done = quote(skb, packet, quoted, (source, destination)) && letter(skb, packet, quoted, translation);
     i32::from(!done)
+}
+
+/// The ports that shall be quoted.
+#[inline(always)]
+pub fn ports(quoted: &Packet, translation: &Translation) -> (u16, u16) {
+    if translation.end == Translated::QuotedSource {
+        (translation.port, quoted.destination_port)
+    } else {
+        (quoted.source_port, translation.port)
+    }
 }
 
 /// Writes who shall be quoted.
@@ -53,24 +64,30 @@ fn quote(skb: Skb, packet: &Packet, quoted: &Packet, (source, destination): (Soc
         (quote_v4(skb, at, (source.0, destination.0), addresses), 0)
     };
     changed = both(changed, ports);
-    if let Some(sum_at) = checksum_of(packet, quoted) {
-        let Some(sum) = skb.load_at::<2>(sum_at) else {
-            return false;
-        };
-        // Of UDP, zero says that there is none.
-        let is_udp = quoted.protocol == protocol::UDP;
-        if !(is_udp && sum == [0; 2]) {
-            let mut fresh = header_checksum(sum, both(addresses, ports));
-            if is_udp && fresh == [0; 2] {
-                fresh = [0xff; 2];
-            }
-            changed = both(changed, word_difference(u16::from_ne_bytes(sum), u16::from_ne_bytes(fresh)));
-            if !skb.store_balanced(sum_at, &fresh) {
-                return false;
-            }
-        }
+    let summed = sum_transport(skb, packet, quoted, both(addresses, ports), &mut changed);
+    summed && written && skb.store_balanced(quoted.l4, &[a, b, c, d]) && sum_up(skb, packet, changed, 0)
+}
+
+/// The quoted checksum follows; what the message changes by that is added.
+#[inline(always)]
+fn sum_transport(skb: Skb, packet: &Packet, quoted: &Packet, by: u32, changed: &mut u32) -> bool {
+    let Some(at) = checksum_of(packet, quoted) else {
+        return true;
+    };
+    let Some(sum) = skb.load_at::<2>(at) else {
+        return false;
+    };
+    // Of UDP, zero says that there is none.
+    let is_udp = quoted.protocol == protocol::UDP;
+    if is_udp && sum == [0; 2] {
+        return true;
     }
-    written && skb.store_balanced(quoted.l4, &[a, b, c, d]) && sum_up(skb, packet, changed, 0)
+    let mut fresh = header_checksum(sum, by);
+    if is_udp && fresh == [0; 2] {
+        fresh = [0xff; 2];
+    }
+    *changed = both(*changed, word_difference(u16::from_ne_bytes(sum), u16::from_ne_bytes(fresh)));
+    skb.store_balanced(at, &fresh)
 }
 
 #[inline(always)]
@@ -123,7 +140,7 @@ fn letter(skb: Skb, packet: &Packet, quoted: &Packet, translation: &Translation)
 
 /// The message's own checksum follows what was changed.
 #[inline(always)]
-fn sum_up(skb: Skb, packet: &Packet, changed: u32, flags: u64) -> bool {
+pub fn sum_up(skb: Skb, packet: &Packet, changed: u32, flags: u64) -> bool {
     // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
     unsafe { bpf_l4_csum_replace(skb.0, packet.l4 + 2, 0, changed.into(), flags) == 0 }
 }

@@ -203,7 +203,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     #[inline(always)]
     fn enters(&self, state: &mut State) -> Result<bool, DropReason> {
         let asks = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink);
-        if !asks || !matches!(state.packet.protocol, protocol::TCP | protocol::UDP) {
+        if !asks || !is_served(state.packet.protocol) {
             return Ok(false);
         }
         if !choice::any_for(self.side_of_sender(), self.tables, state.generation)? {
@@ -290,6 +290,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             state.translation.is_hairpin = state.translation.frontend == state.packet.destination;
         }
     }
+}
+
+/// Whether a service may have ports of this protocol.
+#[inline(always)]
+const fn is_served(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
 /// A segment of a connection that nobody knows: it ends, unless the segment says so itself.

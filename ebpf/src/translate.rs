@@ -15,6 +15,7 @@ use ebpf::walk::State;
 use crate::packet::Skb;
 use crate::requote;
 use crate::scratch;
+use crate::sctp;
 
 /// Where an IPv4 header has its checksum.
 pub const CHECKSUM_V4: u32 = L3 + 10;
@@ -24,7 +25,14 @@ pub const CHECKSUM_V4: u32 = L3 + 10;
 pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
     let failed = match state.translation.end {
         Translated::Nothing | Translated::Before | Translated::ByHost => 0,
+        // In turn: a function of a function has too little stack.
+        Translated::Destination | Translated::Source if state.packet.protocol == protocol::SCTP => {
+            apart(skb.0) | sctp::apart(skb.0)
+        }
         Translated::Destination | Translated::Source => apart(skb.0),
+        Translated::QuotedDestination | Translated::QuotedSource if state.quoted.protocol == protocol::SCTP => {
+            sctp::quoted_apart(skb.0) | requote::apart(skb.0)
+        }
         Translated::QuotedDestination | Translated::QuotedSource => requote::apart(skb.0),
     };
     if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
@@ -79,6 +87,10 @@ fn write(skb: Skb, packet: &Packet, ((from, from_port), (to, to_port)): Ends, is
     if packet.fragment == Fragment::Later {
         return written;
     }
+    if packet.protocol == protocol::SCTP {
+        // Its sum covers no addresses, and its port comes later.
+        return written;
+    }
     let (at, mangled) = checksum_of(packet);
     // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
     let summed =
@@ -97,13 +109,13 @@ fn checksum_of(packet: &Packet) -> (u32, u64) {
 
 #[inline(always)]
 fn change_port(skb: Skb, packet: &Packet, (from, to): (u16, u16), is_source: bool) -> bool {
-    if from == to || packet.fragment == Fragment::Later {
+    if from == to || packet.fragment == Fragment::Later || packet.protocol == protocol::SCTP {
         return true;
     }
     let (at, mangled) = checksum_of(packet);
     // SAFETY: as in `write`.
     let summed = unsafe { bpf_l4_csum_replace(skb.0, at, from.into(), to.into(), 2 | mangled) == 0 };
-    summed && skb.store_balanced(packet.l4 + if is_source { 0 } else { 2 }, &to.to_ne_bytes())
+    summed && skb.store_near(packet.l4 + if is_source { 0 } else { 2 }, to.to_ne_bytes())
 }
 
 /// Back to its sender, in the frontend's name: the addresses change places, which changes no sum.

@@ -70,11 +70,16 @@ impl Actor {
     }
 
     pub fn sctp_init(self, family: Family, to: Actor, ports: (u16, u16)) -> Frame {
-        let mut packet = Vec::with_capacity(32);
+        self.sctp(family, to, ports, &[1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1])
+    }
+
+    /// An SCTP packet with these chunks.
+    pub fn sctp(self, family: Family, to: Actor, ports: (u16, u16), chunks: &[u8]) -> Frame {
+        let mut packet = Vec::with_capacity(12 + chunks.len());
         packet.extend(ports.0.to_be_bytes());
         packet.extend(ports.1.to_be_bytes());
         packet.extend([0; 8]);
-        packet.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+        packet.extend(chunks);
         self.ip(family, to, 132, packet)
     }
 
@@ -221,6 +226,12 @@ impl Frame {
 
     /// With the transport checksum filled in.
     fn sealed(mut self) -> Self {
+        if self.protocol == 132 && self.payload.len() >= 12 {
+            self.payload[8..12].fill(0);
+            let sum = crc32c(&self.payload);
+            self.payload[8..12].copy_from_slice(&sum.to_le_bytes());
+            return self;
+        }
         let at = match self.protocol {
             6 if self.payload.len() >= 20 => 16,
             17 if self.payload.len() >= 8 => 6,
@@ -300,6 +311,18 @@ pub fn listener_report(actor: Actor) -> Frame {
 /// Ones' complement sum of big-endian words, not folded.
 pub fn sum_of(bytes: &[u8]) -> u32 {
     bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+/// CRC32c, bit by bit.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let mut sum = u32::MAX;
+    for byte in bytes {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = if sum & 1 == 0 { sum >> 1 } else { sum >> 1 ^ 0x82f6_3b78 };
+        }
+    }
+    !sum
 }
 
 /// The Internet checksum of a sum.

@@ -18,6 +18,7 @@ use service::{Backend, Backends, Balance, Frontend, Kind as Reached};
 use std::sync::Arc;
 
 mod errors;
+mod sctp;
 mod summed;
 
 /// An address that nobody has.
@@ -36,7 +37,7 @@ fn port(name: &str) -> ServicePortId {
     ServicePortId { service, port: name.into() }
 }
 
-/// A service of both families and of TCP and UDP; its new flows go to the first, and the second are only listed.
+/// A service of both families and of TCP, UDP and SCTP; its new flows go to the first, and the second are only listed.
 fn serve(kernel: &mut Kernel, chosen: &[Actor], listed: &[Actor]) {
     serve_in(&scenario(), kernel, chosen, listed);
 }
@@ -67,7 +68,7 @@ fn serve_by(
     let world = scenario.world();
     let mut desired = calc::desired(world.in_sync().expect("the world is complete"));
     desired.node.translates = by_host;
-    for (name, protocol) in [("tcp", Protocol::TCP), ("udp", Protocol::UDP)] {
+    for (name, protocol) in [("tcp", Protocol::TCP), ("udp", Protocol::UDP), ("sctp", Protocol::SCTP)] {
         for family in Family::BOTH {
             let those = |actors: &[Actor]| -> Arc<[Backend]> {
                 actors.iter().map(|actor| Backend { address: actor.address(family), port: TARGET }).collect()

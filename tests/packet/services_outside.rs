@@ -69,12 +69,16 @@ fn pkt_73_a_flow_from_outside_reads_to_its_ends_as_if_each_spoke_to_whom_it_beli
                     goes(&mut kernel, Hook::Uplink, &comes(OUTSIDE.udp(f, vip, (port, PORT), data)), &arrives);
                     let sent = DB.udp(f, OUTSIDE, (TARGET, port), data).bytes();
                     leaves(&mut kernel, Hook::Pod(DB), &sent, vip.udp(f, OUTSIDE, (PORT, port), data));
+                    let arrives = received(OUTSIDE.sctp(f, DB, (port, TARGET), data), DB);
+                    goes(&mut kernel, Hook::Uplink, &comes(OUTSIDE.sctp(f, vip, (port, PORT), data)), &arrives);
+                    let sent = DB.sctp(f, OUTSIDE, (TARGET, port), data).bytes();
+                    leaves(&mut kernel, Hook::Pod(DB), &sent, vip.sctp(f, OUTSIDE, (PORT, port), data));
                 }
             }
         }
-        // Two addresses, two families, two protocols: a flow and what leads to it, on the backend's account.
-        assert_eq!(kernel.entries(&maps::CONNTRACK).len(), 16);
-        assert_eq!(kernel.account(kernel.slot_of(DB)), 16);
+        // Two addresses, two families, three protocols: a flow and what leads to it, on the backend's account.
+        assert_eq!(kernel.entries(&maps::CONNTRACK).len(), 24);
+        assert_eq!(kernel.account(kernel.slot_of(DB)), 24);
     });
 }
 
@@ -271,12 +275,16 @@ fn pkt_73_a_flow_to_a_backend_elsewhere_goes_on_as_this_nodes_and_its_answers_go
                     let mask = sent_on(&mut kernel, f, &sent, |mask| NODE.udp(f, ELSEWHERE, (mask, TARGET), data));
                     let sent = comes(ELSEWHERE.udp(f, NODE, (TARGET, mask), data));
                     leaves(&mut kernel, Hook::Uplink, &sent, vip.udp(f, OUTSIDE, (PORT, port), data));
+                    let sent = comes(OUTSIDE.sctp(f, vip, (port, PORT), data));
+                    let mask = sent_on(&mut kernel, f, &sent, |mask| NODE.sctp(f, ELSEWHERE, (mask, TARGET), data));
+                    let sent = comes(ELSEWHERE.sctp(f, NODE, (TARGET, mask), data));
+                    leaves(&mut kernel, Hook::Uplink, &sent, vip.sctp(f, OUTSIDE, (PORT, port), data));
                 }
             }
         }
-        // Two addresses, two families, two protocols: a flow, what leads there, what comes back, on the node's account.
-        assert_eq!(kernel.entries(&maps::CONNTRACK).len(), 24);
-        assert_eq!(kernel.account(SLOT_HOST), 24);
+        // Two addresses, two families, three protocols: a flow, what leads there, what comes back, on the node's account.
+        assert_eq!(kernel.entries(&maps::CONNTRACK).len(), 36);
+        assert_eq!(kernel.account(SLOT_HOST), 36);
     });
 }
 

@@ -36,9 +36,10 @@ fn served(scenario: &Scenario, by: Actor) -> Kernel {
 
 /// What packets of a flow are made of: of each kind one.
 type Packet = fn(Family, Actor, Actor, (u16, u16)) -> Frame;
-const PACKETS: [(Packet, u8, u16); 2] = [
-    (|f, from, to, ports| from.tcp(f, to, ports, ACK), 6, 20),
-    (|f, from, to, ports| from.udp(f, to, ports, b"meow"), 17, 12),
+const PACKETS: [(Packet, u16); 3] = [
+    (|f, from, to, ports| from.tcp(f, to, ports, ACK), 20),
+    (|f, from, to, ports| from.udp(f, to, ports, b"meow"), 12),
+    (|f, from, to, ports| from.sctp_init(f, to, ports), 12),
 ];
 
 /// "Too big", "unreachable" and "expired" of each family: what stands before the quote.
@@ -58,16 +59,22 @@ fn error(f: Family, (from, to): (Actor, Actor), word: [u8; 8], about: &Frame, qu
     from.icmp(f, to, [&word[..], quote].concat())
 }
 
+/// What opens the flows of a client through the service.
+fn openings(f: Family) -> [Frame; 3] {
+    let ports = (CP, PORT);
+    [CLIENT.tcp(f, VIP, ports, SYN), CLIENT.udp(f, VIP, ports, b"meow"), CLIENT.sctp_init(f, VIP, ports)]
+}
+
 /// Opens the flows of a client through the service.
 fn open_flows(kernel: &mut Kernel, f: Family) {
-    for syn in [CLIENT.tcp(f, VIP, (CP, PORT), SYN), CLIENT.udp(f, VIP, (CP, PORT), b"meow")] {
-        assert_eq!(kernel.run(Hook::Pod(CLIENT), &syn.bytes()).action, Action::Redirect);
+    for packet in openings(f) {
+        assert_eq!(kernel.run(Hook::Pod(CLIENT), &packet.bytes()).action, Action::Redirect);
     }
 }
 
 /// Each kind of packet, each error, each length of a quote.
 fn each(f: Family, mut check: impl FnMut(Packet, [u8; 8], u16)) {
-    for (packet, _, whole) in PACKETS {
+    for (packet, whole) in PACKETS {
         for word in words(f) {
             for quoted in [whole, 8] {
                 check(packet, word, quoted);
@@ -190,8 +197,8 @@ fn pkt_30_errors_of_this_node_as_a_backend_reach_the_client_as_the_services() {
     on_a_node(|| {
         let mut kernel = served(&scenario(), NODE);
         for f in Family::BOTH {
-            for syn in [CLIENT.tcp(f, VIP, (CP, PORT), SYN), CLIENT.udp(f, VIP, (CP, PORT), b"meow")] {
-                assert_eq!(kernel.run(Hook::Pod(CLIENT), &syn.bytes()).action, Action::PassOn);
+            for packet in openings(f) {
+                assert_eq!(kernel.run(Hook::Pod(CLIENT), &packet.bytes()).action, Action::PassOn);
             }
             each(f, |packet, word, quoted| {
                 let told = error(f, (NODE, CLIENT), word, &packet(f, CLIENT, NODE, (CP, TARGET)), quoted);
@@ -230,7 +237,7 @@ fn pkt_31_errors_about_what_nobody_sent_through_a_service_reach_nobody() {
         let slot = kernel.slot_of(CLIENT);
         let dropped = kernel.dropped(DropReason::IcmpUnrelated);
         assert_eq!(dropped.keys().collect::<Vec<_>>(), [&slot]);
-        assert_eq!(kernel.dropped(DropReason::IcmpUnrelated)[&slot], 2 * 15 * 6);
+        assert_eq!(kernel.dropped(DropReason::IcmpUnrelated)[&slot], 2 * 21 * 6);
     });
 }
 
