@@ -3,7 +3,7 @@
 //! Invariant: a client hears of the frontend alone, a backend of itself alone; policy sees the backend, as of any packet.
 //! Never: believes an error about a frontend from anybody but its client; translates a piece of an error.
 
-use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_TRANSLATED};
+use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
 
 use crate::conntrack::{self, Socket, key_between};
 use crate::icmp;
@@ -21,10 +21,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return false;
         };
         state.via_host = flow.flags.get() & CT_VIA_HOST != 0;
-        match flow.nat_kind.get() {
-            NAT_TRANSLATED if from_opener => self.is_about_a_question(state, flow.other_side()),
-            NAT_LEADS if from_opener => self.is_translated_already(state, flow.other_side()),
-            NAT_LEADS => self.is_about_an_answer(state, flow.other_side()),
+        let (kind, other, is_whole) =
+            (flow.nat_kind.get(), flow.other_side(), state.packet.fragment == Fragment::Whole);
+        match (kind, from_opener) {
+            (NAT_TRANSLATED, true) => self.is_about_a_question(state, other),
+            (NAT_LEADS, true) => self.is_translated_already(state, other),
+            (NAT_LEADS, false) => is_whole && self.is_about_an_answer(state, other, flow.packets.get() as u16),
+            (NAT_RETURNS, _) => is_whole && from_opener && self.is_about_a_masked_question(state, other),
             _ => true,
         }
     }
@@ -38,9 +41,28 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         self.translates(state, Translated::QuotedDestination, is_hairpin)
     }
 
-    /// About an answer, by the client that heard it from a service: it quotes the frontend, and is to quote the backend.
+    /// About what a client outside sent, which went on as this node's: it quotes the port that stands for the client, and goes
+    /// there, quoting the client and the frontend.
     #[inline(always)]
-    fn is_about_an_answer(&self, state: &mut State, backend: Socket) -> bool {
+    fn is_about_a_masked_question(&self, state: &mut State, client: Socket) -> bool {
+        let State { packet, quoted, key, .. } = state;
+        let backend = (quoted.destination, quoted.destination_port);
+        key_between(client, backend, quoted.protocol, key);
+        match conntrack::allowed(self.tables, key) {
+            Some(flow) if flow.nat_kind.get() == NAT_TRANSLATED && self.hook == Hook::FromUplink => {
+                (state.translation.frontend, state.translation.port) = flow.other_side();
+            }
+            _ => return false,
+        }
+        packet.destination = client.0;
+        (state.translation.is_masked, state.translation.mask_port) = (true, client.1);
+        self.translates(state, Translated::QuotedDestination, false)
+    }
+
+    /// About an answer, by the client that heard it from a service: it quotes the frontend, and is to quote the backend. That knows
+    /// a client outside, where it is elsewhere, by a port of this node's; 0: by its own.
+    #[inline(always)]
+    fn is_about_an_answer(&self, state: &mut State, backend: Socket, mask_port: u16) -> bool {
         let State { quoted, .. } = state;
         let (frontend, client) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
         let is_hairpin = backend.0 == client.0;
@@ -50,6 +72,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return false;
         }
         (state.translation.frontend, state.translation.port) = (frontend.0, backend.1);
+        if mask_port != 0 {
+            let Some(own) = self.tables.own_address(state.packet.v6) else {
+                return false;
+            };
+            (state.translation.is_masked, state.translation.mask, state.translation.mask_port) =
+                (true, *own, mask_port);
+        }
         if !is_hairpin {
             state.packet.destination = backend.0;
         }

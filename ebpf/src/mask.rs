@@ -160,8 +160,14 @@ const fn port_of(number: u32) -> u16 {
     ((MASKS_FIRST + ((number as u64 * MASKS as u64) >> 32) as u32) as u16).to_be()
 }
 
-/// Whether a packet from outside goes on to a backend on another node.
+/// Whether a packet from outside goes on to another node: to a backend there, or, an error about what passed between the two, to
+/// either end.
 #[inline(always)]
-pub fn is_elsewhere(state: &State, backend: End) -> bool {
-    state.translation.end == Translated::Destination && backend.slot == SLOT_NONE
+pub fn is_elsewhere(state: &State, receiver: End) -> bool {
+    let is_on_its_way = match state.translation.end {
+        Translated::Destination => true,
+        Translated::QuotedDestination | Translated::QuotedSource => state.translation.is_masked,
+        _ => false,
+    };
+    is_on_its_way && receiver.slot == SLOT_NONE
 }

@@ -9,7 +9,7 @@ use abi::conntrack::QUOTA_ALL;
 use abi::endpoint::SLOT_HOST;
 
 use crate::accounts::check;
-use crate::fake::{Node, tcp, udp, v4};
+use crate::fake::{Node, ipv4, tcp, udp, v4};
 use crate::outside::{OUT, UNTOUCHED, asks, comes, open_by_one};
 use crate::services::{PORT, TARGET, VIP};
 use crate::tracking::{A, ACK, OUTSIDE, SYN, TO_B, later};
@@ -174,4 +174,45 @@ fn pkt_78_what_this_node_only_sends_on_leaves_room_for_its_pods_and_for_itself()
     assert_eq!((verdict, state.slot), (Err(FlowQuota), SLOT_HOST));
     assert_eq!(node.pod_sends(2, &tcp(A, 3, (5, 80), SYN)), TO_B);
     assert_eq!(node.host_sends(2, &tcp((0, 1), 2, (5, 81), SYN)), Ok(Verdict::ToEndpoint(2)));
+}
+
+/// An ICMP error (port unreachable) about what somebody sent.
+fn unreachable(from: (u32, u8), to: u8, about: &[u8]) -> Vec<u8> {
+    ipv4(from, to, 1, &[&[3, 3, 0, 0, 0, 0, 0, 0], &about[14..]].concat())
+}
+
+#[test]
+fn pkt_30_an_error_about_a_masked_clients_flow_goes_to_the_end_that_sent_what_it_quotes() {
+    let node = open_to_elsewhere();
+    let mask = mask_of(&node, &udp(OUTSIDE, VIP, (4000, PORT)));
+    let question = unreachable((0, 201), 1, &udp((0, 1), 201, (mask, TARGET)));
+    let (verdict, state) = comes(&node, &question);
+    let (packet, translation) = (&state.packet, &state.translation);
+    assert_eq!((verdict, translation.end, translation.is_masked), (OUT, Translated::QuotedDestination, true));
+    assert_eq!((packet.destination, translation.frontend), (v4(200), v4(VIP)));
+    assert_eq!((u16::from_be(translation.mask_port), u16::from_be(translation.port)), (4000, PORT));
+    let answer = unreachable(OUTSIDE, VIP, &udp((0, VIP), 200, (PORT, 4000)));
+    let (verdict, state) = comes(&node, &answer);
+    let (packet, translation) = (&state.packet, &state.translation);
+    assert_eq!((verdict, translation.end, translation.is_masked), (OUT, Translated::QuotedSource, true));
+    assert_eq!((packet.destination, translation.mask), (v4(201), v4(1)));
+    assert_eq!((u16::from_be(translation.mask_port), u16::from_be(translation.port)), (mask, TARGET));
+    assert_eq!(node.flows().len(), 3, "an error is no flow");
+    // Not about the flow, or not to who sent it.
+    let about = |from, to, ports| udp((0, from), to, ports);
+    for (to, quoted) in [
+        (1, about(1, 202, (mask, TARGET))),
+        (1, about(1, 201, (mask, PORT))),
+        (1, about(201, 1, (TARGET, mask))),
+        (VIP, about(1, 201, (mask, TARGET))),
+        (VIP, about(VIP, 202, (PORT, 4000))),
+    ] {
+        assert_eq!(node.arrives(&unreachable(OUTSIDE, to, &quoted)), UNTOUCHED);
+    }
+    for from in [1, 2] {
+        let forged = unreachable((0, from), 1, &udp((0, 1), 201, (mask, TARGET)));
+        assert_eq!(node.arrives(&forged), Err(SourceIsLocal));
+    }
+    later(&node, 61);
+    assert_eq!((node.arrives(&question), node.arrives(&answer)), (UNTOUCHED, UNTOUCHED), "it is over");
 }

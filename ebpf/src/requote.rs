@@ -29,7 +29,11 @@ pub fn apart(skb: *mut __sk_buff) -> i32 {
     let (source_port, destination_port) = ports(quoted, translation);
     let (source, destination) = if translation.end == Translated::QuotedSource {
         // One that answers itself was seen as the frontend, and so is what it complains about.
-        let client = if translation.is_hairpin { packet.source } else { quoted.destination };
+        let client = match translation {
+            Translation { is_hairpin: true, .. } => packet.source,
+            Translation { is_masked: true, .. } => translation.mask,
+            _ => quoted.destination,
+        };
         ((packet.destination, source_port), (client, destination_port))
     } else {
         ((packet.destination, source_port), (translation.frontend, destination_port))
@@ -42,10 +46,11 @@ pub fn apart(skb: *mut __sk_buff) -> i32 {
 /// The ports that shall be quoted.
 #[inline(always)]
 pub fn ports(quoted: &Packet, translation: &Translation) -> (u16, u16) {
-    if translation.end == Translated::QuotedSource {
-        (translation.port, quoted.destination_port)
+    let Translation { end, port, is_masked, mask_port, .. } = *translation;
+    if end == Translated::QuotedSource {
+        (port, if is_masked { mask_port } else { quoted.destination_port })
     } else {
-        (quoted.source_port, translation.port)
+        (if is_masked { mask_port } else { quoted.source_port }, port)
     }
 }
 
@@ -119,13 +124,23 @@ fn checksum_of(packet: &Packet, quoted: &Packet) -> Option<u32> {
 /// Writes whom the error itself is from, and whom it goes to.
 #[inline(always)]
 fn letter(skb: Skb, packet: &Packet, quoted: &Packet, translation: &Translation) -> bool {
-    let Translation { end, frontend, is_hairpin, .. } = translation;
+    let Translation { end, frontend, is_hairpin, is_masked, mask, .. } = translation;
     let about_answer = *end == Translated::QuotedSource;
-    // A router on the way stays who it is.
-    let by_backend = !about_answer && packet.source == quoted.destination;
     let was_from = if *is_hairpin { packet.destination } else { packet.source };
-    let was_to = if *is_hairpin || about_answer { *frontend } else { packet.destination };
-    let from = if by_backend { *frontend } else { packet.source };
+    let was_to = match (about_answer, *is_masked) {
+        (true, _) => *frontend,
+        (false, true) => quoted.source,
+        (false, false) if *is_hairpin => *frontend,
+        (false, false) => packet.destination,
+    };
+    // A router on the way stays who it is. What this node only sends on is its word, whoever it is from: another's address may
+    // not pass the networks between.
+    let from = match (about_answer, *is_masked) {
+        (true, true) => *mask,
+        (false, true) => *frontend,
+        (false, false) if packet.source == quoted.destination => *frontend,
+        _ => packet.source,
+    };
     let changed = both(difference(was_from, from), difference(was_to, packet.destination));
     if packet.v6 {
         return skb.store_far(L3 + 8, &from.to_bytes())

@@ -49,7 +49,7 @@ pub struct Translation {
     pub is_masked: bool,
     /// What stands for the client.
     pub mask: Address,
-    /// Its port, as in the packet; 0: not known yet.
+    /// Its port, as in the packet; 0: not known yet. Of an error about what a masked client sent: the client's own, to be quoted.
     pub mask_port: u16,
     /// The backend is the client: it is seen, and hears itself, as the frontend's address.
     pub is_hairpin: bool,

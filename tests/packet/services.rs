@@ -17,7 +17,7 @@ use model::{NamespaceName, Protocol, ServiceId, ServicePortId};
 use service::{Backend, Backends, Balance, Frontend, Kind as Reached};
 use std::sync::Arc;
 
-mod errors;
+pub mod errors;
 mod sctp;
 mod summed;
 

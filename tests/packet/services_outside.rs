@@ -17,6 +17,8 @@ use model::Direction;
 use service::{Balance, Kind as Reached};
 use std::sync::Arc;
 
+mod errors;
+
 /// At an address of nobody's and at one of the node's: an external address, and a node port.
 const AT: [Actor; 2] = [VIP, NODE];
 

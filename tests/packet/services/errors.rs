@@ -14,7 +14,7 @@ use crate::{
 use abi::DropReason;
 use model::Direction;
 
-const ROUTER: Actor = Actor::outside("router", 77);
+pub const ROUTER: Actor = Actor::outside("router", 77);
 const CP: u16 = 40000;
 
 /// The client may send; nobody may send to it, or to the db but by its port.
@@ -35,15 +35,15 @@ fn served(scenario: &Scenario, by: Actor) -> Kernel {
 }
 
 /// What packets of a flow are made of: of each kind one.
-type Packet = fn(Family, Actor, Actor, (u16, u16)) -> Frame;
-const PACKETS: [(Packet, u16); 3] = [
+pub type Packet = fn(Family, Actor, Actor, (u16, u16)) -> Frame;
+pub const PACKETS: [(Packet, u16); 3] = [
     (|f, from, to, ports| from.tcp(f, to, ports, ACK), 20),
     (|f, from, to, ports| from.udp(f, to, ports, b"meow"), 12),
     (|f, from, to, ports| from.sctp_init(f, to, ports), 12),
 ];
 
 /// "Too big", "unreachable" and "expired" of each family: what stands before the quote.
-fn words(f: Family) -> [[u8; 8]; 3] {
+pub fn words(f: Family) -> [[u8; 8]; 3] {
     if f == Family::V4 {
         [[3, 4, 0, 0, 0, 0, 5, 120], [3, 3, 0, 0, 0, 0, 0, 0], [11, 0, 0, 0, 0, 0, 0, 0]]
     } else {
@@ -52,7 +52,7 @@ fn words(f: Family) -> [[u8; 8]; 3] {
 }
 
 /// An error that quotes the IP header and so many bytes behind it.
-fn error(f: Family, (from, to): (Actor, Actor), word: [u8; 8], about: &Frame, quoted: u16) -> Frame {
+pub fn error(f: Family, (from, to): (Actor, Actor), word: [u8; 8], about: &Frame, quoted: u16) -> Frame {
     let header = if f == Family::V4 { 20 } else { 40 };
     let whole = &about.bytes()[14..];
     let quote = &whole[..(header + usize::from(quoted)).min(whole.len())];
@@ -73,7 +73,7 @@ fn open_flows(kernel: &mut Kernel, f: Family) {
 }
 
 /// Each kind of packet, each error, each length of a quote.
-fn each(f: Family, mut check: impl FnMut(Packet, [u8; 8], u16)) {
+pub fn each(f: Family, mut check: impl FnMut(Packet, [u8; 8], u16)) {
     for (packet, whole) in PACKETS {
         for word in words(f) {
             for quoted in [whole, 8] {
