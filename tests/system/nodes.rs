@@ -50,7 +50,7 @@ fn two_of([first, second]: [NodeSpec; 2], test: impl FnOnce(&mut Two) -> Result<
 
 impl Two {
     fn add(&mut self, id: &str, number: u8) -> Result<()> {
-        let pod = self.nodes[usize::from(number) - 1].pod(&self.cluster, &PodSpec::new(id))?;
+        let pod = self.nodes[usize::from(number) - 1].pod(&self.cluster, &PodSpec::new(id).listen(Listen::Sctp(80)))?;
         for address in pod.addresses() {
             for node in self.nodes.iter().filter(|node| node.name() != format!("node{number}")) {
                 Fabric::route(node.namespace(), *address, number)?;

@@ -15,7 +15,7 @@ use std::{
 };
 use tests::{
     Outcome,
-    Probe::{self, Tcp, Udp},
+    Probe::{self, Sctp, Tcp, Udp},
     flow::Connection,
     probe::{probe, read_line},
     wait,
@@ -58,7 +58,8 @@ pub fn slices_of(endpoints: &[(IpAddr, String)]) -> String {
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: shop-{}, namespace: x, \
              labels: {{ kubernetes.io/service-name: shop }} }}\naddressType: {family}\nendpoints: [{}]\n\
-             ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}]\n",
+             ports: [{{ name: web, port: 80 }}, {{ name: dns, port: 80, protocol: UDP }}, \
+             {{ name: sig, port: 80, protocol: SCTP }}]\n",
             family.to_lowercase(),
             told.join(", ")
         );
@@ -137,6 +138,39 @@ fn pods_reach_a_service_by_every_address_and_protocol_and_are_refused_where_nobo
                 .into_iter()
                 .all(|met| met.is_ok_and(|met| met != Outcome::Allowed)))
         })
+    })
+}
+
+#[test]
+fn pkt_59_pods_reach_a_service_by_sctp_and_another_by_the_same_port_of_tcp() -> Result<()> {
+    story(&["x/a", "x/b"], |s| {
+        let [v4, v6] = vips();
+        // Whoever answers, and whoever asks, looks at the sum.
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ name: sig, namespace: x }}\n\
+             spec: {{ type: ClusterIP, clusterIP: '{v4}', clusterIPs: ['{v4}', '{v6}'], ipFamilies: [IPv4, IPv6], \
+             selector: {{ app: sig }}, ports: [{{ name: sig, port: 36412, targetPort: 80, protocol: SCTP }}, \
+             {{ name: web, port: 36412, targetPort: 80 }}] }}\n"
+        );
+        for address in s.pod("x/b")?.addresses() {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            text += &format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{ name: sig-{}, namespace: x, \
+                 labels: {{ kubernetes.io/service-name: sig }} }}\naddressType: {family}\n\
+                 endpoints: [{{ addresses: ['{address}'], conditions: {{ ready: true }} }}]\n\
+                 ports: [{{ name: sig, port: 80, protocol: SCTP }}, {{ name: web, port: 80 }}]\n",
+                family.to_lowercase()
+            );
+        }
+        s.cluster.manifest("sig", &text)?;
+        for pod in ["x/a", "x/b"] {
+            for what in [Sctp(36412), Tcp(36412)] {
+                expect(s, pod, what, Outcome::Allowed)?;
+            }
+        }
+        s.policy("x/closed", "{ podSelector: { matchLabels: { pod: b } }, ingress: [{ ports: [{ port: 80 }] }] }")?;
+        expect(s, "x/a", Sctp(36412), Outcome::Refused)?;
+        expect(s, "x/a", Tcp(36412), Outcome::Allowed)
     })
 }
 

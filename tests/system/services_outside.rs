@@ -14,7 +14,7 @@ use std::{
 };
 use tests::{
     Fabric, Outcome,
-    Probe::{self, Tcp, Udp},
+    Probe::{self, Sctp, Tcp, Udp},
     fabric,
     flow::Connection,
     probe::{probe, read_line},
@@ -27,19 +27,25 @@ const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
 
 /// The service `x/shop`, and its slices over these pods, each with its node's number.
 fn serve(t: &Two, more: &str, pods: &[(&str, u8)]) -> Result<()> {
+    serve_by(t, more, pods, 80)
+}
+
+/// The same by another port of the pods.
+fn serve_by(t: &Two, more: &str, pods: &[(&str, u8)], port: u16) -> Result<()> {
     let [v4, v6] = EXTERNAL;
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x, creationTimestamp: '2026-01-01T00:00:00Z' }}\n\
          spec: {{ type: NodePort, clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, 'fd00:96::10'], \
          ipFamilies: [IPv4, IPv6], externalIPs: ['{v4}', '{v6}'], selector: {{ app: shop }}, \
          ports: [{{ name: web, port: 443, targetPort: 80, nodePort: {NODE_PORT} }}, \
-         {{ name: dns, port: 443, targetPort: 80, nodePort: {NODE_PORT}, protocol: UDP }}]{more} }}\n"
+         {{ name: dns, port: 443, targetPort: 80, nodePort: {NODE_PORT}, protocol: UDP }}, \
+         {{ name: sig, port: 443, targetPort: 80, nodePort: {NODE_PORT}, protocol: SCTP }}]{more} }}\n"
     );
     let at = |node: u8| format!("nodeName: node{node}, conditions: {{ ready: true }}");
     let of_pod = |(pod, node): &(&str, u8)| {
         t.pods[*pod].addresses().iter().map(|address| (*address, at(*node))).collect::<Vec<_>>()
     };
-    text += &slices_of(&pods.iter().flat_map(of_pod).collect::<Vec<_>>());
+    text += &slices_of(&pods.iter().flat_map(of_pod).collect::<Vec<_>>()).replace("port: 80", &format!("port: {port}"));
     t.cluster.manifest("shop", &text)
 }
 
@@ -97,7 +103,7 @@ fn who(t: &Two, (address, port): (IpAddr, u16)) -> Result<String> {
 fn who_is_outside_reaches_a_pod_of_the_node_by_every_address_and_policy_sees_his_own() -> Result<()> {
     two(|t| {
         serve(t, "", &[("x/a", 1)])?;
-        for what in [Tcp as fn(u16) -> Probe, Udp] {
+        for what in [Tcp as fn(u16) -> Probe, Udp, Sctp] {
             expect(t, what, Outcome::Allowed)?;
         }
         answered_by(t, &["x/a"])?;
@@ -134,10 +140,22 @@ fn pkt_35_nobody_behind_a_service_is_told_to_who_is_outside_unless_they_are_else
 }
 
 #[test]
+fn pkt_30_who_is_outside_hears_that_a_port_of_a_pod_of_another_node_is_closed() -> Result<()> {
+    two(|t| {
+        // Of TCP the pod says so itself, of UDP by an error about what the node sent in his name.
+        serve_by(t, "", &[("x/b", 2)], 99)?;
+        for what in [Tcp as fn(u16) -> Probe, Udp] {
+            expect(t, what, Outcome::Reset)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn who_is_outside_reaches_a_pod_of_another_node_and_a_change_ends_only_its_own_flows() -> Result<()> {
     two(|t| {
         serve(t, "", &[("x/b", 2)])?;
-        for what in [Tcp as fn(u16) -> Probe, Udp] {
+        for what in [Tcp as fn(u16) -> Probe, Udp, Sctp] {
             expect(t, what, Outcome::Allowed)?;
         }
         answered_by(t, &["x/b"])?;
