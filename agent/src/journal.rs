@@ -234,6 +234,7 @@ mod tests {
             mtu: 1500,
             labels: [("app".to_owned(), "web".to_owned())].into(),
             delegated: false,
+            host_ports: Vec::new(),
             committed: true,
         }
     }

@@ -12,6 +12,7 @@ use dataplane::{
 use model::{Attachment, AttachmentId, ServicePortId};
 use netlink::{Link, Socket};
 use serde_json::Value;
+use service::Frontend;
 
 /// How full the tables are.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,10 @@ pub trait Kernel {
     /// What was counted of a service port.
     fn counts_of(&self, _: &ServicePortId) -> ServiceCounts {
         ServiceCounts::default()
+    }
+    /// Whether the tables lead a frontend where it should lead.
+    fn leads(&self, _: &Frontend) -> bool {
+        true
     }
     /// What staged policies would have made of new flows.
     fn tried(&self) -> Tried {
@@ -97,6 +102,10 @@ impl Kernel for Dataplane {
 
     fn counts_of(&self, port: &ServicePortId) -> ServiceCounts {
         self.counts_of(port)
+    }
+
+    fn leads(&self, frontend: &Frontend) -> bool {
+        self.leads(frontend)
     }
 
     fn tried(&self) -> Tried {

@@ -1,4 +1,4 @@
-//! `tortie show services`: a row a frontend, and one for each service that has none. `show backends`: a row a backend.
+//! `tortie show services`: a row a frontend, one for each service that has none, and host ports. `show backends`: a row a backend.
 //! In: the World, what is desired of it, and what the kernel counted. Out: JSON rows, by service, a page at a time.
 //! Invariant: every service that is asked for is in a row; a remark stands in the first row of its service; a page fits a message.
 //! Never: lists flows for more than one page.
@@ -54,19 +54,19 @@ struct Counted<'a> {
 
 /// The next page: `rows`, and in `next` the service after which there is more.
 pub fn page<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value, ServicesError> {
-    let (services, more) = selected(&mut agent.world, asked)?;
-    let is_whole = asked.after.is_none() && !more;
+    let page = selected(&mut agent.world, asked)?;
+    let is_whole = asked.after.is_none() && !page.more;
     let active = if is_whole { Some(active(&agent.kernel.tracked()?)) } else { None };
     let kernel = &agent.kernel;
     let announcer = agent.announcer.as_ref();
     let by_host = agent.node.proxy.is_by_host();
     let counted = Counted { of: &|port| kernel.counts_of(port), active, announcer, by_host };
     let rows = if asked.backends {
-        backends(&agent.world, &services, &counted)
+        backends(&agent.world, &page, &counted)
     } else {
-        rows(&agent.world, &services, &counted, agent.service_remarks())
+        rows(&agent.world, &page, &counted, agent.service_remarks())
     };
-    let next = services.keys().next_back().filter(|_| more).map(ToString::to_string);
+    let next = page.services.keys().next_back().filter(|_| page.more).map(ToString::to_string);
     Ok(json!({ "rows": rows, "next": next }))
 }
 
@@ -84,8 +84,17 @@ fn active(flows: &[TrackedFlow]) -> BTreeMap<(Frontend, Backend), u64> {
 /// Frontends of a service, in order of their kinds.
 type Frontends = Vec<(Frontend, Arc<Balance>)>;
 
-/// The services of a page with their frontends, and whether there are more.
-fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<(BTreeMap<ServiceId, Frontends>, bool), ServicesError> {
+/// What a page shows.
+struct Page {
+    services: BTreeMap<ServiceId, Frontends>,
+    /// Host ports of this node's pods: of the last page.
+    host_ports: Frontends,
+    /// There are more.
+    more: bool,
+}
+
+/// What is asked for and comes next.
+fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<Page, ServicesError> {
     let id = |(namespace, name): (&str, &str)| ServiceId { namespace: namespace.into(), name: name.to_owned() };
     let after = asked.after.and_then(|text| text.split_once('/')).map(id);
     let one = asked.of.and_then(|of| of.split_once('/')).map(id);
@@ -95,13 +104,19 @@ fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<(BTreeMap<ServiceId, 
         (None, None) => true,
     };
     let mut frontends: BTreeMap<ServiceId, Frontends> = BTreeMap::new();
+    let mut host_ports = Frontends::new();
     for (frontend, balance) in world.desired().into_iter().flat_map(|desired| &desired.services) {
-        if is_asked(&balance.of.service) {
+        if !is_asked(&balance.of.service) {
+            continue;
+        }
+        if balance.kind == Kind::HostPort {
+            host_ports.push((*frontend, Arc::clone(balance)));
+        } else {
             frontends.entry(balance.of.service.clone()).or_default().push((*frontend, Arc::clone(balance)));
         }
     }
     let mut left = world.services().map(|service| &service.id).filter(|own| is_asked(own)).peekable();
-    if let (None, Some(of)) = (left.peek(), asked.of) {
+    if let (None, Some(of), true) = (left.peek(), asked.of, host_ports.is_empty()) {
         return Err(ServicesError::Unknown(of.to_owned()));
     }
     let mut left = left.filter(|own| after.as_ref().is_none_or(|after| *own > after)).peekable();
@@ -113,12 +128,15 @@ fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<(BTreeMap<ServiceId, 
         rows += own.iter().map(|(_, balance)| 1 + balance.inside.listed.len().div_ceil(NAMED)).sum::<usize>().max(1);
         page.insert(id.clone(), own);
     }
-    Ok((page, left.peek().is_some()))
+    let more = left.peek().is_some();
+    host_ports.retain(|_| !more);
+    host_ports.sort_by(|(at, balance), (other, others)| (&balance.of, at).cmp(&(&others.of, other)));
+    Ok(Page { services: page, host_ports, more })
 }
 
 fn rows(
     world: &Live,
-    services: &BTreeMap<ServiceId, Frontends>,
+    Page { services, host_ports, .. }: &Page,
     counted: &Counted<'_>,
     mut remarks: BTreeMap<ServiceId, Vec<Remark>>,
 ) -> Vec<Value> {
@@ -130,19 +148,11 @@ fn rows(
     for service in world.services().filter(|service| services.contains_key(&service.id)) {
         let first = rows.len();
         let own = services.get(&service.id).into_iter().flatten();
-        let ports: BTreeSet<&ServicePortId> = own.clone().map(|(_, balance)| &balance.of).collect();
-        let counts: BTreeMap<_, _> = ports.into_iter().map(|port| (port, (counted.of)(port))).collect();
+        let counts = counts_of(own.clone(), counted);
         for (frontend, balance) in own {
-            let mut row = row(service, frontend, balance);
-            match counts.get(&balance.of).and_then(|of| of.frontends.get(frontend)) {
-                Some((opened, refused)) => (row["opened"], row["refused"]) = (json!(opened), json!(refused)),
-                // It came too late for the tables: `show status` says which.
-                None => row["inForce"] = json!(false),
-            }
-            if let Some(active) = &counted.active {
-                let own = active.iter().filter(|((through, _), _)| through == frontend);
-                row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
-            }
+            let mut row = row(frontend, balance);
+            row["policy"] = policy(service, balance);
+            count(&mut row, (frontend, balance), &counts, counted);
             if counted.by_host {
                 row["by"] = json!(if balance.by_host { "kube-proxy" } else { "kube-proxy, for pods tortie" });
             }
@@ -164,15 +174,48 @@ fn rows(
             rows[first]["remarks"] = json!(said);
         }
     }
+    let counts = counts_of(host_ports.iter(), counted);
+    for (frontend, balance) in host_ports {
+        let mut row = row(frontend, balance);
+        count(&mut row, (frontend, balance), &counts, counted);
+        rows.push(row);
+    }
     rows
 }
 
+/// What was counted at the service ports of these frontends.
+fn counts_of<'a>(
+    own: impl Iterator<Item = &'a (Frontend, Arc<Balance>)>,
+    counted: &Counted<'_>,
+) -> BTreeMap<&'a ServicePortId, ServiceCounts> {
+    let ports: BTreeSet<&ServicePortId> = own.map(|(_, balance)| &balance.of).collect();
+    ports.into_iter().map(|port| (port, (counted.of)(port))).collect()
+}
+
+/// What the kernel says of a frontend.
+fn count(
+    row: &mut Value,
+    (frontend, balance): (&Frontend, &Balance),
+    counts: &BTreeMap<&ServicePortId, ServiceCounts>,
+    counted: &Counted<'_>,
+) {
+    match counts.get(&balance.of).and_then(|of| of.frontends.get(frontend)) {
+        Some((opened, refused)) => (row["opened"], row["refused"]) = (json!(opened), json!(refused)),
+        // It came too late for the tables: `show status` says which.
+        None => row["inForce"] = json!(false),
+    }
+    if let Some(active) = &counted.active {
+        let own = active.iter().filter(|((through, _), _)| through == frontend);
+        row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
+    }
+}
+
 /// Every listed backend of every service port.
-fn backends(world: &Live, services: &BTreeMap<ServiceId, Frontends>, counted: &Counted<'_>) -> Vec<Value> {
+fn backends(world: &Live, page: &Page, counted: &Counted<'_>) -> Vec<Value> {
     let mut found: BTreeMap<(&ServicePortId, Backend), bool> = BTreeMap::new();
     let mut through: BTreeMap<&ServicePortId, BTreeSet<Frontend>> = BTreeMap::new();
     let mut inside: BTreeSet<(&ServicePortId, Backend)> = BTreeSet::new();
-    for (frontend, balance) in services.values().flatten() {
+    for (frontend, balance) in page.services.values().flatten().chain(&page.host_ports) {
         through.entry(&balance.of).or_default().insert(*frontend);
         inside.extend(balance.inside.chosen.iter().map(|backend| (&balance.of, *backend)));
         for side in balance.backends() {
@@ -219,7 +262,7 @@ fn strays(world: &World) -> impl Iterator<Item = (ServiceId, Remark)> {
     })
 }
 
-fn row(service: &Service, frontend: &Frontend, balance: &Balance) -> Value {
+fn row(frontend: &Frontend, balance: &Balance) -> Value {
     let Balance { inside, outside, .. } = balance;
     let mut row = json!({
         "service": balance.of.to_string(),
@@ -228,7 +271,6 @@ fn row(service: &Service, frontend: &Frontend, balance: &Balance) -> Value {
         "chosen": inside.chosen.len(),
         "listed": inside.listed.len(),
         "backends": list(&inside.chosen),
-        "policy": policy(service, balance),
     });
     if inside.chosen.is_empty() {
         row["whenNone"] = json!(when_none(inside));
@@ -330,7 +372,7 @@ mod tests {
 
     /// A page, and whether there is more.
     fn shown(world: &mut Live, asked: &Asked<'_>) -> (Vec<Value>, bool) {
-        let (services, more) = selected(world, asked).expect("a page");
+        let page = selected(world, asked).expect("a page");
         let port = |id: &ServicePortId| id.service.name == "web";
         let frontend = Frontend { address: [10, 96, 0, 7].into(), protocol: Protocol::TCP, port: 80 };
         let [first, second] = [[10, 65, 0, 2], [192, 0, 2, 7]].map(|at| Backend { address: at.into(), port: 8080 });
@@ -340,12 +382,9 @@ mod tests {
         let counted =
             Counted { of: &of, active: Some([((frontend, first), 3)].into()), announcer: None, by_host: false };
         let remarks = world.service_remarks().into_iter().map(|(id, said)| (id.clone(), said)).collect();
-        let rows = if asked.backends {
-            backends(world, &services, &counted)
-        } else {
-            rows(world, &services, &counted, remarks)
-        };
-        (rows, more)
+        let rows =
+            if asked.backends { backends(world, &page, &counted) } else { rows(world, &page, &counted, remarks) };
+        (rows, page.more)
     }
 
     #[test]

@@ -75,7 +75,9 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, through: &Through<'_>) -> Result<Val
     if let Some(port) = asked.source_port {
         report["sourcePort"] = port.into();
     }
-    let remarks = agent.service_remarks().remove(&balance.of.service).unwrap_or_default();
+    let mut remarks = agent.service_remarks();
+    remarks.retain(|id, _| balance.is_of(id));
+    let remarks: Vec<_> = remarks.into_values().flatten().collect();
     if !remarks.is_empty() {
         report["remarks"] = json!(remarks.iter().map(ToString::to_string).collect::<Vec<_>>());
     }

@@ -245,6 +245,7 @@ fn attached(pod: Endpoint) -> Attachment {
         mtu: 0,
         labels: pod.labels,
         delegated: false,
+        host_ports: Vec::new(),
         committed: true,
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     environment::is_name,
     failure::{Code, Failure},
 };
-use model::{Cidr, Labels, Mac};
+use model::{Cidr, HostPort, Labels, Mac, Protocol};
 use serde::Deserialize;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -92,6 +92,8 @@ pub struct Conf {
     pub mtu: Option<u32>,
     /// MAC for the pod's side (`runtimeConfig.mac`), if one is prescribed.
     pub mac: Option<Mac>,
+    /// Ports of the node that lead to the pod (`runtimeConfig.portMappings`).
+    pub host_ports: Vec<HostPort>,
     /// Labels for a pod that no manifest describes (`args.cni.labels`).
     pub labels: Labels,
     /// The pod may forward packets (`container_settings.allow_ip_forwarding`).
@@ -178,6 +180,22 @@ struct RawRuntimeConfig {
     mac: Option<String>,
     #[serde(default)]
     ips: Vec<String>,
+    // A runtime that has none may say null (CNI-90).
+    #[serde(rename = "portMappings")]
+    port_mappings: Option<Vec<RawPortMapping>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPortMapping {
+    #[serde(default)]
+    host_port: i64,
+    #[serde(default)]
+    container_port: i64,
+    #[serde(default)]
+    protocol: String,
+    #[serde(default, rename = "hostIP")]
+    host_ip: String,
 }
 
 #[derive(Deserialize)]
@@ -229,6 +247,7 @@ impl Conf {
             dns: raw.dns.clone().filter(serde_json::Value::is_object),
             mtu: mtu_of(&raw)?,
             mac: mac_of(&raw)?,
+            host_ports: host_ports_of(&raw)?,
             labels: labels_of(raw.args.cni.labels),
             network: raw.name,
             socket: raw.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
@@ -305,6 +324,42 @@ fn mac_of(raw: &Raw) -> Result<Option<Mac>, Failure> {
         return Err(unusable(&raw.name, &format!("runtimeConfig.mac {mac} is not the address of one interface")));
     }
     Ok(Some(mac))
+}
+
+/// One without a port of the node is none. What is written twice is one, and no packet may be for two.
+fn host_ports_of(raw: &Raw) -> Result<Vec<HostPort>, Failure> {
+    let mut found: Vec<HostPort> = Vec::new();
+    let written = raw.runtime_config.port_mappings.iter().flatten().filter(|mapping| mapping.host_port != 0);
+    for mapping in written {
+        let port = host_port(mapping)
+            .map_err(|reason| unusable(&raw.name, &format!("runtimeConfig.portMappings: {reason}")))?;
+        if let Some(known) = found.iter().find(|known| known.meets(&port) && **known != port) {
+            let reason = format!("runtimeConfig.portMappings: {port} and {known} cannot both be had");
+            return Err(unusable(&raw.name, &reason));
+        }
+        if !found.contains(&port) {
+            found.push(port);
+        }
+    }
+    Ok(found)
+}
+
+fn host_port(mapping: &RawPortMapping) -> Result<HostPort, String> {
+    let RawPortMapping { host_port, container_port, protocol, host_ip } = mapping;
+    let port = |name, number: i64| {
+        let port = u16::try_from(number).ok().filter(|port| *port > 0);
+        port.ok_or_else(|| format!("{name} {number} is not between 1 and 65535"))
+    };
+    // CRI has TCP where nothing is said.
+    let protocol = if protocol.is_empty() { Ok(Protocol::TCP) } else { protocol.parse() };
+    let protocol = protocol.ok().filter(|own| [Protocol::TCP, Protocol::UDP, Protocol::SCTP].contains(own));
+    let address = if host_ip.is_empty() { Ok(None) } else { host_ip.parse().map(Some) };
+    Ok(HostPort {
+        address: address.map_err(|_| format!("hostIP {host_ip:?} is no address"))?,
+        protocol: protocol.ok_or_else(|| format!("protocol {:?} is not tcp, udp or sctp", mapping.protocol))?,
+        port: port("hostPort", *host_port)?,
+        target: port("containerPort", *container_port)?,
+    })
 }
 
 fn labels_of(raw: RawLabels) -> Labels {
@@ -396,9 +451,41 @@ mod tests {
     }
 
     #[test]
-    fn cni_90_to_93_and_96_97_capabilities_of_others_are_passed_over() {
-        let conf = json!({"capabilities": {"portMappings": true, "aliases": true}, "runtimeConfig": {
-            "portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "TCP"}],
+    fn cni_90_port_mappings_are_read_as_runtimes_write_them() {
+        let ports = |mappings: serde_json::Value| read(json!({"runtimeConfig": {"portMappings": mappings}}));
+        let read = ports(json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}, {"hostPort": 8080, "containerPort": 80},
+            {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.1"},
+            {"hostPort": 53, "containerPort": 5354, "protocol": "UDP", "hostIP": "2001:db8::1"},
+            {"hostPort": 9, "containerPort": 9, "protocol": "sctp", "hostIP": "::"},
+            {"hostPort": 0, "containerPort": 81, "protocol": "TCP"}, {"containerPort": 82}]));
+        let read = read.expect("good").host_ports;
+        let shown = |port: &HostPort| format!("{port} to {}", port.target);
+        assert_eq!(
+            read.iter().map(shown).collect::<Vec<_>>(),
+            ["8080/TCP to 80", "192.0.2.1:53/UDP to 5353", "[2001:db8::1]:53/UDP to 5354", "[::]:9/SCTP to 9"]
+        );
+        assert_eq!(ports(json!(null)).expect("none").host_ports, []);
+        for (part, mappings) in [
+            ("containerPort 0", json!([{"hostPort": 80}])),
+            ("containerPort 65536", json!([{"hostPort": 80, "containerPort": 65536}])),
+            ("hostPort -1", json!([{"hostPort": -1, "containerPort": 80}])),
+            ("\"icmp\"", json!([{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}])),
+            ("\"here\"", json!([{"hostPort": 80, "containerPort": 80, "hostIP": "here"}])),
+            (
+                "0.0.0.0:80/TCP and 80/TCP",
+                json!([{"hostPort": 80, "containerPort": 80},
+                {"hostPort": 80, "containerPort": 81, "hostIP": "0.0.0.0"}]),
+            ),
+        ] {
+            let failure = ports(mappings).expect_err(part);
+            assert!(failure.code == Code(7) && failure.message.contains(part), "{failure}");
+        }
+    }
+
+    #[test]
+    fn cni_91_to_93_and_96_97_capabilities_of_others_are_passed_over() {
+        let conf = json!({"capabilities": {"aliases": true}, "runtimeConfig": {
             "ipRanges": [[{"subnet": "10.1.0.0/16"}]], "bandwidth": {"ingressRate": 1},
             "dns": {"servers": ["10.0.0.10"], "searches": ["x"], "options": []},
             "infinibandGUID": "c2:11:22:33:44:55:66:77", "deviceID": "0000:00:1f.6", "aliases": ["web"],

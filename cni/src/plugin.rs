@@ -202,6 +202,7 @@ impl Invocation<'_> {
                 Ipam::Delegate(_) => Vec::new(),
             },
             delegated: self.delegate().is_some(),
+            host_ports: self.conf.host_ports.clone(),
         };
         match client::ask(&self.conf.socket, self.deadline.left()?, Operation::Prepare(wish)) {
             Ok(Answer::Prepared(prepared)) => Ok(prepared),
@@ -262,7 +263,7 @@ impl Invocation<'_> {
             let message = format!("{} is not as ADD left it: {}", self.id(), differences.join("; "));
             return Err(Failure::new(Code::CHANGED, message));
         }
-        self.tell(Operation::Check { id: self.id() })?;
+        self.tell(Operation::Check { id: self.id(), host_ports: self.conf.host_ports.clone() })?;
         self.pass_on("CHECK")
     }
 

@@ -4,13 +4,13 @@
 //! Never: more than [`MESSAGE_MAX`] bytes; a field that is not written down in docs/design/cni.md.
 
 use crate::failure::one_line;
-use model::{AttachmentId, IfaceName, Labels, Mac, PodId};
+use model::{AttachmentId, HostPort, IfaceName, Labels, Mac, PodId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Newest version of this protocol. A request carries the lowest that has all it says ([`Operation::version`]), so that a
 /// new binary and an old agent understand each other in everything else.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Largest message, bytes.
 pub const MESSAGE_MAX: u32 = 16 << 20;
 
@@ -74,6 +74,9 @@ pub enum Operation {
     Check {
         /// Which attachment.
         id: AttachmentId,
+        /// Version 3: ports of the node that should lead to it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        host_ports: Vec<HostPort>,
     },
     /// Take the attachment away and release its addresses. Succeeds for what is not there.
     Del {
@@ -104,6 +107,8 @@ impl Operation {
     #[must_use]
     pub fn version(&self) -> u32 {
         match self {
+            Self::Prepare(wish) if !wish.host_ports.is_empty() => 3,
+            Self::Check { host_ports, .. } if !host_ports.is_empty() => 3,
             Self::Prepare(wish) if wish.delegated || !wish.ips.is_empty() => 2,
             Self::Commit { addresses, .. } if !addresses.is_empty() => 2,
             _ => 1,
@@ -135,6 +140,9 @@ pub struct Prepare {
     /// Version 2: another IPAM plugin gives the addresses; they come with the commit.
     #[serde(default, skip_serializing_if = "is_false")]
     pub delegated: bool,
+    /// Version 3: ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
 }
 
 /// A read command's question.

@@ -9,6 +9,7 @@ use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_SILENT};
 use abi::{AffinityKey, Balancer, DropReason};
 
+use crate::antispoof::check_destination;
 use crate::choice::{self, Side};
 use crate::conntrack::{self, Found, Tracked, may_open};
 use crate::icmp;
@@ -214,6 +215,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let Some(balancer) = self.balancer(state)? else {
             return Ok(false);
         };
+        // Where the node asks itself, nobody else does.
+        if check_destination(&state.packet).is_err() {
+            return Ok(false);
+        }
         if balancer.flags & BALANCER_BY_HOST != 0 {
             state.translation.end = if may_open(&state.packet) { Translated::ByHost } else { state.translation.end };
             return Ok(false);

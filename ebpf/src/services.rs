@@ -103,6 +103,18 @@ fn a_flow_to_a_service_goes_to_a_backend_and_its_answers_come_from_the_service()
 }
 
 #[test]
+fn what_is_at_a_loopback_address_is_for_the_node_itself_and_no_pod() {
+    let mut node = served_by_one();
+    let at = |address: Address| ServiceKey { address, ..key(PORT, 6) };
+    node.services.insert(at(Address::from_v4([127, 0, 0, 1])), 1);
+    let mut frame = tcp(A, VIP, (4000, PORT), SYN);
+    frame[30..34].copy_from_slice(&[127, 0, 0, 1]);
+    assert_eq!(node.pod_sends(2, &frame), Err(Unroutable));
+    frame[30..34].copy_from_slice(&[127, 9, 0, 1]);
+    assert_eq!(node.pod_sends(2, &frame), Err(Unroutable));
+}
+
+#[test]
 fn new_flows_go_to_every_backend_and_a_flow_stays_where_it_is() {
     let node = served();
     let first: Vec<_> = (0..10).map(|port| asks(&node, 4000 + port, SYN)).collect();

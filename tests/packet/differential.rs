@@ -230,6 +230,7 @@ fn attachment(endpoint: &Endpoint, number: usize) -> Attachment {
         mtu: 1500,
         labels: endpoint.labels.clone(),
         delegated: false,
+        host_ports: Vec::new(),
         committed: true,
     }
 }

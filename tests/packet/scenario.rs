@@ -129,6 +129,7 @@ impl Cast {
             mtu: 1500,
             labels: Labels::new(),
             delegated: false,
+            host_ports: Vec::new(),
             committed: true,
         }
     }

@@ -315,6 +315,7 @@ fn prepare(container: &str, delegated: bool) -> Operation {
         mac: None,
         ips: vec![],
         delegated,
+        host_ports: vec![],
     })
 }
 

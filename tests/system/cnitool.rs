@@ -164,6 +164,31 @@ fn cni_90_a_port_of_the_node_leads_to_the_pod_by_portmap_behind() -> Result<()> 
 }
 
 #[test]
+fn cni_90_a_port_of_the_node_leads_to_the_pod_by_our_own_capability() -> Result<()> {
+    story(&["x/a"], |s| {
+        let mut tool = Tool::new(s)?;
+        tool.network(&json!([tool.ours(json!({ "capabilities": { "portMappings": true } })), tuning()]), "1.0.0")?;
+        tool.capabilities = json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] });
+        let (namespace, path) = pod(s, "mapped")?;
+        tool.run("add", &path)?;
+        let _servers = Servers::start(&namespace, "mapped", &[Listen::Tcp(80)])?;
+        let all = [s.cluster.outside(), s.pod("x/a")?.namespace(), &namespace];
+        for address in s.node.addresses() {
+            for from in all {
+                assert_eq!(probe(from, address, Tcp(8080))?, Outcome::Allowed, "{address} from {}", from.name());
+            }
+        }
+        tool.run("check", &path)?;
+        tool.run("del", &path)?;
+        tool.run("del", &path)?;
+        for address in s.node.addresses() {
+            assert_eq!(probe(s.cluster.outside(), address, Tcp(8080))?, Outcome::Reset);
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn cni_46_a_chain_that_fails_behind_us_is_taken_back_by_del() -> Result<()> {
     story(&[], |s| {
         let before = left(s)?;

@@ -187,7 +187,7 @@ fn array<V: aya::Pod>(s: &Story, spec: &MapSpec) -> Result<Array<MapData, V>> {
     Ok(Array::try_from(map(s, spec)?)?)
 }
 
-fn hash<K: aya::Pod, V: aya::Pod>(s: &Story, spec: &MapSpec) -> Result<HashMap<MapData, K, V>> {
+pub fn hash<K: aya::Pod, V: aya::Pod>(s: &Story, spec: &MapSpec) -> Result<HashMap<MapData, K, V>> {
     Ok(HashMap::try_from(map(s, spec)?)?)
 }
 

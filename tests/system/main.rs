@@ -24,6 +24,7 @@ mod hep_forward;
 mod hep_layers;
 mod hep_live;
 mod hep_local;
+mod host_ports;
 mod ipam;
 mod kit;
 mod metrics;

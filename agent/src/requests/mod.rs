@@ -5,6 +5,7 @@
 
 mod commit;
 mod delegated;
+mod ports;
 mod prepare;
 mod query;
 mod remove;
@@ -68,7 +69,7 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
             },
             Operation::Query(question) => answer(&reply, query::query(agent, &question)),
             Operation::Status { delegated, .. } => answer(&reply, query::status(agent, delegated)),
-            Operation::Check { id } => answer(&reply, query::check(agent, &id)),
+            Operation::Check { id, host_ports } => answer(&reply, query::check(agent, &id, &host_ports)),
             Operation::Prepare(prepare) => prepares.push(prepare::Ask { prepare, deadline, reply }),
             Operation::Commit { id, mac, addresses } => {
                 waiting.extend(commit::start(agent, id, commit::Wired { mac, addresses }, reply));

@@ -3,7 +3,7 @@
 //! Invariant: recorded before it is written, written before it is answered; repeating it gives the same answer.
 //! Never: puts anything in force.
 
-use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault};
+use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault, ports};
 use crate::{
     allocate::{AllocateError, Wish},
     kernel::Kernel,
@@ -36,7 +36,7 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut displaced = Vec::new();
     let mut open = Vec::new();
     for ask in asks {
-        match admit(agent, &ask.prepare) {
+        match admit(agent, &ask.prepare, &open) {
             Ok(Some(prepared)) => {
                 // Who asks again has it anew.
                 if let Some(end) = agent.abandoned.get_mut(&ask.prepare.id) {
@@ -69,12 +69,12 @@ pub fn abandon<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, deadline: Ins
     }
 }
 
-fn interface_of(prepare: &Prepare) -> IfaceName {
+pub fn interface_of(prepare: &Prepare) -> IfaceName {
     cni::name::host_interface_name(&prepare.pod, &prepare.id.interface)
 }
 
 /// The answer that was given before, or whether one can be given at all.
-fn admit<K: Kernel>(agent: &Agent<K>, prepare: &Prepare) -> Result<Option<Prepared>, Fault> {
+fn admit<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, others: &[Ask]) -> Result<Option<Prepared>, Fault> {
     let id = &prepare.id;
     if let Some(text) = [&id.network, &id.container, &id.interface].into_iter().find(|text| !is_plain(text)) {
         let message =
@@ -84,16 +84,20 @@ fn admit<K: Kernel>(agent: &Agent<K>, prepare: &Prepare) -> Result<Option<Prepar
     // One handle, one holder: the parts of two identities can join to the same.
     let handle = handle_id(id).to_lowercase();
     match agent.journal.all().find(|known| known.id == *id || handle_id(&known.id).to_lowercase() == handle) {
-        Some(known) if known.id == *id && known.pod == prepare.pod && known.delegated == prepare.delegated => {
-            Ok(Some(prepared(known)))
-        }
+        Some(known) if is_it(known, prepare) => return Ok(Some(prepared(known))),
         Some(known) => {
             let message =
                 format!("{} of pod {} is attached already, and otherwise; DEL comes first", known.id, known.pod);
-            Err(fault(INVALID_CONFIG, message))
+            return Err(fault(INVALID_CONFIG, message));
         }
-        None => Ok(None),
+        None => {}
     }
+    let taken = ports::taken(agent, prepare, others.iter().map(|ask| &ask.prepare));
+    taken.map_or(Ok(None), |text| Err(fault(TRY_AGAIN, text)))
+}
+
+fn is_it(known: &Attachment, Prepare { id, pod, delegated, host_ports, .. }: &Prepare) -> bool {
+    (&known.id, &known.pod, &known.delegated, &known.host_ports) == (id, pod, delegated, host_ports)
 }
 
 /// The three become part of an object's name.
@@ -174,6 +178,7 @@ fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
         mtu: prepare.mtu.unwrap_or(mtu),
         labels: prepare.labels.clone(),
         delegated: prepare.delegated,
+        host_ports: prepare.host_ports.clone(),
         committed: false,
     }
 }

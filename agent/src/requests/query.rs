@@ -3,7 +3,7 @@
 //! Invariant: answers from the World, the kernel's own tables and the shared objects, not from memory of what was done.
 //! Never: changes anything.
 
-use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault};
+use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault, ports};
 use crate::{
     explain,
     kernel::Kernel,
@@ -13,7 +13,7 @@ use crate::{
     trial::{self, Gathered},
 };
 use cni::protocol::{Answer, Fault, File, Query, Reply};
-use model::AttachmentId;
+use model::{AttachmentId, HostPort};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -90,14 +90,18 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
 }
 
 /// CHECK: everything of this attachment is as it was committed.
-pub fn check<K: Kernel>(agent: &Agent<K>, id: &AttachmentId) -> Reply {
+pub fn check<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, host_ports: &[HostPort]) -> Reply {
     let wrong = |what: String| Err(fault(NOT_AS_IT_SHOULD_BE, format!("{id}: {what}")));
+    let ports = ports::missing(agent, id, host_ports);
     let Some(known) = agent.journal.get(id).filter(|known| known.committed) else {
         return wrong("is not attached; the pod has to be made again".to_owned());
     };
     if !agent.kernel.in_force(id) {
         let why = agent.outcome.failed.first().map_or_else(String::new, |(item, error)| format!(": {item}: {error}"));
         return wrong(format!("is not in force{why}"));
+    }
+    if let Some(missing) = ports {
+        return wrong(missing);
     }
     // Another IPAM plugin's addresses are its own to check.
     if known.delegated {

@@ -18,10 +18,12 @@ use dataplane::{
     TwinAnswer, TwinError,
 };
 use datastore::Objects;
-use model::{Attachment, IfaceName, IpPool, Mac, PodId, Resource, Update};
+use model::{Attachment, HostPort, IfaceName, IpPool, Mac, PodId, Protocol, Resource, Update};
 use serde_json::Value;
+use service::Frontend;
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     path::Path,
     sync::mpsc::{Receiver, sync_channel},
     time::Duration,
@@ -36,6 +38,8 @@ struct FakeKernel {
     full: bool,
     previews: usize,
     unwired: Vec<AttachmentId>,
+    /// Does not lead where it should.
+    lost: Option<Frontend>,
     looks: u32,
 }
 
@@ -73,6 +77,9 @@ impl Kernel for FakeKernel {
     }
     fn in_force(&self, id: &AttachmentId) -> bool {
         self.endpoints.contains(id)
+    }
+    fn leads(&self, frontend: &Frontend) -> bool {
+        self.lost.as_ref() != Some(frontend)
     }
     fn explain(&self, _: &Question) -> Result<TwinAnswer, TwinError> {
         Err(TwinError::NoUplink)
@@ -177,11 +184,16 @@ fn prepare(container: &str, pod: &str) -> Operation {
         mac: None,
         ips: Vec::new(),
         delegated: false,
+        host_ports: Vec::new(),
     })
 }
 
 fn commit(container: &str) -> Operation {
     Operation::Commit { id: id(container), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: Vec::new() }
+}
+
+fn check(container: &str) -> Operation {
+    Operation::Check { id: id(container), host_ports: Vec::new() }
 }
 
 fn del(container: &str) -> Operation {
@@ -221,6 +233,65 @@ fn an_add_for_another_pod_under_an_identity_that_is_attached_is_refused_and_chan
     assert_eq!(bench.agent.kernel.endpoints, [id("c1")].into());
 }
 
+fn prepare_at(container: &str, pod: &str, port: u16, address: Option<&str>) -> Operation {
+    let Operation::Prepare(wish) = prepare(container, pod) else { panic!("a prepare") };
+    let address = address.map(|text| text.parse().expect("an address"));
+    Operation::Prepare(Prepare { host_ports: vec![host_port(port, address)], ..wish })
+}
+
+fn host_port(port: u16, address: Option<IpAddr>) -> HostPort {
+    HostPort { address, protocol: Protocol::TCP, port, target: 80 }
+}
+
+#[test]
+fn cni_90_a_host_port_is_one_pods_until_its_del_and_who_else_wants_it_is_told_whose_it_is() {
+    let mut bench = Bench::new();
+    let told = |reply: Reply| match reply {
+        Ok(Answer::Prepared(_)) => String::new(),
+        Err(Fault { code: TRY_AGAIN, message, .. }) => message,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(bench.ask(prepare_at("c1", "a", 8080, None))), "");
+    assert_eq!(told(bench.ask(prepare_at("c1", "a", 8080, None))), "", "said again");
+    assert_eq!(code(&bench.ask(prepare_at("c1", "a", 8081, None))), INVALID_CONFIG, "and otherwise");
+    let said = told(bench.ask(prepare_at("c2", "b", 8080, Some("192.0.2.1"))));
+    assert!(said.contains("192.0.2.1:8080/TCP of pod default/b is pod default/a's (8080/TCP)"), "{said}");
+    assert_eq!(bench.agent.journal.all().count(), 1, "nothing is half made");
+    assert_eq!(told(bench.ask(prepare_at("c2", "b", 8081, None))), "");
+    // Two in one batch.
+    let both = bench.ask_all(vec![prepare_at("c3", "c", 9000, None), prepare_at("c4", "d", 9000, None)]);
+    let both: Vec<_> = both.into_iter().map(told).collect();
+    assert!(both[0].is_empty() && both[1].contains("is pod default/c's"), "{both:?}");
+    // The next sandbox of the pod has it, before its former one's DEL; and after a restart it is still taken.
+    assert_eq!(bench.ask(commit("c1")), Ok(Answer::Done));
+    let interface = bench.prepared("c9", "z").host_interface;
+    assert_eq!(told(bench.ask(prepare_at("c5", "a", 8080, None))), "");
+    assert_eq!(bench.ask(commit("c5")), Ok(Answer::Done));
+    let mut bench = bench.restarted(&[interface, cni::name::host_interface_name(&PodId::new("default", "a"), "eth0")]);
+    bench.sync();
+    assert!(told(bench.ask(prepare_at("c6", "b", 8080, None))).contains("default/a"));
+    assert_eq!(bench.ask(del("c5")), Ok(Answer::Done));
+    assert_eq!(told(bench.ask(prepare_at("c6", "b", 8080, None))), "");
+}
+
+#[test]
+fn cni_90_check_names_a_host_port_that_add_was_not_asked_for_or_that_leads_nowhere() {
+    let mut bench = Bench::new();
+    bench.agent.world.set_host_addresses([[192, 0, 2, 1].into()].into());
+    bench.ask(prepare_at("c1", "a", 8080, None)).expect("prepared");
+    assert_eq!(bench.ask(commit("c1")), Ok(Answer::Done));
+    let check = |port| Operation::Check { id: id("c1"), host_ports: vec![host_port(port, None)] };
+    assert_eq!(bench.ask(check(8080)), Ok(Answer::Done));
+    let said = bench.ask(check(8081)).expect_err("another").message;
+    assert!(said.contains("ADD was not asked for the host port 8081/TCP"), "{said}");
+    bench.agent.kernel.lost = Some(Frontend { address: [192, 0, 2, 1].into(), protocol: Protocol::TCP, port: 8080 });
+    for operation in [check(8080), self::check("c1")] {
+        let fault = bench.ask(operation).expect_err("lost");
+        assert_eq!(fault.code, NOT_AS_IT_SHOULD_BE);
+        assert!(fault.message.contains("192.0.2.1:8080/TCP does not lead to pod default/a"), "{fault}");
+    }
+}
+
 #[test]
 fn the_agent_chooses_a_mac_keeps_it_and_takes_another_that_the_wiring_tells() {
     let mut bench = Bench::new();
@@ -253,7 +324,7 @@ fn commit_is_answered_when_it_is_in_force_and_other_nodes_are_told() {
     let mut bench = Bench::new();
     bench.attached("c1", "a");
     assert!(bench.agent.kernel.in_force(&id("c1")));
-    assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
+    assert_eq!(bench.ask(check("c1")), Ok(Answer::Done));
     let told = bench.agent.allocator.objects().list("WorkloadAddress").expect("readable");
     assert_eq!(told.len(), 1);
 }
@@ -353,7 +424,7 @@ fn a_restart_keeps_what_was_committed_and_undoes_what_was_only_prepared() {
     let mut bench = bench.restarted(&[kept.host_interface, undone.host_interface]);
     assert_eq!(bench.agent.kernel.endpoints, [id("c1")].into());
     assert_eq!((bench.held("c1"), bench.held("c2")), (1, 0));
-    assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
+    assert_eq!(bench.ask(check("c1")), Ok(Answer::Done));
 }
 
 #[test]
@@ -459,7 +530,7 @@ fn cni_23_addresses_of_another_ipam_come_with_the_commit_and_the_same_answer_is_
     assert!(first.addresses.is_empty());
     assert_eq!(bench.ask(commit_with(id("c1"), &["10.88.0.5", "fd00:88::5"])), Ok(Answer::Done));
     assert_eq!(told(&bench), ["10.88.0.5", "fd00:88::5"]);
-    assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
+    assert_eq!(bench.ask(check("c1")), Ok(Answer::Done));
     let Ok(Answer::Prepared(again)) = bench.ask(wish()) else { panic!("not prepared") };
     assert_eq!(again.addresses.len(), 2, "so that the plugin is not asked for more");
     assert_eq!(bench.held("c1"), 0, "no pool has them");
@@ -533,7 +604,7 @@ fn calc_15_several_interfaces_of_a_container_are_attached_and_told_of_together()
     assert_eq!(bench.ask(Operation::Del { id: interface("c1", "net1") }), Ok(Answer::Done));
     assert_eq!(told(&bench), [first.addresses[0].to_string()]);
     assert!(bench.agent.kernel.in_force(&id("c1")));
-    assert_eq!(bench.ask(Operation::Check { id: id("c1") }), Ok(Answer::Done));
+    assert_eq!(bench.ask(check("c1")), Ok(Answer::Done));
 }
 
 #[test]
@@ -587,7 +658,7 @@ fn own_13_gc_of_one_network_leaves_another_that_shares_its_pools() {
 fn cni_52_check_sees_an_endpoint_out_of_force_and_a_lost_reservation() {
     let mut bench = Bench::new();
     bench.attached("c1", "a");
-    let check = || Operation::Check { id: id("c1") };
+    let check = || check("c1");
     bench.agent.kernel.endpoints.clear();
     assert!(bench.ask(check()).expect_err("not in force").message.contains("not in force"));
     bench.agent.look(Extent::Everything);

@@ -7,6 +7,7 @@
 
 pub mod desired;
 mod host;
+mod host_ports;
 mod index;
 mod lifeline;
 pub mod live;

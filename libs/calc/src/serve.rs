@@ -1,10 +1,10 @@
 //! Services of the World: what each is worked out from, and whose a frontend is that several want.
 //! In: [`World`]. Out: every frontend with what stands behind it; what the writers of services should know.
-//! Invariant: of those that want one frontend the one that names its address has it, then the older, then the smaller name;
-//! the order of telling leaves no trace.
+//! Invariant: of those that want one frontend a host port has it, then the service that names its address, then the older, then
+//! the smaller name; the order of telling leaves no trace.
 //! Never: which backends a service has (`service`).
 
-use crate::{Neighbour, World};
+use crate::{Neighbour, World, host_ports};
 use model::{Created, EndpointSlice, NodeName, Service, ServiceId};
 use service::{About, Balance, Frontend, HealthCheck, Here, Kind, Remark, Served, serve};
 use std::{
@@ -43,7 +43,7 @@ pub(crate) fn rank(service: &Service, kind: Kind) -> (bool, Created, &ServiceId)
     (kind == Kind::NodePort, service.created, &service.id)
 }
 
-/// Every frontend.
+/// Every frontend. A host port comes before all services: whoever made the pod named this node's port.
 pub(crate) fn services(world: &World) -> BTreeMap<Frontend, Arc<Balance>> {
     let mut first = BTreeMap::new();
     for (service, served) in all(world) {
@@ -55,7 +55,8 @@ pub(crate) fn services(world: &World) -> BTreeMap<Frontend, Arc<Balance>> {
             }
         }
     }
-    first.into_iter().map(|(frontend, (_, balance))| (frontend, Arc::new(balance))).collect()
+    let of_services = first.into_iter().map(|(frontend, (_, balance))| (frontend, Arc::new(balance)));
+    of_services.chain(host_ports::frontends(world)).collect()
 }
 
 fn all(world: &World) -> impl Iterator<Item = (&Service, Served)> {
@@ -72,8 +73,12 @@ fn all(world: &World) -> impl Iterator<Item = (&Service, Served)> {
     })
 }
 
-pub(crate) fn taken(frontend: &Frontend, holder: &ServiceId) -> Remark {
-    let text = format!("{frontend} is taken by {holder}, which comes first: by naming the address, by age, or by name");
+pub(crate) fn taken(frontend: &Frontend, holder: &Balance) -> Remark {
+    let who = &holder.of.service;
+    let text = match holder.kind {
+        Kind::HostPort => format!("{frontend} is a host port of the pod {who}, which comes first"),
+        _ => format!("{frontend} is taken by {who}, which comes first: by naming the address, by age, or by name"),
+    };
     Remark::new(About::Taken, text)
 }
 
@@ -85,8 +90,8 @@ impl World {
         let mut remarks = BTreeMap::new();
         for (service, mut served) in all(self) {
             let lost = served.frontends.iter().filter_map(|(frontend, _)| {
-                let holder = &held.get(frontend)?.of.service;
-                (*holder != service.id).then_some((*frontend, holder))
+                let holder = held.get(frontend)?;
+                (!holder.is_of(&service.id)).then_some((*frontend, holder))
             });
             let lost: BTreeMap<_, _> = lost.collect();
             served.remarks.extend(lost.into_iter().map(|(frontend, holder)| taken(&frontend, holder)));

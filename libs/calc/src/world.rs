@@ -256,6 +256,12 @@ impl World {
         Some(gone)
     }
 
+    /// Whether an attachment of this pod has host ports.
+    pub(crate) fn asks_for_host_ports(&self, id: &PodId) -> bool {
+        let own = self.attached.get(id).into_iter().flatten().filter_map(|id| self.attachments.get(id));
+        own.into_iter().any(|attachment| !attachment.host_ports.is_empty())
+    }
+
     /// The addresses this host has now, loopback and link-local ones left out.
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.host = addresses;

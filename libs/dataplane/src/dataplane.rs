@@ -24,6 +24,7 @@ use crate::{
 use abi::{Timeouts, maps};
 use calc::Latest;
 use model::{AttachmentId, IfaceName, ServicePortId};
+use service::Frontend;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -297,6 +298,12 @@ impl Dataplane {
     #[must_use]
     pub fn counts_of(&self, port: &ServicePortId) -> ServiceCounts {
         counts::of(&self.node.tables, port)
+    }
+
+    /// Whether the kernel's tables lead a frontend where it should lead. What cannot be read does not.
+    #[must_use]
+    pub fn leads(&self, frontend: &Frontend) -> bool {
+        self.node.tables.leads(frontend).unwrap_or(false)
     }
 
     /// What staged policies would have made of new flows.

@@ -4,7 +4,7 @@
 //! the interface's.
 //! Never: outlives its DEL.
 
-use crate::{IfaceName, Labels, Mac, PodId};
+use crate::{HostPort, IfaceName, Labels, Mac, PodId};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
@@ -48,6 +48,9 @@ pub struct Attachment {
     /// The addresses are another IPAM plugin's; they come with the commit.
     #[serde(default)]
     pub delegated: bool,
+    /// Ports of this node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
     /// The pod side is wired and the endpoint is to be served. Before that only its addresses are kept.
     pub committed: bool,
 }

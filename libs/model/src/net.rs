@@ -203,7 +203,8 @@ impl fmt::Display for IfaceName {
 }
 
 /// An IP protocol by its number; prints by name where it has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Protocol(pub u8);
 
 impl Protocol {
@@ -241,6 +242,20 @@ impl fmt::Display for Protocol {
             Some((_, name)) => f.write_str(name),
             None => write!(f, "{}", self.0),
         }
+    }
+}
+
+impl TryFrom<String> for Protocol {
+    type Error = InvalidNet;
+
+    fn try_from(text: String) -> Result<Self, InvalidNet> {
+        text.parse()
+    }
+}
+
+impl From<Protocol> for String {
+    fn from(protocol: Protocol) -> Self {
+        protocol.to_string()
     }
 }
 

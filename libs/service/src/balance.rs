@@ -3,7 +3,7 @@
 //! Invariant: lists are in order, each backend once; what is chosen is listed.
 //! Never: a backend of the other family than its frontend.
 
-use model::{Cidr, Protocol, ServicePortId};
+use model::{Cidr, Protocol, ServiceId, ServicePortId};
 use std::{fmt, net::IpAddr, sync::Arc};
 
 /// Where packets reach a service: an address of it, a protocol, a port.
@@ -62,6 +62,9 @@ pub enum Kind {
     ExternalIp,
     /// One of `status.loadBalancer.ingress`.
     LoadBalancer,
+    /// An address of this node at the `hostPort` of a pod, which is the only backend. It is no service's: `of` names the pod and
+    /// the port of the node.
+    HostPort,
 }
 
 impl fmt::Display for Kind {
@@ -71,6 +74,7 @@ impl fmt::Display for Kind {
             Self::NodePort => "NodePort",
             Self::ExternalIp => "ExternalIP",
             Self::LoadBalancer => "LoadBalancer",
+            Self::HostPort => "HostPort",
         })
     }
 }
@@ -97,6 +101,29 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// What is sent to a host port goes to this pod, and to nobody else. `outside`: from there, too.
+    #[must_use]
+    pub fn of_host_port(of: ServicePortId, pod: Backend, outside: bool) -> Self {
+        let one: Arc<[Backend]> = [pod].into();
+        let inside = Arc::new(Backends { chosen: Arc::clone(&one), listed: one, elsewhere: false });
+        Self {
+            of,
+            kind: Kind::HostPort,
+            outside: outside.then(|| Arc::clone(&inside)),
+            inside,
+            keeps_source: true,
+            by_host: false,
+            affinity_s: None,
+            sources: None,
+        }
+    }
+
+    /// Whether a service has it.
+    #[must_use]
+    pub fn is_of(&self, service: &ServiceId) -> bool {
+        self.kind != Kind::HostPort && self.of.service == *service
+    }
+
     /// Those for either side.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backends>> {
         std::iter::once(&self.inside).chain(&self.outside)

@@ -126,6 +126,7 @@ fn attachment(number: usize, pod: &str) -> Attachment {
         labels: Labels::new(),
         committed: true,
         delegated: false,
+        host_ports: Vec::new(),
     }
 }
 

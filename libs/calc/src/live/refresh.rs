@@ -37,6 +37,7 @@ impl Live {
             let nets = self.peers.put_node(&self.world, name);
             self.around_changed(nets, &mut todo);
         }
+        let has_other_host_ports = !dirty.addresses.is_empty() || self.services.host_any(&self.world, &dirty.pods);
         let mut services = dirty.services;
         for id in &dirty.slices {
             services.extend(self.backends.service_of(id).cloned());
@@ -52,6 +53,9 @@ impl Live {
         for id in &services {
             let slices = self.backends.slices_of(&self.world, id);
             self.services.put(&self.world, id, &slices, &mut self.desired);
+        }
+        if has_other_host_ports {
+            self.services.put_host_ports(&self.world, &mut self.desired);
         }
         for name in &dirty.hosts {
             self.hosts.put(&self.world, name);

@@ -1,15 +1,15 @@
 //! Services, kept as they and their slices change.
-//! In: a service that may be another, and its slices. Out: its frontends in Desired.
+//! In: a service that may be another, and its slices; host ports, which come before them. Out: its frontends in Desired.
 //! Invariant: equal to working out every service; a change costs what its service has, and who wants the same frontends.
 //! Never: looks at a service that no change concerns; replaces what is equal, so that who compares sees by the pointer what is new.
 
 use super::latest::Followed;
 use crate::{
-    Desired, World,
+    Desired, World, host_ports,
     serve::{Place, rank, taken},
 };
-use model::{EndpointSlice, Service, ServiceId};
-use service::{Backends, Balance, Frontend, HealthCheck, Remark, Served};
+use model::{EndpointSlice, PodId, Service, ServiceId};
+use service::{Backends, Balance, Frontend, HealthCheck, Kind, Remark, Served};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -23,8 +23,12 @@ pub(super) struct Services {
     own: BTreeMap<ServiceId, Own>,
     /// What load balancers are told of those that have one which asks.
     health: BTreeMap<ServiceId, HealthCheck>,
-    /// Frontends that several services want.
+    /// Frontends that several services want, or one beside a host port.
     contested: BTreeMap<Frontend, BTreeSet<ServiceId>>,
+    /// Host ports of this node's pods, which come before services.
+    host_ports: BTreeMap<Frontend, Arc<Balance>>,
+    /// Whose these are.
+    hosted: BTreeSet<PodId>,
 }
 
 /// What a service would have if there were no other.
@@ -95,28 +99,51 @@ impl Services {
             self.own.insert(id.clone(), now);
         }
         for frontend in touched {
-            self.settle(world, id, frontend, desired);
+            self.settle(world, Some(id), frontend, desired);
         }
     }
 
-    /// What `id` wants of this frontend may be something else.
-    fn settle(&mut self, world: &World, id: &ServiceId, frontend: Frontend, desired: &mut Followed) {
-        let wants = self.own.get(id).is_some_and(|own| own.at(&frontend).is_some());
+    /// Whether any of these pods has host ports, or had them.
+    pub(super) fn host_any(&self, world: &World, pods: &BTreeSet<PodId>) -> bool {
+        pods.iter().any(|id| self.hosted.contains(id) || world.asks_for_host_ports(id))
+    }
+
+    /// Host ports may be others: of some pod, or at other addresses.
+    pub(super) fn put_host_ports(&mut self, world: &World, desired: &mut Followed) {
+        let before = mem::replace(&mut self.host_ports, host_ports::frontends(world));
+        self.hosted = host_ports::pods(world);
+        for (frontend, balance) in &mut self.host_ports {
+            if let Some(known) = before.get(frontend).filter(|known| *known == balance) {
+                *balance = Arc::clone(known);
+            }
+        }
+        let all: BTreeSet<Frontend> = before.keys().chain(self.host_ports.keys()).copied().collect();
+        for frontend in all.into_iter().filter(|at| before.get(at) != self.host_ports.get(at)).collect::<Vec<_>>() {
+            self.settle(world, None, frontend, desired);
+        }
+    }
+
+    /// What this service wants of the frontend may be something else, or what a host port does.
+    fn settle(&mut self, world: &World, id: Option<&ServiceId>, frontend: Frontend, desired: &mut Followed) {
         let mut claimants = self.contested.remove(&frontend).unwrap_or_else(|| {
-            desired.services.get(&frontend).map(|balance| balance.of.service.clone()).into_iter().collect()
+            let holder = desired.services.get(&frontend).filter(|balance| balance.kind != Kind::HostPort);
+            holder.map(|balance| balance.of.service.clone()).into_iter().collect()
         });
-        if wants {
-            claimants.insert(id.clone());
-        } else {
-            claimants.remove(id);
+        if let Some(id) = id {
+            if self.own.get(id).is_some_and(|own| own.at(&frontend).is_some()) {
+                claimants.insert(id.clone());
+            } else {
+                claimants.remove(id);
+            }
         }
         let claims = claimants.iter().filter_map(|claimant| {
             let balance = self.own.get(claimant)?.at(&frontend)?;
             Some((rank(world.services.get(claimant)?, balance.kind), balance))
         });
-        let first = claims.min_by_key(|(rank, _)| *rank).map(|(_, balance)| Arc::clone(balance));
-        desired.put_service(frontend, first);
-        if claimants.len() > 1 {
+        let first = claims.min_by_key(|(rank, _)| *rank).map(|(_, balance)| balance);
+        let hosted = self.host_ports.get(&frontend);
+        desired.put_service(frontend, hosted.or(first).map(Arc::clone));
+        if claimants.len() > usize::from(hosted.is_none()) {
             self.contested.insert(frontend, claimants);
         }
     }
@@ -131,8 +158,8 @@ impl Services {
         let said = self.own.iter().filter(|(_, own)| !own.remarks.is_empty());
         let mut remarks: BTreeMap<_, _> = said.map(|(id, own)| (id, own.remarks.clone())).collect();
         for (frontend, claimants) in &self.contested {
-            let Some(holder) = desired.services.get(frontend).map(|balance| &balance.of.service) else { continue };
-            for loser in claimants.iter().filter(|claimant| *claimant != holder) {
+            let Some(holder) = desired.services.get(frontend) else { continue };
+            for loser in claimants.iter().filter(|claimant| !holder.is_of(claimant)) {
                 remarks.entry(loser).or_default().push(taken(frontend, holder));
             }
         }

@@ -62,6 +62,7 @@ pub(crate) fn attachment(pod: &Pod, container: usize, committed: bool) -> Attach
         mtu: 1500,
         labels: pod.labels.clone(),
         delegated: false,
+        host_ports: Vec::new(),
         committed,
     }
 }

@@ -159,6 +159,7 @@ pub fn attachment(pod: &str, addresses: &[&str]) -> Attachment {
         mtu: 1450,
         labels: labels(&[("app", "args")]),
         delegated: false,
+        host_ports: Vec::new(),
         committed: true,
     }
 }

@@ -4,6 +4,7 @@
 //! Never: updates a hash key in place.
 
 use super::{
+    Tables,
     audit::{same_class, same_endpoint},
     graces::{Graces, grace},
     keys,
@@ -24,6 +25,7 @@ use abi::{
     verdict::DROP_REASONS,
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues, lpm_trie};
+use service::Frontend;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -101,6 +103,16 @@ fn sizes(dir: &Path) -> Result<Sizes, StoreError> {
         Ok((spec.name, info.max_entries()))
     };
     maps::MAPS.iter().map(size).collect::<Result<_, _>>().map(Sizes)
+}
+
+impl Tables<KernelStore> {
+    /// Whether the kernel leads a frontend where the revision in force has it lead.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn leads(&self, frontend: &Frontend) -> Result<bool, StoreError> {
+        self.services.leads(frontend, &self.store.services, self.image.generation)
+    }
 }
 
 impl KernelStore {

@@ -6,8 +6,8 @@
 use super::*;
 use crate::{Neighbour, NodePortAddresses};
 use model::{
-    Created, EndpointSlice, EndpointSliceId, Hints, Node, Service, ServiceAddresses, ServiceId, ServiceKind,
-    ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
+    Created, EndpointSlice, EndpointSliceId, Hints, HostPort, Labels, Node, Service, ServiceAddresses, ServiceId,
+    ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use service::{About, Frontend, Kind};
 use std::sync::Arc;
@@ -120,6 +120,44 @@ pub(super) fn node_ports(dice: &mut Dice) -> NodePortAddresses {
     }
 }
 
+/// A pod with host ports that services may want, too, or without.
+fn hosting(dice: &mut Dice) -> Attachment {
+    let addresses: Box<[IpAddr]> = [address(dice, true, 65), address(dice, false, 65)].into();
+    let pod = Pod {
+        id: PodId::new("x", dice.pick(&["shop", "web", "pod"])),
+        node: None,
+        labels: Labels::default(),
+        addresses,
+        ports: [].into(),
+        service_account: None,
+        host_network: false,
+        finished: false,
+    };
+    let port = |dice: &mut Dice| HostPort {
+        address: dice.pick(&[None, Some([0; 4].into()), Some([10, 97, 0, 1].into()), Some([127, 0, 0, 1].into())]),
+        protocol: dice.pick(&PROTOCOLS),
+        port: dice.pick(&[80, 30_000]),
+        target: dice.pick(&[8080, 8081]),
+    };
+    let host_ports = (0..dice.below(3)).map(|_| port(dice)).collect();
+    Attachment { host_ports, ..attachment(&pod, dice.below(3), dice.below(4) > 0) }
+}
+
+/// The same pod, perhaps over by now.
+fn told(attachment: &Attachment, finished: bool) -> Resource {
+    let pod = Pod {
+        id: attachment.pod.clone(),
+        node: Some(HERE.into()),
+        labels: attachment.labels.clone(),
+        addresses: attachment.addresses.as_slice().into(),
+        ports: [].into(),
+        service_account: None,
+        host_network: false,
+        finished,
+    };
+    Resource::Pod(pod.into())
+}
+
 /// What the kept remarks and those worked out anew say.
 pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
     if live.desired().is_some() {
@@ -132,7 +170,7 @@ pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
 
 #[test]
 fn whatever_the_history_services_are_what_the_world_says_now() {
-    let mut contested = 0;
+    let (mut contested, mut hosted) = (0, 0);
     for seed in 1..=400 {
         let mut dice = Dice(seed);
         let all = resources(&mut dice);
@@ -141,7 +179,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
         let mut history = String::new();
         for _ in 0..60 {
             let resource = all[dice.below(all.len())].clone();
-            let text = match dice.below(10) {
+            let text = match dice.below(14) {
                 0..7 => {
                     let text = format!("{resource:?}");
                     live.apply(Update::Set(resource));
@@ -150,6 +188,20 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                 7 | 8 => {
                     live.apply(Update::Gone(resource.key()));
                     format!("{} is gone", resource.key())
+                }
+                9..12 => {
+                    let attachment = hosting(&mut dice);
+                    let text = format!("{attachment:?}");
+                    live.attach(attachment);
+                    text
+                }
+                12 => {
+                    let attachment = hosting(&mut dice);
+                    live.detach(&attachment.id);
+                    let told = told(&attachment, dice.below(2) == 0);
+                    let text = format!("{} is detached, and {told:?}", attachment.id);
+                    live.apply(Update::Set(told));
+                    text
                 }
                 _ => {
                     let addresses = [[10, 65, 0, 9], [10, 97, 0, 1], [192, 168, 7, 1]].map(IpAddr::from);
@@ -172,12 +224,15 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                     "seed {seed}, after:\n{history}"
                 );
                 assert_same_remarks(&mut live, &format!("seed {seed}, after:\n{history}"));
-                contested +=
-                    live.service_remarks().values().flatten().filter(|said| said.about == About::Taken).count();
+                let said = live.service_remarks();
+                let taken = said.values().flatten().filter(|said| said.about == About::Taken);
+                contested += taken.clone().count();
+                hosted += taken.filter(|said| said.text.contains("host port")).count();
             }
         }
     }
     assert!(contested > 1000, "services of these worlds want the same frontends: {contested}");
+    assert!(hosted > 500, "and so do host ports: {hosted}");
 }
 
 fn web(number: u8, created: &str) -> Resource {
@@ -235,6 +290,30 @@ fn one_that_names_an_address_goes_before_an_older_one_with_a_node_port_there() {
     live.apply(Update::Set(web(2, "2026-01-01T00:00:00Z")));
     assert_eq!(kind(&mut live), Some(Kind::ExternalIp));
     assert_eq!(live.service_remarks().into_keys().map(|id| &*id.name).collect::<Vec<_>>(), ["web-1"]);
+}
+
+#[test]
+fn a_host_port_goes_before_a_service_which_hears_of_it_and_gives_way_with_its_pod() {
+    let mut live = Live::new(HERE.into(), false);
+    live.apply(Update::InSync);
+    live.set_host_addresses([[203, 0, 113, 9].into()].into());
+    live.apply(Update::Set(web(1, "2020-01-01T00:00:00Z")));
+    let frontend = Frontend { address: [203, 0, 113, 9].into(), protocol: Protocol::TCP, port: 80 };
+    let holder = |live: &mut Live| {
+        live.desired().and_then(|desired| Some(desired.services.get(&frontend)?.of.to_string())).unwrap_or_default()
+    };
+    assert_eq!(holder(&mut live), "x/web-1");
+    let port = HostPort { address: None, protocol: Protocol::TCP, port: 80, target: 8080 };
+    // A pod of the service's own name is another.
+    let attached =
+        Attachment { pod: PodId::new("x", "web-1"), host_ports: vec![port], committed: true, ..hosting(&mut Dice(1)) };
+    live.attach(attached.clone());
+    assert_eq!(holder(&mut live), "x/web-1:80/TCP");
+    let said: Vec<_> = live.service_remarks().into_values().flatten().map(|said| said.text).collect();
+    assert_eq!(said, ["203.0.113.9:80/TCP is a host port of the pod x/web-1, which comes first"]);
+    live.detach(&attached.id);
+    assert_eq!(holder(&mut live), "x/web-1");
+    assert!(live.service_remarks().is_empty());
 }
 
 #[test]

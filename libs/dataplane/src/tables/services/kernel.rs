@@ -3,7 +3,10 @@
 //! Invariant: a word is stored after what goes with it.
 //! Never: updates a key in place.
 
-use super::write::{ServiceSnapshot, ServiceWrite};
+use super::{
+    image::Held,
+    write::{ServiceSnapshot, ServiceWrite},
+};
 use crate::{
     bpf::NEW_ONLY,
     tables::{
@@ -151,6 +154,14 @@ impl ServiceMaps {
             ServiceWrite::DeleteKey(key) => found(self.keys.get(key, 0), &maps::SERVICES)?.is_none(),
             ServiceWrite::FreshFrontend(_) | ServiceWrite::FreshBackend(_) => true,
         })
+    }
+
+    /// Whether a key leads to the balancers that it should have, for packets of a generation.
+    pub fn leads(&self, key: &ServiceKey, held: &Held, generation: u64) -> Result<bool, StoreError> {
+        let slot = found(self.keys.get(key, 0), &maps::SERVICES)?;
+        let words = self.frontends.get(held.slot).unwrap_or_default();
+        let at = (words.inside.at(generation), words.outside.at(generation));
+        Ok(slot == Some(held.slot) && at == (held.inside, held.outside))
     }
 
     /// Puts a key there over whatever somebody else has put there.

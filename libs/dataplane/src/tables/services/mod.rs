@@ -168,6 +168,15 @@ impl Services {
         }
     }
 
+    /// Whether the tables lead a frontend where the revision in force has it lead, at its generation.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn leads(&self, frontend: &Frontend, maps: &kernel::ServiceMaps, generation: u64) -> Result<bool, StoreError> {
+        let known = plan::key_of(frontend).and_then(|key| Some((key, self.image.frontends.get(&key)?)));
+        known.map_or(Ok(false), |(key, held)| maps.leads(&key, held, generation))
+    }
+
     /// Entries that what is in force takes of each map.
     pub fn needs(&self) -> Vec<Need> {
         step::needs(&self.numbers, self.image.frontends.len())
