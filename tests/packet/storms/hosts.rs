@@ -97,11 +97,13 @@ fn hep_5_in_a_storm_of_flips_gate_and_pod_judge_each_packet_by_one_revision() {
         let dropped = |kernel: &Kernel, reason| kernel.dropped(reason).values().sum::<u64>();
         let reasons = [DropReason::HostEndpoint, DropReason::IngressPolicy];
         let before = reasons.map(|reason| dropped(&kernel, reason));
-        let (mut sent, mut port) = (0u64, 1024u16);
+        let mut sent = 0u64;
         storm(&mut kernel, [&gate(false), &pod_refuses], |_| {
             for family in Family::BOTH {
-                port = port.checked_add(1).unwrap_or(1024);
-                let frame = OUTSIDE.udp(family, DB, (port, 80), b"of a mixture").with_destination_mac(NODE.mac.0);
+                // No flow twice: one that the gate let pass before is refused as a flow.
+                let port = |span: u64, from: u64| u16::try_from(from + span % 50_000).unwrap_or(80);
+                let ports = (port(sent, 1024), port(sent / 50_000, 80));
+                let frame = OUTSIDE.udp(family, DB, ports, b"of a mixture").with_destination_mac(NODE.mac.0);
                 outside.send([0; OFFLOAD], &frame.bytes());
                 sent += 1;
             }
