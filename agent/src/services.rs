@@ -6,7 +6,7 @@
 use crate::{announce::Announcer, kernel::Kernel, owner::Agent, wanted};
 use calc::{Live, World};
 use dataplane::{ServiceCounts, StoreError, TrackedFlow};
-use model::{Service, ServiceId, ServicePortId, TrafficPolicy};
+use model::{Cidr, Service, ServiceId, ServicePortId, TrafficPolicy};
 use serde_json::{Value, json};
 use service::{About, Backend, Backends, Balance, Frontend, Kind, Remark};
 use std::{
@@ -305,6 +305,14 @@ fn when_none(backends: &Backends) -> &'static str {
     if backends.elsewhere { "dropped: backends are on other nodes" } else { "refused: no backend" }
 }
 
+fn ranges(sources: &[Cidr]) -> String {
+    let mut named: Vec<_> = sources.iter().take(NAMED).map(ToString::to_string).collect();
+    if sources.len() > NAMED {
+        named.push(format!("and {} more", sources.len() - NAMED));
+    }
+    named.join(" ")
+}
+
 /// The choices of the service's writer that hold at this frontend.
 fn policy(service: &Service, balance: &Balance) -> Value {
     let of_clients = if balance.kind == Kind::ClusterIp { service.internal } else { service.external };
@@ -314,12 +322,7 @@ fn policy(service: &Service, balance: &Balance) -> Value {
     }
     said.extend(service.distribution.map(|distribution| distribution.to_string()));
     said.extend(balance.affinity_s.map(|seconds| format!("ClientIP {seconds} s")));
-    said.extend(
-        balance
-            .sources
-            .iter()
-            .map(|sources| format!("from {}", sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))),
-    );
+    said.extend(balance.sources.as_ref().map(|sources| format!("from {}", ranges(sources))));
     let balanced = balance.kind == Kind::LoadBalancer;
     said.extend(service.health_check_port.filter(|_| balanced).map(|port| format!("health at {port}")));
     if said.is_empty() {

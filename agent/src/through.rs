@@ -9,7 +9,7 @@ use crate::{
     kernel::Kernel,
     owner::Agent,
 };
-use abi::Outcome as Fate;
+use abi::{DropReason, Outcome as Fate};
 use dataplane::{Origin, Question, TrackedFlow, TwinAnswer};
 use serde_json::{Value, json};
 use service::{Backend, Backends, Balance, Frontend};
@@ -17,6 +17,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// Backends that are asked about.
 const BACKENDS_ASKED: usize = 8;
+/// Source ranges that are named.
+const RANGES_NAMED: usize = 8;
 
 /// A packet of a pod here to a service.
 pub struct Through<'a> {
@@ -55,7 +57,7 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, through: &Through<'_>) -> Result<Val
     for backend in &to {
         backends.push((*backend, through.about(agent, *backend, &given)?));
     }
-    let (verdict, why) = judged(&balance.inside, &backends, &twin, known.is_some());
+    let (verdict, why) = judged(through, &backends, &twin, known.is_some());
     let mut report = json!({
         "from": asked.from, "source": source, "to": asked.to, "destination": frontend.address,
         "protocol": frontend.protocol.to_string(), "port": frontend.port,
@@ -88,7 +90,8 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, through: &Through<'_>) -> Result<Val
     if flows.len() > FLOWS_MAX {
         report["moreFlows"] = (flows.len() - FLOWS_MAX).into();
     }
-    if let Some(alarm) = alarm(&backends, more > 0 || balance.by_host, &twin) {
+    let ranges = if known.is_some() { None } else { through.alarm(&twin) };
+    if let Some(alarm) = ranges.or_else(|| alarm(&backends, more > 0 || balance.by_host, &twin)) {
         disagree(asked, &alarm);
         report["ALARM"] = alarm.into();
     }
@@ -122,6 +125,23 @@ impl Through<'_> {
         flows
     }
 
+    /// Whether source ranges keep its sender from the backends there are.
+    fn is_kept_out(&self) -> bool {
+        !self.balance.inside.chosen.is_empty() && !self.balance.lets_in(self.source)
+    }
+
+    /// Where the kernel has it otherwise than the source ranges.
+    fn alarm(&self, twin: &TwinAnswer) -> Option<String> {
+        let is_refused = twin.answer.outcome == Fate::Drop(DropReason::NoBackend);
+        match (self.is_kept_out(), matches!(twin.answer.outcome, Fate::Drop(_))) {
+            (true, false) => Some(format!("the kernel sends it {}, past the source ranges", twin_says(twin))),
+            (false, _) if is_refused && !self.balance.inside.chosen.is_empty() => {
+                Some("the kernel finds it no backend, where there are some for its sender".to_owned())
+            }
+            _ => None,
+        }
+    }
+
     fn told(&self, mut flow: Value, backend: Backend) -> Value {
         flow["backend"] = backend.to_string().into();
         flow
@@ -146,13 +166,22 @@ fn backend_of(flow: &TrackedFlow) -> Backend {
 
 /// The verdict for the frontend, and one sentence.
 fn judged(
-    inside: &Backends,
+    through: &Through<'_>,
     backends: &[(Backend, Explanation)],
     twin: &TwinAnswer,
     is_known: bool,
 ) -> (&'static str, String) {
     if backends.is_empty() {
-        return ("refused", nobody(inside));
+        return ("refused", nobody(&through.balance.inside));
+    }
+    if !is_known && through.is_kept_out() {
+        let ranges = through.balance.sources.iter().flat_map(|ranges| ranges.iter());
+        let mut ranges: Vec<_> = ranges.take(RANGES_NAMED + 1).map(ToString::to_string).collect();
+        if ranges.len() > RANGES_NAMED {
+            ranges[RANGES_NAMED] = "..".to_owned();
+        }
+        let text = format!("dropped in silence: {} is in none of the source ranges", through.source);
+        return ("refused", format!("{text} ({})", ranges.join(", ")));
     }
     let allowed = backends.iter().filter(|(_, said)| said.is_allowed()).count();
     let sent = if is_known { "the flow is at" } else { "it is sent to" };

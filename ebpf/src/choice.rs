@@ -6,6 +6,7 @@
 use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, FRONTEND_NONE};
 use abi::{AffinityKey, Backend, Balancer, DropReason, Frontend, ServiceKey};
 
+use crate::parse::Packet;
 use crate::tables::{Services, Tables};
 
 /// Who asks.
@@ -69,13 +70,31 @@ pub fn balancer_for<'a, T: Services>(
 /// Any member, but for one.
 #[inline(always)]
 pub fn member<T: Services>(tables: &T, balancer: &Balancer, but: u32) -> Result<u32, DropReason> {
-    let index = ((u64::from(tables.random()) * u64::from(balancer.len)) >> 32) as u32;
+    member_by(tables, balancer, tables.random(), but)
+}
+
+/// The member for a number, but for one.
+#[inline(always)]
+pub fn member_by<T: Services>(tables: &T, balancer: &Balancer, number: u32, but: u32) -> Result<u32, DropReason> {
+    let index = ((u64::from(number) * u64::from(balancer.len)) >> 32) as u32;
     let at = |index: u32| tables.member(balancer.offset.wrapping_add(index)).ok_or(DropReason::TableCorrupt);
     let found = at(index)?.backend;
     if but == 0 || found != but {
         return Ok(found);
     }
     Ok(at(if index + 1 < balancer.len { index + 1 } else { 0 })?.backend)
+}
+
+/// The same number for a flow every time, and on every node. Whoever leaves out the client's port has one for all its flows.
+#[inline(always)]
+pub fn hash(packet: &Packet, source_port: u16) -> u32 {
+    let (source, destination) = (packet.source.0, packet.destination.0);
+    let mixed = source[0] ^ source[1] ^ destination[0].rotate_left(21) ^ destination[1].rotate_left(9);
+    let ports = u64::from(source_port) << 16 | u64::from(packet.destination_port);
+    let mixed = (mixed ^ ports ^ u64::from(packet.protocol) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // Once more: a client's next port differs in few bits.
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed >> 32) as u32
 }
 
 /// The backend that a client keeps to, if it was there in time and new flows may still go there.

@@ -4,8 +4,8 @@
 //! Never: looks inside a stage.
 
 use abi::endpoint::{NODE_BESIDE, NODE_TRANSLATES, SLOT_HOST};
-use abi::service::{BACKEND_LISTED, BALANCER_SILENT};
-use abi::{Address, Backend, ServiceKey, Word};
+use abi::service::{BACKEND_LISTED, BALANCER_BOUNDS_AT, BALANCER_SILENT};
+use abi::{Address, Backend, Member, ServiceKey, Word};
 
 use crate::conntrack::Socket;
 use crate::fake::{Node, v4};
@@ -173,4 +173,24 @@ fn sockets_ask_another_proxy_where_one_translates_and_those_that_have_a_backend_
     (node.backends[1].standing, node.endpoints[SLOT_HOST as usize].ingress) =
         (Word::settled(STANDS), Word::settled(NODE_BESIDE));
     assert_eq!((connects(&node, &by(3, TCP, shop())), sends(&node, &by(4, UDP, shop()))), (to(3), to(3)));
+}
+
+#[test]
+fn the_nodes_sockets_are_asked_for_by_the_nodes_own_address_where_there_are_source_ranges() {
+    let words = |last: u8| u128::from_be_bytes(v4(last).to_bytes());
+    let mut node = served_by_one();
+    for (from, to, wanted) in [(1, 2, self::to(3)), (2, 3, Sent::Unheard), (0, 1, Sent::Unheard)] {
+        let bounds = [words(from), words(to)].map(|bound| [96, 64, 32, 0].map(|shift| (bound >> shift) as u32));
+        node.members.truncate(1);
+        node.members.extend(bounds.concat().into_iter().map(|backend| Member { backend, pad: 0 }));
+        node.balancers[1].flags = 2 << BALANCER_BOUNDS_AT;
+        let cookie = u64::from(from) + 1;
+        for protocol in [TCP, UDP] {
+            assert_eq!(connects(&node, &by(cookie, protocol, shop())), wanted, "from {from}");
+        }
+        assert_eq!(sends(&node, &by(cookie + 10, UDP, shop())), wanted, "from {from}");
+    }
+    assert_eq!(node.counted.borrow().refused[&1], 6);
+    node.source = None;
+    assert_eq!(connects(&node, &by(9, TCP, shop())), Sent::Unheard, "a node that has none is nobody");
 }

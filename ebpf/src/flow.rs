@@ -272,6 +272,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if entry == NO_ENTRY {
             return Ok(());
         }
+        if !matches!(self.hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint) {
+            self.lets_in_again(state)?;
+        }
         let flags = entry as u8;
         // Better no connection than one that stalls after its handshake.
         let owner = owner_of(slots.0, slots.1, flags);

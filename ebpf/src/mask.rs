@@ -7,9 +7,9 @@ use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_RETURNS};
 use abi::endpoint::SLOT_NONE;
 use abi::{ConntrackEntry, DropReason, Timeout};
 
+use crate::choice::hash;
 use crate::conntrack::{Socket, Tracked, expired, key_between};
 use crate::entry::Flow;
-use crate::parse::Packet;
 use crate::policy::End;
 use crate::promote::promote;
 use crate::tables::{Frame, Tables};
@@ -53,7 +53,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn find_mask(&self, state: &mut State) -> Result<(), DropReason> {
         for attempt in 0..TRIES {
             let port = match (attempt, state.translation.mask_port) {
-                (0, 0) => by_hash(&state.packet),
+                (0, 0) => port_of(hash(&state.packet, state.packet.source_port)),
                 (0, known) => known,
                 _ => port_of(self.tables.random()),
             };
@@ -144,15 +144,6 @@ const FREE: u32 = 0;
 const OVER: u32 = 1;
 const TAKEN: u32 = 2;
 const MINE: u32 = 3;
-
-/// The same port for a flow every time.
-#[inline(always)]
-fn by_hash(packet: &Packet) -> u16 {
-    let (source, destination) = (packet.source.0, packet.destination.0);
-    let mixed = source[0] ^ source[1] ^ destination[0].rotate_left(21) ^ destination[1].rotate_left(9);
-    let ports = u64::from(packet.source_port) << 16 | u64::from(packet.destination_port);
-    port_of(((mixed ^ ports).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32)
-}
 
 /// One of the ports, in network order.
 #[inline(always)]

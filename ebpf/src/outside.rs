@@ -6,8 +6,8 @@
 use abi::DropReason::{self, *};
 use abi::conntrack::QUOTA_ALL;
 use abi::endpoint::{NODE_BESIDE, SLOT_HOST};
-use abi::service::{BACKEND_LISTED, BALANCER_SILENT};
-use abi::{Balancer, Word};
+use abi::service::{BACKEND_LISTED, BALANCER_BOUNDS_AT, BALANCER_HASHED, BALANCER_SILENT};
+use abi::{Balancer, Member, Word};
 
 use crate::accounts::check;
 use crate::fake::{ALLOW, Node, SOME, UPLINK, icmp, tcp, udp, v4};
@@ -203,4 +203,91 @@ fn what_is_no_frontend_or_of_another_protocol_is_left_alone() {
     assert_eq!(node.arrives(&tcp((0, VIP), 200, (PORT, 4000), ACK)), UNTOUCHED);
     connect(&node, 4000);
     assert_eq!(node.arrives(&tcp((0, VIP), 200, (PORT, 4000), ACK)), UNTOUCHED, "what somebody else answers");
+}
+
+#[test]
+fn every_node_sends_a_flow_to_the_same_backend_where_its_balancer_says_so() {
+    let (mut here, mut there) = (open(), open());
+    for node in [&mut here, &mut there] {
+        node.balancers[1].flags = BALANCER_HASHED;
+    }
+    // The same backends in other slots.
+    there.backends.swap(1, 2);
+    there.members.swap(0, 1);
+    there.chance.set(0x7777_7777);
+    for frame in [|port| tcp(OUTSIDE, VIP, (port, PORT), SYN), |port| udp(OUTSIDE, VIP, (port, PORT))] {
+        let of = |node: &Node| (4000..4040).map(|port| node.arrives(&frame(port))).collect::<Vec<_>>();
+        let (mine, others) = (of(&here), of(&there));
+        assert_eq!(mine, others);
+        let to_b = mine.iter().filter(|verdict| **verdict == TO_B).count();
+        assert!((8..32).contains(&to_b), "{to_b} of 40");
+    }
+}
+
+#[test]
+fn who_keeps_to_a_backend_keeps_to_the_same_on_every_node() {
+    for client in 200..220 {
+        let (mut here, mut there) = (open(), open());
+        for node in [&mut here, &mut there] {
+            (node.balancers[1].flags, node.balancers[1].affinity_s) = (BALANCER_HASHED, 100);
+        }
+        let asks = |node: &Node, port| node.arrives(&tcp((0, client), VIP, (port, PORT), SYN));
+        assert_eq!(asks(&here, 4000), asks(&there, 5000), "{client}");
+    }
+}
+
+/// B alone, for clients from `from` to before `to`.
+fn open_to(from: u8, to: u8) -> Node {
+    let mut node = open_by_one();
+    let words = |last: u8| v4(last).to_bytes().map(u32::from);
+    let word = |bytes: &[u32]| bytes.iter().fold(0, |word, byte| word << 8 | byte);
+    let bounds = [words(from), words(to)].concat();
+    node.members = [1, 2].into_iter().chain(bounds.chunks(4).map(word)).map(member).collect();
+    node.members.remove(1);
+    node.balancers[2].flags = 2 << BALANCER_BOUNDS_AT;
+    node.frontends[1] = abi::Frontend { inside: Word::settled(2), outside: Word::settled(2) };
+    node
+}
+
+fn member(backend: u32) -> Member {
+    Member { backend, pad: 0 }
+}
+
+#[test]
+fn only_clients_in_source_ranges_get_a_backend_and_others_hear_nothing() {
+    let node = open_to(200, 202);
+    let asks = |from: u8| comes(&node, &tcp((0, from), VIP, (4000, PORT), SYN));
+    assert_eq!((asks(200).0, asks(201).0), (TO_B, TO_B));
+    for from in [199, 202] {
+        let (verdict, state) = asks(from);
+        assert_eq!((verdict, state.translation.is_silent), (Err(NoBackend), true), "{from}");
+    }
+    assert_eq!(node.arrives(&udp((0, 202), VIP, (4000, PORT))), Err(NoBackend));
+    assert_eq!(asks(2).0, Err(SourceIsLocal), "nor is anybody told of them who is not himself");
+    assert_eq!(node.pod_sends(2, &tcp(A, VIP, (4000, PORT), SYN)), Err(NoBackend), "pods as well");
+    assert_eq!(node.pod_sends(2, &tcp((2, 200), VIP, (4000, PORT), SYN)), Err(Spoofed));
+    assert_eq!(node.counted.borrow().refused[&1], 4);
+    let node = open_to(2, 3);
+    assert_eq!(node.pod_sends(2, &tcp(A, VIP, (4000, PORT), SYN)), TO_B);
+}
+
+#[test]
+fn a_new_source_range_leaves_flows_alone_and_asks_about_each_that_is_opened_anew() {
+    let mut node = open_to(200, 201);
+    connect(&node, 4000);
+    assert_eq!(node.arrives(&udp(OUTSIDE, VIP, (4000, PORT))), TO_B);
+    let other = open_to(201, 202);
+    (node.members, node.balancers) = (other.members, other.balancers);
+    node.generation.set(node.generation.get() + 1);
+    assert_eq!((asks(&node, 4000, ACK), answers(&node, 4000, ACK).0), (TO_B, OUT));
+    assert_eq!(node.arrives(&udp(OUTSIDE, VIP, (4000, PORT))), TO_B);
+    assert_eq!(asks(&node, 4001, SYN), Err(NoBackend));
+    // By the ports of a connection that is over what led to it is still there.
+    assert_eq!((asks(&node, 4000, FIN | ACK), answers(&node, 4000, FIN | ACK).0), (TO_B, OUT));
+    let (verdict, state) = comes(&node, &tcp(OUTSIDE, VIP, (4000, PORT), SYN));
+    assert_eq!((verdict, state.translation.is_silent), (Err(NoBackend), true));
+    let other = open_to(200, 201);
+    (node.members, node.balancers) = (other.members, other.balancers);
+    node.generation.set(node.generation.get() + 1);
+    assert_eq!(asks(&node, 4000, SYN), TO_B);
 }

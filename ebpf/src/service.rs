@@ -6,14 +6,15 @@
 
 use abi::conntrack::{NAT_BY_HOST, NAT_LEADS, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_SILENT};
-use abi::{AffinityKey, Balancer, DropReason};
+use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_HASHED, BALANCER_SILENT};
+use abi::{Address, AffinityKey, Balancer, DropReason};
 
 use crate::antispoof::check_destination;
 use crate::choice::{self, Side};
 use crate::conntrack::{self, Found, Tracked, may_open};
 use crate::icmp;
 use crate::parse::{protocol, tcp};
+use crate::ranges;
 use crate::tables::{Frame, Tables};
 use crate::translation::{Translated, Translation};
 use crate::walk::{Hook, State, Walk};
@@ -271,10 +272,18 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let is_kept = balancer.affinity_s != 0;
         state.translation.client =
             AffinityKey { client: state.packet.source, of: if is_kept { balancer.of } else { 0 } };
+        if !again {
+            let client = state.packet.source;
+            self.lets_in(state, balancer, &client)?;
+        }
         let client = &state.translation.client;
         let kept = if is_kept && !again { choice::kept(self.tables, balancer, client, state.generation) } else { None };
         let slot = match kept {
             Some(slot) => slot,
+            None if !again && balancer.flags & BALANCER_HASHED != 0 => {
+                let port = if is_kept { 0 } else { state.packet.source_port };
+                choice::member_by(self.tables, balancer, choice::hash(&state.packet, port), 0)?
+            }
             None => choice::member(self.tables, balancer, if again { state.translation.backend } else { 0 })?,
         };
         let backend = choice::standing_at(self.tables, slot, state.generation)?;
@@ -283,6 +292,29 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         (translation.is_chosen, translation.is_half_open, translation.mask_port) = (true, false, 0);
         state.see_backend((backend.address, u16::from_ne_bytes(backend.port)), self.hook == Hook::FromWorkload);
         Ok(true)
+    }
+
+    /// Who is in no source range hears nothing, as where the network drops what he sends.
+    #[inline(always)]
+    fn lets_in(&self, state: &mut State, balancer: &Balancer, client: &Address) -> Result<(), DropReason> {
+        if ranges::lets_in(self.tables, balancer, client)? {
+            return Ok(());
+        }
+        state.translation.is_silent = true;
+        Err(DropReason::NoBackend)
+    }
+
+    /// A flow that is opened anew by what led to the last one of these ports: its client is asked about again, if another
+    /// revision is in force than chose its backend.
+    #[inline(always)]
+    pub(crate) fn lets_in_again(&self, state: &mut State) -> Result<(), DropReason> {
+        if state.translation.end != Translated::Destination || state.translation.stamp == state.generation as u32 {
+            return Ok(());
+        }
+        match self.balancer(state)? {
+            Some(balancer) => self.lets_in(state, balancer, &state.client().0),
+            None => Ok(()),
+        }
     }
 
     /// What comes from the backend of a flow through a service goes on as the frontend's.

@@ -12,6 +12,7 @@ use crate::by_host::node_says;
 use crate::choice;
 use crate::conntrack::Socket;
 use crate::parse::protocol;
+use crate::ranges;
 use crate::tables::Tables;
 
 /// What is remembered of sockets.
@@ -139,6 +140,12 @@ fn choose<T: Sockets>(
     (at, balancer): (u32, &Balancer),
     (generation, by_datagram): (u64, bool),
 ) -> Result<Sent, DropReason> {
+    // Whom it will speak as is not known before it has a route; the node's other addresses are few.
+    let own = tables.own_address(!asked.to.0.is_v4());
+    if balancer.bounds() != 0 && !own.is_some_and(|own| ranges::lets_in(tables, balancer, own) == Ok(true)) {
+        tables.count_refused(at);
+        return Ok(Sent::Unheard);
+    }
     let client = AffinityKey { client: this_node(asked.to.0), of: balancer.of };
     let is_kept = balancer.affinity_s != 0;
     let kept = if is_kept { choice::kept(tables, balancer, &client, generation) } else { None };

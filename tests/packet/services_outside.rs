@@ -389,3 +389,84 @@ fn pkt_30_an_error_about_an_answer_to_a_client_outside_reaches_the_backend_as_ab
         }
     });
 }
+
+/// Who may ask: of IPv4 the networks that this client outside and this pod are in, of IPv6 that client's address alone.
+const RANGES: [&str; 3] = ["192.0.2.8/30", "10.65.0.2/32", "2001:db8::9/128"];
+
+#[test]
+fn who_is_in_no_source_range_of_a_load_balancer_hears_nothing() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        let ranged = |balance: &mut Balance| {
+            alike(balance);
+            balance.kind = Reached::LoadBalancer;
+            let family = balance.inside.chosen.first().map(|backend| backend.address.is_ipv4());
+            let own = RANGES.iter().filter(|net| Some(!net.contains(':')) == family);
+            balance.sources = Some(own.map(|net| net.parse().expect("a network")).collect());
+        };
+        serve_as(&mut kernel, &scenario(), &AT, (&[DB], &[]), ranged);
+        for f in Family::BOTH {
+            let arrives = received(OUTSIDE.tcp(f, DB, (40000, TARGET), SYN), DB);
+            goes(&mut kernel, Hook::Uplink, &comes(OUTSIDE.tcp(f, VIP, (40000, PORT), SYN)), &arrives);
+            let arrives = received(OUTSIDE.udp(f, DB, (40000, TARGET), b"x"), DB);
+            goes(&mut kernel, Hook::Uplink, &comes(OUTSIDE.udp(f, NODE, (40000, PORT), b"x")), &arrives);
+            for frame in [ELSEWHERE.tcp(f, VIP, (40000, PORT), SYN), ELSEWHERE.udp(f, VIP, (40000, PORT), b"x")] {
+                assert_eq!(kernel.ask(Hook::Uplink, &comes(frame.clone())).outcome, NO_BACKEND);
+                assert_eq!(kernel.run(Hook::Uplink, &comes(frame)).action, Action::Drop);
+            }
+            let sent = OTHER.tcp(f, VIP, (40000, PORT), SYN).bytes();
+            assert_eq!(kernel.ask(Hook::Pod(OTHER), &sent).outcome, NO_BACKEND);
+            assert_eq!(kernel.run(Hook::Pod(OTHER), &sent).action, Action::Drop);
+        }
+        let arrives = received(CLIENT.tcp(Family::V4, DB, (40000, TARGET), SYN), DB);
+        goes(&mut kernel, Hook::Pod(CLIENT), &CLIENT.tcp(Family::V4, VIP, (40000, PORT), SYN).bytes(), &arrives);
+        let ran = kernel.run(Hook::Pod(CLIENT), &CLIENT.tcp(Family::V6, VIP, (40000, PORT), SYN).bytes());
+        assert_eq!(ran.action, Action::Drop, "of IPv6 it is in no range");
+        assert_eq!(kernel.dropped(DropReason::NoBackend).values().sum::<u64>(), 7);
+    });
+}
+
+const NO_BACKEND: Outcome = Outcome::Drop(DropReason::NoBackend);
+
+#[test]
+fn a_client_is_found_among_thousands_of_source_ranges() {
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        // Every other address of 192.0.0.0/20, the client among them.
+        let others = (0..1u32 << 11).map(|number| format!("{}/32", std::net::Ipv4Addr::from(0xc000_0001 + 2 * number)));
+        let nets: Arc<[_]> = others.map(|text| text.parse().expect("a network")).collect();
+        serve_as(&mut kernel, &scenario(), &[VIP], (&[DB], &[]), |balance| {
+            alike(balance);
+            (balance.kind, balance.sources) = (Reached::LoadBalancer, Some(Arc::clone(&nets)));
+        });
+        for (actor, action) in [(OUTSIDE, Action::Redirect), (ELSEWHERE, Action::Drop)] {
+            let ran = kernel.run(Hook::Uplink, &comes(actor.tcp(Family::V4, VIP, (40000, PORT), SYN)));
+            assert_eq!(ran.action, action, "{}", actor.name);
+        }
+    });
+}
+
+#[test]
+fn a_flow_to_an_address_of_several_nodes_goes_to_the_same_backend_whatever_was_there_before() {
+    let went = |first: &[Actor]| {
+        let mut went = Vec::new();
+        on_a_node(|| {
+            let mut kernel = served(first);
+            serve_as(&mut kernel, &scenario(), &AT, (&[CLIENT, DB, OTHER], &[]), alike);
+            for port in 40000..40060 {
+                let sent = comes(OUTSIDE.tcp(Family::V4, VIP, (port, PORT), SYN));
+                let ran = kernel.run(Hook::Uplink, &sent);
+                assert_eq!(ran.action, Action::Redirect);
+                let to = [CLIENT, DB, OTHER].into_iter().position(|actor| ran.bytes[..6] == actor.mac.0);
+                went.push(to.expect("one of them"));
+            }
+        });
+        went
+    };
+    let (mine, others) = (went(&[OTHER]), went(&[DB]));
+    assert_eq!(mine, others);
+    for actor in 0..3 {
+        let count = mine.iter().filter(|to| **to == actor).count();
+        assert!((8..35).contains(&count), "{actor} got {count} of 60");
+    }
+}

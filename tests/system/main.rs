@@ -44,6 +44,7 @@ mod restart_storm;
 mod services;
 mod services_change;
 mod services_outside;
+mod services_ranges;
 mod services_shown;
 mod services_sockets;
 mod services_told;

@@ -124,7 +124,7 @@ maps! {
     /// Balancer id -> [`crate::Balancer`]. Memory-mappable array.
     BALANCERS = "BALANCERS" v 1, 32_768, "the commit is refused, the previous revision stays";
     /// Index -> [`crate::Member`]. Memory-mappable array.
-    MEMBERS = "MEMBERS" v 1, 262_144, "the commit is refused, the previous revision stays";
+    MEMBERS = "MEMBERS" v 1, 524_288, "the commit is refused, the previous revision stays";
     /// Slot -> [`crate::Backend`]. Memory-mappable array.
     BACKENDS = "BACKENDS" v 1, 131_072, "the commit is refused, the previous revision stays";
     /// [`crate::AffinityKey`] -> [`crate::Affinity`]. Least-recently-used hash.

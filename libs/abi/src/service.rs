@@ -39,6 +39,16 @@ pub struct Frontend {
 pub const BALANCER_SILENT: u32 = 1 << 0;
 /// What opens a flow is left to a foreign service proxy in the host's stack; the list is for flows that were opened before.
 pub const BALANCER_BY_HOST: u32 = 1 << 1;
+/// A flow's hash says which member, so that every node chooses the same.
+pub const BALANCER_HASHED: u32 = 1 << 2;
+/// From this bit on: how many bounds of source ranges follow its members. 0: everybody is let in.
+pub const BALANCER_BOUNDS_AT: u32 = 8;
+/// Entries of `MEMBERS` that a bound takes: the words of an address, its first bits first.
+pub const BOUND_WORDS: u32 = 4;
+/// Halvings by which a client is found among the bounds, and so how many there can be.
+pub const BOUND_STEPS: u32 = 18;
+/// Most bounds of a balancer.
+pub const BOUNDS_MAX: u32 = (1 << BOUND_STEPS) - 1;
 
 /// A list of backends to choose from. Immutable while any word names it.
 #[repr(C)]
@@ -56,11 +66,28 @@ pub struct Balancer {
     pub flags: u32,
 }
 
+impl Balancer {
+    /// Bounds of source ranges after its members, in order: clients are let in from the first on, not from the second on, again
+    /// from the third on, and so forth.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bounds(&self) -> u32 {
+        self.flags >> BALANCER_BOUNDS_AT
+    }
+
+    /// Entries of `MEMBERS` that it takes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entries(&self) -> u32 {
+        self.len.saturating_add(self.bounds() * BOUND_WORDS)
+    }
+}
+
 /// One entry of a balancer's list.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// Slot of `BACKENDS`.
+    /// Slot of `BACKENDS`; after the members, a word of a bound.
     pub backend: u32,
     /// Zero.
     pub pad: u32,

@@ -91,7 +91,8 @@ reasons! {
     HostEndpoint = 27, "host-endpoint";
     /// From a pod to this node, which takes nothing from pods (defaultEndpointToHostAction Drop).
     EndpointToHost = 28, "endpoint-to-host";
-    /// To a service that has no backend; the sender was told, where it may be told.
+    /// To a service that has no backend; the sender was told, where it may be told. Or none for this sender
+    /// (loadBalancerSourceRanges), who is told nothing.
     NoBackend = 29, "no-backend";
     /// TCP of a flow through a service whose backend is gone, or of which nothing is remembered; the sender was told, where
     /// it may be told.

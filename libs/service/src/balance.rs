@@ -124,6 +124,19 @@ impl Balance {
         self.kind != Kind::HostPort && self.of.service == *service
     }
 
+    /// Whether packets of one flow from outside may come to several nodes, which then should all send it to one backend. An
+    /// address of this node's is asked nowhere else, and backends of this node alone are no others'.
+    #[must_use]
+    pub fn is_of_several_nodes(&self) -> bool {
+        matches!(self.kind, Kind::ExternalIp | Kind::LoadBalancer) && !self.keeps_source
+    }
+
+    /// Whether new flows of this client are for any backend.
+    #[must_use]
+    pub fn lets_in(&self, client: IpAddr) -> bool {
+        self.sources.as_ref().is_none_or(|sources| sources.iter().any(|range| range.contains(client)))
+    }
+
     /// Those for either side.
     pub fn backends(&self) -> impl Iterator<Item = &Arc<Backends>> {
         std::iter::once(&self.inside).chain(&self.outside)

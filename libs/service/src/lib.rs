@@ -9,11 +9,13 @@ mod balance;
 mod choose;
 mod health;
 mod listed;
+mod maglev;
 mod remark;
 mod serve;
 
 pub use balance::{Backend, Backends, Balance, Frontend, Kind};
 pub use health::HealthCheck;
+pub use maglev::{maglev, places};
 pub use remark::{About, Remark};
 pub use serve::{Served, serve};
 

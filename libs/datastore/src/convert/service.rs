@@ -263,13 +263,21 @@ fn list(meta: &Meta, annotation: &str) -> Result<Option<Vec<String>>, String> {
     read.map(Some).map_err(|_| format!("{annotation}: {text:?} is not a list of texts as JSON, such as [\"a\"]"))
 }
 
+/// Most networks of a service's; an object of the API server's holds hardly more.
+const SOURCE_RANGES_MAX: usize = 65_536;
+
 /// The API server lets spaces around them pass.
 fn source_ranges(written: Option<&[String]>) -> Result<Vec<Cidr>, InvalidField> {
     let read = |(index, text): (usize, &String)| {
         let range = text.trim().parse::<Cidr>();
         range.map_err(|error| InvalidField::new(&format!("spec.loadBalancerSourceRanges[{index}]"), error))
     };
-    written.unwrap_or_default().iter().enumerate().map(read).collect()
+    let written = written.unwrap_or_default();
+    if written.len() > SOURCE_RANGES_MAX {
+        let text = format!("has {} networks, where at most {SOURCE_RANGES_MAX} are taken", written.len());
+        return Err(InvalidField::new("spec.loadBalancerSourceRanges", text));
+    }
+    written.iter().enumerate().map(read).collect()
 }
 
 fn ports(written: Vec<Port>, has_node_ports: bool) -> Result<Box<[ServicePort]>, InvalidField> {

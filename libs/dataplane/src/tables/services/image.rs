@@ -29,7 +29,7 @@ pub struct Held {
 pub struct List {
     /// As the kernel has it.
     pub entry: Balancer,
-    /// Slots of backends, in order.
+    /// Slots of backends; then the words of the source ranges' bounds.
     pub members: Arc<[u32]>,
 }
 

@@ -75,7 +75,7 @@ impl ServiceMaps {
     }
 
     fn list(&self, balancer: &Balancer) -> Arc<[u32]> {
-        let end = balancer.offset.saturating_add(balancer.len).min(self.members.len());
+        let end = balancer.offset.saturating_add(balancer.entries()).min(self.members.len());
         (balancer.offset..end).filter_map(|index| self.members.get(index)).map(|member| member.backend).collect()
     }
 

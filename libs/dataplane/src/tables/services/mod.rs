@@ -4,6 +4,7 @@
 //! Never: stores the generation; asks for a grace.
 
 mod audit;
+mod bounds;
 mod ended;
 mod image;
 pub mod kernel;

@@ -51,5 +51,5 @@ impl Free {
 
 /// Where a balancer's list lies.
 pub const fn place(balancer: &Balancer) -> RowRef {
-    RowRef { offset: balancer.offset, len: balancer.len }
+    RowRef { offset: balancer.offset, len: balancer.entries() }
 }

@@ -4,17 +4,20 @@
 //! Never: writes; looks into a service whose balance lies where it lay.
 
 use super::{
-    Services,
+    Services, bounds,
     image::{Any, Held, Image, List, Stand},
     step::{Edits, Step},
 };
 use crate::tables::{affected::revision, numbers::lowest, prefix};
 use abi::{
     Address, Balancer, ServiceKey,
-    service::{BACKEND_CHOSEN, BACKEND_LISTED, BALANCER_BY_HOST, BALANCER_NONE, BALANCER_SILENT},
+    service::{
+        BACKEND_CHOSEN, BACKEND_LISTED, BALANCER_BOUNDS_AT, BALANCER_BY_HOST, BALANCER_HASHED, BALANCER_NONE,
+        BALANCER_SILENT,
+    },
 };
 use model::ServicePortId;
-use service::{Backend, Backends, Balance, Frontend};
+use service::{Backend, Backends, Balance, Frontend, maglev, places};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -106,15 +109,13 @@ impl Draft<'_> {
         let mut lists: BTreeMap<u32, List> = BTreeMap::new();
         for (frontend, balance) in frontends {
             let Some(key) = key_of(frontend) else { continue };
-            let mut list = |backends: &Backends, by_host: bool| {
+            let mut list = |backends: &Backends, flags: u32| {
                 let elsewhere = if backends.elsewhere { BALANCER_SILENT } else { 0 };
-                let flags = elsewhere | if by_host { BALANCER_BY_HOST } else { 0 };
-                self.list((of, flags), (balance, backends), &slots, &mut lists)
+                self.list((of, flags | elsewhere), (balance, backends), &slots, &mut lists)
             };
-            let inside = list(&balance.inside, balance.by_host);
-            // Nobody checks source ranges yet: what has any is not for who is outside.
-            let outside = balance.outside.as_ref().filter(|_| balance.sources.is_none());
-            let outside = outside.map_or(BALANCER_NONE, |outside| list(outside, false));
+            let inside = list(&balance.inside, if balance.by_host { BALANCER_BY_HOST } else { 0 });
+            let hashed = if balance.is_of_several_nodes() { BALANCER_HASHED } else { 0 };
+            let outside = balance.outside.as_ref().map_or(BALANCER_NONE, |outside| list(outside, hashed));
             self.words.insert(key, (inside, outside));
         }
         for id in self.image.ports.get(&of).into_iter().flat_map(|held| &held.lists) {
@@ -177,9 +178,21 @@ impl Draft<'_> {
         lists: &mut BTreeMap<u32, List>,
     ) -> u32 {
         let slot = |backend: &Backend| slots.get(&place_of(backend)?).copied();
-        let members: BTreeSet<u32> = backends.chosen.iter().filter_map(slot).collect();
-        let members: Arc<[u32]> = members.into_iter().collect();
+        let flags = if backends.chosen.len() > 1 { flags } else { flags & !BALANCER_HASHED };
+        let mut members: Vec<u32> = if flags & BALANCER_HASHED != 0 {
+            let backend = |place: u32| backends.chosen.get(usize::try_from(place).ok()?);
+            let table = maglev(&backends.chosen, places(backends.chosen.len()));
+            table.into_iter().filter_map(|place| slot(backend(place)?)).collect()
+        } else {
+            backends.chosen.iter().filter_map(slot).collect::<BTreeSet<u32>>().into_iter().collect()
+        };
         let len = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        // Where nobody is, everybody hears so.
+        let sources = balance.sources.as_ref().filter(|_| len > 0);
+        let bounds = sources.map_or_else(Vec::new, |sources| bounds::bounds(sources));
+        members.extend(bounds.iter().flat_map(bounds::words));
+        let members: Arc<[u32]> = members.into();
+        let flags = flags | u32::try_from(bounds.len()).unwrap_or(u32::MAX) << BALANCER_BOUNDS_AT;
         let entry = Balancer { of, offset: 0, len, affinity_s: balance.affinity_s.unwrap_or(0), flags };
         let is_it = |list: &List| Balancer { offset: 0, ..list.entry } == entry && list.members == members;
         let held = self.image.ports.get(&of).into_iter().flat_map(|held| &held.lists);
@@ -192,7 +205,7 @@ impl Draft<'_> {
         }
         let id = lowest(&mut self.step.numbers.lists);
         // An empty list lies nowhere; one that 32 bits do not number is refused for its size.
-        let offset = if len == 0 { None } else { self.step.numbers.members.take(len) };
+        let offset = if len == 0 { None } else { self.step.numbers.members.take(entry.entries()) };
         let list = List { entry: Balancer { offset: offset.unwrap_or_default(), ..entry }, members };
         self.step.lists.insert(id, (None, Some(list.clone())));
         lists.insert(id, list);

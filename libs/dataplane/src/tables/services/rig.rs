@@ -21,8 +21,9 @@ pub struct Rig {
     pub counts: [BTreeMap<u32, u64>; 2],
 }
 
-/// Where a packet goes: the service port's number, its affinity, and the backends it may be sent to; `None`: nobody's address.
-pub type Route = Option<(u64, u32, BTreeSet<(Address, [u8; 2])>)>;
+/// Where a packet goes: the service port's number, its affinity, the backends it may be sent to, and the words of the source ranges'
+/// bounds; `None`: nobody's address.
+pub type Route = Option<(u64, u32, BTreeSet<(Address, [u8; 2])>, Vec<u32>)>;
 
 impl Rig {
     /// Where a packet is sent that a pod (egress) or somebody outside (ingress) sends there, by a generation.
@@ -47,7 +48,9 @@ impl Rig {
             (backend.address, backend.port)
         };
         let members = (balancer.offset..balancer.offset + balancer.len).map(member).collect();
-        Some((balancer.of, balancer.affinity_s, members))
+        let bounds = (balancer.offset + balancer.len..balancer.offset + balancer.entries())
+            .map(|index| self.members.get(&index).copied().expect("a word of a bound"));
+        Some((balancer.of, balancer.affinity_s, members, bounds.collect()))
     }
 
     /// Whether a flow that was sent to this slot by a generation still goes there.
@@ -63,8 +66,8 @@ impl Rig {
             ServiceWrite::Members(offset, list) => {
                 let ranges = self.held.balancers.iter().filter(|(id, _)| self.is_named(**id)).map(|(_, found)| found);
                 let end = offset + u32::try_from(list.len()).expect("few");
-                for found in ranges.filter(|found| found.len > 0) {
-                    assert!(end <= found.offset || found.offset + found.len <= *offset, "members in use");
+                for found in ranges.filter(|found| found.entries() > 0) {
+                    assert!(end <= found.offset || found.offset + found.entries() <= *offset, "members in use");
                 }
                 below(&maps::MEMBERS, end - 1);
                 self.members.extend((*offset..).zip(list.iter().copied()));
@@ -112,7 +115,7 @@ impl Rig {
         held.balancers.retain(|id, _| self.is_named(*id));
         let list = |offset: u32, len: u32| (offset..offset + len).filter_map(|index| self.members.get(&index).copied());
         held.members =
-            held.balancers.iter().map(|(id, found)| (*id, list(found.offset, found.len).collect())).collect();
+            held.balancers.iter().map(|(id, found)| (*id, list(found.offset, found.entries()).collect())).collect();
         held
     }
 

@@ -11,6 +11,7 @@ use super::{
         write::Write,
     },
     ServiceWrite,
+    bounds::{bounds, words},
     plan::number,
 };
 use abi::{Address, ServiceKey, service::BALANCER_BY_HOST};
@@ -27,6 +28,7 @@ use std::{
 /// Frontends, by the last byte of their address.
 const FRONTENDS: [u8; 4] = [1, 2, 3, 4];
 const PORT: u16 = 80;
+const RANGES: [&str; 2] = ["192.0.2.0/24", "198.51.100.7/32"];
 
 /// A service: which backends are chosen, which are listed beside, whether clients keep to theirs, and which of those chosen are
 /// for who is outside.
@@ -69,12 +71,14 @@ impl Sketch {
             let (inside, keeps, outside) = &balance[usize::from(second)];
             let balance = Balance {
                 of: port_id(second),
-                kind: Kind::ClusterIp,
+                kind: if outside.is_some() { Kind::LoadBalancer } else { Kind::ClusterIp },
                 inside: Arc::clone(inside),
                 outside: outside.clone(),
                 keeps_source: false,
                 affinity_s: keeps.then_some(60),
-                sources: None,
+                // Who keeps clients to backends has source ranges, too.
+                sources: (*keeps && outside.is_some())
+                    .then(|| RANGES.map(|net| net.parse().expect("a network")).into()),
                 by_host: false,
             };
             (Frontend { address: address(last), protocol: Protocol::TCP, port: PORT }, Arc::new(balance))
@@ -107,7 +111,10 @@ fn assert_leads(tables: &Tables<FakeStore>, desired: &Desired, when: &str) {
         for (direction, backends) in [(Direction::Egress, inside), (Direction::Ingress, outside)] {
             let expected = balance.zip(backends).map(|(balance, backends)| {
                 let chosen: BTreeSet<_> = backends.chosen.iter().map(place).collect();
-                (number(&balance.of), balance.affinity_s.unwrap_or(0), chosen)
+                let sources = balance.sources.as_ref().filter(|_| !chosen.is_empty());
+                let bounds = sources.map_or_else(Vec::new, |sources| bounds(sources));
+                let words = bounds.iter().flat_map(words).collect();
+                (number(&balance.of), balance.affinity_s.unwrap_or(0), chosen, words)
             });
             let found = tables.store().services.route(tables.image().generation, direction, &key(last));
             assert_eq!(found, expected, "frontend {last} {direction:?} {when}");

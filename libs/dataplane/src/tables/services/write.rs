@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceWrite {
-    /// A list of backends' slots, at an offset that nothing refers to.
+    /// A list of backends' slots, and of the bounds after them, at an offset that nothing refers to.
     Members(u32, Arc<[u32]>),
     /// A balancer, under an id that no word has.
     Balancer(u32, Balancer),
