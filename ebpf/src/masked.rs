@@ -3,6 +3,8 @@
 //! Invariant: every row says what a user or an attacker would see.
 //! Never: looks inside a stage.
 
+use std::collections::BTreeMap;
+
 use abi::DropReason::{self, *};
 use abi::Word;
 use abi::conntrack::QUOTA_ALL;
@@ -215,4 +217,23 @@ fn pkt_30_an_error_about_a_masked_clients_flow_goes_to_the_end_that_sent_what_it
     }
     later(&node, 61);
     assert_eq!((node.arrives(&question), node.arrives(&answer)), (UNTOUCHED, UNTOUCHED), "it is over");
+}
+
+#[test]
+fn pkt_79_a_port_that_stands_for_a_client_stands_for_no_other_whose_flow_has_the_same_hash() {
+    let ask = |node: &Node, client: (u8, u16)| mask_of(node, &tcp((0, client.0), VIP, (client.1, PORT), SYN));
+    let clients = (0..600u16).map(|number| (202 + (number % 40) as u8, 4000 + number / 40));
+    let mut first = BTreeMap::new();
+    let pair = clients.into_iter().find_map(|client| {
+        let other = first.insert(ask(&open_to_elsewhere(), client), client)?;
+        Some((other, client))
+    });
+    let (one, other) = pair.expect("among so many two have one port");
+    let node = open_to_elsewhere();
+    let (mine, others) = (ask(&node, one), ask(&node, other));
+    assert_ne!(mine, others);
+    for (client, mask) in [(one, mine), (other, others)] {
+        let state = returns(&node, mask, SYN | ACK).1;
+        assert_eq!((state.packet.destination, state.packet.detail), (v4(client.0), client.1));
+    }
 }
