@@ -11,12 +11,13 @@ use abi::conntrack::QUOTA_ALL;
 use abi::endpoint::SLOT_HOST;
 
 use crate::accounts::check;
-use crate::fake::{Node, ipv4, tcp, udp, v4};
+use crate::fake::{Bytes, Node, Twin, UPLINK, ipv4, tcp, udp, v4};
 use crate::outside::{OUT, UNTOUCHED, asks, comes, open_by_one};
 use crate::services::{PORT, TARGET, VIP};
+use crate::tables::Arrival;
 use crate::tracking::{A, ACK, OUTSIDE, SYN, TO_B, later};
 use crate::translation::Translated;
-use crate::walk::{State, Verdict};
+use crate::walk::{Hook, State, Verdict, walk};
 
 /// The same with a backend on another node behind it.
 fn open_to_elsewhere() -> Node {
@@ -123,6 +124,30 @@ fn a_long_answer_to_a_client_that_says_nothing_more_comes_through() {
 }
 
 #[test]
+fn a_first_answer_comes_through_however_long_the_client_had_to_ask() {
+    let node = open_to_elsewhere();
+    let ask = || mask_of(&node, &udp(OUTSIDE, VIP, (4000, PORT)));
+    let mask = ask();
+    for _ in 0..3 {
+        later(&node, 50);
+        assert_eq!(ask(), mask);
+    }
+    later(&node, 50);
+    assert_eq!(comes(&node, &udp((0, 201), 1, (TARGET, mask))).0, OUT);
+}
+
+#[test]
+fn a_dry_run_sees_that_a_client_is_masked_and_takes_no_port() {
+    let node = open_to_elsewhere();
+    let mut state = State::default();
+    let arrival = Arrival { ifindex: UPLINK, ingress_ifindex: UPLINK, ..Arrival::default() };
+    let frame = tcp(OUTSIDE, VIP, (4000, PORT), SYN);
+    assert_eq!(walk(Hook::FromUplink, &Twin(&node), &Bytes(&frame), &arrival, &mut state), OUT);
+    assert_eq!((state.translation.is_masked, state.translation.mask), (true, v4(1)));
+    assert!(node.flows().is_empty());
+}
+
+#[test]
 fn what_comes_back_for_nobody_or_from_another_is_the_stacks() {
     let node = open_to_elsewhere();
     let mask = connect_elsewhere(&node, 4000);
@@ -222,18 +247,21 @@ fn pkt_30_an_error_about_a_masked_clients_flow_goes_to_the_end_that_sent_what_it
 #[test]
 fn pkt_79_a_port_that_stands_for_a_client_stands_for_no_other_whose_flow_has_the_same_hash() {
     let ask = |node: &Node, client: (u8, u16)| mask_of(node, &tcp((0, client.0), VIP, (client.1, PORT), SYN));
-    let clients = (0..600u16).map(|number| (202 + (number % 40) as u8, 4000 + number / 40));
-    let mut first = BTreeMap::new();
-    let pair = clients.into_iter().find_map(|client| {
-        let other = first.insert(ask(&open_to_elsewhere(), client), client)?;
-        Some((other, client))
-    });
-    let (one, other) = pair.expect("among so many two have one port");
-    let node = open_to_elsewhere();
-    let (mine, others) = (ask(&node, one), ask(&node, other));
-    assert_ne!(mine, others);
-    for (client, mask) in [(one, mine), (other, others)] {
-        let state = returns(&node, mask, SYN | ACK).1;
-        assert_eq!((state.packet.destination, state.packet.detail), (v4(client.0), client.1));
+    // Of many clients, and of one alone.
+    for clients in [40, 1] {
+        let mut first = BTreeMap::new();
+        let pair =
+            (0..600u16).map(|number| (202 + (number % clients) as u8, 4000 + number / clients)).find_map(|client| {
+                let other = first.insert(ask(&open_to_elsewhere(), client), client)?;
+                Some((other, client))
+            });
+        let (one, other) = pair.expect("among so many two have one port");
+        let node = open_to_elsewhere();
+        let (mine, others) = (ask(&node, one), ask(&node, other));
+        assert_ne!(mine, others);
+        for (client, mask) in [(one, mine), (other, others)] {
+            let state = returns(&node, mask, SYN | ACK).1;
+            assert_eq!((state.packet.destination, state.packet.detail), (v4(client.0), client.1));
+        }
     }
 }

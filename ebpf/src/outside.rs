@@ -214,13 +214,24 @@ fn every_node_sends_a_flow_to_the_same_backend_where_its_balancer_says_so() {
     // The same backends in other slots.
     there.backends.swap(1, 2);
     there.members.swap(0, 1);
-    there.chance.set(0x7777_7777);
+    // And chance has them in another turn.
+    there.chance.set(0xf777_7777);
     for frame in [|port| tcp(OUTSIDE, VIP, (port, PORT), SYN), |port| udp(OUTSIDE, VIP, (port, PORT))] {
         let of = |node: &Node| (4000..4040).map(|port| node.arrives(&frame(port))).collect::<Vec<_>>();
         let (mine, others) = (of(&here), of(&there));
         assert_eq!(mine, others);
         let to_b = mine.iter().filter(|verdict| **verdict == TO_B).count();
         assert!((8..32).contains(&to_b), "{to_b} of 40");
+    }
+}
+
+#[test]
+fn a_flow_whose_place_at_its_backend_is_taken_goes_to_another_whatever_its_balancer_says() {
+    let mut node = open();
+    node.balancers[1].flags = BALANCER_HASHED;
+    for port in 4000..4020 {
+        assert_eq!(node.arrives(&tcp(OUTSIDE, 3, (port, TARGET), SYN)), TO_B, "straight to the backend");
+        assert_eq!(asks(&node, port, SYN), TO_C);
     }
 }
 

@@ -112,11 +112,13 @@ fn what_was_sent_to_an_address_before_it_was_a_services_and_nobody_answered_goes
     let there = mem::replace(&mut node.frontends[1].inside, Word::settled(0));
     let by_route = Ok(Verdict::ByRoute);
     assert_eq!([asks(&node, 4000, SYN), asks_udp(&node, 53), asks_udp(&node, 54)], [by_route; 3]);
+    assert_eq!(asks(&node, 4001, SYN), by_route);
     // Somebody has the address, and answers there.
     node.arrives(&udp((0, VIP), 2, (PORT, 54))).expect("part of the flow");
     node.frontends[1].inside = there;
     assert_eq!([asks(&node, 4000, SYN), asks_udp(&node, 53)], [TO_B; 2]);
     assert_eq!(asks_udp(&node, 54), by_route, "who is answered is served");
+    assert_eq!(asks(&node, 4001, ACK), by_route, "it does not begin anew");
     answers(&node, B, 4000, SYN | ACK).0.expect("part of the flow");
     assert_eq!(asks(&node, 4000, ACK), TO_B);
     check(&node, "what leads lies where the flow was");
