@@ -144,12 +144,16 @@ mod tests {
         assert_eq!((&packet[8..24], &packet[48..64]), (&address.octets()[..], &address.octets()[..]));
         let summed = [&packet[8..40], &[0, 32, 0, 58], &packet[40..]].concat();
         assert_eq!(checksum(&summed), [0, 0]);
+        // A neighbour believes none that a router could have sent on, and one that knows us already only what overrides.
+        assert_eq!((packet[7], packet[40], packet[44]), (255, 136, 0x20));
+        assert_eq!(&packet[64..], [2, 1, 2, 0, 0, 0, 0, 9], "its own link-layer address: the target's, not a source's");
     }
 
     #[test]
     fn a_gratuitous_request_asks_for_the_address_that_it_comes_from() {
         let arp = gratuitous([192, 0, 2, 80].into(), Mac([2, 0, 0, 0, 0, 9]));
         assert_eq!((arp.len(), &arp[..8]), (28, &[0, 1, 8, 0, 6, 4, 0, 1][..]));
+        assert_eq!((&arp[8..14], &arp[18..24]), (&[2, 0, 0, 0, 0, 9][..], &[0xff; 6][..]));
         assert_eq!((&arp[14..18], &arp[24..28]), (&[192, 0, 2, 80][..], &[192, 0, 2, 80][..]));
     }
 }
