@@ -305,7 +305,8 @@ fn when_none(backends: &Backends) -> &'static str {
     if backends.elsewhere { "dropped: backends are on other nodes" } else { "refused: no backend" }
 }
 
-fn ranges(sources: &[Cidr]) -> String {
+/// Source ranges in a line; of many, the first.
+pub fn ranges(sources: &[Cidr]) -> String {
     let mut named: Vec<_> = sources.iter().take(NAMED).map(ToString::to_string).collect();
     if sources.len() > NAMED {
         named.push(format!("and {} more", sources.len() - NAMED));

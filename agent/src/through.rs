@@ -8,6 +8,7 @@ use crate::{
     further::{FLOWS_MAX, now},
     kernel::Kernel,
     owner::Agent,
+    services::ranges,
 };
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{Origin, Question, TrackedFlow, TwinAnswer};
@@ -17,8 +18,6 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// Backends that are asked about.
 const BACKENDS_ASKED: usize = 8;
-/// Source ranges that are named.
-const RANGES_NAMED: usize = 8;
 
 /// A packet of a pod here to a service.
 pub struct Through<'a> {
@@ -175,13 +174,9 @@ fn judged(
         return ("refused", nobody(&through.balance.inside));
     }
     if !is_known && through.is_kept_out() {
-        let ranges = through.balance.sources.iter().flat_map(|ranges| ranges.iter());
-        let mut ranges: Vec<_> = ranges.take(RANGES_NAMED + 1).map(ToString::to_string).collect();
-        if ranges.len() > RANGES_NAMED {
-            ranges[RANGES_NAMED] = "..".to_owned();
-        }
-        let text = format!("dropped in silence: {} is in none of the source ranges", through.source);
-        return ("refused", format!("{text} ({})", ranges.join(", ")));
+        let ranges = through.balance.sources.as_deref().map(ranges).unwrap_or_default();
+        let text = format!("dropped in silence: {} is in none of the source ranges ({ranges})", through.source);
+        return ("refused", text);
     }
     let allowed = backends.iter().filter(|(_, said)| said.is_allowed()).count();
     let sent = if is_known { "the flow is at" } else { "it is sent to" };
