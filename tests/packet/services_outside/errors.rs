@@ -35,19 +35,28 @@ fn goes_on(kernel: &mut Kernel, told: Frame, hears: Frame) {
     assert_eq!(kernel.run_summed(Hook::Uplink, &told), kernel.run(Hook::Uplink, &told).bytes);
 }
 
-#[test]
-fn pkt_30_errors_about_what_a_masked_client_sent_reach_him_as_the_services() {
+/// Who may tell whom about which packet, and who hears of it from whom, as about which.
+struct Told {
+    by: [Actor; 2],
+    to: Actor,
+    about: Frame,
+    heard: (Actor, Actor),
+    as_about: Frame,
+}
+
+/// At each of the service's addresses, about a flow of each kind, each error goes on so. The client has one flow by a port at one
+/// backend.
+fn errors_go_on(told: fn(Packet, Family, Actor, u16) -> Told) {
     on_a_node(|| {
         let mut kernel = served(&[ELSEWHERE]);
         for (vip, f) in AT.into_iter().flat_map(|vip| Family::BOTH.map(|f| (vip, f))) {
-            // The client has one flow by a port at one backend.
             kernel.fresh();
             each(f, |packet, word, quoted| {
                 let mask = opened(&mut kernel, f, vip, packet);
-                for from in [ROUTER, ELSEWHERE] {
-                    let told = error(f, (from, NODE), word, &packet(f, NODE, ELSEWHERE, (mask, TARGET)), quoted);
-                    let hears = error(f, (vip, OUTSIDE), word, &packet(f, OUTSIDE, vip, (CP, PORT)), quoted);
-                    goes_on(&mut kernel, told, hears);
+                let Told { by, to, about, heard, as_about } = told(packet, f, vip, mask);
+                for from in by {
+                    let hears = error(f, heard, word, &as_about, quoted);
+                    goes_on(&mut kernel, error(f, (from, to), word, &about, quoted), hears);
                 }
             });
         }
@@ -55,21 +64,24 @@ fn pkt_30_errors_about_what_a_masked_client_sent_reach_him_as_the_services() {
 }
 
 #[test]
+fn pkt_30_errors_about_what_a_masked_client_sent_reach_him_as_the_services() {
+    errors_go_on(|packet, f, vip, mask| Told {
+        by: [ROUTER, ELSEWHERE],
+        to: NODE,
+        about: packet(f, NODE, ELSEWHERE, (mask, TARGET)),
+        heard: (vip, OUTSIDE),
+        as_about: packet(f, OUTSIDE, vip, (CP, PORT)),
+    });
+}
+
+#[test]
 fn pkt_30_errors_about_answers_to_a_masked_client_reach_the_backend_as_this_nodes() {
-    on_a_node(|| {
-        let mut kernel = served(&[ELSEWHERE]);
-        for (vip, f) in AT.into_iter().flat_map(|vip| Family::BOTH.map(|f| (vip, f))) {
-            // The client has one flow by a port at one backend.
-            kernel.fresh();
-            each(f, |packet, word, quoted| {
-                let mask = opened(&mut kernel, f, vip, packet);
-                for from in [ROUTER, OUTSIDE] {
-                    let told = error(f, (from, vip), word, &packet(f, vip, OUTSIDE, (PORT, CP)), quoted);
-                    let hears = error(f, (NODE, ELSEWHERE), word, &packet(f, ELSEWHERE, NODE, (TARGET, mask)), quoted);
-                    goes_on(&mut kernel, told, hears);
-                }
-            });
-        }
+    errors_go_on(|packet, f, vip, mask| Told {
+        by: [ROUTER, OUTSIDE],
+        to: vip,
+        about: packet(f, vip, OUTSIDE, (PORT, CP)),
+        heard: (NODE, ELSEWHERE),
+        as_about: packet(f, ELSEWHERE, NODE, (TARGET, mask)),
     });
 }
 
