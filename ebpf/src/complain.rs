@@ -32,7 +32,7 @@ const DONT_FRAGMENT: u8 = 0x40;
 pub fn complain(skb: Skb, hook: Hook, stop: Stop) -> i32 {
     // The verifier then looks at what follows once, not once for each number.
     let (kind, word) = (skb.unknown(stop.kind as u32), skb.unknown(stop.word));
-    apart(skb.0, kind, word, hook as u32)
+    complain_apart(skb.0, kind, word, hook as u32)
 }
 
 /// Where an answer goes from a hook, and by which interface.
@@ -67,7 +67,8 @@ const REFUSED: u32 = Kind::Refused as u32;
 
 /// A program within the program: called with numbers, it takes no registers and no stack from the hot path.
 #[inline(never)]
-fn apart(skb: *mut __sk_buff, kind: u32, word: u32, hook: u32) -> i32 {
+#[unsafe(no_mangle)]
+fn complain_apart(skb: *mut __sk_buff, kind: u32, word: u32, hook: u32) -> i32 {
     let fault = match kind {
         EXPIRED => Fault::Expired,
         TOO_BIG => Fault::TooBig(word),

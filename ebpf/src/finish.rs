@@ -41,6 +41,7 @@ pub fn run_leaving(context: &TcContext) -> i32 {
 }
 
 #[inline(never)]
+#[unsafe(no_mangle)]
 fn gate_apart(skb: *mut __sk_buff, refused: u32) -> i32 {
     run_on::<false>(Hook::ToHostEndpoint, Skb(skb), refused)
 }
@@ -96,6 +97,7 @@ fn run_on<const DRY: bool>(hook: Hook, skb: Skb, refused: u32) -> i32 {
 
 /// Why a pod's packet goes no further; 0: it does.
 #[inline(never)]
+#[unsafe(no_mangle)]
 fn leave_apart(skb: *mut __sk_buff) -> u32 {
     let Some(state) = blank_state::<false>() else {
         return DropReason::TableCorrupt as u32;

@@ -61,7 +61,7 @@ mod passage;
 mod place;
 pub mod policy;
 mod promote;
-mod ranges;
+pub mod ranges;
 pub mod recent;
 pub mod reset;
 pub mod rewrite;

@@ -12,6 +12,8 @@ use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use ebpf::policy::{LOGGED_MAX, LOGGED_ROOM};
 use ebpf::walk::State;
 
+use crate::scratch;
+
 #[map]
 static LOG: RingBuf = RingBuf::with_byte_size(LOG_BYTES, 0);
 #[map]
@@ -25,15 +27,16 @@ static LOG_INTERVAL_NS: u64 = DEFAULT_NS;
 #[inline(always)]
 pub fn write(state: &mut State) {
     if state.log_count != 0 {
-        apart(state);
+        log_apart();
     }
 }
 
 /// A program within the program, called with where the packet's state lies.
 #[inline(never)]
-fn apart(state: &mut State) {
-    let Some(account) = LOG_ACCOUNT.get_ptr_mut(0) else {
-        return;
+#[unsafe(no_mangle)]
+fn log_apart() -> u32 {
+    let (Some(state), Some(account)) = (scratch::state(), LOG_ACCOUNT.get_ptr_mut(0)) else {
+        return 1;
     };
     // SAFETY: aligned memory of this processor, on which the program stays; the static and the helper are only read.
     let (account, now_ns, interval_ns) =
@@ -62,11 +65,12 @@ fn apart(state: &mut State) {
         let [first, second, third, fourth, fifth, sixth, ..] = &mut state.head;
         [*first, *second, *third, *fourth, *fifth, *sixth] = record.to_words();
         let Some((words, _)) = state.head.split_first_chunk::<6>() else {
-            return;
+            return 1;
         };
         match spend(account.paid_until_ns, now_ns, interval_ns) {
             Some(until) if LOG.output(words, 0).is_ok() => account.paid_until_ns = until,
             _ => account.left_out += 1,
         }
     }
+    0
 }

@@ -16,6 +16,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue};
 use ebpf::entry::Flow;
+use ebpf::policy;
 use ebpf::recent::{self, Note};
 use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
@@ -111,6 +112,13 @@ pub struct Kernel<const DRY: bool>;
 pub fn count_drop(slot: u32, reason: u32) {
     let account = slot.wrapping_mul(DROP_REASONS).wrapping_add(reason);
     add_one(DROPS.get_ptr_mut(account));
+}
+
+/// A program within the program; it reads alone, so that dry ones may call it too.
+#[inline(never)]
+#[unsafe(no_mangle)]
+fn referred_apart(span: u64, own: u32, x: u32, source_port: u32) -> u64 {
+    policy::referred(&Kernel::<true>, span, own, x, source_port)
 }
 
 #[inline(always)]
@@ -311,6 +319,11 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
             // Without room the later fragments are dropped and counted.
             let _full = FRAGMENTS.insert(key, ports, 0);
         }
+    }
+
+    #[inline(always)]
+    fn referred(&self, span: u64, own: u32, x: u32, source_port: u32) -> u64 {
+        referred_apart(span, own, x, source_port)
     }
 
     #[inline(always)]

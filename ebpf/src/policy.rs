@@ -111,15 +111,15 @@ pub fn deciding_span<T: Tables>(
         return Ok(span);
     }
     let found =
-        referred(tables, u64::from(span.bits) << 32 | u64::from(span.hit), asked.own, asked.x, asked.source_port);
+        tables.referred(u64::from(span.bits) << 32 | u64::from(span.hit), asked.own, asked.x, asked.source_port);
     let span = Span { bits: (found >> 32) as u32, hit: found as u32 };
     if span.refers() { Err(DropReason::TableCorrupt) } else { Ok(span) }
 }
 
-/// A program within the program, called with numbers: it takes no registers and no stack from those whose spans are plain. A
-/// span, as both its words, to the plain one that it refers to; to itself, if that cannot be found.
-#[inline(never)]
-fn referred<T: Tables>(tables: &T, span: u64, own: u32, x: u32, source_port: u32) -> u64 {
+/// A span, as both its words, to the plain one that it refers to; to itself, if that cannot be found. In the programs apart,
+/// called with numbers: it takes no registers and no stack from those whose spans are plain.
+#[inline(always)]
+pub fn referred<T: Tables>(tables: &T, span: u64, own: u32, x: u32, source_port: u32) -> u64 {
     let mut found = Span { bits: (span >> 32) as u32, hit: span as u32 };
     if found.kind() == SpanKind::Cell {
         match row_of(tables, found.hit, own).and_then(|row| search(tables, row, x)) {

@@ -17,7 +17,7 @@ pub fn lets_in<T: Services>(tables: &T, balancer: &Balancer, client: &Address) -
     }
     let at = balancer.offset.wrapping_add(balancer.len);
     let place = u64::from(at) << 32 | u64::from(bounds);
-    match before(tables, place, u64::from_be(client.0[0]), u64::from_be(client.0[1])) {
+    match tables.bounds_before(place, u64::from_be(client.0[0]), u64::from_be(client.0[1])) {
         CORRUPT => Err(DropReason::TableCorrupt),
         before => Ok(before & 1 != 0),
     }
@@ -26,10 +26,9 @@ pub fn lets_in<T: Services>(tables: &T, balancer: &Balancer, client: &Address) -
 /// No number of bounds.
 const CORRUPT: u32 = u32::MAX;
 
-/// How many of the bounds that lie there are at or before an address. A program within the program, called with numbers: it takes
-/// no registers from those whom everybody may ask.
-#[inline(never)]
-fn before<T: Services>(tables: &T, place: u64, high: u64, low: u64) -> u32 {
+/// How many of the bounds that lie there are at or before an address. In the programs apart, called with numbers.
+#[inline(always)]
+pub fn before<T: Services>(tables: &T, place: u64, high: u64, low: u64) -> u32 {
     let (at, mut left) = ((place >> 32) as u32, place as u32);
     let mut first = 0u32;
     for _ in 0..BOUND_STEPS {

@@ -21,7 +21,8 @@ use crate::translate::CHECKSUM_V4;
 
 /// A program within the program. 0: done.
 #[inline(never)]
-pub fn apart(skb: *mut __sk_buff) -> i32 {
+#[unsafe(no_mangle)]
+pub fn requote_apart(skb: *mut __sk_buff) -> i32 {
     let Some(State { packet, quoted, translation, .. }) = scratch::state() else {
         return 1;
     };

@@ -21,7 +21,8 @@ const SUM: u32 = 8;
 
 /// A program within the program. 0: done.
 #[inline(never)]
-pub fn apart(skb: *mut __sk_buff) -> i32 {
+#[unsafe(no_mangle)]
+pub fn sctp_apart(skb: *mut __sk_buff) -> i32 {
     let Some(State { packet, translation, .. }) = scratch::state() else {
         return 1;
     };
@@ -58,7 +59,8 @@ fn changes(packet: &Packet, translation: &Translation) -> ((u16, u16), (u16, u16
 
 /// The same of a quote's sum alone, if as much is quoted, and it was no piece. 0: done.
 #[inline(never)]
-pub fn quoted_apart(skb: *mut __sk_buff) -> i32 {
+#[unsafe(no_mangle)]
+pub fn sctp_quoted_apart(skb: *mut __sk_buff) -> i32 {
     let Some(State { packet, quoted, translation, .. }) = scratch::state() else {
         return 1;
     };

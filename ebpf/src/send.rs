@@ -204,6 +204,7 @@ pub fn answer_arp(skb: Skb, ifindex: u32, at_uplink: bool) -> Result<i32, DropRe
 
 /// Apart, like the other rare ways: its stack is its own.
 #[inline(never)]
+#[unsafe(no_mangle)]
 fn write_reply(skb: *mut __sk_buff, at_uplink: bool) -> bool {
     let skb = Skb(skb);
     let own = answerer(at_uplink);
@@ -237,6 +238,7 @@ pub fn answer_solicitation(skb: Skb, ifindex: u32, at_uplink: bool) -> Result<i3
 }
 
 #[inline(never)]
+#[unsafe(no_mangle)]
 fn write_advertisement(skb: *mut __sk_buff, at_uplink: bool) -> bool {
     let skb = Skb(skb);
     let (Some(State { ether, packet, head, .. }), Some(target)) = (scratch::state(), skb.load::<16>(TARGET_AT)) else {

@@ -12,6 +12,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use ebpf::ranges;
 use ebpf::tables::Services;
 
 use crate::atomic;
@@ -43,7 +44,19 @@ fn add_one(word: *mut u64) {
     unsafe { atomic::add(word, 1) };
 }
 
+/// A program within the program; it reads alone, so that dry ones may call it too.
+#[inline(never)]
+#[unsafe(no_mangle)]
+fn ranges_apart(place: u64, high: u64, low: u64) -> u32 {
+    ranges::before(&Kernel::<true>, place, high, low)
+}
+
 impl<const DRY: bool> Services for Kernel<DRY> {
+    #[inline(always)]
+    fn bounds_before(&self, place: u64, high: u64, low: u64) -> u32 {
+        ranges_apart(place, high, low)
+    }
+
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<u32> {
         // SAFETY: the value is one aligned u32, read at once; a slot stays its key's until a grace has passed.

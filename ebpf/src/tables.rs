@@ -13,6 +13,8 @@ use abi::{
 use crate::conntrack::Socket;
 use crate::entry::Flow;
 use crate::parse::Packet;
+use crate::policy;
+use crate::ranges;
 use crate::recent::Note;
 use crate::walk::State;
 
@@ -62,6 +64,14 @@ pub trait Services {
     fn own_address(&self, v6: bool) -> Option<&Address>;
     /// A number that nobody can foretell.
     fn random(&self) -> u32;
+
+    /// [`crate::ranges::before`], apart where a verifier shall walk it once.
+    fn bounds_before(&self, place: u64, high: u64, low: u64) -> u32
+    where
+        Self: Sized,
+    {
+        ranges::before(self, place, high, low)
+    }
 
     /// A word as it stands, in one load.
     fn word(&self, word: &Word) -> Word {
@@ -144,6 +154,13 @@ pub trait Tables: Services + Announcements {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
     /// Remembers a first fragment's ports.
     fn insert_fragment(&self, key: &FragmentKey, ports: &FragmentPorts);
+    /// [`policy::referred`], apart where a verifier shall walk it once.
+    fn referred(&self, span: u64, own: u32, x: u32, source_port: u32) -> u64
+    where
+        Self: Sized,
+    {
+        policy::referred(self, span, own, x, source_port)
+    }
     /// Counts one decision of a rule.
     fn count_hit(&self, hit: u32);
     /// Writes down what was noted of a packet's judgements.

@@ -13,9 +13,9 @@ use ebpf::translation::Translated;
 use ebpf::walk::State;
 
 use crate::packet::Skb;
-use crate::requote;
+use crate::requote::requote_apart;
 use crate::scratch;
-use crate::sctp;
+use crate::sctp::{sctp_apart, sctp_quoted_apart};
 
 /// Where an IPv4 header has its checksum.
 pub const CHECKSUM_V4: u32 = L3 + 10;
@@ -27,20 +27,21 @@ pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
         Translated::Nothing | Translated::Before | Translated::ByHost => 0,
         // In turn: a function of a function has too little stack.
         Translated::Destination | Translated::Source if state.packet.protocol == protocol::SCTP => {
-            apart(skb.0) | sctp::apart(skb.0)
+            translate_apart(skb.0) | sctp_apart(skb.0)
         }
-        Translated::Destination | Translated::Source => apart(skb.0),
+        Translated::Destination | Translated::Source => translate_apart(skb.0),
         Translated::QuotedDestination | Translated::QuotedSource if state.quoted.protocol == protocol::SCTP => {
-            sctp::quoted_apart(skb.0) | requote::apart(skb.0)
+            sctp_quoted_apart(skb.0) | requote_apart(skb.0)
         }
-        Translated::QuotedDestination | Translated::QuotedSource => requote::apart(skb.0),
+        Translated::QuotedDestination | Translated::QuotedSource => requote_apart(skb.0),
     };
     if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
 }
 
 /// A program within the program, as all that is not every packet's. 0: done.
 #[inline(never)]
-fn apart(skb: *mut __sk_buff) -> i32 {
+#[unsafe(no_mangle)]
+fn translate_apart(skb: *mut __sk_buff) -> i32 {
     let Some(state) = scratch::state() else {
         return 1;
     };
