@@ -4,7 +4,10 @@
 //! holds is taken back only when it was seen to be gone for some time: an agent that hears late takes nothing away.
 //! Never: makes the owner wait, or who announces.
 
-use crate::allocate::{AllocateError, Allocator};
+use crate::{
+    allocate::{AllocateError, Allocator},
+    mailbox::{Mailbox, put},
+};
 use anyhow::Result;
 use calc::World;
 use datastore::{Objects, calendar::go_time, given};
@@ -13,7 +16,7 @@ use model::{Family, IpPool, NodeName, Service, ServiceAddresses, ServiceId};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -82,33 +85,19 @@ impl Work {
 
 /// The way to the thread that gives.
 #[derive(Clone, Debug)]
-pub struct Assigner(Arc<Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    told: Mutex<Told>,
-    news: Condvar,
-}
+pub struct Assigner(Arc<Mailbox<Told>>);
 
 #[derive(Debug, Default)]
 struct Told {
     work: Work,
     /// This node holds the lease.
     is_holder: bool,
-    /// Something of this is new.
-    is_news: bool,
-}
-
-impl Shared {
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Assigner {
     /// Over the objects that agents share.
     pub fn start(objects: Objects, node: NodeName) -> Result<Self> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<Mailbox<Told>>::default();
         let theirs = Arc::clone(&shared);
         let mut worker = Worker { allocator: Allocator::new(objects, node), gone: BTreeMap::new() };
         thread::Builder::new().name("assign".into()).spawn(move || worker.run(&theirs))?;
@@ -117,27 +106,17 @@ impl Assigner {
 
     /// What services ask from now on.
     pub fn ask(&self, work: Work) {
-        let mut told = self.0.told();
-        if told.work != work {
-            told.work = work;
-            told.is_news = true;
-            self.0.news.notify_one();
-        }
+        self.0.tell(|told| put(&mut told.work, work));
     }
 
     /// Whether this node is the one that gives.
     pub fn hold(&self, is_holder: bool) {
-        let mut told = self.0.told();
-        if told.is_holder != is_holder {
-            told.is_holder = is_holder;
-            told.is_news = true;
-            self.0.news.notify_one();
-        }
+        self.0.tell(|told| put(&mut told.is_holder, is_holder));
     }
 
     /// Whether somebody has to.
     pub fn has_work(&self) -> bool {
-        self.0.told().work.is_some()
+        self.0.look().value.work.is_some()
     }
 }
 
@@ -148,15 +127,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, shared: &Shared) {
+    fn run(&mut self, shared: &Mailbox<Told>) {
         let mut rest = LATE;
         let mut reported = None;
         loop {
             let work = {
-                let told = shared.told();
-                let told = shared.news.wait_timeout_while(told, rest, |told| !told.is_news);
-                let mut told = told.unwrap_or_else(PoisonError::into_inner).0;
-                told.is_news = false;
+                let told = &shared.hear(Some(rest)).value;
                 (told.is_holder && told.work.is_some()).then(|| told.work.clone())
             };
             let Some(work) = work else {

@@ -20,6 +20,7 @@ mod journal;
 mod kernel;
 mod listeners;
 mod lock;
+mod mailbox;
 mod metrics;
 mod notes;
 mod object;

@@ -1,13 +1,15 @@
-//! What the writers of rules noted on them (`metadata.annotations`), beside the rules as they are shown (CAL-39).
-//! In: deciders, or rows of `show policies`; the World. Out: annotations.
+//! What the agent puts beside rows of the kernel's tables: notes that writers of rules made on them (`metadata.annotations`,
+//! CAL-39), and where a pod's addresses are answered for.
+//! In: deciders, or rows as they are shown; the World, the announcer. Out: annotations; `announced`.
 //! Invariant: a rule is found by its policy, direction and place, as every report names it.
 //! Never: means anything to a verdict.
 
+use crate::announce::Announcer;
 use calc::World;
 use model::{Direction, Labels, Policy};
 use policy::Decider;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// What is noted on the rule that decided.
 pub fn on(world: &World, decider: &Decider) -> Labels {
@@ -22,6 +24,19 @@ pub fn on(world: &World, decider: &Decider) -> Labels {
 fn of(policy: &Policy, direction: Direction, place: u16) -> Labels {
     let rule = policy.rules(direction).iter().find(|rule| rule.place == place);
     rule.map(|rule| rule.annotations.clone()).unwrap_or_default()
+}
+
+/// Puts into rows of endpoints which of their addresses this node answers for at its uplink.
+pub fn announced(announcer: &Announcer, rows: &mut Value) {
+    for row in rows.as_array_mut().into_iter().flatten() {
+        let addresses = row["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let is_answered = |text: &&str| text.parse().is_ok_and(|address: IpAddr| announcer.answers_for_pod(address));
+        let said: Vec<_> =
+            addresses.filter(is_answered).map(|text| format!("{text} at {}", announcer.uplink)).collect();
+        if !said.is_empty() {
+            row["announced"] = json!(said);
+        }
+    }
 }
 
 /// Puts them into rows that name a policy, a direction and a rule.

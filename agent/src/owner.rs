@@ -259,10 +259,10 @@ impl<K: Kernel> Agent<K> {
         tracing::debug!(target: "laps", asked, waited, %laps, "batch");
     }
 
-    /// Says which addresses of load balancers this node would answer for.
+    /// Says which addresses this node would answer for. Before it knows, what the last agent left goes on.
     fn announce(&mut self) {
-        let Some(announcer) = &self.announcer else { return };
-        if let (Some(assigner), Some(_)) = (&self.assigner, self.world.in_sync()) {
+        let Some(announcer) = self.announcer.as_ref().filter(|_| self.world.in_sync().is_some()) else { return };
+        if let Some(assigner) = &self.assigner {
             assigner.ask(Work::of(&self.world));
             if assigner.has_work() {
                 announcer.wake();
@@ -270,7 +270,7 @@ impl<K: Kernel> Agent<K> {
         }
         let none = BTreeSet::new();
         let uplink = self.nets.get(&announcer.uplink).unwrap_or(&none);
-        announcer.want(wanted::addresses(&mut self.world, uplink));
+        announcer.want(wanted::all(&mut self.world, uplink));
     }
 
     fn leave_services_to(&mut self, proxy: Proxy) {
@@ -351,6 +351,9 @@ impl<K: Kernel> Agent<K> {
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
         );
         problems.extend(self.announcer.iter().filter_map(Announcer::problem));
+        if self.announcer.is_none() && self.world.answers_for_pods().is_some() {
+            problems.push("localSubnetL2Reachability: this node has no uplink to answer at".to_owned());
+        }
         if self.world.sets_staged_aside() {
             problems.push("staged policies are not tried: the tables have no room for them".to_owned());
         }

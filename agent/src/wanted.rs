@@ -1,8 +1,8 @@
-//! Which addresses of load balancers this node would answer for at its uplink.
-//! In: what is desired of services, the pools, the uplink's networks. Out: each address that nodes of this network may hold, and
-//! whether this one may.
-//! Invariant: only an address of a pool for load balancers: one that somebody else gave a service is his to announce.
-//! Never: decides which of the nodes that may does.
+//! Which addresses this node would answer for at its uplink: those of load balancers, and those of its pods.
+//! In: what is desired, the pools, the uplink's networks. Out: each address of a load balancer that nodes of this network may
+//! hold, and whether this one may; the addresses of its own pods, where they are asked for.
+//! Invariant: only an address of a pool: one that somebody else gave is his to announce.
+//! Never: decides which of the nodes that may holds an address of a load balancer.
 
 use calc::Live;
 use model::Cidr;
@@ -10,18 +10,49 @@ use service::Kind;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 /// As cloud controllers read it.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// What there is to announce.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Addresses of load balancers, and whether this node may have each.
+    pub leased: BTreeMap<IpAddr, bool>,
+    /// Addresses of pods of this node.
+    pub pods: BTreeSet<IpAddr>,
+    /// How often those of pods are said unasked; `None`: only when they come.
+    pub refresh: Option<Duration>,
+}
+
+/// All of it.
+pub fn all(world: &mut Live, uplink: &BTreeSet<Cidr>) -> Wanted {
+    let leased = addresses(world, uplink);
+    let Some(every) = world.answers_for_pods() else { return Wanted { leased, ..Wanted::default() } };
+    let (pods, refresh) = (pods(world, uplink), Some(every).filter(|every| !every.is_zero()));
+    Wanted { leased, pods, refresh }
+}
+
+/// Those of pods that a neighbour at the uplink takes for one of its own link, as Calico tells them: of a pool whose packets go
+/// between nodes as they are.
+fn pods(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeSet<IpAddr> {
+    let pools: Vec<_> = world.pools().filter(|pool| !pool.encapsulated).map(|pool| pool.cidr).collect();
+    let is_asked_for = |address: &IpAddr| {
+        pools.iter().any(|net| net.contains(*address)) && uplink.iter().any(|net| net.contains(*address))
+    };
+    let endpoints = world.desired().into_iter().flat_map(|desired| desired.endpoints.values());
+    endpoints.flat_map(|endpoint| &endpoint.addresses).copied().filter(is_asked_for).collect()
+}
 
 /// Networks of pools for load balancers.
 pub fn pools(world: &Live) -> Vec<Cidr> {
     world.pools().filter(|pool| pool.uses.load_balancer && !pool.disabled).map(|pool| pool.cidr).collect()
 }
 
-/// The addresses.
-pub fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeMap<IpAddr, bool> {
+/// Those of load balancers.
+fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeMap<IpAddr, bool> {
     let pools = pools(world);
     if pools.is_empty() {
         return BTreeMap::new();
@@ -48,8 +79,9 @@ pub fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeMap<IpAddr, 
 mod tests {
     use super::*;
     use model::{
-        Created, EndpointSlice, EndpointSliceId, IpPool, Node, PoolUses, Protocol, Resource, Service, ServiceId,
-        ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy, Update,
+        Attachment, AttachmentId, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, IfaceName, IpPool,
+        Labels, Mac, Node, PodId, PoolUses, Protocol, Resource, Service, ServiceId, ServiceKind, ServicePort,
+        SliceEndpoint, SlicePort, TrafficPolicy, Update,
     };
 
     fn service(name: &str, address: &str, external: TrafficPolicy) -> Resource {
@@ -87,6 +119,15 @@ mod tests {
     }
 
     fn wanted(more: Vec<Resource>) -> Vec<String> {
+        let leased = all(&mut world(more), &uplink()).leased;
+        leased.into_iter().map(|(address, wanted)| format!("{address} {wanted}")).collect()
+    }
+
+    fn uplink() -> BTreeSet<Cidr> {
+        ["192.0.2.0/24".parse().expect("a network")].into()
+    }
+
+    fn world(more: Vec<Resource>) -> Live {
         let mut world = Live::new("n1".into(), false);
         let pool = |name: &str, cidr: &str, load_balancer: bool| {
             let uses = PoolUses { workload: !load_balancer, load_balancer };
@@ -108,8 +149,50 @@ mod tests {
             world.apply(Update::Set(resource));
         }
         world.apply(Update::InSync);
-        let uplink = ["192.0.2.0/24".parse().expect("a network")].into();
-        addresses(&mut world, &uplink).into_iter().map(|(address, wanted)| format!("{address} {wanted}")).collect()
+        world
+    }
+
+    /// With a pod of this node at these addresses: those that it would answer for.
+    fn of_pod(addresses: &[&str], more: Vec<Resource>) -> (Vec<String>, Option<u64>) {
+        let mut world = world(more);
+        world.attach(Attachment {
+            id: AttachmentId { network: "net".into(), container: "c1".into(), interface: "eth0".into() },
+            pod: PodId::new("x", "web"),
+            host_interface: IfaceName("cali1".into()),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+            mtu: 1500,
+            labels: Labels::default(),
+            delegated: false,
+            host_ports: Vec::new(),
+            committed: true,
+        });
+        let found = all(&mut world, &uplink());
+        (found.pods.iter().map(ToString::to_string).collect(), found.refresh.map(|every| every.as_secs()))
+    }
+
+    fn felix(name: &str, on: Option<bool>, every: Option<u64>) -> Resource {
+        Resource::FelixConfiguration(FelixConfiguration {
+            name: name.into(),
+            answers_for_pods: on,
+            announces_every: every.map(Duration::from_secs),
+            ..FelixConfiguration::default()
+        })
+    }
+
+    #[test]
+    fn pkt_9_a_pods_address_is_answered_for_where_it_is_asked_for_and_of_the_uplinks_network_and_a_plain_pool() {
+        let asked = || felix("default", Some(true), None);
+        let both = &["192.0.2.200", "10.65.0.9"];
+        assert_eq!(of_pod(both, vec![]), (vec![], None), "nobody asks for it");
+        assert_eq!(of_pod(both, vec![asked()]), (vec!["192.0.2.200".into()], Some(120)));
+        let off = felix("node.n1", Some(false), None);
+        assert_eq!(of_pod(both, vec![asked(), off]), (vec![], None));
+        let rarely = felix("node.n1", None, Some(0));
+        assert_eq!(of_pod(both, vec![asked(), rarely]), (vec!["192.0.2.200".into()], None));
+        let wrapped = IpPool { encapsulated: true, ..IpPool::of_pods("pods", "192.0.2.128/25".parse().unwrap(), 28) };
+        assert_eq!(of_pod(both, vec![asked(), Resource::IpPool(wrapped)]).0, [""; 0], "Calico leaves these out");
+        assert_eq!(of_pod(&["192.0.2.200"], vec![asked()]).0, ["192.0.2.200"]);
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Services for Counting<'_> {
 impl Announcements for Counting<'_> {
     counted! {
         array_reads: announcing() -> Option<&Announcing>;
-        lookups: is_announced(address: &Address) -> bool;
+        lookups: announced(address: &Address) -> Option<u32>;
         array_reads: now_ns() -> u64;
     }
 }

@@ -1,5 +1,5 @@
 //! The maps of announced addresses, and [`Announcements`] over them.
-//! In: addresses. Out: whether, until when and as whom this node answers for them.
+//! In: addresses. Out: how, until when and as whom this node answers for them.
 //! Invariant: as of `maps.rs`.
 //! Never: writes.
 
@@ -23,9 +23,9 @@ impl<const DRY: bool> Announcements for Kernel<DRY> {
     }
 
     #[inline(always)]
-    fn is_announced(&self, address: &Address) -> bool {
-        // SAFETY: the value is not read.
-        unsafe { ANNOUNCED.get(address) }.is_some()
+    fn announced(&self, address: &Address) -> Option<u32> {
+        // SAFETY: an aligned word, which is written in one piece.
+        unsafe { ANNOUNCED.get(address) }.copied()
     }
 
     #[inline(always)]

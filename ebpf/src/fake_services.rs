@@ -3,7 +3,7 @@
 //! Invariant: as of the node's other tables; a twin remembers nothing.
 //! Never: part of a program.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use abi::{
     Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Member, ServiceKey, SocketKey, SocketPeer,
@@ -18,8 +18,8 @@ use crate::tables::{Announcements, Services};
 pub struct Announced {
     /// As of the map.
     pub announcing: Announcing,
-    /// Of `ANNOUNCED`.
-    pub addresses: BTreeSet<Address>,
+    /// `ANNOUNCED`.
+    pub addresses: BTreeMap<Address, u32>,
     /// Nanoseconds.
     pub now_ns: u64,
 }
@@ -124,8 +124,8 @@ impl Announcements for Node {
     fn announcing(&self) -> Option<&Announcing> {
         Some(&self.announced.announcing)
     }
-    fn is_announced(&self, address: &Address) -> bool {
-        self.announced.addresses.contains(address)
+    fn announced(&self, address: &Address) -> Option<u32> {
+        self.announced.addresses.get(address).copied()
     }
     fn now_ns(&self) -> u64 {
         self.announced.now_ns
@@ -136,8 +136,8 @@ impl Announcements for Twin<'_> {
     fn announcing(&self) -> Option<&Announcing> {
         self.0.announcing()
     }
-    fn is_announced(&self, address: &Address) -> bool {
-        self.0.is_announced(address)
+    fn announced(&self, address: &Address) -> Option<u32> {
+        self.0.announced(address)
     }
     fn now_ns(&self) -> u64 {
         self.0.now_ns()

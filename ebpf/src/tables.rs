@@ -83,8 +83,8 @@ pub trait Services {
 pub trait Announcements {
     /// How long, where and as whom.
     fn announcing(&self) -> Option<&Announcing>;
-    /// Whether it is one of them.
-    fn is_announced(&self, address: &Address) -> bool;
+    /// How it is one of them: `ANNOUNCED_*`.
+    fn announced(&self, address: &Address) -> Option<u32>;
     /// Nanoseconds of the monotonic clock.
     fn now_ns(&self) -> u64;
 }

@@ -240,9 +240,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             return None;
         }
         if state.ether.ethertype == ETHERTYPE_ARP {
-            return announced::is_asked_by_arp(self.tables, self.frame).then_some(Verdict::AnswerArp);
+            return announced::is_asked_by_arp(self.tables, self.frame, state).then_some(Verdict::AnswerArp);
         }
-        announced::is_solicited(self.tables, self.frame, &state.packet).then_some(Verdict::AnswerSolicitation)
+        announced::is_solicited(self.tables, self.frame, state).then_some(Verdict::AnswerSolicitation)
     }
 
     /// A drop before any endpoint was needed, on the account of the interface's own; nobody's comes first.

@@ -1,6 +1,6 @@
 //! Announced addresses: ARP and neighbour discovery at the uplink, answered by the program while the announcement lasts.
 //! In: questions of a host outside. Out: the reply's every field, or the packet left to the stack as it was.
-//! Invariant: an announcement ends by the clock of the kernel, with no agent to end it.
+//! Invariant: what is leased ends by the clock of the kernel, with no agent to end it; a pod's address with the pod.
 //! Never: drops or counts: what is not answered is none of our business.
 
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
     scenario::Scenario,
     table::{Fate, Row, arrives, row, run_on},
 };
-use dataplane::Announced;
+use dataplane::{Announced, announced::Lasts};
 use model::{IfaceName, Mac};
 use netlink::Socket;
 use rustix::time::{ClockId, clock_gettime};
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
@@ -39,7 +39,7 @@ fn announcing(kernel: &Kernel, until: Duration) -> Announced {
     let pins = kernel.pins_dir();
     let mut announced = Announced::open(pins.parent().expect("a bpffs")).expect("the maps are pinned");
     let link = Socket::open().expect("netlink answers").link(&IfaceName(UPLINK.into())).expect("it is listed");
-    let addresses = [IpAddr::from(VIP4), IpAddr::from(VIP6)].into();
+    let addresses = [IpAddr::from(VIP4), IpAddr::from(VIP6)].map(|address| (address, Lasts::Leased)).into();
     announced.hold(&addresses).expect("there is room");
     announced.last_until(until, link.expect("an uplink").index, NODE.mac).expect("it can be said");
     announced
@@ -72,9 +72,10 @@ fn changed(make: impl Fn(Family) -> Vec<u8>, at: usize) -> impl Fn(Family) -> Ve
 
 fn rows() -> Vec<Row> {
     vec![
-        row("who asks", arrives(asks(OUTSIDE4, VIP4, 1)), Fate::Answered).check(|_, reply| is_reply(reply, OUTSIDE4)),
+        row("who asks", arrives(asks(OUTSIDE4, VIP4, 1)), Fate::Answered)
+            .check(|_, reply| is_reply(reply, VIP4, OUTSIDE4)),
         row("who tries it for himself", arrives(asks([0; 4], VIP4, 1)), Fate::Answered)
-            .check(|_, reply| is_reply(reply, [0; 4])),
+            .check(|_, reply| is_reply(reply, VIP4, [0; 4])),
         row("another address", arrives(asks(OUTSIDE4, [192, 0, 2, 81], 1)), Fate::Host),
         row("a pod's address", arrives(asks(OUTSIDE4, [10, 65, 0, 2], 1)), Fate::Host),
         row("the next owner announces it", arrives(asks(VIP4, VIP4, 1)), Fate::Host),
@@ -85,11 +86,11 @@ fn rows() -> Vec<Row> {
     .chain(
         vec![
             row("who solicits", arrives(solicits(OUTSIDE6, VIP6)), Fate::Answered)
-                .check(|_, reply| is_advertisement(reply, &OUTSIDE.mac.0, OUTSIDE6, 0x60)),
+                .check(|_, reply| is_advertisement(reply, VIP6, (&OUTSIDE.mac.0, OUTSIDE6), 0x60)),
             row("who verifies", arrives(verifies(VIP6)), Fate::Answered)
-                .check(|_, reply| is_advertisement(reply, &OUTSIDE.mac.0, OUTSIDE6, 0x60)),
+                .check(|_, reply| is_advertisement(reply, VIP6, (&OUTSIDE.mac.0, OUTSIDE6), 0x60)),
             row("who tries it for himself", arrives(solicits(NOBODY6, VIP6)), Fate::Answered)
-                .check(|_, reply| is_advertisement(reply, &[0x33, 0x33, 0, 0, 0, 1], ALL_NODES, 0x20)),
+                .check(|_, reply| is_advertisement(reply, VIP6, (&[0x33, 0x33, 0, 0, 0, 1], ALL_NODES), 0x20)),
             row("another address", arrives(solicits(OUTSIDE6, OUTSIDE6)), Fate::Host),
             row("a wrong checksum", arrives(changed(solicits(OUTSIDE6, VIP6), 57)), Fate::Host),
             row("one that crossed a router", arrives(changed(solicits(OUTSIDE6, VIP6), 21)), Fate::Host),
@@ -136,25 +137,86 @@ fn nothing_is_answered_once_the_announcement_has_run_out_or_the_next_agent_has_b
     });
 }
 
+/// The pod's own addresses.
+const POD4: [u8; 4] = [10, 65, 0, 2];
+const POD6: [u8; 16] = [0xfd, 0, 0, 0x65, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+
+#[test]
+fn pkt_9_who_asks_for_a_pods_address_is_answered_while_the_pod_is_here_and_whatever_becomes_of_the_agent() {
+    let answered = || {
+        vec![
+            row("who asks", arrives(asks(OUTSIDE4, POD4, 1)), Fate::Answered)
+                .only(V4)
+                .check(|_, reply| is_reply(reply, POD4, OUTSIDE4)),
+            row("who tries it for himself", arrives(asks([0; 4], POD4, 1)), Fate::Answered)
+                .only(V4)
+                .check(|_, reply| is_reply(reply, POD4, [0; 4])),
+            row("who solicits", arrives(solicits(OUTSIDE6, POD6)), Fate::Answered)
+                .only(V6)
+                .check(|_, reply| is_advertisement(reply, POD6, (&OUTSIDE.mac.0, OUTSIDE6), 0x60)),
+            row("who tries it for himself", arrives(solicits(NOBODY6, POD6)), Fate::Answered)
+                .only(V6)
+                .check(|_, reply| is_advertisement(reply, POD6, (&[0x33, 0x33, 0, 0, 0, 1], ALL_NODES), 0x20)),
+        ]
+    };
+    let unanswered = || {
+        vec![
+            row("who asks", arrives(asks(OUTSIDE4, POD4, 1)), Fate::Host).only(V4),
+            row("who solicits", arrives(solicits(OUTSIDE6, POD6)), Fate::Host).only(V6),
+        ]
+    };
+    let of_pod = || [IpAddr::from(POD4), IpAddr::from(POD6)].map(|address| (address, Lasts::WithPod)).into();
+    let leased = || {
+        vec![
+            row("who asks for what was leased", arrives(asks(OUTSIDE4, VIP4, 1)), Fate::Host).only(V4),
+            row("who solicits it", arrives(solicits(OUTSIDE6, VIP6)), Fate::Host).only(V6),
+        ]
+    };
+    on_a_node(|| {
+        let mut kernel = Kernel::new(&scenario());
+        let mut announced = announcing(&kernel, now() + Duration::from_secs(3600));
+        let both = announced.held().clone().into_iter().chain::<BTreeMap<_, _>>(of_pod()).collect();
+        announced.hold(&both).expect("there is room");
+        run_on(&mut kernel, &scenario(), answered());
+        drop(announced);
+        // The next agent: what was leased is over, and it knows what it answers for.
+        let pins = kernel.pins_dir();
+        let mut next = Announced::open(pins.parent().expect("a bpffs")).expect("the maps are pinned");
+        assert_eq!(*next.held(), of_pod());
+        run_on(&mut kernel, &scenario(), answered());
+        run_on(&mut kernel, &scenario(), leased());
+        // The pod goes before anybody takes its address out.
+        kernel.commit(&Scenario::default());
+        run_on(&mut kernel, &Scenario::default(), unanswered());
+        kernel.commit(&scenario());
+        run_on(&mut kernel, &scenario(), answered());
+        next.hold(&[].into()).expect("they can be taken out");
+        run_on(&mut kernel, &scenario(), unanswered());
+        next.hold(&of_pod()).expect("there is room");
+        next.be_silent().expect("it can be said");
+        run_on(&mut kernel, &scenario(), unanswered());
+    });
+}
+
 fn same(what: &str, found: &[u8], expected: &[u8]) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("{what} is {found:02x?}, not {expected:02x?}")) }
 }
 
-fn is_reply(reply: &[u8], asker: [u8; 4]) -> Result<(), String> {
+fn is_reply(reply: &[u8], of: [u8; 4], asker: [u8; 4]) -> Result<(), String> {
     let (Mac(node), Mac(outside)) = (NODE.mac, OUTSIDE.mac);
     same("Ethernet", &reply[..14], &[&outside[..], &node, &[8, 6]].concat())?;
     same("operation", &reply[14..22], &[0, 1, 8, 0, 6, 4, 0, 2])?;
-    same("sender", &reply[22..32], &[&node[..], &VIP4].concat())?;
+    same("sender", &reply[22..32], &[&node[..], &of].concat())?;
     same("target", &reply[32..42], &[&outside[..], &asker].concat())
 }
 
-fn is_advertisement(reply: &[u8], mac: &[u8; 6], to: [u8; 16], flags: u8) -> Result<(), String> {
+fn is_advertisement(reply: &[u8], of: [u8; 16], (mac, to): (&[u8; 6], [u8; 16]), flags: u8) -> Result<(), String> {
     let Mac(node) = NODE.mac;
     same("Ethernet", &reply[..14], &[&mac[..], &node, &[0x86, 0xdd]].concat())?;
     same("length, next header, hop limit", &reply[18..22], &[0, 32, 58, 255])?;
-    same("source", &reply[22..38], &VIP6)?;
+    same("source", &reply[22..38], &of)?;
     same("destination", &reply[38..54], &to)?;
     same("type, code and flags", &[&reply[54..56], &reply[58..62]].concat(), &[136, 0, flags, 0, 0, 0])?;
-    same("target and its link-layer address", &reply[62..86], &[&VIP6[..], &[2, 1], &node].concat())?;
+    same("target and its link-layer address", &reply[62..86], &[&of[..], &[2, 1], &node].concat())?;
     same("checksum", &fold(sum_of(&reply[22..86]) + 32 + 58).to_be_bytes(), &[0, 0])
 }

@@ -246,10 +246,9 @@ fn guarded(view: &View) -> World {
     let mut world = world(view);
     world.apply(Update::Set(Resource::FelixConfiguration(FelixConfiguration {
         name: FelixConfiguration::DEFAULT.into(),
-        deny_action: None,
-        endpoint_to_host: None,
         failsafe_inbound: Some(view.failsafes.inbound.clone()),
         failsafe_outbound: Some(view.failsafes.outbound.clone()),
+        ..FelixConfiguration::default()
     })));
     let own = view.host.iter().map(Cidr::network).collect();
     world.set_host_interfaces([(IfaceName(UPLINK.into()), own)].into());

@@ -39,6 +39,7 @@ mod policy_ports;
 mod policy_scope;
 mod policy_services;
 mod policy_staged;
+mod reached;
 mod restart;
 mod restart_storm;
 mod services;

@@ -35,6 +35,9 @@ pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
             if ["policies", "staged"].contains(&table.as_str()) {
                 notes::annotate(&agent.world, &mut rows);
             }
+            if let Some(announcer) = agent.announcer.as_ref().filter(|_| table == "endpoints") {
+                notes::announced(announcer, &mut rows);
+            }
             rows
         }
         Query::ExplainHost { from, to, port, protocol, source_port } => {

@@ -135,10 +135,10 @@ maps! {
     /// Slot of `BACKENDS` -> flows opened to it `u64`. Memory-mappable array.
     BACKEND_COUNTS = "BACKEND_COUNTS" v 1, BACKENDS.default_entries, "never: sized with BACKENDS",
         Sizing::As(BACKENDS.name);
-    /// `u32` 0 -> [`crate::Announcing`]: until when the addresses of `ANNOUNCED` are answered for. Array.
+    /// `u32` 0 -> [`crate::Announcing`]: where, and until when, the addresses of `ANNOUNCED` are answered for. Array.
     ANNOUNCING = "ANNOUNCING" v 1, 1, "never", Sizing::Fixed;
-    /// [`crate::Address`] -> 1. Hash.
-    ANNOUNCED = "ANNOUNCED" v 1, 1024, "further addresses are left to other nodes", Sizing::Fixed;
+    /// [`crate::Address`] -> `ANNOUNCED_LEASED` or `ANNOUNCED_ENDPOINT`. Hash.
+    ANNOUNCED = "ANNOUNCED" v 2, 4096, "further addresses are left to other nodes; those of pods go before", Sizing::Fixed;
     /// [`crate::SocketKey`] -> [`crate::SocketPeer`]. Least-recently-used hash.
     SOCKETS = "SOCKETS" v 1, 32_768, "the socket of this node that was silent longest hears its backend's own address";
 }

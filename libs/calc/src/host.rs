@@ -14,7 +14,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
+
+/// Between two times that a node says which addresses of pods it answers for.
+const ANNOUNCED_EVERY: Duration = Duration::from_secs(120);
 
 /// What a host endpoint asks, by layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +118,15 @@ pub(crate) fn node(world: &World, layers: Option<Layers>) -> NodeSpec {
         refuses_workloads: chosen(world, |felix| felix.endpoint_to_host) == Some(EndpointToHost::Drop),
         translates: world.proxy == Neighbour::Serves,
         beside: world.proxy != Neighbour::None,
+    }
+}
+
+impl World {
+    /// Whether this node answers at its uplink for addresses of its pods, and how often it says so unasked: Calico's defaults.
+    #[must_use]
+    pub fn answers_for_pods(&self) -> Option<Duration> {
+        let is_on = chosen(self, |felix| felix.answers_for_pods).unwrap_or(false);
+        is_on.then(|| chosen(self, |felix| felix.announces_every).unwrap_or(ANNOUNCED_EVERY))
     }
 }
 

@@ -4,6 +4,7 @@
 //! Never: this project's own defaults; whoever asks has them.
 
 use crate::{Cidr, NodeName, Protocol};
+use std::time::Duration;
 
 /// What a refused packet meets (iptablesFilterDenyAction).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub struct Failsafe {
     pub net: Option<Cidr>,
 }
 
-/// One object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One object; by default one that chooses nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FelixConfiguration {
     /// Its name: [`Self::DEFAULT`], or that of [`Self::of_node`].
     pub name: String,
@@ -49,6 +50,10 @@ pub struct FelixConfiguration {
     pub failsafe_inbound: Option<Vec<Failsafe>>,
     /// Ports that stay open from this node.
     pub failsafe_outbound: Option<Vec<Failsafe>>,
+    /// Nodes answer at their uplink for addresses of their pods (localSubnetL2Reachability: PodsAndLoadBalancers).
+    pub answers_for_pods: Option<bool>,
+    /// How often they say so unasked; zero: only once (localSubnetL2ReachabilityRefreshInterval).
+    pub announces_every: Option<Duration>,
 }
 
 impl FelixConfiguration {

@@ -21,6 +21,8 @@ pub struct IpPool {
     pub uses: PoolUses,
     /// Its addresses are given to those alone who ask for one of them by name (`assignmentMode: Manual`).
     pub manual: bool,
+    /// Packets to its addresses are wrapped on their way between nodes (`ipipMode`, `vxlanMode`).
+    pub encapsulated: bool,
 }
 
 /// What addresses of a pool are for (`allowedUses`).
@@ -37,6 +39,6 @@ impl IpPool {
     #[must_use]
     pub fn of_pods(name: &str, cidr: Cidr, block_size: u8) -> Self {
         let uses = PoolUses { workload: true, load_balancer: false };
-        Self { name: name.to_owned(), cidr, block_size, disabled: false, uses, manual: false }
+        Self { name: name.to_owned(), cidr, block_size, disabled: false, uses, manual: false, encapsulated: false }
     }
 }

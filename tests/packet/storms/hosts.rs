@@ -51,10 +51,8 @@ fn host_endpoint(interface: HostInterface) -> Resource {
 fn takes_from_pods(endpoint_to_host: EndpointToHost) -> Resource {
     Resource::FelixConfiguration(FelixConfiguration {
         name: FelixConfiguration::DEFAULT.into(),
-        deny_action: None,
         endpoint_to_host: Some(endpoint_to_host),
-        failsafe_inbound: None,
-        failsafe_outbound: None,
+        ..FelixConfiguration::default()
     })
 }
 

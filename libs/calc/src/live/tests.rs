@@ -84,6 +84,7 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
         endpoint_to_host: dice.pick(&[None, Some(EndpointToHost::Drop), Some(EndpointToHost::Accept)]),
         failsafe_inbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
         failsafe_outbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
+        ..FelixConfiguration::default()
     }
 }
 

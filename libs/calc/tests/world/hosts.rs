@@ -126,13 +126,7 @@ fn hep_7_failsafe_ports_stand_before_policies_but_not_on_the_way_through() {
 }
 
 fn felix(name: &str, change: impl FnOnce(&mut FelixConfiguration)) -> Fact {
-    let mut felix = FelixConfiguration {
-        name: name.into(),
-        deny_action: None,
-        endpoint_to_host: None,
-        failsafe_inbound: None,
-        failsafe_outbound: None,
-    };
+    let mut felix = FelixConfiguration { name: name.into(), ..FelixConfiguration::default() };
     change(&mut felix);
     Fact::Object(Resource::FelixConfiguration(felix))
 }

@@ -20,6 +20,8 @@ struct Spec {
     disabled: Option<bool>,
     allowed_uses: Option<Vec<String>>,
     assignment_mode: Option<String>,
+    ipip_mode: Option<String>,
+    vxlan_mode: Option<String>,
 }
 
 pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidField> {
@@ -49,7 +51,10 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     };
     let uses = uses(&spec.allowed_uses.unwrap_or_default())?;
     let disabled = spec.disabled.unwrap_or(false);
-    Ok(IpPool { name: meta.name.clone(), cidr, block_size, disabled, uses, manual })
+    // Without a mode there is none; a mode that is not known is one.
+    let wraps = |mode: Option<&str>| !matches!(mode, None | Some("" | "Never"));
+    let encapsulated = wraps(spec.ipip_mode.as_deref()) || wraps(spec.vxlan_mode.as_deref());
+    Ok(IpPool { name: meta.name.clone(), cidr, block_size, disabled, uses, manual, encapsulated })
 }
 
 /// What is not said is for pods and tunnels (IPAM-13); tunnels have no addresses of pools here.

@@ -6,6 +6,7 @@
 mod calico;
 mod cluster;
 mod combine;
+mod duration;
 mod endpointslice;
 mod field;
 mod ippool;

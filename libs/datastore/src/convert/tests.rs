@@ -316,6 +316,13 @@ fn pools_have_calicos_defaults_and_bounds() {
         [size("{cidr: 10.0.0.0/16}"), size("{cidr: 'fd00::/48'}"), size("{cidr: 10.0.0.0/24, blockSize: 32}")],
         [26, 122, 32]
     );
+    let wraps = |spec: &str| match known(&pool(spec)).0 {
+        Resource::IpPool(pool) => pool.encapsulated,
+        other => panic!("{other:?} is no pool"),
+    };
+    let plain = wraps("{cidr: 10.0.0.0/16}") || wraps("{cidr: 10.0.0.0/16, ipipMode: Never, vxlanMode: Never}");
+    let wrapped = wraps("{cidr: 10.0.0.0/16, ipipMode: Always}");
+    assert!(!plain && wrapped && wraps("{cidr: 10.0.0.0/16, ipipMode: Never, vxlanMode: CrossSubnet}"));
     let uses = |spec: &str| match known(&pool(spec)).0 {
         Resource::IpPool(pool) => (pool.uses.workload, pool.uses.load_balancer, pool.manual),
         other => panic!("{other:?} is no pool"),

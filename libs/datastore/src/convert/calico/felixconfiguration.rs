@@ -5,6 +5,7 @@
 
 use super::{
     super::{
+        duration::duration,
         field::{InvalidField, Meta, read, read_at},
         port,
     },
@@ -18,6 +19,8 @@ const DENY_ACTION: &str = "iptablesFilterDenyAction";
 const TO_HOST: &str = "defaultEndpointToHostAction";
 const INBOUND: &str = "failsafeInboundHostPorts";
 const OUTBOUND: &str = "failsafeOutboundHostPorts";
+const LOCAL_SUBNET: &str = "localSubnetL2Reachability";
+const REFRESH: &str = "localSubnetL2ReachabilityRefreshInterval";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +43,8 @@ pub(in super::super) fn convert(
         endpoint_to_host: one_of(TO_HOST, chosen(TO_HOST), TO_HOST_ACTIONS)?,
         failsafe_inbound: failsafes(INBOUND, chosen(INBOUND))?,
         failsafe_outbound: failsafes(OUTBOUND, chosen(OUTBOUND))?,
+        answers_for_pods: one_of(LOCAL_SUBNET, chosen(LOCAL_SUBNET), LOCAL_SUBNETS)?,
+        announces_every: chosen(REFRESH).map(|value| duration(&format!("spec.{REFRESH}"), value)).transpose()?,
     };
     let others: Vec<_> = spec.keys().map(String::as_str).filter(|name| !SERVED.contains(name)).collect();
     if !others.is_empty() {
@@ -53,7 +58,8 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 4] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND];
+const SERVED: [&str; 6] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH];
+const LOCAL_SUBNETS: &[(&str, bool)] = &[("Disabled", false), ("PodsAndLoadBalancers", true)];
 const DENY_ACTIONS: &[(&str, DenyAction)] = &[("Drop", DenyAction::Drop), ("Reject", DenyAction::Reject)];
 const TO_HOST_ACTIONS: &[(&str, EndpointToHost)] =
     &[("Drop", EndpointToHost::Drop), ("Return", EndpointToHost::Return), ("Accept", EndpointToHost::Accept)];
@@ -103,6 +109,7 @@ mod tests {
         *,
     };
     use model::Resource;
+    use std::time::Duration;
 
     fn text(name: &str, spec: &str) -> String {
         format!(
@@ -161,6 +168,27 @@ mod tests {
         ] {
             let said = refusal(&text("default", &format!("{{failsafeInboundHostPorts: [{port}]}}")));
             assert!(said.starts_with(&format!("spec.failsafeInboundHostPorts[0].{field}")), "{said}");
+        }
+    }
+
+    #[test]
+    fn pkt_9_answers_for_pods_are_on_off_or_not_chosen_and_are_said_anew_as_often_as_is_written() {
+        let read = |spec: &str| felix("default", spec).0;
+        let on =
+            read("{localSubnetL2Reachability: PodsAndLoadBalancers, localSubnetL2ReachabilityRefreshInterval: 2m}");
+        assert_eq!((on.answers_for_pods, on.announces_every), (Some(true), Some(Duration::from_secs(120))));
+        assert_eq!(read("{localSubnetL2Reachability: Disabled}").answers_for_pods, Some(false));
+        let none = read("{localSubnetL2ReachabilityRefreshInterval: '0'}");
+        assert_eq!((none.answers_for_pods, none.announces_every), (None, Some(Duration::ZERO)));
+        for (spec, said) in [
+            ("{localSubnetL2Reachability: Pods}", "localSubnetL2Reachability: \"Pods\" is none of Disabled"),
+            (
+                "{localSubnetL2ReachabilityRefreshInterval: 120}",
+                "localSubnetL2ReachabilityRefreshInterval: 120 is not a duration",
+            ),
+        ] {
+            let refused = refusal(&text("default", spec));
+            assert!(refused.starts_with(&format!("spec.{said}")), "{refused}");
         }
     }
 
