@@ -61,6 +61,10 @@ pub trait Kernel {
     fn sockets(&self) -> String {
         String::new()
     }
+    /// Whether processes of the node answer who is outside in a service's name.
+    fn answers(&self) -> bool {
+        false
+    }
     /// The rows of a table.
     fn report(&self, table: &str) -> Result<Value, ReportError>;
     /// Deletes the veth pair of an attachment, if its host side is still there and still this attachment's.
@@ -117,6 +121,10 @@ impl Kernel for Dataplane {
 
     fn sockets(&self) -> String {
         self.sockets().to_string()
+    }
+
+    fn answers(&self) -> bool {
+        self.answers()
     }
 
     fn report(&self, table: &str) -> Result<Value, ReportError> {

@@ -205,6 +205,7 @@ fn ways() -> Vec<Way> {
         },
     ];
     ways.extend(ways_through_service());
+    ways.push(way_of_nobodys());
     ways
 }
 
@@ -235,6 +236,20 @@ fn ways_through_service() -> [Way; 2] {
         ..to_service
     };
     [to_service, back]
+}
+
+/// What the node itself sends by its uplink, and is no answer of a service's.
+fn way_of_nobodys() -> Way {
+    Way {
+        name: "to-uplink-no-answer-tcp-v4",
+        hook: Hook::ToUplink,
+        interfaces: [UPLINK, 0],
+        before: Vec::new(),
+        frame: |_| tcp((9, 1), 77, (80, 4000), ACK),
+        wanted: Ok(Verdict::Untouched),
+        apart: true,
+        served: false,
+    }
 }
 
 /// The service's address; behind it is the second pod.

@@ -89,7 +89,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 self.is_unjudged() || (self.arrival.ingress_ifindex != 0 && self.stack_translates(state)?)
             }
             Hook::ToHostEndpoint => true,
-            Hook::FromUplink | Hook::FromHostEndpoint => false,
+            Hook::FromUplink | Hook::FromHostEndpoint | Hook::ToUplink => false,
         };
         Ok(if via_host { CT_VIA_HOST.into() } else { 0 })
     }

@@ -20,7 +20,7 @@ use crate::maps::{Kernel, count_drop};
 use crate::packet::Skb;
 use crate::scratch::{self, blank_state};
 use crate::send::{self, NEXT, SHOT};
-use crate::translate::translate;
+use crate::translate::{give_back, translate};
 
 /// What a dry run returns for a packet that would pass.
 const OK: i32 = 0;
@@ -38,6 +38,31 @@ pub fn run_leaving(context: &TcContext) -> i32 {
     let skb = Skb::new(context);
     let refused = leave_apart(skb.0);
     gate_apart(skb.0, refused)
+}
+
+/// What leaves by the uplink. It judges nobody who would have to hear of it, and so needs nothing that tells.
+#[inline(always)]
+pub fn run_answers<const DRY: bool>(context: &TcContext) -> i32 {
+    let skb = Skb::new(context);
+    let Some(state) = blank_state::<DRY>() else {
+        return SHOT;
+    };
+    let verdict = walk(Hook::ToUplink, &Kernel::<DRY>, &skb, &skb.arrival(), state);
+    if DRY {
+        return answer(skb, state, verdict.map(|_| Outcome::ToHost));
+    }
+    let done = match verdict {
+        Ok(Verdict::Through) => give_back(skb, state),
+        Ok(_) => Ok(()),
+        Err(reason) => Err(reason),
+    };
+    match done {
+        Ok(()) => NEXT,
+        Err(reason) => {
+            count_drop(state.slot, reason as u32);
+            SHOT
+        }
+    }
 }
 
 #[inline(never)]

@@ -13,6 +13,7 @@ use crate::choice;
 use crate::conntrack::{self, Currency, Opening, Tracked};
 use crate::ends::same_ends;
 use crate::entry::Flow;
+use crate::hosted::is_hosted;
 use crate::icmp;
 use crate::mask::is_elsewhere;
 use crate::parse::protocol;
@@ -158,7 +159,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
     #[inline(always)]
     pub(crate) fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
-        let currency = tracked.currency(self.tables, state.packet.protocol);
+        let currency = match tracked.currency(self.tables, state.packet.protocol) {
+            Currency::Current if self.is_asked_of_node(tracked) => self.currency_at_gate(tracked),
+            currency => currency,
+        };
         let over = state.packet.protocol == protocol::TCP || currency == Currency::Current;
         state.tracked = currency == Currency::Current || (tracked.is_refused() && over);
         if tracked.is_refused() && over {
@@ -174,7 +178,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let own = match self.hook {
             Hook::FromWorkload => self.check_pod(state, opener)?,
             Hook::ToWorkload => self.check_receiver(state, opener, responder)?,
-            Hook::FromHostEndpoint => return Ok(None),
+            Hook::FromHostEndpoint | Hook::ToUplink => return Ok(None),
             Hook::ToHostEndpoint => {
                 state.slot = opener.slot;
                 if !self.lives_at(opener.slot, self.arrival.ingress_ifindex) {
@@ -182,7 +186,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 }
                 false
             }
-            Hook::FromUplink if responder.slot < SLOT_FIRST && !is_elsewhere(state, responder) => return Ok(None),
+            Hook::FromUplink
+                if responder.slot < SLOT_FIRST && !is_elsewhere(state, responder) && !is_hosted(state, responder) =>
+            {
+                return Ok(None);
+            }
             Hook::FromUplink => {
                 state.slot = responder.slot;
                 if opener.slot != SLOT_NONE {

@@ -41,6 +41,13 @@ fn resolve_part<T: Tables>(tables: &T, packet: &mut Packet, scratch: &mut Fragme
     Ok(())
 }
 
+/// Whether something is remembered of a packet of this number.
+#[inline(always)]
+pub fn is_known<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKey) -> bool {
+    key(packet, scratch);
+    tables.fragment(scratch).is_some()
+}
+
 /// Remembers the ports of a first fragment that is let through.
 #[inline(always)]
 pub fn remember<T: Tables>(tables: &T, packet: &Packet, scratch: &mut FragmentKey) {

@@ -19,9 +19,9 @@ use crate::{fragment, icmp, neighbour};
 
 /// A host endpoint at whose interface a packet is.
 #[derive(Clone, Copy)]
-struct Gate<'a> {
+pub(crate) struct Gate<'a> {
     /// Slot of its local layer, which names its zone and has its account.
-    slot: u32,
+    pub(crate) slot: u32,
     own: &'a Endpoint,
 }
 
@@ -69,7 +69,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     /// The host endpoint of this interface. Where none is ready, the interface has no gate.
     #[inline(always)]
-    fn gate(&self) -> Option<Gate<'_>> {
+    pub(crate) fn gate(&self) -> Option<Gate<'_>> {
         const WANTED: u16 = ENDPOINT_READY | ENDPOINT_HOST;
         let slot = self.tables.slot_of_interface(self.arrival.ifindex)?;
         let own = self.tables.endpoint(slot)?;
@@ -217,6 +217,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// On what terms a packet may open a flow. Where a gate is younger than a connection, that begins in its midst.
     #[inline(always)]
     fn terms_at_gate(&self, state: &mut State) -> Result<Terms, DropReason> {
+        if self.answers_in_service(state) {
+            return Ok(Terms { judged: false, entry: NO_ENTRY });
+        }
         if icmp::is_error(&state.packet) {
             let related = icmp::flow_of(self.tables, self.frame, state, false).is_some();
             return Ok(Terms { judged: !related, entry: NO_ENTRY });

@@ -11,7 +11,7 @@ use crate::conntrack::Opening;
 use crate::policy::{End, Logged, PolicyDirection, Question, deciding_span, end_of};
 use crate::tables::{Frame, Tables};
 use crate::translation::{Translated, Translation};
-use crate::walk::{State, Walk};
+use crate::walk::{Hook, State, Walk};
 
 /// What the rules are asked.
 #[derive(Clone, Copy)]
@@ -71,6 +71,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     fn by_rules(&self, state: &mut State, asked: &Asked) -> Result<(), DropReason> {
         let (opener, responder) = (asked.opener.slot, asked.responder.slot);
+        if responder == SLOT_HOST && matches!(self.hook, Hook::FromUplink | Hook::ToUplink) {
+            return self.asked_of_node(state, asked);
+        }
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
         if opener >= SLOT_FIRST {
             if node.layers.pre_dnat != SLOT_NONE && !self.is_unjudged() {

@@ -12,6 +12,8 @@ mod accounts;
 #[cfg(test)]
 mod again;
 mod announced;
+#[cfg(test)]
+mod answered;
 pub mod antispoof;
 #[cfg(test)]
 mod beside;
@@ -40,6 +42,7 @@ pub mod fragment;
 mod gate;
 #[cfg(test)]
 mod gates;
+mod hosted;
 pub mod icmp;
 pub mod icmp_error;
 mod judge;

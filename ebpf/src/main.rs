@@ -49,7 +49,7 @@ mod programs {
     use aya_ebpf::programs::{SockAddrContext, TcContext};
     use ebpf::walk::Hook;
 
-    use crate::finish::{run, run_leaving};
+    use crate::finish::{run, run_answers, run_leaving};
     use crate::{cursor, sock_addr};
 
     #[classifier]
@@ -84,6 +84,12 @@ mod programs {
 
     #[classifier]
     #[inline(always)]
+    pub fn to_uplink(context: TcContext) -> i32 {
+        run_answers::<false>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
     pub fn from_workload_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromWorkload, &context)
     }
@@ -110,6 +116,12 @@ mod programs {
     #[inline(always)]
     pub fn to_host_endpoint_dry(context: TcContext) -> i32 {
         run::<true>(Hook::ToHostEndpoint, &context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_uplink_dry(context: TcContext) -> i32 {
+        run_answers::<true>(&context)
     }
 
     /// Never attached: run once by the agent at its start. 0: the cursor goes on.

@@ -29,13 +29,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (source, destination) = tracked.slots();
         let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
         match self.hook {
-            Hook::FromUplink if destination == SLOT_NONE => {
+            Hook::FromUplink if destination < SLOT_FIRST => {
                 let is_ours = state.translation.is_masked || state.translation.end == Translated::Destination;
                 is_ours && source == SLOT_NONE
             }
             Hook::FromWorkload | Hook::FromUplink => self.comes_from(source, destination, state),
-            // A host endpoint's flows live elsewhere (`gate`); here are those of pods.
-            Hook::FromHostEndpoint => false,
+            // A host endpoint's flows live elsewhere (`gate`); here are those of pods. The node's own answers: `hosted`.
+            Hook::FromHostEndpoint | Hook::ToUplink => false,
             Hook::ToHostEndpoint => destination == SLOT_NONE && self.lives_at(source, by),
             Hook::ToWorkload => {
                 let honest = match source {

@@ -151,7 +151,8 @@ fn letter(skb: Skb, packet: &Packet, quoted: &Packet, translation: &Translation)
     let Some(sum) = skb.load::<2>(CHECKSUM_V4) else {
         return false;
     };
-    skb.store(L3 + 12, addresses_v4(from, packet.destination)) && skb.store(CHECKSUM_V4, header_checksum(sum, changed))
+    skb.store_balanced(L3 + 12, &addresses_v4(from, packet.destination))
+        && skb.store_balanced(CHECKSUM_V4, &header_checksum(sum, changed))
 }
 
 /// The message's own checksum follows what was changed.

@@ -123,6 +123,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 (state.packet.source, state.packet.source_port) = tracked.flow.other_side();
                 Ok(true)
             }
+            (NAT_TRANSLATED, Hook::FromUplink) if from_opener && tracked.slots().1 == SLOT_HOST => {
+                state.slot = SLOT_HOST;
+                Err(DropReason::NatCollision)
+            }
             (kind, Hook::FromUplink) if tracked.slots().1 >= SLOT_FIRST && from_opener == (kind == NAT_TRANSLATED) => {
                 state.slot = tracked.slots().1;
                 Err(if from_opener { DropReason::NatCollision } else { DropReason::NoFlow })

@@ -38,6 +38,34 @@ pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
     if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
 }
 
+/// The same of what the node itself sends, all through the kernel: a program that writes in place has each packet that it meets
+/// copied first, where a socket still holds it.
+#[inline(always)]
+pub fn give_back(skb: Skb, state: &State) -> Result<(), DropReason> {
+    let failed = match state.translation.end {
+        Translated::Source if state.packet.protocol == protocol::SCTP => source_apart(skb.0) | sctp_apart(skb.0),
+        Translated::Source => source_apart(skb.0),
+        _ if state.quoted.protocol == protocol::SCTP => sctp_quoted_apart(skb.0) | requote_apart(skb.0),
+        _ => requote_apart(skb.0),
+    };
+    if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
+}
+
+/// An answer's source alone. 0: done.
+#[inline(never)]
+#[unsafe(no_mangle)]
+fn source_apart(skb: *mut __sk_buff) -> i32 {
+    let Some(State { packet, translation, .. }) = scratch::state() else {
+        return 1;
+    };
+    let ends = ((packet.source, packet.source_port), (translation.frontend, translation.port));
+    i32::from(!write::<FAR>(Skb(skb), packet, ends, true))
+}
+
+/// How bytes are written: in place, or through the kernel.
+const NEAR: bool = false;
+const FAR: bool = true;
+
 /// A program within the program, as all that is not every packet's. 0: done.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -55,9 +83,9 @@ fn translate_apart(skb: *mut __sk_buff) -> i32 {
     };
     let done = if translation.is_hairpin {
         turn(Skb(skb), packet, translation.frontend, is_source)
-            && change_port(Skb(skb), packet, (from.1, to.1), is_source)
+            && change_port::<NEAR>(Skb(skb), packet, (from.1, to.1), is_source)
     } else {
-        write(Skb(skb), packet, (from, to), is_source)
+        write::<NEAR>(Skb(skb), packet, (from, to), is_source)
     };
     if done && translation.is_masked {
         let mask = (translation.mask, translation.mask_port);
@@ -66,13 +94,13 @@ fn translate_apart(skb: *mut __sk_buff) -> i32 {
         } else {
             ((packet.source, packet.source_port), mask)
         };
-        return i32::from(!write(Skb(skb), packet, ends, !is_source));
+        return i32::from(!write::<NEAR>(Skb(skb), packet, ends, !is_source));
     }
     i32::from(!done)
 }
 
 #[inline(always)]
-fn write(skb: Skb, packet: &Packet, ((from, from_port), (to, to_port)): Ends, is_source: bool) -> bool {
+fn write<const BY: bool>(skb: Skb, packet: &Packet, ((from, from_port), (to, to_port)): Ends, is_source: bool) -> bool {
     let changed = difference(from, to);
     let written = if packet.v6 {
         // The checksum of all that hardware summed follows these bytes, for no header's checksum balances them.
@@ -82,8 +110,8 @@ fn write(skb: Skb, packet: &Packet, ((from, from_port), (to, to_port)): Ends, is
         let Some(sum) = skb.load::<2>(CHECKSUM_V4) else {
             return false;
         };
-        skb.store(L3 + if is_source { 12 } else { 16 }, [a, b, c, d])
-            && skb.store(CHECKSUM_V4, header_checksum(sum, changed))
+        put::<BY, 4>(skb, L3 + if is_source { 12 } else { 16 }, [a, b, c, d])
+            && put::<BY, 2>(skb, CHECKSUM_V4, header_checksum(sum, changed))
     };
     if packet.fragment == Fragment::Later {
         return written;
@@ -96,7 +124,7 @@ fn write(skb: Skb, packet: &Packet, ((from, from_port), (to, to_port)): Ends, is
     // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
     let summed =
         unsafe { bpf_l4_csum_replace(skb.0, at, 0, changed.into(), u64::from(BPF_F_PSEUDO_HDR) | mangled) == 0 };
-    written && summed && change_port(skb, packet, (from_port, to_port), is_source)
+    written && summed && change_port::<BY>(skb, packet, (from_port, to_port), is_source)
 }
 
 /// Where the transport has its checksum, and whether none at all may stand there.
@@ -109,14 +137,20 @@ fn checksum_of(packet: &Packet) -> (u32, u64) {
 }
 
 #[inline(always)]
-fn change_port(skb: Skb, packet: &Packet, (from, to): (u16, u16), is_source: bool) -> bool {
+fn change_port<const BY: bool>(skb: Skb, packet: &Packet, (from, to): (u16, u16), is_source: bool) -> bool {
     if from == to || packet.fragment == Fragment::Later || packet.protocol == protocol::SCTP {
         return true;
     }
     let (at, mangled) = checksum_of(packet);
     // SAFETY: as in `write`.
     let summed = unsafe { bpf_l4_csum_replace(skb.0, at, from.into(), to.into(), 2 | mangled) == 0 };
-    summed && skb.store_near(packet.l4 + if is_source { 0 } else { 2 }, to.to_ne_bytes())
+    let at = packet.l4 + if is_source { 0 } else { 2 };
+    summed && if BY == FAR { skb.store_balanced(at, &to.to_ne_bytes()) } else { skb.store_near(at, to.to_ne_bytes()) }
+}
+
+#[inline(always)]
+fn put<const BY: bool, const N: usize>(skb: Skb, at: u32, bytes: [u8; N]) -> bool {
+    if BY == FAR { skb.store_balanced(at, &bytes) } else { skb.store(at, bytes) }
 }
 
 /// Back to its sender, in the frontend's name: the addresses change places, which changes no sum.

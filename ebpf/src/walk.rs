@@ -29,6 +29,8 @@ pub enum Hook {
     FromHostEndpoint,
     /// Egress of a host endpoint's interface.
     ToHostEndpoint,
+    /// Egress of the uplink, before all else there.
+    ToUplink,
 }
 
 /// What becomes of a packet that is not dropped.
@@ -44,7 +46,7 @@ pub enum Verdict {
     AnswerArp,
     /// Answer this neighbour solicitation.
     AnswerSolicitation,
-    /// Past a host endpoint's rules.
+    /// Past a host endpoint's rules, or on its way out in a service's name.
     Through,
     /// None of our business.
     Untouched,
@@ -158,6 +160,7 @@ pub fn walk<T: Tables, F: Frame>(
         Hook::FromWorkload => walk.sent_by_workload(state),
         Hook::ToWorkload => walk.bound_for_workload(state),
         Hook::FromUplink => walk.arrived_by_uplink(state),
+        Hook::ToUplink => walk.sent_by_node(state),
         Hook::FromHostEndpoint | Hook::ToHostEndpoint => {
             walk.through_gate(state).map(|judged| if judged { Verdict::Through } else { Verdict::Untouched })
         }

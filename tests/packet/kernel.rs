@@ -641,6 +641,7 @@ fn program_of(hook: Hook) -> (&'static str, IfaceName, Option<IfaceName>) {
         Hook::Uplink => ("from_uplink", uplink(), None),
         Hook::In => ("from_host_endpoint", uplink(), None),
         Hook::Out(by) => ("to_host_endpoint", uplink(), came_by(by)),
+        Hook::Up(by) => ("to_uplink", uplink(), came_by(by)),
     }
 }
 

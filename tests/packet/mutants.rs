@@ -169,6 +169,7 @@ impl Bench {
             Hook::Uplink => walk::Hook::FromUplink,
             Hook::In => walk::Hook::FromHostEndpoint,
             Hook::Out(_) => walk::Hook::ToHostEndpoint,
+            Hook::Up(_) => walk::Hook::ToUplink,
         }
     }
 
@@ -177,15 +178,16 @@ impl Bench {
         let uplink = || index(&IfaceName(UPLINK.into()));
         let (ifindex, ingress_ifindex) = match hook {
             Hook::Pod(pod) => (index(&interface(pod)), 0),
-            Hook::Uplink | Hook::In | Hook::Out(By::Host) => (uplink(), 0),
-            Hook::Out(By::Uplink) => (uplink(), uplink()),
-            Hook::Out(By::Pod(sender)) => (uplink(), index(&interface(sender))),
+            Hook::Uplink | Hook::In | Hook::Out(By::Host) | Hook::Up(By::Host) => (uplink(), 0),
+            Hook::Out(By::Uplink) | Hook::Up(By::Uplink) => (uplink(), uplink()),
+            Hook::Out(By::Pod(sender)) | Hook::Up(By::Pod(sender)) => (uplink(), index(&interface(sender))),
             Hook::ToPod(pod, By::Host) => (index(&interface(pod)), 0),
             Hook::ToPod(pod, By::Uplink) => (index(&interface(pod)), uplink()),
             Hook::ToPod(pod, By::Pod(sender)) => (index(&interface(pod)), index(&interface(sender))),
         };
         // As the kernel takes it: every interface but the uplink has the gateway's MAC.
-        let own = if matches!(hook, Hook::Uplink | Hook::In | Hook::Out(_)) { NODE.mac.0 } else { GATEWAY_MAC };
+        let own =
+            if matches!(hook, Hook::Uplink | Hook::In | Hook::Out(_) | Hook::Up(_)) { NODE.mac.0 } else { GATEWAY_MAC };
         Arrival { ifindex, ingress_ifindex, vlan: false, foreign: frame[..6] != own, ..Arrival::default() }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     services::{TARGET, VIP, serve_in},
-    table::{Action, Step, arrives, host_sends, sends},
+    table::{Action, By, Step, arrives, host_sends, leaves, sends},
 };
 use model::{Direction, Protocol};
 use std::time::Duration;
@@ -113,6 +113,12 @@ fn paths() -> Vec<Path> {
                 vec![host_asks(port, SYN), answers, host_asks(port, ACK)]
             },
             |port| host_asks(port, ACK),
+            Action::PassOn,
+        ),
+        path(
+            "to-uplink-no-answer-tcp-v4",
+            |_| Vec::new(),
+            |port| leaves(By::Host, move |f| NODE.tcp(f, OUTSIDE, (SQL, port), ACK).bytes()),
             Action::PassOn,
         ),
     ]

@@ -24,6 +24,8 @@ pub enum Hook {
     In,
     /// Sent by the uplink, at the host endpoint there.
     Out(By),
+    /// The same, where answers of the node's own processes get their service's address.
+    Up(By),
 }
 
 /// How a packet came into the stack.
@@ -85,6 +87,11 @@ pub fn comes_in(bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> St
 /// It sends.
 pub fn goes_out(by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::Out(by), bytes: Box::new(bytes) }
+}
+
+/// It leaves by the uplink, before that.
+pub fn leaves(by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
+    Step { hook: Hook::Up(by), bytes: Box::new(bytes) }
 }
 
 /// What becomes of the packet.

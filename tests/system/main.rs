@@ -44,6 +44,7 @@ mod restart;
 mod restart_storm;
 mod services;
 mod services_change;
+mod services_hosted;
 mod services_outside;
 mod services_ranges;
 mod services_shown;

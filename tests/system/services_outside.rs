@@ -21,7 +21,7 @@ use tests::{
     wait::{PATIENCE, wait_until},
 };
 
-const NODE_PORT: u16 = 30080;
+pub const NODE_PORT: u16 = 30080;
 /// Where the shop is reached from outside beside its node ports: routed over the first node.
 const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
 
@@ -32,8 +32,17 @@ fn serve(t: &Two, more: &str, pods: &[(&str, u8)]) -> Result<()> {
 
 /// The same by another port of the pods.
 fn serve_by(t: &Two, more: &str, pods: &[(&str, u8)], port: u16) -> Result<()> {
+    let at = |node: u8| format!("nodeName: node{node}, conditions: {{ ready: true }}");
+    let of_pod = |(pod, node): &(&str, u8)| {
+        t.pods[*pod].addresses().iter().map(|address| (*address, at(*node))).collect::<Vec<_>>()
+    };
+    t.cluster.manifest("shop", &shop(more, &pods.iter().flat_map(of_pod).collect::<Vec<_>>(), port))
+}
+
+/// The service and its slices over these addresses, by this port of theirs.
+pub fn shop(more: &str, endpoints: &[(IpAddr, String)], port: u16) -> String {
     let [v4, v6] = EXTERNAL;
-    let mut text = format!(
+    let text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x, creationTimestamp: '2026-01-01T00:00:00Z' }}\n\
          spec: {{ type: NodePort, clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, 'fd00:96::10'], \
          ipFamilies: [IPv4, IPv6], externalIPs: ['{v4}', '{v6}'], selector: {{ app: shop }}, \
@@ -41,15 +50,10 @@ fn serve_by(t: &Two, more: &str, pods: &[(&str, u8)], port: u16) -> Result<()> {
          {{ name: dns, port: 443, targetPort: 80, nodePort: {NODE_PORT}, protocol: UDP }}, \
          {{ name: sig, port: 443, targetPort: 80, nodePort: {NODE_PORT}, protocol: SCTP }}]{more} }}\n"
     );
-    let at = |node: u8| format!("nodeName: node{node}, conditions: {{ ready: true }}");
-    let of_pod = |(pod, node): &(&str, u8)| {
-        t.pods[*pod].addresses().iter().map(|address| (*address, at(*node))).collect::<Vec<_>>()
-    };
-    text += &slices_of(&pods.iter().flat_map(of_pod).collect::<Vec<_>>()).replace("port: 80", &format!("port: {port}"));
-    t.cluster.manifest("shop", &text)
+    text + &slices_of(endpoints).replace("port: 80", &format!("port: {port}"))
 }
 
-fn externals() -> Result<Vec<IpAddr>> {
+pub fn externals() -> Result<Vec<IpAddr>> {
     EXTERNAL.iter().map(|text| Ok(text.parse()?)).collect()
 }
 

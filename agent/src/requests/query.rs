@@ -74,6 +74,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "attachment": agent.node.platform.attached_by.to_string(),
         "kernelLacks": agent.node.platform.lacks,
         "nodeSockets": if agent.node.proxy.is_by_host() { LEFT.to_owned() } else { agent.kernel.sockets() },
+        "nodeAnswersOutside": agent.kernel.answers(),
         "inSync": known.in_sync,
         "generation": agent.outcome.generation,
         "endpoints": agent.outcome.endpoints,

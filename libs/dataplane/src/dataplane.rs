@@ -202,6 +202,12 @@ impl Dataplane {
         &self.sockets
     }
 
+    /// Whether what processes of this node answer leaves by the uplink in a service's name, where it was asked by that.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.node.guards.held().into_iter().any(|(_, hook)| hook == Hook::ToUplink)
+    }
+
     /// What `apply` left for after its answer: takes away what no packet can see any more, without waiting for those that
     /// may. Whether something is left, for which to ask again in some milliseconds. The next `apply` waits only for what it
     /// has to touch.

@@ -12,6 +12,7 @@ use crate::{
     tables::{CommitError, Guarded, Store, Tables, Write, prefix},
     uplink,
 };
+use answers::Answers;
 use calc::{EndpointSpec, HostEndpointSpec, Latest, NodeSpec, Owner};
 use hosts::HOST_HOOKS;
 use look::{Facts, SettingsSeen};
@@ -24,6 +25,7 @@ use std::{
     sync::Arc,
 };
 
+mod answers;
 mod hosts;
 mod look;
 
@@ -62,6 +64,8 @@ pub struct Reconciler<N, G, S> {
     settings_seen: SettingsSeen,
     /// The host's addresses, as they were last desired.
     own: Own,
+    /// Services behind which they stand.
+    answers: Answers,
     /// Those among which the sources of ICMP errors were chosen.
     speaks: Option<BTreeSet<IpAddr>>,
 }
@@ -120,6 +124,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             facts: Facts::new(),
             settings_seen: None,
             own: Own::default(),
+            answers: Answers::default(),
             speaks: None,
         }
     }
@@ -146,7 +151,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// The hooks of an interface that former programs guard.
     fn adopted_hooks(&self, ifindex: u32) -> BTreeSet<Hook> {
         let held =
-            self.guards.held().into_iter().filter(|(index, hook)| *index == ifindex && HOST_HOOKS.contains(hook));
+            self.guards.held().into_iter().filter(|(index, hook)| *index == ifindex && hosts::may_be_released(*hook));
         let of_host = if self.judged().contains(&ifindex) { &HOST_HOOKS[..] } else { &[] };
         let is_pods = of_host.is_empty() && self.tables.image().interfaces.contains_key(&ifindex);
         let of_pod = if is_pods { &POD_HOOKS[..] } else { &[] };
@@ -172,6 +177,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         laps.lap("list");
         self.facts = look::facts(self.names_of_interest(), &pass.seen);
         self.guard(&mut pass);
+        self.guard_answers(&mut pass, desired);
         laps.lap("guard");
         let is_committed = self.guard_leaving(&mut pass) && self.commit(&mut pass, desired);
         laps.lap("commit");

@@ -18,12 +18,20 @@ pub enum Hook {
     FromHostEndpoint,
     /// Its egress.
     ToHostEndpoint,
+    /// Egress of the uplink, where processes of this node's answer in a service's name.
+    ToUplink,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::FromWorkload, Self::ToWorkload, Self::FromUplink, Self::FromHostEndpoint, Self::ToHostEndpoint];
+    pub const ALL: [Self; 6] = [
+        Self::FromWorkload,
+        Self::ToWorkload,
+        Self::FromUplink,
+        Self::FromHostEndpoint,
+        Self::ToHostEndpoint,
+        Self::ToUplink,
+    ];
 
     /// The program's name in the object.
     #[must_use]
@@ -34,6 +42,7 @@ impl Hook {
             Self::FromUplink => "from_uplink",
             Self::FromHostEndpoint => "from_host_endpoint",
             Self::ToHostEndpoint => "to_host_endpoint",
+            Self::ToUplink => "to_uplink",
         }
     }
 
@@ -42,7 +51,7 @@ impl Hook {
     pub const fn side(self) -> Side {
         match self {
             Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint => Side::Ingress,
-            Self::ToWorkload | Self::ToHostEndpoint => Side::Egress,
+            Self::ToWorkload | Self::ToHostEndpoint | Self::ToUplink => Side::Egress,
         }
     }
 
@@ -55,15 +64,18 @@ impl Hook {
             Self::FromUplink => "from_uplink_dry",
             Self::FromHostEndpoint => "from_host_endpoint_dry",
             Self::ToHostEndpoint => "to_host_endpoint_dry",
+            Self::ToUplink => "to_uplink_dry",
         }
     }
 
-    /// The one that comes before it where both sit: a host endpoint's rules are asked of what its interface takes in at all.
+    /// The one that comes before it where both sit: a host endpoint's rules are asked of what its interface takes in at all, and
+    /// of what leaves it under the address that it leaves by.
     #[must_use]
     pub const fn after(self) -> Option<Self> {
         match self {
             Self::FromUplink => Some(Self::FromHostEndpoint),
-            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::ToHostEndpoint => None,
+            Self::ToHostEndpoint => Some(Self::ToUplink),
+            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::ToUplink => None,
         }
     }
 
@@ -79,6 +91,7 @@ impl Hook {
         match self {
             Self::FromWorkload | Self::ToWorkload => &[Self::FromWorkload, Self::ToWorkload],
             Self::FromUplink => &[Self::FromUplink],
+            Self::ToUplink => &[Self::ToUplink],
             Self::FromHostEndpoint | Self::ToHostEndpoint => &[Self::FromHostEndpoint, Self::ToHostEndpoint],
         }
     }

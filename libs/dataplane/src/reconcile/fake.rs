@@ -265,8 +265,9 @@ impl Guards for Handle {
 
     fn detach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
         let mut kernel = self.kernel.borrow_mut();
-        assert!(HOST_HOOKS.contains(&hook), "{} is closed by its programs", hook.program());
-        assert!(!kernel.tables.held.interfaces.contains_key(&ifindex), "the tables still judge {ifindex}");
+        assert!(super::hosts::may_be_released(hook), "{} is closed by its programs", hook.program());
+        let is_judged = HOST_HOOKS.contains(&hook) && kernel.tables.held.interfaces.contains_key(&ifindex);
+        assert!(!is_judged, "the tables still judge {ifindex}");
         assert!(!kernel.tables.has_old_packets(), "a packet may have been judged by the other program of {ifindex}");
         let failed = |error: io::Error| AttachError { program: hook.program(), ifindex, reason: error.to_string() };
         kernel.call(Some(format!("detach {} {ifindex}", hook.program()))).map_err(failed)?;

@@ -19,6 +19,11 @@ use std::collections::BTreeSet;
 /// The hooks of a host endpoint's interface.
 pub const HOST_HOOKS: [Hook; 2] = [Hook::FromHostEndpoint, Hook::ToHostEndpoint];
 
+/// Whether a program at this hook goes while its interface stays.
+pub fn may_be_released(hook: Hook) -> bool {
+    HOST_HOOKS.contains(&hook) || hook == Hook::ToUplink
+}
+
 /// What a host endpoint is called where something is wrong with it.
 pub fn item(spec: &HostEndpointSpec) -> String {
     format!("host endpoint {} on {}", spec.name, spec.interface)
@@ -108,7 +113,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         Ok(())
     }
 
-    /// Takes programs from interfaces that have no host endpoint any more. What cannot be taken is tried again by the next
+    /// Takes programs from interfaces that have no host endpoint any more, and that no answer leaves by. What cannot be taken is tried again by the next
     /// sweep; it lets everything pass meanwhile.
     fn release_hosts(&mut self) {
         if !self.has_passed {
@@ -117,13 +122,15 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let wanted = self.hosts.keys().filter_map(|name| self.facts.get(name)).map(|(index, _)| *index);
         let kept: BTreeSet<u32> = wanted.chain(self.judged()).collect();
         for (index, hook) in self.guards.held() {
-            let is_leaving = self.translates && hook == Hook::ToHostEndpoint;
-            if !is_leaving
-                && HOST_HOOKS.contains(&hook)
-                && !kept.contains(&index)
+            let is_needed = match hook {
+                Hook::ToUplink => self.may_answer(index),
+                hook => (self.translates && hook == Hook::ToHostEndpoint) || kept.contains(&index),
+            };
+            if !is_needed
+                && may_be_released(hook)
                 && let Err(error) = self.guards.detach(hook, index)
             {
-                tracing::warn!(%error, "a host endpoint's program stays, and lets everything pass");
+                tracing::warn!(%error, "a program of the node's own interface stays, and lets everything pass");
             }
         }
     }

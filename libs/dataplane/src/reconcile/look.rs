@@ -77,13 +77,14 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     fn look_at_guards(&mut self, seen: &Seen, looked: &mut Looked) -> bool {
         let pods = self.wanted.values().filter_map(|endpoint| seen.links.get(&endpoint.interface));
         let mut hooks: Vec<(Hook, &Link)> = pods.flat_map(|link| POD_HOOKS.map(|hook| (hook, link))).collect();
+        let uplink = self.uplink.as_ref().and_then(|name| seen.links.get(name));
+        // Each before what takes its place after it.
+        hooks.extend(uplink.map(|link| (Hook::ToUplink, link)));
         let own = self.hosts.keys().filter_map(|name| seen.links.get(name));
-        // Before the uplink's, which takes its place after theirs.
         hooks.extend(own.flat_map(|link| HOST_HOOKS.map(|hook| (hook, link))));
         let of_hosts: BTreeSet<_> = hooks.iter().map(|(_, link)| link.index).collect();
         let leaving = self.leaving(seen).filter(|link| !of_hosts.contains(&link.index));
         hooks.extend(leaving.map(|link| (Hook::ToHostEndpoint, link)));
-        let uplink = self.uplink.as_ref().and_then(|name| seen.links.get(name));
         hooks.extend(uplink.map(|link| (Hook::FromUplink, link)));
         // One that was never guarded is for a pass.
         hooks.retain(|(hook, link)| self.guards.is_attached(*hook, link.index.0));
