@@ -269,4 +269,6 @@ fn heartbeat_of(object: &Object) -> Heartbeat {
 }
 
 #[cfg(test)]
+mod clocked;
+#[cfg(test)]
 mod tests;

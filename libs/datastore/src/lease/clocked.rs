@@ -1,0 +1,184 @@
+//! Which clock reading an agent acts on: a store that takes its time, and what is acted on when it has answered.
+//! In: two agents over one directory, each call of which takes as long as a test says. Out: who holds, and until when.
+//! Invariant: what this node may do is counted from before a call, what others must have been silent from after it.
+//! Never: waits for time to pass.
+
+use super::*;
+use crate::Objects;
+use std::{cell::Cell, error::Error, rc::Rc};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// A clock that moves while the store is asked.
+struct Slow {
+    objects: Objects,
+    at: Rc<Cell<u64>>,
+    took: Rc<Cell<u64>>,
+}
+
+impl Slow {
+    fn after<T>(&self, answer: T) -> T {
+        self.at.set(self.at.get() + self.took.get());
+        answer
+    }
+}
+
+impl Shared for Slow {
+    fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        self.after(self.objects.get(kind, name))
+    }
+    fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        self.after(self.objects.list(kind))
+    }
+    fn create(&self, object: &Object) -> Result<Object, ObjectError> {
+        self.after(Shared::create(&self.objects, object))
+    }
+    fn update(&self, object: &Object) -> Result<Object, ObjectError> {
+        self.after(Shared::update(&self.objects, object))
+    }
+    fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
+        self.after(Shared::delete(&self.objects, kind, name, version))
+    }
+}
+
+/// An agent, its clock, and how long the store takes.
+struct Agent {
+    leases: Leases<Slow>,
+    at: Rc<Cell<u64>>,
+    took: Rc<Cell<u64>>,
+}
+
+impl Agent {
+    fn open(dir: &std::path::Path, node: &str) -> Self {
+        let (at, took) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let objects = Objects::open(dir).expect("a store");
+        let slow = Slow { objects, at: Rc::clone(&at), took: Rc::clone(&took) };
+        Self { leases: Leases::open(slow, node, Timing::FAST), at, took }
+    }
+
+    /// Calls from now on begin then, and take so long.
+    fn calls(&self, at: u64, took: u64) {
+        self.at.set(at);
+        self.took.set(took);
+    }
+
+    fn beat(&mut self) -> Outcome {
+        let at = Rc::clone(&self.at);
+        Ok(self.leases.beat(move || millis(at.get()))?)
+    }
+
+    fn look(&mut self, names: &[&str]) -> Outcome {
+        let at = Rc::clone(&self.at);
+        let wanted = names.iter().map(|name| ((*name).to_owned(), true)).collect();
+        Ok(self.leases.look(&wanted, move || millis(at.get()))?)
+    }
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[test]
+fn a_node_believes_from_when_it_began_to_write_not_from_when_that_was_done() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let mut one = Agent::open(dir.path(), "n1");
+    one.calls(0, 300);
+    one.beat()?;
+    assert_eq!(one.leases.believes_until(), Some(millis(800)));
+    // Over what a former agent left: the second try counts from its own beginning.
+    let mut again = Agent::open(dir.path(), "n1");
+    again.calls(0, 100);
+    again.beat()?;
+    assert_eq!(again.leases.believes_until(), Some(millis(200 + 800)), "a write that lost, a reading, a write");
+    Ok(())
+}
+
+#[test]
+fn what_is_held_may_be_acted_on_only_while_the_node_believes() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let mut one = Agent::open(dir.path(), "n1");
+    one.beat()?;
+    one.look(&["a"])?;
+    assert!(one.leases.holds("a", millis(799)) && !one.leases.holds("a", millis(800)));
+    assert!(!one.leases.holds("b", millis(1)));
+    Ok(())
+}
+
+#[test]
+fn silence_is_counted_from_after_the_first_reading_to_before_the_last() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let (mut one, mut two) = (Agent::open(dir.path(), "n1"), Agent::open(dir.path(), "n2"));
+    one.beat()?;
+    one.look(&["a"])?;
+    // Two readings of 100: the lease's, and the heartbeat's, which is over at 200.
+    two.calls(0, 100);
+    two.look(&["a"])?;
+    for (begins, takes_it) in [(1100, false), (1299, false), (1300, true)] {
+        two.calls(begins - 50, 0);
+        two.beat()?;
+        two.calls(begins, 100);
+        two.look(&["a"])?;
+        assert_eq!(two.leases.holders()["a"].node == "n2", takes_it, "the look that begins at {begins}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_asks_for_more_patience_gets_it_and_who_asks_for_less_does_not() -> Outcome {
+    for (asked, vacant) in [(0, 1100), (500, 1100), (3000, 3000)] {
+        let dir = tempfile::tempdir()?;
+        let (mut one, mut two) = (Agent::open(dir.path(), "n1"), Agent::open(dir.path(), "n2"));
+        one.beat()?;
+        one.look(&["a"])?;
+        let objects = Objects::open(dir.path())?;
+        let mut heartbeat = objects.get(KIND, "node.n1")?.ok_or("it was written")?;
+        heartbeat.spec["leaseDurationMilliseconds"] = asked.into();
+        Shared::update(&objects, &heartbeat)?;
+        two.look(&["a"])?;
+        for (at, takes_it) in [(vacant - 1, false), (vacant, true)] {
+            two.calls(at, 0);
+            two.beat()?;
+            two.look(&["a"])?;
+            assert_eq!(two.leases.holders()["a"].node == "n2", takes_it, "{asked} ms are asked for, at {at}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lease_that_another_took_meanwhile_is_left_alone_when_nobody_here_names_it_any_more() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let (mut one, mut two) = (Agent::open(dir.path(), "n1"), Agent::open(dir.path(), "n2"));
+    one.beat()?;
+    one.look(&["a"])?;
+    two.look(&["a"])?;
+    two.calls(2000, 0);
+    two.beat()?;
+    two.look(&["a"])?;
+    assert_eq!(two.leases.holders()["a"].node, "n2");
+    one.calls(2000, 0);
+    one.beat()?;
+    one.look(&[])?;
+    let left = Objects::open(dir.path())?.get(KIND, "a")?.ok_or("it is there")?;
+    assert_eq!(left.spec["holderIdentity"], "n2_1");
+    // And what is of nobody's shape is nobody's: it goes.
+    two.look(&[])?;
+    assert!(Objects::open(dir.path())?.get(KIND, "a")?.is_none());
+    Ok(())
+}
+
+#[test]
+fn a_heartbeat_that_was_overtaken_ends_this_life_and_the_next_is_numbered_above_what_was_found() {
+    let mut keeper = Keeper::new("n1", Timing::FAST);
+    keeper.beaten(millis(0), 1, "5".to_owned());
+    assert!(keeper.believes(millis(1)));
+    let found = |term| Heartbeat { version: "9".to_owned(), term, expire: Duration::ZERO };
+    keeper.overtaken(Some(&found(7)));
+    assert!(!keeper.believes(millis(1)) && keeper.believes_until().is_none());
+    assert_eq!(keeper.beat(millis(2)), (8, Some("9")));
+    // One that was numbered below: no number of this node's comes twice.
+    keeper.overtaken(Some(&found(3)));
+    assert_eq!(keeper.beat(millis(3)), (8, Some("9")));
+    keeper.overtaken(None);
+    assert_eq!(keeper.beat(millis(4)), (8, None));
+}
