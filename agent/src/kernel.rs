@@ -53,6 +53,14 @@ pub trait Kernel {
     fn leads(&self, _: &Frontend) -> bool {
         true
     }
+    /// Whether a revision in force has this service port.
+    fn serves(&self, _: &ServicePortId) -> bool {
+        false
+    }
+    /// Whether services fit beside those in force.
+    fn has_room_for_services(&self, _: Latest<'_>) -> bool {
+        true
+    }
     /// What staged policies would have made of new flows.
     fn tried(&self) -> Tried {
         Tried::default()
@@ -110,6 +118,14 @@ impl Kernel for Dataplane {
 
     fn leads(&self, frontend: &Frontend) -> bool {
         self.leads(frontend)
+    }
+
+    fn serves(&self, port: &ServicePortId) -> bool {
+        self.serves(port)
+    }
+
+    fn has_room_for_services(&self, desired: Latest<'_>) -> bool {
+        self.has_room_for_services(desired)
     }
 
     fn tried(&self) -> Tried {

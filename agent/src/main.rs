@@ -11,6 +11,7 @@ mod boot;
 mod config;
 mod drift;
 mod explain;
+mod fewer;
 mod further;
 mod gates;
 mod health;

@@ -17,7 +17,7 @@ use crate::{
     proxy::Proxy,
     remarks::Met,
     requests,
-    setback::Setbacks,
+    setback::{Back, Setbacks},
     wanted,
 };
 use calc::{Live, World};
@@ -41,6 +41,9 @@ use tracing::{info, warn};
 const QUIET: Duration = Duration::from_secs(1);
 /// Between two such moves.
 const UPGRADE: Duration = Duration::from_millis(50);
+
+/// Objects that are put off together and that the log names.
+const LOGGED: usize = 16;
 
 /// Something the owner hears.
 pub enum Event {
@@ -369,10 +372,10 @@ impl<K: Kernel> Agent<K> {
             ready: self.ready(),
             generation: *generation,
             endpoints: *endpoints,
-            not_in_force: failed.len() + self.repairs.failed().len() + self.setbacks.held().count(),
+            not_in_force: failed.len() + self.repairs.failed().len() + self.setbacks.held().len(),
             problems: self.problems().len(),
             damaged: self.node.damaged.len(),
-            refused: *commit == Commit::Refused || self.setbacks.held().next().is_some(),
+            refused: *commit == Commit::Refused || self.setbacks.held().len() > 0,
             tried: self.kernel.tried(),
             services,
         };
@@ -399,6 +402,11 @@ impl<K: Kernel> Agent<K> {
         self.heard += 1;
         let is_of_policy = matches!(update, Update::Set(Resource::Policy(_)) | Update::Gone(ResourceKey::Policy(_)));
         self.setbacks.note(&self.world, &update);
+        if let Update::Set(Resource::Service(service)) = &update {
+            self.changed |= self.world.set_served(&service.id, true);
+        } else if let Update::Gone(ResourceKey::Service(id)) = &update {
+            self.world.set_served(id, true);
+        }
         self.changed |= self.world.apply(update);
         self.changed |= is_of_policy && self.world.try_staged(true);
     }
@@ -406,13 +414,20 @@ impl<K: Kernel> Agent<K> {
     /// What was put off for want of room, until the first that still has none.
     fn try_again(&mut self) {
         self.setbacks.tick();
-        while let Some(update) = self.setbacks.due() {
-            self.hear(update);
-            let held = self.setbacks.held().count();
-            self.apply_changes();
-            if self.setbacks.held().count() > held {
+        let mut services_max = 1;
+        loop {
+            let due = self.setbacks.due(services_max);
+            if due.is_empty() {
                 break;
             }
+            due.into_iter().for_each(|update| self.hear(update));
+            let held = self.setbacks.held().len();
+            self.apply_changes();
+            if self.setbacks.held().len() > held {
+                break;
+            }
+            // Thousands may have waited for one to go.
+            services_max *= 2;
         }
     }
 
@@ -470,7 +485,8 @@ impl<K: Kernel> Agent<K> {
         self.changed = false;
         let mut applied = self.kernel.apply(desired);
         // What is only tried must not keep out what is meant.
-        if applied.commit == Commit::Refused && self.world.has_staged() && self.world.try_staged(false) {
+        let may_be_staged = applied.commit == Commit::Refused && !applied.services_full;
+        if may_be_staged && self.world.has_staged() && self.world.try_staged(false) {
             warn!("staged policies are not tried: there is no room for them beside what is enforced");
             if let Some(desired) = self.world.latest() {
                 applied = self.kernel.apply(desired);
@@ -491,16 +507,29 @@ impl<K: Kernel> Agent<K> {
     fn set_back(&mut self, refused: Applied, begun: Instant) -> Applied {
         let reasons: Vec<_> = refused.failed.iter().map(|(_, error)| error.to_string()).collect();
         let is_new = !self.setbacks.is_trying();
-        let back = self.setbacks.refused(&self.world, &reasons.join("; "));
+        let reason = reasons.join("; ");
+        let mut back = self.setbacks.refused(&self.world, &reason);
+        if back.is_empty() && refused.services_full {
+            back = self.serve_fewer(&reason);
+        }
         if back.is_empty() {
             return refused;
         }
-        for (object, reason) in self.setbacks.held().filter(|_| is_new) {
-            warn!(object, "its newest revision is put off: {reason}");
+        if is_new {
+            back.iter()
+                .take(LOGGED)
+                .for_each(|back| warn!(object = %back.key(), "its newest revision is put off: {reason}"));
+            if let Some(more @ 1..) = back.len().checked_sub(LOGGED) {
+                warn!("and {more} more objects are put off");
+            }
         }
         self.node.metrics.committed(Commit::Refused, begun.elapsed(), is_new);
-        for update in back {
-            self.world.apply(update);
+        for each in back {
+            match each {
+                Back::To(before) => self.world.apply(Update::Set(before)),
+                Back::Gone(key) => self.world.apply(Update::Gone(key)),
+                Back::Unserved(id) => self.world.set_served(&id, false),
+            };
         }
         let Some(desired) = self.world.latest() else { return refused };
         let applied = self.kernel.apply(desired);

@@ -146,6 +146,12 @@ impl<K: Kernel> Agent<K> {
                 remarks.entry(service.id.clone()).or_default().push(Remark::new(About::Address, text));
             }
         }
+        let put_off: BTreeMap<_, _> = self.setbacks.services().collect();
+        for (id, reason) in put_off {
+            let what = if self.world.is_put_off(id) { "is not served" } else { "its newest revision is put off" };
+            let text = format!("{what} for want of room: {reason}");
+            remarks.entry(id.clone()).or_default().push(Remark::new(About::Room, text));
+        }
         for (id, why) in self.health_ports.failed() {
             let text = format!("healthCheckNodePort cannot be served: {why}; it is tried again");
             remarks.entry(id.clone()).or_default().push(Remark::new(About::HealthPort, text));

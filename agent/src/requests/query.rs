@@ -13,12 +13,14 @@ use crate::{
     trial::{self, Gathered},
 };
 use cni::protocol::{Answer, Fault, File, Query, Reply};
-use model::{AttachmentId, HostPort};
+use model::{AttachmentId, HostPort, ResourceKey};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// What all pods share may fail for a moment and be put right by the next look; that is no news for the runtime (CNI-73).
 const LIMITED_AFTER: Duration = Duration::from_secs(10);
+/// Objects that are named of those that are put off; `show services` has all services.
+const PUT_OFF_MAX: usize = 64;
 /// Of the node's own sockets, where another proxy serves.
 const LEFT: &str = "are left to kube-proxy";
 
@@ -63,9 +65,7 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
     let known = agent.world.status();
     let failed = agent.outcome.failed.iter().chain(agent.repairs.failed());
     let mut failed: Vec<_> = failed.map(|(item, error)| format!("{item}: {error}")).collect();
-    let put_off =
-        |(object, reason)| format!("{object}: its newest revision is put off, its former one holds: {reason}");
-    failed.extend(agent.setbacks.held().map(put_off));
+    failed.extend(put_off(agent));
     let host: Vec<_> = agent.world.host_addresses().iter().map(ToString::to_string).collect();
     json!({
         "node": agent.node.name,
@@ -91,6 +91,19 @@ fn state<K: Kernel>(agent: &Agent<K>) -> Value {
         "problems": agent.problems(),
         "damagedRecords": agent.node.damaged,
     })
+}
+
+/// Objects that are put off, so many by name.
+fn put_off<K: Kernel>(agent: &Agent<K>) -> impl Iterator<Item = String> {
+    let said = |(key, reason): (&ResourceKey, &str)| match key {
+        ResourceKey::Service(id) if agent.world.is_put_off(id) => {
+            format!("{key}: is put off, and is not served: {reason}")
+        }
+        _ => format!("{key}: its newest revision is put off, its former one holds: {reason}"),
+    };
+    let more = agent.setbacks.held().len().saturating_sub(PUT_OFF_MAX);
+    let more = (more > 0).then(|| format!("and {more} more objects are put off"));
+    agent.setbacks.held().take(PUT_OFF_MAX).map(said).chain(more)
 }
 
 /// CHECK: everything of this attachment is as it was committed.

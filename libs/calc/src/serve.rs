@@ -67,7 +67,8 @@ fn all(world: &World) -> impl Iterator<Item = (&Service, Served)> {
         }
     }
     let place = Place::of(world);
-    world.services.values().map(move |service| {
+    let served = world.services.values().filter(|service| !world.is_put_off(&service.id));
+    served.map(move |service| {
         let own = slices.get(&service.id).map_or(&[][..], |list| list);
         (&**service, place.serve(&world.node, service, own))
     })

@@ -35,6 +35,8 @@ pub struct World {
     /// Those of load balancers without an address, as they are written.
     unaddressed: BTreeMap<ServiceId, Arc<Service>>,
     pub(crate) given: BTreeMap<ServiceId, ServiceAddresses>,
+    /// Those that are not served for want of room.
+    pub(crate) put_off: BTreeSet<ServiceId>,
     pub(crate) slices: BTreeMap<EndpointSliceId, Arc<EndpointSlice>>,
     /// Slices of the API server's own service that are held back.
     pub(crate) lifeline: Lifeline,
@@ -78,6 +80,7 @@ impl World {
             services: BTreeMap::new(),
             unaddressed: BTreeMap::new(),
             given: BTreeMap::new(),
+            put_off: BTreeSet::new(),
             slices: BTreeMap::new(),
             lifeline: Lifeline::default(),
             profiles: BTreeMap::new(),
@@ -275,6 +278,18 @@ impl World {
     /// What another service proxy does in the host's stack.
     pub fn set_proxy(&mut self, proxy: Neighbour) {
         self.proxy = proxy;
+    }
+
+    /// A service is served, or put off for want of room: it stays known, to policies and to who gives addresses, and has no
+    /// frontend. It stays so whatever is told of it. `true`: it was otherwise until now.
+    pub fn set_served(&mut self, id: &ServiceId, served: bool) -> bool {
+        if served { self.put_off.remove(id) } else { self.put_off.insert(id.clone()) }
+    }
+
+    /// Whether a service is not served for want of room.
+    #[must_use]
+    pub fn is_put_off(&self, id: &ServiceId) -> bool {
+        self.put_off.contains(id)
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

@@ -86,6 +86,8 @@ pub struct Applied {
     pub failed: Vec<(String, ApplyError)>,
     /// Something that all pods share is among them: the tables, the uplink, the look at the host.
     pub limited: bool,
+    /// It was refused for want of room for services alone.
+    pub services_full: bool,
 }
 
 /// The node's dataplane.
@@ -310,6 +312,18 @@ impl Dataplane {
     #[must_use]
     pub fn leads(&self, frontend: &Frontend) -> bool {
         self.node.tables.leads(frontend).unwrap_or(false)
+    }
+
+    /// Whether a revision in force has this service port, an earlier agent's among them.
+    #[must_use]
+    pub fn serves(&self, port: &ServicePortId) -> bool {
+        !self.node.tables.slots_of(port).frontends.is_empty()
+    }
+
+    /// Whether the tables of services have room for these beside those in force. Writes nothing.
+    #[must_use]
+    pub fn has_room_for_services(&self, desired: Latest<'_>) -> bool {
+        self.node.tables.has_room_for_services(desired)
     }
 
     /// What staged policies would have made of new flows.

@@ -95,6 +95,7 @@ impl Own {
 struct Pass {
     seen: Arc<Seen>,
     commit: Commit,
+    services_full: bool,
     failed: Vec<(String, ApplyError)>,
 }
 
@@ -168,7 +169,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.has_passed = true;
         self.in_force.retain(|id| desired.endpoints.contains_key(id) || self.tables.names().endpoints.contains_key(id));
         let mut pass = match self.network.list() {
-            Ok(seen) => Pass { seen, commit: Commit::default(), failed: Vec::new() },
+            Ok(seen) => Pass { seen, commit: Commit::default(), services_full: false, failed: Vec::new() },
             Err(error) => {
                 let error = ApplyError { step: "list what is there".into(), reason: in_full(&error) };
                 return self.applied(Commit::Failed, vec![(HOST.into(), error)]);
@@ -191,13 +192,14 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.sweep_pins(&mut pass);
         laps.lap("sweep");
         tracing::debug!(target: "laps", %laps, "pass");
-        self.applied(pass.commit, pass.failed)
+        Applied { services_full: pass.services_full, ..self.applied(pass.commit, pass.failed) }
     }
 
     fn applied(&self, commit: Commit, failed: Vec<(String, ApplyError)>) -> Applied {
         let shared = |item: &str| item == HOST || item == TABLES || self.uplink.as_ref().is_some_and(|up| up.0 == item);
         let limited = failed.iter().any(|(item, _)| shared(item));
-        Applied { generation: self.tables.image().generation, commit, ok: self.in_force.len(), failed, limited }
+        let (generation, ok) = (self.tables.image().generation, self.in_force.len());
+        Applied { generation, commit, ok, failed, limited, services_full: false }
     }
 
     /// Programs first: nothing is in force on an interface that is not guarded.
@@ -262,6 +264,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             }
             Err(error) => {
                 pass.commit = if matches!(error, CommitError::Store(_)) { Commit::Failed } else { Commit::Refused };
+                pass.services_full = matches!(error, CommitError::Services(_));
                 pass.fail(TABLES.into(), "put the new revision in force", &error);
                 false
             }

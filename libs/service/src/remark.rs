@@ -30,11 +30,13 @@ pub enum About {
     Address,
     /// Slices that would leave the API server's own service without a backend.
     HeldBack,
+    /// What the tables have no room for.
+    Room,
 }
 
 impl About {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClusterIp,
         Self::Ports,
         Self::Family,
@@ -46,6 +48,7 @@ impl About {
         Self::HealthPort,
         Self::Address,
         Self::HeldBack,
+        Self::Room,
     ];
 
     /// One word, as metrics have it.
@@ -63,6 +66,7 @@ impl About {
             Self::HealthPort => "health-port",
             Self::Address => "address",
             Self::HeldBack => "held-back",
+            Self::Room => "room",
         }
     }
 }

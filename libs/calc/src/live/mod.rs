@@ -168,6 +168,15 @@ impl Live {
         self.world.set_node_ports(at);
     }
 
+    /// A service is served, or put off: see [`World::set_served`].
+    pub fn set_served(&mut self, id: &ServiceId, served: bool) -> bool {
+        let changed = self.world.set_served(id, served);
+        if changed {
+            self.dirty.services.insert(id.clone());
+        }
+        changed
+    }
+
     /// What load balancers are told, as of the last [`Self::desired`].
     #[must_use]
     pub fn health_checks(&self) -> &BTreeMap<ServiceId, HealthCheck> {

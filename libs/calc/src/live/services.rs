@@ -82,7 +82,8 @@ impl Services {
     /// Takes in a service, or that there is none of this name.
     pub(super) fn put(&mut self, world: &World, id: &ServiceId, slices: &[&EndpointSlice], desired: &mut Followed) {
         let before = self.own.remove(id).unwrap_or_default();
-        let served = world.services.get(id).map(|service| self.place.serve(&world.node, service, slices));
+        let told = world.services.get(id).filter(|_| !world.is_put_off(id));
+        let served = told.map(|service| self.place.serve(&world.node, service, slices));
         let mut served = served.unwrap_or_default();
         self.health.remove(id);
         self.health.extend(served.health.take().map(|health| (id.clone(), health)));

@@ -145,9 +145,16 @@ impl<S: Store> Tables<S> {
         let mut plan = self.plan(latest, lookup)?;
         let touched = latest.since(self.holds).map(|touched| &touched.services);
         let generation = self.image.generation + 1;
-        let services = self.services.plan((&latest.services, touched), generation, &self.store.sizes())?;
+        let services = self.services.plan((&latest.services, touched), generation, &self.store.sizes());
+        let services = services.map_err(CommitError::Services)?;
         plan.change.is_renewed |= services.takes_generation();
         Ok((plan, services))
+    }
+
+    /// Whether the tables of services have room for these beside those in force, once nothing is left of former commits.
+    pub fn has_room_for_services(&self, latest: Latest<'_>) -> bool {
+        let touched = latest.since(self.holds).map(|touched| &touched.services);
+        self.services.plan((&latest.services, touched), self.image.generation + 1, &self.store.sizes()).is_ok()
     }
 
     fn is_settled(&self) -> bool {

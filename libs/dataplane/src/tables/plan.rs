@@ -47,6 +47,9 @@ pub enum CommitError {
     /// A table is too small.
     #[error(transparent)]
     Full(#[from] Full),
+    /// A table of services is too small; those of policy have room.
+    #[error(transparent)]
+    Services(Full),
     /// A row would take too many steps to search.
     #[error(
         "a rule set needs {spans} spans for one class of peers, at most {ROW_SPANS_MAX} are searched; split the policy {policy}"

@@ -170,7 +170,7 @@ pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
 
 #[test]
 fn whatever_the_history_services_are_what_the_world_says_now() {
-    let (mut contested, mut hosted) = (0, 0);
+    let (mut contested, mut hosted, mut put_off) = (0, 0, 0);
     for seed in 1..=400 {
         let mut dice = Dice(seed);
         let all = resources(&mut dice);
@@ -179,7 +179,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
         let mut history = String::new();
         for _ in 0..60 {
             let resource = all[dice.below(all.len())].clone();
-            let text = match dice.below(14) {
+            let text = match dice.below(15) {
                 0..7 => {
                     let text = format!("{resource:?}");
                     live.apply(Update::Set(resource));
@@ -202,6 +202,12 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                     let text = format!("{} is detached, and {told:?}", attachment.id);
                     live.apply(Update::Set(told));
                     text
+                }
+                13 => {
+                    let (id, served) = (id(&mut dice), dice.below(3) > 0);
+                    live.set_served(&id, served);
+                    put_off += usize::from(live.is_put_off(&id) && live.service(&id).is_some());
+                    format!("{id} is served: {served}")
                 }
                 _ => {
                     let addresses = [[10, 65, 0, 9], [10, 97, 0, 1], [192, 168, 7, 1]].map(IpAddr::from);
@@ -233,6 +239,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
     }
     assert!(contested > 1000, "services of these worlds want the same frontends: {contested}");
     assert!(hosted > 500, "and so do host ports: {hosted}");
+    assert!(put_off > 100, "some are not served: {put_off}");
 }
 
 fn web(number: u8, created: &str) -> Resource {
@@ -271,6 +278,30 @@ fn of_two_services_with_one_frontend_the_older_has_it_and_the_other_hears_of_it(
         assert_eq!(holder(&mut live).as_deref(), left);
     }
     assert!(live.service_remarks().is_empty());
+}
+
+#[test]
+fn a_service_that_is_put_off_has_no_frontend_whatever_is_told_of_it_and_stays_known() {
+    let mut live = Live::new(HERE.into(), false);
+    live.apply(Update::InSync);
+    let (first, second) = (web(1, "2026-01-01T00:00:00Z"), web(2, "2026-01-02T00:00:00Z"));
+    let frontend = Frontend { address: [203, 0, 113, 9].into(), protocol: Protocol::TCP, port: 80 };
+    let served = |live: &mut Live| {
+        let desired = live.desired().expect("in sync");
+        let holder = desired.services.get(&frontend).map(|balance| balance.of.service.name.clone());
+        (holder.unwrap_or_default(), desired.services.len())
+    };
+    live.apply(Update::Set(first.clone()));
+    live.apply(Update::Set(second));
+    let Resource::Service(told) = &first else { panic!("a service") };
+    assert_eq!(served(&mut live), ("web-1".to_owned(), 3));
+    assert!(live.set_served(&told.id, false) && !live.set_served(&told.id, false));
+    assert_eq!(served(&mut live), ("web-2".to_owned(), 2), "another has what it had");
+    assert!(live.service_remarks().is_empty() && live.service(&told.id).is_some());
+    live.apply(Update::Set(first.clone()));
+    assert_eq!(served(&mut live), ("web-2".to_owned(), 2), "told again");
+    assert!(live.set_served(&told.id, true));
+    assert_eq!(served(&mut live), ("web-1".to_owned(), 3));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use super::{
     Services, bounds,
     image::{Any, Held, Image, List, Stand},
-    step::{Edits, Step},
+    step::{Changes, Step},
 };
 use crate::tables::{affected::revision, numbers::lowest, prefix};
 use abi::{
@@ -55,7 +55,7 @@ fn frontends_of<'a>(
     touched: &BTreeSet<u64>,
     held: &BTreeMap<u64, BTreeSet<Frontend>>,
     desired: &'a BTreeMap<Frontend, Arc<Balance>>,
-    wanted: &Edits<Frontend, Arc<Balance>>,
+    wanted: &Changes<Frontend, Arc<Balance>>,
 ) -> BTreeMap<u64, BTreeMap<Frontend, &'a Arc<Balance>>> {
     let mut found: BTreeMap<u64, BTreeMap<Frontend, &Arc<Balance>>> =
         touched.iter().map(|of| (*of, BTreeMap::new())).collect();
@@ -89,7 +89,7 @@ fn differences<'a>(
     old: &BTreeMap<Frontend, Arc<Balance>>,
     new: &BTreeMap<Frontend, Arc<Balance>>,
     of: impl Iterator<Item = &'a Frontend>,
-) -> Edits<Frontend, Arc<Balance>> {
+) -> Changes<Frontend, Arc<Balance>> {
     let pairs = of.map(|frontend| (frontend, (old.get(frontend), new.get(frontend))));
     let differing = pairs.filter(|(_, (was, is))| was != is);
     differing.map(|(frontend, (was, is))| (*frontend, (was.cloned(), is.cloned()))).collect()

@@ -21,16 +21,16 @@ use std::{
 };
 
 /// What a key was and will be; `None`: not there.
-pub type Edits<K, V> = BTreeMap<K, (Option<V>, Option<V>)>;
+pub type Changes<K, V> = BTreeMap<K, (Option<V>, Option<V>)>;
 
 /// The step.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    pub frontends: Edits<ServiceKey, Held>,
-    pub lists: Edits<u32, List>,
-    pub backends: Edits<u32, Stand>,
+    pub frontends: Changes<ServiceKey, Held>,
+    pub lists: Changes<u32, List>,
+    pub backends: Changes<u32, Stand>,
     /// What was wanted of a frontend, and is now.
-    pub wanted: Edits<Frontend, Arc<Balance>>,
+    pub wanted: Changes<Frontend, Arc<Balance>>,
     /// Whether there are frontends before and after.
     pub any: (Any, Any),
     /// Numbers as they are given out then.
@@ -157,8 +157,8 @@ fn put<T: Ord>(set: &mut BTreeSet<T>, what: T, puts: bool) {
     }
 }
 
-fn apply<K: Ord + Clone, V: Clone>(edits: &Edits<K, V>, base: &mut BTreeMap<K, V>) {
-    for (key, (_, is)) in edits {
+fn apply<K: Ord + Clone, V: Clone>(changes: &Changes<K, V>, base: &mut BTreeMap<K, V>) {
+    for (key, (_, is)) in changes {
         match is {
             Some(value) => drop(base.insert(key.clone(), value.clone())),
             None => drop(base.remove(key)),
