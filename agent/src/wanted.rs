@@ -69,8 +69,8 @@ fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeMap<IpAddr, bool
             continue;
         }
         // Who keeps clients' addresses must have a backend here; for the others any node does.
-        let has_backend = balance.outside.as_ref().is_some_and(|outside| !outside.chosen.is_empty());
-        *wanted.entry(frontend.address).or_default() |= !excluded && (!balance.keeps_source || has_backend);
+        let may = !balance.keeps_source || balance.has_outside;
+        *wanted.entry(frontend.address).or_default() |= may && !excluded;
     }
     wanted
 }
@@ -198,6 +198,14 @@ mod tests {
     #[test]
     fn an_address_is_wanted_where_its_network_its_pool_and_a_backend_are() {
         assert_eq!(wanted(vec![]), ["192.0.2.7 true", "192.0.2.18 true", "192.0.2.119 false"]);
+    }
+
+    #[test]
+    fn who_serves_services_changes_nothing_about_who_announces_them() {
+        let mut world = world(vec![]);
+        let by_tortie = all(&mut world, &uplink()).leased;
+        world.set_proxy(calc::Neighbour::Serves);
+        assert_eq!(all(&mut world, &uplink()).leased, by_tortie);
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn serve_by(
                 inside,
                 outside: None,
                 keeps_source: false,
+                has_outside: false,
                 affinity_s: None,
                 sources: None,
                 by_host,

@@ -21,21 +21,21 @@ use tests::{
     wait,
 };
 
-const MODES: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+pub const MODES: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
 
 /// Without a route nobody sends to an address, whoever translates it later.
-const DEFAULT_ROUTES: [&str; 2] = ["route add default via 192.0.2.254", "route add ::/0 via 2001:db8::fe"];
+pub const DEFAULT_ROUTES: [&str; 2] = ["route add default via 192.0.2.254", "route add ::/0 via 2001:db8::fe"];
 
 /// Where the shop is reached from outside beside its node ports.
 const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
 
 /// Where the shop is.
-fn vips() -> [IpAddr; 2] {
+pub fn vips() -> [IpAddr; 2] {
     [[10, 96, 0, 10].into(), [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10].into()]
 }
 
 /// The service `x/shop`: TCP 443 and UDP 53, behind which are ports 80 of these addresses.
-fn shop(s: &Story, backends: &[IpAddr]) -> Result<()> {
+pub fn shop(s: &Story, backends: &[IpAddr]) -> Result<()> {
     let ([v4, v6], [external_v4, external_v6]) = (vips(), EXTERNAL);
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{ name: shop, namespace: x, creationTimestamp: '2026-01-01T00:00:00Z' }}\n\
@@ -286,7 +286,7 @@ fn listens(s: &Story, who: &str) -> Result<()> {
 }
 
 /// The shop's external addresses, which who is outside sends to this node.
-fn externals(s: &Story) -> Result<Vec<IpAddr>> {
+pub fn externals(s: &Story) -> Result<Vec<IpAddr>> {
     let all: Vec<IpAddr> = EXTERNAL.iter().map(|text| Ok(text.parse()?)).collect::<Result<_>>()?;
     all.iter().try_for_each(|external| Fabric::route(s.cluster.outside(), *external, 1))?;
     Ok(all)
@@ -316,7 +316,7 @@ fn only_to(peers: &str) -> String {
 }
 
 /// A story on a node where kube-proxy runs and the agent knows it.
-fn beside(mode: Mode, pods: &[&str], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
+pub fn beside(mode: Mode, pods: &[&str], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
     story(pods, |s| {
         s.node.namespace().ip(&DEFAULT_ROUTES)?;
         let proxy = KubeProxy::start(&s.cluster, &s.node, mode)?;
@@ -334,23 +334,23 @@ fn beside(mode: Mode, pods: &[&str], test: impl FnOnce(&mut Story) -> Result<()>
 }
 
 /// Waits until the agent says so of who translates services.
-fn served_by(s: &Story, who: &str) -> Result<()> {
+pub fn served_by(s: &Story, who: &str) -> Result<()> {
     wait::wait_until(&format!("services are served by {who}"), wait::PATIENCE, || {
         Ok(s.node.show("status")?["servicesBy"].as_str().is_some_and(|said| said.starts_with(who)))
     })
 }
 
 /// Whether the agent knows a flow that goes through the host's stack.
-fn any_through_stack(s: &Story) -> Result<bool> {
+pub fn any_through_stack(s: &Story) -> Result<bool> {
     Ok(s.node.show("conntrack")?.as_array().is_some_and(|rows| rows.iter().any(|row| row["viaHost"] == true)))
 }
 
 /// Waits until this is met at the shop by TCP and UDP.
-fn by_both(from: &NetNs, wanted: Outcome) -> Result<()> {
+pub fn by_both(from: &NetNs, wanted: Outcome) -> Result<()> {
     [Tcp(443), Udp(53)].into_iter().try_for_each(|what| met(from, what, wanted))
 }
 
-fn meets(from: &NetNs, at: IpAddr, what: Probe, wanted: Outcome) -> Result<()> {
+pub fn meets(from: &NetNs, at: IpAddr, what: Probe, wanted: Outcome) -> Result<()> {
     wait::wait_until(&format!("{what} to {at}: {wanted}"), wait::PATIENCE, || Ok(probe(from, at, what)? == wanted))
 }
 

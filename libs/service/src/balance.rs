@@ -92,6 +92,8 @@ pub struct Balance {
     pub outside: Option<Arc<Backends>>,
     /// Packets from outside keep their source (externalTrafficPolicy Local): their backends are on this node.
     pub keeps_source: bool,
+    /// New flows from outside find somebody by this node, whoever serves them.
+    pub has_outside: bool,
     /// One client goes to one backend, until it has been silent for so many seconds.
     pub affinity_s: Option<u32>,
     /// Only these may ask; `None`: everybody (loadBalancerSourceRanges).
@@ -112,6 +114,7 @@ impl Balance {
             outside: outside.then(|| Arc::clone(&inside)),
             inside,
             keeps_source: true,
+            has_outside: outside,
             by_host: false,
             affinity_s: None,
             sources: None,

@@ -114,6 +114,7 @@ impl<'a> Port<'a> {
             inside: Arc::clone(if is_internal { &self.internal } else { &self.cluster }),
             outside: (!is_internal && !self.foreign.0).then(|| Arc::clone(&self.external)),
             keeps_source: !is_internal && *external == TrafficPolicy::Local,
+            has_outside: !is_internal && !self.external.chosen.is_empty(),
             affinity_s: *affinity_s,
             sources: (kind == Kind::LoadBalancer).then(|| source_ranges(self.service, self.family)).flatten(),
             by_host: is_internal && self.foreign.1,

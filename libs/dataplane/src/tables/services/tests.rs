@@ -75,6 +75,7 @@ impl Sketch {
                 inside: Arc::clone(inside),
                 outside: outside.clone(),
                 keeps_source: false,
+                has_outside: false,
                 affinity_s: keeps.then_some(60),
                 // Who keeps clients to backends has source ranges, too.
                 sources: (*keeps && outside.is_some())
@@ -300,9 +301,12 @@ fn what_does_not_fit_is_named_and_the_previous_revision_stays() {
         let mut more = one(7);
         more.frontends[2] = Some(false);
         match tables.commit(&more.desired(), &|_| None) {
-            Err(CommitError::Full(full)) => assert_eq!((full.map, full.size), (map, size)),
+            Err(CommitError::Services(full)) => assert_eq!((full.map, full.size), (map, size)),
             other => panic!("{map}: {other:?}"),
         }
+        assert!(!tables.has_room_for_services((&more.desired()).into()), "{map}");
+        assert!(tables.has_room_for_services((&before).into()), "{map}");
+        assert_eq!(tables.slots_of(&port_id(false)).frontends.len(), 1);
         assert_leads(&tables, &before, map);
         commit(&mut tables, &before);
         assert_nothing_left(&mut tables);
