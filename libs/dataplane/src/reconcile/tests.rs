@@ -496,6 +496,7 @@ fn with_services(mut desired: Desired, services: &[Behind<'_>]) -> Desired {
             inside: those(inside),
             outside: (!outside.is_empty()).then(|| those(outside)),
             keeps_source: false,
+            has_outside: !outside.is_empty(),
             affinity_s: None,
             sources: None,
             by_host: false,

@@ -164,8 +164,10 @@ fn repairs(snapshot: &Snapshot, image: &Image, endpoint_slots: u32) -> Vec<Write
         (!answers).then_some(Write::Endpoint(*slot, *settled))
     });
     let nobodys = snapshot.interfaces.keys().filter(|index| !image.interfaces.contains_key(index));
-    let nobodys = nobodys.map(|index| Write::DeleteInterface(*index));
+    let nobodys: Vec<_> = nobodys.map(|index| Write::DeleteInterface(*index)).collect();
+    // What was deleted a packet may look at, and the next key would be given its element.
+    let grace = (!nobodys.is_empty()).then_some(Write::Grace);
     let empty = (SLOT_FIRST..endpoint_slots).filter(|slot| !image.endpoints.contains_key(slot)).collect();
     let words = class.chain(endpoint);
-    [Write::Grace].into_iter().chain(words).chain(nobodys).chain([Write::FlushFlows(empty)]).collect()
+    [Write::Grace].into_iter().chain(words).chain(nobodys).chain([Write::FlushFlows(empty)]).chain(grace).collect()
 }

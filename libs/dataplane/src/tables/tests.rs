@@ -568,6 +568,17 @@ fn an_endpoint_without_a_guarded_interface_is_left_out_and_named() {
 }
 
 #[test]
+fn the_element_of_an_interface_that_was_nobodys_is_given_out_when_no_packet_can_look_at_it() {
+    let mut store = FakeStore::default();
+    // What a foreign hand left: the first insertion gets its element.
+    store.held.interfaces.insert(77, 9);
+    let mut tables = Tables::adopt(store).expect("tables that can be read");
+    assert!(tables.store.held.interfaces.is_empty());
+    tables.commit(&one_endpoint(vec![]), &guarded).expect("it fits");
+    assert_eq!(tables.store.held.interfaces.len(), 1);
+}
+
+#[test]
 fn a_policy_change_elsewhere_does_not_stamp_an_endpoint() {
     let mut desired = one_endpoint(vec![rule(0, 80, SetAction::Allow)]);
     desired.endpoints.insert(attachment(1), spec(1, Some(vec![]), None));

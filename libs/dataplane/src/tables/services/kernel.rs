@@ -82,8 +82,7 @@ impl ServiceMaps {
     /// Whether programs sent this socket to this end, as a backend that is gone at this generation.
     pub fn is_of_gone_backend(&self, key: &SocketKey, generation: u64) -> Result<bool, StoreError> {
         let Some(peer) = found(self.sockets.get(key, 0), &maps::SOCKETS)? else { return Ok(false) };
-        let backend = self.backends.get(peer.backend).unwrap_or_default();
-        Ok(backend.standing.at(generation) == 0 || !backend.was_there(peer.stamp))
+        Ok(is_gone(&self.backends.get(peer.backend).unwrap_or_default(), &peer, generation))
     }
 
     /// Does one write.
@@ -175,6 +174,11 @@ impl ServiceMaps {
     }
 }
 
+/// Whether the backend that a socket was sent to is gone: nobody's slot now, or another's since.
+fn is_gone(backend: &Backend, sent: &SocketPeer, generation: u64) -> bool {
+    backend.standing.at(generation) == 0 || !backend.was_there(sent.stamp)
+}
+
 /// Whether a backend's slot says what it should, however its word came to say it.
 pub fn same_backend(found: &Backend, wanted: &Backend) -> bool {
     let plain = |entry: &Backend| Backend { standing: Word::settled(entry.standing.new()), ..*entry };
@@ -185,4 +189,25 @@ pub fn same_backend(found: &Backend, wanted: &Backend) -> bool {
 pub fn same_frontend(found: &Frontend, wanted: &Frontend) -> bool {
     let same = |found: Word, wanted: Word| found.is_settled() && found.new() == wanted.new();
     same(found.inside, wanted.inside) && same(found.outside, wanted.outside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::service::{BACKEND_CHOSEN, BACKEND_LISTED};
+
+    #[test]
+    fn a_backend_is_gone_when_its_slot_is_nobodys_or_anothers_and_not_when_it_is_only_not_chosen() {
+        let is_gone_at = |standing, born, stamp, generation| {
+            let backend = Backend { standing, born, ..Backend::default() };
+            is_gone(&backend, &SocketPeer { stamp, ..SocketPeer::default() }, generation)
+        };
+        let listed = Word::settled(BACKEND_LISTED);
+        assert!(!is_gone_at(Word::settled(BACKEND_LISTED | BACKEND_CHOSEN), 3, 3, 9));
+        assert!(!is_gone_at(listed, 3, 7, 9));
+        assert!(is_gone_at(Word::settled(0), 3, 7, 9));
+        assert!(is_gone_at(listed, 8, 7, 9), "the slot was given to another since");
+        let leaves = Word::changing(BACKEND_LISTED, 0, 9);
+        assert_eq!([8, 9].map(|generation| is_gone_at(leaves, 3, 7, generation)), [false, true]);
+    }
 }
