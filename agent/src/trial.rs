@@ -13,7 +13,8 @@ use cni::protocol::File;
 use dataplane::{Gate, StoreError, TrackedFlow};
 use datastore::{Problem, snapshot};
 use model::{
-    Attachment, AttachmentId, Cidr, Direction, FIRST_INTERFACE, IfaceName, Mac, NodeName, PodId, ResourceKey, Update,
+    Attachment, AttachmentId, Cidr, Direction, FIRST_INTERFACE, HostEndpoint, HostInterface, IfaceName, Mac, NodeName,
+    PodId, Resource, ResourceKey, Update,
 };
 use policy::{Endpoint, HostLayer, Verdict, stretch};
 use serde_json::{Value, json};
@@ -127,7 +128,8 @@ pub fn of_directory(dir: &Path, files: &[File], delete: bool) -> Result<Value, T
     let updates = updates(files, delete)?;
     let failed = |source| TestError::Directory { path: dir.to_owned(), source };
     let (objects, problems) = snapshot::directory(dir).map_err(failed)?;
-    let mut directory = Directory { told: World::new("".into(), false), placed: Live::new("".into(), false) };
+    let (told_world, placed_world) = (World::new("".into(), false), Live::new("".into(), false));
+    let mut directory = Directory { told: told_world, placed: placed_world, interfaces: BTreeMap::new() };
     objects.into_iter().for_each(|object| directory.apply(Update::Set(object)));
     directory.apply(Update::InSync);
     let mut placed = Placed::default();
@@ -140,7 +142,7 @@ pub fn of_directory(dir: &Path, files: &[File], delete: bool) -> Result<Value, T
     let (found, services) = (compare(&now, then), rerouted(&now, then, &[]));
     let mut unlooked =
         vec!["flows: that needs a running agent (leave out --datastore, and name its --socket)".to_owned()];
-    unlooked.push("traffic of nodes, and host endpoints".to_owned());
+    unlooked.push("traffic of nodes, and host endpoints of all their interfaces".to_owned());
     if !placed.invented.is_empty() {
         unlooked.push(format!(
             "the addresses of {} pods that have none yet: rules that name networks may meet them otherwise",
@@ -201,16 +203,41 @@ struct Placed {
     invented: BTreeMap<PodId, IpAddr>,
 }
 
-/// A directory as it stands, and with every pod on the one node that it is seen from.
+/// A directory as it stands, and with every pod on the one node that it is seen from, which has the interfaces of all.
 struct Directory {
     told: World,
     placed: Live,
+    /// Those that host endpoints mean, by the host endpoint.
+    interfaces: BTreeMap<String, IfaceName>,
 }
 
 impl Directory {
     fn apply(&mut self, update: Update) {
         self.told.apply(update.clone());
+        let update = match update {
+            Update::Set(Resource::HostEndpoint(host)) => Update::Set(Resource::HostEndpoint(self.lend(host))),
+            Update::Gone(ResourceKey::HostEndpoint(name)) => {
+                self.interfaces.remove(&name);
+                Update::Gone(ResourceKey::HostEndpoint(name))
+            }
+            other => other,
+        };
         self.placed.apply(update);
+    }
+
+    /// A host endpoint of one interface, at an interface of that name and node. What one of all interfaces governs no directory says.
+    fn lend(&mut self, host: HostEndpoint) -> HostEndpoint {
+        let interface = match &host.interface {
+            Some(HostInterface::Named(name)) => name.to_string(),
+            None => host.expected_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            Some(HostInterface::Any) => {
+                self.interfaces.remove(&host.name);
+                return host;
+            }
+        };
+        let interface = IfaceName(format!("{interface} of {}", host.node));
+        self.interfaces.insert(host.name.clone(), interface.clone());
+        HostEndpoint { node: "".into(), interface: Some(HostInterface::Named(interface)), ..host }
     }
 
     /// Attaches the pods that are there now. One without an address is put where nobody is.
@@ -231,6 +258,8 @@ impl Directory {
         for id in gone {
             self.placed.detach(&id);
         }
+        let interfaces = self.interfaces.values().map(|name| (name.clone(), BTreeSet::new()));
+        self.placed.set_host_interfaces(interfaces.collect());
     }
 }
 
@@ -443,5 +472,62 @@ fn cut(items: &[String]) -> String {
     match items.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(kind: &str, name: &str, spec: &str) -> String {
+        format!(
+            "---\napiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{ name: {name}, labels: {{ host: {name} }} }}\nspec: {spec}\n"
+        )
+    }
+
+    /// What a directory answers: interfaces, each with what would become of what comes in there.
+    fn asked(directory: &str, file: &str, delete: bool) -> (Vec<String>, Value) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("all.yaml"), directory).expect("written");
+        let file = File { name: "file.yaml".to_owned(), text: file.to_owned() };
+        let report = of_directory(dir.path(), &[file], delete).expect("an answer");
+        let rows = report["atHostEndpoints"].as_array().expect("a list");
+        let said = rows.iter().filter(|row| row["direction"] == "ingress" && row["layer"] == "local");
+        let said = said.map(|row| format!("{} would {}", row["interface"], row["would"]).replace('"', ""));
+        (said.collect::<BTreeSet<_>>().into_iter().collect(), report)
+    }
+
+    #[test]
+    fn a_directorys_host_endpoints_are_asked_each_at_its_interface_of_its_node() {
+        let hosts = [
+            object("HostEndpoint", "a", "{ node: n1, interfaceName: eth0 }"),
+            object("HostEndpoint", "b", "{ node: n2, interfaceName: eth0 }"),
+            object("HostEndpoint", "c", "{ node: n2, expectedIPs: [192.0.2.7] }"),
+            object("HostEndpoint", "d", "{ node: n3, interfaceName: '*' }"),
+            object(
+                "GlobalNetworkPolicy",
+                "open",
+                "{ selector: has(host), order: 9, types: [Ingress], ingress: [{ action: Allow }] }",
+            ),
+        ];
+        let deny = |selector: &str| {
+            object(
+                "GlobalNetworkPolicy",
+                "deny",
+                &format!("{{ selector: {selector}, order: 1, types: [Ingress], ingress: [{{ action: Deny }}] }}"),
+            )
+        };
+        let (said, report) = asked(&hosts.concat(), &deny("host == 'b'"), false);
+        assert_eq!(said, ["eth0 of n2 would be refused"], "{report:#}");
+        let (said, report) = asked(&hosts.concat(), &deny("has(host)"), false);
+        let all =
+            ["192.0.2.7 of n2", "eth0 of n1", "eth0 of n2"].map(|interface| format!("{interface} would be refused"));
+        assert_eq!(said, all, "{report:#}");
+        assert!(report["notLookedAt"].to_string().contains("host endpoints of all their interfaces"));
+        // What is there is taken away: a policy, and a host endpoint, whose interface nobody asks about then.
+        let (said, _) = asked(&[hosts.concat(), deny("host == 'a'")].concat(), &deny("host == 'a'"), true);
+        assert_eq!(said, ["eth0 of n1 would pass"]);
+        let (said, _) = asked(&[hosts.concat(), deny("host == 'a'")].concat(), &hosts[0], true);
+        assert_eq!(said, ["eth0 of n1 would pass"]);
     }
 }
