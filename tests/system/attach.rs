@@ -74,10 +74,16 @@ fn own_2_a_new_pod_is_guarded_by_filters_and_then_by_links_and_no_packet_is_lost
         // A machine that was away for so long has moved it meanwhile.
         assert!(first == [(false, true); 2] || added.elapsed() > QUIET, "{first:?}");
         assert_eq!(guards(s, "x/a")?, [(true, false); 2]);
+        // What the node itself sends goes through the stack.
+        let d = s.pod("x/d")?;
+        let own =
+            Steady::start(s.node.namespace(), d.namespace(), (d.address(), 5302).into(), 1, Duration::from_millis(1))?;
         moved(s, &["x/a", "x/b", "x/c", "x/d"])?;
         let again = tcp.sent_again([s.pod("x/a")?.namespace(), s.pod("x/b")?.namespace()])?;
         let (allowed, refused, tcp) = (allowed.stop()?, refused.stop()?, tcp.stop()?);
         assert_eq!(allowed.missing, [0; 0], "of {}", allowed.sent);
+        let own = own.stop()?;
+        assert_eq!(own.missing, [0; 0], "of the node's own {}", own.sent);
         assert!(refused.sent > 0 && refused.arrived == 0, "{refused:?}");
         assert_eq!((tcp.lost(), again), (0, 0), "of {}", tcp.sent);
         // Nobody else was at it.

@@ -1,7 +1,8 @@
 //! Attachment by clsact: a BPF filter of our name, first in line, which the kernel keeps while no agent runs.
 //! In: a program and an interface index. Out: a filter that runs it.
 //! Invariant: a filter is replaced in its place; a clsact is ours if a folder beside the links' pins says that we made it.
-//! Never: removes a filter of another name, or a clsact on which a filter is left.
+//! Never: removes a filter of another name, or a clsact on which a filter is left; a clsact under traffic, for the kernel drops what
+//! the stack sends there meanwhile.
 
 use crate::{pins, programs::Hook, tcx::Failure};
 use aya::programs::SchedClassifier;
@@ -79,14 +80,13 @@ fn made_by_us(ifindex: u32, dir: &Path) -> PathBuf {
     dir.join(format!("{ifindex}-clsact"))
 }
 
-/// Takes our filter away, and with the last one a clsact that we made.
+/// Takes our filter away. The clsact stays: without filters it costs nothing.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn detach(hook: Hook, ifindex: u32, dir: &Path) -> Result<(), Failure> {
-    let mut socket = Socket::open()?;
-    socket.delete_filter(&filter(hook, ifindex))?;
-    remove_clsact(&mut socket, ifindex, dir)
+pub fn detach(hook: Hook, ifindex: u32) -> Result<(), Failure> {
+    Socket::open()?.delete_filter(&filter(hook, ifindex))?;
+    Ok(())
 }
 
 fn remove_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {

@@ -160,7 +160,7 @@ impl Links {
 
     fn without_filter(&mut self, hook: Hook, ifindex: u32, link: FdLink) -> Result<FdLink, tcx::Failure> {
         if self.filtered.contains(&(ifindex, hook)) {
-            clsact::detach(hook, ifindex, &self.dir)?;
+            clsact::detach(hook, ifindex)?;
             self.filtered.remove(&(ifindex, hook));
         }
         Ok(link)
@@ -264,7 +264,7 @@ impl Guards for Links {
     fn detach(&mut self, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
         let taken = tcx::detach(hook, ifindex, &self.dir).map_err(Into::into);
         let taken = taken.and_then(|()| match self.filtered.contains(&(ifindex, hook)) {
-            true => clsact::detach(hook, ifindex, &self.dir),
+            true => clsact::detach(hook, ifindex),
             false => Ok(()),
         });
         taken.map_err(|error: tcx::Failure| failed(hook, ifindex, error.as_ref()))?;
