@@ -199,6 +199,11 @@ fn hep_12_an_answer_in_a_services_name_passes_the_uplinks_gate_and_nothing_else_
     let answer = tcp((9, VIP), 200, (PORT, 4000), ACK);
     assert_eq!(node.run_from(Hook::ToHostEndpoint, &forwarded, &answer).0, REFUSED, "a pod's, under that address");
     assert_eq!(goes_out(&node, &tcp((9, 200), VIP, (4000, PORT), ACK)), REFUSED, "the other way");
+    // Where a pod answers, the node does not in its place.
+    let mut node = guarded(SOME);
+    node.backends[1] = backend(3, STANDS);
+    assert_eq!(asks(&node, 4000, SYN), TO_B);
+    assert_eq!(goes_out(&node, &tcp((9, VIP), 200, (PORT, 4000), SYN | ACK)), REFUSED);
 }
 
 #[test]
