@@ -65,7 +65,7 @@ pub fn is_solicited<T: Tables, F: Frame>(tables: &T, frame: &F, state: &State) -
 #[cfg(test)]
 mod tests {
     use abi::Announcing;
-    use abi::endpoint::SLOT_NONE;
+    use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 
     use crate::fake::{Node, UPLINK};
     use crate::fake_services::Announced;
@@ -133,6 +133,8 @@ mod tests {
         assert_eq!(meets(&node, |_| {}, &arp(1, [192, 0, 2, 254], VIP)), Verdict::Untouched, "that is leased");
         node.owns(Address::from_v4(POD), SLOT_NONE);
         assert_eq!(meets(&node, |_| {}, &asks), Verdict::Untouched, "it is a pod's elsewhere by now");
+        node.owns(Address::from_v4(POD), SLOT_HOST);
+        assert_eq!(meets(&node, |_| {}, &asks), Verdict::Untouched, "it is the node's own, whose stack answers");
         node.owns(Address::from_v4(POD), SLOT_FIRST);
         node.announced.addresses.clear();
         assert_eq!(meets(&node, |_| {}, &asks), Verdict::Untouched, "nobody is to be answered for it");
