@@ -5,6 +5,7 @@
 
 use abi::endpoint::{NODE_BESIDE, NODE_TRANSLATES, SLOT_HOST};
 use abi::service::{BACKEND_LISTED, BALANCER_BOUNDS_AT, BALANCER_SILENT};
+use abi::socket::SIDE_BACKEND;
 use abi::{Address, Backend, Member, ServiceKey, Word};
 
 use crate::conntrack::Socket;
@@ -52,6 +53,7 @@ fn a_connection_goes_to_a_backend_which_is_known_by_the_services_address_to_this
         assert_eq!(connects(&node, &by(1, protocol, shop())), to(3));
         assert_eq!(hears(&node, 1, at(3, TARGET)), Some(shop()));
     }
+    assert!(node.sockets.borrow().keys().all(|key| key.side == SIDE_BACKEND), "no datagram was sent");
     assert_eq!(
         (hears(&node, 2, at(3, TARGET)), hears(&node, 1, at(4, TARGET)), hears(&node, 1, at(3, 81))),
         (None, None, None)
@@ -83,6 +85,7 @@ fn datagrams_go_elsewhere_once_their_backend_is_gone_and_stay_where_it_only_is_n
     node.members[0].backend = 2;
     node.backends[1].standing = Word::settled(BACKEND_LISTED);
     assert_eq!((send(&node), connects(&node, &by(2, UDP, shop()))), (to(3), to(4)));
+    assert_eq!((connects(&node, &by(1, UDP, shop())), send(&node)), (to(4), to(3)), "what connects is chosen for anew");
     node.backends[1].standing = Word::settled(0);
     assert_eq!((send(&node), hears(&node, 1, at(4, TARGET))), (to(4), Some(shop())));
     // The slot means another now, and it is the former that was chosen.

@@ -835,11 +835,15 @@ fn services_that_wait_are_served_when_there_is_room_the_oldest_first_and_without
     // One that is told anew is tried at once, and put off again.
     bench.agent.take(vec![Event::Updates(vec![shop("x/of-2007", 2010)])]);
     assert_eq!((served(&bench).len(), not_in_force(&mut bench).len()), (2, 6));
+    let late = ServiceId { namespace: "x".into(), name: "of-2009".into() };
+    assert!(bench.agent.world.is_put_off(&late));
+    bench.agent.take(vec![Event::Updates(vec![Update::Gone(ResourceKey::Service(late.clone()))])]);
+    assert!(!bench.agent.world.is_put_off(&late), "what is gone waits for nothing");
     bench.agent.kernel.room = Some(9);
     for _ in 0..4 {
         bench.agent.tick();
     }
-    assert_eq!((served(&bench).len(), not_in_force(&mut bench)), (8, Vec::new()));
+    assert_eq!((served(&bench).len(), not_in_force(&mut bench)), (7, Vec::new()));
     assert!(bench.agent.service_remarks().is_empty());
 }
 
