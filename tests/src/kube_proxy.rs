@@ -9,9 +9,12 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use serde_json::json;
 use std::{
     fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// How it translates.
@@ -34,6 +37,9 @@ impl Mode {
     }
 }
 
+/// Where its metrics are asked, in the node's namespace.
+const METRICS: &str = "127.0.0.1:10249";
+
 /// A running kube-proxy.
 #[derive(Debug)]
 pub struct KubeProxy {
@@ -48,6 +54,14 @@ impl KubeProxy {
     /// # Errors
     /// It is not built, or its rules do not come.
     pub fn start(cluster: &Cluster, node: &Node, mode: Mode) -> Result<Self> {
+        Self::start_within(cluster, node, mode, wait::PATIENCE)
+    }
+
+    /// The same where its first pass may take as long as this.
+    ///
+    /// # Errors
+    /// As [`KubeProxy::start`].
+    pub fn start_within(cluster: &Cluster, node: &Node, mode: Mode, patience: Duration) -> Result<Self> {
         let program = crate::binaries::kube_proxy()?;
         let directory = cluster.directory().join(format!("kube-proxy-{}", node.name()));
         fs::create_dir_all(&directory).context("making kube-proxy's directory")?;
@@ -66,8 +80,8 @@ impl KubeProxy {
         unsafe { command.pre_exec(die_together) };
         let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let proxy = Self { child, log: log_path, _api: api };
-        wait::wait_until("kube-proxy's rules", wait::PATIENCE, || is_there(node, mode))
-            .with_context(|| proxy.log_tail())?;
+        wait::wait_until("kube-proxy's first pass", patience, || has_passed(node)).with_context(|| proxy.log_tail())?;
+        wait::wait_until("kube-proxy's rules", patience, || is_there(node, mode)).with_context(|| proxy.log_tail())?;
         Ok(proxy)
     }
 
@@ -105,6 +119,23 @@ impl Drop for KubeProxy {
     }
 }
 
+/// Whether it says of itself that it has gone through all services once: asking for its rules takes long where they are many.
+fn has_passed(node: &Node) -> Result<bool> {
+    const PASSED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+    let said = node.namespace().inside(|| {
+        let mut asked = TcpStream::connect(METRICS).context("asking kube-proxy")?;
+        asked.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(asked, "GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut said = Vec::new();
+        asked.read_to_end(&mut said)?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    })?;
+    let mut times = said.lines().filter(|line| line.starts_with(PASSED)).peekable();
+    let is_set =
+        |line: &str| line.rsplit(' ').next().and_then(|time| time.parse().ok()).is_some_and(|time: f64| time > 0.0);
+    Ok(times.peek().is_some() && times.all(is_set))
+}
+
 /// Whether the rules of a first pass are there, of both families.
 fn is_there(node: &Node, mode: Mode) -> Result<bool> {
     let says = |program: &str, arguments: &[&str], word: &str| -> Result<bool> {
@@ -140,7 +171,7 @@ fn configuration(directory: &Path, node: &str, mode: Mode) -> serde_json::Value 
             "acceptContentTypes": "application/json",
         },
         "clusterCIDR": "10.65.0.0/16,fd00:65::/64",
-        "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
+        "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": METRICS,
         // The machine's own limits are not a namespace's to set.
         "conntrack": { "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s" },
         "iptables": { "minSyncPeriod": "0s" }, "nftables": { "minSyncPeriod": "0s" },

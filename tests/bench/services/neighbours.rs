@@ -16,8 +16,11 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process,
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// How long kube-proxy may take until it has gone through all services once: by iptables a rule costs all that are there.
+const FIRST_PASS: Duration = Duration::from_secs(600);
 
 /// It stands.
 pub struct Neighbour {
@@ -47,7 +50,9 @@ impl Neighbour {
         }
         let own: Vec<_> = servers.iter().map(|(_, address)| *address).collect();
         cluster.manifest("all", &all(count, backends, &own))?;
-        let proxy = KubeProxy::start(&cluster, &node, mode)?;
+        let begun = Instant::now();
+        let proxy = KubeProxy::start_within(&cluster, &node, mode, FIRST_PASS)?;
+        progress(&format!("kube-proxy, {}, {count} services: ready in {:.0?}", mode.as_str(), begun.elapsed()));
         let mut neighbour = Self { name: "", client, servers, _node: node, _cluster: cluster };
         until(&neighbour.way(), true, Instant::now()).with_context(|| proxy.log_tail())?;
         drop(proxy);
