@@ -13,7 +13,14 @@ use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
-    /// Whether an error is about an allowed flow of its receiver.
+    /// What an error is about.
+    #[inline(always)]
+    pub(crate) fn relate(&self, state: &mut State) {
+        (state.translation.is_silent, state.translation.is_hairpin) = (false, false);
+        state.related = self.is_related(state);
+    }
+
+    /// Whether it is about an allowed flow of its receiver.
     #[inline(always)]
     pub(crate) fn is_related(&self, state: &mut State) -> bool {
         let from_end = self.hook == Hook::FromWorkload;

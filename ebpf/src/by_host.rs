@@ -10,7 +10,7 @@ use abi::{DropReason, handover};
 use crate::conntrack::Tracked;
 use crate::fragment;
 use crate::judge::Asked;
-use crate::parse::{self, Fragment};
+use crate::parse;
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
@@ -39,10 +39,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         state.slot = sender;
         fragment::resolve(self.tables, &mut state.packet, &mut state.fragment)?;
-        self.destination(state)?;
-        if state.packet.fragment == Fragment::First {
-            fragment::remember(self.tables, &state.packet, &mut state.fragment);
-        }
+        self.frame.ask(self, state, false)?;
         Ok(())
     }
 

@@ -72,10 +72,10 @@ pub struct Tracked<'a> {
 pub struct Found<'a> {
     /// The entry of the flow that the packet belongs to. What goes with it is written also where there is none: of what a
     /// variant leaves open, the compiler makes whatever a register holds, and the verifier refuses to see a pointer cut.
-    flow: Option<&'a Flow>,
-    from_low: bool,
-    now_s: u32,
-    half_open: bool,
+    pub(crate) flow: Option<&'a Flow>,
+    pub(crate) from_low: bool,
+    pub(crate) now_s: u32,
+    pub(crate) half_open: bool,
     /// The entry of `CONNTRACK`, whatever it says.
     pub place: Option<&'a Flow>,
 }

@@ -136,7 +136,7 @@ fn leave_apart(skb: *mut __sk_buff) -> u32 {
 
 /// Carries a verdict out.
 #[inline(always)]
-fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<i32, Stop> {
+fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) -> Result<i32, Stop> {
     match verdict {
         Verdict::Untouched => Ok(NEXT),
         Verdict::ToHost => {
@@ -155,7 +155,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
         // Before the pod's interface there is nothing left to forward.
         Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(on(skb, state)?),
         Verdict::ByRoute => {
-            let route = send::route(skb, &state.packet, ifindex)?;
+            let route = send::route(skb, state, ifindex)?;
             if route.hop == Hop::Known {
                 // One that waits for a neighbour is judged on its way out by what is in force then.
                 skb.leave(handover::to_cb(state.generation));
@@ -163,7 +163,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> R
             if hook == Hook::FromWorkload && route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) {
                 return Err(stopped(skb, state, DropReason::EndpointToHost));
             }
-            send::leave(skb, state, &route)
+            send::leave(skb, state, route)
         }
         Verdict::ToEndpoint(slot) => {
             let endpoint = Kernel::<false>.endpoint(slot).ok_or(DropReason::TableCorrupt)?;
@@ -205,12 +205,12 @@ pub fn node_says(what: u32, generation: u64) -> bool {
 
 /// Says where a verdict would send the packet.
 #[inline(always)]
-fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) -> Result<Outcome, DropReason> {
+fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) -> Result<Outcome, DropReason> {
     Ok(match verdict {
         Verdict::Untouched | Verdict::ToHost | Verdict::Through => Outcome::ToHost,
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
-        Verdict::ByRoute => match send::route(skb, &state.packet, ifindex) {
+        Verdict::ByRoute => match send::route(skb, state, ifindex) {
             Ok(route)
                 if hook == Hook::FromWorkload
                     && route.is_here()
@@ -219,7 +219,7 @@ fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &State, ifindex: u32) 
                 return Err(DropReason::EndpointToHost);
             }
             Ok(route) if route.hop == Hop::Stack => Outcome::ToHost,
-            Ok(route) => Outcome::ToInterface(route.ifindex()),
+            Ok(_) => Outcome::ToInterface(send::leaves_by(state)),
             Err(stop) => return Err(stop.reason()),
         },
         Verdict::ToEndpoint(slot) => Outcome::ToEndpoint(slot),

@@ -9,8 +9,7 @@ use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of, is_tunnel};
-use crate::choice;
-use crate::conntrack::{self, Currency, Opening, Tracked};
+use crate::conntrack::{self, Currency, Found, Opening, Tracked};
 use crate::ends::same_ends;
 use crate::entry::Flow;
 use crate::hosted::is_hosted;
@@ -19,7 +18,6 @@ use crate::mask::is_elsewhere;
 use crate::parse::protocol;
 use crate::policy::End;
 use crate::promote::{has_room, has_room_for_others, promote};
-use crate::recent::{self, Note};
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
@@ -33,51 +31,79 @@ pub(crate) struct Terms {
     pub(crate) entry: u32,
 }
 
+/// What became of the search for a packet's flow.
+#[derive(Clone, Copy)]
+pub enum Sought {
+    /// One in force lets it pass, to this slot.
+    Goes(u32),
+    /// The rules are to be asked, with what is known: [`KNOWN`], [`KEPT`], [`STALE`].
+    Judge(u32),
+    /// It is an error; the rules are to be asked, once it is known what about.
+    Complains,
+}
+
+/// An entry of its flow speaks for the packet; it is not in force.
+const KNOWN: u32 = 1;
+/// But its ends keep what is established.
+const KEPT: u32 = 2;
+/// `CONNTRACK` has an entry of its key.
+const STALE: u32 = 4;
+
 /// A flow that is not remembered.
 pub(crate) const NO_ENTRY: u32 = 1 << 8;
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
-    /// The slot that the packet goes to; `None` if the packet is none of ours.
+    /// The packet's flow, which lets it pass if it is in force. `is_new`: the packet's key has no entry.
     #[inline(always)]
-    pub(crate) fn destination(&self, state: &mut State) -> Result<Option<u32>, DropReason> {
-        let leaves_stack = matches!(self.hook, Hook::ToWorkload | Hook::ToHostEndpoint);
-        let note = if leaves_stack { None } else { recent::note(self.tables, &state.packet) };
-        // No closures on this way: with two of a kind the compiler makes calls of them.
-        if let Some(note) = note
-            && let Some(slot) = self.by_note(state, note)
-        {
-            return Ok(Some(slot));
+    pub(crate) fn seek(&self, state: &mut State, is_new: bool) -> Result<Sought, DropReason> {
+        if icmp::is_error(&state.packet) {
+            return Ok(Sought::Complains);
         }
-        let (from_low, found) = self.track(state)?;
+        let note = self.note(state);
+        let found = self.track(state, is_new)?;
+        let stale = if found.place.is_some() { STALE } else { 0 };
+        let Some(tracked) = found.tracked() else {
+            return Ok(Sought::Judge(stale));
+        };
+        if !self.is_at_its_place(&tracked, state) {
+            return Ok(Sought::Judge(stale));
+        }
+        let (source, destination) = tracked.slots();
+        state.slot = if matches!(self.hook, Hook::FromWorkload | Hook::ToHostEndpoint) { source } else { destination };
+        state.via_host = tracked.flow.flags.get() & CT_VIA_HOST != 0;
+        self.gives_back(state, &tracked);
+        match self.by_entry(state, &tracked)? {
+            Currency::Current => {}
+            Currency::Kept => return Ok(Sought::Judge(stale | KNOWN | KEPT)),
+            Currency::Outdated => return Ok(Sought::Judge(stale | KNOWN)),
+        }
+        // What only leaves here was counted where it came in.
+        if self.hook != Hook::ToHostEndpoint || state.via_host {
+            self.go_on(state, &tracked, found.place)?;
+        }
+        if state.translation.end == Translated::Destination {
+            self.keep_lead(state, &tracked)?;
+        }
+        if let Some(note) = note {
+            note.take(self.tables, state, &tracked);
+        }
+        Ok(Sought::Goes(tracked.slots().1))
+    }
+
+    /// The same by both ends' rules. `known`: what was found of its flow, whose key stands in the state.
+    #[inline(always)]
+    pub(crate) fn judge_flow(&self, state: &mut State, known: u32) -> Result<Option<u32>, DropReason> {
+        let (kept, stale) = (known & KEPT != 0, known & STALE != 0);
+        let from_low = conntrack::key(&state.packet, &mut state.key);
+        let mut found = Found::nothing(self.tables.now_s(), from_low);
+        if known & KNOWN != 0 {
+            found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        }
         let is_known = match found.tracked() {
             Some(tracked) => self.is_at_its_place(&tracked, state),
             None => false,
         };
         let known = if is_known { found.tracked() } else { None };
-        let mut kept = false;
-        if let Some(tracked) = known {
-            let (source, destination) = tracked.slots();
-            state.slot =
-                if matches!(self.hook, Hook::FromWorkload | Hook::ToHostEndpoint) { source } else { destination };
-            state.via_host = tracked.flow.flags.get() & CT_VIA_HOST != 0;
-            self.gives_back(state, &tracked);
-            match self.by_entry(state, &tracked)? {
-                Currency::Current => {
-                    // What only leaves here was counted where it came in.
-                    if self.hook != Hook::ToHostEndpoint || state.via_host {
-                        self.go_on(state, &tracked, found.place)?;
-                    }
-                    if state.translation.end == Translated::Destination {
-                        self.keep_lead(state, &tracked)?;
-                    }
-                    if let Some(note) = note {
-                        note.take(self.tables, state, &tracked);
-                    }
-                    return Ok(Some(tracked.slots().1));
-                }
-                currency => kept = currency == Currency::Kept,
-            }
-        }
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
         let asked = self.as_sent_to_itself(self.asked(state, &opening)?, known);
         let (opener, responder) = (asked.opener, asked.responder);
@@ -89,8 +115,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 None => return Ok(None),
             },
         };
-        let (again, stale) = (self.forgotten(is_same), self.forgotten(found.place.is_some()));
-        let (from_low, entry) = (self.forgotten(from_low), self.frame.unknown(terms.entry));
+        let (again, from_low) = (self.forgotten(is_same), self.forgotten(from_low));
+        let entry = self.frame.unknown(terms.entry);
         let receiver = self.frame.unknown(if is_same { found.receiver() } else { responder.slot });
         let slots = (self.frame.unknown(opener.slot), self.frame.unknown(responder.slot));
         let asked = asked.between(slots);
@@ -127,42 +153,19 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if due && !over { promote(self.tables, state, tracked, place) } else { Ok(()) }
     }
 
-    /// The slot a packet goes to by the note of its flow, if that still holds.
+    /// Whether the judgement is still in force of all who were asked.
     #[inline(always)]
-    fn by_note(&self, state: &mut State, note: &Note) -> Option<u32> {
-        let (source, destination) = note.slots();
-        let holds = note.is_of(&state.packet, self.tables.now_s())
-            && self.comes_from(source, destination, state)
-            && conntrack::currency_between(self.tables, (source, destination), note.stamp()) == Currency::Current;
-        if !holds || note.is_outlived(self.tables) || !self.is_still_behind(state, note) {
-            return None;
+    pub(crate) fn currency(&self, state: &State, tracked: &Tracked<'_>) -> Currency {
+        match tracked.currency(self.tables, state.packet.protocol) {
+            Currency::Current if self.is_asked_of_node(tracked) => self.currency_at_gate(tracked),
+            currency => currency,
         }
-        note.translates(state);
-        state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
-        state.tracked = true;
-        note.count(&state.packet);
-        Some(destination)
-    }
-
-    /// Whether the backend that a note names is still the one that was chosen.
-    #[inline(always)]
-    fn is_still_behind(&self, state: &State, note: &Note) -> bool {
-        let Some((slot, stamp)) = note.backend() else {
-            return true;
-        };
-        let Some(backend) = self.tables.backend(slot) else {
-            return false;
-        };
-        choice::standing(self.tables, backend, state.generation) != 0 && backend.was_there(stamp)
     }
 
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
     #[inline(always)]
     pub(crate) fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
-        let currency = match tracked.currency(self.tables, state.packet.protocol) {
-            Currency::Current if self.is_asked_of_node(tracked) => self.currency_at_gate(tracked),
-            currency => currency,
-        };
+        let currency = self.currency(state, tracked);
         let over = state.packet.protocol == protocol::TCP || currency == Currency::Current;
         state.tracked = currency == Currency::Current || (tracked.is_refused() && over);
         if tracked.is_refused() && over {

@@ -15,6 +15,7 @@ mod announced;
 #[cfg(test)]
 mod answered;
 pub mod antispoof;
+pub mod asked;
 #[cfg(test)]
 mod beside;
 mod by_host;
@@ -46,6 +47,7 @@ mod hosted;
 pub mod icmp;
 pub mod icmp_error;
 mod judge;
+mod known;
 mod lead;
 #[cfg(any(test, feature = "fake"))]
 mod made;
@@ -55,7 +57,7 @@ mod masked;
 pub mod neighbour;
 #[cfg(test)]
 mod noted;
-mod options;
+pub mod options;
 #[cfg(test)]
 mod outside;
 pub mod parse;

@@ -7,6 +7,10 @@
 #[cfg(target_arch = "bpf")]
 mod announced_maps;
 #[cfg(target_arch = "bpf")]
+mod apart;
+#[cfg(target_arch = "bpf")]
+mod ask;
+#[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
 mod budget;

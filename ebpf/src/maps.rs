@@ -16,12 +16,11 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue};
 use ebpf::entry::Flow;
-use ebpf::policy;
 use ebpf::recent::{self, Note};
 use ebpf::tables::{Inserted, Replaced, Tables};
 use ebpf::walk::State;
 
-use crate::{atomic, log};
+use crate::{apart, atomic, log};
 
 #[map]
 static GENERATION: Array<u64> = Array::with_max_entries(maps::GENERATION.default_entries, BPF_F_MMAPABLE);
@@ -114,13 +113,6 @@ pub fn count_drop(slot: u32, reason: u32) {
     add_one(DROPS.get_ptr_mut(account));
 }
 
-/// A program within the program; it reads alone, so that dry ones may call it too.
-#[inline(never)]
-#[unsafe(no_mangle)]
-fn referred_apart(span: u64, own: u32, x: u32, source_port: u32) -> u64 {
-    policy::referred(&Kernel::<true>, span, own, x, source_port)
-}
-
 #[inline(always)]
 fn add_one(counter: Option<*mut u64>) {
     if let Some(counter) = counter {
@@ -191,6 +183,11 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     fn note(&self, place: u32) -> Option<&Note> {
         // SAFETY: aligned memory of this processor, on which the program stays; zero or left by another run.
         NOTES.get_ptr(place).map(|note| unsafe { &*note.cast::<Note>() })
+    }
+
+    #[inline(always)]
+    fn pay_former(&self, note: &Note, _: &mut FlowKey) {
+        apart::pay_apart(note.place());
     }
 
     #[inline(always)]
@@ -323,7 +320,7 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
 
     #[inline(always)]
     fn referred(&self, span: u64, own: u32, x: u32, source_port: u32) -> u64 {
-        referred_apart(span, own, x, source_port)
+        apart::referred_apart(span, own, x, source_port)
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ use core::arch::asm;
 use core::mem::offset_of;
 use core::ptr;
 
+use abi::DropReason;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes};
@@ -14,10 +15,12 @@ use aya_ebpf::programs::TcContext;
 use ebpf::conntrack::Socket;
 use ebpf::icmp_error::{HEAD_AT, Head};
 use ebpf::parse::Packet;
-use ebpf::tables::{Arrival, Frame};
+use ebpf::tables::{Arrival, Frame, Tables};
+use ebpf::walk::{State, Walk};
 
 use crate::socket::is_heard;
 use crate::words::{read_words, write_words};
+use crate::{apart, ask};
 
 /// Headers begin up to here. The longest chain that is walked ends before: what begins later counts as torn.
 const NEAR: u32 = 255;
@@ -280,6 +283,28 @@ impl Frame for Skb {
     #[inline(always)]
     fn load_at<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         if at > NEAR { None } else { self.load(within::<NEAR>(at)) }
+    }
+
+    #[inline(always)]
+    fn check_options(&self, header_len: u32) -> Result<(), DropReason> {
+        match DropReason::from_number(apart::options_apart(self.0, header_len)) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn ask<T: Tables>(
+        &self,
+        walk: &Walk<'_, T, Self>,
+        state: &mut State,
+        is_new: bool,
+    ) -> Result<Option<u32>, DropReason> {
+        if T::DRY {
+            ask::ask::<true>(walk.hook, *self, state, is_new)
+        } else {
+            ask::ask::<false>(walk.hook, *self, state, is_new)
+        }
     }
 
     #[inline(always)]

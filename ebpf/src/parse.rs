@@ -5,7 +5,6 @@
 
 use abi::{Address, DropReason};
 
-use crate::options;
 use crate::tables::Frame;
 
 /// EtherType of IPv4.
@@ -172,7 +171,7 @@ fn ipv4<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
         return Err(DropReason::Malformed);
     }
     if header_len > 20 {
-        options::check(frame, header_len)?;
+        frame.check_options(header_len)?;
     }
     let offset = u16::from_be_bytes([header[6] & 0x1f, header[7]]);
     fragment_part(packet, (offset, header[6] & 0x20 != 0, header[9]), length - header_len)?;

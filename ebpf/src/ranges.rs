@@ -4,7 +4,7 @@
 //! Never: asked about a flow that is there.
 
 use abi::service::{BOUND_STEPS, BOUND_WORDS};
-use abi::{Address, Balancer, DropReason, Member};
+use abi::{Address, Balancer, DropReason};
 
 use crate::tables::Services;
 
@@ -37,50 +37,51 @@ pub fn before<T: Services>(tables: &T, place: u64, high: u64, low: u64) -> u32 {
         }
         let half = left / 2;
         let bound = at.wrapping_add(first.wrapping_add(half).wrapping_mul(BOUND_WORDS));
-        // Each is checked before the next is read: else the verifier would follow every set of those that are not there.
-        let Some(first_word) = tables.member(bound) else { return CORRUPT };
-        let Some(second_word) = tables.member(bound.wrapping_add(1)) else { return CORRUPT };
-        let Some(third_word) = tables.member(bound.wrapping_add(2)) else { return CORRUPT };
-        let Some(fourth_word) = tables.member(bound.wrapping_add(3)) else { return CORRUPT };
-        let bound = (joined(&first_word, &second_word), joined(&third_word, &fourth_word));
+        // Subtracted digit by digit, the lowest first: what is left in the end is whether the address is below. Each digit is
+        // checked before the next is read: else the verifier would follow every set of those that are not there.
+        let mut borrow = 0;
+        for digit in (0..BOUND_WORDS).rev() {
+            let Some(word) = tables.member(bound.wrapping_add(digit)) else { return CORRUPT };
+            borrow = borrow_of(digit_of(high, low, digit), word.backend, borrow);
+        }
         // All ones where it is at or before the address, without a branch that the verifier would follow up both ways.
-        let is_before = is_less((high, low), bound).wrapping_sub(1) as u32;
+        let is_before = (borrow as u32).wrapping_sub(1);
         first = first.wrapping_add(half.wrapping_add(1) & is_before);
         left = half ^ ((half ^ left.wrapping_sub(half.wrapping_add(1))) & is_before);
     }
     first
 }
 
+/// One of an address's words, the highest first.
 #[inline(always)]
-const fn joined(high: &Member, low: &Member) -> u64 {
-    (high.backend as u64) << 32 | low.backend as u64
+const fn digit_of(high: u64, low: u64, digit: u32) -> u32 {
+    let half = if digit < BOUND_WORDS / 2 { high } else { low };
+    (if digit.is_multiple_of(2) { half >> 32 } else { half }) as u32
 }
 
-/// 1 where the first number is less, else 0.
+/// What a subtraction takes from the next digit: 1 or 0.
 #[inline(always)]
-const fn is_less((high, low): (u64, u64), (other_high, other_low): (u64, u64)) -> u64 {
-    let borrow = borrow_of(low, other_low, low.wrapping_sub(other_low));
-    borrow_of(high, other_high, high.wrapping_sub(other_high).wrapping_sub(borrow))
-}
-
-/// What a subtraction takes from the next digit.
-#[inline(always)]
-const fn borrow_of(from: u64, what: u64, difference: u64) -> u64 {
-    ((!from & what) | ((!from | what) & difference)) >> 63
+const fn borrow_of(from: u32, what: u32, borrow: u64) -> u64 {
+    (from as u64).wrapping_sub(what as u64 + borrow) >> 63
 }
 
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
 
-    use abi::Balancer;
     use abi::service::BALANCER_BOUNDS_AT;
+    use abi::{Balancer, Member};
 
-    use super::{Member, is_less, lets_in};
+    use super::{BOUND_WORDS, borrow_of, digit_of, lets_in};
     use crate::fake::Node;
 
     fn split(number: u128) -> (u64, u64) {
         ((number >> 64) as u64, number as u64)
+    }
+
+    fn is_less(a: (u64, u64), b: (u64, u64)) -> u64 {
+        let digits = |at| (digit_of(a.0, a.1, at), digit_of(b.0, b.1, at));
+        (0..BOUND_WORDS).rev().map(digits).fold(0, |borrow, (a, b)| borrow_of(a, b, borrow))
     }
 
     /// Numbers that are alike often, at either end.

@@ -74,9 +74,13 @@ const fn ports(packet: &Packet) -> u32 {
 /// The place of a packet's flow among the notes.
 #[inline(always)]
 const fn place(packet: &Packet) -> u32 {
-    let (source, destination) = (packet.source.0, packet.destination.0);
+    place_of(packet.source.0, packet.destination.0, ports(packet))
+}
+
+#[inline(always)]
+const fn place_of(source: [u64; 2], destination: [u64; 2], ports: u32) -> u32 {
     let mixed = source[0] ^ source[1] ^ destination[0].rotate_left(21) ^ destination[1].rotate_left(9);
-    let mixed = (mixed ^ ports(packet) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ ports as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 56) as u32 & (NOTES - 1)
 }
 
@@ -170,9 +174,15 @@ impl Note {
         flow.packets.set(flow.packets.get().wrapping_add(self.packets.get()));
     }
 
+    /// Where it lies.
+    #[inline(always)]
+    pub fn place(&self) -> u32 {
+        place_of(self.source.get(), self.destination.get(), self.ports.get())
+    }
+
     /// The same for the flow that leaves this place.
     #[inline(always)]
-    fn pay_former<T: Tables>(&self, tables: &T, scratch: &mut FlowKey) {
+    pub fn pay_former<T: Tables>(&self, tables: &T, scratch: &mut FlowKey) {
         let ports = self.ports.get();
         let source = (Address(self.source.get()), (ports >> 16) as u16);
         let destination = if self.end.get() == DESTINATION {
@@ -212,7 +222,7 @@ impl Note {
         } else if self.second.get() == tracked.now_s {
             return;
         } else if self.packets.get() != 0 {
-            self.pay_former(tables, key);
+            tables.pay_former(self, key);
         }
         self.source.set(packet.source.0);
         self.destination.set(destination.0);

@@ -19,11 +19,17 @@ static DRY_SCRATCH: PerCpuArray<State> = PerCpuArray::with_max_entries(1, 0);
 /// A state that has forgotten the packet before.
 #[inline(always)]
 pub fn blank_state<'a, const DRY: bool>() -> Option<&'a mut State> {
-    let state = if DRY { DRY_SCRATCH.get_ptr_mut(0)? } else { SCRATCH.get_ptr_mut(0)? };
-    // SAFETY: aligned memory of this processor, zero or left by another run, which nothing else uses meanwhile.
-    let state = unsafe { &mut *state };
+    let state = known_state::<DRY>()?;
     state.forget();
     Some(state)
+}
+
+/// The state of the packet that this run is about, live or dry.
+#[inline(always)]
+pub fn known_state<'a, const DRY: bool>() -> Option<&'a mut State> {
+    let state = if DRY { DRY_SCRATCH.get_ptr_mut(0)? } else { SCRATCH.get_ptr_mut(0)? };
+    // SAFETY: aligned memory of this processor, zero or left by another run, which nothing else uses meanwhile.
+    Some(unsafe { &mut *state })
 }
 
 /// The state of the packet that this live run is about, for what runs apart.

@@ -13,10 +13,11 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_change_type,
 };
 use ebpf::forward::{self, Hop, Stop};
+use ebpf::icmp_error::Head;
 use ebpf::neighbour::{self, ADVERTISEMENT_FRAME, ARP_FRAME, Answerer, TARGET_AT};
 use ebpf::parse::{L3, Packet};
 use ebpf::tables::{Announcements as _, Frame};
-use ebpf::walk::State;
+use ebpf::walk::{ROUTE_WORDS, State};
 
 use crate::maps::Kernel;
 use crate::packet::{PACKET_HOST, Skb};
@@ -36,13 +37,12 @@ const AF_INET6: u8 = 10;
 const NOT_FORWARDED: i64 = 4;
 const BPF_MTU_CHK_SEGS: u64 = 1;
 
-/// A route that the kernel found.
+/// A route that the kernel found: interface, MACs and next hop lie in the packet's state.
+#[derive(Clone, Copy)]
 pub struct Route {
     /// How the packet leaves.
     pub hop: Hop,
     here: bool,
-    /// The kernel's answer: interface, MACs, next hop.
-    found: FibLookup,
 }
 
 impl Route {
@@ -51,12 +51,21 @@ impl Route {
     pub fn is_here(&self) -> bool {
         self.here
     }
+}
 
-    /// The interface the packet leaves by.
-    #[inline(always)]
-    pub fn ifindex(&self) -> u32 {
-        self.found.ifindex
-    }
+/// The question to the routing table and its answer, in the packet's state: there is little stack.
+#[inline(always)]
+fn room(state: &mut State) -> (&Packet, &mut FibLookup) {
+    const { assert!(size_of::<FibLookup>() == size_of::<[u64; ROUTE_WORDS]>()) };
+    let State { packet, route, .. } = state;
+    // SAFETY: integers and unions of integers, of this size, for which eight bytes are aligned enough.
+    (packet, unsafe { &mut *(&raw mut *route).cast::<FibLookup>() })
+}
+
+/// The interface the packet leaves by.
+#[inline(always)]
+pub fn leaves_by(state: &mut State) -> u32 {
+    room(state).1.ifindex
 }
 
 /// Hands the packet to a local endpoint, past the host's stack.
@@ -123,9 +132,9 @@ fn age_v6(skb: Skb, packet: &Packet) -> bool {
 
 /// Asks the routing table, as for a packet that is routed.
 #[inline(always)]
-pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, Stop> {
-    // SAFETY: integers and unions of integers; zero is valid.
-    let mut found: FibLookup = unsafe { mem::zeroed() };
+pub fn route(skb: Skb, state: &mut State, ifindex: u32) -> Result<Route, Stop> {
+    state.route = [0; ROUTE_WORDS];
+    let (packet, found) = room(state);
     found.family = if packet.v6 { AF_INET6 } else { AF_INET };
     found.l4_protocol = packet.protocol;
     found.sport = packet.source_port;
@@ -145,10 +154,10 @@ pub fn route(skb: Skb, packet: &Packet, ifindex: u32) -> Result<Route, Stop> {
         found.__bindgen_anon_4.ipv4_dst = words(packet.destination)[3];
     }
     // SAFETY: `found` is the helper's to read and fill, with its true size.
-    let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut found, mem::size_of::<FibLookup>() as i32, 0) };
+    let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut *found, mem::size_of::<FibLookup>() as i32, 0) };
     // SAFETY: where the packet is too big, the kernel left the MTU in the place of the length.
     let mtu = u32::from(unsafe { found.__bindgen_anon_1.mtu_result });
-    Ok(Route { hop: forward::hop_of(answer, packet, mtu)?, here: answer == NOT_FORWARDED, found })
+    Ok(Route { hop: forward::hop_of(answer, packet, mtu)?, here: answer == NOT_FORWARDED })
 }
 
 #[inline(always)]
@@ -159,9 +168,9 @@ fn words(address: Address) -> [u32; 4] {
 
 /// Sends the packet the way the routing table said.
 #[inline(always)]
-pub fn leave(skb: Skb, state: &State, route: &Route) -> Result<i32, Stop> {
-    let (packet, found) = (&state.packet, &route.found);
+pub fn leave(skb: Skb, state: &mut State, route: Route) -> Result<i32, Stop> {
     translate(skb, state)?;
+    let (packet, found) = room(state);
     match route.hop {
         Hop::Stack => Ok(NEXT),
         Hop::Known => {
@@ -174,15 +183,18 @@ pub fn leave(skb: Skb, state: &State, route: &Route) -> Result<i32, Stop> {
         }
         Hop::Unresolved => {
             age(skb, packet, [0; 6], [0; 6])?;
-            Ok(redirected(by_neighbour(found))?)
+            Ok(redirected(by_neighbour(state))?)
         }
     }
 }
 
 #[inline(always)]
-fn by_neighbour(found: &FibLookup) -> i64 {
-    // SAFETY: integers and a union of integers; zero is valid.
-    let mut next: NextHop = unsafe { mem::zeroed() };
+fn by_neighbour(state: &mut State) -> i64 {
+    const { assert!(size_of::<NextHop>() <= size_of::<Head>()) };
+    state.head[..3].fill(0);
+    // SAFETY: integers and a union of integers, in room for more, for which eight bytes are aligned enough.
+    let next = unsafe { &mut *(&raw mut state.head).cast::<NextHop>() };
+    let (_, found) = room(state);
     next.nh_family = u32::from(found.family);
     // SAFETY: the lookup left the next hop in the union of its own family, which is also that of `next`.
     unsafe {
@@ -191,7 +203,7 @@ fn by_neighbour(found: &FibLookup) -> i64 {
         } else {
             next.__bindgen_anon_1.ipv4_nh = found.__bindgen_anon_4.ipv4_dst;
         }
-        bpf_redirect_neigh(found.ifindex, &raw mut next, mem::size_of::<NextHop>() as i32, 0)
+        bpf_redirect_neigh(found.ifindex, &raw mut *next, mem::size_of::<NextHop>() as i32, 0)
     }
 }
 

@@ -12,7 +12,6 @@ use abi::{Address, AffinityKey, Balancer, DropReason};
 use crate::antispoof::check_destination;
 use crate::choice::{self, Side};
 use crate::conntrack::{self, Found, Tracked, may_open};
-use crate::icmp;
 use crate::parse::{protocol, tcp};
 use crate::ranges;
 use crate::tables::{Frame, Tables};
@@ -28,31 +27,26 @@ const NOTED_S: i32 = 1;
 const TRANSLATED_S: i32 = 20;
 
 impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
-    /// The packet's flow. One through a service is that between client and backend.
+    /// The packet's flow. One through a service is that between client and backend. `is_new`: its key has no entry.
     #[inline(always)]
-    pub(crate) fn track(&self, state: &mut State) -> Result<(bool, Found<'a>), DropReason> {
+    pub(crate) fn track(&self, state: &mut State, is_new: bool) -> Result<Found<'a>, DropReason> {
         let from_low = conntrack::key(&state.packet, &mut state.key);
-        let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
+        let found = if is_new {
+            Found::nothing(self.tables.now_s(), from_low)
+        } else {
+            conntrack::find(self.tables, &state.key, &state.packet, from_low)
+        };
         match found.tracked() {
             Some(tracked) if tracked.flow.nat_kind.get() == NAT_NONE && !tracked.is_asked_again(&state.packet) => {
-                Ok((from_low, found))
+                Ok(found)
             }
-            _ => self.track_on(state, from_low, found),
+            _ => self.track_on(state, found),
         }
     }
 
     #[inline(always)]
-    fn track_on(
-        &self,
-        state: &mut State,
-        mut from_low: bool,
-        mut found: Found<'a>,
-    ) -> Result<(bool, Found<'a>), DropReason> {
+    fn track_on(&self, state: &mut State, mut found: Found<'a>) -> Result<Found<'a>, DropReason> {
         (state.translation.is_silent, state.translation.is_hairpin) = (false, false);
-        if icmp::is_error(&state.packet) {
-            state.related = self.is_related(state);
-            return Ok((from_low, found.without_flow()));
-        }
         for look in 0..LOOKS {
             let leads_on = if look == 0 {
                 self.leads_from_sender(state, found.tracked().as_ref())
@@ -64,15 +58,13 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 Ok(false) => break,
                 Err(reason) => return Err(self.refused_at_service(state, reason)),
             }
-            from_low = conntrack::key(&state.packet, &mut state.key);
+            let from_low = conntrack::key(&state.packet, &mut state.key);
             found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
         }
         // What leads is no flow.
         match found.tracked() {
-            Some(tracked) if matches!(tracked.flow.nat_kind.get(), NAT_LEADS | NAT_RETURNS) => {
-                Ok((from_low, found.without_flow()))
-            }
-            _ => Ok((from_low, found)),
+            Some(tracked) if matches!(tracked.flow.nat_kind.get(), NAT_LEADS | NAT_RETURNS) => Ok(found.without_flow()),
+            _ => Ok(found),
         }
     }
 

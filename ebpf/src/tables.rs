@@ -6,17 +6,18 @@
 use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::{
-    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, Endpoint, FlowKey, Frontend, Member,
-    RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey,
+    Frontend, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 
 use crate::conntrack::Socket;
 use crate::entry::Flow;
+use crate::options;
 use crate::parse::Packet;
 use crate::policy;
 use crate::ranges;
 use crate::recent::Note;
-use crate::walk::State;
+use crate::walk::{State, Walk};
 
 /// What became of an entry for a key that had none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,13 @@ pub trait Tables: Services + Announcements {
     fn span(&self, index: u32) -> Option<Span>;
     /// A place for the note of a recent flow, this processor's own.
     fn note(&self, place: u32) -> Option<&Note>;
+    /// [`Note::pay_former`], apart where a verifier shall walk it once.
+    fn pay_former(&self, note: &Note, scratch: &mut FlowKey)
+    where
+        Self: Sized,
+    {
+        note.pay_former(self, scratch);
+    }
     /// A number that grows with each flow that the endpoint in this slot opens.
     fn openings(&self, slot: u32) -> u32;
     /// Counts one.
@@ -184,6 +192,31 @@ pub trait Frame {
     /// Whether a socket of the host's would hear what the packet's destination sends to this address and port of its own.
     fn has_socket(&self, _: &Packet, _: Socket) -> bool {
         false
+    }
+    /// [`options::check`], apart where a verifier shall walk it once.
+    ///
+    /// # Errors
+    /// The packet may not say what they say.
+    fn check_options(&self, header_len: u32) -> Result<(), DropReason>
+    where
+        Self: Sized,
+    {
+        options::check(self, header_len)
+    }
+    /// What becomes of a packet that no entry in force lets pass at once: asked apart, where a verifier shall walk that by itself.
+    ///
+    /// # Errors
+    /// It goes no further.
+    fn ask<T: Tables>(
+        &self,
+        walk: &Walk<'_, T, Self>,
+        state: &mut State,
+        is_new: bool,
+    ) -> Result<Option<u32>, DropReason>
+    where
+        Self: Sized,
+    {
+        walk.asked_about(state, is_new)
     }
     /// Whether the frame has no byte at all.
     fn is_empty(&self) -> bool {

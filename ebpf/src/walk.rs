@@ -3,16 +3,16 @@
 //! Invariant: the generation is read once, first; nothing passes that neither an entry nor both ends' rules let pass.
 //! Never: rewrites or sends a packet; that is for whoever reads the verdict.
 
-use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
+use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{ConntrackEntry, DropReason, FlowKey, FragmentKey, Ticket, handover};
 
 use crate::announced;
 use crate::antispoof::{self, endpoint_of};
-use crate::fragment;
 use crate::icmp_error::Head;
+use crate::known::Sight;
 use crate::neighbour::{self, Asker};
-use crate::parse::{self, ETHERTYPE_ARP, Ether, Fragment, Packet};
-use crate::policy::{LOGGED_ROOM, Logged, end_of};
+use crate::parse::{self, ETHERTYPE_ARP, Ether, Packet};
+use crate::policy::{LOGGED_ROOM, Logged};
 use crate::tables::{Arrival, Frame, Tables};
 use crate::translation::{Translated, Translation};
 
@@ -52,6 +52,9 @@ pub enum Verdict {
     Untouched,
 }
 
+/// Words of a question to the routing table (`bpf_fib_lookup`).
+pub const ROUTE_WORDS: usize = 8;
+
 /// What was learned about a packet on its way. The programs keep it outside their stack of 512 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
@@ -77,6 +80,8 @@ pub struct State {
     pub related: bool,
     /// The headers of an ICMP error that this node makes of it.
     pub head: Head,
+    /// Room for what the routing table is asked and answers.
+    pub route: [u64; ROUTE_WORDS],
     /// The endpoint on whose account a drop is counted.
     pub slot: u32,
     /// The deciding rule at the opener, if it was asked.
@@ -121,11 +126,13 @@ impl State {
 }
 
 /// Everything a stage may look at.
-pub(crate) struct Walk<'a, T, F> {
+#[derive(Debug)]
+pub struct Walk<'a, T, F> {
     pub(crate) tables: &'a T,
     pub(crate) frame: &'a F,
     pub(crate) arrival: &'a Arrival,
-    pub(crate) hook: Hook,
+    /// Where the packet is.
+    pub hook: Hook,
 }
 
 /// What a pod sent, where it leaves the host's stack by an interface of the node's own: before that one's gate is asked, and
@@ -272,43 +279,25 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     /// Fragments, flow, policy: the part that all hooks share.
     #[inline(always)]
     fn judged(&self, state: &mut State) -> Result<Verdict, DropReason> {
-        if let Err(reason) = fragment::resolve(self.tables, &mut state.packet, &mut state.fragment) {
-            return self.orphan(state, reason);
-        }
-        let Some(slot) = self.destination(state)? else {
-            return Ok(Verdict::Untouched);
+        let slot = match self.at_first_sight(state) {
+            Sight::Passes(slot) => Some(slot),
+            Sight::Asks(is_new) => self.frame.ask(self, state, is_new)?,
         };
-        let slot = self.frame.unknown(slot);
-        if slot == SLOT_NONE {
-            self.mask(state)?;
+        match slot {
+            // How it was found, the verifier need not know in all that follows.
+            Some(slot) => Ok(self.verdict(state, self.frame.unknown(slot))),
+            None => Ok(Verdict::Untouched),
         }
-        if state.packet.fragment == Fragment::First {
-            // The later ones come as their sender wrote them, too.
-            state.swap_ends();
-            fragment::remember(self.tables, &state.packet, &mut state.fragment);
-            state.swap_ends();
-        }
-        Ok(match (slot, self.hook) {
+    }
+
+    #[inline(always)]
+    fn verdict(&self, state: &State, slot: u32) -> Verdict {
+        match (slot, self.hook) {
             (_, Hook::FromWorkload) if state.via_host => Verdict::ToHost,
             (_, Hook::FromUplink) if state.via_host => Verdict::Untouched,
             (SLOT_NONE, _) => Verdict::ByRoute,
             (SLOT_HOST, _) => Verdict::ToHost,
             (slot, _) => Verdict::ToEndpoint(slot),
-        })
-    }
-
-    /// A fragment without its first: ours to drop only where the packet is ours.
-    #[inline(always)]
-    fn orphan(&self, state: &mut State, reason: DropReason) -> Result<Verdict, DropReason> {
-        if self.hook != Hook::FromUplink {
-            state.slot = endpoint_of(self.tables, self.arrival.ifindex)?.0;
-            return Err(reason);
         }
-        let owner = end_of(self.tables, state.generation, &state.packet.destination)?.slot;
-        if owner < SLOT_FIRST {
-            return Ok(Verdict::Untouched);
-        }
-        state.slot = owner;
-        Err(reason)
     }
 }
