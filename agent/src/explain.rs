@@ -14,7 +14,7 @@ use crate::{
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{GateAnswer, Origin, Question, SOURCE_PORT, StoreError, TrackedFlow, TwinAnswer, TwinError};
 use model::{Attachment, Direction, Labels, PodId, Protocol};
-use policy::{Decider, Flow, Hit, Judgement, Outcome, Verdict, View};
+use policy::{Decider, Flow, Hit, HostLayer, Judgement, Outcome, Verdict, View};
 use serde::Serialize;
 use serde_json::Value;
 use service::Frontend;
@@ -228,7 +228,7 @@ pub fn one<K: Kernel>(
     let decider = decide(&twin, &outcome).decider;
     explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
     let at = AtPods { node: agent.world.node(), flow: &flow, sends: local.0.is_some(), receives: local.1.is_some() };
-    let beside = [gates::at_pods(view, at, &twin, &outcome), gates::beside(view, &flow, &twin, true)];
+    let beside = [gates::at_pods(view, at, &twin, &outcome), gates::beside(view, &flow, &twin, HostLayer::Forward)];
     explanation.further = further(view, &flow, &outcome, given.tracked);
     let at_host = twin.refusing().is_some() || twin.answer.outcome == Fate::Drop(DropReason::HostEndpoint);
     explanation.further.isolation.take_if(|_| at_host);
@@ -472,7 +472,7 @@ mod tests {
         let answer =
             Answer { outcome, egress_hit: hit(&egress), ingress_hit: hit(&ingress), tracked: false, generation: 3 };
         let meaning = |decider: Option<Decider>| decider.map(|decider| Hit::new(Verdict::Allow, decider));
-        TwinAnswer { answer, egress: meaning(egress), ingress: meaning(ingress), gates: Vec::new() }
+        TwinAnswer { answer, egress: meaning(egress), ingress: meaning(ingress), gates: Vec::new(), by_uplink: false }
     }
 
     fn judged(verdict: Verdict, decider: Decider) -> Option<Judgement> {

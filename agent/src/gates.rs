@@ -23,12 +23,12 @@ pub struct Beside {
     pub isolation: Option<Isolation>,
 }
 
-/// Asks of each gate that the twins were asked of.
-pub fn beside(view: &View, flow: &Flow, twin: &TwinAnswer, is_forwarded: bool) -> Beside {
+/// Asks of each gate that the twins were asked of, up to this layer.
+pub fn beside(view: &View, flow: &Flow, twin: &TwinAnswer, last: HostLayer) -> Beside {
     let mut beside = Beside::default();
     for gate in &twin.gates {
         let Some(host) = view.host_endpoints.iter().find(|host| host.name == gate.name) else { continue };
-        let judged = at_gate(view, (host, gate.direction), is_forwarded, flow);
+        let judged = at_gate(view, (host, gate.direction), last, flow);
         let said = judged.as_ref().map(|(_, judged)| judged);
         let words = said.map_or_else(|| "nothing is asked".to_owned(), ToString::to_string);
         beside.alarm = beside.alarm.or_else(|| disagreement(gate, said, &words));
@@ -56,8 +56,7 @@ pub struct AtPods<'a> {
 
 /// The same of the host endpoint of all interfaces, which is asked of what pods send and receive (HEP-6, E2H-6).
 pub fn at_pods(view: &View, at: AtPods<'_>, twin: &TwinAnswer, outcome: &Outcome) -> Beside {
-    let is_of_all = |host: &&HostEndpoint| host.node == *at.node && host.interface == Some(HostInterface::Any);
-    let Some(host) = view.host_endpoints.iter().find(is_of_all) else { return Beside::default() };
+    let Some(host) = view.host_endpoints.iter().find(|host| is_of_all(host, at.node)) else { return Beside::default() };
     let refused = refused_at_pods(view, host, at, outcome);
     let said = refused.as_ref().map(|(_, refused)| refused);
     let words = said.map_or_else(|| "lets it through".to_owned(), ToString::to_string);
@@ -90,6 +89,32 @@ fn refused_at_pods<'a>(
     asked.into_iter().filter(|(is_asked, ..)| *is_asked).find_map(|(_, layer, direction)| denies(layer, direction))
 }
 
+/// Who refuses, behind the uplink's gate, a client outside at the backend to which a service leads him: the uplink's own host endpoint,
+/// then, where it is a pod here, the one of all interfaces, then the pod itself.
+pub fn refused_behind(view: &View, uplink: Option<&HostEndpoint>, at: AtPods<'_>) -> Option<(String, Judgement)> {
+    let to_node = view.host.iter().any(|net| net.contains(at.flow.destination));
+    let layer = if to_node { HostLayer::Local } else { HostLayer::Forward };
+    let of_uplink = uplink.and_then(|host| {
+        let judged = evaluate_at(view, AtHost { host, layer, direction: Direction::Ingress }, at.flow)?;
+        Some((format!("host endpoint {}", host.name), judged)).filter(|(_, judged)| judged.verdict == Verdict::Deny)
+    });
+    let outcome = policy::evaluate(view, at.flow);
+    let of_all = || {
+        let host = view.host_endpoints.iter().find(|host| is_of_all(host, at.node))?;
+        let (_, judged) = refused_at_pods(view, host, at, &outcome)?;
+        Some((format!("host endpoint {}, of pods", host.name), judged))
+    };
+    let of_pod = || {
+        let judged = outcome.ingress.clone().filter(|judged| at.receives && judged.verdict == Verdict::Deny)?;
+        Some(("the pod".to_owned(), judged))
+    };
+    of_uplink.or_else(of_all).or_else(of_pod)
+}
+
+fn is_of_all(host: &HostEndpoint, node: &NodeName) -> bool {
+    host.node == *node && host.interface == Some(HostInterface::Any)
+}
+
 /// Only what rules decided can disagree, as at a gate. What a hit meant may be forgotten.
 fn disagreement_at_pods(twin: &TwinAnswer, refused: Option<&Judgement>, words: &str) -> Option<String> {
     let refuses = match twin.answer.outcome {
@@ -111,11 +136,10 @@ fn disagreement_at_pods(twin: &TwinAnswer, refused: Option<&Judgement>, words: &
 fn at_gate<'a>(
     view: &View,
     (host, direction): (&'a HostEndpoint, Direction),
-    is_forwarded: bool,
+    last: HostLayer,
     flow: &Flow,
 ) -> Option<(AtHost<'a>, Judgement)> {
-    let last = if is_forwarded { HostLayer::Forward } else { HostLayer::Local };
-    for layer in [HostLayer::Untracked, HostLayer::PreDnat, last] {
+    for layer in HostLayer::up_to(last) {
         let at = AtHost { host, layer, direction };
         let Some(judged) = evaluate_at(view, at, flow) else { continue };
         // Before translation an allow only skips the rest of that layer (HEP-9).
@@ -186,7 +210,7 @@ mod tests {
             Flow { source: ends.0, destination: ends.1, protocol: Protocol::TCP, detail: 80, source_port: 40_000 };
         let answer = Answer { outcome, egress_hit: None, ingress_hit: None, tracked: false, generation: 3 };
         let ingress = decider.map(|decider| Hit::new(Verdict::Deny, decider));
-        let twin = TwinAnswer { answer, egress: None, ingress, gates: Vec::new() };
+        let twin = TwinAnswer { answer, egress: None, ingress, gates: Vec::new(), by_uplink: false };
         let at = AtPods { node: &"node".into(), flow: &flow, sends: true, receives: false };
         let beside = at_pods(&view(), at, &twin, &Outcome { egress: None, ingress: None });
         (beside.said, beside.alarm)

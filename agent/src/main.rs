@@ -19,6 +19,7 @@ mod health_ports;
 mod http;
 mod journal;
 mod kernel;
+mod led;
 mod listeners;
 mod lock;
 mod mailbox;

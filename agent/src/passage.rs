@@ -7,12 +7,13 @@ use crate::{
     explain::{ExplainError, by_gate, detail, source_port},
     gates,
     kernel::Kernel,
+    led,
     owner::Agent,
 };
 use abi::Outcome as Fate;
 use dataplane::{Origin, Question, TwinAnswer};
 use model::{IfaceName, PodId, Protocol};
-use policy::Flow;
+use policy::{Flow, HostLayer};
 use serde_json::{Value, json};
 use std::net::{IpAddr, UdpSocket};
 
@@ -32,7 +33,7 @@ pub struct Asked<'a> {
 }
 
 /// Asks the twins.
-pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, ExplainError> {
+pub fn explain<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value, ExplainError> {
     let protocol: Protocol = asked.protocol.parse()?;
     let destinations = destinations(agent, asked.to)?;
     let alike = |address: &&IpAddr| asked.from.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
@@ -48,11 +49,22 @@ pub fn explain<K: Kernel>(agent: &Agent<K>, asked: &Asked<'_>) -> Result<Value, 
     let (detail, source_port) = (detail(protocol, asked.port), source_port(protocol, asked.source_port));
     let question = Question { from, source, destination, protocol, detail, source_port };
     let twin = agent.kernel.explain(&question)?;
+    let balance = if twin.by_uplink { led::balance_of(agent, &question) } else { None };
     let is_own = matches!(question.from, Origin::Node(_)) || agent.world.host_addresses().contains(&destination);
     let view = agent.world.view();
     let flow = Flow { source, destination, protocol, detail, source_port };
-    let gates::Beside { said, alarm, isolation } = gates::beside(&view, &flow, &twin, !is_own);
+    let last = match &balance {
+        Some(_) => HostLayer::PreDnat,
+        None if is_own => HostLayer::Local,
+        None => HostLayer::Forward,
+    };
+    let gates::Beside { said, alarm, isolation } = gates::beside(&view, &flow, &twin, last);
     let mut report = report(asked, &question, &twin);
+    let behind = balance.map(|balance| led::explain(agent, &view, (&question, &twin), &balance));
+    let alarm = alarm.or(behind.and_then(|led::Behind { said, alarm }| {
+        report.as_object_mut().expect("it is an object").extend(said);
+        alarm
+    }));
     report["evaluator"] = json!({ "gates": said });
     if let Some(isolation) = isolation {
         report["isolation"] = json!(isolation);

@@ -169,7 +169,8 @@ type Judged<'a> = (&'a TrackedFlow, String, bool);
 fn judged<'a>(flows: &'a [TrackedFlow], now: &Desired, then: &Desired) -> Vec<Judged<'a>> {
     let (mut now, mut then) = (Trial::of(now), Trial::of(then));
     let mut judged = Vec::new();
-    for each in flows.iter().filter(|each| !each.is_hosts_own || each.gate.is_some()) {
+    let is_judged = |each: &&TrackedFlow| !each.is_hosts_own || each.gate.is_some() || each.uplink.is_some();
+    for each in flows.iter().filter(is_judged) {
         let was_refused = each.is_refused || refuses(&mut now, each).0;
         let (is_refused, by) = refuses(&mut then, each);
         if was_refused != is_refused {
@@ -182,11 +183,15 @@ fn judged<'a>(flows: &'a [TrackedFlow], now: &Desired, then: &Desired) -> Vec<Ju
 /// Whether it would be refused if it began now, and by what, or what would let it pass.
 fn refuses(trial: &mut Trial<'_>, tracked: &TrackedFlow) -> (bool, String) {
     let flow = &tracked.flow;
-    if let Some(Gate { interface, direction, is_forwarded }) = &tracked.gate {
-        let judged = trial.at_gate(interface, *direction, *is_forwarded, flow);
+    if let Some(Gate { interface, direction, last }) = &tracked.gate {
+        let judged = trial.at_gate(interface, *direction, *last, flow);
         let open = || "no host endpoint asks anything".to_owned();
         let said = judged.as_ref().map_or_else(open, ToString::to_string);
         return (judged.is_some_and(|judged| judged.verdict == Verdict::Deny), said);
+    }
+    let behind = tracked.uplink.as_ref().and_then(|uplink| trial.refused_behind(uplink, flow));
+    if let Some(refused) = behind {
+        return (true, format!("the host endpoint of the uplink, of the backend: {refused}"));
     }
     let outcome = trial.outcome(flow);
     let by_sender = outcome.egress.as_ref().is_some_and(|egress| egress.verdict == Verdict::Deny);

@@ -4,11 +4,12 @@
 //! Never: opens a pod's TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
 use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_MIDWAY, STATE_NEW};
-use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_FIRST, SLOT_NONE};
+use abi::endpoint::SLOT_NONE;
 use abi::rules::x_of;
 use abi::timeout::is_over;
 use abi::{Address, ConntrackEntry, FlowKey, Timeout};
 
+pub use crate::currency::{Currency, currency_between, uplink_of};
 use crate::entry::Flow;
 use crate::parse::{Packet, protocol};
 use crate::tables::Tables;
@@ -41,17 +42,6 @@ impl<'a> Opening<'a> {
             is_reply: false,
         }
     }
-}
-
-/// Whether the judgement an entry carries is still in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Currency {
-    /// No end's policy has moved on since.
-    Current,
-    /// It has, but the ends that moved keep their established flows.
-    Kept,
-    /// It has: judge again.
-    Outdated,
 }
 
 /// A packet's flow.
@@ -265,17 +255,6 @@ impl Tracked<'_> {
         }
     }
 
-    /// Whether the judgement is still in force at both ends.
-    #[inline(always)]
-    pub fn currency<T: Tables>(&self, tables: &T, l4: u8) -> Currency {
-        let ends = (self.flow.low_slot.get(), self.flow.high_slot.get());
-        match currency_between(tables, ends, self.flow.stamp.get()) {
-            // Kept are established flows: a SYN that nobody answered yet is none (PKT-74).
-            Currency::Kept if self.half_open && l4 == protocol::TCP => Currency::Outdated,
-            currency => currency,
-        }
-    }
-
     /// An ICMP message continues a flow if it has the opener's type, or the other end answers with that type's reply.
     #[inline(always)]
     fn icmp_belongs(&self, packet: &Packet) -> bool {
@@ -290,37 +269,6 @@ impl Tracked<'_> {
             _ => return false,
         };
         packet.icmp_type() == reply
-    }
-}
-
-/// Whether a judgement with this stamp is still in force at both ends.
-#[inline(always)]
-pub fn currency_between<T: Tables>(tables: &T, slots: (u32, u32), stamp: u32) -> Currency {
-    match (currency_at(tables, slots.0, stamp), currency_at(tables, slots.1, stamp)) {
-        (Currency::Current, Currency::Current) => Currency::Current,
-        (Currency::Outdated, _) | (_, Currency::Outdated) => Currency::Outdated,
-        _ => Currency::Kept,
-    }
-}
-
-#[inline(always)]
-fn currency_at<T: Tables>(tables: &T, slot: u32, stamp: u32) -> Currency {
-    if slot < SLOT_FIRST {
-        return Currency::Current;
-    }
-    let Some(endpoint) = tables.endpoint(slot) else {
-        return Currency::Outdated;
-    };
-    if endpoint.flags & ENDPOINT_READY == 0 {
-        return Currency::Outdated;
-    }
-    // Serial arithmetic (RFC 1982): generations wrap, stamps never lag by half the circle.
-    if (stamp.wrapping_sub(endpoint.rev) as i32) >= 0 {
-        Currency::Current
-    } else if endpoint.flags & ENDPOINT_KEEP_ESTABLISHED != 0 {
-        Currency::Kept
-    } else {
-        Currency::Outdated
     }
 }
 

@@ -117,7 +117,7 @@ impl Node {
                 flags: ENDPOINT_READY,
                 mac: mac(slot),
                 layers: abi::Layers::default(),
-                spare: [0; 16],
+                spare: [0; 12],
             });
             node.interfaces.insert(slot, slot);
             node.owns(v4(slot as u8), slot);

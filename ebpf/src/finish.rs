@@ -147,7 +147,10 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) 
         }
         Verdict::Through if hook == Hook::ToHostEndpoint => Ok(NEXT),
         Verdict::Through => {
-            skb.leave(handover::to_cb(state.generation));
+            let is_ahead = state.translation.end == Translated::Ahead;
+            let generation = state.generation;
+            // No pointer to either function: there is no such call.
+            skb.leave(if is_ahead { handover::to_cb_ahead(generation) } else { handover::to_cb(generation) });
             Ok(NEXT)
         }
         Verdict::AnswerArp => Ok(send::answer_arp(skb, ifindex, hook == Hook::FromUplink)?),

@@ -3,7 +3,9 @@
 //! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
 //! Never: asks the rules about this node's own packets to its pods.
 
-use abi::conntrack::{CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_BY_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
+use abi::conntrack::{
+    CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_AHEAD, NAT_BY_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of,
+};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
@@ -104,12 +106,20 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             None => false,
         };
         let known = if is_known { found.tracked() } else { None };
+        let is_led = match known {
+            Some(tracked) => tracked.flow.nat_kind.get() == NAT_TRANSLATED,
+            None => false,
+        };
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
         let asked = self.as_sent_to_itself(self.asked(state, &opening)?, known);
         let (opener, responder) = (asked.opener, asked.responder);
         let is_same = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match found.tracked() {
-            Some(tracked) if is_same => Terms { judged: !kept && !tracked.is_host_opened(), entry: NO_ENTRY },
+            // What the node opened itself nobody judges; at the uplink it is a client's, whom it stands for.
+            Some(tracked) if is_same => {
+                let is_nodes = tracked.is_host_opened() && self.hook != Hook::FromUplink;
+                Terms { judged: !kept && !is_nodes, entry: NO_ENTRY }
+            }
             _ => match self.terms(state, opener, responder)? {
                 Some(terms) => terms,
                 None => return Ok(None),
@@ -119,7 +129,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let entry = self.frame.unknown(terms.entry);
         let receiver = self.frame.unknown(if is_same { found.receiver() } else { responder.slot });
         let slots = (self.frame.unknown(opener.slot), self.frame.unknown(responder.slot));
-        let asked = asked.between(slots);
+        let is_led = is_led || state.translation.end == Translated::Destination;
+        let asked = asked.between(slots, self.forgotten(is_led));
         let judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
         if again {
             self.conclude(state, from_low, judgement)?;
@@ -208,9 +219,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         match (own, conntrack::may_open(&state.packet)) {
             (true, true) => Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() })),
             (true, false) => Ok(Some(Terms { judged: false, entry: NO_ENTRY })),
-            // No end of it is here, and none has rules.
+            // No end of it is here; only the uplink's own rules are asked.
             (false, true) if self.hook == Hook::FromUplink && is_elsewhere(state, responder) => {
-                Ok(Some(Terms { judged: false, entry: CT_HOST_OPENED.into() }))
+                Ok(Some(Terms { judged: true, entry: CT_HOST_OPENED.into() }))
             }
             (false, true) => Ok(Some(Terms { judged: true, entry: self.way(state)? })),
             (false, false) => Err(DropReason::NoFlow),
@@ -307,8 +318,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         opened.flags |= flags;
         opened.stamp = state.generation as u32;
         opened.seen_s = self.tables.now_s();
-        if state.translation.end == Translated::ByHost {
-            opened.nat_kind = NAT_BY_HOST;
+        match state.translation.end {
+            Translated::ByHost => opened.nat_kind = NAT_BY_HOST,
+            Translated::Ahead => opened.nat_kind = NAT_AHEAD,
+            _ => {}
         }
         opened.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
         opened.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);

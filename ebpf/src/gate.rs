@@ -14,8 +14,9 @@ use crate::judge::{Asked, is_next};
 use crate::parse::{self, ETHERTYPE_V4, ETHERTYPE_V6, Packet, protocol, tcp};
 use crate::policy::PolicyDirection::{self, Egress, Ingress};
 use crate::tables::{Frame, Tables};
+use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
-use crate::{fragment, icmp, neighbour};
+use crate::{ahead::is_ahead, fragment, icmp, neighbour};
 
 /// A host endpoint at whose interface a packet is.
 #[derive(Clone, Copy)]
@@ -137,7 +138,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let mut open = self.is_open(state, (layers.pre_dnat, Ingress))?
             && self.is_open(state, (layer, Ingress))?
             && self.is_open(state, (layer, Egress))?;
-        if open && forwarded && layer != SLOT_NONE && self.hook == Hook::ToHostEndpoint {
+        if open && forwarded && self.hook == Hook::ToHostEndpoint {
             open = self.end_of(state, &state.packet.source)?.slot != SLOT_HOST;
         }
         Ok(Place { layer, open })
@@ -163,7 +164,17 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         state.key.zone = zone_of(gate.slot);
         let from_low = conntrack::key(&state.packet, &mut state.key);
         let found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
-        let known = found.tracked().filter(|tracked| self.speaks_here(tracked, gate, layer));
+        let is_own = match found.tracked() {
+            Some(tracked) => !is_ahead(&tracked) && self.speaks_here(&tracked, gate, layer),
+            None => false,
+        };
+        let is_led = !is_own && self.is_led_on(state, gate, found.tracked().as_ref())?;
+        let layer = if is_led { gate.slot } else { layer };
+        let is_known = match found.tracked() {
+            Some(tracked) if is_led => is_ahead(&tracked) && self.speaks_here(&tracked, gate, layer),
+            _ => is_own,
+        };
+        let known = if is_known { found.tracked() } else { None };
         let mut kept = false;
         if let Some(tracked) = known {
             match self.by_entry(state, &tracked)? {
@@ -194,7 +205,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (from_low, entry) = (self.forgotten(from_low), self.frame.unknown(terms.entry));
         let (opener, responder) = (self.frame.unknown(opener), self.frame.unknown(responder));
         // Not told by the slots: a gate without a forward layer names nobody at either end of what it forwards.
-        let judge = if self.forgotten(inwards) { (responder, Ingress) } else { (opener, Egress) };
+        let judge = match (self.forgotten(inwards), state.translation.end) {
+            // Behind the gate it is asked who is to answer.
+            (true, Translated::Ahead) => (SLOT_NONE, Ingress),
+            (true, _) => (responder, Ingress),
+            (false, _) => (opener, Egress),
+        };
         let judgement =
             if self.forgotten(terms.judged) { self.judge_at_gate(state, gate, judge, &asked) } else { Ok(()) };
         if again {

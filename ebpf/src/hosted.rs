@@ -50,7 +50,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         match self.by_entry(state, &tracked)? {
             Currency::Outdated => {
                 let asked = self.asked(state, &tracked.opening(&state.packet))?;
-                let judgement = self.judge(state, &asked.between((SLOT_NONE, SLOT_HOST)));
+                let judgement = self.judge(state, &asked.between((SLOT_NONE, SLOT_HOST), true));
                 self.conclude(state, from_low, judgement)?;
             }
             Currency::Current | Currency::Kept => self.go_on(state, &tracked, found.place)?,

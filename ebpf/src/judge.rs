@@ -26,13 +26,16 @@ pub(crate) struct Asked {
     source_port: u32,
     /// The packet at hand is the responder's.
     is_reply: bool,
+    /// A service led it to its responder.
+    is_led: bool,
 }
 
 impl Asked {
-    /// The same between the endpoints in these slots.
+    /// The same between the endpoints in these slots, through a service or not.
     #[inline(always)]
-    pub(crate) const fn between(self, (opener, responder): (u32, u32)) -> Self {
+    pub(crate) const fn between(self, (opener, responder): (u32, u32), is_led: bool) -> Self {
         Self {
+            is_led,
             opener: End { slot: opener, ..self.opener },
             responder: End { slot: responder, ..self.responder },
             ..self
@@ -49,7 +52,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         // A pod that a service sends to itself is seen as the service, and judged as what it is.
         let opener = if state.translation.sends_back() { responder } else { opener };
         let source_port = self.frame.unknown(u16::from_be(opening.source_port).into());
-        Ok(Asked { opener, responder, x: self.frame.unknown(opening.x), source_port, is_reply: opening.is_reply })
+        Ok(Asked {
+            opener,
+            responder,
+            x: self.frame.unknown(opening.x),
+            source_port,
+            is_reply: opening.is_reply,
+            is_led: false,
+        })
     }
 
     /// Owner and class of an address, of which the verifier forgets how they were found.
@@ -75,6 +85,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return self.asked_of_node(state, asked);
         }
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
+        if asked.is_led && opener == SLOT_NONE {
+            self.asks_uplink(state, node, asked)?;
+        }
         if opener >= SLOT_FIRST {
             if node.layers.pre_dnat != SLOT_NONE && !self.is_unjudged() {
                 let asked = self.asked_as_sent(state, asked)?;
@@ -92,10 +105,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 let refuses = self.tables.word(&node.ingress).at(state.generation) & NODE_REFUSES_WORKLOADS != 0;
                 return if refuses { Err(DropReason::EndpointToHost) } else { Ok(()) };
             }
-            self.forwarded(state, node, PolicyDirection::Ingress, asked)?;
+            self.forwarded(state, (node.layers.forward, PolicyDirection::Ingress), asked)?;
         }
         if responder >= SLOT_FIRST {
-            self.forwarded(state, node, PolicyDirection::Egress, asked)?;
+            self.forwarded(state, (node.layers.forward, PolicyDirection::Egress), asked)?;
             let span = self.ask(state, (responder, PolicyDirection::Ingress), asked)?;
             state.ingress_hit = Some(span.hit);
             if !span.allows() {
@@ -131,16 +144,21 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
     }
 
-    /// What the host endpoint of all interfaces says of a packet that this node forwards.
+    /// Who comes through a service from outside: the gate did not know to whom, and left it to us what the uplink's own host endpoint
+    /// says of what is forwarded.
     #[inline(always)]
-    fn forwarded(
-        &self,
-        state: &mut State,
-        node: &Endpoint,
-        direction: PolicyDirection,
-        asked: &Asked,
-    ) -> Result<(), DropReason> {
-        match self.ask_layer(state, (node.layers.forward, direction), asked)? {
+    fn asks_uplink(&self, state: &mut State, node: &Endpoint, asked: &Asked) -> Result<(), DropReason> {
+        if node.layers.uplink == SLOT_NONE {
+            return Ok(());
+        }
+        let own = self.tables.endpoint(node.layers.uplink).ok_or(DropReason::TableCorrupt)?;
+        self.forwarded(state, (own.layers.forward, PolicyDirection::Ingress), asked)
+    }
+
+    /// What a host endpoint's layer says of a packet that this node sends on.
+    #[inline(always)]
+    fn forwarded(&self, state: &mut State, whom: (u32, PolicyDirection), asked: &Asked) -> Result<(), DropReason> {
+        match self.ask_layer(state, whom, asked)? {
             Some(span) if !span.allows() => {
                 state.ingress_hit = Some(span.hit);
                 Err(DropReason::HostEndpoint)

@@ -11,6 +11,7 @@ mod about;
 mod accounts;
 #[cfg(test)]
 mod again;
+mod ahead;
 mod announced;
 #[cfg(test)]
 mod answered;
@@ -24,6 +25,7 @@ pub mod choice;
 mod connects;
 pub mod conntrack;
 pub mod crc32c;
+pub mod currency;
 mod ends;
 pub mod entry;
 #[cfg(test)]
@@ -49,6 +51,8 @@ pub mod icmp_error;
 mod judge;
 mod known;
 mod lead;
+#[cfg(test)]
+mod led;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 mod mask;

@@ -226,6 +226,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         // At an address of the node's a socket of its own may have sent from that port; else the stack refuses the segment. So it
         // does with what no other proxy's rules know.
         if self.hook == Hook::FromUplink
+            && !self.is_from_ahead()
             && (self.is_strangers(state)? || self.end_of(state, &state.packet.destination)?.slot == SLOT_HOST)
         {
             return Ok(false);
@@ -236,12 +237,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     /// For whom those ask whose packets come to this hook.
     #[inline(always)]
     fn side_of_sender(&self) -> Side {
-        if self.hook == Hook::FromUplink { Side::Outside } else { Side::Inside }
+        if matches!(self.hook, Hook::FromUplink | Hook::FromHostEndpoint) { Side::Outside } else { Side::Inside }
     }
 
     /// What the packet's frontend has for its sender.
     #[inline(always)]
-    fn balancer(&self, state: &mut State) -> Result<Option<&'a Balancer>, DropReason> {
+    pub(crate) fn balancer(&self, state: &mut State) -> Result<Option<&'a Balancer>, DropReason> {
         let Translation { key, frontend, port, .. } = &mut state.translation;
         key.address = *frontend;
         key.port = port.to_ne_bytes();
@@ -327,7 +328,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
 
 /// Whether a service may have ports of this protocol.
 #[inline(always)]
-const fn is_served(protocol: u8) -> bool {
+pub(crate) const fn is_served(protocol: u8) -> bool {
     matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 

@@ -24,7 +24,7 @@ pub const CHECKSUM_V4: u32 = L3 + 10;
 #[inline(always)]
 pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
     let failed = match state.translation.end {
-        Translated::Nothing | Translated::Before | Translated::ByHost => 0,
+        Translated::Nothing | Translated::Before | Translated::Ahead | Translated::ByHost => 0,
         // In turn: a function of a function has too little stack.
         Translated::Destination | Translated::Source if state.packet.protocol == protocol::SCTP => {
             translate_apart(skb.0) | sctp_apart(skb.0)

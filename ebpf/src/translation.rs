@@ -26,6 +26,8 @@ pub enum Translated {
     QuotedDestination,
     /// Its destination, and the source that it quotes, being an error about an answer: the frontend, and goes on as the backend.
     QuotedSource,
+    /// None here: the packet is at a gate, behind which the uplink's program translates and judges it.
+    Ahead,
     /// None here: the host's stack translates. It is seen as its sender wrote it, and judged where it comes out.
     ByHost,
 }

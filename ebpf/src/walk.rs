@@ -243,6 +243,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         self.judged(state)
     }
 
+    /// Whether the gate left it to us to judge a packet, for a service leads it on.
+    #[inline(always)]
+    pub(crate) fn is_from_ahead(&self) -> bool {
+        self.hook == Hook::FromUplink && self.arrival.handed[0] == handover::AHEAD
+    }
+
     /// Who asks the uplink's link for an address that this node announces.
     #[inline(always)]
     fn answered_here(&self, state: &State) -> Option<Verdict> {
@@ -283,6 +289,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             Sight::Passes(slot) => Some(slot),
             Sight::Asks(is_new) => self.frame.ask(self, state, is_new)?,
         };
+        // No other rules let it in.
+        if self.is_from_ahead() && (slot.is_none() || state.translation.end != Translated::Destination) {
+            return Err(DropReason::HostEndpoint);
+        }
         match slot {
             // How it was found, the verifier need not know in all that follows.
             Some(slot) => Ok(self.verdict(state, self.frame.unknown(slot))),

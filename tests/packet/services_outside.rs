@@ -18,6 +18,7 @@ use service::{Balance, Kind as Reached};
 use std::sync::Arc;
 
 mod errors;
+mod gated;
 mod hosted;
 
 /// At an address of nobody's and at one of the node's: an external address, and a node port.

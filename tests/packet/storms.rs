@@ -74,7 +74,9 @@ fn storm(kernel: &mut Kernel, revisions: [&Scenario; 2], mut packets: impl FnMut
 }
 
 fn commit<S: Store>(tables: &mut Tables<S>, wanted: &Desired, interfaces: &BTreeMap<IfaceName, u32>) {
-    let guarded = |name: &IfaceName| Some(Guarded { ifindex: *interfaces.get(name)?, is_queued: false });
+    let guarded = |name: &IfaceName| {
+        Some(Guarded { ifindex: *interfaces.get(name)?, is_queued: false, is_uplink: name.0 == crate::kernel::UPLINK })
+    };
     let committed = tables.commit(wanted, &guarded).expect("it fits");
     assert!(committed.refused.is_empty(), "{:?}", committed.refused);
     // What is not over yet is met by the next.

@@ -26,6 +26,7 @@ mod hep_forward;
 mod hep_layers;
 mod hep_live;
 mod hep_local;
+mod hep_services;
 mod host_ports;
 mod ipam;
 mod kit;

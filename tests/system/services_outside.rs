@@ -26,7 +26,7 @@ pub const NODE_PORT: u16 = 30080;
 const EXTERNAL: [&str; 2] = ["198.51.100.10", "2001:db8:1::10"];
 
 /// The service `x/shop`, and its slices over these pods, each with its node's number.
-fn serve(t: &Two, more: &str, pods: &[(&str, u8)]) -> Result<()> {
+pub fn serve(t: &Two, more: &str, pods: &[(&str, u8)]) -> Result<()> {
     serve_by(t, more, pods, 80)
 }
 
@@ -58,7 +58,7 @@ pub fn externals() -> Result<Vec<IpAddr>> {
 }
 
 /// Every address and port by which who is outside may ask node 1.
-fn doors(t: &Two) -> Result<Vec<(IpAddr, u16)>> {
+pub fn doors(t: &Two) -> Result<Vec<(IpAddr, u16)>> {
     let mut doors: Vec<(IpAddr, u16)> =
         fabric::addresses(1).iter().map(|text| Ok((text.parse()?, NODE_PORT))).collect::<Result<_>>()?;
     for external in externals()? {
@@ -69,7 +69,7 @@ fn doors(t: &Two) -> Result<Vec<(IpAddr, u16)>> {
 }
 
 /// Waits until who is outside meets this at every door.
-fn expect(t: &Two, what: fn(u16) -> Probe, wanted: Outcome) -> Result<()> {
+pub fn expect(t: &Two, what: fn(u16) -> Probe, wanted: Outcome) -> Result<()> {
     let doors = doors(t)?;
     wait_until(&format!("{} from outside: {wanted}", what(NODE_PORT)), PATIENCE, || {
         let mut met = doors.iter().map(|(address, port)| probe(t.cluster.outside(), *address, what(*port)));
@@ -78,7 +78,7 @@ fn expect(t: &Two, what: fn(u16) -> Probe, wanted: Outcome) -> Result<()> {
 }
 
 /// Waits until exactly these greet at every door.
-fn answered_by(t: &Two, wanted: &[&str]) -> Result<()> {
+pub fn answered_by(t: &Two, wanted: &[&str]) -> Result<()> {
     let doors = doors(t)?;
     wait_until(&format!("{wanted:?} answer who is outside"), PATIENCE, || {
         for door in &doors {

@@ -68,6 +68,9 @@ pub const NAT_RETURNS: u8 = 3;
 /// A foreign service proxy translates what its opener sends, in the host's stack. Where that comes out it is another flow, by
 /// which it is judged; this one is what the opener sees.
 pub const NAT_BY_HOST: u8 = 4;
+/// A host endpoint's: what its opener sends is translated behind the gate, by the uplink's program, and judged there. It speaks for
+/// nothing else, and names the local slot for its account and its revision alone.
+pub const NAT_AHEAD: u8 = 5;
 
 /// What is remembered of a flow.
 #[repr(C)]

@@ -50,6 +50,9 @@ pub struct Layers {
     pub pre_dnat: u32,
     /// Asked of flows that this node forwards.
     pub forward: u32,
+    /// Of [`SLOT_HOST`] alone: the local slot of the uplink's own host endpoint, which is asked about the backends of who comes
+    /// through a service from outside.
+    pub uplink: u32,
 }
 
 /// One local endpoint.
@@ -73,7 +76,7 @@ pub struct Endpoint {
     /// A host endpoint's other slots.
     pub layers: Layers,
     /// Zero; room for what later hooks need.
-    pub spare: [u8; 16],
+    pub spare: [u8; 12],
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 64);

@@ -47,7 +47,7 @@ pub fn explain(node: &Node, uplink: Option<&IfaceName>, question: &Question) -> 
                 false => unasked(node, Outcome::ToHost),
             };
             told.gates.extend(first);
-            Ok(told)
+            Ok(TwinAnswer { by_uplink: is_uplink, ..told })
         }
         Origin::Node(out) => {
             let link = interface(out.as_ref(), uplink)?;
@@ -63,7 +63,7 @@ fn hook(node: &Node, hook: Hook, ifindex: u32, frame: &[u8]) -> Result<TwinAnswe
     let answer = twin::ask(node.guards.programs(), hook, (ifindex, ifindex), frame)?;
     let egress = meaning(node, answer.egress_hit, Direction::Egress);
     let ingress = meaning(node, answer.ingress_hit, Direction::Ingress);
-    Ok(TwinAnswer { answer, egress, ingress, gates: Vec::new() })
+    Ok(TwinAnswer { answer, egress, ingress, gates: Vec::new(), by_uplink: false })
 }
 
 /// What becomes of a packet that no hook of a pod sees.
@@ -71,7 +71,7 @@ fn unasked(node: &Node, outcome: Outcome) -> TwinAnswer {
     #[expect(clippy::cast_possible_truncation, reason = "an answer has the low 32 bits")]
     let generation = node.tables.image().generation as u32;
     let answer = Answer { outcome, egress_hit: None, ingress_hit: None, tracked: false, generation };
-    TwinAnswer { answer, egress: None, ingress: None, gates: Vec::new() }
+    TwinAnswer { answer, egress: None, ingress: None, gates: Vec::new(), by_uplink: false }
 }
 
 /// What the host endpoint of an interface says, if it has one in force: of a packet that came by `by` and is at `at`.

@@ -50,6 +50,8 @@ pub struct TwinAnswer {
     pub ingress: Option<Hit>,
     /// What host endpoints on its way say, in order; nothing after the first that refuses was asked.
     pub gates: Vec<GateAnswer>,
+    /// It comes in by the uplink, whose program translates what services lead on.
+    pub by_uplink: bool,
 }
 
 impl TwinAnswer {

@@ -245,7 +245,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 true => judgeable.contains(&link.index.0),
                 false => is_guarded(&self.guards, link),
             };
-            is_guarded.then(|| Guarded { ifindex: link.index.0, is_queued: host::is_queued(link) })
+            let is_uplink = self.uplink.as_ref() == Some(name);
+            is_guarded.then(|| Guarded { ifindex: link.index.0, is_queued: host::is_queued(link), is_uplink })
         };
         match self.tables.commit(desired, &guarded) {
             Ok(committed) => {

@@ -7,12 +7,16 @@ use crate::{
     report::{frontend_of, ip_of, state_of},
     tables::names::Names,
 };
+use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{
     ConntrackEntry, Endpoint, FlowKey,
-    conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_BY_HOST, NAT_LEADS, NAT_RETURNS, zone_of},
+    conntrack::{
+        CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_AHEAD, NAT_BY_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED,
+        zone_of,
+    },
 };
 use model::{Direction, IfaceName, Protocol};
-use policy::{Decider, Flow, Hit};
+use policy::{Decider, Flow, Hit, HostLayer};
 use service::Frontend;
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -23,8 +27,8 @@ pub struct Gate {
     pub interface: IfaceName,
     /// Which way the flow was opened.
     pub direction: Direction,
-    /// By its forward layer; else by its local one.
-    pub is_forwarded: bool,
+    /// The last of its layers that was asked; before translation, where a service leads the flow on.
+    pub last: HostLayer,
 }
 
 /// A tracked flow.
@@ -40,6 +44,8 @@ pub struct TrackedFlow {
     pub destination_port: u16,
     /// The service through which it came: its destination is the backend.
     pub through: Option<Frontend>,
+    /// It came from outside through that service, by this interface, whose own host endpoint judged it too.
+    pub uplink: Option<IfaceName>,
     /// What people call its state.
     pub state: &'static str,
     /// It was refused, and what it sends is dropped.
@@ -75,12 +81,15 @@ pub(crate) fn flows(
     let hits: BTreeMap<u32, &Hit> = names.hits.iter().map(|(hit, id)| (*id, &**hit)).collect();
     let zones: BTreeMap<[u8; 3], (&IfaceName, u32)> =
         names.hosts.iter().map(|(name, slot)| (zone_of(*slot), (name, *slot))).collect();
+    let own = endpoints.get(&SLOT_HOST).map(|node| node.layers.uplink);
+    let uplink = names.hosts.iter().find(|(_, slot)| Some(**slot) == own).map(|(name, _)| name);
     let of = |(key, entry): &(FlowKey, ConntrackEntry)| {
         let gate = match key.zone {
             [0, 0, 0] => None,
             zone => Some(gate(zones.get(&zone)?, entry, endpoints)?),
         };
-        Some(flow(key, entry, gate, &hits))
+        let from_outside = gate.is_none() && is_from_outside(key, entry);
+        Some(TrackedFlow { uplink: uplink.filter(|_| from_outside).cloned(), ..flow(key, entry, gate, &hits) })
     };
     // What only leads to a flow is none, and one that another proxy translates is judged as the flow it becomes.
     entries
@@ -88,6 +97,12 @@ pub(crate) fn flows(
         .filter(|(_, entry)| !matches!(entry.nat_kind, NAT_LEADS | NAT_RETURNS | NAT_BY_HOST))
         .filter_map(of)
         .collect()
+}
+
+/// Nobody here opened it.
+fn is_from_outside(key: &FlowKey, entry: &ConntrackEntry) -> bool {
+    let opener = if entry.flags & CT_HIGH_OPENED == 0 { entry.low_slot } else { entry.high_slot };
+    key.zone == [0; 3] && entry.nat_kind == NAT_TRANSLATED && opener == SLOT_NONE
 }
 
 /// An entry of a gate names the layer's slot at the near end, and nobody at the far one.
@@ -107,7 +122,12 @@ fn gate(
         (false, true) => (responder, Direction::Ingress),
         (false, false) => return None,
     };
-    Some(Gate { interface: (*interface).clone(), direction, is_forwarded: near != *local })
+    let last = match near == *local {
+        _ if entry.nat_kind == NAT_AHEAD => HostLayer::PreDnat,
+        true => HostLayer::Local,
+        false => HostLayer::Forward,
+    };
+    Some(Gate { interface: (*interface).clone(), direction, last })
 }
 
 fn flow(key: &FlowKey, entry: &ConntrackEntry, gate: Option<Gate>, hits: &BTreeMap<u32, &Hit>) -> TrackedFlow {
@@ -129,6 +149,7 @@ fn flow(key: &FlowKey, entry: &ConntrackEntry, gate: Option<Gate>, hits: &BTreeM
         source_port: port,
         destination_port: u16::from_be_bytes(destination.1),
         through: frontend_of(key, entry),
+        uplink: None,
         state: state_of(entry),
         is_refused: entry.flags & CT_REFUSED != 0,
         is_hosts_own: entry.flags & CT_HOST_OPENED != 0,
@@ -169,17 +190,28 @@ mod tests {
         let names = Names { hosts: [(IfaceName("eth0".into()), 3)].into(), ..Names::default() };
         let layers = abi::Layers { forward: 4, ..abi::Layers::default() };
         let endpoints = BTreeMap::from([(3, Endpoint { layers, ..Endpoint::default() })]);
-        for (low_slot, high_slot, direction, is_forwarded) in [
-            (0, 3, Direction::Egress, false),
-            (3, 0, Direction::Ingress, false),
-            (0, 4, Direction::Egress, true),
-            (4, 0, Direction::Ingress, true),
+        for (low_slot, high_slot, direction, last, nat_kind) in [
+            (0, 3, Direction::Egress, HostLayer::Local, 0),
+            (3, 0, Direction::Ingress, HostLayer::Local, 0),
+            (0, 4, Direction::Egress, HostLayer::Forward, 0),
+            (4, 0, Direction::Ingress, HostLayer::Forward, 0),
+            (3, 0, Direction::Ingress, HostLayer::PreDnat, NAT_AHEAD),
         ] {
-            let entry = ConntrackEntry { low_slot, high_slot, ..entry };
+            let entry = ConntrackEntry { low_slot, high_slot, nat_kind, ..entry };
             let found = flows(&[at(3, entry)], &names, &endpoints);
-            let gate = Gate { interface: IfaceName("eth0".into()), direction, is_forwarded };
+            let gate = Gate { interface: IfaceName("eth0".into()), direction, last };
             assert_eq!(found[0].gate, Some(gate));
         }
+        // Through a service from outside: the uplink's own host endpoint judged it, if there is one.
+        let mut endpoints = endpoints;
+        let led = ConntrackEntry { low_slot: 5, nat_kind: NAT_TRANSLATED, ..entry };
+        let by = |entry, endpoints: &_| flows(&[(key, entry)], &names, endpoints)[0].uplink.clone();
+        assert_eq!(by(led, &endpoints), None);
+        let layers = abi::Layers { uplink: 3, ..abi::Layers::default() };
+        endpoints.insert(SLOT_HOST, Endpoint { layers, ..Endpoint::default() });
+        assert_eq!(by(led, &endpoints), Some(IfaceName("eth0".into())));
+        assert_eq!(by(ConntrackEntry { high_slot: 5, ..led }, &endpoints), None, "a pod's");
+        assert_eq!(by(ConntrackEntry { nat_kind: 0, ..led }, &endpoints), None, "through no service");
         assert_eq!(flows(&[at(3, ConntrackEntry { low_slot: 9, ..entry })], &names, &endpoints), []);
     }
 }

@@ -31,6 +31,12 @@ impl HostLayer {
     /// All of them, in order.
     pub const ALL: [Self; 4] = [Self::Untracked, Self::PreDnat, Self::Forward, Self::Local];
 
+    /// Those that are asked, in order, of a packet that belongs to this one. Before translation nobody knows yet where it goes; what a
+    /// service leads on is asked about further where that is known.
+    pub fn up_to(last: Self) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |layer| *layer <= Self::PreDnat || *layer == last)
+    }
+
     /// What it asks of a policy: where it was written for.
     fn asks(self) -> fn(&Policy) -> bool {
         match self {

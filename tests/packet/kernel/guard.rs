@@ -47,7 +47,7 @@ impl Kernel {
     pub fn guard(&mut self, guard: &Guard) {
         let generation = self.generation() + 1;
         let ifindex = self.index(&IfaceName(UPLINK.into())).0;
-        let layers = Layers { untracked: UNTRACKED, pre_dnat: PRE_DNAT, forward: FORWARD };
+        let layers = Layers { untracked: UNTRACKED, pre_dnat: PRE_DNAT, forward: FORWARD, uplink: 0 };
         let all = [
             (UNTRACKED, guard.untracked),
             (PRE_DNAT, [guard.pre_dnat, OPEN]),
@@ -69,6 +69,9 @@ impl Kernel {
             };
             self.write_endpoint(slot, &endpoint);
         }
+        let mut node = self.read_endpoint(SLOT_HOST);
+        node.layers.uplink = LOCAL;
+        self.write_endpoint(SLOT_HOST, &node);
         let mut interfaces: HashMap<&mut MapData, u32, u32> = map_mut(&mut self.programs, &maps::INTERFACES);
         interfaces.insert(&ifindex, &LOCAL, 0).expect("there is room");
         self.write_generation(generation);
@@ -82,8 +85,9 @@ impl Kernel {
                     [0, 1].map(|side| Word::settled(self.write_set(number + side, rules[side as usize])));
                 self.write_endpoint(slot, &Endpoint { ingress, egress, flags: ENDPOINT_READY, ..Endpoint::default() });
             }
-            Layers { untracked: 0, pre_dnat: PRE_DNAT, forward: FORWARD }
+            Layers { pre_dnat: PRE_DNAT, forward: FORWARD, ..Layers::default() }
         });
+        let layers = Layers { uplink: self.read_endpoint(SLOT_HOST).layers.uplink, ..layers };
         let ingress = Word::settled(says);
         self.write_endpoint(SLOT_HOST, &Endpoint { ingress, layers, ..Endpoint::default() });
     }
@@ -106,6 +110,11 @@ impl Kernel {
     pub fn write_generation(&mut self, generation: u64) {
         let mut word: Array<&mut MapData, u64> = map_mut(&mut self.programs, &maps::GENERATION);
         word.set(0, &generation, 0).expect("the generation can be written");
+    }
+
+    fn read_endpoint(&mut self, slot: u32) -> Endpoint {
+        let endpoints: Array<&mut MapData, Endpoint> = map_mut(&mut self.programs, &maps::ENDPOINTS);
+        endpoints.get(&slot, 0).expect("a slot can be read")
     }
 
     fn write_endpoint(&mut self, slot: u32, endpoint: &Endpoint) {

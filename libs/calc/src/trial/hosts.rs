@@ -62,17 +62,17 @@ impl Judges {
 }
 
 impl Trial<'_> {
-    /// What the host endpoint of an interface says of what opens a flow there: the layer that decides. `None`: nobody is asked.
+    /// What the host endpoint of an interface says of what opens a flow there, up to this layer: the one that decides. `None`: nobody
+    /// is asked.
     pub fn at_gate(
         &mut self,
         interface: &IfaceName,
         direction: Direction,
-        is_forwarded: bool,
+        last: HostLayer,
         flow: &Flow,
     ) -> Option<Judgement> {
         let spec = self.desired.host_endpoints.get(interface)?;
-        let last = if is_forwarded { HostLayer::Forward } else { HostLayer::Local };
-        for layer in [HostLayer::Untracked, HostLayer::PreDnat, last] {
+        for layer in HostLayer::up_to(last) {
             let Some(set) = spec.set(layer, direction) else { continue };
             let judged = self.judge_at_host(set, direction, flow);
             let goes_on =
@@ -82,6 +82,13 @@ impl Trial<'_> {
             }
         }
         None
+    }
+
+    /// What the uplink's own host endpoint says of a client outside and the backend that a service leads it to, if it refuses it.
+    pub fn refused_behind(&mut self, uplink: &IfaceName, flow: &Flow) -> Option<Judgement> {
+        let layer = if self.is_host(flow.destination) { HostLayer::Local } else { HostLayer::Forward };
+        let set = self.desired.host_endpoints.get(uplink)?.set(layer, Direction::Ingress)?;
+        Some(self.judge_at_host(set, Direction::Ingress, flow)).filter(|judged| judged.verdict == Verdict::Deny)
     }
 
     /// The host endpoint of all interfaces, where it refuses a flow that a pod of this node sends or receives (HEP-5, HEP-6, E2H-6).

@@ -75,16 +75,17 @@ fn refused(view: &View, host: &HostEndpoint, (layer, direction): (HostLayer, Dir
 
 #[test]
 fn a_flow_at_a_gate_is_judged_as_the_evaluator_judges_it_layer_by_layer() {
-    let (mut decided, mut at_pods) = (0, 0);
+    let (mut decided, mut at_pods, mut behind) = (0, 0, 0);
     for seed in 0..150 {
         let (world, _, flows) = worlds(seed);
         let (view, desired) = (world.view(), desired(&world));
         let mut trial = Trial::of(&desired);
         let (all, own) = (governors(&desired, &view), crate::host::own(&world));
         for (flow, (interface, host)) in flows.iter().flat_map(|flow| all.iter().map(move |at| (flow, at))) {
-            for (direction, forwarded) in DIRECTIONS.into_iter().flat_map(|to| [(to, false), (to, true)]) {
-                let last = if forwarded { HostLayer::Forward } else { HostLayer::Local };
-                let layers = [HostLayer::Untracked, HostLayer::PreDnat, last].into_iter();
+            let lasts = [HostLayer::Local, HostLayer::Forward, HostLayer::PreDnat];
+            for (direction, last) in DIRECTIONS.into_iter().flat_map(|to| lasts.map(|last| (to, last))) {
+                let layers = [HostLayer::Untracked, HostLayer::PreDnat].into_iter();
+                let layers = layers.chain((last != HostLayer::PreDnat).then_some(last));
                 let mut said = layers
                     .filter_map(|layer| Some((layer, evaluate_at(&view, AtHost { host, layer, direction }, flow)?)));
                 let goes_on = |layer, verdict| {
@@ -92,9 +93,15 @@ fn a_flow_at_a_gate_is_judged_as_the_evaluator_judges_it_layer_by_layer() {
                 };
                 let wanted = said.find(|(layer, said)| !goes_on(*layer, said.verdict)).map(|(_, said)| said);
                 decided += usize::from(wanted.is_some());
-                let found = trial.at_gate(interface, direction, forwarded, flow);
-                assert_eq!(found, wanted, "seed {seed}: {interface} {direction} {forwarded} {flow:?}");
+                let found = trial.at_gate(interface, direction, last, flow);
+                assert_eq!(found, wanted, "seed {seed}: {interface} {direction} {last:?} {flow:?}");
             }
+            // Behind the uplink's gate, of the backend of a client outside.
+            let is_nodes = view.host.iter().any(|net| net.contains(flow.destination));
+            let layer = if is_nodes { HostLayer::Local } else { HostLayer::Forward };
+            let wanted = refused(&view, host, (layer, Direction::Ingress), flow);
+            assert_eq!(trial.refused_behind(interface, flow).is_some(), wanted, "seed {seed}: {interface} {flow:?}");
+            behind += usize::from(wanted);
         }
         for (flow, host) in flows.iter().flat_map(|flow| crate::host::of_all_interfaces(&own).map(|host| (flow, host)))
         {
@@ -109,7 +116,8 @@ fn a_flow_at_a_gate_is_judged_as_the_evaluator_judges_it_layer_by_layer() {
             at_pods += usize::from(wanted);
         }
     }
-    assert!(decided > 5000 && at_pods > 20, "{decided} decided at gates, {at_pods} refused at pods");
+    let counted = format!("{decided} decided at gates, {at_pods} refused at pods, {behind} behind a gate");
+    assert!(decided > 5000 && at_pods > 20 && behind > 100, "{counted}");
 }
 
 /// Whether the difference speaks of this address: the narrowest place that is told apart.

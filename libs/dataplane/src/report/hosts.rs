@@ -45,7 +45,7 @@ impl Reporter<'_> {
         for spec in self.wanted.hosts.values() {
             let local = self.names().hosts.get(&spec.interface).copied();
             let entry = local.and_then(|slot| self.image().endpoints.get(&slot)).copied().unwrap_or_default();
-            let Layers { untracked, pre_dnat, forward } = entry.layers;
+            let Layers { untracked, pre_dnat, forward, .. } = entry.layers;
             let layers = [
                 ("local", local.unwrap_or_default(), &spec.local),
                 ("untracked", untracked, &spec.untracked),

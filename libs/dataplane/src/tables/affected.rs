@@ -45,11 +45,12 @@ pub fn stamp(old: &Image, change: &mut Change) {
 }
 
 /// A flow at a gate is asked by several layers, and its entry names one: they move on together. What pods send and receive is
-/// asked by the node's own slots too.
+/// asked by the node's own slots too, and, where it comes through a service, by what the uplink's forwards.
 fn move_together(step: Step<'_>, stamped: &mut BTreeSet<u32>) {
     let Step { old, change } = step;
+    let leads_on = leads_on(step, stamped);
     for (slot, entry) in change.endpoints.whole(&old.endpoints).filter(|(slot, _)| **slot != SLOT_HOST) {
-        let Layers { untracked, pre_dnat, forward } = entry.layers;
+        let Layers { untracked, pre_dnat, forward, .. } = entry.layers;
         let parts = || [*slot, untracked, pre_dnat, forward].into_iter().filter(|part| *part != SLOT_NONE);
         if parts().any(|part| stamped.contains(&part)) {
             stamped.extend(parts());
@@ -58,9 +59,18 @@ fn move_together(step: Step<'_>, stamped: &mut BTreeSet<u32>) {
     let node = |entry: &Endpoint| (entry.ingress, entry.layers);
     let (was, is) = (old.endpoints.get(&SLOT_HOST).map(node), step.endpoint(SLOT_HOST).map(node));
     let asked = is.map(|(_, layers)| [layers.pre_dnat, layers.forward]);
-    if was != is || asked.is_some_and(|slots| slots.iter().any(|slot| stamped.contains(slot))) {
+    if leads_on || was != is || asked.is_some_and(|slots| slots.iter().any(|slot| stamped.contains(slot))) {
         stamped.extend(change.endpoints.whole(&old.endpoints).map(|(slot, _)| *slot));
     }
+}
+
+/// Whether the uplink's layer of what is forwarded is another, or says something else.
+fn leads_on(step: Step<'_>, stamped: &BTreeSet<u32>) -> bool {
+    fn forward<'a>(endpoint: impl Fn(u32) -> Option<&'a Endpoint>) -> Option<u32> {
+        Some(endpoint(endpoint(SLOT_HOST)?.layers.uplink)?.layers.forward).filter(|slot| *slot != SLOT_NONE)
+    }
+    let (was, is) = (forward(|slot| step.old.endpoints.get(&slot)), forward(|slot| step.endpoint(slot)));
+    was != is || is.is_some_and(|slot| stamped.contains(&slot))
 }
 
 fn changes(step: Step<'_>) -> Changes {

@@ -426,8 +426,8 @@ impl FakeStore {
 
 /// The slots that it names.
 fn parts(layers: Layers) -> impl Iterator<Item = u32> {
-    let Layers { untracked, pre_dnat, forward } = layers;
-    [untracked, pre_dnat, forward].into_iter().filter(|slot| *slot != SLOT_NONE)
+    let Layers { untracked, pre_dnat, forward, uplink } = layers;
+    [untracked, pre_dnat, forward, uplink].into_iter().filter(|slot| *slot != SLOT_NONE)
 }
 
 /// Inserts a key that must be new into a map that must have room.

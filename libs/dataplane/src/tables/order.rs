@@ -6,7 +6,7 @@
 use super::{image::Entry, step::Step, write::Write};
 use abi::{
     ClassEntry, Endpoint, Layers, Word,
-    endpoint::{ENDPOINT_HOST, SLOT_NONE},
+    endpoint::{ENDPOINT_HOST, SLOT_HOST, SLOT_NONE},
     rules::{SET_DENY, SET_OPEN},
 };
 
@@ -88,6 +88,7 @@ fn both_layers(was: Layers, is: Layers) -> Layers {
         untracked: named(was.untracked, is.untracked),
         pre_dnat: named(was.pre_dnat, is.pre_dnat),
         forward: named(was.forward, is.forward),
+        uplink: named(was.uplink, is.uplink),
     }
 }
 
@@ -129,10 +130,10 @@ fn class(was: &Entry, is: &Entry, step: Step<'_>) -> Write {
     Write::Class(is.slot, entry)
 }
 
-/// Those that name others last.
+/// Those that name others last, and the node, which names one of these, after them.
 fn endpoints(step: Step<'_>) -> impl Iterator<Item = Write> {
     let mut slots: Vec<(u32, Endpoint)> = changing(step).collect();
-    slots.sort_by_key(|(_, entry)| entry.layers != Layers::default());
+    slots.sort_by_key(|(slot, entry)| (entry.layers != Layers::default(), *slot == SLOT_HOST));
     slots.into_iter().map(|(slot, entry)| Write::Endpoint(slot, entry))
 }
 

@@ -112,6 +112,8 @@ pub struct Guarded {
     pub ifindex: u32,
     /// A queueing discipline sits on it.
     pub is_queued: bool,
+    /// Packets of the network come in by it, those to services of this node too.
+    pub is_uplink: bool,
 }
 
 /// Finds a guarded interface.
@@ -167,6 +169,8 @@ struct Draft<'a> {
     /// Endpoints and their interfaces, all of them: they are looked at whole.
     endpoints: BTreeMap<u32, Endpoint>,
     interfaces: BTreeMap<u32, u32>,
+    /// Slot of the uplink's own host endpoint; 0: it has none.
+    uplink: u32,
     refused: Vec<(AttachmentId, Refusal)>,
     refused_hosts: Vec<(IfaceName, Refusal)>,
     /// Contents that were met in this plan, by where they lie.
@@ -205,6 +209,7 @@ impl<'a> Draft<'a> {
             numbers: ledger.numbers.clone(),
             endpoints: BTreeMap::new(),
             interfaces: BTreeMap::new(),
+            uplink: 0,
             refused: Vec::new(),
             refused_hosts: Vec::new(),
             met: HashMap::new(),
@@ -277,7 +282,7 @@ impl<'a> Draft<'a> {
             flags: ENDPOINT_READY | keep | queued,
             mac: spec.mac.0,
             layers: abi::Layers::default(),
-            spare: [0; 16],
+            spare: [0; 12],
         };
         self.interfaces.insert(ifindex, slot);
         self.endpoints.insert(slot, entry);

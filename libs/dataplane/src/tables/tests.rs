@@ -198,7 +198,7 @@ fn host(number: u8, [local, untracked, pre_dnat, forward]: [Rules; 4]) -> HostEn
 }
 
 pub(super) fn guarded(name: &IfaceName) -> Option<Guarded> {
-    Some(Guarded { ifindex: ifindex(name)?, is_queued: false })
+    Some(Guarded { ifindex: ifindex(name)?, is_queued: false, is_uplink: name.0 == "eth0" })
 }
 
 fn ifindex(name: &IfaceName) -> Option<u32> {
@@ -450,7 +450,9 @@ proptest! {
             let slot = tables.names.endpoints[&attachment(number)];
             if u64::from(tables.image.endpoints[&slot].rev) < generation {
                 let [before, forward, to_node] = OF_NODE;
-                assert_unmoved(&first, &second, &[At::Pod(100 + u32::from(number)), before, forward, to_node]);
+                let own = At::Pod(100 + u32::from(number));
+                let of_uplink = At::Host(ifindex(&IfaceName("eth0".into())).expect("its index"), Layer::Forward);
+                assert_unmoved(&first, &second, &[own, before, forward, to_node, of_uplink]);
             }
         }
         for name in first.host_endpoints.keys().filter(|name| second.host_endpoints.contains_key(name)) {

@@ -66,9 +66,15 @@ impl Draft<'_> {
         self.layer(gate, untracked, &spec.untracked);
         self.layer(gate, pre_dnat, &spec.pre_dnat);
         self.layer(gate, forward, &spec.forward);
-        let own = Endpoint { layers: Layers { untracked, pre_dnat, forward }, ..self.judged(gate, local, &spec.local) };
+        let own = Endpoint {
+            layers: Layers { untracked, pre_dnat, forward, uplink: 0 },
+            ..self.judged(gate, local, &spec.local)
+        };
         self.endpoints.insert(local, own);
         self.interfaces.insert(ifindex, local);
+        if guarded.is_uplink {
+            self.uplink = local;
+        }
         Ok(local)
     }
 
@@ -143,7 +149,7 @@ impl Draft<'_> {
             | flag(node.rejects, NODE_REJECTS)
             | flag(node.translates, NODE_TRANSLATES)
             | flag(node.beside, NODE_BESIDE);
-        let layers = Layers { untracked: 0, pre_dnat, forward };
+        let layers = Layers { untracked: 0, pre_dnat, forward, uplink: self.uplink };
         let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
         if entry != Endpoint::default() {
             self.endpoints.insert(SLOT_HOST, Endpoint { rev: before.rev, ..entry });

@@ -13,7 +13,7 @@ fn gate(layers: [Rules; 4]) -> Sketch {
 /// Revisions of a host endpoint's slots: its own, and those of its layers that have one.
 fn revs(tables: &Tables<FakeStore>) -> Vec<u32> {
     let own = tables.names.hosts[&IfaceName("eth0".into())];
-    let abi::Layers { untracked, pre_dnat, forward } = tables.image.endpoints[&own].layers;
+    let abi::Layers { untracked, pre_dnat, forward, .. } = tables.image.endpoints[&own].layers;
     let slots = [own, untracked, pre_dnat, forward].into_iter().filter(|slot| *slot != SLOT_NONE);
     slots.map(|slot| tables.image.endpoints[&slot].rev).collect()
 }
@@ -32,10 +32,10 @@ fn the_layers_of_a_host_endpoint_move_on_together_and_what_is_asked_of_all_pods_
     let other_local = Sketch { host: Some([Some(vec![]), None, None, allow()]), ..pods.clone() };
     assert_eq!(commit(&other_local), (vec![2, 2], 1), "forward with local");
     let other_forward = Sketch { host: Some([Some(vec![]), None, None, Some(vec![])]), ..pods.clone() };
-    assert_eq!(commit(&other_forward), (vec![3, 3], 1), "local with forward");
+    assert_eq!(commit(&other_forward), (vec![3, 3], 3), "local with forward, and pods with what the uplink forwards");
     let untracked = Sketch { host: Some([Some(vec![]), allow(), None, Some(vec![])]), ..pods.clone() };
-    assert_eq!(commit(&untracked), (vec![4, 4, 4], 1), "both with a layer that comes");
-    assert_eq!(commit(&other_forward), (vec![5, 5], 1), "and with one that goes");
+    assert_eq!(commit(&untracked), (vec![4, 4, 4], 3), "both with a layer that comes");
+    assert_eq!(commit(&other_forward), (vec![5, 5], 3), "and with one that goes");
     let of_node = |pre_dnat: Rules, forward: Rules, refuses| Sketch {
         node: [pre_dnat, forward],
         refuses,
