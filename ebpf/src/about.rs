@@ -28,13 +28,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return false;
         };
         state.via_host = flow.flags.get() & CT_VIA_HOST != 0;
-        let (kind, other, is_whole) =
-            (flow.nat_kind.get(), flow.other_side(), state.packet.fragment == Fragment::Whole);
+        let (kind, other) = (flow.nat_kind.get(), flow.other_side());
         match (kind, from_opener) {
-            (NAT_TRANSLATED, true) => self.is_about_a_question(state, other),
             (NAT_LEADS, true) => self.is_translated_already(state, other),
-            (NAT_LEADS, false) => is_whole && self.is_about_an_answer(state, other, flow.packets.get() as u16),
-            (NAT_RETURNS, _) => is_whole && from_opener && self.is_about_a_masked_question(state, other),
+            // Of a piece nothing is changed.
+            (NAT_TRANSLATED, true) | (NAT_LEADS | NAT_RETURNS, _) if state.packet.fragment != Fragment::Whole => false,
+            (NAT_TRANSLATED, true) => self.is_about_a_question(state, other),
+            (NAT_LEADS, false) => self.is_about_an_answer(state, other, flow.packets.get() as u16),
+            (NAT_RETURNS, _) => from_opener && self.is_about_a_masked_question(state, other),
             _ => true,
         }
     }
@@ -114,7 +115,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     fn translates(&self, state: &mut State, end: Translated, is_hairpin: bool) -> bool {
         let State { packet, translation, .. } = state;
-        if packet.fragment != Fragment::Whole || (is_hairpin && self.hook != Hook::FromWorkload) {
+        if is_hairpin && self.hook != Hook::FromWorkload {
             return false;
         }
         (translation.end, translation.is_hairpin) = (end, is_hairpin);

@@ -5,9 +5,10 @@
 
 use abi::DropReason::{self, *};
 use abi::conntrack::{CT_VIA_HOST, QUOTA_ALL};
-use abi::endpoint::{NODE_TRANSLATES, SLOT_HOST};
+use abi::endpoint::{ENDPOINT_READY, NODE_TRANSLATES, SLOT_HOST};
+use abi::rules::{SET_DEFAULT_ONLY, SpanKind, x_of};
 use abi::service::BALANCER_BY_HOST;
-use abi::{Word, handover};
+use abi::{Endpoint, RowRef, SetEntry, Span, Word, handover};
 use std::vec::Vec;
 
 use crate::accounts::check;
@@ -240,4 +241,23 @@ fn flows_stay_with_the_proxy_that_opened_them_and_new_ones_go_to_who_serves_now(
     later(&node, 21);
     assert_eq!(asks_udp(&node, 4000), TO_B, "after a silence its flow need not know any more who translated it");
     check(&node, "moved");
+}
+
+#[test]
+fn hep_9_rules_before_translation_are_asked_about_the_services_address_whenever_its_flow_is_judged() {
+    let mut node = beside();
+    assert_eq!(asks(&node, 4000, SYN), UP);
+    let at = node.spans.len() as u32;
+    node.spans.extend([
+        Span::new(0, SpanKind::Next, 0),
+        Span::new(x_of(6, PORT), SpanKind::Deny, 9),
+        Span::new(x_of(6, PORT + 1), SpanKind::Next, 0),
+    ]);
+    node.sets.push(SetEntry { row: RowRef { offset: at, len: 3 }, flags: SET_DEFAULT_ONLY, pad: 0 });
+    let (set, slot) = (node.sets.len() as u32 - 1, node.endpoints.len() as u32);
+    node.endpoints.push(Endpoint { ingress: Word::settled(set), flags: ENDPOINT_READY, ..Endpoint::default() });
+    node.endpoints[SLOT_HOST as usize].layers.pre_dnat = slot;
+    node.generation.set(node.generation.get() + 1);
+    node.endpoints[2].rev = node.generation.get() as u32;
+    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4001, SYN)), (Err(FlowRefused), Err(HostEndpoint)));
 }

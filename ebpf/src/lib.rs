@@ -70,6 +70,8 @@ mod passage;
 mod place;
 pub mod policy;
 mod promote;
+#[cfg(test)]
+mod quoted;
 pub mod ranges;
 pub mod recent;
 pub mod reset;

@@ -11,10 +11,12 @@ use abi::conntrack::QUOTA_ALL;
 use abi::endpoint::SLOT_HOST;
 
 use crate::accounts::check;
+use crate::conntrack::Socket;
 use crate::fake::{Bytes, Node, Twin, UPLINK, ipv4, tcp, udp, v4};
 use crate::outside::{OUT, UNTOUCHED, asks, comes, open_by_one};
+use crate::parse::Packet;
 use crate::services::{PORT, TARGET, VIP};
-use crate::tables::Arrival;
+use crate::tables::{Arrival, Frame};
 use crate::tracking::{A, ACK, OUTSIDE, SYN, TO_B, later};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Verdict, walk};
@@ -145,6 +147,35 @@ fn a_dry_run_sees_that_a_client_is_masked_and_takes_no_port() {
     assert_eq!(walk(Hook::FromUplink, &Twin(&node), &Bytes(&frame), &arrival, &mut state), OUT);
     assert_eq!((state.translation.is_masked, state.translation.mask), (true, v4(1)));
     assert!(node.flows().is_empty());
+}
+
+/// A frame on a host with a socket at this port, that would hear the packet's receiver.
+struct Heard<'a>(Bytes<'a>, u16);
+
+impl Frame for Heard<'_> {
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.0.load(at)
+    }
+    fn has_socket(&self, packet: &Packet, (own, port): Socket) -> bool {
+        (own, packet.destination, u16::from_be(port)) == (v4(1), v4(201), self.1)
+    }
+}
+
+#[test]
+fn a_port_at_which_a_socket_of_the_hosts_would_hear_the_backend_stands_for_nobody() {
+    let frame = tcp(OUTSIDE, VIP, (4000, PORT), SYN);
+    let mask = mask_of(&open_to_elsewhere(), &frame);
+    let node = open_to_elsewhere();
+    let mut state = State::default();
+    let arrival = Arrival { ifindex: UPLINK, ingress_ifindex: UPLINK, ..Arrival::default() };
+    assert_eq!(walk(Hook::FromUplink, &node, &Heard(Bytes(&frame), mask), &arrival, &mut state), OUT);
+    let other = u16::from_be(state.translation.mask_port);
+    assert!(other != mask && (20_000..30_000).contains(&other), "{other} of {mask}");
+    assert_eq!(returns(&node, mask, SYN | ACK).0, UNTOUCHED);
+    assert_eq!(mask_of(&node, &frame), other, "and keeps it");
 }
 
 #[test]

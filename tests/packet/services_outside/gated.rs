@@ -63,8 +63,8 @@ fn answers(kernel: &mut Kernel, sent: Frame, wanted: Frame) {
 
 #[test]
 fn hep_4_hep_5_the_client_and_the_backend_are_judged_by_what_the_uplink_forwards() {
-    on_a_node(|| {
-        for forward in [[OPEN, OPEN], [TO_TARGET, DENY], [ALLOW, DENY]] {
+    for forward in [[OPEN, OPEN], [TO_TARGET, DENY], [ALLOW, DENY]] {
+        on_a_node(|| {
             let mut kernel = guarded(&[DB], Guard { forward, ..CLOSED });
             for (vip, port) in [(VIP, 40000), (NODE, 40001)] {
                 for f in Family::BOTH {
@@ -87,7 +87,9 @@ fn hep_4_hep_5_the_client_and_the_backend_are_judged_by_what_the_uplink_forwards
                 is_dropped(&mut kernel, OUTSIDE.tcp(f, NODE, (40002, 22), SYN));
                 is_dropped(&mut kernel, OUTSIDE.tcp(f, NODE, (40002, PORT), ACK));
             }
-        }
+        });
+    }
+    on_a_node(|| {
         let mut kernel = guarded(&[DB], Guard { forward: [TO_FRONTEND, OPEN], ..CLOSED });
         for f in Family::BOTH {
             for vip in AT {
@@ -124,8 +126,8 @@ fn hep_9_the_frontend_is_judged_before_translation_at_the_gate() {
 
 #[test]
 fn hep_5_a_backend_elsewhere_is_judged_so_too_and_answers_through_the_gate() {
-    on_a_node(|| {
-        for forward in [[OPEN, OPEN], [TO_TARGET, OPEN]] {
+    for forward in [[OPEN, OPEN], [TO_TARGET, OPEN]] {
+        on_a_node(|| {
             let mut kernel = guarded(&[ELSEWHERE], Guard { forward, ..CLOSED });
             for f in Family::BOTH {
                 for flags in [SYN, ACK, ACK] {
@@ -141,7 +143,9 @@ fn hep_5_a_backend_elsewhere_is_judged_so_too_and_answers_through_the_gate() {
                 }
                 is_dropped(&mut kernel, ELSEWHERE.tcp(f, NODE, (TARGET, 19_999), SYN | ACK));
             }
-        }
+        });
+    }
+    on_a_node(|| {
         let mut kernel = guarded(&[ELSEWHERE], Guard { forward: [TO_FRONTEND, OPEN], ..CLOSED });
         for f in Family::BOTH {
             is_dropped(&mut kernel, OUTSIDE.tcp(f, NODE, (40000, PORT), SYN));
