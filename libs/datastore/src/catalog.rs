@@ -13,7 +13,8 @@ use model::{Resource, ResourceKey, Update};
 pub(crate) use reading::Reading;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    ops::Bound,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -57,7 +58,8 @@ struct File {
 
 #[derive(Debug)]
 struct Held {
-    line: u64,
+    /// Where it stands in a file.
+    line: Option<u64>,
     resource: Arc<Resource>,
     /// The document as JSON, of what policies are made of: to be written down, so that it outlives this process.
     document: Option<Box<str>>,
@@ -124,6 +126,12 @@ impl Catalog {
         if let Some((path, before)) = self.files.remove_entry(file) {
             self.replace(&path, &before, &File::default());
         }
+    }
+
+    /// The files below this one.
+    pub(crate) fn files_within(&self, folder: &Path) -> BTreeSet<PathBuf> {
+        let files = self.files.range::<Path, _>((Bound::Excluded(folder), Bound::Unbounded));
+        files.map(|(path, _)| path.to_path_buf()).take_while(|path| path.starts_with(folder)).collect()
     }
 
     /// Every object that either speaks of, and not in the same way, is touched.
@@ -252,7 +260,7 @@ impl Catalog {
             for path in others {
                 problems.push(Problem {
                     file: path.to_path_buf(),
-                    line: self.files.get(path).and_then(|file| file.held(key)).map(|held| held.line),
+                    line: self.files.get(path).and_then(|file| file.held(key)).and_then(|held| held.line),
                     object: Some(key.to_string()),
                     message: format!("also in {}, which counts; remove one of them", winner.display()),
                 });

@@ -7,6 +7,7 @@
 
 pub mod calendar;
 mod catalog;
+mod cluster;
 mod convert;
 mod document;
 pub mod durable;
@@ -18,11 +19,13 @@ mod parallel;
 mod problem;
 mod shared;
 pub mod snapshot;
+mod standing;
 mod watch;
 mod workload;
 mod yaml;
 
 pub use catalog::Catalog;
+pub use cluster::{Cluster, ConnectError};
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
 pub use shared::Shared;

@@ -7,21 +7,19 @@ mod events;
 mod files;
 
 use crate::{
-    Problem,
-    catalog::{self, Catalog},
-    given,
-    last_good::{LastGood, Record, Restored},
+    Problem, catalog, given,
     objects::SHARED,
-    parallel, workload,
+    parallel,
+    standing::{Standing, Told},
+    workload,
 };
 pub(crate) use events::is_manifest;
 use events::{Touched, watch};
 use files::{Identity, Reading, is_there, listed_of};
 pub(crate) use files::{listed, text_of};
-use model::{ResourceKey, Update};
+use model::Update;
 use notify::RecommendedWatcher;
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
@@ -42,7 +40,7 @@ pub(crate) const FILES_AT_ONCE: usize = 2048;
 /// So often a file may be renamed while it is being read.
 const RENAMES_MAX: usize = 100;
 /// Batches that may wait. While the reader is slow, changes gather in the set of touched paths instead.
-const BATCHES_MAX: usize = 16;
+pub(crate) const BATCHES_MAX: usize = 16;
 
 /// Why a directory cannot be a datastore.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +70,7 @@ pub enum OpenError {
 /// A watched directory. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct FileStore {
-    problems: Arc<Mutex<Vec<Problem>>>,
+    problems: Told,
     _watcher: RecommendedWatcher,
 }
 
@@ -116,16 +114,12 @@ impl FileStore {
 
 struct Reader {
     dirs: [PathBuf; 3],
-    catalog: Catalog,
-    last_good: Option<LastGood>,
-    /// Which of the last good policies each manifest gave, until the first batch.
-    given: BTreeMap<String, Vec<ResourceKey>>,
+    standing: Standing,
     /// Which file each path was when it was read: so a rename is seen as one change.
     known: BTreeMap<PathBuf, Identity>,
     /// Manifests that are being saved, and where an editor has put the old file. Their objects stay.
     away: BTreeMap<PathBuf, PathBuf>,
     unlisted: Option<Problem>,
-    problems: Arc<Mutex<Vec<Problem>>>,
 }
 
 /// What the directory says of the touched manifests.
@@ -137,34 +131,18 @@ struct Look {
 }
 
 impl Reader {
-    fn new(dirs: [PathBuf; 3], problems: Arc<Mutex<Vec<Problem>>>) -> Self {
-        Self {
-            dirs,
-            catalog: Catalog::default(),
-            last_good: None,
-            given: BTreeMap::new(),
-            known: BTreeMap::new(),
-            away: BTreeMap::new(),
-            unlisted: None,
-            problems,
-        }
+    fn new(dirs: [PathBuf; 3], told: Told) -> Self {
+        let standing = Standing::new(dirs[0].clone(), told);
+        Self { dirs, standing, known: BTreeMap::new(), away: BTreeMap::new(), unlisted: None }
     }
 
     fn remember(&mut self, folder: &Path) -> io::Result<()> {
-        let (last_good, Restored { objects, given }) = LastGood::open(folder)?;
-        self.last_good = Some(last_good);
-        self.catalog.restore(objects);
-        self.given = given;
-        Ok(())
+        self.standing.remember(folder)
     }
 
     fn first(&mut self) -> io::Result<Batch> {
         let look = self.look(Touched { all: true, ..Touched::default() })?;
-        let given = std::mem::take(&mut self.given);
-        for path in look.readings.keys() {
-            let keys = given.get(&*within(&self.dirs[0], path)).into_iter().flatten();
-            keys.for_each(|key| self.catalog.expect(path, key));
-        }
+        look.readings.keys().for_each(|path| self.standing.expect(path));
         self.take_in(look);
         let mut batch = self.changes();
         batch.push(Update::InSync);
@@ -190,7 +168,7 @@ impl Reader {
                 break;
             }
         }
-        while self.keep_one() {}
+        while self.standing.keep_one() {}
     }
 
     /// For the next event. Until it comes the last good policies are written down, one by one, so that no change of
@@ -200,34 +178,16 @@ impl Reader {
             match woken.try_recv() {
                 Ok(()) => return true,
                 Err(TryRecvError::Disconnected) => return false,
-                Err(TryRecvError::Empty) if self.keep_one() => {}
+                Err(TryRecvError::Empty) if self.standing.keep_one() => {}
                 Err(TryRecvError::Empty) => return woken.recv().is_ok(),
             }
         }
     }
 
-    /// False: the folder is up to date.
-    fn keep_one(&mut self) -> bool {
-        let Self { last_good, catalog, dirs, .. } = self;
-        let Some(last_good) = last_good.as_mut().filter(|last_good| last_good.is_behind()) else { return false };
-        let good = |key: &ResourceKey| {
-            let (path, document) = catalog.document(key)?;
-            Some(Record { file: within(&dirs[0], path), document })
-        };
-        last_good.step(good, |key| catalog.is_in_force(key));
-        if !last_good.is_behind() {
-            self.tell_problems();
-        }
-        true
-    }
-
     fn changes(&mut self) -> Batch {
-        if let Some(last_good) = &mut self.last_good {
-            last_good.plan(self.catalog.touched());
-        }
-        let batch = self.catalog.changes();
-        self.tell_problems();
-        batch
+        let being_saved = self.away.iter().map(|(path, place)| being_saved(path, place));
+        self.standing.tell_beside(self.unlisted.iter().cloned().chain(being_saved).collect());
+        self.standing.changes()
     }
 
     /// What the touched manifests say. A file that is gone here and new there was renamed: both sides belong into one
@@ -318,24 +278,9 @@ impl Reader {
                     Ok(None) => drop(self.known.remove(&path)),
                     Err(_) => {}
                 }
-                match said {
-                    Some(said) => self.catalog.take_in(&path, said),
-                    None => self.catalog.remove(&path),
-                }
+                self.standing.take_in(&path, said);
             }
         }
-    }
-
-    fn tell_problems(&self) {
-        let mut now = self.catalog.problems();
-        now.extend(self.unlisted.clone());
-        now.extend(self.away.iter().map(|(path, place)| being_saved(path, place)));
-        now.extend(self.last_good.iter().flat_map(LastGood::problems).cloned());
-        let mut told = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        for problem in now.iter().filter(|problem| !told.contains(problem)) {
-            tracing::warn!("{problem}");
-        }
-        *told = now;
     }
 }
 
@@ -354,11 +299,6 @@ fn being_saved(path: &Path, place: &Path) -> Problem {
         "was renamed to {place}; its objects stay in force until it is saved again, or {place} leaves this directory"
     );
     Problem { file: path.to_owned(), line: None, object: None, message }
-}
-
-/// A manifest's name within the datastore's directory.
-fn within<'a>(dir: &Path, path: &'a Path) -> Cow<'a, str> {
-    path.strip_prefix(dir).unwrap_or(path).to_string_lossy()
 }
 
 #[cfg(test)]

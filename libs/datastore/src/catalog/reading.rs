@@ -35,32 +35,39 @@ impl Reading {
         reading
     }
 
+    /// The same of one object that stands in no file.
+    pub(crate) fn of_object(object: &Value) -> Self {
+        let mut reading = Self::default();
+        reading.object(None, object);
+        reading
+    }
+
     fn document(&mut self, document: Document) {
         match document.content {
-            Ok(objects) => objects.iter().for_each(|object| self.object(document.line, object)),
+            Ok(objects) => objects.iter().for_each(|object| self.object(Some(document.line), object)),
             Err(error) => self.complain(Some(error.line), error.object, error.message, Consequence::File),
         }
     }
 
-    fn object(&mut self, line: u64, object: &Value) {
+    fn object(&mut self, line: Option<u64>, object: &Value) {
         match convert(object) {
             Converted::Known { resource, unreadable } => {
                 let name = resource.key().to_string();
                 for part in unreadable {
-                    self.complain(Some(line), Some(name.clone()), part.to_string(), Consequence::Told);
+                    self.complain(line, Some(name.clone()), part.to_string(), Consequence::Told);
                 }
                 let document = last_good::folder(&resource.key()).is_some().then(|| object.to_string().into());
                 self.hold(Held { line, resource: Arc::new(resource), document });
             }
             Converted::Refused { key, error } => {
-                self.complain(Some(line), Some(key.to_string()), error.to_string(), Consequence::Object(key.clone()));
+                self.complain(line, Some(key.to_string()), error.to_string(), Consequence::Object(key.clone()));
                 self.refused.insert(key);
             }
             Converted::Nameless { error } => {
-                self.complain(Some(line), label(object), error.to_string(), Consequence::File);
+                self.complain(line, label(object), error.to_string(), Consequence::File);
             }
             Converted::NotEnforced { object, reason } => {
-                self.complain(Some(line), Some(object), format!("{reason}; it has no effect"), Consequence::Told);
+                self.complain(line, Some(object), format!("{reason}; it has no effect"), Consequence::Told);
             }
             Converted::Foreign { kind } => tracing::debug!(kind, line, "object of a kind that means nothing here"),
         }
@@ -69,8 +76,9 @@ impl Reading {
     fn hold(&mut self, held: Held) {
         let key = held.resource.key();
         if let Some(Held { line, .. }) = self.objects.get(&key) {
+            let line = line.unwrap_or_default();
             let message = format!("already given in line {line}, which counts; remove one of them");
-            self.complain(Some(held.line), Some(key.to_string()), message, Consequence::Told);
+            self.complain(held.line, Some(key.to_string()), message, Consequence::Told);
         } else {
             self.objects.insert(key, held);
         }

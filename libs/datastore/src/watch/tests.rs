@@ -98,10 +98,14 @@ fn a_renamed_manifest_is_never_gone_in_between() -> Outcome {
 
 /// A reader that has read `a.yaml`, without the thread that drives it.
 fn reader(dir: &Path) -> Result<Reader, Box<dyn Error>> {
+    reader_telling(dir, Told::default())
+}
+
+fn reader_telling(dir: &Path, told: Told) -> Result<Reader, Box<dyn Error>> {
     let dirs = [dir.to_owned(), dir.join(".tortie/A"), dir.join(".tortie/B")];
     dirs.iter().try_for_each(fs::create_dir_all)?;
     fs::write(dir.join("a.yaml"), namespace("a"))?;
-    let mut reader = Reader::new(dirs, Arc::default());
+    let mut reader = Reader::new(dirs, told);
     assert_eq!(reader.first()?.len(), 2);
     Ok(reader)
 }
@@ -129,12 +133,13 @@ fn a_directory_that_is_gone_takes_nothing_away_and_is_reported() -> Outcome {
     let dir = tempfile::tempdir()?;
     let inside = dir.path().join("manifests");
     fs::create_dir(&inside)?;
-    let mut reader = reader(&inside)?;
+    let told = Told::default();
+    let mut reader = reader_telling(&inside, Told::clone(&told))?;
     fs::rename(&inside, dir.path().join("moved"))?;
     let error = reader.look(touched(inside.join("a.yaml"))).expect_err("there is nothing to list");
     reader.cannot_list(&error);
-    reader.tell_problems();
-    let problems = reader.problems.lock().expect("nobody panicked with it").clone();
+    assert_eq!(reader.changes(), []);
+    let problems = told.lock().expect("nobody panicked with it").clone();
     assert!(problems.len() == 1 && problems[0].file == inside, "{problems:?}");
     Ok(())
 }

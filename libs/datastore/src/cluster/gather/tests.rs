@@ -1,0 +1,156 @@
+//! What the watches of a cluster say, in the orders in which servers say it.
+//! In: lists, objects, ends and trouble. Out: batches.
+//! Invariant: nothing comes before everything was listed, and nothing goes that was not said to be gone.
+//! Never: a server.
+
+use super::super::kinds::{self, Calico};
+use super::*;
+use crate::standing::Told;
+use model::Resource;
+use serde_json::json;
+
+struct Scene {
+    gather: Gather,
+    names: Vec<String>,
+    told: Told,
+}
+
+fn scene() -> Scene {
+    let kinds = kinds::watched(Calico::Stored);
+    let told = Told::default();
+    let gather = Gather::new(Standing::new(PathBuf::new(), Told::clone(&told)), &kinds, "https://server/".into());
+    Scene { gather, names: kinds.iter().map(Watched::name).collect(), told }
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+/// A policy that selects every pod of its namespace.
+fn policy(name: &str, spec: Value) -> Value {
+    let metadata = json!({"name": name, "namespace": "shop"});
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec})
+}
+
+impl Scene {
+    fn says(&mut self, kind: &str, said: Said) {
+        let number = self.names.iter().position(|name| name == kind).expect("a kind that is watched");
+        self.gather.hear(number, said);
+    }
+
+    fn lists(&mut self, kind: &str, objects: Vec<Value>) {
+        self.says(kind, Said::Listing);
+        objects.into_iter().for_each(|object| self.says(kind, Said::Object(object)));
+        self.says(kind, Said::Listed);
+    }
+
+    fn lists_all_but(&mut self, kind: &str) {
+        for name in self.names.clone().iter().filter(|name| *name != kind) {
+            self.lists(name, Vec::new());
+        }
+    }
+
+    fn batch(&mut self) -> Vec<String> {
+        let say = |update| match update {
+            Update::Set(resource) => format!("set {}", Resource::key(&resource)),
+            Update::Gone(key) => format!("gone {key}"),
+            Update::InSync => "in sync".to_owned(),
+        };
+        self.gather.batch().into_iter().map(say).collect()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.told.lock().expect("nobody panicked with it").iter().map(ToString::to_string).collect()
+    }
+}
+
+const NAMESPACES: &str = "namespaces";
+const POLICIES: &str = "networkpolicies.networking.k8s.io";
+
+#[test]
+fn nothing_is_said_before_every_kind_is_listed() {
+    let mut scene = scene();
+    scene.lists_all_but(NAMESPACES);
+    scene.says(NAMESPACES, Said::Listing);
+    scene.says(NAMESPACES, Said::Object(namespace("shop")));
+    assert_eq!(scene.batch(), Vec::<String>::new(), "half a list");
+    scene.says(NAMESPACES, Said::Listed);
+    assert_eq!(scene.batch(), ["set Namespace shop", "in sync"]);
+    scene.says(NAMESPACES, Said::Object(namespace("farm")));
+    assert_eq!(scene.batch(), ["set Namespace farm"]);
+}
+
+#[test]
+fn a_kind_that_the_cluster_does_without_is_listed_and_one_that_is_forbidden_is_not() {
+    let mut scene = scene();
+    let optional = "tiers.crd.projectcalico.org";
+    scene.lists_all_but(optional);
+    scene.says(optional, Said::Trouble("tiers is forbidden".into()));
+    assert_eq!(scene.batch(), Vec::<String>::new());
+    assert_eq!(
+        scene.problems(),
+        ["tiers.crd.projectcalico.org: https://server/: tiers is forbidden; all stays as it was"]
+    );
+    scene.says(optional, Said::Absent);
+    assert_eq!(scene.batch(), ["in sync"]);
+    assert_eq!(scene.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_later_list_lacks_is_gone_when_the_list_is_over_and_not_before() {
+    let mut scene = scene();
+    scene.lists_all_but(NAMESPACES);
+    scene.lists(NAMESPACES, vec![namespace("farm"), namespace("shop")]);
+    assert_eq!(scene.batch(), ["set Namespace farm", "set Namespace shop", "in sync"]);
+    scene.says(NAMESPACES, Said::Trouble("410: too old".into()));
+    assert_eq!(scene.batch(), Vec::<String>::new(), "trouble takes nothing away");
+    scene.says(NAMESPACES, Said::Listing);
+    scene.says(NAMESPACES, Said::Object(namespace("shop")));
+    assert_eq!(scene.batch(), Vec::<String>::new());
+    scene.says(NAMESPACES, Said::Trouble("the connection is gone".into()));
+    scene.says(NAMESPACES, Said::Listing);
+    scene.says(NAMESPACES, Said::Object(namespace("mill")));
+    scene.says(NAMESPACES, Said::Object(namespace("farm")));
+    assert_eq!(scene.batch(), ["set Namespace mill"], "the list that was broken off counts for nothing");
+    scene.says(NAMESPACES, Said::Listed);
+    assert_eq!(scene.batch(), ["gone Namespace shop"]);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_any_more_keeps_its_last_good_revision_until_it_is_gone() {
+    let mut scene = scene();
+    scene.lists_all_but(POLICIES);
+    scene.lists(POLICIES, vec![policy("shut", json!({"podSelector": {}}))]);
+    assert_eq!(scene.batch(), ["set NetworkPolicy shop/shut", "in sync"]);
+    let broken = policy("shut", json!({"podSelector": 7}));
+    scene.says(POLICIES, Said::Object(broken.clone()));
+    assert_eq!(scene.batch(), Vec::<String>::new());
+    let problems = scene.problems();
+    assert!(problems.len() == 1 && problems[0].contains("shop/shut"), "{problems:?}");
+    scene.says(POLICIES, Said::Gone(broken));
+    assert_eq!(scene.batch(), ["gone NetworkPolicy shop/shut"]);
+    assert_eq!(scene.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_that_the_first_list_cannot_read_is_in_force_as_it_was_before_the_agent_started() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let remembering = |scene: &mut Scene| {
+        scene.gather.standing.remember(folder.path()).expect("the folder is there");
+        scene.lists_all_but(POLICIES);
+    };
+    let mut before = scene();
+    remembering(&mut before);
+    before.lists(POLICIES, vec![policy("shut", json!({"podSelector": {}}))]);
+    assert_eq!(before.batch().len(), 2);
+    while before.gather.keep_one() {}
+    for (now, expected) in [
+        (vec![policy("shut", json!({"podSelector": 7}))], "set NetworkPolicy shop/shut"),
+        (vec![], "in sync"),
+    ] {
+        let mut after = scene();
+        remembering(&mut after);
+        after.lists(POLICIES, now);
+        assert_eq!(after.batch()[0], expected);
+    }
+}
