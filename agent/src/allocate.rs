@@ -3,7 +3,7 @@
 //! Invariant: every write names the revision it was decided on; whoever loses reads again and decides anew.
 //! Never: answers with an address before the block that gives it is written.
 
-use datastore::{Metadata, Object, ObjectError, Objects, calendar::go_time};
+use datastore::{Metadata, Object, ObjectError, Store, calendar::go_time};
 use ipam::{AssignError, Balanced, BalancerWish, Kept, Ledger, Request, Write, cidr_name, handle_id};
 use model::{AttachmentId, IpPool, NodeName, PodId, ServiceId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -58,7 +58,7 @@ pub struct Wish {
 /// Gives addresses out and takes them back.
 #[derive(Debug)]
 pub struct Allocator {
-    objects: Objects,
+    objects: Store,
     node: NodeName,
     /// Pools of the datastore.
     pub pools: BTreeMap<String, IpPool>,
@@ -66,12 +66,12 @@ pub struct Allocator {
 
 impl Allocator {
     /// For `node`, over the shared objects.
-    pub fn new(objects: Objects, node: NodeName) -> Self {
+    pub fn new(objects: Store, node: NodeName) -> Self {
         Self { objects, node, pools: BTreeMap::new() }
     }
 
     /// The objects that agents share.
-    pub fn objects(&self) -> &Objects {
+    pub fn objects(&self) -> &Store {
         &self.objects
     }
 
@@ -277,7 +277,8 @@ mod tests {
     use super::*;
 
     fn allocator(dir: &std::path::Path, node: &str) -> Allocator {
-        let mut allocator = Allocator::new(Objects::open(dir).expect("a store"), node.into());
+        let mut allocator =
+            Allocator::new(std::sync::Arc::new(datastore::Objects::open(dir).expect("a store")), node.into());
         let cidr = "10.65.0.0/16".parse().expect("a valid network");
         let pool = IpPool::of_pods("p", cidr, 26);
         allocator.pools.insert("p".into(), pool);
@@ -372,7 +373,7 @@ mod tests {
         one(&allocator, "a");
         let mut object = allocator.objects.list(BLOCK).expect("readable").remove(0);
         object.spec["unallocated"] = serde_json::json!([0, 0, 500]);
-        allocator.objects.write(&object).expect("written");
+        allocator.objects.write_all(&[object]).expect("written");
         let error = allocator.assign(&[wish("b")], |_| {}).remove(0).expect_err("a damaged block");
         assert!(error.to_string().contains("IPAMBlock 10.65."), "{error}");
     }

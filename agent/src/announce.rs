@@ -15,7 +15,7 @@ use dataplane::{
     announced::{Lasts, ROOM},
 };
 use datastore::{
-    Objects,
+    Store,
     lease::{Leases, Timing, of_address},
 };
 use model::{IfaceName, Ifindex, Mac, NodeName};
@@ -75,7 +75,7 @@ struct Told {
 impl Announcer {
     /// At this uplink, in the calling thread's namespace, over the maps pinned below `bpffs`.
     pub fn start(
-        objects: Objects,
+        objects: Store,
         node: &NodeName,
         bpffs: &Path,
         uplink: IfaceName,
@@ -150,7 +150,7 @@ impl Calls {
 
 struct Worker {
     table: Announced,
-    leases: Leases<Objects>,
+    leases: Leases,
     socket: Socket,
     uplink: IfaceName,
     caller: Option<Caller>,

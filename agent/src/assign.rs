@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::Result;
 use calc::World;
-use datastore::{Objects, calendar::go_time, given};
+use datastore::{Store, calendar::go_time, given};
 use ipam::{Balanced, BalancerWish};
 use model::{Family, IpPool, NodeName, Service, ServiceAddresses, ServiceId};
 use sha2::{Digest as _, Sha256};
@@ -96,7 +96,7 @@ struct Told {
 
 impl Assigner {
     /// Over the objects that agents share.
-    pub fn start(objects: Objects, node: NodeName) -> Result<Self> {
+    pub fn start(objects: Store, node: NodeName) -> Result<Self> {
         let shared = Arc::<Mailbox<Told>>::default();
         let theirs = Arc::clone(&shared);
         let mut worker = Worker { allocator: Allocator::new(objects, node), gone: BTreeMap::new() };
@@ -155,7 +155,7 @@ impl Worker {
         self.allocator.pools.clone_from(&work.pools);
         let objects = self.allocator.objects().clone();
         let held = self.allocator.balanced()?;
-        let told: BTreeSet<ServiceId> = given::told(&objects)?.into_iter().collect();
+        let told: BTreeSet<ServiceId> = given::told(&*objects)?.into_iter().collect();
         let is_there = |id: &ServiceId| work.wishes.contains_key(id) || work.kept.contains_key(id);
         let handles: BTreeSet<&String> =
             work.wishes.values().map(|wish| &wish.handle).chain(work.kept.values()).collect();
@@ -172,10 +172,10 @@ impl Worker {
         let balanced = self.allocator.balance(&asked, &free)?;
         for ((id, _), Balanced { addresses, missing }) in wishes.iter().zip(balanced) {
             let remarks = missing.iter().map(ToString::to_string).collect();
-            given::tell(&objects, &ServiceAddresses { service: (*id).clone(), addresses, remarks })?;
+            given::tell(&*objects, &ServiceAddresses { service: (*id).clone(), addresses, remarks })?;
         }
         for id in told.intersection(&freed) {
-            given::take_back(&objects, id)?;
+            given::take_back(&*objects, id)?;
             info!(service = %id, "its addresses are free again");
         }
         Ok(freed.len() == gone.len())
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn worker(dir: &std::path::Path) -> Worker {
-        let objects = Objects::open(dir).expect("a store");
+        let objects = std::sync::Arc::new(datastore::Objects::open(dir).expect("a store"));
         Worker { allocator: Allocator::new(objects, "n1".into()), gone: BTreeMap::new() }
     }
 
@@ -265,7 +265,7 @@ mod tests {
             let given: ServiceAddresses = serde_json::from_value(found.spec).expect("in its shape");
             (id.name, given.addresses.iter().map(ToString::to_string).collect(), given.remarks.len())
         };
-        given::told(objects).expect("listed").into_iter().map(read).collect()
+        given::told(&**objects).expect("listed").into_iter().map(read).collect()
     }
 
     #[test]

@@ -68,6 +68,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where the cluster's objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Datastore {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The API server that this kubeconfig names, else that of the pod the agent runs in.
+    Kubernetes(Option<PathBuf>),
+}
+
 /// Every setting as it may be given, by flag, variable or file.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -75,9 +84,12 @@ pub struct Settings {
     /// Name of this node in the datastore [default: the host's name]
     #[arg(long, env = "TORTIE_NODE")]
     node: Option<String>,
-    /// Where manifests come from: file:DIR
+    /// Where the cluster's objects come from: file:DIR, a directory of manifests, or kubernetes
     #[arg(long, env = "TORTIE_DATASTORE")]
     datastore: Option<String>,
+    /// Which API server, and as whom [default: that of the pod the agent runs in, by its service account]
+    #[arg(long, env = "TORTIE_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     /// Private state: attachments, sysctls to give back [default: /var/lib/tortie]
     #[arg(long, env = "TORTIE_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -151,8 +163,8 @@ pub struct Settings {
 pub struct Config {
     /// This node's name.
     pub node: NodeName,
-    /// The directory of manifests.
-    pub datastore: PathBuf,
+    /// Where the cluster's objects come from.
+    pub datastore: Datastore,
     /// Private state.
     pub state_dir: PathBuf,
     /// The agent's socket.
@@ -259,6 +271,7 @@ impl Settings {
         Self {
             node: self.node.or(file.node),
             datastore: self.datastore.or(file.datastore),
+            kubeconfig: self.kubeconfig.or(file.kubeconfig),
             state_dir: self.state_dir.or(file.state_dir),
             socket: self.socket.or(file.socket),
             bpffs: self.bpffs.or(file.bpffs),
@@ -291,7 +304,7 @@ impl Settings {
         Sizes::asked(&self.map_entries_of_file).map_err(|error| value("--map-entries", error.to_string()))?;
         Ok(Config {
             node: node_name(self.node)?,
-            datastore: datastore_dir(self.datastore)?,
+            datastore: datastore(self.datastore, self.kubeconfig)?,
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS.into()),
@@ -342,13 +355,24 @@ fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     Ok(name.into())
 }
 
-pub fn datastore_dir(given: Option<String>) -> Result<PathBuf, ConfigError> {
-    let wanted = "give file:DIR, a directory of manifests";
+fn datastore(given: Option<String>, kubeconfig: Option<PathBuf>) -> Result<Datastore, ConfigError> {
+    let wanted = "give file:DIR, a directory of manifests, or kubernetes";
     let text = given.ok_or_else(|| value("--datastore", format!("not set: {wanted}")))?;
-    match text.strip_prefix("file:") {
-        Some(dir) if !dir.is_empty() => Ok(dir.into()),
-        _ => Err(value("--datastore", format!("{text:?} is not supported: {wanted}"))),
+    match (directory(&text), kubeconfig) {
+        (Some(dir), None) => Ok(Datastore::Directory(dir)),
+        (Some(_), Some(_)) => Err(value("--kubeconfig", "a directory of manifests has none: leave it out")),
+        (None, kubeconfig) if text == "kubernetes" => Ok(Datastore::Kubernetes(kubeconfig)),
+        (None, _) => Err(value("--datastore", format!("{text:?} is not supported: {wanted}"))),
     }
+}
+
+/// A directory of manifests, where nothing else will do.
+pub fn manifests(text: &str) -> Result<PathBuf, ConfigError> {
+    directory(text).ok_or_else(|| value("--datastore", format!("{text:?} is not supported here: give file:DIR")))
+}
+
+fn directory(text: &str) -> Option<PathBuf> {
+    text.strip_prefix("file:").filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
 fn interface_name(name: String) -> Result<IfaceName, ConfigError> {

@@ -38,6 +38,7 @@ mod serve;
 mod services;
 mod setback;
 mod show;
+mod source;
 mod through;
 mod trial;
 mod wanted;
@@ -261,7 +262,7 @@ fn test(
 ) -> anyhow::Result<serde_json::Value> {
     let files = trial::files(files)?;
     Ok(match datastore {
-        Some(given) => trial::of_directory(&config::datastore_dir(Some(given))?, &files, delete)?,
+        Some(given) => trial::of_directory(&config::manifests(&given)?, &files, delete)?,
         None => show::report(&answer.socket, Query::Test { files, delete })?,
     })
 }

@@ -19,11 +19,12 @@ use crate::{
     owner::{Agent, Event, Node, Reboot},
     proxy::{self, Proxy, Services},
     serve,
+    source::Source,
 };
 use anyhow::{Result, bail};
 use calc::Live;
 use dataplane::{Dataplane, Extent, Gauges};
-use datastore::{FileStore, Objects, OpenError, Updates};
+use datastore::Updates;
 use netlink::{Link, Socket};
 use std::{
     fs, io,
@@ -60,14 +61,15 @@ pub fn run(config: &Config) -> Result<()> {
     drop(lock::pins(&config.bpffs)?);
     let mut netlink = Socket::open()?;
     let uplink = uplink(config, &mut netlink)?;
-    let reading = read(config)?;
-    let mut agent = open(config, &mut netlink, uplink.as_ref())?;
+    let source = Source::find(&config.datastore)?;
+    let reading = source.clone().read(config.state_dir.join(LAST_GOOD))?;
+    let mut agent = open(config, &source, &mut netlink, uplink.as_ref())?;
     // The dataplane may have mounted a file system over the directory: this is the one that holds the pins.
     let _pins = lock::lock(&config.bpffs)?;
 
     let (owner, events) = sync_channel(QUEUE);
-    let (store, updates) = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    agent.node.problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
+    let updates;
+    (agent.node.problems, updates) = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let health = Health::default();
     agent.health_ports = HealthPorts::new(health.clone())?;
     agent.take(vec![Event::Host(observe::host(&mut netlink)?)]);
@@ -102,13 +104,6 @@ pub fn run(config: &Config) -> Result<()> {
     follow(&mut agent, &events, &health)
 }
 
-/// Begins to read the datastore: the kernel checks programs meanwhile.
-fn read(config: &Config) -> Result<thread::JoinHandle<Result<(FileStore, Updates), OpenError>>> {
-    let (dir, last_good) = (config.datastore.clone(), config.state_dir.join(LAST_GOOD));
-    let read = move || FileStore::open(&dir, Some(&last_good));
-    Ok(thread::Builder::new().name("read".into()).spawn(read)?)
-}
-
 /// Metrics read the maps by handles of their own.
 fn measure(metrics: &Metrics, address: SocketAddr, bpffs: &Path) -> Result<()> {
     metrics.serve(address, Gauges::open(bpffs)?)?;
@@ -124,7 +119,7 @@ fn raise_open_files() {
     }
 }
 
-fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
+fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&Link>) -> Result<Agent<Dataplane>> {
     let interfaces = netlink.links()?.into_iter().map(|link| link.name).collect();
     let rebooted = boot::is_another(&config.state_dir);
     if rebooted {
@@ -133,14 +128,7 @@ fn open(config: &Config, netlink: &mut Socket, uplink: Option<&Link>) -> Result<
     let (journal, damaged) = Journal::open(&config.state_dir)?;
     let damaged: Vec<_> = damaged.iter().map(ToString::to_string).collect();
     damaged.iter().for_each(|error| tracing::error!("{error}"));
-    // A directory that is not there holds no policy either: taken for an empty one, it would open every pod.
-    if !config.datastore.is_dir() {
-        bail!(
-            "--datastore file:{}: there is no such directory; make it, or correct the path",
-            config.datastore.display()
-        );
-    }
-    let objects = Objects::open(&config.datastore)?;
+    let objects = source.objects()?;
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
     let assigner = name.is_some().then(|| Assigner::start(objects.clone(), config.node.clone())).transpose()?;

@@ -28,7 +28,10 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     path::Path,
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
     time::Duration,
 };
 
@@ -178,7 +181,7 @@ fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
     let node = Node { name, mtu: 1400, platform, problems, damaged, metrics, proxy };
     let objects = Objects::open(&dir.join("store")).expect("a store");
     let world = Live::new("n1".into(), false);
-    let allocator = Allocator::new(objects, "n1".into());
+    let allocator = Allocator::new(Arc::new(objects), "n1".into());
     Agent::new(node, world, FakeKernel::default(), allocator, journal, &interfaces.iter().cloned().collect())
 }
 

@@ -4,22 +4,23 @@
 //! takes nothing away.
 //! Never: writes.
 
+mod connection;
 mod gather;
 mod kinds;
+mod objects;
 mod watched;
 
+pub use connection::{ConnectError, Connection};
+pub use objects::ClusterObjects;
+
 use crate::{
-    Problem,
+    Batch, Problem,
     standing::{Standing, Told},
     watch::{BATCHES_MAX, Updates},
 };
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use gather::{Gather, Said};
 use kinds::Calico;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -29,39 +30,10 @@ use std::{
     },
     thread,
 };
-use tokio::{runtime, sync::oneshot};
+use tokio::sync::oneshot;
 
 /// Events that may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
 const EVENTS_AT_ONCE: usize = 4096;
-
-/// Why a cluster cannot be a datastore.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The file that says where it is.
-    #[error("{path}: not a usable kubeconfig: {reason}")]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// There is no such file, and this is no pod.
-    #[error("no kubeconfig is named and this does not run in a pod with a service account: {0}; name one by --kubeconfig")]
-    NotInCluster(String),
-    /// The folder of last good policies: see [`crate::OpenError::LastGood`].
-    #[error(
-        "{path}: last good policies cannot be kept here: {reason}; it must be a directory that this agent may write"
-    )]
-    LastGood {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// A thread or a client could not be made.
-    #[error("the API server cannot be asked: {0}")]
-    Client(String),
-}
 
 /// A watched cluster. Dropping it ends the watch.
 #[derive(Debug)]
@@ -71,16 +43,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Watches the cluster that `kubeconfig` names, else the one whose pod this is. Returns at once: the first batch comes when
-    /// the server has listed everything, however long that takes. In `last_good`, a folder of its own, the policies in force
-    /// outlive the process.
+    /// Watches this cluster. Returns at once: the first batch comes when the server has listed everything, however long that
+    /// takes. In `last_good`, a folder of its own, the policies in force outlive the process.
     ///
     /// # Errors
-    /// There is no such cluster by its configuration, or the folder cannot be used.
-    pub fn open(kubeconfig: Option<&Path>, last_good: Option<&Path>) -> Result<(Self, Updates), ConnectError> {
-        let failed = |error: io::Error| ConnectError::Client(error.to_string());
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let config = runtime.block_on(config(kubeconfig))?;
+    /// The folder cannot be used.
+    pub fn open(connection: &Connection, last_good: Option<&Path>) -> Result<(Self, Updates), ConnectError> {
         let told = Told::default();
         let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
         if let Some(path) = last_good {
@@ -89,9 +57,10 @@ impl Cluster {
         }
         let (stop, stopped) = oneshot::channel();
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
-        // What the client spawns belongs to the runtime: it is made there.
-        let run = move || runtime.block_on(run(config, standing, send, stopped));
-        thread::Builder::new().name("datastore".into()).spawn(run).map_err(failed)?;
+        let connection = connection.clone();
+        let run = move || connection.runtime.block_on(run(&connection, standing, send, stopped));
+        let spawned = thread::Builder::new().name("datastore".into()).spawn(run);
+        spawned.map_err(|error| ConnectError::Client(error.to_string()))?;
         Ok((Self { told, _stop: stop }, updates))
     }
 
@@ -102,28 +71,16 @@ impl Cluster {
     }
 }
 
-async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
-    let Some(path) = kubeconfig else {
-        return Config::incluster().map_err(|error| ConnectError::NotInCluster(error.to_string()));
-    };
-    let failed = |reason: String| ConnectError::Kubeconfig { path: path.to_owned(), reason };
-    let read = Kubeconfig::read_from(path).map_err(|error| failed(error.to_string()))?;
-    Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|error| failed(error.to_string()))
-}
-
-async fn run(config: Config, standing: Standing, send: SyncSender<crate::Batch>, stopped: oneshot::Receiver<()>) {
-    let server = config.cluster_url.to_string();
-    let client = match Client::try_from(config) {
-        Ok(client) => client,
-        Err(error) => return tracing::error!(server, "the API server cannot be asked: {error}"),
-    };
+async fn run(connection: &Connection, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
+    let Connection { client, server, .. } = connection;
     let followed = async {
-        let calico = Calico::of(&client, &server).await;
+        let calico = Calico::of(client, server).await;
         let kinds = kinds::watched(calico);
-        let gather = Gather::new(standing, &kinds, server);
-        let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
-            watched::watched(client.clone(), kind).map(move |said| (number, said)).boxed()
-        });
+        let gather = Gather::new(standing, &kinds, server.to_string());
+        let watches = kinds
+            .into_iter()
+            .enumerate()
+            .map(|(number, kind)| watched::watched(client.clone(), kind).map(move |said| (number, said)).boxed());
         follow(gather, stream::select_all(watches), &send).await;
     };
     tokio::select! {
@@ -133,7 +90,7 @@ async fn run(config: Config, standing: Standing, send: SyncSender<crate::Batch>,
 }
 
 /// Until the receiver is dropped.
-async fn follow(mut gather: Gather, mut events: impl Stream<Item = (usize, Said)> + Unpin, send: &SyncSender<crate::Batch>) {
+async fn follow(mut gather: Gather, mut events: impl Stream<Item = (usize, Said)> + Unpin, send: &SyncSender<Batch>) {
     loop {
         // While nothing has come, the last good policies are written down, one by one.
         let first = match events.next().now_or_never() {

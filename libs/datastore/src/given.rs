@@ -17,7 +17,7 @@ pub(crate) fn object_name(service: &ServiceId) -> String {
 ///
 /// # Errors
 /// The store refuses, or somebody else was first.
-pub fn tell(store: &impl Shared, given: &ServiceAddresses) -> Result<(), ObjectError> {
+pub fn tell(store: &dyn Shared, given: &ServiceAddresses) -> Result<(), ObjectError> {
     let name = object_name(&given.service);
     let spec = serde_json::to_value(given).expect("strings and lists are always JSON");
     let found = store.get(KIND, &name)?;
@@ -34,7 +34,7 @@ pub fn tell(store: &impl Shared, given: &ServiceAddresses) -> Result<(), ObjectE
 ///
 /// # Errors
 /// The store refuses.
-pub fn take_back(store: &impl Shared, service: &ServiceId) -> Result<(), ObjectError> {
+pub fn take_back(store: &dyn Shared, service: &ServiceId) -> Result<(), ObjectError> {
     store.delete(KIND, &object_name(service), None).map(drop)
 }
 
@@ -42,7 +42,7 @@ pub fn take_back(store: &impl Shared, service: &ServiceId) -> Result<(), ObjectE
 ///
 /// # Errors
 /// The store cannot be asked.
-pub fn told(store: &impl Shared) -> Result<Vec<ServiceId>, ObjectError> {
+pub fn told(store: &dyn Shared) -> Result<Vec<ServiceId>, ObjectError> {
     let id = |object: Object| {
         let (namespace, name) = object.metadata.name.split_once('.')?;
         Some(ServiceId { namespace: namespace.into(), name: name.to_owned() })

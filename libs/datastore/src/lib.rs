@@ -25,10 +25,10 @@ mod workload;
 mod yaml;
 
 pub use catalog::Catalog;
-pub use cluster::{Cluster, ConnectError};
+pub use cluster::{Cluster, ClusterObjects, ConnectError, Connection};
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
-pub use shared::Shared;
+pub use shared::{Shared, Store};
 pub use watch::{Batch, FileStore, OpenError, Updates};
 
 /// The policy that a record of last good policies stands for.

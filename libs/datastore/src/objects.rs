@@ -98,6 +98,18 @@ pub enum ObjectError {
     /// A kind or name that is no file name.
     #[error("{0:?} cannot name an object: use letters, digits, '-', '_', ':' and '.', not first, at most 240 bytes")]
     InvalidName(String),
+    /// The API server refuses, cannot be reached, or says nothing.
+    #[error("{kind} {name}: the API server {server} was asked in vain: {reason}")]
+    Server {
+        /// The server.
+        server: String,
+        /// The kind.
+        kind: String,
+        /// The name; none: all of the kind.
+        name: String,
+        /// What it says.
+        reason: String,
+    },
     /// The object cannot be written as YAML.
     #[error("{kind} {name}: {reason}")]
     Unprintable {

@@ -1,12 +1,14 @@
-//! Objects that agents share, whatever keeps them: a directory now, an API server later.
+//! Objects that agents share, whatever keeps them: a directory, or an API server.
 //! In: objects with the resource version each was read at. Out: as written, or a typed conflict.
 //! Invariant: of two writers that read one version exactly one wins.
 //! Never: retries; whoever loses reads again and decides anew.
 
 use crate::{Object, ObjectError, Objects};
+use model::{NodeName, PodId, WorkloadAddress};
+use std::{fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
-pub trait Shared {
+pub trait Shared: fmt::Debug + Send + Sync {
     /// One object, if it is there.
     ///
     /// # Errors
@@ -31,12 +33,40 @@ pub trait Shared {
     /// [`ObjectError::Conflict`] if it is gone or another meanwhile.
     fn update(&self, object: &Object) -> Result<Object, ObjectError>;
 
+    /// Writes several in this order, so that a crash leaves a beginning of the list: each a new one if it carries no version,
+    /// else only over exactly that version. Returns them with their new versions.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if somebody else was first with one of them: none after it is written.
+    fn write_all(&self, objects: &[Object]) -> Result<Vec<Object>, ObjectError> {
+        let write = |object: &Object| match &object.metadata.resource_version {
+            Some(_) => self.update(object),
+            None => self.create(object),
+        };
+        objects.iter().map(write).collect()
+    }
+
     /// Removes an object; with `version`, only if it still has that one. False if it was not there.
     ///
     /// # Errors
     /// [`ObjectError::Conflict`] if it is another meanwhile.
     fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError>;
+
+    /// Makes the addresses of pods known to all nodes. Writes nothing where they already are.
+    ///
+    /// # Errors
+    /// The store refuses one; then none is known to be written.
+    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError>;
+
+    /// Takes back what `node` said of a pod. What another node has said since stays.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError>;
 }
+
+/// The store of one agent.
+pub type Store = Arc<dyn Shared>;
 
 impl Shared for Objects {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
@@ -59,7 +89,20 @@ impl Shared for Objects {
         self.write(&known)
     }
 
+    /// All or none, unless the machine crashes between.
+    fn write_all(&self, objects: &[Object]) -> Result<Vec<Object>, ObjectError> {
+        Self::write_all(self, objects)
+    }
+
     fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
         Self::delete(self, kind, name, version)
+    }
+
+    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
+        self.publish_all(addresses)
+    }
+
+    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
+        Self::withdraw(self, pod, node)
     }
 }

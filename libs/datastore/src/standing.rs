@@ -37,14 +37,7 @@ pub(crate) struct Standing {
 
 impl Standing {
     pub(crate) fn new(root: PathBuf, told: Told) -> Self {
-        Self {
-            root,
-            catalog: Catalog::default(),
-            last_good: None,
-            given: BTreeMap::new(),
-            told,
-            beside: Vec::new(),
-        }
+        Self { root, catalog: Catalog::default(), last_good: None, given: BTreeMap::new(), told, beside: Vec::new() }
     }
 
     /// Takes up what was in force when the agent last ran, and writes it down from now on.

@@ -107,6 +107,20 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
     own.into_iter().chain(calicos).map(of).collect()
 }
 
+/// A kind of objects that agents share, all of the cluster and not of a namespace.
+pub(super) fn shared(kind: &str) -> ApiResource {
+    let plural = match kind {
+        "BlockAffinity" => "blockaffinities".to_owned(),
+        kind => format!("{}s", kind.to_lowercase()),
+    };
+    of(("crd.projectcalico.org", "v1", kind, &plural, false)).resource
+}
+
+/// Pods.
+pub(super) fn pods() -> ApiResource {
+    of(("", "v1", "Pod", "pods", false)).resource
+}
+
 fn of((group, version, kind, plural, is_optional): (&str, &str, &str, &str, bool)) -> Watched {
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let (group, version, kind, plural) = (group.to_owned(), version.to_owned(), kind.to_owned(), plural.to_owned());

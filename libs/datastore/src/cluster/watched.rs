@@ -3,7 +3,10 @@
 //! Invariant: after every trouble the watch goes on where it was, or begins with a list.
 //! Never: ends; asks faster than the pauses grow.
 
-use super::{gather::Said, kinds::{Watched, is_absent}};
+use super::{
+    gather::Said,
+    kinds::{Watched, is_absent},
+};
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use kube::{
     Api, Client, Error,
@@ -45,11 +48,15 @@ impl Watch {
         loop {
             match self.events.next().await {
                 Some(Ok(Event::Init)) => return Said::Listing,
-                Some(Ok(Event::Apply(object) | Event::InitApply(object))) => return Said::Object(self.manifest(object)),
+                Some(Ok(Event::Apply(object) | Event::InitApply(object))) => {
+                    return Said::Object(self.manifest(object));
+                }
                 Some(Ok(Event::Delete(object))) => return Said::Gone(self.manifest(object)),
                 Some(Ok(Event::InitDone)) => return Said::Listed,
                 Some(Err(error)) if self.is_streaming && is_unknown(&error) => self.begin_anew(false),
-                Some(Err(error)) if self.kind.is_optional && refusal(&error).is_some_and(is_absent) => return Said::Absent,
+                Some(Err(error)) if self.kind.is_optional && refusal(&error).is_some_and(is_absent) => {
+                    return Said::Absent;
+                }
                 Some(Err(error)) => return Said::Trouble(error.to_string()),
                 None => self.begin_anew(self.is_streaming),
             }
@@ -72,9 +79,8 @@ impl Watch {
 
 fn refusal(error: &watcher::Error) -> Option<&Status> {
     match error {
-        watcher::Error::InitialListFailed(Error::Api(status)) | watcher::Error::WatchStartFailed(Error::Api(status)) => {
-            Some(status)
-        }
+        watcher::Error::InitialListFailed(Error::Api(status))
+        | watcher::Error::WatchStartFailed(Error::Api(status)) => Some(status),
         _ => None,
     }
 }

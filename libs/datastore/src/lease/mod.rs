@@ -8,7 +8,7 @@ mod keeper;
 
 pub use keeper::{Heartbeat, Holder, Keeper, Step, Timing};
 
-use crate::{Metadata, Object, ObjectError, Shared, calendar::micro_time};
+use crate::{Metadata, Object, ObjectError, Store, calendar::micro_time};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,8 +62,8 @@ pub(crate) fn is_heartbeat(kind: &str, name: &str) -> bool {
 
 /// One agent's leases.
 #[derive(Debug)]
-pub struct Leases<S> {
-    store: S,
+pub struct Leases {
+    store: Store,
     keeper: Keeper,
     /// Those that were written here, or stood as this node's when it began.
     own: BTreeSet<String>,
@@ -71,9 +71,9 @@ pub struct Leases<S> {
     holders: BTreeMap<String, Holder>,
 }
 
-impl<S: Shared> Leases<S> {
+impl Leases {
     /// Of `node`, among all that share `store`. What its former life left and cannot be listed now stays where it is.
-    pub fn open(store: S, node: &str, timing: Timing) -> Self {
+    pub fn open(store: Store, node: &str, timing: Timing) -> Self {
         let is_own = |object: &Object| {
             let holder = lease_of(object).and_then(|lease| Holder::read(&lease.holder_identity));
             holder.is_some_and(|holder| holder.node == node) && !object.metadata.name.starts_with(HEARTBEAT)

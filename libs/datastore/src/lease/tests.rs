@@ -6,15 +6,15 @@
 use super::*;
 use crate::Objects;
 use serde_json::json;
-use std::{cell::Cell, error::Error, path::Path, process};
+use std::{cell::Cell, error::Error, path::Path, process, sync::Arc};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
 /// Names the directory to a process that only writes until it is killed.
 const WRITER: &str = "TORTIE_TEST_WRITER";
 
-fn open(dir: &Path, node: &str) -> Leases<Objects> {
-    Leases::open(Objects::open(dir).expect("a store"), node, Timing::FAST)
+fn open(dir: &Path, node: &str) -> Leases {
+    Leases::open(Arc::new(Objects::open(dir).expect("a store")), node, Timing::FAST)
 }
 
 fn wanted(names: &[(&str, bool)]) -> BTreeMap<String, bool> {

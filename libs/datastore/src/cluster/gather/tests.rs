@@ -144,10 +144,9 @@ fn a_policy_that_the_first_list_cannot_read_is_in_force_as_it_was_before_the_age
     before.lists(POLICIES, vec![policy("shut", json!({"podSelector": {}}))]);
     assert_eq!(before.batch().len(), 2);
     while before.gather.keep_one() {}
-    for (now, expected) in [
-        (vec![policy("shut", json!({"podSelector": 7}))], "set NetworkPolicy shop/shut"),
-        (vec![], "in sync"),
-    ] {
+    for (now, expected) in
+        [(vec![policy("shut", json!({"podSelector": 7}))], "set NetworkPolicy shop/shut"), (vec![], "in sync")]
+    {
         let mut after = scene();
         remembering(&mut after);
         after.lists(POLICIES, now);

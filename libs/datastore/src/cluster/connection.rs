@@ -1,0 +1,119 @@
+//! The way to an API server: who it is, and the thread that speaks with it.
+//! In: a kubeconfig, or the service account of the pod that the agent runs in. Out: a client, for all who ask the server.
+//! Invariant: whoever asks waits no longer than [`PATIENCE`], and not at all while the server is known to be silent.
+//! Never: asks by itself.
+
+use kube::{
+    Client, Config, Error,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    runtime::{self, Runtime},
+    time,
+};
+
+/// So long the server may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So long a server that did not answer is not asked again.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Why a cluster cannot be a datastore.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The file that says where it is.
+    #[error("{path}: not a usable kubeconfig: {reason}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// There is no such file, and this is no pod.
+    #[error("no kubeconfig is named, and this is no pod with a service account ({0}); name one by --kubeconfig")]
+    NotInCluster(String),
+    /// The folder of last good policies: see [`crate::OpenError::LastGood`].
+    #[error(
+        "{path}: last good policies cannot be kept here: {reason}; it must be a directory that this agent may write"
+    )]
+    LastGood {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A thread or a client could not be made.
+    #[error("the API server cannot be asked: {0}")]
+    Client(String),
+}
+
+/// Why a question has no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// The server refuses, or cannot be reached.
+    Refused(Error),
+    /// It says nothing.
+    Silent,
+}
+
+/// A server that can be asked. Cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    pub(super) client: Client,
+    pub(super) server: Arc<str>,
+    pub(super) runtime: Arc<Runtime>,
+    silent_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connection({})", self.server)
+    }
+}
+
+impl Connection {
+    /// To the cluster that `kubeconfig` names, else to the one whose pod this is. Whether the server answers shows later.
+    ///
+    /// # Errors
+    /// There is no such cluster by its configuration.
+    pub fn open(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
+        let failed = |error: String| ConnectError::Client(error);
+        // One thread does the input and output for all who ask; those wait in their own.
+        let mut builder = runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name("api").enable_all().build();
+        let runtime = Arc::new(runtime.map_err(|error| failed(error.to_string()))?);
+        let config = runtime.block_on(config(kubeconfig))?;
+        let server = config.cluster_url.to_string().into();
+        // What the client spawns belongs to the runtime.
+        let client = runtime.block_on(async { Client::try_from(config) }).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { client, server, runtime, silent_until: Arc::default() })
+    }
+
+    /// Asks, and waits for the answer. To be called by threads that are not the runtime's.
+    pub(super) fn ask<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Unanswered> {
+        let silent_until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent_until.is_some_and(|until| Instant::now() < until) {
+            return Err(Unanswered::Silent);
+        }
+        match self.runtime.block_on(async { time::timeout(PATIENCE, question).await }) {
+            Ok(answer) => answer.map_err(Unanswered::Refused),
+            Err(_) => {
+                *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + SILENCE);
+                Err(Unanswered::Silent)
+            }
+        }
+    }
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
+    let Some(path) = kubeconfig else {
+        return Config::incluster().map_err(|error| ConnectError::NotInCluster(error.to_string()));
+    };
+    let failed = |reason: String| ConnectError::Kubeconfig { path: path.to_owned(), reason };
+    let read = Kubeconfig::read_from(path).map_err(|error| failed(error.to_string()))?;
+    Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|error| failed(error.to_string()))
+}

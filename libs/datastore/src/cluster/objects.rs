@@ -1,0 +1,208 @@
+//! Objects that agents share, on the API server: Calico's own, where Calico keeps them; and what is told of pods, at the pods.
+//! In: objects with the resource version each was read at. Out: as written, or a typed conflict.
+//! Invariant: a write names the version it was decided on; of what is in an object beside its spec nothing is changed.
+//! Never: retries; writes what is there already.
+
+use super::{
+    connection::{Connection, Unanswered},
+    kinds::{self, is_absent},
+};
+use crate::{Metadata, Object, ObjectError, Shared};
+use kube::{
+    Api, Error,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
+};
+use model::{NodeName, PodId, WorkloadAddress};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// Who writes, as the server's `managedFields` say.
+const MANAGER: &str = "tortie";
+/// Annotations of a pod by which Calico's agents and Kubernetes' users know its addresses
+/// (libcalico-go/lib/backend/k8s/conversion/constants.go).
+const POD_IP: &str = "cni.projectcalico.org/podIP";
+const POD_IPS: &str = "cni.projectcalico.org/podIPs";
+
+/// The shared objects of a cluster. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ClusterObjects {
+    connection: Connection,
+}
+
+impl ClusterObjects {
+    /// Of this cluster.
+    #[must_use]
+    pub fn of(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    fn api(&self, kind: &str) -> Api<DynamicObject> {
+        Api::all_with(self.connection.client.clone(), &kinds::shared(kind))
+    }
+
+    fn pods(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.connection.client.clone(), namespace, &kinds::pods())
+    }
+
+    /// `None`: there is no such object.
+    fn ask<T>(
+        &self,
+        (kind, name): (&str, &str),
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, ObjectError> {
+        match self.connection.ask(question) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => Ok(None),
+            Err(unanswered) => Err(self.error((kind, name), unanswered)),
+        }
+    }
+
+    fn error(&self, (kind, name): (&str, &str), unanswered: Unanswered) -> ObjectError {
+        let reason = match unanswered {
+            Unanswered::Silent => "it does not answer".to_owned(),
+            Unanswered::Refused(Error::Api(status)) => status.message.clone(),
+            Unanswered::Refused(error) => error.to_string(),
+        };
+        let server = self.connection.server.to_string();
+        ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason }
+    }
+}
+
+impl Shared for ClusterObjects {
+    fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        let api = self.api(kind);
+        Ok(self.ask((kind, name), api.get(name))?.map(|found| read(kind, found)))
+    }
+
+    fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        let api = self.api(kind);
+        let found = self.ask((kind, ""), api.list(&ListParams::default()))?;
+        let found = found.ok_or_else(|| ObjectError::Server {
+            server: self.connection.server.to_string(),
+            kind: kind.to_owned(),
+            name: String::new(),
+            reason: "it has no such kind; apply the CRDs".to_owned(),
+        })?;
+        Ok(found.items.into_iter().map(|item| read(kind, item)).collect())
+    }
+
+    fn create(&self, object: &Object) -> Result<Object, ObjectError> {
+        let (kind, name) = (&*object.kind, &*object.metadata.name);
+        let (api, fresh) = (self.api(kind), written(object));
+        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        match self.connection.ask(api.create(&parameters, &fresh)) {
+            Ok(now) => Ok(read(kind, now)),
+            Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) => {
+                Err(conflict(kind, name, "none", "one"))
+            }
+            Err(unanswered) => Err(self.error((kind, name), unanswered)),
+        }
+    }
+
+    fn update(&self, object: &Object) -> Result<Object, ObjectError> {
+        let (kind, name) = (&*object.kind, &*object.metadata.name);
+        let wanted = object.metadata.resource_version.as_deref().unwrap_or_default();
+        // The server compares the version; what the object has beside its spec stays.
+        let change = json!([
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": wanted},
+            {"op": "replace", "path": "/spec", "value": object.spec},
+        ]);
+        let patch = Patch::Json::<()>(serde_json::from_value(change).expect("two operations are a patch"));
+        let api = self.api(kind);
+        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        match self.connection.ask(api.patch(name, &parameters, &patch)) {
+            Ok(now) => Ok(read(kind, now)),
+            Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => {
+                Err(conflict(kind, name, wanted, "none"))
+            }
+            Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) => {
+                Err(conflict(kind, name, wanted, "another"))
+            }
+            Err(unanswered) => Err(self.error((kind, name), unanswered)),
+        }
+    }
+
+    fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
+        let resource_version = version.map(str::to_owned);
+        let preconditions = version.map(|_| Preconditions { resource_version, uid: None });
+        let (api, parameters) = (self.api(kind), DeleteParams { preconditions, ..DeleteParams::default() });
+        match self.connection.ask(api.delete(name, &parameters)) {
+            Ok(_) => Ok(true),
+            Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => Ok(false),
+            Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) => {
+                Err(conflict(kind, name, version.unwrap_or_default(), "another"))
+            }
+            Err(unanswered) => Err(self.error((kind, name), unanswered)),
+        }
+    }
+
+    /// At the pods themselves, as Calico's plugin does: others know a pod's addresses before its kubelet has told them.
+    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
+        addresses.iter().try_for_each(|told| self.annotate(&told.pod, &told.node, &annotations(&told.addresses)))
+    }
+
+    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
+        self.annotate(pod, node, &annotations(&[]))
+    }
+}
+
+impl ClusterObjects {
+    /// Says it of the pod that is on this node. One that is gone, or of another node by now, needs nothing.
+    fn annotate(&self, pod: &PodId, node: &NodeName, annotations: &[(&str, String)]) -> Result<(), ObjectError> {
+        let api = self.pods(&pod.namespace.0);
+        let Some(found) = self.ask(("Pod", &pod.name), api.get(&pod.name))? else { return Ok(()) };
+        let is_here = found.data.pointer("/spec/nodeName").and_then(Value::as_str) == Some(&*node.0);
+        let says = |key: &str| found.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+        let is_said = annotations.iter().all(|(key, value)| says(key).unwrap_or_default() == *value);
+        if !is_here || is_said {
+            return Ok(());
+        }
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str()))).collect();
+        // With the UID: a pod of the same name that was made meanwhile has other addresses.
+        let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
+        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(&change);
+        match self.connection.ask(api.patch_status(&pod.name, &parameters, &patch)) {
+            Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) || is_absent(&status) => Ok(()),
+            Err(unanswered) => Err(self.error(("Pod", &pod.name), unanswered)),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// Empty: its addresses are free again, whatever its status still says.
+fn annotations(addresses: &[IpAddr]) -> [(&'static str, String); 2] {
+    let hosts: Vec<_> = addresses.iter().map(|address| model::Cidr::host(*address).to_string()).collect();
+    [(POD_IP, hosts.first().cloned().unwrap_or_default()), (POD_IPS, hosts.join(","))]
+}
+
+fn is_conflict(code: u16) -> bool {
+    code == 409
+}
+
+fn conflict(kind: &str, name: &str, wanted: &str, found: &str) -> ObjectError {
+    ObjectError::Conflict { kind: kind.into(), name: name.into(), wanted: wanted.into(), found: found.into() }
+}
+
+fn read(kind: &str, mut found: DynamicObject) -> Object {
+    Object {
+        api_version: kinds::shared(kind).api_version,
+        kind: kind.to_owned(),
+        metadata: Metadata {
+            name: found.metadata.name.take().unwrap_or_default(),
+            resource_version: found.metadata.resource_version.take(),
+        },
+        spec: found.data.get_mut("spec").map(Value::take).unwrap_or_default(),
+    }
+}
+
+fn written(object: &Object) -> DynamicObject {
+    let ApiResource { api_version, kind, .. } = kinds::shared(&object.kind);
+    DynamicObject {
+        types: Some(TypeMeta { api_version, kind }),
+        metadata: ObjectMeta { name: Some(object.metadata.name.clone()), ..ObjectMeta::default() },
+        data: json!({"spec": object.spec}),
+    }
+}
