@@ -214,9 +214,11 @@ fn run(file: Option<&std::path::Path>, settings: Settings) -> ExitCode {
 
 fn log(config: &Config) -> anyhow::Result<()> {
     use tracing_subscriber::EnvFilter;
-    // A plain level is meant for the agent; the ELF loader below it says thousands of lines at debug.
+    // A plain level is meant for the agent: the ELF loader below it says thousands of lines at debug, and the API client says each
+    // broken watch, of which the agent tells itself.
     let plain = config.log.chars().all(char::is_alphanumeric);
-    let directives = if plain { format!("{},aya=warn,aya_obj=warn", config.log) } else { config.log.clone() };
+    let directives =
+        if plain { format!("{},aya=warn,aya_obj=warn,kube_client=off", config.log) } else { config.log.clone() };
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| anyhow::anyhow!("--log: {:?} is no level or filter: {error}", config.log))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

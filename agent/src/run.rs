@@ -131,6 +131,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let objects = source.objects()?;
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
+    let name = name.filter(|_| source.has_leases());
     let assigner = name.is_some().then(|| Assigner::start(objects.clone(), config.node.clone())).transpose()?;
     let announcer = name
         .zip(assigner.clone())

@@ -44,6 +44,11 @@ impl Source {
         })
     }
 
+    /// Whether agents can agree there on who announces an address.
+    pub fn has_leases(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
+
     /// Begins to read it: the kernel checks programs meanwhile. The last good policies are kept in `last_good`.
     pub fn read(self, last_good: PathBuf) -> Result<JoinHandle<Result<(Problems, Updates)>>> {
         let read = move || self.opened(&last_good);

@@ -43,24 +43,29 @@ impl Binaries {
 /// # Errors
 /// There is none.
 pub fn cnitool() -> Result<PathBuf> {
-    in_go("TORTIE_CNITOOL", "cnitool")
+    there(env::var_os("TORTIE_CNITOOL").map_or_else(|| in_go("cnitool"), PathBuf::from), "cnitool")
 }
 
-/// The neighbour that translates services: as `TORTIE_KUBE_PROXY` says, else the one that the chores built.
+/// A program of Kubernetes, such as `kube-proxy` or `kubectl`: in the folder that `TORTIE_KUBERNETES` names, else the one that the
+/// chores built.
 ///
 /// # Errors
 /// There is none.
-pub fn kube_proxy() -> Result<PathBuf> {
-    in_go("TORTIE_KUBE_PROXY", "kube-proxy")
+pub fn kubernetes(program: &str) -> Result<PathBuf> {
+    match env::var_os("TORTIE_KUBERNETES") {
+        Some(folder) => there(PathBuf::from(folder).join(program), program),
+        None => there(in_go(program), program),
+    }
 }
 
-fn in_go(variable: &str, program: &str) -> Result<PathBuf> {
-    let built = || {
-        let versions = fs::read_dir(cache_dir().join("go")).into_iter().flatten().flatten();
-        versions.map(|version| version.path().join(program)).find(|path| path.is_file())
-    };
-    let path = env::var_os(variable).map(PathBuf::from).or_else(built).unwrap_or_default();
-    ensure!(path.is_file(), "{program} is not there; run `cargo xtask setup` first");
+/// Where the chores built it.
+fn in_go(program: &str) -> PathBuf {
+    let versions = fs::read_dir(cache_dir().join("go")).into_iter().flatten().flatten();
+    versions.map(|version| version.path().join(program)).find(|path| path.is_file()).unwrap_or_default()
+}
+
+fn there(path: PathBuf, program: &str) -> Result<PathBuf> {
+    ensure!(path.is_file(), "{program} is not there; `cargo xtask test` builds it");
     Ok(path)
 }
 

@@ -4,14 +4,16 @@
 //! Never: writes below `.tortie/`; that is the agents' own.
 
 use crate::{
-    Binaries, Fabric, NetNs, Node, NodeSpec, PodSpec, fabric,
+    Binaries, ControlPlane, Fabric, NetNs, Node, NodeSpec, PodSpec, control_plane, fabric,
     netns::{self, STEM, maker_is_gone},
     node,
 };
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process,
     sync::{
@@ -45,6 +47,7 @@ pub struct Cluster {
     binaries: Binaries,
     stem: String,
     directory: PathBuf,
+    control_plane: Option<ControlPlane>,
     kept: bool,
 }
 
@@ -67,10 +70,82 @@ impl Cluster {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(sweep);
         let directory = env::temp_dir().join(stem);
-        let cluster = Self { fabric: Fabric::create(stem)?, binaries, stem: stem.to_owned(), directory, kept: false };
+        let (fabric, stem) = (Fabric::create(stem)?, stem.to_owned());
+        let cluster = Self { fabric, binaries, stem, directory, control_plane: None, kept: false };
         fs::create_dir_all(cluster.datastore()).context("making the datastore's directory")?;
         cluster.manifest("pools", &pools(26, 122))?;
         Ok(cluster)
+    }
+
+    /// One whose objects a real API server keeps, at the outside host, Calico's in this group; in the directory lies what was
+    /// applied. Its agents have the rights that they are shipped with.
+    ///
+    /// # Errors
+    /// The API server does not come, or refuses what belongs to every cluster.
+    pub fn served((group, version): (&str, &str)) -> Result<Self> {
+        let mut cluster = Self::create()?;
+        let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
+        let folder = cluster.directory.join("control-plane");
+        cluster.control_plane = Some(ControlPlane::start(cluster.outside(), address, &folder)?);
+        cluster.apply(&control_plane::calicos_kinds(group, version).to_string())?;
+        cluster.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
+        cluster.grant()?;
+        let agents = control_plane::AGENT;
+        cluster.kubectl(
+            &["create", "clusterrolebinding", agents, "--clusterrole=tortie", &format!("--user={agents}")],
+            "",
+        )?;
+        cluster.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))?;
+        Ok(cluster)
+    }
+
+    /// Kills the API server; etcd lives on.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_apiserver(&mut self) -> Result<()> {
+        self.control_plane.as_mut().context("this cluster has no API server")?.kill_apiserver()
+    }
+
+    /// Starts the API server again.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn start_apiserver(&mut self) -> Result<()> {
+        let Self { control_plane, fabric, .. } = self;
+        control_plane.as_mut().context("this cluster has no API server")?.start_apiserver(fabric.outside())
+    }
+
+    /// kubectl as the administrator.
+    ///
+    /// # Errors
+    /// There is no API server, or kubectl fails.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let control_plane = self.control_plane.as_ref().context("this cluster has no API server")?;
+        control_plane.kubectl(self.outside(), arguments, input)
+    }
+
+    /// Gives its agents the rights that they are shipped with.
+    ///
+    /// # Errors
+    /// There is no API server, or kubectl fails.
+    pub fn grant(&self) -> Result<()> {
+        self.apply(include_str!("../../deploy/rbac.yaml"))
+    }
+
+    fn apply(&self, text: &str) -> Result<()> {
+        self.kubectl(&["apply", "-f", "-"], text).map(drop)
+    }
+
+    /// The datastore, as an agent is told of it.
+    pub(crate) fn named(&self) -> Vec<OsString> {
+        match &self.control_plane {
+            None => vec!["--datastore".into(), format!("file:{}", self.datastore().display()).into()],
+            Some(served) => {
+                let path = served.agents_kubeconfig().into();
+                vec!["--datastore".into(), "kubernetes".into(), "--kubeconfig".into(), path]
+            }
+        }
     }
 
     /// What all its names begin with.
@@ -134,7 +209,8 @@ impl Cluster {
         let beside = self.datastore().join(format!(".{name}.new"));
         fs::write(&beside, text).with_context(|| format!("writing {}", beside.display()))?;
         let path = self.datastore().join(format!("{name}.yaml"));
-        fs::rename(&beside, &path).with_context(|| format!("renaming to {}", path.display()))
+        fs::rename(&beside, &path).with_context(|| format!("renaming to {}", path.display()))?;
+        if self.control_plane.is_some() { self.apply(text) } else { Ok(()) }
     }
 
     /// Writes over `NAME.yaml` in place, as a plain editor does.
@@ -152,6 +228,10 @@ impl Cluster {
     /// It is not there.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.datastore().join(format!("{name}.yaml"));
+        if self.control_plane.is_some() {
+            let file = path.display().to_string();
+            self.kubectl(&["delete", "--now", "-f", &file], "")?;
+        }
         fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
     }
 

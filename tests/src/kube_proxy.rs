@@ -62,7 +62,7 @@ impl KubeProxy {
     /// # Errors
     /// As [`KubeProxy::start`].
     pub fn start_within(cluster: &Cluster, node: &Node, mode: Mode, patience: Duration) -> Result<Self> {
-        let program = crate::binaries::kube_proxy()?;
+        let program = crate::binaries::kubernetes("kube-proxy")?;
         let directory = cluster.directory().join(format!("kube-proxy-{}", node.name()));
         fs::create_dir_all(&directory).context("making kube-proxy's directory")?;
         let api = ApiServer::start(node.namespace(), &cluster.datastore())?;
@@ -99,7 +99,7 @@ impl KubeProxy {
     /// Its own command for that fails.
     pub fn clean(self, node: &Node) -> Result<()> {
         drop(self);
-        let mut command = node.namespace().command(&crate::binaries::kube_proxy()?)?;
+        let mut command = node.namespace().command(&crate::binaries::kubernetes("kube-proxy")?)?;
         let output = command.arg("--cleanup").output().context("starting kube-proxy --cleanup")?;
         ensure!(output.status.success(), "kube-proxy --cleanup: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())

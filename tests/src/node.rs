@@ -85,7 +85,7 @@ pub struct Node {
     program: PathBuf,
     plugin: PathBuf,
     directory: PathBuf,
-    datastore: PathBuf,
+    datastore: Vec<OsString>,
     kept: bool,
 }
 
@@ -113,7 +113,7 @@ impl Node {
             program,
             plugin: cluster.binaries().cni.clone(),
             directory,
-            datastore: cluster.datastore().to_owned(),
+            datastore: cluster.named(),
             kept: false,
         };
         node.agent.set_arguments(node.arguments());
@@ -123,8 +123,8 @@ impl Node {
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> =
             ["run", "--node", &self.spec.name, "--uplink", "eth0"].map(Into::into).into();
+        arguments.extend(self.datastore.iter().cloned());
         let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
-        option("--datastore", format!("file:{}", self.datastore.display()).into());
         option("--state-dir", self.directory.join("state").into());
         option("--socket", self.socket().into());
         option("--bpffs", self.bpffs().into());

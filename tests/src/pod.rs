@@ -98,7 +98,7 @@ impl PodSpec {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": { "namespace": self.namespace, "name": self.name, "labels": labels },
-            "spec": { "nodeName": node, "containers": [{ "name": "serve", "ports": ports }] },
+            "spec": { "nodeName": node, "containers": [{ "name": "serve", "image": "serve", "ports": ports }] },
         })
     }
 }

@@ -3,7 +3,10 @@ module neighbours
 
 go 1.26.0
 
-require k8s.io/kubernetes v1.36.1
+require (
+	go.etcd.io/etcd/server/v3 v3.6.8
+	k8s.io/kubernetes v1.36.1
+)
 
 replace (
 	k8s.io/api => k8s.io/api v0.36.1

@@ -16,7 +16,12 @@ const CNITOOL: &str = "github.com/containernetworking/cni/cnitool";
 const CNITOOL_VERSION: &str = "v1.3.0";
 /// Kubernetes, and what is built of it.
 const KUBERNETES_VERSION: &str = "v1.36.1";
-const KUBE_PROXY: &str = "k8s.io/kubernetes/cmd/kube-proxy";
+const KUBE_PROXY: [(&str, &str); 1] = [("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy")];
+const CONTROL_PLANE: [(&str, &str); 3] = [
+    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ("etcd", "go.etcd.io/etcd/server/v3"),
+];
 /// The modules that it is made of, each by its checksum. Its own `go.mod` names parts of its tree that no module has.
 const KUBERNETES: [(&str, &str); 2] =
     [("go.mod", include_str!("../kubernetes/go.mod")), ("go.sum", include_str!("../kubernetes/go.sum"))];
@@ -49,32 +54,43 @@ pub fn cnitool(paths: &Paths, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Where `kube-proxy` is, or will be.
-pub fn kube_proxy_path(paths: &Paths) -> PathBuf {
-    paths.cache.join("go").join(format!("kubernetes-{KUBERNETES_VERSION}")).join("kube-proxy")
+/// Where Kubernetes' programs are, or will be.
+pub fn kubernetes_dir(paths: &Paths) -> PathBuf {
+    paths.cache.join("go").join(format!("kubernetes-{KUBERNETES_VERSION}"))
 }
 
 /// Builds `kube-proxy`, if it is not there: minutes, the first time.
 pub fn kube_proxy(paths: &Paths, console: &Console) -> Result<()> {
-    let program = kube_proxy_path(paths);
-    let name = format!("kube-proxy {KUBERNETES_VERSION}");
-    if program.is_file() {
-        console.nothing_to_do(&name);
-        return Ok(());
+    of_kubernetes(paths, console, &KUBE_PROXY)
+}
+
+/// Builds an API server, its store and its client, if they are not there: minutes, the first time.
+pub fn control_plane(paths: &Paths, console: &Console) -> Result<()> {
+    of_kubernetes(paths, console, &CONTROL_PLANE)
+}
+
+fn of_kubernetes(paths: &Paths, console: &Console, programs: &[(&str, &str)]) -> Result<()> {
+    let folder = kubernetes_dir(paths);
+    for (program, package) in programs {
+        let (place, name) = (folder.join(program), format!("{program} {KUBERNETES_VERSION}"));
+        if place.is_file() {
+            console.nothing_to_do(&name);
+            continue;
+        }
+        let go = go(paths, console)?;
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        for (file, text) in KUBERNETES {
+            fs::write(folder.join(file), text).with_context(|| format!("writing {file} into {}", folder.display()))?;
+        }
+        let version = format!("-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}");
+        let beside = place.with_extension("new");
+        let mut build = paths.command(&go.to_string_lossy());
+        build.current_dir(&folder).args(["build", "-mod=mod", "-trimpath", "-ldflags", &version, "-o"]).arg(&beside);
+        build.arg(package).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
+        console.run(&name, &mut build)?;
+        fs::rename(&beside, &place).with_context(|| format!("putting {} in its place", place.display()))?;
     }
-    let go = go(paths, console)?;
-    let folder = program.parent().context("a program lies in a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    for (file, text) in KUBERNETES {
-        fs::write(folder.join(file), text).with_context(|| format!("writing {file} into {}", folder.display()))?;
-    }
-    let version = format!("-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}");
-    let beside = program.with_extension("new");
-    let mut build = paths.command(&go.to_string_lossy());
-    build.current_dir(folder).args(["build", "-mod=mod", "-trimpath", "-ldflags", &version, "-o"]).arg(&beside);
-    build.arg(KUBE_PROXY).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
-    console.run(&name, &mut build)?;
-    fs::rename(&beside, &program).with_context(|| format!("putting {} in its place", program.display()))
+    Ok(())
 }
 
 /// A Go that is new enough; an older one fetches it.
@@ -88,7 +104,7 @@ fn go(paths: &Paths, console: &Console) -> Result<PathBuf> {
     match (all.iter().find(new_enough), all.first()) {
         (Some(go), _) => Ok(go.clone()),
         (None, Some(old)) => fetch(paths, console, old),
-        (None, None) => bail!("no Go on PATH or in {CUSTOM}: install one; the tests run cnitool and kube-proxy"),
+        (None, None) => bail!("no Go on PATH or in {CUSTOM}: install one; the tests run programs of Kubernetes"),
     }
 }
 

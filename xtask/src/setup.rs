@@ -49,7 +49,8 @@ const PACKAGES: &[Package] = &[
         proof: "/usr/lib/cni/host-local",
         reason: "the tests chain the reference plugins and take addresses from them",
     },
-    Package { name: "golang-go", proof: "go", reason: "the tests run cnitool and kube-proxy" },
+    Package { name: "golang-go", proof: "go", reason: "the tests run programs of Kubernetes" },
+    Package { name: "openssl", proof: "openssl", reason: "the tests' API server signs with a key that it makes" },
     Package { name: "containerd", proof: "containerd", reason: "the tests start containers with it" },
     Package { name: "runc", proof: "runc", reason: "containerd starts containers with it" },
 ];

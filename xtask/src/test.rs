@@ -27,9 +27,11 @@ pub enum Level {
     Packet,
     /// Root: agents, CNI binary and pods in namespaces.
     System,
+    /// Root: agents and pods beside a real API server.
+    Apiserver,
     /// Root: the kernel programs on older kernels, in emulated machines.
     Vm,
-    /// Unit, fuzz, packet, system and vm.
+    /// Unit, fuzz, packet, system, apiserver and vm.
     All,
     /// Root, and an hour at most: the storms at length (kills, flips of policies), which no other level runs so long.
     Soak,
@@ -69,6 +71,9 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
     }
     if wants(Level::System) {
         run.system();
+    }
+    if wants(Level::Apiserver) {
+        run.apiserver();
     }
     if wants(Level::Vm) {
         vm::of_a_change().iter().for_each(|request| run.other_kernels(request));
@@ -157,6 +162,18 @@ impl Run<'_> {
         self.counted("system tests", tests);
     }
 
+    fn apiserver(&mut self) {
+        if !self.may("tests on an API server") {
+            return;
+        }
+        self.build();
+        self.work(golang::control_plane);
+        let mut tests = self.kernel_tests("apiserver");
+        // Each has a control plane of its own.
+        tests.args(["--test-threads", "2"]);
+        self.counted("tests on an API server", tests);
+    }
+
     fn other_kernels(&mut self, request: &vm::Request) {
         if !self.may("packet tests on other kernels") {
             return;
@@ -176,7 +193,7 @@ impl Run<'_> {
         let mut command = self.paths.cargo(&["test", "--package", "tests", "--test", binary, "--", "--show-output"]);
         command.env("TORTIE_AGENT", programs.agent).env("TORTIE_CNI", programs.cni);
         command.env("TORTIE_CNITOOL", golang::cnitool_path(self.paths));
-        command.env("TORTIE_KUBE_PROXY", golang::kube_proxy_path(self.paths));
+        command.env("TORTIE_KUBERNETES", golang::kubernetes_dir(self.paths));
         command
     }
 

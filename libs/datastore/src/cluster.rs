@@ -21,7 +21,9 @@ use crate::{
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use gather::{Gather, Said};
 use kinds::Calico;
+use kube::core::Status;
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -29,11 +31,15 @@ use std::{
         mpsc::{self, SyncSender},
     },
     thread,
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
 /// Events that may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
 const EVENTS_AT_ONCE: usize = 4096;
+
+/// A server that does not answer is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A watched cluster. Dropping it ends the watch.
 #[derive(Debug)]
@@ -74,8 +80,8 @@ impl Cluster {
 async fn run(connection: &Connection, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
     let Connection { client, server, .. } = connection;
     let followed = async {
-        let calico = Calico::of(client, server).await;
-        let kinds = kinds::watched(calico);
+        let mut standing = standing;
+        let kinds = kinds::watched(found_calico(connection, &mut standing).await);
         let gather = Gather::new(standing, &kinds, server.to_string());
         let watches = kinds
             .into_iter()
@@ -87,6 +93,43 @@ async fn run(connection: &Connection, standing: Standing, send: SyncSender<Batch
         _ = stopped => {}
         () = followed => {}
     }
+}
+
+/// Which of Calico's groups the cluster has; the server is asked until it says so.
+async fn found_calico(connection: &Connection, standing: &mut Standing) -> Calico {
+    loop {
+        match kinds::calico(&connection.client).await {
+            Ok(found) => {
+                standing.tell_beside(Vec::new());
+                return found;
+            }
+            Err(error) => {
+                let message = format!("does not say what it keeps: {}; it is asked again and again", in_full(&error));
+                let file = PathBuf::from(&*connection.server);
+                standing.tell_beside(vec![Problem { file, line: None, object: None, message }]);
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// What the server itself says, else an error with its causes.
+fn in_full(error: &(dyn Error + 'static)) -> String {
+    let (mut said, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        if let Some(status) =
+            error.downcast_ref::<Status>().or(error.downcast_ref::<Box<Status>>().map(|status| &**status))
+        {
+            return status.message.clone();
+        }
+        let text = error.to_string();
+        // Some say their cause themselves.
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = error.source();
+    }
+    said
 }
 
 /// Until the receiver is dropped.

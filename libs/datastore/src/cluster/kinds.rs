@@ -3,11 +3,12 @@
 //! Invariant: a kind that every cluster has is required; nothing is in sync without it.
 //! Never: guesses while the server does not answer.
 
-use kube::{Client, Error, core::Status, discovery::ApiResource};
-use std::time::Duration;
-
-/// A server that does not answer is asked again after so long.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+use kube::{
+    Api, Client, Error,
+    core::{DynamicObject, Status},
+    discovery::ApiResource,
+};
+use serde_json::Value;
 
 /// A kind.
 #[derive(Clone, Debug)]
@@ -34,40 +35,22 @@ pub(super) enum Calico {
     Native,
 }
 
-/// What serves a group: a Service, if it is not the API server itself.
-#[derive(Debug, serde::Deserialize)]
-struct ApiService {
-    spec: ApiServiceSpec,
-}
-
-#[derive(Debug, serde::Deserialize)]
-struct ApiServiceSpec {
-    service: Option<serde_json::Value>,
-}
-
 impl Calico {
-    /// Native where `projectcalico.org/v3` is served by the API server itself and by no server behind it.
-    pub(super) async fn of(client: &Client, server: &str) -> Self {
-        loop {
-            match asked(client).await {
-                Ok(found) => return found,
-                Err(error) => tracing::warn!(server, "the API server does not say which groups it has: {error}"),
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
+    fn group(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Stored => ("crd.projectcalico.org", "v1"),
+            Self::Native => ("projectcalico.org", "v3"),
         }
     }
 }
 
-async fn asked(client: &Client) -> Result<Calico, Error> {
-    const PATH: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v3.projectcalico.org";
-    let request = kube::core::request::Request::new("").get("", &kube::api::GetParams::default());
-    let mut request = request.map_err(Error::BuildRequest)?;
-    *request.uri_mut() = PATH.parse().expect("a path is a URI");
-    match client.request::<ApiService>(request).await {
-        Ok(ApiService { spec }) => Ok(if spec.service.is_none() { Calico::Native } else { Calico::Stored }),
-        Err(Error::Api(status)) if is_absent(&status) => Ok(Calico::Stored),
-        Err(error) => Err(error),
-    }
+/// Native where `projectcalico.org/v3` is served by the API server itself, and by no server behind it: what serves a group is a
+/// Service then.
+pub(super) async fn calico(client: &Client) -> Result<Calico, Error> {
+    let services = of(("apiregistration.k8s.io", "v1", "APIService", "apiservices", false)).resource;
+    let found = Api::<DynamicObject>::all_with(client.clone(), &services).get_opt("v3.projectcalico.org").await?;
+    let is_native = found.is_some_and(|found| found.data.pointer("/spec/service").is_none_or(Value::is_null));
+    Ok(if is_native { Calico::Native } else { Calico::Stored })
 }
 
 pub(super) fn is_absent(status: &Status) -> bool {
@@ -86,10 +69,7 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
         ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", false),
         ("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies", true),
     ];
-    let (group, version) = match calico {
-        Calico::Stored => ("crd.projectcalico.org", "v1"),
-        Calico::Native => ("projectcalico.org", "v3"),
-    };
+    let (group, version) = calico.group();
     let calicos = [
         ("Tier", "tiers"),
         ("GlobalNetworkPolicy", "globalnetworkpolicies"),
@@ -108,12 +88,13 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
 }
 
 /// A kind of objects that agents share, all of the cluster and not of a namespace.
-pub(super) fn shared(kind: &str) -> ApiResource {
+pub(super) fn shared(calico: Calico, kind: &str) -> ApiResource {
     let plural = match kind {
         "BlockAffinity" => "blockaffinities".to_owned(),
         kind => format!("{}s", kind.to_lowercase()),
     };
-    of(("crd.projectcalico.org", "v1", kind, &plural, false)).resource
+    let (group, version) = calico.group();
+    of((group, version, kind, &plural, false)).resource
 }
 
 /// Pods.

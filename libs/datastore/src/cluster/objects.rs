@@ -5,7 +5,7 @@
 
 use super::{
     connection::{Connection, Unanswered},
-    kinds::{self, is_absent},
+    kinds::{self, Calico, is_absent},
 };
 use crate::{Metadata, Object, ObjectError, Shared};
 use kube::{
@@ -15,7 +15,10 @@ use kube::{
 };
 use model::{NodeName, PodId, WorkloadAddress};
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 /// Who writes, as the server's `managedFields` say.
 const MANAGER: &str = "tortie";
@@ -28,17 +31,30 @@ const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 #[derive(Clone, Debug)]
 pub struct ClusterObjects {
     connection: Connection,
+    /// Once the server has said so.
+    calico: Arc<OnceLock<Calico>>,
 }
 
 impl ClusterObjects {
     /// Of this cluster.
     #[must_use]
     pub fn of(connection: Connection) -> Self {
-        Self { connection }
+        Self { connection, calico: Arc::default() }
     }
 
-    fn api(&self, kind: &str) -> Api<DynamicObject> {
-        Api::all_with(self.connection.client.clone(), &kinds::shared(kind))
+    fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
+        let calico = match self.calico.get() {
+            Some(known) => *known,
+            None => {
+                let found = self.connection.ask(kinds::calico(&self.connection.client));
+                *self.calico.get_or_init({
+                    let found = found.map_err(|unanswered| self.error((kind, ""), unanswered))?;
+                    move || found
+                })
+            }
+        };
+        let resource = kinds::shared(calico, kind);
+        Ok((Api::all_with(self.connection.client.clone(), &resource), resource))
     }
 
     fn pods(&self, namespace: &str) -> Api<DynamicObject> {
@@ -62,7 +78,7 @@ impl ClusterObjects {
         let reason = match unanswered {
             Unanswered::Silent => "it does not answer".to_owned(),
             Unanswered::Refused(Error::Api(status)) => status.message.clone(),
-            Unanswered::Refused(error) => error.to_string(),
+            Unanswered::Refused(error) => super::in_full(&error),
         };
         let server = self.connection.server.to_string();
         ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason }
@@ -71,12 +87,12 @@ impl ClusterObjects {
 
 impl Shared for ClusterObjects {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
-        let api = self.api(kind);
-        Ok(self.ask((kind, name), api.get(name))?.map(|found| read(kind, found)))
+        let (api, resource) = self.api(kind)?;
+        Ok(self.ask((kind, name), api.get(name))?.map(|found| read(&resource, found)))
     }
 
     fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
-        let api = self.api(kind);
+        let (api, resource) = self.api(kind)?;
         let found = self.ask((kind, ""), api.list(&ListParams::default()))?;
         let found = found.ok_or_else(|| ObjectError::Server {
             server: self.connection.server.to_string(),
@@ -84,15 +100,16 @@ impl Shared for ClusterObjects {
             name: String::new(),
             reason: "it has no such kind; apply the CRDs".to_owned(),
         })?;
-        Ok(found.items.into_iter().map(|item| read(kind, item)).collect())
+        Ok(found.items.into_iter().map(|item| read(&resource, item)).collect())
     }
 
     fn create(&self, object: &Object) -> Result<Object, ObjectError> {
         let (kind, name) = (&*object.kind, &*object.metadata.name);
-        let (api, fresh) = (self.api(kind), written(object));
+        let (api, resource) = self.api(kind)?;
+        let fresh = written(&resource, object);
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match self.connection.ask(api.create(&parameters, &fresh)) {
-            Ok(now) => Ok(read(kind, now)),
+            Ok(now) => Ok(read(&resource, now)),
             Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) => {
                 Err(conflict(kind, name, "none", "one"))
             }
@@ -109,10 +126,10 @@ impl Shared for ClusterObjects {
             {"op": "replace", "path": "/spec", "value": object.spec},
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(change).expect("two operations are a patch"));
-        let api = self.api(kind);
+        let (api, resource) = self.api(kind)?;
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match self.connection.ask(api.patch(name, &parameters, &patch)) {
-            Ok(now) => Ok(read(kind, now)),
+            Ok(now) => Ok(read(&resource, now)),
             Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => {
                 Err(conflict(kind, name, wanted, "none"))
             }
@@ -126,7 +143,7 @@ impl Shared for ClusterObjects {
     fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
         let resource_version = version.map(str::to_owned);
         let preconditions = version.map(|_| Preconditions { resource_version, uid: None });
-        let (api, parameters) = (self.api(kind), DeleteParams { preconditions, ..DeleteParams::default() });
+        let ((api, _), parameters) = (self.api(kind)?, DeleteParams { preconditions, ..DeleteParams::default() });
         match self.connection.ask(api.delete(name, &parameters)) {
             Ok(_) => Ok(true),
             Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => Ok(false),
@@ -186,10 +203,10 @@ fn conflict(kind: &str, name: &str, wanted: &str, found: &str) -> ObjectError {
     ObjectError::Conflict { kind: kind.into(), name: name.into(), wanted: wanted.into(), found: found.into() }
 }
 
-fn read(kind: &str, mut found: DynamicObject) -> Object {
+fn read(resource: &ApiResource, mut found: DynamicObject) -> Object {
     Object {
-        api_version: kinds::shared(kind).api_version,
-        kind: kind.to_owned(),
+        api_version: resource.api_version.clone(),
+        kind: resource.kind.clone(),
         metadata: Metadata {
             name: found.metadata.name.take().unwrap_or_default(),
             resource_version: found.metadata.resource_version.take(),
@@ -198,8 +215,8 @@ fn read(kind: &str, mut found: DynamicObject) -> Object {
     }
 }
 
-fn written(object: &Object) -> DynamicObject {
-    let ApiResource { api_version, kind, .. } = kinds::shared(&object.kind);
+fn written(resource: &ApiResource, object: &Object) -> DynamicObject {
+    let ApiResource { api_version, kind, .. } = resource.clone();
     DynamicObject {
         types: Some(TypeMeta { api_version, kind }),
         metadata: ObjectMeta { name: Some(object.metadata.name.clone()), ..ObjectMeta::default() },

@@ -57,7 +57,7 @@ impl Watch {
                 Some(Err(error)) if self.kind.is_optional && refusal(&error).is_some_and(is_absent) => {
                     return Said::Absent;
                 }
-                Some(Err(error)) => return Said::Trouble(error.to_string()),
+                Some(Err(error)) => return Said::Trouble(super::in_full(&error)),
                 None => self.begin_anew(self.is_streaming),
             }
         }

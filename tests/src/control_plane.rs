@@ -1,0 +1,227 @@
+//! A real control plane: etcd and kube-apiserver, as they are, in a namespace of the test's.
+//! In: a namespace, an address of it, a folder. Out: an API server that is ready, and kubectl for it.
+//! Invariant: it listens in that namespace alone; what it knows goes with the folder; its processes die with the test.
+//! Never: ends a process that it did not start.
+
+use crate::{NetNs, binaries, wait};
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde_json::{Value, json};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    net::IpAddr,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// Where the API server listens.
+const PORT: u16 = 6443;
+/// Who may do everything, by this token.
+const ADMIN: &str = "admin";
+/// Who the agents are.
+pub const AGENT: &str = "tortie";
+
+/// What runs, and where.
+#[derive(Debug)]
+pub struct ControlPlane {
+    directory: PathBuf,
+    address: IpAddr,
+    etcd: Child,
+    apiserver: Option<Child>,
+}
+
+impl ControlPlane {
+    /// Starts both and waits until the API server is ready.
+    ///
+    /// # Errors
+    /// One of them is not built, or does not come.
+    pub fn start(namespace: &NetNs, address: IpAddr, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).context("making the control plane's folder")?;
+        let token = |who: &str, groups: &str| format!("{who}-token,{who},{who}{groups}\n");
+        let tokens = token(ADMIN, ",\"system:masters\"") + &token(AGENT, "");
+        fs::write(directory.join("tokens.csv"), tokens).context("writing tokens")?;
+        openssl(
+            directory,
+            &["genpkey", "-quiet", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "sa.key"],
+        )?;
+        openssl(directory, &["pkey", "-in", "sa.key", "-pubout", "-out", "sa.pub"])?;
+        let etcd = etcd(namespace, directory)?;
+        let mut control_plane = Self { directory: directory.to_owned(), address, etcd, apiserver: None };
+        control_plane.kubeconfig(ADMIN)?;
+        control_plane.kubeconfig(AGENT)?;
+        control_plane.start_apiserver(namespace)?;
+        Ok(control_plane)
+    }
+
+    /// Starts the API server, which does not run.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn start_apiserver(&mut self, namespace: &NetNs) -> Result<()> {
+        let path = |name: &str| self.directory.join(name).display().to_string();
+        let address = self.address;
+        let mut command = namespace.command(&binaries::kubernetes("kube-apiserver")?)?;
+        command.args([
+            "--etcd-servers=http://127.0.0.1:2379".to_owned(),
+            format!("--bind-address={address}"),
+            format!("--advertise-address={address}"),
+            format!("--secure-port={PORT}"),
+            format!("--cert-dir={}", path("certs")),
+            format!("--token-auth-file={}", path("tokens.csv")),
+            "--authorization-mode=RBAC".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={}", path("sa.pub")),
+            format!("--service-account-signing-key-file={}", path("sa.key")),
+            // No controller makes service accounts here.
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            "--runtime-config=api/all=true".to_owned(),
+        ]);
+        self.apiserver = Some(started(command, &self.directory.join("apiserver.log"))?);
+        let ready = || Ok(self.kubectl(namespace, &["get", "--raw", "/readyz"], "")? == "ok");
+        wait::wait_until("the API server is ready", 3 * wait::PATIENCE, ready).with_context(|| self.log_tail())
+    }
+
+    /// Kills the API server on the spot; etcd lives on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_apiserver(&mut self) -> Result<()> {
+        let mut apiserver = self.apiserver.take().context("the API server does not run")?;
+        apiserver.kill().context("killing the API server")?;
+        apiserver.wait().context("waiting for the API server's end")?;
+        Ok(())
+    }
+
+    /// Runs kubectl as the administrator, with this on its standard input.
+    ///
+    /// # Errors
+    /// It fails; what it says is in the message.
+    pub fn kubectl(&self, namespace: &NetNs, arguments: &[&str], input: &str) -> Result<String> {
+        let mut command = namespace.command(&binaries::kubernetes("kubectl")?)?;
+        command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig_path(ADMIN))
+            .arg("--cache-dir")
+            .arg(self.directory.join("cache"));
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("starting kubectl")?;
+        child
+            .stdin
+            .take()
+            .context("kubectl has no input")?
+            .write_all(input.as_bytes())
+            .context("writing to kubectl")?;
+        let output = child.wait_with_output().context("waiting for kubectl")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {arguments:?}: {}", said.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Where the agents' kubeconfig lies.
+    #[must_use]
+    pub fn agents_kubeconfig(&self) -> PathBuf {
+        self.kubeconfig_path(AGENT)
+    }
+
+    fn kubeconfig_path(&self, who: &str) -> PathBuf {
+        self.directory.join(format!("{who}.kubeconfig"))
+    }
+
+    fn kubeconfig(&self, who: &str) -> Result<()> {
+        let address = match self.address {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("[{v6}]"),
+        };
+        let authority = self.directory.join("certs/apiserver.crt");
+        let cluster = json!({ "server": format!("https://{address}:{PORT}"), "certificate-authority": authority });
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{ "name": "test", "cluster": cluster }],
+            "users": [{ "name": "test", "user": { "token": format!("{who}-token") } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+        });
+        fs::write(self.kubeconfig_path(who), text.to_string()).context("writing a kubeconfig")
+    }
+
+    /// The end of the API server's log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.directory.join("apiserver.log")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        for child in self.apiserver.iter_mut().chain([&mut self.etcd]) {
+            // Already ended is ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn openssl(directory: &Path, arguments: &[&str]) -> Result<()> {
+    let output = Command::new("openssl").current_dir(directory).args(arguments).output().context("starting openssl")?;
+    ensure!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn etcd(namespace: &NetNs, directory: &Path) -> Result<Child> {
+    const CLIENTS: &str = "http://127.0.0.1:2379";
+    const PEERS: &str = "http://127.0.0.1:2380";
+    let mut command = namespace.command(&binaries::kubernetes("etcd")?)?;
+    // Nothing of it has to outlive a crash of the machine.
+    command.args(["--unsafe-no-fsync", "--log-level", "warn", "--data-dir"]).arg(directory.join("etcd"));
+    command.args(["--listen-client-urls", CLIENTS, "--advertise-client-urls", CLIENTS, "--listen-peer-urls", PEERS]);
+    command.args(["--initial-advertise-peer-urls", PEERS, "--initial-cluster", &format!("default={PEERS}")]);
+    started(command, &directory.join("etcd.log"))
+}
+
+fn started(mut command: Command, log: &Path) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(log).context("opening a log")?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    let die_together = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
+    // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(die_together) };
+    let program = command.get_program().display().to_string();
+    command.spawn().with_context(|| format!("starting {program}"))
+}
+
+/// Definitions of Calico's kinds, in this group, which take whatever is given.
+#[must_use]
+pub fn calicos_kinds(group: &str, version: &str) -> Value {
+    let kinds = [
+        ("Tier", "tiers", false),
+        ("GlobalNetworkPolicy", "globalnetworkpolicies", false),
+        ("NetworkPolicy", "networkpolicies", true),
+        ("StagedGlobalNetworkPolicy", "stagedglobalnetworkpolicies", false),
+        ("StagedNetworkPolicy", "stagednetworkpolicies", true),
+        ("StagedKubernetesNetworkPolicy", "stagedkubernetesnetworkpolicies", true),
+        ("GlobalNetworkSet", "globalnetworksets", false),
+        ("NetworkSet", "networksets", true),
+        ("HostEndpoint", "hostendpoints", false),
+        ("FelixConfiguration", "felixconfigurations", false),
+        ("IPPool", "ippools", false),
+        ("IPAMBlock", "ipamblocks", false),
+        ("BlockAffinity", "blockaffinities", false),
+        ("IPAMHandle", "ipamhandles", false),
+    ];
+    let open = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let definition = |(kind, plural, namespaced): (&str, &str, bool)| {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": { "name": format!("{plural}.{group}") },
+            "spec": {
+                "group": group, "scope": if namespaced { "Namespaced" } else { "Cluster" },
+                "names": { "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase() },
+                "versions": [{ "name": version, "served": true, "storage": true, "schema": { "openAPIV3Schema": open } }],
+            },
+        })
+    };
+    json!({ "apiVersion": "v1", "kind": "List", "items": kinds.map(definition) })
+}
