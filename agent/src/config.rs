@@ -497,6 +497,7 @@ mod tests {
         for (text, flag) in [
             ("node: n1\n", "--datastore"),
             ("datastore: etcd\n", "--datastore"),
+            ("datastore: file:/d\nkubeconfig: /k\nnode: n1\n", "--kubeconfig"),
             ("datastore: file:/d\nnode: N_1\n", "--node"),
             ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),
             ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),
