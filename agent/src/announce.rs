@@ -74,13 +74,7 @@ struct Told {
 
 impl Announcer {
     /// At this uplink, in the calling thread's namespace, over the maps pinned below `bpffs`.
-    pub fn start(
-        objects: Store,
-        node: &NodeName,
-        bpffs: &Path,
-        uplink: IfaceName,
-        assigner: Assigner,
-    ) -> Result<Self> {
+    pub fn start(objects: Store, node: &NodeName, bpffs: &Path, uplink: IfaceName, assigner: Assigner) -> Result<Self> {
         let shared = Arc::<Mailbox<Told>>::default();
         let mut worker = Worker {
             // What a former agent held is held by a new life, or not at all.

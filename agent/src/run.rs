@@ -131,7 +131,6 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let objects = source.objects()?;
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
-    let name = name.filter(|_| source.has_leases());
     let assigner = name.is_some().then(|| Assigner::start(objects.clone(), config.node.clone())).transpose()?;
     let announcer = name
         .zip(assigner.clone())
@@ -152,7 +151,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;
-    (agent.announcer, agent.assigner) = (announcer, assigner);
+    (agent.announcer, agent.assigner) = (announcer, assigner.filter(|_| source.has_leases()));
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

@@ -44,7 +44,7 @@ impl Source {
         })
     }
 
-    /// Whether agents can agree there on who announces an address.
+    /// Whether agents can agree there on who gives and announces addresses of load balancers.
     pub fn has_leases(&self) -> bool {
         matches!(self, Self::Directory(_))
     }

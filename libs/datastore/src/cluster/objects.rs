@@ -7,7 +7,7 @@ use super::{
     connection::{Connection, Unanswered},
     kinds::{self, Calico, is_absent},
 };
-use crate::{Metadata, Object, ObjectError, Shared};
+use crate::{Metadata, Object, ObjectError, Shared, lease};
 use kube::{
     Api, Error,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
@@ -87,11 +87,17 @@ impl ClusterObjects {
 
 impl Shared for ClusterObjects {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        if is_kept_elsewhere(kind) {
+            return Ok(None);
+        }
         let (api, resource) = self.api(kind)?;
         Ok(self.ask((kind, name), api.get(name))?.map(|found| read(&resource, found)))
     }
 
     fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        if is_kept_elsewhere(kind) {
+            return Ok(Vec::new());
+        }
         let (api, resource) = self.api(kind)?;
         let found = self.ask((kind, ""), api.list(&ListParams::default()))?;
         let found = found.ok_or_else(|| ObjectError::Server {
@@ -105,6 +111,11 @@ impl Shared for ClusterObjects {
 
     fn create(&self, object: &Object) -> Result<Object, ObjectError> {
         let (kind, name) = (&*object.kind, &*object.metadata.name);
+        if is_kept_elsewhere(kind) {
+            let reason = "agents keep no leases there yet: nobody announces addresses of load balancers".to_owned();
+            let server = self.connection.server.to_string();
+            return Err(ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason });
+        }
         let (api, resource) = self.api(kind)?;
         let fresh = written(&resource, object);
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
@@ -193,6 +204,11 @@ impl ClusterObjects {
 fn annotations(addresses: &[IpAddr]) -> [(&'static str, String); 2] {
     let hosts: Vec<_> = addresses.iter().map(|address| model::Cidr::host(*address).to_string()).collect();
     [(POD_IP, hosts.first().cloned().unwrap_or_default()), (POD_IPS, hosts.join(","))]
+}
+
+/// Heartbeats as quick as those in a directory would be too many writes for an API server.
+fn is_kept_elsewhere(kind: &str) -> bool {
+    kind == lease::KIND
 }
 
 fn is_conflict(code: u16) -> bool {
