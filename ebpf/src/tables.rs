@@ -207,6 +207,7 @@ pub trait Frame {
     ///
     /// # Errors
     /// It goes no further.
+    #[inline(always)]
     fn ask<T: Tables>(
         &self,
         walk: &Walk<'_, T, Self>,

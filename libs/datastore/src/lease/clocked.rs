@@ -4,21 +4,29 @@
 //! Never: waits for time to pass.
 
 use super::*;
-use crate::Objects;
-use std::{cell::Cell, error::Error, rc::Rc};
+use crate::{Objects, Shared};
+use model::{NodeName, PodId, WorkloadAddress};
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
 /// A clock that moves while the store is asked.
+#[derive(Debug)]
 struct Slow {
     objects: Objects,
-    at: Rc<Cell<u64>>,
-    took: Rc<Cell<u64>>,
+    at: Arc<AtomicU64>,
+    took: Arc<AtomicU64>,
 }
 
 impl Slow {
     fn after<T>(&self, answer: T) -> T {
-        self.at.set(self.at.get() + self.took.get());
+        self.at.fetch_add(self.took.load(Ordering::Relaxed), Ordering::Relaxed);
         answer
     }
 }
@@ -39,38 +47,44 @@ impl Shared for Slow {
     fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
         self.after(Shared::delete(&self.objects, kind, name, version))
     }
+    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
+        self.after(Shared::publish(&self.objects, addresses))
+    }
+    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
+        self.after(Shared::withdraw(&self.objects, pod, node))
+    }
 }
 
 /// An agent, its clock, and how long the store takes.
 struct Agent {
-    leases: Leases<Slow>,
-    at: Rc<Cell<u64>>,
-    took: Rc<Cell<u64>>,
+    leases: Leases,
+    at: Arc<AtomicU64>,
+    took: Arc<AtomicU64>,
 }
 
 impl Agent {
     fn open(dir: &std::path::Path, node: &str) -> Self {
-        let (at, took) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let (at, took) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let objects = Objects::open(dir).expect("a store");
-        let slow = Slow { objects, at: Rc::clone(&at), took: Rc::clone(&took) };
-        Self { leases: Leases::open(slow, node, Timing::FAST), at, took }
+        let slow = Slow { objects, at: Arc::clone(&at), took: Arc::clone(&took) };
+        Self { leases: Leases::open(Arc::new(slow), node, Timing::FAST), at, took }
     }
 
     /// Calls from now on begin then, and take so long.
     fn calls(&self, at: u64, took: u64) {
-        self.at.set(at);
-        self.took.set(took);
+        self.at.store(at, Ordering::Relaxed);
+        self.took.store(took, Ordering::Relaxed);
     }
 
     fn beat(&mut self) -> Outcome {
-        let at = Rc::clone(&self.at);
-        Ok(self.leases.beat(move || millis(at.get()))?)
+        let at = Arc::clone(&self.at);
+        Ok(self.leases.beat(move || millis(at.load(Ordering::Relaxed)))?)
     }
 
     fn look(&mut self, names: &[&str]) -> Outcome {
-        let at = Rc::clone(&self.at);
+        let at = Arc::clone(&self.at);
         let wanted = names.iter().map(|name| ((*name).to_owned(), true)).collect();
-        Ok(self.leases.look(&wanted, move || millis(at.get()))?)
+        Ok(self.leases.look(&wanted, move || millis(at.load(Ordering::Relaxed)))?)
     }
 }
 
