@@ -10,31 +10,31 @@ use abi::rules::{SET_DEFAULT_ONLY, SET_OPEN, SpanKind, x_of};
 use abi::{Address, Endpoint, RowRef, SetEntry, Span, Word, handover};
 
 use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, UPLINK, ipv4, tcp, udp, v4};
-use crate::outside::{self, open_by_one};
+use crate::outside::open_by_one;
 use crate::services::{PORT, TARGET, VIP};
 use crate::tables::Arrival;
-use crate::tracking::{ACK, B, FIN, OUTSIDE, RST, SYN, TO_B, later};
+use crate::tracking::{ACK, B, OUTSIDE, SYN, TO_B, later};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Verdict, walk};
 
 /// Slots of the gate's layers, and of a gate elsewhere.
-const LOCAL: u32 = 5;
+pub const LOCAL: u32 = 5;
 const FORWARD: u32 = 6;
-const PRE_DNAT: u32 = 7;
-const OTHER: u32 = 8;
+pub const PRE_DNAT: u32 = 7;
+pub const OTHER: u32 = 8;
 /// Rule sets: refuses everything; refuses the frontend's port and lets the next layer say what becomes of all others.
-const NOTHING: u32 = 0;
+pub const NOTHING: u32 = 0;
 const NO_FRONTEND: u32 = 3;
 /// An address of the service's that is not the node's own.
-const EXTERNAL: u8 = 98;
+pub const EXTERNAL: u8 = 98;
 
 type Fate = Result<Verdict, DropReason>;
 const OUT: Fate = Ok(Verdict::ByRoute);
-const THROUGH: Fate = Ok(Verdict::Through);
-const REFUSED: Fate = Err(HostEndpoint);
+pub const THROUGH: Fate = Ok(Verdict::Through);
+pub const REFUSED: Fate = Err(HostEndpoint);
 
 /// A gate that lets nothing in for the node itself, with rules (ingress, egress) for what is forwarded.
-fn gated(forward: [u32; 2]) -> Node {
+pub fn gated(forward: [u32; 2]) -> Node {
     let mut node = open_by_one();
     node.owns(v4(VIP), SLOT_HOST);
     let external = |protocol| abi::ServiceKey { address: v4(EXTERNAL), ..crate::services::key(PORT, protocol) };
@@ -59,7 +59,7 @@ fn gated(forward: [u32; 2]) -> Node {
 }
 
 /// The same without a layer for what is forwarded.
-fn gated_alone() -> Node {
+pub fn gated_alone() -> Node {
     let mut node = gated([SET_OPEN, SET_OPEN]);
     node.endpoints[LOCAL as usize].layers.forward = 0;
     node
@@ -72,13 +72,13 @@ fn gated_to_elsewhere(forward: [u32; 2]) -> Node {
     node
 }
 
-fn rules(node: &mut Node, slot: u32, [ingress, egress]: [u32; 2]) {
+pub fn rules(node: &mut Node, slot: u32, [ingress, egress]: [u32; 2]) {
     let layer = &mut node.endpoints[slot as usize];
     (layer.ingress, layer.egress) = (Word::settled(ingress), Word::settled(egress));
 }
 
 /// A commit that changes a layer's rules: those of the pods' flows move on with it.
-fn change(node: &mut Node, slot: u32, ingress: u32) {
+pub fn change(node: &mut Node, slot: u32, ingress: u32) {
     node.generation.set(node.generation.get() + 1);
     let revision = node.generation.get() as u32;
     node.endpoints.iter_mut().for_each(|endpoint| endpoint.rev = revision);
@@ -87,14 +87,14 @@ fn change(node: &mut Node, slot: u32, ingress: u32) {
 }
 
 /// Through a hook; the twin has to say the same, and to write nothing.
-fn by(node: &Node, hook: Hook, arrival: &Arrival, frame: &[u8]) -> (Fate, State) {
+pub fn by(node: &Node, hook: Hook, arrival: &Arrival, frame: &[u8]) -> (Fate, State) {
     let told = walk(hook, &Twin(node), &Bytes(frame), arrival, &mut State::default());
     let (fate, state) = node.run_from(hook, arrival, frame);
     assert_eq!(told, fate, "the twin at {hook:?}");
     (fate, state)
 }
 
-const COMES: Arrival = Arrival {
+pub const COMES: Arrival = Arrival {
     ifindex: UPLINK,
     ingress_ifindex: UPLINK,
     ethertype: 0x0800,
@@ -111,7 +111,7 @@ fn gate(node: &Node, frame: &[u8]) -> (Fate, State) {
 }
 
 /// In by the gate, and what the uplink's program then does.
-fn comes(node: &Node, frame: &[u8]) -> (Fate, State) {
+pub fn comes(node: &Node, frame: &[u8]) -> (Fate, State) {
     let (fate, state) = gate(node, frame);
     let words = if state.translation.end == Translated::Ahead { handover::to_cb_ahead } else { handover::to_cb };
     match fate {
@@ -124,25 +124,25 @@ fn comes(node: &Node, frame: &[u8]) -> (Fate, State) {
 }
 
 /// Out by the gate: what came in by another interface, or what the node itself sends (0).
-fn leaves(node: &Node, ingress_ifindex: u32, frame: &[u8]) -> Fate {
+pub fn leaves(node: &Node, ingress_ifindex: u32, frame: &[u8]) -> Fate {
     by(node, Hook::ToHostEndpoint, &Arrival { ingress_ifindex, ..COMES }, frame).0
 }
 
-fn asks(node: &Node, port: u16, flags: u8) -> Fate {
+pub fn asks(node: &Node, port: u16, flags: u8) -> Fate {
     comes(node, &tcp(OUTSIDE, VIP, (port, PORT), flags)).0
 }
 
-fn asks_udp(node: &Node, port: u16) -> Fate {
+pub fn asks_udp(node: &Node, port: u16) -> Fate {
     comes(node, &udp(OUTSIDE, VIP, (port, PORT))).0
 }
 
 /// The backend answers, and the answer leaves as the service's.
-fn answers(node: &Node, port: u16, flags: u8) -> Fate {
+pub fn answers(node: &Node, port: u16, flags: u8) -> Fate {
     let fate = node.pod_sends(3, &tcp(B, 200, (TARGET, port), flags));
     if fate == OUT { leaves(node, 3, &tcp((0, VIP), 200, (PORT, port), flags)) } else { fate }
 }
 
-fn connect(node: &Node, port: u16) {
+pub fn connect(node: &Node, port: u16) {
     assert_eq!((asks(node, port, SYN), answers(node, port, SYN | ACK)), (TO_B, THROUGH));
     assert_eq!((asks(node, port, ACK), answers(node, port, ACK), asks(node, port, ACK)), (TO_B, THROUGH, TO_B));
 }
@@ -293,136 +293,6 @@ fn hep_4_what_comes_back_from_a_backend_elsewhere_passes_a_gate_that_lets_nothin
         assert_eq!(returns(&node, mask, 4000, ACK), THROUGH);
         assert_eq!(comes(&node, &tcp((0, 202), 1, (TARGET, mask), ACK)).0, REFUSED, "of nobody's");
     }
-}
-
-#[test]
-fn an_entry_of_what_a_service_leads_on_serves_for_nothing_else() {
-    type Gone = fn(&mut Node);
-    let no_frontend: Gone = |node| node.frontends[1].outside = Word::settled(0);
-    let no_service: Gone = |node| {
-        node.frontends.iter_mut().for_each(|frontend| frontend.outside = Word::settled(0));
-        node.backends[1].standing = Word::settled(0);
-    };
-    for gone in [no_frontend, no_service] {
-        let mut node = gated([ALLOW, NOTHING]);
-        connect(&node, 4000);
-        assert_eq!(asks_udp(&node, 4000), TO_B);
-        gone(&mut node);
-        for (_, flow) in node.flows().iter().filter(|(_, flow)| flow.nat_kind.get() == NAT_LEADS) {
-            flow.forget();
-        }
-        assert_eq!((asks(&node, 4000, ACK), asks_udp(&node, 4000)), (REFUSED, REFUSED), "for the node itself");
-        assert_eq!(asks(&node, 4000, SYN), REFUSED);
-    }
-    let node = gated([ALLOW, NOTHING]);
-    connect(&node, 4000);
-    assert_eq!(leaves(&node, 0, &tcp((0, VIP), 200, (PORT, 4000), ACK)), REFUSED, "the node's own");
-    // An address that is not the node's: what is forwarded is asked about in its own name again.
-    let mut node = gated([SOME, NOTHING]);
-    let external = |node: &Node, flags| comes(node, &tcp(OUTSIDE, EXTERNAL, (4001, PORT), flags)).0;
-    assert_eq!((external(&node, SYN), external(&node, ACK)), (TO_B, TO_B));
-    let leads = node.flows().into_iter().find(|(_, flow)| flow.nat_kind.get() == NAT_LEADS);
-    leads.expect("one leads").1.forget();
-    let answer = tcp((0, EXTERNAL), 200, (PORT, 4001), SYN | ACK);
-    assert_eq!(leaves(&node, 77, &answer), REFUSED, "what no backend's flow brings back");
-    node.frontends[1].outside = Word::settled(0);
-    assert_eq!((external(&node, ACK), external(&node, SYN)), (REFUSED, REFUSED));
-}
-
-#[test]
-fn what_the_gate_left_to_the_uplinks_program_and_no_service_leads_on_goes_nowhere() {
-    let mut node = gated([ALLOW, NOTHING]);
-    connect(&node, 4000);
-    let ahead = |node: &Node, frame: &[u8]| {
-        let arrival = Arrival { handed: handover::to_cb_ahead(node.generation.get()), ..COMES };
-        by(node, Hook::FromUplink, &arrival, frame).0
-    };
-    for flags in [SYN, ACK, RST] {
-        assert_eq!(ahead(&node, &tcp(OUTSIDE, VIP, (4000, 22), flags)), REFUSED, "to the node");
-    }
-    assert_eq!(ahead(&node, &udp(OUTSIDE, 1, (4000, 53))), REFUSED);
-    assert_eq!(ahead(&node, &tcp(OUTSIDE, 3, (4005, TARGET), SYN)), REFUSED, "straight to a pod");
-    // Its backend is gone: it hears so, and the host's stack nothing.
-    node.backends[1].standing = Word::settled(0);
-    assert_eq!((asks(&node, 4000, ACK), asks(&node, 4000, RST)), (Err(BackendGone), REFUSED));
-    // A backend that is this node itself is asked about as the node.
-    let mut node = gated([ALLOW, NOTHING]);
-    node.backends[1].address = v4(1);
-    assert_eq!(asks(&node, 4000, SYN), REFUSED);
-}
-
-#[test]
-fn a_flow_older_than_the_gate_goes_on_and_one_of_the_nodes_own_is_not_taken_for_it() {
-    let mut node = gated([ALLOW, NOTHING]);
-    node.interfaces.remove(&UPLINK);
-    node.endpoints[SLOT_HOST as usize].layers.uplink = 0;
-    outside::connect(&node, 4000);
-    node.interfaces.insert(UPLINK, LOCAL);
-    node.endpoints[SLOT_HOST as usize].layers.uplink = LOCAL;
-    assert_eq!((asks(&node, 4000, ACK), answers(&node, 4000, ACK)), (TO_B, THROUGH));
-    assert_eq!(asks(&node, 4001, ACK), REFUSED, "one that nobody knows");
-    assert_eq!((asks(&node, 4000, FIN | ACK), answers(&node, 4000, FIN | ACK)), (TO_B, THROUGH));
-    // A connection of the node's own, from before the service: its entry speaks for it, and no service is asked about.
-    let mut node = gated([ALLOW, NOTHING]);
-    let there = std::mem::replace(&mut node.frontends[1].outside, Word::settled(0));
-    rules(&mut node, LOCAL, [ALLOW, NOTHING]);
-    let own = |node: &Node, flags| asks(node, 4000, flags);
-    assert_eq!(own(&node, SYN), Ok(Verdict::Untouched));
-    assert_eq!(leaves(&node, 0, &tcp((0, VIP), 200, (PORT, 4000), SYN | ACK)), THROUGH);
-    assert_eq!(own(&node, ACK), Ok(Verdict::Untouched));
-    node.frontends[1].outside = there;
-    assert_eq!(own(&node, ACK), Ok(Verdict::Untouched));
-    assert_eq!(leaves(&node, 0, &tcp((0, VIP), 200, (PORT, 4000), ACK)), THROUGH);
-    change(&mut node, LOCAL, NOTHING);
-    assert_eq!(own(&node, ACK), Err(FlowRefused), "the node's own rules cut it");
-}
-
-#[test]
-fn what_no_service_leads_on_is_asked_about_at_the_gate_alone() {
-    // Straight to a pod, in a connection older than the gate.
-    let mut node = gated([SOME, SET_OPEN]);
-    node.interfaces.remove(&UPLINK);
-    let straight = |node: &Node, flags| comes(node, &tcp(OUTSIDE, 3, (4000, TARGET), flags)).0;
-    assert_eq!(straight(&node, SYN), TO_B);
-    node.interfaces.insert(UPLINK, LOCAL);
-    assert_eq!(straight(&node, ACK), TO_B);
-    // By another interface of the node's: the uplink's rules are not for it.
-    let node = gated([NOTHING, NOTHING]);
-    assert_eq!(node.run(Hook::ToWorkload, 3, 77, &udp(OUTSIDE, 3, (5, 53))).0, TO_B);
-    assert_eq!(comes(&node, &udp(OUTSIDE, 3, (5, 53))).0, REFUSED);
-    // A flow that the local layer let in, of an address that was the node's, and is a service's now.
-    let mut node = gated_alone();
-    let there = std::mem::replace(&mut node.frontends[1].outside, Word::settled(0));
-    rules(&mut node, LOCAL, [ALLOW, NOTHING]);
-    node.endpoints[LOCAL as usize].layers.pre_dnat = PRE_DNAT;
-    rules(&mut node, PRE_DNAT, [ALLOW, SET_OPEN]);
-    assert_eq!(asks_udp(&node, 4000), Ok(Verdict::Untouched));
-    node.owns(v4(VIP), 0);
-    node.frontends[1].outside = there;
-    rules(&mut node, PRE_DNAT, [NOTHING, SET_OPEN]);
-    assert_eq!(asks_udp(&node, 4000), REFUSED);
-}
-
-#[test]
-fn a_gate_knows_nothing_of_the_packet_before() {
-    let node = gated([ALLOW, NOTHING]);
-    let mut state = State::default();
-    state.translation.is_hairpin = true;
-    let syn = tcp(OUTSIDE, VIP, (4000, PORT), SYN);
-    assert_eq!(walk(Hook::FromHostEndpoint, &node, &Bytes(&syn), &COMES, &mut state), THROUGH);
-    assert_eq!((state.translation.end, state.translation.sends_back()), (Translated::Ahead, false));
-}
-
-#[test]
-fn only_the_uplinks_gate_leaves_anything_to_the_uplinks_program() {
-    let mut node = gated([ALLOW, NOTHING]);
-    (node.endpoints[OTHER as usize].ifindex, node.endpoints[SLOT_HOST as usize].layers.uplink) = (8, LOCAL);
-    node.interfaces.insert(8, OTHER);
-    rules(&mut node, OTHER, [NOTHING, NOTHING]);
-    let arrival = Arrival { ifindex: 8, ingress_ifindex: 8, ..COMES };
-    let syn = tcp(OUTSIDE, VIP, (4000, PORT), SYN);
-    assert_eq!(by(&node, Hook::FromHostEndpoint, &arrival, &syn).0, REFUSED, "no program translates there");
-    assert_eq!(asks(&node, 4000, SYN), TO_B);
 }
 
 #[test]

@@ -53,6 +53,8 @@ mod known;
 mod lead;
 #[cfg(test)]
 mod led;
+#[cfg(test)]
+mod led_beside;
 #[cfg(any(test, feature = "fake"))]
 mod made;
 mod mask;
