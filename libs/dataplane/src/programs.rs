@@ -22,6 +22,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 mod hook;
@@ -33,6 +34,12 @@ pub use socket_hook::SocketHook;
 
 /// The program that arms the cursor over tracked flows. It is attached nowhere.
 const EXPIRE: &str = "expire";
+
+/// A timer's memory is taken without waiting for it (`bpf_map_kmalloc_nolock`, since Linux 6.18), and there may be none at the
+/// moment: it is asked for so often.
+const TIMER_TRIES: u32 = 100;
+/// Between two tries.
+const TIMER_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the programs are told when they are loaded.
 #[derive(Clone, Copy, Debug)]
@@ -122,12 +129,18 @@ impl Programs {
     /// # Errors
     /// The kernel does not take the timer.
     pub fn start_cursor(&self) -> Result<(), OpenError> {
-        let mut options = TestRunOptions::new();
-        let frame = [0; SHORTEST_FRAME];
-        options.data_in = Some(&frame);
         let refused = |reason: String| OpenError::Load { reason: format!("{EXPIRE}: {reason}") };
-        let ran = self.get(EXPIRE)?.test_run(options).map_err(|error| refused(in_full(&error)))?;
-        if ran.return_value == 0 { Ok(()) } else { Err(refused("the timer cannot be started".into())) }
+        let program = self.get(EXPIRE)?;
+        for _ in 0..TIMER_TRIES {
+            let mut options = TestRunOptions::new();
+            let frame = [0; SHORTEST_FRAME];
+            options.data_in = Some(&frame);
+            if program.test_run(options).map_err(|error| refused(in_full(&error)))?.return_value == 0 {
+                return Ok(());
+            }
+            thread::sleep(TIMER_PAUSE);
+        }
+        Err(refused("the timer cannot be started".into()))
     }
 
     /// The program to attach at a hook. With it those are there that are of use only together: a kernel that refuses one has
