@@ -203,12 +203,16 @@ fn the_dry_twins_say_that_the_node_gets_it_and_leave_no_trace() {
     });
 }
 
-/// The programs at the uplink's egress, in the order in which they meet a packet.
+/// The programs at the uplink's egress, by whatever way they are there.
 fn at_egress(kernel: &Kernel) -> Vec<String> {
-    let index = kernel.interfaces()[&model::IfaceName(crate::kernel::UPLINK.into())];
-    let line = aya::programs::SchedClassifier::query_tcx(index, aya::programs::TcAttachType::Egress);
-    let line = line.expect("the kernel lists them").1;
-    line.iter().map(|program| program.name_as_str().unwrap_or_default().to_owned()).collect()
+    let index = kernel.index(&model::IfaceName(crate::kernel::UPLINK.into()));
+    let filters = Socket::open().expect("netlink answers").filters(index, netlink::Side::Egress);
+    let filters = filters.expect("filters are listed").into_iter().map(|filter| filter.name.replace("tortie/", ""));
+    // An older kernel has no links.
+    let links = aya::programs::SchedClassifier::query_tcx(index.0, aya::programs::TcAttachType::Egress);
+    let links = links.map(|(_, programs)| programs).unwrap_or_default();
+    let links = links.iter().map(|program| program.name_as_str().unwrap_or_default().to_owned());
+    filters.chain(links).collect()
 }
 
 #[test]
