@@ -101,6 +101,7 @@ pub fn run(config: &Config) -> Result<()> {
     {
         warn!("metrics cannot be asked at {address}: {error}");
     }
+    dataplane::heap::give_back();
     follow(&mut agent, &events, &health)
 }
 

@@ -19,6 +19,7 @@ mod frame;
 mod gauges;
 mod gratuitous;
 pub mod growth;
+pub mod heap;
 mod host;
 mod laps;
 mod links;

@@ -2,7 +2,7 @@
 //! In: a kubeconfig, or the service account of the pod that the agent runs in. Out: batches of updates.
 //! Invariant: the first batch is everything that there is and ends with `InSync`; a server that is slow, absent or forbids
 //! takes nothing away.
-//! Never: writes.
+//! Never: writes but in `objects`, what agents share and what is told of pods.
 
 mod connection;
 mod gather;
@@ -14,7 +14,7 @@ pub use connection::{ConnectError, Connection};
 pub use objects::ClusterObjects;
 
 use crate::{
-    Batch, Problem,
+    Batch, OpenError, Problem,
     standing::{Standing, Told},
     watch::{BATCHES_MAX, Updates},
 };
@@ -58,8 +58,8 @@ impl Cluster {
         let told = Told::default();
         let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
         if let Some(path) = last_good {
-            let reason = |error: io::Error| ConnectError::LastGood { path: path.to_owned(), reason: error.to_string() };
-            standing.remember(path).map_err(reason)?;
+            let failed = |error: io::Error| OpenError::LastGood { path: path.to_owned(), reason: error.to_string() };
+            standing.remember(path).map_err(|error| ConnectError::LastGood(failed(error)))?;
         }
         let (stop, stopped) = oneshot::channel();
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);

@@ -36,16 +36,9 @@ pub enum ConnectError {
     /// There is no such file, and this is no pod.
     #[error("no kubeconfig is named, and this is no pod with a service account ({0}); name one by --kubeconfig")]
     NotInCluster(String),
-    /// The folder of last good policies: see [`crate::OpenError::LastGood`].
-    #[error(
-        "{path}: last good policies cannot be kept here: {reason}; it must be a directory that this agent may write"
-    )]
-    LastGood {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// The folder of last good policies.
+    #[error(transparent)]
+    LastGood(crate::OpenError),
     /// A thread or a client could not be made.
     #[error("the API server cannot be asked: {0}")]
     Client(String),

@@ -7,7 +7,11 @@ use super::{
     connection::{Connection, Unanswered},
     kinds::{self, Calico, is_absent},
 };
-use crate::{Metadata, Object, ObjectError, Shared, lease};
+use crate::{
+    Metadata, Object, ObjectError, Shared,
+    convert::{POD_IP, POD_IPS},
+    lease,
+};
 use kube::{
     Api, Error,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
@@ -22,10 +26,6 @@ use std::{
 
 /// Who writes, as the server's `managedFields` say.
 const MANAGER: &str = "tortie";
-/// Annotations of a pod by which Calico's agents and Kubernetes' users know its addresses
-/// (libcalico-go/lib/backend/k8s/conversion/constants.go).
-const POD_IP: &str = "cni.projectcalico.org/podIP";
-const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 
 /// The shared objects of a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -77,7 +77,6 @@ impl ClusterObjects {
     fn error(&self, (kind, name): (&str, &str), unanswered: Unanswered) -> ObjectError {
         let reason = match unanswered {
             Unanswered::Silent => "it does not answer".to_owned(),
-            Unanswered::Refused(Error::Api(status)) => status.message.clone(),
             Unanswered::Refused(error) => super::in_full(&error),
         };
         let server = self.connection.server.to_string();

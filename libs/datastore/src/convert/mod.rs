@@ -22,6 +22,7 @@ mod serviceaccount;
 mod staged;
 
 pub(crate) use field::InvalidField;
+pub(crate) use pod::{POD_IP, POD_IPS};
 
 use crate::{given, workload};
 use calico::Group;
