@@ -101,7 +101,6 @@ pub fn run(config: &Config) -> Result<()> {
     {
         warn!("metrics cannot be asked at {address}: {error}");
     }
-    dataplane::heap::give_back();
     follow(&mut agent, &events, &health)
 }
 
@@ -210,6 +209,7 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
     let mut tick = Instant::now() + TICK;
     let mut looked = Instant::now();
     let mut look = looked + LOOK;
+    let mut is_lean = false;
     // When to look at what the kernel told of.
     let mut told = None;
     loop {
@@ -252,6 +252,10 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
         }
         if Instant::now() >= tick {
             agent.tick();
+            // Not while the first revision is waited for.
+            if agent.ready() && !std::mem::replace(&mut is_lean, true) {
+                dataplane::heap::give_back();
+            }
             tick = Instant::now() + TICK;
         }
     }

@@ -3,15 +3,17 @@
 //! Invariant: it listens in that namespace alone; what it knows goes with the folder; its processes die with the test.
 //! Never: ends a process that it did not start.
 
-use crate::{NetNs, binaries, wait};
+use crate::{
+    NetNs, binaries,
+    process::{kubeconfig, log_tail, started},
+    wait,
+};
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 use std::{
-    fs::{self, File},
+    fs,
     io::Write as _,
     net::IpAddr,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -81,7 +83,8 @@ impl ControlPlane {
         ]);
         self.apiserver = Some(started(command, &self.directory.join("apiserver.log"))?);
         let ready = || Ok(self.kubectl(namespace, &["get", "--raw", "/readyz"], "")? == "ok");
-        wait::wait_until("the API server is ready", 3 * wait::PATIENCE, ready).with_context(|| self.log_tail())
+        wait::wait_until("the API server is ready", 3 * wait::PATIENCE, ready)
+            .with_context(|| log_tail(&self.directory.join("apiserver.log")))
     }
 
     /// Kills the API server on the spot; etcd lives on.
@@ -137,21 +140,8 @@ impl ControlPlane {
         };
         let authority = self.directory.join("certs/apiserver.crt");
         let cluster = json!({ "server": format!("https://{address}:{PORT}"), "certificate-authority": authority });
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{ "name": "test", "cluster": cluster }],
-            "users": [{ "name": "test", "user": { "token": format!("{who}-token") } }],
-            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        });
+        let text = kubeconfig(&cluster, &json!({ "token": format!("{who}-token") }));
         fs::write(self.kubeconfig_path(who), text.to_string()).context("writing a kubeconfig")
-    }
-
-    /// The end of the API server's log.
-    #[must_use]
-    pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(self.directory.join("apiserver.log")).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 }
 
@@ -180,16 +170,6 @@ fn etcd(namespace: &NetNs, directory: &Path) -> Result<Child> {
     command.args(["--listen-client-urls", CLIENTS, "--advertise-client-urls", CLIENTS, "--listen-peer-urls", PEERS]);
     command.args(["--initial-advertise-peer-urls", PEERS, "--initial-cluster", &format!("default={PEERS}")]);
     started(command, &directory.join("etcd.log"))
-}
-
-fn started(mut command: Command, log: &Path) -> Result<Child> {
-    let log = File::options().create(true).append(true).open(log).context("opening a log")?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    let die_together = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
-    // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
-    unsafe { command.pre_exec(die_together) };
-    let program = command.get_program().display().to_string();
-    command.spawn().with_context(|| format!("starting {program}"))
 }
 
 /// Definitions of Calico's kinds, in this group, which take whatever is given.

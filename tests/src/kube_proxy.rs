@@ -3,17 +3,21 @@
 //! Invariant: it sees the Services, EndpointSlices and Nodes of the cluster's directory, as the agent does.
 //! Never: ends a process that it did not start; its rules outlive it, as they do on a real node.
 
-use crate::{Cluster, Node, apiserver::ApiServer, wait};
+use crate::{
+    Cluster, Node,
+    apiserver::ApiServer,
+    process::{kubeconfig, log_tail, started},
+    wait,
+};
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -67,19 +71,15 @@ impl KubeProxy {
         fs::create_dir_all(&directory).context("making kube-proxy's directory")?;
         let api = ApiServer::start(node.namespace(), &cluster.datastore())?;
         let config = directory.join("config.yaml");
-        fs::write(directory.join("kubeconfig"), kubeconfig(&api.url()).to_string()).context("writing a kubeconfig")?;
+        fs::write(directory.join("kubeconfig"), kubeconfig(&json!({ "server": api.url() }), &json!({})).to_string())
+            .context("writing a kubeconfig")?;
         fs::write(&config, configuration(&directory, node.name(), mode).to_string())
             .context("writing kube-proxy's configuration")?;
-        let log_path = directory.join("kube-proxy.log");
-        let log = File::options().create(true).append(true).open(&log_path).context("opening kube-proxy's log")?;
+        let log = directory.join("kube-proxy.log");
         let mut command = node.namespace().command(&program)?;
-        command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.process_group(0);
-        let die_together = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
-        // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
-        unsafe { command.pre_exec(die_together) };
-        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
-        let proxy = Self { child, log: log_path, _api: api };
+        command.arg("--config").arg(&config);
+        let child = started(command, &log)?;
+        let proxy = Self { child, log, _api: api };
         wait::wait_until("kube-proxy's first pass", patience, || has_passed(node)).with_context(|| proxy.log_tail())?;
         wait::wait_until("kube-proxy's rules", patience, || is_there(node, mode)).with_context(|| proxy.log_tail())?;
         Ok(proxy)
@@ -88,9 +88,7 @@ impl KubeProxy {
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        log_tail(&self.log)
     }
 
     /// Takes its rules away, as its operator does before a node is given to another.
@@ -151,15 +149,6 @@ fn is_there(node: &Node, mode: Mode) -> Result<bool> {
             .iter()
             .all(|save| says(save, &["-t", "nat"], "-j KUBE-SERVICES").unwrap_or(false))),
     }
-}
-
-fn kubeconfig(url: &str) -> serde_json::Value {
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{ "name": "test", "cluster": { "server": url } }],
-        "users": [{ "name": "test", "user": {} }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-    })
 }
 
 fn configuration(directory: &Path, node: &str, mode: Mode) -> serde_json::Value {

@@ -22,6 +22,7 @@ pub mod node;
 pub mod places;
 pub mod pod;
 pub mod probe;
+pub mod process;
 pub mod raw;
 pub mod runtime;
 pub mod scrape;

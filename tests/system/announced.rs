@@ -16,12 +16,12 @@ use tests::{
     wait::{PATIENCE, wait_until},
 };
 
-const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
-const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x82);
-const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
-const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
+pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x82);
+pub const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+pub const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
 
-const POOLS: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v4 }\n\
+pub const POOLS: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v4 }\n\
     spec: { cidr: 192.0.2.128/26, allowedUses: [LoadBalancer] }\n---\n\
     apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v6 }\n\
     spec: { cidr: '2001:db8::80/122', allowedUses: [LoadBalancer] }\n";

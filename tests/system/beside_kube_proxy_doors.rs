@@ -4,13 +4,14 @@
 //! Never: waits for a change by time; an answer is the sign.
 
 use crate::{
+    announced::{OUTSIDE4, OUTSIDE6, POOLS, VIP4, VIP6},
     beside_kube_proxy::{DEFAULT_ROUTES, MODES, beside, meets, served_by},
     services::slices_of,
     story::{Story, story, story_on},
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use tests::{
     NetNs, NodeSpec, Outcome, PodSpec,
     Probe::{Tcp, Udp},
@@ -22,16 +23,7 @@ use tests::{
     wait::{PATIENCE, wait_until},
 };
 
-const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 130);
-const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x82);
 const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
-const OUTSIDE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
-const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
-
-const POOLS: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v4 }\n\
-    spec: { cidr: 192.0.2.128/26, allowedUses: [LoadBalancer] }\n---\n\
-    apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb-v6 }\n\
-    spec: { cidr: '2001:db8::80/122', allowedUses: [LoadBalancer] }\n";
 const FROM_OUTSIDE: &str = "{ podSelector: {}, ingress: [{ from: [{ ipBlock: { cidr: 192.0.2.254/32 } }, \
     { ipBlock: { cidr: '2001:db8::fe/128' } }] }] }";
 const BY_KUBE_PROXY: &str = "kube-proxy (kube-proxy's rules are there";
