@@ -87,7 +87,7 @@ impl Cluster {
         let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
         let folder = cluster.directory.join("control-plane");
         cluster.control_plane = Some(ControlPlane::start(cluster.outside(), address, &folder)?);
-        cluster.apply(&control_plane::calicos_kinds(group, version).to_string())?;
+        cluster.apply(&control_plane::calicos_kinds(group, version)?)?;
         cluster.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
         cluster.grant()?;
         let agents = control_plane::AGENT;

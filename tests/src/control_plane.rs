@@ -9,7 +9,7 @@ use crate::{
     wait,
 };
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     fs,
     io::Write as _,
@@ -172,36 +172,21 @@ fn etcd(namespace: &NetNs, directory: &Path) -> Result<Child> {
     started(command, &directory.join("etcd.log"))
 }
 
-/// Definitions of Calico's kinds, in this group, which take whatever is given.
-#[must_use]
-pub fn calicos_kinds(group: &str, version: &str) -> Value {
-    let kinds = [
-        ("Tier", "tiers", false),
-        ("GlobalNetworkPolicy", "globalnetworkpolicies", false),
-        ("NetworkPolicy", "networkpolicies", true),
-        ("StagedGlobalNetworkPolicy", "stagedglobalnetworkpolicies", false),
-        ("StagedNetworkPolicy", "stagednetworkpolicies", true),
-        ("StagedKubernetesNetworkPolicy", "stagedkubernetesnetworkpolicies", true),
-        ("GlobalNetworkSet", "globalnetworksets", false),
-        ("NetworkSet", "networksets", true),
-        ("HostEndpoint", "hostendpoints", false),
-        ("FelixConfiguration", "felixconfigurations", false),
-        ("IPPool", "ippools", false),
-        ("IPAMBlock", "ipamblocks", false),
-        ("BlockAffinity", "blockaffinities", false),
-        ("IPAMHandle", "ipamhandles", false),
-    ];
-    let open = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    let definition = |(kind, plural, namespaced): (&str, &str, bool)| {
-        json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": { "name": format!("{plural}.{group}") },
-            "spec": {
-                "group": group, "scope": if namespaced { "Namespaced" } else { "Cluster" },
-                "names": { "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase() },
-                "versions": [{ "name": version, "served": true, "storage": true, "schema": { "openAPIV3Schema": open } }],
-            },
-        })
-    };
-    json!({ "apiVersion": "v1", "kind": "List", "items": kinds.map(definition) })
+/// Definitions of Calico's kinds as they are shipped, in this group.
+///
+/// # Errors
+/// They cannot be read.
+pub fn calicos_kinds(group: &str, version: &str) -> Result<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
+    let mut all = String::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {folder}"))? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        if text.contains("kind: CustomResourceDefinition") {
+            let text =
+                text.replace("crd.projectcalico.org", group).replace("- name: v1\n", &format!("- name: {version}\n"));
+            all += &format!("---\n{text}");
+        }
+    }
+    Ok(all)
 }

@@ -7,6 +7,7 @@ mod budget;
 mod build;
 mod ceilings;
 mod conformance;
+mod crds;
 mod ebpf;
 mod fuzz;
 mod golang;
@@ -98,6 +99,8 @@ enum Chore {
     Tidy,
     /// Write docs/conformance.md: which known behaviours which tests hold.
     Conformance,
+    /// Write deploy/crds: the definitions of Calico's kinds, from the types by which they are read.
+    Crds,
     /// What a change must pass: setup, then every test.
     Ci,
 }
@@ -134,6 +137,7 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Bench { args } => launch::bench(&paths, &console.aside(), &args)?,
         Chore::Tidy => console.inline("house rules", || tidy::tidy(&paths))?,
         Chore::Conformance => conformance::write(&paths, &console)?,
+        Chore::Crds => crds::write(&paths, &console)?,
         Chore::Ci => {
             setup::setup(&paths, &console)?;
             return Ok(test::test(&paths, &console, test::Level::All));

@@ -9,6 +9,7 @@ pub mod calendar;
 mod catalog;
 mod cluster;
 mod convert;
+pub mod crds;
 mod document;
 pub mod durable;
 pub mod given;

@@ -4,11 +4,12 @@
 //! Never: says which address belongs to whom; blocks do.
 
 use model::{AttachmentId, Cidr, FIRST_INTERFACE, NodeName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How far a claim has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum AffinityState {
     /// The node wants the block; another may still be faster.
@@ -20,16 +21,18 @@ pub enum AffinityState {
 }
 
 /// `spec` of a `crd.projectcalico.org/v1` BlockAffinity.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockAffinity {
     /// How far the claim has come.
     pub state: AffinityState,
     /// Whose claim.
+    #[schemars(with = "String")]
     pub node: NodeName,
     /// `host`; absent in old objects means the same.
     #[serde(default = "host_type", rename = "type")]
     pub affinity_type: String,
     /// The block's network.
+    #[schemars(with = "String")]
     pub cidr: Cidr,
     /// Calico writes this flag as a string.
     #[serde(default = "not_deleted")]
@@ -59,12 +62,13 @@ impl BlockAffinity {
 }
 
 /// `spec` of a `crd.projectcalico.org/v1` IPAMHandle: how many addresses of which block one owner holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IpamHandle {
     /// The owner.
     #[serde(rename = "handleID")]
     pub handle_id: String,
     /// Block -> number of addresses.
+    #[schemars(with = "BTreeMap<String, u32>")]
     pub block: BTreeMap<Cidr, u32>,
     /// Given up, waiting to be removed.
     #[serde(default)]

@@ -4,6 +4,7 @@
 //! Never: reuses an address while one that was free for longer is left.
 
 use model::{Cidr, NodeName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use std::{
 const MAX_BITS: u8 = 12;
 
 /// Who holds addresses of a block, and what is known of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AllocationAttribute {
     /// The owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,10 +29,11 @@ pub struct AllocationAttribute {
 }
 
 /// `spec` of a `crd.projectcalico.org/v1` IPAMBlock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
     /// Its network.
+    #[schemars(with = "String")]
     pub cidr: Cidr,
     /// `host:<node>`, or nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +63,7 @@ pub struct Block {
 }
 
 /// A value that is handed through: a string, a map of strings, or nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Opaque {
     /// A string.

@@ -7,20 +7,37 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
+use crate::crds::{checks, shapes};
 use model::{Cidr, IpPool, PoolUses};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
 
-#[derive(Deserialize)]
+/// Addresses for pods or load balancers.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Spec {
+#[schemars(extend("x-kubernetes-validations" = checks::of(checks::POOL)))]
+pub(crate) struct Spec {
+    /// Their network.
+    #[schemars(length(max = 48), extend("x-kubernetes-validations" = checks::of(checks::POOL_CIDR)))]
     cidr: String,
+    /// Nodes take the addresses in blocks of this prefix length: 26 for IPv4 and 122 for IPv6, if nothing stands here.
+    #[schemars(range(max = 128), extend("x-kubernetes-validations" = checks::of(checks::POOL_BLOCK_SIZE)))]
     block_size: Option<u8>,
+    /// Nothing more is given out of it.
     disabled: Option<bool>,
+    /// Workload, Tunnel, or LoadBalancer; Workload and Tunnel, if nothing stands here.
+    #[schemars(with = "Option<Vec<shapes::Use>>", length(max = 10))]
     allowed_uses: Option<Vec<String>>,
+    /// Automatic, or Manual: only those who ask for this pool by name get addresses of it.
+    #[schemars(extend("enum" = ["Automatic", "Manual", ""]))]
     assignment_mode: Option<String>,
+    /// Whether packets between nodes are wrapped in IPIP: Never, Always, CrossSubnet.
+    #[schemars(extend("enum" = ["Never", "Always", "CrossSubnet", ""]))]
     ipip_mode: Option<String>,
+    /// Whether packets between nodes are wrapped in VXLAN: Never, Always, CrossSubnet.
+    #[schemars(extend("enum" = ["Never", "Always", "CrossSubnet", ""]))]
     vxlan_mode: Option<String>,
 }
 

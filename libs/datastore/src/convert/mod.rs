@@ -21,7 +21,12 @@ mod service;
 mod serviceaccount;
 mod staged;
 
+pub(crate) use calico::{
+    hostendpoint::Spec as HostEndpointSpec, networkset::Spec as NetworkSetSpec, policy::Spec as PolicySpec,
+    tier::Spec as TierSpec,
+};
 pub(crate) use field::InvalidField;
+pub(crate) use ippool::Spec as IpPoolSpec;
 pub(crate) use pod::{POD_IP, POD_IPS};
 
 use crate::{given, workload};

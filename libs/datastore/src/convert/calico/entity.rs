@@ -9,33 +9,55 @@ use super::{
         field::{InvalidField, read_at},
         port,
     },
-    expression,
+    expression, limit, service,
 };
+use crate::crds::{checks, shapes};
 use model::{Cidr, EntityMatch, NamespaceName, Selector};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::{net::IpAddr, sync::Arc};
 
-#[derive(Deserialize)]
+/// One end of a connection.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Entity {
+#[schemars(extend("x-kubernetes-validations" = checks::of(checks::ENTITY)))]
+pub(super) struct Entity {
+    /// In one of these networks.
+    #[schemars(with = "Option<Vec<shapes::Net>>", length(max = limit::NETS_MAX))]
     nets: Option<Vec<String>>,
+    /// In none of these networks.
+    #[schemars(with = "Option<Vec<shapes::Net>>", length(max = limit::NETS_MAX))]
     not_nets: Option<Vec<String>>,
+    /// An endpoint or network set with such labels.
+    #[schemars(length(max = Selector::LENGTH_MAX), extend("x-kubernetes-validations" = checks::of(checks::SELECTOR)))]
     selector: Option<String>,
+    /// Anything but such an endpoint or network set.
+    #[schemars(length(max = Selector::LENGTH_MAX), extend("x-kubernetes-validations" = checks::of(checks::SELECTOR)))]
     not_selector: Option<String>,
+    /// In a namespace with such labels; global(): in none.
+    #[schemars(length(max = Selector::LENGTH_MAX))]
     namespace_selector: Option<String>,
+    /// At one of these ports: 80, 8000:8080, or a name.
+    #[schemars(with = "Option<Vec<shapes::Port>>", length(max = limit::PORTS_MAX))]
     ports: Option<Vec<Value>>,
+    /// At none of these ports.
+    #[schemars(with = "Option<Vec<shapes::Port>>", length(max = limit::PORTS_MAX))]
     not_ports: Option<Vec<Value>>,
+    /// A pod that runs as such an account.
     service_accounts: Option<ServiceAccounts>,
-    /// Read beside the rule's direction.
+    /// A backend of this service. Read beside the rule's direction.
     #[serde(rename = "services")]
+    #[schemars(with = "Option<service::Service>")]
     _services: Option<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ServiceAccounts {
+    /// Its name is one of these.
     names: Option<Vec<String>>,
+    /// It has such labels.
     selector: Option<String>,
 }
 

@@ -11,27 +11,44 @@ use super::{
     metadata::complain_of_reserved,
     rule,
 };
+use crate::crds::{checks, shapes};
 use model::{HostEndpoint, HostInterface, IfaceName, NamedPort, NodeName, PortName};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
 
-#[derive(Deserialize)]
+/// An interface of a node that policies may select.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Spec {
+#[schemars(extend("x-kubernetes-validations" = checks::of(checks::HOST_ENDPOINT)))]
+pub(crate) struct Spec {
+    /// The node.
     node: Option<String>,
+    /// The interface's name, or "*" for all of the node.
+    #[schemars(length(max = 15))]
     interface_name: Option<String>,
+    /// Addresses by which the interface is found where it is not named, and by which rules select it.
     #[serde(rename = "expectedIPs")]
+    #[schemars(with = "Option<Vec<shapes::Address>>", length(max = 1024))]
     expected_ips: Option<Vec<String>>,
+    /// Profiles, in the order in which they are asked.
     profiles: Option<Vec<String>>,
+    /// Names of ports, for rules.
+    #[schemars(length(max = 1024))]
     ports: Option<Vec<Port>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Port {
+    /// The name.
     name: String,
+    /// TCP, UDP, SCTP or a number.
+    #[schemars(with = "shapes::Protocol")]
     protocol: Value,
+    /// The number.
+    #[schemars(with = "u16", range(min = 1))]
     port: Value,
 }
 

@@ -8,11 +8,11 @@ use model::Selector;
 use serde_json::Value;
 
 /// Rules in one direction.
-const RULES_MAX: usize = 1024;
+pub(super) const RULES_MAX: usize = 1024;
 /// Networks of one field.
-const NETS_MAX: usize = 256;
+pub(super) const NETS_MAX: usize = 256;
 /// Ports of one field.
-const PORTS_MAX: usize = 50;
+pub(super) const PORTS_MAX: usize = 50;
 
 /// Checks the spec of a policy or profile.
 pub(super) fn check(spec: &Value) -> Result<(), InvalidField> {

@@ -8,7 +8,9 @@ use super::{
     entity::net,
     metadata::complain_of_reserved,
 };
+use crate::crds::shapes;
 use model::{NetworkSet, NetworkSetId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -16,9 +18,12 @@ use std::collections::BTreeSet;
 /// More than any cluster can hold in one object: etcd takes 1.5 MiB, and a member is 12 bytes at least (`"1.1.1.1/8",`).
 const NETS_MAX: usize = 131_072;
 
-#[derive(Deserialize)]
+/// Networks that rules select by the set's labels.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Spec {
+pub(crate) struct Spec {
+    /// The networks.
+    #[schemars(with = "Option<Vec<shapes::Net>>", length(max = NETS_MAX))]
     nets: Option<Vec<String>>,
 }
 

@@ -7,30 +7,52 @@ use super::{
     super::field::{InvalidField, read, spec},
     Group, expression, limit, rule, tier,
 };
+use crate::crds::{checks, shapes};
 use model::{
     Direction, Layer, NamespaceName, Order, Policy, PolicyId, PolicyKind, PolicyTypes, Selector, TierName,
     label::SERVICE_ACCOUNT,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-#[derive(Deserialize)]
+/// Whom a policy concerns, and its rules.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Spec {
+#[schemars(extend("x-kubernetes-validations" = checks::of(checks::POLICY)))]
+pub(crate) struct Spec {
+    /// The tier it stands in; default, if nothing stands here.
     tier: Option<String>,
+    /// Policies of a tier are asked in rising order; one without comes after all others.
     order: Option<f64>,
+    /// The endpoints it concerns, by their labels: app == 'db' && has(role).
+    #[schemars(length(max = Selector::LENGTH_MAX), extend("x-kubernetes-validations" = checks::of(checks::SELECTOR)))]
     selector: Option<String>,
+    /// The pods it concerns, by the labels of their namespaces.
+    #[schemars(length(max = Selector::LENGTH_MAX), extend("x-kubernetes-validations" = checks::of(checks::SELECTOR)))]
     namespace_selector: Option<String>,
+    /// The pods it concerns, by the labels of their service accounts.
+    #[schemars(length(max = Selector::LENGTH_MAX), extend("x-kubernetes-validations" = checks::of(checks::SELECTOR)))]
     service_account_selector: Option<String>,
+    /// The directions in which it is asked: Ingress, Egress.
+    #[schemars(with = "Option<Vec<shapes::Direction>>", length(max = 2))]
     types: Option<Vec<String>>,
+    /// Rules for what the endpoints receive; the first that matches decides.
+    #[schemars(with = "Option<Vec<rule::Written>>", length(max = limit::RULES_MAX))]
     ingress: Option<Vec<Value>>,
+    /// Rules for what the endpoints send; the first that matches decides.
+    #[schemars(with = "Option<Vec<rule::Written>>", length(max = limit::RULES_MAX))]
     egress: Option<Vec<Value>>,
+    /// At host endpoints: before connections are tracked.
     #[serde(default)]
     do_not_track: bool,
+    /// At host endpoints: before services are translated.
     #[serde(default, rename = "preDNAT")]
     pre_dnat: bool,
+    /// At host endpoints: for what is led through the node, too.
     #[serde(default)]
     apply_on_forward: bool,
+    /// Hints for Calico.
     #[serde(rename = "performanceHints")]
     _performance_hints: Option<Value>,
 }

@@ -7,37 +7,63 @@ use super::{
     super::field::{InvalidField, read_at},
     entity, service,
 };
+use crate::crds::{checks, shapes};
 use model::{Action, Direction, Family, IcmpMatch, Labels, NamespaceName, PortMatch, Protocol, Rule};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-#[derive(Deserialize)]
+/// What becomes of packets that match all of this.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Written {
+#[schemars(extend("x-kubernetes-validations" = checks::of(checks::RULE)))]
+pub(super) struct Written {
+    /// Allow, Deny, Pass to the next tier, or Log and go on.
     #[serde(rename = "action")]
+    #[schemars(extend("enum" = ["Allow", "Deny", "Pass", "Log"]))]
     _action: String,
+    /// 4 or 6.
+    #[schemars(extend("enum" = [4, 6]))]
     ip_version: Option<u8>,
+    /// TCP, UDP, SCTP, ICMP, ICMPv6, UDPLite or a number.
+    #[schemars(with = "Option<shapes::Protocol>")]
     protocol: Option<Value>,
+    /// Every protocol but this.
+    #[schemars(with = "Option<shapes::Protocol>")]
     not_protocol: Option<Value>,
+    /// Messages of this type and code.
     icmp: Option<Icmp>,
+    /// Every message but these.
     #[serde(rename = "notICMP")]
     not_icmp: Option<Icmp>,
+    /// Who sends.
+    #[schemars(with = "Option<entity::Entity>")]
     source: Option<Value>,
+    /// Who receives.
+    #[schemars(with = "Option<entity::Entity>")]
     destination: Option<Value>,
+    /// Requests, which are not looked into here: such a rule allows nothing, or denies everything.
     http: Option<Value>,
+    /// What is noted of the rule.
     metadata: Option<Metadata>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Metadata {
+    /// Notes, by name.
+    #[schemars(with = "Option<std::collections::BTreeMap<String, String>>")]
     annotations: Option<Labels>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = checks::of(checks::ICMP)))]
 struct Icmp {
+    /// 0 to 254.
     #[serde(rename = "type")]
+    #[schemars(range(max = 254))]
     kind: Option<u8>,
+    /// 0 to 255, beside its type.
     code: Option<u8>,
 }
 

@@ -6,14 +6,19 @@
 
 use super::super::field::{InvalidField, is_label_name, is_object_name, read_at};
 use model::{Direction, NamespaceName, ServiceId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Service {
+pub(super) struct Service {
+    /// Its name.
+    #[schemars(length(max = 253))]
     name: Option<String>,
+    /// Its namespace; that of the policy, if nothing stands here.
+    #[schemars(length(max = 253))]
     namespace: Option<String>,
 }
 

@@ -8,13 +8,18 @@ use super::{
     policy::order,
 };
 use model::{Tier, TierEnd, TierName};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-#[derive(Deserialize)]
+/// Where a tier stands among others, and how it ends.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Spec {
+pub(crate) struct Spec {
+    /// Tiers are asked in rising order; one without comes after all others.
     order: Option<f64>,
+    /// What becomes of a packet that the tier's policies select and leave undecided: Deny, the default, or Pass, to the next tier.
+    #[schemars(extend("enum" = ["Deny", "Pass"]))]
     default_action: Option<String>,
 }
 

@@ -1,0 +1,126 @@
+//! Shapes of fields that are read by hand, and so have no type of their own that could say them.
+//! In: nothing. Out: schemas.
+//! Invariant: what the readers take is taken here.
+//! Never: read into: objects are read by `convert`.
+
+use super::checks;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::borrow::Cow;
+
+/// Whatever is written.
+#[derive(JsonSchema)]
+pub(crate) struct Open {}
+
+/// A direction.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// What a pool is for.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) enum Use {
+    Workload,
+    Tunnel,
+    LoadBalancer,
+}
+
+/// A port of a rule: a number, a range, a name.
+pub(crate) struct Port;
+
+impl JsonSchema for Port {
+    fn schema_name() -> Cow<'static, str> {
+        "Port".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "minimum": 0, "maximum": 65535,
+            "pattern": "^([0-9]{1,5}(:[0-9]{1,5})?|[A-Za-z0-9_.-]{1,128})$",
+        })
+    }
+}
+
+/// A protocol: a name or a number.
+pub(crate) struct Protocol;
+
+impl JsonSchema for Protocol {
+    fn schema_name() -> Cow<'static, str> {
+        "Protocol".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "minimum": 1, "maximum": 255,
+            "pattern": "^(?i)(TCP|UDP|SCTP|ICMP|ICMPv6|UDPLite|[0-9]{1,3})$",
+        })
+    }
+}
+
+/// A network, or one address.
+pub(crate) struct Net;
+
+impl JsonSchema for Net {
+    fn schema_name() -> Cow<'static, str> {
+        "Net".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "maxLength": 43, "x-kubernetes-validations": checks::of(checks::NET) })
+    }
+}
+
+/// An address.
+pub(crate) struct Address;
+
+impl JsonSchema for Address {
+    fn schema_name() -> Cow<'static, str> {
+        "Address".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "maxLength": 43, "x-kubernetes-validations": checks::of(checks::ADDRESS) })
+    }
+}
+
+/// What is read of a FelixConfiguration; its other fields are Calico's, and are kept.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) struct Felix {
+    /// What becomes of packets that are refused: Drop, or Reject, which answers them.
+    #[schemars(extend("pattern" = "^(?i)(Drop|Reject)?$"))]
+    iptables_filter_deny_action: Option<String>,
+    /// Whether pods may speak to their own node where no policy says it: Drop, Return, or Accept.
+    #[schemars(extend("pattern" = "^(?i)(Drop|Return|Accept)?$"))]
+    default_endpoint_to_host_action: Option<String>,
+    /// Ports at which a node is reached whatever its host endpoints' policies say.
+    #[schemars(length(max = 1024))]
+    failsafe_inbound_host_ports: Option<Vec<Failsafe>>,
+    /// Ports that a node reaches whatever its host endpoints' policies say.
+    #[schemars(length(max = 1024))]
+    failsafe_outbound_host_ports: Option<Vec<Failsafe>>,
+    /// Whether nodes answer ARP and ND for pods and load balancers in their own network.
+    #[schemars(extend("pattern" = "^(?i)(Disabled|PodsAndLoadBalancers)?$"))]
+    local_subnet_l2_reachability: Option<String>,
+}
+
+/// A port that stays open.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "it is only described")]
+struct Failsafe {
+    /// TCP, UDP or SCTP; TCP if nothing stands here.
+    #[schemars(extend("pattern" = "^(?i)(TCP|UDP|SCTP)?$"))]
+    protocol: Option<String>,
+    /// Its number.
+    #[schemars(range(min = 0, max = 65535))]
+    port: i32,
+    /// Towards or from this network alone.
+    #[schemars(with = "Option<Net>")]
+    net: Option<String>,
+}
