@@ -7,6 +7,7 @@
 mod connection;
 mod gather;
 mod kinds;
+mod object;
 mod objects;
 mod watched;
 

@@ -6,11 +6,12 @@
 use super::{
     gather::Said,
     kinds::{Watched, is_absent},
+    object::{Kind, Object, Pod, Whole},
 };
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use kube::{
     Api, Client, Error,
-    core::{DynamicObject, Status, TypeMeta},
+    core::Status,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -18,32 +19,36 @@ use kube::{
 };
 use serde_json::Value;
 
-type Events = BoxStream<'static, Result<Event<DynamicObject>, watcher::Error>>;
+type Events<K> = BoxStream<'static, Result<Event<Object<K>>, watcher::Error>>;
 
 /// One kind's watch.
-struct Watch {
-    api: Api<DynamicObject>,
+struct Watch<K: Kind> {
+    api: Api<Object<K>>,
     kind: Watched,
     /// Lists come as events of a watch; servers that do not know that are asked for pages.
     is_streaming: bool,
-    events: Events,
+    events: Events<K>,
 }
 
 /// What the server says of a kind.
-pub(super) fn watched(client: Client, kind: Watched) -> impl Stream<Item = Said> {
-    let api = Api::all_with(client, &kind.resource);
+pub(super) fn watched(client: Client, kind: Watched) -> BoxStream<'static, Said> {
+    if kind.name() == "pods" { of::<Pod>(client, kind).boxed() } else { of::<Whole>(client, kind).boxed() }
+}
+
+fn of<K: Kind>(client: Client, kind: Watched) -> impl Stream<Item = Said> {
+    let api = Api::<Object<K>>::all_with(client, &kind.resource);
     let events = events(api.clone(), true);
     let watch = Watch { api, kind, is_streaming: true, events };
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch)))
 }
 
-fn events(api: Api<DynamicObject>, is_streaming: bool) -> Events {
+fn events<K: Kind>(api: Api<Object<K>>, is_streaming: bool) -> Events<K> {
     let config = watcher::Config::default();
     let config = if is_streaming { config.streaming_lists() } else { config };
     watcher(api, config).default_backoff().boxed()
 }
 
-impl Watch {
+impl<K: Kind> Watch<K> {
     async fn next(&mut self) -> Said {
         loop {
             match self.events.next().await {
@@ -68,12 +73,14 @@ impl Watch {
         self.events = events(self.api.clone(), is_streaming);
     }
 
-    /// As a manifest says it: items of a list come without their kind, and nobody here asks who wrote which field.
-    fn manifest(&self, mut object: DynamicObject) -> Value {
-        let resource = &self.kind.resource;
-        object.types = Some(TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() });
-        object.metadata.managed_fields = None;
-        serde_json::to_value(object).expect("what came as JSON is JSON")
+    /// As a manifest says it: items of a list come without their kind.
+    fn manifest(&self, object: Object<K>) -> Value {
+        let (resource, mut manifest) = (&self.kind.resource, object.manifest);
+        if let Value::Object(fields) = &mut manifest {
+            fields.insert("apiVersion".to_owned(), resource.api_version.clone().into());
+            fields.insert("kind".to_owned(), resource.kind.clone().into());
+        }
+        manifest
     }
 }
 
