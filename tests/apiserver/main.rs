@@ -6,3 +6,4 @@
 mod definitions;
 mod policy;
 mod story;
+mod whole;

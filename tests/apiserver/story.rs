@@ -7,10 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use std::collections::BTreeMap;
 use tests::{Cluster, Node, NodeSpec, Pod, PodSpec, Probe, Table, expect::Actor};
 
-/// Calico's kinds as the cluster's own API server serves them.
-pub const NATIVE: (&str, &str) = ("projectcalico.org", "v3");
-/// The same as Calico's API server, or calicoctl, keeps them.
-pub const STORED: (&str, &str) = ("crd.projectcalico.org", "v1");
+pub use tests::cluster::{NATIVE, STORED};
 
 /// One node and its pods. Fields are dropped in order: a pod's DEL needs the agent.
 pub struct Story {

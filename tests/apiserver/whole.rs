@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use tests::{Cluster, Kubelet, Node, NodeSpec, cluster::NATIVE, kubelet::IMAGE, wait};
 
 const SERVE: &str = "mkdir /www && echo served > /www/index.html && exec httpd -f -p 8080 -h /www";
+/// wget of a static busybox dies of looking names up.
+const ASK: &str = r"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 10.96.0.80 80";
 /// Controllers and kubelets take their time.
 const TIMEOUT: &str = "--timeout=90s";
 
@@ -71,10 +73,9 @@ impl Shop<'_> {
     /// Whether a pod of this Deployment hears the service.
     fn hears(&self, who: &str) -> Result<bool> {
         let from = format!("deployment/{who}");
-        let ask = ["exec", "-n", "shop", &from, "--", "wget", "-q", "-T", "2", "-O", "-", "http://10.96.0.80/"];
-        match self.cluster.kubectl(&ask, "") {
-            Ok(said) => Ok(said.trim() == "served"),
-            // wget's own word for it.
+        match self.cluster.kubectl(&["exec", "-n", "shop", &from, "--", "sh", "-c", ASK], "") {
+            Ok(said) => Ok(said.contains("served")),
+            // nc's own word for it.
             Err(error) if format!("{error:#}").contains("timed out") => Ok(false),
             Err(error) => Err(error),
         }

@@ -22,6 +22,11 @@ use std::{
     },
 };
 
+/// Calico's kinds as the cluster's own API server serves them.
+pub const NATIVE: (&str, &str) = ("projectcalico.org", "v3");
+/// The same as Calico's API server, or calicoctl, keeps them.
+pub const STORED: (&str, &str) = ("crd.projectcalico.org", "v1");
+
 /// Pools of both families, with blocks of these sizes.
 #[must_use]
 pub fn pools(block_v4: u8, block_v6: u8) -> String {
@@ -82,8 +87,16 @@ impl Cluster {
     ///
     /// # Errors
     /// The API server does not come, or refuses what belongs to every cluster.
-    pub fn served((group, version): (&str, &str)) -> Result<Self> {
-        let mut cluster = Self::create()?;
+    pub fn served(group: (&str, &str)) -> Result<Self> {
+        Self::create()?.serve(group)
+    }
+
+    /// The same of an empty cluster.
+    ///
+    /// # Errors
+    /// As [`Cluster::served`].
+    pub fn serve(self, (group, version): (&str, &str)) -> Result<Self> {
+        let mut cluster = self;
         let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
         let folder = cluster.directory.join("control-plane");
         cluster.control_plane = Some(ControlPlane::start(cluster.outside(), address, &folder)?);
@@ -97,6 +110,15 @@ impl Cluster {
         )?;
         cluster.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))?;
         Ok(cluster)
+    }
+
+    /// Starts the controllers and the scheduler of Kubernetes.
+    ///
+    /// # Errors
+    /// There is no API server, or one of them is not built.
+    pub fn start_controllers(&mut self) -> Result<()> {
+        let Self { control_plane, fabric, .. } = self;
+        control_plane.as_mut().context("this cluster has no API server")?.start_controllers(fabric.outside())
     }
 
     /// Kills the API server; etcd lives on.
@@ -131,6 +153,12 @@ impl Cluster {
     /// There is no API server, or kubectl fails.
     pub fn grant(&self) -> Result<()> {
         self.apply(include_str!("../../deploy/rbac.yaml"))
+    }
+
+    /// The administrator's kubeconfig, where there is an API server.
+    #[must_use]
+    pub fn administrator(&self) -> Option<PathBuf> {
+        self.control_plane.as_ref().map(ControlPlane::administrators_kubeconfig)
     }
 
     fn apply(&self, text: &str) -> Result<()> {

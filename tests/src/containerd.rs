@@ -3,17 +3,16 @@
 //! Invariant: no control groups, no snapshots, no image: what a container is made of is a directory of the test's.
 //! Never: ends a process that it did not start.
 
-use crate::{NetNs, Node, places::Places, wait};
+use crate::{NetNs, Node, image, places::Places, wait};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::{
     fs::{self, File},
-    os::unix::{fs::symlink, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-const BUSYBOX: &str = "/usr/bin/busybox";
 /// What a container finds in `/bin`.
 const APPLETS: [&str; 4] = ["ip", "ping", "sh", "sleep"];
 /// What this containerd does without.
@@ -45,7 +44,7 @@ impl<'a> Containerd<'a> {
     /// Programs are missing, or it does not serve.
     pub fn start(node: &'a Node, directory: &Path) -> Result<Self> {
         let places = Places::create(directory, node.runtime().plugin())?;
-        root(&directory.join("root"))?;
+        image::root(&directory.join("root"), &APPLETS)?;
         let config = format!(
             "version = 2\nroot = {:?}\nstate = \"/run/containerd\"\ndisabled_plugins = {DISABLED}\n[grpc]\naddress = {:?}\n",
             directory.join("content"),
@@ -143,13 +142,4 @@ impl Drop for Running<'_> {
 
 fn socket(directory: &Path) -> PathBuf {
     directory.join("containerd.sock")
-}
-
-/// What a container sees as its `/`.
-fn root(root: &Path) -> Result<()> {
-    for part in ["bin", "dev", "etc", "proc", "sys"] {
-        fs::create_dir_all(root.join(part)).with_context(|| format!("making {part} of a root"))?;
-    }
-    fs::copy(BUSYBOX, root.join("bin/busybox")).context("copying busybox: run `cargo xtask setup`")?;
-    APPLETS.iter().try_for_each(|name| symlink("busybox", root.join("bin").join(name))).context("linking busybox")
 }

@@ -32,6 +32,7 @@ pub struct ControlPlane {
     address: IpAddr,
     etcd: Child,
     apiserver: Option<Child>,
+    controllers: Vec<Child>,
 }
 
 impl ControlPlane {
@@ -50,7 +51,8 @@ impl ControlPlane {
         )?;
         openssl(directory, &["pkey", "-in", "sa.key", "-pubout", "-out", "sa.pub"])?;
         let etcd = etcd(namespace, directory)?;
-        let mut control_plane = Self { directory: directory.to_owned(), address, etcd, apiserver: None };
+        let mut control_plane =
+            Self { directory: directory.to_owned(), address, etcd, apiserver: None, controllers: Vec::new() };
         control_plane.kubeconfig(ADMIN)?;
         control_plane.kubeconfig(AGENT)?;
         control_plane.start_apiserver(namespace)?;
@@ -80,11 +82,28 @@ impl ControlPlane {
             // No controller makes service accounts here.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
             "--runtime-config=api/all=true".to_owned(),
+            // Nobody here knows nodes by their names.
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
         ]);
         self.apiserver = Some(started(command, &self.directory.join("apiserver.log"))?);
         let ready = || Ok(self.kubectl(namespace, &["get", "--raw", "/readyz"], "")? == "ok");
         wait::wait_until("the API server is ready", 3 * wait::PATIENCE, ready)
             .with_context(|| log_tail(&self.directory.join("apiserver.log")))
+    }
+
+    /// Starts the controllers and the scheduler: whoever makes pods of a Deployment, and places them.
+    ///
+    /// # Errors
+    /// One of them is not built.
+    pub fn start_controllers(&mut self, namespace: &NetNs) -> Result<()> {
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig_path(ADMIN).display());
+        let key = format!("--service-account-private-key-file={}", self.directory.join("sa.key").display());
+        for (program, more) in [("kube-controller-manager", Some(key)), ("kube-scheduler", None)] {
+            let mut command = namespace.command(&binaries::kubernetes(program)?)?;
+            command.args([&kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1"]).args(more);
+            self.controllers.push(started(command, &self.directory.join(format!("{program}.log")))?);
+        }
+        Ok(())
     }
 
     /// Kills the API server on the spot; etcd lives on.
@@ -129,6 +148,12 @@ impl ControlPlane {
         self.kubeconfig_path(AGENT)
     }
 
+    /// Where the administrator's lies.
+    #[must_use]
+    pub fn administrators_kubeconfig(&self) -> PathBuf {
+        self.kubeconfig_path(ADMIN)
+    }
+
     fn kubeconfig_path(&self, who: &str) -> PathBuf {
         self.directory.join(format!("{who}.kubeconfig"))
     }
@@ -147,7 +172,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for child in self.apiserver.iter_mut().chain([&mut self.etcd]) {
+        for child in self.controllers.iter_mut().chain(&mut self.apiserver).chain([&mut self.etcd]) {
             // Already ended is ended.
             let _ = child.kill();
             let _ = child.wait();

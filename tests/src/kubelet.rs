@@ -23,7 +23,7 @@ use std::{
 /// The one image that there is: busybox. A container of it sleeps, unless it is told to do something else.
 pub const IMAGE: &str = "localhost/box:1";
 /// Under these names.
-const APPLETS: [&str; 6] = ["cat", "httpd", "ip", "sh", "sleep", "wget"];
+const APPLETS: [&str; 6] = ["httpd", "mkdir", "nc", "printf", "sh", "sleep"];
 
 /// A node's first pods may wait for images and caches.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -139,15 +139,32 @@ impl<'a> Kubelet<'a> {
         self.directory.join(format!("{of}.log"))
     }
 
-    /// Ends all containers, so that no shim outlives containerd.
+    /// Ends all containers, and their shims, which outlive whoever started them: each carries this containerd's socket in its
+    /// arguments.
     fn end_containers(&self) {
-        let known = self.containers().unwrap_or_default();
-        for container in &known {
+        for container in &self.containers().unwrap_or_default() {
             // One that has ended cannot be killed.
             let _ = self.ctr(&["tasks", "kill", "--signal", "SIGKILL", container]);
             let _ = self.ctr(&["tasks", "delete", "--force", container]);
             let _ = self.ctr(&["containers", "delete", container]);
         }
+        let address = socket(&self.directory).display().to_string();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let arguments = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            let is_ours = arguments.contains("containerd-shim") && arguments.split('\0').any(|word| word == address);
+            let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            if let Some(pid) = pid.filter(|_| is_ours) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// The folders of control groups that hold containers, where nobody has any.
+fn remove_empty_groups() {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        // One that is in use stays.
+        let _ = fs::remove_dir(hierarchy.path().join("k8s.io"));
     }
 }
 
@@ -158,6 +175,7 @@ impl Drop for Kubelet<'_> {
         }
         self.end_containers();
         end(&mut self.containerd);
+        remove_empty_groups();
     }
 }
 

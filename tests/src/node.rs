@@ -174,6 +174,12 @@ impl Node {
         self.mounted().join("tortie")
     }
 
+    /// Where everything of it lies.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Its agent's private state.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {

@@ -22,6 +22,16 @@ const CONTROL_PLANE: [(&str, &str); 3] = [
     ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ("etcd", "go.etcd.io/etcd/server/v3"),
 ];
+const NODE: [(&str, &str); 6] = [
+    ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    ("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
+    ("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+    ("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
+];
+/// Parts of containerd that ask for headers of C.
+const WITHOUT: &str = "no_btrfs,no_devmapper,no_zfs";
 /// The modules that it is made of, each by its checksum. Its own `go.mod` names parts of its tree that no module has.
 const KUBERNETES: [(&str, &str); 2] =
     [("go.mod", include_str!("../kubernetes/go.mod")), ("go.sum", include_str!("../kubernetes/go.sum"))];
@@ -69,6 +79,11 @@ pub fn control_plane(paths: &Paths, console: &Console) -> Result<()> {
     of_kubernetes(paths, console, &CONTROL_PLANE)
 }
 
+/// Builds what a whole node runs, with those who give it work, if they are not there: minutes, the first time.
+pub fn whole_node(paths: &Paths, console: &Console) -> Result<()> {
+    of_kubernetes(paths, console, &NODE)
+}
+
 fn of_kubernetes(paths: &Paths, console: &Console, programs: &[(&str, &str)]) -> Result<()> {
     let folder = kubernetes_dir(paths);
     for (program, package) in programs {
@@ -85,7 +100,10 @@ fn of_kubernetes(paths: &Paths, console: &Console, programs: &[(&str, &str)]) ->
         let version = format!("-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}");
         let beside = place.with_extension("new");
         let mut build = paths.command(&go.to_string_lossy());
-        build.current_dir(&folder).args(["build", "-mod=mod", "-trimpath", "-ldflags", &version, "-o"]).arg(&beside);
+        build
+            .current_dir(&folder)
+            .args(["build", "-mod=mod", "-trimpath", "-tags", WITHOUT, "-ldflags", &version, "-o"])
+            .arg(&beside);
         build.arg(package).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
         console.run(&name, &mut build)?;
         fs::rename(&beside, &place).with_context(|| format!("putting {} in its place", place.display()))?;

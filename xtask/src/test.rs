@@ -168,6 +168,7 @@ impl Run<'_> {
         }
         self.build();
         self.work(golang::control_plane);
+        self.work(golang::whole_node);
         let mut tests = self.kernel_tests("apiserver");
         // Each has a control plane of its own.
         tests.args(["--test-threads", "2"]);
