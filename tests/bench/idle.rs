@@ -80,7 +80,7 @@ pub fn run(idle: &Idle, binaries: Binaries, bare: &Path) -> Result<()> {
 }
 
 /// Seconds of a process so far, all its threads: user, system.
-fn times(pid: u32) -> Result<[f64; 2]> {
+pub fn times(pid: u32) -> Result<[f64; 2]> {
     // Ticks of `sysconf(_SC_CLK_TCK)`, which is 100 on every Linux that Tortie runs on.
     const TICKS: f64 = 100.0;
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading the agent's times")?;

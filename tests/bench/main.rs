@@ -13,6 +13,7 @@ mod memory;
 mod policy;
 mod rounds;
 mod rules;
+mod served;
 mod services;
 mod setups;
 mod spent;
@@ -53,6 +54,8 @@ enum Bench {
     Policy(policy::Policy),
     /// What services cost: a packet, a change, a start, memory; with one and with thousands.
     Services(services::Services),
+    /// What an agent costs on a real API server, and how soon a policy that it took is in force.
+    Served(served::Served),
     /// CNI ADD, alone and in crowds.
     Cni(cni::Cni),
     /// An agent while nothing happens, with no pods, few and many.
@@ -78,6 +81,7 @@ fn main() -> Result<()> {
         Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
         Bench::Policy(policy) => policy::run(policy, &binaries(&arguments)?),
         Bench::Services(services) => services::run(services, &binaries(&arguments)?),
+        Bench::Served(served) => served::run(served, &binaries(&arguments)?),
         Bench::Cni(cni) => cni::run(cni, binaries(&arguments)?, bare(&arguments)?),
         Bench::Idle(idle) => idle::run(idle, binaries(&arguments)?, bare(&arguments)?),
     }

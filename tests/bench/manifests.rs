@@ -171,15 +171,18 @@ pub fn service_address(number: usize) -> IpAddr {
     [10, 96 + high, middle, low].into()
 }
 
-/// Of TCP; the first, which is asked, of UDP too.
-fn service_ports(number: usize) -> Vec<Value> {
-    let protocols = if number == 0 { &["TCP", "UDP"][..] } else { &["TCP"] };
+/// What a service is reached by that nobody asks.
+pub const UNASKED: &[&str] = &["TCP"];
+/// What one is reached by that is asked.
+pub const ASKED: &[&str] = &["TCP", "UDP"];
+
+fn service_ports(protocols: &[&str]) -> Vec<Value> {
     let port = |protocol: &&str| json!({ "name": protocol.to_lowercase(), "protocol": protocol, "port": PORT });
     protocols.iter().map(port).collect()
 }
 
 /// A service.
-pub fn service(number: usize) -> Value {
+pub fn service(number: usize, protocols: &[&str]) -> Value {
     let address = service_address(number);
     json!({
         "apiVersion": "v1",
@@ -196,13 +199,13 @@ pub fn service(number: usize) -> Value {
             "clusterIPs": [address],
             "ipFamilies": ["IPv4"],
             "selector": { "app": format!("a{number}") },
-            "ports": service_ports(number),
+            "ports": service_ports(protocols),
         },
     })
 }
 
 /// Its slice.
-pub fn endpoint_slice(number: usize, addresses: &[IpAddr]) -> Value {
+pub fn endpoint_slice(number: usize, protocols: &[&str], addresses: &[IpAddr]) -> Value {
     let endpoint = |address: &IpAddr| {
         let conditions = json!({ "ready": true, "serving": true, "terminating": false });
         json!({ "addresses": [address], "conditions": conditions, "nodeName": "node1" })
@@ -217,6 +220,6 @@ pub fn endpoint_slice(number: usize, addresses: &[IpAddr]) -> Value {
         },
         "addressType": "IPv4",
         "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
-        "ports": service_ports(number),
+        "ports": service_ports(protocols),
     })
 }

@@ -13,18 +13,22 @@ use ::tests::{
 };
 use anyhow::{Context as _, Result};
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process,
     time::{Duration, Instant},
 };
 
+/// Services of which one is asked: the one whose rule of iptables is nearest to the middle, where it costs what one costs at the mean.
+const CANDIDATES: usize = 16;
 /// How long kube-proxy may take until it has gone through all services once: by iptables a rule costs all that are there.
 const FIRST_PASS: Duration = Duration::from_secs(600);
 
 /// It stands.
 pub struct Neighbour {
     name: &'static str,
+    asked: IpAddr,
     client: NetNs,
     servers: Vec<(NetNs, IpAddr)>,
     // Dropped in this order.
@@ -49,27 +53,40 @@ impl Neighbour {
             servers.push((wired(&node, &stem, &format!("server{number}"), at)?, IpAddr::from(at)));
         }
         let own: Vec<_> = servers.iter().map(|(_, address)| *address).collect();
-        cluster.manifest("all", &all(count, backends, &own))?;
+        let candidates: Vec<_> = (0..count).step_by(count.div_ceil(CANDIDATES)).collect();
+        cluster.manifest("all", &all(count, backends, &own, &candidates))?;
         let begun = Instant::now();
         let proxy = KubeProxy::start_within(&cluster, &node, mode, FIRST_PASS)?;
         progress(&format!("kube-proxy, {}, {count} services: ready in {:.0?}", mode.as_str(), begun.elapsed()));
-        let mut neighbour = Self { name: "", client, servers, _node: node, _cluster: cluster };
+        let mut neighbour =
+            Self { name: "", asked: service_address(0), client, servers, _node: node, _cluster: cluster };
         until(&neighbour.way(), true, Instant::now()).with_context(|| proxy.log_tail())?;
         drop(proxy);
-        let place = if mode == Mode::Iptables { neighbour.place()? } else { String::new() };
+        let mut place = String::new();
+        if mode == Mode::Iptables {
+            let asked = candidates.iter().map(|candidate| service_address(*candidate)).collect();
+            let (rule, of);
+            (neighbour.asked, rule, of) = neighbour.middle(&asked)?;
+            place = format!(", rule {rule} of {of}");
+        }
         neighbour.name = format!("kube-proxy, {}, one of {count}{place}", mode.as_str()).leak();
         Ok(neighbour)
     }
 
-    /// Among the rules of iptables, which are gone through one by one, in an order that is chance.
-    fn place(&self) -> Result<String> {
+    /// Whose rule is nearest to the middle of them all, which are gone through one by one in an order that is chance; which
+    /// rule it is, and how many there are.
+    fn middle(&self, asked: &BTreeSet<IpAddr>) -> Result<(IpAddr, usize, usize)> {
         let mut command = self._node.namespace().command(Path::new("iptables-save"))?;
         let said = command.args(["-t", "nat"]).output().context("starting iptables-save")?;
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let mut rules = said.lines().filter(|line| line.starts_with("-A KUBE-SERVICES"));
-        let ours = format!("{}/32", service_address(0));
-        let place = rules.position(|rule| rule.contains(&ours) && rule.contains("-p tcp"));
-        Ok(place.map_or_else(String::new, |place| format!(", rule {}", place + 1)))
+        let said = String::from_utf8_lossy(&said.stdout);
+        let rules: Vec<_> = said.lines().filter(|line| line.starts_with("-A KUBE-SERVICES")).collect();
+        let address = |rule: &str| rule.split_once(" -d ")?.1.split_once('/')?.0.parse::<IpAddr>().ok();
+        let ours = rules.iter().enumerate().filter(|(_, rule)| rule.contains(" -p tcp ")).filter_map(|(at, rule)| {
+            address(rule).filter(|address| asked.contains(address)).map(|address| (address, at + 1))
+        });
+        let (address, rule) =
+            ours.min_by_key(|(_, rule)| rule.abs_diff(rules.len() / 2)).context("iptables has none of our services")?;
+        Ok((address, rule, rules.len()))
     }
 }
 
@@ -80,7 +97,7 @@ impl Setup for Neighbour {
 
     fn way(&self) -> Way<'_> {
         let servers = self.servers.iter().map(|(namespace, address)| (namespace, *address)).collect();
-        Way { client: &self.client, servers, to: vec![service_address(0)] }
+        Way { client: &self.client, servers, to: vec![self.asked] }
     }
 }
 

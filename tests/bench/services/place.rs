@@ -4,7 +4,7 @@
 //! Never: has a backend of another service answer.
 
 use crate::{
-    manifests::{self, OTHERS, endpoint_slice, service, service_address},
+    manifests::{self, ASKED, OTHERS, UNASKED, endpoint_slice, service, service_address},
     progress,
     setups::{Setup, started},
 };
@@ -71,9 +71,10 @@ impl Place {
         cluster.manifest("pool-of-others", OTHERS)?;
         progress(&format!("{stem}: {count} services"));
         for number in 0..count {
-            cluster.manifest(&format!("service-{number}"), &service(number).to_string())?;
-            cluster
-                .manifest(&format!("slice-{number}"), &endpoint_slice(number, &others(number, backends)).to_string())?;
+            let protocols = if number == 0 { ASKED } else { UNASKED };
+            cluster.manifest(&format!("service-{number}"), &service(number, protocols).to_string())?;
+            let slice = endpoint_slice(number, protocols, &others(number, backends));
+            cluster.manifest(&format!("slice-{number}"), &slice.to_string())?;
         }
         // One client opens more flows here than one may keep of a table that others share.
         let spec = NodeSpec::new(1).cgroup(None).argument("--flow-quota").argument("500000");
@@ -108,12 +109,12 @@ impl Place {
 
     /// Writes who stands behind the service that is asked.
     pub fn stand_behind(&self, addresses: &[IpAddr]) -> Result<()> {
-        self.cluster.manifest("slice-0", &endpoint_slice(0, addresses).to_string())
+        self.cluster.manifest("slice-0", &endpoint_slice(0, ASKED, addresses).to_string())
     }
 
     /// All services and slices, as one file has them.
     pub fn all(&self) -> String {
-        all(self.count, self.backends, &self.addresses())
+        all(self.count, self.backends, &self.addresses(), &[0])
     }
 
     /// Takes all services and slices away.
@@ -171,10 +172,13 @@ pub fn until(way: &Way<'_>, served: bool, begun: Instant) -> Result<Duration> {
     })
 }
 
-/// So many services and their slices, with these addresses behind the one that is asked.
-pub fn all(count: usize, backends: usize, own: &[IpAddr]) -> String {
-    let behind = |number| if number == 0 { own.to_vec() } else { others(number, backends) };
-    manifests::list((0..count).flat_map(|number| [service(number), endpoint_slice(number, &behind(number))]))
+/// So many services and their slices, with these addresses behind those that may be asked.
+pub fn all(count: usize, backends: usize, own: &[IpAddr], asked: &[usize]) -> String {
+    manifests::list((0..count).flat_map(|number| {
+        let is_asked = asked.contains(&number);
+        let (protocols, behind) = if is_asked { (ASKED, own.to_vec()) } else { (UNASKED, others(number, backends)) };
+        [service(number, protocols), endpoint_slice(number, protocols, &behind)]
+    }))
 }
 
 /// Addresses at which nobody is.

@@ -37,7 +37,7 @@ const OWNERS: [(&str, &[&str], &str); 6] = [
     ("netlink-packet-*", &["netlink"], "its interface changes often: one crate wraps it"),
     ("netlink-sys", &["netlink"], "one crate speaks netlink"),
     ("rtnetlink", &[], "netlink is spoken synchronously: an async one needs threads that must not change namespaces"),
-    ("kube", &["datastore"], "only datastore hears the cluster"),
+    ("kube", &["datastore", "tests"], "only datastore hears the cluster; a bench fills one"),
 ];
 
 /// Foreign crates that must not be reached from some of ours, not even through others.
