@@ -2,7 +2,7 @@
 //! In: addresses of load balancers, and whether this node may have each; addresses of its pods. Out: who has them; ARP and
 //! neighbour discovery answered for its own.
 //! Invariant: the kernel is told until when it may answer before it is told for what; who may not act any more has told it to stop.
-//! Never: makes the owner wait; beats while there is no address of a load balancer to announce.
+//! Never: makes the owner wait; beats while it holds nothing and may take nothing.
 
 use crate::{
     assign::{self, Assigner},
@@ -46,6 +46,8 @@ const CALLS_OF_PODS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
 const CALLS_AT_ONCE: usize = 64;
 /// Between two looks at the uplink's number and MAC.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at leases.
+const TURN: Duration = Duration::from_millis(150);
 
 /// Who has an address, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,21 +76,25 @@ struct Told {
 
 impl Announcer {
     /// At this uplink, in the calling thread's namespace, over the maps pinned below `bpffs`.
-    pub fn start(objects: Store, node: &NodeName, bpffs: &Path, uplink: IfaceName, assigner: Assigner) -> Result<Self> {
+    pub fn start(
+        (objects, timing): (Store, Timing),
+        node: &NodeName,
+        bpffs: &Path,
+        uplink: IfaceName,
+        assigner: Assigner,
+    ) -> Result<Self> {
         let shared = Arc::<Mailbox<Told>>::default();
-        let mut worker = Worker {
-            // What a former agent held is held by a new life, or not at all.
-            table: Announced::open(bpffs).context("announced addresses")?,
-            leases: Leases::open(objects, &node.0, Timing::FAST),
-            socket: Socket::open()?,
-            uplink: uplink.clone(),
-            caller: None,
-            looked: None,
-            calls: BTreeMap::new(),
-            assigner,
+        // What a former agent held is held by a new life, or not at all.
+        let table = Announced::open(bpffs).context("announced addresses")?;
+        let (socket, theirs) = (Socket::open()?, Arc::clone(&shared));
+        let (node, place) = (node.0.clone(), uplink.clone());
+        let run = move || {
+            // A store that does not answer makes nobody wait but this thread.
+            let leases = Leases::open(objects, &node, timing);
+            let (caller, looked, calls) = (None, None, BTreeMap::new());
+            Worker { table, leases, socket, uplink: place, caller, looked, calls, assigner }.run(&theirs);
         };
-        let theirs = Arc::clone(&shared);
-        thread::Builder::new().name("announce".into()).spawn(move || worker.run(&theirs))?;
+        thread::Builder::new().name("announce".into()).spawn(run)?;
         Ok(Self { uplink, shared })
     }
 
@@ -162,10 +168,14 @@ impl Worker {
         loop {
             let Some(wanted) = shared.hear(rest).value.wanted.clone() else { continue };
             let assigns = self.assigner.has_work();
+            let was_due = self.leases.is_due(now());
             let turned = self.turn(&wanted, assigns);
             self.assigner.hold(assigns && self.leases.holds(assign::LEASE, now()));
-            rest = if turned.is_err() || !wanted.leased.is_empty() || assigns {
-                Some(Timing::FAST.renew)
+            rest = if turned.is_ok() && !was_due && self.leases.is_due(now()) {
+                // It was seen just now that there is something to take.
+                Some(Duration::ZERO)
+            } else if turned.is_err() || !wanted.leased.is_empty() || assigns {
+                Some(TURN)
             } else {
                 (!wanted.pods.is_empty()).then_some(LOOK)
             };
@@ -187,7 +197,7 @@ impl Worker {
         wanted.leased.keys().filter_map(holder).collect()
     }
 
-    /// One heartbeat, one look at all leases.
+    /// One heartbeat, if it is time for one, and one look at all leases.
     fn turn(&mut self, wanted: &Wanted, assigns: bool) -> Result<()> {
         let place = self.look_at_uplink()?;
         let is_there = |_: &&IpAddr| place.is_some();
@@ -200,7 +210,7 @@ impl Worker {
             // It ended by itself. What was held then may be another's by now.
             self.hold(&pods, BTreeSet::new())?;
         }
-        let beaten = if wanted.leased.is_empty() && !assigns { Ok(()) } else { self.leases.beat(now) };
+        let beaten = if self.leases.is_due(now()) { self.leases.beat(now) } else { Ok(()) };
         match (place, self.leases.believes_until()) {
             (Some((interface, mac)), Some(until)) => self.table.last_until(until, interface, mac)?,
             (Some((interface, mac)), None) => self.table.answer_at(interface, mac)?,

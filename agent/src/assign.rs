@@ -10,9 +10,9 @@ use crate::{
 };
 use anyhow::Result;
 use calc::World;
-use datastore::{Store, calendar::go_time, given};
+use datastore::{Store, calendar::go_time};
 use ipam::{Balanced, BalancerWish};
-use model::{Family, IpPool, NodeName, Service, ServiceAddresses, ServiceId};
+use model::{Family, IpPool, NodeName, Service, ServiceAddresses, ServiceId, ServiceKind};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,8 +42,10 @@ pub struct Work {
     pub wishes: BTreeMap<ServiceId, BalancerWish>,
     /// Services that keep what they have until what they ask can be read.
     pub kept: BTreeMap<ServiceId, String>,
-    /// There is something given that may have to be taken back.
-    pub given: bool,
+    /// Load balancers of which somebody else says where they are: what blocks hold for them is not ours to free.
+    pub others: BTreeSet<ServiceId>,
+    /// What was given, as far as this node has heard.
+    pub given: BTreeMap<ServiceId, ServiceAddresses>,
 }
 
 impl Work {
@@ -73,13 +75,17 @@ impl Work {
             wishes.insert(service.id.clone(), wish);
         }
         let pools = world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
-        Self { pools, wishes, kept, given: world.has_given() }
+        let awaiting: BTreeSet<&ServiceId> = world.unaddressed().map(|service| &service.id).collect();
+        let balanced = world.services().filter(|service| service.kind == ServiceKind::LoadBalancer);
+        let others = balanced.map(|service| service.id.clone()).filter(|id| !awaiting.contains(id)).collect();
+        let given = world.given().map(|given| (given.service.clone(), given.clone())).collect();
+        Self { pools, wishes, kept, others, given }
     }
 
     /// Whether somebody has to give or take.
     pub fn is_some(&self) -> bool {
         let has_pool = self.pools.values().any(|pool| pool.uses.load_balancer);
-        self.given || has_pool && !self.wishes.is_empty()
+        !self.given.is_empty() || has_pool && !self.wishes.is_empty()
     }
 }
 
@@ -92,6 +98,14 @@ struct Told {
     work: Work,
     /// This node holds the lease.
     is_holder: bool,
+    /// When it last gave, something was held that is ours to take back: by a service that nobody knows any more, perhaps.
+    holds: bool,
+}
+
+impl Told {
+    fn has_work(&self) -> bool {
+        self.work.is_some() || self.holds
+    }
 }
 
 impl Assigner {
@@ -116,8 +130,17 @@ impl Assigner {
 
     /// Whether somebody has to.
     pub fn has_work(&self) -> bool {
-        self.0.look().value.work.is_some()
+        self.0.look().value.has_work()
     }
+}
+
+/// What a look came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Done {
+    /// Nothing is left to do.
+    all: bool,
+    /// Services of ours hold something.
+    holds: bool,
 }
 
 struct Worker {
@@ -133,7 +156,7 @@ impl Worker {
         loop {
             let work = {
                 let told = &shared.hear(Some(rest)).value;
-                (told.is_holder && told.work.is_some()).then(|| told.work.clone())
+                (told.is_holder && told.has_work()).then(|| told.work.clone())
             };
             let Some(work) = work else {
                 self.gone.clear();
@@ -141,7 +164,10 @@ impl Worker {
                 continue;
             };
             let done = self.turn(&work);
-            rest = if matches!(done, Ok(true)) { LATE } else { SOON };
+            if let Ok(Done { holds, .. }) = done {
+                shared.look().value.holds = holds;
+            }
+            rest = if matches!(done, Ok(Done { all: true, .. })) { LATE } else { SOON };
             let problem = done.err().map(|error| error.to_string());
             if let Some(problem) = problem.as_ref().filter(|problem| reported.as_ref() != Some(*problem)) {
                 warn!("addresses of load balancers: {problem}");
@@ -150,35 +176,44 @@ impl Worker {
         }
     }
 
-    /// Whether everything is done.
-    fn turn(&mut self, work: &Work) -> Result<bool, AllocateError> {
+    /// One look at everything.
+    fn turn(&mut self, work: &Work) -> Result<Done, AllocateError> {
         self.allocator.pools.clone_from(&work.pools);
         let objects = self.allocator.objects().clone();
         let held = self.allocator.balanced()?;
-        let told: BTreeSet<ServiceId> = given::told(&*objects)?.into_iter().collect();
         let is_there = |id: &ServiceId| work.wishes.contains_key(id) || work.kept.contains_key(id);
+        let is_others = |id: &ServiceId| work.others.contains(id);
         let handles: BTreeSet<&String> =
             work.wishes.values().map(|wish| &wish.handle).chain(work.kept.values()).collect();
-        let gone: BTreeSet<_> = held.values().chain(&told).filter(|id| !is_there(id)).cloned().collect();
+        let ours = || held.values().filter(|id| !is_others(id));
+        let known = ours().chain(work.given.keys().filter(|id| !is_others(id)));
+        let gone: BTreeSet<_> = known.filter(|id| !is_there(id)).cloned().collect();
         let freed = self.freed(&gone);
         // A service that was made anew under its name has another handle, and its former one is nobody's.
-        let is_free =
-            |(handle, id): &(&String, &ServiceId)| !handles.contains(handle) && (is_there(id) || freed.contains(*id));
+        let is_free = |(handle, id): &(&String, &ServiceId)| {
+            !handles.contains(handle) && (is_there(id) || freed.contains(*id)) && !is_others(id)
+        };
         let free: Vec<_> = held.iter().filter(is_free).map(|(handle, _)| handle.clone()).collect();
         // Who asks for an address by name comes before those who take any.
         let (named, others): (Vec<_>, Vec<_>) = work.wishes.iter().partition(|(_, wish)| !wish.addresses.is_empty());
         let wishes: Vec<_> = named.into_iter().chain(others).map(|(id, wish)| (id, stamped(id, wish))).collect();
         let asked: Vec<_> = wishes.iter().map(|(_, wish)| wish.clone()).collect();
         let balanced = self.allocator.balance(&asked, &free)?;
+        // One that cannot be told is no reason to keep the others.
+        let mut told = Ok(());
         for ((id, _), Balanced { addresses, missing }) in wishes.iter().zip(balanced) {
             let remarks = missing.iter().map(ToString::to_string).collect();
-            given::tell(&*objects, &ServiceAddresses { service: (*id).clone(), addresses, remarks })?;
+            let given = ServiceAddresses { service: (*id).clone(), addresses, remarks };
+            if work.given.get(*id) != Some(&given) {
+                told = told.and(objects.give(&given));
+            }
         }
-        for id in told.intersection(&freed) {
-            given::take_back(&*objects, id)?;
+        for id in &freed {
+            told = told.and(objects.take_back(id));
             info!(service = %id, "its addresses are free again");
         }
-        Ok(freed.len() == gone.len())
+        told?;
+        Ok(Done { all: freed.len() == gone.len(), holds: ours().any(|id| !freed.contains(id)) })
     }
 
     /// Those that have been gone for long enough.
@@ -265,7 +300,8 @@ mod tests {
             let given: ServiceAddresses = serde_json::from_value(found.spec).expect("in its shape");
             (id.name, given.addresses.iter().map(ToString::to_string).collect(), given.remarks.len())
         };
-        given::told(&**objects).expect("listed").into_iter().map(read).collect()
+        let names = objects.list("ServiceAddresses").expect("listed").into_iter().map(|object| object.metadata.name);
+        names.filter_map(|name| name.strip_prefix("shop.").map(id)).map(read).collect()
     }
 
     #[test]
@@ -281,14 +317,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut first = worker(dir.path());
         let asked = work(&[("a", &[]), ("b", &["192.0.2.128"]), ("c", &["192.0.2.128"])]);
-        assert_eq!(first.turn(&asked).ok(), Some(true));
+        assert_eq!(first.turn(&asked).ok().map(|done| done.all), Some(true));
         let given = told(&first);
         let of = |name: &str| given.iter().find(|(own, ..)| own == name).cloned().expect("it is told");
         assert_eq!(of("b"), ("b".into(), vec!["192.0.2.128".into()], 0), "by name before by chance");
         assert_eq!(of("c"), ("c".into(), vec![], 1), "it is taken");
         assert_eq!((of("a").1.len(), of("a").2), (1, 0));
         let mut next = worker(dir.path());
-        assert_eq!(next.turn(&asked).ok(), Some(true));
+        assert_eq!(next.turn(&asked).ok().map(|done| done.all), Some(true));
         assert_eq!(told(&next), given);
     }
 
@@ -299,7 +335,7 @@ mod tests {
         worker.turn(&work(&[("a", &[]), ("b", &[])])).expect("given");
         let before = told(&worker);
         // One who hears late: the service is there, and this agent does not know it yet.
-        assert_eq!(worker.turn(&work(&[("b", &[])])).ok(), Some(false));
+        assert_eq!(worker.turn(&work(&[("b", &[])])).ok().map(|done| done.all), Some(false));
         assert_eq!(told(&worker), before);
         worker.turn(&work(&[("a", &[]), ("b", &[])])).expect("given");
         assert_eq!(told(&worker), before);
@@ -307,9 +343,15 @@ mod tests {
         for since in worker.gone.values_mut() {
             *since -= GRACE;
         }
-        assert_eq!(worker.turn(&work(&[("b", &[])])).ok(), Some(true));
+        assert_eq!(worker.turn(&work(&[("b", &[])])).ok().map(|done| done.all), Some(true));
         assert_eq!(told(&worker).len(), 1);
         assert_eq!(worker.allocator.balanced().expect("readable").len(), 1);
+        // The last is followed, too, though nobody asks for anything any more.
+        assert!(worker.turn(&Work::default()).is_ok_and(|done| done.holds && !done.all));
+        for since in worker.gone.values_mut() {
+            *since -= GRACE;
+        }
+        assert_eq!(worker.turn(&Work::default()).ok(), Some(Done { all: true, holds: false }));
     }
 
     #[test]
@@ -319,7 +361,22 @@ mod tests {
         worker.turn(&work(&[("a", &[])])).expect("given");
         let before = told(&worker);
         let kept = [(id("a"), balancer_handle(&id("a"), ""))].into();
-        assert_eq!(worker.turn(&Work { kept, given: true, ..work(&[]) }).ok(), Some(true));
+        assert_eq!(worker.turn(&Work { kept, ..work(&[]) }).ok().map(|done| done.all), Some(true));
         assert_eq!(told(&worker), before);
+    }
+
+    #[test]
+    fn what_blocks_hold_for_a_service_that_somebody_else_speaks_for_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut worker = worker(dir.path());
+        worker.turn(&work(&[("a", &[])])).expect("given");
+        let others = Work { others: [id("a")].into(), ..work(&[]) };
+        for _ in 0..2 {
+            assert_eq!(worker.turn(&others).ok().map(|done| done.all), Some(true));
+            for since in worker.gone.values_mut() {
+                *since -= GRACE;
+            }
+        }
+        assert_eq!(worker.allocator.balanced().expect("readable").len(), 1);
     }
 }

@@ -132,9 +132,9 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let name = uplink.map(|link| link.name.clone());
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
     let assigner = name.is_some().then(|| Assigner::start(objects.clone(), config.node.clone())).transpose()?;
-    let announcer = name
-        .zip(assigner.clone())
-        .map(|(name, assigner)| Announcer::start(objects.clone(), &config.node, &config.bpffs, name, assigner));
+    let announcer = name.zip(assigner.clone()).map(|(name, assigner)| {
+        Announcer::start((objects.clone(), source.timing()), &config.node, &config.bpffs, name, assigner)
+    });
     let announcer = announcer.transpose()?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
@@ -151,7 +151,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;
-    (agent.announcer, agent.assigner) = (announcer, assigner.filter(|_| source.has_leases()));
+    (agent.announcer, agent.assigner) = (announcer, assigner);
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

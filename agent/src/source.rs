@@ -5,7 +5,7 @@
 
 use crate::config::Datastore;
 use anyhow::{Context as _, Result, bail};
-use datastore::{Cluster, ClusterObjects, Connection, FileStore, Objects, Store, Updates};
+use datastore::{Cluster, ClusterObjects, Connection, FileStore, Objects, Store, Updates, lease::Timing};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,9 +44,12 @@ impl Source {
         })
     }
 
-    /// Whether agents can agree there on who gives and announces addresses of load balancers.
-    pub fn has_leases(&self) -> bool {
-        matches!(self, Self::Directory(_))
+    /// How leases are timed there.
+    pub fn timing(&self) -> Timing {
+        match self {
+            Self::Directory(_) => Timing::FAST,
+            Self::Cluster(_) => Timing::SPARING,
+        }
     }
 
     /// Begins to read it: the kernel checks programs meanwhile. The last good policies are kept in `last_good`.

@@ -103,11 +103,10 @@ impl Cluster {
         cluster.apply(&control_plane::calicos_kinds(group, version)?)?;
         cluster.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
         cluster.grant()?;
-        let agents = control_plane::AGENT;
-        cluster.kubectl(
-            &["create", "clusterrolebinding", agents, "--clusterrole=tortie", &format!("--user={agents}")],
-            "",
-        )?;
+        let (agents, user) = (control_plane::AGENT, format!("--user={}", control_plane::AGENT));
+        cluster.kubectl(&["create", "clusterrolebinding", agents, "--clusterrole=tortie", &user], "")?;
+        let own = ["create", "rolebinding", agents, "--role=tortie", "--namespace=tortie-system", &user];
+        cluster.kubectl(&own, "")?;
         cluster.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))?;
         Ok(cluster)
     }

@@ -6,7 +6,7 @@
 use crate::{World, host, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node,
-    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceId,
+    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -131,10 +131,9 @@ impl World {
         self.unaddressed_services().map(Arc::as_ref)
     }
 
-    /// Whether anything was given to load balancers.
-    #[must_use]
-    pub fn has_given(&self) -> bool {
-        !self.given.is_empty()
+    /// What was given to load balancers.
+    pub fn given(&self) -> impl Iterator<Item = &ServiceAddresses> {
+        self.given.values()
     }
 
     /// What load balancers asked for and cannot have.

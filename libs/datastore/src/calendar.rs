@@ -5,6 +5,13 @@
 
 use std::time::Duration;
 
+/// A `Time` of Kubernetes: `2026-11-26T05:54:25Z`.
+#[must_use]
+pub fn rfc3339(since_1970: Duration) -> String {
+    let [year, month, day, hour, minute, second] = fields(since_1970.as_secs());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// A `MicroTime` of Kubernetes: `2026-11-26T05:54:25.000001Z`.
 #[must_use]
 pub fn micro_time(since_1970: Duration) -> String {
@@ -52,5 +59,6 @@ mod tests {
     #[test]
     fn a_micro_time_is_as_kubernetes_writes_it() {
         assert_eq!(micro_time(Duration::from_micros(1_709_210_096_000_007)), "2024-02-29T12:34:56.000007Z");
+        assert_eq!(rfc3339(Duration::from_secs(1_709_210_096)), "2024-02-29T12:34:56Z");
     }
 }

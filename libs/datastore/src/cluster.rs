@@ -6,6 +6,7 @@
 
 mod connection;
 mod gather;
+mod heard;
 mod kinds;
 mod object;
 mod objects;
@@ -35,6 +36,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::oneshot;
+
+/// Who writes, as the server's `managedFields` say.
+const MANAGER: &str = "tortie";
 
 /// Events that may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
 const EVENTS_AT_ONCE: usize = 4096;

@@ -3,8 +3,8 @@
 //! Invariant: of two writers that read one version exactly one wins.
 //! Never: retries; whoever loses reads again and decides anew.
 
-use crate::{Object, ObjectError, Objects};
-use model::{NodeName, PodId, WorkloadAddress};
+use crate::{Object, ObjectError, Objects, given};
+use model::{NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
@@ -14,6 +14,14 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// # Errors
     /// The store cannot be asked, or the object cannot be read.
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError>;
+
+    /// The same as it was heard last: where that costs less than asking, it may be late.
+    ///
+    /// # Errors
+    /// As [`Shared::get`].
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        self.get(kind, name)
+    }
 
     /// All objects of a kind, by name.
     ///
@@ -63,6 +71,18 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// # Errors
     /// The store refuses.
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError>;
+
+    /// Makes the addresses of a load balancer known to all nodes, and what it cannot have.
+    ///
+    /// # Errors
+    /// The store refuses, or somebody else speaks for the service.
+    fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError>;
+
+    /// Takes back what was said of one.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError>;
 }
 
 /// The store of one agent.
@@ -104,5 +124,13 @@ impl Shared for Objects {
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         Self::withdraw(self, pod, node)
+    }
+
+    fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
+        given::tell(self, given)
+    }
+
+    fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
+        given::take_back(self, service)
     }
 }

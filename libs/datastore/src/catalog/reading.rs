@@ -42,6 +42,14 @@ impl Reading {
         reading
     }
 
+    /// With what stands beside it.
+    pub(crate) fn and(mut self, beside: Option<&Value>) -> Self {
+        if let Some(object) = beside {
+            self.object(None, object);
+        }
+        self
+    }
+
     fn document(&mut self, document: Document) {
         match document.content {
             Ok(objects) => objects.iter().for_each(|object| self.object(Some(document.line), object)),

@@ -3,14 +3,17 @@
 //! Invariant: there is no batch before every kind has been listed once; what a later list lacks is gone only when it is over.
 //! Never: takes trouble for absence.
 
-use super::kinds::Watched;
-use crate::{Batch, Problem, catalog::Reading, standing::Standing};
+use super::{MANAGER, kinds::Watched};
+use crate::{Batch, Problem, catalog::Reading, given, standing::Standing};
 use model::Update;
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
+
+/// As kubectl names them: their status may be our own word.
+pub(super) const SERVICES: &str = "services";
 
 /// What a watch says.
 #[derive(Debug)]
@@ -64,15 +67,16 @@ impl Gather {
         let known = &mut known[kind];
         match said {
             Said::Listing => known.missing = Some(standing.places_within(Path::new(&known.name))),
-            Said::Object(object) => {
+            Said::Object(mut object) => {
                 let place = place(&known.name, &object);
+                let given = (known.name == SERVICES).then(|| given::taken_out(&mut object, MANAGER)).flatten();
                 if !known.is_listed {
                     standing.expect(&place);
                 }
                 if let Some(missing) = &mut known.missing {
                     missing.remove(&place);
                 }
-                standing.take_in(&place, Some(Reading::of_object(&object)));
+                standing.take_in(&place, Some(Reading::of_object(&object).and(given.as_ref())));
             }
             Said::Gone(object) => standing.take_in(&place(&known.name, &object), None),
             Said::Listed => {

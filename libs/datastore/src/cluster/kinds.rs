@@ -102,6 +102,16 @@ pub(super) fn pods() -> ApiResource {
     of(("", "v1", "Pod", "pods", false)).resource
 }
 
+/// Services.
+pub(super) fn services() -> ApiResource {
+    of(("", "v1", "Service", "services", false)).resource
+}
+
+/// Leases.
+pub(super) fn leases() -> ApiResource {
+    of(("coordination.k8s.io", "v1", "Lease", "leases", false)).resource
+}
+
 fn of((group, version, kind, plural, is_optional): (&str, &str, &str, &str, bool)) -> Watched {
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let (group, version, kind, plural) = (group.to_owned(), version.to_owned(), kind.to_owned(), plural.to_owned());

@@ -25,17 +25,10 @@ pub(super) enum Parts {
     Fields(&'static [(&'static str, Parts)], &'static Parts),
 }
 
-/// Who wrote which field is asked by nobody, and kubectl's copy of what was applied is the object once more.
-const META: Parts = Parts::Fields(
-    &[
-        ("managedFields", Parts::None),
-        (
-            "annotations",
-            Parts::Fields(&[("kubectl.kubernetes.io/last-applied-configuration", Parts::None)], &Parts::All),
-        ),
-    ],
-    &Parts::All,
-);
+/// Who wrote which field is asked by nobody, mostly, and kubectl's copy of what was applied is the object once more.
+const META: Parts = Parts::Fields(&[("managedFields", Parts::None), ("annotations", ANNOTATIONS)], &Parts::All);
+const ANNOTATIONS: Parts =
+    Parts::Fields(&[("kubectl.kubernetes.io/last-applied-configuration", Parts::None)], &Parts::All);
 
 /// A kind's parts.
 pub(super) trait Kind: Clone + fmt::Debug + Send + Sync + 'static {
@@ -48,6 +41,15 @@ pub(super) struct Whole;
 
 impl Kind for Whole {
     const PARTS: Parts = Parts::Fields(&[("metadata", META)], &Parts::All);
+}
+
+/// Of Services it is asked, too, who wrote what: a status that our own manager wrote is told apart from what others say.
+#[derive(Clone, Debug)]
+pub(super) struct Signed;
+
+impl Kind for Signed {
+    const PARTS: Parts =
+        Parts::Fields(&[("metadata", Parts::Fields(&[("annotations", ANNOTATIONS)], &Parts::All))], &Parts::All);
 }
 
 /// What a pod runs is no concern of ours: there are as many pods as anything else together, and each says a lot.
@@ -278,6 +280,9 @@ mod tests {
         whole["metadata"]["managedFields"] = json!([{ "manager": "x" }]);
         whole["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = "{}".into();
         assert_eq!(read::<Whole>(&whole).manifest, odd);
+        let mut signed = odd;
+        signed["metadata"]["managedFields"] = whole["metadata"]["managedFields"].clone();
+        assert_eq!(read::<Signed>(&whole).manifest, signed);
     }
 
     #[test]

@@ -1,31 +1,36 @@
-//! Objects that agents share, on the API server: Calico's own, where Calico keeps them; and what is told of pods, at the pods.
+//! Objects that agents share, on the API server: Calico's own, where Calico keeps them; leases in a namespace of their own; and what
+//! is told of pods and load balancers, at the pods and the Services.
 //! In: objects with the resource version each was read at. Out: as written, or a typed conflict.
 //! Invariant: a write names the version it was decided on; of what is in an object beside its spec nothing is changed.
 //! Never: retries; writes what is there already.
 
 use super::{
+    MANAGER,
     connection::{Connection, Unanswered},
+    heard::Heard,
     kinds::{self, Calico, is_absent},
 };
 use crate::{
     Metadata, Object, ObjectError, Shared,
+    calendar::rfc3339,
     convert::{POD_IP, POD_IPS},
-    lease,
+    given, lease,
 };
 use kube::{
     Api, Error,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
-use model::{NodeName, PodId, WorkloadAddress};
+use model::{NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use serde_json::{Value, json};
 use std::{
     net::IpAddr,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Who writes, as the server's `managedFields` say.
-const MANAGER: &str = "tortie";
+/// Where agents keep their leases, whatever namespace they run in: two that looked in two would both be first.
+const NAMESPACE: &str = "tortie-system";
 
 /// The shared objects of a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,16 +38,21 @@ pub struct ClusterObjects {
     connection: Connection,
     /// Once the server has said so.
     calico: Arc<OnceLock<Calico>>,
+    /// Begun when leases are first asked for.
+    leases: Arc<OnceLock<Heard>>,
 }
 
 impl ClusterObjects {
     /// Of this cluster.
     #[must_use]
     pub fn of(connection: Connection) -> Self {
-        Self { connection, calico: Arc::default() }
+        Self { connection, calico: Arc::default(), leases: Arc::default() }
     }
 
     fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
+        if kind == lease::KIND {
+            return Ok(self.leases());
+        }
         let calico = match self.calico.get() {
             Some(known) => *known,
             None => {
@@ -57,8 +67,21 @@ impl ClusterObjects {
         Ok((Api::all_with(self.connection.client.clone(), &resource), resource))
     }
 
+    fn leases(&self) -> (Api<DynamicObject>, ApiResource) {
+        let resource = kinds::leases();
+        (Api::namespaced_with(self.connection.client.clone(), NAMESPACE, &resource), resource)
+    }
+
     fn pods(&self, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.connection.client.clone(), namespace, &kinds::pods())
+    }
+
+    /// What was asked or written is known at once.
+    fn heed(&self, now: Object) -> Object {
+        if let Some(heard) = self.leases.get().filter(|_| now.kind == lease::KIND) {
+            heard.put(now.clone());
+        }
+        now
     }
 
     /// `None`: there is no such object.
@@ -86,17 +109,25 @@ impl ClusterObjects {
 
 impl Shared for ClusterObjects {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
-        if is_kept_elsewhere(kind) {
-            return Ok(None);
-        }
         let (api, resource) = self.api(kind)?;
-        Ok(self.ask((kind, name), api.get(name))?.map(|found| read(&resource, found)))
+        Ok(self.ask((kind, name), api.get(name))?.map(|found| self.heed(read(&resource, found))))
+    }
+
+    /// Leases are watched once one is asked for: every node looks at them several times a second.
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        if kind != lease::KIND {
+            return self.get(kind, name);
+        }
+        let (api, resource) = self.leases();
+        let heard =
+            self.leases.get_or_init(|| Heard::begin(&self.connection, api, move |object| read(&resource, object)));
+        match heard.get(name) {
+            Some(known) => Ok(known),
+            None => self.get(kind, name),
+        }
     }
 
     fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
-        if is_kept_elsewhere(kind) {
-            return Ok(Vec::new());
-        }
         let (api, resource) = self.api(kind)?;
         let found = self.ask((kind, ""), api.list(&ListParams::default()))?;
         let found = found.ok_or_else(|| ObjectError::Server {
@@ -110,16 +141,11 @@ impl Shared for ClusterObjects {
 
     fn create(&self, object: &Object) -> Result<Object, ObjectError> {
         let (kind, name) = (&*object.kind, &*object.metadata.name);
-        if is_kept_elsewhere(kind) {
-            let reason = "agents keep no leases there yet: nobody announces addresses of load balancers".to_owned();
-            let server = self.connection.server.to_string();
-            return Err(ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason });
-        }
         let (api, resource) = self.api(kind)?;
         let fresh = written(&resource, object);
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match self.connection.ask(api.create(&parameters, &fresh)) {
-            Ok(now) => Ok(read(&resource, now)),
+            Ok(now) => Ok(self.heed(read(&resource, now))),
             Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) => {
                 Err(conflict(kind, name, "none", "one"))
             }
@@ -139,7 +165,7 @@ impl Shared for ClusterObjects {
         let (api, resource) = self.api(kind)?;
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match self.connection.ask(api.patch(name, &parameters, &patch)) {
-            Ok(now) => Ok(read(&resource, now)),
+            Ok(now) => Ok(self.heed(read(&resource, now))),
             Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => {
                 Err(conflict(kind, name, wanted, "none"))
             }
@@ -172,9 +198,32 @@ impl Shared for ClusterObjects {
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         self.annotate(pod, node, &annotations(&[]))
     }
+
+    /// As the Service's own status. What another manager has written there is not taken from him.
+    fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
+        let now = rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        self.apply_status(&given.service, &given::applied(given, &now))
+    }
+
+    fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
+        self.apply_status(service, &json!({}))
+    }
 }
 
 impl ClusterObjects {
+    /// One that is gone needs nothing.
+    fn apply_status(&self, service: &ServiceId, status: &Value) -> Result<(), ObjectError> {
+        let resource = kinds::services();
+        let (namespace, name) = (service.namespace.to_string(), &service.name);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.connection.client.clone(), &namespace, &resource);
+        let applied = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": { "namespace": namespace, "name": name }, "status": status,
+        });
+        let (parameters, patch) = (PatchParams::apply(MANAGER), Patch::Apply(&applied));
+        self.ask(("Service", &service.to_string()), api.patch_status(name, &parameters, &patch)).map(drop)
+    }
+
     /// Says it of the pod that is on this node. One that is gone, or of another node by now, needs nothing.
     fn annotate(&self, pod: &PodId, node: &NodeName, annotations: &[(&str, String)]) -> Result<(), ObjectError> {
         let api = self.pods(&pod.namespace.0);
@@ -203,11 +252,6 @@ impl ClusterObjects {
 fn annotations(addresses: &[IpAddr]) -> [(&'static str, String); 2] {
     let hosts: Vec<_> = addresses.iter().map(|address| model::Cidr::host(*address).to_string()).collect();
     [(POD_IP, hosts.first().cloned().unwrap_or_default()), (POD_IPS, hosts.join(","))]
-}
-
-/// Heartbeats as quick as those in a directory would be too many writes for an API server.
-fn is_kept_elsewhere(kind: &str) -> bool {
-    kind == lease::KIND
 }
 
 fn is_conflict(code: u16) -> bool {

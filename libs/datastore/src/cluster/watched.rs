@@ -4,9 +4,9 @@
 //! Never: ends; asks faster than the pauses grow.
 
 use super::{
-    gather::Said,
+    gather::{SERVICES, Said},
     kinds::{Watched, is_absent},
-    object::{Kind, Object, Pod, Whole},
+    object::{Kind, Object, Pod, Signed, Whole},
 };
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use kube::{
@@ -32,7 +32,11 @@ struct Watch<K: Kind> {
 
 /// What the server says of a kind.
 pub(super) fn watched(client: Client, kind: Watched) -> BoxStream<'static, Said> {
-    if kind.name() == "pods" { of::<Pod>(client, kind).boxed() } else { of::<Whole>(client, kind).boxed() }
+    match &*kind.name() {
+        "pods" => of::<Pod>(client, kind).boxed(),
+        SERVICES => of::<Signed>(client, kind).boxed(),
+        _ => of::<Whole>(client, kind).boxed(),
+    }
 }
 
 fn of<K: Kind>(client: Client, kind: Watched) -> impl Stream<Item = Said> {

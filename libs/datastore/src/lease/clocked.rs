@@ -5,11 +5,11 @@
 
 use super::*;
 use crate::{Objects, Shared};
-use model::{NodeName, PodId, WorkloadAddress};
+use model::{NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
     error::Error,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -22,6 +22,8 @@ struct Slow {
     objects: Objects,
     at: Arc<AtomicU64>,
     took: Arc<AtomicU64>,
+    /// What was heard of each object first, where nothing is heard any more.
+    heard: Option<Mutex<BTreeMap<String, Option<Object>>>>,
 }
 
 impl Slow {
@@ -33,7 +35,21 @@ impl Slow {
 
 impl Shared for Slow {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
-        self.after(self.objects.get(kind, name))
+        let found = self.after(self.objects.get(kind, name))?;
+        if let Some(heard) = &self.heard {
+            heard.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), found.clone());
+        }
+        Ok(found)
+    }
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        let Some(heard) = &self.heard else { return self.get(kind, name) };
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = heard.get(name) {
+            return Ok(known.clone());
+        }
+        let known = self.objects.get(kind, name)?;
+        heard.insert(name.to_owned(), known.clone());
+        Ok(known)
     }
     fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
         self.after(self.objects.list(kind))
@@ -53,6 +69,12 @@ impl Shared for Slow {
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         self.after(Shared::withdraw(&self.objects, pod, node))
     }
+    fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
+        self.after(Shared::give(&self.objects, given))
+    }
+    fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
+        self.after(Shared::take_back(&self.objects, service))
+    }
 }
 
 /// An agent, its clock, and how long the store takes.
@@ -64,9 +86,13 @@ struct Agent {
 
 impl Agent {
     fn open(dir: &std::path::Path, node: &str) -> Self {
+        Self::hearing(dir, node, None)
+    }
+
+    fn hearing(dir: &std::path::Path, node: &str, heard: Option<Mutex<BTreeMap<String, Option<Object>>>>) -> Self {
         let (at, took) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let objects = Objects::open(dir).expect("a store");
-        let slow = Slow { objects, at: Arc::clone(&at), took: Arc::clone(&took) };
+        let slow = Slow { objects, at: Arc::clone(&at), took: Arc::clone(&took), heard };
         Self { leases: Leases::open(Arc::new(slow), node, Timing::FAST), at, took }
     }
 
@@ -134,6 +160,31 @@ fn silence_is_counted_from_after_the_first_reading_to_before_the_last() -> Outco
         two.look(&["a"])?;
         assert_eq!(two.leases.holders()["a"].node == "n2", takes_it, "the look that begins at {begins}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_heartbeat_that_is_heard_late_is_no_silence() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let mut one = Agent::open(dir.path(), "n1");
+    let mut two = Agent::hearing(dir.path(), "n2", Some(Mutex::default()));
+    one.beat()?;
+    one.look(&["a"])?;
+    for at in (0..5000).step_by(150) {
+        one.calls(at, 0);
+        one.beat()?;
+        two.calls(at + 75, 0);
+        two.beat()?;
+        two.look(&["a"])?;
+        assert!(!two.leases.holds("a", millis(at + 75)), "at {at}");
+    }
+    // It falls silent indeed: what is asked for twice, and has not moved.
+    for at in [6100, 7200] {
+        two.calls(at, 0);
+        two.beat()?;
+        two.look(&["a"])?;
+    }
+    assert!(two.leases.holds("a", millis(7200)));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Leases: who of several agents does what only one may do, in objects that they share.
 //! In: names, and whether this node wants each. Out: who holds it, and until when that may be acted on.
-//! Invariant: one heartbeat a node is all that is written again and again, however much it holds; a lease is written when it
-//! changes hands.
+//! Invariant: one heartbeat a node is all that is written again and again, however much it holds, and none by a node that holds
+//! nothing; a lease is written when it changes hands; nothing is taken by what was only heard.
 //! Never: waits; acts on what a lease says beyond [`Leases::believes_until`].
 
 mod keeper;
@@ -12,6 +12,7 @@ use crate::{Metadata, Object, ObjectError, Store, calendar::micro_time};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -32,7 +33,7 @@ pub struct Lease {
     /// What others wait at least, in whole seconds. For people: the next field is what is meant.
     #[serde(default)]
     pub lease_duration_seconds: u32,
-    /// The same, exactly. Ours.
+    /// The same, exactly. Ours: an API server forgets it.
     #[serde(default)]
     pub lease_duration_milliseconds: u32,
     /// When it changed hands. For people: no clock is compared with it.
@@ -69,6 +70,25 @@ pub struct Leases {
     own: BTreeSet<String>,
     /// Who held each at the last look.
     holders: BTreeMap<String, Holder>,
+    /// Those that are wanted and were vacant at the last look, and since when.
+    vacant: BTreeMap<String, Duration>,
+}
+
+/// How a lease is read.
+#[derive(Clone, Copy)]
+enum Read {
+    /// As it was heard last, which may be late.
+    Heard,
+    /// As it is.
+    Asked,
+}
+
+/// A lease as it was read, and when that began.
+struct Looked {
+    found: Option<Object>,
+    lease: Lease,
+    holder: Option<Holder>,
+    before: Duration,
 }
 
 impl Leases {
@@ -83,7 +103,14 @@ impl Leases {
             Vec::new()
         });
         let own = listed.into_iter().filter(is_own).map(|object| object.metadata.name).collect();
-        Self { store, keeper: Keeper::new(node, timing), own, holders: BTreeMap::new() }
+        Self { store, keeper: Keeper::new(node, timing), own, holders: BTreeMap::new(), vacant: BTreeMap::new() }
+    }
+
+    /// Whether to tell the others now that this node lives: it holds something, or it is its turn to take something.
+    pub fn is_due(&self, now: Duration) -> bool {
+        let is_held = self.holders.keys().any(|name| self.holds(name, now));
+        let takes = |(name, since): (&String, &Duration)| now >= *since + self.delay(name);
+        self.keeper.is_due(now) && (is_held || self.vacant.iter().any(takes))
     }
 
     /// Until when what is held may be acted on.
@@ -115,7 +142,8 @@ impl Leases {
                 }
                 Err(ObjectError::Conflict { .. }) => {
                     let found = self.store.get(KIND, &name)?;
-                    self.keeper.overtaken(found.as_ref().map(heartbeat_of).as_ref());
+                    let found = found.map(|found| heartbeat_of(&found, self.keeper.timing()));
+                    self.keeper.overtaken(found.as_ref());
                 }
                 Err(error) => return Err(error),
             }
@@ -133,6 +161,7 @@ impl Leases {
         let mut first = Ok(());
         let mut read = BTreeSet::new();
         self.holders.retain(|name, _| wanted.contains_key(name));
+        self.vacant.retain(|name, _| wanted.get(name) == Some(&true));
         for (name, wanted) in wanted {
             let looked = self.look_at(name, *wanted, &mut read, &now);
             first = first.and(looked);
@@ -152,22 +181,29 @@ impl Leases {
         read: &mut BTreeSet<String>,
         now: impl Fn() -> Duration,
     ) -> Result<(), ObjectError> {
-        let before = now();
-        let found = self.store.get(KIND, name)?;
-        let lease = found.as_ref().and_then(lease_of).unwrap_or_default();
-        let holder = Holder::read(&lease.holder_identity);
-        if let Some(other) = holder.as_ref().filter(|holder| holder.node != self.keeper.identity().node) {
-            read.insert(other.node.clone());
-            let heartbeat = self.store.get(KIND, &self.heartbeat(&other.node))?.as_ref().map(heartbeat_of);
-            self.keeper.saw(&other.node, heartbeat, now());
+        let mut looked = self.read(Read::Heard, name, read, &now)?;
+        let mut step = self.keeper.judge(looked.holder.as_ref(), wanted, looked.before);
+        self.note_vacant(name, wanted, &looked);
+        let is_turn = self.vacant.get(name).is_none_or(|since| looked.before >= *since + self.delay(name));
+        if step == Step::Take && !is_turn {
+            step = Step::Leave;
+        } else if step == Step::Take {
+            // What was heard may be late: a heartbeat that has not come yet is no silence.
+            looked = self.read(Read::Asked, name, read, &now)?;
+            step = self.keeper.judge(looked.holder.as_ref(), wanted, looked.before);
+            self.note_vacant(name, wanted, &looked);
         }
-        let step = self.keeper.judge(holder.as_ref(), wanted, before);
+        let Looked { found, lease, holder, .. } = looked;
         let next = match step {
             Step::Leave | Step::Hold => holder,
             Step::Take => {
                 let own = self.keeper.identity();
                 let fresh = self.lease(&own, lease.lease_transitions + 1);
-                self.change(name, found, fresh)?.then_some(own)
+                let taken = self.change(name, found, fresh)?;
+                if taken {
+                    self.vacant.remove(name);
+                }
+                taken.then_some(own)
             }
             Step::Release => {
                 let fresh = Lease { holder_identity: String::new(), ..lease };
@@ -180,6 +216,46 @@ impl Leases {
             None => drop(self.holders.remove(name)),
         }
         Ok(())
+    }
+
+    fn read(
+        &mut self,
+        how: Read,
+        name: &str,
+        read: &mut BTreeSet<String>,
+        now: impl Fn() -> Duration,
+    ) -> Result<Looked, ObjectError> {
+        let object = |name: &str| match how {
+            Read::Heard => self.store.known(KIND, name),
+            Read::Asked => self.store.get(KIND, name),
+        };
+        let before = now();
+        let found = object(name)?;
+        let lease = found.as_ref().and_then(lease_of).unwrap_or_default();
+        let holder = Holder::read(&lease.holder_identity);
+        if let Some(other) = holder.as_ref().filter(|holder| holder.node != self.keeper.identity().node) {
+            read.insert(other.node.clone());
+            let timing = self.keeper.timing();
+            let heartbeat = object(&self.heartbeat(&other.node))?.map(|found| heartbeat_of(&found, timing));
+            self.keeper.saw(&other.node, heartbeat, now());
+        }
+        Ok(Looked { found, lease, holder, before })
+    }
+
+    fn note_vacant(&mut self, name: &str, wanted: bool, looked: &Looked) {
+        if wanted && self.keeper.is_vacant(looked.holder.as_ref(), looked.before) {
+            self.vacant.entry(name.to_owned()).or_insert(looked.before);
+        } else {
+            self.vacant.remove(name);
+        }
+    }
+
+    /// So long this node lets others be first.
+    fn delay(&self, name: &str) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        (&self.keeper.identity().node, name).hash(&mut hasher);
+        let part = u32::try_from(hasher.finish() % 1000).unwrap_or_default();
+        self.keeper.timing().spread * part / 1000
     }
 
     /// False: somebody else was first, and is met at the next look.
@@ -259,12 +335,16 @@ fn lease_of(object: &Object) -> Option<Lease> {
     serde_json::from_value(object.spec.clone()).ok()
 }
 
-fn heartbeat_of(object: &Object) -> Heartbeat {
+/// Where the exact duration was forgotten, whole seconds say whether its writer asks for more than everybody does.
+fn heartbeat_of(object: &Object, timing: Timing) -> Heartbeat {
     let lease = lease_of(object).unwrap_or_default();
+    let exactly = Duration::from_millis(lease.lease_duration_milliseconds.into());
+    let about = Duration::from_secs(lease.lease_duration_seconds.into());
+    let asks_for_more = exactly.is_zero() && about > timing.expire + Duration::from_secs(1);
     Heartbeat {
         version: object.metadata.resource_version.clone().unwrap_or_else(|| "0".to_owned()),
         term: lease.lease_transitions,
-        expire: Duration::from_millis(lease.lease_duration_milliseconds.into()),
+        expire: if asks_for_more { about } else { exactly },
     }
 }
 

@@ -83,6 +83,62 @@ fn what_is_given_back_or_named_no_more_is_anothers_at_its_next_look() -> Outcome
 }
 
 #[test]
+fn who_holds_nothing_and_may_take_nothing_has_no_heartbeat_to_write() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let at = Cell::new(0);
+    let now = || Duration::from_millis(at.get());
+    let (mut one, mut two) = (open(dir.path(), "n1"), open(dir.path(), "n2"));
+    let all = wanted(&[("a", true)]);
+    assert!(!one.is_due(now()), "nothing was looked at");
+    one.look(&all, now)?;
+    assert!(one.is_due(now()), "it is there to be taken");
+    one.beat(now)?;
+    one.look(&all, now)?;
+    two.look(&all, now)?;
+    assert!(!two.is_due(now()) && !one.is_due(now()), "one has written just now");
+    at.set(150);
+    assert!(one.is_due(now()) && !two.is_due(now()));
+    one.beat(now)?;
+    one.look(&wanted(&[("a", false)]), now)?;
+    at.set(300);
+    assert!(!one.is_due(now()), "it is given back");
+    Ok(())
+}
+
+#[test]
+fn a_node_that_could_not_write_for_long_takes_back_what_nobody_else_took() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let at = Cell::new(0);
+    let now = || Duration::from_millis(at.get());
+    let mut one = open(dir.path(), "n1");
+    let all = wanted(&[("a", true)]);
+    one.beat(now)?;
+    one.look(&all, now)?;
+    at.set(5000);
+    one.look(&all, now)?;
+    assert!(!one.holds("a", now()) && one.is_due(now()));
+    one.beat(now)?;
+    one.look(&all, now)?;
+    assert!(one.holds("a", now()));
+    Ok(())
+}
+
+#[test]
+fn of_many_each_has_its_turn_to_take_what_is_vacant() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let mut turns = BTreeSet::new();
+    for number in 0..20 {
+        let objects = Arc::new(Objects::open(dir.path())?);
+        let mut leases = Leases::open(objects, &format!("n{number}"), Timing::SPARING);
+        leases.look(&wanted(&[("a", true)]), || Duration::ZERO)?;
+        let due = (0..=200).find(|at| leases.is_due(Duration::from_millis(*at)));
+        turns.extend(due);
+    }
+    assert!(turns.len() > 10, "{turns:?}");
+    Ok(())
+}
+
+#[test]
 fn the_object_is_in_the_shape_of_kubernetes() -> Outcome {
     let dir = tempfile::tempdir()?;
     let now = || Duration::from_millis(1);
