@@ -181,6 +181,8 @@ pub struct Config {
     pub attach: Attach,
     /// Log filter.
     pub log: String,
+    /// It was given: the cluster does not decide.
+    pub log_is_given: bool,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Where the agent's health can be asked; `None`: nowhere.
@@ -312,6 +314,7 @@ impl Settings {
             mtu: self.mtu.map(mtu).transpose()?,
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
             attach: self.attach.unwrap_or_default(),
+            log_is_given: self.log.is_some(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             health_address: address("--health-address", self.health_address, HEALTH_ADDRESS)?,

@@ -11,6 +11,7 @@ mod boot;
 mod config;
 mod drift;
 mod explain;
+mod felix;
 mod fewer;
 mod further;
 mod gates;
@@ -31,6 +32,7 @@ mod owner;
 mod passage;
 mod proxy;
 mod remarks;
+mod report;
 mod requests;
 mod rerouted;
 mod run;
@@ -46,9 +48,10 @@ mod wanted;
 use clap::{Args, Parser, Subcommand};
 use cni::protocol::Query;
 use config::{BPFFS, Config, LogFormat, SOCKET, STATE_DIR, Settings};
-use model::PodId;
+use model::{LogLevel, PodId};
 use show::Output;
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use tracing_subscriber::EnvFilter;
 
 /// Tortie: pod networking and network policy by eBPF.
 #[derive(Parser)]
@@ -98,6 +101,11 @@ enum Command {
         #[command(flatten)]
         answer: AnswerArgs,
     },
+    /// What of this node is set by the cluster
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
     /// Try policies before they are applied
     Policy {
         #[command(subcommand)]
@@ -117,6 +125,15 @@ enum Command {
     },
     /// Print the version
     Version,
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Show each field that FelixConfiguration sets for this node, and what became of it
+    Status {
+        #[command(flatten)]
+        answer: AnswerArgs,
+    },
 }
 
 #[derive(Subcommand)]
@@ -178,6 +195,7 @@ fn main() -> ExitCode {
             };
             explain(&question, &answer)
         }
+        Command::Node { command: NodeCommand::Status { answer } } => show("node", None, &answer),
         Command::Policy { command: PolicyCommand::Test { files, delete, datastore, answer } } => {
             match test(&files, delete, datastore, &answer) {
                 Ok(report) => {
@@ -206,27 +224,50 @@ fn run(file: Option<&std::path::Path>, settings: Settings) -> ExitCode {
         Ok(config) => config,
         Err(error) => return failed(2, Err(error.into())),
     };
-    if let Err(error) = log(&config) {
-        return failed(2, Err(error));
+    match log(&config) {
+        Ok(filter) => failed(1, run::run(&config, filter)),
+        Err(error) => failed(2, Err(error)),
     }
-    failed(1, run::run(&config))
 }
 
-fn log(config: &Config) -> anyhow::Result<()> {
-    use tracing_subscriber::EnvFilter;
+/// Begins to log; what changes that later, where the settings leave it to the cluster.
+fn log(config: &Config) -> anyhow::Result<Option<felix::Filter>> {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(&config.log)?).with_writer(std::io::stderr);
+    Ok(match config.log_format {
+        LogFormat::Text => {
+            let builder = builder.with_ansi(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            changing(config, move |filter| Ok(handle.reload(filter)?))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            changing(config, move |filter| Ok(handle.reload(filter)?))
+        }
+    })
+}
+
+fn changing(
+    config: &Config,
+    reload: impl Fn(EnvFilter) -> anyhow::Result<()> + Send + 'static,
+) -> Option<felix::Filter> {
+    let begun = config.log.clone();
+    let change = move |level: Option<LogLevel>| {
+        let log = level.map_or_else(|| begun.clone(), |level| level.as_str().to_owned());
+        reload(filter(&log)?)
+    };
+    (!config.log_is_given).then(|| -> felix::Filter { Box::new(change) })
+}
+
+fn filter(log: &str) -> anyhow::Result<EnvFilter> {
     // A plain level is meant for the agent: the ELF loader below it says thousands of lines at debug, and the API client says each
     // broken watch, of which the agent tells itself.
-    let plain = config.log.chars().all(char::is_alphanumeric);
+    let plain = log.chars().all(char::is_alphanumeric);
     let directives =
-        if plain { format!("{},aya=warn,aya_obj=warn,kube_client=off", config.log) } else { config.log.clone() };
-    let filter = EnvFilter::try_new(directives)
-        .map_err(|error| anyhow::anyhow!("--log: {:?} is no level or filter: {error}", config.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
+        if plain { format!("{log},aya=warn,aya_obj=warn,kube_client=off,kube_runtime=off") } else { log.to_owned() };
+    EnvFilter::try_new(directives).map_err(|error| anyhow::anyhow!("--log: {log:?} is no level or filter: {error}"))
 }
 
 fn show(table: &str, of: Option<&str>, answer: &AnswerArgs) -> ExitCode {

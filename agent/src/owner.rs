@@ -9,6 +9,7 @@ use crate::{
     assign::{Assigner, Work},
     boot,
     drift::Repairs,
+    felix::Logging,
     health_ports::{HealthPorts, Said},
     journal::Journal,
     kernel::Kernel,
@@ -16,14 +17,14 @@ use crate::{
     observe::Host,
     proxy::Proxy,
     remarks::Met,
-    requests,
+    report, requests,
     setback::{Back, Setbacks},
     wanted,
 };
 use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
 use dataplane::{Applied, Commit, Extent, Laps, Platform};
-use datastore::Batch;
+use datastore::{Batch, Teller};
 use model::{
     Attachment, AttachmentId, Cidr, Family, IfaceName, NodeName, Resource, ResourceKey, Update, WorkloadAddress,
 };
@@ -159,6 +160,9 @@ pub struct Agent<K> {
     /// Where there is an uplink.
     pub(crate) announcer: Option<Announcer>,
     pub(crate) assigner: Option<Assigner>,
+    /// Where a cluster is told of this node.
+    pub(crate) teller: Option<Teller>,
+    pub(crate) logging: Logging,
     /// The networks of the host's interfaces.
     nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
@@ -197,6 +201,8 @@ impl<K: Kernel> Agent<K> {
             to_upgrade: None,
             announcer: None,
             assigner: None,
+            teller: None,
+            logging: Logging::default(),
             nets: BTreeMap::new(),
         };
         agent.restore(interfaces);
@@ -257,7 +263,9 @@ impl<K: Kernel> Agent<K> {
         }
         if news {
             self.announce();
+            self.report();
         }
+        self.logging.want(self.world.log_level());
         laps.lap("publish");
         tracing::debug!(target: "laps", asked, waited, %laps, "batch");
     }
@@ -319,6 +327,20 @@ impl<K: Kernel> Agent<K> {
         self.publish_all();
         self.tell_balancers();
         self.tell_metrics();
+        self.report();
+    }
+
+    /// Says what a cluster should know of this node.
+    fn report(&self) {
+        if let Some(teller) = &self.teller {
+            teller.tell(report::of(self));
+        }
+    }
+
+    /// The networks of the uplink.
+    pub(crate) fn uplink_nets(&self) -> impl Iterator<Item = &Cidr> {
+        let uplink = self.announcer.as_ref().map(|announcer| &announcer.uplink);
+        uplink.and_then(|name| self.nets.get(name)).into_iter().flatten()
     }
 
     /// What load balancers of services hear of this node; where a kube-proxy serves, they hear it from that.

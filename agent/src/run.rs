@@ -9,6 +9,7 @@ use crate::{
     assign::Assigner,
     boot,
     config::Config,
+    felix::{Filter, Logging},
     health::Health,
     health_ports::HealthPorts,
     journal::{self, Journal},
@@ -19,7 +20,7 @@ use crate::{
     owner::{Agent, Event, Node, Reboot},
     proxy::{self, Proxy, Services},
     serve,
-    source::Source,
+    source::{Opened, Source},
 };
 use anyhow::{Result, bail};
 use calc::Live;
@@ -53,8 +54,8 @@ const LAST_GOOD: &str = "last-good";
 /// What pods get where there is no uplink to ask.
 const MTU: u32 = 1500;
 
-/// Runs the agent until a signal ends it.
-pub fn run(config: &Config) -> Result<()> {
+/// Runs the agent until a signal ends it; `filter` changes what is logged.
+pub fn run(config: &Config, filter: Option<Filter>) -> Result<()> {
     raise_open_files();
     let _state = lock::lock(&config.state_dir)?;
     // Before anything is touched: an agent that has these pins keeps them.
@@ -62,14 +63,16 @@ pub fn run(config: &Config) -> Result<()> {
     let mut netlink = Socket::open()?;
     let uplink = uplink(config, &mut netlink)?;
     let source = Source::find(&config.datastore)?;
-    let reading = source.clone().read(config.state_dir.join(LAST_GOOD))?;
+    let reading = source.clone().read(config.node.clone(), config.state_dir.join(LAST_GOOD))?;
     let mut agent = open(config, &source, &mut netlink, uplink.as_ref())?;
     // The dataplane may have mounted a file system over the directory: this is the one that holds the pins.
     let _pins = lock::lock(&config.bpffs)?;
 
     let (owner, events) = sync_channel(QUEUE);
-    let updates;
-    (agent.node.problems, updates) = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let opened = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let Opened { problems, updates, teller } = opened;
+    (agent.node.problems, agent.teller) = (problems, teller);
+    agent.logging = Logging::by(filter);
     let health = Health::default();
     agent.health_ports = HealthPorts::new(health.clone())?;
     agent.take(vec![Event::Host(observe::host(&mut netlink)?)]);
@@ -89,6 +92,7 @@ pub fn run(config: &Config) -> Result<()> {
     }
     stop_on_signals(owner.clone())?;
     let metrics = agent.node.metrics.clone();
+    metrics.writes_are(Box::new(move || source.writes()));
     serve::listen(&config.socket, owner, metrics.clone())?;
     info!(node = %config.node, socket = %config.socket.display(), "running");
     if let Some(address) = config.health_address

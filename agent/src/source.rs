@@ -5,7 +5,8 @@
 
 use crate::config::Datastore;
 use anyhow::{Context as _, Result, bail};
-use datastore::{Cluster, ClusterObjects, Connection, FileStore, Objects, Store, Updates, lease::Timing};
+use datastore::{Cluster, ClusterObjects, Connection, FileStore, Objects, Store, Teller, Updates, lease::Timing};
+use model::NodeName;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,6 +15,16 @@ use std::{
 
 /// What is wrong with its objects now.
 pub type Problems = Box<dyn Fn() -> Vec<String> + Send>;
+
+/// What is read.
+pub struct Opened {
+    /// What is wrong with it.
+    pub problems: Problems,
+    /// Batches of updates.
+    pub updates: Updates,
+    /// Who tells it what becomes of it on this node; a directory is told nothing.
+    pub teller: Option<Teller>,
+}
 
 /// A datastore, not read yet.
 #[derive(Clone, Debug)]
@@ -52,22 +63,33 @@ impl Source {
         }
     }
 
-    /// Begins to read it: the kernel checks programs meanwhile. The last good policies are kept in `last_good`.
-    pub fn read(self, last_good: PathBuf) -> Result<JoinHandle<Result<(Problems, Updates)>>> {
-        let read = move || self.opened(&last_good);
+    /// Writes that it was asked for, by what is written.
+    pub fn writes(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Directory(_) => Vec::new(),
+            Self::Cluster(connection) => connection.writes().collect(),
+        }
+    }
+
+    /// Begins to read it for `node`: the kernel checks programs meanwhile. The last good policies are kept in `last_good`.
+    pub fn read(self, node: NodeName, last_good: PathBuf) -> Result<JoinHandle<Result<Opened>>> {
+        let read = move || self.opened(&node, &last_good);
         thread::Builder::new().name("read".into()).spawn(read).context("reading the datastore")
     }
 
-    fn opened(&self, last_good: &Path) -> Result<(Problems, Updates)> {
+    fn opened(&self, node: &NodeName, last_good: &Path) -> Result<Opened> {
         let last_good = Some(last_good);
         Ok(match self {
             Self::Directory(dir) => {
                 let (store, updates) = FileStore::open(dir, last_good)?;
-                (Box::new(move || store.problems().iter().map(ToString::to_string).collect()), updates)
+                let problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
+                Opened { problems, updates, teller: None }
             }
             Self::Cluster(connection) => {
-                let (cluster, updates) = Cluster::open(connection, last_good)?;
-                (Box::new(move || cluster.problems().iter().map(ToString::to_string).collect()), updates)
+                let (cluster, updates) = Cluster::open(connection, node, last_good)?;
+                let teller = Some(cluster.teller());
+                let problems = Box::new(move || cluster.problems().iter().map(ToString::to_string).collect());
+                Opened { problems, updates, teller }
             }
         })
     }

@@ -5,6 +5,8 @@
 
 mod balancers;
 mod definitions;
+mod felix;
 mod policy;
 mod story;
+mod told;
 mod whole;

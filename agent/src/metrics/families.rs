@@ -71,6 +71,21 @@ pub fn of_services(text: &mut Text, state: &ServicesState) {
     text.value(&[], state.unlabelled);
 }
 
+/// What an API server was asked to write; nothing, where there is none.
+pub fn of_datastore(text: &mut Text, writes: &[(&'static str, u64)]) {
+    if writes.is_empty() {
+        return;
+    }
+    text.family(
+        "tortie_datastore_writes_total",
+        Kind::Counter,
+        "Writes that the API server was asked for, by what is written.",
+    );
+    for (of, count) in writes {
+        text.value(&[("of", of)], *count);
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts and bytes are far below 2^52")]
 fn real(value: u64) -> f64 {
     value as f64

@@ -17,9 +17,9 @@ use model::ServiceId;
 use service::About;
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 use text::{Durations, Text};
@@ -85,11 +85,24 @@ pub struct ServicesState {
 
 /// Where everybody tells what happened; clones share it.
 #[derive(Clone, Debug)]
-pub struct Metrics(Arc<Mutex<Told>>);
+pub struct Metrics(Arc<Mutex<Told>>, Writes);
+
+/// Counts what the datastore was asked to write.
+#[derive(Clone, Default)]
+struct Writes(Arc<OnceLock<Counts>>);
+
+/// Counts, by what is counted.
+pub type Counts = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
+
+impl fmt::Debug for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writes")
+    }
+}
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Told {
+        let told = Told {
             started: SystemTime::now(),
             node: NodeState::default(),
             fullness: Fullness::default(),
@@ -100,13 +113,19 @@ impl Default for Metrics {
             repaired: BTreeMap::new(),
             requests: BTreeMap::new(),
             request_times: BTreeMap::new(),
-        })))
+        };
+        Self(Arc::new(Mutex::new(told)), Writes::default())
     }
 }
 
 impl Metrics {
     fn told(&self) -> MutexGuard<'_, Told> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who counts writes to the datastore.
+    pub fn writes_are(&self, counts: Counts) {
+        let _already = self.1.0.set(counts);
     }
 
     /// A revision was wanted; `is_new`: it was not tried before.
@@ -171,6 +190,7 @@ impl Metrics {
         families::of_maps(&mut text, gauges, &told.fullness.maps);
         families::of_agent(&mut text, &told);
         families::of_services(&mut text, &told.node.services);
+        families::of_datastore(&mut text, &self.1.0.get().map(|counts| counts()).unwrap_or_default());
         process::write(&mut text, told.started);
         text.end()
     }

@@ -7,7 +7,7 @@
 use crate::{HostEndpointSpec, Judges, Neighbour, NodeSpec, World};
 use model::{
     DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
-    NamespaceName,
+    LogLevel, NamespaceName, Truth,
 };
 use policy::{Failsafes, HostLayer, HostProfile, HostSubject, RuleSet};
 use std::{
@@ -130,8 +130,27 @@ impl World {
     }
 }
 
-/// A choice of the node's own object goes before the default object's.
+/// The first of a node's objects that chooses.
 fn chosen<T>(world: &World, choice: impl Fn(&FelixConfiguration) -> Option<T>) -> Option<T> {
-    let names = [FelixConfiguration::of_node(&world.node), FelixConfiguration::DEFAULT.to_owned()];
-    names.iter().find_map(|name| choice(world.felix.get(name)?))
+    world.felix_of_node().find_map(choice)
+}
+
+impl World {
+    /// The objects for this node, those whose choices go first first: its own, one that selects it, the default.
+    pub fn felix_of_node(&self) -> impl Iterator<Item = &FelixConfiguration> {
+        let named = |name: &str| self.felix.get(name);
+        let labels = self.nodes.get(&self.node).map(|node| &node.labels);
+        let selects = |felix: &&FelixConfiguration| {
+            felix.selector.as_ref().zip(labels).is_some_and(|(selector, labels)| selector.matches(labels) == Truth::Yes)
+        };
+        let selected = self.felix.values().filter(selects).min_by_key(|felix| (felix.created, &felix.name));
+        let own = named(&FelixConfiguration::of_node(&self.node));
+        [own, selected, named(FelixConfiguration::DEFAULT)].into_iter().flatten()
+    }
+
+    /// What is logged, where the agent's own settings do not say.
+    #[must_use]
+    pub fn log_level(&self) -> Option<LogLevel> {
+        chosen(self, |felix| felix.log)
+    }
 }

@@ -81,6 +81,18 @@ struct Complaint {
     consequence: Consequence,
 }
 
+/// How far a file could be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Wholly.
+    #[default]
+    None,
+    /// But for parts of its objects.
+    Partly,
+    /// An object of it not at all.
+    Refused,
+}
+
 #[derive(Debug)]
 enum Consequence {
     /// This object keeps its last good revision, or is absent.
@@ -222,6 +234,18 @@ impl Catalog {
     /// Whether it was said to the reader, and not taken back.
     pub(crate) fn is_in_force(&self, key: &ResourceKey) -> bool {
         self.objects.get(key).is_some_and(|known| known.told.is_some())
+    }
+
+    /// How far a file could be read.
+    pub(crate) fn trouble_of(&self, file: &Path) -> Trouble {
+        match self.files.get(file) {
+            Some(file) if !file.refused.is_empty() => Trouble::Refused,
+            Some(file) if !file.complaints.is_empty() => {
+                let hides = |complaint: &Complaint| !matches!(complaint.consequence, Consequence::Told);
+                if file.complaints.iter().any(hides) { Trouble::Refused } else { Trouble::Partly }
+            }
+            _ => Trouble::None,
+        }
     }
 
     /// All that is wrong now, by file and line.

@@ -2,18 +2,22 @@
 //! In: a kubeconfig, or the service account of the pod that the agent runs in. Out: batches of updates.
 //! Invariant: the first batch is everything that there is and ends with `InSync`; a server that is slow, absent or forbids
 //! takes nothing away.
-//! Never: writes but in `objects`, what agents share and what is told of pods.
+//! Never: writes but in `objects`, what agents share and what is told of pods and Services, and in `tell`, what is told of objects and
+//! of this node.
 
 mod connection;
 mod gather;
 mod heard;
 mod kinds;
+mod noted;
 mod object;
 mod objects;
+mod tell;
 mod watched;
 
 pub use connection::{ConnectError, Connection};
 pub use objects::ClusterObjects;
+pub use tell::{Remark, Report, Teller};
 
 use crate::{
     Batch, OpenError, Problem,
@@ -24,12 +28,14 @@ use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use gather::{Gather, Said};
 use kinds::Calico;
 use kube::core::Status;
+use model::NodeName;
+use noted::Notes;
 use std::{
     error::Error,
     io,
     path::{Path, PathBuf},
     sync::{
-        PoisonError,
+        Arc, PoisonError,
         mpsc::{self, SyncSender},
     },
     thread,
@@ -50,16 +56,21 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Cluster {
     told: Told,
+    teller: Teller,
     _stop: oneshot::Sender<()>,
 }
 
 impl Cluster {
-    /// Watches this cluster. Returns at once: the first batch comes when the server has listed everything, however long that
-    /// takes. In `last_good`, a folder of its own, the policies in force outlive the process.
+    /// Watches this cluster for `node`. Returns at once: the first batch comes when the server has listed everything, however long
+    /// that takes. In `last_good`, a folder of its own, the policies in force outlive the process.
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub fn open(connection: &Connection, last_good: Option<&Path>) -> Result<(Self, Updates), ConnectError> {
+    pub fn open(
+        connection: &Connection,
+        node: &NodeName,
+        last_good: Option<&Path>,
+    ) -> Result<(Self, Updates), ConnectError> {
         let told = Told::default();
         let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
         if let Some(path) = last_good {
@@ -68,11 +79,23 @@ impl Cluster {
         }
         let (stop, stopped) = oneshot::channel();
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
-        let connection = connection.clone();
-        let run = move || connection.runtime.block_on(run(&connection, standing, send, stopped));
+        let teller = Teller::new();
+        let part = Part {
+            connection: connection.clone(),
+            node: node.clone(),
+            told: Told::clone(&told),
+            teller: teller.clone(),
+        };
+        let run = move || part.connection.runtime.block_on(run(&part, standing, send, stopped));
         let spawned = thread::Builder::new().name("datastore".into()).spawn(run);
         spawned.map_err(|error| ConnectError::Client(error.to_string()))?;
-        Ok((Self { told, _stop: stop }, updates))
+        Ok((Self { told, teller, _stop: stop }, updates))
+    }
+
+    /// Who tells the cluster what this node's agent reports.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        self.teller.clone()
     }
 
     /// All that is wrong with the objects and with the watch itself now.
@@ -82,17 +105,38 @@ impl Cluster {
     }
 }
 
-async fn run(connection: &Connection, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
-    let Connection { client, server, .. } = connection;
+/// One node's part in a cluster.
+struct Part {
+    connection: Connection,
+    node: NodeName,
+    told: Told,
+    teller: Teller,
+}
+
+async fn run(part: &Part, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
+    let Part { connection, node, told, teller } = part;
     let followed = async {
         let mut standing = standing;
-        let kinds = kinds::watched(found_calico(connection, &mut standing).await);
-        let gather = Gather::new(standing, &kinds, server.to_string());
-        let watches = kinds
-            .into_iter()
-            .enumerate()
-            .map(|(number, kind)| watched::watched(client.clone(), kind).map(move |said| (number, said)).boxed());
-        follow(gather, stream::select_all(watches), &send).await;
+        let calico = found_calico(connection, &mut standing).await;
+        let kinds = kinds::watched(calico);
+        let notes = Arc::<Notes>::default();
+        let gather = Gather::new(standing, &kinds, connection.server.to_string(), (node.clone(), Arc::clone(&notes)));
+        let writer = tell::Writer::new(
+            connection.clone(),
+            (kinds.clone(), calico),
+            node.clone(),
+            Arc::clone(&notes),
+            Told::clone(told),
+        );
+        let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
+            watched::watched(connection.client.clone(), kind).map(move |said| (number, said)).boxed()
+        });
+        let heard = follow(gather, stream::select_all(watches), &send, (connection, &notes));
+        // Who writes waits for answers; who hears must not.
+        tokio::select! {
+            () = heard => {}
+            () = writer.run(teller.reports()) => {}
+        }
     };
     tokio::select! {
         _ = stopped => {}
@@ -138,12 +182,21 @@ fn in_full(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Until the receiver is dropped.
-async fn follow(mut gather: Gather, mut events: impl Stream<Item = (usize, Said)> + Unpin, send: &SyncSender<Batch>) {
+async fn follow(
+    mut gather: Gather,
+    mut events: impl Stream<Item = (usize, Said)> + Unpin,
+    send: &SyncSender<Batch>,
+    (connection, notes): (&Connection, &Notes),
+) {
     loop {
         // While nothing has come, the last good policies are written down, one by one.
         let first = match events.next().now_or_never() {
             Some(first) => first,
-            None if gather.keep_one() => continue,
+            None if gather.keep_one() => {
+                // Who writes is not kept from it.
+                tokio::task::yield_now().await;
+                continue;
+            }
             None => events.next().await,
         };
         let Some((kind, said)) = first else { return };
@@ -152,7 +205,9 @@ async fn follow(mut gather: Gather, mut events: impl Stream<Item = (usize, Said)
             let Some(Some((kind, said))) = events.next().now_or_never() else { break };
             gather.hear(kind, said);
         }
+        connection.pause(gather.is_locked());
         let batch = gather.batch();
+        notes.bell.notify_one();
         if !batch.is_empty() && send.send(batch).is_err() {
             return;
         }

@@ -6,7 +6,7 @@
 
 use crate::{
     Batch, Problem,
-    catalog::{Catalog, Reading},
+    catalog::{Catalog, Reading, Trouble},
     last_good::{LastGood, Record, Restored},
 };
 use model::ResourceKey;
@@ -67,6 +67,11 @@ impl Standing {
             Some(reading) => self.catalog.take_in(place, reading),
             None => self.catalog.remove(place),
         }
+    }
+
+    /// How far what a place says could be read.
+    pub(crate) fn trouble_of(&self, place: &Path) -> Trouble {
+        self.catalog.trouble_of(place)
     }
 
     /// What has changed since the last call.

@@ -1,10 +1,10 @@
 //! FelixConfiguration: how Calico's agent is told to behave, as far as it means something here.
 //! In: the object `default`, and one for each node that differs. Out: choices that were made; what was not chosen is `None`.
-//! Invariant: a choice of the node's own object goes before the default object's.
+//! Invariant: a choice of the node's own object goes before that of one that selects it, and that before the default object's.
 //! Never: this project's own defaults; whoever asks has them.
 
-use crate::{Cidr, NodeName, Protocol};
-use std::time::Duration;
+use crate::{Cidr, Created, NodeName, Protocol, Selector};
+use std::{collections::BTreeSet, time::Duration};
 
 /// What a refused packet meets (iptablesFilterDenyAction).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,44 @@ pub struct Failsafe {
     pub net: Option<Cidr>,
 }
 
+/// What is logged (logSeverityScreen).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What did not work.
+    Error,
+    /// And what is not as it should be.
+    Warn,
+    /// And what happens.
+    Info,
+    /// And how.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// As the setting `log` has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 /// One object; by default one that chooses nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FelixConfiguration {
-    /// Its name: [`Self::DEFAULT`], or that of [`Self::of_node`].
+    /// Its name: [`Self::DEFAULT`], that of [`Self::of_node`], or any.
     pub name: String,
+    /// Of one with another name: which nodes it is for. `None`: it is for none.
+    pub selector: Option<Selector>,
+    /// When it was made: of several that select a node the oldest is for it.
+    pub created: Created,
     /// What a refused packet meets.
     pub deny_action: Option<DenyAction>,
     /// What becomes of what a pod sends to its own node.
@@ -54,6 +87,10 @@ pub struct FelixConfiguration {
     pub answers_for_pods: Option<bool>,
     /// How often they say so unasked; zero: only once (localSubnetL2ReachabilityRefreshInterval).
     pub announces_every: Option<Duration>,
+    /// What is logged.
+    pub log: Option<LogLevel>,
+    /// All fields that it sets, those that mean nothing here too.
+    pub sets: BTreeSet<String>,
 }
 
 impl FelixConfiguration {

@@ -27,7 +27,7 @@ pub mod update;
 
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
-pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration};
+pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel};
 pub use hostendpoint::{HostEndpoint, HostInterface};
 pub use hostport::HostPort;
 pub use label::{Labels, SharedLabels};

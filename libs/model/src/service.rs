@@ -192,6 +192,12 @@ impl fmt::Display for Distribution {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Created(u64);
 
+impl Default for Created {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl Created {
     /// Nobody said when.
     pub const UNKNOWN: Self = Self(u64::MAX);

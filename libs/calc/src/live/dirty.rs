@@ -58,6 +58,8 @@ impl Dirty {
             }
             ResourceKey::Node(name) => {
                 self.nodes.insert(name.clone());
+                // Its labels may be selected by another FelixConfiguration now.
+                self.every_host |= *name == world.node && world.felix.values().any(|felix| felix.selector.is_some());
             }
             ResourceKey::Policy(id) => {
                 self.policies.insert(id.clone());

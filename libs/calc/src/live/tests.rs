@@ -79,7 +79,8 @@ fn interfaces(pod: &Pod, dice: &mut Dice) -> BTreeMap<IfaceName, BTreeSet<IpAddr
 fn felix(dice: &mut Dice) -> FelixConfiguration {
     let failsafe = Failsafe { protocol: Protocol::TCP, port: 80, net: Some(Cidr::all(Family::V4)) };
     FelixConfiguration {
-        name: dice.pick(&["default", "node.here", "node.there"]).into(),
+        name: dice.pick(&["default", "node.here", "node.there", "some"]).into(),
+        selector: dice.pick(&[None, Some("has(rack)")]).and_then(|text| text.parse().ok()),
         deny_action: dice.pick(&[None, Some(DenyAction::Drop), Some(DenyAction::Reject)]),
         endpoint_to_host: dice.pick(&[None, Some(EndpointToHost::Drop), Some(EndpointToHost::Accept)]),
         failsafe_inbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),

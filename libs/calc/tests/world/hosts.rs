@@ -9,8 +9,8 @@ use crate::scenery::{
 };
 use calc::{Desired, HostEndpointSpec};
 use model::{
-    DenyAction, EndpointToHost, EntityMatch, Failsafe, FelixConfiguration, HostEndpoint, Layer, Policy, PolicyTypes,
-    Protocol, Resource, Selector, Tier, TierEnd, TierName,
+    Created, DenyAction, EndpointToHost, EntityMatch, Failsafe, FelixConfiguration, HostEndpoint, Layer, Node, Policy,
+    PolicyTypes, Protocol, Resource, Selector, Tier, TierEnd, TierName,
 };
 use policy::{Profiles, RuleSet, SetAction};
 
@@ -156,6 +156,31 @@ fn hep_7_e2h_1_the_nodes_own_configuration_goes_before_the_default_one_choice_by
     assert!(
         desired([felix("default", |felix| felix.endpoint_to_host = Some(EndpointToHost::Drop))]).node.refuses_workloads
     );
+}
+
+#[test]
+fn a_configuration_that_selects_the_node_goes_before_the_default_and_after_the_nodes_own_and_of_two_the_older() {
+    let of_rack = |name: &str, selector: &str, created: &str, action| {
+        felix(name, |felix| {
+            felix.selector = Some(selector.parse().expect("a selector"));
+            felix.created = Created::read(created);
+            felix.deny_action = Some(action);
+        })
+    };
+    let node = |rack: &str| {
+        let labels = [("rack".to_owned(), rack.to_owned())].into();
+        Fact::Object(Resource::Node(Node { name: "n1".into(), addresses: vec![], labels }))
+    };
+    let default = || felix("default", |felix| felix.deny_action = Some(DenyAction::Drop));
+    let (old, new) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    let rejects = |facts: Vec<Fact>| desired(facts).node.rejects;
+    let a = || of_rack("a", "rack == 'a'", new, DenyAction::Reject);
+    assert!(rejects(vec![default(), a(), node("a")]));
+    assert!(!rejects(vec![default(), a(), node("b")]), "another rack");
+    assert!(!rejects(vec![default(), a()]), "nothing is known of the node");
+    let own = || felix("node.n1", |felix| felix.deny_action = Some(DenyAction::Drop));
+    assert!(!rejects(vec![default(), a(), own(), node("a")]));
+    assert!(!rejects(vec![a(), of_rack("b", "has(rack)", old, DenyAction::Drop), node("a")]), "the older counts");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The way to an API server: who it is, and the thread that speaks with it.
 //! In: a kubeconfig, or the service account of the pod that the agent runs in. Out: a client, for all who ask the server.
 //! Invariant: whoever asks waits no longer than [`PATIENCE`], and not at all while the server is known to be silent.
+//! What is written is counted, by what it is.
 //! Never: asks by itself.
 
 use kube::{
@@ -9,7 +10,10 @@ use kube::{
 };
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -53,6 +57,37 @@ pub(super) enum Unanswered {
     Silent,
 }
 
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    /// Blocks, affinities, handles.
+    Addresses,
+    /// How an object is.
+    Condition,
+    /// Remarks.
+    Event,
+    /// Who does what only one may do.
+    Lease,
+    /// This node's own object.
+    Node,
+    /// A pod's addresses.
+    Pod,
+    /// A load balancer's addresses.
+    Service,
+}
+
+impl Write {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Addresses, "addresses"),
+        (Self::Condition, "condition"),
+        (Self::Event, "event"),
+        (Self::Lease, "lease"),
+        (Self::Node, "node"),
+        (Self::Pod, "pod"),
+        (Self::Service, "service"),
+    ];
+}
+
 /// A server that can be asked. Cheap to clone.
 #[derive(Clone)]
 pub struct Connection {
@@ -60,6 +95,8 @@ pub struct Connection {
     pub(super) server: Arc<str>,
     pub(super) runtime: Arc<Runtime>,
     silent_until: Arc<Mutex<Option<Instant>>>,
+    writes: Arc<[AtomicU64; Write::ALL.len()]>,
+    is_paused: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -83,7 +120,44 @@ impl Connection {
         let server = config.cluster_url.to_string().into();
         // What the client spawns belongs to the runtime.
         let client = runtime.block_on(async { Client::try_from(config) }).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { client, server, runtime, silent_until: Arc::default() })
+        let (silent_until, writes, is_paused) = Default::default();
+        Ok(Self { client, server, runtime, silent_until, writes, is_paused })
+    }
+
+    /// Writes that the server was asked for, by what is written.
+    pub fn writes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Write::ALL.iter().zip(&*self.writes).map(|((_, name), count)| (*name, count.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn count(&self, write: Write) {
+        let place = Write::ALL.iter().position(|(own, _)| *own == write);
+        if let Some(count) = place.and_then(|place| self.writes.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether Calico's objects are locked: nothing of them may be written, and what they say does not count.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+
+    /// Writes, and waits for the answer as a task does; `None`: there was none.
+    pub(super) async fn write<T>(
+        &self,
+        write: Write,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Option<Error>> {
+        self.count(write);
+        self.answer(question).await
+    }
+
+    /// Asks, likewise.
+    pub(super) async fn answer<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Option<Error>> {
+        time::timeout(PATIENCE, question).await.map_or(Err(None), |answer| answer.map_err(Some))
     }
 
     /// Asks, and waits for the answer. To be called by threads that are not the runtime's.

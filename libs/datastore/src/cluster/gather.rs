@@ -1,19 +1,28 @@
 //! Gathers what the watches of all kinds say.
 //! In: objects and their ends, and where a list begins and is over. Out: batches of updates.
-//! Invariant: there is no batch before every kind has been listed once; what a later list lacks is gone only when it is over.
+//! Invariant: there is no batch before every kind has been listed once, nor while Calico's objects are locked; what a later list
+//! lacks is gone only when it is over.
 //! Never: takes trouble for absence.
 
-use super::{MANAGER, kinds::Watched};
+use super::{
+    MANAGER,
+    kinds::{CLUSTER_INFORMATION, Watched},
+    noted::Notes,
+};
 use crate::{Batch, Problem, catalog::Reading, given, standing::Standing};
+use model::NodeName;
 use model::Update;
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// As kubectl names them: their status may be our own word.
 pub(super) const SERVICES: &str = "services";
+/// This node's own is among them.
+const NODES: &str = "nodes";
 
 /// What a watch says.
 #[derive(Debug)]
@@ -35,6 +44,7 @@ pub(super) enum Said {
 /// What is known of a kind.
 #[derive(Debug)]
 struct Known {
+    kind: Watched,
     name: String,
     /// Places that were there when the list began and have not come yet.
     missing: Option<BTreeSet<PathBuf>>,
@@ -48,13 +58,26 @@ pub(super) struct Gather {
     standing: Standing,
     known: Vec<Known>,
     is_in_sync: bool,
+    /// The place of what says so.
+    locked: Option<PathBuf>,
     server: String,
+    node: NodeName,
+    notes: Arc<Notes>,
 }
 
 impl Gather {
-    pub(super) fn new(standing: Standing, kinds: &[Watched], server: String) -> Self {
-        let known = |kind: &Watched| Known { name: kind.name(), missing: None, is_listed: false, trouble: None };
-        Self { standing, known: kinds.iter().map(known).collect(), is_in_sync: false, server }
+    pub(super) fn new(
+        standing: Standing,
+        kinds: &[Watched],
+        server: String,
+        (node, notes): (NodeName, Arc<Notes>),
+    ) -> Self {
+        let known = |kind: &Watched| {
+            let (kind, name) = (kind.clone(), kind.name());
+            Known { kind, name, missing: None, is_listed: false, trouble: None }
+        };
+        let known = kinds.iter().map(known).collect();
+        Self { standing, known, is_in_sync: false, locked: None, server, node, notes }
     }
 
     pub(super) fn hear(&mut self, kind: usize, said: Said) {
@@ -63,8 +86,11 @@ impl Gather {
             self.known[kind].trouble = trouble;
             self.standing.tell_beside(self.troubles());
         }
-        let Self { standing, known, .. } = self;
-        let known = &mut known[kind];
+        if self.known[kind].kind.resource.kind == CLUSTER_INFORMATION {
+            return self.hear_of_lock(kind, &said);
+        }
+        let Self { standing, known, node, notes, .. } = self;
+        let (number, known) = (kind, &mut known[kind]);
         match said {
             Said::Listing => known.missing = Some(standing.places_within(Path::new(&known.name))),
             Said::Object(mut object) => {
@@ -77,12 +103,21 @@ impl Gather {
                     missing.remove(&place);
                 }
                 standing.take_in(&place, Some(Reading::of_object(&object).and(given.as_ref())));
+                notes.take((number, &known.kind), &place, &object, standing.trouble_of(&place));
+                if known.name == NODES {
+                    notes.take_node(node, &object);
+                }
             }
-            Said::Gone(object) => standing.take_in(&place(&known.name, &object), None),
+            Said::Gone(object) => {
+                let place = place(&known.name, &object);
+                standing.take_in(&place, None);
+                notes.gone(&place);
+            }
             Said::Listed => {
                 known.is_listed = true;
                 for place in known.missing.take().unwrap_or_default() {
                     standing.take_in(&place, None);
+                    notes.gone(&place);
                 }
             }
             // Objects go before their kind does: a kind that is not there takes none away.
@@ -91,8 +126,38 @@ impl Gather {
         }
     }
 
-    /// What is new. Nothing, before everything has been listed.
+    /// Of Calico's own word on its objects: whether they are complete. Where there is none, nobody locks them.
+    fn hear_of_lock(&mut self, kind: usize, said: &Said) {
+        let name = &self.known[kind].name;
+        match said {
+            Said::Object(object) => {
+                let is_ready = object.pointer("/spec/datastoreReady").and_then(Value::as_bool);
+                let place = place(name, object);
+                if is_ready == Some(false) {
+                    self.locked = Some(place);
+                } else if self.locked.as_ref() == Some(&place) {
+                    self.locked = None;
+                }
+            }
+            Said::Gone(object) if self.locked == Some(place(name, object)) => self.locked = None,
+            // An object that is there comes again.
+            Said::Listing => self.locked = None,
+            Said::Listed | Said::Absent => self.known[kind].is_listed = true,
+            Said::Gone(_) | Said::Trouble(_) => {}
+        }
+        self.standing.tell_beside(self.troubles());
+    }
+
+    /// Whether Calico's objects are locked.
+    pub(super) fn is_locked(&self) -> bool {
+        self.locked.is_some()
+    }
+
+    /// What is new. Nothing, before everything has been listed, nor while objects are locked.
     pub(super) fn batch(&mut self) -> Batch {
+        if self.is_locked() {
+            return Batch::new();
+        }
         if self.is_in_sync {
             return self.standing.changes();
         }
@@ -100,6 +165,7 @@ impl Gather {
             return Batch::new();
         }
         self.is_in_sync = true;
+        self.notes.look().is_in_sync = true;
         let mut batch = self.standing.changes();
         batch.push(Update::InSync);
         batch
@@ -116,7 +182,16 @@ impl Gather {
             let message = format!("{}: {trouble}; all stays as it was", self.server);
             Some(Problem { file: known.name.clone().into(), line: None, object: None, message })
         };
-        self.known.iter().filter_map(problem).collect()
+        let locked = |place: &PathBuf| {
+            Problem {
+            file: place.clone(),
+            line: None,
+            object: None,
+            message: "datastoreReady is false: somebody changes Calico's objects as a whole; all stays as it was until it is true"
+                .to_owned(),
+        }
+        };
+        self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked)).collect()
     }
 }
 

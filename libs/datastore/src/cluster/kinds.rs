@@ -8,7 +8,11 @@ use kube::{
     core::{DynamicObject, Status},
     discovery::ApiResource,
 };
+use model::{PolicyKind, ResourceKey};
 use serde_json::Value;
+
+/// Whether Calico's objects may be used at all.
+pub(super) const CLUSTER_INFORMATION: &str = "ClusterInformation";
 
 /// A kind.
 #[derive(Clone, Debug)]
@@ -82,6 +86,7 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
         ("HostEndpoint", "hostendpoints"),
         ("FelixConfiguration", "felixconfigurations"),
         ("IPPool", "ippools"),
+        (CLUSTER_INFORMATION, "clusterinformations"),
     ]
     .map(|(kind, plural)| (group, version, kind, plural, true));
     own.into_iter().chain(calicos).map(of).collect()
@@ -100,6 +105,59 @@ pub(super) fn shared(calico: Calico, kind: &str) -> ApiResource {
 /// Pods.
 pub(super) fn pods() -> ApiResource {
     of(("", "v1", "Pod", "pods", false)).resource
+}
+
+/// Nodes.
+pub(super) fn nodes() -> ApiResource {
+    of(("", "v1", "Node", "nodes", false)).resource
+}
+
+/// Events.
+pub(super) fn events() -> ApiResource {
+    of(("", "v1", "Event", "events", false)).resource
+}
+
+/// Where an object is: its kind, its namespace if the kind has them, its name.
+pub(super) fn of_key(calico: Calico, key: &ResourceKey) -> Option<(ApiResource, Option<String>, String)> {
+    let (kind, namespace, name) = match key {
+        ResourceKey::Pod(pod) => ("Pod", Some(&pod.namespace), pod.name.to_string()),
+        ResourceKey::Service(service) => ("Service", Some(&service.namespace), service.name.clone()),
+        ResourceKey::EndpointSlice(slice) => ("EndpointSlice", Some(&slice.namespace), slice.name.clone()),
+        ResourceKey::Policy(policy) => {
+            let namespace = Some(&policy.namespace).filter(|namespace| !namespace.0.is_empty());
+            let kind = match policy.kind {
+                PolicyKind::KubernetesNetworkPolicy | PolicyKind::NetworkPolicy => "NetworkPolicy",
+                PolicyKind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+                PolicyKind::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+                PolicyKind::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
+                PolicyKind::StagedNetworkPolicy => "StagedNetworkPolicy",
+                PolicyKind::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            };
+            (kind, namespace, policy.name.to_string())
+        }
+        ResourceKey::NetworkSet(set) => {
+            let kind = if set.namespace.is_some() { "NetworkSet" } else { "GlobalNetworkSet" };
+            (kind, set.namespace.as_ref(), set.name.to_string())
+        }
+        ResourceKey::Tier(name) => ("Tier", None, name.to_string()),
+        ResourceKey::HostEndpoint(name) => ("HostEndpoint", None, name.clone()),
+        ResourceKey::FelixConfiguration(name) => ("FelixConfiguration", None, name.clone()),
+        ResourceKey::IpPool(name) => ("IPPool", None, name.clone()),
+        ResourceKey::Node(_)
+        | ResourceKey::Namespace(_)
+        | ResourceKey::ServiceAccount(..)
+        | ResourceKey::Profile(_)
+        | ResourceKey::WorkloadAddress(_)
+        | ResourceKey::ServiceAddresses(_) => return None,
+    };
+    let is_it = |watched: &Watched| {
+        let is_kubernetes =
+            matches!(key, ResourceKey::Policy(policy) if policy.kind == PolicyKind::KubernetesNetworkPolicy);
+        watched.resource.kind == kind
+            && (kind != "NetworkPolicy" || is_kubernetes == (watched.resource.group == "networking.k8s.io"))
+    };
+    let found = watched(calico).into_iter().find(is_it)?;
+    Some((found.resource, namespace.map(|namespace| namespace.to_string()), name))
 }
 
 /// Services.

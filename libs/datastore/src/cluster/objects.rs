@@ -6,7 +6,7 @@
 
 use super::{
     MANAGER,
-    connection::{Connection, Unanswered},
+    connection::{Connection, Unanswered, Write},
     heard::Heard,
     kinds::{self, Calico, is_absent},
 };
@@ -76,6 +76,19 @@ impl ClusterObjects {
         Api::namespaced_with(self.connection.client.clone(), namespace, &kinds::pods())
     }
 
+    /// Before a write of an object that agents share is asked for.
+    fn begin_write(&self, (kind, name): (&str, &str)) -> Result<(), ObjectError> {
+        let is_lease = kind == lease::KIND;
+        if self.connection.is_paused() && !is_lease {
+            let reason =
+                "datastoreReady of ClusterInformation is false: nothing is written until it is true".to_owned();
+            let server = self.connection.server.to_string();
+            return Err(ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason });
+        }
+        self.connection.count(if is_lease { Write::Lease } else { Write::Addresses });
+        Ok(())
+    }
+
     /// What was asked or written is known at once.
     fn heed(&self, now: Object) -> Object {
         if let Some(heard) = self.leases.get().filter(|_| now.kind == lease::KIND) {
@@ -143,6 +156,7 @@ impl Shared for ClusterObjects {
         let (kind, name) = (&*object.kind, &*object.metadata.name);
         let (api, resource) = self.api(kind)?;
         let fresh = written(&resource, object);
+        self.begin_write((kind, name))?;
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match self.connection.ask(api.create(&parameters, &fresh)) {
             Ok(now) => Ok(self.heed(read(&resource, now))),
@@ -163,6 +177,7 @@ impl Shared for ClusterObjects {
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(change).expect("two operations are a patch"));
         let (api, resource) = self.api(kind)?;
+        self.begin_write((kind, name))?;
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match self.connection.ask(api.patch(name, &parameters, &patch)) {
             Ok(now) => Ok(self.heed(read(&resource, now))),
@@ -180,6 +195,7 @@ impl Shared for ClusterObjects {
         let resource_version = version.map(str::to_owned);
         let preconditions = version.map(|_| Preconditions { resource_version, uid: None });
         let ((api, _), parameters) = (self.api(kind)?, DeleteParams { preconditions, ..DeleteParams::default() });
+        self.begin_write((kind, name))?;
         match self.connection.ask(api.delete(name, &parameters)) {
             Ok(_) => Ok(true),
             Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => Ok(false),
@@ -221,6 +237,7 @@ impl ClusterObjects {
             "metadata": { "namespace": namespace, "name": name }, "status": status,
         });
         let (parameters, patch) = (PatchParams::apply(MANAGER), Patch::Apply(&applied));
+        self.connection.count(Write::Service);
         self.ask(("Service", &service.to_string()), api.patch_status(name, &parameters, &patch)).map(drop)
     }
 
@@ -240,6 +257,7 @@ impl ClusterObjects {
         let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(&change);
+        self.connection.count(Write::Pod);
         match self.connection.ask(api.patch_status(&pod.name, &parameters, &patch)) {
             Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) || is_absent(&status) => Ok(()),
             Err(unanswered) => Err(self.error(("Pod", &pod.name), unanswered)),

@@ -21,6 +21,7 @@ mod service;
 mod serviceaccount;
 mod staged;
 
+pub use calico::parameters;
 pub(crate) use calico::{
     hostendpoint::Spec as HostEndpointSpec, networkset::Spec as NetworkSetSpec, policy::Spec as PolicySpec,
     tier::Spec as TierSpec,

@@ -10,6 +10,7 @@ use model::Resource;
 use serde_json::json;
 
 struct Scene {
+    notes: Arc<Notes>,
     gather: Gather,
     names: Vec<String>,
     told: Told,
@@ -18,8 +19,9 @@ struct Scene {
 fn scene() -> Scene {
     let kinds = kinds::watched(Calico::Stored);
     let told = Told::default();
-    let gather = Gather::new(Standing::new(PathBuf::new(), Told::clone(&told)), &kinds, "https://server/".into());
-    Scene { gather, names: kinds.iter().map(Watched::name).collect(), told }
+    let (standing, notes) = (Standing::new(PathBuf::new(), Told::clone(&told)), Arc::<Notes>::default());
+    let gather = Gather::new(standing, &kinds, "https://server/".into(), ("n1".into(), Arc::clone(&notes)));
+    Scene { notes, gather, names: kinds.iter().map(Watched::name).collect(), told }
 }
 
 fn namespace(name: &str) -> Value {
@@ -152,4 +154,55 @@ fn a_policy_that_the_first_list_cannot_read_is_in_force_as_it_was_before_the_age
         after.lists(POLICIES, now);
         assert_eq!(after.batch()[0], expected);
     }
+}
+
+#[test]
+fn nothing_is_passed_on_while_calicos_objects_are_locked() {
+    let mut scene = scene();
+    let lock = |ready: Value| {
+        json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "ClusterInformation", "metadata": {"name": "default"},
+               "spec": {"datastoreReady": ready}})
+    };
+    const LOCK: &str = "clusterinformations.crd.projectcalico.org";
+    scene.lists(LOCK, vec![lock(false.into())]);
+    scene.lists_all_but(LOCK);
+    assert!(scene.gather.is_locked() && scene.batch().is_empty());
+    assert!(scene.told.lock().unwrap().iter().any(|problem| problem.message.contains("datastoreReady")));
+    scene.says(LOCK, Said::Object(lock(true.into())));
+    assert_eq!(scene.batch(), ["in sync"]);
+    scene.says(LOCK, Said::Object(lock(false.into())));
+    scene.says("namespaces", Said::Object(namespace("shop")));
+    assert!(scene.batch().is_empty());
+    // A list that does not have it any more, and one that says nothing of it, unlock.
+    scene.lists(LOCK, vec![]);
+    assert_eq!(scene.batch(), ["set Namespace shop"]);
+    scene.says(LOCK, Said::Object(lock(Value::Null)));
+    assert!(!scene.gather.is_locked());
+}
+
+#[test]
+fn what_may_be_written_on_and_what_is_wrong_is_noted_and_nothing_else() {
+    let mut scene = scene();
+    let tier = |action: &str| {
+        json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "Tier", "metadata": {"name": "t", "uid": "7", "generation": 3},
+               "spec": {"order": 1.0, "defaultAction": action}})
+    };
+    scene.lists_all_but("pods");
+    scene.says("tiers.crd.projectcalico.org", Said::Object(tier("Deny")));
+    scene.says("namespaces", Said::Object(namespace("shop")));
+    scene.says("networkpolicies.networking.k8s.io", Said::Object(policy("odd", json!({"podSelector": 7}))));
+    let noted = |scene: &Scene| {
+        let noted = scene.notes.look();
+        noted.objects.values().map(|about| format!("{} {:?}", about.name, about.trouble)).collect::<Vec<_>>()
+    };
+    assert_eq!(noted(&scene), ["odd Refused", "t None"]);
+    scene.says("tiers.crd.projectcalico.org", Said::Object(tier("Perhaps")));
+    scene.says("networkpolicies.networking.k8s.io", Said::Object(policy("odd", json!({"podSelector": {}}))));
+    assert_eq!(noted(&scene), ["t Refused"]);
+    scene.says("tiers.crd.projectcalico.org", Said::Gone(tier("Perhaps")));
+    assert_eq!(noted(&scene), [""; 0]);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+                      "status": {"conditions": [{"type": "NetworkUnavailable", "status": "True"}]}});
+    scene.says("nodes", Said::Object(node));
+    assert_eq!(scene.notes.look().node.as_ref().and_then(|node| node.is_unavailable), Some(true));
 }

@@ -1,7 +1,7 @@
 //! FelixConfiguration.
 //! In: Calico's FelixConfiguration (api/pkg/apis/projectcalico/v3/felixconfig.go). Out: [`model::FelixConfiguration`].
 //! Invariant: a field that is served is understood, or the object is refused and its last good revision holds.
-//! Never: keeps quiet about fields that are not served.
+//! Never: keeps quiet about fields that are not served, unless they mean nothing here.
 
 use super::{
     super::{
@@ -10,8 +10,9 @@ use super::{
         port,
     },
     entity::net,
+    parameters::{self, Standing},
 };
-use model::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, Protocol};
+use model::{Created, DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel, Protocol, Selector};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -21,6 +22,9 @@ const INBOUND: &str = "failsafeInboundHostPorts";
 const OUTBOUND: &str = "failsafeOutboundHostPorts";
 const LOCAL_SUBNET: &str = "localSubnetL2Reachability";
 const REFRESH: &str = "localSubnetL2ReachabilityRefreshInterval";
+const LOG: &str = "logSeverityScreen";
+/// Which nodes an object is for: no parameter.
+const SELECTOR: &str = "nodeSelector";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +41,8 @@ pub(in super::super) fn convert(
 ) -> Result<FelixConfiguration, InvalidField> {
     let spec: Map<String, Value> = read("spec", object)?;
     let chosen = |name: &str| spec.get(name).filter(|value| !value.is_null());
+    let is_for_some = meta.name != FelixConfiguration::DEFAULT && !meta.name.starts_with("node.");
+    let created = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
     let felix = FelixConfiguration {
         name: meta.name.clone(),
         deny_action: one_of(DENY_ACTION, chosen(DENY_ACTION), DENY_ACTIONS)?,
@@ -45,20 +51,39 @@ pub(in super::super) fn convert(
         failsafe_outbound: failsafes(OUTBOUND, chosen(OUTBOUND))?,
         answers_for_pods: one_of(LOCAL_SUBNET, chosen(LOCAL_SUBNET), LOCAL_SUBNETS)?,
         announces_every: chosen(REFRESH).map(|value| duration(&format!("spec.{REFRESH}"), value)).transpose()?,
+        log: one_of(LOG, chosen(LOG), LOG_LEVELS)?,
+        selector: if is_for_some { selector(chosen(SELECTOR))? } else { None },
+        created: created.map_or(Created::UNKNOWN, Created::read),
+        sets: spec.keys().filter(|name| *name != SELECTOR && chosen(name.as_str()).is_some()).cloned().collect(),
     };
-    let others: Vec<_> = spec.keys().map(String::as_str).filter(|name| !SERVED.contains(name)).collect();
+    // What means nothing here needs no attention; `tortie node status` has it all.
+    let is_told =
+        |name: &&String| parameters::of_field(name).is_none_or(|known| known.standing != Standing::Meaningless);
+    let others: Vec<_> =
+        felix.sets.iter().filter(|name| !SERVED.contains(&name.as_str())).filter(is_told).cloned().collect();
     if !others.is_empty() {
         let reason = format!("{} are not served; what stands there changes nothing here", others.join(", "));
         unreadable.push(InvalidField::new("spec", reason));
     }
-    if felix.name != FelixConfiguration::DEFAULT && !felix.name.starts_with("node.") {
-        let reason = format!("{:?} is neither \"default\" nor \"node.NAME\": no node reads it", felix.name);
+    if is_for_some && felix.selector.is_none() {
+        let reason = format!(
+            "{:?} is neither \"default\" nor \"node.NAME\", and has no nodeSelector: no node reads it",
+            felix.name
+        );
         unreadable.push(InvalidField::new("metadata.name", reason));
     }
     Ok(felix)
 }
 
-const SERVED: [&str; 6] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH];
+const SERVED: [&str; 7] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH, LOG];
+const LOG_LEVELS: &[(&str, LogLevel)] = &[
+    ("Trace", LogLevel::Trace),
+    ("Debug", LogLevel::Debug),
+    ("Info", LogLevel::Info),
+    ("Warning", LogLevel::Warn),
+    ("Error", LogLevel::Error),
+    ("Fatal", LogLevel::Error),
+];
 const LOCAL_SUBNETS: &[(&str, bool)] = &[("Disabled", false), ("PodsAndLoadBalancers", true)];
 const DENY_ACTIONS: &[(&str, DenyAction)] = &[("Drop", DenyAction::Drop), ("Reject", DenyAction::Reject)];
 const TO_HOST_ACTIONS: &[(&str, EndpointToHost)] =
@@ -72,6 +97,13 @@ fn one_of<T: Copy>(field: &str, value: Option<&Value>, known: &[(&str, T)]) -> R
     let names = || known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let wrong = || InvalidField::new(&format!("spec.{field}"), format!("{value} is none of {}", names()));
     found.map(Some).ok_or_else(wrong)
+}
+
+/// Empty is as good as absent.
+fn selector(value: Option<&Value>) -> Result<Option<Selector>, InvalidField> {
+    let text = value.map(|value| read_at::<String>(&format!("spec.{SELECTOR}"), value)).transpose()?;
+    let text = text.filter(|text| !text.trim().is_empty());
+    text.map(|text| text.parse().map_err(|error| InvalidField::new(&format!("spec.{SELECTOR}"), error))).transpose()
 }
 
 /// An empty list is one: no port stays open then.
@@ -109,7 +141,7 @@ mod tests {
         *,
     };
     use model::Resource;
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
 
     fn text(name: &str, spec: &str) -> String {
         format!(
@@ -194,9 +226,25 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_named_once_and_an_object_that_no_node_reads_is_named() {
-        let (_, unreadable) = felix("default", "{bpfEnabled: true, logSeverityScreen: Info}");
-        let said = "spec: bpfEnabled, logSeverityScreen are not served; what stands there changes nothing here";
-        assert_eq!(unreadable, [said]);
+        let (found, unreadable) =
+            felix("default", "{bpfEnabled: true, vxlanMTU: 1400, unheardOf: 1, ipv6Support: null}");
+        let said = "spec: unheardOf, vxlanMTU are not served; what stands there changes nothing here";
+        assert_eq!(unreadable, [said], "what means nothing here is no trouble");
+        assert_eq!(found.sets.iter().map(String::as_str).collect::<Vec<_>>(), ["bpfEnabled", "unheardOf", "vxlanMTU"]);
         assert!(felix("n1", "{}").1[0].starts_with("metadata.name: \"n1\" is neither"));
+    }
+
+    #[test]
+    fn an_object_of_another_name_is_for_the_nodes_that_it_selects() {
+        let (found, unreadable) = felix("racks", "{nodeSelector: rack == 'a', logSeverityScreen: debug}");
+        assert_eq!((found.selector.is_some(), found.log, unreadable.len()), (true, Some(LogLevel::Debug), 0));
+        assert!(felix("default", "{nodeSelector: rack == 'a'}").0.selector.is_none(), "the default is for all");
+        assert!(refusal(&text("racks", "{nodeSelector: 'rack =='}")).starts_with("spec.nodeSelector: "));
+    }
+
+    #[test]
+    fn what_is_read_is_what_is_said_to_be_honoured() {
+        let honoured = parameters::all().filter(|known| known.standing == Standing::Honoured).map(|known| known.field);
+        assert_eq!(honoured.collect::<BTreeSet<_>>(), BTreeSet::from(SERVED));
     }
 }

@@ -12,6 +12,7 @@ pub(super) mod hostendpoint;
 mod limit;
 pub(super) mod metadata;
 pub(super) mod networkset;
+pub mod parameters;
 pub(super) mod policy;
 pub(super) mod profile;
 mod rule;
