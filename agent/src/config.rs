@@ -150,7 +150,8 @@ pub struct Settings {
     /// Services that metrics tell apart; of the others they have sums [default: 100]
     #[arg(long, env = "TORTIE_SERVICE_METRICS", value_name = "SERVICES")]
     service_metrics: Option<usize>,
-    /// The cgroup, of version 2, whose processes reach services by the node's own sockets, or `none` [default: the root]
+    /// The cgroup, of version 2, whose processes reach services by the node's own sockets; `none`: all do, packet by packet; `off`:
+    /// none does [default: the root]
     #[arg(long, env = "TORTIE_CGROUP", value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// Who translates services [default: auto]
@@ -408,7 +409,8 @@ fn address(setting: &'static str, given: Option<String>, default: &str) -> Resul
 fn cgroup(given: Option<PathBuf>) -> Cgroup {
     match given {
         None => Cgroup::Root,
-        Some(path) if path == Path::new("none") => Cgroup::Off,
+        Some(path) if path == Path::new("none") => Cgroup::None,
+        Some(path) if path == Path::new("off") => Cgroup::Off,
         Some(path) => Cgroup::At(path),
     }
 }
@@ -524,12 +526,13 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup_is_the_root_unless_it_is_named_and_none_is_none() {
+    fn the_cgroup_is_the_root_unless_it_is_named_none_or_off() {
         let cgroup = |text: &str| {
             load(&format!("datastore: file:/d\nnode: n1\n{text}"), Settings::default()).map(|config| config.cgroup)
         };
         assert_eq!(cgroup(""), Ok(Cgroup::Root));
-        assert_eq!(cgroup("cgroup: none\n"), Ok(Cgroup::Off));
+        assert_eq!(cgroup("cgroup: none\n"), Ok(Cgroup::None));
+        assert_eq!(cgroup("cgroup: off\n"), Ok(Cgroup::Off));
         assert_eq!(cgroup("cgroup: /sys/fs/cgroup/a\n"), Ok(Cgroup::At("/sys/fs/cgroup/a".into())));
     }
 

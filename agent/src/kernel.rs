@@ -136,7 +136,7 @@ impl Kernel for Dataplane {
     }
 
     fn sockets(&self) -> String {
-        self.sockets().to_string()
+        self.sockets()
     }
 
     fn answers(&self) -> bool {

@@ -205,7 +205,7 @@ fn ways() -> Vec<Way> {
         },
     ];
     ways.extend(ways_through_service());
-    ways.push(way_of_nobodys());
+    ways.extend(ways_of_nobodys());
     ways
 }
 
@@ -238,9 +238,9 @@ fn ways_through_service() -> [Way; 2] {
     [to_service, back]
 }
 
-/// What the node itself sends by its uplink, and is no answer of a service's.
-fn way_of_nobodys() -> Way {
-    Way {
+/// What the node itself sends by its uplink, and is no answer of a service's; nor, where its packets are led, a question to one.
+fn ways_of_nobodys() -> [Way; 2] {
+    let no_answer = Way {
         name: "to-uplink-no-answer-tcp-v4",
         hook: Hook::ToUplink,
         interfaces: [UPLINK, 0],
@@ -249,7 +249,10 @@ fn way_of_nobodys() -> Way {
         wanted: Ok(Verdict::Untouched),
         apart: true,
         served: false,
-    }
+    };
+    let (name, hook, before) = ("from-node-no-service-tcp-v4", Hook::FromNode, Vec::new());
+    let no_question = Way { name, hook, before, served: true, ..no_answer };
+    [no_answer, no_question]
 }
 
 /// The service's address; behind it is the second pod.

@@ -6,6 +6,7 @@
 use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
 
 use crate::conntrack::{self, Socket, key_between};
+use crate::entry::Flow;
 use crate::icmp;
 use crate::parse::Fragment;
 use crate::tables::{Frame, Tables};
@@ -27,14 +28,17 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let Some((flow, from_opener)) = icmp::flow_of(self.tables, self.frame, state, from_end) else {
             return false;
         };
+        if self.hook == Hook::FromNode && !flow.is_nodes() {
+            return false;
+        }
         state.via_host = flow.flags.get() & CT_VIA_HOST != 0;
         let (kind, other) = (flow.nat_kind.get(), flow.other_side());
         match (kind, from_opener) {
             (NAT_LEADS, true) => self.is_translated_already(state, other),
             // Of a piece nothing is changed.
             (NAT_TRANSLATED, true) | (NAT_LEADS | NAT_RETURNS, _) if state.packet.fragment != Fragment::Whole => false,
-            (NAT_TRANSLATED, true) => self.is_about_a_question(state, other),
-            (NAT_LEADS, false) => self.is_about_an_answer(state, other, flow.packets.get() as u16),
+            (NAT_TRANSLATED, true) => self.is_about_a_question(state, other, flow),
+            (NAT_LEADS, false) => self.is_about_an_answer(state, other, flow),
             (NAT_RETURNS, _) => from_opener && self.is_about_a_masked_question(state, other),
             _ => true,
         }
@@ -43,8 +47,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// About what a client sent to a service: it quotes the backend, and is to quote the frontend. The backend itself complains in
     /// the frontend's name. One that is its own backend complains to the frontend, as whose it was seen.
     #[inline(always)]
-    fn is_about_a_question(&self, state: &mut State, frontend: Socket) -> bool {
-        let is_hairpin = frontend.0 == state.quoted.source;
+    fn is_about_a_question(&self, state: &mut State, frontend: Socket, flow: &Flow) -> bool {
+        let is_hairpin = frontend.0 == state.quoted.source && !flow.is_nodes();
         (state.translation.frontend, state.translation.port) = frontend;
         self.translates(state, Translated::QuotedDestination, is_hairpin)
     }
@@ -70,13 +74,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// About an answer, by the client that heard it from a service: it quotes the frontend, and is to quote the backend. That knows
     /// a client outside, where it is elsewhere, by a port of this node's; 0: by its own.
     #[inline(always)]
-    fn is_about_an_answer(&self, state: &mut State, backend: Socket, mask_port: u16) -> bool {
-        let State { quoted, .. } = state;
+    fn is_about_an_answer(&self, state: &mut State, backend: Socket, lead: &Flow) -> bool {
+        let (State { quoted, .. }, mask_port) = (&mut *state, lead.packets.get() as u16);
         let (frontend, client) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
-        let is_hairpin = backend.0 == client.0;
+        let is_hairpin = backend.0 == client.0 && !lead.is_nodes();
         // From outside it is about what went to a client there.
-        let may_be = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink);
-        if !may_be || !self.is_led(state, client, frontend, backend) {
+        let may_be = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode);
+        let seen = if is_hairpin { frontend.0 } else { client.0 };
+        if !may_be || !self.is_led(state, (seen, client.1), frontend, backend) {
             return false;
         }
         (state.translation.frontend, state.translation.port) = (frontend.0, backend.1);
@@ -98,13 +103,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn is_translated_already(&self, state: &mut State, backend: Socket) -> bool {
         let State { quoted, .. } = state;
         let (client, frontend) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
-        self.hook == Hook::ToWorkload && self.is_led(state, client, frontend, backend)
+        let seen = if client.0 == backend.0 { frontend.0 } else { client.0 };
+        self.hook == Hook::ToWorkload && self.is_led(state, (seen, client.1), frontend, backend)
     }
 
-    /// Whether the flow that this leads to is there, and allowed.
+    /// Whether the flow of a client, as its backend sees him, is there, and allowed.
     #[inline(always)]
-    fn is_led(&self, state: &mut State, client: Socket, frontend: Socket, backend: Socket) -> bool {
-        let seen = (if client.0 == backend.0 { frontend.0 } else { client.0 }, client.1);
+    fn is_led(&self, state: &mut State, seen: Socket, frontend: Socket, backend: Socket) -> bool {
         key_between(seen, backend, state.quoted.protocol, &mut state.key);
         match conntrack::allowed(self.tables, &state.key) {
             Some(flow) => flow.is_translated_from(frontend),

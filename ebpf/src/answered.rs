@@ -40,7 +40,9 @@ fn open() -> Node {
 
 /// The same, with rules (ingress) in the local layer of a gate at the uplink, and nothing let through its forward layer.
 fn guarded(ingress: u32) -> Node {
-    open_at(forwarding([ingress, NOTHING], [NOTHING, NOTHING]), VIP)
+    let mut node = open_at(forwarding([ingress, NOTHING], [NOTHING, NOTHING]), VIP);
+    node.endpoints[SLOT_HOST as usize].layers.uplink = LOCAL;
+    node
 }
 
 fn at(node: &Node, hook: Hook, ingress_ifindex: u32, frame: &[u8]) -> (Fate, State) {
@@ -202,6 +204,7 @@ fn hep_12_an_answer_in_a_services_name_passes_the_uplinks_gate_and_nothing_else_
     // Where a pod answers, the node does not in its place.
     let mut node = guarded(SOME);
     node.backends[1] = backend(3, STANDS);
+    node.endpoints[FORWARD as usize].ingress = Word::settled(ALLOW);
     assert_eq!(asks(&node, 4000, SYN), TO_B);
     assert_eq!(goes_out(&node, &tcp((9, VIP), 200, (PORT, 4000), SYN | ACK)), REFUSED);
 }

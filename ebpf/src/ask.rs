@@ -92,5 +92,7 @@ apart! {
         from_uplink_seeks, from_uplink_relates, from_uplink_judges, from_uplink_completes;
     FromUplink, true:
         from_uplink_dry_seeks, from_uplink_dry_relates, from_uplink_dry_judges, from_uplink_dry_completes;
+    FromNode, false: from_node_seeks, from_node_relates, from_node_judges, from_node_completes;
+    FromNode, true: from_node_dry_seeks, from_node_dry_relates, from_node_dry_judges, from_node_dry_completes;
     ToHostEndpoint, false: leave_seeks, leave_relates, leave_judges, leave_completes;
 }

@@ -169,7 +169,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     pub(crate) fn sought(&self, state: &mut State, is_new: bool) -> Result<Option<Sought>, DropReason> {
         match fragment::resolve(self.tables, &mut state.packet, &mut state.fragment) {
-            Ok(()) => self.seek(state, is_new).map(Some),
+            Ok(()) => match self.seek(state, is_new)? {
+                // What the node sends to nobody's service.
+                Sought::Judge(_) if self.hook == Hook::FromNode && state.translation.end == Translated::Nothing => {
+                    Ok(None)
+                }
+                sought => Ok(Some(sought)),
+            },
             Err(reason) if self.is_orphan(state)? => Err(reason),
             Err(_) => Ok(None),
         }
@@ -194,6 +200,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// Whether a fragment without its first is ours to drop: only where the packet is ours.
     #[inline(always)]
     fn is_orphan(&self, state: &mut State) -> Result<bool, DropReason> {
+        if self.hook == Hook::FromNode {
+            return Ok(false);
+        }
         if self.hook != Hook::FromUplink {
             state.slot = endpoint_of(self.tables, self.arrival.ifindex)?.0;
             return Ok(true);

@@ -86,7 +86,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 self.is_unjudged() || (self.arrival.ingress_ifindex != 0 && self.stack_translates(state)?)
             }
             Hook::ToHostEndpoint => true,
-            Hook::FromUplink | Hook::FromHostEndpoint | Hook::ToUplink => false,
+            Hook::FromUplink | Hook::FromHostEndpoint | Hook::ToUplink | Hook::FromNode => false,
         };
         Ok(if via_host { CT_VIA_HOST.into() } else { 0 })
     }

@@ -19,10 +19,8 @@ use crate::budget::may_spend;
 use crate::maps::{self, count_drop};
 use crate::packet::Skb;
 use crate::scratch;
-use crate::send::{self, NEXT, SHOT};
+use crate::send::{self, BPF_F_INGRESS, NEXT, SHOT};
 
-/// To a device's ingress, include/uapi/linux/bpf.h.
-const BPF_F_INGRESS: u64 = 1;
 /// "Do not fragment", in an IPv4 header's byte 6.
 const DONT_FRAGMENT: u8 = 0x40;
 
@@ -42,8 +40,10 @@ fn way_from(hook: u32, arrival: &Arrival) -> (u32, u32) {
     const FROM_UPLINK: u32 = Hook::FromUplink as u32;
     const FROM_HOST_ENDPOINT: u32 = Hook::FromHostEndpoint as u32;
     const TO_HOST_ENDPOINT: u32 = Hook::ToHostEndpoint as u32;
+    const FROM_NODE: u32 = Hook::FromNode as u32;
     match hook {
         FROM_WORKLOAD => (INTO_POD, arrival.ifindex),
+        FROM_NODE => (TO_SOCKET, 0),
         FROM_UPLINK | FROM_HOST_ENDPOINT => (BY_ROUTE, arrival.ifindex),
         _ if arrival.ingress_ifindex != 0 => (BY_ROUTE, arrival.ingress_ifindex),
         TO_HOST_ENDPOINT => (TO_NODE, arrival.ifindex),
@@ -59,6 +59,8 @@ const BY_ROUTE: u32 = 1;
 const TO_NODE: u32 = 2;
 /// To nobody that could be reached from here.
 const NOWHERE: u32 = 3;
+/// To the node's own socket, by loopback.
+const TO_SOCKET: u32 = 4;
 
 const EXPIRED: u32 = Kind::Expired as u32;
 const TOO_BIG: u32 = Kind::TooBig as u32;
@@ -106,6 +108,7 @@ fn sent(skb: Skb, ifindex: u32, way: u32) -> i32 {
     let answer = match way {
         INTO_POD => send::give_back(skb, ifindex),
         BY_ROUTE => go_back(ifindex),
+        TO_SOCKET => send::to_socket(skb),
         _ => {
             skb.leave([handover::ANSWER, 0]);
             // SAFETY: only notes the target: the packet comes in by the interface that it was to leave by.
@@ -128,7 +131,8 @@ fn refusal(skb: Skb, state: &mut State, way: u32, reason: u32) -> Result<bool, D
     }
     // The node hears nothing from itself that comes in from outside: the far end says it.
     let far = state.packet.destination;
-    let source = if way == TO_NODE { Some(&far) } else { maps::source(state.packet.v6) };
+    let is_own = matches!(way, TO_NODE | TO_SOCKET);
+    let source = if is_own { Some(&far) } else { maps::source(state.packet.v6) };
     let fault = if is_by_service(reason) { Fault::NobodyThere } else { Fault::Prohibited };
     Ok(source.is_some_and(|source| write(skb, state, fault, source)))
 }
@@ -152,7 +156,9 @@ fn write_reset(skb: Skb, state: &mut State) -> bool {
 /// Whether the packet has become an error about itself; if not, it is as it was and the stack's. Else why neither.
 #[inline(always)]
 fn told(skb: Skb, state: &mut State, fault: Fault, way: u32) -> Result<bool, DropReason> {
-    let Some(source) = maps::source(state.packet.v6).filter(|_| !is_for_the_stack(skb, state, fault)) else {
+    // Of what its own sockets send, the stack has nothing left to cut.
+    let is_left = way != TO_SOCKET && is_for_the_stack(skb, state, fault);
+    let Some(source) = maps::source(state.packet.v6).filter(|_| !is_left) else {
         return Ok(false);
     };
     if !icmp_error::may_complain(&state.packet) {

@@ -25,8 +25,8 @@ impl Tracked<'_> {
     #[inline(always)]
     pub fn currency<T: Tables>(&self, tables: &T, l4: u8) -> Currency {
         let ends = match (self.flow.low_slot.get(), self.flow.high_slot.get()) {
-            // Of a client outside, and of who serves him elsewhere: only the uplink's own host endpoint was asked.
-            (SLOT_NONE, SLOT_NONE) => (uplink_of(tables), SLOT_NONE),
+            // Of a client outside, and of who serves him elsewhere or is this node: only the uplink's own host endpoint was asked.
+            (low, high) if low < SLOT_FIRST && high < SLOT_FIRST => (uplink_of(tables), SLOT_NONE),
             ends => ends,
         };
         match currency_between(tables, ends, self.flow.stamp.get()) {

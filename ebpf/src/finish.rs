@@ -19,8 +19,8 @@ use crate::log;
 use crate::maps::{Kernel, count_drop};
 use crate::packet::Skb;
 use crate::scratch::{self, blank_state};
-use crate::send::{self, NEXT, SHOT};
-use crate::translate::{give_back, translate};
+use crate::send::{self, LOOPBACK, NEXT, SHOT};
+use crate::translate::{translate, translate_own};
 
 /// What a dry run returns for a packet that would pass.
 const OK: i32 = 0;
@@ -52,7 +52,7 @@ pub fn run_answers<const DRY: bool>(context: &TcContext) -> i32 {
         return answer(skb, state, verdict.map(|_| Outcome::ToHost));
     }
     let done = match verdict {
-        Ok(Verdict::Through) => give_back(skb, state),
+        Ok(Verdict::Through) => translate_own(skb, state),
         Ok(_) => Ok(()),
         Err(reason) => Err(reason),
     };
@@ -62,6 +62,63 @@ pub fn run_answers<const DRY: bool>(context: &TcContext) -> i32 {
             count_drop(state.slot, reason as u32);
             SHOT
         }
+    }
+}
+
+/// What the node itself opens to a service, at the interface that it would leave by.
+#[inline(always)]
+pub fn run_own<const DRY: bool>(context: &TcContext) -> i32 {
+    let skb = Skb::new(context);
+    let Some(state) = blank_state::<DRY>() else {
+        return SHOT;
+    };
+    let verdict = walk(Hook::FromNode, &Kernel::<DRY>, &skb, &skb.arrival(), state);
+    if DRY {
+        let outcome = match verdict {
+            Ok(verdict) => outcome(skb, Hook::FromNode, verdict, state, LOOPBACK),
+            Err(reason) => Err(reason),
+        };
+        return answer(skb, state, outcome);
+    }
+    let done = match verdict {
+        Ok(verdict) => act_own(skb, verdict, state),
+        Err(reason) => Err(stopped(skb, state, reason)),
+    };
+    match done {
+        Ok(action) => action,
+        Err(Stop { kind: Kind::Drop, word: reason }) => {
+            count_drop(state.slot, reason);
+            SHOT
+        }
+        // There is no stack to leave it to any more.
+        Err(stop) => match complain(skb, Hook::FromNode, stop) {
+            NEXT => SHOT,
+            action => action,
+        },
+    }
+}
+
+/// Carries a verdict about the node's own packet out.
+#[inline(always)]
+fn act_own(skb: Skb, verdict: Verdict, state: &mut State) -> Result<i32, Stop> {
+    match verdict {
+        Verdict::ToSocket => {
+            translate_own(skb, state)?;
+            Ok(send::to_socket(skb)?)
+        }
+        Verdict::ByRoute => {
+            let route = send::route(skb, state, LOOPBACK)?;
+            if route.hop == Hop::Stack {
+                return Err(DropReason::Unroutable.into());
+            }
+            translate_own(skb, state)?;
+            Ok(send::redirected(send::by_neighbour(state))?)
+        }
+        Verdict::ToEndpoint(slot) => {
+            let endpoint = Kernel::<false>.endpoint(slot).ok_or(DropReason::TableCorrupt)?;
+            send::hand_over(skb, state, endpoint)
+        }
+        _ => Ok(NEXT),
     }
 }
 
@@ -145,6 +202,10 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) 
             }
             Ok(on(skb, state)?)
         }
+        Verdict::ToSocket => {
+            translate(skb, state)?;
+            Ok(send::to_socket(skb)?)
+        }
         Verdict::Through if hook == Hook::ToHostEndpoint => Ok(NEXT),
         Verdict::Through => {
             let is_ahead = state.translation.end == Translated::Ahead;
@@ -210,7 +271,7 @@ pub fn node_says(what: u32, generation: u64) -> bool {
 #[inline(always)]
 fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) -> Result<Outcome, DropReason> {
     Ok(match verdict {
-        Verdict::Untouched | Verdict::ToHost | Verdict::Through => Outcome::ToHost,
+        Verdict::Untouched | Verdict::ToHost | Verdict::ToSocket | Verdict::Through => Outcome::ToHost,
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
         Verdict::ByRoute => match send::route(skb, state, ifindex) {

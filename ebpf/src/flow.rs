@@ -71,7 +71,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(Sought::Judge(stale));
         }
         let (source, destination) = tracked.slots();
-        state.slot = if matches!(self.hook, Hook::FromWorkload | Hook::ToHostEndpoint) { source } else { destination };
+        let by_sender = matches!(self.hook, Hook::FromWorkload | Hook::ToHostEndpoint | Hook::FromNode);
+        state.slot = if by_sender { source } else { destination };
         state.via_host = tracked.flow.flags.get() & CT_VIA_HOST != 0;
         self.gives_back(state, &tracked);
         match self.by_entry(state, &tracked)? {
@@ -79,8 +80,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Currency::Kept => return Ok(Sought::Judge(stale | KNOWN | KEPT)),
             Currency::Outdated => return Ok(Sought::Judge(stale | KNOWN)),
         }
-        // What only leaves here was counted where it came in.
-        if self.hook != Hook::ToHostEndpoint || state.via_host {
+        // What only leaves here was counted where it came in; what the node sends to a pod here, is where that takes it.
+        let is_met_again = self.hook == Hook::FromNode && destination >= SLOT_FIRST;
+        if (self.hook != Hook::ToHostEndpoint || state.via_host) && !is_met_again {
             self.go_on(state, &tracked, found.place)?;
         }
         if state.translation.end == Translated::Destination {
@@ -115,9 +117,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (opener, responder) = (asked.opener, asked.responder);
         let is_same = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match found.tracked() {
-            // What the node opened itself nobody judges; at the uplink it is a client's, whom it stands for.
+            // What the node opened itself nobody judges; what it opened for a client, whom it stands for, is his.
             Some(tracked) if is_same => {
-                let is_nodes = tracked.is_host_opened() && self.hook != Hook::FromUplink;
+                let is_nodes = tracked.is_host_opened() && opener.slot == SLOT_HOST;
                 Terms { judged: !kept && !is_nodes, entry: NO_ENTRY }
             }
             _ => match self.terms(state, opener, responder)? {
@@ -164,19 +166,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if due && !over { promote(self.tables, state, tracked, place) } else { Ok(()) }
     }
 
-    /// Whether the judgement is still in force of all who were asked.
-    #[inline(always)]
-    pub(crate) fn currency(&self, state: &State, tracked: &Tracked<'_>) -> Currency {
-        match tracked.currency(self.tables, state.packet.protocol) {
-            Currency::Current if self.is_asked_of_node(tracked) => self.currency_at_gate(tracked),
-            currency => currency,
-        }
-    }
-
     /// What a flow's entry says: `Current` lets the packet pass, anything else sends it to the rules.
     #[inline(always)]
     pub(crate) fn by_entry(&self, state: &mut State, tracked: &Tracked<'_>) -> Result<Currency, DropReason> {
-        let currency = self.currency(state, tracked);
+        let currency = tracked.currency(self.tables, state.packet.protocol);
         let over = state.packet.protocol == protocol::TCP || currency == Currency::Current;
         state.tracked = currency == Currency::Current || (tracked.is_refused() && over);
         if tracked.is_refused() && over {
@@ -193,6 +186,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Hook::FromWorkload => self.check_pod(state, opener)?,
             Hook::ToWorkload => self.check_receiver(state, opener, responder)?,
             Hook::FromHostEndpoint | Hook::ToUplink => return Ok(None),
+            // An error is about a service only where it is related.
+            Hook::FromNode if state.translation.end == Translated::Nothing => return Ok(None),
+            Hook::FromNode => true,
             Hook::ToHostEndpoint => {
                 state.slot = opener.slot;
                 if !self.lives_at(opener.slot, self.arrival.ingress_ifindex) {

@@ -8,7 +8,7 @@ use abi::DropReason;
 use abi::conntrack::{CT_HIGH_OPENED, NAT_LEADS, NAT_TRANSLATED};
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 
-use crate::conntrack::{self, Currency, Tracked, currency_between};
+use crate::conntrack::{self, Currency, Tracked, uplink_of};
 use crate::judge::Asked;
 use crate::parse::{self, Fragment};
 use crate::policy::{End, PolicyDirection::Ingress};
@@ -72,39 +72,17 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// What cannot be read is no answer: nobody is kept from anything here.
     #[inline(always)]
     fn can_read(&self, state: &mut State) -> bool {
+        self.reads(state) && fragment::resolve(self.tables, &mut state.packet, &mut state.fragment).is_ok()
+    }
+
+    /// Whether the node's own packet can be read, as far as its first fragment has ports.
+    #[inline(always)]
+    pub(crate) fn reads(&self, state: &mut State) -> bool {
         let Ok(ether) = parse::ethernet(self.frame) else {
             return false;
         };
         state.ether = ether;
         parse::packet(self.frame, ether.ethertype, &mut state.packet).is_ok()
-            && fragment::resolve(self.tables, &mut state.packet, &mut state.fragment).is_ok()
-    }
-
-    /// Whether the flow was opened from outside to a process of the node's.
-    #[inline(always)]
-    pub(crate) fn is_asked_of_node(&self, tracked: &Tracked<'_>) -> bool {
-        let (source, destination) = tracked.slots();
-        match self.hook {
-            Hook::FromUplink => destination == SLOT_HOST,
-            Hook::ToUplink => source == SLOT_HOST,
-            _ => false,
-        }
-    }
-
-    /// Whether the judgement of such a flow is in force: it is that of the uplink's host endpoint, which may come and go.
-    #[inline(always)]
-    pub(crate) fn currency_at_gate(&self, tracked: &Tracked<'_>) -> Currency {
-        currency_between(self.tables, (self.slot_of_gate(), SLOT_NONE), tracked.flow.stamp.get())
-    }
-
-    /// The local layer of the uplink's host endpoint, if it has one: a number alone, for of what stands beside it nothing is open then.
-    #[inline(always)]
-    fn slot_of_gate(&self) -> u32 {
-        let slot = match self.gate() {
-            Some(gate) => gate.slot,
-            None => SLOT_NONE,
-        };
-        self.frame.unknown(slot)
     }
 
     /// Whether a process of the node's answers in a service's name, at a gate that has not seen the question as one to the node: it
@@ -132,7 +110,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// What the uplink's host endpoint says of what is opened to the node itself, about the backend.
     #[inline(always)]
     pub(crate) fn asked_of_node(&self, state: &mut State, asked: &Asked) -> Result<(), DropReason> {
-        let slot = self.slot_of_gate();
+        let slot = self.frame.unknown(uplink_of(self.tables));
         let Some(span) = self.ask_layer(state, (slot, Ingress), asked)? else {
             return Ok(());
         };
@@ -151,8 +129,10 @@ fn is_answer(tracked: &Tracked<'_>) -> bool {
     tracked.flow.nat_kind.get() == NAT_TRANSLATED && !tracked.from_opener() && tracked.slots() == (SLOT_HOST, SLOT_NONE)
 }
 
-/// Whether a packet from outside goes to a process of this node's that stands behind a service; an error, to one that answered.
+/// Whether a packet from outside goes to a process of this node's that stands behind a service; an error, to one that answered, or
+/// that asked another.
 #[inline(always)]
 pub(crate) fn is_hosted(state: &State, receiver: End) -> bool {
-    matches!(state.translation.end, Translated::Destination | Translated::QuotedSource) && receiver.slot == SLOT_HOST
+    use Translated::{Destination, QuotedDestination, QuotedSource};
+    matches!(state.translation.end, Destination | QuotedSource | QuotedDestination) && receiver.slot == SLOT_HOST
 }

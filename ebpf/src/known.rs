@@ -66,7 +66,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         };
         is_plain
             && self.is_at_its_place(tracked, state)
-            && self.currency(state, tracked) == Currency::Current
+            && tracked.currency(self.tables, state.packet.protocol) == Currency::Current
             && !tracked.is_refused()
             && !tracked.is_due(&state.packet)
     }
@@ -74,7 +74,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// A place for the note of a packet's flow. What leaves the stack is not noted.
     #[inline(always)]
     pub(crate) fn note(&self, state: &State) -> Option<&'_ Note> {
-        let leaves_stack = matches!(self.hook, Hook::ToWorkload | Hook::ToHostEndpoint);
+        let leaves_stack = matches!(self.hook, Hook::ToWorkload | Hook::ToHostEndpoint | Hook::FromNode);
         if leaves_stack { None } else { recent::note(self.tables, &state.packet) }
     }
 

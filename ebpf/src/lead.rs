@@ -4,7 +4,7 @@
 //! Never: a flow itself: no packet passes by it alone.
 
 use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
-use abi::endpoint::SLOT_NONE;
+use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{Address, Affinity, ConntrackEntry, DropReason, FlowKey, Timeout};
 
 use crate::conntrack::{self, Socket, Tracked, key_between};
@@ -27,7 +27,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         *entry = ConntrackEntry::default();
         (entry.low_slot, entry.high_slot) = if from_low { slots } else { (slots.1, slots.0) };
         entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
-        if slots == (SLOT_NONE, SLOT_NONE) {
+        if slots.0 == SLOT_HOST || slots == (SLOT_NONE, SLOT_NONE) {
             entry.flags |= CT_HOST_OPENED;
         }
         entry.nat_kind = NAT_LEADS;
@@ -91,7 +91,7 @@ fn leads<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, now_s: u32) -> bool 
     let mut there = FlowKey { zone: key.zone, ..FlowKey::default() };
     let backend = flow.other_side();
     // One that is sent to itself comes as from the frontend.
-    let is_hairpin = client.0 == backend.0 && flow.packets.get() == 0;
+    let is_hairpin = client.0 == backend.0 && flow.packets.get() == 0 && !flow.is_nodes();
     let seen = (if is_hairpin { frontend.0 } else { client.0 }, client.1);
     key_between(seen, backend, key.protocol, &mut there);
     let is_it = |flow: &Flow| flow.is_translated_from(frontend) && !conntrack::expired(tables, flow, now_s);

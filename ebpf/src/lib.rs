@@ -63,9 +63,14 @@ mod masked;
 pub mod neighbour;
 #[cfg(test)]
 mod noted;
+#[cfg(test)]
+mod opened;
+#[cfg(test)]
+mod opened_beside;
 pub mod options;
 #[cfg(test)]
 mod outside;
+mod own;
 pub mod parse;
 #[cfg(test)]
 mod passage;

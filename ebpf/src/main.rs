@@ -53,7 +53,7 @@ mod programs {
     use aya_ebpf::programs::{SockAddrContext, TcContext};
     use ebpf::walk::Hook;
 
-    use crate::finish::{run, run_answers, run_leaving};
+    use crate::finish::{run, run_answers, run_leaving, run_own};
     use crate::{cursor, sock_addr};
 
     #[classifier]
@@ -94,6 +94,12 @@ mod programs {
 
     #[classifier]
     #[inline(always)]
+    pub fn from_node(context: TcContext) -> i32 {
+        run_own::<false>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
     pub fn from_workload_dry(context: TcContext) -> i32 {
         run::<true>(Hook::FromWorkload, &context)
     }
@@ -126,6 +132,12 @@ mod programs {
     #[inline(always)]
     pub fn to_uplink_dry(context: TcContext) -> i32 {
         run_answers::<true>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn from_node_dry(context: TcContext) -> i32 {
+        run_own::<true>(&context)
     }
 
     /// Never attached: run once by the agent at its start. 0: the cursor goes on.

@@ -7,6 +7,7 @@ use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 
 use crate::antispoof::check_macs;
 use crate::conntrack::Tracked;
+use crate::own::answers_node;
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
@@ -30,9 +31,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (on, by) = (self.arrival.ifindex, self.arrival.ingress_ifindex);
         match self.hook {
             Hook::FromUplink if destination < SLOT_FIRST => {
-                let is_ours = state.translation.is_masked || state.translation.end == Translated::Destination;
-                is_ours && source == SLOT_NONE
+                let is_led = state.translation.is_masked || state.translation.end == Translated::Destination;
+                (is_led || answers_node(tracked)) && source == SLOT_NONE
             }
+            Hook::FromNode => self.is_nodes_own(tracked, state),
             Hook::FromWorkload | Hook::FromUplink => self.comes_from(source, destination, state),
             // A host endpoint's flows live elsewhere (`gate`); here are those of pods. The node's own answers: `hosted`.
             Hook::FromHostEndpoint | Hook::ToUplink => false,

@@ -22,12 +22,16 @@ use ebpf::walk::{ROUTE_WORDS, State};
 use crate::maps::Kernel;
 use crate::packet::{PACKET_HOST, Skb};
 use crate::scratch;
-use crate::translate::translate;
+use crate::translate::{translate, translate_own};
 
 /// On to the next program, or the stack.
 pub const NEXT: i32 = -1;
 /// Dropped.
 pub const SHOT: i32 = 2;
+/// The loopback interface of every network namespace.
+pub const LOOPBACK: u32 = 1;
+/// To a device's ingress, include/uapi/linux/bpf.h.
+pub const BPF_F_INGRESS: u64 = 1;
 /// What the redirect helpers return on success.
 const REDIRECT: i64 = 7;
 
@@ -90,6 +94,30 @@ pub fn deliver(skb: Skb, state: &State, endpoint: &Endpoint) -> Result<i32, Stop
         }
     };
     Ok(redirected(answer)?)
+}
+
+/// Hands what the node itself sends to a pod's interface, where it leaves the stack as ever.
+#[inline(always)]
+pub fn hand_over(skb: Skb, state: &State, endpoint: &Endpoint) -> Result<i32, Stop> {
+    if !fits(skb, &state.packet, endpoint) {
+        return Err(Stop::too_big(endpoint.mtu));
+    }
+    translate_own(skb, state)?;
+    if !skb.store_balanced(0, &endpoint.mac) || !skb.store_balanced(6, &GATEWAY_MAC) {
+        return Err(DropReason::ForwardFailed.into());
+    }
+    // SAFETY: only notes the target.
+    Ok(redirected(unsafe { bpf_redirect(endpoint.ifindex, 0) })?)
+}
+
+/// To this node's own sockets, in by loopback: there the stack takes a source that is routed elsewhere, or is its own.
+#[inline(always)]
+pub fn to_socket(skb: Skb) -> Result<i32, DropReason> {
+    if !skb.store_balanced(0, &[0; 12]) {
+        return Err(DropReason::ForwardFailed);
+    }
+    // SAFETY: only notes the target.
+    redirected(unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS) })
 }
 
 /// Whether the packet, or each segment of a GSO packet, is within the endpoint's MTU.
@@ -188,8 +216,9 @@ pub fn leave(skb: Skb, state: &mut State, route: Route) -> Result<i32, Stop> {
     }
 }
 
+/// To the neighbour that the lookup found.
 #[inline(always)]
-fn by_neighbour(state: &mut State) -> i64 {
+pub fn by_neighbour(state: &mut State) -> i64 {
     const { assert!(size_of::<NextHop>() <= size_of::<Head>()) };
     state.head[..3].fill(0);
     // SAFETY: integers and a union of integers, in room for more, for which eight bytes are aligned enough.

@@ -14,6 +14,7 @@ use crate::choice::{self, Side};
 use crate::conntrack::{self, Found, Tracked, may_open};
 use crate::parse::{protocol, tcp};
 use crate::ranges;
+use crate::sockets::this_node;
 use crate::tables::{Frame, Tables};
 use crate::translation::{Translated, Translation};
 use crate::walk::{Hook, State, Walk};
@@ -79,6 +80,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             Hook::FromWorkload => self.check_pod(state, opener),
             Hook::FromUplink if opener.slot == SLOT_NONE => Ok(false),
             Hook::FromUplink => Err(DropReason::SourceIsLocal),
+            Hook::FromNode => Ok(false),
             _ => return reason,
         };
         match checked {
@@ -99,7 +101,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         };
         let from_opener = tracked.from_opener();
         match (tracked.flow.nat_kind.get(), self.hook) {
-            (NAT_LEADS, Hook::FromWorkload | Hook::FromUplink) if from_opener => self.leads_to_backend(state, tracked),
+            (NAT_LEADS, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode) if from_opener => {
+                self.leads_to_backend(state, tracked)
+            }
             (NAT_RETURNS, Hook::FromUplink) if !from_opener => {
                 // Held as long as anybody speaks, also before it is kept for good.
                 if !T::DRY && tracked.flow.seen_s.get() != tracked.now_s {
@@ -119,7 +123,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 state.slot = SLOT_HOST;
                 Err(DropReason::NatCollision)
             }
-            (kind, Hook::FromUplink) if tracked.slots().1 >= SLOT_FIRST && from_opener == (kind == NAT_TRANSLATED) => {
+            (kind, Hook::FromUplink)
+                if (tracked.slots().1 >= SLOT_FIRST || tracked.flow.is_nodes())
+                    && from_opener == (kind == NAT_TRANSLATED) =>
+            {
                 state.slot = tracked.slots().1;
                 Err(if from_opener { DropReason::NatCollision } else { DropReason::NoFlow })
             }
@@ -200,7 +207,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     /// A packet without a flow may be for a service.
     #[inline(always)]
     fn enters(&self, state: &mut State) -> Result<bool, DropReason> {
-        let asks = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink);
+        let asks = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode);
         if !asks || !is_served(state.packet.protocol) {
             return Ok(false);
         }
@@ -213,7 +220,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             return Ok(false);
         };
         // Where the node asks itself, nobody else does.
-        if check_destination(&state.packet).is_err() {
+        if check_destination(&state.packet).is_err() || !self.may_ask_as_node(state)? {
             return Ok(false);
         }
         if balancer.flags & BALANCER_BY_HOST != 0 {
@@ -225,7 +232,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         }
         // At an address of the node's a socket of its own may have sent from that port; else the stack refuses the segment. So it
         // does with what no other proxy's rules know.
-        if self.hook == Hook::FromUplink
+        if self.hook != Hook::FromWorkload
             && !self.is_from_ahead()
             && (self.is_strangers(state)? || self.end_of(state, &state.packet.destination)?.slot == SLOT_HOST)
         {
@@ -267,8 +274,8 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             state.packet.source = state.client().0;
         }
         let is_kept = balancer.affinity_s != 0;
-        state.translation.client =
-            AffinityKey { client: state.packet.source, of: if is_kept { balancer.of } else { 0 } };
+        let client = if self.hook == Hook::FromNode { this_node(state.packet.source) } else { state.packet.source };
+        state.translation.client = AffinityKey { client, of: if is_kept { balancer.of } else { 0 } };
         if !again {
             let client = state.packet.source;
             self.lets_in(state, balancer, &client)?;
@@ -321,7 +328,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         if is_answer && state.translation.end == Translated::Nothing {
             state.translation.end = Translated::Source;
             (state.translation.frontend, state.translation.port) = tracked.flow.other_side();
-            state.translation.is_hairpin = state.translation.frontend == state.packet.destination;
+            // A client at the frontend's own address is no pod that is seen there.
+            state.translation.is_hairpin =
+                state.translation.frontend == state.packet.destination && !tracked.flow.is_nodes();
         }
     }
 }

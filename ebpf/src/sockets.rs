@@ -177,8 +177,8 @@ fn remember<T: Sockets>(tables: &T, asked: &Asked, to: Socket, (backend, stamp):
 
 /// This node as a client that keeps to a backend: one client in each family, whichever of its addresses it will speak by.
 #[inline(always)]
-fn this_node(frontend: Address) -> Address {
-    if frontend.is_v4() { Address::from_v4([0; 4]) } else { Address::default() }
+pub(crate) fn this_node(of_family: Address) -> Address {
+    if of_family.is_v4() { Address::from_v4([0; 4]) } else { Address::default() }
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_l4_csum_replace;
 use ebpf::parse::{Fragment, L3, Packet, protocol};
 use ebpf::rewrite::{difference, header_checksum};
 use ebpf::tables::Frame;
-use ebpf::translation::Translated;
+use ebpf::translation::{Translated, Translation};
 use ebpf::walk::State;
 
 use crate::packet::Skb;
@@ -41,25 +41,37 @@ pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
 /// The same of what the node itself sends, all through the kernel: a program that writes in place has each packet that it meets
 /// copied first, where a socket still holds it.
 #[inline(always)]
-pub fn give_back(skb: Skb, state: &State) -> Result<(), DropReason> {
+pub fn translate_own(skb: Skb, state: &State) -> Result<(), DropReason> {
+    use Translated::{Destination, Source};
     let failed = match state.translation.end {
-        Translated::Source if state.packet.protocol == protocol::SCTP => source_apart(skb.0) | sctp_apart(skb.0),
-        Translated::Source => source_apart(skb.0),
+        Source | Destination if state.packet.protocol == protocol::SCTP => own_apart(skb.0) | sctp_apart(skb.0),
+        Source | Destination => own_apart(skb.0),
         _ if state.quoted.protocol == protocol::SCTP => sctp_quoted_apart(skb.0) | requote_apart(skb.0),
         _ => requote_apart(skb.0),
     };
     if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
 }
 
-/// An answer's source alone. 0: done.
+/// One end, of whoever is neither masked nor his own backend. 0: done.
 #[inline(never)]
 #[unsafe(no_mangle)]
-fn source_apart(skb: *mut __sk_buff) -> i32 {
+fn own_apart(skb: *mut __sk_buff) -> i32 {
     let Some(State { packet, translation, .. }) = scratch::state() else {
         return 1;
     };
-    let ends = ((packet.source, packet.source_port), (translation.frontend, translation.port));
-    i32::from(!write::<FAR>(Skb(skb), packet, ends, true))
+    let is_source = translation.end == Translated::Source;
+    i32::from(!write::<FAR>(Skb(skb), packet, ends(packet, translation, is_source), is_source))
+}
+
+/// What stands at the end that is rewritten, and what shall.
+#[inline(always)]
+fn ends(packet: &Packet, translation: &Translation, is_source: bool) -> Ends {
+    let frontend = (translation.frontend, translation.port);
+    if is_source {
+        ((packet.source, packet.source_port), frontend)
+    } else {
+        (frontend, (packet.destination, packet.destination_port))
+    }
 }
 
 /// How bytes are written: in place, or through the kernel.
@@ -74,13 +86,8 @@ fn translate_apart(skb: *mut __sk_buff) -> i32 {
         return 1;
     };
     let State { packet, translation, .. } = state;
-    let frontend = (translation.frontend, translation.port);
     let is_source = translation.end == Translated::Source;
-    let (from, to) = if is_source {
-        ((packet.source, packet.source_port), frontend)
-    } else {
-        (frontend, (packet.destination, packet.destination_port))
-    };
+    let (from, to) = ends(packet, translation, is_source);
     let done = if translation.is_hairpin {
         turn(Skb(skb), packet, translation.frontend, is_source)
             && change_port::<NEAR>(Skb(skb), packet, (from.1, to.1), is_source)

@@ -31,6 +31,8 @@ pub enum Hook {
     ToHostEndpoint,
     /// Egress of the uplink, before all else there.
     ToUplink,
+    /// Egress of the uplink and of loopback, before all else there, on a node whose sockets are asked nothing (`own`).
+    FromNode,
 }
 
 /// What becomes of a packet that is not dropped.
@@ -40,6 +42,8 @@ pub enum Verdict {
     ToEndpoint(u32),
     /// On to the host's stack.
     ToHost,
+    /// To a socket of this node's own, by loopback: where it comes in from, the stack takes any source.
+    ToSocket,
     /// Out by the routing table.
     ByRoute,
     /// Answer this ARP request.
@@ -168,6 +172,7 @@ pub fn walk<T: Tables, F: Frame>(
         Hook::ToWorkload => walk.bound_for_workload(state),
         Hook::FromUplink => walk.arrived_by_uplink(state),
         Hook::ToUplink => walk.sent_by_node(state),
+        Hook::FromNode => walk.opened_by_node(state),
         Hook::FromHostEndpoint | Hook::ToHostEndpoint => {
             walk.through_gate(state).map(|judged| if judged { Verdict::Through } else { Verdict::Untouched })
         }
@@ -284,7 +289,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
 
     /// Fragments, flow, policy: the part that all hooks share.
     #[inline(always)]
-    fn judged(&self, state: &mut State) -> Result<Verdict, DropReason> {
+    pub(crate) fn judged(&self, state: &mut State) -> Result<Verdict, DropReason> {
         let slot = match self.at_first_sight(state) {
             Sight::Passes(slot) => Some(slot),
             Sight::Asks(is_new) => self.frame.ask(self, state, is_new)?,
@@ -306,6 +311,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             (_, Hook::FromWorkload) if state.via_host => Verdict::ToHost,
             (_, Hook::FromUplink) if state.via_host => Verdict::Untouched,
             (SLOT_NONE, _) => Verdict::ByRoute,
+            (SLOT_HOST, _) if self.is_to_socket(state) => Verdict::ToSocket,
             (SLOT_HOST, _) => Verdict::ToHost,
             (slot, _) => Verdict::ToEndpoint(slot),
         }

@@ -642,6 +642,8 @@ fn program_of(hook: Hook) -> (&'static str, IfaceName, Option<IfaceName>) {
         Hook::In => ("from_host_endpoint", uplink(), None),
         Hook::Out(by) => ("to_host_endpoint", uplink(), came_by(by)),
         Hook::Up(by) => ("to_uplink", uplink(), came_by(by)),
+        Hook::Node => ("from_node", uplink(), None),
+        Hook::Loop => ("from_node", IfaceName("lo".into()), None),
     }
 }
 

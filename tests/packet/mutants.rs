@@ -170,6 +170,7 @@ impl Bench {
             Hook::In => walk::Hook::FromHostEndpoint,
             Hook::Out(_) => walk::Hook::ToHostEndpoint,
             Hook::Up(_) => walk::Hook::ToUplink,
+            Hook::Node | Hook::Loop => walk::Hook::FromNode,
         }
     }
 
@@ -178,7 +179,8 @@ impl Bench {
         let uplink = || index(&IfaceName(UPLINK.into()));
         let (ifindex, ingress_ifindex) = match hook {
             Hook::Pod(pod) => (index(&interface(pod)), 0),
-            Hook::Uplink | Hook::In | Hook::Out(By::Host) | Hook::Up(By::Host) => (uplink(), 0),
+            Hook::Uplink | Hook::In | Hook::Out(By::Host) | Hook::Up(By::Host) | Hook::Node => (uplink(), 0),
+            Hook::Loop => (index(&IfaceName("lo".into())), 0),
             Hook::Out(By::Uplink) | Hook::Up(By::Uplink) => (uplink(), uplink()),
             Hook::Out(By::Pod(sender)) | Hook::Up(By::Pod(sender)) => (uplink(), index(&interface(sender))),
             Hook::ToPod(pod, By::Host) => (index(&interface(pod)), 0),

@@ -4,12 +4,12 @@
 //! Never: asserts a time.
 
 use crate::{
-    cast::{CLIENT, DB, Family, NODE, OUTSIDE},
+    cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::{ACK, SYN, arp},
     kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     services::{TARGET, VIP, serve_in},
-    table::{Action, By, Step, arrives, host_sends, leaves, sends},
+    table::{Action, By, Step, arrives, host_sends, leaves, node_sends, sends},
 };
 use model::{Direction, Protocol};
 use std::time::Duration;
@@ -139,7 +139,17 @@ fn paths_of_services() -> Vec<Path> {
     vec![
         path("service-tcp-v4", |port| asks_service(port, ACK)),
         path("service-answer-tcp-v4", |port| answers_for_service(port, ACK)),
+        Path {
+            before: |_| Vec::new(),
+            wanted: Action::PassOn,
+            ..path("from-node-no-service-tcp-v4", |port| node_asks(OUTSIDE, port, ACK))
+        },
     ]
+}
+
+/// The node itself, by its uplink, where its packets are led to services.
+fn node_asks(to: Actor, port: u16, flags: u8) -> Step {
+    node_sends(move |f| NODE.tcp(f, to, (port, 443), flags).bytes())
 }
 
 fn who_is_the_gateway() -> Vec<u8> {

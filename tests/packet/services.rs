@@ -18,6 +18,7 @@ use service::{Backend, Backends, Balance, Frontend, Kind as Reached};
 use std::sync::Arc;
 
 pub mod errors;
+mod own;
 mod sctp;
 mod summed;
 

@@ -26,6 +26,10 @@ pub enum Hook {
     Out(By),
     /// The same, where answers of the node's own processes get their service's address.
     Up(By),
+    /// Sent by the node itself by the uplink, where it is led to services.
+    Node,
+    /// The same, by loopback.
+    Loop,
 }
 
 /// How a packet came into the stack.
@@ -92,6 +96,11 @@ pub fn goes_out(by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'stati
 /// It leaves by the uplink, before that.
 pub fn leaves(by: By, bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
     Step { hook: Hook::Up(by), bytes: Box::new(bytes) }
+}
+
+/// The node itself sends by the uplink, where it is led to services.
+pub fn node_sends(bytes: impl Fn(Family) -> Vec<u8> + Send + Sync + 'static) -> Step {
+    Step { hook: Hook::Node, bytes: Box::new(bytes) }
 }
 
 /// What becomes of the packet.

@@ -50,7 +50,7 @@ impl NodeSpec {
             number,
             arguments: Vec::new(),
             full_tables: false,
-            cgroup: Some("none".to_owned()),
+            cgroup: Some("off".to_owned()),
         }
     }
 

@@ -113,6 +113,16 @@ fn cleanup_leaves_the_node_as_it_was() -> Result<()> {
 }
 
 #[test]
+fn cleanup_leaves_a_node_without_cgroups_as_it_was() -> Result<()> {
+    leaves_the_node_as_it_was(NodeSpec::new(1).cgroup(Some("none".as_ref())))
+}
+
+#[test]
+fn by_clsact_cleanup_leaves_a_node_without_cgroups_as_it_was() -> Result<()> {
+    leaves_the_node_as_it_was(NodeSpec::new(1).cgroup(Some("none".as_ref())).by_clsact())
+}
+
+#[test]
 fn by_clsact_cleanup_leaves_the_node_as_it_was() -> Result<()> {
     leaves_the_node_as_it_was(NodeSpec::new(1).by_clsact())
 }

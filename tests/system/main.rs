@@ -56,6 +56,7 @@ mod services_sockets;
 mod services_told;
 mod story;
 mod way;
+mod without_cgroup;
 
 use anyhow::Result;
 

@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
 };
 use tests::{
-    Fabric, NodeSpec, Outcome,
+    Fabric, NetNs, NodeSpec, Outcome,
     Probe::{self, Sctp, Tcp, Udp},
     Servers,
     flow::Connection,
@@ -52,11 +52,11 @@ fn expect(g: &Gate<'_>, doors: &[(IpAddr, u16)], what: fn(u16) -> Probe, wanted:
     })
 }
 
-/// Segments that the kernel cuts itself, and pieces, there and back.
-fn much_comes_whole(g: &Gate<'_>, (address, port): (IpAddr, u16)) -> Result<()> {
+/// Segments that the kernel cuts itself, there and back, between `from` and a server of this name.
+pub fn much_comes_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str) -> Result<()> {
     let sent: Vec<u8> = (0..4_000_000u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let mut stream = g.s.cluster.outside().inside(|| Ok(TcpStream::connect(SocketAddr::new(address, port))?))?;
-    ensure!(read_line(&mut stream)? == "node1", "the greeting");
+    let mut stream = from.inside(|| Ok(TcpStream::connect(SocketAddr::new(address, port))?))?;
+    ensure!(read_line(&mut stream)? == name, "the greeting");
     let mut writer = stream.try_clone()?;
     let heard = std::thread::scope(|scope| -> Result<Vec<u8>> {
         let writes = scope.spawn(|| writer.write_all(&sent));
@@ -66,14 +66,20 @@ fn much_comes_whole(g: &Gate<'_>, (address, port): (IpAddr, u16)) -> Result<()> 
         Ok(heard)
     })?;
     ensure!(heard == sent, "what comes back is what was sent");
+    Ok(())
+}
+
+/// A datagram in pieces, likewise.
+pub fn pieces_come_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str) -> Result<()> {
+    let sent = [7; 2000];
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = g.s.cluster.outside().inside(|| Ok(UdpSocket::bind(any)?))?;
+    let socket = from.inside(|| Ok(UdpSocket::bind(any)?))?;
     socket.connect(SocketAddr::new(address, port))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(&sent[..2000])?;
     let mut heard = vec![0; 4096];
+    socket.send(&sent)?;
     let length = socket.recv(&mut heard)?;
-    ensure!(heard[..length] == [b"node1\n", &sent[..2000]].concat(), "so does a datagram in pieces");
+    ensure!(heard[..length] == [name.as_bytes(), b"\n", &sent[..]].concat(), "so does a datagram in pieces");
     Ok(())
 }
 
@@ -90,7 +96,8 @@ fn reached(g: &mut Gate<'_>, program: &str) -> Result<()> {
     ensure!(is_there(g)?, "{:?}", attached(g.s.node.namespace())?);
     let mut live = Vec::new();
     for door in &doors {
-        much_comes_whole(g, *door)?;
+        much_comes_whole(g.s.cluster.outside(), *door, "node1")?;
+        pieces_come_whole(g.s.cluster.outside(), *door, "node1")?;
         live.push(Connection::open(g.s.cluster.outside(), door.0, door.1)?);
     }
     g.s.node.agent.kill()?;

@@ -343,7 +343,7 @@ fn the_agent_finds_the_root_by_itself_and_lets_go_of_it_when_it_is_told_so() -> 
         wait::wait_until("this process is in it", wait::PATIENCE, || Ok(met(s)? == Outcome::Allowed))?;
         s.node.agent.stop()?;
         let mut arguments = s.node.agent.arguments().to_vec();
-        arguments.extend(["--cgroup".into(), "none".into()]);
+        arguments.extend(["--cgroup".into(), "off".into()]);
         s.node.agent.set_arguments(arguments);
         s.node.start()?;
         ensure!(met(s)? != Outcome::Allowed && !s.node.bpffs().join("sockets").exists(), "former programs are left");

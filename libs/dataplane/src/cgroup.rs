@@ -27,7 +27,9 @@ pub enum Cgroup {
     Root,
     /// The one at this path.
     At(PathBuf),
-    /// None: the node's own sockets do not reach services by this agent.
+    /// There is none: the node's own packets are led to services one by one.
+    None,
+    /// Nobody shall: the node's own sockets do not reach services by this agent.
     Off,
 }
 
@@ -48,7 +50,7 @@ impl Place {
     /// In words: it is not there, or none of version 2.
     pub fn find(cgroup: &Cgroup) -> Result<Option<Self>, String> {
         let path = match cgroup {
-            Cgroup::Off => return Ok(None),
+            Cgroup::None | Cgroup::Off => return Ok(None),
             Cgroup::At(path) => path.clone(),
             Cgroup::Root => {
                 let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;

@@ -19,13 +19,16 @@ use std::{
 const FIRST: u16 = 1;
 /// Among the filters of that priority; the number of our routes' protocol.
 const HANDLE: u32 = 84;
+/// The next, for one that shares an interface's side and priority with another of ours: which of the two is first is all one.
+const SECOND_HANDLE: u32 = 85;
 
 /// How the filter of a hook is known, on any kernel and after any restart.
 fn filter(hook: Hook, ifindex: u32) -> Filter {
     let name = format!("tortie/{}", hook.program());
     // A program that has one of ours before it comes right after that one.
-    let priority = if hook.after().is_some() { FIRST + 1 } else { FIRST };
-    Filter { interface: Ifindex(ifindex), side: hook.side(), priority, handle: HANDLE, name, program: None }
+    let priority = if matches!(hook, Hook::FromUplink | Hook::ToHostEndpoint) { FIRST + 1 } else { FIRST };
+    let handle = if hook == Hook::FromNode { SECOND_HANDLE } else { HANDLE };
+    Filter { interface: Ifindex(ifindex), side: hook.side(), priority, handle, name, program: None }
 }
 
 fn is_ours(found: &Filter, hook: Hook) -> bool {

@@ -136,6 +136,7 @@ impl Dataplane {
         let links = Links::new(programs, &bpffs, platform.attached_by);
         let links = links.map_err(|error| OpenError::Netlink { reason: error.to_string() })?;
         let mut node = Reconciler::new(network, links, tables, uplink.clone(), state_dir);
+        (node.asks_by_packet, node.keeps_asked) = (sockets.leads_packets(), sockets.are_new());
         let everywhere = node.start()?;
         growth::finish(&pins::maps_dir(&bpffs), everywhere)?;
         if let Err(error) = node.guards.programs().forget_others() {
@@ -198,10 +199,14 @@ impl Dataplane {
         looked
     }
 
-    /// The node's own sockets: at which cgroup they reach services, or why they do not.
+    /// The node's own sockets, in words: at which cgroup they reach services, or how else and why; or why they do not.
     #[must_use]
-    pub const fn sockets(&self) -> &Sockets {
-        &self.sockets
+    pub fn sockets(&self) -> String {
+        match self.sockets.leads_packets() && !self.node.leads_own() {
+            true => "do not reach services yet: their packets are to be led there one by one, by lo and the uplink"
+                .to_owned(),
+            false => self.sockets.to_string(),
+        }
     }
 
     /// Whether what processes of this node answer leaves by the uplink in a service's name, where it was asked by that.
@@ -373,6 +378,10 @@ fn clear(network: &mut impl Network, state_dir: &Path) -> Vec<String> {
         }
         Err(error) => left.push(in_full(&error)),
     }
-    left.extend(uplink::give_back(network, state_dir).err().map(|error| format!("the uplink's sysctls: {error}")));
+    left.extend(
+        uplink::give_back(network, state_dir)
+            .err()
+            .map(|error| format!("the sysctls of the uplink and loopback: {error}")),
+    );
     left
 }

@@ -148,9 +148,8 @@ impl Links {
     }
 
     fn put_link_anew(&mut self, hook: Hook, ifindex: u32) -> Result<FdLink, tcx::Failure> {
-        let before =
-            hook.after().filter(|before| matches!(self.attached.get(&(ifindex, *before)), Some(Held::Link(_))));
-        let before = before.and_then(|before| self.programs.known(before));
+        let is_link = |before: &&Hook| matches!(self.attached.get(&(ifindex, **before)), Some(Held::Link(_)));
+        let before = hook.after().iter().find(is_link).and_then(|before| self.programs.known(*before));
         let order = match before {
             Some(before) => LinkOrder::after_program(before)?,
             None => LinkOrder::first(),
@@ -183,13 +182,13 @@ impl Links {
     /// What is wrong at a hook.
     fn found(&self, hook: Hook, ifindex: u32) -> Result<Option<&'static str>, tcx::Failure> {
         let Some(program) = self.programs.known(hook) else { return Ok(Some(DETACHED)) };
-        let before = hook.after().and_then(|before| self.programs.known(before));
+        let before: Vec<_> = hook.after().iter().filter_map(|before| self.programs.known(*before)).collect();
         Ok(match self.attached.get(&(ifindex, hook)) {
             Some(Held::Filter) => {
                 let is_there = clsact::is_attached(program, hook, ifindex, &mut Socket::open()?)?;
                 (!is_there).then_some(DETACHED)
             }
-            Some(Held::Link(_)) => match tcx::place(program, before, hook, ifindex)? {
+            Some(Held::Link(_)) => match tcx::place(program, &before, hook, ifindex)? {
                 Some(0) => (!tcx::is_pinned(hook, ifindex, &self.dir)).then_some(UNPINNED),
                 Some(_) => Some(PUSHED_BACK),
                 None => Some(DETACHED),

@@ -28,6 +28,7 @@ use std::{
 mod answers;
 mod hosts;
 mod look;
+mod own;
 
 /// The hooks of a pod's interface.
 const POD_HOOKS: [Hook; 2] = [Hook::FromWorkload, Hook::ToWorkload];
@@ -51,6 +52,10 @@ pub struct Reconciler<N, G, S> {
     pub hosts_in_force: BTreeSet<IfaceName>,
     /// What holds for the node as a whole, as wanted.
     pub wanted_of_node: NodeSpec,
+    /// The node's own packets are led to services one by one, for nobody asks when its sockets call.
+    pub asks_by_packet: bool,
+    /// They were by a former agent, and are not any more: what they opened goes on.
+    pub keeps_asked: bool,
     /// A foreign proxy translates, or did, or its rules are there: what it has opened still goes through the stack.
     translates: bool,
     /// A pass said what is wanted.
@@ -117,6 +122,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             hosts: BTreeMap::new(),
             hosts_in_force: BTreeSet::new(),
             wanted_of_node: NodeSpec::default(),
+            asks_by_packet: false,
+            keeps_asked: false,
             translates: false,
             has_passed: false,
             uplink,
@@ -178,6 +185,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         laps.lap("list");
         self.facts = look::facts(self.names_of_interest(), &pass.seen);
         self.guard(&mut pass);
+        self.guard_own(&mut pass);
         self.guard_answers(&mut pass, desired);
         laps.lap("guard");
         let is_committed = self.guard_leaving(&mut pass) && self.commit(&mut pass, desired);
@@ -232,7 +240,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     fn guard_uplink(&mut self, name: &IfaceName, seen: &Seen) -> Result<(), String> {
         let link = seen.links.get(name).ok_or("there is no such interface; give the node's own with --uplink")?;
-        uplink::prepare(&mut self.network, name, &self.state_dir)?;
+        uplink::prepare(&mut self.network, (name, uplink::UPLINK), &self.state_dir)?;
         self.guards.attach(Hook::FromUplink, link.index.0).map_err(|error| in_full(&error))
     }
 

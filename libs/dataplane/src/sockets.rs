@@ -40,22 +40,26 @@ struct Held {
     link: Option<FdLink>,
 }
 
-/// The programs of sockets; in words, what becomes of the node's own.
+/// The programs of sockets; in words, what becomes of the node's own where nothing fails.
 #[derive(Debug)]
 pub struct Sockets {
     bpffs: PathBuf,
     place: Option<Place>,
     held: Vec<Held>,
-    /// Why they are attached nowhere, though they should be.
-    lacks: Option<String>,
+    /// Why they are attached nowhere.
+    lacks: String,
+    /// Where they are not, packets are led one by one.
+    by_packet: bool,
+    /// A former agent's were attached.
+    were_attached: bool,
 }
 
 impl fmt::Display for Sockets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.place, &self.lacks) {
-            (Some(place), _) => write!(f, "reach services, by {}", place.path.display()),
-            (None, Some(why)) => write!(f, "do not reach services: {why}"),
-            (None, None) => f.write_str("do not reach services: cgroup is none"),
+        match &self.place {
+            Some(place) => write!(f, "reach services, by {}", place.path.display()),
+            None if self.by_packet => write!(f, "reach services packet by packet: {}", self.lacks),
+            None => write!(f, "do not reach services: {}", self.lacks),
         }
     }
 }
@@ -63,13 +67,18 @@ impl fmt::Display for Sockets {
 impl Sockets {
     /// Has them run at the cgroup: in the links of a former agent, or in new ones. Where none shall be, former ones go.
     pub(crate) fn start(programs: &Programs, bpffs: &Path, cgroup: &Cgroup, netns_cookie: u64) -> Self {
-        let mut sockets = Self { bpffs: bpffs.to_owned(), place: None, held: Vec::new(), lacks: None };
+        let by_packet = *cgroup != Cgroup::Off;
+        let (bpffs, lacks) = (bpffs.to_owned(), format!("cgroup is {}", if by_packet { "none" } else { "off" }));
+        let mut sockets = Self { bpffs, place: None, held: Vec::new(), lacks, by_packet, were_attached: false };
+        sockets.were_attached = sockets.dir().exists();
         let started = Place::find(cgroup).and_then(|place| match place {
             Some(_) if netns_cookie == 0 => Err("the kernel does not tell network namespaces apart".to_owned()),
             Some(place) => sockets.attach_all(programs, place).map_err(|error| in_full(error.as_ref())),
             None => Ok(()),
         });
-        sockets.lacks = started.err();
+        if let Err(why) = started {
+            sockets.lacks = why;
+        }
         if sockets.place.is_none()
             && let Err(error) = sockets.end()
         {
@@ -103,6 +112,16 @@ impl Sockets {
     /// Whether they run.
     pub(crate) const fn is_attached(&self) -> bool {
         self.place.is_some()
+    }
+
+    /// Whether the node's own packets are led to services one by one instead.
+    pub(crate) const fn leads_packets(&self) -> bool {
+        self.by_packet && !self.is_attached()
+    }
+
+    /// Whether they run, and no former agent's did: until then packets may have been led one by one.
+    pub(crate) const fn are_new(&self) -> bool {
+        self.is_attached() && !self.were_attached
     }
 
     /// Looks at every hook, and puts right what others did to it. Says what was found.

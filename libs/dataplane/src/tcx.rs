@@ -28,20 +28,20 @@ pub fn replace(program: &mut SchedClassifier, hook: Hook, ifindex: u32, dir: &Pa
     swap(program, PinnedLink::from_pin(pin_of(hook, ifindex, dir))?.into())
 }
 
-/// The program's place in the line at its hook, the one that is to be before it left out; `None`: it is not in it.
+/// The program's place in the line at its hook, those that are to be before it left out; `None`: it is not in it.
 ///
 /// # Errors
 /// The kernel does not say.
 pub fn place(
     program: &SchedClassifier,
-    before: Option<&SchedClassifier>,
+    before: &[&SchedClassifier],
     hook: Hook,
     ifindex: u32,
 ) -> Result<Option<usize>, Failure> {
     let own = program.info()?.id();
-    let before = before.map(|before| before.info().map(|info| info.id())).transpose()?;
+    let before = before.iter().map(|before| before.info().map(|info| info.id())).collect::<Result<Vec<_>, _>>()?;
     let (_, line) = SchedClassifier::query_tcx(ifindex, attach_type(hook))?;
-    Ok(line.iter().filter(|found| Some(found.id()) != before).position(|found| found.id() == own))
+    Ok(line.iter().filter(|found| !before.contains(&found.id())).position(|found| found.id() == own))
 }
 
 /// Whether the link is pinned.

@@ -1,5 +1,5 @@
-//! The uplink's settings: what forwarding by route asks of it, and how it gets back what it had.
-//! In: the interface's name and the state directory. Out: forwarding on it, its former settings in a file.
+//! Settings of the uplink, and of loopback where the node's own packets are led to services: what they need, and how it is given back.
+//! In: the interface's name and the state directory. Out: settings that are made, the former ones in a file.
 //! Invariant: a setting is written down before it is changed, and the first value written down stays.
 //! Never: a setting of `all` or `default`; router advertisements that were accepted stay accepted.
 
@@ -15,26 +15,42 @@ use std::{
 /// What was there before: path below /proc/sys/net, and its value.
 type Former = BTreeMap<String, String>;
 
-/// Settings in the order they are made, the value they are changed from (`None`: any other), and to. The stack turns
-/// router advertisements away from an interface that forwards, unless `accept_ra` is 2.
-const SETTINGS: [(&str, Option<&str>, &str); 4] = [
-    ("ipv6/conf/UPLINK/accept_ra", Some("1"), "2"),
-    ("ipv4/conf/UPLINK/forwarding", None, "1"),
-    ("ipv6/conf/UPLINK/forwarding", None, "1"),
+/// Settings in the order they are made: their family and name, the value they are changed from (`None`: any other), and to.
+pub type Settings = &'static [((&'static str, &'static str), Option<&'static str>, &'static str)];
+
+/// What forwarding by route asks of the uplink. The stack turns router advertisements away from an interface that forwards, unless
+/// `accept_ra` is 2.
+pub const UPLINK: Settings = &[
+    (("ipv6", "accept_ra"), Some("1"), "2"),
+    (("ipv4", "forwarding"), None, "1"),
+    (("ipv6", "forwarding"), None, "1"),
     // For pods' packets that the programs leave to the stack (see `host`); Linux 6.17 and later have it.
-    ("ipv6/conf/UPLINK/force_forwarding", None, "1"),
+    (("ipv6", "force_forwarding"), None, "1"),
+];
+
+/// What loopback needs where the node's own packets are led to services: what comes in there again has a source of the node's own, or a
+/// service's, which is routed elsewhere; and the way to a backend is asked as from there.
+pub const LOOPBACK: Settings = &[
+    (("ipv4", "accept_local"), None, "1"),
+    (("ipv4", "rp_filter"), None, "2"),
+    (("ipv4", "forwarding"), None, "1"),
+    (("ipv6", "forwarding"), None, "1"),
 ];
 
 fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("sysctls.json")
 }
 
-/// Lets the uplink forward.
+/// Makes an interface's settings.
 ///
 /// # Errors
 /// In words: which setting or file, and why.
-pub fn prepare(network: &mut impl Network, uplink: &IfaceName, state_dir: &Path) -> Result<(), String> {
-    for (path, found, value) in to_change(network, uplink)? {
+pub fn prepare(
+    network: &mut impl Network,
+    (interface, settings): (&IfaceName, Settings),
+    state_dir: &Path,
+) -> Result<(), String> {
+    for (path, found, value) in to_change(network, (interface, settings))? {
         let mut former = read(state_dir)?;
         former.entry(path.clone()).or_insert(found);
         write(state_dir, &former).map_err(|error| format!("{}: {error}", file(state_dir).display()))?;
@@ -47,19 +63,22 @@ pub fn prepare(network: &mut impl Network, uplink: &IfaceName, state_dir: &Path)
 ///
 /// # Errors
 /// In words: a setting cannot be read.
-pub fn off(network: &impl Network, uplink: &IfaceName) -> Result<Vec<String>, String> {
-    let off = to_change(network, uplink)?;
+pub fn off(network: &impl Network, of: (&IfaceName, Settings)) -> Result<Vec<String>, String> {
+    let off = to_change(network, of)?;
     Ok(off.into_iter().map(|(path, found, _)| format!("{path} was {found}")).collect())
 }
 
 /// Settings that are not as they should be: path, value found, value wanted.
-fn to_change(network: &impl Network, uplink: &IfaceName) -> Result<Vec<(String, String, &'static str)>, String> {
+fn to_change(
+    network: &impl Network,
+    (interface, settings): (&IfaceName, Settings),
+) -> Result<Vec<(String, String, &'static str)>, String> {
     let mut off = Vec::new();
-    for (setting, only_over, value) in SETTINGS {
-        let path = setting.replace("UPLINK", &uplink.0);
+    for ((family, name), only_over, value) in settings {
+        let path = format!("{family}/conf/{interface}/{name}");
         let Some(found) = setting_of(network, &path)? else { continue };
-        if found != value && only_over.is_none_or(|former| found == former) {
-            off.push((path, found, value));
+        if found != *value && only_over.is_none_or(|former| found == former) {
+            off.push((path, found, *value));
         }
     }
     Ok(off)
@@ -93,7 +112,7 @@ fn read(state_dir: &Path) -> Result<Former, String> {
         Ok(text) => serde_json::from_str(&text).map_err(|error| {
             let path = path.display();
             format!(
-                "{path}: {error}; it holds the uplink's former sysctls: mend it, or delete it to keep the present ones"
+                "{path}: {error}; it holds the uplink's and loopback's former sysctls: mend it, or delete it to keep the present ones"
             )
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Former::new()),

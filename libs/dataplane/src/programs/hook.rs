@@ -20,17 +20,20 @@ pub enum Hook {
     ToHostEndpoint,
     /// Egress of the uplink, where processes of this node's answer in a service's name.
     ToUplink,
+    /// Egress of the uplink and of loopback, where sockets of this node's are asked nothing when they call.
+    FromNode,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::FromWorkload,
         Self::ToWorkload,
         Self::FromUplink,
         Self::FromHostEndpoint,
         Self::ToHostEndpoint,
         Self::ToUplink,
+        Self::FromNode,
     ];
 
     /// The program's name in the object.
@@ -43,6 +46,7 @@ impl Hook {
             Self::FromHostEndpoint => "from_host_endpoint",
             Self::ToHostEndpoint => "to_host_endpoint",
             Self::ToUplink => "to_uplink",
+            Self::FromNode => "from_node",
         }
     }
 
@@ -51,7 +55,7 @@ impl Hook {
     pub const fn side(self) -> Side {
         match self {
             Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint => Side::Ingress,
-            Self::ToWorkload | Self::ToHostEndpoint | Self::ToUplink => Side::Egress,
+            Self::ToWorkload | Self::ToHostEndpoint | Self::ToUplink | Self::FromNode => Side::Egress,
         }
     }
 
@@ -65,17 +69,19 @@ impl Hook {
             Self::FromHostEndpoint => "from_host_endpoint_dry",
             Self::ToHostEndpoint => "to_host_endpoint_dry",
             Self::ToUplink => "to_uplink_dry",
+            Self::FromNode => "from_node_dry",
         }
     }
 
-    /// The one that comes before it where both sit: a host endpoint's rules are asked of what its interface takes in at all, and
-    /// of what leaves it under the address that it leaves by.
+    /// Those that come before it where they sit beside it, the last of them first: a host endpoint's rules are asked of what its
+    /// interface takes in at all, and of what leaves it for the address and under the address that it leaves by.
     #[must_use]
-    pub const fn after(self) -> Option<Self> {
+    pub const fn after(self) -> &'static [Self] {
         match self {
-            Self::FromUplink => Some(Self::FromHostEndpoint),
-            Self::ToHostEndpoint => Some(Self::ToUplink),
-            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::ToUplink => None,
+            Self::FromUplink => &[Self::FromHostEndpoint],
+            Self::ToHostEndpoint => &[Self::ToUplink, Self::FromNode],
+            Self::ToUplink => &[Self::FromNode],
+            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::FromNode => &[],
         }
     }
 
@@ -92,6 +98,7 @@ impl Hook {
             Self::FromWorkload | Self::ToWorkload => &[Self::FromWorkload, Self::ToWorkload],
             Self::FromUplink => &[Self::FromUplink],
             Self::ToUplink => &[Self::ToUplink],
+            Self::FromNode => &[Self::FromNode],
             Self::FromHostEndpoint | Self::ToHostEndpoint => &[Self::FromHostEndpoint, Self::ToHostEndpoint],
         }
     }

@@ -165,7 +165,10 @@ impl Network for Handle {
 
     fn set(&mut self, path: &str, value: &str) -> Result<(), SysctlError> {
         let mut kernel = self.kernel.borrow_mut();
-        assert!(path.contains("/conf/cali") || path.contains("/conf/eth0/"), "{path} is not ours to set");
+        assert!(
+            ["/conf/cali", "/conf/eth0/", "/conf/lo/"].iter().any(|own| path.contains(own)),
+            "{path} is not ours to set"
+        );
         let failed = |source| SysctlError::Access { operation: "write", path: path.into(), source };
         kernel.call(Some(format!("set {path} {value}"))).map_err(failed)?;
         kernel.settings.insert(path.into(), value.into());

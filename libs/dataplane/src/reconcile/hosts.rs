@@ -21,7 +21,7 @@ pub const HOST_HOOKS: [Hook; 2] = [Hook::FromHostEndpoint, Hook::ToHostEndpoint]
 
 /// Whether a program at this hook goes while its interface stays.
 pub fn may_be_released(hook: Hook) -> bool {
-    HOST_HOOKS.contains(&hook) || hook == Hook::ToUplink
+    HOST_HOOKS.contains(&hook) || matches!(hook, Hook::ToUplink | Hook::FromNode)
 }
 
 /// What a host endpoint is called where something is wrong with it.
@@ -124,6 +124,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         for (index, hook) in self.guards.held() {
             let is_needed = match hook {
                 Hook::ToUplink => self.may_answer(index),
+                Hook::FromNode => self.asks_by_packet || self.keeps_asked,
                 hook => (self.translates && hook == Hook::ToHostEndpoint) || kept.contains(&index),
             };
             if !is_needed

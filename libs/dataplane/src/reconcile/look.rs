@@ -15,7 +15,7 @@ use crate::{
 };
 use calc::{EndpointSpec, Latest};
 use model::{AttachmentId, IfaceName};
-use netlink::Link;
+use netlink::{LOOPBACK, Link};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Pods whose settings one look reads: files, and so the dearest thing to look at.
@@ -79,6 +79,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let mut hooks: Vec<(Hook, &Link)> = pods.flat_map(|link| POD_HOOKS.map(|hook| (hook, link))).collect();
         let uplink = self.uplink.as_ref().and_then(|name| seen.links.get(name));
         // Each before what takes its place after it.
+        hooks.extend(self.own_links(seen).map(|link| (Hook::FromNode, link)));
         hooks.extend(uplink.map(|link| (Hook::ToUplink, link)));
         let own = self.hosts.keys().filter_map(|name| seen.links.get(name));
         hooks.extend(own.flat_map(|link| HOST_HOOKS.map(|hook| (hook, link))));
@@ -111,14 +112,17 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         is_unguarded
     }
 
-    /// Settings of the uplink and of the next few pods.
+    /// Settings of the uplink, of loopback and of the next few pods.
     fn look_at_settings(&mut self, seen: &Seen, looked: &mut Looked) {
-        if let Some(name) = self.uplink.as_ref().filter(|name| seen.links.contains_key(name)) {
-            let off = uplink::off(&self.network, name);
-            if let Some(found) = found_off(name, off, looked) {
-                match uplink::prepare(&mut self.network, name, &self.state_dir) {
+        let uplink = self.uplink.iter().filter(|name| seen.links.contains_key(name));
+        let loopback = seen.links.values().filter(|link| link.index == LOOPBACK && self.asks_by_packet);
+        let loopback = loopback.map(|link| (&link.name, uplink::LOOPBACK));
+        for interface in uplink.map(|name| (name, uplink::UPLINK)).chain(loopback) {
+            let off = uplink::off(&self.network, interface);
+            if let Some(found) = found_off(interface.0, off, looked) {
+                match uplink::prepare(&mut self.network, interface, &self.state_dir) {
                     Ok(()) => found.into_iter().for_each(|text| looked.repaired(DriftKind::Setting, text)),
-                    Err(reason) => looked.failed(name, "set the uplink's sysctls again", reason),
+                    Err(reason) => looked.failed(interface.0, "set its sysctls again", reason),
                 }
             }
         }

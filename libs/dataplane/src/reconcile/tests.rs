@@ -29,6 +29,7 @@ use std::{
 };
 
 mod answers;
+mod own;
 
 const UPLINK: u32 = 2;
 const OTHER: u32 = 3;
