@@ -6,6 +6,7 @@
 mod balancers;
 mod definitions;
 mod felix;
+mod image;
 mod policy;
 mod story;
 mod told;

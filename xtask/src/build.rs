@@ -65,6 +65,17 @@ pub fn measured(paths: &Paths, console: &Console) -> Result<Measured> {
     Ok(Measured::of(paths))
 }
 
+/// Builds what is shipped: the agent and the CNI binary, static both. Says where they are.
+pub fn shipped(paths: &Paths, console: &Console) -> Result<(PathBuf, PathBuf)> {
+    let mut agent = paths.cargo(&["build", "--package", "agent", "--release", "--target", MUSL]);
+    // What is C in it needs no C library.
+    agent.env("CC_x86_64_unknown_linux_musl", "gcc");
+    console.run("build the agent, optimised and static", &mut agent)?;
+    console.run(CNI_BINARY.0, &mut paths.cargo(CNI_BINARY.1))?;
+    let built = paths.target.join(MUSL);
+    Ok((built.join("release/tortie"), built.join("cni/tortie-cni")))
+}
+
 impl Programs {
     /// Where the builds leave them.
     pub fn of(paths: &Paths) -> Self {

@@ -11,6 +11,7 @@ mod crds;
 mod ebpf;
 mod fuzz;
 mod golang;
+mod image;
 mod launch;
 mod paths;
 mod setup;
@@ -99,8 +100,10 @@ enum Chore {
     Tidy,
     /// Write docs/conformance.md: which known behaviours which tests hold.
     Conformance,
-    /// Write deploy/crds: the definitions of Calico's kinds, from the types by which they are read.
+    /// Write deploy/crds, the definitions of Calico's kinds, from the types by which they are read.
     Crds,
+    /// Build the container image, an OCI layout in one file, for `ctr image import`, `podman load` or `skopeo copy`.
+    Image,
     /// What a change must pass: setup, then every test.
     Ci,
 }
@@ -138,6 +141,7 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Tidy => console.inline("house rules", || tidy::tidy(&paths))?,
         Chore::Conformance => conformance::write(&paths, &console)?,
         Chore::Crds => crds::write(&paths, &console)?,
+        Chore::Image => println!("{}", image::build(&paths, &console)?.display()),
         Chore::Ci => {
             setup::setup(&paths, &console)?;
             return Ok(test::test(&paths, &console, test::Level::All));

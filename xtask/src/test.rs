@@ -6,7 +6,7 @@
 use crate::{
     budget,
     build::{self, Programs},
-    ebpf, fuzz, golang,
+    ebpf, fuzz, golang, image,
     paths::Paths,
     setup::is_root,
     step::Console,
@@ -169,6 +169,7 @@ impl Run<'_> {
         self.build();
         self.work(golang::control_plane);
         self.work(golang::whole_node);
+        self.work(image::build);
         let mut tests = self.kernel_tests("apiserver");
         // Each has a control plane of its own.
         tests.args(["--test-threads", "2"]);
@@ -195,6 +196,7 @@ impl Run<'_> {
         command.env("TORTIE_AGENT", programs.agent).env("TORTIE_CNI", programs.cni);
         command.env("TORTIE_CNITOOL", golang::cnitool_path(self.paths));
         command.env("TORTIE_KUBERNETES", golang::kubernetes_dir(self.paths));
+        command.env("TORTIE_IMAGE", image::path(self.paths));
         command
     }
 
