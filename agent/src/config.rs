@@ -96,6 +96,9 @@ pub struct Settings {
     /// Where tortie-cni and the read commands find the agent [default: /run/tortie/tortie.sock]
     #[arg(long, env = "TORTIE_SOCKET")]
     socket: Option<PathBuf>,
+    /// The configuration for container runtimes, written here once pods can be served [default: none is written]
+    #[arg(long, env = "TORTIE_CNI_CONF", value_name = "FILE")]
+    cni_conf: Option<PathBuf>,
     /// Where maps and links are pinned [default: /sys/fs/bpf/tortie]
     #[arg(long, env = "TORTIE_BPFFS")]
     bpffs: Option<PathBuf>,
@@ -170,6 +173,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The agent's socket.
     pub socket: PathBuf,
+    /// Where the configuration for container runtimes is written, if it is.
+    pub cni_conf: Option<PathBuf>,
     /// Pins.
     pub bpffs: PathBuf,
     /// Interface towards the network, if it was given.
@@ -277,6 +282,7 @@ impl Settings {
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             state_dir: self.state_dir.or(file.state_dir),
             socket: self.socket.or(file.socket),
+            cni_conf: self.cni_conf.or(file.cni_conf),
             bpffs: self.bpffs.or(file.bpffs),
             uplink: self.uplink.or(file.uplink),
             mtu: self.mtu.or(file.mtu),
@@ -310,6 +316,7 @@ impl Settings {
             datastore: datastore(self.datastore, self.kubeconfig)?,
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
+            cni_conf: self.cni_conf,
             bpffs: self.bpffs.unwrap_or_else(|| BPFFS.into()),
             uplink: self.uplink.map(interface_name).transpose()?,
             mtu: self.mtu.map(mtu).transpose()?,

@@ -18,6 +18,7 @@ mod gates;
 mod health;
 mod health_ports;
 mod http;
+mod install;
 mod journal;
 mod kernel;
 mod led;
@@ -111,6 +112,12 @@ enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Put the CNI plugin that lies beside this program where container runtimes look for it
+    Install {
+        /// The runtime's folder of plugins
+        #[arg(long, env = "TORTIE_CNI_BIN", value_name = "DIR", default_value = "/opt/cni/bin")]
+        cni_bin: PathBuf,
+    },
     /// Take away everything a stopped agent left in the kernel: its pods are then cut off until an agent runs again
     Cleanup {
         /// The agent's state directory
@@ -122,6 +129,15 @@ enum Command {
         /// The agent's socket
         #[arg(long, env = "TORTIE_SOCKET", default_value = SOCKET)]
         socket: PathBuf,
+        /// The configuration for container runtimes, if the agent wrote one: it goes first
+        #[arg(long, env = "TORTIE_CNI_CONF", value_name = "FILE")]
+        cni_conf: Option<PathBuf>,
+        /// The runtime's folder of plugins, if the plugin is to go, too: it stays as long as pods need it for their end
+        #[arg(long, env = "TORTIE_CNI_BIN", value_name = "DIR")]
+        cni_bin: Option<PathBuf>,
+        /// Then wait for a signal: for a DaemonSet, whose containers may not end
+        #[arg(long)]
+        wait: bool,
     },
     /// Print the version
     Version,
@@ -209,8 +225,17 @@ fn main() -> ExitCode {
                 Err(error) => failed(2, Err(error)),
             }
         }
-        Command::Cleanup { state_dir, bpffs, socket } => {
-            failed(1, run::cleanup(&state_dir, &bpffs, &socket).map(|done| println!("{done}")))
+        Command::Install { cni_bin } => failed(1, install::plugin(&cni_bin).map(|done| println!("{done}"))),
+        Command::Cleanup { state_dir, bpffs, socket, cni_conf, cni_bin, wait } => {
+            let left = run::Left {
+                state_dir: &state_dir,
+                bpffs: &bpffs,
+                socket: &socket,
+                cni_conf: cni_conf.as_deref(),
+                cni_bin: cni_bin.as_deref(),
+            };
+            let done = run::cleanup(&left).map(|done| println!("{done}"));
+            failed(1, if wait { done.and_then(|()| run::wait_for_signal()) } else { done })
         }
         Command::Version => {
             println!("tortie {}", env!("CARGO_PKG_VERSION"));

@@ -12,6 +12,7 @@ use crate::{
     felix::{Filter, Logging},
     health::Health,
     health_ports::HealthPorts,
+    install::{self, Conflist},
     journal::{self, Journal},
     lock,
     metrics::Metrics,
@@ -105,7 +106,8 @@ pub fn run(config: &Config, filter: Option<Filter>) -> Result<()> {
     {
         warn!("metrics cannot be asked at {address}: {error}");
     }
-    follow(&mut agent, &events, &health)
+    let conflist = config.cni_conf.as_deref().map(|path| Conflist::new(path, &config.socket));
+    follow(&mut agent, &events, &health, conflist.as_ref())
 }
 
 /// Metrics read the maps by handles of their own.
@@ -209,15 +211,33 @@ fn stop_on_signals(owner: SyncSender<Event>) -> Result<()> {
     Ok(())
 }
 
-fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Health) -> Result<()> {
+/// Runtimes call for pods from then on.
+fn invite(conflist: &Conflist) {
+    match conflist.put() {
+        Ok(true) => info!("runtimes may call for pods: their configuration is written"),
+        Ok(false) => {}
+        Err(error) => warn!("runtimes do not call for pods: {error}"),
+    }
+}
+
+fn follow(
+    agent: &mut Agent<Dataplane>,
+    events: &Receiver<Event>,
+    health: &Health,
+    conflist: Option<&Conflist>,
+) -> Result<()> {
     let mut tick = Instant::now() + TICK;
     let mut looked = Instant::now();
     let mut look = looked + LOOK;
-    let mut is_lean = false;
+    let (mut is_lean, mut is_invited) = (false, false);
     // When to look at what the kernel told of.
     let mut told = None;
     loop {
         health.beat(agent.ready());
+        if let Some(conflist) = conflist.filter(|_| agent.ready() && !is_invited) {
+            invite(conflist);
+            is_invited = true;
+        }
         let sweep = if agent.to_sweep { Instant::now() + SWEEP } else { look };
         // While a sweep waits no program is moved: what is due then must not wake us again and again.
         let upgrade = agent.to_upgrade.filter(|_| !agent.to_sweep);
@@ -260,13 +280,40 @@ fn follow(agent: &mut Agent<Dataplane>, events: &Receiver<Event>, health: &Healt
             if agent.ready() && !std::mem::replace(&mut is_lean, true) {
                 dataplane::heap::give_back();
             }
+            // What others took away is written again, and what failed is tried.
+            is_invited = false;
             tick = Instant::now() + TICK;
         }
     }
 }
 
+/// What an agent left, and where.
+pub struct Left<'a> {
+    /// Its private state.
+    pub state_dir: &'a Path,
+    /// Its pins.
+    pub bpffs: &'a Path,
+    /// Its socket.
+    pub socket: &'a Path,
+    /// The configuration for runtimes, if it wrote one.
+    pub cni_conf: Option<&'a Path>,
+    /// The folder of the plugin, if it is to go.
+    pub cni_bin: Option<&'a Path>,
+}
+
+/// Until a signal ends this program.
+pub fn wait_for_signal() -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    signals.forever().next();
+    Ok(())
+}
+
 /// `tortie cleanup`: everything an agent left, with the agent stopped. Says what went and what stays.
-pub fn cleanup(state_dir: &Path, bpffs: &Path, socket: &Path) -> Result<String> {
+pub fn cleanup(left: &Left<'_>) -> Result<String> {
+    let Left { state_dir, bpffs, socket, cni_conf, cni_bin } = *left;
+    // Nobody shall call for a pod that cannot be served.
+    cni_conf.map(install::remove_conflist).transpose()?;
     let _state = lock::lock(state_dir)?;
     drop(lock::pins(bpffs)?);
     serve::clear(socket)?;
@@ -279,13 +326,17 @@ pub fn cleanup(state_dir: &Path, bpffs: &Path, socket: &Path) -> Result<String> 
         _ => {}
     }
     let (journal, damaged) = Journal::open(state_dir)?;
+    let records = journal.all().count() + damaged.len();
+    if let Some(folder) = cni_bin.filter(|_| records == 0) {
+        install::remove_plugin(folder)?;
+    }
     let removed = format!(
         "removed  programs and tables pinned in {}; routes and neighbours of pods; the uplink's settings; {}; {}",
         bpffs.display(),
         socket.display(),
         last_good.display()
     );
-    Ok(match journal.all().count() + damaged.len() {
+    Ok(match records {
         0 => removed,
         records => format!(
             "{removed}\nkept     {records} records of pods in {}, and their addresses in the datastore: an agent started \

@@ -4,9 +4,11 @@
 //! Never: skips; without root or without the programs a test fails and says so.
 
 mod balancers;
+mod container;
 mod definitions;
 mod felix;
 mod image;
+mod install;
 mod policy;
 mod story;
 mod told;

@@ -1,7 +1,7 @@
 //! `bench served`: what an agent costs on a real API server, and how soon a policy that it took is in force.
 //! In: the built programs. Out: from the server's acknowledgement to the first packet refused; memory and a start with a large
 //! cluster; bytes and processor time while pods come and go elsewhere.
-//! Invariant: etcd, API server and agent are as they are shipped, the agent with the rights of `deploy/rbac.yaml`.
+//! Invariant: etcd, API server and agent are as they are shipped, the agent with the rights of `deploy/base/rbac.yaml`.
 //! Never: judges.
 
 mod churn;

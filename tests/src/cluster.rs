@@ -151,7 +151,7 @@ impl Cluster {
     /// # Errors
     /// There is no API server, or kubectl fails.
     pub fn grant(&self) -> Result<()> {
-        self.apply(include_str!("../../deploy/rbac.yaml"))
+        self.apply(include_str!("../../deploy/base/rbac.yaml"))
     }
 
     /// The administrator's kubeconfig, where there is an API server.

@@ -1,10 +1,10 @@
-//! Definitions of kinds for a cluster, written from the types by which the kinds are read.
-//! In: the crate that reads them. Out: `deploy/crds`, with a kustomization.
-//! Invariant: what is written twice is the same; a test of that crate says when it is old.
+//! What is applied to a cluster and written by no hand: definitions of kinds, and one file with everything.
+//! In: the crate that reads the kinds, and the kustomizations. Out: `deploy/crds`, `deploy/tortie.yaml`.
+//! Invariant: what is written twice is the same; a test of that crate, and the house rules, say when it is old.
 //! Never: edits what people write.
 
-use crate::{paths::Paths, step::Console};
-use anyhow::{Context as _, Result};
+use crate::{paths::Paths, sources, step::Console, tidy::deploy};
+use anyhow::{Context as _, Result, anyhow};
 use std::fs;
 
 /// Writes all of it.
@@ -22,5 +22,7 @@ pub fn write(paths: &Paths, console: &Console) -> Result<()> {
     let text = format!(
         "# Written by `cargo xtask crds`.\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{names}"
     );
-    fs::write(folder.join("kustomization.yaml"), text).context("writing the kustomization of definitions")
+    fs::write(folder.join("kustomization.yaml"), text).context("writing the kustomization of definitions")?;
+    let flat = deploy::flat(&sources::read(paths)?).map_err(|reason| anyhow!(reason))?;
+    fs::write(paths.root.join(deploy::FLAT), flat).context("writing the file with everything")
 }

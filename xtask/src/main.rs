@@ -100,7 +100,7 @@ enum Chore {
     Tidy,
     /// Write docs/conformance.md: which known behaviours which tests hold.
     Conformance,
-    /// Write deploy/crds, the definitions of Calico's kinds, from the types by which they are read.
+    /// Write deploy/crds, the definitions of Calico's kinds, from the types by which they are read, and deploy/tortie.yaml.
     Crds,
     /// Build the container image, an OCI layout in one file, for `ctr image import`, `podman load` or `skopeo copy`.
     Image,

@@ -3,6 +3,7 @@
 //! Invariant: a rule is a pure function of text, so that each has a test that sees it catch something.
 //! Never: changes a file.
 
+pub mod deploy;
 mod drops;
 mod layout;
 mod purity;
@@ -29,6 +30,7 @@ pub fn tidy(paths: &Paths) -> Result<()> {
         violations.extend(purity::check(source));
         violations.extend(words::check(source));
     }
+    violations.extend(deploy::check(&sources));
     violations.extend(drops::check(&sources));
     violations.extend(conformance::check(&sources));
     violations.extend(walls::check(&metadata(paths)?)?);

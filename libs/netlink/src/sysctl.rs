@@ -8,9 +8,15 @@ use std::{
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
-const ROOT: &str = "/proc/sys/net";
+/// Where they are. In a container nobody may write there, whatever its rights: an agent's has the node's mounted elsewhere.
+/// Both show the namespace of whoever looks.
+static ROOT: LazyLock<&Path> = LazyLock::new(|| {
+    let mounted = Path::new("/host/proc/sys/net");
+    if mounted.is_dir() { mounted } else { Path::new("/proc/sys/net") }
+});
 
 /// A sysctl that could not be read or set.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +64,7 @@ impl Families {
     /// Of the calling thread's namespace. One that the kernel does not have is left out.
     #[must_use]
     pub fn open() -> Self {
-        Self(["ipv4/", "ipv6/"].map(|family| (family, fs::File::open(Path::new(ROOT).join(family)).ok())))
+        Self(["ipv4/", "ipv6/"].map(|family| (family, fs::File::open(ROOT.join(family)).ok())))
     }
 
     /// As [`read`].
@@ -97,7 +103,7 @@ pub fn write(path: &str, value: &str) -> Result<(), SysctlError> {
 /// Interface names may hold dots, so parts are divided by slashes only.
 fn place(path: &str) -> Result<PathBuf, SysctlError> {
     let good = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
-    if path.split('/').all(good) { Ok(PathBuf::from(ROOT).join(path)) } else { Err(SysctlError::Path(path.to_owned())) }
+    if path.split('/').all(good) { Ok(ROOT.join(path)) } else { Err(SysctlError::Path(path.to_owned())) }
 }
 
 #[cfg(test)]
