@@ -37,7 +37,6 @@ fn cluster() -> Result<Cluster> {
 #[test]
 fn every_overlay_is_taken_and_the_one_file_is_that_for_a_cluster_without_calico() -> Result<()> {
     let cluster = cluster()?;
-    cluster.kubectl(&["create", "namespace", "tortie-system"], "")?;
     let flat = fs::read_to_string(format!("{DEPLOY}/tortie.yaml"))?;
     ensure!(objects(&flat)? == objects(&kustomized(&cluster, "overlays/alone")?)?, "tortie.yaml is another");
     for folder in ["overlays/alone", "overlays/beside-calico", "overlays/without-kube-proxy", "remove"] {
