@@ -5,7 +5,6 @@
 
 use crate::{kernel::Kernel, owner::Agent, setback::Back};
 use model::{Created, ServiceId};
-use service::Kind;
 use std::collections::BTreeSet;
 
 impl<K: Kernel> Agent<K> {
@@ -34,7 +33,7 @@ impl<K: Kernel> Agent<K> {
     /// Services that want room and have none yet, in the order in which they get it.
     fn unserved(&mut self) -> Vec<ServiceId> {
         let wanted = self.world.desired().into_iter().flat_map(|desired| desired.services.values());
-        let wanted = wanted.filter(|balance| balance.kind != Kind::HostPort);
+        let wanted = wanted.filter(|balance| !balance.kind.is_pods());
         let ports: BTreeSet<_> = wanted.map(|balance| balance.of.clone()).collect();
         let held: BTreeSet<_> =
             ports.iter().filter(|port| self.kernel.serves(port)).map(|port| &port.service).collect();

@@ -26,7 +26,7 @@ pub struct Behind {
 /// What stands behind the frontend that a packet from outside would meet, if there is one for who is outside.
 pub fn balance_of<K: Kernel>(agent: &mut Agent<K>, question: &Question) -> Option<Arc<Balance>> {
     let frontend = frontend_of(question);
-    let balance = agent.world.desired()?.services.get(&frontend).map(Arc::clone)?;
+    let balance = agent.world.desired()?.led(&frontend).map(Arc::clone)?;
     balance.outside.is_some().then_some(balance)
 }
 
@@ -75,7 +75,8 @@ fn refusal<K: Kernel>(
     (question, backend): (&Question, Backend),
 ) -> Option<(String, Judgement)> {
     let Question { source, protocol, source_port, .. } = *question;
-    let flow = Flow { source, destination: backend.address, protocol, detail: backend.port, source_port };
+    let detail = if backend.port == 0 { question.detail } else { backend.port };
+    let flow = Flow { source, destination: backend.address, protocol, detail, source_port };
     let is_here =
         |address| agent.world.attachments().any(|known| known.committed && known.addresses.contains(&address));
     let receives = is_here(backend.address);

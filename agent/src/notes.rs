@@ -29,7 +29,8 @@ fn of(policy: &Policy, direction: Direction, place: u16) -> Labels {
 /// Puts into rows of endpoints which of their addresses this node answers for at its uplink.
 pub fn announced(announcer: &Announcer, rows: &mut Value) {
     for row in rows.as_array_mut().into_iter().flatten() {
-        let addresses = row["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let lists = ["addresses", "floating"].map(|name| row[name].as_array().into_iter().flatten());
+        let addresses = lists.into_iter().flatten().filter_map(Value::as_str);
         let is_answered = |text: &&str| text.parse().is_ok_and(|address: IpAddr| announcer.answers_for_pod(address));
         let said: Vec<_> =
             addresses.filter(is_answered).map(|text| format!("{text} at {}", announcer.uplink)).collect();

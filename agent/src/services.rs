@@ -87,7 +87,7 @@ type Frontends = Vec<(Frontend, Arc<Balance>)>;
 /// What a page shows.
 struct Page {
     services: BTreeMap<ServiceId, Frontends>,
-    /// Host ports of this node's pods: of the last page.
+    /// Host ports and floating addresses of this node's pods: of the last page.
     host_ports: Frontends,
     /// There are more.
     more: bool,
@@ -109,7 +109,7 @@ fn selected(world: &mut Live, asked: &Asked<'_>) -> Result<Page, ServicesError> 
         if !is_asked(&balance.of.service) {
             continue;
         }
-        if balance.kind == Kind::HostPort {
+        if balance.kind.is_pods() {
             host_ports.push((*frontend, Arc::clone(balance)));
         } else {
             frontends.entry(balance.of.service.clone()).or_default().push((*frontend, Arc::clone(balance)));
@@ -205,9 +205,14 @@ fn count(
         None => row["inForce"] = json!(false),
     }
     if let Some(active) = &counted.active {
-        let own = active.iter().filter(|((through, _), _)| through == frontend);
+        let own = active.iter().filter(|((through, _), _)| is_through(frontend, through));
         row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
     }
+}
+
+/// Whether a flow that was opened there came through this frontend.
+fn is_through(frontend: &Frontend, through: &Frontend) -> bool {
+    frontend == through || *frontend == Frontend::floating(through.address)
 }
 
 /// Every listed backend of every service port.
@@ -244,8 +249,10 @@ fn backends(world: &Live, page: &Page, counted: &Counted<'_>) -> Vec<Value> {
             row["opened"] = json!(opened);
         }
         if let Some(active) = &counted.active {
-            let own = through.get(of).into_iter().flatten().filter_map(|at| active.get(&(*at, backend)));
-            row["active"] = json!(own.sum::<u64>());
+            let is_own = |at: &&Frontend| through.get(of).into_iter().flatten().any(|own| is_through(own, at));
+            let is_it = |to: &Backend| *to == backend || backend.port == 0;
+            let own = active.iter().filter(|((at, to), _)| is_it(to) && is_own(&at));
+            row["active"] = json!(own.map(|(_, flows)| flows).sum::<u64>());
         }
         row
     };

@@ -4,7 +4,7 @@
 //! Never: says which backend a new flow would get: that is chance.
 
 use crate::{
-    explain::{Asked, ExplainError, Explanation, Given, Words, disagree, one, source_port},
+    explain::{Asked, ExplainError, Explanation, Given, Words, detail, disagree, one, source_port},
     further::{FLOWS_MAX, now},
     kernel::Kernel,
     owner::Agent,
@@ -34,7 +34,7 @@ pub struct Through<'a> {
 /// The frontend that a pod of this node would meet there.
 pub fn frontend_of<K: Kernel>(agent: &mut Agent<K>, source: IpAddr, frontend: &Frontend) -> Option<Arc<Balance>> {
     let is_here = agent.world.attachments().any(|known| known.committed && known.addresses.contains(&source));
-    agent.world.desired().filter(|_| is_here)?.services.get(frontend).map(Arc::clone)
+    agent.world.desired().filter(|_| is_here)?.led(frontend).map(Arc::clone)
 }
 
 /// What becomes of the packet.
@@ -105,7 +105,7 @@ fn question<K: Kernel>(agent: &Agent<K>, Through { asked, source, frontend, .. }
         source: *source,
         destination: frontend.address,
         protocol: frontend.protocol,
-        detail: frontend.port,
+        detail: detail(frontend.protocol, frontend.port),
         source_port: source_port(frontend.protocol, asked.source_port),
     }
 }
@@ -154,7 +154,9 @@ impl Through<'_> {
         given: &Given<'_>,
     ) -> Result<Explanation, ExplainError> {
         let to = backend.to_string();
-        let asked = Asked { to: &to, port: backend.port, ..*self.asked };
+        // Where the address floats, the port is the one that was asked for.
+        let port = if backend.port == 0 { self.asked.port } else { backend.port };
+        let asked = Asked { to: &to, port, ..*self.asked };
         one(agent, &asked, (self.frontend.protocol, self.source, backend.address), given)
     }
 }

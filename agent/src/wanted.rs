@@ -21,7 +21,7 @@ const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers"
 pub struct Wanted {
     /// Addresses of load balancers, and whether this node may have each.
     pub leased: BTreeMap<IpAddr, bool>,
-    /// Addresses of pods of this node.
+    /// Addresses of pods of this node, and those that float to them.
     pub pods: BTreeSet<IpAddr>,
     /// How often those of pods are said unasked; `None`: only when they come.
     pub refresh: Option<Duration>,
@@ -43,7 +43,11 @@ fn pods(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeSet<IpAddr> {
         pools.iter().any(|net| net.contains(*address)) && uplink.iter().any(|net| net.contains(*address))
     };
     let endpoints = world.desired().into_iter().flat_map(|desired| desired.endpoints.values());
-    endpoints.flat_map(|endpoint| &endpoint.addresses).copied().filter(is_asked_for).collect()
+    endpoints
+        .flat_map(|endpoint| endpoint.addresses.iter().chain(&endpoint.floating))
+        .copied()
+        .filter(is_asked_for)
+        .collect()
 }
 
 /// Networks of pools for load balancers.
@@ -79,9 +83,9 @@ fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeMap<IpAddr, bool
 mod tests {
     use super::*;
     use model::{
-        Attachment, AttachmentId, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, IfaceName, IpPool,
-        Labels, Mac, Node, PodId, PoolUses, Protocol, Resource, Service, ServiceId, ServiceKind, ServicePort,
-        SliceEndpoint, SlicePort, TrafficPolicy, Update,
+        Attachment, AttachmentId, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, FloatingIps, IfaceName,
+        IpPool, Labels, Mac, Node, Pod, PodId, PoolUses, Protocol, Resource, Service, ServiceId, ServiceKind,
+        ServicePort, SliceEndpoint, SlicePort, TrafficPolicy, Update,
     };
 
     fn service(name: &str, address: &str, external: TrafficPolicy) -> Resource {
@@ -193,6 +197,34 @@ mod tests {
         let wrapped = IpPool { encapsulated: true, ..IpPool::of_pods("pods", "192.0.2.128/25".parse().unwrap(), 28) };
         assert_eq!(of_pod(both, vec![asked(), Resource::IpPool(wrapped)]).0, [""; 0], "Calico leaves these out");
         assert_eq!(of_pod(&["192.0.2.200"], vec![asked()]).0, ["192.0.2.200"]);
+    }
+
+    #[test]
+    fn pkt_9_an_address_that_floats_to_a_pod_is_answered_for_by_the_same_rule() {
+        let floating = |switches: Vec<Resource>| {
+            let addresses = ["192.0.2.201", "203.0.113.7"].map(|text| text.parse().expect("an address")).into();
+            let floating = FloatingIps { addresses, unread: None, created: Created::UNKNOWN };
+            let pod = Pod {
+                id: PodId::new("x", "web"),
+                node: Some("n1".into()),
+                labels: Labels::default(),
+                service_account: None,
+                addresses: [].into(),
+                ports: [].into(),
+                host_network: false,
+                finished: false,
+                floating: Some(Box::new(floating)),
+            };
+            of_pod(&["10.65.0.9"], [switches, vec![Resource::Pod(pod.into())]].concat()).0
+        };
+        let both = |floats| FelixConfiguration {
+            name: "default".into(),
+            answers_for_pods: Some(true),
+            floating_ips: Some(floats),
+            ..FelixConfiguration::default()
+        };
+        assert_eq!(floating(vec![Resource::FelixConfiguration(both(true))]), ["192.0.2.201"]);
+        assert_eq!(floating(vec![Resource::FelixConfiguration(both(false))]), [""; 0]);
     }
 
     #[test]

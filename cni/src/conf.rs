@@ -98,6 +98,8 @@ pub struct Conf {
     pub labels: Labels,
     /// The pod may forward packets (`container_settings.allow_ip_forwarding`).
     pub forwarding: bool,
+    /// It may ask for floating addresses (`feature_control.floating_ips`).
+    pub floating_ips: bool,
     /// For the whole command.
     pub timeout: Duration,
     /// CHECK and DEL: what ADD answered. ADD: what the plugins before this one did.
@@ -119,6 +121,8 @@ struct Raw {
     args: RawArgs,
     #[serde(default, rename = "container_settings")]
     container_settings: RawContainerSettings,
+    #[serde(default, rename = "feature_control")]
+    feature_control: RawFeatureControl,
     #[serde(default)]
     runtime_config: RawRuntimeConfig,
     timeout_seconds: Option<u64>,
@@ -173,6 +177,12 @@ struct RawLabel {
 struct RawContainerSettings {
     #[serde(default)]
     allow_ip_forwarding: bool,
+}
+
+#[derive(Default, Deserialize)]
+struct RawFeatureControl {
+    #[serde(default)]
+    floating_ips: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -252,6 +262,7 @@ impl Conf {
             network: raw.name,
             socket: raw.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
             forwarding: raw.container_settings.allow_ip_forwarding,
+            floating_ips: raw.feature_control.floating_ips,
             timeout: raw.timeout_seconds.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs),
             previous: raw.prev_result.filter(|result| !result.is_null()),
             valid: raw.valid_attachments.or(raw.attachments).map(pairs),
@@ -491,6 +502,14 @@ mod tests {
             "infinibandGUID": "c2:11:22:33:44:55:66:77", "deviceID": "0000:00:1f.6", "aliases": ["web"],
             "cgroupPath": "/kubelet/x"}});
         assert_eq!(read(conf).expect("good"), read(json!({})).expect("good"));
+    }
+
+    #[test]
+    fn spf_4_floating_addresses_may_be_asked_for_where_the_configuration_says_so() {
+        let may = |more| read(more).expect("good").floating_ips;
+        assert!(may(json!({"feature_control": {"floating_ips": true, "ip_addrs_no_ipam": true}})));
+        assert!(!may(json!({"feature_control": {"ip_addrs_no_ipam": true}})) && !may(json!({})));
+        assert_eq!(code(json!({"feature_control": {"floating_ips": "yes"}})), 7);
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl Invocation<'_> {
             },
             delegated: self.delegate().is_some(),
             host_ports: self.conf.host_ports.clone(),
+            floating_ips: self.conf.floating_ips,
         };
         match client::ask(&self.conf.socket, self.deadline.left()?, Operation::Prepare(wish)) {
             Ok(Answer::Prepared(prepared)) => Ok(prepared),

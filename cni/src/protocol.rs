@@ -143,6 +143,9 @@ pub struct Prepare {
     /// Version 3: ports of the node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<HostPort>,
+    /// It may ask for floating addresses. A reader that passes it over has none float.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub floating_ips: bool,
 }
 
 /// A read command's question.

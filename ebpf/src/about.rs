@@ -3,6 +3,7 @@
 //! Invariant: a client hears of the frontend alone, a backend of itself alone; policy sees the backend, as of any packet.
 //! Never: believes an error about a frontend from anybody but its client; translates a piece of an error.
 
+use abi::ServiceKey;
 use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
 
 use crate::conntrack::{self, Socket, key_between};
@@ -79,7 +80,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (frontend, client) = ((quoted.source, quoted.source_port), (quoted.destination, quoted.destination_port));
         let is_hairpin = backend.0 == client.0 && !lead.is_nodes();
         // From outside it is about what went to a client there.
-        let may_be = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode);
+        let may_be = match self.hook {
+            Hook::FromWorkload | Hook::FromUplink | Hook::FromNode => true,
+            // By a route to the pod itself comes only what is sent to an address that floats to it.
+            Hook::ToWorkload => self.tables.service(&ServiceKey::floating(frontend.0)).is_some(),
+            _ => false,
+        };
         let seen = if is_hairpin { frontend.0 } else { client.0 };
         if !may_be || !self.is_led(state, (seen, client.1), frontend, backend) {
             return false;

@@ -9,7 +9,7 @@ use abi::service::BALANCER_BY_HOST;
 
 use crate::conntrack::{self, Tracked, may_open, uplink_of};
 use crate::gate::Gate;
-use crate::service::is_served;
+use crate::icmp;
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
@@ -30,7 +30,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         };
         // An answer of the node's own is none of a backend's.
         let crosses = inbound || (is_known && self.arrival.ingress_ifindex != 0);
-        if !crosses || !is_served(state.packet.protocol) || uplink_of(self.tables) != gate.slot {
+        if !crosses || icmp::is_error(&state.packet) || uplink_of(self.tables) != gate.slot {
             return Ok(false);
         }
         let opens = inbound && may_open(&state.packet);

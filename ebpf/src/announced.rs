@@ -1,12 +1,13 @@
 //! Announced addresses: who asks the uplink's link for one that this node holds is answered, though no interface has it.
 //! In: an ARP packet or a neighbour solicitation at the uplink. Out: whether to answer.
-//! Invariant: what is leased is not answered for once the lease has run out, whatever became of the agent; a pod's address only
-//! while the pod is here, by the revision in force.
+//! Invariant: what is leased is not answered for once the lease has run out, whatever became of the agent; a pod's address, and one
+//! that floats to it, only while the pod is here, by the revision in force.
 //! Never: drops: what is not answered is the stack's; answers an announcement of another node.
 
-use abi::Address;
 use abi::announce::{ANNOUNCED_ENDPOINT, ANNOUNCED_LEASED};
 use abi::endpoint::SLOT_FIRST;
+use abi::service::BALANCER_NONE;
+use abi::{Address, ServiceKey};
 
 use crate::neighbour::{ARP_ETHERNET_V4, SOLICITATION, TARGET_AT, is_sound};
 use crate::parse::L3;
@@ -29,9 +30,16 @@ fn is_answered<T: Tables>(tables: &T, address: &Address, generation: u64) -> boo
         Some(ANNOUNCED_ENDPOINT) => {
             let entry = tables.class_of_address(address).and_then(|slot| tables.class(slot));
             entry.is_some_and(|entry| tables.word(&entry.endpoint).at(generation) >= SLOT_FIRST)
+                || floats(tables, address, generation)
         }
         _ => false,
     }
+}
+
+#[inline(always)]
+fn floats<T: Tables>(tables: &T, address: &Address, generation: u64) -> bool {
+    let entry = tables.service(&ServiceKey::floating(*address)).and_then(|slot| tables.frontend(slot));
+    entry.is_some_and(|entry| tables.word(&entry.outside).at(generation) != BALANCER_NONE)
 }
 
 /// Whether an ARP packet asks for an announced address. One who tries it for himself learns that it is taken (RFC 5227 §2.4); who

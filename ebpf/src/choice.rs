@@ -3,7 +3,7 @@
 //! Invariant: who asks for a client that is kept to a backend gets that one as long as new flows may go there.
 //! Never: knows whether a packet or a socket asks; writes.
 
-use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, FRONTEND_NONE};
+use abi::service::{BACKEND_CHOSEN, BALANCER_NONE, FRONTEND_NONE, FRONTENDS_PORTS};
 use abi::{AffinityKey, Backend, Balancer, DropReason, Frontend, ServiceKey};
 
 use crate::parse::Packet;
@@ -29,14 +29,14 @@ impl Side {
 /// Whether this node has any service for pods and for itself.
 #[inline(always)]
 pub fn any<T: Services>(tables: &T, generation: u64) -> Result<bool, DropReason> {
-    any_for(Side::Inside, tables, generation)
+    Ok(any_for(Side::Inside, tables, generation)? & FRONTENDS_PORTS != 0)
 }
 
-/// Whether this node has any service for those who ask.
+/// What this node has at all for those who ask: `FRONTENDS_*`.
 #[inline(always)]
-pub fn any_for<T: Services>(side: Side, tables: &T, generation: u64) -> Result<bool, DropReason> {
+pub fn any_for<T: Services>(side: Side, tables: &T, generation: u64) -> Result<u32, DropReason> {
     let none = tables.frontend(FRONTEND_NONE).ok_or(DropReason::TableCorrupt)?;
-    Ok(side.of(tables, none, generation) != 0)
+    Ok(side.of(tables, none, generation))
 }
 
 /// What a frontend has for pods and for this node, and its slot.

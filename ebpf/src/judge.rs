@@ -8,6 +8,7 @@ use abi::rules::{SET_OPEN, x_of};
 use abi::{Address, DropReason, Endpoint, Span, SpanKind};
 
 use crate::conntrack::Opening;
+use crate::parse::has_ports;
 use crate::policy::{End, Logged, PolicyDirection, Question, deciding_span, end_of};
 use crate::tables::{Frame, Tables};
 use crate::translation::{Translated, Translation};
@@ -127,7 +128,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(*asked);
         }
         let End { class, .. } = self.end_of(state, frontend)?;
-        let x = self.frame.unknown(x_of(state.packet.protocol, u16::from_be(*port)));
+        let protocol = state.packet.protocol;
+        let x = if has_ports(protocol) { x_of(protocol, u16::from_be(*port)) } else { asked.x };
+        let x = self.frame.unknown(x);
         Ok(Asked { responder: End { class, ..asked.responder }, x, ..*asked })
     }
 

@@ -23,12 +23,23 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         let client = state.client();
         let State { packet, translation, key, entry, .. } = state;
+        // Who is sent to itself and has one port at both ends finds the flow by what it sends: there is one key for both.
+        let is_one = translation.is_hairpin
+            && packet.source_port == packet.destination_port
+            && packet.source_port == translation.port;
+        if is_one {
+            self.tables.count_opened(translation.at, translation.backend);
+            return Ok(());
+        }
         let from_low = key_between(client, (translation.frontend, translation.port), packet.protocol, key);
         *entry = ConntrackEntry::default();
         (entry.low_slot, entry.high_slot) = if from_low { slots } else { (slots.1, slots.0) };
         entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
         if slots.0 == SLOT_HOST || slots == (SLOT_NONE, SLOT_NONE) {
             entry.flags |= CT_HOST_OPENED;
+        }
+        if packet.is_icmp() {
+            [entry.icmp_type, entry.icmp_code] = packet.detail.to_be_bytes();
         }
         entry.nat_kind = NAT_LEADS;
         (entry.nat, entry.nat_port) = (packet.destination, packet.destination_port.to_ne_bytes());

@@ -39,9 +39,12 @@ mod fake_flows;
 mod fake_services;
 #[cfg(any(test, feature = "fake"))]
 mod fake_twin;
+#[cfg(test)]
+mod floating;
 mod flow;
 pub mod forward;
 pub mod fragment;
+mod frontend;
 mod gate;
 #[cfg(test)]
 mod gates;

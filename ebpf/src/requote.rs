@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_l4_csum_replace;
 use ebpf::conntrack::Socket;
 use ebpf::icmp::QUOTE;
-use ebpf::parse::{L3, Packet, protocol};
+use ebpf::parse::{L3, Packet, has_ports, protocol};
 use ebpf::rewrite::{both, difference, header_checksum, word_difference};
 use ebpf::tables::Frame as _;
 use ebpf::translation::{Translated, Translation};
@@ -71,7 +71,9 @@ fn quote(skb: Skb, packet: &Packet, quoted: &Packet, (source, destination): (Soc
     };
     changed = both(changed, ports);
     let summed = sum_transport(skb, packet, quoted, both(addresses, ports), &mut changed);
-    summed && written && skb.store_balanced(quoted.l4, &[a, b, c, d]) && sum_up(skb, packet, changed, 0)
+    // Where an address floats there may be none.
+    let numbered = !has_ports(quoted.protocol) || skb.store_balanced(quoted.l4, &[a, b, c, d]);
+    summed && written && numbered && sum_up(skb, packet, changed, 0)
 }
 
 /// The quoted checksum follows; what the message changes by that is added.
@@ -116,7 +118,8 @@ fn addresses_v4(source: Address, destination: Address) -> [u8; 8] {
 #[inline(always)]
 fn checksum_of(packet: &Packet, quoted: &Packet) -> Option<u32> {
     match quoted.protocol {
-        protocol::UDP => Some(quoted.l4 + 6),
+        protocol::UDP | protocol::UDPLITE => Some(quoted.l4 + 6),
+        protocol::ICMPV6 if quoted.v6 => Some(quoted.l4 + 2),
         protocol::TCP if quoted.l4 + 18 <= L3 + packet.length => Some(quoted.l4 + 16),
         _ => None,
     }

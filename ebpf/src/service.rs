@@ -9,14 +9,14 @@ use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_HASHED, BALANCER_SILENT};
 use abi::{Address, AffinityKey, Balancer, DropReason};
 
-use crate::antispoof::check_destination;
-use crate::choice::{self, Side};
+use crate::antispoof::{check_destination, endpoint_of};
+use crate::choice;
 use crate::conntrack::{self, Found, Tracked, may_open};
 use crate::parse::{protocol, tcp};
 use crate::ranges;
 use crate::sockets::this_node;
 use crate::tables::{Frame, Tables};
-use crate::translation::{Translated, Translation};
+use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
 
 /// Looks for a flow: at the packet's own ends, at a backend, and at another where somebody else's flow is there.
@@ -101,7 +101,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         };
         let from_opener = tracked.from_opener();
         match (tracked.flow.nat_kind.get(), self.hook) {
-            (NAT_LEADS, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode) if from_opener => {
+            (NAT_LEADS, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode | Hook::ToWorkload) if from_opener => {
                 self.leads_to_backend(state, tracked)
             }
             (NAT_RETURNS, Hook::FromUplink) if !from_opener => {
@@ -131,6 +131,11 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 Err(if from_opener { DropReason::NatCollision } else { DropReason::NoFlow })
             }
             (NAT_TRANSLATED, Hook::FromWorkload) if from_opener => Err(DropReason::NatCollision),
+            // What the node itself sends comes here as it was sent.
+            (NAT_TRANSLATED, Hook::ToWorkload) if from_opener && tracked.is_host_opened() => {
+                state.slot = tracked.slots().1;
+                Err(DropReason::NatCollision)
+            }
             (NAT_BY_HOST, Hook::FromWorkload | Hook::ToWorkload) => self.goes_by_host(state, tracked),
             // Sent before the address was a service's, maybe; else it would stay as it is for as long as its sender tries.
             (NAT_NONE, _) if tracked.is_asked_again(&state.packet) => self.enters(state),
@@ -204,14 +209,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         former.nat_kind.get() == NAT_NONE && idle_s <= NOTED_S
     }
 
-    /// A packet without a flow may be for a service.
+    /// A packet without a flow may be for a service, or for an address that floats to a pod.
     #[inline(always)]
     fn enters(&self, state: &mut State) -> Result<bool, DropReason> {
-        let asks = matches!(self.hook, Hook::FromWorkload | Hook::FromUplink | Hook::FromNode);
-        if !asks || !is_served(state.packet.protocol) {
-            return Ok(false);
-        }
-        if !choice::any_for(self.side_of_sender(), self.tables, state.generation)? {
+        if matches!(self.hook, Hook::FromHostEndpoint | Hook::ToHostEndpoint | Hook::ToUplink) {
             return Ok(false);
         }
         (state.translation.frontend, state.translation.port) =
@@ -230,6 +231,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         if may_open(&state.packet) {
             return self.choose(state, balancer, false);
         }
+        if self.hook == Hook::ToWorkload {
+            state.slot = endpoint_of(self.tables, self.arrival.ifindex)?.0;
+        }
         // At an address of the node's a socket of its own may have sent from that port; else the stack refuses the segment. So it
         // does with what no other proxy's rules know.
         if self.hook != Hook::FromWorkload
@@ -239,28 +243,6 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             return Ok(false);
         }
         stray(state)
-    }
-
-    /// For whom those ask whose packets come to this hook.
-    #[inline(always)]
-    fn side_of_sender(&self) -> Side {
-        if matches!(self.hook, Hook::FromUplink | Hook::FromHostEndpoint) { Side::Outside } else { Side::Inside }
-    }
-
-    /// What the packet's frontend has for its sender.
-    #[inline(always)]
-    pub(crate) fn balancer(&self, state: &mut State) -> Result<Option<&'a Balancer>, DropReason> {
-        let Translation { key, frontend, port, .. } = &mut state.translation;
-        key.address = *frontend;
-        key.port = port.to_ne_bytes();
-        key.protocol = state.packet.protocol;
-        key.pad = [0; 5];
-        let side = self.side_of_sender();
-        let Some((at, balancer)) = choice::balancer_for(side, self.tables, key, state.generation)? else {
-            return Ok(None);
-        };
-        state.translation.at = at;
-        Ok(Some(balancer))
     }
 
     /// Chooses a backend: the client's own where the service keeps to one, else any. `again`: another than before.
@@ -294,7 +276,11 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let translation = &mut state.translation;
         (translation.backend, translation.stamp) = (slot, state.generation as u32);
         (translation.is_chosen, translation.is_half_open, translation.mask_port) = (true, false, 0);
-        state.see_backend((backend.address, u16::from_ne_bytes(backend.port)), self.hook == Hook::FromWorkload);
+        let port = match u16::from_ne_bytes(backend.port) {
+            0 => state.packet.destination_port,
+            port => port,
+        };
+        state.see_backend((backend.address, port), self.hook == Hook::FromWorkload);
         Ok(true)
     }
 
@@ -333,12 +319,6 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 state.translation.frontend == state.packet.destination && !tracked.flow.is_nodes();
         }
     }
-}
-
-/// Whether a service may have ports of this protocol.
-#[inline(always)]
-pub(crate) const fn is_served(protocol: u8) -> bool {
-    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
 /// A segment of a connection that nobody knows: it ends, unless the segment says so itself.

@@ -127,19 +127,24 @@ fn write<const BY: bool>(skb: Skb, packet: &Packet, ((from, from_port), (to, to_
         // Its sum covers no addresses, and its port comes later.
         return written;
     }
-    let (at, mangled) = checksum_of(packet);
+    let Some((at, mangled)) = checksum_of(packet) else {
+        return written;
+    };
     // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
     let summed =
         unsafe { bpf_l4_csum_replace(skb.0, at, 0, changed.into(), u64::from(BPF_F_PSEUDO_HDR) | mangled) == 0 };
     written && summed && change_port::<BY>(skb, packet, (from_port, to_port), is_source)
 }
 
-/// Where the transport has its checksum, and whether none at all may stand there.
+/// Where the transport has a checksum that covers the addresses, and whether none at all may stand there.
 #[inline(always)]
-fn checksum_of(packet: &Packet) -> (u32, u64) {
+fn checksum_of(packet: &Packet) -> Option<(u32, u64)> {
     match packet.protocol {
-        protocol::TCP => (packet.l4 + 16, 0),
-        _ => (packet.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
+        protocol::TCP => Some((packet.l4 + 16, 0)),
+        protocol::UDP => Some((packet.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0))),
+        protocol::UDPLITE => Some((packet.l4 + 6, 0)),
+        protocol::ICMPV6 if packet.v6 => Some((packet.l4 + 2, 0)),
+        _ => None,
     }
 }
 
@@ -148,7 +153,9 @@ fn change_port<const BY: bool>(skb: Skb, packet: &Packet, (from, to): (u16, u16)
     if from == to || packet.fragment == Fragment::Later || packet.protocol == protocol::SCTP {
         return true;
     }
-    let (at, mangled) = checksum_of(packet);
+    let Some((at, mangled)) = checksum_of(packet) else {
+        return true;
+    };
     // SAFETY: as in `write`.
     let summed = unsafe { bpf_l4_csum_replace(skb.0, at, from.into(), to.into(), 2 | mangled) == 0 };
     let at = packet.l4 + if is_source { 0 } else { 2 };

@@ -7,6 +7,7 @@ use abi::{Address, AffinityKey, ServiceKey};
 use core::mem;
 
 use crate::conntrack::Socket;
+use crate::parse::Packet;
 use crate::walk::State;
 
 /// Which end of a packet is to be rewritten.
@@ -88,16 +89,14 @@ impl State {
         if translation.end != Translated::Destination {
             return;
         }
-        let (destination, port) = (packet.destination, packet.destination_port);
+        let destination = packet.destination;
         if translation.is_hairpin {
             (packet.source, packet.destination) = (packet.destination, packet.source);
         } else {
             packet.destination = translation.frontend;
             translation.frontend = destination;
         }
-        packet.destination_port = translation.port;
-        packet.detail = u16::from_be(translation.port);
-        translation.port = port;
+        translation.port = packet.see_port(translation.port);
     }
 
     /// The client of a flow through a service, whose packet this is.
@@ -117,7 +116,20 @@ impl State {
             packet.source = translation.frontend;
         }
         packet.destination = address;
-        packet.destination_port = port;
-        packet.detail = u16::from_be(port);
+        packet.see_port(port);
+    }
+}
+
+impl Packet {
+    /// Puts another destination port in the place of the one that stands there, which it gives. Where that is the same, rules go
+    /// on seeing what they saw: of ICMP it is no port.
+    #[inline(always)]
+    fn see_port(&mut self, port: u16) -> u16 {
+        let former = self.destination_port;
+        if port != former {
+            self.destination_port = port;
+            self.detail = u16::from_be(port);
+        }
+        former
     }
 }

@@ -217,6 +217,7 @@ fn pod(endpoint: &Endpoint, ports: &[NamedPort], node: &NodeName) -> Pod {
         ports: ports.into(),
         host_network: false,
         finished: false,
+        floating: None,
     }
 }
 

@@ -225,7 +225,7 @@ impl Frame {
     }
 
     /// With the transport checksum filled in.
-    fn sealed(mut self) -> Self {
+    pub fn sealed(mut self) -> Self {
         if self.protocol == 132 && self.payload.len() >= 12 {
             self.payload[8..12].fill(0);
             let sum = crc32c(&self.payload);
@@ -234,7 +234,7 @@ impl Frame {
         }
         let at = match self.protocol {
             6 if self.payload.len() >= 20 => 16,
-            17 if self.payload.len() >= 8 => 6,
+            17 | 136 if self.payload.len() >= 8 => 6,
             1 | 58 if self.payload.len() >= 8 => 2,
             _ => return self,
         };

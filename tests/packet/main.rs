@@ -11,6 +11,7 @@ mod complaints;
 mod cyclonus;
 mod differential;
 mod differential_hosts;
+mod floating;
 mod flows;
 mod forwarding;
 mod fragments;

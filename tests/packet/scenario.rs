@@ -9,11 +9,11 @@ use crate::{
 };
 use calc::World;
 use model::{
-    Action, Attachment, AttachmentId, Cidr, Direction, EntityMatch, IfaceName, Labels, Layer, NamedPort, Order, Pod,
-    PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch, PortRange, Protocol, Resource, Rule, Selector,
-    TierName, Update,
+    Action, Attachment, AttachmentId, Cidr, Created, Direction, EntityMatch, FelixConfiguration, FloatingIps,
+    IfaceName, Labels, Layer, NamedPort, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
+    PortRange, Protocol, Resource, Rule, Selector, TierName, Update,
 };
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 
 /// The namespace everybody is in.
 const NAMESPACE: &str = "default";
@@ -25,6 +25,8 @@ pub struct Cast {
     pub labels: Labels,
     pub ports: Vec<NamedPort>,
     pub local: bool,
+    /// Addresses that float to it.
+    pub floating: Vec<IpAddr>,
 }
 
 /// Pods and policies.
@@ -40,7 +42,7 @@ pub struct Scenario {
 impl Scenario {
     pub fn pod(mut self, actor: Actor, app: &str) -> Self {
         let labels = [("app".to_owned(), app.to_owned())].into();
-        self.cast.push(Cast { actor, labels, ports: Vec::new(), local: true });
+        self.cast.push(Cast { actor, labels, ports: Vec::new(), local: true, floating: Vec::new() });
         self
     }
 
@@ -48,6 +50,15 @@ impl Scenario {
         self = self.pod(actor, app);
         self.cast.last_mut().expect("a pod was just added").local = false;
         self
+    }
+
+    /// Both addresses of `address` float to a pod.
+    pub fn floating(mut self, to: Actor, address: Actor) -> Self {
+        let own = self.cast.iter_mut().find(|cast| cast.actor == to).expect("the pod is of the cast");
+        own.floating = address.addresses();
+        let name = FelixConfiguration::DEFAULT.into();
+        let felix = FelixConfiguration { name, floating_ips: Some(true), ..FelixConfiguration::default() };
+        self.with(Resource::FelixConfiguration(felix))
     }
 
     pub fn policy(mut self, policy: Policy) -> Self {
@@ -116,6 +127,10 @@ impl Cast {
             ports: self.ports.as_slice().into(),
             host_network: false,
             finished: false,
+            floating: (!self.floating.is_empty()).then(|| {
+                let addresses = self.floating.clone();
+                Box::new(FloatingIps { addresses, unread: None, created: Created::UNKNOWN })
+            }),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub listen: Vec<Listen>,
     /// Members added to the network configuration of its ADD.
     pub conf: Value,
+    /// Annotations of its object.
+    pub annotations: Vec<(String, String)>,
 }
 
 impl PodSpec {
@@ -45,6 +47,7 @@ impl PodSpec {
             ports: Vec::new(),
             listen: vec![Listen::Tcp(80), Listen::Tcp(81), Listen::Udp(80), Listen::Udp(81)],
             conf: json!({}),
+            annotations: Vec::new(),
         };
         for port in [80, 81] {
             spec = spec.port(&format!("serve-{port}-tcp"), "TCP", port).port(&format!("serve-{port}-udp"), "UDP", port);
@@ -56,6 +59,13 @@ impl PodSpec {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With one more annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -90,14 +100,18 @@ impl PodSpec {
     /// Its object, as the API server would hold it before the kubelet reports an address.
     #[must_use]
     pub fn manifest(&self, node: &str) -> Value {
-        let labels: serde_json::Map<_, _> =
-            self.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect();
+        let pairs = |list: &[(String, String)]| -> serde_json::Map<_, _> {
+            list.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect()
+        };
+        let (labels, annotations) = (pairs(&self.labels), pairs(&self.annotations));
         let port = |(name, protocol, number): &(String, String, u16)| json!({ "name": name, "protocol": protocol, "containerPort": number });
         let ports: Vec<_> = self.ports.iter().map(port).collect();
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": { "namespace": self.namespace, "name": self.name, "labels": labels },
+            "metadata": {
+                "namespace": self.namespace, "name": self.name, "labels": labels, "annotations": annotations,
+            },
             "spec": { "nodeName": node, "containers": [{ "name": "serve", "image": "serve", "ports": ports }] },
         })
     }

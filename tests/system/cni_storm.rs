@@ -316,6 +316,7 @@ fn prepare(container: &str, delegated: bool) -> Operation {
         ips: vec![],
         delegated,
         host_ports: vec![],
+        floating_ips: false,
     })
 }
 

@@ -18,6 +18,7 @@ mod containerd;
 mod drift;
 mod e2h;
 mod explained;
+mod floating;
 mod flood;
 mod foreign;
 mod hep;

@@ -3,7 +3,7 @@
 //! Invariant: what does not come into force is taken back, and stays prepared until it is aborted.
 //! Never: answers before the endpoint is in force.
 
-use super::{TRY_AGAIN, Waiting, answer, delegated, done, fault};
+use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, delegated, done, fault, floating};
 use crate::{kernel::Kernel, owner::Agent};
 use cni::protocol::{Fault, Reply};
 use model::{Attachment, AttachmentId, Mac};
@@ -32,6 +32,10 @@ pub fn start<K: Kernel>(
     };
     let mut attachment = Attachment { mac: wired.mac, committed: true, ..prepared.clone() };
     if attachment.delegated {
+        if let Some(text) = floating::unmet(&agent.world, &attachment.pod, &wired.addresses) {
+            answer(&reply, Err(fault(INVALID_CONFIG, text)));
+            return None;
+        }
         if let Err(fault) = delegated::adopt(agent, &attachment, &wired.addresses) {
             answer(&reply, Err(fault));
             return None;

@@ -5,6 +5,7 @@
 
 mod commit;
 mod delegated;
+mod floating;
 mod ports;
 mod prepare;
 mod query;

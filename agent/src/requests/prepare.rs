@@ -3,7 +3,7 @@
 //! Invariant: recorded before it is written, written before it is answered; repeating it gives the same answer.
 //! Never: puts anything in force.
 
-use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault, ports};
+use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault, floating, ports};
 use crate::{
     allocate::{AllocateError, Wish},
     kernel::Kernel,
@@ -92,6 +92,9 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, others: &[Ask]) -> 
         }
         None => {}
     }
+    if let Some(text) = floating::refused(&agent.world, prepare) {
+        return Err(fault(INVALID_CONFIG, text));
+    }
     let taken = ports::taken(agent, prepare, others.iter().map(|ask| &ask.prepare));
     taken.map_or(Ok(None), |text| Err(fault(TRY_AGAIN, text)))
 }
@@ -147,6 +150,10 @@ fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
 }
 
 fn conclude<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, outcome: Result<Vec<IpAddr>, Fault>) -> Reply {
+    let outcome = outcome.and_then(|addresses| match floating::unmet(&agent.world, &prepare.pod, &addresses) {
+        Some(text) => Err(fault(INVALID_CONFIG, text)),
+        None => Ok(addresses),
+    });
     match (outcome, agent.journal.get(&prepare.id)) {
         (Ok(addresses), Some(known)) if known.addresses == addresses => {
             tracing::info!(pod = %prepare.pod, id = %prepare.id, ?addresses, "prepared");

@@ -35,6 +35,7 @@ use std::{
     time::Duration,
 };
 
+mod floating;
 mod waiting;
 
 #[derive(Default)]
@@ -207,6 +208,7 @@ fn prepare(container: &str, pod: &str) -> Operation {
         ips: Vec::new(),
         delegated: false,
         host_ports: Vec::new(),
+        floating_ips: false,
     })
 }
 

@@ -5,7 +5,7 @@
 
 /// In `ANNOUNCED`: answered for until [`Announcing::until_ns`]; another node may have it then.
 pub const ANNOUNCED_LEASED: u32 = 1;
-/// Answered for as long as a local endpoint has it: nobody else can.
+/// Answered for as long as a local endpoint has it, or it floats to one: nobody else can.
 pub const ANNOUNCED_ENDPOINT: u32 = 2;
 
 /// How long, where and as whom this node answers for the addresses in `ANNOUNCED`.

@@ -20,8 +20,22 @@ pub struct ServiceKey {
     pub pad: [u8; 5],
 }
 
-/// No frontend: its word in `inside` says whether this node has any at all (0, 1).
+impl ServiceKey {
+    /// That of a floating address: all its protocols and ports lead to one pod. Asked for where an address and a port are no
+    /// frontend themselves.
+    #[inline(always)]
+    #[must_use]
+    pub const fn floating(address: Address) -> Self {
+        Self { address, port: [0; 2], protocol: 0, pad: [0; 5] }
+    }
+}
+
+/// No frontend: its words say what this node has at all for either side, `FRONTENDS_*`.
 pub const FRONTEND_NONE: u32 = 0;
+/// Of slot 0: there are frontends with a protocol and a port.
+pub const FRONTENDS_PORTS: u32 = 1 << 0;
+/// There are floating addresses.
+pub const FRONTENDS_FLOATING: u32 = 1 << 1;
 /// No balancer: the frontend is not there, for packets of that generation and side.
 pub const BALANCER_NONE: u32 = 0;
 
@@ -110,7 +124,7 @@ pub struct Backend {
     pub of: u64,
     /// Generation (low 32 bits) from which this slot has meant this backend.
     pub born: u32,
-    /// Its port, network order.
+    /// Its port, network order; 0: whichever the packet was sent to.
     pub port: [u8; 2],
     /// Zero.
     pub pad: [u8; 2],

@@ -21,6 +21,8 @@ pub struct EndpointSpec {
     pub mtu: u32,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that float to it, of which it knows nothing itself.
+    pub floating: Vec<IpAddr>,
     /// Judges what it receives.
     pub ingress: Arc<RuleSet>,
     /// Judges what it sends.
@@ -149,6 +151,12 @@ impl Desired {
     pub fn rule_sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
         let of_workloads = self.endpoints.values().flat_map(|endpoint| [&endpoint.ingress, &endpoint.egress]);
         of_workloads.chain(self.host_sets())
+    }
+
+    /// What a packet meets at an address, by a protocol and a port: what is there, else what floats there as a whole.
+    #[must_use]
+    pub fn led(&self, at: &Frontend) -> Option<&Arc<Balance>> {
+        self.services.get(at).or_else(|| self.services.get(&Frontend::floating(at.address)))
     }
 
     /// Those that host endpoints ask.

@@ -131,7 +131,7 @@ impl World {
 }
 
 /// The first of a node's objects that chooses.
-fn chosen<T>(world: &World, choice: impl Fn(&FelixConfiguration) -> Option<T>) -> Option<T> {
+pub(crate) fn chosen<T>(world: &World, choice: impl Fn(&FelixConfiguration) -> Option<T>) -> Option<T> {
     world.felix_of_node().find_map(choice)
 }
 

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod desired;
+mod floating;
 mod host;
 mod host_ports;
 mod index;

@@ -4,7 +4,9 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, host, serve,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World,
+    floating::{self, Held},
+    host, serve,
     surroundings::surroundings,
     workload::{Workload, workloads},
 };
@@ -29,7 +31,16 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let endpoints = endpoints(world, &workloads, [&book, staged], &mut sets);
     let (host_endpoints, node) = host_endpoints(world, [&book, staged], &mut sets);
     let services = serve::services(world);
+    let has = |address: IpAddr, workload: &&Workload<'_>| workload.addresses.contains_key(&address);
+    let pod = |address| workloads.iter().find(|workload| has(address, workload)).map(|workload| workload.id.clone());
+    let floating = floating::settle(world, floating::pods(world), &Held { pod, services: &services });
     let mut desired = Desired { endpoints, host_endpoints, node, services, ..Desired::default() };
+    desired.services.extend(floating.frontends);
+    for (id, addresses) in floating.of {
+        if let Some(endpoint) = desired.endpoints.get_mut(&id) {
+            endpoint.floating = addresses;
+        }
+    }
     let active = Active::of(desired.rule_sets().map(|set| &**set), &around);
     let mut classes = Shared::default();
     desired.addresses = addresses(world, &workloads, &active, &mut classes);
@@ -102,6 +113,7 @@ pub(crate) fn endpoint(
         mac: attachment.mac,
         mtu: attachment.mtu,
         addresses: attachment.addresses.iter().filter(|address| own(address)).copied().collect(),
+        floating: Vec::new(),
         ingress,
         egress,
         keep_established: world.keep_established,

@@ -92,11 +92,11 @@ pub fn missing(seen: &Seen, link: &Link, endpoint: &EndpointSpec) -> Vec<(DriftK
     if !has_gateway_mac(link) {
         missing.push((DriftKind::Link, format!("{} had another MAC", link.name)));
     }
-    for address in &endpoint.addresses {
-        if !seen.neighbours.contains(&neighbour(*address, link.index, endpoint.mac)) {
+    for address in reached(endpoint) {
+        if !seen.neighbours.contains(&neighbour(address, link.index, endpoint.mac)) {
             missing.push((DriftKind::Neighbour, format!("{address} on {} was gone or changed", link.name)));
         }
-        if !seen.routes.contains(&route(*address, link.index)) {
+        if !seen.routes.contains(&route(address, link.index)) {
             missing.push((DriftKind::Route, format!("{address} on {} was gone or changed", link.name)));
         }
     }
@@ -117,19 +117,24 @@ pub fn connect(
     if !link.up {
         network.set_up(link.index).map_err(|error| failed(format!("set {} up", link.name), &error))?;
     }
-    for address in &endpoint.addresses {
+    for address in reached(endpoint) {
         // Setting a link up or down flushes its neighbours and routes.
-        if !link.up || !seen.neighbours.contains(&neighbour(*address, link.index, endpoint.mac)) {
+        if !link.up || !seen.neighbours.contains(&neighbour(address, link.index, endpoint.mac)) {
             network
-                .replace_neighbour(link.index, *address, endpoint.mac)
+                .replace_neighbour(link.index, address, endpoint.mac)
                 .map_err(|error| failed(format!("set neighbour {address} on {}", link.name), &error))?;
         }
-        let wanted = route(*address, link.index);
+        let wanted = route(address, link.index);
         if !link.up || !seen.routes.contains(&wanted) {
             network.replace_route(&wanted).map_err(|error| failed(format!("set the route to {address}"), &error))?;
         }
     }
     Ok(())
+}
+
+/// Addresses by which this host reaches an endpoint. What it sends to one that floats is the pod's when it comes to its interface.
+pub fn reached(endpoint: &EndpointSpec) -> impl Iterator<Item = IpAddr> {
+    endpoint.addresses.iter().chain(&endpoint.floating).copied()
 }
 
 /// As it reads back.

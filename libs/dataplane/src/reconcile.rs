@@ -328,7 +328,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let mut ways: BTreeSet<(Ifindex, IpAddr)> = BTreeSet::new();
         for endpoint in self.wanted.values() {
             if let Some(link) = pass.seen.links.get(&endpoint.interface) {
-                ways.extend(endpoint.addresses.iter().map(|address| (link.index, *address)));
+                ways.extend(host::reached(endpoint).map(|address| (link.index, address)));
             }
         }
         pass.failed.extend(host::sweep(&mut self.network, &pass.seen, &ways));

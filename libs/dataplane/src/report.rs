@@ -107,7 +107,7 @@ impl<'a> Reporter<'a> {
         let row = |(id, spec): (&AttachmentId, &EndpointSpec)| {
             let slot = self.names().endpoints.get(id);
             let entry = slot.and_then(|slot| self.image().endpoints.get(slot));
-            json!({
+            let mut row = json!({
                 "pod": spec.pod.to_string(),
                 "interface": spec.interface.to_string(),
                 "ifindex": entry.map(|entry| entry.ifindex),
@@ -119,7 +119,11 @@ impl<'a> Reporter<'a> {
                 "egressRuleSet": entry.map(|entry| entry.egress.new()),
                 "revision": entry.map(|entry| entry.rev),
                 "inForce": self.wanted.in_force.contains(id),
-            })
+            });
+            if !spec.floating.is_empty() {
+                row["floating"] = spec.floating.iter().map(ToString::to_string).collect();
+            }
+            row
         };
         self.wanted.endpoints.iter().map(row).collect()
     }

@@ -91,6 +91,8 @@ pub struct FelixConfiguration {
     pub log: Option<LogLevel>,
     /// All fields that it sets, those that mean nothing here too.
     pub sets: BTreeSet<String>,
+    /// Pods are reached at the floating addresses that they ask for (floatingIPs: Enabled).
+    pub floating_ips: Option<bool>,
 }
 
 impl FelixConfiguration {

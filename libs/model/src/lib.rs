@@ -38,7 +38,9 @@ pub use order::Order;
 pub use policy::{Direction, Layer, Policy, PolicyTypes, Stage};
 pub use pool::{IpPool, PoolUses};
 pub use profile::Profile;
-pub use resource::{NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress};
+pub use resource::{
+    FloatingIps, NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress,
+};
 pub use rule::{Action, EntityMatch, IcmpMatch, PortMatch, Rule};
 pub use selector::{EffectiveLabels, Incomplete, InvalidSelector, Label, LabelView, Parent, Selector, Truth};
 pub use service::{

@@ -4,9 +4,9 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName, NetworkSet,
-    NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId,
-    Tier, TierName,
+    Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName,
+    NetworkSet, NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service,
+    ServiceAddresses, ServiceId, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -41,6 +41,19 @@ pub struct Pod {
     pub host_network: bool,
     /// Its containers have ended and its addresses may be reused (NP-60).
     pub finished: bool,
+    /// Addresses that it asks to be reached at beside its own.
+    pub floating: Option<Box<FloatingIps>>,
+}
+
+/// What a pod says of floating addresses (`cni.projectcalico.org/floatingIPs`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FloatingIps {
+    /// They.
+    pub addresses: Vec<IpAddr>,
+    /// What is wrong with what is written there; there are none then.
+    pub unread: Option<String>,
+    /// When the pod was made: of two that want one address the older has it.
+    pub created: Created,
 }
 
 /// A namespace.

@@ -6,20 +6,31 @@
 use model::{Cidr, Protocol, ServiceId, ServicePortId};
 use std::{fmt, net::IpAddr, sync::Arc};
 
-/// Where packets reach a service: an address of it, a protocol, a port.
+/// Where packets reach a service: an address of it, a protocol, a port. Or a floating address: all of its protocols and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// Where packets are sent to.
     pub address: IpAddr,
-    /// TCP, UDP or SCTP.
+    /// TCP, UDP or SCTP; 0: any.
     pub protocol: Protocol,
-    /// The port they are sent to.
+    /// The port they are sent to; 0: any.
     pub port: u16,
 }
 
-/// `10.96.0.1:443/TCP`, `[fd00::1]:443/TCP`.
+impl Frontend {
+    /// All protocols and ports of an address.
+    #[must_use]
+    pub const fn floating(address: IpAddr) -> Self {
+        Self { address, protocol: Protocol(0), port: 0 }
+    }
+}
+
+/// `10.96.0.1:443/TCP`, `[fd00::1]:443/TCP`; of a floating address `192.0.2.7`.
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::floating(self.address) {
+            return self.address.fmt(f);
+        }
         write!(f, "{}/{}", std::net::SocketAddr::new(self.address, self.port), self.protocol)
     }
 }
@@ -29,12 +40,15 @@ impl fmt::Display for Frontend {
 pub struct Backend {
     /// Its address.
     pub address: IpAddr,
-    /// Its port.
+    /// Its port; 0: whichever was asked for.
     pub port: u16,
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.port == 0 {
+            return self.address.fmt(f);
+        }
         std::net::SocketAddr::new(self.address, self.port).fmt(f)
     }
 }
@@ -65,6 +79,17 @@ pub enum Kind {
     /// An address of this node at the `hostPort` of a pod, which is the only backend. It is no service's: `of` names the pod and
     /// the port of the node.
     HostPort,
+    /// An address that floats to a pod of this node, which is the only backend, at whichever port. `of` names the pod and the
+    /// address.
+    FloatingIp,
+}
+
+impl Kind {
+    /// It is no service's, but one pod's.
+    #[must_use]
+    pub const fn is_pods(self) -> bool {
+        matches!(self, Self::HostPort | Self::FloatingIp)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -75,6 +100,7 @@ impl fmt::Display for Kind {
             Self::ExternalIp => "ExternalIP",
             Self::LoadBalancer => "LoadBalancer",
             Self::HostPort => "HostPort",
+            Self::FloatingIp => "FloatingIP",
         })
     }
 }
@@ -106,11 +132,21 @@ impl Balance {
     /// What is sent to a host port goes to this pod, and to nobody else. `outside`: from there, too.
     #[must_use]
     pub fn of_host_port(of: ServicePortId, pod: Backend, outside: bool) -> Self {
+        Self::of_pod(of, Kind::HostPort, pod, outside)
+    }
+
+    /// What is sent to a floating address goes to this pod, whoever asks.
+    #[must_use]
+    pub fn of_floating_ip(of: ServicePortId, pod: IpAddr) -> Self {
+        Self::of_pod(of, Kind::FloatingIp, Backend { address: pod, port: 0 }, true)
+    }
+
+    fn of_pod(of: ServicePortId, kind: Kind, pod: Backend, outside: bool) -> Self {
         let one: Arc<[Backend]> = [pod].into();
         let inside = Arc::new(Backends { chosen: Arc::clone(&one), listed: one, elsewhere: false });
         Self {
             of,
-            kind: Kind::HostPort,
+            kind,
             outside: outside.then(|| Arc::clone(&inside)),
             inside,
             keeps_source: true,
@@ -124,7 +160,7 @@ impl Balance {
     /// Whether a service has it.
     #[must_use]
     pub fn is_of(&self, service: &ServiceId) -> bool {
-        self.kind != Kind::HostPort && self.of.service == *service
+        !self.kind.is_pods() && self.of.service == *service
     }
 
     /// Whether packets of one flow from outside may come to several nodes, which then should all send it to one backend. An

@@ -7,6 +7,7 @@ mod backends;
 mod claims;
 mod counted;
 mod dirty;
+mod floats;
 mod hosts;
 mod judges;
 mod latest;
@@ -21,6 +22,7 @@ use crate::{Desired, Neighbour, NodePortAddresses, World};
 use backends::Backends;
 use claims::Claims;
 use dirty::Dirty;
+use floats::Floats;
 use hosts::Hosts;
 use judges::Judges;
 use latest::Followed;
@@ -47,6 +49,7 @@ pub struct Live {
     peers: Peers,
     backends: Backends,
     services: Services,
+    floats: Floats,
     judges: Judges,
     hosts: Hosts,
     /// Networks that rules name, and what network sets, nodes and services say of networks.
@@ -75,6 +78,7 @@ impl Live {
             peers: Peers::default(),
             backends: Backends::default(),
             services: Services::default(),
+            floats: Floats::default(),
             judges: Judges::default(),
             hosts: Hosts::default(),
             active: Active::default(),
@@ -199,6 +203,12 @@ impl Live {
             remarks.entry(id).or_default().push(said);
         }
         remarks
+    }
+
+    /// Which floating addresses do not float, as of the last [`Self::desired`].
+    #[must_use]
+    pub fn floating_remarks(&self) -> &[String] {
+        self.floats.remarks()
     }
 
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.

@@ -28,6 +28,7 @@ impl Live {
         let mut todo = Todo::default();
         for id in &dirty.pods {
             self.pod(id, &mut todo);
+            self.floats.hear(&self.world, id);
         }
         for id in &dirty.sets {
             let nets = self.peers.put_set(&self.world, id);
@@ -85,6 +86,7 @@ impl Live {
         self.placed(&mut todo);
         self.nets(&mut todo);
         self.addresses(&todo);
+        self.floats.settle(&self.world, &self.claims, &mut self.desired);
     }
 
     fn pod(&mut self, id: &PodId, todo: &mut Todo) {

@@ -39,6 +39,7 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
             service_account: endpoint.service_account.as_deref().map(Into::into),
             host_network: false,
             finished: false,
+            floating: None,
         };
         Resource::Pod(pod.into())
     });
@@ -85,6 +86,7 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
         endpoint_to_host: dice.pick(&[None, Some(EndpointToHost::Drop), Some(EndpointToHost::Accept)]),
         failsafe_inbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
         failsafe_outbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
+        floating_ips: dice.pick(&[None, Some(true), Some(true), Some(false)]),
         ..FelixConfiguration::default()
     }
 }

@@ -123,6 +123,7 @@ pub fn manifest(pod: &str, app: &str, addresses: &[&str]) -> Pod {
         ports: [].into(),
         host_network: false,
         finished: false,
+        floating: None,
     }
 }
 

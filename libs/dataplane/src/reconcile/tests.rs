@@ -58,6 +58,7 @@ fn pods(numbers: &[u32]) -> Desired {
             mac: Mac([2, 0, 0, 0, 1, 1]),
             mtu: 1500,
             addresses: vec![address(*number)],
+            floating: Vec::new(),
             ingress: rule_set(Direction::Ingress),
             egress: rule_set(Direction::Egress),
             keep_established: false,

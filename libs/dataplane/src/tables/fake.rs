@@ -182,7 +182,8 @@ impl FakeStore {
     /// Whether a service is there, and a number for where it leads.
     fn routed(&self, generation: u64, (direction, address): (Direction, Address), port: u16) -> (bool, u32) {
         let key = ServiceKey { address, port: port.to_be_bytes(), protocol: 6, pad: [0; 5] };
-        let route = self.services.route(generation, direction, &key);
+        let exact = self.services.route(generation, direction, &key);
+        let route = exact.or_else(|| self.services.route(generation, direction, &ServiceKey::floating(address)));
         let mut hasher = DefaultHasher::new();
         route.hash(&mut hasher);
         (route.is_some(), (hasher.finish() >> 32).try_into().expect("half of it"))

@@ -174,6 +174,7 @@ fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>)
         mac: Mac([2, 0, 0, 0, 0, number]),
         mtu: 1500,
         addresses: vec![address(ADDRESSES[usize::from(number)])],
+        floating: Vec::new(),
         ingress: rule_set(Direction::Ingress, ingress),
         egress: rule_set(Direction::Egress, egress),
         keep_established: false,

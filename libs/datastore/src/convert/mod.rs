@@ -9,6 +9,7 @@ mod combine;
 mod duration;
 mod endpointslice;
 mod field;
+mod floating;
 mod ippool;
 mod kind;
 mod namespace;
@@ -99,7 +100,7 @@ fn resource(
     unreadable: &mut Vec<InvalidField>,
 ) -> Result<Option<Resource>, InvalidField> {
     Ok(Some(match kind {
-        Kind::Pod => Resource::Pod(pod::convert(meta, value)?.into()),
+        Kind::Pod => Resource::Pod(pod::convert(meta, value, unreadable)?.into()),
         Kind::Namespace => Resource::Namespace(namespace::convert(meta)),
         Kind::Node => Resource::Node(node::convert(meta, value)?),
         Kind::ServiceAccount => Resource::ServiceAccount(serviceaccount::convert(meta)),

@@ -6,6 +6,7 @@
 use super::{
     InvalidField,
     field::{Meta, read},
+    floating,
 };
 use model::{Cidr, NamedPort, Pod, PodId, Protocol};
 use serde::Deserialize;
@@ -57,7 +58,7 @@ struct PodIp {
     ip: Option<String>,
 }
 
-pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Pod, InvalidField> {
+pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidField>) -> Result<Pod, InvalidField> {
     let spec: Spec = read("spec", object)?;
     let status: Status = read("status", object)?;
     Ok(Pod {
@@ -69,6 +70,7 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Pod, InvalidField> 
         host_network: spec.host_network.unwrap_or(false),
         node: spec.node_name.as_ref().filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
         ports: ports(spec)?,
+        floating: floating::convert(meta, object, unreadable),
     })
 }
 

@@ -174,7 +174,7 @@ fn cluster_ips(spec: &Spec) -> Result<Vec<IpAddr>, InvalidField> {
 fn addresses(path: &str, written: Option<&[String]>) -> Result<Vec<IpAddr>, InvalidField> {
     let mut addresses = Vec::new();
     for (index, text) in written.unwrap_or_default().iter().enumerate().filter(|(_, text)| !text.is_empty()) {
-        let address = address(text).ok_or_else(|| {
+        let address = host_address(text).ok_or_else(|| {
             InvalidField::new(&indexed(path, index), format!("{text:?} is not an address packets have"))
         })?;
         if !addresses.contains(&address) {
@@ -190,7 +190,7 @@ fn indexed(path: &str, index: usize) -> String {
 }
 
 /// One that a packet from somewhere else could be sent to.
-fn address(text: &str) -> Option<IpAddr> {
+pub(super) fn host_address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     let is_of_no_host = address.is_unspecified() || address.is_loopback() || address.is_multicast();
     // An IPv4 address in the clothes of an IPv6 one would be both.
@@ -210,7 +210,7 @@ fn load_balancer(object: &Value) -> Result<Vec<IpAddr>, InvalidField> {
         };
         let Some(text) = ingress.ip.filter(|text| !text.is_empty() && keeps_destination) else { continue };
         let reason = || InvalidField::new(&path("ip"), format!("{text:?} is not an address packets have"));
-        let address = address(&text).ok_or_else(reason)?;
+        let address = host_address(&text).ok_or_else(reason)?;
         if !found.contains(&address) {
             found.push(address);
         }
@@ -242,7 +242,8 @@ fn asked_addresses(meta: &Meta, spec: &Spec) -> Result<Vec<IpAddr>, String> {
             ("spec.loadBalancerIP", spec.load_balancer_ip.iter().filter(|text| !text.is_empty()).cloned().collect())
         }
     };
-    let read = |text: &String| address(text).ok_or_else(|| format!("{path}: {text:?} is not an address packets have"));
+    let read =
+        |text: &String| host_address(text).ok_or_else(|| format!("{path}: {text:?} is not an address packets have"));
     let addresses: Vec<IpAddr> = texts.iter().map(read).collect::<Result<_, _>>()?;
     let families: BTreeSet<Family> = addresses.iter().copied().map(Family::of).collect();
     if families.len() < addresses.len() {
@@ -362,7 +363,7 @@ fn distribution(text: &str, unreadable: &mut Vec<InvalidField>) -> Option<Distri
     }
 }
 
-fn created(object: &Value) -> Created {
+pub(super) fn created(object: &Value) -> Created {
     let text = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
     text.map_or(Created::UNKNOWN, Created::read)
 }

@@ -6,8 +6,8 @@
 use super::*;
 use crate::{Neighbour, NodePortAddresses};
 use model::{
-    Created, EndpointSlice, EndpointSliceId, Hints, HostPort, Labels, Node, Service, ServiceAddresses, ServiceId,
-    ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
+    Created, EndpointSlice, EndpointSliceId, FloatingIps, Hints, HostPort, Labels, Node, Service, ServiceAddresses,
+    ServiceId, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use service::{About, Frontend, Kind};
 use std::sync::Arc;
@@ -132,6 +132,7 @@ fn hosting(dice: &mut Dice) -> Attachment {
         service_account: None,
         host_network: false,
         finished: false,
+        floating: None,
     };
     let port = |dice: &mut Dice| HostPort {
         address: dice.pick(&[None, Some([0; 4].into()), Some([10, 97, 0, 1].into()), Some([127, 0, 0, 1].into())]),
@@ -143,8 +144,17 @@ fn hosting(dice: &mut Dice) -> Attachment {
     Attachment { host_ports, ..attachment(&pod, dice.below(3), dice.below(4) > 0) }
 }
 
+/// Addresses that a pod asks for, some of which others have.
+fn floating(dice: &mut Dice) -> Option<Box<FloatingIps>> {
+    let net = dice.pick(&[65, 96, 97, 98]);
+    let addresses = (0..dice.below(4)).map(|_| (dice.below(4) > 0, net)).collect::<Vec<_>>();
+    let addresses = addresses.into_iter().map(|(v4, net)| address(dice, v4, net)).collect();
+    let created = dice.pick(&[Created::UNKNOWN, Created::read("2026-01-01T00:00:00Z")]);
+    (dice.below(4) > 0).then(|| Box::new(FloatingIps { addresses, unread: None, created }))
+}
+
 /// The same pod, perhaps over by now.
-fn told(attachment: &Attachment, finished: bool) -> Resource {
+fn told(attachment: &Attachment, finished: bool, floating: Option<Box<FloatingIps>>) -> Resource {
     let pod = Pod {
         id: attachment.pod.clone(),
         node: Some(HERE.into()),
@@ -154,6 +164,7 @@ fn told(attachment: &Attachment, finished: bool) -> Resource {
         service_account: None,
         host_network: false,
         finished,
+        floating,
     };
     Resource::Pod(pod.into())
 }
@@ -165,12 +176,13 @@ pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
         let fresh: Vec<_> = World::service_remarks(live).into_iter().collect();
         assert_eq!(kept, fresh, "{when}");
         assert_eq!(*live.health_checks(), World::health_checks(live), "{when}");
+        assert_eq!(live.floating_remarks(), World::floating_remarks(live), "{when}");
     }
 }
 
 #[test]
 fn whatever_the_history_services_are_what_the_world_says_now() {
-    let (mut contested, mut hosted, mut put_off) = (0, 0, 0);
+    let (mut contested, mut hosted, mut put_off, mut floated, mut unfloated) = (0, 0, 0, 0, 0);
     for seed in 1..=400 {
         let mut dice = Dice(seed);
         let all = resources(&mut dice);
@@ -179,7 +191,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
         let mut history = String::new();
         for _ in 0..60 {
             let resource = all[dice.below(all.len())].clone();
-            let text = match dice.below(15) {
+            let text = match dice.below(18) {
                 0..7 => {
                     let text = format!("{resource:?}");
                     live.apply(Update::Set(resource));
@@ -198,9 +210,21 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                 12 => {
                     let attachment = hosting(&mut dice);
                     live.detach(&attachment.id);
-                    let told = told(&attachment, dice.below(2) == 0);
+                    let told = told(&attachment, dice.below(2) == 0, floating(&mut dice));
                     let text = format!("{} is detached, and {told:?}", attachment.id);
                     live.apply(Update::Set(told));
+                    text
+                }
+                14 | 15 => {
+                    let told = told(&hosting(&mut dice), dice.below(5) == 0, floating(&mut dice));
+                    let text = format!("{told:?}");
+                    live.apply(Update::Set(told));
+                    text
+                }
+                16 => {
+                    let felix = felix(&mut dice);
+                    let text = format!("{felix:?}");
+                    live.apply(Update::Set(Resource::FelixConfiguration(felix)));
                     text
                 }
                 13 => {
@@ -223,12 +247,12 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
             let _ = writeln!(history, "{text}");
             // Now and then several changes at once.
             if dice.below(3) > 0 {
-                let wanted = live.in_sync().map(crate::desired).expect("in sync").services;
-                assert_eq!(
-                    live.desired().map(|desired| &desired.services),
-                    Some(&wanted),
-                    "seed {seed}, after:\n{history}"
-                );
+                let wanted = live.in_sync().map(crate::desired).expect("in sync");
+                let desired = live.desired().expect("in sync");
+                assert_eq!(desired.services, wanted.services, "seed {seed}, after:\n{history}");
+                assert_eq!(desired.endpoints, wanted.endpoints, "seed {seed}, after:\n{history}");
+                floated += desired.endpoints.values().map(|endpoint| endpoint.floating.len()).sum::<usize>();
+                unfloated += live.floating_remarks().iter().filter(|said| !said.contains("Enabled")).count();
                 assert_same_remarks(&mut live, &format!("seed {seed}, after:\n{history}"));
                 let said = live.service_remarks();
                 let taken = said.values().flatten().filter(|said| said.about == About::Taken);
@@ -240,6 +264,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
     assert!(contested > 1000, "services of these worlds want the same frontends: {contested}");
     assert!(hosted > 500, "and so do host ports: {hosted}");
     assert!(put_off > 100, "some are not served: {put_off}");
+    assert!(floated > 1000 && unfloated > 1000, "addresses float, and some of them do not: {floated}, {unfloated}");
 }
 
 fn web(number: u8, created: &str) -> Resource {

@@ -66,7 +66,7 @@ impl Walk {
 pub fn text(repair: &ServiceWrite) -> String {
     let of = |key: &ServiceKey| {
         let (address, port) = (prefix::address_of(key.address), u16::from_be_bytes(key.port));
-        format!("{}/{}", std::net::SocketAddr::new(address, port), model::Protocol(key.protocol))
+        service::Frontend { address, protocol: model::Protocol(key.protocol), port }.to_string()
     };
     match repair {
         ServiceWrite::Members(offset, _) => format!("MEMBERS from {offset} on"),

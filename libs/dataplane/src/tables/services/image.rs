@@ -6,7 +6,7 @@
 use super::write::{ServiceSnapshot, ServiceWrite};
 use abi::{
     Address, Backend, Balancer, Frontend, ServiceKey, Word,
-    service::{BALANCER_NONE, FRONTEND_NONE},
+    service::{BALANCER_NONE, FRONTEND_NONE, FRONTENDS_FLOATING, FRONTENDS_PORTS},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,26 +46,61 @@ pub struct Stand {
     pub standing: u32,
 }
 
-/// Whether there are frontends at all.
+/// Whether there are frontends at all: `FRONTENDS_*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Any {
     /// For pods.
-    pub inside: bool,
+    pub inside: u32,
     /// For what comes from outside.
-    pub outside: bool,
+    pub outside: u32,
 }
 
 impl Any {
     /// What slot 0 says.
     pub fn settled(self) -> Frontend {
-        Frontend { inside: Word::settled(self.inside.into()), outside: Word::settled(self.outside.into()) }
+        Frontend { inside: Word::settled(self.inside), outside: Word::settled(self.outside) }
     }
 
     /// What slot 0 says while it becomes another.
     pub fn changing(self, to: Self, generation: u64) -> Frontend {
-        let word = |from: bool, to: bool| Word::changing(from.into(), to.into(), generation);
+        let word = |from, to| Word::changing(from, to, generation);
         Frontend { inside: word(self.inside, to.inside), outside: word(self.outside, to.outside) }
     }
+}
+
+/// Frontends of which slot 0 speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All, floating addresses among them.
+    pub all: usize,
+    /// Those that are served to who is outside.
+    pub outside: usize,
+    /// Floating addresses, which are served to everybody.
+    pub floating: usize,
+}
+
+impl Count {
+    /// Of all these.
+    pub fn of<'a>(frontends: impl Iterator<Item = (&'a ServiceKey, &'a Held)>) -> Self {
+        let counted = frontends.map(|(key, held)| (usize::from(held.is_outside()), usize::from(is_floating(key))));
+        counted.fold(Self::default(), |sum, (outside, floating)| Self {
+            all: sum.all + 1,
+            outside: sum.outside + outside,
+            floating: sum.floating + floating,
+        })
+    }
+
+    /// What it means.
+    pub fn any(self) -> Any {
+        let floating = if self.floating > 0 { FRONTENDS_FLOATING } else { 0 };
+        let ports = |count: usize| if count > self.floating { FRONTENDS_PORTS } else { 0 };
+        Any { inside: ports(self.all) | floating, outside: ports(self.outside) | floating }
+    }
+}
+
+/// Whether it is an address with all that is sent to it.
+pub fn is_floating(key: &ServiceKey) -> bool {
+    *key == ServiceKey::floating(key.address)
 }
 
 /// What is of one service port.
@@ -90,8 +125,8 @@ pub struct Image {
     pub lists: BTreeMap<u32, List>,
     pub backends: BTreeMap<u32, Stand>,
     pub ports: BTreeMap<u64, OfPort>,
-    /// Frontends that are served to who is outside.
-    pub outside: usize,
+    /// How many frontends there are.
+    pub count: Count,
 }
 
 impl Held {
@@ -117,7 +152,7 @@ impl Stand {
 impl Image {
     /// Whether there are frontends at all.
     pub fn any(&self) -> Any {
-        Any { inside: !self.frontends.is_empty(), outside: self.outside > 0 }
+        self.count.any()
     }
 
     /// The service port of a frontend.
@@ -138,7 +173,7 @@ impl Image {
             ports.entry(stand.of).or_default().backends.insert(*slot);
         }
         self.ports = ports;
-        self.outside = self.frontends.values().filter(|held| held.is_outside()).count();
+        self.count = Count::of(self.frontends.iter());
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{
     Services, bounds,
-    image::{Any, Held, Image, List, Stand},
+    image::{Held, Image, List, Stand},
     step::{Changes, Step},
 };
 use crate::tables::{affected::revision, numbers::lowest, prefix};
@@ -228,11 +228,7 @@ impl Draft<'_> {
             }
         }
         let was = self.image.any();
-        let is = Any {
-            inside: self.image.frontends.len().saturating_add_signed(self.step.more(|_| true)) > 0,
-            outside: self.image.outside.saturating_add_signed(self.step.more(Held::is_outside)) > 0,
-        };
-        self.step.any = (was, is);
+        self.step.any = (was, self.step.count(self.image.count).any());
     }
 }
 

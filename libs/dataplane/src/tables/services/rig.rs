@@ -4,11 +4,15 @@
 //! Never: more forgiving than the kernel.
 
 use super::{
+    image::is_floating,
     kernel::{same_backend, same_frontend},
     write::{ServiceSnapshot, ServiceWrite},
 };
 use crate::tables::{sizes::Sizes, write::Key};
-use abi::{Address, ServiceKey, maps, service::FRONTEND_NONE};
+use abi::{
+    Address, ServiceKey, maps,
+    service::{FRONTEND_NONE, FRONTENDS_FLOATING, FRONTENDS_PORTS},
+};
 use model::Direction;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +36,8 @@ impl Rig {
             let words = self.held.frontends.get(&slot).copied().unwrap_or_default();
             if direction == Direction::Egress { words.inside.at(generation) } else { words.outside.at(generation) }
         };
-        if word(FRONTEND_NONE) == 0 {
+        let kind = if is_floating(key) { FRONTENDS_FLOATING } else { FRONTENDS_PORTS };
+        if word(FRONTEND_NONE) & kind == 0 {
             return None;
         }
         let id = word(*self.held.keys.get(key)?);

@@ -4,7 +4,7 @@
 //! Never: holds a second image.
 
 use super::{
-    image::{Any, Held, Image, List, OfPort, Stand},
+    image::{Any, Count, Held, Image, List, OfPort, Stand},
     numbers::Numbers,
     order,
 };
@@ -71,10 +71,16 @@ impl Step {
         self.frontends.iter().filter_map(|(key, (was, _))| was.is_none().then_some(key))
     }
 
-    /// How many more frontends there are of which this holds.
-    pub(super) fn more(&self, holds: impl Fn(&Held) -> bool) -> isize {
-        let count = |held: &Option<Held>| isize::from(held.as_ref().is_some_and(&holds));
-        self.frontends.values().map(|(was, is)| count(is) - count(was)).sum()
+    /// How many frontends there will be, where there are so many.
+    pub(super) fn count(&self, now: Count) -> Count {
+        let was = Count::of(self.frontends.iter().filter_map(|(key, (was, _))| Some((key, was.as_ref()?))));
+        let is = Count::of(self.frontends.iter().filter_map(|(key, (_, is))| Some((key, is.as_ref()?))));
+        let moved = |now: usize, was: usize, is: usize| (now + is).saturating_sub(was);
+        Count {
+            all: moved(now.all, was.all, is.all),
+            outside: moved(now.outside, was.outside, is.outside),
+            floating: moved(now.floating, was.floating, is.floating),
+        }
     }
 
     pub(super) fn fits(&self, sizes: &Sizes) -> Result<(), Full> {
@@ -99,7 +105,7 @@ impl Step {
         ports: &mut BTreeMap<u64, BTreeSet<Frontend>>,
     ) {
         self.index(image, false);
-        image.outside = image.outside.saturating_add_signed(self.more(Held::is_outside));
+        image.count = self.count(image.count);
         apply(&self.frontends, &mut image.frontends);
         apply(&self.lists, &mut image.lists);
         apply(&self.backends, &mut image.backends);

@@ -27,6 +27,8 @@ use std::{
 
 /// Frontends, by the last byte of their address.
 const FRONTENDS: [u8; 4] = [1, 2, 3, 4];
+/// The one that floats to a pod.
+const FLOATING: u8 = 4;
 const PORT: u16 = 80;
 const RANGES: [&str; 2] = ["192.0.2.0/24", "198.51.100.7/32"];
 
@@ -68,6 +70,11 @@ impl Sketch {
             (side(u8::MAX), keeps, local.map(side))
         });
         let of = |(last, second): (u8, bool)| {
+            if last == FLOATING {
+                let (of, pod) = (port_id(second), [10, 65, 0, u8::from(second)].into());
+                let of = ServicePortId { port: address(last).to_string(), ..of };
+                return (frontend(last), Arc::new(Balance::of_floating_ip(of, pod)));
+            }
             let (inside, keeps, outside) = &balance[usize::from(second)];
             let balance = Balance {
                 of: port_id(second),
@@ -82,7 +89,7 @@ impl Sketch {
                     .then(|| RANGES.map(|net| net.parse().expect("a network")).into()),
                 by_host: false,
             };
-            (Frontend { address: address(last), protocol: Protocol::TCP, port: PORT }, Arc::new(balance))
+            (frontend(last), Arc::new(balance))
         };
         let there = FRONTENDS.into_iter().zip(self.frontends).filter_map(|(last, second)| Some((last, second?)));
         Desired { services: there.map(of).collect(), ..Desired::default() }
@@ -93,8 +100,18 @@ fn address(last: u8) -> IpAddr {
     [10, 96, 0, last].into()
 }
 
+fn frontend(last: u8) -> Frontend {
+    if last == FLOATING {
+        return Frontend::floating(address(last));
+    }
+    Frontend { address: address(last), protocol: Protocol::TCP, port: PORT }
+}
+
 fn key(last: u8) -> ServiceKey {
     let address = prefix::address_key(address(last)).expect("plain");
+    if last == FLOATING {
+        return ServiceKey::floating(address);
+    }
     ServiceKey { address, port: PORT.to_be_bytes(), protocol: 6, pad: [0; 5] }
 }
 
@@ -105,8 +122,7 @@ fn place(backend: &Backend) -> (Address, [u8; 2]) {
 /// Where each frontend leads is what the Desired itself says.
 fn assert_leads(tables: &Tables<FakeStore>, desired: &Desired, when: &str) {
     for last in FRONTENDS {
-        let frontend = Frontend { address: address(last), protocol: Protocol::TCP, port: PORT };
-        let balance = desired.services.get(&frontend);
+        let balance = desired.services.get(&frontend(last));
         let inside = balance.map(|balance| &balance.inside);
         let outside = balance.and_then(|balance| balance.outside.as_ref());
         for (direction, backends) in [(Direction::Egress, inside), (Direction::Ingress, outside)] {

@@ -25,6 +25,7 @@ const REFRESH: &str = "localSubnetL2ReachabilityRefreshInterval";
 const LOG: &str = "logSeverityScreen";
 /// Which nodes an object is for: no parameter.
 const SELECTOR: &str = "nodeSelector";
+const FLOATING: &str = "floatingIPs";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +56,7 @@ pub(in super::super) fn convert(
         selector: if is_for_some { selector(chosen(SELECTOR))? } else { None },
         created: created.map_or(Created::UNKNOWN, Created::read),
         sets: spec.keys().filter(|name| *name != SELECTOR && chosen(name.as_str()).is_some()).cloned().collect(),
+        floating_ips: one_of(FLOATING, chosen(FLOATING), SWITCHES)?,
     };
     // What means nothing here needs no attention; `tortie node status` has it all.
     let is_told =
@@ -75,7 +77,7 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 7] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH, LOG];
+const SERVED: [&str; 8] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH, LOG, FLOATING];
 const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Trace", LogLevel::Trace),
     ("Debug", LogLevel::Debug),
@@ -85,6 +87,7 @@ const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Fatal", LogLevel::Error),
 ];
 const LOCAL_SUBNETS: &[(&str, bool)] = &[("Disabled", false), ("PodsAndLoadBalancers", true)];
+const SWITCHES: &[(&str, bool)] = &[("Disabled", false), ("Enabled", true)];
 const DENY_ACTIONS: &[(&str, DenyAction)] = &[("Drop", DenyAction::Drop), ("Reject", DenyAction::Reject)];
 const TO_HOST_ACTIONS: &[(&str, EndpointToHost)] =
     &[("Drop", EndpointToHost::Drop), ("Return", EndpointToHost::Return), ("Accept", EndpointToHost::Accept)];
@@ -222,6 +225,15 @@ mod tests {
             let refused = refusal(&text("default", spec));
             assert!(refused.starts_with(&format!("spec.{said}")), "{refused}");
         }
+    }
+
+    #[test]
+    fn spf_4_floating_addresses_are_on_off_or_not_chosen() {
+        let read = |spec: &str| felix("default", spec).0.floating_ips;
+        let known = ["{floatingIPs: Enabled}", "{floatingIPs: Disabled}", "{}"].map(read);
+        assert_eq!(known, [Some(true), Some(false), None]);
+        let refused = refusal(&text("default", "{floatingIPs: Maybe}"));
+        assert!(refused.starts_with("spec.floatingIPs: \"Maybe\" is none of Disabled, Enabled"), "{refused}");
     }
 
     #[test]

@@ -66,6 +66,7 @@ const GROUPS: &[Group] = &[
             ("LocalSubnetL2ReachabilityRefreshInterval", "localSubnetL2ReachabilityRefreshInterval"),
         ],
     ),
+    (Standing::Honoured, "as in Calico, for every dataplane", &[("FloatingIPs", "floatingIPs")]),
     (
         Standing::Honoured,
         "as in Calico",
@@ -277,7 +278,6 @@ const GROUPS: &[Group] = &[
         "the log goes to standard error",
         &[("LogFilePath", "logFilePath"), ("LogSeverityFile", "logSeverityFile"), ("LogSeveritySys", "logSeveritySys")],
     ),
-    (Standing::NotYet, "comes with floating IPs", &[("FloatingIPs", "floatingIPs")]),
     (
         Standing::NotYet,
         "what pods send in IPIP or VXLAN is dropped, as by Calico where nothing is set",
