@@ -108,6 +108,10 @@ pub(crate) struct Felix {
     /// Whether nodes answer ARP and ND for pods and load balancers in their own network.
     #[schemars(extend("pattern" = "^(?i)(Disabled|PodsAndLoadBalancers)?$"))]
     local_subnet_l2_reachability: Option<String>,
+    /// Whether pods are reached at the floating addresses that they ask for.
+    #[schemars(extend("pattern" = "^(?i)(Disabled|Enabled)?$"))]
+    #[schemars(rename = "floatingIPs")]
+    floating_ips: Option<String>,
 }
 
 /// A port that stays open.
