@@ -219,8 +219,7 @@ fn spf_4_a_floating_address_is_shown_counted_and_explained() -> Result<()> {
         ensure!(row["opened"].as_u64().is_some_and(|opened| opened >= 4), "{row}");
         ensure!(row["active"].as_u64().is_some_and(|active| active >= 1), "{row}");
         let explained = |from: &[&str], protocol: &str, port: &str| -> Result<Value> {
-            let asked =
-                [from, &["--to", &frontend, "--proto", protocol, "--port", port, "--output", "json"]].concat();
+            let asked = [from, &["--to", &frontend, "--proto", protocol, "--port", port, "--output", "json"]].concat();
             let said = s.node.tortie(&asked)?;
             serde_json::from_slice(&said.stdout).with_context(|| format!("{said:?}"))
         };
