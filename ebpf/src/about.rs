@@ -3,7 +3,6 @@
 //! Invariant: a client hears of the frontend alone, a backend of itself alone; policy sees the backend, as of any packet.
 //! Never: believes an error about a frontend from anybody but its client; translates a piece of an error.
 
-use abi::ServiceKey;
 use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
 
 use crate::conntrack::{self, Socket, key_between};
@@ -83,7 +82,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let may_be = match self.hook {
             Hook::FromWorkload | Hook::FromUplink | Hook::FromNode => true,
             // By a route to the pod itself comes only what is sent to an address that floats to it.
-            Hook::ToWorkload => self.tables.service(&ServiceKey::floating(frontend.0)).is_some(),
+            Hook::ToWorkload => self.floats(&frontend.0),
             _ => false,
         };
         let seen = if is_hairpin { frontend.0 } else { client.0 };

@@ -4,7 +4,7 @@
 //! Never: chooses a backend.
 
 use abi::service::{FRONTENDS_FLOATING, FRONTENDS_PORTS};
-use abi::{Balancer, DropReason, ServiceKey};
+use abi::{Address, Balancer, DropReason, ServiceKey};
 
 use crate::choice::{self, Side};
 use crate::parse::protocol;
@@ -17,6 +17,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     #[inline(always)]
     fn side_of_sender(&self) -> Side {
         if matches!(self.hook, Hook::FromUplink | Hook::FromHostEndpoint) { Side::Outside } else { Side::Inside }
+    }
+
+    /// Whether an address floats, by whatever generation.
+    #[inline(always)]
+    pub(crate) fn floats(&self, address: &Address) -> bool {
+        self.tables.service(&ServiceKey::floating(*address)).is_some()
     }
 
     /// What the packet's frontend has for its sender: that of its port, else that of its address as a whole. At a pod's own

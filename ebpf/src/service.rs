@@ -131,8 +131,10 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                 Err(if from_opener { DropReason::NatCollision } else { DropReason::NoFlow })
             }
             (NAT_TRANSLATED, Hook::FromWorkload) if from_opener => Err(DropReason::NatCollision),
-            // What the node itself sends comes here as it was sent.
-            (NAT_TRANSLATED, Hook::ToWorkload) if from_opener && tracked.is_host_opened() => {
+            // What the node itself sends to an address that floats comes here as it was sent.
+            (NAT_TRANSLATED, Hook::ToWorkload)
+                if from_opener && tracked.is_host_opened() && self.floats(&tracked.flow.other_side().0) =>
+            {
                 state.slot = tracked.slots().1;
                 Err(DropReason::NatCollision)
             }
