@@ -112,21 +112,30 @@ mod tests {
             let (least, most) = (counts.values().min(), counts.values().max());
             prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{counts:?}");
         }
+    }
 
-        /// What must change is what the gone one had; of the rest a few in a hundred change with it.
-        #[test]
-        fn a_backend_that_goes_leaves_the_places_of_the_others(backends in backends(), gone in any::<prop::sample::Index>()) {
-            let gone = gone.index(backends.len());
+    /// Of the others' places one in twenty changes with the gone one's, at the mean; of a small table now and then four in ten, by
+    /// how its backends' likings happen to meet.
+    #[test]
+    fn a_backend_that_goes_leaves_nearly_all_places_of_the_others() {
+        let (mut moved_of_all, mut kept_of_all, mut worst) = (0, 0, 0.0_f64);
+        for set in 0..4000_u64 {
+            let count = 2 + set % 38;
+            let backend = |number| Backend { address: IpAddr::V4((mixed(set << 8 | number) as u32).into()), port: 80 };
+            let backends: Vec<_> = (0..count).map(backend).collect();
+            let (gone, size) = ((mixed(set) % count) as usize, places(backends.len()));
             let mut left = backends.clone();
             left.remove(gone);
             // A table of another size is another table: then more of them move.
-            let size = places(backends.len());
             let (before, now) = (maglev(&backends, size), maglev(&left, size));
-            let moved = before.iter().zip(&now).filter(|(before, now)| {
-                **before as usize != gone && backends[**before as usize] != left[**now as usize]
-            });
-            prop_assert!(left.is_empty() || moved.count() <= size as usize / 4);
+            let others = || before.iter().zip(&now).filter(|(before, _)| **before as usize != gone);
+            let moved = others().filter(|(before, now)| backends[**before as usize] != left[**now as usize]).count();
+            moved_of_all += moved;
+            kept_of_all += others().count();
+            worst = worst.max(moved as f64 / others().count() as f64);
         }
+        let mean = moved_of_all as f64 / kept_of_all as f64;
+        assert!(mean < 0.06 && worst < 0.5, "at the mean {mean}, at most {worst}");
     }
 
     #[test]
