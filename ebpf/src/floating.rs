@@ -86,10 +86,13 @@ fn messages(from: (u32, u8), to: u8, is_answer: bool) -> Vec<Vec<u8>> {
     ]
 }
 
+/// How somebody's packet comes to the node.
+type Sends = fn(&Node, &[u8]) -> (Fate, State);
+
 #[test]
 fn spf_4_what_is_sent_to_a_floating_address_goes_to_its_pod_whatever_the_protocol_and_is_answered_in_its_name() {
     let node = to_b();
-    let clients: [((u32, u8), fn(&Node, &[u8]) -> (Fate, State), Fate); 3] =
+    let clients: [((u32, u8), Sends, Fate); 3] =
         [(A, |node, frame| pod(node, 2, frame), TO_A), (OUTSIDE, comes, OUT), (HOST, host, Ok(Verdict::ToSocket))];
     for (client, sends, back) in clients {
         for (asks, answers) in messages(client, FLOAT, false).iter().zip(messages(B, client.1, true)) {
@@ -248,8 +251,7 @@ fn pkt_26_pieces_follow_their_first() {
         frame
     };
     let (echo, data) = ([8, 0, 0, 0, 0, 9, 0, 0], [0xff; 8]);
-    let clients: [((u32, u8), fn(&Node, &[u8]) -> (Fate, State)); 3] =
-        [(A, |node, frame| pod(node, 2, frame)), (OUTSIDE, comes), (HOST, host)];
+    let clients: [((u32, u8), Sends); 3] = [(A, |node, frame| pod(node, 2, frame)), (OUTSIDE, comes), (HOST, host)];
     for (client, sends) in clients {
         for (offset, bytes) in [(0, &echo), (1, &data)] {
             let (verdict, state) = sends(&node, &piece(client, FLOAT, offset, bytes));
@@ -264,12 +266,10 @@ fn pkt_26_pieces_follow_their_first() {
 
 #[test]
 fn pkt_31_errors_are_about_what_their_receiver_sent_in_both_directions() {
-    let error =
-        |from: (u32, u8), to: u8, about: &[u8]| ipv4(from, to, 1, &[&[3, 3, 0, 0, 0, 0, 0, 0], &about[14..]].concat());
+    let error = |from, to, about: &[u8]| ipv4(from, to, 1, &[&[3, 3, 0, 0, 0, 0, 0, 0], &about[14..]].concat());
     let node = to_b();
-    let sent: [(fn((u32, u8), u8) -> Vec<u8>, &str); 2] =
-        [(|from, to| icmp(from, to, 8, 5), "an echo request"), (|from, to| udp(from, to, (5, 5)), "a datagram")];
-    for (sent, what) in sent {
+    for what in ["an echo request", "a datagram"] {
+        let sent = |from, to| if what == "a datagram" { udp(from, to, (5, 5)) } else { icmp(from, to, 8, 5) };
         for (client, to_client) in [(A, TO_A), (OUTSIDE, OUT), (HOST, Ok(Verdict::ToSocket))] {
             let sends = |frame: &[u8]| match client {
                 A => pod(&node, 2, frame),

@@ -180,6 +180,63 @@ pub(super) fn assert_same_remarks(live: &mut Live, when: &str) {
     }
 }
 
+/// Something changes; in words. Services that are not served from then on are counted.
+fn change(dice: &mut Dice, live: &mut Live, resource: Resource, put_off: &mut usize) -> String {
+    match dice.below(18) {
+        0..7 => {
+            let text = format!("{resource:?}");
+            live.apply(Update::Set(resource));
+            text
+        }
+        7 | 8 => {
+            live.apply(Update::Gone(resource.key()));
+            format!("{} is gone", resource.key())
+        }
+        9..12 => {
+            let attachment = hosting(dice);
+            let text = format!("{attachment:?}");
+            live.attach(attachment);
+            text
+        }
+        12 => {
+            let attachment = hosting(dice);
+            live.detach(&attachment.id);
+            let told = told(&attachment, dice.below(2) == 0, floating(dice));
+            let text = format!("{} is detached, and {told:?}", attachment.id);
+            live.apply(Update::Set(told));
+            text
+        }
+        14 | 15 => {
+            let told = told(&hosting(dice), dice.below(5) == 0, floating(dice));
+            let text = format!("{told:?}");
+            live.apply(Update::Set(told));
+            text
+        }
+        16 => {
+            let felix = felix(dice);
+            let text = format!("{felix:?}");
+            live.apply(Update::Set(Resource::FelixConfiguration(felix)));
+            text
+        }
+        13 => {
+            let (id, served) = (id(dice), dice.below(3) > 0);
+            live.set_served(&id, served);
+            *put_off += usize::from(live.is_put_off(&id) && live.service(&id).is_some());
+            format!("{id} is served: {served}")
+        }
+        _ => {
+            let addresses = [[10, 65, 0, 9], [10, 97, 0, 1], [192, 168, 7, 1]].map(IpAddr::from);
+            let addresses = addresses.into_iter().take(dice.below(4)).collect();
+            let at = node_ports(dice);
+            let text = format!("the host has {addresses:?}, node ports are at {at:?}");
+            live.set_host_addresses(addresses);
+            live.set_node_ports(at);
+            live.set_proxy([Neighbour::None, Neighbour::Rests, Neighbour::Serves][dice.below(3)]);
+            text
+        }
+    }
+}
+
 #[test]
 fn whatever_the_history_services_are_what_the_world_says_now() {
     let (mut contested, mut hosted, mut put_off, mut floated, mut unfloated) = (0, 0, 0, 0, 0);
@@ -191,59 +248,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
         let mut history = String::new();
         for _ in 0..60 {
             let resource = all[dice.below(all.len())].clone();
-            let text = match dice.below(18) {
-                0..7 => {
-                    let text = format!("{resource:?}");
-                    live.apply(Update::Set(resource));
-                    text
-                }
-                7 | 8 => {
-                    live.apply(Update::Gone(resource.key()));
-                    format!("{} is gone", resource.key())
-                }
-                9..12 => {
-                    let attachment = hosting(&mut dice);
-                    let text = format!("{attachment:?}");
-                    live.attach(attachment);
-                    text
-                }
-                12 => {
-                    let attachment = hosting(&mut dice);
-                    live.detach(&attachment.id);
-                    let told = told(&attachment, dice.below(2) == 0, floating(&mut dice));
-                    let text = format!("{} is detached, and {told:?}", attachment.id);
-                    live.apply(Update::Set(told));
-                    text
-                }
-                14 | 15 => {
-                    let told = told(&hosting(&mut dice), dice.below(5) == 0, floating(&mut dice));
-                    let text = format!("{told:?}");
-                    live.apply(Update::Set(told));
-                    text
-                }
-                16 => {
-                    let felix = felix(&mut dice);
-                    let text = format!("{felix:?}");
-                    live.apply(Update::Set(Resource::FelixConfiguration(felix)));
-                    text
-                }
-                13 => {
-                    let (id, served) = (id(&mut dice), dice.below(3) > 0);
-                    live.set_served(&id, served);
-                    put_off += usize::from(live.is_put_off(&id) && live.service(&id).is_some());
-                    format!("{id} is served: {served}")
-                }
-                _ => {
-                    let addresses = [[10, 65, 0, 9], [10, 97, 0, 1], [192, 168, 7, 1]].map(IpAddr::from);
-                    let addresses = addresses.into_iter().take(dice.below(4)).collect();
-                    let at = node_ports(&mut dice);
-                    let text = format!("the host has {addresses:?}, node ports are at {at:?}");
-                    live.set_host_addresses(addresses);
-                    live.set_node_ports(at);
-                    live.set_proxy([Neighbour::None, Neighbour::Rests, Neighbour::Serves][dice.below(3)]);
-                    text
-                }
-            };
+            let text = change(&mut dice, &mut live, resource, &mut put_off);
             let _ = writeln!(history, "{text}");
             // Now and then several changes at once.
             if dice.below(3) > 0 {
