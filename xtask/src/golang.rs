@@ -87,7 +87,7 @@ pub fn whole_node(paths: &Paths, console: &Console) -> Result<()> {
 fn of_kubernetes(paths: &Paths, console: &Console, programs: &[(&str, &str)]) -> Result<()> {
     let folder = kubernetes_dir(paths);
     for (program, package) in programs {
-        let (place, name) = (folder.join(program), format!("{program} {KUBERNETES_VERSION}"));
+        let (place, name) = (folder.join(program), format!("{program}, for Kubernetes {KUBERNETES_VERSION}"));
         if place.is_file() {
             console.nothing_to_do(&name);
             continue;
