@@ -23,7 +23,7 @@ use crate::walk::{Hook, State, Verdict, walk};
 type Fate = Result<Verdict, DropReason>;
 
 /// The address that floats.
-const FLOAT: u8 = 77;
+pub(crate) const FLOAT: u8 = 77;
 /// A protocol without ports.
 const GRE: u8 = 47;
 const HOST: (u32, u8) = (0, 1);
@@ -47,7 +47,7 @@ fn float(mut node: Node, to: u8) -> Node {
     node
 }
 
-fn to_b() -> Node {
+pub(crate) fn to_b() -> Node {
     float(Node::new(), 3)
 }
 

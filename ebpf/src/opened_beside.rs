@@ -7,6 +7,7 @@ use abi::DropReason::*;
 use abi::Word;
 
 use crate::fake::{Node, UPLINK, ipv4, tcp, udp, v4};
+use crate::floating::{FLOAT, to_b};
 use crate::gates::{HOST, PASSES};
 use crate::opened::{FAR, LO, SOCKET, at, behind, connect, says, sends, way_to};
 use crate::outside::UNTOUCHED;
@@ -14,6 +15,16 @@ use crate::services::{C, PORT, TARGET, VIP, key, served_by_one};
 use crate::tracking::{ACK, B, OUTSIDE, SYN, TO_B};
 use crate::translation::Translated;
 use crate::walk::{Hook, Verdict};
+
+#[test]
+fn what_the_node_sends_to_an_address_that_floats_is_left_to_its_route_to_the_pod() {
+    let node = to_b();
+    for by in [UPLINK, LO] {
+        let (fate, state) = sends(&node, by, &tcp(HOST, FLOAT, (4000, 80), SYN));
+        assert_eq!((fate, state.translation.end), (UNTOUCHED, Translated::Nothing));
+    }
+    assert_eq!(node.flows().len(), 0);
+}
 
 #[test]
 fn spf_1_nobody_else_is_heard_in_the_services_name() {
