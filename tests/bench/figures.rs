@@ -41,6 +41,42 @@ impl Spread {
     }
 }
 
+/// How long one thing took, time after time; milliseconds.
+#[derive(Serialize)]
+pub struct Waits {
+    times: usize,
+    p50: f64,
+    p99: f64,
+    most: f64,
+}
+
+impl Waits {
+    pub fn of(took: &[Duration]) -> Self {
+        let of = |percent| percentile(took, percent);
+        Self { times: took.len(), p50: of(50), p99: of(99), most: of(100) }
+    }
+
+    /// The words above its columns.
+    pub fn head() -> String {
+        format!("{:>8}  {:>8}  {:>8}", "p50", "p99", "most")
+    }
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p99, most, .. } = self;
+        write!(f, "{p50:>8.2}  {p99:>8.2}  {most:>8.2}")
+    }
+}
+
+/// What a change took at a place.
+#[derive(Serialize)]
+pub struct Timed {
+    pub place: String,
+    #[serde(flatten)]
+    pub waits: Waits,
+}
+
 /// In milliseconds; the smallest wait that so many of a hundred do not exceed.
 pub fn percentile(waits: &[Duration], percent: usize) -> f64 {
     let mut sorted = waits.to_vec();

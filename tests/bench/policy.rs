@@ -9,7 +9,13 @@ mod connections;
 mod place;
 mod starts;
 
-use crate::{figures::Figures, manifests::Population, memory::Memory, progress, rounds::Rounds};
+use crate::{
+    figures::{Figures, Waits},
+    manifests::Population,
+    memory::Memory,
+    progress,
+    rounds::Rounds,
+};
 use ::tests::Binaries;
 use anyhow::Result;
 use changes::{Change, Timed, timed};
@@ -160,10 +166,10 @@ impl fmt::Display for Report {
         }
         if !self.changes.is_empty() {
             writeln!(f, "From the write of a manifest to the first packet refused, milliseconds:")?;
-            writeln!(f, "{:52}  {:28}  {:>8}  {:>8}  {:>8}", "", "", "p50", "p99", "most")?;
+            writeln!(f, "{:52}  {:28}  {}", "", "", Waits::head())?;
         }
-        for Timed { place, change, p50, p99, most, .. } in &self.changes {
-            writeln!(f, "{place:52}  {change:28}  {p50:>8.2}  {p99:>8.2}  {most:>8.2}")?;
+        for Timed { place, change, waits } in &self.changes {
+            writeln!(f, "{place:52}  {change:28}  {waits}")?;
         }
         if !self.starts.is_empty() {
             writeln!(

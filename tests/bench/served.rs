@@ -8,7 +8,12 @@ mod churn;
 mod client;
 mod place;
 
-use crate::{figures::percentile, manifests::Population, memory::Memory, progress};
+use crate::{
+    figures::{Timed, Waits},
+    manifests::Population,
+    memory::Memory,
+    progress,
+};
 use ::tests::Binaries;
 use anyhow::Result;
 use churn::Churned;
@@ -67,16 +72,6 @@ struct Report {
     cluster: Option<Large>,
 }
 
-/// Milliseconds from the acknowledgement to the first packet refused.
-#[derive(Serialize)]
-struct Timed {
-    place: String,
-    times: usize,
-    p50: f64,
-    p99: f64,
-    most: f64,
-}
-
 #[derive(Serialize)]
 struct Large {
     place: String,
@@ -129,8 +124,7 @@ fn timed(place: &Place, times: u32) -> Result<Timed> {
         progress(&format!("{}: policy {} of {times}", place.name(), time + 1));
         took.push(place.refused()?);
     }
-    let of = |percent| percentile(&took, percent);
-    Ok(Timed { place: place.name(), times: took.len(), p50: of(50), p99: of(99), most: of(100) })
+    Ok(Timed { place: place.name(), waits: Waits::of(&took) })
 }
 
 impl fmt::Display for Report {
@@ -140,10 +134,10 @@ impl fmt::Display for Report {
                 f,
                 "From the API server's acknowledgement of a policy to the first packet refused, milliseconds:"
             )?;
-            writeln!(f, "{:56}  {:>8}  {:>8}  {:>8}", "", "p50", "p99", "most")?;
+            writeln!(f, "{:56}  {}", "", Waits::head())?;
         }
-        for Timed { place, p50, p99, most, .. } in &self.changes {
-            writeln!(f, "{place:56}  {p50:>8.2}  {p99:>8.2}  {most:>8.2}")?;
+        for Timed { place, waits } in &self.changes {
+            writeln!(f, "{place:56}  {waits}")?;
         }
         if let Some(Large { place, start, memory, churned }) = &self.cluster {
             writeln!(f, "\n{place}:\nready again {start:.2} s after its start\n{memory}\n{churned}")?;

@@ -9,10 +9,15 @@ mod neighbours;
 mod place;
 mod starts;
 
-use crate::{figures::Figures, memory::Memory, progress, rounds::Rounds, setups::Setup};
+use crate::{
+    figures::{Figures, Timed, Waits},
+    memory::Memory,
+    progress,
+    rounds::Rounds,
+    setups::Setup,
+};
 use ::tests::{Binaries, kube_proxy::Mode, traffic::Row};
 use anyhow::Result;
-use changes::Timed;
 use clap::{Args, ValueEnum};
 use neighbours::Neighbour;
 use place::{Asked, Place, Side};
@@ -193,10 +198,10 @@ impl fmt::Display for Report {
         }
         if !self.changes.is_empty() {
             writeln!(f, "From the write of a slice to the first packet that goes by it, milliseconds:")?;
-            writeln!(f, "{:40}  {:>8}  {:>8}  {:>8}", "", "p50", "p99", "most")?;
+            writeln!(f, "{:40}  {}", "", Waits::head())?;
         }
-        for Timed { place, p50, p99, most, .. } in &self.changes {
-            writeln!(f, "{place:40}  {p50:>8.2}  {p99:>8.2}  {most:>8.2}")?;
+        for Timed { place, waits } in &self.changes {
+            writeln!(f, "{place:40}  {waits}")?;
         }
         if !self.starts.is_empty() {
             writeln!(f, "\nTo the first connection through a service, seconds:")?;

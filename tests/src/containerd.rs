@@ -3,12 +3,15 @@
 //! Invariant: no control groups, no snapshots, no image: what a container is made of is a directory of the test's.
 //! Never: ends a process that it did not start.
 
-use crate::{NetNs, Node, image, places::Places, wait};
+use crate::{
+    NetNs, Node, image,
+    places::Places,
+    process::{self, log_tail},
+    wait,
+};
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::{
-    fs::{self, File},
-    os::unix::process::CommandExt as _,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -51,18 +54,13 @@ impl<'a> Containerd<'a> {
             socket(directory)
         );
         fs::write(directory.join("config.toml"), config).context("writing containerd's configuration")?;
-        let log = File::create(directory.join("containerd.log")).context("opening containerd's log")?;
         let mut command = places.command(node.namespace(), Path::new("containerd"))?;
         command.arg("--config").arg(directory.join("config.toml"));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let die_together = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
-        // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor takes a lock.
-        unsafe { command.pre_exec(die_together) };
-        let child = command.spawn().context("starting containerd: run `cargo xtask setup`")?;
+        let child = process::started(command, &directory.join("containerd.log"))?;
         let started = Self { child, directory: directory.to_owned(), namespace: node.namespace(), places };
         let serves = || Ok(started.ctr(&["version"])?.stderr(Stdio::null()).stdout(Stdio::null()).status()?.success());
         wait::wait_until("containerd serves", wait::PATIENCE, serves)
-            .with_context(|| fs::read_to_string(directory.join("containerd.log")).unwrap_or_default())?;
+            .with_context(|| log_tail(&directory.join("containerd.log")))?;
         Ok(started)
     }
 
@@ -107,14 +105,7 @@ impl<'a> Containerd<'a> {
 
 impl Drop for Containerd<'_> {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        // Already ended is ended.
-        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
-        let ended = wait::wait_until("containerd ends", wait::PATIENCE, || Ok(self.child.try_wait()?.is_some()));
-        if ended.is_err() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+        process::end(&mut self.child);
     }
 }
 

@@ -6,11 +6,10 @@
 use crate::{
     Cluster, Node,
     apiserver::ApiServer,
-    process::{kubeconfig, log_tail, started},
+    process::{self, kubeconfig, log_tail, started},
     wait,
 };
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::{
     fs,
@@ -106,14 +105,7 @@ impl KubeProxy {
 
 impl Drop for KubeProxy {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        // Already ended is ended.
-        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
-        let ended = wait::wait_until("kube-proxy ends", wait::PATIENCE, || Ok(self.child.try_wait()?.is_some()));
-        if ended.is_err() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+        process::end(&mut self.child);
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::{
     Cluster, NetNs, Node, binaries, image,
     places::Places,
-    process::{log_tail, started},
+    process::{end, log_tail, started},
     wait,
 };
 use anyhow::{Context as _, Result, ensure};
@@ -176,17 +176,6 @@ impl Drop for Kubelet<'_> {
         self.end_containers();
         end(&mut self.containerd);
         remove_empty_groups();
-    }
-}
-
-/// Asks a process to end, and kills it if it does not.
-fn end(child: &mut Child) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // Already ended is ended.
-    let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
-    if wait::wait_until("it ends", wait::PATIENCE, || Ok(child.try_wait()?.is_some())).is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
     }
 }
 

@@ -1,10 +1,11 @@
 //! Other people's programs beside a test: started with a log of their own.
 //! In: a command, a file. Out: a process, and the end of what it wrote.
 //! Invariant: it dies with the thread that started it, and hears no interrupt of the terminal.
-//! Never: ends one.
+//! Never: ends one that nobody asks it to end.
 
+use crate::wait;
 use anyhow::{Context as _, Result};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -28,6 +29,17 @@ pub fn started(mut command: Command, log: &Path) -> Result<Child> {
     unsafe { command.pre_exec(die_together) };
     let program = command.get_program().display().to_string();
     command.spawn().with_context(|| format!("starting {program}"))
+}
+
+/// Asks it to end, and kills it if it does not.
+pub fn end(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // Already ended is ended.
+    let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
+    if wait::wait_until("it ends", wait::PATIENCE, || Ok(child.try_wait()?.is_some())).is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
 }
 
 /// The end of a log.

@@ -4,7 +4,7 @@
 //! Never: times the way back.
 
 use super::place::Place;
-use crate::{figures::percentile, manifests, progress};
+use crate::{figures::Waits, manifests, progress};
 use anyhow::Result;
 use serde::Serialize;
 use std::{
@@ -80,10 +80,8 @@ impl Change {
 pub struct Timed {
     pub place: String,
     pub change: &'static str,
-    pub times: usize,
-    pub p50: f64,
-    pub p99: f64,
-    pub most: f64,
+    #[serde(flatten)]
+    pub waits: Waits,
 }
 
 /// Makes every change at every place so many times, in turns.
@@ -99,11 +97,10 @@ pub fn timed(places: &[&Place], changes: &[Change], times: u32) -> Result<Vec<Ti
         }
     }
     let each = changes.iter().flat_map(|change| places.iter().map(move |place| (change, place)));
-    Ok(each.zip(took).map(|((change, place), took)| report(*change, place, &took)).collect())
-}
-
-fn report(change: Change, place: &Place, took: &[Duration]) -> Timed {
-    let of = |percent| percentile(took, percent);
-    let (p50, p99, most) = (of(50), of(99), of(100));
-    Timed { place: place.name(), change: change.name(), times: took.len(), p50, p99, most }
+    let timed = |(change, place): (&Change, &&Place), took: Vec<Duration>| Timed {
+        place: place.name(),
+        change: change.name(),
+        waits: Waits::of(&took),
+    };
+    Ok(each.zip(took).map(|(what, took)| timed(what, took)).collect())
 }

@@ -4,10 +4,13 @@
 //! Never: asks the agent; only packets.
 
 use super::place::Place;
-use crate::{figures::percentile, manifests::service_address, progress};
+use crate::{
+    figures::{Timed, Waits},
+    manifests::service_address,
+    progress,
+};
 use ::tests::traffic::{PORT, first_of};
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
 use std::{
     net::{SocketAddr, UdpSocket},
     thread,
@@ -22,16 +25,6 @@ const PAUSE: Duration = Duration::from_micros(50);
 const SILENCE: Duration = Duration::from_millis(60);
 /// A change that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// At one place; milliseconds.
-#[derive(Serialize)]
-pub struct Timed {
-    pub place: String,
-    pub times: usize,
-    pub p50: f64,
-    pub p99: f64,
-    pub most: f64,
-}
 
 /// Puts one server behind the service in the place of another, so many times at every place, in turns.
 pub fn timed(places: &[&Place], times: u32) -> Result<Vec<Timed>> {
@@ -50,8 +43,7 @@ pub fn timed(places: &[&Place], times: u32) -> Result<Vec<Timed>> {
     let mut timed = Vec::new();
     for (place, (_, took)) in places.iter().zip(&watched) {
         place.stand_behind(&place.addresses())?;
-        let of = |percent| percentile(took, percent);
-        timed.push(Timed { place: place.name(), times: took.len(), p50: of(50), p99: of(99), most: of(100) });
+        timed.push(Timed { place: place.name(), waits: Waits::of(took) });
     }
     Ok(timed)
 }
