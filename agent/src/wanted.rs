@@ -204,17 +204,8 @@ mod tests {
         let floating = |switches: Vec<Resource>| {
             let addresses = ["192.0.2.201", "203.0.113.7"].map(|text| text.parse().expect("an address")).into();
             let floating = FloatingIps { addresses, unread: None, created: Created::UNKNOWN };
-            let pod = Pod {
-                id: PodId::new("x", "web"),
-                node: Some("n1".into()),
-                labels: Labels::default(),
-                service_account: None,
-                addresses: [].into(),
-                ports: [].into(),
-                host_network: false,
-                finished: false,
-                floating: Some(Box::new(floating)),
-            };
+            let bare = Pod::bare(PodId::new("x", "web"), Some("n1".into()));
+            let pod = Pod { floating: Some(Box::new(floating)), ..bare };
             of_pod(&["10.65.0.9"], [switches, vec![Resource::Pod(pod.into())]].concat()).0
         };
         let both = |floats| FelixConfiguration {

@@ -209,15 +209,11 @@ pub fn world(view: &View) -> World {
 
 fn pod(endpoint: &Endpoint, ports: &[NamedPort], node: &NodeName) -> Pod {
     Pod {
-        id: endpoint.id.clone(),
-        node: Some(node.clone()),
         labels: endpoint.labels.clone(),
         service_account: endpoint.service_account.as_deref().map(Into::into),
         addresses: endpoint.addresses.as_slice().into(),
         ports: ports.into(),
-        host_network: false,
-        finished: false,
-        floating: None,
+        ..Pod::bare(endpoint.id.clone(), Some(node.clone()))
     }
 }
 

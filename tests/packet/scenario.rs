@@ -118,19 +118,17 @@ impl Scenario {
 
 impl Cast {
     fn pod(&self) -> Pod {
+        let node = if self.local { "node" } else { "elsewhere" };
         Pod {
-            id: PodId::new(NAMESPACE, self.actor.name),
-            node: Some(if self.local { "node" } else { "elsewhere" }.into()),
             labels: self.labels.clone(),
             service_account: Some("default".into()),
             addresses: self.actor.addresses().into(),
             ports: self.ports.as_slice().into(),
-            host_network: false,
-            finished: false,
             floating: (!self.floating.is_empty()).then(|| {
                 let addresses = self.floating.clone();
                 Box::new(FloatingIps { addresses, unread: None, created: Created::UNKNOWN })
             }),
+            ..Pod::bare(PodId::new(NAMESPACE, self.actor.name), Some(node.into()))
         }
     }
 

@@ -1,18 +1,32 @@
 //! Floating addresses: addresses at which pods of this node are reached beside their own.
 //! In: pods that ask for some, their attachments, whose addresses are whose already. Out: frontends with that pod behind them.
-//! Invariant: an address floats to one pod, and never from anybody who has it: this node or another, a pod, a service; of two
-//! pods that want one the older has it, then the smaller name.
-//! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to an address of the other family.
+//! Invariant: an address floats to one pod, and never from anybody who has it: this node or another, a pod, a service that is
+//! served here; of pods that want one, on this node or another, the older has it, then the smaller name.
+//! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to an address of the other family, or that is not the pod's; more than [`MOST`].
 
 use crate::{World, host};
-use model::{Attachment, AttachmentId, FIRST_INTERFACE, Family, FloatingIps, PodId, ServiceId, ServicePortId};
+use model::{Attachment, AttachmentId, Created, FIRST_INTERFACE, Family, FloatingIps, NodeName, PodId, ServicePortId};
 use service::{Balance, Frontend, Kind};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// At most so many on a node: what pods are annotated with leaves services the room they have in the kernel's tables.
+pub(crate) const MOST: usize = 1024;
+
+/// Which pods ask for an address, wherever they are.
+pub(crate) type Asking = BTreeMap<IpAddr, BTreeSet<PodId>>;
 
 /// What has an address already.
-pub(crate) struct Held<'a, P> {
+pub(crate) struct Held<'a> {
     /// The pod that has it.
-    pub(crate) pod: P,
+    pub(crate) pod: &'a dyn Fn(IpAddr) -> Option<&'a PodId>,
+    /// The node that has it.
+    pub(crate) node: &'a dyn Fn(IpAddr) -> Option<&'a NodeName>,
+    /// Pods that want it.
+    pub(crate) asking: &'a Asking,
     /// Where services are reached.
     pub(crate) services: &'a BTreeMap<Frontend, Arc<Balance>>,
 }
@@ -28,15 +42,22 @@ pub(crate) struct Floating {
     pub(crate) remarks: Vec<String>,
 }
 
+/// A pod that is attached here, and what it has.
+struct Pod<'a> {
+    id: &'a PodId,
+    created: Created,
+    own: Vec<&'a Attachment>,
+}
+
 /// What a pod that is attached here asks for.
 pub(crate) fn asked<'a>(world: &'a World, id: &PodId) -> Option<&'a FloatingIps> {
-    let asked = world.pods.get(id).filter(|pod| !pod.finished)?.floating.as_deref()?;
+    let asked = wanted(world, id)?;
     own(world, id).next().map(|_| asked)
 }
 
-/// Pods of this node that ask for any.
-pub(crate) fn pods(world: &World) -> impl Iterator<Item = &PodId> {
-    world.attached.keys().filter(|id| asked(world, id).is_some())
+/// What a pod asks for, wherever it is.
+pub(crate) fn wanted<'a>(world: &'a World, id: &PodId) -> Option<&'a FloatingIps> {
+    world.pods.get(id).filter(|pod| !pod.finished)?.floating.as_deref()
 }
 
 /// Its attachments, those of Calico's only interface first.
@@ -48,75 +69,82 @@ fn own<'a>(world: &'a World, id: &PodId) -> impl Iterator<Item = &'a Attachment>
 }
 
 /// What floats to these pods.
-pub(crate) fn settle<'a, P>(world: &World, pods: impl Iterator<Item = &'a PodId>, held: &Held<'_, P>) -> Floating
-where
-    P: Fn(IpAddr) -> Option<PodId>,
-{
+pub(crate) fn settle<'a>(world: &'a World, pods: impl Iterator<Item = &'a PodId>, held: &Held<'_>) -> Floating {
     let mut asking: Vec<_> = pods.filter_map(|id| Some((asked(world, id)?, id))).collect();
     asking.sort_by_key(|(asked, id)| (asked.created, *id));
+    let is_on = world.floats();
     let mut floating = Floating::default();
     for (asked, id) in asking {
+        let pod = Pod { id, created: asked.created, own: own(world, id).collect() };
         for address in &asked.addresses {
-            match floating.place(world, (id, *address), held) {
-                Ok(()) => {}
-                Err(why) => floating.remarks.push(format!("pod {id}: {address} does not float to it: {why}")),
+            let off = || Err("FelixConfiguration does not say floatingIPs: Enabled".to_owned());
+            let placed = if is_on { floating.place(world, &pod, *address, held) } else { off() };
+            if let Err(why) = placed {
+                floating.remarks.push(format!("pod {id}: {address} does not float to it: {why}"));
             }
         }
     }
     floating
 }
 
-impl Floating {
-    fn place<P>(&mut self, world: &World, (id, address): (&PodId, IpAddr), held: &Held<'_, P>) -> Result<(), String>
-    where
-        P: Fn(IpAddr) -> Option<PodId>,
-    {
-        if !world.floats() {
-            return Err("FelixConfiguration does not say floatingIPs: Enabled".to_owned());
+/// The same, from the beginning.
+pub(crate) fn fresh(world: &World, services: &BTreeMap<Frontend, Arc<Balance>>) -> Floating {
+    let pods = world.pods_by_address();
+    let node_at = |address| world.nodes.values().find(|node| node.addresses.contains(&address));
+    let mut asking = Asking::new();
+    for id in world.pods.keys() {
+        for address in wanted(world, id).into_iter().flat_map(|asked| &asked.addresses) {
+            asking.entry(*address).or_default().insert(id.clone());
         }
+    }
+    let asks = world.attached.keys().filter(|id| asked(world, id).is_some());
+    let held = Held {
+        pod: &|address| pods.get(&address),
+        node: &|address| node_at(address).map(|node| &node.name),
+        asking: &asking,
+        services,
+    };
+    settle(world, asks, &held)
+}
+
+impl Floating {
+    fn place(&mut self, world: &World, pod: &Pod<'_>, address: IpAddr, held: &Held<'_>) -> Result<(), String> {
         let family = Family::of(address);
-        let inner = |known: &'_ Attachment| known.addresses.iter().copied().find(|own| Family::of(*own) == family);
+        let is_its = |at: &IpAddr| !world.host.contains(at) && (held.pod)(*at) == Some(pod.id);
+        let inner =
+            |known: &Attachment| known.addresses.iter().copied().find(|at| Family::of(*at) == family && is_its(at));
         let name = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        let found = own(world, id).find_map(|known| Some((known.id.clone(), inner(known)?)));
-        let (attachment, inner) = found.ok_or_else(|| format!("it has no {name} address"))?;
+        let found = pod.own.iter().find_map(|known| Some((&known.id, inner(known)?)));
+        let (attachment, inner) = found.ok_or_else(|| format!("it has no {name} address of its own"))?;
         let frontend = Frontend::floating(address);
-        if let Some(holder) = self.frontends.get(&frontend) {
-            let holder = &holder.of.service;
-            let is_own = *holder == named(id);
-            return if is_own { Ok(()) } else { Err(format!("it floats to the pod {holder}, which is older")) };
+        let of = ServicePortId::of_pod(pod.id, address.to_string());
+        if let Some(holder) = self.frontends.get(&frontend).map(|balance| &balance.of) {
+            let older = || Err(format!("it floats to the pod {}, which is older", holder.service));
+            return if *holder == of { Ok(()) } else { older() };
         }
         if let Some(holder) = held.who(world, address) {
             return Err(format!("it is {holder}"));
         }
-        let of = ServicePortId { service: named(id), port: address.to_string() };
+        if let Some(older) = held.older(world, pod, address) {
+            return Err(format!("it floats to the pod {older} elsewhere, which is older"));
+        }
+        if self.frontends.len() >= MOST {
+            return Err(format!("the node has {MOST} floating addresses already"));
+        }
         self.frontends.insert(frontend, Arc::new(Balance::of_floating_ip(of, inner)));
-        self.of.entry(attachment).or_default().push(address);
+        self.of.entry(attachment.clone()).or_default().push(address);
         Ok(())
     }
-
-    /// Keeps what is still so, for who compares by the pointer.
-    pub(crate) fn sharing(mut self, before: &Self) -> Self {
-        for (frontend, balance) in &mut self.frontends {
-            if let Some(known) = before.frontends.get(frontend).filter(|known| *known == balance) {
-                *balance = Arc::clone(known);
-            }
-        }
-        self
-    }
 }
 
-fn named(PodId { namespace, name }: &PodId) -> ServiceId {
-    ServiceId { namespace: namespace.clone(), name: name.to_string() }
-}
-
-impl<P: Fn(IpAddr) -> Option<PodId>> Held<'_, P> {
+impl Held<'_> {
     /// Who has an address, in words.
     fn who(&self, world: &World, address: IpAddr) -> Option<String> {
         if world.host.contains(&address) {
             return Some("this node's own".to_owned());
         }
-        if let Some(node) = world.nodes.values().find(|node| node.addresses.contains(&address)) {
-            return Some(format!("the node {}'s", node.name));
+        if let Some(node) = (self.node)(address) {
+            return Some(format!("the node {node}'s"));
         }
         if let Some(pod) = (self.pod)(address) {
             return Some(format!("the pod {pod}'s"));
@@ -125,6 +153,23 @@ impl<P: Fn(IpAddr) -> Option<PodId>> Held<'_, P> {
         let of = at.map(|(_, balance)| balance).find(|balance| balance.kind != Kind::FloatingIp)?;
         Some(format!("an address of the service {}", of.of.service))
     }
+
+    /// A pod of another node to which the address floats there, as far as can be known here.
+    fn older(&self, world: &World, pod: &Pod<'_>, address: IpAddr) -> Option<&PodId> {
+        let asking = self.asking.get(&address)?.iter().filter(|id| is_elsewhere(world, id, Family::of(address)));
+        let since = asking.filter_map(|id| Some((wanted(world, id)?.created, id)));
+        since.filter(|other| *other < (pod.created, pod.id)).min().map(|(_, id)| id)
+    }
+}
+
+/// Whether a pod is on another node, and has an address of this family.
+fn is_elsewhere(world: &World, id: &PodId, family: Family) -> bool {
+    let Some(pod) = world.pods.get(id) else { return false };
+    let published = world.published.get(id).into_iter().flat_map(|told| &told.addresses);
+    let mut known = pod.addresses.iter().chain(published);
+    pod.node.as_ref().is_some_and(|node| *node != world.node)
+        && !pod.host_network
+        && known.any(|at| Family::of(*at) == family)
 }
 
 impl World {
@@ -135,17 +180,14 @@ impl World {
     }
 
     /// Whether pods are reached at floating addresses (Calico's default: no).
-    #[must_use]
-    pub fn floats(&self) -> bool {
+    fn floats(&self) -> bool {
         host::chosen(self, |felix| felix.floating_ips).unwrap_or(false)
     }
 
     /// Which floating addresses do not float, worked out from the beginning; [`crate::Live`] keeps it.
     #[must_use]
     pub fn floating_remarks(&self) -> Vec<String> {
-        let pods_here = self.pods_by_address();
-        let held = Held { pod: |address| pods_here.get(&address).cloned(), services: &crate::serve::services(self) };
-        settle(self, pods(self), &held).remarks
+        fresh(self, &crate::serve::services(self)).remarks
     }
 }
 
@@ -154,8 +196,8 @@ mod tests {
     use super::*;
     use crate::Desired;
     use model::{
-        Created, FelixConfiguration, IfaceName, Labels, Mac, Node, Pod, Protocol, Resource, Service, ServiceKind,
-        ServicePort, TrafficPolicy, Update,
+        FelixConfiguration, IfaceName, Labels, Mac, Node, Pod, Protocol, Resource, Service, ServiceId, ServiceKind,
+        ServicePort, TrafficPolicy, Update, WorkloadAddress,
     };
 
     fn at(text: &str) -> IpAddr {
@@ -165,17 +207,8 @@ mod tests {
     fn pod(name: &str, created: &str, floating: &[&str]) -> Pod {
         let created = Created::read(created);
         let addresses = floating.iter().map(|text| at(text)).collect();
-        Pod {
-            id: PodId::new("x", name),
-            node: Some("n1".into()),
-            labels: Labels::default(),
-            service_account: None,
-            addresses: [].into(),
-            ports: [].into(),
-            host_network: false,
-            finished: false,
-            floating: Some(Box::new(FloatingIps { addresses, unread: None, created })),
-        }
+        let floating = Some(Box::new(FloatingIps { addresses, unread: None, created }));
+        Pod { floating, ..Pod::bare(PodId::new("x", name), Some("n1".into())) }
     }
 
     fn attachment(pod: &str, last: u8, interface: &str) -> Attachment {
@@ -280,6 +313,77 @@ mod tests {
         world.detach(&attachment("zoo", 3, FIRST_INTERFACE).id);
         assert_eq!(floating(&world), ["192.0.2.7 -> 10.65.0.2 x/web:192.0.2.7"]);
         assert_eq!(world.floating_remarks(), [""; 0]);
+    }
+
+    #[test]
+    fn of_two_pods_on_two_nodes_the_older_has_it_so_that_both_nodes_say_the_same() {
+        let older = "2026-01-01T00:00:00Z";
+        let elsewhere = |name: &str, created: &str, addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| at(text)).collect();
+            Pod { node: Some("n2".into()), addresses, ..pod(name, created, &["192.0.2.7"]) }
+        };
+        let said = "192.0.2.7 does not float to it: it floats to the pod x/zoo elsewhere, which is older";
+        let own = ["192.0.2.7 -> 10.65.0.2 x/web:192.0.2.7"];
+        let after = |told: Pod| {
+            let mut world = self::world(&["192.0.2.7"]);
+            world.apply(Update::Set(Resource::Pod(told.into())));
+            world
+        };
+        let mut world = after(elsewhere("zoo", older, &["10.65.9.9"]));
+        assert_eq!(floating(&world), [""; 0]);
+        remarked(&world, said);
+        world.apply(Update::Gone(model::ResourceKey::Pod(PodId::new("x", "zoo"))));
+        assert_eq!(floating(&world), own, "once the other is gone");
+        let same = after(elsewhere("any", "2026-01-02T00:00:00Z", &["10.65.9.9"]));
+        remarked(&same, "x/any elsewhere");
+        let mut bare = after(elsewhere("zoo", older, &[]));
+        assert_eq!(floating(&bare), own, "it has no address that it could float to");
+        bare.apply(Update::Set(Resource::WorkloadAddress(WorkloadAddress {
+            pod: PodId::new("x", "zoo"),
+            node: "n2".into(),
+            addresses: vec![at("10.65.9.9")],
+            labels: Labels::default(),
+        })));
+        assert_eq!(floating(&bare), [""; 0], "its node has said which it has");
+        let web = PodId::new("x", "web");
+        for (told, why) in [
+            (elsewhere("zoo", "2026-01-03T00:00:00Z", &["10.65.9.9"]), "it is younger"),
+            (elsewhere("zoo", "2026-01-02T00:00:00Z", &["10.65.9.9"]), "as old, and its name is greater"),
+            (elsewhere("zoo", older, &["fd00:65::99"]), "of the other family"),
+            (Pod { finished: true, ..elsewhere("zoo", older, &["10.65.9.9"]) }, "it is over"),
+            (Pod { host_network: true, ..elsewhere("zoo", older, &["10.65.9.9"]) }, "nothing floats to a node"),
+            (Pod { node: Some("n1".into()), ..elsewhere("zoo", older, &["10.65.9.9"]) }, "it is none of here"),
+            (Pod { id: web, ..elsewhere("", "2026-01-02T00:00:00Z", &["10.65.9.9"]) }, "it is the same pod"),
+        ] {
+            assert_eq!(floating(&after(told)), own, "{why}");
+        }
+    }
+
+    #[test]
+    fn more_than_a_node_has_room_for_do_not_float_and_the_oldest_keep_theirs() {
+        let addresses = |from: usize, to: usize| (from..to).map(|n| format!("198.18.{}.{}", n / 250, n % 250 + 1));
+        let all: Vec<_> = addresses(0, MOST - 1).collect();
+        let mut world = world(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        let more: Vec<_> = addresses(MOST, MOST + 2).collect();
+        let younger = pod("zoo", "2026-01-03T00:00:00Z", &[&more[0], &more[1], &more[0]]);
+        world.apply(Update::Set(Resource::Pod(younger.into())));
+        world.attach(attachment("zoo", 3, FIRST_INTERFACE));
+        assert_eq!(floating(&world).len(), MOST);
+        let said = format!("pod x/zoo: {} does not float to it: the node has 1024 floating addresses already", more[1]);
+        assert_eq!(world.floating_remarks(), [said]);
+    }
+
+    #[test]
+    fn it_floats_to_no_inner_address_that_somebody_else_has() {
+        let mut world = world(&["192.0.2.7"]);
+        world.attach(Attachment { addresses: vec![at("10.65.0.2")], ..attachment("any", 9, FIRST_INTERFACE) });
+        assert_eq!(floating(&world), [""; 0]);
+        remarked(&world, "it has no IPv4 address of its own");
+        world.detach(&attachment("any", 9, FIRST_INTERFACE).id);
+        assert_eq!(floating(&world).len(), 1);
+        world.set_host_addresses([at("10.65.0.2")].into());
+        assert_eq!(floating(&world), [""; 0]);
+        remarked(&world, "it has no IPv4 address of its own");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Never: an address that this host does not have; a loopback address for anybody but the node itself.
 
 use crate::World;
-use model::{Attachment, Family, HostPort, PodId, ServiceId, ServicePortId};
+use model::{Attachment, Family, HostPort, PodId, ServicePortId};
 use service::{Backend, Balance, Frontend};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,11 +25,12 @@ pub(crate) fn frontends(world: &World) -> BTreeMap<Frontend, Arc<Balance>> {
     let mut found = BTreeMap::new();
     for attachment in holders(world) {
         for port in &attachment.host_ports {
+            let of = || ServicePortId::of_pod(&attachment.pod, port.to_string());
             for address in &attachment.addresses {
                 let backend = Backend { address: *address, port: port.target };
                 for at in own_addresses(world, port, Family::of(*address)) {
                     let frontend = Frontend { address: at, protocol: port.protocol, port: port.port };
-                    let balance = || Arc::new(Balance::of_host_port(of(attachment, port), backend, !at.is_loopback()));
+                    let balance = || Arc::new(Balance::of_host_port(of(), backend, !at.is_loopback()));
                     found.entry(frontend).or_insert_with(balance);
                 }
             }
@@ -42,13 +43,6 @@ fn holders(world: &World) -> impl Iterator<Item = &Attachment> {
     let is_finished = |id: &PodId| world.pods.get(id).is_some_and(|pod| pod.finished);
     let served = world.attachments.values().filter(|attachment| attachment.committed);
     served.filter(move |attachment| !attachment.host_ports.is_empty() && !is_finished(&attachment.pod))
-}
-
-/// Its name in the place of a service port's, which has no slash.
-fn of(attachment: &Attachment, port: &HostPort) -> ServicePortId {
-    let PodId { namespace, name } = &attachment.pod;
-    let service = ServiceId { namespace: namespace.clone(), name: name.to_string() };
-    ServicePortId { service, port: port.to_string() }
 }
 
 fn own_addresses(world: &World, port: &HostPort, family: Family) -> impl Iterator<Item = IpAddr> {

@@ -4,9 +4,7 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World,
-    floating::{self, Held},
-    host, serve,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host, serve,
     surroundings::surroundings,
     workload::{Workload, workloads},
 };
@@ -31,9 +29,7 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let endpoints = endpoints(world, &workloads, [&book, staged], &mut sets);
     let (host_endpoints, node) = host_endpoints(world, [&book, staged], &mut sets);
     let services = serve::services(world);
-    let has = |address: IpAddr, workload: &&Workload<'_>| workload.addresses.contains_key(&address);
-    let pod = |address| workloads.iter().find(|workload| has(address, workload)).map(|workload| workload.id.clone());
-    let floating = floating::settle(world, floating::pods(world), &Held { pod, services: &services });
+    let floating = floating::fresh(world, &services);
     let mut desired = Desired { endpoints, host_endpoints, node, services, ..Desired::default() };
     desired.services.extend(floating.frontends);
     for (id, addresses) in floating.of {

@@ -45,6 +45,24 @@ pub struct Pod {
     pub floating: Option<Box<FloatingIps>>,
 }
 
+impl Pod {
+    /// One of which nothing more is said.
+    #[must_use]
+    pub fn bare(id: PodId, node: Option<NodeName>) -> Self {
+        Self {
+            id,
+            node,
+            labels: Labels::default(),
+            service_account: None,
+            addresses: [].into(),
+            ports: [].into(),
+            host_network: false,
+            finished: false,
+            floating: None,
+        }
+    }
+}
+
 /// What a pod says of floating addresses (`cni.projectcalico.org/floatingIPs`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloatingIps {

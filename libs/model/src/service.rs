@@ -3,7 +3,7 @@
 //! Invariant: no two ports of a service share protocol and number, name, or node port.
 //! Never: who stands behind it; slices say that (`endpointslice.rs`).
 
-use crate::{Cidr, NamespaceName, Protocol};
+use crate::{Cidr, NamespaceName, PodId, Protocol};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -29,6 +29,14 @@ pub struct ServicePortId {
     pub service: ServiceId,
     /// The port's name; empty: it has none.
     pub port: String,
+}
+
+impl ServicePortId {
+    /// Names what leads to one pod beside services: its name in the place of a service's.
+    #[must_use]
+    pub fn of_pod(PodId { namespace, name }: &PodId, port: String) -> Self {
+        Self { service: ServiceId { namespace: namespace.clone(), name: name.to_string() }, port }
+    }
 }
 
 impl fmt::Display for ServicePortId {

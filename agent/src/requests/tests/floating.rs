@@ -4,22 +4,13 @@
 //! Never: a pod that is refused because another has the address.
 
 use super::*;
-use model::{Created, FelixConfiguration, FloatingIps, Labels, Pod};
+use model::{Created, FelixConfiguration, FloatingIps, Pod};
 
 fn told(addresses: &[&str], unread: Option<&str>) -> Update {
     let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
     let floating = FloatingIps { addresses, unread: unread.map(str::to_owned), created: Created::UNKNOWN };
-    let pod = Pod {
-        id: PodId::new("default", "a"),
-        node: Some("n1".into()),
-        labels: Labels::default(),
-        service_account: None,
-        addresses: [].into(),
-        ports: [].into(),
-        host_network: false,
-        finished: false,
-        floating: Some(Box::new(floating)),
-    };
+    let bare = Pod::bare(PodId::new("default", "a"), Some("n1".into()));
+    let pod = Pod { floating: Some(Box::new(floating)), ..bare };
     Update::Set(Resource::Pod(pod.into()))
 }
 

@@ -112,6 +112,11 @@ impl Followed {
         put(&mut self.desired.services, &mut self.since.services, frontend, balance);
     }
 
+    /// Frontends that were written since it was last handed out.
+    pub(super) fn written(&self) -> impl Iterator<Item = &Frontend> {
+        self.since.services.iter()
+    }
+
     pub(super) fn own(&mut self) -> Own<'_> {
         let Desired { endpoints, host_endpoints, node, .. } = &mut self.desired;
         Own { endpoints, host_endpoints, node }

@@ -99,6 +99,11 @@ impl Peers {
         place(&mut self.nodes, &mut self.nodes_on, name, nets)
     }
 
+    /// The first of the nodes that have an address.
+    pub(super) fn node_at(&self, address: IpAddr) -> Option<&NodeName> {
+        self.nodes_on.get(&Cidr::host(address))?.first()
+    }
+
     /// A rule asks this selector of endpoints and network sets for the first time.
     pub(super) fn ask(&mut self, world: &World, selector: &Arc<Selector>) -> Concerned {
         let id = self.selectors.number(selector);

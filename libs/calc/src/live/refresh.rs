@@ -36,6 +36,7 @@ impl Live {
         }
         for name in &dirty.nodes {
             let nets = self.peers.put_node(&self.world, name);
+            self.floats.touch(nets.iter().map(Cidr::network));
             self.around_changed(nets, &mut todo);
         }
         let has_other_host_ports = !dirty.addresses.is_empty() || self.services.host_any(&self.world, &dirty.pods);
@@ -76,6 +77,7 @@ impl Live {
         if dirty.interfaces {
             self.hosts.interfaces_changed();
         }
+        self.floats.rewrite(&todo.subjects, dirty.every_host);
         for id in mem::take(&mut todo.subjects) {
             self.subject(&id, &mut todo);
         }
@@ -86,7 +88,8 @@ impl Live {
         self.placed(&mut todo);
         self.nets(&mut todo);
         self.addresses(&todo);
-        self.floats.settle(&self.world, &self.claims, &mut self.desired);
+        self.floats.touch(todo.addresses.iter().copied());
+        self.floats.settle(&self.world, (&self.claims, &self.peers), &mut self.desired);
     }
 
     fn pod(&mut self, id: &PodId, todo: &mut Todo) {

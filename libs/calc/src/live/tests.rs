@@ -31,15 +31,11 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
     });
     let pods = view.endpoints.iter().map(|endpoint| {
         let pod = Pod {
-            id: endpoint.id.clone(),
-            node: None,
             labels: endpoint.labels.clone(),
             addresses: endpoint.addresses.as_slice().into(),
             ports: endpoint.ports.as_deref().unwrap_or_default().into(),
             service_account: endpoint.service_account.as_deref().map(Into::into),
-            host_network: false,
-            finished: false,
-            floating: None,
+            ..Pod::bare(endpoint.id.clone(), None)
         };
         Resource::Pod(pod.into())
     });

@@ -115,15 +115,10 @@ pub fn labels(pairs: &[(&str, &str)]) -> Labels {
 /// A pod's manifest, `namespace/name`, with the label `app`.
 pub fn manifest(pod: &str, app: &str, addresses: &[&str]) -> Pod {
     Pod {
-        id: pod_id(pod),
-        node: None,
         labels: labels(&[("app", app)]),
         service_account: Some("default".into()),
         addresses: addresses.iter().map(|text| address(text)).collect(),
-        ports: [].into(),
-        host_network: false,
-        finished: false,
-        floating: None,
+        ..Pod::bare(pod_id(pod), None)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Floating addresses of a pod.
 //! In: the annotation `cni.projectcalico.org/floatingIPs`, a JSON list (cni-plugin/pkg/k8s/k8s.go). Out: [`FloatingIps`].
-//! Invariant: all of the list or nothing: of one that cannot be read no address floats.
+//! Invariant: of a list that cannot be read no address floats; of one that is too long the first [`MOST`] do.
 //! Never: refuses the pod for it: policies go on knowing its labels.
 
 use super::{
@@ -12,20 +12,31 @@ use model::FloatingIps;
 use serde_json::Value;
 use std::net::IpAddr;
 
+/// At most so many float to one pod: whoever may write pods takes no more of the node's tables by one of them.
+const MOST: usize = 16;
+
 const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
 
 /// What the pod says of them; an empty annotation says nothing, as in Calico.
 pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {
     let text = meta.annotation(FLOATING_IPS).filter(|text| !text.is_empty())?;
     let created = created(object);
-    let read = addresses(text);
-    if let Err(reason) = &read {
-        let field = InvalidField::new(&format!("metadata.annotations[{FLOATING_IPS}]"), reason);
-        unreadable.push(field.so("no address floats to the pod"));
-    }
-    let (addresses, unread) = match read {
-        Ok(addresses) => (addresses, None),
-        Err(reason) => (Vec::new(), Some(reason)),
+    let mut tell = |reason: &str, so: &str| {
+        unreadable.push(InvalidField::new(&format!("metadata.annotations[{FLOATING_IPS}]"), reason).so(so));
+    };
+    let (addresses, unread) = match addresses(text) {
+        Ok(mut addresses) => {
+            if addresses.len() > MOST {
+                let reason = format!("it lists {} addresses", addresses.len());
+                tell(&reason, &format!("only the first {MOST} float to the pod"));
+                addresses.truncate(MOST);
+            }
+            (addresses, None)
+        }
+        Err(reason) => {
+            tell(&reason, "no address floats to the pod");
+            (Vec::new(), Some(reason))
+        }
     };
     Some(Box::new(FloatingIps { addresses, unread, created }))
 }
@@ -100,6 +111,19 @@ mod tests {
             let [problem] = &unreadable[..] else { panic!("{unreadable:?}") };
             assert!(problem.starts_with("metadata.annotations[cni.projectcalico.org/floatingIPs]: "), "{problem}");
             assert!(problem.contains(said) && problem.ends_with("no address floats to the pod"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn of_a_list_that_is_too_long_the_first_float_and_it_is_said_how_many() {
+        let listed =
+            |count: usize| pod(&format!("{:?}", (1..=count).map(|n| format!("192.0.2.{n}")).collect::<Vec<_>>()));
+        for (count, said) in [(16, &[][..]), (17, &["it lists 17 addresses; only the first 16 float to the pod"])] {
+            let (found, problems) = listed(count);
+            let found = found.expect("it is there");
+            assert_eq!((found.addresses.len(), found.unread), (16, None), "what floated stays");
+            let text = |what: &&str| format!("metadata.annotations[cni.projectcalico.org/floatingIPs]: {what}");
+            assert_eq!(problems, said.iter().map(text).collect::<Vec<_>>());
         }
     }
 }

@@ -6,8 +6,8 @@
 use super::*;
 use crate::{Neighbour, NodePortAddresses};
 use model::{
-    Created, EndpointSlice, EndpointSliceId, FloatingIps, Hints, HostPort, Labels, Node, Service, ServiceAddresses,
-    ServiceId, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
+    Created, EndpointSlice, EndpointSliceId, FloatingIps, Hints, HostPort, Node, Service, ServiceAddresses, ServiceId,
+    ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use service::{About, Frontend, Kind};
 use std::sync::Arc;
@@ -123,17 +123,8 @@ pub(super) fn node_ports(dice: &mut Dice) -> NodePortAddresses {
 /// A pod with host ports that services may want, too, or without.
 fn hosting(dice: &mut Dice) -> Attachment {
     let addresses: Box<[IpAddr]> = [address(dice, true, 65), address(dice, false, 65)].into();
-    let pod = Pod {
-        id: PodId::new("x", dice.pick(&["shop", "web", "pod"])),
-        node: None,
-        labels: Labels::default(),
-        addresses,
-        ports: [].into(),
-        service_account: None,
-        host_network: false,
-        finished: false,
-        floating: None,
-    };
+    let id = PodId::new("x", dice.pick(&["shop", "web", "pod"]));
+    let pod = Pod { addresses, ..Pod::bare(id, None) };
     let port = |dice: &mut Dice| HostPort {
         address: dice.pick(&[None, Some([0; 4].into()), Some([10, 97, 0, 1].into()), Some([127, 0, 0, 1].into())]),
         protocol: dice.pick(&PROTOCOLS),
@@ -146,7 +137,7 @@ fn hosting(dice: &mut Dice) -> Attachment {
 
 /// Addresses that a pod asks for, some of which others have.
 fn floating(dice: &mut Dice) -> Option<Box<FloatingIps>> {
-    let net = dice.pick(&[65, 96, 97, 98]);
+    let net = dice.pick(&[65, 96, 97, 98, 98, 98]);
     let addresses = (0..dice.below(4)).map(|_| (dice.below(4) > 0, net)).collect::<Vec<_>>();
     let addresses = addresses.into_iter().map(|(v4, net)| address(dice, v4, net)).collect();
     let created = dice.pick(&[Created::UNKNOWN, Created::read("2026-01-01T00:00:00Z")]);
@@ -155,17 +146,19 @@ fn floating(dice: &mut Dice) -> Option<Box<FloatingIps>> {
 
 /// The same pod, perhaps over by now.
 fn told(attachment: &Attachment, finished: bool, floating: Option<Box<FloatingIps>>) -> Resource {
-    let pod = Pod {
-        id: attachment.pod.clone(),
-        node: Some(HERE.into()),
-        labels: attachment.labels.clone(),
-        addresses: attachment.addresses.as_slice().into(),
-        ports: [].into(),
-        service_account: None,
-        host_network: false,
-        finished,
-        floating,
-    };
+    let (labels, addresses) = (attachment.labels.clone(), attachment.addresses.as_slice().into());
+    let bare = Pod::bare(attachment.pod.clone(), Some(HERE.into()));
+    let pod = Pod { labels, addresses, finished, floating, ..bare };
+    Resource::Pod(pod.into())
+}
+
+/// A pod of another node, older or younger than those here; some have no address yet.
+fn elsewhere(dice: &mut Dice) -> Resource {
+    let (id, node) = (PodId::new("x", dice.pick(&["afar", "pod", "zoo"])), dice.pick(&["there", "there", HERE]));
+    let addresses = (0..dice.below(3)).map(|_| dice.below(4) > 0).collect::<Vec<_>>();
+    let addresses = addresses.into_iter().map(|v4| address(dice, v4, 66)).collect();
+    let (finished, host_network) = (dice.below(5) == 0, dice.below(5) == 0);
+    let pod = Pod { addresses, finished, host_network, floating: floating(dice), ..Pod::bare(id, Some(node.into())) };
     Resource::Pod(pod.into())
 }
 
@@ -207,7 +200,8 @@ fn change(dice: &mut Dice, live: &mut Live, resource: Resource, put_off: &mut us
             text
         }
         14 | 15 => {
-            let told = told(&hosting(dice), dice.below(5) == 0, floating(dice));
+            let own = dice.below(3) > 0;
+            let told = if own { told(&hosting(dice), dice.below(5) == 0, floating(dice)) } else { elsewhere(dice) };
             let text = format!("{told:?}");
             live.apply(Update::Set(told));
             text
@@ -239,7 +233,8 @@ fn change(dice: &mut Dice, live: &mut Live, resource: Resource, put_off: &mut us
 
 #[test]
 fn whatever_the_history_services_are_what_the_world_says_now() {
-    let (mut contested, mut hosted, mut put_off, mut floated, mut unfloated) = (0, 0, 0, 0, 0);
+    let (mut contested, mut hosted, mut put_off) = (0, 0, 0);
+    let (mut floated, mut unfloated, mut elsewhere) = (0, 0, 0);
     for seed in 1..=400 {
         let mut dice = Dice(seed);
         let all = resources(&mut dice);
@@ -258,6 +253,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                 assert_eq!(desired.endpoints, wanted.endpoints, "seed {seed}, after:\n{history}");
                 floated += desired.endpoints.values().map(|endpoint| endpoint.floating.len()).sum::<usize>();
                 unfloated += live.floating_remarks().iter().filter(|said| !said.contains("Enabled")).count();
+                elsewhere += live.floating_remarks().iter().filter(|said| said.contains("elsewhere")).count();
                 assert_same_remarks(&mut live, &format!("seed {seed}, after:\n{history}"));
                 let said = live.service_remarks();
                 let taken = said.values().flatten().filter(|said| said.about == About::Taken);
@@ -267,9 +263,41 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
         }
     }
     assert!(contested > 1000, "services of these worlds want the same frontends: {contested}");
-    assert!(hosted > 500, "and so do host ports: {hosted}");
+    assert!(hosted > 400, "and so do host ports: {hosted}");
     assert!(put_off > 100, "some are not served: {put_off}");
+    assert!(elsewhere > 50, "some float to a pod elsewhere: {elsewhere}");
     assert!(floated > 1000 && unfloated > 1000, "addresses float, and some of them do not: {floated}, {unfloated}");
+}
+
+#[test]
+fn a_change_that_touches_no_floating_address_looks_at_none_of_them() {
+    let mut live = Live::new(HERE.into(), false);
+    live.apply(Update::InSync);
+    let attachment = hosting(&mut Dice(1));
+    let addresses = vec![[192, 0, 2, 7].into(), [203, 0, 113, 9].into()];
+    let asked = FloatingIps { addresses, unread: None, created: Created::UNKNOWN };
+    live.attach(attachment.clone());
+    live.apply(Update::Set(told(&attachment, false, Some(Box::new(asked)))));
+    let felix = FelixConfiguration {
+        name: FelixConfiguration::DEFAULT.into(),
+        floating_ips: Some(true),
+        ..FelixConfiguration::default()
+    };
+    live.apply(Update::Set(Resource::FelixConfiguration(felix)));
+    // Each settling writes the remarks anew.
+    let remarks = |live: &mut Live| {
+        live.desired().expect("in sync");
+        (live.floating_remarks().len(), live.floating_remarks().as_ptr())
+    };
+    live.apply(Update::Set(web(2, "2026-01-01T00:00:00Z")));
+    live.latest().expect("in sync");
+    let first = remarks(&mut live);
+    assert_eq!(first.0, 1, "203.0.113.9 is the service's");
+    live.apply(Update::Set(Resource::EndpointSlice(slice(&mut Dice(1)).into())));
+    live.apply(Update::Set(Resource::Pod(Pod::bare(PodId::new("y", "other"), Some("there".into())).into())));
+    assert_eq!(remarks(&mut live), first);
+    live.apply(Update::Gone(web(2, "").key()));
+    assert_eq!(remarks(&mut live).0, 0, "it is free");
 }
 
 fn web(number: u8, created: &str) -> Resource {
