@@ -236,16 +236,18 @@ impl Catalog {
         self.objects.get(key).is_some_and(|known| known.told.is_some())
     }
 
-    /// How far a file could be read.
-    pub(crate) fn trouble_of(&self, file: &Path) -> Trouble {
-        match self.files.get(file) {
-            Some(file) if !file.refused.is_empty() => Trouble::Refused,
-            Some(file) if !file.complaints.is_empty() => {
-                let hides = |complaint: &Complaint| !matches!(complaint.consequence, Consequence::Told);
-                if file.complaints.iter().any(hides) { Trouble::Refused } else { Trouble::Partly }
-            }
-            _ => Trouble::None,
-        }
+    /// How far a file could be read, and what is wrong with it, whatever was in force before.
+    pub(crate) fn trouble_of(&self, file: &Path) -> (Trouble, Vec<String>) {
+        let Some(file) = self.files.get(file) else { return (Trouble::None, Vec::new()) };
+        let hides = |complaint: &Complaint| !matches!(complaint.consequence, Consequence::Told);
+        let trouble = if !file.refused.is_empty() || file.complaints.iter().any(hides) {
+            Trouble::Refused
+        } else if !file.complaints.is_empty() {
+            Trouble::Partly
+        } else {
+            Trouble::None
+        };
+        (trouble, file.complaints.iter().map(|complaint| complaint.message.clone()).collect())
     }
 
     /// All that is wrong now, by file and line.

@@ -80,12 +80,7 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
         let teller = Teller::new();
-        let part = Part {
-            connection: connection.clone(),
-            node: node.clone(),
-            told: Told::clone(&told),
-            teller: teller.clone(),
-        };
+        let part = Part { connection: connection.clone(), node: node.clone(), teller: teller.clone() };
         let run = move || part.connection.runtime.block_on(run(&part, standing, send, stopped));
         let spawned = thread::Builder::new().name("datastore".into()).spawn(run);
         spawned.map_err(|error| ConnectError::Client(error.to_string()))?;
@@ -109,25 +104,18 @@ impl Cluster {
 struct Part {
     connection: Connection,
     node: NodeName,
-    told: Told,
     teller: Teller,
 }
 
 async fn run(part: &Part, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
-    let Part { connection, node, told, teller } = part;
+    let Part { connection, node, teller } = part;
     let followed = async {
         let mut standing = standing;
         let calico = found_calico(connection, &mut standing).await;
         let kinds = kinds::watched(calico);
         let notes = Arc::<Notes>::default();
         let gather = Gather::new(standing, &kinds, connection.server.to_string(), (node.clone(), Arc::clone(&notes)));
-        let writer = tell::Writer::new(
-            connection.clone(),
-            (kinds.clone(), calico),
-            node.clone(),
-            Arc::clone(&notes),
-            Told::clone(told),
-        );
+        let writer = tell::Writer::new(connection.clone(), (kinds.clone(), calico), node.clone(), Arc::clone(&notes));
         let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
             watched::watched(connection.client.clone(), kind).map(move |said| (number, said)).boxed()
         });

@@ -69,8 +69,8 @@ impl Standing {
         }
     }
 
-    /// How far what a place says could be read.
-    pub(crate) fn trouble_of(&self, place: &Path) -> Trouble {
+    /// How far what a place says could be read, and what is wrong with it.
+    pub(crate) fn trouble_of(&self, place: &Path) -> (Trouble, Vec<String>) {
         self.catalog.trouble_of(place)
     }
 

@@ -1,6 +1,6 @@
 //! The way to an API server: who it is, and the thread that speaks with it.
 //! In: a kubeconfig, or the service account of the pod that the agent runs in. Out: a client, for all who ask the server.
-//! Invariant: whoever asks waits no longer than [`PATIENCE`], and not at all while the server is known to be silent.
+//! Invariant: whoever asks waits no longer than [`PATIENCE`]; a thread that asks waits not at all while the server is known to be silent.
 //! What is written is counted, by what it is.
 //! Never: asks by itself.
 
@@ -23,7 +23,7 @@ use tokio::{
 
 /// So long the server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// So long a server that did not answer is not asked again.
+/// So long a server that did not answer is not asked again by threads that wait.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Why a cluster cannot be a datastore.
@@ -145,7 +145,8 @@ impl Connection {
         self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 
-    /// Writes, and waits for the answer as a task does; `None`: there was none.
+    /// Writes, and waits for the answer as a task does; `None`: there was none. Neither heeds nor says that the server is silent: a
+    /// write that hangs, in an admission webhook perhaps, must not keep addresses from pods.
     pub(super) async fn write<T>(
         &self,
         write: Write,

@@ -128,11 +128,17 @@ impl Gather {
 
     /// Of Calico's own word on its objects: whether they are complete. Where there is none, nobody locks them.
     fn hear_of_lock(&mut self, kind: usize, said: &Said) {
-        let name = &self.known[kind].name;
+        let known = &mut self.known[kind];
+        let name = &known.name;
         match said {
+            // What is locked stays so until the list is over: an object that is there comes again.
+            Said::Listing => known.missing = Some(self.locked.iter().cloned().collect()),
             Said::Object(object) => {
                 let is_ready = object.pointer("/spec/datastoreReady").and_then(Value::as_bool);
                 let place = place(name, object);
+                if let Some(missing) = &mut known.missing {
+                    missing.remove(&place);
+                }
                 if is_ready == Some(false) {
                     self.locked = Some(place);
                 } else if self.locked.as_ref() == Some(&place) {
@@ -140,9 +146,12 @@ impl Gather {
                 }
             }
             Said::Gone(object) if self.locked == Some(place(name, object)) => self.locked = None,
-            // An object that is there comes again.
-            Said::Listing => self.locked = None,
-            Said::Listed | Said::Absent => self.known[kind].is_listed = true,
+            Said::Listed => {
+                known.is_listed = true;
+                let missing = known.missing.take().unwrap_or_default();
+                self.locked.take_if(|place| missing.contains(place));
+            }
+            Said::Absent => known.is_listed = true,
             Said::Gone(_) | Said::Trouble(_) => {}
         }
         self.standing.tell_beside(self.troubles());

@@ -8,7 +8,7 @@ use crate::catalog::Trouble;
 use model::NodeName;
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 
 /// The type of a Node's condition that keeps pods away from it.
 pub(super) const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+/// A Node's addresses among nodes, as Calico's node writes them.
+pub(super) const NODE_V4: &str = "projectcalico.org/IPv4Address";
+pub(super) const NODE_V6: &str = "projectcalico.org/IPv6Address";
 
 /// Noted by who hears, looked at by who writes.
 #[derive(Debug, Default)]
@@ -32,6 +35,8 @@ pub(super) struct Noted {
     pub(super) is_in_sync: bool,
     /// By where they lie.
     pub(super) objects: BTreeMap<PathBuf, About>,
+    /// Where of these something is otherwise than when it was looked at last.
+    pub(super) changed: BTreeSet<PathBuf>,
     /// This node's own object.
     pub(super) node: Option<OwnNode>,
 }
@@ -50,6 +55,8 @@ pub(super) struct About {
     /// `spec.disabled`.
     pub(super) is_disabled: bool,
     pub(super) trouble: Trouble,
+    /// What is wrong with it: of the object alone, not of what was in force before.
+    pub(super) wrong: Vec<String>,
     /// The condition that tells how it is, as it is written there now.
     pub(super) condition: Option<Condition>,
 }
@@ -61,11 +68,14 @@ pub(super) struct Condition {
     pub(super) reason: String,
     pub(super) message: String,
     pub(super) since: String,
+    /// `observedGeneration`: of which generation of the object this was said; 0: nobody says.
+    pub(super) generation: i64,
 }
 
 /// A Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnNode {
+    /// [`NODE_V4`] and [`NODE_V6`], as far as it has them.
     pub(super) annotations: BTreeMap<String, String>,
     /// Whether pods are kept away; `None`: nobody has said.
     pub(super) is_unavailable: Option<bool>,
@@ -89,27 +99,39 @@ impl Notes {
     }
 
     /// An object is so now, and this is wrong with it.
-    pub(super) fn take(&self, (number, kind): (usize, &Watched), place: &Path, object: &Value, trouble: Trouble) {
+    pub(super) fn take(
+        &self,
+        (number, kind): (usize, &Watched),
+        place: &Path,
+        object: &Value,
+        (trouble, wrong): (Trouble, Vec<String>),
+    ) {
         let condition = condition_of(&kind.resource.kind);
-        let mut noted = self.look();
         if condition.is_none() && trouble == Trouble::None {
-            noted.objects.remove(place);
-        } else {
-            let about = About { kind: number, trouble, ..about(object, condition) };
+            return self.gone(place);
+        }
+        let about = About { kind: number, trouble, wrong, ..about(object, condition) };
+        let mut noted = self.look();
+        if noted.objects.get(place) != Some(&about) {
+            noted.changed.insert(place.to_owned());
             noted.objects.insert(place.to_owned(), about);
         }
     }
 
     pub(super) fn gone(&self, place: &Path) {
-        self.look().objects.remove(place);
+        let mut noted = self.look();
+        if noted.objects.remove(place).is_some() {
+            noted.changed.insert(place.to_owned());
+        }
     }
 
     /// What a Node says, if it is this one.
     pub(super) fn take_node(&self, node: &NodeName, object: &Value) {
         if object.pointer("/metadata/name").and_then(Value::as_str) == Some(&*node.0) {
             let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten();
+            let ours = annotations.filter(|(key, _)| [NODE_V4, NODE_V6].contains(&key.as_str()));
             let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-            let annotations = annotations.filter_map(text).collect();
+            let annotations = ours.filter_map(text).collect();
             let status = condition_in(object, NETWORK_UNAVAILABLE).map(|condition| condition.status);
             self.look().node = Some(OwnNode { annotations, is_unavailable: status });
         }
@@ -127,6 +149,7 @@ fn about(object: &Value, condition: Option<&str>) -> About {
         is_going: object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null()),
         is_disabled: object.pointer("/spec/disabled").and_then(Value::as_bool).unwrap_or_default(),
         trouble: Trouble::None,
+        wrong: Vec::new(),
         condition: condition.and_then(|kind| condition_in(object, kind)),
     }
 }
@@ -140,5 +163,6 @@ fn condition_in(object: &Value, kind: &str) -> Option<Condition> {
         reason: text("reason"),
         message: text("message"),
         since: text("lastTransitionTime"),
+        generation: found["observedGeneration"].as_i64().unwrap_or_default(),
     })
 }

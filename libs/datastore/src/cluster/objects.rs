@@ -78,14 +78,18 @@ impl ClusterObjects {
 
     /// Before a write of an object that agents share is asked for.
     fn begin_write(&self, (kind, name): (&str, &str)) -> Result<(), ObjectError> {
-        let is_lease = kind == lease::KIND;
-        if self.connection.is_paused() && !is_lease {
+        self.begin(if kind == lease::KIND { Write::Lease } else { Write::Addresses }, (kind, name))
+    }
+
+    /// Addresses are neither given nor taken back while Calico's objects are locked.
+    fn begin(&self, write: Write, (kind, name): (&str, &str)) -> Result<(), ObjectError> {
+        if self.connection.is_paused() && write != Write::Lease {
             let reason =
                 "datastoreReady of ClusterInformation is false: nothing is written until it is true".to_owned();
             let server = self.connection.server.to_string();
             return Err(ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason });
         }
-        self.connection.count(if is_lease { Write::Lease } else { Write::Addresses });
+        self.connection.count(write);
         Ok(())
     }
 
@@ -237,7 +241,7 @@ impl ClusterObjects {
             "metadata": { "namespace": namespace, "name": name }, "status": status,
         });
         let (parameters, patch) = (PatchParams::apply(MANAGER), Patch::Apply(&applied));
-        self.connection.count(Write::Service);
+        self.begin(Write::Service, ("Service", &service.to_string()))?;
         self.ask(("Service", &service.to_string()), api.patch_status(name, &parameters, &patch)).map(drop)
     }
 
@@ -298,5 +302,41 @@ fn written(resource: &ApiResource, object: &Object) -> DynamicObject {
         types: Some(TypeMeta { api_version, kind }),
         metadata: ObjectMeta { name: Some(object.metadata.name.clone()), ..ObjectMeta::default() },
         data: json!({"spec": object.spec}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a server that does not listen.
+    fn objects() -> ClusterObjects {
+        let file = tempfile::NamedTempFile::new().expect("a file can be made");
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "none",
+            "clusters": [{ "name": "none", "cluster": { "server": "http://127.0.0.1:1" } }],
+            "contexts": [{ "name": "none", "context": { "cluster": "none", "user": "" } }],
+        });
+        std::fs::write(file.path(), text.to_string()).expect("it is written");
+        ClusterObjects::of(Connection::open(Some(file.path())).expect("a kubeconfig"))
+    }
+
+    #[test]
+    fn while_calicos_objects_are_locked_no_service_is_told_of_addresses_and_leases_are_kept() {
+        let objects = objects();
+        let service = ServiceId { namespace: "shop".into(), name: "web".into() };
+        let given = ServiceAddresses { service: service.clone(), addresses: Vec::new(), remarks: Vec::new() };
+        let asked = || objects.connection.writes().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+        objects.connection.pause(true);
+        for refused in [objects.give(&given), objects.take_back(&service)] {
+            let said = refused.expect_err("they are locked").to_string();
+            assert!(said.contains("Service shop/web") && said.contains("datastoreReady"), "{said}");
+        }
+        assert_eq!(asked(), []);
+        objects.begin_write((lease::KIND, "x")).expect("a lease is not Calico's");
+        objects.connection.pause(false);
+        let said = objects.give(&given).expect_err("nobody listens").to_string();
+        assert!(!said.contains("datastoreReady"), "{said}");
+        assert_eq!(asked(), [("lease", 1), ("service", 1)]);
     }
 }

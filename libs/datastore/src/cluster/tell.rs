@@ -1,11 +1,12 @@
 //! Tells the cluster: conditions of objects, this node's condition and annotations, events.
-//! In: what the watches note, what is wrong with objects, what the agent reports of its node. Out: writes, few and each once.
+//! In: what the watches note, what the agent reports of its node. Out: writes, few and each once.
 //! Invariant: one verdict on one generation of an object is written once by an agent, whatever becomes of it there: two who
 //! disagree do not write in turns.
-//! Never: makes anybody wait; takes a condition from another who writes it.
+//! Never: makes anybody wait; takes an object's condition from another who writes it; looks at an object of which nothing was heard.
 
 mod events;
 mod plan;
+mod queue;
 
 use super::{
     Connection, MANAGER,
@@ -14,7 +15,7 @@ use super::{
     kinds::{self, Calico, Watched},
     noted::{About, NETWORK_UNAVAILABLE, Notes, condition_of},
 };
-use crate::{calendar::rfc3339, standing::Told};
+use crate::calendar::rfc3339;
 use events::{Said, Subject, event};
 use kube::{
     Api, Error,
@@ -24,12 +25,13 @@ use kube::{
 };
 use model::{NodeName, ResourceKey};
 use plan::{NodeVerdict, Verdict};
+use queue::{Queue, Waiting};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    path::PathBuf,
-    sync::{Arc, PoisonError},
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::watch, time};
@@ -85,11 +87,22 @@ impl Teller {
     }
 }
 
-/// A remark on an object, by where it lies or by what it is.
+/// A remark on an object, by where it lies and its UID, or by what it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Line {
-    At(PathBuf, String),
+    At(PathBuf, String, String),
     On(Remark),
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// It is there, or another's, or its object is gone.
+    Taken,
+    /// The server will not have it, and would not a second time.
+    Refused,
+    /// Not yet.
+    None,
 }
 
 /// Who writes.
@@ -99,13 +112,17 @@ pub(super) struct Writer {
     calico: Calico,
     node: NodeName,
     notes: Arc<Notes>,
-    wrong: Told,
     begun: Instant,
-    /// Verdicts that were written, or that somebody else did not let us write.
-    done: BTreeMap<PathBuf, Verdict>,
-    /// Since when others are to be written.
-    due: BTreeMap<PathBuf, (Verdict, Instant)>,
+    /// Objects of which something was heard since they were judged; `None`: there is none any more.
+    unjudged: BTreeMap<PathBuf, Option<About>>,
+    /// All were judged once.
+    is_judged: bool,
+    conditions: Queue,
+    /// Objects that cannot be read and have no status to say so.
+    unreadable: BTreeMap<PathBuf, About>,
     node_written: Option<Instant>,
+    /// What the server will not have of this node.
+    node_refused: Option<NodeVerdict>,
     said: Said<Line>,
 }
 
@@ -115,7 +132,6 @@ impl Writer {
         (kinds, calico): (Vec<Watched>, Calico),
         node: NodeName,
         notes: Arc<Notes>,
-        wrong: Told,
     ) -> Self {
         Self {
             connection,
@@ -123,11 +139,13 @@ impl Writer {
             calico,
             node,
             notes,
-            wrong,
             begun: Instant::now(),
-            done: BTreeMap::new(),
-            due: BTreeMap::new(),
+            unjudged: BTreeMap::new(),
+            is_judged: false,
+            conditions: Queue::default(),
+            unreadable: BTreeMap::new(),
             node_written: None,
+            node_refused: None,
             said: Said::begin(Duration::ZERO),
         }
     }
@@ -155,68 +173,68 @@ impl Writer {
 
     /// Writes what is due; when something else will be.
     async fn turn(&mut self, report: &Report) -> Option<Instant> {
-        if !self.notes.look().is_in_sync {
+        if !self.hear() {
             return None;
         }
-        let wrong = self.wrong();
-        let parts =
-            [self.tell_conditions(&wrong).await, self.tell_node(report).await, self.remark(&wrong, report).await];
+        let parts = [self.tell_conditions().await, self.tell_node(report).await, self.remark(report).await];
         parts.into_iter().flatten().min()
     }
 
-    /// What is wrong, by where it lies.
-    fn wrong(&self) -> BTreeMap<PathBuf, Vec<String>> {
-        let mut wrong: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
-        for problem in &*self.wrong.lock().unwrap_or_else(PoisonError::into_inner) {
-            wrong.entry(problem.file.clone()).or_default().push(problem.message.clone());
+    /// Takes what was noted since the last time. `false`: not everything was listed yet.
+    fn hear(&mut self) -> bool {
+        let Self { notes, kinds, unjudged, unreadable, .. } = self;
+        let noted = &mut *notes.look();
+        if !noted.is_in_sync {
+            return false;
         }
-        wrong
+        for place in std::mem::take(&mut noted.changed) {
+            let about = noted.objects.get(&place).cloned();
+            match &about {
+                Some(about) if condition_of(&kinds[about.kind].resource.kind).is_none() => {
+                    unreadable.insert(place, about.clone());
+                }
+                _ => {
+                    unreadable.remove(&place);
+                    unjudged.insert(place, about);
+                }
+            }
+        }
+        true
     }
 
-    async fn tell_conditions(&mut self, wrong: &BTreeMap<PathBuf, Vec<String>>) -> Option<Instant> {
+    async fn tell_conditions(&mut self) -> Option<Instant> {
+        // What Calico's objects say does not count while they are locked; it is judged after that.
+        if self.connection.is_paused() {
+            return None;
+        }
         let now = Instant::now();
-        let wanted = self.wanted(wrong);
-        self.due.retain(|place, _| wanted.contains_key(place));
-        let mut next: Option<Instant> = None;
-        for (place, (about, verdict)) in wanted {
-            if self.done.get(&place) == Some(&verdict) {
+        self.judge(now);
+        for place in self.conditions.due(now) {
+            // What was heard of meanwhile is judged anew first.
+            if self.connection.is_paused() || self.notes.look().changed.contains(&place) {
                 continue;
             }
-            let due = self.due.entry(place.clone()).or_insert_with(|| (verdict.clone(), now));
-            if due.0 != verdict {
-                *due = (verdict.clone(), now);
-            }
-            let at = due.1 + turn_of(&self.node, &place);
-            if now < at {
-                next = Some(next.map_or(at, |next| next.min(at)));
-            } else if self.apply_condition(&about, &verdict).await {
-                self.due.remove(&place);
-                self.done.insert(place, verdict);
-            } else {
-                next = Some(now + AGAIN);
-            }
+            let Some(Waiting { about, verdict, .. }) = self.conditions.get(&place) else { continue };
+            let answer = self.apply_condition(&about, &verdict).await;
+            self.conditions.tried(&place, answer != Answer::None, Instant::now());
         }
-        next
+        self.conditions.next().filter(|_| !self.connection.is_paused())
     }
 
-    fn wanted(&mut self, wrong: &BTreeMap<PathBuf, Vec<String>>) -> BTreeMap<PathBuf, (About, Verdict)> {
-        let Self { notes, done, kinds, connection, .. } = self;
-        let noted = notes.look();
-        done.retain(|place, _| noted.objects.contains_key(place));
-        if connection.is_paused() {
-            return BTreeMap::new();
+    fn judge(&mut self, now: Instant) {
+        let is_start = !std::mem::replace(&mut self.is_judged, true);
+        for (place, about) in std::mem::take(&mut self.unjudged) {
+            let Some(about) = about else {
+                self.conditions.gone(&place);
+                continue;
+            };
+            let verdict = plan::verdict(&self.kinds[about.kind].resource.kind, &about, is_start);
+            let at = now + turn_of(&self.node, &place);
+            self.conditions.want(place, about, verdict, at);
         }
-        let verdict = |(place, about): (&PathBuf, &About)| {
-            let kind = &kinds[about.kind].resource.kind;
-            condition_of(kind)?;
-            let wrong = wrong.get(place).map(Vec::as_slice).unwrap_or_default();
-            Some((place.clone(), (about.clone(), plan::verdict(kind, about, wrong)?)))
-        };
-        noted.objects.iter().filter_map(verdict).collect()
     }
 
-    /// Whether there is no more to do about it.
-    async fn apply_condition(&self, about: &About, verdict: &Verdict) -> bool {
+    async fn apply_condition(&self, about: &About, verdict: &Verdict) -> Answer {
         let resource = &self.kinds[about.kind].resource;
         let before = about.condition.as_ref().filter(|found| found.status == verdict.status && !found.since.is_empty());
         let condition = json!({
@@ -226,29 +244,33 @@ impl Writer {
         });
         let applied = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
-            "metadata": { "name": about.name, "namespace": about.namespace },
+            "metadata": { "name": about.name, "namespace": about.namespace, "uid": about.uid },
             "status": { "conditions": [condition] },
         });
         let api = self.api(resource, about.namespace.as_deref());
         let (parameters, patch) = (PatchParams::apply(MANAGER), Patch::Apply(&applied));
         let answer = self.connection.write(Write::Condition, api.patch_status(&about.name, &parameters, &patch)).await;
-        self.is_over(answer, &about.name)
+        self.answered(answer, &about.name)
     }
 
     async fn tell_node(&mut self, report: &Report) -> Option<Instant> {
         let addresses = report.serves.as_ref()?;
         let verdict = plan::node(addresses, self.notes.look().node.as_ref()?)?;
+        if self.node_refused.as_ref() == Some(&verdict) {
+            return None;
+        }
         let now = Instant::now();
         if let Some(rest) = self.node_written.map(|written| written + NODE_REST).filter(|rest| now < *rest) {
             return Some(rest);
         }
-        let told = self.apply_node(&verdict).await;
+        let answer = self.apply_node(&verdict).await;
+        self.node_refused = (answer == Answer::Refused).then_some(verdict);
         self.node_written = Some(now);
         // What was written is heard of before that; if not, it is looked at again.
-        Some(now + if told { NODE_REST } else { AGAIN })
+        Some(now + NODE_REST)
     }
 
-    async fn apply_node(&self, verdict: &NodeVerdict) -> bool {
+    async fn apply_node(&self, verdict: &NodeVerdict) -> Answer {
         let resource = kinds::nodes();
         let now = now_text();
         let mut applied = json!({
@@ -269,12 +291,12 @@ impl Writer {
             Patch::Strategic(&applied),
         );
         let answer = self.connection.write(Write::Node, api.patch_status(&self.node.0, &parameters, &patch)).await;
-        self.is_over(answer, &self.node.0)
+        self.answered(answer, &self.node.0)
     }
 
     /// Events: of objects that cannot be read and have no status to say so, and of what the agent remarks.
-    async fn remark(&mut self, wrong: &BTreeMap<PathBuf, Vec<String>>, report: &Report) -> Option<Instant> {
-        let lines = self.lines(wrong, report);
+    async fn remark(&mut self, report: &Report) -> Option<Instant> {
+        let lines = self.lines(report);
         self.said.hold(&lines);
         let mut next = None;
         for line in lines {
@@ -283,7 +305,7 @@ impl Writer {
                 Ok(false) => continue,
                 Err(later) => return Some(self.begun + later),
             }
-            if !self.say(&line).await {
+            if self.say(&line).await == Answer::None {
                 self.said.unsaid(&line);
                 next = Some(Instant::now() + AGAIN);
             }
@@ -291,37 +313,33 @@ impl Writer {
         next
     }
 
-    fn lines(&self, wrong: &BTreeMap<PathBuf, Vec<String>>, report: &Report) -> BTreeSet<Line> {
-        let noted = self.notes.look();
-        let has_status = |place: &PathBuf| {
-            noted.objects.get(place).is_none_or(|about| condition_of(&self.kinds[about.kind].resource.kind).is_some())
+    fn lines(&self, report: &Report) -> BTreeSet<Line> {
+        let at = |(place, about): (&PathBuf, &About)| {
+            let (place, uid) = (place.clone(), about.uid.clone());
+            about.wrong.clone().into_iter().map(move |message| Line::At(place.clone(), uid.clone(), message))
         };
-        let unreadable = wrong.iter().filter(|(place, _)| !has_status(place));
-        let unreadable = unreadable
-            .flat_map(|(place, messages)| messages.iter().map(|message| Line::At(place.clone(), message.clone())));
-        unreadable.chain(report.remarks.iter().cloned().map(Line::On)).collect()
+        self.unreadable.iter().flat_map(at).chain(report.remarks.iter().cloned().map(Line::On)).collect()
     }
 
-    /// Whether there is no more to do about it.
-    async fn say(&self, line: &Line) -> bool {
+    async fn say(&self, line: &Line) -> Answer {
         let (subject, reason, text) = match line {
-            Line::At(place, message) => {
-                let Some(about) = self.notes.look().objects.get(place).cloned() else { return true };
-                (self.subject(&about), "Unreadable", message)
+            Line::At(place, _, message) => {
+                let Some(about) = self.unreadable.get(place) else { return Answer::Taken };
+                (self.subject(about), "Unreadable", message)
             }
             Line::On(remark) => match self.find(&remark.about).await {
                 Ok(Some(subject)) => (subject, remark.reason, &remark.text),
-                Ok(None) => return true,
-                Err(error) => return self.is_over::<()>(Err(error), &remark.about.to_string()),
+                Ok(None) => return Answer::Taken,
+                Err(error) => return self.answered::<()>(Err(error), &remark.about.to_string()),
             },
         };
         let object = event(&subject, reason, text, &self.node.0, &now_text());
         let namespace = subject.namespace.as_deref().unwrap_or("default");
-        let Ok(fresh) = serde_json::from_value::<DynamicObject>(object) else { return true };
+        let Ok(fresh) = serde_json::from_value::<DynamicObject>(object) else { return Answer::Taken };
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let api = self.api(&kinds::events(), Some(namespace));
         let answer = self.connection.write(Write::Event, api.create(&parameters, &fresh)).await;
-        self.is_over(answer, &subject.name)
+        self.answered(answer, &subject.name)
     }
 
     fn subject(&self, about: &About) -> Subject {
@@ -348,26 +366,25 @@ impl Writer {
         }
     }
 
-    /// What the server refuses is over: it would refuse it again. What it does not answer is not.
-    fn is_over<T>(&self, answer: Result<T, Option<Error>>, about: &str) -> bool {
+    fn answered<T>(&self, answer: Result<T, Option<Error>>, about: &str) -> Answer {
         match answer {
-            Ok(_) => true,
-            Err(Some(Error::Api(status))) if status.code == 409 => true,
+            Ok(_) => Answer::Taken,
+            Err(Some(Error::Api(status))) if [404, 409].contains(&status.code) => Answer::Taken,
             Err(Some(Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
                 tracing::warn!("what is to be told of {about} is not taken: {}", status.message);
-                true
+                Answer::Refused
             }
             Err(error) => {
                 let why = error.map_or_else(|| "it does not answer".to_owned(), |error| in_full(&error));
                 tracing::debug!("{about} is not told of yet: {}: {why}", self.connection.server);
-                false
+                Answer::None
             }
         }
     }
 }
 
 /// When a node's turn is to write what all would.
-fn turn_of(node: &NodeName, place: &PathBuf) -> Duration {
+fn turn_of(node: &NodeName, place: &Path) -> Duration {
     let mut hasher = DefaultHasher::new();
     (&node.0, place).hash(&mut hasher);
     SPREAD * u32::try_from(hasher.finish() % 1000).unwrap_or_default() / 1000
@@ -376,3 +393,6 @@ fn turn_of(node: &NodeName, place: &PathBuf) -> Duration {
 fn now_text() -> String {
     rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,9 +173,19 @@ fn nothing_is_passed_on_while_calicos_objects_are_locked() {
     scene.says(LOCK, Said::Object(lock(false.into())));
     scene.says("namespaces", Said::Object(namespace("shop")));
     assert!(scene.batch().is_empty());
-    // A list that does not have it any more, and one that says nothing of it, unlock.
+    // A list has begun: it may have the lock, so nothing is unlocked before it is over.
+    scene.says(LOCK, Said::Listing);
+    scene.says(NAMESPACES, Said::Object(namespace("mill")));
+    assert!(scene.gather.is_locked() && scene.batch().is_empty(), "half a list");
+    scene.says(LOCK, Said::Object(lock(false.into())));
+    scene.says(LOCK, Said::Listed);
+    assert!(scene.gather.is_locked() && scene.batch().is_empty(), "the list has it");
+    // One that was broken off counts for nothing; a list that does not have it any more, and one that says nothing of it, unlock.
+    scene.says(LOCK, Said::Listing);
+    scene.says(LOCK, Said::Trouble("the connection is gone".into()));
+    assert!(scene.gather.is_locked() && scene.batch().is_empty());
     scene.lists(LOCK, vec![]);
-    assert_eq!(scene.batch(), ["set Namespace shop"]);
+    assert_eq!(scene.batch(), ["set Namespace mill", "set Namespace shop"]);
     scene.says(LOCK, Said::Object(lock(Value::Null)));
     assert!(!scene.gather.is_locked());
 }

@@ -1,15 +1,12 @@
 //! What an object's status should say, and what a Node should: decided from what was read. Pure.
-//! In: what was noted, what is wrong with it. Out: what is to be written, where it differs from what is there.
-//! Invariant: a status that says the same in other words is left alone, whoever wrote it.
-//! Never: a verdict on one node's affairs: every agent of a cluster comes to the same one.
+//! In: what was noted. Out: what is to be written, where it differs from what is there.
+//! Invariant: a status that says the same in other words is left alone, whoever wrote it; who has written on a generation first has
+//! the word on it, but for agents that start after that.
+//! Never: a verdict on one node's affairs, or on what was before: every agent of a cluster comes to the same one.
 
-use super::super::noted::{About, Condition, OwnNode};
+use super::super::noted::{About, Condition, NODE_V4, NODE_V6, OwnNode};
 use crate::catalog::Trouble;
 use std::collections::BTreeMap;
-
-/// As Calico's node writes them.
-pub(super) const NODE_V4: &str = "projectcalico.org/IPv4Address";
-pub(super) const NODE_V6: &str = "projectcalico.org/IPv6Address";
 
 /// What is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,15 +18,21 @@ pub(super) struct Verdict {
     pub(super) message: String,
 }
 
-/// The verdict on an object of a kind, if it is not there yet. `wrong`: what is wrong with it, a line each.
-pub(super) fn verdict(kind: &str, about: &About, wrong: &[String]) -> Option<Verdict> {
+/// The verdict on an object of a kind, if it is to be written there. `is_start`: the agent sees it for the first time, and may know
+/// better than one that is older.
+pub(super) fn verdict(kind: &str, about: &About, is_start: bool) -> Option<Verdict> {
     // Whoever deletes it has the word.
     if about.is_going {
         return None;
     }
+    // Two versions of agents may disagree, each of them on many nodes.
+    let has_word = |found: &Condition| found.generation != 0 && found.generation == about.generation;
+    if !is_start && about.condition.as_ref().is_some_and(has_word) {
+        return None;
+    }
     let (status, reason, message) = match (about.trouble, kind) {
-        (Trouble::Refused, _) => (false, "Invalid", wrong.join("\n")),
-        (Trouble::Partly, _) => (true, "PartlyUnreadable", wrong.join("\n")),
+        (Trouble::Refused, _) => (false, "Invalid", about.wrong.join("\n")),
+        (Trouble::Partly, _) => (true, "PartlyUnreadable", about.wrong.join("\n")),
         (Trouble::None, "IPPool") if about.is_disabled => (false, "PoolDisabled", "spec.disabled is true".to_owned()),
         (Trouble::None, "IPPool") => (true, "OK", as_written()),
         (Trouble::None, "Tier") => (true, "Ready", as_written()),
@@ -75,12 +78,13 @@ mod tests {
             reason: reason.into(),
             message: message.into(),
             since: String::new(),
+            generation: 0,
         });
-        About { generation: 3, trouble, condition, ..About::default() }
+        About { generation: 3, trouble, wrong: vec!["spec.order: x".into()], condition, ..About::default() }
     }
 
     fn said(kind: &str, about: &About) -> Option<(bool, &'static str)> {
-        verdict(kind, about, &["spec.order: x".into()]).map(|verdict| (verdict.status, verdict.reason))
+        verdict(kind, about, false).map(|verdict| (verdict.status, verdict.reason))
     }
 
     #[test]
@@ -90,7 +94,8 @@ mod tests {
         assert_eq!(said("IPPool", &fine), Some((true, "OK")));
         assert_eq!(said("IPPool", &About { is_disabled: true, ..fine.clone() }), Some((false, "PoolDisabled")));
         assert_eq!(said("ClusterNetworkPolicy", &fine), Some((true, "Accepted")));
-        let refused = verdict("Tier", &about(Trouble::Refused, None), &["a".into(), "b".into()]).expect("a verdict");
+        let refused = About { wrong: vec!["a".into(), "b".into()], ..about(Trouble::Refused, None) };
+        let refused = verdict("Tier", &refused, false).expect("a verdict");
         assert_eq!((refused.status, refused.reason, refused.message.as_str()), (false, "Invalid", "a\nb"));
         assert_eq!(said("ClusterNetworkPolicy", &about(Trouble::Partly, None)), Some((true, "PartlyUnreadable")));
     }
@@ -102,6 +107,21 @@ mod tests {
         assert_eq!(said("Tier", &about(Trouble::Refused, Some((false, "Invalid", "spec.order: x")))), None);
         assert!(said("Tier", &about(Trouble::Refused, Some((false, "Invalid", "spec.order: y")))).is_some());
         assert_eq!(said("Tier", &About { is_going: true, ..about(Trouble::None, None) }), None);
+    }
+
+    #[test]
+    fn who_is_first_on_a_generation_has_the_word_until_an_agent_starts_or_the_object_is_another() {
+        let of = |generation: i64| {
+            let found = about(Trouble::None, Some((false, "Invalid", "an older agent cannot read it")));
+            let condition = found.condition.clone().map(|condition| Condition { generation, ..condition });
+            About { condition, ..found }
+        };
+        let reason = |about: &About, is_start| verdict("Tier", about, is_start).map(|verdict| verdict.reason);
+        assert_eq!(reason(&of(3), false), None);
+        assert_eq!(reason(&of(3), true), Some("Ready"));
+        assert_eq!(reason(&of(2), false), Some("Ready"), "of what the object was");
+        assert_eq!(reason(&of(0), false), Some("Ready"), "of nobody knows what");
+        assert_eq!(reason(&About { generation: 0, ..of(0) }, false), Some("Ready"));
     }
 
     #[test]
