@@ -19,8 +19,8 @@ pub trait Shared: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`Shared::get`].
-    fn known(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
-        self.get(kind, name)
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Arc<Object>>, ObjectError> {
+        Ok(self.get(kind, name)?.map(Arc::new))
     }
 
     /// All objects of a kind, by name.

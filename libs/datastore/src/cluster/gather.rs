@@ -105,19 +105,14 @@ impl Gather {
                 standing.take_in(&place, Some(Reading::of_object(&object).and(given.as_ref())));
                 notes.take((number, &known.kind), &place, &object, standing.trouble_of(&place));
                 if known.name == NODES {
-                    notes.take_node(node, &object);
+                    notes.take_node(node, &place, &object);
                 }
             }
-            Said::Gone(object) => {
-                let place = place(&known.name, &object);
-                standing.take_in(&place, None);
-                notes.gone(&place);
-            }
+            Said::Gone(object) => gone(standing, notes, &known.name, &place(&known.name, &object)),
             Said::Listed => {
                 known.is_listed = true;
                 for place in known.missing.take().unwrap_or_default() {
-                    standing.take_in(&place, None);
-                    notes.gone(&place);
+                    gone(standing, notes, &known.name, &place);
                 }
             }
             // Objects go before their kind does: a kind that is not there takes none away.
@@ -201,6 +196,14 @@ impl Gather {
         }
         };
         self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked)).collect()
+    }
+}
+
+fn gone(standing: &mut Standing, notes: &Notes, kind: &str, place: &Path) {
+    standing.take_in(place, None);
+    notes.gone(place);
+    if kind == NODES {
+        notes.node_gone(place);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Objects of one kind as they were heard last: a watch that others look into.
 //! In: where they are, and what was written here. Out: each as the server last said it, which may be late.
-//! Invariant: before the first list is over nothing is known, not even that something is not there; what is newer stays.
+//! Invariant: before the first list is over nothing is known, not even that something is not there; what is newer stays, and what
+//! the watch has seen go does not come back by an older answer.
 //! Never: is asked for what must be true now.
 
 use super::connection::Connection;
@@ -42,8 +43,8 @@ impl Heard {
                     Ok(Event::Init) => theirs.listing(),
                     Ok(Event::InitApply(object)) => theirs.listed_one(read(object)),
                     Ok(Event::InitDone) => theirs.listed(),
-                    Ok(Event::Apply(object)) => theirs.put(read(object)),
-                    Ok(Event::Delete(object)) => theirs.gone(&object.metadata.name.unwrap_or_default()),
+                    Ok(Event::Apply(object)) => theirs.heard(read(object)),
+                    Ok(Event::Delete(object)) => theirs.gone(&read(object)),
                     Err(error) => tracing::debug!("a watch: {}", super::in_full(&error)),
                 }
             }
@@ -52,8 +53,8 @@ impl Heard {
     }
 
     /// `None`: nobody knows yet.
-    pub(super) fn get(&self, name: &str) -> Option<Option<Object>> {
-        self.known.all().as_ref().map(|known| known.get(name).cloned())
+    pub(super) fn get(&self, name: &str) -> Option<Option<Arc<Object>>> {
+        self.known.look().all.as_ref().map(|all| all.get(name).cloned())
     }
 
     /// It was written so here, of which the watch has not told yet.
@@ -68,46 +69,78 @@ impl Drop for Heard {
     }
 }
 
-/// By name.
 #[derive(Debug, Default)]
-struct Known {
-    all: Mutex<Option<BTreeMap<String, Object>>>,
+struct Known(Mutex<Objects>);
+
+#[derive(Debug, Default)]
+struct Objects {
+    /// By name; `None`: no list was over yet.
+    all: Option<BTreeMap<String, Arc<Object>>>,
     /// While a list goes on.
-    listing: Mutex<BTreeMap<String, Object>>,
+    listing: BTreeMap<String, Arc<Object>>,
+    /// The newest version of which the watch has told: what is older and not known is gone.
+    heard: u64,
 }
 
 impl Known {
-    fn all(&self) -> MutexGuard<'_, Option<BTreeMap<String, Object>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn listing_now(&self) -> MutexGuard<'_, BTreeMap<String, Object>> {
-        self.listing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn look(&self) -> MutexGuard<'_, Objects> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listing(&self) {
-        self.listing_now().clear();
+        self.look().listing.clear();
     }
 
     fn listed_one(&self, object: Object) {
-        self.listing_now().insert(object.metadata.name.clone(), object);
+        self.look().listing.insert(object.metadata.name.clone(), object.into());
     }
 
+    /// What the list lacks is gone, or the watch is about to tell of it. What was written here since it was made stays.
     fn listed(&self) {
-        *self.all() = Some(std::mem::take(&mut *self.listing_now()));
+        let objects = &mut *self.look();
+        let before = objects.all.take().unwrap_or_default();
+        let mut all = std::mem::take(&mut objects.listing);
+        objects.heard = all.values().map(|object| version(object)).max().unwrap_or_default().max(objects.heard);
+        for (name, object) in &mut all {
+            if let Some(newer) = before.get(name).filter(|known| version(known) > version(object)) {
+                *object = Arc::clone(newer);
+            }
+        }
+        objects.all = Some(all);
     }
 
+    /// The watch says it.
+    fn heard(&self, object: Object) {
+        let objects = &mut *self.look();
+        objects.heard = objects.heard.max(version(&object));
+        objects.put(object);
+    }
+
+    /// An answer of the server says it, which may have been under way for long.
     fn put(&self, object: Object) {
-        let Some(all) = &mut *self.all() else { return };
-        let name = object.metadata.name.clone();
-        if all.get(&name).is_none_or(|known| version(known) <= version(&object)) {
-            all.insert(name, object);
+        let objects = &mut *self.look();
+        let is_known = objects.all.as_ref().is_some_and(|all| all.contains_key(&object.metadata.name));
+        if is_known || version(&object) > objects.heard {
+            objects.put(object);
         }
     }
 
-    fn gone(&self, name: &str) {
-        if let Some(all) = &mut *self.all() {
-            all.remove(name);
+    /// It went with this version.
+    fn gone(&self, last: &Object) {
+        let objects = &mut *self.look();
+        objects.heard = objects.heard.max(version(last));
+        if let Some(all) = &mut objects.all {
+            all.remove(&last.metadata.name);
+        }
+    }
+}
+
+impl Objects {
+    fn put(&mut self, object: Object) {
+        let Some(all) = &mut self.all else { return };
+        let name = object.metadata.name.clone();
+        if all.get(&name).is_none_or(|known| version(known) <= version(&object)) {
+            all.insert(name, object.into());
         }
     }
 }
@@ -132,7 +165,7 @@ mod tests {
     }
 
     fn versions(known: &Known) -> Option<Vec<u64>> {
-        known.all().as_ref().map(|all| all.values().map(version).collect())
+        known.look().all.as_ref().map(|all| all.values().map(|object| version(object)).collect())
     }
 
     #[test]
@@ -154,12 +187,30 @@ mod tests {
         let known = Known::default();
         known.listed();
         known.put(object("a", "10"));
-        known.put(object("a", "9"));
+        known.heard(object("a", "9"));
         assert_eq!(versions(&known), Some(vec![10]));
-        known.put(object("a", "11"));
-        known.gone("b");
+        known.heard(object("a", "11"));
+        known.gone(&object("b", "12"));
         assert_eq!(versions(&known), Some(vec![11]));
-        known.gone("a");
+        // A list that was made before a write here has the object as it was.
+        known.listing();
+        known.listed_one(object("a", "11"));
+        known.put(object("a", "13"));
+        known.listed();
+        assert_eq!(versions(&known), Some(vec![13]));
+        known.gone(&object("a", "14"));
         assert_eq!(versions(&known), Some(vec![]));
+    }
+
+    #[test]
+    fn what_the_watch_has_seen_go_does_not_come_back_by_an_answer_that_was_under_way() {
+        let known = Known::default();
+        known.listed();
+        known.heard(object("a", "10"));
+        known.gone(&object("a", "12"));
+        known.put(object("a", "10"));
+        assert_eq!(versions(&known), Some(vec![]));
+        known.put(object("a", "13"));
+        assert_eq!(versions(&known), Some(vec![13]), "it was made anew");
     }
 }

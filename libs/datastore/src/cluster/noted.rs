@@ -39,6 +39,8 @@ pub(super) struct Noted {
     pub(super) changed: BTreeSet<PathBuf>,
     /// This node's own object.
     pub(super) node: Option<OwnNode>,
+    /// Where all nodes lie.
+    pub(super) nodes: BTreeSet<PathBuf>,
 }
 
 /// One object.
@@ -125,8 +127,16 @@ impl Notes {
         }
     }
 
-    /// What a Node says, if it is this one.
-    pub(super) fn take_node(&self, node: &NodeName, object: &Value) {
+    /// There is no such Node any more.
+    pub(super) fn node_gone(&self, place: &Path) {
+        self.look().nodes.remove(place);
+    }
+
+    /// A Node is there; what it says, if it is this one.
+    pub(super) fn take_node(&self, node: &NodeName, place: &Path, object: &Value) {
+        if !self.look().nodes.contains(place) {
+            self.look().nodes.insert(place.to_owned());
+        }
         if object.pointer("/metadata/name").and_then(Value::as_str) == Some(&*node.0) {
             let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten();
             let ours = annotations.filter(|(key, _)| [NODE_V4, NODE_V6].contains(&key.as_str()));

@@ -167,10 +167,10 @@ impl<'de> Visitor<'de> for &Parts {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some(field) = map.next_key::<Cow<'de, str>>()? {
-            match self.of(&field) {
-                Parts::None => drop(map.next_value::<IgnoredAny>()?),
-                of => drop(object.insert(field.into_owned(), map.next_value_seed(of)?)),
+        while let Some(kept) = map.next_key_seed(Field(self))? {
+            match kept {
+                None => drop(map.next_value::<IgnoredAny>()?),
+                Some((field, parts)) => drop(object.insert(field, map.next_value_seed(parts)?)),
             }
         }
         Ok(Value::Object(object))
@@ -209,6 +209,30 @@ impl<'de> Visitor<'de> for &Parts {
     }
 }
 
+/// A field's name, which is written down only where the field is kept.
+struct Field<'a>(&'a Parts);
+
+impl<'de, 'a> DeserializeSeed<'de> for Field<'a> {
+    type Value = Option<(String, &'a Parts)>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'_> for Field<'a> {
+    type Value = Option<(String, &'a Parts)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a field")
+    }
+
+    fn visit_str<E: Error>(self, field: &str) -> Result<Self::Value, E> {
+        let parts = self.0.of(field);
+        Ok((!matches!(parts, Parts::None)).then(|| (field.to_owned(), parts)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,8 +245,10 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
                 "name": "web", "namespace": "shop", "uid": "1-2", "resourceVersion": "77", "labels": { "app": "web" },
+                "creationTimestamp": "2026-01-01T00:00:00Z",
                 "annotations": {
                     "cni.projectcalico.org/podIPs": "10.65.0.2/32",
+                    "cni.projectcalico.org/floatingIPs": "[\"192.0.2.7\"]",
                     "kubectl.kubernetes.io/last-applied-configuration": "{}",
                 },
                 "managedFields": [{ "manager": "kubelet" }], "deletionTimestamp": "2026-01-01T00:00:00Z",

@@ -131,16 +131,16 @@ impl Shared for ClusterObjects {
     }
 
     /// Leases are watched once one is asked for: every node looks at them several times a second.
-    fn known(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Arc<Object>>, ObjectError> {
         if kind != lease::KIND {
-            return self.get(kind, name);
+            return Ok(self.get(kind, name)?.map(Arc::new));
         }
         let (api, resource) = self.leases();
         let heard =
             self.leases.get_or_init(|| Heard::begin(&self.connection, api, move |object| read(&resource, object)));
         match heard.get(name) {
             Some(known) => Ok(known),
-            None => self.get(kind, name),
+            None => Ok(self.get(kind, name)?.map(Arc::new)),
         }
     }
 

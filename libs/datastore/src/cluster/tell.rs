@@ -40,6 +40,8 @@ use tokio::{sync::watch, time};
 const SPREAD: Duration = Duration::from_secs(3);
 /// After a failure, before the next try.
 const AGAIN: Duration = Duration::from_secs(10);
+/// The same for events, a node each: of these nobody hears what others wrote, so that every agent asks the server for each.
+const SPREAD_A_NODE: Duration = Duration::from_millis(100);
 /// Between two writes at this node's own object, whoever else writes there.
 const NODE_REST: Duration = Duration::from_secs(10);
 
@@ -118,8 +120,8 @@ pub(super) struct Writer {
     /// All were judged once.
     is_judged: bool,
     conditions: Queue,
-    /// Objects that cannot be read and have no status to say so.
-    unreadable: BTreeMap<PathBuf, About>,
+    /// Objects that cannot be read and have no status to say so, and when it is this agent's turn to say it.
+    unreadable: BTreeMap<PathBuf, (About, Instant)>,
     node_written: Option<Instant>,
     /// What the server will not have of this node.
     node_refused: Option<NodeVerdict>,
@@ -182,16 +184,23 @@ impl Writer {
 
     /// Takes what was noted since the last time. `false`: not everything was listed yet.
     fn hear(&mut self) -> bool {
-        let Self { notes, kinds, unjudged, unreadable, .. } = self;
+        let Self { notes, kinds, unjudged, unreadable, node, .. } = self;
         let noted = &mut *notes.look();
         if !noted.is_in_sync {
             return false;
         }
+        let now = Instant::now();
+        let nodes = u32::try_from(noted.nodes.len()).unwrap_or(u32::MAX);
         for place in std::mem::take(&mut noted.changed) {
             let about = noted.objects.get(&place).cloned();
             match &about {
                 Some(about) if condition_of(&kinds[about.kind].resource.kind).is_none() => {
-                    unreadable.insert(place, about.clone());
+                    // One that is written again and again is told of all the same.
+                    let before = unreadable.get(&place).map(|(_, at)| *at).filter(|at| *at > now);
+                    let at = before.unwrap_or_else(|| {
+                        now + turn_of(node, &place, SPREAD.max(SPREAD_A_NODE.saturating_mul(nodes)))
+                    });
+                    unreadable.insert(place, (about.clone(), at));
                 }
                 _ => {
                     unreadable.remove(&place);
@@ -229,7 +238,7 @@ impl Writer {
                 continue;
             };
             let verdict = plan::verdict(&self.kinds[about.kind].resource.kind, &about, is_start);
-            let at = now + turn_of(&self.node, &place);
+            let at = now + turn_of(&self.node, &place, SPREAD);
             self.conditions.want(place, about, verdict, at);
         }
     }
@@ -300,21 +309,33 @@ impl Writer {
         self.said.hold(&lines);
         let mut next = None;
         for line in lines {
+            let at = self.turn_to_say(&line).filter(|at| Instant::now() < *at && !self.said.was(&line));
+            if let Some(at) = at {
+                next = sooner(next, at);
+                continue;
+            }
             match self.said.may(&line, self.begun.elapsed()) {
                 Ok(true) => {}
                 Ok(false) => continue,
-                Err(later) => return Some(self.begun + later),
+                Err(later) => return sooner(next, self.begun + later),
             }
             if self.say(&line).await == Answer::None {
                 self.said.unsaid(&line);
-                next = Some(Instant::now() + AGAIN);
+                next = sooner(next, Instant::now() + AGAIN);
             }
         }
         next
     }
 
+    fn turn_to_say(&self, line: &Line) -> Option<Instant> {
+        match line {
+            Line::At(place, ..) => self.unreadable.get(place).map(|(_, at)| *at),
+            Line::On(_) => None,
+        }
+    }
+
     fn lines(&self, report: &Report) -> BTreeSet<Line> {
-        let at = |(place, about): (&PathBuf, &About)| {
+        let at = |(place, (about, _)): (&PathBuf, &(About, Instant))| {
             let (place, uid) = (place.clone(), about.uid.clone());
             about.wrong.clone().into_iter().map(move |message| Line::At(place.clone(), uid.clone(), message))
         };
@@ -324,7 +345,7 @@ impl Writer {
     async fn say(&self, line: &Line) -> Answer {
         let (subject, reason, text) = match line {
             Line::At(place, _, message) => {
-                let Some(about) = self.unreadable.get(place) else { return Answer::Taken };
+                let Some((about, _)) = self.unreadable.get(place) else { return Answer::Taken };
                 (self.subject(about), "Unreadable", message)
             }
             Line::On(remark) => match self.find(&remark.about).await {
@@ -383,11 +404,15 @@ impl Writer {
     }
 }
 
-/// When a node's turn is to write what all would.
-fn turn_of(node: &NodeName, place: &Path) -> Duration {
+/// When within so long a node's turn is to write what all would.
+fn turn_of(node: &NodeName, place: &Path, within: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     (&node.0, place).hash(&mut hasher);
-    SPREAD * u32::try_from(hasher.finish() % 1000).unwrap_or_default() / 1000
+    (within / 1000).saturating_mul(u32::try_from(hasher.finish() % 1000).unwrap_or_default())
+}
+
+fn sooner(next: Option<Instant>, at: Instant) -> Option<Instant> {
+    next.into_iter().chain([at]).min()
 }
 
 fn now_text() -> String {

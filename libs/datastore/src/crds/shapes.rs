@@ -108,6 +108,14 @@ pub(crate) struct Felix {
     /// Whether nodes answer ARP and ND for pods and load balancers in their own network.
     #[schemars(extend("pattern" = "^(?i)(Disabled|PodsAndLoadBalancers)?$"))]
     local_subnet_l2_reachability: Option<String>,
+    /// How often a node says unasked where its pods' addresses are, such as 2m; 0: only when they come.
+    #[schemars(rename = "localSubnetL2ReachabilityRefreshInterval")]
+    local_subnet_l2_reachability_refresh_interval: Option<String>,
+    /// From which severity on agents write to their log, where their own settings do not say it.
+    #[schemars(extend("pattern" = "^(?i)(Trace|Debug|Info|Warning|Error|Fatal)?$"))]
+    log_severity_screen: Option<String>,
+    /// Which nodes read this, where it is neither named default nor node.NAME.
+    node_selector: Option<String>,
     /// Whether pods are reached at the floating addresses that they ask for.
     #[schemars(extend("pattern" = "^(?i)(Disabled|Enabled)?$"))]
     #[schemars(rename = "floatingIPs")]

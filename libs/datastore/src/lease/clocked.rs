@@ -23,7 +23,7 @@ struct Slow {
     at: Arc<AtomicU64>,
     took: Arc<AtomicU64>,
     /// What was heard of each object first, where nothing is heard any more.
-    heard: Option<Mutex<BTreeMap<String, Option<Object>>>>,
+    heard: Option<Mutex<BTreeMap<String, Option<Arc<Object>>>>>,
 }
 
 impl Slow {
@@ -37,17 +37,17 @@ impl Shared for Slow {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
         let found = self.after(self.objects.get(kind, name))?;
         if let Some(heard) = &self.heard {
-            heard.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), found.clone());
+            heard.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), found.clone().map(Arc::new));
         }
         Ok(found)
     }
-    fn known(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
-        let Some(heard) = &self.heard else { return self.get(kind, name) };
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Arc<Object>>, ObjectError> {
+        let Some(heard) = &self.heard else { return Ok(self.get(kind, name)?.map(Arc::new)) };
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = heard.get(name) {
             return Ok(known.clone());
         }
-        let known = self.objects.get(kind, name)?;
+        let known = self.objects.get(kind, name)?.map(Arc::new);
         heard.insert(name.to_owned(), known.clone());
         Ok(known)
     }
@@ -89,7 +89,7 @@ impl Agent {
         Self::hearing(dir, node, None)
     }
 
-    fn hearing(dir: &std::path::Path, node: &str, heard: Option<Mutex<BTreeMap<String, Option<Object>>>>) -> Self {
+    fn hearing(dir: &std::path::Path, node: &str, heard: Option<Mutex<BTreeMap<String, Option<Arc<Object>>>>>) -> Self {
         let (at, took) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let objects = Objects::open(dir).expect("a store");
         let slow = Slow { objects, at: Arc::clone(&at), took: Arc::clone(&took), heard };

@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -85,7 +86,7 @@ enum Read {
 
 /// A lease as it was read, and when that began.
 struct Looked {
-    found: Option<Object>,
+    found: Option<Arc<Object>>,
     lease: Lease,
     holder: Option<Holder>,
     before: Duration,
@@ -199,7 +200,7 @@ impl Leases {
             Step::Take => {
                 let own = self.keeper.identity();
                 let fresh = self.lease(&own, lease.lease_transitions + 1);
-                let taken = self.change(name, found, fresh)?;
+                let taken = self.change(name, found.as_deref(), fresh)?;
                 if taken {
                     self.vacant.remove(name);
                 }
@@ -207,11 +208,12 @@ impl Leases {
             }
             Step::Release => {
                 let fresh = Lease { holder_identity: String::new(), ..lease };
-                let _lost = self.change(name, found, fresh)?;
+                let _lost = self.change(name, found.as_deref(), fresh)?;
                 None
             }
         };
         match next {
+            Some(holder) if self.holders.get(name) == Some(&holder) => {}
             Some(holder) => drop(self.holders.insert(name.to_owned(), holder)),
             None => drop(self.holders.remove(name)),
         }
@@ -227,14 +229,16 @@ impl Leases {
     ) -> Result<Looked, ObjectError> {
         let object = |name: &str| match how {
             Read::Heard => self.store.known(KIND, name),
-            Read::Asked => self.store.get(KIND, name),
+            Read::Asked => self.store.get(KIND, name).map(|found| found.map(Arc::new)),
         };
         let before = now();
         let found = object(name)?;
-        let lease = found.as_ref().and_then(lease_of).unwrap_or_default();
+        let lease = found.as_deref().and_then(lease_of).unwrap_or_default();
         let holder = Holder::read(&lease.holder_identity);
         if let Some(other) = holder.as_ref().filter(|holder| holder.node != self.keeper.identity().node) {
-            read.insert(other.node.clone());
+            if !read.contains(&other.node) {
+                read.insert(other.node.clone());
+            }
             let timing = self.keeper.timing();
             let heartbeat = object(&self.heartbeat(&other.node))?.map(|found| heartbeat_of(&found, timing));
             self.keeper.saw(&other.node, heartbeat, now());
@@ -259,9 +263,9 @@ impl Leases {
     }
 
     /// False: somebody else was first, and is met at the next look.
-    fn change(&mut self, name: &str, found: Option<Object>, fresh: Lease) -> Result<bool, ObjectError> {
-        let version = found.map(|found| found.metadata.resource_version.unwrap_or_else(|| "0".to_owned()));
-        match self.write(&self.object(name.to_owned(), version.as_deref(), fresh)) {
+    fn change(&mut self, name: &str, found: Option<&Object>, fresh: Lease) -> Result<bool, ObjectError> {
+        let version = found.map(|found| found.metadata.resource_version.as_deref().unwrap_or("0"));
+        match self.write(&self.object(name.to_owned(), version, fresh)) {
             Ok(_) => {
                 self.own.insert(name.to_owned());
                 Ok(true)
@@ -332,7 +336,7 @@ impl Leases {
 
 /// One that is not in its shape is nobody's.
 fn lease_of(object: &Object) -> Option<Lease> {
-    serde_json::from_value(object.spec.clone()).ok()
+    Lease::deserialize(&object.spec).ok()
 }
 
 /// Where the exact duration was forgotten, whole seconds say whether its writer asks for more than everybody does.

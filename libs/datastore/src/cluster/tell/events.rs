@@ -1,14 +1,10 @@
 //! Events: what an agent remarks about an object, said once and at a bounded rate.
 //! In: remarks that hold now. Out: those that are to be said, as objects of `v1` Event.
-//! Invariant: one remark on one object has one name, whichever agent says it: the API server keeps the first.
+//! Invariant: one remark on one object has one name, whichever agent of whichever version says it: the API server keeps the first.
 //! Never: says again what was said while the remark has held all along.
 
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeSet,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 /// Said at once at most; then one every [`EVERY`].
 const BURST: u32 = 20;
@@ -18,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(6);
 const MESSAGE_MAX: usize = 1024;
 
 /// An object as an event names it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Subject {
     pub(super) api_version: String,
     pub(super) kind: String,
@@ -29,22 +25,27 @@ pub(super) struct Subject {
 
 /// The event; `at`: now, as the API server writes it.
 pub(super) fn event(subject: &Subject, reason: &str, text: &str, node: &str, at: &str) -> Value {
-    let mut hasher = DefaultHasher::new();
-    (subject, reason, text).hash(&mut hasher);
-    let namespace = subject.namespace.as_deref().unwrap_or("default");
+    let Subject { api_version, kind, namespace, name, uid } = subject;
+    let number = number([api_version, kind, namespace.as_deref().unwrap_or_default(), name, uid, reason, text]);
+    let namespace = namespace.as_deref().unwrap_or("default");
     let cut = (0..=MESSAGE_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     json!({
         "apiVersion": "v1", "kind": "Event",
-        "metadata": { "namespace": namespace, "name": format!("{}.{:016x}", subject.name, hasher.finish()) },
+        "metadata": { "namespace": namespace, "name": format!("{name}.{number:016x}") },
         "involvedObject": {
-            "apiVersion": subject.api_version, "kind": subject.kind, "namespace": subject.namespace,
-            "name": subject.name, "uid": subject.uid,
+            "apiVersion": api_version, "kind": kind, "namespace": subject.namespace, "name": name, "uid": uid,
         },
         "type": "Warning", "reason": reason, "message": &text[..cut],
         "source": { "component": "tortie", "host": node },
         "reportingComponent": "tortie", "reportingInstance": node,
         "firstTimestamp": at, "lastTimestamp": at, "count": 1,
     })
+}
+
+/// FNV-1a of these parts, 64 bits, with a byte between two that is in none of them.
+fn number(parts: [&str; 7]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// What was said of what holds.
@@ -64,6 +65,11 @@ impl<T: Ord + Clone> Said<T> {
     /// Forgets what does not hold any more.
     pub(super) fn hold(&mut self, holds: &BTreeSet<T>) {
         self.said.retain(|said| holds.contains(said));
+    }
+
+    /// Whether it was said.
+    pub(super) fn was(&self, remark: &T) -> bool {
+        self.said.contains(remark)
     }
 
     /// It could not be said.
@@ -139,6 +145,8 @@ mod tests {
         let text = "ü".repeat(600);
         let [one, two] = ["n1", "n2"].map(|node| event(&subject, "Unreadable", &text, node, "2026-01-01T00:00:00Z"));
         assert_eq!(one["metadata"], two["metadata"]);
+        // As agents of all versions have it.
+        assert_eq!(one["metadata"]["name"], "a.f1e35f120e27570b");
         assert_eq!(one["message"].as_str().map(str::len), Some(1024));
         let other = event(&subject, "Unreadable", "another", "n1", "2026-01-01T00:00:00Z");
         assert_ne!(one["metadata"]["name"], other["metadata"]["name"]);

@@ -4,6 +4,7 @@
 //! Never: waits.
 
 use super::*;
+use crate::catalog::Trouble;
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -76,8 +77,14 @@ impl Scene {
     }
 
     fn tier(&self, place: &str, object: &Value) {
-        let kind = self.kinds.iter().position(|kind| kind.resource.kind == "Tier").expect("it is watched");
-        self.writer.notes.take((kind, &self.kinds[kind]), Path::new(place), object, Default::default());
+        self.note("Tier", place, object, &[]);
+    }
+
+    fn note(&self, kind: &str, place: &str, object: &Value, wrong: &[&str]) {
+        let kind = self.kinds.iter().position(|known| known.resource.kind == kind).expect("it is watched");
+        let trouble = if wrong.is_empty() { Trouble::None } else { Trouble::Refused };
+        let wrong = wrong.iter().map(|text| (*text).to_owned()).collect();
+        self.writer.notes.take((kind, &self.kinds[kind]), Path::new(place), object, (trouble, wrong));
     }
 }
 
@@ -85,7 +92,7 @@ impl Scene {
 fn what_is_refused_of_a_node_is_not_asked_for_again_and_something_else_is() {
     let mut scene = scene();
     let node = json!({ "metadata": { "name": "n1", "annotations": { "other": "x" } } });
-    scene.writer.notes.take_node(&"n1".into(), &node);
+    scene.writer.notes.take_node(&"n1".into(), Path::new("nodes/n1"), &node);
     let serves = |address: &str| Report { serves: Some(vec![address.to_owned()]), ..Report::default() };
     assert!(scene.turn(&serves("192.0.2.1/24")).is_some());
     assert_eq!(scene.writes("node"), 1);
@@ -121,4 +128,26 @@ fn only_what_changed_is_looked_at_and_what_changed_under_the_lock_is_judged_afte
     scene.writer.notes.gone(Path::new("tiers/t"));
     scene.tier("tiers/t", &tier);
     assert_eq!((scene.turn(&Report::default()), scene.writes("condition")), (None, 1), "it was refused");
+}
+
+#[test]
+fn an_event_that_every_agent_would_write_waits_for_this_ones_turn_in_a_time_that_grows_with_the_nodes() {
+    let mut scene = scene();
+    let place = PathBuf::from("networksets/x/odd");
+    let object = json!({ "metadata": { "name": "odd", "namespace": "x", "uid": "7", "generation": 1 } });
+    let nodes = (0..1000).map(|number| PathBuf::from(format!("nodes/n{number}"))).collect();
+    scene.writer.notes.look().nodes = nodes;
+    let begun = Instant::now();
+    scene.note("NetworkSet", "networksets/x/odd", &object, &["spec.nets: x"]);
+    let turn = turn_of(&"n1".into(), &place, Duration::from_secs(100));
+    let next = scene.turn(&Report::default()).expect("it has a turn");
+    assert!(next >= begun + turn && turn > SPREAD, "{turn:?}");
+    // It is written once more: its turn stays.
+    scene.note("NetworkSet", "networksets/x/odd", &object, &["spec.nets: y"]);
+    assert_eq!((scene.turn(&Report::default()), scene.writes("event")), (Some(next), 0));
+    scene.writer.unreadable.get_mut(&place).expect("it is known").1 = begun;
+    assert_eq!((scene.turn(&Report::default()), scene.writes("event")), (None, 1));
+    assert_eq!((scene.turn(&Report::default()), scene.writes("event")), (None, 1), "it was said");
+    scene.writer.notes.gone(&place);
+    assert_eq!((scene.turn(&Report::default()), scene.writer.unreadable.len()), (None, 0));
 }

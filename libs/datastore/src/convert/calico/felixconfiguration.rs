@@ -8,11 +8,12 @@ use super::{
         duration::duration,
         field::{InvalidField, Meta, read, read_at},
         port,
+        service::created,
     },
     entity::net,
     parameters::{self, Standing},
 };
-use model::{Created, DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel, Protocol, Selector};
+use model::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel, Protocol, Selector};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -43,7 +44,6 @@ pub(in super::super) fn convert(
     let spec: Map<String, Value> = read("spec", object)?;
     let chosen = |name: &str| spec.get(name).filter(|value| !value.is_null());
     let is_for_some = meta.name != FelixConfiguration::DEFAULT && !meta.name.starts_with("node.");
-    let created = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
     let felix = FelixConfiguration {
         name: meta.name.clone(),
         deny_action: one_of(DENY_ACTION, chosen(DENY_ACTION), DENY_ACTIONS)?,
@@ -54,7 +54,7 @@ pub(in super::super) fn convert(
         announces_every: chosen(REFRESH).map(|value| duration(&format!("spec.{REFRESH}"), value)).transpose()?,
         log: one_of(LOG, chosen(LOG), LOG_LEVELS)?,
         selector: if is_for_some { selector(chosen(SELECTOR))? } else { None },
-        created: created.map_or(Created::UNKNOWN, Created::read),
+        created: created(object),
         sets: spec.keys().filter(|name| *name != SELECTOR && chosen(name.as_str()).is_some()).cloned().collect(),
         floating_ips: one_of(FLOATING, chosen(FLOATING), SWITCHES)?,
     };
@@ -258,5 +258,17 @@ mod tests {
     fn what_is_read_is_what_is_said_to_be_honoured() {
         let honoured = parameters::all().filter(|known| known.standing == Standing::Honoured).map(|known| known.field);
         assert_eq!(honoured.collect::<BTreeSet<_>>(), BTreeSet::from(SERVED));
+    }
+
+    #[test]
+    fn the_definition_of_the_kind_has_each_field_that_is_served() {
+        let definitions = crate::crds::definitions();
+        let (_, felix) = definitions.iter().find(|(plural, _)| *plural == "felixconfigurations").expect("it is there");
+        let spec = &felix["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        let mut described: Vec<_> = spec.as_object().expect("fields").keys().map(String::as_str).collect();
+        let mut served = [SERVED.as_slice(), &[SELECTOR]].concat();
+        described.sort_unstable();
+        served.sort_unstable();
+        assert_eq!(described, served);
     }
 }
