@@ -1,7 +1,8 @@
 //! What a container runtime finds of Tortie on a node: the plugin, and the configuration that names it.
-//! In: folders of the node. Out: files that appear whole; a configuration only while pods can be served.
+//! In: folders of the node. Out: files that appear whole; a configuration only once pods can be served.
 //! Invariant: a runtime that reads the configuration finds an agent that has been ready; what is not ours is not touched.
-//! Never: writes over another network's configuration.
+//! Never: writes over another network's configuration, over one that leads to this agent, whatever else was edited in it, or over
+//! what it could not read.
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -37,6 +38,7 @@ pub fn remove_plugin(folder: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct Conflist {
     path: PathBuf,
+    socket: PathBuf,
     text: String,
 }
 
@@ -52,33 +54,56 @@ impl Conflist {
                 "capabilities": { "portMappings": true },
             }],
         });
-        Self { path: path.to_owned(), text: format!("{network:#}\n") }
+        Self { path: path.to_owned(), socket: socket.to_owned(), text: format!("{network:#}\n") }
     }
 
-    /// Puts it there if it is not there as it should be. `false`: it was.
+    /// Puts it there, unless one is there by which runtimes come here. `false`: it was.
+    ///
+    /// # Errors
+    /// Another network's is there, or the file can be neither read nor written.
     pub fn put(&self) -> Result<bool> {
-        match fs::read_to_string(&self.path) {
-            Ok(there) if there == self.text => Ok(false),
-            Ok(there) if !is_ours(&there) => {
+        match read(&self.path)? {
+            Some(there) if own_socket(&there).is_some_and(|socket| socket == self.socket) => Ok(false),
+            Some(there) if own_socket(&there).is_none() => {
                 bail!("{}: is another network's; name a file of its own, or remove it", self.path.display())
             }
+            // Or ours, for an agent elsewhere.
             _ => appear(&self.path, self.text.as_bytes(), 0o644).map(|()| true),
         }
     }
 }
 
-/// Takes a configuration of ours away; another's stays.
-pub fn remove_conflist(path: &Path) -> Result<()> {
-    match fs::read_to_string(path) {
-        Ok(there) if !is_ours(&there) => bail!("{}: is another network's, and stays", path.display()),
-        _ => gone(path),
+/// Takes a configuration of ours away. `false`: another's is there, and stays.
+///
+/// # Errors
+/// It can be neither read nor removed.
+pub fn remove_conflist(path: &Path) -> Result<bool> {
+    match read(path)? {
+        Some(there) if own_socket(&there).is_none() => Ok(false),
+        Some(_) => gone(path).map(|()| true),
+        None => Ok(true),
     }
 }
 
-/// Whether one of its plugins is ours.
-fn is_ours(text: &str) -> bool {
-    let Ok(network) = serde_json::from_str::<Value>(text) else { return false };
-    network["plugins"].as_array().into_iter().flatten().any(|plugin| plugin["type"] == PLUGIN)
+/// `None`: there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(there) => Ok(Some(there)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            bail!(
+                "{}: cannot be read, so nobody knows whose it is: {error}; make it readable, or remove it",
+                path.display()
+            )
+        }
+    }
+}
+
+/// Where the first of its plugins that is ours finds the agent; `None`: none is.
+fn own_socket(text: &[u8]) -> Option<PathBuf> {
+    let network: Value = serde_json::from_slice(text).ok()?;
+    let own = network["plugins"].as_array()?.iter().find(|plugin| plugin["type"] == PLUGIN)?;
+    Some(own["socket"].as_str().unwrap_or(cni::client::DEFAULT_SOCKET).into())
 }
 
 fn gone(path: &Path) -> Result<()> {
@@ -128,9 +153,9 @@ mod tests {
         assert_eq!(network["plugins"][0]["socket"], "/run/tortie/tortie.sock");
         assert_eq!(names(folder.path()), ["05-tortie.conflist"], "nothing lies beside it");
         let elsewhere = Conflist::new(&path, Path::new("/elsewhere"));
-        assert!(elsewhere.put().expect("written"), "an older one of ours is replaced");
-        remove_conflist(&path).expect("ours");
-        remove_conflist(&path).expect("gone is gone");
+        assert!(elsewhere.put().expect("written"), "by one of ours that leads elsewhere nobody comes here");
+        assert!(remove_conflist(&path).expect("ours"));
+        assert!(remove_conflist(&path).expect("gone is gone"));
         assert_eq!(names(folder.path()), [""; 0]);
     }
 
@@ -138,13 +163,37 @@ mod tests {
     fn another_networks_configuration_is_neither_written_over_nor_removed() {
         let (_folder, path) = scene();
         let other = r#"{"name": "k8s-pod-network", "plugins": [{"type": "calico"}]}"#;
-        for text in [other, "half of a f"] {
+        for text in [other.as_bytes(), b"half of a f", b"\xff\xfe"] {
             fs::write(&path, text).expect("written");
             let said = Conflist::new(&path, Path::new("/s")).put().expect_err("it is not ours").to_string();
             assert!(said.contains("another network's"), "{said}");
-            assert!(remove_conflist(&path).is_err());
+            assert!(!remove_conflist(&path).expect("it is left"));
+            assert_eq!(fs::read(&path).expect("there"), text);
+        }
+    }
+
+    #[test]
+    fn one_that_leads_to_this_agent_stays_as_somebody_edited_it() {
+        let (_folder, path) = scene();
+        let edited =
+            r#"{"name": "mine", "plugins": [{"type": "bandwidth"}, {"type": "tortie-cni", "mtu": 1400SOCKET}]}"#;
+        let (default, own) = (edited.replace("SOCKET", ""), edited.replace("SOCKET", r#", "socket": "/run/own.sock""#));
+        for (text, socket) in [(default, cni::client::DEFAULT_SOCKET), (own, "/run/own.sock")] {
+            fs::write(&path, &text).expect("written");
+            assert!(!Conflist::new(&path, Path::new(socket)).put().expect("it is there"), "{text}");
             assert_eq!(fs::read_to_string(&path).expect("there"), text);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_neither_written_over_nor_removed_and_is_named() {
+        let (folder, path) = scene();
+        fs::create_dir(&path).expect("a folder in its place");
+        let said = [Conflist::new(&path, Path::new("/s")).put(), remove_conflist(&path)];
+        for said in said.map(|said| said.expect_err("it is no file").to_string()) {
+            assert!(said.contains("05-tortie.conflist: cannot be read") && said.contains("remove it"), "{said}");
+        }
+        assert_eq!(names(folder.path()), ["05-tortie.conflist"]);
     }
 
     #[test]

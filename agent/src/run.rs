@@ -211,13 +211,17 @@ fn stop_on_signals(owner: SyncSender<Event>) -> Result<()> {
     Ok(())
 }
 
-/// Runtimes call for pods from then on.
-fn invite(conflist: &Conflist) {
-    match conflist.put() {
-        Ok(true) => info!("runtimes may call for pods: their configuration is written"),
-        Ok(false) => {}
-        Err(error) => warn!("runtimes do not call for pods: {error}"),
+/// Runtimes call for pods from then on. What keeps them from it is said once for as long as it lasts.
+fn invite(conflist: &Conflist, told: &mut Option<String>) {
+    let put = conflist.put();
+    if let Ok(true) = put {
+        info!("runtimes may call for pods: their configuration is written");
     }
+    let why = put.err().map(|error| error.to_string());
+    if let Some(why) = why.as_ref().filter(|why| told.as_ref() != Some(*why)) {
+        warn!("runtimes do not call for pods: {why}");
+    }
+    *told = why;
 }
 
 fn follow(
@@ -229,13 +233,13 @@ fn follow(
     let mut tick = Instant::now() + TICK;
     let mut looked = Instant::now();
     let mut look = looked + LOOK;
-    let (mut is_lean, mut is_invited) = (false, false);
+    let (mut is_lean, mut is_invited, mut uninvited) = (false, false, None);
     // When to look at what the kernel told of.
     let mut told = None;
     loop {
         health.beat(agent.ready());
         if let Some(conflist) = conflist.filter(|_| agent.ready() && !is_invited) {
-            invite(conflist);
+            invite(conflist, &mut uninvited);
             is_invited = true;
         }
         let sweep = if agent.to_sweep { Instant::now() + SWEEP } else { look };
@@ -312,10 +316,10 @@ pub fn wait_for_signal() -> Result<()> {
 /// `tortie cleanup`: everything an agent left, with the agent stopped. Says what went and what stays.
 pub fn cleanup(left: &Left<'_>) -> Result<String> {
     let Left { state_dir, bpffs, socket, cni_conf, cni_bin } = *left;
-    // Nobody shall call for a pod that cannot be served.
-    cni_conf.map(install::remove_conflist).transpose()?;
     let _state = lock::lock(state_dir)?;
     drop(lock::pins(bpffs)?);
+    // First of all that goes: nobody shall call for a pod that cannot be served.
+    let conflist = cni_conf.map(|path| Ok::<_, anyhow::Error>((path, install::remove_conflist(path)?))).transpose()?;
     serve::clear(socket)?;
     dataplane::cleanup(bpffs, state_dir)?;
     let last_good = state_dir.join(LAST_GOOD);
@@ -330,12 +334,15 @@ pub fn cleanup(left: &Left<'_>) -> Result<String> {
     if let Some(folder) = cni_bin.filter(|_| records == 0) {
         install::remove_plugin(folder)?;
     }
-    let removed = format!(
+    let mut removed = format!(
         "removed  programs and tables pinned in {}; routes and neighbours of pods; the uplink's settings; {}; {}",
         bpffs.display(),
         socket.display(),
         last_good.display()
     );
+    if let Some((path, false)) = conflist {
+        removed = format!("{removed}\nkept     {}: it is another network's", path.display());
+    }
     Ok(match records {
         0 => removed,
         records => format!(

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -275,8 +275,16 @@ impl Node {
     /// # Errors
     /// It cannot be started.
     pub fn cleanup(&self) -> Result<Output> {
+        self.cleanup_with(&[])
+    }
+
+    /// The same, with more arguments.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn cleanup_with(&self, more: &[&OsStr]) -> Result<Output> {
         let mut command = self.namespace.command(&self.program)?;
-        command.arg("cleanup").arg("--socket").arg(self.socket());
+        command.arg("cleanup").args(more).arg("--socket").arg(self.socket());
         command.arg("--bpffs").arg(self.bpffs()).arg("--state-dir").arg(self.state_dir());
         command.output().context("starting tortie cleanup")
     }

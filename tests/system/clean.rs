@@ -176,6 +176,29 @@ fn takes_programs_routes_and_pins(spec: NodeSpec) -> Result<()> {
 }
 
 #[test]
+fn a_cleanup_that_is_refused_touches_nothing_and_anothers_configuration_for_runtimes_does_not_end_it() -> Result<()> {
+    story(&["x/a"], |s| {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("05-tortie.conflist");
+        let cleaned = |s: &Story, text: &str| {
+            fs::write(&path, text)?;
+            let done = s.node.cleanup_with(&["--cni-conf".as_ref(), path.as_os_str()])?;
+            let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            anyhow::Ok((done.status.success(), said))
+        };
+        let (is_done, said) = cleaned(s, r#"{"plugins": [{"type": "tortie-cni"}]}"#)?;
+        assert!(!is_done && said.contains("in use by another agent"), "{said}");
+        assert!(path.exists(), "runtimes do not find the agent that runs: {said}");
+        assert_ne!(pins(s)?, 0);
+        s.node.agent.stop()?;
+        let (is_done, said) = cleaned(s, r#"{"plugins": [{"type": "calico"}]}"#)?;
+        assert!(is_done && said.contains("05-tortie.conflist: it is another network's"), "{said}");
+        assert_eq!((path.exists(), pins(s)?), (true, 0));
+        Ok(())
+    })
+}
+
+#[test]
 fn no_global_setting_changes_while_the_agent_runs() -> Result<()> {
     super::need_root()?;
     let cluster = Cluster::create()?;
