@@ -12,7 +12,9 @@ use anyhow::Result;
 use calc::World;
 use datastore::{Store, calendar::go_time};
 use ipam::{Balanced, BalancerWish};
-use model::{Family, IpPool, NodeName, Service, ServiceAddresses, ServiceId, ServiceKind};
+use model::{
+    Family, IpPool, NodeName, Resource, ResourceKey, Service, ServiceAddresses, ServiceId, ServiceKind, Update,
+};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,38 +50,50 @@ pub struct Work {
     pub given: BTreeMap<ServiceId, ServiceAddresses>,
 }
 
-impl Work {
-    /// Of all services.
-    pub fn of(world: &World) -> Self {
-        let is_ours = |service: &&Service| {
-            let class = service.request.as_ref().and_then(|request| request.class.as_deref());
-            class.is_none_or(|class| CLASSES.contains(&class))
+/// What changed of what services ask.
+#[derive(Debug, Default)]
+pub struct Changed {
+    services: BTreeSet<ServiceId>,
+    pools: bool,
+}
+
+impl Changed {
+    /// Before the World takes in a change.
+    pub fn note(&mut self, world: &World, update: &Update) {
+        let balances = |service: &Service| service.kind == ServiceKind::LoadBalancer;
+        let did = |id: &ServiceId| world.service(id).is_some_and(balances);
+        let service = match update {
+            Update::Set(Resource::Service(service)) if balances(service) || did(&service.id) => &service.id,
+            Update::Gone(ResourceKey::Service(id)) if did(id) => id,
+            Update::Set(Resource::ServiceAddresses(ServiceAddresses { service, .. }))
+            | Update::Gone(ResourceKey::ServiceAddresses(service)) => service,
+            Update::Set(Resource::IpPool(_)) | Update::Gone(ResourceKey::IpPool(_)) => return self.pools = true,
+            _ => return,
         };
-        let (mut wishes, mut kept) = (BTreeMap::new(), BTreeMap::new());
-        for service in world.unaddressed().filter(is_ours) {
-            let Some(request) = &service.request else { continue };
-            let handle = balancer_handle(&service.id, &request.uid);
-            if request.unread.is_some() {
-                kept.insert(service.id.clone(), handle);
-                continue;
-            }
-            let families: BTreeSet<Family> = service.cluster_ips.iter().copied().map(Family::of).collect();
-            let wish = BalancerWish {
-                handle,
-                secondary: BTreeMap::new(),
-                families: families.into_iter().collect(),
-                addresses: request.addresses.clone(),
-                pools: request.pools.clone(),
-                sequence: 0,
-            };
-            wishes.insert(service.id.clone(), wish);
+        self.services.insert(service.clone());
+    }
+}
+
+impl Work {
+    /// Takes in what changed. Whether it is another now.
+    pub fn follow(&mut self, world: &World, changed: Changed) -> bool {
+        let pools = || world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
+        let mut is_other = changed.pools && put(&mut self.pools, pools());
+        for id in changed.services {
+            is_other |= self.follow_service(world, &id);
         }
-        let pools = world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
-        let awaiting: BTreeSet<&ServiceId> = world.unaddressed().map(|service| &service.id).collect();
-        let balanced = world.services().filter(|service| service.kind == ServiceKind::LoadBalancer);
-        let others = balanced.map(|service| service.id.clone()).filter(|id| !awaiting.contains(id)).collect();
-        let given = world.given().map(|given| (given.service.clone(), given.clone())).collect();
-        Self { pools, wishes, kept, others, given }
+        is_other
+    }
+
+    fn follow_service(&mut self, world: &World, id: &ServiceId) -> bool {
+        let awaiting = world.unaddressed_service(id);
+        let (wish, kept) = awaiting.and_then(wished).unwrap_or_default();
+        let balances = world.service(id).is_some_and(|service| service.kind == ServiceKind::LoadBalancer);
+        let is_others = awaiting.is_none() && balances;
+        let others = if is_others { self.others.insert(id.clone()) } else { self.others.remove(id) };
+        let (wish, kept) = (set(&mut self.wishes, id, wish), set(&mut self.kept, id, kept));
+        let given = set(&mut self.given, id, world.given_to(id).cloned());
+        others || wish || kept || given
     }
 
     /// Whether somebody has to give or take.
@@ -87,6 +101,40 @@ impl Work {
         let has_pool = self.pools.values().any(|pool| pool.uses.load_balancer);
         !self.given.is_empty() || has_pool && !self.wishes.is_empty()
     }
+}
+
+/// What a service asks of us, or the handle of what it keeps until that can be read.
+fn wished(service: &Service) -> Option<(Option<BalancerWish>, Option<String>)> {
+    let request = service.request.as_ref()?;
+    if request.class.as_deref().is_some_and(|class| !CLASSES.contains(&class)) {
+        return None;
+    }
+    let handle = balancer_handle(&service.id, &request.uid);
+    if request.unread.is_some() {
+        return Some((None, Some(handle)));
+    }
+    let families: BTreeSet<Family> = service.cluster_ips.iter().copied().map(Family::of).collect();
+    let wish = BalancerWish {
+        handle,
+        secondary: BTreeMap::new(),
+        families: families.into_iter().collect(),
+        addresses: request.addresses.clone(),
+        pools: request.pools.clone(),
+        sequence: 0,
+    };
+    Some((Some(wish), None))
+}
+
+/// Whether it was otherwise.
+fn set<T: PartialEq>(map: &mut BTreeMap<ServiceId, T>, id: &ServiceId, value: Option<T>) -> bool {
+    if map.get(id) == value.as_ref() {
+        return false;
+    }
+    match value {
+        Some(value) => drop(map.insert(id.clone(), value)),
+        None => drop(map.remove(id)),
+    }
+    true
 }
 
 /// The way to the thread that gives.
@@ -118,9 +166,9 @@ impl Assigner {
         Ok(Self(shared))
     }
 
-    /// What services ask from now on.
-    pub fn ask(&self, work: Work) {
-        self.0.tell(|told| put(&mut told.work, work));
+    /// What services ask from now on, where it changed.
+    pub fn follow(&self, world: &World, changed: Changed) {
+        self.0.tell(|told| told.work.follow(world, changed));
     }
 
     /// Whether this node is the one that gives.
@@ -269,7 +317,7 @@ fn letters(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::PoolUses;
+    use model::{BalancerRequest, Created, PoolUses, TrafficPolicy};
 
     fn id(name: &str) -> ServiceId {
         ServiceId { namespace: "shop".into(), name: name.into() }
@@ -302,6 +350,71 @@ mod tests {
         };
         let names = objects.list("ServiceAddresses").expect("listed").into_iter().map(|object| object.metadata.name);
         names.filter_map(|name| name.strip_prefix("shop.").map(id)).map(read).collect()
+    }
+
+    /// One that asks for an address, or has one by somebody else; `class`: of whose it shall be.
+    fn balancer(name: &str, kind: ServiceKind, class: Option<&str>, has: &[&str]) -> Update {
+        let request = BalancerRequest { class: class.map(str::to_owned), ..BalancerRequest::default() };
+        let service = Service {
+            id: id(name),
+            created: Created::UNKNOWN,
+            kind,
+            cluster_ips: vec![[10, 96, 0, 7].into()],
+            external_ips: vec![],
+            load_balancer: has.iter().map(|text| text.parse().expect("an address")).collect(),
+            request: (kind == ServiceKind::LoadBalancer).then(|| Arc::new(request)),
+            source_ranges: vec![],
+            ports: [].into(),
+            affinity_s: None,
+            internal: TrafficPolicy::Cluster,
+            external: TrafficPolicy::Cluster,
+            distribution: None,
+            health_check_port: None,
+            unproxied: false,
+        };
+        Update::Set(Resource::Service(service.into()))
+    }
+
+    /// What there is to do of each, as `name: what`.
+    fn shown(work: &Work) -> Vec<String> {
+        let names = |what: &str, ids: Vec<&ServiceId>| ids.iter().map(|id| format!("{what} {}", id.name)).collect();
+        let all: [Vec<String>; 4] = [
+            names("wishes", work.wishes.keys().collect()),
+            names("others'", work.others.iter().collect()),
+            names("given", work.given.keys().collect()),
+            work.pools.keys().map(|name| format!("pool {name}")).collect(),
+        ];
+        all.concat()
+    }
+
+    #[test]
+    fn what_services_ask_follows_each_change_and_is_what_it_would_be_from_the_beginning() {
+        let asks = ServiceKind::LoadBalancer;
+        let given = ServiceAddresses { service: id("a"), addresses: vec![], remarks: vec!["full".into()] };
+        let pool = IpPool::of_pods("lb", "192.0.2.128/30".parse().expect("a network"), 30);
+        let steps: [(Update, &[&str]); 9] = [
+            (balancer("a", asks, None, &[]), &["wishes a"]),
+            (balancer("b", ServiceKind::ClusterIp, None, &[]), &["wishes a"]),
+            (balancer("b", asks, Some("calico"), &[]), &["wishes a", "wishes b"]),
+            (Update::Set(Resource::IpPool(pool)), &["wishes a", "wishes b", "pool lb"]),
+            (Update::Set(Resource::ServiceAddresses(given)), &["wishes a", "wishes b", "given a", "pool lb"]),
+            (balancer("b", asks, None, &["203.0.113.7"]), &["wishes a", "others' b", "given a", "pool lb"]),
+            (balancer("b", ServiceKind::ClusterIp, None, &[]), &["wishes a", "given a", "pool lb"]),
+            (Update::Gone(ResourceKey::Service(id("a"))), &["given a", "pool lb"]),
+            (Update::Gone(ResourceKey::ServiceAddresses(id("a"))), &["pool lb"]),
+        ];
+        let (mut world, mut kept) = (World::new("n1".into(), false), Work::default());
+        for (update, expected) in steps {
+            let mut changed = Changed::default();
+            changed.note(&world, &update);
+            let is_news = world.apply(update) && expected != shown(&kept);
+            assert_eq!(kept.follow(&world, changed), is_news, "{expected:?}");
+            assert_eq!(shown(&kept), expected);
+            let mut anew = Work::default();
+            anew.follow(&world, Changed { services: [id("a"), id("b")].into(), pools: true });
+            assert_eq!(kept, anew, "{expected:?}");
+        }
+        assert!(!kept.follow(&world, Changed { services: [id("a"), id("b")].into(), pools: true }));
     }
 
     #[test]

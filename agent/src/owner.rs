@@ -6,7 +6,7 @@
 use crate::{
     allocate::Allocator,
     announce::Announcer,
-    assign::{Assigner, Work},
+    assign::{Assigner, Changed},
     boot,
     drift::Repairs,
     felix::Logging,
@@ -19,7 +19,7 @@ use crate::{
     remarks::Met,
     report, requests,
     setback::{Back, Setbacks},
-    wanted,
+    wanted::{self, Balancers},
 };
 use calc::{Live, World};
 use cni::protocol::{Operation, Reply};
@@ -160,6 +160,9 @@ pub struct Agent<K> {
     /// Where there is an uplink.
     pub(crate) announcer: Option<Announcer>,
     pub(crate) assigner: Option<Assigner>,
+    /// What it has not been told of yet.
+    asked: Changed,
+    balancers: Balancers,
     /// Where a cluster is told of this node.
     pub(crate) teller: Option<Teller>,
     pub(crate) logging: Logging,
@@ -201,6 +204,8 @@ impl<K: Kernel> Agent<K> {
             to_upgrade: None,
             announcer: None,
             assigner: None,
+            asked: Changed::default(),
+            balancers: Balancers::default(),
             teller: None,
             logging: Logging::default(),
             nets: BTreeMap::new(),
@@ -274,14 +279,14 @@ impl<K: Kernel> Agent<K> {
     fn announce(&mut self) {
         let Some(announcer) = self.announcer.as_ref().filter(|_| self.world.in_sync().is_some()) else { return };
         if let Some(assigner) = &self.assigner {
-            assigner.ask(Work::of(&self.world));
+            assigner.follow(&self.world, std::mem::take(&mut self.asked));
             if assigner.has_work() {
                 announcer.wake();
             }
         }
         let none = BTreeSet::new();
         let uplink = self.nets.get(&announcer.uplink).unwrap_or(&none);
-        announcer.want(wanted::all(&mut self.world, uplink));
+        announcer.want(wanted::all(&mut self.world, uplink, &mut self.balancers));
     }
 
     fn leave_services_to(&mut self, proxy: Proxy) {
@@ -430,8 +435,16 @@ impl<K: Kernel> Agent<K> {
         } else if let Update::Gone(ResourceKey::Service(id)) = &update {
             self.world.set_served(id, true);
         }
-        self.changed |= self.world.apply(update);
+        self.changed |= self.admit(update);
         self.changed |= is_of_policy && self.world.try_staged(true);
+    }
+
+    /// Of every change of the datastore, and back.
+    fn admit(&mut self, update: Update) -> bool {
+        if self.assigner.is_some() {
+            self.asked.note(&self.world, &update);
+        }
+        self.world.apply(update)
     }
 
     /// What was put off for want of room, until the first that still has none.
@@ -549,8 +562,8 @@ impl<K: Kernel> Agent<K> {
         self.node.metrics.committed(Commit::Refused, begun.elapsed(), is_new);
         for each in back {
             match each {
-                Back::To(before) => self.world.apply(Update::Set(before)),
-                Back::Gone(key) => self.world.apply(Update::Gone(key)),
+                Back::To(before) => self.admit(Update::Set(before)),
+                Back::Gone(key) => self.admit(Update::Gone(key)),
                 Back::Unserved(id) => self.world.set_served(&id, false),
             };
         }

@@ -14,8 +14,10 @@ use std::{
 /// The report of now.
 pub fn of<K: Kernel>(agent: &Agent<K>) -> Report {
     let serves = agent.ready().then(|| {
-        let own = agent.world.nodes().find(|node| node.name == *agent.world.node());
-        addresses(own.map(|node| &*node.addresses).unwrap_or_default(), &agent.uplink_nets().copied().collect())
+        addresses(
+            agent.world.own_node().map(|node| &*node.addresses).unwrap_or_default(),
+            &agent.uplink_nets().copied().collect(),
+        )
     });
     Report { serves, remarks: put_off(agent).chain(not_in_force(agent)).collect() }
 }
@@ -42,9 +44,11 @@ fn put_off<K: Kernel>(agent: &Agent<K>) -> impl Iterator<Item = Remark> {
 
 /// Pods that are not served as they should be.
 fn not_in_force<K: Kernel>(agent: &Agent<K>) -> impl Iterator<Item = Remark> {
+    let failed = &agent.outcome.failed;
+    let attachments = agent.world.attachments().filter(|_| !failed.is_empty());
     let pods: BTreeMap<String, &model::PodId> =
-        agent.world.attachments().map(|attachment| (attachment.id.to_string(), &attachment.pod)).collect();
-    let failed = agent.outcome.failed.iter();
+        attachments.map(|attachment| (attachment.id.to_string(), &attachment.pod)).collect();
+    let failed = failed.iter();
     failed.filter_map(move |(item, reason)| {
         let about = ResourceKey::Pod((*pods.get(item)?).clone());
         Some(Remark { about, reason: "NotInForce", text: format!("its network is not as it should be: {reason}") })

@@ -4,9 +4,9 @@
 //! Invariant: only an address of a pool: one that somebody else gave is his to announce.
 //! Never: decides which of the nodes that may holds an address of a load balancer.
 
-use calc::Live;
+use calc::{Latest, Live};
 use model::Cidr;
-use service::Kind;
+use service::{Balance, Frontend, Kind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -27,9 +27,38 @@ pub struct Wanted {
     pub refresh: Option<Duration>,
 }
 
+/// Where load balancers are reached, and whether this node may answer there, kept as what is desired changes.
+#[derive(Debug, Default)]
+pub struct Balancers {
+    /// Of which Desired; `None`: of none yet.
+    number: Option<u64>,
+    at: BTreeMap<Frontend, bool>,
+}
+
+impl Balancers {
+    fn follow(&mut self, latest: Latest<'_>) {
+        // Who keeps clients' addresses must have a backend here; for the others any node does.
+        let may = |balance: &Balance| {
+            (balance.kind == Kind::LoadBalancer).then_some(!balance.keeps_source || balance.has_outside)
+        };
+        if let Some(touched) = latest.since(self.number) {
+            for frontend in &touched.services {
+                match latest.services.get(frontend).and_then(|balance| may(balance)) {
+                    Some(may) => drop(self.at.insert(*frontend, may)),
+                    None => drop(self.at.remove(frontend)),
+                }
+            }
+        } else {
+            let all = latest.services.iter().filter_map(|(frontend, balance)| Some((*frontend, may(balance)?)));
+            self.at = all.collect();
+        }
+        self.number = latest.number();
+    }
+}
+
 /// All of it.
-pub fn all(world: &mut Live, uplink: &BTreeSet<Cidr>) -> Wanted {
-    let leased = addresses(world, uplink);
+pub fn all(world: &mut Live, uplink: &BTreeSet<Cidr>, balancers: &mut Balancers) -> Wanted {
+    let leased = addresses(world, uplink, balancers);
     let Some(every) = world.answers_for_pods() else { return Wanted { leased, ..Wanted::default() } };
     let (pods, refresh) = (pods(world, uplink), Some(every).filter(|every| !every.is_zero()));
     Wanted { leased, pods, refresh }
@@ -56,25 +85,20 @@ pub fn pools(world: &Live) -> Vec<Cidr> {
 }
 
 /// Those of load balancers.
-fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeMap<IpAddr, bool> {
-    let pools = pools(world);
-    if pools.is_empty() {
-        return BTreeMap::new();
+fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>, balancers: &mut Balancers) -> BTreeMap<IpAddr, bool> {
+    if let Some(latest) = world.latest() {
+        balancers.follow(latest);
     }
-    let own = world.nodes().find(|node| node.name == *world.node());
-    let excluded = own.is_some_and(|node| node.labels.get(EXCLUDED).is_some());
-    let of_network = |address: IpAddr| {
+    let pools = pools(world);
+    let is_of_network = |address: IpAddr| {
         pools.iter().any(|net| net.contains(address)) && uplink.iter().any(|net| net.contains(address))
     };
+    let excluded = world.own_node().is_some_and(|node| node.labels.get(EXCLUDED).is_some());
     let mut wanted: BTreeMap<IpAddr, bool> = BTreeMap::new();
-    let services = world.desired().into_iter().flat_map(|desired| &desired.services);
-    for (frontend, balance) in services.filter(|(_, balance)| balance.kind == Kind::LoadBalancer) {
-        if !of_network(frontend.address) {
-            continue;
+    for (Frontend { address, .. }, may) in &balancers.at {
+        if is_of_network(*address) {
+            *wanted.entry(*address).or_default() |= *may && !excluded;
         }
-        // Who keeps clients' addresses must have a backend here; for the others any node does.
-        let may = !balance.keeps_source || balance.has_outside;
-        *wanted.entry(frontend.address).or_default() |= may && !excluded;
     }
     wanted
 }
@@ -123,8 +147,12 @@ mod tests {
     }
 
     fn wanted(more: Vec<Resource>) -> Vec<String> {
-        let leased = all(&mut world(more), &uplink()).leased;
+        let leased = anew(&mut world(more)).leased;
         leased.into_iter().map(|(address, wanted)| format!("{address} {wanted}")).collect()
+    }
+
+    fn anew(world: &mut Live) -> Wanted {
+        all(world, &uplink(), &mut Balancers::default())
     }
 
     fn uplink() -> BTreeSet<Cidr> {
@@ -171,7 +199,7 @@ mod tests {
             host_ports: Vec::new(),
             committed: true,
         });
-        let found = all(&mut world, &uplink());
+        let found = anew(&mut world);
         (found.pods.iter().map(ToString::to_string).collect(), found.refresh.map(|every| every.as_secs()))
     }
 
@@ -226,9 +254,9 @@ mod tests {
     #[test]
     fn who_serves_services_changes_nothing_about_who_announces_them() {
         let mut world = world(vec![]);
-        let by_tortie = all(&mut world, &uplink()).leased;
+        let by_tortie = anew(&mut world).leased;
         world.set_proxy(calc::Neighbour::Serves);
-        assert_eq!(all(&mut world, &uplink()).leased, by_tortie);
+        assert_eq!(anew(&mut world).leased, by_tortie);
     }
 
     #[test]
@@ -236,5 +264,34 @@ mod tests {
         let labels = [(EXCLUDED.to_owned(), String::new())].into();
         let node = Resource::Node(Node { name: "n1".into(), addresses: vec![], labels });
         assert_eq!(wanted(vec![node]), ["192.0.2.7 false", "192.0.2.18 false", "192.0.2.119 false"]);
+    }
+
+    #[test]
+    fn what_is_kept_of_load_balancers_is_what_it_would_be_from_the_beginning_after_every_change() {
+        let (mut world, mut kept) = (world(vec![]), Balancers::default());
+        let gone = |name: &str| {
+            Update::Gone(model::ResourceKey::Service(ServiceId { namespace: "shop".into(), name: name.into() }))
+        };
+        let changes = [
+            Update::Set(slice("elsewhere", "n1")),
+            Update::Set(service("any", "192.0.2.9", TrafficPolicy::Local)),
+            gone("here"),
+            Update::Set(service("new", "192.0.2.10", TrafficPolicy::Cluster)),
+            gone("any"),
+        ];
+        let mut seen = BTreeSet::new();
+        for (number, change) in changes.into_iter().enumerate() {
+            let found = all(&mut world, &uplink(), &mut kept).leased;
+            assert_eq!(found, anew(&mut world).leased, "before change {number}");
+            seen.insert(format!("{found:?}"));
+            world.apply(change);
+            // One of them is not looked at: what follows it stands alone.
+            if number == 2 {
+                world.latest();
+            }
+        }
+        let found = all(&mut world, &uplink(), &mut kept).leased;
+        assert_eq!((&found, seen.insert(format!("{found:?}"))), (&anew(&mut world).leased, true));
+        assert_eq!(seen.len(), 6, "every change shows");
     }
 }

@@ -82,6 +82,12 @@ impl World {
         self.nodes.values()
     }
 
+    /// The node it is seen from, as the datastore has it.
+    #[must_use]
+    pub fn own_node(&self) -> Option<&Node> {
+        self.nodes.get(&self.node)
+    }
+
     /// Service accounts, by namespace and name.
     pub fn service_accounts(&self) -> impl Iterator<Item = &ServiceAccount> {
         self.accounts.values()
@@ -128,7 +134,19 @@ impl World {
 
     /// Load balancers to which addresses are given here, as they are written: those whose status says none.
     pub fn unaddressed(&self) -> impl Iterator<Item = &Service> {
-        self.unaddressed_services().map(Arc::as_ref)
+        self.unaddressed_services().values().map(Arc::as_ref)
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn unaddressed_service(&self, id: &ServiceId) -> Option<&Service> {
+        self.unaddressed_services().get(id).map(Arc::as_ref)
+    }
+
+    /// What was given to a load balancer.
+    #[must_use]
+    pub fn given_to(&self, id: &ServiceId) -> Option<&ServiceAddresses> {
+        self.given.get(id)
     }
 
     /// What was given to load balancers.

@@ -185,8 +185,8 @@ impl World {
         }
     }
 
-    pub(crate) fn unaddressed_services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.unaddressed.values()
+    pub(crate) fn unaddressed_services(&self) -> &BTreeMap<ServiceId, Arc<Service>> {
+        &self.unaddressed
     }
 
     /// A load balancer of whose addresses its own status says nothing has those that it was given.
