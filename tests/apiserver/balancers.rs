@@ -17,10 +17,12 @@ use tests::{
     wait::{self, PATIENCE},
 };
 
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
-const POOL: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb }\n\
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+/// Addresses for load balancers.
+pub const POOL: &str = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: lb }\n\
     spec: { cidr: 192.0.2.128/28, blockSize: 28, allowedUses: [LoadBalancer] }\n";
-const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: { name: shop, namespace: x }\n\
+/// One that asks for such an address.
+pub const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: { name: shop, namespace: x }\n\
     spec: { type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{ port: 80 }] }\n";
 
 struct Segment {
@@ -31,7 +33,6 @@ struct Segment {
 }
 
 fn segment(numbers: &[u8], test: impl FnOnce(&mut Segment) -> Result<()>) -> Result<()> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
     let cluster = Cluster::served(NATIVE)?;
     cluster.namespace("x", &[])?;
     cluster.manifest("lb", POOL)?;
@@ -51,13 +52,8 @@ fn segment(numbers: &[u8], test: impl FnOnce(&mut Segment) -> Result<()>) -> Res
 }
 
 impl Segment {
-    fn get(&self, arguments: &[&str]) -> Result<Value> {
-        let arguments: Vec<_> = ["get", "-o", "json"].iter().chain(arguments).copied().collect();
-        Ok(serde_json::from_str(&self.cluster.kubectl(&arguments, "")?)?)
-    }
-
     fn service(&self) -> Result<Value> {
-        self.get(&["service", "-n", "x", "shop"])
+        self.cluster.get(&["service", "-n", "x", "shop"])
     }
 
     /// What its status says.
@@ -85,7 +81,7 @@ impl Segment {
     }
 
     fn leases(&self) -> Result<Vec<Value>> {
-        Ok(self.get(&["leases", "-n", "tortie-system"])?["items"].as_array().cloned().unwrap_or_default())
+        Ok(self.cluster.get(&["leases", "-n", "tortie-system"])?["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// The version of a node's heartbeat; none: it has not written any.
@@ -151,15 +147,7 @@ fn a_load_balancer_is_given_an_address_in_its_status_that_one_node_answers_for_a
 
         s.cluster.remove("shop")?;
         wait::wait_until("nobody answers any more", PATIENCE, || Ok(s.asked(address)?.is_none()))?;
-        wait::wait_until("the address is free", PATIENCE, || {
-            let blocks = s.get(&["ipamblocks"])?;
-            let slots = blocks["items"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .flat_map(|block| block["spec"]["allocations"].as_array());
-            Ok(slots.flatten().all(Value::is_null))
-        })?;
+        wait::wait_until("the address is free", PATIENCE, || Ok(s.cluster.held_addresses()? == 0))?;
         wait::wait_until("nobody holds a lease", PATIENCE, || Ok(s.holders()?.is_empty()))
     })
 }

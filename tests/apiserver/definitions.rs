@@ -3,7 +3,7 @@
 //! Invariant: each check refuses something here, and the object beside it, which differs in that alone, is taken.
 //! Never: an agent.
 
-use crate::story::{NATIVE, STORED};
+use crate::story::STORED;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::Cluster;
@@ -14,7 +14,6 @@ fn object(kind: &str, name: &str, spec: Value) -> Value {
 
 /// A cluster that keeps Calico's objects as calicoctl does; no agent.
 fn cluster() -> Result<Cluster> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
     Cluster::served(STORED)
 }
 
@@ -140,7 +139,7 @@ fn what_calico_writes_is_taken_and_kept_whole() -> Result<()> {
             (written["kind"].as_str().context("a kind")?, written["metadata"]["name"].as_str().context("a name")?);
         cluster.kubectl(&["create", "--validate=strict", "-f", "-"], &written.to_string()).context(kind.to_owned())?;
         let kind = format!("{kind}.v1.crd.projectcalico.org");
-        let kept: Value = serde_json::from_str(&cluster.kubectl(&["get", &kind, name, "-o", "json"], "")?)?;
+        let kept = cluster.get(&[&kind, name])?;
         ensure!(holds(&kept, &written), "{written:#} was taken, {kept:#} was kept");
         ensure!(kept["spec"] == written["spec"], "nothing is filled in: {written:#}, {kept:#}");
     }
@@ -487,7 +486,7 @@ fn sentences(cluster: &Cluster) -> Result<Vec<String>> {
         }
     }
     let mut found = Vec::new();
-    gather(&serde_json::from_str(&cluster.kubectl(&["get", "crd", "-o", "json"], "")?)?, &mut found);
+    gather(&cluster.get(&["crd"])?, &mut found);
     ensure!(!found.is_empty(), "the server has no checks");
     found.sort();
     found.dedup();
@@ -508,9 +507,4 @@ fn network_and_block_size_of_a_pool_stay_and_the_rest_of_it_changes() -> Result<
         ensure!(error.contains(said), "expected {said}, got {error}");
     }
     apply(&pool(json!({ "cidr": "10.9.0.0/16", "blockSize": 26, "disabled": true }))).map(drop)
-}
-
-#[test]
-fn definitions_in_calicos_newer_group_are_taken_too() -> Result<()> {
-    Cluster::served(NATIVE).map(drop)
 }

@@ -5,7 +5,6 @@
 
 use crate::story::{NATIVE, STORED, story, story_in};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use tests::{Outcome, Probe::Tcp, probe::probe, wait};
 
 const DENY: &str = "{ podSelector: {}, policyTypes: [Ingress] }";
@@ -26,20 +25,14 @@ fn a_pods_addresses_are_held_by_a_block_and_told_at_the_pod_until_it_is_gone() -
     story(&["x/a"], |s| {
         let addresses: Vec<_> = s.pod("x/a")?.addresses().iter().map(ToString::to_string).collect();
         let told = || -> Result<Option<String>> {
-            let pod: Value =
-                serde_json::from_str(&s.cluster.kubectl(&["get", "pod", "-n", "x", "a", "-o", "json"], "")?)?;
+            let pod = s.cluster.get(&["pod", "-n", "x", "a"])?;
             Ok(pod["metadata"]["annotations"]["cni.projectcalico.org/podIPs"].as_str().map(str::to_owned))
         };
         wait::wait_until("the pod says its addresses", wait::PATIENCE, || {
             Ok(told()?.is_some_and(|told| addresses.iter().all(|address| told.contains(address.as_str()))))
         })?;
-        let used = || -> Result<usize> {
-            let blocks: Value = serde_json::from_str(&s.cluster.kubectl(&["get", "ipamblocks", "-o", "json"], "")?)?;
-            let items = blocks["items"].as_array().context("a list")?;
-            let used = items.iter().flat_map(|block| block["spec"]["allocations"].as_array().into_iter().flatten());
-            Ok(used.filter(|slot| !slot.is_null()).count())
-        };
-        ensure!(used()? == addresses.len(), "{} addresses are held", used()?);
+        let held = s.cluster.held_addresses()?;
+        ensure!(held == addresses.len(), "{held} addresses are held");
         Ok(())
     })
 }
@@ -84,8 +77,7 @@ fn a_right_that_is_missing_is_named_and_what_was_in_force_stays() -> Result<()> 
     story(&["x/a", "x/b"], |s| {
         s.policy("x/p", DENY)?;
         s.expect(Tcp(80), "x/a\n x/b X")?;
-        let mut role: Value =
-            serde_json::from_str(&s.cluster.kubectl(&["get", "clusterrole", "tortie", "-o", "json"], "")?)?;
+        let mut role = s.cluster.get(&["clusterrole", "tortie"])?;
         let rules = role["rules"].as_array_mut().context("rules")?;
         rules.retain(|rule| rule["apiGroups"][0] != "networking.k8s.io");
         s.cluster.kubectl(&["replace", "-f", "-"], &role.to_string())?;

@@ -3,7 +3,7 @@
 //! Invariant: what a failed test leaves in the logs is shown with the failure.
 //! Never: waits for a policy by time.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 use tests::{Cluster, Node, NodeSpec, Pod, PodSpec, Probe, Table, expect::Actor};
 
@@ -23,7 +23,6 @@ pub fn story(pods: &[&str], test: impl FnOnce(&mut Story) -> Result<()>) -> Resu
 
 /// The same, where Calico's objects are in this group.
 pub fn story_in(group: (&str, &str), pods: &[&str], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
     let cluster = Cluster::served(group)?;
     let node = cluster.node(NodeSpec::new(1))?;
     let mut story = Story { pods: BTreeMap::new(), node, cluster };

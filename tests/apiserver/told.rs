@@ -3,23 +3,18 @@
 //! Invariant: that something stands still is looked at over another write of the same agents, which came later.
 //! Never: waits for a change by time.
 
-use crate::story::{NATIVE, Story, story};
+use crate::story::{NATIVE, story};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use tests::{
-    Cluster, NodeSpec, PodSpec,
+    Cluster, Node, NodeSpec, PodSpec,
     Probe::Tcp,
     Scrape,
     wait::{self, PATIENCE},
 };
 
 const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9091);
-
-fn get(cluster: &Cluster, what: &[&str]) -> Result<Value> {
-    let arguments: Vec<_> = ["get", "-o", "json"].iter().chain(what).copied().collect();
-    Ok(serde_json::from_str(&cluster.kubectl(&arguments, "")?)?)
-}
 
 fn tier(cluster: &Cluster, name: &str, spec: &str) -> Result<()> {
     let text = format!(
@@ -38,7 +33,7 @@ fn condition(object: &Value, kind: &str) -> Option<(bool, String, String)> {
 /// Waits until an object says so, and gives it.
 fn says(cluster: &Cluster, what: &[&str], kind: &str, status: bool, reason: &str) -> Result<Value> {
     wait::wait_for(&format!("{what:?} is {kind}: {status}, {reason}"), PATIENCE, || {
-        let object = get(cluster, what)?;
+        let object = cluster.get(what)?;
         let is_so = condition(&object, kind).is_some_and(|said| (said.0, &*said.1) == (status, reason));
         Ok(is_so.then_some(object))
     })
@@ -46,12 +41,12 @@ fn says(cluster: &Cluster, what: &[&str], kind: &str, status: bool, reason: &str
 
 fn events(cluster: &Cluster, name: &str) -> Result<Vec<Value>> {
     let of = format!("involvedObject.name={name}");
-    Ok(get(cluster, &["events", "-A", "--field-selector", &of])?["items"].as_array().cloned().unwrap_or_default())
+    Ok(cluster.get(&["events", "-A", "--field-selector", &of])?["items"].as_array().cloned().unwrap_or_default())
 }
 
 /// Writes of one sort, of an agent since it began.
-fn writes(s: &Story, of: &str) -> Result<f64> {
-    Scrape::of(s.node.namespace(), METRICS.into())?.value(&format!("tortie_datastore_writes_total{{of=\"{of}\"}}"))
+fn writes(node: &Node, of: &str) -> Result<f64> {
+    Scrape::of(node.namespace(), METRICS.into())?.value(&format!("tortie_datastore_writes_total{{of=\"{of}\"}}"))
 }
 
 #[test]
@@ -69,9 +64,9 @@ fn tiers_and_pools_say_whether_they_can_be_used_and_are_written_once() -> Result
         tier(&s.cluster, "broken", "defaultAction: Pass")?;
         says(&s.cluster, &["tier", "broken"], "Ready", true, "Ready")?;
         // Two agents wrote all that since; what was said before stands still.
-        ensure!(get(&s.cluster, &["tier", "first"])? == first, "it is written again");
-        ensure!(get(&s.cluster, &["ippool", "pool-v4"])? == pool, "it is written again");
-        let written = writes(s, "condition")?;
+        ensure!(s.cluster.get(&["tier", "first"])? == first, "it is written again");
+        ensure!(s.cluster.get(&["ippool", "pool-v4"])? == pool, "it is written again");
+        let written = writes(&s.node, "condition")?;
         ensure!(written <= 5.0, "one agent wrote {written} times of five verdicts");
         let disabled = r#"{"spec":{"disabled":true}}"#;
         s.cluster.kubectl(&["patch", "ippool", "pool-v6", "--type=merge", "-p", disabled], "")?;
@@ -107,8 +102,8 @@ fn a_node_says_that_pods_may_come_and_which_addresses_it_has_and_is_left_alone_t
         s.node.restart()?;
         tier(&s.cluster, "first", "defaultAction: Deny")?;
         says(&s.cluster, &["tier", "first"], "Ready", true, "Ready")?;
-        ensure!(get(&s.cluster, &["node", "node1"])? == node, "it is written again");
-        ensure!(writes(s, "node")? == 0.0, "the second agent wrote");
+        ensure!(s.cluster.get(&["node", "node1"])? == node, "it is written again");
+        ensure!(writes(&s.node, "node")? == 0.0, "the second agent wrote");
         let theirs = json!({ "status": { "conditions": [{ "type": "NetworkUnavailable", "status": "True", "reason": "CalicoIsDown" }] } });
         let patch = ["patch", "node", "node1", "--subresource=status", "--type=strategic", "-p", &theirs.to_string()];
         s.cluster.kubectl(&patch, "")?;
@@ -130,20 +125,16 @@ fn an_object_without_a_status_that_cannot_be_read_has_one_event_that_says_why() 
         };
         s.cluster.manifest("odd", &policy("pod == "))?;
         wait::wait_until("an event says why", PATIENCE, || Ok(!events(&s.cluster, "default.odd")?.is_empty()))?;
-        let told = || -> Result<f64> {
-            let of = |node: &tests::Node| -> Result<f64> {
-                Scrape::of(node.namespace(), METRICS.into())?.value("tortie_datastore_writes_total{of=\"event\"}")
-            };
-            Ok(of(&s.node)? + of(&second)?)
-        };
-        wait::wait_until("both agents have remarked it", PATIENCE, || Ok(told()? >= 2.0))?;
+        wait::wait_until("both agents have remarked it", PATIENCE, || {
+            Ok(writes(&s.node, "event")? + writes(&second, "event")? >= 2.0)
+        })?;
         let found = events(&s.cluster, "default.odd")?;
         ensure!(found.len() == 1, "{found:?}");
         let (kind, reason) = (&found[0]["involvedObject"]["kind"], &found[0]["reason"]);
         ensure!(kind == "GlobalNetworkPolicy" && reason == "Unreadable", "{found:?}");
         ensure!(found[0]["message"].as_str().is_some_and(|text| text.contains("spec.selector")), "{found:?}");
         let uid =
-            get(&s.cluster, &["globalnetworkpolicies.projectcalico.org", "default.odd"])?["metadata"]["uid"].clone();
+            s.cluster.get(&["globalnetworkpolicies.projectcalico.org", "default.odd"])?["metadata"]["uid"].clone();
         ensure!(found[0]["involvedObject"]["uid"] == uid, "kubectl describe finds it by its UID");
         Ok(())
     })

@@ -3,7 +3,7 @@
 //! Invariant: every program is the one that clusters run; none of them knows that this is a test.
 //! Never: asks the agent what a packet can show.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tests::{Cluster, Kubelet, Node, NodeSpec, cluster::NATIVE, kubelet::IMAGE, wait};
 
@@ -93,26 +93,20 @@ impl Shop<'_> {
 
     /// Nothing of a pod is left: containers, endpoints, interfaces, addresses.
     fn until_nothing_is_left(&self) -> Result<()> {
-        let held = || -> Result<usize> {
-            let blocks: Value = serde_json::from_str(&self.kubectl(&["get", "ipamblocks", "-o", "json"])?)?;
-            let items = blocks["items"].as_array().context("a list")?;
-            let slots = items.iter().flat_map(|block| block["spec"]["allocations"].as_array().into_iter().flatten());
-            Ok(slots.filter(|slot| !slot.is_null()).count())
-        };
         let interfaces = || -> Result<usize> {
             let links = self.node.namespace().ip_json("link show")?;
             let name = |link: &Value| link["ifname"].as_str().is_some_and(|name| name.starts_with("cali"));
             Ok(links.as_array().context("a list")?.iter().filter(|link| name(link)).count())
         };
         wait::wait_until("nothing is left of the pods", 3 * wait::PATIENCE, || {
-            Ok(self.endpoints()? == 0 && self.kubelet.containers()?.is_empty() && interfaces()? == 0 && held()? == 0)
+            let held = self.cluster.held_addresses()?;
+            Ok(self.endpoints()? == 0 && self.kubelet.containers()?.is_empty() && interfaces()? == 0 && held == 0)
         })
     }
 }
 
 #[test]
 fn a_deployment_is_rolled_out_policed_scaled_drained_and_deleted_and_nothing_is_left() -> Result<()> {
-    ensure!(rustix::process::getuid().is_root(), "this test makes network namespaces: run it as root");
     let mut cluster = Cluster::served(NATIVE)?;
     cluster.start_controllers()?;
     let mut node = cluster.node(NodeSpec::new(1))?;

@@ -8,8 +8,8 @@ use crate::{
     netns::{self, STEM, maker_is_gone},
     node,
 };
-use anyhow::{Context as _, Result};
-use serde_json::json;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use std::{
     env,
     ffi::OsString,
@@ -73,6 +73,7 @@ impl Cluster {
     /// As [`Cluster::create`].
     pub fn with_stem(stem: &str, binaries: Binaries) -> Result<Self> {
         static SWEEP: Once = Once::new();
+        ensure!(rustix::process::getuid().is_root(), "a cluster is made of network namespaces: run this as root");
         SWEEP.call_once(sweep);
         let directory = env::temp_dir().join(stem);
         let (fabric, stem) = (Fabric::create(stem)?, stem.to_owned());
@@ -144,6 +145,26 @@ impl Cluster {
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
         let control_plane = self.control_plane.as_ref().context("this cluster has no API server")?;
         control_plane.kubectl(self.outside(), arguments, input)
+    }
+
+    /// What `kubectl get -o json` says.
+    ///
+    /// # Errors
+    /// There is no API server, or kubectl fails.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let arguments: Vec<_> = ["get", "-o", "json"].iter().chain(what).copied().collect();
+        serde_json::from_str(&self.kubectl(&arguments, "")?).with_context(|| format!("kubectl get {what:?}"))
+    }
+
+    /// How many addresses somebody holds, by the blocks that the API server keeps.
+    ///
+    /// # Errors
+    /// As [`Cluster::get`].
+    pub fn held_addresses(&self) -> Result<usize> {
+        let blocks = self.get(&["ipamblocks"])?;
+        let items = blocks["items"].as_array().context("a list")?;
+        let slots = items.iter().flat_map(|block| block["spec"]["allocations"].as_array().into_iter().flatten());
+        Ok(slots.filter(|slot| !slot.is_null()).count())
     }
 
     /// Gives its agents the rights that they are shipped with.
