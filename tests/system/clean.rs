@@ -165,10 +165,17 @@ fn takes_programs_routes_and_pins(spec: NodeSpec) -> Result<()> {
         assert_ne!(pins(s)?, 0);
         assert_ne!(attached(s.node.namespace())?, [""; 0], "the programs are not seen");
         s.node.agent.stop()?;
+        // A pod that another network serves, whose interfaces are named alike.
+        s.node.namespace().ip(&["link add caliother type veth peer name other", "link set caliother up"])?;
+        let theirs = "10.99.0.1 dev caliother lladdr 02:00:00:00:00:01";
+        s.node.namespace().ip(&[&format!("neighbour add {theirs} nud permanent")])?;
         let cleaned = s.node.cleanup()?;
         assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
         assert_eq!(pins(s)?, 0, "pins are left");
         assert_eq!(attached(s.node.namespace())?, [""; 0], "programs are left");
+        let neighbours = s.node.namespace().ip_json("neighbour show nud permanent")?;
+        let on: Vec<_> = neighbours.as_array().context("a list")?.iter().map(|one| one["dev"].clone()).collect();
+        assert_eq!(on, ["caliother"], "ours are left, or another's is gone");
         let routes = s.node.namespace().ip_json("route show")?.to_string();
         assert!(!routes.contains("cali"), "{routes}");
         Ok(())

@@ -348,13 +348,14 @@ impl Dataplane {
 }
 
 /// Takes away everything an agent with this bpffs and state directory left in the calling thread's network namespace:
-/// links, pins, routes, neighbours; gives sysctls back.
+/// links, pins, routes, neighbours; gives sysctls back. Interfaces of pods that another network made are left as they are.
 ///
 /// # Errors
 /// Names what is left.
 pub fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<(), CleanupError> {
     let mut left = Vec::new();
-    // While the pins are there: they say which clsact is ours.
+    // While the pins are there: they say which clsact is ours, and which interfaces.
+    let pinned = pins::links(&pins::links_dir(bpffs)).into_iter().filter_map(|(_, ifindex)| ifindex).collect();
     if let Err(error) = clsact::remove(&pins::links_dir(bpffs)) {
         left.push(in_full(error.as_ref()));
     }
@@ -362,18 +363,18 @@ pub fn cleanup(bpffs: &Path, state_dir: &Path) -> Result<(), CleanupError> {
         left.push(format!("pins below {}: {error}", bpffs.display()));
     }
     match KernelNetwork::open() {
-        Ok(mut network) => left.extend(clear(&mut network, state_dir)),
+        Ok(mut network) => left.extend(clear(&mut network, &pinned, state_dir)),
         Err(error) => left.push(in_full(&error)),
     }
     if left.is_empty() { Ok(()) } else { Err(CleanupError { left }) }
 }
 
 /// What is ours in the network, and the settings to give back. Says what is left.
-fn clear(network: &mut impl Network, state_dir: &Path) -> Vec<String> {
+fn clear(network: &mut impl Network, pinned: &BTreeSet<u32>, state_dir: &Path) -> Vec<String> {
     let mut left = Vec::new();
     match network.list() {
         Ok(seen) => {
-            let failed = host::sweep(network, &seen, &BTreeSet::new());
+            let failed = host::sweep(network, &seen, &BTreeSet::new(), &host::own_pods(&seen, pinned));
             left.extend(failed.into_iter().map(|(item, error)| format!("{item}: {error}")));
         }
         Err(error) => left.push(in_full(&error)),

@@ -156,11 +156,12 @@ pub fn route(address: IpAddr, interface: Ifindex) -> Route {
 }
 
 /// Takes away routes and neighbours of ours that nobody wants; `wanted` holds (interface, address).
-/// With nothing wanted, all that is ours goes.
+/// With nothing wanted, all that is ours goes. A neighbour carries no mark: `pods` are the interfaces on which permanent ones are ours.
 pub fn sweep(
     network: &mut impl Network,
     seen: &Seen,
     wanted: &BTreeSet<(Ifindex, IpAddr)>,
+    pods: &BTreeSet<Ifindex>,
 ) -> Vec<(String, ApplyError)> {
     let mut left = Vec::new();
     let mut tried = |name: String, result: Result<bool, netlink::Error>| {
@@ -172,7 +173,6 @@ pub fn sweep(
     for old in seen.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL && !routes.contains(route)) {
         tried(format!("route to {}", old.destination), network.delete_route(old));
     }
-    let pods: BTreeSet<_> = seen.links.values().filter(|link| is_pods(link)).map(|link| link.index).collect();
     let ours = |old: &&Neighbour| old.permanent && pods.contains(&old.interface) && !old.address.is_multicast();
     for old in seen.neighbours.iter().filter(ours) {
         if !wanted.contains(&(old.interface, old.address)) {
@@ -180,6 +180,18 @@ pub fn sweep(
         }
     }
     left
+}
+
+/// The interfaces of pods.
+pub fn pods(seen: &Seen) -> BTreeSet<Ifindex> {
+    seen.links.values().filter(|link| is_pods(link)).map(|link| link.index).collect()
+}
+
+/// Those to which a route of ours leads, or of which `pinned` says that it is ours: what is left once no agent runs.
+pub fn own_pods(seen: &Seen, pinned: &BTreeSet<u32>) -> BTreeSet<Ifindex> {
+    let routed = seen.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL).map(|route| route.interface);
+    let ours: BTreeSet<_> = routed.chain(pinned.iter().copied().map(Ifindex)).collect();
+    pods(seen).intersection(&ours).copied().collect()
 }
 
 /// Whether a link is the host side of a pod's interface.

@@ -331,7 +331,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 ways.extend(host::reached(endpoint).map(|address| (link.index, address)));
             }
         }
-        pass.failed.extend(host::sweep(&mut self.network, &pass.seen, &ways));
+        pass.failed.extend(host::sweep(&mut self.network, &pass.seen, &ways, &host::pods(&pass.seen)));
     }
 
     /// Programs stay on an interface as long as it is there: one that is nobody's lets nothing through.
