@@ -149,9 +149,9 @@ fn patience(request: &Request) -> Duration {
 
 /// Reads and checks a request; the outer error is one that nobody can be told.
 fn receive(stream: &mut UnixStream) -> io::Result<Result<Request, Fault>> {
-    let peer = rustix::net::sockopt::socket_peercred(&*stream)?;
-    if !peer.uid.is_root() {
-        return Ok(Err(fault(100, format!("uid {} may not ask the agent: run as root", peer.uid.as_raw()))));
+    let uid = netlink::peer_uid(stream)?;
+    if uid != 0 {
+        return Ok(Err(fault(100, format!("uid {uid} may not ask the agent: run as root"))));
     }
     let end = Instant::now() + TRANSFER;
     let mut length = [0; 4];

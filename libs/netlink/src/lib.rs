@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours, filters, sockets, sysctls and namespaces as typed, synchronous, bounded calls.
+//! Links, addresses, routes, neighbours, filters, sockets and their peers, sysctls and namespaces as typed, synchronous, bounded calls.
 //! In: values of `model`. Out: what the kernel holds, or one clear error with the kernel's own word for it.
 //! Invariant: a socket belongs to the namespace it was opened in; every request has a timeout.
 //! Never: decides what should be there.
@@ -11,6 +11,7 @@ mod link;
 pub mod namespace;
 mod neighbour;
 pub mod netfilter;
+mod peer;
 mod route;
 mod socket;
 pub mod sysctl;
@@ -22,5 +23,6 @@ pub use error::{Error, Reason};
 pub use filter::{Filter, Side};
 pub use link::{LOOPBACK, Link, LinkChange, VethSpec};
 pub use neighbour::Neighbour;
+pub use peer::peer_uid;
 pub use route::{MAIN_TABLE, Route, Scope};
 pub use socket::Socket;
