@@ -135,10 +135,10 @@ enum Command {
         /// The runtime's folder of plugins, if the plugin is to go, too: it stays as long as pods need it for their end
         #[arg(long, env = "TORTIE_CNI_BIN", value_name = "DIR")]
         cni_bin: Option<PathBuf>,
-        /// Then wait for a signal: for a DaemonSet, whose containers may not end
-        #[arg(long)]
-        wait: bool,
     },
+    /// Wait for a signal: what a DaemonSet's container does that has nothing to do and may not end
+    #[command(hide = true)]
+    Wait,
     /// Print the version
     Version,
 }
@@ -226,7 +226,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Install { cni_bin } => failed(1, install::plugin(&cni_bin).map(|done| println!("{done}"))),
-        Command::Cleanup { state_dir, bpffs, socket, cni_conf, cni_bin, wait } => {
+        Command::Cleanup { state_dir, bpffs, socket, cni_conf, cni_bin } => {
             let left = run::Left {
                 state_dir: &state_dir,
                 bpffs: &bpffs,
@@ -234,9 +234,9 @@ fn main() -> ExitCode {
                 cni_conf: cni_conf.as_deref(),
                 cni_bin: cni_bin.as_deref(),
             };
-            let done = run::cleanup(&left).map(|done| println!("{done}"));
-            failed(1, if wait { done.and_then(|()| run::wait_for_signal()) } else { done })
+            failed(1, run::cleanup(&left).map(|done| println!("{done}")))
         }
+        Command::Wait => failed(1, run::wait_for_signal()),
         Command::Version => {
             println!("tortie {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -105,7 +105,7 @@ impl Host<'_> {
         Ok(json!({
             "ociVersion": "1.0.2",
             "process": {
-                "user": { "uid": 0, "gid": 0 }, "args": arguments, "cwd": "/", "env": self.environment(container)?,
+                "user": { "uid": security["runAsUser"], "gid": 0 }, "args": arguments, "cwd": "/", "env": self.environment(container)?,
                 "capabilities": { "bounding": rights, "effective": rights, "permitted": rights },
                 "noNewPrivileges": security["allowPrivilegeEscalation"] == false,
             },
@@ -139,9 +139,11 @@ impl Host<'_> {
             let options = json!(["rbind", propagation, access]);
             json!({ "destination": to, "type": "bind", "source": from, "options": options })
         };
-        all.push(bind(&self.account, "/var/run/secrets/kubernetes.io/serviceaccount", "rprivate", "ro"));
+        if pod["automountServiceAccountToken"] != false {
+            all.push(bind(&self.account, "/var/run/secrets/kubernetes.io/serviceaccount", "rprivate", "ro"));
+        }
         let volumes = pod["volumes"].as_array().context("volumes")?;
-        for mount in container["volumeMounts"].as_array().context("mounts")? {
+        for mount in container["volumeMounts"].as_array().into_iter().flatten() {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
             let path = volume.and_then(|volume| volume["hostPath"]["path"].as_str());
             let from = self.path(path.with_context(|| format!("no volume for {mount}"))?)?;
@@ -159,16 +161,36 @@ impl Running {
         log_tail(&self.log)
     }
 
-    /// As a kubelet ends it.
+    /// All that it wrote.
+    pub fn whole_log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
+    }
+
+    /// Whether it runs, and has come as far as to hear SIGTERM: to the first process of a container it means nothing by itself.
+    pub fn hears_term(&self) -> Result<bool> {
+        let state: Value = serde_json::from_str(&tests::netns::run(self.runc().args(["state", &self.name]))?)?;
+        let status = fs::read_to_string(format!("/proc/{}/status", state["pid"]))?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).context("which signals it hears")?;
+        let term = rustix::process::Signal::TERM.as_raw();
+        Ok(state["status"] == "running" && u64::from_str_radix(caught.trim(), 16)? >> (term - 1) & 1 == 1)
+    }
+
+    /// As a kubelet ends it: it goes, and says that all is well.
     pub fn stop(mut self) -> Result<()> {
         self.signal("TERM")?;
-        wait::wait_until("the container ends", wait::PATIENCE, || Ok(self.child.try_wait()?.is_some()))
+        let ended = wait::wait_for("the container ends", wait::PATIENCE, || Ok(self.child.try_wait()?))?;
+        ensure!(ended.success(), "{}: {ended}\n{}", self.name, log_tail(&self.log));
+        Ok(())
+    }
+
+    fn runc(&self) -> Command {
+        let mut runc = Command::new("runc");
+        runc.arg("--root").arg(&self.state);
+        runc
     }
 
     fn signal(&self, signal: &str) -> Result<()> {
-        let mut runc = Command::new("runc");
-        runc.arg("--root").arg(&self.state).args(["kill", &self.name, signal]);
-        tests::netns::run(&mut runc).map(drop)
+        tests::netns::run(self.runc().args(["kill", &self.name, signal])).map(drop)
     }
 }
 
@@ -177,8 +199,14 @@ impl Drop for Running {
         if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
             return;
         }
-        // What has ended meanwhile is ended.
-        let _ = self.signal("KILL");
-        let _ = self.child.wait();
+        let mut ended = || {
+            // Not while it is being made, nor when it has ended meanwhile.
+            let _ = self.signal("KILL");
+            Ok(self.child.try_wait()?.is_some())
+        };
+        if wait::wait_until("the container ends", wait::PATIENCE, &mut ended).is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }

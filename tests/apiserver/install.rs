@@ -3,11 +3,11 @@
 //! Invariant: the agent has the rights of its DaemonSet and of its service account, and no others.
 //! Never: a kubelet: a container is what its template says, by hand.
 
-use crate::{container::Host, image, story::STORED};
+use crate::{balancers, container::Host, image, story::STORED};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
-use tests::{Cluster, Node, NodeSpec, PodSpec, Probe::Tcp, Table, wait};
+use tests::{Cluster, Node, NodeSpec, PodSpec, Probe::Tcp, Table, frame::FrameSocket, wait};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 const CONFLIST: &str = "05-tortie.conflist";
@@ -29,17 +29,14 @@ fn kustomized(cluster: &Cluster, folder: &str) -> Result<String> {
     cluster.kubectl(&["kustomize", &format!("{DEPLOY}/{folder}")], "")
 }
 
-fn cluster() -> Result<Cluster> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
-    Cluster::served(STORED)
-}
-
 #[test]
 fn every_overlay_is_taken_and_the_one_file_is_that_for_a_cluster_without_calico() -> Result<()> {
-    let cluster = cluster()?;
+    let cluster = Cluster::served(STORED)?;
     let flat = fs::read_to_string(format!("{DEPLOY}/tortie.yaml"))?;
     ensure!(objects(&flat)? == objects(&kustomized(&cluster, "overlays/alone")?)?, "tortie.yaml is another");
-    for folder in ["overlays/alone", "overlays/beside-calico", "overlays/without-kube-proxy", "remove"] {
+    let overlays =
+        ["alone", "beside-calico", "without-kube-proxy", "remove-beside-calico"].map(|name| format!("overlays/{name}"));
+    for folder in overlays.iter().map(String::as_str).chain(["remove"]) {
         let text = kustomized(&cluster, folder)?;
         let apply = [
             "apply",
@@ -60,7 +57,7 @@ fn every_overlay_is_taken_and_the_one_file_is_that_for_a_cluster_without_calico(
 
 #[test]
 fn definitions_that_others_wrote_are_not_written_over_by_a_server_side_apply() -> Result<()> {
-    let cluster = cluster()?;
+    let cluster = Cluster::served(STORED)?;
     let flat = fs::read_to_string(format!("{DEPLOY}/tortie.yaml"))?;
     let changed = flat.replace("size(self.metadata.name) <= 63", "size(self.metadata.name) <= 62");
     let refused = cluster.kubectl(&["apply", "--server-side", "--field-manager=tortie", "-f", "-"], &changed);
@@ -91,7 +88,8 @@ fn account(cluster: &Cluster, folder: &Path) -> Result<BTreeMap<String, String>>
     let address = server["server"].as_str().and_then(|url| url.strip_prefix("https://")).context("a server")?;
     let (host, port) = address.rsplit_once(':').context("a port")?;
     let pairs = [("KUBERNETES_SERVICE_HOST", host), ("KUBERNETES_SERVICE_PORT", port)];
-    // As other nodes of the tests: one uplink, small tables, nothing of the machine's own cgroups.
+    // One uplink and small tables, as other nodes of the tests; the machine's own cgroup is left alone, so that the node's sockets
+    // reach services packet by packet.
     let tests = [
         ("TORTIE_UPLINK", "eth0"),
         ("TORTIE_CGROUP", "none"),
@@ -105,7 +103,7 @@ fn account(cluster: &Cluster, folder: &Path) -> Result<BTreeMap<String, String>>
 
 #[test]
 fn the_containers_of_the_install_serve_a_node_with_their_rights_alone_and_leave_it_clean() -> Result<()> {
-    let mut cluster = cluster()?;
+    let mut cluster = Cluster::served(STORED)?;
     let node = cluster.node(NodeSpec::new(1))?;
     let folder = cluster.directory().join("install");
     let root = image::unpack(&folder.join("image"))?.root;
@@ -132,23 +130,40 @@ fn the_containers_of_the_install_serve_a_node_with_their_rights_alone_and_leave_
         network["plugins"][0]["type"] == "tortie-cni" && network["plugins"][0]["ipam"]["type"] == "tortie",
         "{network}"
     );
+    cluster.namespace("x", &[])?;
+    announces(&cluster).map_err(shown)?;
     serves_pods(&cluster, &node).map_err(shown)?;
-    let status = node.show("status")?;
-    ensure!(
-        !status.to_string().contains("ermission denied") && !status.to_string().contains("not permitted"),
-        "{status:#}"
-    );
+    let said = format!("{:#}\n{}", node.show("status")?, agent.whole_log()?);
+    for lack in ["ermission denied", "not permitted", "is not called out"] {
+        ensure!(!said.contains(lack), "{lack}: {said}");
+    }
     agent.stop()?;
 
     host.run(&removal, "cleanup")?;
     ensure!(!conflist.exists() && !plugin.exists(), "runtimes still find what nobody serves");
     ensure!(!node.bpffs().exists() && !node.socket().exists(), "pins or the socket are left");
-    Ok(())
+    let done = host.start(&removal, "done")?;
+    wait::wait_until("the last container waits for its end", wait::PATIENCE, || done.hears_term())
+        .with_context(|| done.log())?;
+    done.stop()
+}
+
+/// A load balancer's address is given, and asked for outside.
+fn announces(cluster: &Cluster) -> Result<()> {
+    cluster.manifest("lb", &balancers::POOL.replace("projectcalico.org/v3", &format!("{}/{}", STORED.0, STORED.1)))?;
+    cluster.manifest("shop", balancers::SERVICE)?;
+    let outside = FrameSocket::open(cluster.outside(), "br0")?;
+    let address = wait::wait_for("an address is given", wait::PATIENCE, || {
+        let service = cluster.get(&["service", "-n", "x", "shop"])?;
+        Ok(service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().and_then(|text| text.parse().ok()))
+    })?;
+    let answers = || Ok(outside.arp(balancers::OUTSIDE, address)?.is_some());
+    wait::wait_until(&format!("somebody answers for {address}"), wait::PATIENCE, answers)?;
+    cluster.remove("shop")
 }
 
 /// Two pods, and a policy between them; they end before this does.
 fn serves_pods(cluster: &Cluster, node: &Node) -> Result<()> {
-    cluster.namespace("x", &[])?;
     let mut pods = ["x/a", "x/b"].iter().map(|id| node.pod(cluster, &PodSpec::new(id))).collect::<Result<Vec<_>>>()?;
     let expect = |table: &str| {
         let actors: Vec<_> = pods.iter().map(tests::Pod::actor).chain([node.actor()]).collect();

@@ -160,11 +160,13 @@ impl<'a> Kubelet<'a> {
     }
 }
 
-/// The folders of control groups that hold containers, where nobody has any.
+/// The folders of control groups that hold containers, where nobody has any: of cgroup v2, and of each hierarchy of v1.
 fn remove_empty_groups() {
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|hierarchy| hierarchy.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
         // One that is in use stays.
-        let _ = fs::remove_dir(hierarchy.path().join("k8s.io"));
+        let _ = fs::remove_dir(hierarchy.join("k8s.io"));
     }
 }
 
