@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// After a change: what a commit leaves is swept by then.
+pub const REST: Duration = Duration::from_millis(150);
 /// Between two packets.
 const PAUSE: Duration = Duration::from_micros(50);
 /// Between two looks whether connections are let in.

@@ -5,6 +5,7 @@
 
 use crate::{
     build::{self, Measured, Programs},
+    golang,
     paths::Paths,
     setup::is_root,
     step::Console,
@@ -22,6 +23,12 @@ pub fn demo(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> {
 /// Builds what is measured, then becomes the benches.
 pub fn bench(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> {
     require_root()?;
+    // Other people's programs, which some of the benches have beside ours.
+    match args.first().and_then(|bench| bench.to_str()) {
+        Some("served") => golang::control_plane(paths, console)?,
+        Some("services") => golang::kube_proxy(paths, console)?,
+        _ => {}
+    }
     let Measured { agent, cni, bare, bench } = build::measured(paths, console)?;
     become_program(paths, &bench, &[("--agent", &agent), ("--cni", &cni), ("--bare", &bare)], args)
 }
@@ -36,6 +43,7 @@ fn become_program(paths: &Paths, program: &Path, programs: &[(&str, &Path)], arg
     for (flag, path) in programs {
         command.arg(flag).arg(path);
     }
+    command.env("TORTIE_KUBERNETES", golang::kubernetes_dir(paths));
     let error = command.args(args).exec();
     Err(error).with_context(|| format!("{}: cannot be started", program.display()))
 }

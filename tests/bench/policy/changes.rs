@@ -4,16 +4,13 @@
 //! Never: times the way back.
 
 use super::place::Place;
-use crate::{figures::Waits, manifests, progress};
+use crate::{door::REST, figures::Waits, manifests, progress};
 use anyhow::Result;
 use serde::Serialize;
 use std::{
     thread,
     time::{Duration, Instant},
 };
-
-/// What a commit leaves is swept by then.
-const REST: Duration = Duration::from_millis(150);
 
 /// What is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

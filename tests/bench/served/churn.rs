@@ -1,5 +1,5 @@
 //! Churn: what pods that come and go elsewhere cost a node's agent.
-//! In: a place. Out: bytes that came to its node and processor time of its agent, by the second, and the most memory.
+//! In: a place. Out: bytes that came to its node and processor time of its agent, by the second.
 //! Invariant: nothing else happens on the cluster meanwhile.
 //! Never: counts what the agent asks for at its start.
 

@@ -1,5 +1,5 @@
 //! A client of the API server, for objects by the thousand.
-//! In: a kubeconfig, the namespace from which the server is reached. Out: objects created, changed and deleted, many at once.
+//! In: a kubeconfig, the namespace from which the server is reached. Out: objects created and deleted, many at once.
 //! Invariant: what returns was acknowledged by the server.
 //! Never: watches.
 

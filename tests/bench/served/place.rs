@@ -5,7 +5,7 @@
 
 use super::client::Client;
 use crate::{
-    door::Door,
+    door::{Door, REST},
     manifests::{self, Population, WALL},
     progress,
     setups::started,
@@ -18,8 +18,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a commit leaves is swept by then.
-const REST: Duration = Duration::from_millis(150);
 /// Created in one call, so that progress shows.
 const AT_ONCE: usize = 1000;
 

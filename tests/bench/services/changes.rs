@@ -5,6 +5,7 @@
 
 use super::place::Place;
 use crate::{
+    door::REST,
     figures::{Timed, Waits},
     manifests::service_address,
     progress,
@@ -17,8 +18,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a commit leaves is swept by then.
-const REST: Duration = Duration::from_millis(150);
 /// Between two datagrams.
 const PAUSE: Duration = Duration::from_micros(50);
 /// A datagram that did not come by then does not come.

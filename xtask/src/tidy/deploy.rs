@@ -1,16 +1,33 @@
-//! One file with everything that is applied to a cluster is what the kustomization of it says.
-//! In: the files under `deploy`. Out: that file's text; a violation where the committed one is another.
+//! What is applied to a cluster: one file with everything is what the kustomization of it says, and runs the image that is built.
+//! In: the files under `deploy`. Out: that file's text; a violation where the committed one, or an image, is another.
 //! Invariant: resources come in the order in which kustomizations name them; nothing in them is changed on the way.
 //! Never: patches: a kustomization that has some cannot be flattened here.
 
 use super::{Source, Violation};
+use crate::image;
 
 /// Everything for a cluster without Calico.
 pub const FLAT: &str = "deploy/tortie.yaml";
 const KUSTOMIZATION: &str = "deploy/overlays/alone/kustomization.yaml";
 
-/// Checks that the file is current.
+/// Checks that the file is current, and the images.
 pub fn check(sources: &[Source]) -> Vec<Violation> {
+    sources.iter().flat_map(images).chain(current(sources)).collect()
+}
+
+/// Every image is the one that [`image::build`] makes of this version.
+fn images(source: &Source) -> Vec<Violation> {
+    let built = format!("{}:{}", image::NAME, env!("CARGO_PKG_VERSION"));
+    let lines = source.text.lines().enumerate().filter(|_| source.path.starts_with("deploy/"));
+    let named = lines.filter_map(|(at, line)| {
+        let line = line.trim_start();
+        Some((at, line.strip_prefix("- ").unwrap_or(line).strip_prefix("image: ")?))
+    });
+    let others = named.filter(|(_, name)| *name != built);
+    others.map(|(at, _)| source.violation(at + 1, format!("is not the image that is built: {built}"))).collect()
+}
+
+fn current(sources: &[Source]) -> Vec<Violation> {
     let (Some(committed), Some(top)) = (find(sources, FLAT), find(sources, KUSTOMIZATION)) else { return Vec::new() };
     match flat(sources) {
         Ok(text) if text == committed.text => Vec::new(),
@@ -84,6 +101,22 @@ mod tests {
         assert!(text.ends_with("alone.\n---\nkind: A\n---\nkind: B\n"), "{text}");
         assert_eq!(check(&tree(&text, base)), []);
         assert_eq!(check(&tree(&text.replace("B", "C"), base)).len(), 1);
+    }
+
+    #[test]
+    fn an_image_of_another_name_or_version_is_told() {
+        let said = |image: &str, path: &str| check(&[Source::new(path, &format!("containers:\n  - {image}\n"))]).len();
+        let built = format!("image: {}:{}", image::NAME, env!("CARGO_PKG_VERSION"));
+        for (line, path, expected) in [
+            (built.as_str(), "deploy/base/agent.yaml", 0),
+            ("image: localhost/tortie:9.9.9", "deploy/base/agent.yaml", 1),
+            ("image: localhost/tortie", "deploy/tortie.yaml", 1),
+            ("name: agent\n    image: example.org/tortie:0.0.0", "deploy/remove/cleanup.yaml", 1),
+            ("image: localhost/box:1", "tests/pod.yaml", 0),
+            ("imagePullPolicy: IfNotPresent", "deploy/base/agent.yaml", 0),
+        ] {
+            assert_eq!(said(line, path), expected, "{line} in {path}");
+        }
     }
 
     #[test]
