@@ -10,6 +10,12 @@ use std::{fs, io, path::Path};
 const NUMBER: &str = "/proc/sys/kernel/random/boot_id";
 const FILE: &str = "boot";
 
+/// This start, by the number that a kubelet tells, too.
+pub fn number() -> Option<String> {
+    let number = fs::read_to_string(NUMBER).ok()?.trim().to_owned();
+    (!number.is_empty()).then_some(number)
+}
+
 /// Whether the machine was started anew.
 pub fn is_another(state_dir: &Path) -> bool {
     let known = fs::read_to_string(state_dir.join(FILE)).unwrap_or_default();

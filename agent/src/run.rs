@@ -21,7 +21,7 @@ use crate::{
     owner::{Agent, Event, Node, Reboot},
     proxy::{self, Proxy, Services},
     serve,
-    source::{Opened, Source},
+    source::{Ended, Opened, Source},
 };
 use anyhow::{Result, bail};
 use calc::Live;
@@ -71,13 +71,13 @@ pub fn run(config: &Config, filter: Option<Filter>) -> Result<()> {
 
     let (owner, events) = sync_channel(QUEUE);
     let opened = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let Opened { problems, updates, teller } = opened;
+    let Opened { problems, updates, ended, teller } = opened;
     (agent.node.problems, agent.teller) = (problems, teller);
     agent.logging = Logging::by(filter);
     let health = Health::default();
     agent.health_ports = HealthPorts::new(health.clone())?;
     agent.take(vec![Event::Host(observe::host(&mut netlink)?)]);
-    forward(updates, owner.clone())?;
+    forward(updates, ended, owner.clone())?;
     observe::watch({
         let owner = owner.clone();
         move |change| {
@@ -184,14 +184,14 @@ fn uplink(config: &Config, netlink: &mut Socket) -> Result<Option<Link>> {
 }
 
 /// Batches of the datastore, to the owner.
-fn forward(updates: Updates, owner: SyncSender<Event>) -> Result<()> {
+fn forward(updates: Updates, ended: Ended, owner: SyncSender<Event>) -> Result<()> {
     let run = move || {
         for batch in updates {
             if owner.send(Event::Updates(batch)).is_err() {
                 return;
             }
         }
-        let _ = owner.send(Event::Broken("the datastore's watch has ended".to_owned()));
+        let _ = owner.send(Event::Broken(ended()));
     };
     thread::Builder::new().name("updates".into()).spawn(run)?;
     Ok(())

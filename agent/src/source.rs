@@ -3,9 +3,11 @@
 //! Invariant: whatever it is, the first batch is everything that is there.
 //! Never: takes a directory that is not there for an empty one: it would open every pod.
 
-use crate::config::Datastore;
+use crate::{boot, config::Datastore};
 use anyhow::{Context as _, Result, bail};
-use datastore::{Cluster, ClusterObjects, Connection, FileStore, Objects, Store, Teller, Updates, lease::Timing};
+use datastore::{
+    Cluster, ClusterObjects, Connection, FileStore, Machine, Objects, Store, Teller, Updates, lease::Timing,
+};
 use model::NodeName;
 use std::{
     path::{Path, PathBuf},
@@ -16,12 +18,17 @@ use std::{
 /// What is wrong with its objects now.
 pub type Problems = Box<dyn Fn() -> Vec<String> + Send>;
 
+/// Why there are no more updates.
+pub type Ended = Box<dyn Fn() -> String + Send>;
+
 /// What is read.
 pub struct Opened {
     /// What is wrong with it.
     pub problems: Problems,
     /// Batches of updates.
     pub updates: Updates,
+    /// Why there are no more.
+    pub ended: Ended,
     /// Who tells it what becomes of it on this node; a directory is told nothing.
     pub teller: Option<Teller>,
 }
@@ -83,14 +90,21 @@ impl Source {
             Self::Directory(dir) => {
                 let (store, updates) = FileStore::open(dir, last_good)?;
                 let problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
-                Opened { problems, updates, teller: None }
+                Opened { problems, updates, ended: Box::new(watch_ended), teller: None }
             }
             Self::Cluster(connection) => {
-                let (cluster, updates) = Cluster::open(connection, node, last_good)?;
-                let teller = Some(cluster.teller());
+                let machine = Machine { node: node.clone(), boot: boot::number() };
+                let (cluster, updates) = Cluster::open(connection, &machine, last_good)?;
+                let (teller, cluster) = (Some(cluster.teller()), Arc::new(cluster));
+                let theirs = Arc::clone(&cluster);
+                let ended = Box::new(move || theirs.refused().unwrap_or_else(watch_ended));
                 let problems = Box::new(move || cluster.problems().iter().map(ToString::to_string).collect());
-                Opened { problems, updates, teller }
+                Opened { problems, updates, ended, teller }
             }
         })
     }
+}
+
+fn watch_ended() -> String {
+    "the datastore's watch has ended".to_owned()
 }

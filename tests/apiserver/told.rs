@@ -166,3 +166,27 @@ fn while_calicos_objects_are_locked_all_stays_as_it_was() -> Result<()> {
         s.expect(Tcp(80), "x/a\n x/b X")
     })
 }
+
+#[test]
+fn an_agent_under_the_name_of_another_machine_ends_with_one_error_and_the_one_that_is_it_starts() -> Result<()> {
+    let cluster = Cluster::served(NATIVE)?;
+    let mut node = cluster.node(NodeSpec::new(1))?;
+    let is = |boot: &str| {
+        let status = json!({ "status": { "nodeInfo": {
+            "bootID": boot, "machineID": "", "systemUUID": "", "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
+            "kubeletVersion": "", "kubeProxyVersion": "", "operatingSystem": "", "architecture": "" } } });
+        cluster
+            .kubectl(&["patch", "node", "node1", "--subresource=status", "--type=merge", "-p", &status.to_string()], "")
+    };
+    is("8c7a1f0e-0000-4000-8000-000000000000")?;
+    node.agent.start()?;
+    wait::wait_until("the agent ends", 3 * PATIENCE, || Ok(node.agent.ended()?.is_some_and(|how| !how.success())))?;
+    let log = node.agent.log();
+    let said = log.lines().filter(|line| line.contains("the Node node1 is another machine"));
+    // As a problem when it is met, and as what ended the agent.
+    ensure!(said.count() == 2 && log.contains("--node"), "{log}");
+    ensure!(!cluster.get(&["node", "node1"])?.to_string().contains("TortieIsUp"), "it speaks for the node");
+    node.agent.stop()?;
+    is(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim())?;
+    node.start()
+}

@@ -16,6 +16,7 @@ mod tell;
 mod watched;
 
 pub use connection::{ConnectError, Connection};
+pub use gather::Machine;
 pub use objects::ClusterObjects;
 pub use tell::{Remark, Report, Teller};
 
@@ -28,18 +29,17 @@ use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use gather::{Gather, Said};
 use kinds::Calico;
 use kube::core::Status;
-use model::NodeName;
 use noted::Notes;
 use std::{
     error::Error,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError,
+        Arc, OnceLock, PoisonError,
         mpsc::{self, SyncSender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -52,23 +52,30 @@ const EVENTS_AT_ONCE: usize = 4096;
 /// A server that does not answer is asked again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// A Node that is another machine may be late: a kubelet says soon after a start which one it is.
+const ANOTHER_MAX: Duration = Duration::from_secs(20);
+/// Between two looks whether it is.
+const ANOTHER_LOOK: Duration = Duration::from_secs(1);
+
 /// A watched cluster. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Cluster {
     told: Told,
+    refused: Arc<OnceLock<String>>,
     teller: Teller,
     _stop: oneshot::Sender<()>,
 }
 
 impl Cluster {
-    /// Watches this cluster for `node`. Returns at once: the first batch comes when the server has listed everything, however long
-    /// that takes. In `last_good`, a folder of its own, the policies in force outlive the process.
+    /// Watches this cluster for a node. Returns at once: the first batch comes when the server has listed everything, however long
+    /// that takes; where the cluster's Node of this name stays another machine, the updates end before it, and
+    /// [`Cluster::refused`] says so. In `last_good`, a folder of its own, the policies in force outlive the process.
     ///
     /// # Errors
     /// The folder cannot be used.
     pub fn open(
         connection: &Connection,
-        node: &NodeName,
+        machine: &Machine,
         last_good: Option<&Path>,
     ) -> Result<(Self, Updates), ConnectError> {
         let told = Told::default();
@@ -80,17 +87,29 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel();
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
         let teller = Teller::new();
-        let part = Part { connection: connection.clone(), node: node.clone(), teller: teller.clone() };
+        let refused = Arc::<OnceLock<String>>::default();
+        let part = Part {
+            connection: connection.clone(),
+            machine: machine.clone(),
+            teller: teller.clone(),
+            refused: Arc::clone(&refused),
+        };
         let run = move || part.connection.runtime.block_on(run(&part, standing, send, stopped));
         let spawned = thread::Builder::new().name("datastore".into()).spawn(run);
         spawned.map_err(|error| ConnectError::Client(error.to_string()))?;
-        Ok((Self { told, teller, _stop: stop }, updates))
+        Ok((Self { told, refused, teller, _stop: stop }, updates))
     }
 
     /// Who tells the cluster what this node's agent reports.
     #[must_use]
     pub fn teller(&self) -> Teller {
         self.teller.clone()
+    }
+
+    /// Why there will be no updates, if there will be none.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        self.refused.get().cloned()
     }
 
     /// All that is wrong with the objects and with the watch itself now.
@@ -103,19 +122,22 @@ impl Cluster {
 /// One node's part in a cluster.
 struct Part {
     connection: Connection,
-    node: NodeName,
+    machine: Machine,
     teller: Teller,
+    refused: Arc<OnceLock<String>>,
 }
 
 async fn run(part: &Part, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
-    let Part { connection, node, teller } = part;
+    let Part { connection, machine, teller, refused } = part;
     let followed = async {
         let mut standing = standing;
         let calico = found_calico(connection, &mut standing).await;
         let kinds = kinds::watched(calico);
         let notes = Arc::<Notes>::default();
-        let gather = Gather::new(standing, &kinds, connection.server.to_string(), (node.clone(), Arc::clone(&notes)));
-        let writer = tell::Writer::new(connection.clone(), (kinds.clone(), calico), node.clone(), Arc::clone(&notes));
+        let own = (machine.clone(), Arc::clone(&notes));
+        let gather = Gather::new(standing, &kinds, connection.server.to_string(), own);
+        let node = machine.node.clone();
+        let writer = tell::Writer::new(connection.clone(), (kinds.clone(), calico), node, Arc::clone(&notes));
         let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
             watched::watched(connection.client.clone(), kind).map(move |said| (number, said)).boxed()
         });
@@ -124,11 +146,27 @@ async fn run(part: &Part, standing: Standing, send: SyncSender<Batch>, stopped: 
         tokio::select! {
             () = heard => {}
             () = writer.run(teller.reports()) => {}
+            why = another(&notes, machine) => drop(refused.set(why)),
         }
     };
     tokio::select! {
         _ = stopped => {}
         () = followed => {}
+    }
+}
+
+/// Until it is sure that the Node of this name is another machine.
+async fn another(notes: &Notes, machine: &Machine) -> String {
+    let mut since: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(ANOTHER_LOOK).await;
+        let why = machine.another(notes);
+        let first = *since.get_or_insert_with(Instant::now);
+        match why {
+            Some(why) if first.elapsed() >= ANOTHER_MAX => return why,
+            Some(_) => {}
+            None => since = None,
+        }
     }
 }
 

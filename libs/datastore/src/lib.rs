@@ -26,7 +26,7 @@ mod workload;
 mod yaml;
 
 pub use catalog::Catalog;
-pub use cluster::{Cluster, ClusterObjects, ConnectError, Connection, Remark, Report, Teller};
+pub use cluster::{Cluster, ClusterObjects, ConnectError, Connection, Machine, Remark, Report, Teller};
 pub use convert::parameters;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;

@@ -1,7 +1,7 @@
 //! Gathers what the watches of all kinds say.
 //! In: objects and their ends, and where a list begins and is over. Out: batches of updates.
-//! Invariant: there is no batch before every kind has been listed once, nor while Calico's objects are locked; what a later list
-//! lacks is gone only when it is over.
+//! Invariant: there is no batch before every kind has been listed once and this node's own Node is this machine, nor while Calico's
+//! objects are locked; what a later list lacks is gone only when it is over.
 //! Never: takes trouble for absence.
 
 use super::{
@@ -41,6 +41,30 @@ pub(super) enum Said {
     Trouble(String),
 }
 
+/// What an agent is of a cluster.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The node.
+    pub node: NodeName,
+    /// Which start of which machine, as Linux numbers them; `None`: nobody knows.
+    pub boot: Option<String>,
+}
+
+impl Machine {
+    /// How the Node of this name is another machine, as long as nothing of it is in force here.
+    pub(super) fn another(&self, notes: &Notes) -> Option<String> {
+        let noted = notes.look();
+        let (own, said) = (self.boot.as_ref()?, noted.boot.as_ref()?);
+        (!noted.is_in_sync && own != said).then(|| {
+            format!(
+                "the Node {} is another machine: its bootID is {said}, and this one's is {own}; two agents must not be one node: \
+                 correct --node, which is the host name where nothing is said",
+                self.node
+            )
+        })
+    }
+}
+
 /// What is known of a kind.
 #[derive(Debug)]
 struct Known {
@@ -61,7 +85,7 @@ pub(super) struct Gather {
     /// The place of what says so.
     locked: Option<PathBuf>,
     server: String,
-    node: NodeName,
+    machine: Machine,
     notes: Arc<Notes>,
 }
 
@@ -70,14 +94,14 @@ impl Gather {
         standing: Standing,
         kinds: &[Watched],
         server: String,
-        (node, notes): (NodeName, Arc<Notes>),
+        (machine, notes): (Machine, Arc<Notes>),
     ) -> Self {
         let known = |kind: &Watched| {
             let (kind, name) = (kind.clone(), kind.name());
             Known { kind, name, missing: None, is_listed: false, trouble: None }
         };
         let known = kinds.iter().map(known).collect();
-        Self { standing, known, is_in_sync: false, locked: None, server, node, notes }
+        Self { standing, known, is_in_sync: false, locked: None, server, machine, notes }
     }
 
     pub(super) fn hear(&mut self, kind: usize, said: Said) {
@@ -89,7 +113,7 @@ impl Gather {
         if self.known[kind].kind.resource.kind == CLUSTER_INFORMATION {
             return self.hear_of_lock(kind, &said);
         }
-        let Self { standing, known, node, notes, .. } = self;
+        let Self { standing, known, machine, notes, .. } = self;
         let (number, known) = (kind, &mut known[kind]);
         match said {
             Said::Listing => known.missing = Some(standing.places_within(Path::new(&known.name))),
@@ -105,7 +129,10 @@ impl Gather {
                 standing.take_in(&place, Some(Reading::of_object(&object).and(given.as_ref())));
                 notes.take((number, &known.kind), &place, &object, standing.trouble_of(&place));
                 if known.name == NODES {
-                    notes.take_node(node, &place, &object);
+                    notes.take_node(&machine.node, &place, &object);
+                    if !self.is_in_sync {
+                        self.standing.tell_beside(self.troubles());
+                    }
                 }
             }
             Said::Gone(object) => gone(standing, notes, &known.name, &place(&known.name, &object)),
@@ -165,7 +192,7 @@ impl Gather {
         if self.is_in_sync {
             return self.standing.changes();
         }
-        if !self.known.iter().all(|known| known.is_listed) {
+        if !self.known.iter().all(|known| known.is_listed) || self.machine.another(&self.notes).is_some() {
             return Batch::new();
         }
         self.is_in_sync = true;
@@ -195,7 +222,11 @@ impl Gather {
                 .to_owned(),
         }
         };
-        self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked)).collect()
+        let another = self.machine.another(&self.notes).map(|message| {
+            let file = Path::new(NODES).join(&*self.machine.node.0);
+            Problem { file, line: None, object: None, message }
+        });
+        self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked)).chain(another).collect()
     }
 }
 

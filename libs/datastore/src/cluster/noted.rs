@@ -39,6 +39,8 @@ pub(super) struct Noted {
     pub(super) changed: BTreeSet<PathBuf>,
     /// This node's own object.
     pub(super) node: Option<OwnNode>,
+    /// Which start of which machine that is, as its kubelet says (`status.nodeInfo.bootID`).
+    pub(super) boot: Option<String>,
     /// Where all nodes lie.
     pub(super) nodes: BTreeSet<PathBuf>,
 }
@@ -143,7 +145,10 @@ impl Notes {
             let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
             let annotations = ours.filter_map(text).collect();
             let status = condition_in(object, NETWORK_UNAVAILABLE).map(|condition| condition.status);
-            self.look().node = Some(OwnNode { annotations, is_unavailable: status });
+            let boot = object.pointer("/status/nodeInfo/bootID").and_then(Value::as_str);
+            let mut noted = self.look();
+            noted.boot = boot.filter(|boot| !boot.is_empty()).map(str::to_owned);
+            noted.node = Some(OwnNode { annotations, is_unavailable: status });
         }
     }
 }

@@ -20,7 +20,8 @@ fn scene() -> Scene {
     let kinds = kinds::watched(Calico::Stored);
     let told = Told::default();
     let (standing, notes) = (Standing::new(PathBuf::new(), Told::clone(&told)), Arc::<Notes>::default());
-    let gather = Gather::new(standing, &kinds, "https://server/".into(), ("n1".into(), Arc::clone(&notes)));
+    let machine = Machine { node: "n1".into(), boot: Some("7-7".into()) };
+    let gather = Gather::new(standing, &kinds, "https://server/".into(), (machine, Arc::clone(&notes)));
     Scene { notes, gather, names: kinds.iter().map(Watched::name).collect(), told }
 }
 
@@ -215,4 +216,35 @@ fn what_may_be_written_on_and_what_is_wrong_is_noted_and_nothing_else() {
                       "status": {"conditions": [{"type": "NetworkUnavailable", "status": "True"}]}});
     scene.says("nodes", Said::Object(node));
     assert_eq!(scene.notes.look().node.as_ref().and_then(|node| node.is_unavailable), Some(true));
+}
+
+#[test]
+fn nothing_comes_while_the_node_is_another_machine_and_one_of_which_nobody_says_it_is_this() {
+    let node = |boot: &str| {
+        let status = json!({ "nodeInfo": { "bootID": boot } });
+        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" }, "status": status })
+    };
+    let mut scene = scene();
+    scene.lists_all_but(NODES);
+    scene.lists(NODES, vec![node("8-8")]);
+    assert!(scene.batch().is_empty());
+    let said = scene.problems().join("\n");
+    assert!(
+        said.contains("nodes/n1") && said.contains("the Node n1 is another machine") && said.contains("--node"),
+        "{said}"
+    );
+    // Its kubelet was late.
+    scene.says(NODES, Said::Object(node("7-7")));
+    assert!(scene.batch().contains(&"in sync".to_owned()));
+    assert_eq!(scene.problems(), [""; 0]);
+    // What works goes on, whoever takes the name then.
+    scene.says(NODES, Said::Object(node("9-9")));
+    scene.says("namespaces", Said::Object(namespace("shop")));
+    assert_eq!(scene.batch(), ["set Namespace shop"]);
+    for boot in ["", "7-7"] {
+        let mut scene = self::scene();
+        scene.lists_all_but(NODES);
+        scene.lists(NODES, vec![node(boot)]);
+        assert!(scene.batch().contains(&"in sync".to_owned()), "{boot:?}");
+    }
 }
