@@ -235,6 +235,7 @@ mod tests {
             labels: [("app".to_owned(), "web".to_owned())].into(),
             delegated: false,
             host_ports: Vec::new(),
+            floating_ips: true,
             committed: true,
         }
     }

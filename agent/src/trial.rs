@@ -280,6 +280,7 @@ fn attached(pod: Endpoint) -> Attachment {
         labels: pod.labels,
         delegated: false,
         host_ports: Vec::new(),
+        floating_ips: true,
         committed: true,
     }
 }

@@ -197,6 +197,7 @@ mod tests {
             labels: Labels::default(),
             delegated: false,
             host_ports: Vec::new(),
+            floating_ips: true,
             committed: true,
         });
         let found = anew(&mut world);

@@ -228,6 +228,7 @@ fn attachment(endpoint: &Endpoint, number: usize) -> Attachment {
         labels: endpoint.labels.clone(),
         delegated: false,
         host_ports: Vec::new(),
+        floating_ips: true,
         committed: true,
     }
 }

@@ -143,6 +143,7 @@ impl Cast {
             labels: Labels::new(),
             delegated: false,
             host_ports: Vec::new(),
+            floating_ips: true,
             committed: true,
         }
     }

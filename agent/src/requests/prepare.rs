@@ -99,8 +99,10 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, others: &[Ask]) -> 
     taken.map_or(Ok(None), |text| Err(fault(TRY_AGAIN, text)))
 }
 
-fn is_it(known: &Attachment, Prepare { id, pod, delegated, host_ports, .. }: &Prepare) -> bool {
-    (&known.id, &known.pod, &known.delegated, &known.host_ports) == (id, pod, delegated, host_ports)
+fn is_it(known: &Attachment, wish: &Prepare) -> bool {
+    let Prepare { id, pod, delegated, host_ports, floating_ips, .. } = wish;
+    (&known.id, &known.pod, &known.delegated) == (id, pod, delegated)
+        && (&known.host_ports, &known.floating_ips) == (host_ports, floating_ips)
 }
 
 /// The three become part of an object's name.
@@ -186,6 +188,7 @@ fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
         labels: prepare.labels.clone(),
         delegated: prepare.delegated,
         host_ports: prepare.host_ports.clone(),
+        floating_ips: prepare.floating_ips,
         committed: false,
     }
 }

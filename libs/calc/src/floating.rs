@@ -2,7 +2,7 @@
 //! In: pods that ask for some, their attachments, whose addresses are whose already. Out: frontends with that pod behind them.
 //! Invariant: an address floats to one pod, and never from anybody who has it: this node or another, a pod, a service that is
 //! served here; of pods that want one, on this node or another, the older has it, then the smaller name.
-//! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to an address of the other family, or that is not the pod's; more than [`MOST`].
+//! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to a pod whose network's configuration does not allow it; to an address of the other family, or that is not the pod's; more than [`MOST`].
 
 use crate::{World, host};
 use model::{Attachment, AttachmentId, Created, FIRST_INTERFACE, Family, FloatingIps, NodeName, PodId, ServicePortId};
@@ -15,6 +15,9 @@ use std::{
 
 /// At most so many on a node: what pods are annotated with leaves services the room they have in the kernel's tables.
 pub(crate) const MOST: usize = 1024;
+
+const NOT_OF_NETWORK: &str =
+    "the CNI configuration that it was attached by does not say \"feature_control\": {\"floating_ips\": true}";
 
 /// Which pods ask for an address, wherever they are.
 pub(crate) type Asking = BTreeMap<IpAddr, BTreeSet<PodId>>;
@@ -75,10 +78,15 @@ pub(crate) fn settle<'a>(world: &'a World, pods: impl Iterator<Item = &'a PodId>
     let is_on = world.floats();
     let mut floating = Floating::default();
     for (asked, id) in asking {
-        let pod = Pod { id, created: asked.created, own: own(world, id).collect() };
+        let may = |known: &&Attachment| known.floating_ips;
+        let pod = Pod { id, created: asked.created, own: own(world, id).filter(may).collect() };
         for address in &asked.addresses {
             let off = || Err("FelixConfiguration does not say floatingIPs: Enabled".to_owned());
-            let placed = if is_on { floating.place(world, &pod, *address, held) } else { off() };
+            let placed = match (is_on, pod.own.is_empty()) {
+                (false, _) => off(),
+                (true, true) => Err(NOT_OF_NETWORK.to_owned()),
+                (true, false) => floating.place(world, &pod, *address, held),
+            };
             if let Err(why) = placed {
                 floating.remarks.push(format!("pod {id}: {address} does not float to it: {why}"));
             }
@@ -223,6 +231,7 @@ mod tests {
             labels: Labels::default(),
             delegated: false,
             host_ports: Vec::new(),
+            floating_ips: true,
             committed: true,
         }
     }
@@ -291,6 +300,19 @@ mod tests {
         world.attach(Attachment { addresses: vec![at("10.65.0.2")], ..attachment("web", 2, FIRST_INTERFACE) });
         assert_eq!(floating(&world), [""; 0]);
         remarked(&world, "it has no IPv6 address");
+    }
+
+    #[test]
+    fn spf_4_a_pod_that_asks_after_it_was_attached_by_a_network_without_them_has_none() {
+        let mut world = world(&[]);
+        world.attach(Attachment { floating_ips: false, ..attachment("web", 2, FIRST_INTERFACE) });
+        let asks = pod("web", "2026-01-02T00:00:00Z", &["192.0.2.7"]);
+        world.apply(Update::Set(Resource::Pod(asks.into())));
+        assert_eq!(floating(&world), [""; 0]);
+        remarked(&world, "pod x/web: 192.0.2.7 does not float to it: the CNI configuration that it was attached by");
+        // Of another of its networks that has them.
+        world.attach(attachment("web", 9, "a9"));
+        assert_eq!(floating(&world), ["192.0.2.7 -> 10.65.0.9 x/web:192.0.2.7"]);
     }
 
     #[test]

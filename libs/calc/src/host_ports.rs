@@ -79,6 +79,7 @@ mod tests {
             labels: Default::default(),
             delegated: false,
             host_ports: asked.iter().map(port).collect(),
+            floating_ips: false,
             committed: true,
         });
         world

@@ -51,6 +51,14 @@ pub struct Attachment {
     /// Ports of this node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_ports: Vec<HostPort>,
+    /// Addresses may float to it, as the configuration of its network says.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub floating_ips: bool,
     /// The pod side is wired and the endpoint is to be served. Before that only its addresses are kept.
     pub committed: bool,
+}
+
+/// For a switch that says nothing while it is off.
+fn is_false(switch: &bool) -> bool {
+    !switch
 }

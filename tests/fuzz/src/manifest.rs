@@ -127,6 +127,7 @@ fn attachment(number: usize, pod: &str) -> Attachment {
         committed: true,
         delegated: false,
         host_ports: Vec::new(),
+        floating_ips: true,
     }
 }
 

@@ -56,6 +56,20 @@ fn spf_4_an_add_fails_where_the_network_does_not_have_floating_addresses() {
 }
 
 #[test]
+fn spf_4_a_pod_that_was_attached_without_them_gets_none_by_an_annotation_that_comes_later() {
+    let bare = Pod::bare(PodId::new("default", "a"), Some("n1".into()));
+    let mut bench = bench(Update::Set(Resource::Pod(bare.into())));
+    bench.attached("c1", "a");
+    bench.agent.take(vec![Event::Updates(vec![told(&["192.0.2.7"], None)])]);
+    let desired = bench.agent.world.desired().expect("in sync");
+    assert!(desired.endpoints.values().all(|endpoint| endpoint.floating.is_empty()));
+    assert!(bench.agent.problems()[0].contains("feature_control"), "{:?}", bench.agent.problems());
+    // Nor by an ADD of another configuration: what is recorded of it says so after a restart, too.
+    let said = refusal(bench.ask(allowed("c1", "a")));
+    assert!(said.contains("is attached already, and otherwise; DEL comes first"), "{said}");
+}
+
+#[test]
 fn spf_4_an_add_fails_where_the_annotation_cannot_be_read_or_is_of_another_family() {
     let mut bench = bench(told(&[], Some("\"x\" is no JSON list")));
     let said = refusal(bench.ask(allowed("c1", "a")));

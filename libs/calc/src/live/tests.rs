@@ -60,6 +60,7 @@ pub(crate) fn attachment(pod: &Pod, container: usize, committed: bool) -> Attach
         labels: pod.labels.clone(),
         delegated: false,
         host_ports: Vec::new(),
+        floating_ips: !container.is_multiple_of(3),
         committed,
     }
 }

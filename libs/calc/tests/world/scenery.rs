@@ -156,6 +156,7 @@ pub fn attachment(pod: &str, addresses: &[&str]) -> Attachment {
         labels: labels(&[("app", "args")]),
         delegated: false,
         host_ports: Vec::new(),
+        floating_ips: true,
         committed: true,
     }
 }
