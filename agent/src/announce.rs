@@ -69,7 +69,7 @@ pub struct Announcer {
 #[derive(Debug, Default)]
 struct Told {
     /// `None`: nobody knows yet, and what a former agent left for pods goes on.
-    wanted: Option<Wanted>,
+    wanted: Option<Arc<Wanted>>,
     holders: BTreeMap<IpAddr, Holder>,
     problem: Option<String>,
 }
@@ -105,7 +105,7 @@ impl Announcer {
 
     /// What there is to announce from now on.
     pub fn want(&self, wanted: Wanted) {
-        self.shared.tell(|told| put(&mut told.wanted, Some(wanted)));
+        self.shared.tell(|told| put(&mut told.wanted, Some(Arc::new(wanted))));
     }
 
     /// Who has this address.
