@@ -3,7 +3,7 @@
 //! Invariant: that something stands still is looked at over another write of the same agents, which came later.
 //! Never: waits for a change by time.
 
-use crate::story::{NATIVE, story};
+use crate::story::{NATIVE, STORED, story};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -189,4 +189,25 @@ fn an_agent_under_the_name_of_another_machine_ends_with_one_error_and_the_one_th
     node.agent.stop()?;
     is(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim())?;
     node.start()
+}
+
+#[test]
+fn calicos_kinds_that_come_after_the_agent_are_taken_up_while_it_runs_in_either_group() -> Result<()> {
+    for group in [NATIVE, STORED] {
+        let cluster = Cluster::create()?.serve_bare()?;
+        let mut node = cluster.node(NodeSpec::new(1))?;
+        node.agent.start()?;
+        let heard = || Ok(node.agent.log().contains("the datastore has said everything it has"));
+        wait::wait_until("there is nothing of Calico's, and all is heard", PATIENCE, heard)?;
+        cluster.define(group)?;
+        node.wait_ready()?;
+        let pools = format!("ippools.{}", group.0);
+        says(&cluster, &[&pools, "pool-v4"], "Allocatable", true, "OK")?;
+        cluster.namespace("x", &[])?;
+        let _pod = node.pod(&cluster, &PodSpec::new("x/a"))?;
+        let blocks = cluster.get(&[&format!("ipamblocks.{}", group.0)])?;
+        ensure!(blocks["items"].as_array().is_some_and(|blocks| blocks.len() == 2), "{group:?}: {blocks}");
+        ensure!(node.agent.ended()?.is_none(), "it runs on");
+    }
+    Ok(())
 }

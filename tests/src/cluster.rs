@@ -96,20 +96,37 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Cluster::served`].
-    pub fn serve(self, (group, version): (&str, &str)) -> Result<Self> {
+    pub fn serve(self, group: (&str, &str)) -> Result<Self> {
+        let cluster = self.serve_bare()?;
+        cluster.define(group)?;
+        Ok(cluster)
+    }
+
+    /// The same, without Calico's kinds and pools: a test gives them later.
+    ///
+    /// # Errors
+    /// As [`Cluster::served`].
+    pub fn serve_bare(self) -> Result<Self> {
         let mut cluster = self;
         let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
         let folder = cluster.directory.join("control-plane");
         cluster.control_plane = Some(ControlPlane::start(cluster.outside(), address, &folder)?);
-        cluster.apply(&control_plane::calicos_kinds(group, version)?)?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
         cluster.grant()?;
         let (agents, user) = (control_plane::AGENT, format!("--user={}", control_plane::AGENT));
         cluster.kubectl(&["create", "clusterrolebinding", agents, "--clusterrole=tortie", &user], "")?;
         let own = ["create", "rolebinding", agents, "--role=tortie", "--namespace=tortie-system", &user];
         cluster.kubectl(&own, "")?;
-        cluster.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))?;
         Ok(cluster)
+    }
+
+    /// Gives an API server Calico's kinds, in this group, and pools.
+    ///
+    /// # Errors
+    /// It does not take them.
+    pub fn define(&self, (group, version): (&str, &str)) -> Result<()> {
+        self.apply(&control_plane::calicos_kinds(group, version)?)?;
+        self.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
+        self.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))
     }
 
     /// Starts the controllers and the scheduler of Kubernetes.

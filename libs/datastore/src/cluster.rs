@@ -128,25 +128,11 @@ struct Part {
 }
 
 async fn run(part: &Part, standing: Standing, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
-    let Part { connection, machine, teller, refused } = part;
+    let mut machine = part.machine.clone();
     let followed = async {
         let mut standing = standing;
-        let calico = found_calico(connection, &mut standing).await;
-        let kinds = kinds::watched(calico);
-        let notes = Arc::<Notes>::default();
-        let own = (machine.clone(), Arc::clone(&notes));
-        let gather = Gather::new(standing, &kinds, connection.server.to_string(), own);
-        let node = machine.node.clone();
-        let writer = tell::Writer::new(connection.clone(), (kinds.clone(), calico), node, Arc::clone(&notes));
-        let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
-            watched::watched(connection.client.clone(), kind).map(move |said| (number, said)).boxed()
-        });
-        let heard = follow(gather, stream::select_all(watches), &send, (connection, &notes));
-        // Who writes waits for answers; who hears must not.
-        tokio::select! {
-            () = heard => {}
-            () = writer.run(teller.reports()) => {}
-            why = another(&notes, machine) => drop(refused.set(why)),
+        while let Some(kept) = followed(part, &mut machine, standing, &send).await {
+            standing = kept;
         }
     };
     tokio::select! {
@@ -155,11 +141,50 @@ async fn run(part: &Part, standing: Standing, send: SyncSender<Batch>, stopped: 
     }
 }
 
+/// Until nobody hears any more (`None`), or Calico's objects are somewhere else.
+async fn followed(
+    part: &Part,
+    machine: &mut Machine,
+    mut standing: Standing,
+    send: &SyncSender<Batch>,
+) -> Option<Standing> {
+    let Part { connection, teller, refused, .. } = part;
+    let calico = found_calico(connection, &mut standing).await;
+    connection.calico_is(calico);
+    let kinds = kinds::watched(calico);
+    let notes = Arc::<Notes>::default();
+    let own = (machine.clone(), Arc::clone(&notes));
+    let gather = Gather::new(standing, &kinds, connection.server.to_string(), own);
+    let node = machine.node.clone();
+    let writer = tell::Writer::new(connection.clone(), (kinds.clone(), calico), node, Arc::clone(&notes));
+    let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
+        watched::watched(connection.client.clone(), kind).map(move |said| (number, said)).boxed()
+    });
+    let native = (calico == Calico::Stored)
+        .then(|| kinds::native(connection.client.clone()).map(|()| (usize::MAX, Said::Native)).boxed());
+    let heard = follow(gather, stream::select_all(watches.chain(native)), send, (connection, &notes));
+    // Who writes waits for answers; who hears must not.
+    let kept = tokio::select! {
+        kept = heard => kept,
+        () = writer.run(teller.reports()) => None,
+        why = another(&notes, machine) => {
+            let _first = refused.set(why);
+            None
+        }
+    };
+    // It was this one when all came into force.
+    machine.boot.take_if(|_| notes.look().is_in_sync);
+    kept
+}
+
 /// Until it is sure that the Node of this name is another machine.
 async fn another(notes: &Notes, machine: &Machine) -> String {
     let mut since: Option<Instant> = None;
     loop {
         tokio::time::sleep(ANOTHER_LOOK).await;
+        if notes.look().is_in_sync {
+            std::future::pending::<()>().await;
+        }
         let why = machine.another(notes);
         let first = *since.get_or_insert_with(Instant::now);
         match why {
@@ -207,13 +232,13 @@ fn in_full(error: &(dyn Error + 'static)) -> String {
     said
 }
 
-/// Until the receiver is dropped.
+/// Until the receiver is dropped, or all is to be heard anew by what stands.
 async fn follow(
     mut gather: Gather,
     mut events: impl Stream<Item = (usize, Said)> + Unpin,
     send: &SyncSender<Batch>,
     (connection, notes): (&Connection, &Notes),
-) {
+) -> Option<Standing> {
     loop {
         // While nothing has come, the last good policies are written down, one by one.
         let first = match events.next().now_or_never() {
@@ -225,17 +250,21 @@ async fn follow(
             }
             None => events.next().await,
         };
-        let Some((kind, said)) = first else { return };
+        let (kind, said) = first?;
         gather.hear(kind, said);
         for _ in 1..EVENTS_AT_ONCE {
             let Some(Some((kind, said))) = events.next().now_or_never() else { break };
             gather.hear(kind, said);
         }
+        if gather.begins_anew() {
+            tracing::info!("Calico's objects are the cluster's own now: all is heard anew");
+            return Some(gather.into_standing());
+        }
         connection.pause(gather.is_locked());
         let batch = gather.batch();
         notes.bell.notify_one();
         if !batch.is_empty() && send.send(batch).is_err() {
-            return;
+            return None;
         }
     }
 }

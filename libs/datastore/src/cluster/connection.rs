@@ -4,6 +4,7 @@
 //! What is written is counted, by what it is.
 //! Never: asks by itself.
 
+use super::kinds::Calico;
 use kube::{
     Client, Config, Error,
     config::{KubeConfigOptions, Kubeconfig},
@@ -97,6 +98,7 @@ pub struct Connection {
     silent_until: Arc<Mutex<Option<Instant>>>,
     writes: Arc<[AtomicU64; Write::ALL.len()]>,
     is_paused: Arc<AtomicBool>,
+    calico: Arc<Mutex<Option<Calico>>>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -120,8 +122,8 @@ impl Connection {
         let server = config.cluster_url.to_string().into();
         // What the client spawns belongs to the runtime.
         let client = runtime.block_on(async { Client::try_from(config) }).map_err(|error| failed(error.to_string()))?;
-        let (silent_until, writes, is_paused) = Default::default();
-        Ok(Self { client, server, runtime, silent_until, writes, is_paused })
+        let (silent_until, writes, is_paused, calico) = Default::default();
+        Ok(Self { client, server, runtime, silent_until, writes, is_paused, calico })
     }
 
     /// Writes that the server was asked for, by what is written.
@@ -134,6 +136,15 @@ impl Connection {
         if let Some(count) = place.and_then(|place| self.writes.get(place)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Where Calico's objects are, once the server has said so.
+    pub(super) fn calico(&self) -> Option<Calico> {
+        *self.calico.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn calico_is(&self, calico: Calico) {
+        *self.calico.lock().unwrap_or_else(PoisonError::into_inner) = Some(calico);
     }
 
     /// Whether Calico's objects are locked: nothing of them may be written, and what they say does not count.

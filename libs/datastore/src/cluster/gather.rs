@@ -6,7 +6,7 @@
 
 use super::{
     MANAGER,
-    kinds::{CLUSTER_INFORMATION, Watched},
+    kinds::{CLUSTER_INFORMATION, Calico, Watched},
     noted::Notes,
 };
 use crate::{Batch, Problem, catalog::Reading, given, standing::Standing};
@@ -39,6 +39,8 @@ pub(super) enum Said {
     Absent,
     /// It could not be asked.
     Trouble(String),
+    /// Of no kind: the server can keep Calico's objects itself now.
+    Native,
 }
 
 /// What an agent is of a cluster.
@@ -82,6 +84,8 @@ pub(super) struct Gather {
     standing: Standing,
     known: Vec<Known>,
     is_in_sync: bool,
+    /// Calico's objects may be in another group than is watched.
+    is_native: bool,
     /// The place of what says so.
     locked: Option<PathBuf>,
     server: String,
@@ -101,10 +105,14 @@ impl Gather {
             Known { kind, name, missing: None, is_listed: false, trouble: None }
         };
         let known = kinds.iter().map(known).collect();
-        Self { standing, known, is_in_sync: false, locked: None, server, machine, notes }
+        Self { standing, known, is_in_sync: false, is_native: false, locked: None, server, machine, notes }
     }
 
     pub(super) fn hear(&mut self, kind: usize, said: Said) {
+        if let Said::Native = said {
+            self.is_native = true;
+            return self.standing.tell_beside(self.troubles());
+        }
         let trouble = if let Said::Trouble(message) = &said { Some(message.clone()) } else { None };
         if self.known[kind].trouble != trouble {
             self.known[kind].trouble = trouble;
@@ -144,7 +152,7 @@ impl Gather {
             }
             // Objects go before their kind does: a kind that is not there takes none away.
             Said::Absent => known.is_listed = true,
-            Said::Trouble(_) => {}
+            Said::Trouble(_) | Said::Native => {}
         }
     }
 
@@ -174,9 +182,25 @@ impl Gather {
                 self.locked.take_if(|place| missing.contains(place));
             }
             Said::Absent => known.is_listed = true,
-            Said::Gone(_) | Said::Trouble(_) => {}
+            Said::Gone(_) | Said::Trouble(_) | Said::Native => {}
         }
         self.standing.tell_beside(self.troubles());
+    }
+
+    /// Whether all is to be heard anew: Calico's objects can be in another group, and there are none in the one that is watched, of
+    /// which any could be lost.
+    pub(super) fn begins_anew(&self) -> bool {
+        let mut own = self.known.iter().filter(|known| Calico::Stored.has(&known.kind));
+        self.is_native && self.locked.is_none() && own.all(|known| known.is_listed && self.is_empty(known))
+    }
+
+    fn is_empty(&self, known: &Known) -> bool {
+        self.standing.places_within(Path::new(&known.name)).is_empty()
+    }
+
+    /// What stands, for who hears all anew.
+    pub(super) fn into_standing(self) -> Standing {
+        self.standing
     }
 
     /// Whether Calico's objects are locked.
@@ -226,7 +250,14 @@ impl Gather {
             let file = Path::new(NODES).join(&*self.machine.node.0);
             Problem { file, line: None, object: None, message }
         });
-        self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked)).chain(another).collect()
+        let moved = (self.is_native && !self.begins_anew()).then(|| {
+            let message = "can be the cluster's own objects now: once Calico's are there as a whole, start the agent again; until then \
+                           those in crd.projectcalico.org/v1 count"
+                .to_owned();
+            Problem { file: "projectcalico.org/v3".into(), line: None, object: None, message }
+        });
+        let told = self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked));
+        told.chain(another).chain(moved).collect()
     }
 }
 

@@ -1,12 +1,17 @@
 //! Kinds that are watched, and which of Calico's two groups a cluster keeps its objects in.
-//! In: a client, asked once. Out: each kind's address on the API server.
+//! In: a client. Out: each kind's address on the API server; when the newer group comes.
 //! Invariant: a kind that every cluster has is required; nothing is in sync without it.
 //! Never: guesses while the server does not answer.
 
+use futures::{Stream, StreamExt as _};
 use kube::{
     Api, Client, Error,
     core::{DynamicObject, Status},
     discovery::ApiResource,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
 };
 use model::{PolicyKind, ResourceKey};
 use serde_json::Value;
@@ -40,6 +45,11 @@ pub(super) enum Calico {
 }
 
 impl Calico {
+    /// Whether a kind is one of it.
+    pub(super) fn has(self, kind: &Watched) -> bool {
+        kind.resource.group == self.group().0
+    }
+
     fn group(self) -> (&'static str, &'static str) {
         match self {
             Self::Stored => ("crd.projectcalico.org", "v1"),
@@ -51,10 +61,30 @@ impl Calico {
 /// Native where `projectcalico.org/v3` is served by the API server itself, and by no server behind it: what serves a group is a
 /// Service then.
 pub(super) async fn calico(client: &Client) -> Result<Calico, Error> {
+    let found = api_services(client.clone()).get_opt(NATIVE).await?;
+    Ok(if found.is_some_and(|found| is_native(&found)) { Calico::Native } else { Calico::Stored })
+}
+
+/// Each time that the server says that Calico's objects can be [`Calico::Native`].
+pub(super) fn native(client: Client) -> impl Stream<Item = ()> {
+    let only = watcher::Config::default().fields(&format!("metadata.name={NATIVE}"));
+    let events = watcher(api_services(client), only).default_backoff();
+    events.filter_map(async |event| match event {
+        Ok(Event::Apply(found) | Event::InitApply(found)) => is_native(&found).then_some(()),
+        Ok(Event::Init | Event::InitDone | Event::Delete(_)) | Err(_) => None,
+    })
+}
+
+/// What serves `projectcalico.org/v3`.
+const NATIVE: &str = "v3.projectcalico.org";
+
+fn api_services(client: Client) -> Api<DynamicObject> {
     let services = of(("apiregistration.k8s.io", "v1", "APIService", "apiservices", false)).resource;
-    let found = Api::<DynamicObject>::all_with(client.clone(), &services).get_opt("v3.projectcalico.org").await?;
-    let is_native = found.is_some_and(|found| found.data.pointer("/spec/service").is_none_or(Value::is_null));
-    Ok(if is_native { Calico::Native } else { Calico::Stored })
+    Api::all_with(client, &services)
+}
+
+fn is_native(service: &DynamicObject) -> bool {
+    service.data.pointer("/spec/service").is_none_or(Value::is_null)
 }
 
 pub(super) fn is_absent(status: &Status) -> bool {

@@ -8,7 +8,7 @@ use super::{
     MANAGER,
     connection::{Connection, Unanswered, Write},
     heard::Heard,
-    kinds::{self, Calico, is_absent},
+    kinds::{self, is_absent},
 };
 use crate::{
     Metadata, Object, ObjectError, Shared,
@@ -36,8 +36,6 @@ const NAMESPACE: &str = "tortie-system";
 #[derive(Clone, Debug)]
 pub struct ClusterObjects {
     connection: Connection,
-    /// Once the server has said so.
-    calico: Arc<OnceLock<Calico>>,
     /// Begun when leases are first asked for.
     leases: Arc<OnceLock<Heard>>,
 }
@@ -46,21 +44,20 @@ impl ClusterObjects {
     /// Of this cluster.
     #[must_use]
     pub fn of(connection: Connection) -> Self {
-        Self { connection, calico: Arc::default(), leases: Arc::default() }
+        Self { connection, leases: Arc::default() }
     }
 
     fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
         if kind == lease::KIND {
             return Ok(self.leases());
         }
-        let calico = match self.calico.get() {
-            Some(known) => *known,
+        let calico = match self.connection.calico() {
+            Some(known) => known,
             None => {
                 let found = self.connection.ask(kinds::calico(&self.connection.client));
-                *self.calico.get_or_init({
-                    let found = found.map_err(|unanswered| self.error((kind, ""), unanswered))?;
-                    move || found
-                })
+                let found = found.map_err(|unanswered| self.error((kind, ""), unanswered))?;
+                self.connection.calico_is(found);
+                found
             }
         };
         let resource = kinds::shared(calico, kind);

@@ -3,7 +3,7 @@
 //! Invariant: nothing comes before everything was listed, and nothing goes that was not said to be gone.
 //! Never: a server.
 
-use super::super::kinds::{self, Calico};
+use super::super::kinds;
 use super::*;
 use crate::standing::Told;
 use model::Resource;
@@ -37,7 +37,7 @@ fn policy(name: &str, spec: Value) -> Value {
 
 impl Scene {
     fn says(&mut self, kind: &str, said: Said) {
-        let number = self.names.iter().position(|name| name == kind).expect("a kind that is watched");
+        let number = self.names.iter().position(|name| name == kind).unwrap_or(usize::MAX);
         self.gather.hear(number, said);
     }
 
@@ -68,6 +68,7 @@ impl Scene {
 }
 
 const NAMESPACES: &str = "namespaces";
+const POOLS: &str = "ippools.crd.projectcalico.org";
 const POLICIES: &str = "networkpolicies.networking.k8s.io";
 
 #[test]
@@ -247,4 +248,26 @@ fn nothing_comes_while_the_node_is_another_machine_and_one_of_which_nobody_says_
         scene.lists(NODES, vec![node(boot)]);
         assert!(scene.batch().contains(&"in sync".to_owned()), "{boot:?}");
     }
+}
+
+#[test]
+fn calicos_newer_group_is_taken_up_where_nothing_is_in_the_other_and_else_it_is_said_what_to_do() {
+    let pool = json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": { "name": "p" },
+        "spec": { "cidr": "10.65.0.0/16" },
+    });
+    let mut scene = scene();
+    scene.says("", Said::Native);
+    assert!(!scene.gather.begins_anew(), "nobody knows yet what is in the other");
+    scene.lists_all_but("");
+    assert!(scene.gather.begins_anew());
+    scene.says(POOLS, Said::Object(pool.clone()));
+    assert!(!scene.gather.begins_anew(), "it would be lost");
+    scene.says("", Said::Native);
+    assert!(
+        scene.problems()[0].starts_with("projectcalico.org/v3: ")
+            && scene.problems()[0].contains("start the agent again")
+    );
+    scene.says(POOLS, Said::Gone(pool));
+    assert!(scene.gather.begins_anew());
 }
