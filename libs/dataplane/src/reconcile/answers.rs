@@ -71,7 +71,6 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     /// Whether flows may be there that the program at this interface has to know.
     pub(super) fn may_answer(&self, ifindex: u32) -> bool {
-        let uplink = self.uplink.as_ref().and_then(|name| self.facts.get(name));
-        !self.answers.listed.is_empty() && uplink.is_some_and(|(index, _)| *index == ifindex)
+        !self.answers.listed.is_empty() && self.uplink_index() == Some(ifindex)
     }
 }

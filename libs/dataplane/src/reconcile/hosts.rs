@@ -124,7 +124,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         for (index, hook) in self.guards.held() {
             let is_needed = match hook {
                 Hook::ToUplink => self.may_answer(index),
-                Hook::FromNode => self.asks_by_packet || self.keeps_asked,
+                Hook::FromNode => self.may_lead(index),
                 hook => (self.translates && hook == Hook::ToHostEndpoint) || kept.contains(&index),
             };
             if !is_needed

@@ -172,6 +172,11 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         }
     }
 
+    /// Of what the last pass saw.
+    pub(super) fn uplink_index(&self) -> Option<u32> {
+        self.facts.get(self.uplink.as_ref()?).map(|(index, _)| *index)
+    }
+
     pub(super) fn names_of_interest(&self) -> impl Iterator<Item = &IfaceName> {
         let pods = self.wanted.values().map(|endpoint: &EndpointSpec| &endpoint.interface);
         pods.chain(self.hosts.keys()).chain(self.uplink.as_ref())

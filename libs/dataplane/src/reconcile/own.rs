@@ -47,8 +47,18 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         loopback.into_iter().chain(uplink)
     }
 
+    /// Where the node's own packets leave, of what the last pass saw.
+    fn own_indices(&self) -> impl Iterator<Item = u32> {
+        [LOOPBACK.0].into_iter().chain(self.uplink_index())
+    }
+
     /// Whether the node's own packets are led to services everywhere.
     pub fn leads_own(&self) -> bool {
-        self.guards.is_attached(Hook::FromNode, LOOPBACK.0)
+        self.own_indices().all(|index| self.guards.is_attached(Hook::FromNode, index))
+    }
+
+    /// Whether they are led at this interface, or go on to be: a former uplink is none.
+    pub(super) fn may_lead(&self, ifindex: u32) -> bool {
+        (self.asks_by_packet || self.keeps_asked) && self.own_indices().any(|index| index == ifindex)
     }
 }

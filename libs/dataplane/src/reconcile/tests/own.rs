@@ -89,3 +89,30 @@ fn the_next_agent_keeps_it_the_first_that_asks_sockets_too_and_the_one_after_let
         assert_eq!(there(&kernel), if asks_by_packet || keeps_asked { vec![LO, UPLINK] } else { vec![] });
     }
 }
+
+#[test]
+fn they_are_led_everywhere_once_the_uplink_has_the_program_too() {
+    let kernel = with_loopback();
+    let mut asking = asking(&kernel);
+    assert!(!asking.leads_own(), "nothing is there yet");
+    kernel.borrow_mut().refuses = Some("attach from_node 2");
+    assert_eq!(apply(&mut asking, &pods(&[11])).failed.len(), 1);
+    assert_eq!((there(&kernel), asking.leads_own()), (vec![LO], false));
+    kernel.borrow_mut().refuses = None;
+    assert!(apply(&mut asking, &pods(&[11])).failed.is_empty() && asking.leads_own());
+    // One without an uplink sends all by loopback.
+    let mut alone = Node { uplink: None, ..self::asking(&kernel) };
+    assert!(apply(&mut alone, &pods(&[11])).failed.is_empty() && alone.leads_own());
+}
+
+#[test]
+fn a_former_uplink_is_let_go_once_the_present_one_has_it() {
+    let kernel = with_loopback();
+    kernel.borrow_mut().attached.insert((OTHER, Hook::FromNode));
+    let mut next = asking(&kernel);
+    next.settle().expect("a sweep");
+    assert_eq!(there(&kernel), [OTHER], "nobody said yet what is wanted");
+    apply(&mut next, &pods(&[11]));
+    next.settle().expect("a sweep");
+    assert_eq!((there(&kernel), next.leads_own()), (vec![LO, UPLINK], true));
+}
