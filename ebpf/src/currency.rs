@@ -25,7 +25,8 @@ impl Tracked<'_> {
     #[inline(always)]
     pub fn currency<T: Tables>(&self, tables: &T, l4: u8) -> Currency {
         let ends = match (self.flow.low_slot.get(), self.flow.high_slot.get()) {
-            // Of a client outside, and of who serves him elsewhere or is this node: only the uplink's own host endpoint was asked.
+            // Of a client outside, and of who serves him elsewhere or is this node: only the uplink's own host endpoint was asked. Of
+            // what the node itself opened to one of those nobody was, and nobody is when it is judged again.
             (low, high) if low < SLOT_FIRST && high < SLOT_FIRST => (uplink_of(tables), SLOT_NONE),
             ends => ends,
         };

@@ -107,7 +107,7 @@ fn act_own(skb: Skb, verdict: Verdict, state: &mut State) -> Result<i32, Stop> {
             Ok(send::to_socket(skb)?)
         }
         Verdict::ByRoute => {
-            let route = send::route(skb, state, LOOPBACK)?;
+            let route = send::route(skb, state, LOOPBACK, true)?;
             if route.hop == Hop::Stack {
                 return Err(DropReason::Unroutable.into());
             }
@@ -219,7 +219,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) 
         // Before the pod's interface there is nothing left to forward.
         Verdict::ByRoute | Verdict::ToEndpoint(_) if hook == Hook::ToWorkload => Ok(on(skb, state)?),
         Verdict::ByRoute => {
-            let route = send::route(skb, state, ifindex)?;
+            let route = send::route(skb, state, ifindex, false)?;
             if route.hop == Hop::Known {
                 // One that waits for a neighbour is judged on its way out by what is in force then.
                 skb.leave(handover::to_cb(state.generation));
@@ -274,7 +274,7 @@ fn outcome(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u
         Verdict::Untouched | Verdict::ToHost | Verdict::ToSocket | Verdict::Through => Outcome::ToHost,
         Verdict::AnswerArp | Verdict::AnswerSolicitation => Outcome::Answered,
         Verdict::ByRoute if hook == Hook::ToWorkload => Outcome::ToHost,
-        Verdict::ByRoute => match send::route(skb, state, ifindex) {
+        Verdict::ByRoute => match send::route(skb, state, ifindex, hook == Hook::FromNode) {
             Ok(route)
                 if hook == Hook::FromWorkload
                     && route.is_here()

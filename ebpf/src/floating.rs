@@ -93,7 +93,7 @@ type Sends = fn(&Node, &[u8]) -> (Fate, State);
 fn spf_4_what_is_sent_to_a_floating_address_goes_to_its_pod_whatever_the_protocol_and_is_answered_in_its_name() {
     let node = to_b();
     let clients: [((u32, u8), Sends, Fate); 3] =
-        [(A, |node, frame| pod(node, 2, frame), TO_A), (OUTSIDE, comes, OUT), (HOST, host, Ok(Verdict::ToSocket))];
+        [(A, |node, frame| pod(node, 2, frame), TO_A), (OUTSIDE, comes, OUT), (HOST, host, Ok(Verdict::ToHost))];
     for (client, sends, back) in clients {
         for (asks, answers) in messages(client, FLOAT, false).iter().zip(messages(B, client.1, true)) {
             for turn in 0..3 {
@@ -270,7 +270,7 @@ fn pkt_31_errors_are_about_what_their_receiver_sent_in_both_directions() {
     let node = to_b();
     for what in ["an echo request", "a datagram"] {
         let sent = |from, to| if what == "a datagram" { udp(from, to, (5, 5)) } else { icmp(from, to, 8, 5) };
-        for (client, to_client) in [(A, TO_A), (OUTSIDE, OUT), (HOST, Ok(Verdict::ToSocket))] {
+        for (client, to_client) in [(A, TO_A), (OUTSIDE, OUT), (HOST, Ok(Verdict::ToHost))] {
             let sends = |frame: &[u8]| match client {
                 A => pod(&node, 2, frame),
                 OUTSIDE => comes(&node, frame),

@@ -99,14 +99,15 @@ pub enum Hop {
 }
 
 /// What the routing table's answer means (`BPF_FIB_LKUP_RET_*`, include/uapi/linux/bpf.h); `mtu` is the way's own
-/// where the packet is too big for it. A refused destination comes before a spent TTL, as in the kernel.
+/// where the packet is too big for it. A refused destination comes before a spent TTL, as in the kernel. `is_own`: the node itself sent
+/// it, and is its first hop.
 #[inline(always)]
-pub const fn hop_of(answer: i64, packet: &Packet, mtu: u32) -> Result<Hop, Stop> {
+pub const fn hop_of(answer: i64, (packet, is_own): (&Packet, bool), mtu: u32) -> Result<Hop, Stop> {
     match answer {
         1 => Err(Stop { kind: Kind::Drop, word: DropReason::Unroutable as u32 }),
         2 => Err(Stop { kind: Kind::Unreachable, word: 0 }),
         3 => Err(Stop { kind: Kind::Prohibited, word: 0 }),
-        0 | 7 | 8 if !may_age(packet) => Err(Stop::EXPIRED),
+        0 | 7 | 8 if !is_own && !may_age(packet) => Err(Stop::EXPIRED),
         0 => Ok(Hop::Known),
         7 => Ok(Hop::Unresolved),
         8 => Err(Stop::too_big(mtu)),

@@ -113,12 +113,12 @@ fn a_process_reaches_a_backend_wherever_it_is_by_any_address_of_the_service_and_
                 hear(&udp(to, 1, (TARGET, 4000)));
             }
             // Where it leaves for the backend it is met again, and let be.
-            let again = match to {
-                FAR => sends(&node, UPLINK, &tcp(HOST, to.1, (4000, TARGET), ACK)).0,
-                B => node.host_sends(3, &tcp(HOST, to.1, (4000, TARGET), ACK)),
-                _ => UNTOUCHED,
-            };
-            assert_eq!(again, if to == B { TO_B } else { UNTOUCHED });
+            let again = tcp(HOST, to.1, (4000, TARGET), ACK);
+            match to {
+                FAR => assert_eq!(sends(&node, UPLINK, &again).0, UNTOUCHED),
+                B => assert_eq!(node.host_sends(3, &again), TO_B),
+                _ => assert_eq!(sends(&node, LO, &again).0, UNTOUCHED),
+            }
             check(&node, "opened by the node");
             assert!(node.tracked.accounts().keys().all(|of| [SLOT_HOST, QUOTA_ALL].contains(of)), "all are the node's");
             node.cursor_goes_round();

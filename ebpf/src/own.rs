@@ -1,18 +1,19 @@
 //! Own: what a process of this node's opens to a service, packet by packet, where nobody asks when its socket calls.
 //! In: what the node sends by its uplink and by loopback, and what answers it there and at pods. Out: the flow between the node and the
 //! backend, with entries as a pod's flow has.
-//! Invariant: the node opens it, so nobody is asked; whoever answers is heard in the service's name, by loopback alone.
+//! Invariant: the node opens it, so nobody is asked; whoever answers is heard in the service's name, by loopback alone; in that of a
+//! floating address, by the pod's interface.
 //! Never: looks at what this node only forwards; keeps the node from anybody who is no service's.
 
-use abi::DropReason;
 use abi::conntrack::{CT_HIGH_OPENED, NAT_TRANSLATED};
 use abi::endpoint::{NODE_TRANSLATES, SLOT_HOST};
+use abi::{DropReason, ServiceKey};
 
 use crate::by_host::node_says;
 use crate::conntrack::Tracked;
 use crate::entry::Flow;
 use crate::tables::{Frame, Tables};
-use crate::translation::Translated;
+use crate::translation::{Translated, Translation};
 use crate::walk::{Hook, State, Verdict, Walk};
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
@@ -43,13 +44,18 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         source == SLOT_HOST && (state.translation.end == Translated::Destination || answers_node(tracked))
     }
 
-    /// Whether a packet for this node goes to a socket that knows its sender, or whoever it complains about, by a service's name.
+    /// Whether a packet for this node goes to a socket that knows its sender, or whoever it complains about, by a service's name, of
+    /// which the stack would not believe it where it comes in. That of a floating address it believes: the way there is the pod's.
     #[inline(always)]
-    pub(crate) fn is_to_socket(&self, state: &State) -> bool {
+    pub(crate) fn is_to_socket(&self, state: &mut State) -> bool {
+        let Translation { end, frontend, key, .. } = &mut state.translation;
+        let is_in_service = matches!(end, Translated::Source | Translated::QuotedDestination);
         match self.hook {
             Hook::FromNode => true,
-            Hook::FromWorkload | Hook::FromUplink => {
-                matches!(state.translation.end, Translated::Source | Translated::QuotedDestination)
+            Hook::FromUplink => is_in_service,
+            Hook::FromWorkload if is_in_service => {
+                *key = ServiceKey::floating(*frontend);
+                self.tables.service(key).is_none()
             }
             _ => false,
         }

@@ -1,6 +1,6 @@
 //! Send: what the verdict asks of the kernel: rewrite, redirect, answer.
 //! In: a packet that may pass. Out: the program's return value, or why it goes no further.
-//! Invariant: a packet that is forwarded here left with a smaller TTL.
+//! Invariant: a packet that is forwarded here left with a smaller TTL; the node's own keeps what it has.
 //! Never: judges; runs in a dry run, but for the route lookup, which writes nothing.
 
 use core::mem;
@@ -158,9 +158,9 @@ fn age_v6(skb: Skb, packet: &Packet) -> bool {
     skb.store(L3 + 7, [packet.ttl - 1])
 }
 
-/// Asks the routing table, as for a packet that is routed.
+/// Asks the routing table, as for a packet that is routed; `is_own`: that the node itself sent.
 #[inline(always)]
-pub fn route(skb: Skb, state: &mut State, ifindex: u32) -> Result<Route, Stop> {
+pub fn route(skb: Skb, state: &mut State, ifindex: u32, is_own: bool) -> Result<Route, Stop> {
     state.route = [0; ROUTE_WORDS];
     let (packet, found) = room(state);
     found.family = if packet.v6 { AF_INET6 } else { AF_INET };
@@ -185,7 +185,7 @@ pub fn route(skb: Skb, state: &mut State, ifindex: u32) -> Result<Route, Stop> {
     let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut *found, mem::size_of::<FibLookup>() as i32, 0) };
     // SAFETY: where the packet is too big, the kernel left the MTU in the place of the length.
     let mtu = u32::from(unsafe { found.__bindgen_anon_1.mtu_result });
-    Ok(Route { hop: forward::hop_of(answer, packet, mtu)?, here: answer == NOT_FORWARDED })
+    Ok(Route { hop: forward::hop_of(answer, (packet, is_own), mtu)?, here: answer == NOT_FORWARDED })
 }
 
 #[inline(always)]

@@ -27,9 +27,9 @@ pub enum Hook {
     FromUplink,
     /// Ingress of a host endpoint's interface, before all else there.
     FromHostEndpoint,
-    /// Egress of a host endpoint's interface.
+    /// Egress of a host endpoint's interface, after what follows.
     ToHostEndpoint,
-    /// Egress of the uplink, before all else there.
+    /// Egress of the uplink, before its gate, while processes of the node's own stand behind services (`hosted`).
     ToUplink,
     /// Egress of the uplink and of loopback, before all else there, on a node whose sockets are asked nothing (`own`).
     FromNode,
@@ -306,7 +306,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
     }
 
     #[inline(always)]
-    fn verdict(&self, state: &State, slot: u32) -> Verdict {
+    fn verdict(&self, state: &mut State, slot: u32) -> Verdict {
         match (slot, self.hook) {
             (_, Hook::FromWorkload) if state.via_host => Verdict::ToHost,
             (_, Hook::FromUplink) if state.via_host => Verdict::Untouched,

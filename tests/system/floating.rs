@@ -81,6 +81,7 @@ fn soon(why: &str, holds: impl Fn() -> Result<()>) -> Result<()> {
 fn spf_4_everybody_reaches_the_pod_by_its_floating_addresses_and_policy_sees_who_it_is_at_the_pod_itself() -> Result<()>
 {
     floating(|s| {
+        s.node.namespace().sysctl("ipv4/conf/all/rp_filter", "1")?;
         soon("the addresses float", || everybody(s)?.into_iter().try_for_each(|who| meet(who, Outcome::Allowed)))?;
         let outside = "from: [{ ipBlock: { cidr: 192.0.2.254/32 } }, { ipBlock: { cidr: '2001:db8::fe/128' } }]";
         s.policy("x/in", &format!("{{ podSelector: {{ matchLabels: {{ pod: a }} }}, ingress: [{{ {outside} }}] }}"))?;

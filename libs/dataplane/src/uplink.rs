@@ -84,7 +84,8 @@ fn to_change(
     Ok(off)
 }
 
-/// Gives back what [`prepare`] changed; of one family `forwarding` first, since it resets other settings.
+/// Gives back what [`prepare`] changed, the last path first: `forwarding` before `accept_ra`, so that no router advertisement is turned
+/// away between the two.
 ///
 /// # Errors
 /// What could not be given back.

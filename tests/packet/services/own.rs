@@ -12,7 +12,7 @@ use crate::{
     cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::{ACK, Frame, RST, SYN, fold, sum_of},
     kernel::{Kernel, on_a_node},
-    table::{Action, Hook},
+    table::{Action, By, Hook},
 };
 use abi::{
     DropReason, Outcome,
@@ -77,8 +77,9 @@ fn pkt_73_a_process_and_whoever_it_reaches_each_read_what_the_other_sent_to_whom
             serve(&mut kernel, &[to]);
             kernel.fresh();
             for ((vip, hook, port), f) in AT.into_iter().flat_map(|at| Family::BOTH.map(|f| (at, f))) {
-                let (ask, answer) = ((port, PORT), (TARGET, port));
-                let (asked, answered) = ((port, TARGET), (PORT, port));
+                // Ports, as a process and as a backend has them.
+                let (ask, asked) = ((port, PORT), (port, TARGET));
+                let (answer, answered) = ((TARGET, port), (PORT, port));
                 for flags in [SYN, SYN, ACK, ACK] {
                     let back = if flags == SYN { SYN | ACK } else { ACK };
                     goes(&mut kernel, hook, &NODE.tcp(f, vip, ask, flags), (to, &NODE.tcp(f, to, asked, flags)));
@@ -92,6 +93,28 @@ fn pkt_73_a_process_and_whoever_it_reaches_each_read_what_the_other_sent_to_whom
                 }
             }
             assert_eq!(kernel.account(SLOT_HOST), kernel.entries(&maps::CONNTRACK).len() as u64, "all are the node's");
+        }
+    });
+}
+
+#[test]
+fn what_the_node_sends_on_its_last_hop_goes_as_far_as_the_stack_would_send_it() {
+    on_a_node(|| {
+        let mut kernel = served(&[]);
+        for to in BEHIND {
+            serve(&mut kernel, &[to]);
+            kernel.fresh();
+            for ((vip, hook, port), f) in AT.into_iter().flat_map(|at| Family::BOTH.map(|f| (at, f))) {
+                let sent = |to, service| NODE.tcp(f, to, (port, service), SYN).ttl(1);
+                let is_told = matches!(kernel.ask(hook, &sent(vip, PORT).bytes()).outcome, Outcome::Drop(_));
+                assert!(!is_told, "the twin says {f:?}");
+                goes(&mut kernel, hook, &sent(vip, PORT), (to, &sent(to, TARGET)));
+                let asked = sent(DB, TARGET).with_source_mac(GATEWAY_MAC).with_destination_mac(DB.mac.0).bytes();
+                if to == DB {
+                    let ran = kernel.run(Hook::ToPod(DB, By::Host), &asked);
+                    assert_eq!((ran.action, ran.bytes), (Action::PassOn, asked), "and into the pod");
+                }
+            }
         }
     });
 }
