@@ -36,6 +36,7 @@ use std::{
 };
 
 mod floating;
+mod ports;
 mod waiting;
 
 #[derive(Default)]
@@ -255,65 +256,6 @@ fn an_add_for_another_pod_under_an_identity_that_is_attached_is_refused_and_chan
     assert_eq!(code(&bench.ask(prepare("c1", "b"))), INVALID_CONFIG);
     assert_eq!(bench.prepared("c1", "a").addresses, first.addresses, "the one that is attached is told as before");
     assert_eq!(bench.agent.kernel.endpoints, [id("c1")].into());
-}
-
-fn prepare_at(container: &str, pod: &str, port: u16, address: Option<&str>) -> Operation {
-    let Operation::Prepare(wish) = prepare(container, pod) else { panic!("a prepare") };
-    let address = address.map(|text| text.parse().expect("an address"));
-    Operation::Prepare(Prepare { host_ports: vec![host_port(port, address)], ..wish })
-}
-
-fn host_port(port: u16, address: Option<IpAddr>) -> HostPort {
-    HostPort { address, protocol: Protocol::TCP, port, target: 80 }
-}
-
-#[test]
-fn cni_90_a_host_port_is_one_pods_until_its_del_and_who_else_wants_it_is_told_whose_it_is() {
-    let mut bench = Bench::new();
-    let told = |reply: Reply| match reply {
-        Ok(Answer::Prepared(_)) => String::new(),
-        Err(Fault { code: TRY_AGAIN, message, .. }) => message,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(told(bench.ask(prepare_at("c1", "a", 8080, None))), "");
-    assert_eq!(told(bench.ask(prepare_at("c1", "a", 8080, None))), "", "said again");
-    assert_eq!(code(&bench.ask(prepare_at("c1", "a", 8081, None))), INVALID_CONFIG, "and otherwise");
-    let said = told(bench.ask(prepare_at("c2", "b", 8080, Some("192.0.2.1"))));
-    assert!(said.contains("192.0.2.1:8080/TCP of pod default/b is pod default/a's (8080/TCP)"), "{said}");
-    assert_eq!(bench.agent.journal.all().count(), 1, "nothing is half made");
-    assert_eq!(told(bench.ask(prepare_at("c2", "b", 8081, None))), "");
-    // Two in one batch.
-    let both = bench.ask_all(vec![prepare_at("c3", "c", 9000, None), prepare_at("c4", "d", 9000, None)]);
-    let both: Vec<_> = both.into_iter().map(told).collect();
-    assert!(both[0].is_empty() && both[1].contains("is pod default/c's"), "{both:?}");
-    // The next sandbox of the pod has it, before its former one's DEL; and after a restart it is still taken.
-    assert_eq!(bench.ask(commit("c1")), Ok(Answer::Done));
-    let interface = bench.prepared("c9", "z").host_interface;
-    assert_eq!(told(bench.ask(prepare_at("c5", "a", 8080, None))), "");
-    assert_eq!(bench.ask(commit("c5")), Ok(Answer::Done));
-    let mut bench = bench.restarted(&[interface, cni::name::host_interface_name(&PodId::new("default", "a"), "eth0")]);
-    bench.sync();
-    assert!(told(bench.ask(prepare_at("c6", "b", 8080, None))).contains("default/a"));
-    assert_eq!(bench.ask(del("c5")), Ok(Answer::Done));
-    assert_eq!(told(bench.ask(prepare_at("c6", "b", 8080, None))), "");
-}
-
-#[test]
-fn cni_90_check_names_a_host_port_that_add_was_not_asked_for_or_that_leads_nowhere() {
-    let mut bench = Bench::new();
-    bench.agent.world.set_host_addresses([[192, 0, 2, 1].into()].into());
-    bench.ask(prepare_at("c1", "a", 8080, None)).expect("prepared");
-    assert_eq!(bench.ask(commit("c1")), Ok(Answer::Done));
-    let check = |port| Operation::Check { id: id("c1"), host_ports: vec![host_port(port, None)] };
-    assert_eq!(bench.ask(check(8080)), Ok(Answer::Done));
-    let said = bench.ask(check(8081)).expect_err("another").message;
-    assert!(said.contains("ADD was not asked for the host port 8081/TCP"), "{said}");
-    bench.agent.kernel.lost = Some(Frontend { address: [192, 0, 2, 1].into(), protocol: Protocol::TCP, port: 8080 });
-    for operation in [check(8080), self::check("c1")] {
-        let fault = bench.ask(operation).expect_err("lost");
-        assert_eq!(fault.code, NOT_AS_IT_SHOULD_BE);
-        assert!(fault.message.contains("192.0.2.1:8080/TCP does not lead to pod default/a"), "{fault}");
-    }
 }
 
 #[test]

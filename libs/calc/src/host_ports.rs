@@ -55,7 +55,7 @@ fn own_addresses(world: &World, port: &HostPort, family: Family) -> impl Iterato
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{AttachmentId, IfaceName, Mac, Protocol};
+    use model::{AttachmentId, IfaceName, Mac, Pod, Protocol, Resource, ResourceKey, Update};
     use service::Kind;
 
     fn world(asked: &[&str]) -> World {
@@ -122,7 +122,29 @@ mod tests {
         world.attach(attachment);
         let balance = frontends(&world).into_values().next().expect("a frontend");
         assert_eq!((balance.of.to_string().as_str(), balance.kind), ("x/web:8080/TCP", Kind::HostPort));
+        let over = Pod { finished: true, ..Pod::bare(PodId::new("x", "web"), None) };
+        world.apply(Update::Set(Resource::Pod(over.into())));
+        assert!(frontends(&world).is_empty() && pods(&world).is_empty(), "it is over");
+        world.apply(Update::Gone(ResourceKey::Pod(PodId::new("x", "web"))));
+        assert!(!frontends(&world).is_empty(), "nobody says so any more");
         world.detach(&id);
         assert!(frontends(&world).is_empty());
+    }
+
+    #[test]
+    fn of_two_that_want_one_the_smaller_attachment_has_it() {
+        let mut world = world(&["192.0.2.1"]);
+        let own = world.attachments.values().next().cloned().expect("an attachment");
+        let holder = |world: &World| frontends(world).into_values().map(|at| at.of.to_string()).collect::<Vec<_>>();
+        let other = |container: &str, pod: &str| Attachment {
+            id: AttachmentId { container: container.into(), ..own.id.clone() },
+            pod: PodId::new("x", pod),
+            addresses: vec!["10.65.0.9".parse().expect("one")],
+            ..own.clone()
+        };
+        world.attach(other("c2", "any"));
+        assert_eq!(holder(&world), ["x/web:192.0.2.1:8080/TCP"]);
+        world.attach(other("c0", "zoo"));
+        assert_eq!(holder(&world), ["x/zoo:192.0.2.1:8080/TCP"]);
     }
 }
