@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::{ACK, Frame, RST, SYN, fold, sum_of},
-    kernel::{Kernel, on_a_node},
+    kernel::{Kernel, UPLINK, on_a_node},
     table::{Action, By, Hook},
 };
 use abi::{
@@ -19,7 +19,7 @@ use abi::{
     endpoint::{GATEWAY_MAC, SLOT_HOST},
     maps,
 };
-use std::fs;
+use std::{fs, process::Command};
 
 /// The service's addresses: its own, by the uplink, and a node port, by loopback.
 const AT: [(Actor, Hook, u16); 2] = [(VIP, Hook::Node, 40000), (NODE, Hook::Loop, 40001)];
@@ -116,6 +116,24 @@ fn what_the_node_sends_on_its_last_hop_goes_as_far_as_the_stack_would_send_it() 
                 }
             }
         }
+    });
+}
+
+#[test]
+fn what_goes_to_a_backend_that_is_the_nodes_own_by_its_routes_alone_is_dropped_and_counted() {
+    const UNKNOWN: Actor = Actor::outside("unknown", 98);
+    on_a_node(|| {
+        let mut kernel = served(&[UNKNOWN]);
+        for f in Family::BOTH {
+            let to = UNKNOWN.address(f).to_string();
+            let status = Command::new("ip").args(["route", "add", "local", &to, "dev", UPLINK]).status();
+            assert!(status.expect("ip runs").success());
+            for (vip, hook, port) in AT {
+                let ran = kernel.run(hook, &NODE.tcp(f, vip, (port, PORT), SYN).bytes());
+                assert_eq!(ran.action, Action::Drop, "{f:?} {hook:?}");
+            }
+        }
+        assert_eq!(kernel.dropped(DropReason::Unroutable), [(SLOT_HOST, 4)].into());
     });
 }
 
