@@ -3,31 +3,19 @@
 //! Invariant: the agent has the rights of its DaemonSet and of its service account, and no others.
 //! Never: a kubelet: a container is what its template says, by hand.
 
-use crate::{balancers, container::Host, image, story::STORED};
+use crate::{
+    balancers,
+    container::Host,
+    deploy::{DEPLOY, SETTINGS, api_server, config, kustomized, objects},
+    image,
+    story::STORED,
+};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 use tests::{Cluster, Node, NodeSpec, PodSpec, Probe::Tcp, Table, frame::FrameSocket, wait};
 
-const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 const CONFLIST: &str = "05-tortie.conflist";
-
-/// The objects of a text, by kind and name.
-fn objects(text: &str) -> Result<BTreeMap<(String, String), Value>> {
-    let documents =
-        text.split("\n---\n").filter(|text| text.lines().any(|line| !line.starts_with('#') && line != "---"));
-    documents
-        .map(|document| {
-            let object: Value = serde_saphyr::from_str(document).context("reading an object")?;
-            let word = |value: &Value| value.as_str().map(str::to_owned).context("a word");
-            Ok(((word(&object["kind"])?, word(&object["metadata"]["name"])?), object))
-        })
-        .collect()
-}
-
-fn kustomized(cluster: &Cluster, folder: &str) -> Result<String> {
-    cluster.kubectl(&["kustomize", &format!("{DEPLOY}/{folder}")], "")
-}
 
 #[test]
 fn every_overlay_is_taken_and_the_one_file_is_that_for_a_cluster_without_calico() -> Result<()> {
@@ -78,27 +66,15 @@ fn template(file: &str, name: &str) -> Result<Value> {
 /// What a kubelet gives a pod to speak with the API server.
 fn account(cluster: &Cluster, folder: &Path) -> Result<BTreeMap<String, String>> {
     let token = cluster.kubectl(&["create", "token", "tortie", "--namespace", "tortie-system"], "")?;
-    let config: Value = serde_json::from_str(&cluster.kubectl(&["config", "view", "--raw", "-o", "json"], "")?)?;
-    let server = &config["clusters"][0]["cluster"];
-    let authority = server["certificate-authority"].as_str().context("an authority")?;
+    let config = config(cluster)?;
+    let authority = config["certificate-authority"].as_str().context("an authority")?;
     fs::create_dir_all(folder)?;
     fs::write(folder.join("token"), token.trim())?;
     fs::write(folder.join("namespace"), "tortie-system")?;
     fs::copy(authority, folder.join("ca.crt")).context("copying the authority")?;
-    let address = server["server"].as_str().and_then(|url| url.strip_prefix("https://")).context("a server")?;
-    let (host, port) = address.rsplit_once(':').context("a port")?;
-    let pairs = [("KUBERNETES_SERVICE_HOST", host), ("KUBERNETES_SERVICE_PORT", port)];
-    // One uplink and small tables, as other nodes of the tests; the machine's own cgroup is left alone, so that the node's sockets
-    // reach services packet by packet.
-    let tests = [
-        ("TORTIE_UPLINK", "eth0"),
-        ("TORTIE_CGROUP", "none"),
-        (
-            "TORTIE_MAP_ENTRIES",
-            "CONNTRACK=65536,SPANS=65536,ROWS=16384,ADDRESSES=8192,NETS=8192,CLASSES=16384,HITS=8192",
-        ),
-    ];
-    Ok(pairs.into_iter().chain(tests).map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    let (host, port) = api_server(cluster)?;
+    let pairs = [("KUBERNETES_SERVICE_HOST", &*host), ("KUBERNETES_SERVICE_PORT", &*port)];
+    Ok(pairs.into_iter().chain(SETTINGS).map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 #[test]

@@ -5,11 +5,14 @@
 
 mod balancers;
 mod container;
+mod daemonset;
 mod definitions;
+mod deploy;
 mod felix;
 mod image;
 mod install;
 mod policy;
+mod shop;
 mod story;
 mod told;
 mod whole;

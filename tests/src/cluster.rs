@@ -129,7 +129,7 @@ impl Cluster {
         self.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))
     }
 
-    /// Starts the controllers and the scheduler of Kubernetes.
+    /// Starts the controllers and the scheduler of Kubernetes, as [`ControlPlane::start_controllers`].
     ///
     /// # Errors
     /// There is no API server, or one of them is not built.

@@ -46,7 +46,7 @@ impl<'a> Containerd<'a> {
     /// # Errors
     /// Programs are missing, or it does not serve.
     pub fn start(node: &'a Node, directory: &Path) -> Result<Self> {
-        let places = Places::create(directory, node.runtime().plugin())?;
+        let places = Places::create(directory, Some(node.runtime().plugin()))?;
         image::root(&directory.join("root"), &APPLETS)?;
         let config = format!(
             "version = 2\nroot = {:?}\nstate = \"/run/containerd\"\ndisabled_plugins = {DISABLED}\n[grpc]\naddress = {:?}\n",

@@ -32,6 +32,7 @@ pub struct ControlPlane {
     address: IpAddr,
     etcd: Child,
     apiserver: Option<Child>,
+    /// Without them nobody makes service accounts.
     controllers: Vec<Child>,
 }
 
@@ -66,6 +67,7 @@ impl ControlPlane {
     pub fn start_apiserver(&mut self, namespace: &NetNs) -> Result<()> {
         let path = |name: &str| self.directory.join(name).display().to_string();
         let address = self.address;
+        let unasked = if self.controllers.is_empty() { "ServiceAccount" } else { "" };
         let mut command = namespace.command(&binaries::kubernetes("kube-apiserver")?)?;
         command.args([
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
@@ -79,8 +81,7 @@ impl ControlPlane {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={}", path("sa.pub")),
             format!("--service-account-signing-key-file={}", path("sa.key")),
-            // No controller makes service accounts here.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            format!("--disable-admission-plugins={unasked}"),
             "--runtime-config=api/all=true".to_owned(),
             // Nobody here knows nodes by their names.
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
@@ -91,19 +92,22 @@ impl ControlPlane {
             .with_context(|| log_tail(&self.directory.join("apiserver.log")))
     }
 
-    /// Starts the controllers and the scheduler: whoever makes pods of a Deployment, and places them.
+    /// Starts the controllers and the scheduler: whoever makes pods of a Deployment, and places them. From then on the API server asks
+    /// of every pod that its service account is there, and gives it the account's token.
     ///
     /// # Errors
-    /// One of them is not built.
+    /// One of them is not built, or the API server does not come again.
     pub fn start_controllers(&mut self, namespace: &NetNs) -> Result<()> {
         let kubeconfig = format!("--kubeconfig={}", self.kubeconfig_path(ADMIN).display());
         let key = format!("--service-account-private-key-file={}", self.directory.join("sa.key").display());
-        for (program, more) in [("kube-controller-manager", Some(key)), ("kube-scheduler", None)] {
+        let authority = format!("--root-ca-file={}", self.authority().display());
+        for (program, more) in [("kube-controller-manager", vec![key, authority]), ("kube-scheduler", Vec::new())] {
             let mut command = namespace.command(&binaries::kubernetes(program)?)?;
             command.args([&kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1"]).args(more);
             self.controllers.push(started(command, &self.directory.join(format!("{program}.log")))?);
         }
-        Ok(())
+        self.kill_apiserver()?;
+        self.start_apiserver(namespace)
     }
 
     /// Kills the API server on the spot; etcd lives on.
@@ -154,6 +158,11 @@ impl ControlPlane {
         self.kubeconfig_path(ADMIN)
     }
 
+    /// Whose word it is that this is the API server: its own.
+    fn authority(&self) -> PathBuf {
+        self.directory.join("certs/apiserver.crt")
+    }
+
     fn kubeconfig_path(&self, who: &str) -> PathBuf {
         self.directory.join(format!("{who}.kubeconfig"))
     }
@@ -163,8 +172,8 @@ impl ControlPlane {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         };
-        let authority = self.directory.join("certs/apiserver.crt");
-        let cluster = json!({ "server": format!("https://{address}:{PORT}"), "certificate-authority": authority });
+        let server = format!("https://{address}:{PORT}");
+        let cluster = json!({ "server": server, "certificate-authority": self.authority() });
         let text = kubeconfig(&cluster, &json!({ "token": format!("{who}-token") }));
         fs::write(self.kubeconfig_path(who), text.to_string()).context("writing a kubeconfig")
     }

@@ -1,5 +1,6 @@
-//! A whole node: containerd and a kubelet beside the agent, which start the pods that a scheduler places there.
-//! In: a node whose agent runs, its cluster's API server. Out: a node that is ready, whose pods are real containers.
+//! A whole node: containerd and a kubelet beside the agent, or with one in a container, which start the pods that a scheduler
+//! places there.
+//! In: a node, its cluster's API server. Out: a node that is ready, or waits for a network, whose pods are real containers.
 //! Invariant: what is written by them lies in places of their own, the machine's sysctls among them; their containers end with
 //! them.
 //! Never: ends a process that it did not start.
@@ -40,6 +41,7 @@ for name in vm/overcommit_memory kernel/panic kernel/panic_on_oops; do
   cat "/proc/sys/$name" > "$file"
   mount --bind "$file" "/proc/sys/$name"
 done
+mount -t bpf bpf /sys/fs/bpf
 exec "$@"
 "#;
 
@@ -53,27 +55,80 @@ pub struct Kubelet<'a> {
 }
 
 impl<'a> Kubelet<'a> {
-    /// Starts both on `node`, whose network is the agent's, and waits until the node is ready.
+    /// Starts both on `node`, whose network is that of the agent beside them, and waits until the node is ready.
     ///
     /// # Errors
     /// A program is missing, or the node does not become ready; what the kubelet said last is in the message.
     pub fn start(cluster: &Cluster, node: &'a Node) -> Result<Self> {
-        let directory = node.directory().join("kubelet");
-        let places = Places::create(&directory, node.runtime().plugin())?;
+        let places = Places::create(&directory(node), Some(node.runtime().plugin()))?;
         let ours = json!({ "type": "tortie-cni", "socket": node.socket(), "ipam": { "type": "tortie" } });
         places.network("tortie", &json!([ours]), "1.1.0")?;
-        let containerd = containerd(&places, node.namespace(), &directory)?;
+        Self::ready(cluster, node, &places)
+    }
+
+    /// The same on a node whose network is somebody else's: of reference plugins, under this name.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn on_another_network(cluster: &Cluster, node: &'a Node, name: &str, plugins: &Value) -> Result<Self> {
+        let places = Places::create(&directory(node), None)?;
+        places.network(name, plugins, "1.0.0")?;
+        Self::ready(cluster, node, &places)
+    }
+
+    fn ready(cluster: &Cluster, node: &'a Node, places: &Places) -> Result<Self> {
+        let started = Self::begin(cluster, node, places)?;
+        started.until(cluster, node, "it is ready", |status, _| status == "True")?;
+        Ok(started)
+    }
+
+    /// The same on a node that has no network yet: no agent, no plugin, no configuration. Waits until the kubelet says so.
+    ///
+    /// # Errors
+    /// A program is missing, or the kubelet does not come.
+    pub fn without_network(cluster: &Cluster, node: &'a Node) -> Result<Self> {
+        let started = Self::begin(cluster, node, &Places::create(&directory(node), None)?)?;
+        let missing = |status: &str, message: &str| status == "False" && message.contains("NetworkPluginNotReady");
+        started.until(cluster, node, "it waits for a network", missing)?;
+        Ok(started)
+    }
+
+    fn begin(cluster: &Cluster, node: &'a Node, places: &Places) -> Result<Self> {
+        let directory = directory(node);
+        let containerd = containerd(places, node.namespace(), &directory)?;
         let mut started = Self { kubelet: None, containerd, directory, namespace: node.namespace() };
         let serves = || started.ctr(&["version"]).map(|_| true);
         wait::wait_until("containerd serves", wait::PATIENCE, serves)
             .with_context(|| log_tail(&started.log("containerd")))?;
         let packed = image::pack(&started.directory.join("image"), IMAGE, &APPLETS)?;
-        started.ctr(&["images", "import", &packed.display().to_string()])?;
+        started.import(&packed)?;
         started.kubelet = Some(started.start_kubelet(cluster, node)?);
-        let arguments = ["get", "node", node.name(), "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"];
-        let ready = || Ok(cluster.kubectl(&arguments, "")? == "True");
-        wait::wait_until("the node is ready", PATIENCE, ready).with_context(|| started.said())?;
         Ok(started)
+    }
+
+    /// Waits until the node's condition `Ready`, its status and its message, is such a one.
+    fn until(&self, cluster: &Cluster, node: &Node, what: &str, is: impl Fn(&str, &str) -> bool) -> Result<()> {
+        let look = || {
+            let node = cluster.get(&["node", node.name()])?;
+            let ready =
+                node["status"]["conditions"].as_array().into_iter().flatten().find(|one| one["type"] == "Ready");
+            Ok(ready.is_some_and(|one| is(one["status"].as_str().unwrap_or(""), one["message"].as_str().unwrap_or(""))))
+        };
+        wait::wait_until(&format!("the node says that {what}"), PATIENCE, look).with_context(|| self.said())
+    }
+
+    /// Brings an image to the node: an archive of an OCI layout, which names it.
+    ///
+    /// # Errors
+    /// containerd does not take it.
+    pub fn import(&self, image: &Path) -> Result<()> {
+        self.ctr(&["images", "import", &image.display().to_string()]).map(drop)
+    }
+
+    /// Where a path of the node is, as containerd, the kubelet and `hostPath` see it.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        Path::new("/proc").join(self.containerd.id().to_string()).join("root").join(path.trim_start_matches('/'))
     }
 
     /// What the kubelet said last.
@@ -88,6 +143,16 @@ impl<'a> Kubelet<'a> {
     /// It does not answer.
     pub fn containers(&self) -> Result<Vec<String>> {
         Ok(self.ctr(&["containers", "list", "--quiet"])?.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Those of the pods of one namespace.
+    ///
+    /// # Errors
+    /// As [`Kubelet::containers`].
+    pub fn containers_of(&self, namespace: &str) -> Result<Vec<String>> {
+        let filter = format!("labels.\"io.kubernetes.pod.namespace\"=={namespace}");
+        let said = self.ctr(&["containers", "list", "--quiet", &filter])?;
+        Ok(said.split_whitespace().map(str::to_owned).collect())
     }
 
     fn start_kubelet(&self, cluster: &Cluster, node: &Node) -> Result<Child> {
@@ -179,6 +244,10 @@ impl Drop for Kubelet<'_> {
         end(&mut self.containerd);
         remove_empty_groups();
     }
+}
+
+fn directory(node: &Node) -> PathBuf {
+    node.directory().join("kubelet")
 }
 
 fn socket(directory: &Path) -> PathBuf {

@@ -24,7 +24,7 @@ impl<'a> Tool<'a> {
 
     /// With places under a name of their own.
     fn new_at(story: &'a Story, name: &str) -> Result<Self> {
-        let places = Places::create(&story.cluster.directory().join(name), story.node.runtime().plugin())?;
+        let places = Places::create(&story.cluster.directory().join(name), Some(story.node.runtime().plugin()))?;
         Ok(Self { story, places, capabilities: json!({}) })
     }
 
