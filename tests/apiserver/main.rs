@@ -11,6 +11,7 @@ mod deploy;
 mod felix;
 mod image;
 mod install;
+mod moves;
 mod policy;
 mod shop;
 mod story;
