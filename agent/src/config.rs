@@ -3,11 +3,14 @@
 //! Invariant: flags win over the environment, the environment over the file, the file over defaults.
 //! Never: guesses what an unknown field means; one clear error names it.
 
+mod etcd;
+
 use crate::proxy::Services;
 use abi::{Timeout, Timeouts};
 use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
 use dataplane::{Cgroup, Options, Sizes};
+use datastore::EtcdSettings;
 use model::{Cidr, IfaceName, NodeName};
 use serde::Deserialize;
 use std::{
@@ -75,6 +78,8 @@ pub enum Datastore {
     Directory(PathBuf),
     /// The API server that this kubeconfig names, else that of the pod the agent runs in.
     Kubernetes(Option<PathBuf>),
+    /// An etcd in which Calico's objects are; and the API server that knows the pods, if there is one.
+    Etcd(EtcdSettings, Option<PathBuf>),
 }
 
 /// Every setting as it may be given, by flag, variable or file.
@@ -84,12 +89,31 @@ pub struct Settings {
     /// Name of this node in the datastore [default: the host's name]
     #[arg(long, env = "TORTIE_NODE")]
     node: Option<String>,
-    /// Where the cluster's objects come from: file:DIR, a directory of manifests, or kubernetes
+    /// Where the cluster's objects come from: file:DIR, a directory of manifests, kubernetes, or etcd in Calico's layout
     #[arg(long, env = "TORTIE_DATASTORE")]
     datastore: Option<String>,
-    /// Which API server, and as whom [default: that of the pod the agent runs in, by its service account]
+    /// Which API server, and as whom [default: that of the pod the agent runs in, by its service account]; with etcd the one that is
+    /// asked for the labels of this node's pods [default: none]
     #[arg(long, env = "TORTIE_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Members of etcd, as URLs; repeatable, in the variable separated by commas
+    #[arg(long, env = "TORTIE_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
+    etcd_endpoints: Vec<String>,
+    /// Who signed the certificates of etcd's members, for URLs with https
+    #[arg(long, env = "TORTIE_ETCD_CA_CERT_FILE", value_name = "FILE")]
+    etcd_ca_cert_file: Option<PathBuf>,
+    /// The certificate by which etcd knows this agent
+    #[arg(long, env = "TORTIE_ETCD_CERT_FILE", value_name = "FILE")]
+    etcd_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, env = "TORTIE_ETCD_KEY_FILE", value_name = "FILE")]
+    etcd_key_file: Option<PathBuf>,
+    /// The name by which etcd knows this agent
+    #[arg(long, env = "TORTIE_ETCD_USERNAME", value_name = "NAME")]
+    etcd_username: Option<String>,
+    /// The file that holds its password
+    #[arg(long, env = "TORTIE_ETCD_PASSWORD_FILE", value_name = "FILE")]
+    etcd_password_file: Option<PathBuf>,
     /// Private state: attachments, sysctls to give back [default: /var/lib/tortie]
     #[arg(long, env = "TORTIE_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -280,6 +304,12 @@ impl Settings {
             node: self.node.or(file.node),
             datastore: self.datastore.or(file.datastore),
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
+            etcd_endpoints: if self.etcd_endpoints.is_empty() { file.etcd_endpoints } else { self.etcd_endpoints },
+            etcd_ca_cert_file: self.etcd_ca_cert_file.or(file.etcd_ca_cert_file),
+            etcd_cert_file: self.etcd_cert_file.or(file.etcd_cert_file),
+            etcd_key_file: self.etcd_key_file.or(file.etcd_key_file),
+            etcd_username: self.etcd_username.or(file.etcd_username),
+            etcd_password_file: self.etcd_password_file.or(file.etcd_password_file),
             state_dir: self.state_dir.or(file.state_dir),
             socket: self.socket.or(file.socket),
             cni_conf: self.cni_conf.or(file.cni_conf),
@@ -313,7 +343,18 @@ impl Settings {
         Sizes::asked(&self.map_entries_of_file).map_err(|error| value("--map-entries", error.to_string()))?;
         Ok(Config {
             node: node_name(self.node)?,
-            datastore: datastore(self.datastore, self.kubeconfig)?,
+            datastore: datastore(
+                self.datastore,
+                self.kubeconfig,
+                etcd::Given {
+                    endpoints: self.etcd_endpoints,
+                    ca_cert_file: self.etcd_ca_cert_file,
+                    cert_file: self.etcd_cert_file,
+                    key_file: self.etcd_key_file,
+                    username: self.etcd_username,
+                    password_file: self.etcd_password_file,
+                },
+            )?,
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
             cni_conf: self.cni_conf,
@@ -366,9 +407,13 @@ fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     Ok(name.into())
 }
 
-fn datastore(given: Option<String>, kubeconfig: Option<PathBuf>) -> Result<Datastore, ConfigError> {
-    let wanted = "give file:DIR, a directory of manifests, or kubernetes";
+fn datastore(given: Option<String>, kubeconfig: Option<PathBuf>, etcd: etcd::Given) -> Result<Datastore, ConfigError> {
+    let wanted = "give file:DIR, a directory of manifests, kubernetes, or etcd";
     let text = given.ok_or_else(|| value("--datastore", format!("not set: {wanted}")))?;
+    if text == "etcd" {
+        return Ok(Datastore::Etcd(etcd.check()?, kubeconfig));
+    }
+    etcd.refuse()?;
     match (directory(&text), kubeconfig) {
         (Some(dir), None) => Ok(Datastore::Directory(dir)),
         (Some(_), Some(_)) => Err(value("--kubeconfig", "a directory of manifests has none: leave it out")),
@@ -508,7 +553,14 @@ mod tests {
     fn values_without_sense_are_refused_by_their_flag() {
         for (text, flag) in [
             ("node: n1\n", "--datastore"),
-            ("datastore: etcd\n", "--datastore"),
+            ("datastore: consul\n", "--datastore"),
+            ("datastore: etcd\nnode: n1\n", "--etcd-endpoints"),
+            ("datastore: file:/d\nnode: n1\netcdEndpoints: [http://e:2379]\n", "--etcd-endpoints"),
+            ("datastore: etcd\nnode: n1\netcdEndpoints: [http://e:2379]\netcdCertFile: /c\n", "--etcd-key-file"),
+            ("datastore: etcd\nnode: n1\netcdEndpoints: [http://e:2379]\netcdKeyFile: /c\n", "--etcd-cert-file"),
+            ("datastore: etcd\nnode: n1\netcdEndpoints: [http://e:2379]\netcdUsername: c\n", "--etcd-password-file"),
+            ("datastore: etcd\nnode: n1\netcdEndpoints: [http://e:2379]\netcdPasswordFile: /c\n", "--etcd-username"),
+            ("datastore: etcd\nnode: n1\netcdEndpoints: ['']\n", "--etcd-endpoints"),
             ("datastore: file:/d\nkubeconfig: /k\nnode: n1\n", "--kubeconfig"),
             ("datastore: file:/d\nnode: N_1\n", "--node"),
             ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),

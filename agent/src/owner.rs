@@ -609,13 +609,13 @@ impl<K: Kernel> Agent<K> {
         let Self { unpublished, world, allocator, node, .. } = self;
         unpublished.retain(|id| world.attachment(id).is_some());
         let attachments = unpublished.iter().filter_map(|id| world.attachment(id));
-        let addresses: Vec<_> = attachments.map(|attachment| workload_address(world, attachment, &node.name)).collect();
-        match allocator.objects().publish(&addresses) {
+        let told = |attachment: &Attachment| (workload_address(world, attachment, &node.name), attachment.clone());
+        match allocator.objects().publish(&attachments.map(told).collect::<Vec<_>>()) {
             Ok(()) => unpublished.clear(),
             // One that cannot be told is no reason to keep the others.
             Err(_) => unpublished.retain(|id| {
                 let Some(attachment) = world.attachment(id) else { return false };
-                let told = allocator.objects().publish(&[workload_address(world, attachment, &node.name)]);
+                let told = allocator.objects().publish(&[told(attachment)]);
                 told.inspect_err(|error| warn!(%id, "other nodes do not know this pod yet: {error}")).is_err()
             }),
         }

@@ -6,7 +6,8 @@
 use crate::{boot, config::Datastore};
 use anyhow::{Context as _, Result, bail};
 use datastore::{
-    Cluster, ClusterObjects, Connection, FileStore, Machine, Objects, Store, Teller, Updates, lease::Timing,
+    Cluster, ClusterObjects, Connection, Etcd, EtcdConnection, EtcdObjects, FileStore, Machine, Objects, Store, Teller,
+    Updates, lease::Timing,
 };
 use model::NodeName;
 use std::{
@@ -29,7 +30,7 @@ pub struct Opened {
     pub updates: Updates,
     /// Why there are no more.
     pub ended: Ended,
-    /// Who tells it what becomes of it on this node; a directory is told nothing.
+    /// Who tells it what becomes of it on this node; a directory and etcd are told nothing.
     pub teller: Option<Teller>,
 }
 
@@ -40,6 +41,8 @@ pub enum Source {
     Directory(PathBuf),
     /// An API server.
     Cluster(Connection),
+    /// etcd, and the API server that knows the pods.
+    Etcd(EtcdConnection, Option<Connection>),
 }
 
 impl Source {
@@ -51,6 +54,10 @@ impl Source {
             }
             Datastore::Directory(dir) => Ok(Self::Directory(dir.clone())),
             Datastore::Kubernetes(kubeconfig) => Ok(Self::Cluster(Connection::open(kubeconfig.as_deref())?)),
+            Datastore::Etcd(settings, kubeconfig) => {
+                let cluster = kubeconfig.as_deref().map(|path| Connection::open(Some(path))).transpose()?;
+                Ok(Self::Etcd(EtcdConnection::open(settings.clone())?, cluster))
+            }
         }
     }
 
@@ -59,6 +66,7 @@ impl Source {
         Ok(match self {
             Self::Directory(dir) => Arc::new(Objects::open(dir)?),
             Self::Cluster(connection) => Arc::new(ClusterObjects::of(connection.clone())),
+            Self::Etcd(etcd, cluster) => Arc::new(EtcdObjects::of(etcd.clone(), cluster.clone())),
         })
     }
 
@@ -66,7 +74,7 @@ impl Source {
     pub fn timing(&self) -> Timing {
         match self {
             Self::Directory(_) => Timing::FAST,
-            Self::Cluster(_) => Timing::SPARING,
+            Self::Cluster(_) | Self::Etcd(..) => Timing::SPARING,
         }
     }
 
@@ -75,6 +83,7 @@ impl Source {
         match self {
             Self::Directory(_) => Vec::new(),
             Self::Cluster(connection) => connection.writes().collect(),
+            Self::Etcd(etcd, _) => etcd.writes().collect(),
         }
     }
 
@@ -100,6 +109,11 @@ impl Source {
                 let ended = Box::new(move || theirs.refused().unwrap_or_else(watch_ended));
                 let problems = Box::new(move || cluster.problems().iter().map(ToString::to_string).collect());
                 Opened { problems, updates, ended, teller }
+            }
+            Self::Etcd(connection, _) => {
+                let (etcd, updates) = Etcd::open(connection, last_good)?;
+                let problems = Box::new(move || etcd.problems().iter().map(ToString::to_string).collect());
+                Opened { problems, updates, ended: Box::new(watch_ended), teller: None }
             }
         })
     }

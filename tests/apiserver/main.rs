@@ -1,4 +1,4 @@
-//! Tests on a real API server: etcd, kube-apiserver and kubectl as they are, agents with the rights they are shipped with.
+//! Tests on a real API server, or on etcd alone: etcd, kube-apiserver and kubectl as they are, agents with the rights they are shipped with.
 //! In: the built programs. Out: what a user with kubectl would see.
 //! Invariant: each test has a cluster of its own, so tests run side by side and in any order.
 //! Never: skips; without root or without the programs a test fails and says so.
@@ -8,6 +8,7 @@ mod container;
 mod daemonset;
 mod definitions;
 mod deploy;
+mod etcd;
 mod felix;
 mod image;
 mod install;

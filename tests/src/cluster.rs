@@ -4,7 +4,7 @@
 //! Never: writes below `.tortie/`; that is the agents' own.
 
 use crate::{
-    Binaries, ControlPlane, Fabric, NetNs, Node, NodeSpec, PodSpec, control_plane, fabric,
+    Binaries, ControlPlane, Etcd, Fabric, NetNs, Node, NodeSpec, PodSpec, control_plane, fabric,
     netns::{self, STEM, maker_is_gone},
     node,
 };
@@ -53,6 +53,7 @@ pub struct Cluster {
     stem: String,
     directory: PathBuf,
     control_plane: Option<ControlPlane>,
+    etcd: Option<Etcd>,
     kept: bool,
 }
 
@@ -77,7 +78,7 @@ impl Cluster {
         SWEEP.call_once(sweep);
         let directory = env::temp_dir().join(stem);
         let (fabric, stem) = (Fabric::create(stem)?, stem.to_owned());
-        let cluster = Self { fabric, binaries, stem, directory, control_plane: None, kept: false };
+        let cluster = Self { fabric, binaries, stem, directory, control_plane: None, etcd: None, kept: false };
         fs::create_dir_all(cluster.datastore()).context("making the datastore's directory")?;
         cluster.manifest("pools", &pools(26, 122))?;
         Ok(cluster)
@@ -127,6 +128,39 @@ impl Cluster {
         self.apply(&control_plane::calicos_kinds(group, version)?)?;
         self.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
         self.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))
+    }
+
+    /// One whose objects are in an etcd, at the outside host, in Calico's layout; without Kubernetes.
+    ///
+    /// # Errors
+    /// etcd does not come.
+    pub fn in_etcd(is_secured: bool) -> Result<Self> {
+        Self::create()?.with_etcd(is_secured)
+    }
+
+    /// The same of this cluster: its API server, if it has one, is asked what pods are.
+    ///
+    /// # Errors
+    /// As [`Cluster::in_etcd`].
+    pub fn with_etcd(self, is_secured: bool) -> Result<Self> {
+        let mut cluster = self;
+        let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
+        let etcd = Etcd::start(cluster.outside(), address, &cluster.directory.join("etcd"), is_secured)?;
+        for (name, cidr, size) in [("pool-v4", "10.65.0.0/16", 26), ("pool-v6", "fd00:65::/64", 122)] {
+            let pool = json!({ "spec": { "cidr": cidr, "blockSize": size } });
+            etcd.put(cluster.outside(), &format!("ippools/{name}"), &pool)?;
+        }
+        cluster.etcd = Some(etcd);
+        Ok(cluster)
+    }
+
+    /// Its etcd, and where that runs.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn etcd(&mut self) -> Result<(&mut Etcd, &NetNs)> {
+        let Self { etcd, fabric, .. } = self;
+        Ok((etcd.as_mut().context("this cluster is not in etcd")?, fabric.outside()))
     }
 
     /// Starts the controllers and the scheduler of Kubernetes, as [`ControlPlane::start_controllers`].
@@ -204,6 +238,11 @@ impl Cluster {
 
     /// The datastore, as an agent is told of it.
     pub(crate) fn named(&self) -> Vec<OsString> {
+        if let Some(etcd) = &self.etcd {
+            let asked =
+                self.control_plane.iter().flat_map(|served| ["--kubeconfig".into(), served.agents_kubeconfig().into()]);
+            return etcd.named().into_iter().chain(asked).collect();
+        }
         match &self.control_plane {
             None => vec!["--datastore".into(), format!("file:{}", self.datastore().display()).into()],
             Some(served) => {

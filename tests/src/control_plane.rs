@@ -189,7 +189,7 @@ impl Drop for ControlPlane {
     }
 }
 
-fn openssl(directory: &Path, arguments: &[&str]) -> Result<()> {
+pub(crate) fn openssl(directory: &Path, arguments: &[&str]) -> Result<()> {
     let output = Command::new("openssl").current_dir(directory).args(arguments).output().context("starting openssl")?;
     ensure!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())

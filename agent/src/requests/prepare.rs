@@ -10,8 +10,9 @@ use crate::{
     owner::Agent,
 };
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
+use datastore::ObjectError;
 use ipam::{AssignError, handle_id};
-use model::{Attachment, AttachmentId, IfaceName, Mac};
+use model::{Attachment, AttachmentId, IfaceName, Labels, Mac};
 use std::{
     net::IpAddr,
     sync::mpsc::SyncSender,
@@ -35,7 +36,7 @@ pub struct Ask {
 pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut displaced = Vec::new();
     let mut open = Vec::new();
-    for ask in asks {
+    for ask in described(agent, asks) {
         match admit(agent, &ask.prepare, &open) {
             Ok(Some(prepared)) => {
                 // Who asks again has it anew.
@@ -60,6 +61,23 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
         assign(agent, open);
     }
     displaced
+}
+
+/// With the labels of their pods, where somebody can be asked for them. Those that could not be asked for are answered.
+fn described<K: Kernel>(agent: &Agent<K>, asks: Vec<Ask>) -> Vec<Ask> {
+    let pods: Vec<_> = asks.iter().map(|ask| ask.prepare.pod.clone()).collect();
+    let labels = agent.allocator.objects().labels_of(&pods);
+    let with = |(mut ask, labels): (Ask, Result<Option<Labels>, ObjectError>)| match labels {
+        Ok(labels) => {
+            ask.prepare.labels = labels.unwrap_or(ask.prepare.labels);
+            Some(ask)
+        }
+        Err(error) => {
+            answer(&ask.reply, Err(fault(TRY_AGAIN, error)));
+            None
+        }
+    };
+    asks.into_iter().zip(labels).filter_map(with).collect()
 }
 
 /// Whoever asked for this prepare, and nobody since, is dead: no commit follows.

@@ -12,12 +12,14 @@ mod kinds;
 mod noted;
 mod object;
 mod objects;
+mod pods;
 mod tell;
 mod watched;
 
 pub use connection::{ConnectError, Connection};
 pub use gather::Machine;
 pub use objects::ClusterObjects;
+pub(crate) use pods::pods;
 pub use tell::{Remark, Report, Teller};
 
 use crate::{

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Larger objects no API server takes (k8s.io/apiserver: 3 MiB of a request). A list may be of any size: it is many objects.
-const OBJECT_MAX: usize = 3 * 1024 * 1024;
+pub(crate) const OBJECT_MAX: usize = 3 * 1024 * 1024;
 
 /// One document.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What the cluster says: a directory of manifests, read, converted and watched; and objects that agents share in it.
+//! What the cluster says: a directory of manifests, an API server or etcd, read, converted and watched; and objects that agents share.
 //! In: `DIR/*.yaml` and `DIR/.tortie/KIND/NAME.yaml`. Out: batches of [`model::Update`], and [`Problem`]s for people.
 //! Invariant: what cannot be read leaves its last good revision in force and is reported.
 //! Never: decides what a policy means; blocks without a bound.
@@ -12,6 +12,7 @@ mod convert;
 pub mod crds;
 mod document;
 pub mod durable;
+mod etcd;
 pub mod given;
 mod last_good;
 pub mod lease;
@@ -28,6 +29,7 @@ mod yaml;
 pub use catalog::Catalog;
 pub use cluster::{Cluster, ClusterObjects, ConnectError, Connection, Machine, Remark, Report, Teller};
 pub use convert::parameters;
+pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings};
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
 pub use shared::{Shared, Store};

@@ -98,8 +98,8 @@ pub enum ObjectError {
     /// A kind or name that is no file name.
     #[error("{0:?} cannot name an object: use letters, digits, '-', '_', ':' and '.', not first, at most 240 bytes")]
     InvalidName(String),
-    /// The API server refuses, cannot be reached, or says nothing.
-    #[error("{kind} {name}: the API server {server} was asked in vain: {reason}")]
+    /// The API server, or etcd, refuses, cannot be reached, or says nothing.
+    #[error("{kind} {name}: the server {server} was asked in vain: {reason}")]
     Server {
         /// The server.
         server: String,
@@ -320,7 +320,7 @@ pub(crate) fn is_object_file(path: &Path) -> bool {
     !hidden && path.extension().is_some_and(|extension| extension == "yaml")
 }
 
-fn checked(name: &str) -> Result<&str, ObjectError> {
+pub(crate) fn checked(name: &str) -> Result<&str, ObjectError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     let valid = !name.is_empty() && name.len() <= 240 && !name.starts_with('.') && name.chars().all(allowed);
     if valid { Ok(name) } else { Err(ObjectError::InvalidName(name.to_owned())) }

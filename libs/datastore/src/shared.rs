@@ -1,10 +1,10 @@
-//! Objects that agents share, whatever keeps them: a directory, or an API server.
+//! Objects that agents share, whatever keeps them: a directory, an API server, or etcd.
 //! In: objects with the resource version each was read at. Out: as written, or a typed conflict.
 //! Invariant: of two writers that read one version exactly one wins.
 //! Never: retries; whoever loses reads again and decides anew.
 
 use crate::{Object, ObjectError, Objects, given};
-use model::{NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
@@ -60,11 +60,18 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// [`ObjectError::Conflict`] if it is another meanwhile.
     fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError>;
 
-    /// Makes the addresses of pods known to all nodes. Writes nothing where they already are.
+    /// Makes the addresses of pods known to all nodes, each pod with the attachment of its first interface. Writes nothing where they
+    /// already are.
     ///
     /// # Errors
     /// The store refuses one; then none is known to be written.
-    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError>;
+    fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError>;
+
+    /// The labels of pods, of each or why not, where somebody has to be asked for them; `None`: the datastore tells of its pods, or nobody
+    /// knows them.
+    fn labels_of(&self, pods: &[PodId]) -> Vec<Result<Option<Labels>, ObjectError>> {
+        pods.iter().map(|_| Ok(None)).collect()
+    }
 
     /// Takes back what `node` said of a pod. What another node has said since stays.
     ///
@@ -118,8 +125,8 @@ impl Shared for Objects {
         Self::delete(self, kind, name, version)
     }
 
-    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
-        self.publish_all(addresses)
+    fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
+        self.publish_all(&pods.iter().map(|(address, _)| address.clone()).collect::<Vec<_>>())
     }
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {

@@ -31,12 +31,13 @@ const EDGES: [(&str, &[&str]); 15] = [
 ];
 
 /// Foreign crates that only some of ours may name. A trailing `*` stands for any end.
-const OWNERS: [(&str, &[&str], &str); 6] = [
+const OWNERS: [(&str, &[&str], &str); 7] = [
     ("aya", &["abi", "dataplane", "tests"], "programs and maps are dataplane's; abi only marks its values as plain"),
     ("aya-ebpf", &["ebpf"], "it builds only for the kernel"),
     ("netlink-packet-*", &["netlink"], "its interface changes often: one crate wraps it"),
     ("netlink-sys", &["netlink"], "one crate speaks netlink"),
     ("rtnetlink", &[], "netlink is spoken synchronously: an async one needs threads that must not change namespaces"),
+    ("tonic*", &["datastore"], "only datastore speaks with etcd"),
     ("kube", &["datastore", "tests"], "only datastore hears the cluster; a bench fills one"),
 ];
 
@@ -44,12 +45,12 @@ const OWNERS: [(&str, &[&str], &str); 6] = [
 const UNREACHABLE: [(&[&str], &[&str], &str); 2] = [
     (
         &PURE,
-        &["tokio", "kube", "aya", "rtnetlink", "netlink-*", "rustix", "libc"],
+        &["tokio", "kube", "tonic", "aya", "rtnetlink", "netlink-*", "rustix", "libc"],
         "pure crates decide over values: no task, no client, no kernel",
     ),
     (
         &["netlink", "cni", "ipam", "model"],
-        &["tokio", "kube", "aya"],
+        &["tokio", "kube", "tonic", "aya"],
         "the CNI binary starts once per pod: small, and with no async runtime",
     ),
 ];

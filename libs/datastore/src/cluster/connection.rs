@@ -51,7 +51,7 @@ pub enum ConnectError {
 
 /// Why a question has no answer.
 #[derive(Debug)]
-pub(super) enum Unanswered {
+pub(crate) enum Unanswered {
     /// The server refuses, or cannot be reached.
     Refused(Error),
     /// It says nothing.
@@ -173,7 +173,7 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer. To be called by threads that are not the runtime's.
-    pub(super) fn ask<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Unanswered> {
+    pub(crate) fn ask<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Unanswered> {
         let silent_until = *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
         if silent_until.is_some_and(|until| Instant::now() < until) {
             return Err(Unanswered::Silent);

@@ -21,7 +21,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
-use model::{NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use serde_json::{Value, json};
 use std::{
     net::IpAddr,
@@ -208,8 +208,8 @@ impl Shared for ClusterObjects {
     }
 
     /// At the pods themselves, as Calico's plugin does: others know a pod's addresses before its kubelet has told them.
-    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
-        addresses.iter().try_for_each(|told| self.annotate(&told.pod, &told.node, &annotations(&told.addresses)))
+    fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
+        pods.iter().try_for_each(|(told, _)| self.annotate(&told.pod, &told.node, &annotations(&told.addresses)))
     }
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {

@@ -1,9 +1,12 @@
 //! Kinds: which objects are read, and what names them.
 //! In: an API version and a kind, and an object's metadata. Out: a kind, and the key of one of its objects.
 //! Invariant: an object has the key it would have if it could be read, and the same in every API group.
-//! Never: looks into a spec, but for an object of our own whose name does not say enough.
+//! Never: looks into a spec, but for objects whose name does not say enough: some of our own, and an endpoint, which is its pod's.
 
-use super::{calico::Group, field::Meta};
+use super::{
+    calico::{Group, workloadendpoint},
+    field::Meta,
+};
 use crate::{given, workload};
 use model::{EndpointSliceId, NamespaceName, NetworkSetId, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId};
 use serde_json::Value;
@@ -27,6 +30,9 @@ pub(super) enum Kind {
     HostEndpoint,
     FelixConfiguration,
     IpPool,
+    /// Calico's own word on a node.
+    CalicoNode,
+    WorkloadEndpoint,
     WorkloadAddress,
     ServiceAddresses,
 }
@@ -69,6 +75,8 @@ impl Kind {
             "Profile" => Some(Self::Profile),
             "HostEndpoint" => Some(Self::HostEndpoint),
             "FelixConfiguration" => Some(Self::FelixConfiguration),
+            "Node" => Some(Self::CalicoNode),
+            "WorkloadEndpoint" => Some(Self::WorkloadEndpoint),
             _ => None,
         }
     }
@@ -83,7 +91,8 @@ impl Kind {
         match self {
             Self::Pod => ResourceKey::Pod(PodId { namespace, name: name.into() }),
             Self::Namespace => ResourceKey::Namespace(name.into()),
-            Self::Node => ResourceKey::Node(name.into()),
+            Self::Node | Self::CalicoNode => ResourceKey::Node(name.into()),
+            Self::WorkloadEndpoint => ResourceKey::Pod(workloadendpoint::pod_id(meta, value)),
             Self::ServiceAccount => ResourceKey::ServiceAccount(namespace, name),
             Self::Policy(kind, _) => ResourceKey::Policy(policy_id(kind, meta)),
             Self::Tier => ResourceKey::Tier(name.into()),

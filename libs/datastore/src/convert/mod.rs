@@ -134,6 +134,8 @@ fn resource(
             Resource::FelixConfiguration(calico::felixconfiguration::convert(meta, value, unreadable)?)
         }
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
+        Kind::CalicoNode => Resource::Node(calico::node::convert(meta, value)?),
+        Kind::WorkloadEndpoint => Resource::Pod(calico::workloadendpoint::convert(meta, value, unreadable)?.into()),
         Kind::WorkloadAddress => {
             let address: WorkloadAddress = read("spec", value)?;
             if workload::object_name(&address.pod) != meta.name {

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::{Objects, Shared};
-use model::{NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
     error::Error,
     sync::{
@@ -63,8 +63,8 @@ impl Shared for Slow {
     fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
         self.after(Shared::delete(&self.objects, kind, name, version))
     }
-    fn publish(&self, addresses: &[WorkloadAddress]) -> Result<(), ObjectError> {
-        self.after(Shared::publish(&self.objects, addresses))
+    fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
+        self.after(Shared::publish(&self.objects, pods))
     }
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         self.after(Shared::withdraw(&self.objects, pod, node))

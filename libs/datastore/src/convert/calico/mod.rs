@@ -12,12 +12,14 @@ pub(super) mod hostendpoint;
 mod limit;
 pub(super) mod metadata;
 pub(super) mod networkset;
+pub(super) mod node;
 pub mod parameters;
 pub(super) mod policy;
 pub(super) mod profile;
 mod rule;
 mod service;
 pub(super) mod tier;
+pub(super) mod workloadendpoint;
 
 /// An API group of Calico's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

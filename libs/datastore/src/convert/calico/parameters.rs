@@ -105,6 +105,18 @@ const GROUPS: &[Group] = &[
         &[("CgroupV2Path", "cgroupV2Path"), ("DebugBPFCgroupV2", "")],
     ),
     (Standing::AtStart, "`datastore`", &[("DatastoreType", "")]),
+    (
+        Standing::AtStart,
+        "`etcdEndpoints` and the settings beside it",
+        &[
+            ("EtcdAddr", ""),
+            ("EtcdScheme", ""),
+            ("EtcdKeyFile", ""),
+            ("EtcdCertFile", ""),
+            ("EtcdCaFile", ""),
+            ("EtcdEndpoints", ""),
+        ],
+    ),
     (Standing::AtStart, "`node`", &[("FelixHostname", "")]),
     (
         Standing::AtStart,
@@ -219,18 +231,6 @@ const GROUPS: &[Group] = &[
         Standing::NotYet,
         "a field of packets is not marked yet",
         &[("IstioAmbientMode", "istioAmbientMode"), ("IstioDSCPMark", "istioDSCPMark")],
-    ),
-    (
-        Standing::NotYet,
-        "etcd is no datastore yet",
-        &[
-            ("EtcdAddr", ""),
-            ("EtcdScheme", ""),
-            ("EtcdKeyFile", ""),
-            ("EtcdCertFile", ""),
-            ("EtcdCaFile", ""),
-            ("EtcdEndpoints", ""),
-        ],
     ),
     (
         Standing::NotYet,

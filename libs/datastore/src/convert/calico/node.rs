@@ -1,0 +1,92 @@
+//! Calico's Node, as it lies in etcd.
+//! In: a Node (libcalico-go/lib/apis/v3/node.go). Out: [`model::Node`].
+//! Invariant: the addresses by which nodes reach each other come first.
+//! Never: an address twice.
+
+use super::super::{
+    InvalidField,
+    field::{Meta, read},
+};
+use model::{Cidr, Node};
+use serde::Deserialize;
+use serde_json::Value;
+use std::net::IpAddr;
+
+#[derive(Deserialize)]
+struct Spec {
+    bgp: Option<Bgp>,
+    addresses: Option<Vec<Address>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Bgp {
+    ipv4_address: Option<String>,
+    ipv6_address: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    address: String,
+}
+
+pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Node, InvalidField> {
+    let spec: Spec = read("spec", object)?;
+    let mut addresses = Vec::new();
+    let bgp = spec.bgp.unwrap_or(Bgp { ipv4_address: None, ipv6_address: None });
+    let own = [("spec.bgp.ipv4Address", bgp.ipv4_address), ("spec.bgp.ipv6Address", bgp.ipv6_address)];
+    for (path, text) in own {
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            add(&mut addresses, address(path, &text)?);
+        }
+    }
+    for (index, entry) in spec.addresses.unwrap_or_default().into_iter().enumerate() {
+        add(&mut addresses, address(&format!("spec.addresses[{index}].address"), &entry.address)?);
+    }
+    Ok(Node { name: meta.name.as_str().into(), addresses, labels: meta.labels() })
+}
+
+fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) {
+    if !addresses.contains(&address) {
+        addresses.push(address);
+    }
+}
+
+/// With the length of its network, or without.
+fn address(path: &str, text: &str) -> Result<IpAddr, InvalidField> {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let found: Option<IpAddr> = address.parse().ok();
+    let is_network = length.is_none() || text.parse::<Cidr>().is_ok();
+    found
+        .filter(|_| is_network)
+        .ok_or_else(|| InvalidField::new(path, format!("{text:?} is not an address such as 192.0.2.1 or 192.0.2.1/24")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::{known, refusal};
+    use model::Resource;
+
+    fn text(spec: &str) -> String {
+        format!(
+            "{{apiVersion: projectcalico.org/v3, kind: Node, metadata: {{name: n1, labels: {{a: b}}}}, spec: {spec}}}"
+        )
+    }
+
+    #[test]
+    fn a_node_has_the_address_of_bgp_first_and_each_once() {
+        let Resource::Node(node) = known(&text(
+            "{bgp: {asNumber: 64512, ipv4Address: 192.0.2.1/24, ipv6Address: '2001:db8::1/64'},
+              addresses: [{address: 192.0.2.1/24, type: CalicoNodeIP}, {address: 198.51.100.7, type: InternalIP}]}",
+        ))
+        .0
+        else {
+            panic!("a node")
+        };
+        let addresses: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["192.0.2.1", "2001:db8::1", "198.51.100.7"]);
+        assert_eq!((&*node.name.0, node.labels.get("a")), ("n1", Some("b")));
+        assert!(refusal(&text("{bgp: {ipv4Address: here}}")).starts_with("spec.bgp.ipv4Address: \"here\" is not"));
+        assert!(refusal(&text("{addresses: [{address: 192.0.2.1/99}]}")).starts_with("spec.addresses[0].address: "));
+    }
+}

@@ -1,0 +1,202 @@
+//! WorkloadEndpoint, as it lies in etcd: a pod as Calico's plugin writes it, with the labels that Calico's controllers keep there.
+//! In: a WorkloadEndpoint (libcalico-go/lib/apis/v3/workload_endpoint.go). Out: [`model::Pod`].
+//! Invariant: it is the pod that it names; labels that Calico gives by itself are not the pod's own.
+//! Never: profiles of its own: a pod has those of its namespace and its account.
+
+use super::{
+    super::{
+        InvalidField,
+        field::{Meta, is_object_name, read, spec},
+        port,
+        service::{created, host_address},
+    },
+    rule,
+};
+use model::{
+    Cidr, FloatingIps, Labels, NamedPort, Pod, PodId, Profile,
+    label::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use std::net::IpAddr;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    node: Option<String>,
+    service_account_name: Option<String>,
+    ip_networks: Option<Vec<String>>,
+    #[serde(rename = "ipNATs")]
+    ip_nats: Option<Vec<Nat>>,
+    profiles: Option<Vec<String>>,
+    ports: Option<Vec<Port>>,
+}
+
+#[derive(Deserialize)]
+struct Nat {
+    #[serde(rename = "externalIP")]
+    external_ip: String,
+}
+
+#[derive(Deserialize)]
+struct Port {
+    name: Option<String>,
+    protocol: Value,
+    port: Value,
+}
+
+/// The pod, or what else runs there; where nobody says, what it calls itself.
+pub(in super::super) fn pod_id(meta: &Meta, object: &Value) -> PodId {
+    let said = |field: &str| object.pointer(field).and_then(Value::as_str).filter(|name| is_object_name(name));
+    let name = said("/spec/pod").or_else(|| said("/spec/workload")).unwrap_or(&meta.name);
+    PodId { namespace: meta.namespace(), name: name.into() }
+}
+
+pub(in super::super) fn convert(
+    meta: &Meta,
+    object: &Value,
+    unreadable: &mut Vec<InvalidField>,
+) -> Result<Pod, InvalidField> {
+    spec(object)?;
+    let spec: Spec = read("spec", object)?;
+    let id = pod_id(meta, object);
+    let addresses = spec.ip_networks.unwrap_or_default().into_iter().enumerate();
+    let addresses = addresses.map(|(index, text)| host(&format!("spec.ipNetworks[{index}]"), &text));
+    let account = spec.service_account_name.filter(|name| !name.is_empty());
+    let account = account.or_else(|| meta.label(SERVICE_ACCOUNT).map(str::to_owned));
+    complain_of_profiles(&id, account.as_deref(), spec.profiles.as_deref().unwrap_or_default(), unreadable);
+    Ok(Pod {
+        labels: own(&meta.labels()),
+        service_account: account.map(Into::into),
+        addresses: addresses.collect::<Result<_, _>>()?,
+        ports: ports(spec.ports.unwrap_or_default())?,
+        floating: floating(spec.ip_nats.unwrap_or_default(), object, unreadable),
+        ..Pod::bare(id, spec.node.filter(|name| !name.is_empty()).map(Into::into))
+    })
+}
+
+/// Without those that Calico gives by itself.
+fn own(labels: &Labels) -> Labels {
+    labels.iter().filter(|(key, _)| ![NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT].contains(key)).collect()
+}
+
+fn host(path: &str, text: &str) -> Result<IpAddr, InvalidField> {
+    let network: Option<Cidr> = text.parse().ok();
+    network
+        .filter(|network| Cidr::host(network.network()) == *network)
+        .map(|network| network.network())
+        .ok_or_else(|| InvalidField::new(path, format!("{text:?} is not an address such as 10.65.0.2/32")))
+}
+
+fn ports(written: Vec<Port>) -> Result<Box<[NamedPort]>, InvalidField> {
+    let named = written.into_iter().enumerate().filter_map(|(index, port)| {
+        let name = port.name.clone().filter(|name| !name.is_empty())?;
+        Some((index, name, port))
+    });
+    let read = |(index, name, written): (usize, String, Port)| {
+        let at = format!("spec.ports[{index}].protocol");
+        let protocol = rule::protocol(&at, Some(&written.protocol))?
+            .ok_or_else(|| InvalidField::new(&at, "is required where a port has a name"))?;
+        let port = port::number(&format!("spec.ports[{index}].port"), &written.port)?;
+        Ok(NamedPort { name: name.into(), protocol, port })
+    };
+    named.map(read).collect()
+}
+
+/// As Calico's plugin has read them from the pod.
+fn floating(nats: Vec<Nat>, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {
+    if nats.is_empty() {
+        return None;
+    }
+    let mut floating = FloatingIps { addresses: Vec::new(), unread: None, created: created(object) };
+    for (index, nat) in nats.into_iter().enumerate() {
+        match host_address(&nat.external_ip) {
+            Some(address) => floating.addresses.push(address),
+            None => {
+                let reason = format!("{:?} is no address that could float", nat.external_ip);
+                let path = format!("spec.ipNATs[{index}].externalIP");
+                unreadable.push(InvalidField::new(&path, &reason).so("no address floats to the pod"));
+                floating.unread = Some(reason);
+            }
+        }
+    }
+    if floating.unread.is_some() {
+        floating.addresses.clear();
+    }
+    Some(Box::new(floating))
+}
+
+fn complain_of_profiles(id: &PodId, account: Option<&str>, profiles: &[String], unreadable: &mut Vec<InvalidField>) {
+    let own = [
+        Some(Profile::of_namespace(&id.namespace)),
+        account.map(|account| Profile::of_account(&id.namespace, account)),
+    ];
+    for (index, name) in profiles.iter().enumerate().filter(|(_, name)| !own.iter().flatten().any(|own| own == *name)) {
+        let reason = format!("{name:?} is not the profile of the pod's namespace or account; it is not asked");
+        unreadable.push(InvalidField::new(&format!("spec.profiles[{index}]"), reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::tests::{known, refusal},
+        *,
+    };
+    use model::{Protocol, Resource};
+
+    fn text(spec: &str) -> String {
+        let labels = "{app: web, projectcalico.org/namespace: shop, projectcalico.org/orchestrator: k8s, \
+                      projectcalico.org/serviceaccount: clerk}";
+        let metadata = format!("{{namespace: shop, name: n1-k8s-web--0-eth0, labels: {labels}}}");
+        format!("{{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {metadata}, spec: {spec}}}")
+    }
+
+    fn pod(spec: &str) -> (Pod, Vec<String>) {
+        match known(&text(spec)) {
+            (Resource::Pod(pod), unreadable) => ((*pod).clone(), unreadable),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_its_pod_with_the_labels_addresses_ports_and_floating_addresses_that_it_says() {
+        let (pod, unreadable) = pod(
+            "{orchestrator: k8s, node: n1, pod: web-0, endpoint: eth0, containerID: c1, interfaceName: cali1, mac: '0a:00:00:00:00:01',
+              profiles: [kns.shop, ksa.shop.clerk], ipNetworks: [10.65.0.2/32, 'fd00:65::2/128'],
+              ipNATs: [{internalIP: 10.65.0.2, externalIP: 192.0.2.7}],
+              ports: [{name: http, protocol: TCP, port: 8080}, {name: '', protocol: UDP, port: 53}]}",
+        );
+        assert_eq!(unreadable, [""; 0]);
+        assert_eq!(
+            (pod.id.to_string(), pod.node.map(|node| node.to_string())),
+            ("shop/web-0".into(), Some("n1".into()))
+        );
+        assert_eq!(pod.labels.iter().collect::<Vec<_>>(), [("app", "web")]);
+        assert_eq!(pod.service_account.as_deref(), Some("clerk"));
+        assert_eq!(pod.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.65.0.2", "fd00:65::2"]);
+        let ports: Vec<_> = pod.ports.iter().map(|port| (&*port.name.0, port.protocol, port.port)).collect();
+        assert_eq!(ports, [("http", Protocol::TCP, 8080)]);
+        assert_eq!(
+            pod.floating.map(|floating| floating.addresses),
+            Some(vec!["192.0.2.7".parse().expect("an address")])
+        );
+    }
+
+    #[test]
+    fn what_is_no_pods_address_is_refused_and_a_profile_that_is_not_asked_is_named() {
+        assert!(
+            refusal(&text("{node: n1, pod: web-0, ipNetworks: [10.65.0.0/24]}")).starts_with("spec.ipNetworks[0]: ")
+        );
+        assert!(
+            refusal(&text("{node: n1, pod: web-0, ports: [{name: a, protocol: TCP, port: 0}]}"))
+                .starts_with("spec.ports[0].port")
+        );
+        let (_, said) = pod("{node: n1, pod: web-0, profiles: [kns.shop, special], ipNATs: [{externalIP: here}]}");
+        assert!(
+            said.iter().any(|said| said.starts_with("spec.profiles[1]: \"special\" is not the profile")),
+            "{said:?}"
+        );
+        assert!(said.iter().any(|said| said.starts_with("spec.ipNATs[0].externalIP: ")), "{said:?}");
+    }
+}

@@ -1,0 +1,118 @@
+//! etcd as a datastore, in Calico's layout: everything listed at one revision, then watched.
+//! In: endpoints. Out: batches of updates.
+//! Invariant: the first batch is everything that there is and ends with `InSync`; an etcd that is slow, absent or empty takes nothing
+//! away.
+//! Never: writes but in `objects`, what agents share, and a pod's endpoint.
+
+mod connection;
+mod gather;
+mod layout;
+mod message;
+mod objects;
+mod pages;
+mod pods;
+mod records;
+mod watched;
+
+pub use connection::{EtcdConnection, EtcdError, EtcdSettings};
+pub use objects::EtcdObjects;
+
+use crate::{
+    Batch, OpenError, Problem,
+    standing::{Standing, Told},
+    watch::{BATCHES_MAX, Updates},
+};
+use gather::Gather;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        PoisonError,
+        mpsc::{self, SyncSender},
+    },
+    thread,
+};
+use tokio::sync::{
+    mpsc::{Receiver, channel, error::TryRecvError},
+    oneshot,
+};
+
+/// What may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
+const SAID_AT_ONCE: usize = 4096;
+
+/// A watched etcd. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Etcd {
+    told: Told,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Etcd {
+    /// Watches it. Returns at once: the first batch comes when everything was listed, however long that takes. In `last_good`, a
+    /// folder of its own, the policies in force outlive the process.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn open(connection: &EtcdConnection, last_good: Option<&Path>) -> Result<(Self, Updates), EtcdError> {
+        let told = Told::default();
+        let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
+        if let Some(path) = last_good {
+            let failed = |error: io::Error| OpenError::LastGood { path: path.to_owned(), reason: error.to_string() };
+            standing.remember(path).map_err(|error| EtcdError::LastGood(failed(error)))?;
+        }
+        let (stop, stopped) = oneshot::channel();
+        let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
+        let connection = connection.clone();
+        let gather = Gather::new(standing, connection.name().to_owned());
+        let run = move || connection.runtime().block_on(run(&connection, gather, send, stopped));
+        let spawned = thread::Builder::new().name("datastore".into()).spawn(run);
+        spawned.map_err(|error| EtcdError::Client(error.to_string()))?;
+        Ok((Self { told, _stop: stop }, updates))
+    }
+
+    /// All that is wrong with the objects and with the watch itself now.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn run(connection: &EtcdConnection, gather: Gather, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
+    let (say, heard) = channel(SAID_AT_ONCE);
+    tokio::select! {
+        _ = stopped => {}
+        () = watched::run(connection, &say) => {}
+        () = follow(connection, gather, heard, &send) => {}
+    }
+}
+
+/// Until the receiver is dropped.
+async fn follow(
+    connection: &EtcdConnection,
+    mut gather: Gather,
+    mut heard: Receiver<watched::Said>,
+    send: &SyncSender<Batch>,
+) {
+    loop {
+        // While nothing has come, the last good policies are written down, one by one.
+        let first = match heard.try_recv() {
+            Ok(said) => Some(said),
+            Err(TryRecvError::Empty) if gather.keep_one() => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Err(_) => heard.recv().await,
+        };
+        let Some(first) = first else { return };
+        gather.hear(first);
+        for _ in 1..SAID_AT_ONCE {
+            let Ok(said) = heard.try_recv() else { break };
+            gather.hear(said);
+        }
+        connection.pause(gather.is_locked());
+        let batch = gather.batch();
+        if !batch.is_empty() && send.send(batch).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What comes into force of what etcd says, and when.
+//! In: lists and changes. Out: updates, and problems for people.
+//! Invariant: nothing goes that is still there, or of which nobody knows.
+//! Never: asks an etcd.
+
+use super::*;
+use crate::standing::Told;
+use model::{Resource, ResourceKey};
+use std::sync::PoisonError;
+
+const OPEN: &str = r#"{"spec": {"datastoreReady": true}}"#;
+const LOCKED: &str = r#"{"spec": {"datastoreReady": false}}"#;
+
+struct Bench {
+    gather: Gather,
+    told: Told,
+    place: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::in_place(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn in_place(place: tempfile::TempDir) -> Self {
+        let told = Told::default();
+        let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
+        standing.remember(&place.path().join("last-good")).expect("a folder");
+        Self { gather: Gather::new(standing, "http://etcd:2379".into()), told, place }
+    }
+
+    /// The agent ends, and another one starts.
+    fn again(mut self) -> Self {
+        while self.gather.keep_one() {}
+        Self::in_place(self.place)
+    }
+
+    fn is(&mut self, name: &str, value: &str) {
+        self.gather.hear(Said::Is(format!("{}{name}", layout::RESOURCES), value.into()));
+    }
+
+    fn gone(&mut self, name: &str) {
+        self.gather.hear(Said::Gone(format!("{}{name}", layout::RESOURCES)));
+    }
+
+    fn list(&mut self, objects: &[(&str, &str)]) {
+        self.gather.hear(Said::Listing);
+        objects.iter().for_each(|(name, value)| self.is(name, value));
+        self.gather.hear(Said::Listed);
+    }
+
+    fn news(&mut self) -> Vec<String> {
+        let said = |update| match update {
+            Update::Set(resource) => format!("+{}", Resource::key(&resource)),
+            Update::Gone(key) => format!("-{}", ResourceKey::to_string(&key)),
+            other => format!("{other:?}"),
+        };
+        self.gather.batch().into_iter().map(said).collect()
+    }
+
+    fn problems(&self) -> String {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.iter().map(|problem| format!("{problem}\n")).collect()
+    }
+}
+
+fn tier(order: u32) -> String {
+    format!(
+        r#"{{"kind": "Tier", "apiVersion": "projectcalico.org/v3", "metadata": {{"name": "a"}}, "spec": {{"order": {order}}}}}"#
+    )
+}
+
+#[test]
+fn nothing_is_in_force_before_the_list_is_over_and_what_a_later_one_lacks_goes_when_that_is_over() {
+    let mut bench = Bench::new();
+    bench.gather.hear(Said::Listing);
+    bench.is(INFORMATION, OPEN);
+    bench.is("tiers/a", &tier(1));
+    assert_eq!(bench.news(), [""; 0]);
+    bench.gather.hear(Said::Listed);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
+    // The watch was lost, and what it would have said is not kept any more.
+    bench.gather.hear(Said::Listing);
+    bench.is(INFORMATION, OPEN);
+    bench.is("tiers/b", &tier(2));
+    assert_eq!(bench.news(), ["+Tier b"], "a may still come");
+    bench.gather.hear(Said::Listed);
+    assert_eq!(bench.news(), ["-Tier a"]);
+    bench.gone("tiers/b");
+    assert_eq!(bench.news(), ["-Tier b"]);
+}
+
+#[test]
+fn an_etcd_in_which_nothing_is_takes_nothing_away() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
+    bench.list(&[]);
+    assert!(bench.gather.is_locked());
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.problems().contains("clusterinformations/default: there is none"), "{}", bench.problems());
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
+    assert_eq!((bench.news(), bench.problems()), (vec![], String::new()));
+}
+
+#[test]
+fn while_calicos_objects_are_locked_nothing_comes_into_force() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, LOCKED), ("tiers/a", &tier(1))]);
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.problems().contains("datastoreReady is not true"), "{}", bench.problems());
+    bench.is(INFORMATION, OPEN);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
+    bench.is(INFORMATION, LOCKED);
+    bench.gone("tiers/a");
+    assert_eq!(bench.news(), [""; 0]);
+    bench.gather.hear(Said::Listing);
+    assert_eq!(bench.news(), [""; 0], "a list that begins unlocks nothing");
+    bench.is(INFORMATION, OPEN);
+    assert_eq!(bench.news(), ["-Tier a"]);
+}
+
+#[test]
+fn what_cannot_be_read_keeps_its_last_good_revision_over_a_restart_too() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1)), ("tiers/b", &tier(2))]);
+    assert_eq!(bench.news(), ["+Tier a", "+Tier b", "InSync"]);
+    while bench.gather.keep_one() {}
+    bench.is("tiers/a", "no JSON");
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.problems().contains("tiers/a: is no JSON"), "{}", bench.problems());
+    let mut bench = bench.again();
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", "no JSON")]);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"], "b is gone, and a was good when the agent last ran");
+}
+
+#[test]
+fn trouble_is_told_and_takes_nothing_away() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
+    bench.news();
+    bench.gather.hear(Said::Trouble(Some("it does not answer".into())));
+    assert_eq!(bench.problems(), "http://etcd:2379: it does not answer; all stays as it was\n");
+    assert_eq!(bench.news(), [""; 0]);
+    bench.gather.hear(Said::Trouble(None));
+    assert_eq!(bench.problems(), "");
+}
+
+#[test]
+fn keys_of_others_mean_nothing() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("bgppeers/a", "{"), ("tiers", "{"), ("a/b/c/d", "{")]);
+    bench.gather.hear(Said::Is("/calico/felix/v2/no-region/host/n1/status".into(), b"{".to_vec()));
+    assert_eq!((bench.news(), bench.problems()), (vec!["InSync".to_owned()], String::new()));
+}

@@ -1,0 +1,268 @@
+//! Objects that agents share, in etcd: Calico's own where Calico keeps them; and what is told of pods, as their endpoints.
+//! In: objects with the revision each was read at. Out: as written, or a typed conflict.
+//! Invariant: a write names the revisions it was decided on, and is done as a whole or not at all.
+//! Never: retries what agents share; writes what is there already.
+
+use super::{
+    connection::{EtcdConnection, Unanswered, Write},
+    message::{Compare, Delete, EQUAL, KeyValue, MOD, Put, RangeRequest, Step, TxnRequest},
+    pages::Pages,
+    pods, records,
+};
+use crate::{Connection, Object, ObjectError, Shared, cluster, given, lease};
+use model::{Attachment, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use std::{collections::BTreeSet, time::Duration};
+
+/// So long one page of a list may take.
+const PAGE_PATIENCE: Duration = Duration::from_secs(3);
+/// Objects that are written as a whole; etcd takes 128 steps by default.
+const STEPS_MAX: usize = 64;
+/// Tries, where somebody else writes the same endpoint.
+const ATTEMPTS: u32 = 8;
+
+/// The shared objects of an etcd. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EtcdObjects {
+    connection: EtcdConnection,
+    /// Who knows the pods.
+    cluster: Option<Connection>,
+}
+
+impl EtcdObjects {
+    /// Of this etcd; the cluster is asked what its pods are.
+    #[must_use]
+    pub fn of(connection: EtcdConnection, cluster: Option<Connection>) -> Self {
+        Self { connection, cluster }
+    }
+
+    fn error(&self, (kind, name): (&str, &str), reason: impl ToString) -> ObjectError {
+        let server = self.connection.name().to_owned();
+        ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Nothing of Calico's is written while it is locked.
+    fn begin(&self, write: Write, what: (&str, &str)) -> Result<(), ObjectError> {
+        if self.connection.is_paused() && [Write::Addresses, Write::Pod].contains(&write) {
+            let reason =
+                "ClusterInformation does not say that datastoreReady is true: nothing is written until it does";
+            return Err(self.error(what, reason));
+        }
+        self.connection.count(write);
+        Ok(())
+    }
+
+    fn one(&self, what: (&str, &str), key: &str) -> Result<Option<KeyValue>, ObjectError> {
+        let question = RangeRequest { key: key.into(), ..RangeRequest::default() };
+        let answer = self.connection.ask(self.connection.range(&question));
+        Ok(answer.map_err(|unanswered| self.error(what, unanswered))?.kvs.pop())
+    }
+
+    fn all(&self, what: (&str, &str), prefix: &str) -> Result<Vec<KeyValue>, ObjectError> {
+        let listed = self.connection.ask(async {
+            let (mut pages, mut all) = (Pages::of(prefix), Vec::new());
+            while let Some(page) = pages.next(&self.connection, PAGE_PATIENCE).await? {
+                all.extend(page);
+            }
+            Ok::<_, Unanswered>(all)
+        });
+        listed.map_err(|unanswered| self.error(what, unanswered))
+    }
+
+    fn read(&self, kind: &str, kv: &KeyValue) -> Result<Option<Object>, ObjectError> {
+        let key = String::from_utf8_lossy(&kv.key);
+        let damaged = |reason| self.error((kind, ""), format!("under {key} stands what cannot be read: {reason}"));
+        records::read(kind, &key, &kv.value, kv.mod_revision).map_err(damaged)
+    }
+
+    /// The key of the object of this name.
+    fn key(&self, kind: &str, name: &str) -> Result<Option<String>, ObjectError> {
+        if kind != records::AFFINITY {
+            let key = records::key_of_name(kind, name).ok_or_else(|| ObjectError::InvalidName(name.to_owned()))?;
+            return Ok(Some(key));
+        }
+        // Where the node's name ends and the block's begins its name does not say.
+        for kv in self.all((kind, name), &records::prefix(kind))? {
+            if self.read(kind, &kv)?.is_some_and(|object| object.metadata.name == name) {
+                return Ok(Some(String::from_utf8_lossy(&kv.key).into_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Steps that are done only if every key is as it was when this was decided. `None`: one is not.
+    fn transact(&self, what: (&str, &str), steps: Vec<(Compare, Step)>) -> Result<Option<i64>, ObjectError> {
+        let (compare, success) = steps.into_iter().unzip();
+        let question = TxnRequest { compare, success };
+        let answer = self.connection.ask(self.connection.transact(&question));
+        let answer = answer.map_err(|unanswered| self.error(what, unanswered))?;
+        Ok(answer.succeeded.then(|| answer.header.unwrap_or_default().revision))
+    }
+
+    /// As a whole or not at all.
+    fn write_together(&self, objects: &[Object]) -> Result<Vec<Object>, ObjectError> {
+        let (mut steps, mut keys) = (Vec::with_capacity(objects.len()), BTreeSet::new());
+        for object in objects {
+            let what = (&*object.kind, &*object.metadata.name);
+            let (key, value) = records::written(object).map_err(|reason| self.error(what, reason))?;
+            // One that comes twice was not read at the revision that the first gives it.
+            if !keys.insert(key.clone()) {
+                return Err(conflict(object));
+            }
+            self.begin(write_of(&object.kind), what)?;
+            steps.push((unchanged(&key, revision(object)), put(&key, value.to_string().into_bytes())));
+        }
+        let Some(first) = objects.first() else { return Ok(Vec::new()) };
+        let done = self.transact((&first.kind, &first.metadata.name), steps)?;
+        let revision = done.ok_or_else(|| conflict(first))?.to_string();
+        let mut written = objects.to_vec();
+        written.iter_mut().for_each(|object| object.metadata.resource_version = Some(revision.clone()));
+        Ok(written)
+    }
+
+    fn publish_one(&self, address: &WorkloadAddress, attachment: &Attachment) -> Result<(), ObjectError> {
+        let name = address.pod.to_string();
+        let what = (pods::KIND, &*name);
+        let key = pods::key(address, attachment);
+        for _ in 0..ATTEMPTS {
+            let found = self.one(what, &key)?;
+            let before = found.as_ref().map(|kv| &*kv.value);
+            let Some(mut now) = pods::endpoint(before, address, attachment) else { return Ok(()) };
+            if let Some(cluster) = self.cluster.as_ref().filter(|_| !pods::is_of_container(before, attachment)) {
+                let told = cluster::pods(cluster, std::slice::from_ref(&address.pod)).pop();
+                let pod = told.ok_or_else(|| self.error(what, "nobody knows it"))??;
+                pods::describe(&mut now, &pod);
+            }
+            self.begin(Write::Pod, what)?;
+            let at = found.as_ref().map_or(0, |kv| kv.mod_revision);
+            if self.transact(what, vec![(unchanged(&key, at), put(&key, now.to_string().into_bytes()))])?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(self.error(what, "others kept writing it at the same time"))
+    }
+}
+
+impl Shared for EtcdObjects {
+    fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        let Some(key) = self.key(kind, name)? else { return Ok(None) };
+        match self.one((kind, name), &key)? {
+            Some(kv) => self.read(kind, &kv),
+            None => Ok(None),
+        }
+    }
+
+    fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        let all = self.all((kind, ""), &records::prefix(kind))?;
+        all.iter().filter_map(|kv| self.read(kind, kv).transpose()).collect()
+    }
+
+    fn create(&self, object: &Object) -> Result<Object, ObjectError> {
+        let mut fresh = object.clone();
+        fresh.metadata.resource_version = None;
+        self.write_together(std::slice::from_ref(&fresh)).map(|mut written| written.remove(0))
+    }
+
+    fn update(&self, object: &Object) -> Result<Object, ObjectError> {
+        if revision(object) == 0 {
+            return Err(conflict(object));
+        }
+        self.write_together(std::slice::from_ref(object)).map(|mut written| written.remove(0))
+    }
+
+    /// All or none, up to as many as etcd takes at once.
+    fn write_all(&self, objects: &[Object]) -> Result<Vec<Object>, ObjectError> {
+        let mut written = Vec::with_capacity(objects.len());
+        for together in objects.chunks(STEPS_MAX) {
+            written.extend(self.write_together(together)?);
+        }
+        Ok(written)
+    }
+
+    fn delete(&self, kind: &str, name: &str, version: Option<&str>) -> Result<bool, ObjectError> {
+        let what = (kind, name);
+        let Some(key) = self.key(kind, name)? else { return Ok(false) };
+        let Some(found) = self.one(what, &key)? else { return Ok(false) };
+        let is_it = version.is_none_or(|version| *version == found.mod_revision.to_string());
+        self.begin(write_of(kind), what)?;
+        let step = (unchanged(&key, found.mod_revision), remove(&key));
+        if is_it && self.transact(what, vec![step])?.is_some() {
+            return Ok(true);
+        }
+        let (kind, name, found) = (kind.to_owned(), name.to_owned(), "another".to_owned());
+        Err(ObjectError::Conflict { kind, name, wanted: version.unwrap_or_default().to_owned(), found })
+    }
+
+    /// As Calico's plugin does: by the pod's endpoint.
+    fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
+        pods.iter().try_for_each(|(address, attachment)| self.publish_one(address, attachment))
+    }
+
+    /// As Calico's plugin does before it wires a pod.
+    fn labels_of(&self, pods: &[PodId]) -> Vec<Result<Option<Labels>, ObjectError>> {
+        match &self.cluster {
+            Some(cluster) => {
+                cluster::pods(cluster, pods).into_iter().map(|pod| Ok(Some(pod?.labels.clone()))).collect()
+            }
+            None => pods.iter().map(|_| Ok(None)).collect(),
+        }
+    }
+
+    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
+        let name = pod.to_string();
+        let what = (pods::KIND, &*name);
+        for kv in self.all(what, &pods::prefix(pod, node))? {
+            if !pods::is_of(&kv.value, pod, node) {
+                continue;
+            }
+            self.begin(Write::Pod, what)?;
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            let step = (unchanged(&key, kv.mod_revision), remove(&key));
+            if self.transact(what, vec![step])?.is_none() {
+                return Err(self.error(what, "somebody else has written it meanwhile"));
+            }
+        }
+        Ok(())
+    }
+
+    fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
+        given::tell(self, given)
+    }
+
+    fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
+        given::take_back(self, service)
+    }
+}
+
+fn write_of(kind: &str) -> Write {
+    match kind {
+        lease::KIND => Write::Lease,
+        kind if records::is_calicos(kind) => Write::Addresses,
+        _ => Write::Service,
+    }
+}
+
+/// 0: it must not be there.
+fn revision(object: &Object) -> i64 {
+    object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+fn unchanged(key: &str, revision: i64) -> Compare {
+    Compare { result: EQUAL, target: MOD, key: key.into(), mod_revision: Some(revision) }
+}
+
+fn put(key: &str, value: Vec<u8>) -> Step {
+    Step { put: Some(Put { key: key.into(), value }), delete: None }
+}
+
+fn remove(key: &str) -> Step {
+    Step { put: None, delete: Some(Delete { key: key.into() }) }
+}
+
+fn conflict(object: &Object) -> ObjectError {
+    ObjectError::Conflict {
+        kind: object.kind.clone(),
+        name: object.metadata.name.clone(),
+        wanted: object.metadata.resource_version.clone().unwrap_or_else(|| "none".to_owned()),
+        found: "another".to_owned(),
+    }
+}

@@ -1,0 +1,219 @@
+//! What etcd says of Calico's objects: one list at one revision, then every change from the next revision on.
+//! In: a connection. Out: what it says, without an end.
+//! Invariant: after every trouble it goes on at the revision that was not heard yet, or, where etcd does not have that any more, with a
+//! list; a list is of one revision, however many pages it has.
+//! Never: ends before nobody listens; asks faster than the pauses grow.
+
+use super::{
+    connection::{EtcdConnection, Unanswered, in_full},
+    layout::RESOURCES,
+    message::{DELETED, Event, Header, RangeRequest, WatchCreate, WatchResponse, end_of},
+    pages::Pages,
+};
+use std::time::Duration;
+use tokio::{sync::mpsc::Sender, time};
+
+/// So long one page may take.
+const PAGE_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries, at first and at most.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+/// What etcd says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// A list begins: the first, or one after a watch that was lost.
+    Listing,
+    /// A key has this value now.
+    Is(String, Vec<u8>),
+    /// It is gone.
+    Gone(String),
+    /// The list is over.
+    Listed,
+    /// It could not be asked; `None`: it can.
+    Trouble(Option<String>),
+}
+
+/// How far it was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Heard {
+    /// Whose revisions these are.
+    cluster: u64,
+    /// The next one.
+    next: i64,
+}
+
+/// Why something is over.
+#[derive(Debug)]
+enum Over {
+    /// Nobody listens.
+    Deaf,
+    /// It is to be tried again; with what is wrong, for people.
+    Lost(String),
+    /// What was not heard yet is not kept any more: a list is needed.
+    Compacted,
+}
+
+impl From<Unanswered> for Over {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::Lost(unanswered.to_string())
+    }
+}
+
+/// Until nobody listens.
+pub(super) async fn run(connection: &EtcdConnection, send: &Sender<Said>) {
+    let mut heard = None;
+    let mut pause = PAUSES[0];
+    loop {
+        let before = heard;
+        match round(connection, send, &mut heard).await {
+            Over::Deaf => return,
+            Over::Compacted => heard = None,
+            Over::Lost(why) => {
+                if send.send(Said::Trouble(Some(why))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        pause = if heard == before { (2 * pause).min(PAUSES[1]) } else { PAUSES[0] };
+        time::sleep(pause).await;
+    }
+}
+
+/// A list, where one is needed, and a watch.
+async fn round(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Option<Heard>) -> Over {
+    let mut at = match *heard {
+        Some(known) if goes_on(connection, known).await.unwrap_or(true) => known,
+        _ => match list(connection, send).await {
+            Ok(listed) => listed,
+            Err(over) => return over,
+        },
+    };
+    *heard = Some(at);
+    let over = watch(connection, send, &mut at).await;
+    *heard = Some(at);
+    over.err().unwrap_or(Over::Deaf)
+}
+
+/// Whether etcd is the one that was heard: one that was restored from a backup counts its revisions anew, and a watch would wait for
+/// those that were.
+async fn goes_on(connection: &EtcdConnection, heard: Heard) -> Result<bool, Unanswered> {
+    let question = RangeRequest { key: RESOURCES.into(), count_only: true, ..RangeRequest::default() };
+    let header = connection.range(&question).await?.header.unwrap_or_default();
+    Ok(header.cluster_id == heard.cluster && header.revision + 1 >= heard.next)
+}
+
+async fn say(send: &Sender<Said>, said: Said) -> Result<(), Over> {
+    send.send(said).await.map_err(|_| Over::Deaf)
+}
+
+async fn list(connection: &EtcdConnection, send: &Sender<Said>) -> Result<Heard, Over> {
+    let mut pages = Pages::of(RESOURCES);
+    say(send, Said::Listing).await?;
+    while let Some(page) = pages.next(connection, PAGE_PATIENCE).await? {
+        say(send, Said::Trouble(None)).await?;
+        for kv in page {
+            say(send, Said::Is(text(kv.key), kv.value)).await?;
+        }
+    }
+    say(send, Said::Listed).await?;
+    let Header { cluster_id, revision } = pages.header;
+    Ok(Heard { cluster: cluster_id, next: revision + 1 })
+}
+
+/// Ends with an error only.
+async fn watch(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Heard) -> Result<(), Over> {
+    let create = WatchCreate {
+        key: RESOURCES.into(),
+        range_end: end_of(RESOURCES),
+        start_revision: heard.next,
+        progress_notify: true,
+        fragment: true,
+    };
+    let mut answers = connection.watch(create).await?;
+    loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                if let Some(over) = over(&answer) {
+                    connection.leave();
+                    return Err(over);
+                }
+                say(send, Said::Trouble(None)).await?;
+                heard.next = next(heard.next, &answer);
+                for event in answer.events {
+                    if let Some(said) = read(event) {
+                        say(send, said).await?;
+                    }
+                }
+            }
+            Ok(None) => {
+                connection.leave();
+                return Err(Over::Lost("it has ended the watch".to_owned()));
+            }
+            Err(status) => {
+                connection.leave();
+                return Err(Over::Lost(in_full(&status)));
+            }
+        }
+    }
+}
+
+fn over(answer: &WatchResponse) -> Option<Over> {
+    if answer.compact_revision > 0 {
+        return Some(Over::Compacted);
+    }
+    answer.canceled.then(|| Over::Lost(format!("it has ended the watch: {}", answer.cancel_reason)))
+}
+
+/// Where the watch goes on after this answer. Of a revision of which more follows all is heard again.
+fn next(before: i64, answer: &WatchResponse) -> i64 {
+    let last = answer.events.last().and_then(|event| event.kv.as_ref()).map(|kv| kv.mod_revision);
+    match last {
+        Some(last) if answer.fragment => last,
+        Some(last) => last + 1,
+        // It says how far it is. When it is made it says how far etcd is, which is not the same.
+        None if !answer.created => before.max(answer.header.unwrap_or_default().revision + 1),
+        None => before,
+    }
+}
+
+fn read(event: Event) -> Option<Said> {
+    let kv = event.kv?;
+    let key = text(kv.key);
+    Some(if event.kind == DELETED { Said::Gone(key) } else { Said::Is(key, kv.value) })
+}
+
+fn text(key: Vec<u8>) -> String {
+    String::from_utf8(key).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::message::KeyValue, *};
+
+    fn answer(revisions: &[i64]) -> WatchResponse {
+        let event = |revision: &i64| Event {
+            kind: 0,
+            kv: Some(KeyValue { key: Vec::new(), mod_revision: *revision, value: Vec::new() }),
+        };
+        let header = Some(Header { cluster_id: 1, revision: 90 });
+        WatchResponse { header, events: revisions.iter().map(event).collect(), ..WatchResponse::default() }
+    }
+
+    #[test]
+    fn a_watch_goes_on_behind_what_was_heard_whole() {
+        assert_eq!(next(5, &answer(&[5, 7])), 8, "etcd itself is further, but not what it has said");
+        assert_eq!(next(5, &WatchResponse { fragment: true, ..answer(&[5, 7]) }), 7, "more of 7 follows");
+        assert_eq!(next(5, &WatchResponse { created: true, ..answer(&[]) }), 5);
+        assert_eq!(next(5, &answer(&[])), 91, "nothing has changed up to 90");
+        assert_eq!(next(95, &answer(&[])), 95);
+    }
+
+    #[test]
+    fn what_is_not_kept_any_more_needs_a_list_and_what_ends_otherwise_does_not() {
+        let compacted = WatchResponse { canceled: true, compact_revision: 40, ..answer(&[]) };
+        assert!(matches!(over(&compacted), Some(Over::Compacted)));
+        let lost = WatchResponse { canceled: true, cancel_reason: "no leader".into(), ..answer(&[]) };
+        assert!(matches!(over(&lost), Some(Over::Lost(why)) if why.contains("no leader")));
+        assert!(over(&answer(&[3])).is_none());
+    }
+}

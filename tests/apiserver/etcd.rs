@@ -1,0 +1,303 @@
+//! Calico's objects in etcd, without Kubernetes: policies met by packets, addresses by Calico's own blocks, pods by their endpoints.
+//! In: keys and values. Out: tables, blocks, endpoints.
+//! Invariant: what is expected after a change differs from what was seen before it.
+//! Never: waits for a change by time.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, thread};
+use tests::{
+    Cluster, Fabric, Node, NodeSpec, Pod, PodSpec, Probe, Probe::Tcp, Table, cluster::NATIVE, expect::Actor, wait,
+};
+
+/// Nodes, and pods on them, `node1` first. Fields are dropped in order: a pod's DEL needs the agent.
+struct Story {
+    pods: BTreeMap<String, Pod>,
+    nodes: Vec<Node>,
+    made: fn(&str) -> PodSpec,
+    cluster: Cluster,
+}
+
+/// Runs a test on nodes with these pods, each labelled `pod: NAME`, in namespaces labelled `ns: NAME`.
+fn story(is_secured: bool, pods: &[&[&str]], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
+    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
+    story_on(Cluster::in_etcd(is_secured)?, labelled, pods, test)
+}
+
+/// The same on this cluster, with pods as they are made by `made`.
+fn story_on(
+    cluster: Cluster,
+    made: fn(&str) -> PodSpec,
+    pods: &[&[&str]],
+    test: impl FnOnce(&mut Story) -> Result<()>,
+) -> Result<()> {
+    let mut story = Story { pods: BTreeMap::new(), nodes: Vec::new(), made, cluster };
+    let done = story.start(pods).and_then(|()| test(&mut story));
+    let logs: String = story.nodes.iter().map(|node| format!("{}\n", node.agent.log_tail())).collect();
+    done.with_context(|| format!("the agents' logs end so:\n{logs}"))
+}
+
+impl Story {
+    fn start(&mut self, pods: &[&[&str]]) -> Result<()> {
+        for namespace in pods.iter().copied().flatten().filter_map(|pod| pod.split('/').next()) {
+            self.profile(namespace)?;
+        }
+        for number in (1u8..).take(pods.len()) {
+            let mut node = self.cluster.node(NodeSpec::new(number))?;
+            let addresses: Vec<_> = node.addresses().iter().map(|address| json!({ "address": address })).collect();
+            self.put(&format!("nodes/{}", node.name()), &json!({ "spec": { "addresses": addresses } }))?;
+            node.start()?;
+            self.nodes.push(node);
+        }
+        for (number, ids) in (1u8..).zip(pods) {
+            ids.iter().try_for_each(|id| self.add(id, number))?;
+        }
+        Ok(())
+    }
+
+    /// One more pod on this node, to which the others have routes.
+    fn add(&mut self, id: &str, number: u8) -> Result<()> {
+        let own = format!("node{number}");
+        let node = self.nodes.iter().find(|node| node.name() == own).context("a node")?;
+        let spec = (self.made)(id);
+        let pod = node.pod(&self.cluster, &spec)?;
+        for other in self.nodes.iter().filter(|node| node.name() != own) {
+            pod.addresses().iter().try_for_each(|address| Fabric::route(other.namespace(), *address, number))?;
+        }
+        self.pods.insert(spec.id(), pod);
+        Ok(())
+    }
+
+    /// As Calico's controllers make it for a namespace.
+    fn profile(&mut self, namespace: &str) -> Result<()> {
+        let allow = json!([{ "action": "Allow", "source": {}, "destination": {} }]);
+        let labels = json!({ "pcns.ns": namespace, "pcns.projectcalico.org/name": namespace });
+        let spec = json!({ "ingress": allow, "egress": allow, "labelsToApply": labels });
+        self.put(&format!("profiles/kns.{namespace}"), &json!({ "spec": spec }))
+    }
+
+    fn put(&mut self, name: &str, object: &Value) -> Result<()> {
+        let (etcd, at) = self.cluster.etcd()?;
+        etcd.put(at, name, object)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<()> {
+        let (etcd, at) = self.cluster.etcd()?;
+        etcd.remove(at, name)
+    }
+
+    fn all(&mut self, prefix: &str) -> Result<Vec<(String, Value)>> {
+        let (etcd, at) = self.cluster.etcd()?;
+        etcd.all(at, prefix)
+    }
+
+    /// A policy that refuses what comes to the pod of this name from those that the selector means.
+    fn refuse(&mut self, policy: &str, pod: &str, from: &str) -> Result<()> {
+        let ingress = json!([{ "action": "Deny", "source": { "selector": from } }, { "action": "Allow" }]);
+        let spec = json!({ "selector": format!("pod == '{pod}'"), "types": ["Ingress"], "ingress": ingress });
+        self.put(&format!("globalnetworkpolicies/{policy}"), &json!({ "spec": spec }))
+    }
+
+    fn expect(&self, what: Probe, table: &str) -> Result<()> {
+        let actors: Vec<Actor<'_>> = self.pods.values().map(Pod::actor).collect();
+        Table::parse(table)?.expect(&actors, what)
+    }
+
+    fn problem(&self, part: &str) -> Result<()> {
+        wait::wait_until(part, wait::PATIENCE, || {
+            Ok(self.nodes[0].show("status")?["problems"].to_string().contains(part))
+        })
+    }
+}
+
+/// Who told the runtime of the pod told it the labels, too.
+fn labelled(id: &str) -> PodSpec {
+    let mut spec = PodSpec::new(id);
+    spec.conf = json!({ "args": { "cni": { "labels": { "pod": spec.name } } } });
+    spec
+}
+
+fn is_refused(s: &Story) -> Result<()> {
+    s.expect(Tcp(80), "x/a\n x/b X")
+}
+
+fn is_let_through(s: &Story) -> Result<()> {
+    s.expect(Tcp(80), "x/a\n x/b .")
+}
+
+#[test]
+fn etcd_a_policy_is_met_by_packets_and_knows_the_pods_of_other_nodes() -> Result<()> {
+    story(false, &[&["x/a"], &["x/b", "y/c"]], |s| {
+        s.expect(Tcp(80), "x/a\n x/b .\n y/c .")?;
+        s.refuse("p", "a", "pod == 'b'")?;
+        s.expect(Tcp(80), "x/a\n x/b X\n y/c .")?;
+        // By the labels of the namespace, of which a profile tells.
+        let ingress =
+            json!([{ "action": "Deny", "source": { "namespaceSelector": "ns == 'y'" } }, { "action": "Allow" }]);
+        let spec = json!({ "selector": "pod == 'a'", "types": ["Ingress"], "ingress": ingress });
+        s.put("networkpolicies/x/q", &json!({ "spec": spec }))?;
+        s.remove("globalnetworkpolicies/p")?;
+        s.expect(Tcp(80), "x/a\n x/b .\n y/c X")?;
+        s.remove("networkpolicies/x/q")?;
+        s.expect(Tcp(80), "x/a\n x/b .\n y/c .")
+    })
+}
+
+#[test]
+fn etcd_that_is_killed_takes_nothing_away_and_is_heard_again_when_it_is_back() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        s.cluster.etcd()?.0.kill()?;
+        s.problem("all stays as it was")?;
+        is_refused(s)?;
+        // An agent that starts without it has what was in force.
+        s.nodes[0].agent.stop()?;
+        s.nodes[0].agent.start()?;
+        is_refused(s)?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.run(at, true)?;
+        s.nodes[0].wait_ready()?;
+        is_refused(s)?;
+        s.remove("globalnetworkpolicies/p")?;
+        is_let_through(s)
+    })
+}
+
+#[test]
+fn etcd_that_has_forgotten_what_an_agent_did_not_hear_is_listed_anew() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        // The agent hears nothing of what is done now.
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.run(at, false)?;
+        s.remove("globalnetworkpolicies/p")?;
+        s.refuse("q", "b", "all()")?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.compact(at)?;
+        etcd.kill()?;
+        etcd.run(at, true)?;
+        s.expect(Tcp(80), "x/a\n x/b .")?;
+        s.expect(Tcp(80), "x/b\n x/a X")
+    })
+}
+
+#[test]
+fn etcd_in_which_nothing_is_any_more_takes_nothing_away() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.forget()?;
+        etcd.run(at, true)?;
+        s.problem("clusterinformations/default: there is none")?;
+        is_refused(s)
+    })
+}
+
+#[test]
+fn etcd_a_policy_that_cannot_be_read_keeps_its_last_good_revision_and_is_named() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.put_text(at, "globalnetworkpolicies/p", "no JSON")?;
+        s.problem("globalnetworkpolicies/p: is no JSON")?;
+        s.nodes[0].agent.stop()?;
+        s.nodes[0].agent.start()?;
+        s.nodes[0].wait_ready()?;
+        is_refused(s)?;
+        s.remove("globalnetworkpolicies/p")?;
+        is_let_through(s)
+    })
+}
+
+#[test]
+fn etcd_is_asked_with_certificates_and_by_name_where_it_wants_that() -> Result<()> {
+    story(true, &[&["x/a", "x/b"]], |s| {
+        is_let_through(s)?;
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        // With another run of etcd the token that the agent has is worth nothing.
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.run(at, true)?;
+        s.remove("globalnetworkpolicies/p")?;
+        is_let_through(s)
+    })
+}
+
+#[test]
+fn etcd_holds_the_addresses_that_agents_give_at_once_in_calicos_blocks_and_the_pods_in_endpoints() -> Result<()> {
+    story(false, &[&[], &[]], |s| {
+        s.profile("x")?;
+        let ids: Vec<Vec<String>> =
+            [1, 2].iter().map(|node| (0..4).map(|pod| format!("x/p{node}-{pod}")).collect()).collect();
+        let (nodes, cluster) = (&s.nodes, &s.cluster);
+        let started = thread::scope(|scope| {
+            let on = |(node, ids): (&'_ Node, &'_ Vec<String>)| -> Result<Vec<Pod>> {
+                ids.iter().map(|id| node.pod(cluster, &labelled(id))).collect()
+            };
+            let threads: Vec<_> = nodes.iter().zip(&ids).map(|part| scope.spawn(move || on(part))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Result<Vec<_>>>()
+        })?;
+        let pods: Vec<Pod> = started.into_iter().flatten().collect();
+        let mut addresses: Vec<String> = pods.iter().flat_map(Pod::addresses).map(ToString::to_string).collect();
+        addresses.sort();
+        let all = addresses.len();
+        addresses.dedup();
+        ensure!(all == 16 && addresses.len() == all, "an address was given twice, or not at all: {addresses:?}");
+        ensure!(used(s)? == 16, "{} addresses are held", used(s)?);
+        let told = |s: &mut Story| -> Result<Vec<String>> {
+            let endpoints = s.all("/calico/resources/v3/projectcalico.org/workloadendpoints/x/")?;
+            let networks = endpoints
+                .iter()
+                .flat_map(|(_, endpoint)| endpoint["spec"]["ipNetworks"].as_array().into_iter().flatten());
+            let mut told: Vec<_> =
+                networks.filter_map(|text| Some(text.as_str()?.split('/').next()?.to_owned())).collect();
+            told.sort();
+            Ok(told)
+        };
+        wait::wait_until("the endpoints say what the pods have", wait::PATIENCE, || Ok(told(s)? == addresses))?;
+        drop(pods);
+        ensure!(used(s)? == 0, "{} addresses are still held", used(s)?);
+        ensure!(told(s)?.is_empty(), "endpoints of pods that are gone: {:?}", told(s)?);
+        ensure!(s.all("/calico/ipam/v2/handle/")?.is_empty(), "handles of pods that are gone");
+        let claims = s.all("/calico/ipam/v2/host/")?;
+        ensure!(claims.iter().all(|(_, claim)| claim["state"] == "confirmed"), "{claims:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn etcd_beside_kubernetes_pods_have_the_labels_that_its_api_server_says() -> Result<()> {
+    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
+    let cluster = Cluster::served(NATIVE)?.with_etcd(false)?;
+    cluster.namespace("x", &[])?;
+    story_on(cluster, PodSpec::new, &[&["x/a", "x/b"]], |s| {
+        is_let_through(s)?;
+        s.refuse("p", "a", "pod == 'b'")?;
+        is_refused(s)?;
+        let endpoints = s.all("/calico/resources/v3/projectcalico.org/workloadendpoints/x/node1-k8s-b-eth0")?;
+        let [(_, endpoint)] = &endpoints[..] else { bail!("one endpoint: {endpoints:?}") };
+        let labels = &endpoint["metadata"]["labels"];
+        ensure!(labels["pod"] == "b" && labels["projectcalico.org/serviceaccount"] == "default", "{endpoint}");
+        ensure!(endpoint["spec"]["profiles"] == json!(["kns.x", "ksa.x.default"]), "{endpoint}");
+        ensure!(endpoint["spec"]["ports"][0]["name"] == "serve-80-tcp", "{endpoint}");
+        // One that it does not know is not attached without labels.
+        let stranger = Pod::start(s.cluster.stem(), &PodSpec::new("x/stranger"), &s.nodes[0].runtime());
+        let Err(refused) = stranger else { bail!("a pod that nobody knows is attached") };
+        ensure!(format!("{refused:#}").contains("x/stranger"), "{refused:#}");
+        Ok(())
+    })
+}
+
+/// Addresses that blocks say are held.
+fn used(s: &mut Story) -> Result<usize> {
+    let blocks = s.all("/calico/ipam/v2/assignment/")?;
+    let slots = blocks.iter().flat_map(|(_, block)| block["allocations"].as_array().into_iter().flatten());
+    Ok(slots.filter(|slot| !slot.is_null()).count())
+}
