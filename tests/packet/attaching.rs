@@ -257,7 +257,6 @@ fn what_others_take_from_a_hook_is_put_back_whatever_the_way_of_attachment() {
             assert!(matches!(&found[..], [text] if text.contains("from_workload")), "{attach:?}: {found:?}");
             assert_eq!(attached(&kernel), before, "{attach:?}");
             assert_eq!(kernel.look(&scenario()), Vec::<String>::new(), "{attach:?}: put back once");
-            return_to_nothing();
         }
     });
 }
@@ -268,14 +267,6 @@ struct AtEnd<'a>(&'a AtomicBool);
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The next node of the same test starts without this one's interfaces.
-fn return_to_nothing() {
-    let mut socket = Socket::open().expect("netlink answers");
-    for link in socket.links().expect("links are listed").iter().filter(|link| link.name.0 != "lo") {
-        socket.delete_link(link.index).expect("a link can be deleted");
     }
 }
 

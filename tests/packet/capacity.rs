@@ -66,10 +66,8 @@ fn needed() -> BTreeMap<&'static str, u32> {
 
 #[test]
 fn tables_that_fit_to_the_entry_take_everything_and_one_entry_less_is_refused_by_name() {
-    // On a node of its own: one's interfaces go some time after it.
-    let mut needed = BTreeMap::new();
-    on_a_node(|| needed = self::needed());
     on_a_node(|| {
+        let needed = needed();
         let tables = ["ADDRESSES", "CLASSES", "HITS", "NETS", "ROWS", "SETS", "SPANS"];
         assert_eq!(needed.keys().copied().collect::<Vec<_>>(), tables);
         let exact: Vec<_> = needed.iter().map(|(map, entries)| (*map, *entries)).collect();

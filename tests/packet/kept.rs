@@ -64,7 +64,7 @@ fn guarded() -> Desired {
 #[test]
 fn a_start_loads_what_guards_pods_and_the_uplink_and_the_rest_when_it_is_needed() {
     on_a_node(|| {
-        let mut kernel = Kernel::new(&scenario());
+        let mut kernel = Kernel::alone(&scenario());
         assert_eq!(names(&kernel), ["expire", "from_uplink", "from_workload", "to_workload"]);
         let applied = kernel.dataplane.apply(&guarded());
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
@@ -78,7 +78,7 @@ fn a_start_loads_what_guards_pods_and_the_uplink_and_the_rest_when_it_is_needed(
 #[test]
 fn the_next_agent_takes_the_programs_over_whatever_way_they_are_attached() {
     on_a_node(|| {
-        let mut kernel = Kernel::new(&scenario());
+        let mut kernel = Kernel::alone(&scenario());
         kernel.dataplane.apply(&guarded());
         kernel.dataplane.load("from_workload_dry").expect("the kernel takes a twin");
         let loaded = numbers(&kernel);
@@ -99,7 +99,7 @@ fn the_next_agent_takes_the_programs_over_whatever_way_they_are_attached() {
 #[test]
 fn programs_that_are_told_otherwise_take_the_place_of_the_former_and_those_go() {
     on_a_node(|| {
-        let mut kernel = Kernel::new(&scenario());
+        let mut kernel = Kernel::alone(&scenario());
         let (folder, former) = (kernel.programs_dir(), numbers(&kernel));
         let mut timeouts = Timeouts::DEFAULT;
         timeouts.0[0] += 1;
@@ -118,7 +118,7 @@ fn programs_that_are_told_otherwise_take_the_place_of_the_former_and_those_go() 
 #[test]
 fn programs_over_other_maps_are_loaded_anew() {
     on_a_node(|| {
-        let mut kernel = Kernel::new(&scenario());
+        let mut kernel = Kernel::alone(&scenario());
         let (folder, former) = (kernel.programs_dir(), numbers(&kernel));
         drop(kernel.grow());
         kernel.commit(&scenario());
@@ -135,7 +135,7 @@ fn programs_over_other_maps_are_loaded_anew() {
 #[test]
 fn a_pin_that_is_gone_or_another_programs_is_made_anew() {
     on_a_node(|| {
-        let mut kernel = Kernel::new(&scenario());
+        let mut kernel = Kernel::alone(&scenario());
         let former = numbers(&kernel);
         let pin = |name: &str| kernel.programs_dir().join(name);
         fs::remove_file(pin("from_workload")).expect("a pin can be removed");
@@ -158,7 +158,7 @@ fn a_pin_that_is_gone_or_another_programs_is_made_anew() {
 #[test]
 fn a_gate_that_cannot_be_loaded_leaves_its_interface_as_it_was_and_everything_else_goes_on() {
     on_a_node(|| {
-        let mut kernel = Kernel::new(&scenario());
+        let mut kernel = Kernel::alone(&scenario());
         let before = at_uplink_by_any(&kernel);
         // A folder cannot be pinned over.
         let obstacle = kernel.programs_dir().join("to_host_endpoint");

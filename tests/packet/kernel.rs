@@ -1,6 +1,6 @@
 //! The kernel under a packet table: a node's namespace with real interfaces, the agent's own commit, test runs.
 //! In: a scenario, then packets at hooks. Out: what the live programs did, and everything they wrote.
-//! Invariant: namespaces, mounts and pins belong to one thread and go with it, however the test ends.
+//! Invariant: namespaces, mounts and pins belong to one test at a time and end with the process, however a test ends.
 //! Never: attaches anything that a real node would not; reads the compiler's mind.
 
 use crate::{
@@ -27,7 +27,7 @@ use netlink::{Socket, namespace};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant},
@@ -35,7 +35,12 @@ use std::{
 
 pub mod guard;
 mod mirror;
+mod station;
 mod summed;
+mod wipe;
+
+pub use station::{OWN_FOLDER, on_a_node};
+use station::{Place, Pods};
 
 /// Nothing here takes so long unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -103,33 +108,11 @@ pub struct Kernel {
     indexes: BTreeMap<IfaceName, Ifindex>,
     slots: BTreeMap<u32, Actor>,
     actors: Vec<Actor>,
-    pods: OwnedFd,
-    directory: PathBuf,
+    pods: Pods,
     sizes: BTreeMap<String, u32>,
+    /// Goes last.
+    place: Place,
 }
-
-/// Runs `test` on a thread with a network and a mount namespace of its own.
-pub fn on_a_node(test: impl FnOnce() + Send) {
-    let node = namespace::create().expect("root may make a network namespace");
-    let work = || {
-        private_mounts();
-        test();
-    };
-    namespace::inside(node.as_fd(), work).expect("root may enter its own namespace");
-}
-
-fn private_mounts() {
-    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
-    // SAFETY: the thread was made for this test and shares neither its descriptor table's use nor its working
-    // directory with code that depends on them.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.expect("root may make a mount namespace");
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("root may change mounts");
-    mount("tortie-test", OWN_FOLDER, "tmpfs", MountFlags::empty(), None).expect("root may mount");
-}
-
-/// Over this folder lies a file system of the thread's own, which goes with it.
-pub const OWN_FOLDER: &str = "/mnt";
 
 impl Kernel {
     /// A node in the calling thread's namespaces, with this scenario in force. Call it inside [`on_a_node`].
@@ -139,26 +122,32 @@ impl Kernel {
         kernel
     }
 
+    /// The same, which has every program verified for itself.
+    pub fn alone(scenario: &Scenario) -> Self {
+        let mut kernel = Self::attached(Attach::Auto);
+        kernel.commit(scenario);
+        kernel
+    }
+
     /// A node without pods.
     pub fn bare() -> Self {
-        Self::with(&[], Attach::Auto)
+        Self::with(&[], Attach::Auto, Place::lasting())
     }
 
     /// The same, with tables of these sizes instead of [`ENTRIES`].
     pub fn sized(sizes: &[(&str, u32)]) -> Self {
-        Self::with(sizes, Attach::Auto)
+        Self::with(sizes, Attach::Auto, Place::new())
     }
 
-    /// One with programs attached in a certain way.
+    /// One with programs attached in a certain way, all of them verified for it.
     pub fn attached(attach: Attach) -> Self {
-        Self::with(&[], attach)
+        Self::with(&[], attach, Place::new())
     }
 
-    fn with(sizes: &[(&str, u32)], attach: Attach) -> Self {
+    fn with(sizes: &[(&str, u32)], attach: Attach, place: Place) -> Self {
         let sizes: BTreeMap<_, _> =
             ENTRIES.iter().chain(sizes).map(|(name, entries)| ((*name).to_owned(), *entries)).collect();
-        let directory = tempfile::tempdir_in(OWN_FOLDER).expect("a temporary directory can be made").keep();
-        let pods = namespace::create().expect("root may make a network namespace");
+        let pods = Pods::new();
         // The pods' own stacks keep quiet: every packet here is a row's.
         namespace::inside(pods.as_fd(), || netlink::sysctl::write("ipv6/conf/default/disable_ipv6", "1"))
             .expect("the pods' namespace can be entered")
@@ -167,50 +156,55 @@ impl Kernel {
         netlink::sysctl::write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);
-        let dataplane = open(&directory, &sizes, attach);
-        let programs = over_the_pins(&bpffs(&directory), &sizes);
+        let dataplane = open(&place, &sizes, attach);
+        let programs = over_the_pins(&place.bpffs(), &sizes);
         let loaded = RefCell::default();
         let (indexes, slots, actors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { dataplane, segment: 0, words: [0; 2], programs, loaded, indexes, slots, actors, pods, directory, sizes }
+        Self { dataplane, segment: 0, words: [0; 2], programs, loaded, indexes, slots, actors, pods, sizes, place }
     }
 
     /// Another agent takes over, which attaches in this way.
     pub fn restart(&mut self, attach: Attach) {
-        self.dataplane = open(&self.directory, &self.sizes, attach);
+        self.place.spoil();
+        self.dataplane = open(&self.place, &self.sizes, attach);
     }
 
     /// Another agent takes over, whose programs are told of other lifetimes.
     pub fn restart_told(&mut self, timeouts: Timeouts) {
-        let options = Options { timeouts, ..options(&self.directory, &self.sizes, Attach::Auto) };
+        self.place.spoil();
+        let options = Options { timeouts, ..options(&self.place, &self.sizes, Attach::Auto) };
         self.dataplane = Dataplane::open(options).expect("the dataplane opens");
         self.loaded.take();
     }
 
     /// Another agent takes over, with every table of a setting twice as large. Gives the former programs.
     pub fn grow(&mut self) -> Ebpf {
+        self.place.spoil();
         for map in maps::MAPS.iter().filter(|map| matches!(map.sizing, Sizing::Setting | Sizing::CoversEndpoints)) {
             let entries = self.sizes.get(map.name).copied().unwrap_or(map.default_entries);
             self.sizes.insert(map.name.to_owned(), 2 * entries);
         }
         self.restart(Attach::Auto);
-        let grown = over_the_pins(&bpffs(&self.directory), &self.sizes);
+        let grown = over_the_pins(&self.place.bpffs(), &self.sizes);
         self.loaded.take();
         std::mem::replace(&mut self.programs, grown)
     }
 
     /// What a start leaves that dies before it has filled a larger table: here it is of the wrong size.
     pub fn leave_a_map_half_made(&mut self) {
+        self.place.spoil();
         let flows: HashMap<&mut MapData, FlowKey, ConntrackEntry> = map_mut(&mut self.programs, &maps::CONNTRACK);
         let pin = format!("{}-v{}-new", maps::CONNTRACK.name, maps::CONNTRACK.version);
-        let pin = bpffs(&self.directory).join("maps").join(pin);
+        let pin = self.place.bpffs().join("maps").join(pin);
         flows.pin(pin).expect("it can be pinned");
     }
 
     /// An agent that asks for this size of one table.
     pub fn reopen(&self, map: &str, entries: u32) -> Result<(), String> {
+        self.place.spoil();
         let mut sizes = self.sizes.clone();
         sizes.insert(map.to_owned(), entries);
-        Dataplane::open(options(&self.directory, &sizes, Attach::Auto)).map(drop).map_err(|error| error.to_string())
+        Dataplane::open(options(&self.place, &sizes, Attach::Auto)).map(drop).map_err(|error| error.to_string())
     }
 
     /// A flow that only the former programs' tables have, which are pinned as a start that died would have left them.
@@ -241,12 +235,13 @@ impl Kernel {
 
     /// Where maps are pinned.
     pub fn pins_dir(&self) -> PathBuf {
-        bpffs(&self.directory).join("maps")
+        self.place.bpffs().join("maps")
     }
 
     /// What `tortie cleanup` does.
     pub fn cleanup(&self) {
-        dataplane::cleanup(&bpffs(&self.directory), &state(&self.directory)).expect("nothing is left");
+        self.place.spoil();
+        dataplane::cleanup(&self.place.bpffs(), &self.place.state()).expect("nothing is left");
     }
 
     /// Puts a scenario in force on the same node.
@@ -293,7 +288,8 @@ impl Kernel {
 
     /// Detaches a link as anybody may, by its pin.
     pub fn detach_link(&self, index: Ifindex, program: &str) {
-        let pin = bpffs(&self.directory).join("links").join(format!("{}-{program}", index.0));
+        self.place.spoil();
+        let pin = self.place.bpffs().join("links").join(format!("{}-{program}", index.0));
         let status = std::process::Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).status();
         assert!(status.expect("bpftool is installed").success(), "the link can be detached");
     }
@@ -386,15 +382,20 @@ impl Kernel {
     pub fn program(&self, name: &str) -> Rc<SchedClassifier> {
         let pinned = || {
             self.dataplane.load(name).unwrap_or_else(|error| panic!("{error}"));
-            let pin = self.programs_dir().join(name);
+            let pin = self.programs_folder().join(name);
             Rc::new(SchedClassifier::from_pin(pin).expect("what is loaded is pinned"))
         };
         Rc::clone(self.loaded.borrow_mut().entry(name.to_owned()).or_insert_with(pinned))
     }
 
-    /// Where the present programs are pinned: the only folder there.
+    /// Where the present programs are pinned: the only folder there. Whoever asks may touch them.
     pub fn programs_dir(&self) -> PathBuf {
-        let folders = std::fs::read_dir(bpffs(&self.directory).join("programs")).expect("the folder is there");
+        self.place.spoil();
+        self.programs_folder()
+    }
+
+    fn programs_folder(&self) -> PathBuf {
+        let folders = std::fs::read_dir(self.place.bpffs().join("programs")).expect("the folder is there");
         let folders: Vec<_> = folders.map(|folder| folder.expect("it can be listed").path()).collect();
         let [folder] = folders.as_slice() else { panic!("programs of several objects: {folders:?}") };
         folder.clone()
@@ -442,11 +443,6 @@ impl Kernel {
         let (program, interface, by) = program_of(hook);
         let TestRun { result, took, .. } = self.test_run(program, &interface, by.as_ref(), bytes);
         (action_of(program, result), took)
-    }
-
-    /// Where the maps are pinned.
-    pub fn maps(&self) -> PathBuf {
-        bpffs(&self.directory).join("maps")
     }
 
     /// The indexes of all interfaces.
@@ -656,25 +652,17 @@ fn came_by(by: By) -> Option<IfaceName> {
     }
 }
 
-fn bpffs(directory: &Path) -> PathBuf {
-    directory.join("bpf")
+fn open(place: &Place, sizes: &BTreeMap<String, u32>, attach: Attach) -> Dataplane {
+    Dataplane::open(options(place, sizes, attach)).expect("the dataplane opens")
 }
 
-fn state(directory: &Path) -> PathBuf {
-    directory.join("state")
-}
-
-fn open(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Dataplane {
-    Dataplane::open(options(directory, sizes, attach)).expect("the dataplane opens")
-}
-
-fn options(directory: &Path, sizes: &BTreeMap<String, u32>, attach: Attach) -> Options {
+fn options(place: &Place, sizes: &BTreeMap<String, u32>, attach: Attach) -> Options {
     Options {
-        bpffs: bpffs(directory),
+        bpffs: place.bpffs(),
         object: object(),
         entries: sizes.clone(),
         uplink: Some(IfaceName(UPLINK.into())),
-        state_dir: state(directory),
+        state_dir: place.state(),
         attach,
         timeouts: Timeouts::DEFAULT,
         flow_quota: Some(FLOW_QUOTA),

@@ -36,6 +36,7 @@ mod services;
 mod services_outside;
 mod sizes;
 mod spoofing;
+mod stations;
 mod storms;
 mod table;
 mod tracking;

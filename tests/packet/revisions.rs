@@ -60,7 +60,6 @@ fn own_1_a_new_deny_cuts_an_established_flow_both_ways_until_a_new_syn_is_allowe
             assert_eq!(server(&mut kernel, family, ACK), Action::Drop, "refused for good");
             assert_eq!(client(&mut kernel, family, SYN), Action::Redirect, "until a new SYN");
             assert_eq!(server(&mut kernel, family, SYN | ACK), Action::Redirect);
-            return_to_nothing(kernel);
         }
     });
 }
@@ -106,17 +105,6 @@ fn np_22_a_peers_label_alone_can_cut_a_flow() {
     });
 }
 
-/// The next node of the same test starts without this one's interfaces.
-fn return_to_nothing(kernel: Kernel) {
-    drop(kernel);
-    let mut socket = netlink::Socket::open().expect("netlink answers");
-    for link in socket.links().expect("links are listed") {
-        if link.name.0 != "lo" {
-            let _ = socket.delete_link(link.index);
-        }
-    }
-}
-
 #[test]
 fn own_4_a_pod_that_gets_anothers_address_gets_none_of_its_flows() {
     let heir = |keep: bool| {
@@ -136,7 +124,6 @@ fn own_4_a_pod_that_gets_anothers_address_gets_none_of_its_flows() {
             let from_heir = HEIR.tcp(family, CLIENT, BACK, ACK).bytes();
             assert_eq!(kernel.run(Hook::Pod(HEIR), &from_heir).action, Action::Drop, "{family:?}, kept: {keep}");
             assert_eq!(client(&mut kernel, family, ACK), Action::Drop, "{family:?}, kept: {keep}");
-            return_to_nothing(kernel);
         }
     });
 }

@@ -351,7 +351,7 @@ fn flows_are_counted_where_they_are_opened_and_a_restarted_agent_goes_on_countin
         assert!(kernel.dataplane.counts_of(&port("tcp")).backends.values().all(|opened| *opened == 0));
         // So is a service; what it counted stays in the sum of all.
         let all = |kernel: &Kernel| {
-            let maps = kernel.maps();
+            let maps = kernel.pins_dir();
             let gauges = Gauges::open(maps.parent().expect("a directory")).expect("the maps are there");
             gauges.service_flows().expect("they can be read")
         };

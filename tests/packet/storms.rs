@@ -55,7 +55,7 @@ fn desired(scenario: &Scenario) -> Desired {
 /// Flips between the revisions while `packets` runs again and again.
 fn storm(kernel: &mut Kernel, revisions: [&Scenario; 2], mut packets: impl FnMut(&mut Kernel)) {
     let (wanted, interfaces) = (revisions.map(desired), kernel.interfaces());
-    let store = KernelStore::open(&kernel.maps(), Timeouts::DEFAULT).expect("the maps are pinned");
+    let store = KernelStore::open(&kernel.pins_dir(), Timeouts::DEFAULT).expect("the maps are pinned");
     let mut tables = Tables::adopt(store).expect("what the dataplane left");
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -212,7 +212,7 @@ impl Store for Hasty {
 }
 
 fn adopted(kernel: &Kernel) -> Tables<Hasty> {
-    let store = KernelStore::open(&kernel.maps(), Timeouts::DEFAULT).expect("the maps are pinned");
+    let store = KernelStore::open(&kernel.pins_dir(), Timeouts::DEFAULT).expect("the maps are pinned");
     Tables::adopt(Hasty(store)).expect("what was left can be adopted")
 }
 
@@ -234,7 +234,7 @@ fn answers(kernel: &mut Kernel) -> Vec<Outcome> {
 
 /// How far a killed commit had come: words that are not in force yet, words that are but not settled, neither.
 fn left(kernel: &Kernel) -> &'static str {
-    let held = KernelStore::open(&kernel.maps(), Timeouts::DEFAULT)
+    let held = KernelStore::open(&kernel.pins_dir(), Timeouts::DEFAULT)
         .and_then(|store| store.read())
         .expect("the tables can be read");
     let words = held.endpoints.values().flat_map(|entry| [entry.egress, entry.ingress]);
