@@ -25,7 +25,7 @@ pub struct Programs {
 
 /// What is measured, and by what: all of it as users get it.
 pub struct Measured {
-    /// The agent, optimised.
+    /// The agent, as the image has it: static.
     pub agent: PathBuf,
     /// The CNI binary: static.
     pub cni: PathBuf,
@@ -40,7 +40,7 @@ impl Measured {
     pub fn of(paths: &Paths) -> Self {
         let (release, cni) = (paths.target.join("release"), paths.target.join(MUSL).join("cni"));
         Self {
-            agent: release.join("tortie"),
+            agent: paths.target.join(MUSL).join("release/tortie"),
             cni: cni.join("tortie-cni"),
             bare: cni.join("examples/wire"),
             bench: release.join("tortie-bench"),
@@ -51,8 +51,8 @@ impl Measured {
 /// Builds what is measured.
 pub fn measured(paths: &Paths, console: &Console) -> Result<Measured> {
     ebpf::build(paths, console, false)?;
+    agent(paths, console)?;
     for (name, args) in [
-        ("build the agent, optimised", &["build", "--package", "agent", "--release"][..]),
         CNI_BINARY,
         (
             "build the bare wiring",
@@ -65,12 +65,18 @@ pub fn measured(paths: &Paths, console: &Console) -> Result<Measured> {
     Ok(Measured::of(paths))
 }
 
+/// The agent as it is shipped: optimised, static.
+fn agent(paths: &Paths, console: &Console) -> Result<()> {
+    let mut build = paths.cargo(&["build", "--package", "agent", "--release", "--target", MUSL]);
+    // What is C in it asks little of a C library, and that is in both.
+    build.env("CC_x86_64_unknown_linux_musl", "gcc");
+    console.run("build the agent, optimised and static", &mut build)?;
+    Ok(())
+}
+
 /// Builds what is shipped: the agent and the CNI binary, static both. Says where they are.
 pub fn shipped(paths: &Paths, console: &Console) -> Result<(PathBuf, PathBuf)> {
-    let mut agent = paths.cargo(&["build", "--package", "agent", "--release", "--target", MUSL]);
-    // What is C in it needs no C library.
-    agent.env("CC_x86_64_unknown_linux_musl", "gcc");
-    console.run("build the agent, optimised and static", &mut agent)?;
+    agent(paths, console)?;
     console.run(CNI_BINARY.0, &mut paths.cargo(CNI_BINARY.1))?;
     let built = paths.target.join(MUSL);
     Ok((built.join("release/tortie"), built.join("cni/tortie-cni")))
