@@ -103,6 +103,11 @@ impl Story {
         Table::parse(table)?.expect(&actors, what)
     }
 
+    /// While members choose who leads them they refuse.
+    fn settled(&mut self, mut done: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        wait::wait_until("etcd takes a change", wait::PATIENCE, || Ok(done(self).is_ok()))
+    }
+
     fn problem(&self, part: &str) -> Result<()> {
         wait::wait_until(part, wait::PATIENCE, || {
             Ok(self.nodes[0].show("status")?["problems"].to_string().contains(part))
@@ -161,6 +166,43 @@ fn etcd_that_is_killed_takes_nothing_away_and_is_heard_again_when_it_is_back() -
         is_refused(s)?;
         s.remove("globalnetworkpolicies/p")?;
         is_let_through(s)
+    })
+}
+
+#[test]
+fn etcd_that_says_nothing_takes_nothing_away_and_is_heard_when_it_speaks_again() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        s.cluster.etcd()?.0.be_silent(true)?;
+        s.problem("all stays as it was")?;
+        is_refused(s)?;
+        s.cluster.etcd()?.0.be_silent(false)?;
+        s.remove("globalnetworkpolicies/p")?;
+        is_let_through(s)
+    })
+}
+
+#[test]
+fn etcd_whose_leader_is_killed_is_heard_by_another_member() -> Result<()> {
+    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
+    story_on(Cluster::create()?.with_etcd((3, false))?, labelled, &[&["x/a", "x/b"]], |s| {
+        is_let_through(s)?;
+        for round in 0..2 {
+            let (etcd, at) = s.cluster.etcd()?;
+            etcd.kill_leader(at)?;
+            let (name, change) = (format!("globalnetworkpolicies/p{round}"), format!("p{round}"));
+            s.settled(|s| s.refuse(&change, "a", "all()"))?;
+            is_refused(s)?;
+            let pod = format!("x/more{round}");
+            s.settled(|s| s.add(&pod, 1))?;
+            let (etcd, at) = s.cluster.etcd()?;
+            etcd.run(at, true)?;
+            s.settled(|s| s.remove(&name))?;
+            is_let_through(s)?;
+        }
+        ensure!(used(s)? == 8, "{} addresses are held", used(s)?);
+        Ok(())
     })
 }
 
@@ -275,7 +317,7 @@ fn etcd_holds_the_addresses_that_agents_give_at_once_in_calicos_blocks_and_the_p
 #[test]
 fn etcd_beside_kubernetes_pods_have_the_labels_that_its_api_server_says() -> Result<()> {
     ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
-    let cluster = Cluster::served(NATIVE)?.with_etcd(false)?;
+    let cluster = Cluster::served(NATIVE)?.with_etcd((1, false))?;
     cluster.namespace("x", &[])?;
     story_on(cluster, PodSpec::new, &[&["x/a", "x/b"]], |s| {
         is_let_through(s)?;

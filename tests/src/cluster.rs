@@ -135,17 +135,17 @@ impl Cluster {
     /// # Errors
     /// etcd does not come.
     pub fn in_etcd(is_secured: bool) -> Result<Self> {
-        Self::create()?.with_etcd(is_secured)
+        Self::create()?.with_etcd((1, is_secured))
     }
 
-    /// The same of this cluster: its API server, if it has one, is asked what pods are.
+    /// The same of this cluster, with so many members: its API server, if it has one, is asked what pods are.
     ///
     /// # Errors
     /// As [`Cluster::in_etcd`].
-    pub fn with_etcd(self, is_secured: bool) -> Result<Self> {
+    pub fn with_etcd(self, kind: (usize, bool)) -> Result<Self> {
         let mut cluster = self;
         let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
-        let etcd = Etcd::start(cluster.outside(), address, &cluster.directory.join("etcd"), is_secured)?;
+        let etcd = Etcd::start(cluster.outside(), address, &cluster.directory.join("etcd"), kind)?;
         for (name, cidr, size) in [("pool-v4", "10.65.0.0/16", 26), ("pool-v6", "fd00:65::/64", 122)] {
             let pool = json!({ "spec": { "cidr": cidr, "blockSize": size } });
             etcd.put(cluster.outside(), &format!("ippools/{name}"), &pool)?;

@@ -10,8 +10,9 @@ use crate::{
     process::{log_tail, started},
     wait,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
     ffi::OsString,
@@ -23,10 +24,14 @@ use std::{
     time::Duration,
 };
 
-/// Where agents come.
+/// Where agents come, at the first member.
 const PORT: u16 = 2379;
 /// Where the tests come, on the loopback.
 const OWN: u16 = 2378;
+/// Where members speak with each other.
+const PEERS: u16 = 2377;
+/// Between the ports of two members.
+const NEXT: u16 = 10;
 /// Before the keys of Calico's resources.
 pub const RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
 /// Who may do everything, where users have to say who they are.
@@ -41,17 +46,24 @@ pub struct Etcd {
     address: IpAddr,
     is_secured: bool,
     token: Option<String>,
-    child: Option<Child>,
+    /// Its members, as far as they run.
+    children: Vec<Option<Child>>,
 }
 
 impl Etcd {
-    /// Starts it and waits until it is ready; `is_secured`: agents need a certificate, a name and a password.
+    /// Starts so many members and waits until they are ready; `is_secured`: agents need a certificate, a name and a password.
     ///
     /// # Errors
     /// It is not built, or does not come.
-    pub fn start(namespace: &NetNs, address: IpAddr, directory: &Path, is_secured: bool) -> Result<Self> {
+    pub fn start(
+        namespace: &NetNs,
+        address: IpAddr,
+        directory: &Path,
+        (members, is_secured): (usize, bool),
+    ) -> Result<Self> {
         fs::create_dir_all(directory).context("making etcd's folder")?;
-        let mut etcd = Self { directory: directory.to_owned(), address, is_secured, token: None, child: None };
+        let mut etcd = Self { directory: directory.to_owned(), address, is_secured, token: None, children: Vec::new() };
+        etcd.children.resize_with(members, || None);
         if is_secured {
             etcd.sign()?;
         }
@@ -68,41 +80,85 @@ impl Etcd {
     /// # Errors
     /// It does not come.
     pub fn run(&mut self, namespace: &NetNs, open: bool) -> Result<()> {
-        const PEERS: &str = "http://127.0.0.1:2377";
+        for member in 0..self.children.len() {
+            if self.children[member].is_none() {
+                self.children[member] = Some(self.member(namespace, member, open)?);
+            }
+        }
+        self.token = None;
+        let (log, asks_for_names) = (self.log(0), self.directory.join("names").exists());
+        let ready = || Ok(if asks_for_names { self.log_in(namespace) } else { self.status(namespace) }.is_ok());
+        wait::wait_until("etcd is ready", 3 * wait::PATIENCE, ready).with_context(|| log_tail(&log))
+    }
+
+    fn member(&self, namespace: &NetNs, member: usize, open: bool) -> Result<Child> {
         let scheme = if self.is_secured { "https" } else { "http" };
-        let (own, theirs) = (format!("http://127.0.0.1:{OWN}"), format!("{scheme}://{}:{PORT}", self.address));
+        let local = |first: u16, member: usize| format!("http://127.0.0.1:{}", port(first, member));
+        let (own, peers) = (local(OWN, member), local(PEERS, member));
+        let theirs = format!("{scheme}://{}:{}", self.address, port(PORT, member));
         let listened = if open { format!("{own},{theirs}") } else { own.clone() };
+        let all: Vec<_> =
+            (0..self.children.len()).map(|member| format!("m{member}={}", local(PEERS, member))).collect();
         let mut command = namespace.command(&binaries::kubernetes("etcd")?)?;
-        command.args(["--unsafe-no-fsync", "--log-level", "warn", "--data-dir"]).arg(self.directory.join("data"));
+        command.args(["--unsafe-no-fsync", "--log-level", "warn", "--name", &format!("m{member}"), "--data-dir"]);
+        command.arg(self.directory.join(format!("data/{member}")));
         command.args(["--listen-client-urls", &listened, "--advertise-client-urls", &own]);
-        command.args(["--listen-peer-urls", PEERS, "--initial-advertise-peer-urls", PEERS]);
-        command.args(["--initial-cluster", &format!("default={PEERS}")]);
+        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+        command.args(["--initial-cluster", &all.join(",")]);
         if self.is_secured {
             let path = |name: &str| self.directory.join(name);
             command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(path("ca.crt"));
             command.arg("--cert-file").arg(path("server.crt")).arg("--key-file").arg(path("server.key"));
         }
-        self.child = Some(started(command, &self.directory.join("etcd.log"))?);
-        self.token = None;
-        let directory = self.directory.clone();
-        let asks_for_names = directory.join("names").exists();
-        let ready = || Ok(if asks_for_names { self.log_in(namespace) } else { self.status(namespace) }.is_ok());
-        wait::wait_until("etcd is ready", 3 * wait::PATIENCE, ready)
-            .with_context(|| log_tail(&directory.join("etcd.log")))
+        started(command, &self.log(member))
+    }
+
+    fn log(&self, member: usize) -> PathBuf {
+        self.directory.join(format!("etcd-{member}.log"))
     }
 
     fn status(&self, namespace: &NetNs) -> Result<()> {
         self.post(namespace, "/v3/maintenance/status", &json!({})).map(drop)
     }
 
-    /// Kills it on the spot.
+    /// Kills all that run on the spot.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        (0..self.children.len()).try_for_each(|member| self.kill_member(member))
+    }
+
+    fn kill_member(&mut self, member: usize) -> Result<()> {
+        let Some(mut child) = self.children[member].take() else { return Ok(()) };
+        child.kill().context("killing etcd")?;
+        child.wait().context("waiting for etcd's end")?;
+        Ok(())
+    }
+
+    /// Kills the member that leads the others.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn kill_leader(&mut self, namespace: &NetNs) -> Result<()> {
+        let leads = |member: &usize| {
+            let said = self.post_to(*member, namespace, "/v3/maintenance/status", &json!({}));
+            said.is_ok_and(|said| said["leader"] == said["header"]["member_id"])
+        };
+        let leader = (0..self.children.len()).find(leads).context("no member leads")?;
+        self.kill_member(leader)
+    }
+
+    /// Lets it say nothing, or go on.
     ///
     /// # Errors
     /// It does not run.
-    pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("etcd does not run")?;
-        child.kill().context("killing etcd")?;
-        child.wait().context("waiting for etcd's end")?;
+    pub fn be_silent(&self, is_silent: bool) -> Result<()> {
+        let signal = if is_silent { Signal::STOP } else { Signal::CONT };
+        for child in self.children.iter().flatten() {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid is a positive number")?;
+            kill_process(pid, signal).context("stopping etcd")?;
+        }
         Ok(())
     }
 
@@ -118,11 +174,12 @@ impl Etcd {
     #[must_use]
     pub fn named(&self) -> Vec<OsString> {
         let scheme = if self.is_secured { "https" } else { "http" };
-        let url = format!("{scheme}://{}:{PORT}", self.address);
         // The first is of a member that is gone.
-        let gone = format!("{scheme}://{}:{}", self.address, PORT + 9);
-        let mut named: Vec<OsString> =
-            ["--datastore", "etcd", "--etcd-endpoints", &gone, "--etcd-endpoints", &url].map(Into::into).into();
+        let ports = [PORT + 9].into_iter().chain((0..self.children.len()).map(|member| port(PORT, member)));
+        let mut named: Vec<OsString> = ["--datastore", "etcd"].map(Into::into).into();
+        for port in ports {
+            named.extend(["--etcd-endpoints".into(), format!("{scheme}://{}:{port}", self.address).into()]);
+        }
         if self.is_secured {
             for (option, file) in [
                 ("--etcd-ca-cert-file", "ca.crt"),
@@ -189,15 +246,26 @@ impl Etcd {
         self.post(namespace, "/v3/kv/compaction", &json!({ "revision": revision, "physical": true })).map(drop)
     }
 
-    /// One question on the loopback.
+    /// One question on the loopback, to the first member that answers.
     fn post(&self, namespace: &NetNs, path: &str, question: &Value) -> Result<Value> {
+        let mut last = Err(anyhow!("etcd does not run"));
+        for member in (0..self.children.len()).filter(|member| self.children[*member].is_some()) {
+            last = self.post_to(member, namespace, path, question);
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
+    }
+
+    fn post_to(&self, member: usize, namespace: &NetNs, path: &str, question: &Value) -> Result<Value> {
         let body = question.to_string();
         let token = self.token.as_ref().map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
         // An answer of HTTP/1.0 is what comes until the end.
         let request =
             format!("POST {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n{token}Content-Length: {}\r\n\r\n{body}", body.len());
         let text = namespace.inside(|| {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, OWN)).context("reaching etcd")?;
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port(OWN, member))).context("reaching etcd")?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
             stream.write_all(request.as_bytes()).context("asking etcd")?;
             let mut text = String::new();
@@ -265,10 +333,14 @@ impl Etcd {
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
+        for child in self.children.iter_mut().flatten() {
             // Already ended is ended.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
+}
+
+fn port(first: u16, member: usize) -> u16 {
+    first + NEXT * u16::try_from(member).unwrap_or(0)
 }

@@ -39,6 +39,8 @@ use tokio::sync::{
 
 /// What may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
 const SAID_AT_ONCE: usize = 4096;
+/// What may wait to be gathered, each as large as an object may be; the rest waits at etcd.
+const SAID_WAITING: usize = 256;
 
 /// A watched etcd. Dropping it ends the watch.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Etcd {
 }
 
 async fn run(connection: &EtcdConnection, gather: Gather, send: SyncSender<Batch>, stopped: oneshot::Receiver<()>) {
-    let (say, heard) = channel(SAID_AT_ONCE);
+    let (say, heard) = channel(SAID_WAITING);
     tokio::select! {
         _ = stopped => {}
         () = watched::run(connection, &say) => {}

@@ -424,7 +424,8 @@ impl EtcdConnection {
             }
             _ => return Err(failed("write it as http://HOST:PORT or https://HOST:PORT".to_owned())),
         }
-        let made = made.connect_timeout(self.patience()).keep_alive_while_idle(true);
+        // Only while there is a watch, as nearly always: etcd takes it ill otherwise.
+        let made = made.connect_timeout(self.patience()).keep_alive_while_idle(false);
         let made = made.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(PATIENCE);
         // What the channel spawns belongs to the runtime.
         let _inside = self.runtime().enter();
