@@ -65,9 +65,11 @@ pub fn measured(paths: &Paths, console: &Console) -> Result<Measured> {
     Ok(Measured::of(paths))
 }
 
-/// The agent as it is shipped: optimised, static.
+/// The agent as it is shipped: optimised, static, without the names of its functions, which are a tenth of it.
 fn agent(paths: &Paths, console: &Console) -> Result<()> {
-    let mut build = paths.cargo(&["build", "--package", "agent", "--release", "--target", MUSL]);
+    let stripped = ["--", "-C", "strip=symbols"];
+    let build = ["rustc", "--package", "agent", "--bin", "tortie", "--release", "--target", MUSL];
+    let mut build = paths.cargo(&[&build[..], &stripped].concat());
     // What is C in it asks little of a C library, and that is in both.
     build.env("CC_x86_64_unknown_linux_musl", "gcc");
     console.run("build the agent, optimised and static", &mut build)?;

@@ -186,7 +186,8 @@ mod tests {
                 key_of_name(BLOCK, &ipam::cidr_name(cidr)),
                 Some(format!("/calico/ipam/v2/assignment/{family}/block/{name}"))
             );
-            let affinity = BlockAffinity::new(&"n-1".into(), cidr, AffinityState::Pending);
+            let mut affinity = BlockAffinity::new(&"n-1".into(), cidr, AffinityState::Pending);
+            affinity.deleted = (!cidr.is_v4()).to_string();
             let spec = serde_json::to_value(&affinity).expect("JSON");
             lies_at(
                 &object(AFFINITY, affinity.name(), spec),
