@@ -23,12 +23,11 @@ impl Given {
         if self.endpoints.is_empty() || self.endpoints.iter().any(String::is_empty) {
             return Err(value("--etcd-endpoints", "not set: give the URLs of etcd's members"));
         }
-        Ok(EtcdSettings {
-            endpoints: self.endpoints,
-            ca_cert_file: self.ca_cert_file,
-            identity: both(("--etcd-cert-file", self.cert_file), ("--etcd-key-file", self.key_file))?,
-            login: both(("--etcd-username", self.username), ("--etcd-password-file", self.password_file))?,
-        })
+        let identity = both(("--etcd-cert-file", self.cert_file), ("--etcd-key-file", self.key_file))?;
+        let login = both(("--etcd-username", self.username), ("--etcd-password-file", self.password_file))?;
+        let is_secret = identity.is_some() || login.is_some();
+        self.endpoints.iter().try_for_each(|endpoint| checked(endpoint, is_secret))?;
+        Ok(EtcdSettings { endpoints: self.endpoints, ca_cert_file: self.ca_cert_file, identity, login })
     }
 
     /// Where something else is.
@@ -48,6 +47,21 @@ impl Given {
     }
 }
 
+/// A password goes over no network that reads it, and stands in no URL, which is logged.
+fn checked(endpoint: &str, is_secret: bool) -> Result<(), ConfigError> {
+    let refused = |why: &str| Err(value("--etcd-endpoints", why));
+    let place = endpoint.split_once("://").map_or(endpoint, |(_, place)| place).split('/').next().unwrap_or_default();
+    if place.contains('@') {
+        return refused("a URL has no user in it: use --etcd-username and --etcd-password-file");
+    }
+    let host = place.rsplit_once(':').map_or(place, |(host, _)| host).trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse().is_ok_and(|host: std::net::IpAddr| host.is_loopback());
+    if is_secret && !endpoint.starts_with("https://") && !is_here {
+        return refused("a password or a certificate goes by https:// only");
+    }
+    Ok(())
+}
+
 fn both<A, B>(
     (flag, first): (&'static str, Option<A>),
     (other_flag, second): (&'static str, Option<B>),
@@ -57,5 +71,31 @@ fn both<A, B>(
         (None, None) => Ok(None),
         (Some(_), None) => Err(value(other_flag, format!("not set, and {flag} is"))),
         (None, Some(_)) => Err(value(flag, format!("not set, and {other_flag} is"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_go_over_no_network_that_reads_them() {
+        for (endpoint, is_secret) in [
+            ("http://10.0.0.1:2379", false),
+            ("https://etcd.example:2379", true),
+            ("http://127.0.0.1:2379", true),
+            ("http://[::1]:2379", true),
+            ("http://localhost:2379", true),
+        ] {
+            assert!(checked(endpoint, is_secret).is_ok(), "{endpoint}");
+        }
+        for (endpoint, is_secret) in [
+            ("http://10.0.0.1:2379", true),
+            ("http://etcd:2379", true),
+            ("https://user:word@etcd:2379", false),
+            ("http://localhost@etcd:2379", false),
+        ] {
+            assert!(checked(endpoint, is_secret).is_err(), "{endpoint}");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Gathers what etcd says of Calico's objects.
 //! In: keys and values, and where a list begins and is over. Out: batches of updates.
-//! Invariant: there is no batch before everything has been listed once, nor while Calico's objects are not there or locked; what a
+//! Invariant: there is no batch while a list goes on, nor while Calico's objects are not there, locked, or another cluster's; what a
 //! later list lacks is gone only when it is over.
 //! Never: takes trouble, or an etcd in which nothing is, for absence.
 
 use super::{
-    layout::{self, INFORMATION},
+    layout::{self, INFORMATION, Information},
     watched::Said,
 };
 use crate::{Batch, Problem, standing::Standing};
@@ -24,7 +24,9 @@ pub(super) struct Gather {
     is_listed: bool,
     is_in_sync: bool,
     /// What ClusterInformation says; `None`: there is none.
-    is_ready: Option<bool>,
+    information: Option<Information>,
+    /// Which cluster's objects came into force; `None`: none yet, or one without a name.
+    cluster: Option<String>,
     /// It has not come yet in the list that goes on.
     is_information_missing: bool,
     trouble: Option<String>,
@@ -38,7 +40,8 @@ impl Gather {
             missing: None,
             is_listed: false,
             is_in_sync: false,
-            is_ready: None,
+            information: None,
+            cluster: None,
             is_information_missing: true,
             trouble: None,
             server,
@@ -59,7 +62,7 @@ impl Gather {
                     self.standing.take_in(&place, None);
                 }
                 if self.is_information_missing {
-                    self.is_ready = None;
+                    self.information = None;
                 }
             }
             Said::Trouble(trouble) => {
@@ -77,29 +80,40 @@ impl Gather {
         let Some(name) = layout::name_of(key) else { return };
         if name == INFORMATION {
             self.is_information_missing = false;
-            self.is_ready = value.map(layout::is_ready);
+            self.information = value.map(layout::information);
             return;
         }
         let place = Path::new(name);
         if let Some(missing) = &mut self.missing {
             missing.remove(place);
         }
-        if !self.is_listed {
+        if !self.is_in_sync {
             self.standing.expect(place);
         }
         let reading = value.and_then(|value| layout::reading(name, value));
         self.standing.take_in(place, reading);
     }
 
-    /// Whether Calico's objects are locked, or not there at all.
+    /// Whether Calico's objects are locked, another cluster's, or not there at all.
     pub(super) fn is_locked(&self) -> bool {
-        self.is_ready != Some(true)
+        !self.information.as_ref().is_some_and(|said| said.is_ready) || self.is_of_another_cluster()
     }
 
-    /// What is new. Nothing, before everything has been listed, nor while objects are locked.
+    /// What begins anew in an etcd that lost everything has a name of its own (`clusterGUID`, which Calico makes up where there is no
+    /// ClusterInformation), and lacks every policy.
+    fn is_of_another_cluster(&self) -> bool {
+        let said = self.information.as_ref().and_then(|said| said.cluster.as_ref());
+        self.cluster.as_ref().is_some_and(|known| said.is_some_and(|said| said != known))
+    }
+
+    /// What is new. Nothing before everything has been listed, nor while a list goes on: half of what changed together is not what
+    /// anybody wrote. Nothing while objects are locked.
     pub(super) fn batch(&mut self) -> Batch {
-        if !self.is_listed || self.is_locked() {
+        if !self.is_listed || self.missing.is_some() || self.is_locked() {
             return Batch::new();
+        }
+        if let Some(cluster) = self.information.as_ref().and_then(|said| said.cluster.as_ref()) {
+            self.cluster.get_or_insert_with(|| cluster.clone());
         }
         let mut batch = self.standing.changes();
         if !self.is_in_sync {
@@ -118,8 +132,11 @@ impl Gather {
         let problem = |file: &str, message: String| Problem { file: file.into(), line: None, object: None, message };
         let trouble = self.trouble.as_ref();
         let trouble = trouble.map(|trouble| problem(&self.server, format!("{trouble}; all stays as it was")));
-        let locked = match self.is_ready {
+        let locked = match self.information.as_ref().map(|said| said.is_ready) {
             _ if !self.is_listed => None,
+            _ if self.is_of_another_cluster() => Some(
+                "clusterGUID is another cluster's: etcd was made anew; all stays as it was; restore it, or start the agent again if it is meant",
+            ),
             Some(true) => None,
             Some(false) => Some(
                 "datastoreReady is not true: somebody changes Calico's objects as a whole; all stays as it was until it is",

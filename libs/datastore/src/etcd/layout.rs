@@ -38,10 +38,23 @@ pub(super) fn name_of(key: &str) -> Option<&str> {
     key.strip_prefix(RESOURCES)
 }
 
-/// Whether ClusterInformation says that Calico's objects may be used.
-pub(super) fn is_ready(value: &[u8]) -> bool {
-    let object: Option<Value> = serde_json::from_slice(value).ok();
-    object.is_some_and(|object| object.pointer("/spec/datastoreReady").and_then(Value::as_bool) == Some(true))
+/// What ClusterInformation says.
+#[derive(Debug)]
+pub(super) struct Information {
+    /// Calico's objects may be used.
+    pub(super) is_ready: bool,
+    /// Which cluster's they are.
+    pub(super) cluster: Option<String>,
+}
+
+/// Reads it. What cannot be read says that nothing may be used.
+pub(super) fn information(value: &[u8]) -> Information {
+    let object: Value = serde_json::from_slice(value).unwrap_or_default();
+    let spec = &object["spec"];
+    Information {
+        is_ready: spec["datastoreReady"] == true,
+        cluster: spec["clusterGUID"].as_str().filter(|name| !name.is_empty()).map(str::to_owned),
+    }
 }
 
 /// What stands under a key; `None`: nothing that means something here.

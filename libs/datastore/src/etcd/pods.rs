@@ -48,10 +48,14 @@ pub(super) fn is_of_container(before: Option<&[u8]>, attachment: &Attachment) ->
 /// What is to stand there instead of what does; `None`: it says that already.
 pub(super) fn endpoint(before: Option<&[u8]>, address: &WorkloadAddress, attachment: &Attachment) -> Option<Value> {
     let known: Option<Value> = before.and_then(|value| serde_json::from_slice(value).ok()).filter(Value::is_object);
-    let mut now = known.clone().unwrap_or_else(|| fresh(address, attachment));
+    // Of an earlier container of this name nothing is this pod's.
+    let ours = known.clone().filter(|_| is_of_container(before, attachment));
+    let mut now = ours.unwrap_or_else(|| fresh(address, attachment));
     let networks: Vec<_> = address.addresses.iter().map(|address| Cidr::host(*address).to_string()).collect();
-    if !now["spec"].is_object() {
-        now["spec"] = json!({});
+    for part in ["metadata", "spec"] {
+        if !now[part].is_object() {
+            now[part] = fresh(address, attachment)[part].take();
+        }
     }
     let spec = &mut now["spec"];
     spec["orchestrator"] = KUBERNETES.into();
@@ -199,5 +203,27 @@ mod tests {
         assert!(!is_of(text.as_bytes(), &address.pod, &"n2".into()));
         assert!(is_of_container(Some(text.as_bytes()), &attachment) && !is_of_container(None, &attachment));
         assert!(endpoint(Some(b"no JSON"), &address, &attachment).is_some());
+    }
+
+    #[test]
+    fn nothing_that_stands_there_ends_the_agent() {
+        let (address, attachment) = told();
+        let pod = Pod::bare(address.pod.clone(), Some(address.node.clone()));
+        for stands in [r#"{"metadata": "x", "spec": {"containerID": "c1"}}"#, "[]", r#""x""#, r#"{"spec": 7}"#] {
+            let mut written = endpoint(Some(stands.as_bytes()), &address, &attachment).expect("it says something else");
+            describe(&mut written, &pod);
+            assert!(written["metadata"]["name"].is_string(), "{stands}: {written}");
+        }
+    }
+
+    #[test]
+    fn of_an_earlier_container_nothing_stays() {
+        let (address, mut attachment) = told();
+        let mut stands = endpoint(None, &address, &attachment).expect("there is none");
+        stands["metadata"]["labels"]["role"] = "client".into();
+        attachment.id.container = "c2".into();
+        let written =
+            endpoint(Some(stands.to_string().as_bytes()), &address, &attachment).expect("another container's");
+        assert_eq!(written["metadata"]["labels"]["role"], Value::Null);
     }
 }

@@ -69,7 +69,10 @@ pub(super) fn written(object: &Object) -> Result<(String, Value), String> {
 pub(super) fn read(kind: &str, key: &str, value: &[u8], revision: i64) -> Result<Option<Object>, String> {
     let Some(place) = key.strip_prefix(&prefix(kind)) else { return Ok(None) };
     let parts: Vec<&str> = place.split('/').collect();
-    let spec = || serde_json::from_slice::<Value>(value).map(without_nulls).map_err(|error| error.to_string());
+    let spec = || {
+        let read = serde_json::from_slice::<Value>(value).map(without_nulls).map_err(|error| error.to_string())?;
+        if read.is_object() { Ok(read) } else { Err("it is no object".to_owned()) }
+    };
     let (api_version, name, spec) = match (kind, &parts[..]) {
         (BLOCK, [_, "block", cidr]) => (CALICO, ipam::cidr_name(cidr_of(cidr)?), block(spec()?)),
         (AFFINITY, [node, _, "block", cidr]) => {

@@ -81,9 +81,17 @@ pub(super) async fn run(connection: &EtcdConnection, send: &Sender<Said>) {
 
 /// A list, where one is needed, and a watch.
 async fn round(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Option<Heard>) -> Over {
-    let mut at = match *heard {
-        Some(known) if goes_on(connection, known).await.unwrap_or(true) => known,
-        _ => match list(connection, send).await {
+    let known = match *heard {
+        Some(known) => match goes_on(connection, known).await {
+            Ok(goes_on) => goes_on.then_some(known),
+            // A watch from a revision that is not this etcd's would hear nothing.
+            Err(unanswered) => return unanswered.into(),
+        },
+        None => None,
+    };
+    let mut at = match known {
+        Some(known) => known,
+        None => match list(connection, send).await {
             Ok(listed) => listed,
             Err(over) => return over,
         },

@@ -83,9 +83,9 @@ fn nothing_is_in_force_before_the_list_is_over_and_what_a_later_one_lacks_goes_w
     bench.gather.hear(Said::Listing);
     bench.is(INFORMATION, OPEN);
     bench.is("tiers/b", &tier(2));
-    assert_eq!(bench.news(), ["+Tier b"], "a may still come");
+    assert_eq!(bench.news(), [""; 0], "a may still come, and what b was written with");
     bench.gather.hear(Said::Listed);
-    assert_eq!(bench.news(), ["-Tier a"]);
+    assert_eq!(bench.news(), ["+Tier b", "-Tier a"]);
     bench.gone("tiers/b");
     assert_eq!(bench.news(), ["-Tier b"]);
 }
@@ -117,7 +117,35 @@ fn while_calicos_objects_are_locked_nothing_comes_into_force() {
     bench.gather.hear(Said::Listing);
     assert_eq!(bench.news(), [""; 0], "a list that begins unlocks nothing");
     bench.is(INFORMATION, OPEN);
+    assert_eq!(bench.news(), [""; 0], "nor does its first page");
+    bench.gather.hear(Said::Listed);
     assert_eq!(bench.news(), ["-Tier a"]);
+}
+
+#[test]
+fn an_etcd_that_was_made_anew_takes_nothing_away_though_calico_says_that_it_is_ready() {
+    let open = |cluster: &str| format!(r#"{{"spec": {{"datastoreReady": true, "clusterGUID": "{cluster}"}}}}"#);
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, &open("first")), ("tiers/a", &tier(1))]);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
+    bench.list(&[(INFORMATION, &open("second"))]);
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.gather.is_locked());
+    assert!(bench.problems().contains("another cluster's"), "{}", bench.problems());
+    bench.list(&[(INFORMATION, &open("first")), ("tiers/a", &tier(2))]);
+    assert_eq!((bench.news(), bench.problems()), (vec!["+Tier a".to_owned()], String::new()), "restored");
+}
+
+#[test]
+fn what_comes_unreadable_after_a_first_list_keeps_what_was_good_before_the_restart() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
+    let mut bench = bench.again();
+    bench.list(&[(INFORMATION, LOCKED)]);
+    bench.is("tiers/a", "no JSON");
+    bench.is(INFORMATION, OPEN);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
 }
 
 #[test]

@@ -79,9 +79,10 @@ fn an_endpoint_with_a_name_that_is_too_long_is_still_its_pod() {
 
 #[test]
 fn calicos_objects_may_be_used_only_where_it_says_so() {
-    let said = |ready: Value| is_ready(json!({ "spec": { "datastoreReady": ready } }).to_string().as_bytes());
+    let said =
+        |ready: Value| information(json!({ "spec": { "datastoreReady": ready } }).to_string().as_bytes()).is_ready;
     assert_eq!(
-        [said(json!(true)), said(json!(false)), said(json!(null)), is_ready(b"no JSON")],
+        [said(json!(true)), said(json!(false)), said(json!(null)), information(b"no JSON").is_ready],
         [true, false, false, false]
     );
 }
