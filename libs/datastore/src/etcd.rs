@@ -5,6 +5,7 @@
 //! Never: writes but in `objects`, what agents share, and a pod's endpoint.
 
 mod connection;
+mod error;
 mod gather;
 mod layout;
 mod message;
@@ -14,7 +15,8 @@ mod pods;
 mod records;
 mod watched;
 
-pub use connection::{EtcdConnection, EtcdError, EtcdSettings};
+pub use connection::{EtcdConnection, EtcdSettings};
+pub use error::EtcdError;
 pub use objects::EtcdObjects;
 
 use crate::{

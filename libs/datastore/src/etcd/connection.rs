@@ -4,9 +4,12 @@
 //! and the password are read anew for every new connection.
 //! Never: asks by itself; writes twice what was asked once.
 
-use super::message::{
-    AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchCreate,
-    WatchRequest, WatchResponse,
+use super::{
+    error::{EtcdError, Unanswered, is_of_the_way},
+    message::{
+        AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchCreate,
+        WatchRequest, WatchResponse,
+    },
 };
 use futures::{StreamExt as _, stream};
 use http::uri::PathAndQuery;
@@ -54,88 +57,6 @@ pub struct EtcdSettings {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// Our name, and the file that holds the password.
     pub login: Option<(String, PathBuf)>,
-}
-
-/// Why there is no way to it.
-#[derive(Debug, thiserror::Error)]
-pub enum EtcdError {
-    /// A certificate, a key or a password.
-    #[error("{path}: cannot be used for etcd: {reason}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// An endpoint.
-    #[error("{endpoint:?} cannot be an etcd's endpoint: {reason}")]
-    Endpoint {
-        /// It.
-        endpoint: String,
-        /// Why.
-        reason: String,
-    },
-    /// The folder of last good policies.
-    #[error(transparent)]
-    LastGood(crate::OpenError),
-    /// A thread could not be made.
-    #[error("etcd cannot be asked: {0}")]
-    Client(String),
-}
-
-/// Why a question has no answer.
-#[derive(Debug)]
-pub(super) enum Unanswered {
-    /// etcd refuses, or cannot be reached.
-    Refused(Box<Status>),
-    /// It says nothing.
-    Silent,
-    /// It cannot even be asked.
-    Unusable(EtcdError),
-}
-
-impl Unanswered {
-    /// Another member may answer.
-    fn is_of_the_way(&self) -> bool {
-        match self {
-            Self::Refused(status) => is_of_the_way(status.code()),
-            Self::Silent => true,
-            Self::Unusable(_) => false,
-        }
-    }
-
-    /// The answer is larger than what is read.
-    pub(super) fn is_too_large(&self) -> bool {
-        matches!(self, Self::Refused(status) if status.code() == Code::OutOfRange && status.message().contains("too large"))
-    }
-}
-
-impl std::fmt::Display for Unanswered {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused(status) => f.write_str(&in_full(status)),
-            Self::Silent => f.write_str("it does not answer"),
-            Self::Unusable(error) => error.fmt(f),
-        }
-    }
-}
-
-/// What etcd says, or what lies behind "transport error".
-pub(super) fn in_full(status: &Status) -> String {
-    let mut said = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        cause = error.source();
-    }
-    said
-}
-
-fn is_of_the_way(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// What is written.
@@ -241,8 +162,11 @@ impl EtcdConnection {
         if silence().is_some_and(|until| Instant::now() < until) {
             return Err(Unanswered::Silent);
         }
+        let asked = Instant::now();
         let answer = self.runtime().block_on(question);
-        if matches!(answer, Err(Unanswered::Silent)) {
+        // Also where no connection came about: that is told, but as late.
+        let is_silent = |unanswered: &Unanswered| unanswered.is_of_the_way() && asked.elapsed() >= PATIENCE_MIN;
+        if answer.as_ref().is_err_and(is_silent) {
             *silence() = Some(Instant::now() + SILENCE);
         }
         answer

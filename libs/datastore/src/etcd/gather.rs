@@ -25,10 +25,10 @@ pub(super) struct Gather {
     is_in_sync: bool,
     /// What ClusterInformation says; `None`: there is none.
     information: Option<Information>,
+    /// The same in the list that goes on, which unlocks nothing before it is over.
+    listed: Option<Information>,
     /// Which cluster's objects came into force; `None`: none yet, or one without a name.
     cluster: Option<String>,
-    /// It has not come yet in the list that goes on.
-    is_information_missing: bool,
     trouble: Option<String>,
     server: String,
 }
@@ -41,8 +41,8 @@ impl Gather {
             is_listed: false,
             is_in_sync: false,
             information: None,
+            listed: None,
             cluster: None,
-            is_information_missing: true,
             trouble: None,
             server,
         }
@@ -52,7 +52,7 @@ impl Gather {
         match said {
             Said::Listing => {
                 self.missing = Some(self.standing.places_within(Path::new("")));
-                self.is_information_missing = true;
+                self.listed = None;
             }
             Said::Is(key, value) => self.take(&key, Some(&value)),
             Said::Gone(key) => self.take(&key, None),
@@ -61,9 +61,7 @@ impl Gather {
                 for place in self.missing.take().unwrap_or_default() {
                     self.standing.take_in(&place, None);
                 }
-                if self.is_information_missing {
-                    self.information = None;
-                }
+                self.information = self.listed.take();
             }
             Said::Trouble(trouble) => {
                 if self.trouble == trouble {
@@ -79,8 +77,11 @@ impl Gather {
     fn take(&mut self, key: &str, value: Option<&[u8]>) {
         let Some(name) = layout::name_of(key) else { return };
         if name == INFORMATION {
-            self.is_information_missing = false;
-            self.information = value.map(layout::information);
+            let said = value.map(layout::information);
+            match self.missing {
+                Some(_) => self.listed = said,
+                None => self.information = said,
+            }
             return;
         }
         let place = Path::new(name);

@@ -4,7 +4,8 @@
 //! Never: retries what agents share; writes what is there already.
 
 use super::{
-    connection::{EtcdConnection, Unanswered, Write},
+    connection::{EtcdConnection, Write},
+    error::Unanswered,
     message::{Compare, Delete, EQUAL, KeyValue, MOD, Put, RangeRequest, Step, TxnRequest},
     pages::Pages,
     pods, records,

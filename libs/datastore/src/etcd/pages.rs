@@ -4,7 +4,8 @@
 //! Never: goes on at another revision.
 
 use super::{
-    connection::{EtcdConnection, Unanswered},
+    connection::EtcdConnection,
+    error::Unanswered,
     message::{Header, KeyValue, RangeRequest, end_of},
 };
 use std::time::Duration;

@@ -5,12 +5,13 @@
 //! Never: ends before nobody listens; asks faster than the pauses grow.
 
 use super::{
-    connection::{EtcdConnection, Unanswered, in_full},
+    connection::EtcdConnection,
+    error::{Unanswered, in_full},
     layout::RESOURCES,
     message::{DELETED, Event, Header, RangeRequest, WatchCreate, WatchResponse, end_of},
     pages::Pages,
 };
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 use tokio::{sync::mpsc::Sender, time};
 
 /// So long one page may take.
@@ -89,17 +90,15 @@ async fn round(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Opt
         },
         None => None,
     };
-    let mut at = match known {
+    let at = match known {
         Some(known) => known,
         None => match list(connection, send).await {
             Ok(listed) => listed,
             Err(over) => return over,
         },
     };
-    *heard = Some(at);
-    let over = watch(connection, send, &mut at).await;
-    *heard = Some(at);
-    over.err().unwrap_or(Over::Deaf)
+    let Err(over) = watch(connection, send, heard.insert(at)).await;
+    over
 }
 
 /// Whether etcd is the one that was heard: one that was restored from a backup counts its revisions anew, and a watch would wait for
@@ -128,8 +127,8 @@ async fn list(connection: &EtcdConnection, send: &Sender<Said>) -> Result<Heard,
     Ok(Heard { cluster: cluster_id, next: revision + 1 })
 }
 
-/// Ends with an error only.
-async fn watch(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Heard) -> Result<(), Over> {
+/// Until it is over.
+async fn watch(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Heard) -> Result<Infallible, Over> {
     let create = WatchCreate {
         key: RESOURCES.into(),
         range_end: end_of(RESOURCES),

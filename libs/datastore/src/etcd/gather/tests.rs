@@ -118,6 +118,7 @@ fn while_calicos_objects_are_locked_nothing_comes_into_force() {
     assert_eq!(bench.news(), [""; 0], "a list that begins unlocks nothing");
     bench.is(INFORMATION, OPEN);
     assert_eq!(bench.news(), [""; 0], "nor does its first page");
+    assert!(bench.gather.is_locked(), "and nothing is written");
     bench.gather.hear(Said::Listed);
     assert_eq!(bench.news(), ["-Tier a"]);
 }
