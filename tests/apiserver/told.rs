@@ -11,6 +11,7 @@ use tests::{
     Cluster, Node, NodeSpec, PodSpec,
     Probe::Tcp,
     Scrape,
+    cluster::pools,
     wait::{self, PATIENCE},
 };
 
@@ -194,12 +195,12 @@ fn an_agent_under_the_name_of_another_machine_ends_with_one_error_and_the_one_th
 #[test]
 fn calicos_kinds_that_come_after_the_agent_are_taken_up_while_it_runs_in_either_group() -> Result<()> {
     for group in [NATIVE, STORED] {
-        let cluster = Cluster::create()?.serve_bare()?;
+        let cluster = Cluster::create()?.serve()?;
         let mut node = cluster.node(NodeSpec::new(1))?;
         node.agent.start()?;
         let heard = || Ok(node.agent.log().contains("the datastore has said everything it has"));
         wait::wait_until("there is nothing of Calico's, and all is heard", PATIENCE, heard)?;
-        cluster.define(group)?;
+        cluster.define(group, &pools(26, 122))?;
         node.wait_ready()?;
         let pools = format!("ippools.{}", group.0);
         says(&cluster, &[&pools, "pool-v4"], "Allocatable", true, "OK")?;

@@ -90,24 +90,16 @@ impl Cluster {
     /// # Errors
     /// The API server does not come, or refuses what belongs to every cluster.
     pub fn served(group: (&str, &str)) -> Result<Self> {
-        Self::create()?.serve(group)
-    }
-
-    /// The same of an empty cluster.
-    ///
-    /// # Errors
-    /// As [`Cluster::served`].
-    pub fn serve(self, group: (&str, &str)) -> Result<Self> {
-        let cluster = self.serve_bare()?;
-        cluster.define(group)?;
+        let cluster = Self::create()?.serve()?;
+        cluster.define(group, &pools(26, 122))?;
         Ok(cluster)
     }
 
-    /// The same, without Calico's kinds and pools: a test gives them later.
+    /// The same of this cluster, without Calico's kinds and pools: [`Cluster::define`] gives them.
     ///
     /// # Errors
     /// As [`Cluster::served`].
-    pub fn serve_bare(self) -> Result<Self> {
+    pub fn serve(self) -> Result<Self> {
         let mut cluster = self;
         let address = fabric::OUTSIDE_V4.parse().context("the outside host's address")?;
         let folder = cluster.directory.join("control-plane");
@@ -120,14 +112,14 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Gives an API server Calico's kinds, in this group, and pools.
+    /// Gives an API server Calico's kinds, in this group, and these pools ([`pools`]).
     ///
     /// # Errors
     /// It does not take them.
-    pub fn define(&self, (group, version): (&str, &str)) -> Result<()> {
+    pub fn define(&self, (group, version): (&str, &str), pools: &str) -> Result<()> {
         self.apply(&control_plane::calicos_kinds(group, version)?)?;
         self.kubectl(&["wait", "--for=condition=Established", "--all", "crd", "--timeout=30s"], "")?;
-        self.apply(&pools(26, 122).replace("projectcalico.org/v3", &format!("{group}/{version}")))
+        self.apply(&pools.replace("projectcalico.org/v3", &format!("{group}/{version}")))
     }
 
     /// One whose objects are in an etcd, at the outside host, in Calico's layout; without Kubernetes.

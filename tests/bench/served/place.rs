@@ -10,7 +10,11 @@ use crate::{
     progress,
     setups::started,
 };
-use ::tests::{Binaries, Cluster, Node, NodeSpec, Pod, PodSpec, cluster::NATIVE, netns::STEM};
+use ::tests::{
+    Binaries, Cluster, Node, NodeSpec, Pod, PodSpec,
+    cluster::{NATIVE, pools},
+    netns::STEM,
+};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::{
@@ -35,8 +39,9 @@ pub struct Place {
 impl Place {
     /// `stem` tells its namespaces from those of others in this run.
     pub fn create(stem: &str, population: Population, binaries: &Binaries) -> Result<Self> {
-        let cluster =
-            Cluster::with_stem(&format!("{STEM}{}-{stem}", process::id()), binaries.clone())?.serve(NATIVE)?;
+        let cluster = Cluster::with_stem(&format!("{STEM}{}-{stem}", process::id()), binaries.clone())?.serve()?;
+        // A node has one block, and as many pods as a kubelet takes.
+        cluster.define(NATIVE, &pools(23, 119))?;
         cluster.namespace("bench", &[])?;
         let asked = client(&cluster)?;
         for name in population.namespaces() {
