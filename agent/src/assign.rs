@@ -317,7 +317,7 @@ fn letters(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{BalancerRequest, Created, PoolUses, TrafficPolicy};
+    use model::{BalancerRequest, PoolUses};
 
     fn id(name: &str) -> ServiceId {
         ServiceId { namespace: "shop".into(), name: name.into() }
@@ -356,21 +356,10 @@ mod tests {
     fn balancer(name: &str, kind: ServiceKind, class: Option<&str>, has: &[&str]) -> Update {
         let request = BalancerRequest { class: class.map(str::to_owned), ..BalancerRequest::default() };
         let service = Service {
-            id: id(name),
-            created: Created::UNKNOWN,
-            kind,
             cluster_ips: vec![[10, 96, 0, 7].into()],
-            external_ips: vec![],
             load_balancer: has.iter().map(|text| text.parse().expect("an address")).collect(),
             request: (kind == ServiceKind::LoadBalancer).then(|| Arc::new(request)),
-            source_ranges: vec![],
-            ports: [].into(),
-            affinity_s: None,
-            internal: TrafficPolicy::Cluster,
-            external: TrafficPolicy::Cluster,
-            distribution: None,
-            health_check_port: None,
-            unproxied: false,
+            ..Service::bare(id(name), kind)
         };
         Update::Set(Resource::Service(service.into()))
     }

@@ -1,5 +1,5 @@
-//! Whether the machine was started anew since an agent last ran on this state: its pods are gone then.
-//! In: the kernel's number of this start, and the one in `STATE_DIR/boot`. Out: the same start, or another.
+//! This start of the machine, and whether it is another than the one in which an agent last ran on this state: its pods are gone then.
+//! In: the kernel's number of this start, and the one in `STATE_DIR/boot`. Out: the number; the same start, or another.
 //! Invariant: where nothing is written down, it is the same: nobody's pods are taken for gone.
 //! Never: reads a clock.
 
@@ -19,8 +19,7 @@ pub fn number() -> Option<String> {
 /// Whether the machine was started anew.
 pub fn is_another(state_dir: &Path) -> bool {
     let known = fs::read_to_string(state_dir.join(FILE)).unwrap_or_default();
-    let now = fs::read_to_string(NUMBER).unwrap_or_default();
-    !known.is_empty() && !now.is_empty() && known != now
+    number().is_some_and(|now| !known.trim().is_empty() && known.trim() != now)
 }
 
 /// Writes this start down, once, and so that a crash of the machine leaves it or the former one.

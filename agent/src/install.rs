@@ -62,13 +62,11 @@ impl Conflist {
     /// # Errors
     /// Another network's is there, or the file can be neither read nor written.
     pub fn put(&self) -> Result<bool> {
-        match read(&self.path)? {
-            Some(there) if own_socket(&there).is_some_and(|socket| socket == self.socket) => Ok(false),
-            Some(there) if own_socket(&there).is_none() => {
-                bail!("{}: is another network's; name a file of its own, or remove it", self.path.display())
-            }
-            // Or ours, for an agent elsewhere.
-            _ => appear(&self.path, self.text.as_bytes(), 0o644).map(|()| true),
+        match read(&self.path)?.map(|there| own_socket(&there)) {
+            Some(Some(socket)) if socket == self.socket => Ok(false),
+            Some(None) => bail!("{}: is another network's; name a file of its own, or remove it", self.path.display()),
+            // There is none, or ours for an agent elsewhere.
+            None | Some(Some(_)) => appear(&self.path, self.text.as_bytes(), 0o644).map(|()| true),
         }
     }
 }
@@ -78,9 +76,9 @@ impl Conflist {
 /// # Errors
 /// It can be neither read nor removed.
 pub fn remove_conflist(path: &Path) -> Result<bool> {
-    match read(path)? {
-        Some(there) if own_socket(&there).is_none() => Ok(false),
-        Some(_) => gone(path).map(|()| true),
+    match read(path)?.map(|there| own_socket(&there)) {
+        Some(None) => Ok(false),
+        Some(Some(_)) => gone(path).map(|()| true),
         None => Ok(true),
     }
 }

@@ -45,11 +45,10 @@ fn put_off<K: Kernel>(agent: &Agent<K>) -> impl Iterator<Item = Remark> {
 /// Pods that are not served as they should be.
 fn not_in_force<K: Kernel>(agent: &Agent<K>) -> impl Iterator<Item = Remark> {
     let failed = &agent.outcome.failed;
-    let attachments = agent.world.attachments().filter(|_| !failed.is_empty());
+    let attachments = (!failed.is_empty()).then(|| agent.world.attachments()).into_iter().flatten();
     let pods: BTreeMap<String, &model::PodId> =
         attachments.map(|attachment| (attachment.id.to_string(), &attachment.pod)).collect();
-    let failed = failed.iter();
-    failed.filter_map(move |(item, reason)| {
+    failed.iter().filter_map(move |(item, reason)| {
         let about = ResourceKey::Pod((*pods.get(item)?).clone());
         Some(Remark { about, reason: "NotInForce", text: format!("its network is not as it should be: {reason}") })
     })

@@ -343,29 +343,20 @@ fn policy(service: &Service, balance: &Balance) -> Value {
 mod tests {
     use super::*;
     use model::{
-        Created, EndpointSlice, EndpointSliceId, IpPool, Protocol, Resource, ServiceKind, ServicePort, SliceEndpoint,
-        SlicePort, Update,
+        EndpointSlice, EndpointSliceId, IpPool, Protocol, Resource, ServiceKind, ServicePort, SliceEndpoint, SlicePort,
+        Update,
     };
 
     fn service(name: &str, kind: ServiceKind, cluster_ip: u8) -> Service {
         let has_addresses = kind != ServiceKind::Headless;
         let port = ServicePort { name: "web".into(), protocol: Protocol::TCP, port: 80, node_port: None };
         Service {
-            id: ServiceId { namespace: "shop".into(), name: name.into() },
-            created: Created::UNKNOWN,
-            kind,
             cluster_ips: has_addresses.then(|| [10, 96, 0, cluster_ip].into()).into_iter().collect(),
             external_ips: has_addresses.then(|| [203, 0, 113, 9].into()).into_iter().collect(),
-            load_balancer: vec![],
-            request: None,
-            source_ranges: vec![],
             ports: [port].into(),
             affinity_s: Some(60),
-            internal: TrafficPolicy::Cluster,
             external: TrafficPolicy::Local,
-            distribution: None,
-            health_check_port: None,
-            unproxied: false,
+            ..Service::bare(ServiceId { namespace: "shop".into(), name: name.into() }, kind)
         }
     }
 

@@ -86,10 +86,15 @@ pub fn pools(world: &Live) -> Vec<Cidr> {
 
 /// Those of load balancers.
 fn addresses(world: &mut Live, uplink: &BTreeSet<Cidr>, balancers: &mut Balancers) -> BTreeMap<IpAddr, bool> {
+    let pools = pools(world);
+    if pools.is_empty() {
+        // What was kept is made anew once there are some.
+        *balancers = Balancers::default();
+        return BTreeMap::new();
+    }
     if let Some(latest) = world.latest() {
         balancers.follow(latest);
     }
-    let pools = pools(world);
     let is_of_network = |address: IpAddr| {
         pools.iter().any(|net| net.contains(address)) && uplink.iter().any(|net| net.contains(address))
     };
@@ -115,21 +120,11 @@ mod tests {
     fn service(name: &str, address: &str, external: TrafficPolicy) -> Resource {
         let port = ServicePort { name: "web".into(), protocol: Protocol::TCP, port: 80, node_port: None };
         let service = Service {
-            id: ServiceId { namespace: "shop".into(), name: name.into() },
-            created: Created::UNKNOWN,
-            kind: ServiceKind::LoadBalancer,
             cluster_ips: vec![[10, 96, 0, address.len().try_into().unwrap_or(1)].into()],
-            external_ips: vec![],
             load_balancer: vec![address.parse().expect("an address")],
-            request: None,
-            source_ranges: vec![],
             ports: [port].into(),
-            affinity_s: None,
-            internal: TrafficPolicy::Cluster,
             external,
-            distribution: None,
-            health_check_port: None,
-            unproxied: false,
+            ..Service::bare(ServiceId { namespace: "shop".into(), name: name.into() }, ServiceKind::LoadBalancer)
         };
         Resource::Service(service.into())
     }

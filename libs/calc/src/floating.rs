@@ -2,7 +2,8 @@
 //! In: pods that ask for some, their attachments, whose addresses are whose already. Out: frontends with that pod behind them.
 //! Invariant: an address floats to one pod, and never from anybody who has it: this node or another, a pod, a service that is
 //! served here; of pods that want one, on this node or another, the older has it, then the smaller name.
-//! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to a pod whose network's configuration does not allow it; to an address of the other family, or that is not the pod's; more than [`MOST`].
+//! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to a pod whose network's configuration does not allow it; to
+//! an address of the other family, or that is not the pod's; more than [`MOST`].
 
 use crate::{World, host};
 use model::{Attachment, AttachmentId, Created, FIRST_INTERFACE, Family, FloatingIps, NodeName, PodId, ServicePortId};
@@ -81,9 +82,8 @@ pub(crate) fn settle<'a>(world: &'a World, pods: impl Iterator<Item = &'a PodId>
         let may = |known: &&Attachment| known.floating_ips;
         let pod = Pod { id, created: asked.created, own: own(world, id).filter(may).collect() };
         for address in &asked.addresses {
-            let off = || Err("FelixConfiguration does not say floatingIPs: Enabled".to_owned());
             let placed = match (is_on, pod.own.is_empty()) {
-                (false, _) => off(),
+                (false, _) => Err("FelixConfiguration does not say floatingIPs: Enabled".to_owned()),
                 (true, true) => Err(NOT_OF_NETWORK.to_owned()),
                 (true, false) => floating.place(world, &pod, *address, held),
             };
@@ -205,7 +205,7 @@ mod tests {
     use crate::Desired;
     use model::{
         FelixConfiguration, IfaceName, Labels, Mac, Node, Pod, Protocol, Resource, Service, ServiceId, ServiceKind,
-        ServicePort, TrafficPolicy, Update, WorkloadAddress,
+        ServicePort, Update, WorkloadAddress,
     };
 
     fn at(text: &str) -> IpAddr {
@@ -416,21 +416,9 @@ mod tests {
         world.attach(attachment("zoo", 3, FIRST_INTERFACE));
         let port = ServicePort { name: "".into(), protocol: Protocol::TCP, port: 80, node_port: None };
         let service = Service {
-            id: ServiceId { namespace: "shop".into(), name: "web".into() },
-            created: Created::UNKNOWN,
-            kind: ServiceKind::ClusterIp,
             cluster_ips: vec![at("10.96.0.7")],
-            external_ips: vec![],
-            load_balancer: vec![],
-            request: None,
-            source_ranges: vec![],
             ports: [port].into(),
-            affinity_s: None,
-            internal: TrafficPolicy::Cluster,
-            external: TrafficPolicy::Cluster,
-            distribution: None,
-            health_check_port: None,
-            unproxied: false,
+            ..Service::bare(ServiceId { namespace: "shop".into(), name: "web".into() }, ServiceKind::ClusterIp)
         };
         let key = model::ResourceKey::Service(service.id.clone());
         world.apply(Update::Set(Resource::Service(service.into())));

@@ -92,7 +92,7 @@ fn as_update((id, told): (EndpointSliceId, Option<Arc<EndpointSlice>>)) -> Updat
 mod tests {
     use super::*;
     use crate::Live;
-    use model::{Created, Service, ServiceKind, SliceEndpoint, TrafficPolicy};
+    use model::{Service, ServiceKind, SliceEndpoint};
 
     fn slice(name: &str, service: &str, endpoints: &[(&str, bool)]) -> Update {
         let id = EndpointSliceId { namespace: "default".into(), name: name.to_owned() };
@@ -121,23 +121,7 @@ mod tests {
     const API: &str = "kubernetes";
 
     fn api() -> Service {
-        Service {
-            id: api_server(),
-            created: Created::UNKNOWN,
-            kind: ServiceKind::ClusterIp,
-            cluster_ips: vec![[10, 96, 0, 1].into()],
-            external_ips: Vec::new(),
-            load_balancer: Vec::new(),
-            request: None,
-            source_ranges: Vec::new(),
-            ports: [].into(),
-            affinity_s: None,
-            internal: TrafficPolicy::Cluster,
-            external: TrafficPolicy::Cluster,
-            distribution: None,
-            health_check_port: None,
-            unproxied: false,
-        }
+        Service { cluster_ips: vec![[10, 96, 0, 1].into()], ..Service::bare(api_server(), ServiceKind::ClusterIp) }
     }
 
     #[test]

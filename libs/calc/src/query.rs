@@ -134,24 +134,19 @@ impl World {
 
     /// Load balancers to which addresses are given here, as they are written: those whose status says none.
     pub fn unaddressed(&self) -> impl Iterator<Item = &Service> {
-        self.unaddressed_services().values().map(Arc::as_ref)
+        self.unaddressed.values().map(Arc::as_ref)
     }
 
     /// One of them.
     #[must_use]
     pub fn unaddressed_service(&self, id: &ServiceId) -> Option<&Service> {
-        self.unaddressed_services().get(id).map(Arc::as_ref)
+        self.unaddressed.get(id).map(Arc::as_ref)
     }
 
     /// What was given to a load balancer.
     #[must_use]
     pub fn given_to(&self, id: &ServiceId) -> Option<&ServiceAddresses> {
         self.given.get(id)
-    }
-
-    /// What was given to load balancers.
-    pub fn given(&self) -> impl Iterator<Item = &ServiceAddresses> {
-        self.given.values()
     }
 
     /// What load balancers asked for and cannot have.

@@ -33,7 +33,7 @@ pub struct World {
     pub(crate) network_sets: BTreeMap<NetworkSetId, Arc<NetworkSet>>,
     pub(crate) services: BTreeMap<ServiceId, Arc<Service>>,
     /// Those of load balancers without an address, as they are written.
-    unaddressed: BTreeMap<ServiceId, Arc<Service>>,
+    pub(crate) unaddressed: BTreeMap<ServiceId, Arc<Service>>,
     pub(crate) given: BTreeMap<ServiceId, ServiceAddresses>,
     /// Those that are not served for want of room.
     pub(crate) put_off: BTreeSet<ServiceId>,
@@ -183,10 +183,6 @@ impl World {
                 before.as_ref() != Some(&address) && (matters(&address) || before.as_ref().is_some_and(matters))
             }
         }
-    }
-
-    pub(crate) fn unaddressed_services(&self) -> &BTreeMap<ServiceId, Arc<Service>> {
-        &self.unaddressed
     }
 
     /// A load balancer of whose addresses its own status says nothing has those that it was given.

@@ -109,6 +109,28 @@ pub struct ServiceAddresses {
 }
 
 impl Service {
+    /// One of which nothing more is said: without addresses and ports.
+    #[must_use]
+    pub fn bare(id: ServiceId, kind: ServiceKind) -> Self {
+        Self {
+            id,
+            created: Created::UNKNOWN,
+            kind,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer: Vec::new(),
+            request: None,
+            source_ranges: Vec::new(),
+            ports: [].into(),
+            affinity_s: None,
+            internal: TrafficPolicy::Cluster,
+            external: TrafficPolicy::Cluster,
+            distribution: None,
+            health_check_port: None,
+            unproxied: false,
+        }
+    }
+
     /// Whether it is a load balancer of which nobody has said an address.
     #[must_use]
     pub fn awaits_addresses(&self) -> bool {

@@ -4,10 +4,7 @@
 //! Never: as of `tests`.
 
 use super::*;
-use model::{
-    Created, EndpointSlice, EndpointSliceId, Node, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort,
-    TrafficPolicy,
-};
+use model::{EndpointSlice, EndpointSliceId, Node, Service, ServiceKind, ServicePort, SliceEndpoint, SlicePort};
 
 fn prepare_at(container: &str, pod: &str, port: u16, address: Option<&str>) -> Operation {
     let Operation::Prepare(wish) = prepare(container, pod) else { panic!("a prepare") };
@@ -72,21 +69,10 @@ fn cni_90_check_names_a_host_port_that_add_was_not_asked_for_or_that_leads_nowhe
 fn service() -> Resource {
     let port = ServicePort { name: "".into(), protocol: Protocol::TCP, port: 80, node_port: Some(30_080) };
     let service = Service {
-        id: ServiceId { namespace: "shop".into(), name: "web".into() },
-        created: Created::UNKNOWN,
-        kind: ServiceKind::NodePort,
         cluster_ips: vec![[10, 96, 0, 7].into()],
         external_ips: vec![[192, 0, 2, 2].into()],
-        load_balancer: vec![],
-        request: None,
-        source_ranges: vec![],
         ports: [port].into(),
-        affinity_s: None,
-        internal: TrafficPolicy::Cluster,
-        external: TrafficPolicy::Cluster,
-        distribution: None,
-        health_check_port: None,
-        unproxied: false,
+        ..Service::bare(ServiceId { namespace: "shop".into(), name: "web".into() }, ServiceKind::NodePort)
     };
     Resource::Service(service.into())
 }

@@ -301,21 +301,12 @@ pub fn service(name: &str, cluster_ips: &[&str], external_ips: &[&str], created:
     let addresses = |texts: &[&str]| texts.iter().map(|text| address(text)).collect();
     let port = ServicePort { name: String::new(), protocol: Protocol::TCP, port: 80, node_port: Some(30080) };
     let service = Service {
-        id: ServiceId { namespace: "shop".into(), name: name.into() },
         created: Created::read(created),
-        kind: ServiceKind::NodePort,
         cluster_ips: addresses(cluster_ips),
         external_ips: addresses(external_ips),
-        load_balancer: Vec::new(),
-        request: None,
-        source_ranges: Vec::new(),
         ports: [port].into(),
-        affinity_s: None,
-        internal: TrafficPolicy::Cluster,
         external: TrafficPolicy::Local,
-        distribution: None,
-        health_check_port: None,
-        unproxied: false,
+        ..Service::bare(ServiceId { namespace: "shop".into(), name: name.into() }, ServiceKind::NodePort)
     };
     Fact::Object(Resource::Service(service.into()))
 }

@@ -4,9 +4,7 @@
 //! Never: which endpoints are chosen; see `choose`.
 
 use super::*;
-use model::{
-    Created, EndpointSliceId, NamespaceName, NodeName, Protocol, ServiceId, ServicePort, SliceEndpoint, SlicePort,
-};
+use model::{EndpointSliceId, NamespaceName, NodeName, Protocol, ServiceId, ServicePort, SliceEndpoint, SlicePort};
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("the test's address is one")
@@ -23,21 +21,12 @@ fn port(name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> Se
 /// A ClusterIP service with port web.
 fn service(cluster_ips: &[&str]) -> Service {
     Service {
-        id: ServiceId { namespace: NamespaceName::from("shop"), name: "web".into() },
-        created: Created::UNKNOWN,
-        kind: ServiceKind::ClusterIp,
         cluster_ips: addresses(cluster_ips),
-        external_ips: vec![],
-        load_balancer: vec![],
-        request: None,
-        source_ranges: vec![],
         ports: [port("web", Protocol::TCP, 80, None)].into(),
-        affinity_s: None,
-        internal: TrafficPolicy::Cluster,
-        external: TrafficPolicy::Cluster,
-        distribution: None,
-        health_check_port: None,
-        unproxied: false,
+        ..Service::bare(
+            ServiceId { namespace: NamespaceName::from("shop"), name: "web".into() },
+            ServiceKind::ClusterIp,
+        )
     }
 }
 
