@@ -58,6 +58,15 @@ pub(crate) enum Unanswered {
     Silent,
 }
 
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(error) => f.write_str(&super::in_full(error)),
+            Self::Silent => f.write_str("it does not answer"),
+        }
+    }
+}
+
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Write {

@@ -112,11 +112,7 @@ impl ClusterObjects {
     }
 
     fn error(&self, (kind, name): (&str, &str), unanswered: Unanswered) -> ObjectError {
-        let reason = match unanswered {
-            Unanswered::Silent => "it does not answer".to_owned(),
-            Unanswered::Refused(error) => super::in_full(&error),
-        };
-        let server = self.connection.server.to_string();
+        let (server, reason) = (self.connection.server.to_string(), unanswered.to_string());
         ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason }
     }
 }

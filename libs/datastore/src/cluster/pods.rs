@@ -3,10 +3,7 @@
 //! Invariant: all are asked for at once, and waited for together.
 //! Never: takes a pod that is not known for one without labels.
 
-use super::{
-    connection::{Connection, Unanswered},
-    kinds,
-};
+use super::{connection::Connection, kinds};
 use crate::{
     ObjectError,
     convert::{Converted, convert},
@@ -39,10 +36,7 @@ pub(crate) fn pods(connection: &Connection, ids: &[PodId]) -> Vec<Result<Arc<Pod
             ids.iter().zip(answers).map(read).collect()
         }
         Err(unanswered) => {
-            let reason = match unanswered {
-                Unanswered::Silent => "it does not answer".to_owned(),
-                Unanswered::Refused(error) => super::in_full(&error),
-            };
+            let reason = unanswered.to_string();
             ids.iter().map(|id| Err(failed(id, reason.clone()))).collect()
         }
     }

@@ -38,10 +38,10 @@ use tokio::{sync::watch, time};
 
 /// Agents write what all of them would within so long, each at a time of its own: the others see it there.
 const SPREAD: Duration = Duration::from_secs(3);
-/// After a failure, before the next try.
-const AGAIN: Duration = Duration::from_secs(10);
 /// The same for events, a node each: of these nobody hears what others wrote, so that every agent asks the server for each.
 const SPREAD_A_NODE: Duration = Duration::from_millis(100);
+/// After a failure, before the next try.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Between two writes at this node's own object, whoever else writes there.
 const NODE_REST: Duration = Duration::from_secs(10);
 

@@ -1,5 +1,5 @@
 //! Floating addresses of a pod.
-//! In: the annotation `cni.projectcalico.org/floatingIPs`, a JSON list (cni-plugin/pkg/k8s/k8s.go). Out: [`FloatingIps`].
+//! In: the annotation `cni.projectcalico.org/floatingIPs` (cni-plugin/pkg/k8s/k8s.go), or what was read of it. Out: [`FloatingIps`].
 //! Invariant: of a list that cannot be read no address floats; of one that is too long the first [`MOST`] do.
 //! Never: refuses the pod for it: policies go on knowing its labels.
 
@@ -20,11 +20,21 @@ const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
 /// What the pod says of them; an empty annotation says nothing, as in Calico.
 pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {
     let text = meta.annotation(FLOATING_IPS).filter(|text| !text.is_empty())?;
+    let list = serde_json::from_str(text)
+        .map_err(|error| format!("{text:?} is no JSON list of addresses such as [\"192.0.2.7\"]: {error}"));
+    Some(of(&format!("metadata.annotations[{FLOATING_IPS}]"), list, object, unreadable))
+}
+
+/// What a list says that stands at this path of a pod, or of what stands for it.
+pub(super) fn of(
+    path: &str,
+    list: Result<Vec<String>, String>,
+    object: &Value,
+    unreadable: &mut Vec<InvalidField>,
+) -> Box<FloatingIps> {
     let created = created(object);
-    let mut tell = |reason: &str, so: &str| {
-        unreadable.push(InvalidField::new(&format!("metadata.annotations[{FLOATING_IPS}]"), reason).so(so));
-    };
-    let (addresses, unread) = match addresses(text) {
+    let mut tell = |reason: &str, so: &str| unreadable.push(InvalidField::new(path, reason).so(so));
+    let (addresses, unread) = match list.and_then(|list| addresses(&list)) {
         Ok(mut addresses) => {
             if addresses.len() > MOST {
                 let reason = format!("it lists {} addresses", addresses.len());
@@ -38,12 +48,10 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
             (Vec::new(), Some(reason))
         }
     };
-    Some(Box::new(FloatingIps { addresses, unread, created }))
+    Box::new(FloatingIps { addresses, unread, created })
 }
 
-fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
-    let list: Vec<String> = serde_json::from_str(text)
-        .map_err(|error| format!("{text:?} is no JSON list of addresses such as [\"192.0.2.7\"]: {error}"))?;
+fn addresses(list: &[String]) -> Result<Vec<IpAddr>, String> {
     let address = |text: &String| {
         let found = host_address(text).filter(|address| !is_of_one_link(*address));
         found.ok_or_else(|| format!("{text:?} is no address that a packet from elsewhere could be sent to"))

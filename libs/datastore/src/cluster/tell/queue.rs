@@ -39,7 +39,7 @@ impl Queue {
         self.waiting.insert(place, Waiting { about, verdict, at });
     }
 
-    /// There is no such object any more, or nothing is to be said of it.
+    /// There is no such object any more.
     pub(super) fn gone(&mut self, place: &PathBuf) {
         self.waiting.remove(place);
         self.done.remove(place);

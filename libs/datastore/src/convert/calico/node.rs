@@ -18,7 +18,7 @@ struct Spec {
     addresses: Option<Vec<Address>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Bgp {
     ipv4_address: Option<String>,
@@ -33,7 +33,7 @@ struct Address {
 pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Node, InvalidField> {
     let spec: Spec = read("spec", object)?;
     let mut addresses = Vec::new();
-    let bgp = spec.bgp.unwrap_or(Bgp { ipv4_address: None, ipv6_address: None });
+    let bgp = spec.bgp.unwrap_or_default();
     let own = [("spec.bgp.ipv4Address", bgp.ipv4_address), ("spec.bgp.ipv6Address", bgp.ipv6_address)];
     for (path, text) in own {
         if let Some(text) = text.filter(|text| !text.is_empty()) {

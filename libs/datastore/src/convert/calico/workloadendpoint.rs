@@ -7,8 +7,7 @@ use super::{
     super::{
         InvalidField,
         field::{Meta, is_object_name, read, spec},
-        port,
-        service::{created, host_address},
+        floating, port,
     },
     rule,
 };
@@ -70,7 +69,7 @@ pub(in super::super) fn convert(
         service_account: account.map(Into::into),
         addresses: addresses.collect::<Result<_, _>>()?,
         ports: ports(spec.ports.unwrap_or_default())?,
-        floating: floating(spec.ip_nats.unwrap_or_default(), object, unreadable),
+        floating: floats(spec.ip_nats.unwrap_or_default(), object, unreadable),
         ..Pod::bare(id, spec.node.filter(|name| !name.is_empty()).map(Into::into))
     })
 }
@@ -104,26 +103,9 @@ fn ports(written: Vec<Port>) -> Result<Box<[NamedPort]>, InvalidField> {
 }
 
 /// As Calico's plugin has read them from the pod.
-fn floating(nats: Vec<Nat>, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {
-    if nats.is_empty() {
-        return None;
-    }
-    let mut floating = FloatingIps { addresses: Vec::new(), unread: None, created: created(object) };
-    for (index, nat) in nats.into_iter().enumerate() {
-        match host_address(&nat.external_ip) {
-            Some(address) => floating.addresses.push(address),
-            None => {
-                let reason = format!("{:?} is no address that could float", nat.external_ip);
-                let path = format!("spec.ipNATs[{index}].externalIP");
-                unreadable.push(InvalidField::new(&path, &reason).so("no address floats to the pod"));
-                floating.unread = Some(reason);
-            }
-        }
-    }
-    if floating.unread.is_some() {
-        floating.addresses.clear();
-    }
-    Some(Box::new(floating))
+fn floats(nats: Vec<Nat>, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {
+    let list: Vec<_> = nats.into_iter().map(|nat| nat.external_ip).collect();
+    (!list.is_empty()).then(|| floating::of("spec.ipNATs", Ok(list), object, unreadable))
 }
 
 fn complain_of_profiles(id: &PodId, account: Option<&str>, profiles: &[String], unreadable: &mut Vec<InvalidField>) {
@@ -197,6 +179,10 @@ mod tests {
             said.iter().any(|said| said.starts_with("spec.profiles[1]: \"special\" is not the profile")),
             "{said:?}"
         );
-        assert!(said.iter().any(|said| said.starts_with("spec.ipNATs[0].externalIP: ")), "{said:?}");
+        assert!(said.iter().any(|said| said.starts_with("spec.ipNATs: \"here\"")), "{said:?}");
+        let many: Vec<_> = (1..18).map(|last| format!("{{externalIP: 192.0.2.{last}}}")).collect();
+        let (pod, said) = pod(&format!("{{node: n1, pod: web-0, ipNATs: [{}]}}", many.join(", ")));
+        assert_eq!(pod.floating.map(|floating| floating.addresses.len()), Some(16), "as many as by an annotation");
+        assert!(said.iter().any(|said| said.contains("it lists 17 addresses")), "{said:?}");
     }
 }
