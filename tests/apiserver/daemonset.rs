@@ -1,6 +1,7 @@
 //! The install by a kubelet: what `docs/operate.md` has somebody type, on a node that has no network yet, until it has none again.
 //! In: the files under `deploy`, the image. Out: pods that wait, are served and policed, before and after an upgrade; a clean node.
-//! Invariant: the DaemonSets' containers are the kubelet's; of their templates tests set the agent's uplink, cgroup and tables alone.
+//! Invariant: the DaemonSets' containers are the kubelet's; of their templates tests set the agent's uplink, cgroup and tables,
+//! and where the API server is; what else, `moves` says.
 //! Never: runs a program of ours itself.
 
 use crate::{

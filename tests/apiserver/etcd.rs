@@ -20,7 +20,6 @@ struct Story {
 
 /// Runs a test on nodes with these pods, each labelled `pod: NAME`, in namespaces labelled `ns: NAME`.
 fn story(is_secured: bool, pods: &[&[&str]], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
     story_on(Cluster::in_etcd(is_secured)?, labelled, pods, test)
 }
 
@@ -105,7 +104,11 @@ impl Story {
 
     /// While members choose who leads them they refuse.
     fn settled(&mut self, mut done: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        wait::wait_until("etcd takes a change", wait::PATIENCE, || Ok(done(self).is_ok()))
+        let mut last = None;
+        let tried = wait::wait_until("etcd takes a change", wait::PATIENCE, || {
+            Ok(done(self).map_err(|why| last = Some(why)).is_ok())
+        });
+        tried.with_context(|| last.map_or_else(String::new, |why| format!("{why:#}")))
     }
 
     fn problem(&self, part: &str) -> Result<()> {
@@ -185,7 +188,6 @@ fn etcd_that_says_nothing_takes_nothing_away_and_is_heard_when_it_speaks_again()
 
 #[test]
 fn etcd_whose_leader_is_killed_is_heard_by_another_member() -> Result<()> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
     story_on(Cluster::create()?.with_etcd((3, false))?, labelled, &[&["x/a", "x/b"]], |s| {
         is_let_through(s)?;
         for round in 0..2 {
@@ -316,7 +318,6 @@ fn etcd_holds_the_addresses_that_agents_give_at_once_in_calicos_blocks_and_the_p
 
 #[test]
 fn etcd_beside_kubernetes_pods_have_the_labels_that_its_api_server_says() -> Result<()> {
-    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
     let cluster = Cluster::served(NATIVE)?.with_etcd((1, false))?;
     cluster.namespace("x", &[])?;
     story_on(cluster, PodSpec::new, &[&["x/a", "x/b"]], |s| {

@@ -1,6 +1,6 @@
 //! Moving from Calico, as `docs/operate.md` has somebody type it: a node goes over to Tortie, and back.
 //! In: a node on another network, a DaemonSet under the name of Calico's, blocks as Calico writes them. Out: who serves its pods.
-//! Invariant: every step is a command of the page, but for the reboots.
+//! Invariant: every step is one of the page, in its order, but for the reboots; what Calico's agent would write back, the test does.
 //! Never: Calico's own programs.
 
 use crate::{

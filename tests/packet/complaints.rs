@@ -6,13 +6,13 @@
 use crate::{
     cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::{Frame, GATEWAY_MAC, SYN, fold, sum_of},
-    kernel::{Kernel, on_a_node},
+    kernel::{Kernel, ip, on_a_node},
     scenario::{Rules as _, Scenario, allow, policy},
     table::{Action, Fate, Hook, arrives, row, run, sends},
 };
 use abi::DropReason;
 use model::Direction;
-use std::{net::IpAddr, process::Command};
+use std::net::IpAddr;
 
 const WEB: (u16, u16) = (40000, 80);
 
@@ -156,11 +156,6 @@ fn pkt_32_pkt_33_the_mtu_of_a_route_and_of_the_receiver_is_the_one_told() {
             }
         }
     });
-}
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip runs");
-    assert!(status.success(), "ip {arguments}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ mod station;
 mod summed;
 mod wipe;
 
-pub use station::{OWN_FOLDER, on_a_node};
+pub use station::{OWN_FOLDER, ip, on_a_node};
 use station::{Place, Pods};
 
 /// Nothing here takes so long unless it never comes.

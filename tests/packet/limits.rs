@@ -6,13 +6,12 @@
 use crate::{
     cast::{CLIENT, DB, Family, OUTSIDE},
     frame::{ACK, SYN},
-    kernel::{Kernel, UPLINK, on_a_node},
+    kernel::{Kernel, UPLINK, ip, on_a_node},
     scenario::{Scenario, interface},
     table::{Action, Hook},
 };
 use abi::{DropReason, Word, word::ID_MAX};
 use model::IfaceName;
-use std::process::Command;
 
 const WEB: (u16, u16) = (40000, 80);
 
@@ -98,8 +97,7 @@ fn a_route_that_refuses_is_a_drop_with_its_own_reason() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
         for (family, net) in [(Family::V4, "198.51.100.0/24"), (Family::V6, "2001:db8:bad::/48")] {
-            let status = Command::new("ip").args(["route", "add", "blackhole", net]).status().expect("ip runs");
-            assert!(status.success());
+            ip(&format!("route add blackhole {net}"));
             let target = if family == Family::V4 { "198.51.100.7" } else { "2001:db8:bad::7" };
             let opens = |kernel: &mut Kernel| {
                 let frame = CLIENT.tcp(family, OUTSIDE, WEB, SYN).with_destination(target);

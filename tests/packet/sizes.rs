@@ -5,12 +5,11 @@
 
 use crate::{
     cast::{CLIENT, DB, Family, OUTSIDE},
-    kernel::{Kernel, on_a_node},
+    kernel::{Kernel, ip, on_a_node},
     scenario::Scenario,
     table::{Action, Fate, Hook, Step, row, run, sends},
 };
 use abi::DropReason;
-use std::process::Command;
 
 const PORTS: (u16, u16) = (40000, 80);
 
@@ -50,11 +49,6 @@ fn pkt_32_pkt_33_what_fits_the_mtu_is_forwarded_and_what_may_be_cut_is_left_to_t
             .only(&[Family::V4]),
     ];
     on_a_node(|| run(&scenario(), rows));
-}
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip runs");
-    assert!(status.success(), "ip {arguments}");
 }
 
 /// Whether a packet or an error about it leaves.

@@ -6,14 +6,14 @@
 use crate::{
     cast::{CLIENT, DB, Family, OTHER},
     frame::SYN,
-    kernel::{Kernel, Seen, on_a_node},
+    kernel::{Kernel, Seen, ip, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Action, Hook},
 };
 use abi::conntrack::QUOTA_ALL;
 use model::{Direction, Protocol};
 use netlink::Socket;
-use std::{collections::BTreeMap, process::Command};
+use std::collections::BTreeMap;
 
 fn busy() -> Scenario {
     let web = policy("web", Some("db"), &[Direction::Ingress]).ingress(allow().port(Protocol::TCP, 80));
@@ -33,12 +33,6 @@ fn number(kernel: &Kernel) -> u32 {
 fn links() -> Vec<String> {
     let links = Socket::open().and_then(|mut socket| socket.links()).expect("links are listed");
     links.into_iter().map(|link| link.name.0).collect()
-}
-
-/// A route on no link, where there is none yet.
-fn blackhole(net: &str) {
-    let status = Command::new("ip").args(["route", "add", "blackhole", net]).status().expect("ip runs");
-    assert!(status.success(), "a route to {net}");
 }
 
 /// Flows, a refusal, a lone first piece: something in every table that packets write.
@@ -62,14 +56,14 @@ fn a_node_finds_nothing_of_the_one_before_it_but_its_programs() {
         let mut before = Kernel::new(&busy());
         traffic(&mut before);
         let (program, seen) = (number(&before), before.seen());
-        blackhole("203.0.113.0/24");
+        ip("route add blackhole 203.0.113.0/24");
         assert!(!seen.entries.is_empty() && !seen.fragments.is_empty() && !seen.drops.is_empty() && seen.judged > 0);
         assert_ne!(used(&before), empty);
         drop(before);
         assert!(!links().iter().any(|name| name.starts_with("cali") || name.starts_with("uplink")), "{:?}", links());
 
         let mut next = Kernel::new(&Scenario::default());
-        blackhole("203.0.113.0/24");
+        ip("route add blackhole 203.0.113.0/24");
         assert_eq!(number(&next), program, "it is not verified again");
         assert_eq!(next.seen(), Seen::default());
         assert_eq!(next.account(QUOTA_ALL), 0);

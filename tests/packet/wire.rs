@@ -6,7 +6,7 @@
 use crate::{
     cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::Frame,
-    kernel::{Kernel, on_a_node},
+    kernel::{Kernel, ip, on_a_node},
     port::{OFFLOAD, Port},
     scenario::{Scenario, interface},
 };
@@ -166,12 +166,10 @@ fn pkt_57_a_packet_of_a_jumbo_mtu_is_delivered_whole() {
     on_a_node(|| {
         let mut kernel = Kernel::new(&scenario());
         for actor in [CLIENT, DB] {
-            let ip = |name: &str| {
-                let arguments = ["link", "set", name, "mtu", "9000"];
-                assert!(Command::new("ip").args(arguments).status().expect("ip runs").success());
-            };
-            ip(&interface(actor).0);
-            netlink::namespace::inside(kernel.pods(), || ip(actor.name)).expect("the pods' namespace can be entered");
+            let widen = |name: &str| ip(&format!("link set {name} mtu 9000"));
+            widen(&interface(actor).0);
+            netlink::namespace::inside(kernel.pods(), || widen(actor.name))
+                .expect("the pods' namespace can be entered");
         }
         kernel.change_endpoint(DB, |db| db.mtu = 9000);
         let (mut client, mut db) = (Port::at(&kernel, CLIENT), Port::at(&kernel, DB));

@@ -85,8 +85,8 @@ impl Etcd {
                 self.children[member] = Some(self.member(namespace, member, open)?);
             }
         }
-        self.token = None;
-        let (log, asks_for_names) = (self.log(0), self.directory.join("names").exists());
+        // Of the run before: whoever had one has to ask for one.
+        let (log, asks_for_names) = (self.log(0), self.token.take().is_some());
         let ready = || Ok(if asks_for_names { self.log_in(namespace) } else { self.status(namespace) }.is_ok());
         wait::wait_until("etcd is ready", 3 * wait::PATIENCE, ready).with_context(|| log_tail(&log))
     }
@@ -319,7 +319,6 @@ impl Etcd {
             self.post(namespace, "/v3/auth/role/grant", &json!({ "name": AGENT.0, "perm": permission }))?;
         }
         self.post(namespace, "/v3/auth/enable", &json!({}))?;
-        fs::write(self.directory.join("names"), "").context("noting that names are asked for")?;
         self.log_in(namespace)
     }
 

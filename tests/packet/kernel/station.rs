@@ -72,6 +72,12 @@ fn private_mounts() {
     mount("tortie-test", OWN_FOLDER, "tmpfs", MountFlags::empty(), None).expect("root may mount");
 }
 
+/// Runs `ip` in the calling thread's namespace.
+pub fn ip(arguments: &str) {
+    let done = Command::new("ip").args(arguments.split(' ')).output().expect("ip runs");
+    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// Where the other ends of a node's links are.
 pub struct Pods(OwnedFd);
 
@@ -105,10 +111,8 @@ fn forget_network() {
         let _ = socket.delete_link(link.index);
         let _ = socket.set_link(link.index, &LinkChange { up: Some(false), ..LinkChange::default() });
     }
-    for family in ["-4", "-6"] {
-        let flush = Command::new("ip").args([family, "route", "flush", "table", "all"]).output().expect("ip runs");
-        assert!(flush.status.success(), "{}", String::from_utf8_lossy(&flush.stderr));
-    }
+    ip("-4 route flush table all");
+    ip("-6 route flush table all");
 }
 
 /// The folder of one node: its pins, its state.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cast::{Actor, CLIENT, DB, Family, NODE, OUTSIDE},
     frame::{ACK, Frame, RST, SYN, fold, sum_of},
-    kernel::{Kernel, UPLINK, on_a_node},
+    kernel::{Kernel, UPLINK, ip, on_a_node},
     table::{Action, By, Hook},
 };
 use abi::{
@@ -19,7 +19,7 @@ use abi::{
     endpoint::{GATEWAY_MAC, SLOT_HOST},
     maps,
 };
-use std::{fs, process::Command};
+use std::fs;
 
 /// The service's addresses: its own, by the uplink, and a node port, by loopback.
 const AT: [(Actor, Hook, u16); 2] = [(VIP, Hook::Node, 40000), (NODE, Hook::Loop, 40001)];
@@ -109,8 +109,8 @@ fn what_the_node_sends_on_its_last_hop_goes_as_far_as_the_stack_would_send_it() 
                 let is_told = matches!(kernel.ask(hook, &sent(vip, PORT).bytes()).outcome, Outcome::Drop(_));
                 assert!(!is_told, "the twin says {f:?}");
                 goes(&mut kernel, hook, &sent(vip, PORT), (to, &sent(to, TARGET)));
-                let asked = sent(DB, TARGET).with_source_mac(GATEWAY_MAC).with_destination_mac(DB.mac.0).bytes();
                 if to == DB {
+                    let asked = sent(DB, TARGET).with_source_mac(GATEWAY_MAC).with_destination_mac(DB.mac.0).bytes();
                     let ran = kernel.run(Hook::ToPod(DB, By::Host), &asked);
                     assert_eq!((ran.action, ran.bytes), (Action::PassOn, asked), "and into the pod");
                 }
@@ -125,9 +125,8 @@ fn what_goes_to_a_backend_that_is_the_nodes_own_by_its_routes_alone_is_dropped_a
     on_a_node(|| {
         let mut kernel = served(&[UNKNOWN]);
         for f in Family::BOTH {
-            let to = UNKNOWN.address(f).to_string();
-            let status = Command::new("ip").args(["route", "add", "local", &to, "dev", UPLINK]).status();
-            assert!(status.expect("ip runs").success());
+            let to = UNKNOWN.address(f);
+            ip(&format!("route add local {to} dev {UPLINK}"));
             for (vip, hook, port) in AT {
                 let ran = kernel.run(hook, &NODE.tcp(f, vip, (port, PORT), SYN).bytes());
                 assert_eq!(ran.action, Action::Drop, "{f:?} {hook:?}");
