@@ -85,7 +85,7 @@ async fn run(connection: &EtcdConnection, gather: Gather, send: SyncSender<Batch
     let (say, heard) = channel(SAID_WAITING);
     tokio::select! {
         _ = stopped => {}
-        () = watched::run(connection, &say) => {}
+        () = watched::run(connection, layout::RESOURCES, &say) => {}
         () = follow(connection, gather, heard, &send) => {}
     }
 }

@@ -1,5 +1,5 @@
-//! What etcd says of Calico's objects: one list at one revision, then every change from the next revision on.
-//! In: a connection. Out: what it says, without an end.
+//! What etcd says of the keys that begin alike: one list at one revision, then every change from the next revision on.
+//! In: a connection, and what the keys begin with. Out: what it says, without an end.
 //! Invariant: after every trouble it goes on at the revision that was not heard yet, or, where etcd does not have that any more, with a
 //! list; a list is of one revision, however many pages it has.
 //! Never: ends before nobody listens; asks faster than the pauses grow.
@@ -7,7 +7,6 @@
 use super::{
     connection::EtcdConnection,
     error::{Unanswered, in_full},
-    layout::RESOURCES,
     message::{DELETED, Event, Header, RangeRequest, WatchCreate, WatchResponse, end_of},
     pages::Pages,
 };
@@ -60,13 +59,13 @@ impl From<Unanswered> for Over {
     }
 }
 
-/// Until nobody listens.
-pub(super) async fn run(connection: &EtcdConnection, send: &Sender<Said>) {
+/// Of keys that begin so. Until nobody listens.
+pub(super) async fn run(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) {
     let mut heard = None;
     let mut pause = PAUSES[0];
     loop {
         let before = heard;
-        match round(connection, send, &mut heard).await {
+        match round(connection, prefix, send, &mut heard).await {
             Over::Deaf => return,
             Over::Compacted => heard = None,
             Over::Lost(why) => {
@@ -81,9 +80,9 @@ pub(super) async fn run(connection: &EtcdConnection, send: &Sender<Said>) {
 }
 
 /// A list, where one is needed, and a watch.
-async fn round(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Option<Heard>) -> Over {
+async fn round(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>, heard: &mut Option<Heard>) -> Over {
     let known = match *heard {
-        Some(known) => match goes_on(connection, known).await {
+        Some(known) => match goes_on(connection, prefix, known).await {
             Ok(goes_on) => goes_on.then_some(known),
             // A watch from a revision that is not this etcd's would hear nothing.
             Err(unanswered) => return unanswered.into(),
@@ -92,19 +91,19 @@ async fn round(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Opt
     };
     let at = match known {
         Some(known) => known,
-        None => match list(connection, send).await {
+        None => match list(connection, prefix, send).await {
             Ok(listed) => listed,
             Err(over) => return over,
         },
     };
-    let Err(over) = watch(connection, send, heard.insert(at)).await;
+    let Err(over) = watch(connection, prefix, send, heard.insert(at)).await;
     over
 }
 
 /// Whether etcd is the one that was heard: one that was restored from a backup counts its revisions anew, and a watch would wait for
 /// those that were.
-async fn goes_on(connection: &EtcdConnection, heard: Heard) -> Result<bool, Unanswered> {
-    let question = RangeRequest { key: RESOURCES.into(), count_only: true, ..RangeRequest::default() };
+async fn goes_on(connection: &EtcdConnection, prefix: &str, heard: Heard) -> Result<bool, Unanswered> {
+    let question = RangeRequest { key: prefix.into(), count_only: true, ..RangeRequest::default() };
     let header = connection.range(&question).await?.header.unwrap_or_default();
     Ok(header.cluster_id == heard.cluster && header.revision + 1 >= heard.next)
 }
@@ -113,8 +112,8 @@ async fn say(send: &Sender<Said>, said: Said) -> Result<(), Over> {
     send.send(said).await.map_err(|_| Over::Deaf)
 }
 
-async fn list(connection: &EtcdConnection, send: &Sender<Said>) -> Result<Heard, Over> {
-    let mut pages = Pages::of(RESOURCES);
+async fn list(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) -> Result<Heard, Over> {
+    let mut pages = Pages::of(prefix);
     say(send, Said::Listing).await?;
     while let Some(page) = pages.next(connection, PAGE_PATIENCE).await? {
         say(send, Said::Trouble(None)).await?;
@@ -128,10 +127,15 @@ async fn list(connection: &EtcdConnection, send: &Sender<Said>) -> Result<Heard,
 }
 
 /// Until it is over.
-async fn watch(connection: &EtcdConnection, send: &Sender<Said>, heard: &mut Heard) -> Result<Infallible, Over> {
+async fn watch(
+    connection: &EtcdConnection,
+    prefix: &str,
+    send: &Sender<Said>,
+    heard: &mut Heard,
+) -> Result<Infallible, Over> {
     let create = WatchCreate {
-        key: RESOURCES.into(),
-        range_end: end_of(RESOURCES),
+        key: prefix.into(),
+        range_end: end_of(prefix),
         start_revision: heard.next,
         progress_notify: true,
         fragment: true,
