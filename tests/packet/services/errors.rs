@@ -273,6 +273,34 @@ fn pkt_30_a_quote_without_a_checksum_gets_none() {
     });
 }
 
+/// Quotes of an SCTP packet whose sum nobody here can follow: it has none, it covers more than this piece, it is beyond the packet's end.
+fn unfollowed(f: Family, to: Actor, port: u16) -> [Vec<u8>; 3] {
+    let whole = CLIENT.sctp(f, to, (CP, port), &[7; 52]);
+    let header = if f == Family::V4 { 20 } else { 40 };
+    let mut unsummed = whole.bytes()[14..].to_vec();
+    unsummed[header + 8..header + 12].fill(0);
+    let mut piece = whole.clone().fragment(0, 32, true);
+    piece.payload[8..12].fill(9);
+    let mut short = whole;
+    short.payload.truncate(8);
+    [unsummed, piece.bytes()[14..].to_vec(), [&short.bytes()[14..], &[9; 4]].concat()]
+}
+
+#[test]
+fn pkt_30_pkt_59_a_quoted_sctp_sum_that_nobody_here_can_follow_stays_as_it_is() {
+    on_a_node(|| {
+        let mut kernel = served(&scenario(), OUTSIDE);
+        for f in Family::BOTH {
+            open_flows(&mut kernel, f);
+            for (told, hears) in unfollowed(f, OUTSIDE, TARGET).iter().zip(unfollowed(f, VIP, PORT)) {
+                let error = |quote: &[u8]| ROUTER.icmp(f, CLIENT, [&words(f)[1][..], quote].concat());
+                let told = error(told).with_destination_mac(NODE.mac.0);
+                becomes(&mut kernel, Hook::Uplink, &told, &received(error(&hears), CLIENT));
+            }
+        }
+    });
+}
+
 #[test]
 fn a_segmented_answer_that_is_too_big_for_the_client_goes_to_the_stack_as_its_sender_wrote_it() {
     on_a_node(|| {

@@ -67,6 +67,29 @@ fn pkt_26_pkt_59_an_sctp_packet_in_pieces_whose_sum_nobody_here_can_know_goes_no
 }
 
 #[test]
+fn pkt_26_pkt_59_an_sctp_packet_in_pieces_without_a_sum_goes_through_with_none() {
+    on_a_node(|| {
+        let mut kernel = served(&[DB]);
+        let data: Vec<u8> = (0..52).collect();
+        for f in Family::BOTH {
+            let piece = |sent: Frame, offset, more| {
+                let mut piece = sent.fragment(offset, 32, more);
+                if offset == 0 {
+                    piece.payload[8..12].fill(0);
+                }
+                piece
+            };
+            for (offset, more) in [(0, true), (4, false)] {
+                // Where the later piece begins are no ports.
+                let sent = piece(CLIENT.sctp(f, VIP, (40000, PORT), &data), offset, more);
+                let arrives = received(piece(CLIENT.sctp(f, DB, (40000, TARGET), &data), offset, more), DB);
+                goes(&mut kernel, Hook::Pod(CLIENT), &sent.bytes(), &arrives);
+            }
+        }
+    });
+}
+
+#[test]
 fn own_16_an_association_is_judged_by_the_addresses_of_its_packets_whatever_it_says_of_others() {
     on_a_node(|| {
         let clients_alone = policy("clients", Some("db"), &[Direction::Ingress]).ingress(allow().pods("client"));
