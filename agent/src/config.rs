@@ -4,6 +4,7 @@
 //! Never: guesses what an unknown field means; one clear error names it.
 
 mod etcd;
+mod mirror;
 
 use crate::proxy::Services;
 use abi::{Timeout, Timeouts};
@@ -11,6 +12,7 @@ use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
 use dataplane::{Cgroup, Options, Sizes};
 use datastore::EtcdSettings;
+pub use mirror::{MirrorConfig, MirrorSettings};
 use model::{Cidr, IfaceName, NodeName};
 use serde::Deserialize;
 use std::{
@@ -76,8 +78,8 @@ pub enum LogFormat {
 pub enum Datastore {
     /// A directory of manifests.
     Directory(PathBuf),
-    /// The API server that this kubeconfig names, else that of the pod the agent runs in.
-    Kubernetes(Option<PathBuf>),
+    /// The API server that this kubeconfig names, else that of the pod the agent runs in; and its mirror, if there is one.
+    Kubernetes(Option<PathBuf>, Option<EtcdSettings>),
     /// An etcd in which Calico's objects are; and the API server that knows the pods, if there is one.
     Etcd(EtcdSettings, Option<PathBuf>),
 }
@@ -96,6 +98,10 @@ pub struct Settings {
     /// asked for the labels of this node's pods [default: none]
     #[arg(long, env = "TORTIE_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Where a mirror of the API server is read, as URLs of an etcd's members or of its grpc-proxies; repeatable, in the variable
+    /// separated by commas [default: there is none, and the API server is asked itself]
+    #[arg(long, env = "TORTIE_MIRROR", value_name = "URL", value_delimiter = ',')]
+    mirror: Vec<String>,
     /// Members of etcd, as URLs; repeatable, in the variable separated by commas
     #[arg(long, env = "TORTIE_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
@@ -304,6 +310,7 @@ impl Settings {
             node: self.node.or(file.node),
             datastore: self.datastore.or(file.datastore),
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
+            mirror: if self.mirror.is_empty() { file.mirror } else { self.mirror },
             etcd_endpoints: if self.etcd_endpoints.is_empty() { file.etcd_endpoints } else { self.etcd_endpoints },
             etcd_ca_cert_file: self.etcd_ca_cert_file.or(file.etcd_ca_cert_file),
             etcd_cert_file: self.etcd_cert_file.or(file.etcd_cert_file),
@@ -346,6 +353,7 @@ impl Settings {
             datastore: datastore(
                 self.datastore,
                 self.kubeconfig,
+                self.mirror,
                 etcd::Given {
                     endpoints: self.etcd_endpoints,
                     ca_cert_file: self.etcd_ca_cert_file,
@@ -407,17 +415,26 @@ fn node_name(given: Option<String>) -> Result<NodeName, ConfigError> {
     Ok(name.into())
 }
 
-fn datastore(given: Option<String>, kubeconfig: Option<PathBuf>, etcd: etcd::Given) -> Result<Datastore, ConfigError> {
+fn datastore(
+    given: Option<String>,
+    kubeconfig: Option<PathBuf>,
+    mirror: Vec<String>,
+    etcd: etcd::Given,
+) -> Result<Datastore, ConfigError> {
     let wanted = "give file:DIR, a directory of manifests, kubernetes, or etcd";
     let text = given.ok_or_else(|| value("--datastore", format!("not set: {wanted}")))?;
-    if text == "etcd" {
-        return Ok(Datastore::Etcd(etcd.check()?, kubeconfig));
+    let is_mirrored = !mirror.is_empty();
+    if is_mirrored && text != "kubernetes" {
+        return Err(value("--mirror", "a mirror is of an API server: give --datastore kubernetes, or leave it out"));
     }
-    etcd.refuse()?;
+    if text == "etcd" {
+        return Ok(Datastore::Etcd(etcd.check("--etcd-endpoints")?, kubeconfig));
+    }
+    let mirror = if is_mirrored { Some(etcd.of_mirror(mirror)?) } else { etcd.refuse().map(|()| None)? };
     match (directory(&text), kubeconfig) {
         (Some(dir), None) => Ok(Datastore::Directory(dir)),
         (Some(_), Some(_)) => Err(value("--kubeconfig", "a directory of manifests has none: leave it out")),
-        (None, kubeconfig) if text == "kubernetes" => Ok(Datastore::Kubernetes(kubeconfig)),
+        (None, kubeconfig) if text == "kubernetes" => Ok(Datastore::Kubernetes(kubeconfig, mirror)),
         (None, _) => Err(value("--datastore", format!("{text:?} is not supported: {wanted}"))),
     }
 }
@@ -562,6 +579,17 @@ mod tests {
             ("datastore: etcd\nnode: n1\netcdEndpoints: [http://e:2379]\netcdPasswordFile: /c\n", "--etcd-username"),
             ("datastore: etcd\nnode: n1\netcdEndpoints: ['']\n", "--etcd-endpoints"),
             ("datastore: file:/d\nkubeconfig: /k\nnode: n1\n", "--kubeconfig"),
+            ("datastore: file:/d\nmirror: [http://e:2379]\nnode: n1\n", "--mirror"),
+            ("datastore: kubernetes\nmirror: ['']\nnode: n1\n", "--mirror"),
+            (
+                "datastore: kubernetes\nmirror: [http://e:2379]\netcdCertFile: /c\netcdKeyFile: /k\nnode: n1\n",
+                "--mirror",
+            ),
+            (
+                "datastore: kubernetes\nmirror: [http://e:2379]\netcdEndpoints: [http://e:2379]\nnode: n1\n",
+                "--etcd-endpoints",
+            ),
+            ("datastore: kubernetes\netcdCaCertFile: /c\nnode: n1\n", "--etcd-ca-cert-file"),
             ("datastore: file:/d\nnode: N_1\n", "--node"),
             ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),
             ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),

@@ -26,6 +26,7 @@ mod listeners;
 mod lock;
 mod mailbox;
 mod metrics;
+mod mirror;
 mod notes;
 mod object;
 mod observe;
@@ -48,7 +49,7 @@ mod wanted;
 
 use clap::{Args, Parser, Subcommand};
 use cni::protocol::Query;
-use config::{BPFFS, Config, LogFormat, SOCKET, STATE_DIR, Settings};
+use config::{BPFFS, Config, LogFormat, MirrorSettings, SOCKET, STATE_DIR, Settings};
 use model::{LogLevel, PodId};
 use show::Output;
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
@@ -71,6 +72,11 @@ enum Command {
         config: Option<PathBuf>,
         #[command(flatten)]
         settings: Box<Settings>,
+    },
+    /// Mirror what an API server says to an etcd, where the agents of a large cluster read it (`tortie run --mirror`)
+    Mirror {
+        #[command(flatten)]
+        settings: Box<MirrorSettings>,
     },
     /// Show what the running agent knows and what the kernel's tables hold
     Show {
@@ -207,6 +213,7 @@ static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config, settings } => run(config.as_deref(), *settings),
+        Command::Mirror { settings } => mirror(*settings),
         Command::Show { table, of, answer } => show(&table, of.as_deref(), &answer),
         Command::Explain { from, to, port, proto: protocol, source_port, answer } => {
             let question = match from {
@@ -254,35 +261,47 @@ fn run(file: Option<&std::path::Path>, settings: Settings) -> ExitCode {
         Ok(config) => config,
         Err(error) => return failed(2, Err(error.into())),
     };
-    match log(&config) {
-        Ok(filter) => failed(1, run::run(&config, filter)),
+    match log(&config.log, config.log_format) {
+        Ok(reload) => failed(1, run::run(&config, changing(&config, reload))),
         Err(error) => failed(2, Err(error)),
     }
 }
 
-/// Begins to log; what changes that later, where the settings leave it to the cluster.
-fn log(config: &Config) -> anyhow::Result<Option<felix::Filter>> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(&config.log)?).with_writer(std::io::stderr);
-    Ok(match config.log_format {
+fn mirror(settings: MirrorSettings) -> ExitCode {
+    let config = match settings.check() {
+        Ok(config) => config,
+        Err(error) => return failed(2, Err(error.into())),
+    };
+    match log(&config.log, config.log_format) {
+        Ok(_reload) => failed(1, mirror::run(&config)),
+        Err(error) => failed(2, Err(error)),
+    }
+}
+
+/// What changes what is logged.
+type Reload = Box<dyn Fn(EnvFilter) -> anyhow::Result<()> + Send>;
+
+/// Begins to log.
+fn log(log: &str, format: LogFormat) -> anyhow::Result<Reload> {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(log)?).with_writer(std::io::stderr);
+    Ok(match format {
         LogFormat::Text => {
             let builder = builder.with_ansi(false).with_filter_reloading();
             let handle = builder.reload_handle();
             builder.init();
-            changing(config, move |filter| Ok(handle.reload(filter)?))
+            Box::new(move |filter| Ok(handle.reload(filter)?))
         }
         LogFormat::Json => {
             let builder = builder.json().with_filter_reloading();
             let handle = builder.reload_handle();
             builder.init();
-            changing(config, move |filter| Ok(handle.reload(filter)?))
+            Box::new(move |filter| Ok(handle.reload(filter)?))
         }
     })
 }
 
-fn changing(
-    config: &Config,
-    reload: impl Fn(EnvFilter) -> anyhow::Result<()> + Send + 'static,
-) -> Option<felix::Filter> {
+/// By the cluster, where the settings leave it to that.
+fn changing(config: &Config, reload: Reload) -> Option<felix::Filter> {
     let begun = config.log.clone();
     let change = move |level: Option<LogLevel>| {
         let log = level.map_or_else(|| begun.clone(), |level| level.as_str().to_owned());

@@ -39,8 +39,8 @@ pub struct Opened {
 pub enum Source {
     /// A directory of manifests.
     Directory(PathBuf),
-    /// An API server.
-    Cluster(Connection),
+    /// An API server, and its mirror.
+    Cluster(Connection, Option<EtcdConnection>),
     /// etcd, and the API server that knows the pods.
     Etcd(EtcdConnection, Option<Connection>),
 }
@@ -53,7 +53,10 @@ impl Source {
                 bail!("--datastore file:{}: there is no such directory; make it, or correct the path", dir.display())
             }
             Datastore::Directory(dir) => Ok(Self::Directory(dir.clone())),
-            Datastore::Kubernetes(kubeconfig) => Ok(Self::Cluster(Connection::open(kubeconfig.as_deref())?)),
+            Datastore::Kubernetes(kubeconfig, mirror) => {
+                let mirror = mirror.clone().map(EtcdConnection::open).transpose()?;
+                Ok(Self::Cluster(Connection::open(kubeconfig.as_deref())?, mirror))
+            }
             Datastore::Etcd(settings, kubeconfig) => {
                 let cluster = kubeconfig.as_deref().map(|path| Connection::open(Some(path))).transpose()?;
                 Ok(Self::Etcd(EtcdConnection::open(settings.clone())?, cluster))
@@ -65,7 +68,7 @@ impl Source {
     pub fn objects(&self) -> Result<Store> {
         Ok(match self {
             Self::Directory(dir) => Arc::new(Objects::open(dir)?),
-            Self::Cluster(connection) => Arc::new(ClusterObjects::of(connection.clone())),
+            Self::Cluster(connection, _) => Arc::new(ClusterObjects::of(connection.clone())),
             Self::Etcd(etcd, cluster) => Arc::new(EtcdObjects::of(etcd.clone(), cluster.clone())),
         })
     }
@@ -74,7 +77,7 @@ impl Source {
     pub fn timing(&self) -> Timing {
         match self {
             Self::Directory(_) => Timing::FAST,
-            Self::Cluster(_) | Self::Etcd(..) => Timing::SPARING,
+            Self::Cluster(..) | Self::Etcd(..) => Timing::SPARING,
         }
     }
 
@@ -82,7 +85,7 @@ impl Source {
     pub fn writes(&self) -> Vec<(&'static str, u64)> {
         match self {
             Self::Directory(_) => Vec::new(),
-            Self::Cluster(connection) => connection.writes().collect(),
+            Self::Cluster(connection, _) => connection.writes().collect(),
             Self::Etcd(etcd, _) => etcd.writes().collect(),
         }
     }
@@ -101,9 +104,9 @@ impl Source {
                 let problems = Box::new(move || store.problems().iter().map(ToString::to_string).collect());
                 Opened { problems, updates, ended: Box::new(watch_ended), teller: None }
             }
-            Self::Cluster(connection) => {
+            Self::Cluster(connection, mirror) => {
                 let machine = Machine { node: node.clone(), boot: boot::number() };
-                let (cluster, updates) = Cluster::open(connection, &machine, last_good)?;
+                let (cluster, updates) = Cluster::open(connection, &machine, mirror.as_ref(), last_good)?;
                 let (teller, cluster) = (Some(cluster.teller()), Arc::new(cluster));
                 let theirs = Arc::clone(&cluster);
                 let ended = Box::new(move || theirs.refused().unwrap_or_else(watch_ended));

@@ -1,4 +1,4 @@
-//! Settings of an etcd.
+//! Settings of an etcd: the datastore, or the mirror of one.
 //! In: what was given of it. Out: [`EtcdSettings`].
 //! Invariant: of things that go together there is each or none.
 //! Never: opens a file.
@@ -18,16 +18,27 @@ pub struct Given {
 }
 
 impl Given {
-    /// Where etcd is the datastore.
-    pub fn check(self) -> Result<EtcdSettings, ConfigError> {
+    /// Where there is one, the endpoints of which are given by `flag`.
+    pub fn check(self, flag: &'static str) -> Result<EtcdSettings, ConfigError> {
         if self.endpoints.is_empty() || self.endpoints.iter().any(String::is_empty) {
-            return Err(value("--etcd-endpoints", "not set: give the URLs of etcd's members"));
+            return Err(value(flag, "not set: give the URLs of etcd's members"));
         }
         let identity = both(("--etcd-cert-file", self.cert_file), ("--etcd-key-file", self.key_file))?;
         let login = both(("--etcd-username", self.username), ("--etcd-password-file", self.password_file))?;
         let is_secret = identity.is_some() || login.is_some();
-        self.endpoints.iter().try_for_each(|endpoint| checked(endpoint, is_secret))?;
+        self.endpoints.iter().try_for_each(|endpoint| checked(flag, endpoint, is_secret))?;
         Ok(EtcdSettings { endpoints: self.endpoints, ca_cert_file: self.ca_cert_file, identity, login })
+    }
+
+    /// Where a mirror is at these endpoints.
+    pub fn of_mirror(self, endpoints: Vec<String>) -> Result<EtcdSettings, ConfigError> {
+        if !self.endpoints.is_empty() {
+            return Err(value(
+                "--etcd-endpoints",
+                "the datastore is not etcd: a mirror's endpoints are given by --mirror",
+            ));
+        }
+        Self { endpoints, ..self }.check("--mirror")
     }
 
     /// Where something else is.
@@ -41,15 +52,15 @@ impl Given {
             ("--etcd-password-file", self.password_file.is_some()),
         ];
         match given.into_iter().find(|(_, is_given)| *is_given) {
-            Some((flag, _)) => Err(value(flag, "the datastore is not etcd: leave it out")),
+            Some((flag, _)) => Err(value(flag, "there is no etcd, as datastore or as --mirror: leave it out")),
             None => Ok(()),
         }
     }
 }
 
 /// A password goes over no network that reads it, and stands in no URL, which is logged.
-fn checked(endpoint: &str, is_secret: bool) -> Result<(), ConfigError> {
-    let refused = |why: &str| Err(value("--etcd-endpoints", why));
+fn checked(flag: &'static str, endpoint: &str, is_secret: bool) -> Result<(), ConfigError> {
+    let refused = |why: &str| Err(value(flag, why));
     let place = endpoint.split_once("://").map_or(endpoint, |(_, place)| place).split('/').next().unwrap_or_default();
     if place.contains('@') {
         return refused("a URL has no user in it: use --etcd-username and --etcd-password-file");
@@ -87,7 +98,7 @@ mod tests {
             ("http://[::1]:2379", true),
             ("http://localhost:2379", true),
         ] {
-            assert!(checked(endpoint, is_secret).is_ok(), "{endpoint}");
+            assert!(checked("--mirror", endpoint, is_secret).is_ok(), "{endpoint}");
         }
         for (endpoint, is_secret) in [
             ("http://10.0.0.1:2379", true),
@@ -95,7 +106,7 @@ mod tests {
             ("https://user:word@etcd:2379", false),
             ("http://localhost@etcd:2379", false),
         ] {
-            assert!(checked(endpoint, is_secret).is_err(), "{endpoint}");
+            assert!(checked("--mirror", endpoint, is_secret).is_err(), "{endpoint}");
         }
     }
 }

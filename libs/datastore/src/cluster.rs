@@ -9,6 +9,7 @@ mod connection;
 mod gather;
 mod heard;
 mod kinds;
+mod mirror;
 mod noted;
 mod object;
 mod objects;
@@ -18,19 +19,20 @@ mod watched;
 
 pub use connection::{ConnectError, Connection};
 pub use gather::Machine;
+pub use mirror::{Mirror, MirrorStanding};
 pub use objects::ClusterObjects;
 pub(crate) use pods::pods;
 pub use tell::{Remark, Report, Teller};
 
 use crate::{
-    Batch, OpenError, Problem,
+    Batch, EtcdConnection, OpenError, Problem,
     standing::{Standing, Told},
     watch::{BATCHES_MAX, Updates},
 };
-use futures::{FutureExt as _, Stream, StreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream, stream::BoxStream};
 use gather::{Gather, Said};
-use kinds::Calico;
-use kube::core::Status;
+use kinds::{Calico, Watched};
+use kube::{Client, core::Status};
 use noted::Notes;
 use std::{
     error::Error,
@@ -71,13 +73,15 @@ pub struct Cluster {
 impl Cluster {
     /// Watches this cluster for a node. Returns at once: the first batch comes when the server has listed everything, however long
     /// that takes; where the cluster's Node of this name stays another machine, the updates end before it, and
-    /// [`Cluster::refused`] says so. In `last_good`, a folder of its own, the policies in force outlive the process.
+    /// [`Cluster::refused`] says so. In `last_good`, a folder of its own, the policies in force outlive the process. Where there is a
+    /// `mirror` all is heard there, as long as it lives.
     ///
     /// # Errors
     /// The folder cannot be used.
     pub fn open(
         connection: &Connection,
         machine: &Machine,
+        mirror: Option<&EtcdConnection>,
         last_good: Option<&Path>,
     ) -> Result<(Self, Updates), ConnectError> {
         let told = Told::default();
@@ -92,6 +96,7 @@ impl Cluster {
         let refused = Arc::<OnceLock<String>>::default();
         let part = Part {
             connection: connection.clone(),
+            mirror: mirror.cloned(),
             machine: machine.clone(),
             teller: teller.clone(),
             refused: Arc::clone(&refused),
@@ -124,6 +129,7 @@ impl Cluster {
 /// One node's part in a cluster.
 struct Part {
     connection: Connection,
+    mirror: Option<EtcdConnection>,
     machine: Machine,
     teller: Teller,
     refused: Arc<OnceLock<String>>,
@@ -150,8 +156,8 @@ async fn followed(
     mut standing: Standing,
     send: &SyncSender<Batch>,
 ) -> Option<Standing> {
-    let Part { connection, teller, refused, .. } = part;
-    let calico = found_calico(connection, &mut standing).await;
+    let Part { connection, mirror, teller, refused, .. } = part;
+    let calico = found_calico((connection, mirror.as_ref()), &mut standing).await;
     connection.calico_is(calico);
     let kinds = kinds::watched(calico);
     let notes = Arc::<Notes>::default();
@@ -159,12 +165,16 @@ async fn followed(
     let gather = Gather::new(standing, &kinds, connection.server.to_string(), own);
     let node = machine.node.clone();
     let writer = tell::Writer::new(connection.clone(), (kinds.clone(), calico), node, Arc::clone(&notes));
-    let watches = kinds.into_iter().enumerate().map(|(number, kind)| {
-        watched::watched(connection.client.clone(), kind).map(move |said| (number, said)).boxed()
-    });
-    let native = (calico == Calico::Stored)
-        .then(|| kinds::native(connection.client.clone()).map(|()| (usize::MAX, Said::Native)).boxed());
-    let heard = follow(gather, stream::select_all(watches.chain(native)), send, (connection, &notes));
+    let client = connection.client.clone();
+    let events = match mirror.clone() {
+        Some(etcd) => {
+            let node = machine.node.0.to_string();
+            let reader = mirror::Reader { etcd, client, kinds, calico, node };
+            mirror::heard(reader, &connection.runtime).boxed()
+        }
+        None => stream::select_all(watches(&client, kinds, calico, watched::watched)).boxed(),
+    };
+    let heard = follow(gather, events, send, (connection, &notes));
     // Who writes waits for answers; who hears must not.
     let kept = tokio::select! {
         kept = heard => kept,
@@ -177,6 +187,20 @@ async fn followed(
     // It was this one when all came into force.
     machine.boot.take_if(|_| notes.look().is_in_sync);
     kept
+}
+
+/// All kinds, by their numbers; and whether Calico's objects are somewhere else.
+fn watches(
+    client: &Client,
+    kinds: Vec<Watched>,
+    calico: Calico,
+    watch: impl Fn(Client, Watched) -> BoxStream<'static, Said>,
+) -> Vec<BoxStream<'static, (usize, Said)>> {
+    let numbered = kinds.into_iter().enumerate();
+    let all = numbered.map(|(number, kind)| watch(client.clone(), kind).map(move |said| (number, said)).boxed());
+    let native =
+        (calico == Calico::Stored).then(|| kinds::native(client.clone()).map(|()| (usize::MAX, Said::Native)).boxed());
+    all.chain(native).collect()
 }
 
 /// Until it is sure that the Node of this name is another machine.
@@ -197,8 +221,13 @@ async fn another(notes: &Notes, machine: &Machine) -> String {
     }
 }
 
-/// Which of Calico's groups the cluster has; the server is asked until it says so.
-async fn found_calico(connection: &Connection, standing: &mut Standing) -> Calico {
+/// Which of Calico's groups the cluster has; the server is asked until it says so, where the mirror does not.
+async fn found_calico((connection, mirror): (&Connection, Option<&EtcdConnection>), standing: &mut Standing) -> Calico {
+    if let Some(etcd) = mirror
+        && let Some(calico) = mirror::calico(etcd).await
+    {
+        return calico;
+    }
     loop {
         match kinds::calico(&connection.client).await {
             Ok(found) => {

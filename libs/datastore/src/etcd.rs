@@ -7,6 +7,7 @@
 mod connection;
 mod error;
 mod gather;
+pub(crate) mod guarded;
 mod layout;
 mod message;
 mod objects;
@@ -18,6 +19,7 @@ mod watched;
 pub use connection::{EtcdConnection, EtcdSettings};
 pub use error::EtcdError;
 pub use objects::EtcdObjects;
+pub(crate) use watched::{Said, run as watched};
 
 use crate::{
     Batch, OpenError, Problem,

@@ -27,7 +27,9 @@ mod workload;
 mod yaml;
 
 pub use catalog::Catalog;
-pub use cluster::{Cluster, ClusterObjects, ConnectError, Connection, Machine, Remark, Report, Teller};
+pub use cluster::{
+    Cluster, ClusterObjects, ConnectError, Connection, Machine, Mirror, MirrorStanding, Remark, Report, Teller,
+};
 pub use convert::parameters;
 pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings};
 pub use objects::{Metadata, Object, ObjectError, Objects};

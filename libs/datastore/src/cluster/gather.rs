@@ -41,6 +41,8 @@ pub(super) enum Said {
     Trouble(String),
     /// Of no kind: the server can keep Calico's objects itself now.
     Native,
+    /// Of no kind: why the mirror is not heard; `None`: it is.
+    Mirror(Option<String>),
 }
 
 /// What an agent is of a cluster.
@@ -86,6 +88,8 @@ pub(super) struct Gather {
     is_in_sync: bool,
     /// Calico's objects may be in another group than is watched.
     is_native: bool,
+    /// Why the mirror is not heard.
+    mirror: Option<String>,
     /// The place of what says so.
     locked: Option<PathBuf>,
     server: String,
@@ -105,12 +109,26 @@ impl Gather {
             Known { kind, name, missing: None, is_listed: false, trouble: None }
         };
         let known = kinds.iter().map(known).collect();
-        Self { standing, known, is_in_sync: false, is_native: false, locked: None, server, machine, notes }
+        Self {
+            standing,
+            known,
+            is_in_sync: false,
+            is_native: false,
+            mirror: None,
+            locked: None,
+            server,
+            machine,
+            notes,
+        }
     }
 
     pub(super) fn hear(&mut self, kind: usize, said: Said) {
         if let Said::Native = said {
             self.is_native = true;
+            return self.standing.tell_beside(self.troubles());
+        }
+        if let Said::Mirror(why) = said {
+            self.mirror = why;
             return self.standing.tell_beside(self.troubles());
         }
         let trouble = if let Said::Trouble(message) = &said { Some(message.clone()) } else { None };
@@ -152,7 +170,7 @@ impl Gather {
             }
             // Objects go before their kind does: a kind that is not there takes none away.
             Said::Absent => known.is_listed = true,
-            Said::Trouble(_) | Said::Native => {}
+            Said::Trouble(_) | Said::Native | Said::Mirror(_) => {}
         }
     }
 
@@ -182,7 +200,7 @@ impl Gather {
                 self.locked.take_if(|place| missing.contains(place));
             }
             Said::Absent => known.is_listed = true,
-            Said::Gone(_) | Said::Trouble(_) | Said::Native => {}
+            Said::Gone(_) | Said::Trouble(_) | Said::Native | Said::Mirror(_) => {}
         }
         self.standing.tell_beside(self.troubles());
     }
@@ -257,7 +275,13 @@ impl Gather {
             Problem { file: "projectcalico.org/v3".into(), line: None, object: None, message }
         });
         let told = self.known.iter().filter_map(problem).chain(self.locked.iter().map(locked));
-        told.chain(another).chain(moved).collect()
+        let mirror = self.mirror.as_ref().map(|message| Problem {
+            file: "mirror".into(),
+            line: None,
+            object: None,
+            message: message.clone(),
+        });
+        told.chain(another).chain(moved).chain(mirror).collect()
     }
 }
 

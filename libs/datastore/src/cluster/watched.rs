@@ -32,17 +32,26 @@ struct Watch<K: Kind> {
 
 /// What the server says of a kind.
 pub(super) fn watched(client: Client, kind: Watched) -> BoxStream<'static, Said> {
+    of_kind(client, kind, true)
+}
+
+/// The same, by a list that is as new as anything that anybody has heard: one that comes as events may be of a server that is late.
+pub(super) fn anew(client: Client, kind: Watched) -> BoxStream<'static, Said> {
+    of_kind(client, kind, false)
+}
+
+fn of_kind(client: Client, kind: Watched, is_streaming: bool) -> BoxStream<'static, Said> {
     match &*kind.name() {
-        "pods" => of::<Pod>(client, kind).boxed(),
-        SERVICES => of::<Signed>(client, kind).boxed(),
-        _ => of::<Whole>(client, kind).boxed(),
+        "pods" => of::<Pod>(client, kind, is_streaming).boxed(),
+        SERVICES => of::<Signed>(client, kind, is_streaming).boxed(),
+        _ => of::<Whole>(client, kind, is_streaming).boxed(),
     }
 }
 
-fn of<K: Kind>(client: Client, kind: Watched) -> impl Stream<Item = Said> {
+fn of<K: Kind>(client: Client, kind: Watched, is_streaming: bool) -> impl Stream<Item = Said> {
     let api = Api::<Object<K>>::all_with(client, &kind.resource);
-    let events = events(api.clone(), true);
-    let watch = Watch { api, kind, is_streaming: true, events };
+    let events = events(api.clone(), is_streaming);
+    let watch = Watch { api, kind, is_streaming, events };
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch)))
 }
 

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 /// At most so many float to one pod: whoever may write pods takes no more of the node's tables by one of them.
 const MOST: usize = 16;
 
-const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
+pub(crate) const FLOATING_IPS: &str = "cni.projectcalico.org/floatingIPs";
 
 /// What the pod says of them; an empty annotation says nothing, as in Calico.
 pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {

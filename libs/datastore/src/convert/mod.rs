@@ -28,8 +28,9 @@ pub(crate) use calico::{
     tier::Spec as TierSpec,
 };
 pub(crate) use field::InvalidField;
+pub(crate) use floating::FLOATING_IPS;
 pub(crate) use ippool::Spec as IpPoolSpec;
-pub(crate) use pod::{POD_IP, POD_IPS};
+pub(crate) use pod::{AWS_POD_IPS, POD_IP, POD_IPS};
 
 use crate::{given, workload};
 use calico::Group;

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 /// Annotations of a pod by which Calico's agents know its addresses (libcalico-go/lib/backend/k8s/conversion/constants.go).
 pub(crate) const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 pub(crate) const POD_IP: &str = "cni.projectcalico.org/podIP";
-const AWS_POD_IPS: &str = "vpc.amazonaws.com/pod-ips";
+pub(crate) const AWS_POD_IPS: &str = "vpc.amazonaws.com/pod-ips";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

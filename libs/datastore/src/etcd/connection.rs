@@ -127,7 +127,7 @@ impl EtcdConnection {
     }
 
     /// Its endpoints.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0.name
     }
 

@@ -54,6 +54,9 @@ pub(super) struct RangeResponse {
     /// There are some behind them.
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
+    /// How many there are, beyond those that were asked for, too.
+    #[prost(int64, tag = "4")]
+    pub(super) count: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -20,7 +20,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5
 
 /// What etcd says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     /// A list begins: the first, or one after a watch that was lost.
     Listing,
     /// A key has this value now.
@@ -60,7 +60,7 @@ impl From<Unanswered> for Over {
 }
 
 /// Of keys that begin so. Until nobody listens.
-pub(super) async fn run(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) {
+pub(crate) async fn run(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) {
     let mut heard = None;
     let mut pause = PAUSES[0];
     loop {
