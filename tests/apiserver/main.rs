@@ -12,6 +12,7 @@ mod etcd;
 mod felix;
 mod image;
 mod install;
+mod mirror;
 mod moves;
 mod policy;
 mod shop;

@@ -218,6 +218,20 @@ impl Cluster {
         self.apply(include_str!("../../deploy/base/rbac.yaml"))
     }
 
+    /// Gives mirrors the rights that they are shipped with, and says by which kubeconfig they come.
+    ///
+    /// # Errors
+    /// There is no API server, or kubectl fails.
+    pub fn grant_mirrors(&self) -> Result<PathBuf> {
+        self.apply(include_str!("../../deploy/mirror/rbac.yaml"))?;
+        let (who, user) = (control_plane::MIRROR, format!("--user={}", control_plane::MIRROR));
+        let role = format!("--clusterrole={who}");
+        self.kubectl(&["create", "clusterrolebinding", "mirror", &role, &user], "")?;
+        let own = ["create", "rolebinding", "mirror", "--role=tortie-mirror", "--namespace=tortie-system", &user];
+        self.kubectl(&own, "")?;
+        Ok(self.control_plane.as_ref().context("this cluster has no API server")?.mirrors_kubeconfig())
+    }
+
     /// The administrator's kubeconfig, where there is an API server.
     #[must_use]
     pub fn administrator(&self) -> Option<PathBuf> {

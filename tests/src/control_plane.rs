@@ -24,6 +24,8 @@ const PORT: u16 = 6443;
 const ADMIN: &str = "admin";
 /// Who the agents are.
 pub const AGENT: &str = "tortie";
+/// Who mirrors are.
+pub const MIRROR: &str = "tortie-mirror";
 
 /// What runs, and where.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl ControlPlane {
     pub fn start(namespace: &NetNs, address: IpAddr, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).context("making the control plane's folder")?;
         let token = |who: &str, groups: &str| format!("{who}-token,{who},{who}{groups}\n");
-        let tokens = token(ADMIN, ",\"system:masters\"") + &token(AGENT, "");
+        let tokens = token(ADMIN, ",\"system:masters\"") + &token(AGENT, "") + &token(MIRROR, "");
         fs::write(directory.join("tokens.csv"), tokens).context("writing tokens")?;
         openssl(
             directory,
@@ -56,6 +58,7 @@ impl ControlPlane {
             Self { directory: directory.to_owned(), address, etcd, apiserver: None, controllers: Vec::new() };
         control_plane.kubeconfig(ADMIN)?;
         control_plane.kubeconfig(AGENT)?;
+        control_plane.kubeconfig(MIRROR)?;
         control_plane.start_apiserver(namespace)?;
         Ok(control_plane)
     }
@@ -150,6 +153,12 @@ impl ControlPlane {
     #[must_use]
     pub fn agents_kubeconfig(&self) -> PathBuf {
         self.kubeconfig_path(AGENT)
+    }
+
+    /// Where the mirrors' lies.
+    #[must_use]
+    pub fn mirrors_kubeconfig(&self) -> PathBuf {
+        self.kubeconfig_path(MIRROR)
     }
 
     /// Where the administrator's lies.

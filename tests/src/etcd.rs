@@ -170,15 +170,21 @@ impl Etcd {
         fs::remove_dir_all(self.directory.join("data")).context("removing what etcd had")
     }
 
-    /// How an agent is told of it.
+    /// How an agent is told of it as its datastore.
     #[must_use]
     pub fn named(&self) -> Vec<OsString> {
+        ["--datastore", "etcd"].into_iter().map(Into::into).chain(self.reached("--etcd-endpoints")).collect()
+    }
+
+    /// How it is reached, its members by this option.
+    #[must_use]
+    pub fn reached(&self, option: &str) -> Vec<OsString> {
         let scheme = if self.is_secured { "https" } else { "http" };
         // The first is of a member that is gone.
         let ports = [PORT + 9].into_iter().chain((0..self.children.len()).map(|member| port(PORT, member)));
-        let mut named: Vec<OsString> = ["--datastore", "etcd"].map(Into::into).into();
+        let mut named: Vec<OsString> = Vec::new();
         for port in ports {
-            named.extend(["--etcd-endpoints".into(), format!("{scheme}://{}:{port}", self.address).into()]);
+            named.extend([option.into(), format!("{scheme}://{}:{port}", self.address).into()]);
         }
         if self.is_secured {
             for (option, file) in [
@@ -220,14 +226,21 @@ impl Etcd {
         self.post(namespace, "/v3/kv/deleterange", &json!({ "key": key })).map(drop)
     }
 
+    /// Removes all keys that begin so.
+    ///
+    /// # Errors
+    /// etcd refuses.
+    pub fn clear(&self, namespace: &NetNs, prefix: &str) -> Result<()> {
+        let question = json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end_of(prefix)?) });
+        self.post(namespace, "/v3/kv/deleterange", &question).map(drop)
+    }
+
     /// All keys that begin so, each with what stands there.
     ///
     /// # Errors
     /// etcd refuses, or there stands no JSON.
     pub fn all(&self, namespace: &NetNs, prefix: &str) -> Result<Vec<(String, Value)>> {
-        let mut end = prefix.as_bytes().to_vec();
-        *end.last_mut().context("a prefix")? += 1;
-        let question = json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) });
+        let question = json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end_of(prefix)?) });
         let answer = self.post(namespace, "/v3/kv/range", &question)?;
         let kvs = answer["kvs"].as_array().cloned().unwrap_or_default();
         let text = |value: &Value| Ok::<_, anyhow::Error>(STANDARD.decode(value.as_str().context("text")?)?);
@@ -338,6 +351,12 @@ impl Drop for Etcd {
             let _ = child.wait();
         }
     }
+}
+
+fn end_of(prefix: &str) -> Result<Vec<u8>> {
+    let mut end = prefix.as_bytes().to_vec();
+    *end.last_mut().context("a prefix")? += 1;
+    Ok(end)
 }
 
 fn port(first: u16, member: usize) -> u16 {
