@@ -5,6 +5,7 @@
 
 use crate::deploy::kustomized;
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{collections::BTreeMap, path::PathBuf, process::Child, time::Duration};
 use tests::{
     Cluster, Etcd, Node, NodeSpec, Pod, PodSpec,
@@ -76,6 +77,12 @@ impl Story {
         let child = started(command, &self.log(name))?;
         self.mirrors.insert(name, child);
         Ok(())
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let child = self.mirrors.get(name).with_context(|| format!("no mirror {name}"))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid is a positive number")?;
+        kill_process(pid, signal).context("signalling a mirror")
     }
 
     fn kill(&mut self, name: &str) -> Result<()> {
@@ -162,7 +169,7 @@ fn a_policy_by_kubectl_is_met_through_the_mirror_and_agents_watch_no_pods_at_the
         s.until_direct(false)?;
         s.watched_by(1.0)?;
         let shipped = kustomized(&s.cluster, "overlays/mirrored")?;
-        s.cluster.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], &shipped)?;
+        s.cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], &shipped)?;
         s.policy()?;
         s.is_shut()?;
         s.no_policy()?;
@@ -200,6 +207,30 @@ fn mirrors_of_which_the_leader_is_killed_are_one_mirror() -> Result<()> {
             s.mirror(leader)?;
         }
         ensure!(s.leader()? == first, "each has led");
+        s.watched_by(1.0)
+    })
+}
+
+#[test]
+fn a_leader_that_stood_still_writes_nothing_once_another_leads() -> Result<()> {
+    story(&["m1"], |s| {
+        s.leader()?;
+        s.until_direct(false)?;
+        s.policy()?;
+        s.is_shut()?;
+        s.mirror("m2")?;
+        s.signal("m1", Signal::STOP)?;
+        wait::wait_until("the other leads", LONG, || Ok(s.leader()? == "m2"))?;
+        s.no_policy()?;
+        s.is_open()?;
+        s.signal("m1", Signal::CONT)?;
+        let log = s.log("m1");
+        wait::wait_until("the first one notices", LONG, || Ok(log_tail(&log).contains("a term is over")))?;
+        s.policy()?;
+        s.is_shut()?;
+        s.no_policy()?;
+        s.is_open()?;
+        ensure!(s.leader()? == "m2" && !s.is_direct()?, "the first one has written");
         s.watched_by(1.0)
     })
 }

@@ -210,27 +210,20 @@ impl Writer {
                 next = Instant::now() + BEAT;
                 continue;
             }
-            let mut written = kept.write(&self.etcd, &mut source, Instant::now() >= next).await;
-            if matches!(written, Ok(true)) {
-                next = Instant::now() + BEAT;
-                self.stands(if kept.state.is_behind { Standing::Behind } else { Standing::Serving });
-            }
-            if written.is_ok() && counted.elapsed() >= COUNT {
-                counted = Instant::now();
-                written = kept.count(&self.etcd).await;
-            }
-            if let Err(why) = written {
-                self.stands(Standing::Behind);
-                tracing::warn!("{}: {why}; what is there is looked at anew", self.etcd.name());
-                match Kept::begin(&self.etcd, &self.name, calico).await {
-                    Ok(begun) => kept = begun,
-                    Err(why) => {
-                        tracing::warn!("{}: {why}", self.etcd.name());
-                        time::sleep(PAUSE).await;
-                    }
+            // Whoever does not know what stands there lists again, etcd and then the API server: others may have written meanwhile.
+            match kept.write(&self.etcd, &mut source, Instant::now() >= next).await {
+                Ok(true) => {
+                    next = Instant::now() + BEAT;
+                    self.stands(if kept.state.is_behind { Standing::Behind } else { Standing::Serving });
                 }
-                source.compare(&kept.held);
-                next = Instant::now();
+                Ok(false) => {}
+                Err(why) => return format!("{}: {why}", self.etcd.name()),
+            }
+            if counted.elapsed() >= COUNT {
+                counted = Instant::now();
+                if let Err(why) = kept.count(&self.etcd).await {
+                    return format!("{}: {why}", self.etcd.name());
+                }
             }
         }
     }
@@ -443,11 +436,11 @@ impl Kept {
         Ok(())
     }
 
-    /// Whether as many records are there as were written.
-    async fn count(&self, etcd: &EtcdConnection) -> Result<bool, String> {
+    /// As many records are there as were written.
+    async fn count(&self, etcd: &EtcdConnection) -> Result<(), String> {
         let count = guarded::count(etcd, RECORDS).await?;
         let own = self.held.len() as u64;
-        if count == own { Ok(false) } else { Err(format!("{count} records are there, and {own} were written")) }
+        if count == own { Ok(()) } else { Err(format!("{count} records are there, and {own} were written")) }
     }
 }
 
