@@ -375,6 +375,7 @@ impl<K: Kernel> Agent<K> {
         let mut problems = (self.node.problems)();
         problems.extend(self.world.remarks().cloned());
         problems.extend(self.world.host_remarks());
+        problems.extend(self.world.profile_remarks());
         problems.extend(self.world.node_port_remark());
         problems.extend(self.world.floating_remarks().iter().cloned());
         let of_services = self.service_remarks().into_iter();

@@ -154,6 +154,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let mut world = Live::new(config.node.clone(), config.keep_established);
     world.set_node_ports(config.node_port_addresses.clone());
     world.set_proxy(neighbour);
+    world.set_profiles_told(source.tells_profiles());
     let allocator = Allocator::new(objects, config.node.clone());
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;

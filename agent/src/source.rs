@@ -81,6 +81,11 @@ impl Source {
         }
     }
 
+    /// Whether namespaces are what profiles tell there: one without a profile lets nothing through.
+    pub fn tells_profiles(&self) -> bool {
+        matches!(self, Self::Etcd(..))
+    }
+
     /// Writes that it was asked for, by what is written.
     pub fn writes(&self) -> Vec<(&'static str, u64)> {
         match self {

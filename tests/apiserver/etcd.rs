@@ -338,6 +338,53 @@ fn etcd_beside_kubernetes_pods_have_the_labels_that_its_api_server_says() -> Res
     })
 }
 
+#[test]
+fn etcd_of_two_endpoints_of_a_pod_the_one_that_was_made_last_counts_and_an_attachment_before_any() -> Result<()> {
+    story(false, &[&["x/a"], &[]], |s| {
+        // Its first node died, and nobody took its endpoint away: the name of that comes first.
+        let stale = |pod: &str| {
+            json!({ "metadata": { "labels": { "pod": "stale" } }, "spec": {
+                "node": "dead", "pod": pod, "containerID": "of-old", "profiles": ["kns.x"], "ipNetworks": ["10.65.99.9/32"] } })
+        };
+        s.put("workloadendpoints/x/dead-k8s-b-eth0", &stale("b"))?;
+        s.add("x/b", 2)?;
+        is_let_through(s)?;
+        s.refuse("p", "a", "pod == 'b'")?;
+        is_refused(s)?;
+        s.problem("which is newer and counts")?;
+        // One of another container takes nothing from the pod that is attached here, even if it was made later.
+        s.put("workloadendpoints/x/dead-k8s-a-eth0", &stale("a"))?;
+        s.problem("workloadendpoints/x/dead-k8s-a-eth0, which is newer and counts")?;
+        is_refused(s)
+    })
+}
+
+#[test]
+fn etcd_a_pod_of_a_profile_that_is_not_there_sends_and_gets_nothing_and_is_named() -> Result<()> {
+    story(false, &[&["x/a", "x/b", "y/c"]], |s| {
+        s.expect(Tcp(80), "x/a\n x/b .\n y/c .")?;
+        s.remove("profiles/kns.x")?;
+        s.expect(Tcp(80), "x/a\n x/b X\n y/c X")?;
+        s.expect(Tcp(80), "y/c\n x/b X")?;
+        s.problem("Pod x/a: there is no profile kns.x")?;
+        s.profile("x")?;
+        s.expect(Tcp(80), "x/a\n x/b .\n y/c .")?;
+        // One that is neither its namespace's nor its account's.
+        let name = "workloadendpoints/x/node1-k8s-b-eth0";
+        let found = s.all(&format!("/calico/resources/v3/projectcalico.org/{name}"))?;
+        let (_, mut endpoint) = found.into_iter().next().context("the endpoint of b")?;
+        endpoint["spec"]["profiles"] = json!(["special"]);
+        s.put(name, &endpoint)?;
+        s.expect(Tcp(80), "x/a\n x/b X\n y/c .")?;
+        s.problem("Pod x/b: there is no profile special")?;
+        let allow = json!([{ "action": "Allow", "protocol": "TCP", "destination": { "ports": [81] } }]);
+        s.put("profiles/special", &json!({ "spec": { "egress": allow } }))?;
+        s.expect(Tcp(81), "x/a\n x/b .")?;
+        s.expect(Tcp(80), "x/a\n x/b X")?;
+        s.expect(Tcp(81), "x/b\n x/a X")
+    })
+}
+
 /// Addresses that blocks say are held.
 fn used(s: &mut Story) -> Result<usize> {
     let blocks = s.all("/calico/ipam/v2/assignment/")?;

@@ -213,6 +213,7 @@ fn pod(endpoint: &Endpoint, ports: &[NamedPort], node: &NodeName) -> Pod {
         service_account: endpoint.service_account.as_deref().map(Into::into),
         addresses: endpoint.addresses.as_slice().into(),
         ports: ports.into(),
+        profiles: endpoint.profiles.as_ref().map(|named| named.iter().map(|name| name.as_str().into()).collect()),
         ..Pod::bare(endpoint.id.clone(), Some(node.clone()))
     }
 }

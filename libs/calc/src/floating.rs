@@ -5,7 +5,7 @@
 //! Never: while FelixConfiguration does not say `floatingIPs: Enabled`; to a pod whose network's configuration does not allow it; to
 //! an address of the other family, or that is not the pod's; more than [`MOST`].
 
-use crate::{World, host};
+use crate::{World, host, workload::described};
 use model::{Attachment, AttachmentId, Created, FIRST_INTERFACE, Family, FloatingIps, NodeName, PodId, ServicePortId};
 use service::{Balance, Frontend, Kind};
 use std::{
@@ -55,7 +55,7 @@ struct Pod<'a> {
 
 /// What a pod that is attached here asks for.
 pub(crate) fn asked<'a>(world: &'a World, id: &PodId) -> Option<&'a FloatingIps> {
-    let asked = wanted(world, id)?;
+    let asked = described(world, id).filter(|pod| !pod.finished)?.floating.as_deref()?;
     own(world, id).next().map(|_| asked)
 }
 

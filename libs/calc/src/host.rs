@@ -9,7 +9,7 @@ use model::{
     DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
     LogLevel, NamespaceName, Truth,
 };
-use policy::{Failsafes, HostLayer, HostProfile, HostSubject, RuleSet};
+use policy::{EndpointProfile, Failsafes, HostLayer, HostSubject, RuleSet};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -91,10 +91,10 @@ pub(crate) fn labels(host: &HostEndpoint) -> EffectiveLabels<'_> {
 }
 
 /// `None`: there is none of this name.
-pub(crate) fn profile<'a>(world: &'a World, name: &'a str) -> Option<HostProfile<'a>> {
+pub(crate) fn profile<'a>(world: &'a World, name: &'a str) -> Option<EndpointProfile<'a>> {
     let has_namespace = |name: &str| world.namespaces.contains_key(&NamespaceName::from(name));
     let has_account = |namespace: &str, account: &str| world.account(&namespace.into(), account).is_some();
-    HostProfile::find(name, |name| world.profiles.get(name), has_namespace, has_account)
+    EndpointProfile::find(name, |name| world.profiles.get(name), has_namespace, has_account)
 }
 
 /// Ports that stay open on this node.

@@ -223,6 +223,7 @@ impl World {
             service_account: workload.account.map(str::to_owned),
             addresses: workload.addresses.keys().copied().collect(),
             ports: workload.ports.map(<[_]>::to_vec),
+            profiles: workload.named.map(|named| named.iter().map(|name| (**name).to_owned()).collect()),
         };
         workloads(self).iter().map(endpoint).collect()
     }

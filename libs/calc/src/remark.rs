@@ -1,10 +1,14 @@
-//! Remarks: policies and host endpoints that can be read and do not do what their writer may think.
+//! Remarks: policies, host endpoints and pods' profiles that can be read and do not do what their writer may think.
 //! In: [`World`]. Out: one line each, for the status.
 //! Invariant: what is remarked on is enforced all the same, in its restrictive reading.
 //! Never: a remark on what the datastore has already refused or found unreadable.
 
-use crate::{World, host};
-use model::{HostEndpoint, HostInterface, Layer, Policy, Tier};
+use crate::{
+    World, host,
+    workload::{Workload, workload},
+};
+use model::{HostEndpoint, HostInterface, Layer, Policy, Profile, Tier};
+use policy::EndpointProfile;
 use std::collections::BTreeSet;
 
 impl World {
@@ -63,5 +67,37 @@ impl World {
         let raw = raw.filter(|policy| policy.subject.matches(&host::labels(host)).possibly());
         let why = "is not asked, as doNotTrack policies are at named interfaces alone";
         raw.map(|policy| format!("{} {why}", policy.id)).collect()
+    }
+}
+
+impl World {
+    /// What the writers of pods that are attached here should know of their profiles, worked out whenever it is asked.
+    #[must_use]
+    pub fn profile_remarks(&self) -> Vec<String> {
+        let own = self.attached.keys().filter_map(|id| workload(self, id)).filter(|own| !own.attachments.is_empty());
+        own.filter_map(|own| self.lacking(&own)).collect()
+    }
+
+    /// The first of its profiles that is not there, unless one before it lets everything through.
+    fn lacking(&self, pod: &Workload<'_>) -> Option<String> {
+        let denied = "what no policy allows is denied";
+        let mut named = pod.named?.iter().peekable();
+        if named.peek().is_none() {
+            let own = Profile::of_namespace(&pod.id.namespace);
+            let lack = if host::profile(self, &own).is_none() {
+                format!("there is no profile {own}")
+            } else {
+                "it names no profile".to_owned()
+            };
+            return Some(format!("Pod {}: {lack}, and {denied}", pod.id));
+        }
+        for name in named {
+            match host::profile(self, name) {
+                Some(EndpointProfile::AllowsAll(_)) => return None,
+                Some(_) => {}
+                None => return Some(format!("Pod {}: there is no profile {name}, and {denied}", pod.id)),
+            }
+        }
+        None
     }
 }

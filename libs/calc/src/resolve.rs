@@ -91,8 +91,10 @@ fn host_endpoints(
 
 /// The endpoint that `workload` is for its rule sets, with the addresses that are its own.
 pub(crate) fn subject<'a>(world: &'a World, workload: &Workload<'a>, addresses: Vec<IpAddr>) -> Subject<'a> {
+    let of = (&workload.id.namespace, workload.account);
+    let named = workload.named.map(|named| named.iter().map(|name| &**name));
     let given = |name: &str| world.profiles.get(name);
-    let profiles = Subject::profiles_of(&workload.id.namespace, workload.account, given);
+    let profiles = Subject::profiles_of(of, named, given, |name| host::profile(world, name));
     Subject { pod: workload.facts(), addresses: OwnAddresses::Known(addresses), profiles }
 }
 

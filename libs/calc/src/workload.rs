@@ -9,6 +9,7 @@ use policy::PodFacts;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// A pod that is subject or peer.
@@ -22,8 +23,10 @@ pub(crate) struct Workload<'a> {
     pub(crate) account: Option<&'a str>,
     /// `None`: nobody described its account.
     account_labels: Option<&'a Labels>,
-    /// What its profiles apply, the namespace's first.
-    applied: [Option<&'a Labels>; 2],
+    /// The profiles that it names; `None`: its namespace's, implied unless an object gives it, and its account's.
+    pub(crate) named: Option<&'a [Arc<str>]>,
+    /// What its profiles apply, in order.
+    applied: [Option<&'a Labels>; Profile::NAMED_MAX],
     /// `None`: nobody described it.
     pub(crate) ports: Option<&'a [NamedPort]>,
     /// Its addresses, each with the local endpoint that has it.
@@ -35,7 +38,7 @@ impl<'a> Workload<'a> {
     pub(crate) fn facts(&self) -> PodFacts<'a> {
         let account = self.account.map_or(Parent::Unknown, |name| Parent::Named { name, labels: self.account_labels });
         let labels = EffectiveLabels::pod(self.labels, &self.id.namespace, self.namespace_labels, account);
-        PodFacts { labels: labels.with_applied(self.applied), ports: self.ports }
+        PodFacts { labels: labels.with_applied(self.applied.into_iter().flatten()), ports: self.ports }
     }
 }
 
@@ -65,10 +68,21 @@ fn attached(world: &World) -> BTreeMap<&PodId, Vec<&Attachment>> {
     attached
 }
 
+/// What the datastore says of a pod. What it says of another container than is attached here is of an earlier pod of that name, or
+/// of one on another node: what the ADD said holds until it says something of this one.
+pub(crate) fn described<'a>(world: &'a World, id: &PodId) -> Option<&'a Pod> {
+    let own = || world.attached.get(id).into_iter().flatten().filter_map(|id| world.attachments.get(id));
+    world.pod(id).filter(|pod| {
+        let Some(container) = &pod.container else { return true };
+        let mut committed = own().filter(|attachment| attachment.committed).peekable();
+        committed.peek().is_none() || committed.any(|attachment| *attachment.id.container == **container)
+    })
+}
+
 /// A manifest's labels count where there is one. A veth of its own makes a pod a workload, whatever its manifest says
 /// of the host's network.
 fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -> Option<Workload<'a>> {
-    let manifest = world.pod(id);
+    let manifest = described(world, id);
     let published = world.published.get(id).filter(|published| published.node != world.node);
     if manifest.is_some_and(|pod| pod.finished || pod.host_network && attachments.is_empty()) {
         return None;
@@ -80,27 +94,47 @@ fn join<'a>(world: &'a World, id: &'a PodId, attachments: Vec<&'a Attachment>) -
     let addresses = addresses(&attachments, published.map(|published| &*published.addresses), manifest);
     let ports = manifest.map(|pod| &*pod.ports);
     let account = manifest.and_then(|pod| pod.service_account.as_deref());
+    let named = manifest.and_then(|pod| pod.profiles.as_deref()).or_else(|| lacks_its_own(world, &id.namespace));
     Some(Workload {
         id,
         namespace_labels: world.namespaces.get(&id.namespace),
         labels,
         account,
         account_labels: account.and_then(|account| world.account(&id.namespace, account)),
-        applied: applied(world, &id.namespace, account),
+        named,
+        applied: applied(world, (&id.namespace, account), named),
         ports,
         addresses,
         attachments,
     })
 }
 
+/// No profile at all, where the namespace's is not there and that is to be told.
+fn lacks_its_own(world: &World, namespace: &NamespaceName) -> Option<&'static [Arc<str>]> {
+    let is_there =
+        || world.namespaces.contains_key(namespace) || world.profiles.contains_key(&Profile::of_namespace(namespace));
+    (world.profiles_are_told && !is_there()).then_some(&[])
+}
+
 /// Profiles that objects describe are few, and most clusters have none.
-fn applied<'a>(world: &'a World, namespace: &NamespaceName, account: Option<&str>) -> [Option<&'a Labels>; 2] {
+fn applied<'a>(
+    world: &'a World,
+    (namespace, account): (&NamespaceName, Option<&str>),
+    named: Option<&[Arc<str>]>,
+) -> [Option<&'a Labels>; Profile::NAMED_MAX] {
+    let mut applied = [None; Profile::NAMED_MAX];
     if world.profiles.is_empty() {
-        return [None; 2];
+        return applied;
     }
-    let labels = |name: String| world.profiles.get(&name).map(|profile| &profile.labels);
-    let of_account = account.and_then(|account| labels(Profile::of_account(namespace, account)));
-    [labels(Profile::of_namespace(namespace)), of_account]
+    let labels = |name: &str| world.profiles.get(name).map(|profile| &profile.labels);
+    match named {
+        Some(named) => applied.iter_mut().zip(named).for_each(|(place, name)| *place = labels(name)),
+        None => {
+            applied[0] = labels(&Profile::of_namespace(namespace));
+            applied[1] = account.and_then(|account| labels(&Profile::of_account(namespace, account)));
+        }
+    }
+    applied
 }
 
 /// What was attached here is true; what the attaching node's agent published is next; a manifest's status is hearsay.

@@ -25,6 +25,10 @@ pub struct World {
     pub(crate) tries_staged: bool,
     in_sync: bool,
     pub(crate) pods: BTreeMap<PodId, Arc<Pod>>,
+    /// Those that name their profiles.
+    pub(crate) naming: BTreeSet<PodId>,
+    /// A namespace that nobody described has no profile.
+    pub(crate) profiles_are_told: bool,
     pub(crate) namespaces: BTreeMap<NamespaceName, Labels>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) accounts: BTreeMap<(NamespaceName, String), ServiceAccount>,
@@ -71,6 +75,8 @@ impl World {
             tries_staged: true,
             in_sync: false,
             pods: BTreeMap::new(),
+            naming: BTreeSet::new(),
+            profiles_are_told: false,
             namespaces: BTreeMap::new(),
             nodes: BTreeMap::new(),
             accounts: BTreeMap::new(),
@@ -156,7 +162,14 @@ impl World {
 
     fn set(&mut self, resource: Resource) -> bool {
         match resource {
-            Resource::Pod(pod) => put(&mut self.pods, pod.id.clone(), pod),
+            Resource::Pod(pod) => {
+                if pod.profiles.is_some() {
+                    self.naming.insert(pod.id.clone());
+                } else {
+                    self.naming.remove(&pod.id);
+                }
+                put(&mut self.pods, pod.id.clone(), pod)
+            }
             Resource::Namespace(Namespace { name, labels }) => put(&mut self.namespaces, name, labels),
             Resource::Node(node) => put(&mut self.nodes, node.name.clone(), node),
             Resource::ServiceAccount(account) => {
@@ -204,7 +217,10 @@ impl World {
 
     fn remove(&mut self, key: &ResourceKey) -> bool {
         match key {
-            ResourceKey::Pod(id) => self.pods.remove(id).is_some(),
+            ResourceKey::Pod(id) => {
+                self.naming.remove(id);
+                self.pods.remove(id).is_some()
+            }
             ResourceKey::Namespace(name) => self.namespaces.remove(name).is_some(),
             ResourceKey::Node(name) => self.nodes.remove(name).is_some(),
             ResourceKey::ServiceAccount(namespace, name) => {
@@ -269,6 +285,12 @@ impl World {
     /// At which of this node's addresses node ports are served.
     pub fn set_node_ports(&mut self, at: NodePortAddresses) {
         self.node_ports = at;
+    }
+
+    /// Namespaces are what their profiles tell, as where Calico keeps its objects in etcd: of one that nobody described there is no
+    /// profile, and a profile that is not there denies what comes to it.
+    pub fn set_profiles_told(&mut self, told: bool) {
+        self.profiles_are_told = told;
     }
 
     /// What another service proxy does in the host's stack.

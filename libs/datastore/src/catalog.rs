@@ -1,10 +1,11 @@
 //! The catalog: what every file of the datastore says, and what has been said of it to the reader.
 //! In: files' texts, one at a time. Out: the changes since the last time, and all problems.
-//! Invariant: an object that is there but cannot be read keeps its last good revision; an object in two files counts
-//! from the file whose name sorts first.
+//! Invariant: an object that is there but cannot be read keeps its last good revision; an object in two places counts
+//! from the one that was made last, where that is known, else from the file whose name sorts first.
 //! Never: does I/O; says a change twice.
 
 mod alike;
+mod interfaces;
 mod reading;
 
 use crate::{Batch, Problem};
@@ -60,6 +61,8 @@ struct File {
 struct Held {
     /// Where it stands in a file.
     line: Option<u64>,
+    /// At which revision of the datastore it was made; of files nobody knows.
+    made: i64,
     resource: Arc<Resource>,
     /// The document as JSON, of what policies are made of: to be written down, so that it outlives this process.
     document: Option<Box<str>>,
@@ -68,7 +71,7 @@ struct Held {
 impl Held {
     /// Whether it says the same, be it in another line.
     fn is_as(&self, other: &Self) -> bool {
-        self.resource == other.resource && self.document == other.document
+        (self.made, &self.resource, &self.document) == (other.made, &other.resource, &other.document)
     }
 }
 
@@ -146,6 +149,12 @@ impl Catalog {
         files.map(|(path, _)| path.to_path_buf()).take_while(|path| path.starts_with(folder)).collect()
     }
 
+    /// Whether there is a file below this one.
+    pub(crate) fn has_within(&self, folder: &Path) -> bool {
+        let mut files = self.files.range::<Path, _>((Bound::Excluded(folder), Bound::Unbounded));
+        files.next().is_some_and(|(path, _)| path.starts_with(folder))
+    }
+
     /// Every object that either speaks of, and not in the same way, is touched.
     fn replace(&mut self, path: &Arc<Path>, before: &File, now: &File) {
         for held in before.objects.iter().filter(|held| !now.says(held)) {
@@ -197,7 +206,7 @@ impl Catalog {
         let (mut set, mut gone) = (Vec::new(), Vec::new());
         let restored = std::mem::take(&mut self.restored);
         for key in std::mem::take(&mut self.touched) {
-            let given = self.held(&key).map(|(_, held)| Arc::clone(&held.resource));
+            let given = self.given(&key);
             let known = self.objects.entry(key.clone()).or_default();
             let hidden = || restored.get(&key).filter(|_| known.hiders > 0).cloned().map(Arc::new);
             match given.or_else(hidden) {
@@ -219,10 +228,24 @@ impl Catalog {
         set.into_iter().chain(gone).collect()
     }
 
+    /// All files that give an object, in order, and what each says.
+    fn all_held(&self, key: &ResourceKey) -> impl Iterator<Item = (&Arc<Path>, &Held)> {
+        let givers = self.objects.get(key).into_iter().flat_map(|known| &known.givers);
+        givers.filter_map(move |path| Some((path, self.files.get(path)?.held(key)?)))
+    }
+
     /// The file that counts for an object, and what it says.
-    fn held(&self, key: &ResourceKey) -> Option<(&Path, &Held)> {
-        let path = self.objects.get(key)?.givers.first()?;
-        Some((path, self.files.get(path)?.held(key)?))
+    fn held(&self, key: &ResourceKey) -> Option<(&Arc<Path>, &Held)> {
+        self.all_held(key).reduce(|best, other| if other.1.made > best.1.made { other } else { best })
+    }
+
+    /// What counts for an object.
+    fn given(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
+        let (_, counts) = self.held(key)?;
+        Some(match interfaces::joined(counts, self.all_held(key).map(|(_, held)| held)) {
+            Some(pod) => Arc::new(Resource::Pod(pod)),
+            None => Arc::clone(&counts.resource),
+        })
     }
 
     /// A policy, or something that policies are made of, that can be read now: its file and document.
@@ -280,15 +303,16 @@ impl Catalog {
     fn duplicates(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for key in &self.doubled {
-            let Some((winner, others)) = self.objects.get(key).and_then(|known| known.givers.split_first()) else {
-                continue;
-            };
-            for path in others {
+            let Some((winner, counts)) = self.held(key) else { continue };
+            let is_other =
+                |(path, held): &(&Arc<Path>, &Held)| *path != winner && !interfaces::are_of_one_pod(counts, held);
+            for (path, held) in self.all_held(key).filter(is_other) {
+                let why = if counts.made > held.made { "which is newer and counts" } else { "which counts" };
                 problems.push(Problem {
                     file: path.to_path_buf(),
-                    line: self.files.get(path).and_then(|file| file.held(key)).and_then(|held| held.line),
+                    line: held.line,
                     object: Some(key.to_string()),
-                    message: format!("also in {}, which counts; remove one of them", winner.display()),
+                    message: format!("also in {}, {why}; remove one of them", winner.display()),
                 });
             }
         }

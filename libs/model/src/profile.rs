@@ -1,6 +1,6 @@
 //! Profiles: what holds for a workload where no policy has the last word.
 //! In: Profile objects. Out: rules for both directions, and labels.
-//! Invariant: a pod's profiles are `kns.NAMESPACE` and `ksa.NAMESPACE.ACCOUNT`, in this order.
+//! Invariant: a pod's profiles are `kns.NAMESPACE` and `ksa.NAMESPACE.ACCOUNT`, in this order, unless its endpoint names others.
 //! Never: the one that is implied by every namespace and lets everything through; an object of its name replaces it.
 
 use crate::{Direction, Labels, NamespaceName, Rule};
@@ -19,6 +19,9 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// So many an endpoint may name.
+    pub const NAMED_MAX: usize = 4;
+
     /// The name of a namespace's profile.
     #[must_use]
     pub fn of_namespace(namespace: &NamespaceName) -> String {
@@ -31,7 +34,7 @@ impl Profile {
         format!("ksa.{namespace}.{account}")
     }
 
-    /// The namespace whose pods may have the profile of this name; `None`: no pod has it.
+    /// The namespace whose pods have the profile of this name unless they name others; `None`: who names it.
     #[must_use]
     pub fn namespace_of(profile: &str) -> Option<NamespaceName> {
         let of_account = || Some(profile.strip_prefix("ksa.")?.split_once('.')?.0);

@@ -43,6 +43,10 @@ pub struct Pod {
     pub finished: bool,
     /// Addresses that it asks to be reached at beside its own.
     pub floating: Option<Box<FloatingIps>>,
+    /// The profiles that its endpoint names, in order; `None`: its namespace's and its account's.
+    pub profiles: Option<Box<[Arc<str>]>>,
+    /// The container, as its runtime names it, of which all this is said; `None`: of whichever it has.
+    pub container: Option<Arc<str>>,
 }
 
 impl Pod {
@@ -59,6 +63,8 @@ impl Pod {
             host_network: false,
             finished: false,
             floating: None,
+            profiles: None,
+            container: None,
         }
     }
 }

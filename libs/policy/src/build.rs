@@ -5,7 +5,7 @@
 //! Never: asks about a peer.
 
 use crate::{
-    Applying, PacketTest, PeerTest, PodFacts, PolicyRules, ProfileRules, Profiles, RuleSet, Selectors, SetAction,
+    Applying, EndpointProfile, PacketTest, PeerTest, PodFacts, PolicyRules, Profiles, RuleSet, Selectors, SetAction,
     SetPort, SetRule, Surroundings, TierRules,
 };
 use model::{Action, Cidr, Direction, EntityMatch, Family, Policy, PortMatch, Profile, Rule, Selector, Truth};
@@ -29,22 +29,28 @@ pub struct Subject<'a> {
     pub pod: PodFacts<'a>,
     /// Its addresses.
     pub addresses: OwnAddresses,
-    /// Its profiles that objects describe, from the namespace's on. None where the namespace's is the implied one: that one
-    /// decides everything.
-    pub profiles: Vec<&'a Profile>,
+    /// Its profiles, in order, up to the first that is not there: that one denies what comes to it. `None`: the first is there by
+    /// itself and lets everything through.
+    pub profiles: Option<Vec<EndpointProfile<'a>>>,
 }
 
 impl<'a> Subject<'a> {
-    /// Its profiles, where `given` finds those that objects describe.
+    /// Those that it names, which `find` finds; where it names none those of its namespace and its account that objects describe, which
+    /// `given` finds: its namespace's is implied otherwise.
     #[must_use]
     pub fn profiles_of(
-        namespace: &model::NamespaceName,
-        account: Option<&str>,
+        (namespace, account): (&model::NamespaceName, Option<&str>),
+        named: Option<impl IntoIterator<Item = &'a str>>,
         given: impl Fn(&str) -> Option<&'a Profile>,
-    ) -> Vec<&'a Profile> {
-        let Some(first) = given(&Profile::of_namespace(namespace)) else { return Vec::new() };
-        let second = account.and_then(|account| given(&Profile::of_account(namespace, account)));
-        [first].into_iter().chain(second).collect()
+        find: impl Fn(&'a str) -> Option<EndpointProfile<'a>>,
+    ) -> Option<Vec<EndpointProfile<'a>>> {
+        let Some(named) = named else {
+            let first = given(&Profile::of_namespace(namespace))?;
+            let second = account.and_then(|account| given(&Profile::of_account(namespace, account)));
+            return Some([first].into_iter().chain(second).map(EndpointProfile::Given).collect());
+        };
+        let known: Vec<_> = named.into_iter().map_while(find).collect();
+        (!matches!(known.first(), Some(EndpointProfile::AllowsAll(_)))).then_some(known)
     }
 }
 
@@ -105,15 +111,10 @@ impl Builder<'_> {
     }
 
     fn profiles(&mut self) -> Profiles {
-        let given = &self.subject.profiles;
-        if given.is_empty() {
-            return Profiles::Implied;
-        }
-        let rules = given.iter().map(|profile| {
-            let rules = self.rules(profile.rules(self.direction), Truth::Yes);
-            ProfileRules { name: profile.name.clone(), rules }
-        });
-        Profiles::Given(rules.collect())
+        let subject = self.subject;
+        subject.profiles.as_ref().map_or(Profiles::Implied, |own| {
+            Profiles::Given(own.iter().map(|profile| profile.rules_in(self)).collect())
+        })
     }
 
     pub(crate) fn rules(&mut self, rules: &[Rule], applies: Truth) -> Vec<SetRule> {

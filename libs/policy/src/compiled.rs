@@ -4,9 +4,9 @@
 //! Never: reads a policy when it judges; only what is left of it in a rule set.
 
 use crate::{
-    Active, Class, Endpoint, Flow, Hit, HostFacts, HostLayer, HostProfile, HostSubject, Judgement, NodeFacts, Outcome,
-    OwnAddresses, PodFacts, Preview, RuleSet, Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict, View, row,
-    staged::spoken_of,
+    Active, Class, Endpoint, EndpointProfile, Flow, Hit, HostFacts, HostLayer, HostSubject, Judgement, NodeFacts,
+    Outcome, OwnAddresses, PodFacts, Preview, RuleSet, Rulebook, Selectors, SetFacts, Subject, Surroundings, Verdict,
+    View, row, staged::spoken_of,
 };
 use model::{Cidr, Direction, EffectiveLabels, HostEndpoint, HostInterface, Parent, Profile};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -127,11 +127,23 @@ fn facts<'a>(view: &'a View, endpoint: &'a Endpoint) -> PodFacts<'a> {
         None => Parent::Unknown,
     };
     let labels = EffectiveLabels::pod(&endpoint.labels, namespace, view.namespaces.get(namespace), account);
-    let profile = |name: &str| view.profiles.iter().find(|profile| profile.name == name).map(|profile| &profile.labels);
-    let of_account =
-        endpoint.service_account.as_deref().and_then(|name| profile(&Profile::of_account(namespace, name)));
-    let labels = labels.with_applied([profile(&Profile::of_namespace(namespace)), of_account]);
+    let own = [
+        Some(Profile::of_namespace(namespace)),
+        endpoint.service_account.as_deref().map(|name| Profile::of_account(namespace, name)),
+    ];
+    let names = endpoint.profiles.clone().unwrap_or_else(|| own.into_iter().flatten().collect());
+    let labels = labels.with_applied(names.iter().filter_map(|name| Some(&given(view, name)?.labels)));
     PodFacts { labels, ports: endpoint.ports.as_deref() }
+}
+
+fn given<'a>(view: &'a View, name: &str) -> Option<&'a Profile> {
+    view.profiles.iter().find(|profile| profile.name == name)
+}
+
+fn profile<'a>(view: &'a View, name: &'a str) -> Option<EndpointProfile<'a>> {
+    let has_namespace = |name: &str| view.namespaces.contains_key(&name.into());
+    let has_account = |namespace: &str, account: &str| view.accounts.contains_key(&(namespace.into(), account.into()));
+    EndpointProfile::find(name, |name| given(view, name), has_namespace, has_account)
 }
 
 fn at_host(
@@ -140,13 +152,9 @@ fn at_host(
     [book, staged]: [&Rulebook<'_>; 2],
     selectors: &mut Selectors,
 ) -> BTreeMap<(HostLayer, Direction), RuleSet> {
-    let given = |name: &str| view.profiles.iter().find(|profile| profile.name == name);
-    let has_namespace = |name: &str| view.namespaces.contains_key(&name.into());
-    let has_account = |namespace: &str, account: &str| view.accounts.contains_key(&(namespace.into(), account.into()));
-    let find = |name| HostProfile::find(name, given, has_namespace, has_account);
     let subject = HostSubject {
         labels: EffectiveLabels::host_endpoint(&host.labels),
-        profiles: host.profiles.iter().map_while(|name| find(name)).collect(),
+        profiles: host.profiles.iter().map_while(|name| profile(view, name)).collect(),
         failsafes: &view.failsafes,
     };
     let (applying, previewed) = (book.applying(&subject.labels), staged.applying(&subject.labels));
@@ -162,11 +170,12 @@ fn at_host(
 
 fn subject<'a>(view: &'a View, endpoint: &'a Endpoint) -> Subject<'a> {
     let account = endpoint.service_account.as_deref();
-    let given = |name: &str| view.profiles.iter().find(|profile| profile.name == name);
+    let named = endpoint.profiles.as_ref().map(|named| named.iter().map(String::as_str));
+    let of = (&endpoint.id.namespace, account);
     Subject {
         pod: facts(view, endpoint),
         addresses: OwnAddresses::Known(endpoint.addresses.clone()),
-        profiles: Subject::profiles_of(&endpoint.id.namespace, account, given),
+        profiles: Subject::profiles_of(of, named, |name| given(view, name), |name| profile(view, name)),
     }
 }
 

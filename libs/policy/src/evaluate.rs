@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// Its named ports. `None`: nobody has described it.
     pub ports: Option<Vec<NamedPort>>,
+    /// The profiles that it names, in order; `None`: its namespace's, implied unless an object gives it, and its account's.
+    pub profiles: Option<Vec<String>>,
 }
 
 /// All that policies can refer to.
@@ -229,18 +231,20 @@ impl View {
         }
     }
 
-    /// The namespace's profile comes first. Where no object describes it, it lets everything through.
+    /// One that is not there denies what comes to it.
     fn ask_profiles(&self, packet: &Packet, no_policy: bool, logs: &mut Vec<Decider>) -> (Verdict, Decider) {
         let direction = packet.direction;
-        let profiles = self.profiles_of(packet);
-        if profiles.is_empty() {
+        let names = self.profiles_of(packet);
+        let is_open = |name: &String| self.profile(name).is_none() && self.lets_through(name);
+        if names.as_ref().is_none_or(|names| names.first().is_some_and(is_open)) {
             let decider = if no_policy { Decider::NoPolicy(direction) } else { Decider::AllPassed(direction) };
             return (Verdict::Allow, decider);
         }
-        for profile in profiles {
-            for rule in profile.rules(direction) {
-                let decider = Decider::Profile { profile: profile.name.clone(), direction, place: rule.place };
-                match self.effect(rule, Truth::Yes, packet) {
+        for name in names.unwrap_or_default() {
+            let Some(rules) = self.rules_of(&name, direction) else { break };
+            for rule in rules {
+                let decider = Decider::Profile { profile: name.clone(), direction, place: rule.place };
+                match self.effect(&rule, Truth::Yes, packet) {
                     Effect::Next => {}
                     Effect::Log => note(logs, decider),
                     // There is no further tier (felix/bpf/polprog, writeProfile).
@@ -252,12 +256,16 @@ impl View {
         (Verdict::Deny, Decider::NoProfile(direction))
     }
 
-    /// The subject's profiles that objects describe, in order; none where its namespace's is implied.
-    pub(crate) fn profiles_of(&self, packet: &Packet) -> Vec<&Profile> {
-        let Subject::Pod(Endpoint { id, service_account, .. }) = packet.subject else { return Vec::new() };
-        let Some(first) = self.profile(&Profile::of_namespace(&id.namespace)) else { return Vec::new() };
+    /// The subject's profiles, in order: those that it names, or its namespace's and its account's that objects describe. `None`: its
+    /// namespace's is implied.
+    pub(crate) fn profiles_of(&self, packet: &Packet) -> Option<Vec<String>> {
+        let Subject::Pod(Endpoint { id, service_account, profiles, .. }) = packet.subject else { return None };
+        if profiles.is_some() {
+            return profiles.clone();
+        }
+        let first = self.profile(&Profile::of_namespace(&id.namespace))?;
         let second = service_account.as_ref().and_then(|name| self.profile(&Profile::of_account(&id.namespace, name)));
-        [first].into_iter().chain(second).collect()
+        Some([first].into_iter().chain(second).map(|profile| profile.name.clone()).collect())
     }
 
     fn profile(&self, name: &str) -> Option<&Profile> {
@@ -322,11 +330,13 @@ impl View {
             name,
             labels: self.accounts.get(&(namespace.clone(), name.clone())),
         });
-        let of_account =
-            pod.service_account.as_ref().and_then(|name| self.profile(&Profile::of_account(namespace, name)));
-        let profiles = [self.profile(&Profile::of_namespace(namespace)), of_account];
+        let own = || {
+            let account = pod.service_account.as_ref().map(|name| Profile::of_account(namespace, name));
+            [Profile::of_namespace(namespace)].into_iter().chain(account).collect()
+        };
+        let names = pod.profiles.clone().unwrap_or_else(own);
         EffectiveLabels::pod(&pod.labels, namespace, self.namespaces.get(namespace), account)
-            .with_applied(profiles.map(|profile| profile.map(|profile| &profile.labels)))
+            .with_applied(names.iter().filter_map(|name| Some(&self.profile(name)?.labels)))
     }
 
     fn labels_of_set<'a>(&'a self, set: &'a NetworkSet) -> EffectiveLabels<'a> {

@@ -8,7 +8,9 @@ use crate::{
     Applying, OwnAddresses, PacketTest, PeerTest, PodFacts, ProfileRules, Profiles, RuleSet, Selectors, SetAction,
     SetPort, SetRule, Subject, Surroundings, TierRules, build::Builder,
 };
-use model::{Cidr, Direction, EffectiveLabels, Failsafe, Layer, Policy, PortRange, Profile, Protocol, TierEnd, Truth};
+use model::{
+    Cidr, Direction, EffectiveLabels, Failsafe, Layer, Policy, PortRange, Profile, Protocol, Rule, TierEnd, Truth,
+};
 
 /// The profile that Calico makes by itself, for host endpoints that are to stay open where no policy decides (HEP-13;
 /// libcalico-go/lib/resources/static.go).
@@ -70,9 +72,9 @@ impl Default for Failsafes {
     }
 }
 
-/// One of a host endpoint's profiles.
+/// One of an endpoint's profiles.
 #[derive(Clone, Copy, Debug)]
-pub enum HostProfile<'a> {
+pub enum EndpointProfile<'a> {
     /// That of an object.
     Given(&'a Profile),
     /// One that is there by itself and lets everything through.
@@ -81,7 +83,7 @@ pub enum HostProfile<'a> {
     Empty(&'a str),
 }
 
-impl<'a> HostProfile<'a> {
+impl<'a> EndpointProfile<'a> {
     /// The one of this name. Calico makes one for everybody, one for each namespace, and one without rules for each service
     /// account; an object goes before. `None`: there is none.
     pub fn find(
@@ -107,7 +109,7 @@ pub struct HostSubject<'a> {
     /// Its labels.
     pub labels: EffectiveLabels<'a>,
     /// Its profiles, in order, up to the first that is not there: that one denies what comes to it.
-    pub profiles: Vec<HostProfile<'a>>,
+    pub profiles: Vec<EndpointProfile<'a>>,
     /// Ports that stay open.
     pub failsafes: &'a Failsafes,
 }
@@ -143,7 +145,7 @@ impl RuleSet {
         selectors: &mut Selectors,
     ) -> (Self, bool) {
         let facts = PodFacts { labels: host.labels, ports: None };
-        let subject = Subject { pod: facts, addresses: OwnAddresses::Any, profiles: Vec::new() };
+        let subject = Subject { pod: facts, addresses: OwnAddresses::Any, profiles: None };
         let around = Surroundings::default();
         let mut builder = Builder { direction, subject: &subject, around: &around, selectors, asks: layer.asks() };
         let tiers = applying.iter().map(|applying| builder.tier(applying));
@@ -165,7 +167,7 @@ impl RuleSet {
             HostLayer::Untracked | HostLayer::PreDnat => Profiles::Unasked,
             HostLayer::Forward => Profiles::Open,
             HostLayer::Local => {
-                Profiles::Given(host.profiles.iter().map(|profile| profile.rules(&mut builder)).collect())
+                Profiles::Given(host.profiles.iter().map(|profile| profile.rules_in(&mut builder)).collect())
             }
         };
         let failsafes = host.failsafes.rules(layer, direction);
@@ -180,8 +182,25 @@ impl TierRules {
     }
 }
 
-impl HostProfile<'_> {
-    fn rules(self, builder: &mut Builder<'_>) -> ProfileRules {
+impl EndpointProfile<'_> {
+    /// The rules that an object gives it.
+    pub fn given(&self, direction: Direction) -> &[Rule] {
+        match self {
+            Self::Given(profile) => profile.rules(direction),
+            Self::AllowsAll(_) | Self::Empty(_) => &[],
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Given(profile) => &profile.name,
+            Self::AllowsAll(name) | Self::Empty(name) => name,
+        }
+    }
+
+    pub(crate) fn rules_in(self, builder: &mut Builder<'_>) -> ProfileRules {
         match self {
             Self::Given(profile) => {
                 let rules = builder.rules(profile.rules(builder.direction), Truth::Yes);

@@ -37,7 +37,7 @@ pub use decider::{Decider, Hit, Preview, Verdict};
 pub use evaluate::{AtHost, Endpoint, Flow, Judgement, Outcome, View, evaluate, evaluate_at};
 pub use explain::Explanation;
 pub use facts::{HostFacts, NodeFacts, PodFacts, SetFacts, Surroundings};
-pub use host::{DEFAULT_ALLOW, Failsafes, HostLayer, HostProfile, HostSubject};
+pub use host::{DEFAULT_ALLOW, EndpointProfile, Failsafes, HostLayer, HostSubject};
 pub use question::Question;
 pub use rulebook::{Applying, Rulebook, RuledTier};
 pub use ruleset::{

@@ -55,18 +55,20 @@ pub struct Lack {
 #[must_use]
 pub fn isolation(view: &View, flow: &Flow, decider: &Decider) -> Option<Isolation> {
     let packet = view.seen(flow, decider.direction())?;
-    let profiles = view.profiles_of(&packet);
-    isolation_of(view, &packet, decider, &profiles)
+    let named = view.profiles_of(&packet).unwrap_or_default();
+    isolation_of(view, &packet, decider, &given(view, &named))
 }
 
 /// The same, of a layer of a host endpoint. Where no policy applies and no profile allows it, nobody is named: that is what a
 /// host endpoint does by itself (HEP-1).
 #[must_use]
 pub fn isolation_at(view: &View, at: AtHost<'_>, flow: &Flow, decider: &Decider) -> Option<Isolation> {
-    let named = at.host.profiles.iter();
-    let profiles: Vec<_> =
-        named.filter_map(|name| view.profiles.iter().find(|profile| profile.name == *name)).collect();
-    isolation_of(view, &view.seen_at(flow, at), decider, &profiles)
+    isolation_of(view, &view.seen_at(flow, at), decider, &given(view, &at.host.profiles))
+}
+
+/// Those of these profiles that objects give.
+fn given<'a>(view: &'a View, named: &[String]) -> Vec<&'a Profile> {
+    named.iter().filter_map(|name| view.profiles.iter().find(|profile| profile.name == *name)).collect()
 }
 
 fn isolation_of(view: &View, packet: &Packet<'_>, decider: &Decider, profiles: &[&Profile]) -> Option<Isolation> {

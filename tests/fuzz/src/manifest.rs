@@ -155,6 +155,7 @@ fn view(told: &Told) -> View {
                     service_account: pod.service_account.as_deref().map(str::to_owned),
                     addresses: pod.addresses.iter().copied().take(2).collect(),
                     ports: Some(pod.ports.to_vec()),
+                    profiles: pod.profiles.as_ref().map(|named| named.iter().map(|name| (**name).to_owned()).collect()),
                 });
             }
             _ => {}

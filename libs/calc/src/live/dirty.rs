@@ -43,7 +43,7 @@ impl Dirty {
             }
             ResourceKey::Namespace(name) => {
                 self.every_host |= is_profile_of_a_host(world, &Profile::of_namespace(name));
-                self.pods.extend(pods_of(world, name).cloned());
+                self.pods.extend(pods_of(world, name).chain(naming(world, &Profile::of_namespace(name))).cloned());
                 let first = NetworkSetId { namespace: Some(name.clone()), name: "".into() };
                 let sets = world.network_sets.range(first..).map(|(id, _)| id);
                 self.sets.extend(sets.take_while(|id| id.namespace.as_ref() == Some(name)).cloned());
@@ -54,7 +54,9 @@ impl Dirty {
                     pod.is_some_and(|pod| pod.service_account.as_deref() == Some(account))
                 };
                 self.pods.extend(pods_of(world, namespace).filter(runs_as).cloned());
-                self.every_host |= is_profile_of_a_host(world, &Profile::of_account(namespace, account));
+                let profile = Profile::of_account(namespace, account);
+                self.pods.extend(naming(world, &profile).cloned());
+                self.every_host |= is_profile_of_a_host(world, &profile);
             }
             ResourceKey::Node(name) => {
                 self.nodes.insert(name.clone());
@@ -77,6 +79,7 @@ impl Dirty {
             ResourceKey::Profile(name) => {
                 self.every_rule_set = true;
                 // Its labels are those of the pods whose profile it is.
+                self.pods.extend(naming(world, name).cloned());
                 if let Some(namespace) = Profile::namespace_of(name) {
                     self.pods.extend(pods_of(world, &namespace).cloned());
                 }
@@ -94,6 +97,13 @@ impl Dirty {
 fn is_profile_of_a_host(world: &World, profile: &String) -> bool {
     let own = world.host_endpoints.values().filter(|host| host.node == world.node);
     own.flat_map(|host| &host.profiles).any(|named| named == profile)
+}
+
+/// Pods that name this profile.
+fn naming<'a>(world: &'a World, profile: &str) -> impl Iterator<Item = &'a PodId> + use<'a> {
+    let names = |id: &&PodId| world.pods.get(*id).and_then(|pod| pod.profiles.as_ref());
+    let names = |id: &&PodId| names(id).is_some_and(|named| named.iter().any(|name| **name == *profile));
+    world.naming.iter().filter(names).collect::<Vec<_>>().into_iter()
 }
 
 /// Pods of a namespace that anybody spoke of.

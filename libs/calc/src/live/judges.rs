@@ -33,8 +33,8 @@ pub(super) type Both = [Arc<RuleSet>; 2];
 struct Likeness {
     /// The policies that select it.
     selecting: Vec<(u32, Truth)>,
-    /// Its profiles that objects describe.
-    profiles: Vec<String>,
+    /// Its profiles, where the first is not implied.
+    profiles: Option<Vec<String>>,
     families: BTreeSet<Family>,
 }
 
@@ -129,7 +129,7 @@ impl Judges {
         let subject = subject(world, workload, addresses.clone());
         let likeness = Likeness {
             selecting: numbers,
-            profiles: subject.profiles.iter().map(|profile| profile.name.clone()).collect(),
+            profiles: subject.profiles.as_ref().map(|own| own.iter().map(|each| each.name().to_owned()).collect()),
             families: addresses.into_iter().map(Family::of).collect(),
         };
         if let Some(both) = self.alike.get(&likeness) {
@@ -150,7 +150,8 @@ impl Judges {
             };
             self.shared(set)
         });
-        let of_profiles = |direction| subject.profiles.iter().flat_map(move |profile| profile.rules(direction));
+        let profiles = || subject.profiles.iter().flatten();
+        let of_profiles = |direction| profiles().flat_map(move |profile| profile.given(direction));
         let of_policies = |direction| selecting.iter().flat_map(move |policy| policy.rules(direction));
         let asks_none = |direction| is_common(of_policies(direction).chain(of_profiles(direction)), direction);
         if asks_none(Direction::Ingress) && asks_none(Direction::Egress) {

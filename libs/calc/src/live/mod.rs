@@ -172,6 +172,11 @@ impl Live {
         self.world.set_node_ports(at);
     }
 
+    /// See [`World::set_profiles_told`]; before anything is told.
+    pub fn set_profiles_told(&mut self, told: bool) {
+        self.world.set_profiles_told(told);
+    }
+
     /// A service is served, or put off: see [`World::set_served`].
     pub fn set_served(&mut self, id: &ServiceId, served: bool) -> bool {
         let changed = self.world.set_served(id, served);

@@ -4,7 +4,11 @@
 //! Never: looks at what no change concerns.
 
 use super::{Live, judges::Questions, peers::Concerned};
-use crate::{AddressSpec, Owner, host, resolve::endpoint, workload::workload};
+use crate::{
+    AddressSpec, Owner, host,
+    resolve::endpoint,
+    workload::{described, workload},
+};
 use model::{Cidr, IfaceName, PodId};
 use policy::Class;
 use std::{collections::BTreeSet, mem, net::IpAddr};
@@ -272,7 +276,7 @@ impl Live {
             return Some(AddressSpec { class: self.classes.share(bare), owner: Owner::Host });
         }
         let (pod, endpoint) = self.claims.holder(address)?;
-        let ports = self.world.pods.get(pod).map(|pod| &*pod.ports);
+        let ports = described(&self.world, pod).map(|pod| &*pod.ports);
         let ports = ports.or(if self.judges.asks_names() { None } else { Some(&[]) });
         let asked = ports.map(|ports| ports.iter().filter(|port| self.judges.asks_name(&port.name)));
         let class = bare.with_found(self.peers.find_pod(pod), asked);

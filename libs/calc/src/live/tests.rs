@@ -35,6 +35,7 @@ pub(crate) fn resources(case: &Case) -> Vec<Resource> {
             addresses: endpoint.addresses.as_slice().into(),
             ports: endpoint.ports.as_deref().unwrap_or_default().into(),
             service_account: endpoint.service_account.as_deref().map(Into::into),
+            profiles: endpoint.profiles.as_ref().map(|named| named.iter().map(|name| name.as_str().into()).collect()),
             ..Pod::bare(endpoint.id.clone(), None)
         };
         Resource::Pod(pod.into())
@@ -149,8 +150,10 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
             text
         }
         _ => {
-            let pod = Pod { host_network: dice.below(2) == 0, finished: dice.below(2) == 0, ..Pod::clone(pod) };
-            let text = format!("{} is of the host or finished", pod.id);
+            let container = dice.pick(&[None, Some("c0"), Some("c1"), Some("c9")]).map(Into::into);
+            let (host_network, finished) = (dice.below(2) == 0, dice.below(2) == 0);
+            let pod = Pod { host_network, finished, container, ..Pod::clone(pod) };
+            let text = format!("{} is of the host, finished, or another container: {pod:?}", pod.id);
             live.apply(Update::Set(Resource::Pod(pod.into())));
             text
         }
@@ -191,6 +194,7 @@ fn whatever_the_history_it_is_what_the_world_says_now() {
         let mut all: Vec<_> = (0..4).flat_map(|other| resources(&Case::from_seed(4 * seed + other))).collect();
         all.extend(services::resources(&mut dice));
         let mut live = Live::new(HERE.into(), false);
+        live.set_profiles_told(seed % 3 == 0);
         let mut history = String::new();
         let (mut always, mut sometimes) = (Follower::default(), Follower::default());
         // Some worlds are told before the first full list is complete, some after.

@@ -60,6 +60,25 @@ fn a_pod_that_no_manifest_describes_has_the_labels_of_its_attachment_and_a_manif
 }
 
 #[test]
+fn what_the_add_said_holds_until_the_datastore_says_something_of_the_same_container() {
+    let said_of = |container: &str| {
+        let ports = [port("http", 8080)].into();
+        pod(Pod { container: Some(container.into()), ports, ..manifest("shop/web", "web", &["10.0.9.9"]) })
+    };
+    let web = || attached("shop/web", &["10.0.0.2"]);
+    let policy = enforced(policy("shop/p", app("args"), vec![], vec![]));
+    let policies = |said| policies_of(&desired([web(), policy.clone(), said]), "shop/web").len();
+    assert_eq!(policies(said_of("of-an-earlier-pod")), 1, "its labels, ports and account are not this pod's");
+    assert_eq!(policies(said_of("shop-web")), 0, "they are of the same attachment, and newer");
+    let view = |facts: Vec<Fact>| State::of(facts).world().view().endpoints.remove(0);
+    let stale = view(vec![web(), said_of("of-an-earlier-pod")]);
+    assert_eq!((stale.ports, stale.service_account), (None, None), "nobody has said yet");
+    assert_eq!(view(vec![said_of("elsewhere")]).addresses, [address("10.0.9.9")], "what is not attached here counts");
+    let prepared = Fact::Attached(Attachment { committed: false, ..attachment("shop/web", &["10.0.0.2"]) });
+    assert_eq!(view(vec![prepared, said_of("elsewhere")]).addresses, [address("10.0.9.9")]);
+}
+
+#[test]
 fn a_local_endpoint_has_an_exact_address_even_where_no_rule_asks_for_it() {
     let found = desired([attached("shop/web", &["10.0.0.2", "fd00::2"])]);
     let owner = Owner::Endpoint(attachment_id("shop/web"));

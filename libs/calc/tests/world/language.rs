@@ -7,8 +7,8 @@ use crate::scenery::{
     Fact, State, account, address, allow, attached, attachment_id, enforced, found_by, global, host, manifest,
     namespace, net, network_set, node, nodes_by, pod, profile, tier, written,
 };
-use calc::{Desired, Owner};
-use model::{Family, Pod, Rule, TierEnd};
+use calc::{Desired, Owner, World};
+use model::{Family, Labels, Pod, Profile, Resource, Rule, TierEnd};
 use policy::{Profiles, RuleSet};
 
 fn desired(facts: impl IntoIterator<Item = Fact>) -> Desired {
@@ -125,6 +125,84 @@ fn cal_4_a_namespaces_profile_is_implied_until_an_object_gives_it() {
         profiles.iter().map(|profile| profile.name.as_str()).collect::<Vec<_>>(),
         ["kns.shop", "ksa.shop.default"]
     );
+}
+
+/// What is asked of the pod after its policies, and what is said of it.
+fn profiled(profiles_are_told: bool, named: Option<&[&str]>, facts: &[Fact]) -> (Profiles, Vec<String>) {
+    let profiles = named.map(|named| named.iter().map(|name| (*name).into()).collect());
+    let pod = pod(Pod { profiles, ..manifest("shop/web", "web", &[]) });
+    let mut world = State::of([attached("shop/web", &["10.0.0.2"]), pod]).plus(facts.to_vec()).world();
+    world.set_profiles_told(profiles_are_told);
+    let found = calc::desired(world.in_sync().expect("the scenery is in sync"));
+    (ingress(&found).profiles.clone(), world.profile_remarks())
+}
+
+/// The same, as the names of the profiles that are asked; a lonely `*`: everything is let through.
+fn asked(profiles_are_told: bool, named: Option<&[&str]>, facts: &[Fact]) -> String {
+    match profiled(profiles_are_told, named, facts).0 {
+        Profiles::Given(given) => given.iter().map(|profile| profile.name.as_str()).collect::<Vec<_>>().join(" "),
+        Profiles::Implied => "*".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn cal_4_where_profiles_are_told_a_pod_whose_namespaces_is_not_there_gets_and_sends_nothing() {
+    let denied = "Pod shop/web: there is no profile kns.shop, and what no policy allows is denied";
+    assert_eq!(profiled(true, None, &[]), (Profiles::Given(vec![]), vec![denied.to_owned()]));
+    assert_eq!(profiled(true, None, &[namespace("shop", &[])]), (Profiles::Implied, vec![]));
+    assert_eq!(asked(true, None, &[profile("kns.shop", vec![])]), "kns.shop");
+    assert_eq!(profiled(false, None, &[]), (Profiles::Implied, vec![]), "every namespace has one elsewhere");
+    let world = State::of([attached("shop/web", &["10.0.0.2"])]).world();
+    let mut told = world.clone();
+    told.set_profiles_told(true);
+    let of = |world: &World| ingress(&calc::desired(world.in_sync().expect("in sync"))).profiles.clone();
+    assert_eq!(
+        [of(&world), of(&told)],
+        [Profiles::Implied, Profiles::Given(vec![])],
+        "nor one without an endpoint yet"
+    );
+    assert_eq!(told.view().endpoints[0].profiles, Some(vec![]));
+}
+
+#[test]
+fn cal_4_profiles_that_an_endpoint_names_are_asked_in_their_order_up_to_the_first_that_is_not_there() {
+    let known = [namespace("shop", &[]), namespace("lab", &[]), profile("special", vec![]), account("shop", "a", &[])];
+    for is_told in [true, false] {
+        let asked = |named: &[&str]| asked(is_told, Some(named), &known);
+        assert_eq!(asked(&["special", "kns.shop"]), "special kns.shop");
+        assert_eq!(asked(&["special", "nobodys", "kns.shop"]), "special", "what comes to it is denied");
+        assert_eq!(asked(&["nobodys", "kns.shop"]), "");
+        assert_eq!(asked(&["kns.lab", "nobodys"]), "*", "the first lets everything through");
+        assert_eq!(asked(&["ksa.shop.a"]), "ksa.shop.a");
+        assert_eq!(asked(&[]), "");
+    }
+    let said = |named: &[&str]| profiled(true, Some(named), &known).1;
+    assert_eq!(said(&["special", "kns.shop", "nobodys"]), [""; 0]);
+    assert_eq!(
+        said(&["special", "nobodys"]),
+        ["Pod shop/web: there is no profile nobodys, and what no policy allows is denied"]
+    );
+    assert_eq!(said(&[]), ["Pod shop/web: it names no profile, and what no policy allows is denied"]);
+}
+
+#[test]
+fn cal_33_a_pod_has_the_labels_of_the_profiles_that_it_names_and_of_no_other() {
+    let is_peer = |named: Option<&[&str]>| {
+        let applying = |name: &str, role: &str| {
+            let labels = Labels::from([("role", role)]);
+            Fact::Object(Resource::Profile(Profile { name: name.into(), labels, ingress: vec![], egress: vec![] }))
+        };
+        let profiles = named.map(|named| named.iter().map(|name| (*name).into()).collect());
+        let db = pod(Pod { profiles, ..manifest("lab/db", "db", &["10.0.1.9"]) });
+        let facts = [db, applying("special", "bank"), applying("kns.lab", "shop")];
+        let found = desired(web(allow(found_by("role == 'bank'"))).plus(facts).0.into_values());
+        found.addresses.get(&address("10.0.1.9")).is_some_and(|spec| !spec.class.selectors.is_empty())
+    };
+    assert!(!is_peer(None));
+    assert!(is_peer(Some(&["special", "kns.lab"])));
+    assert!(!is_peer(Some(&["kns.lab", "special"])), "the first that says it");
+    assert!(!is_peer(Some(&["kns.lab"])));
 }
 
 #[test]

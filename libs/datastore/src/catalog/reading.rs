@@ -50,6 +50,23 @@ impl Reading {
         self
     }
 
+    /// With what an object implies. While that cannot be read, what it implied holds on, and nothing new does.
+    pub(crate) fn implying(mut self, implied: &Value) -> Self {
+        if self.refused.is_empty() {
+            return self.and(Some(implied));
+        }
+        if let Converted::Known { resource, .. } = convert(implied) {
+            self.refused.insert(resource.key());
+        }
+        self
+    }
+
+    /// Of a datastore that counts its revisions: it was made at this one.
+    pub(crate) fn made_at(mut self, revision: i64) -> Self {
+        self.objects.values_mut().for_each(|held| held.made = revision);
+        self
+    }
+
     fn document(&mut self, document: Document) {
         match document.content {
             Ok(objects) => objects.iter().for_each(|object| self.object(Some(document.line), object)),
@@ -65,7 +82,7 @@ impl Reading {
                     self.complain(line, Some(name.clone()), part.to_string(), Consequence::Told);
                 }
                 let document = last_good::folder(&resource.key()).is_some().then(|| object.to_string().into());
-                self.hold(Held { line, resource: Arc::new(resource), document });
+                self.hold(Held { line, made: 0, resource: Arc::new(resource), document });
             }
             Converted::Refused { key, error } => {
                 self.complain(line, Some(key.to_string()), error.to_string(), Consequence::Object(key.clone()));

@@ -71,6 +71,8 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
         node: spec.node_name.as_ref().filter(|name| !name.is_empty()).map(|name| name.as_str().into()),
         ports: ports(spec)?,
         floating: floating::convert(meta, object, unreadable),
+        profiles: None,
+        container: None,
     })
 }
 

@@ -54,7 +54,7 @@ impl Gather {
                 self.missing = Some(self.standing.places_within(Path::new("")));
                 self.listed = None;
             }
-            Said::Is(key, value) => self.take(&key, Some(&value)),
+            Said::Is(key, value, made) => self.take(&key, Some((&value, made))),
             Said::Gone(key) => self.take(&key, None),
             Said::Listed => {
                 self.is_listed = true;
@@ -74,10 +74,11 @@ impl Gather {
         self.standing.tell_beside(beside);
     }
 
-    fn take(&mut self, key: &str, value: Option<&[u8]>) {
+    /// `value`: and the revision at which it was made.
+    fn take(&mut self, key: &str, value: Option<(&[u8], i64)>) {
         let Some(name) = layout::name_of(key) else { return };
         if name == INFORMATION {
-            let said = value.map(layout::information);
+            let said = value.map(|(value, _)| layout::information(value));
             match self.missing {
                 Some(_) => self.listed = said,
                 None => self.information = said,
@@ -91,7 +92,7 @@ impl Gather {
         if !self.is_in_sync {
             self.standing.expect(place);
         }
-        let reading = value.and_then(|value| layout::reading(name, value));
+        let reading = value.and_then(|(value, made)| Some(layout::reading(name, value)?.made_at(made)));
         self.standing.take_in(place, reading);
     }
 

@@ -86,7 +86,8 @@ pub(super) fn reading(name: &str, value: &[u8]) -> Option<Reading> {
     let implied = if kind == PROFILE { implied(name, &object) } else { None };
     Some(match &implied {
         Some(implied) if adds_nothing(&object) => Reading::of_object(implied),
-        implied => Reading::of_object(&object).and(implied.as_ref()),
+        Some(implied) => Reading::of_object(&object).implying(implied),
+        None => Reading::of_object(&object),
     })
 }
 

@@ -127,6 +127,12 @@ impl EtcdObjects {
         for _ in 0..ATTEMPTS {
             let found = self.one(what, &key)?;
             let before = found.as_ref().map(|kv| &*kv.value);
+            if let Some(kv) = found.as_ref().filter(|_| !pods::is_of_container(before, attachment)) {
+                // Removed and made anew: of two endpoints of a pod the one that was made last counts, and etcd knows which.
+                self.begin(Write::Pod, what)?;
+                self.transact(what, vec![(unchanged(&key, kv.mod_revision), remove(&key))])?;
+                continue;
+            }
             let Some(mut now) = pods::endpoint(before, address, attachment) else { return Ok(()) };
             if let Some(cluster) = self.cluster.as_ref().filter(|_| !pods::is_of_container(before, attachment)) {
                 let told = cluster::pods(cluster, std::slice::from_ref(&address.pod)).pop();

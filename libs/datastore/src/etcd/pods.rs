@@ -174,6 +174,7 @@ mod tests {
             service_account: Some("clerk".into()),
             addresses: address.addresses.clone().into(),
             ports: [port].into(),
+            container: Some("c1".into()),
             ..Pod::bare(address.pod.clone(), Some(address.node.clone()))
         };
         let mut endpoint = endpoint(None, &address, &attachment).expect("there is none");

@@ -23,8 +23,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5
 pub(crate) enum Said {
     /// A list begins: the first, or one after a watch that was lost.
     Listing,
-    /// A key has this value now.
-    Is(String, Vec<u8>),
+    /// A key has this value now, and was made at this revision.
+    Is(String, Vec<u8>, i64),
     /// It is gone.
     Gone(String),
     /// The list is over.
@@ -118,7 +118,7 @@ async fn list(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) ->
     while let Some(page) = pages.next(connection, PAGE_PATIENCE).await? {
         say(send, Said::Trouble(None)).await?;
         for kv in page {
-            say(send, Said::Is(text(kv.key), kv.value)).await?;
+            say(send, Said::Is(text(kv.key), kv.value, kv.create_revision)).await?;
         }
     }
     say(send, Said::Listed).await?;
@@ -190,7 +190,7 @@ fn next(before: i64, answer: &WatchResponse) -> i64 {
 fn read(event: Event) -> Option<Said> {
     let kv = event.kv?;
     let key = text(kv.key);
-    Some(if event.kind == DELETED { Said::Gone(key) } else { Said::Is(key, kv.value) })
+    Some(if event.kind == DELETED { Said::Gone(key) } else { Said::Is(key, kv.value, kv.create_revision) })
 }
 
 fn text(key: Vec<u8>) -> String {
@@ -202,10 +202,8 @@ mod tests {
     use super::{super::message::KeyValue, *};
 
     fn answer(revisions: &[i64]) -> WatchResponse {
-        let event = |revision: &i64| Event {
-            kind: 0,
-            kv: Some(KeyValue { key: Vec::new(), mod_revision: *revision, value: Vec::new() }),
-        };
+        let event =
+            |revision: &i64| Event { kind: 0, kv: Some(KeyValue { mod_revision: *revision, ..KeyValue::default() }) };
         let header = Some(Header { cluster_id: 1, revision: 90 });
         WatchResponse { header, events: revisions.iter().map(event).collect(), ..WatchResponse::default() }
     }

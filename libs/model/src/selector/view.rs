@@ -4,7 +4,7 @@
 //! Never: a merged copy; a cluster has tens of thousands of pods.
 
 use crate::{
-    Labels, NamespaceName,
+    Labels, NamespaceName, Profile,
     label::{
         ACCOUNT_PREFIX, KUBERNETES, KUBERNETES_NAME, NAME, NAMESPACE, NAMESPACE_PREFIX, ORCHESTRATOR, SERVICE_ACCOUNT,
     },
@@ -110,7 +110,7 @@ pub struct EffectiveLabels<'a> {
     orchestrator: Option<&'a str>,
     namespace: Parent<'a>,
     account: Parent<'a>,
-    applied: [Option<&'a Labels>; 2],
+    applied: [Option<&'a Labels>; Profile::NAMED_MAX],
 }
 
 impl<'a> EffectiveLabels<'a> {
@@ -123,7 +123,7 @@ impl<'a> EffectiveLabels<'a> {
         account: Parent<'a>,
     ) -> Self {
         let namespace = Parent::Named { name: &namespace.0, labels: namespace_labels };
-        Self { own, orchestrator: Some(KUBERNETES), namespace, account, applied: [None; 2] }
+        Self { own, orchestrator: Some(KUBERNETES), namespace, account, applied: [None; Profile::NAMED_MAX] }
     }
 
     /// A network set's of a namespace (CAL-33).
@@ -136,7 +136,13 @@ impl<'a> EffectiveLabels<'a> {
     /// A global network set's.
     #[must_use]
     pub fn global_network_set(own: &'a Labels) -> Self {
-        Self { own, orchestrator: None, namespace: Parent::None, account: Parent::None, applied: [None; 2] }
+        Self {
+            own,
+            orchestrator: None,
+            namespace: Parent::None,
+            account: Parent::None,
+            applied: [None; Profile::NAMED_MAX],
+        }
     }
 
     /// A host endpoint's: it is in no namespace, and no pod (CAL-38).
@@ -148,8 +154,9 @@ impl<'a> EffectiveLabels<'a> {
     /// With the labels that these profiles apply, in this order, where nothing nearer says something else
     /// (felix/labelindex/label_inheritance_index.go).
     #[must_use]
-    pub fn with_applied(self, applied: [Option<&'a Labels>; 2]) -> Self {
-        Self { applied, ..self }
+    pub fn with_applied(mut self, applied: impl IntoIterator<Item = &'a Labels>) -> Self {
+        self.applied.iter_mut().zip(applied).for_each(|(place, labels)| *place = Some(labels));
+        self
     }
 
     /// Calls `each` with every label that is known.
@@ -174,7 +181,7 @@ impl<'a> EffectiveLabels<'a> {
         if let Label::Is(name) = self.namespace.name() {
             each(&format!("{NAMESPACE_PREFIX}{KUBERNETES_NAME}"), name);
         }
-        for (key, value) in self.applied.into_iter().flatten().flat_map(Labels::iter) {
+        for (key, value) in self.applied.into_iter().flatten().flat_map(|labels| labels.iter()) {
             if !matches!(self.told(key), Label::Is(_)) && self.label(key) == Label::Is(value) {
                 each(key, value);
             }

@@ -107,6 +107,7 @@ impl Cluster {
             service_account: Some("default".to_owned()),
             addresses: [true, false].map(|v4| address(namespace, name, v4)).to_vec(),
             ports: Some(ports().collect()),
+            profiles: None,
         };
         View {
             namespaces: self.namespaces.iter().map(|(name, labels)| ((*name).into(), owned(labels))).collect(),

@@ -124,15 +124,20 @@ impl View {
 
     /// Calico makes a profile for each namespace that lets everything through, one without rules for each account, and one
     /// that lets everything through for whoever names it (HEP-13).
-    fn rules_of(&self, name: &str, direction: Direction) -> Option<Vec<Rule>> {
+    pub(super) fn rules_of(&self, name: &str, direction: Direction) -> Option<Vec<Rule>> {
         if let Some(profile) = self.profile(name) {
             return Some(profile.rules(direction).to_vec());
         }
-        let has_namespace = |name: &str| self.namespaces.contains_key(&NamespaceName::from(name));
-        if name == DEFAULT_ALLOW || name.strip_prefix("kns.").is_some_and(has_namespace) {
+        if self.lets_through(name) {
             return Some(vec![Rule::new(0, model::Action::Allow)]);
         }
         let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
         self.accounts.contains_key(&(namespace.into(), account.to_owned())).then(Vec::new)
+    }
+
+    /// Whether a profile is there by itself, where no object gives it, and lets everything through.
+    pub(super) fn lets_through(&self, name: &str) -> bool {
+        let has_namespace = |name: &str| self.namespaces.contains_key(&NamespaceName::from(name));
+        name == DEFAULT_ALLOW || name.strip_prefix("kns.").is_some_and(has_namespace)
     }
 }

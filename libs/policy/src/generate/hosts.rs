@@ -3,7 +3,7 @@
 //! Invariant: labels, ports and profiles are of the same few names as pods', so that rules meet them.
 //! Never: an address of a pod.
 
-use super::{Dice, HOST_V4, HOST_V6, NAMESPACES, PORTS, strangers};
+use super::{ACCOUNTS, Dice, HOST_V4, HOST_V6, NAMESPACES, PORTS, strangers};
 use crate::{DEFAULT_ALLOW, Failsafes};
 use model::{Failsafe, HostEndpoint, HostInterface, IfaceName, NamespaceName, Profile, Protocol};
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ impl Dice {
             2 => named("eth9"),
             _ => named(self.pick(&INTERFACES)),
         };
-        let mut profiles: Vec<_> = (0..self.below(3)).map(|_| self.host_profile()).collect();
+        let mut profiles: Vec<_> = (0..self.below(3)).map(|_| self.endpoint_profile()).collect();
         profiles.dedup();
         let fewest = usize::from(interface.is_none());
         HostEndpoint {
@@ -63,11 +63,12 @@ impl Dice {
         self.pick(&[own, own, inside, near, far])
     }
 
-    fn host_profile(&mut self) -> String {
+    pub(super) fn endpoint_profile(&mut self) -> String {
         let of_namespace = Profile::of_namespace(&NamespaceName::from(self.pick(&NAMESPACES)));
-        match self.below(4) {
+        match self.below(5) {
             0 => DEFAULT_ALLOW.to_owned(),
             1 => "nobodys".to_owned(),
+            2 => Profile::of_account(&NamespaceName::from(self.pick(&NAMESPACES)), self.pick(&ACCOUNTS)),
             _ => of_namespace,
         }
     }

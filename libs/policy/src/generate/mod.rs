@@ -17,7 +17,7 @@ use model::{
     PodId, Profile, Protocol, SliceEndpoint, SlicePort, Tier, TierEnd, TierName,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -140,7 +140,14 @@ impl Dice {
         let service_account = if self.once_in(8) { None } else { Some(self.pick(&ACCOUNTS).to_owned()) };
         // Now and then one that nobody has described.
         let (service_account, ports) = if self.once_in(6) { (None, None) } else { (service_account, ports) };
-        Endpoint { id, labels: self.labels(), service_account, addresses, ports }
+        // Described by an endpoint of Calico's, some name profiles, each once, and some of these are not there.
+        let names = ports.is_some() && self.once_in(6);
+        let profiles = names.then(|| {
+            let mut named = BTreeSet::new();
+            let all: Vec<_> = (0..self.below(4)).map(|_| self.endpoint_profile()).collect();
+            all.into_iter().filter(|name| named.insert(name.clone())).collect()
+        });
+        Endpoint { id, labels: self.labels(), service_account, addresses, ports, profiles }
     }
 
     /// This node, and one whose address is a stranger's.

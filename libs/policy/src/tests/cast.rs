@@ -116,6 +116,7 @@ fn actor(namespace: &str, pod: &str) -> Endpoint {
         service_account: Some("default".into()),
         addresses: vec![v4(namespace, pod).into(), v6(namespace, pod).into()],
         ports: Some(ports.collect()),
+        profiles: None,
     }
 }
 

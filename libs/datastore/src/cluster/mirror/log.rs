@@ -68,11 +68,11 @@ impl Log {
                     return Err(format!("{} records are there, and its writer says {}", of(count), of(records)));
                 }
             }
-            Said::Is(key, value) if key == STATE => {
+            Said::Is(key, value, _) if key == STATE => {
                 let state = serde_json::from_slice(&value).map_err(|error| format!("{STATE}: {error}"))?;
                 self.stated(state, tell)?;
             }
-            Said::Is(key, value) if key.starts_with(RECORDS) => self.changed(key, Some(value), tell),
+            Said::Is(key, value, _) if key.starts_with(RECORDS) => self.changed(key, Some(value), tell),
             Said::Gone(key) if key.starts_with(RECORDS) => self.changed(key, None, tell),
             // That the writer's word is gone it will notice itself, or be silent.
             Said::Is(..) | Said::Gone(_) => {}
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn record(name: &str) -> Said {
-        Said::Is(format!("{RECORDS}pods/x/{name}"), b"{}".to_vec())
+        Said::Is(format!("{RECORDS}pods/x/{name}"), b"{}".to_vec(), 1)
     }
 
     fn gone(name: &str) -> Said {
@@ -136,7 +136,7 @@ mod tests {
 
     fn state(records: u64, writes: u64, is_behind: bool) -> Said {
         let state = State { records, writes, is_behind, ..State::default() };
-        Said::Is(STATE.to_owned(), serde_json::to_vec(&state).expect("JSON"))
+        Said::Is(STATE.to_owned(), serde_json::to_vec(&state).expect("JSON"), 1)
     }
 
     /// What a log tells of this, in short.

@@ -1,7 +1,7 @@
 //! WorkloadEndpoint, as it lies in etcd: a pod as Calico's plugin writes it, with the labels that Calico's controllers keep there.
 //! In: a WorkloadEndpoint (libcalico-go/lib/apis/v3/workload_endpoint.go). Out: [`model::Pod`].
 //! Invariant: it is the pod that it names; labels that Calico gives by itself are not the pod's own.
-//! Never: profiles of its own: a pod has those of its namespace and its account.
+//! Never: more profiles than are asked of one endpoint.
 
 use super::{
     super::{
@@ -17,7 +17,7 @@ use model::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +29,8 @@ struct Spec {
     ip_nats: Option<Vec<Nat>>,
     profiles: Option<Vec<String>>,
     ports: Option<Vec<Port>>,
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,13 +65,15 @@ pub(in super::super) fn convert(
     let addresses = addresses.map(|(index, text)| host(&format!("spec.ipNetworks[{index}]"), &text));
     let account = spec.service_account_name.filter(|name| !name.is_empty());
     let account = account.or_else(|| meta.label(SERVICE_ACCOUNT).map(str::to_owned));
-    complain_of_profiles(&id, account.as_deref(), spec.profiles.as_deref().unwrap_or_default(), unreadable);
+    let profiles = named(&id, account.as_deref(), spec.profiles.unwrap_or_default(), unreadable);
     Ok(Pod {
         labels: own(&meta.labels()),
         service_account: account.map(Into::into),
         addresses: addresses.collect::<Result<_, _>>()?,
         ports: ports(spec.ports.unwrap_or_default())?,
         floating: floats(spec.ip_nats.unwrap_or_default(), object, unreadable),
+        profiles,
+        container: spec.container_id.filter(|id| !id.is_empty()).map(Into::into),
         ..Pod::bare(id, spec.node.filter(|name| !name.is_empty()).map(Into::into))
     })
 }
@@ -108,15 +112,31 @@ fn floats(nats: Vec<Nat>, object: &Value, unreadable: &mut Vec<InvalidField>) ->
     (!list.is_empty()).then(|| floating::of("spec.ipNATs", Ok(list), object, unreadable))
 }
 
-fn complain_of_profiles(id: &PodId, account: Option<&str>, profiles: &[String], unreadable: &mut Vec<InvalidField>) {
+/// `None`: those that a pod has where nothing is said.
+fn named(
+    id: &PodId,
+    account: Option<&str>,
+    mut profiles: Vec<String>,
+    unreadable: &mut Vec<InvalidField>,
+) -> Option<Box<[Arc<str>]>> {
     let own = [
         Some(Profile::of_namespace(&id.namespace)),
         account.map(|account| Profile::of_account(&id.namespace, account)),
     ];
-    for (index, name) in profiles.iter().enumerate().filter(|(_, name)| !own.iter().flatten().any(|own| own == *name)) {
-        let reason = format!("{name:?} is not the profile of the pod's namespace or account; it is not asked");
-        unreadable.push(InvalidField::new(&format!("spec.profiles[{index}]"), reason));
+    if own.iter().flatten().eq(&profiles) {
+        return None;
     }
+    // To ask one again changes nothing.
+    let mut known = BTreeSet::new();
+    profiles.retain(|name| known.insert(name.clone()));
+    if profiles.len() > Profile::NAMED_MAX {
+        let (named, most) = (profiles.len(), Profile::NAMED_MAX);
+        let reason =
+            format!("{named} are more than the {most} that are asked; none is, and what no policy allows is denied");
+        unreadable.push(InvalidField::new("spec.profiles", reason));
+        profiles.clear();
+    }
+    Some(profiles.into_iter().map(Into::into).collect())
 }
 
 #[cfg(test)]
@@ -166,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pods_address_is_refused_and_a_profile_that_is_not_asked_is_named() {
+    fn what_is_no_pods_address_is_refused_and_an_address_that_cannot_float_is_named() {
         assert!(
             refusal(&text("{node: n1, pod: web-0, ipNetworks: [10.65.0.0/24]}")).starts_with("spec.ipNetworks[0]: ")
         );
@@ -174,15 +194,26 @@ mod tests {
             refusal(&text("{node: n1, pod: web-0, ports: [{name: a, protocol: TCP, port: 0}]}"))
                 .starts_with("spec.ports[0].port")
         );
-        let (_, said) = pod("{node: n1, pod: web-0, profiles: [kns.shop, special], ipNATs: [{externalIP: here}]}");
-        assert!(
-            said.iter().any(|said| said.starts_with("spec.profiles[1]: \"special\" is not the profile")),
-            "{said:?}"
-        );
+        let (_, said) = pod("{node: n1, pod: web-0, profiles: [kns.shop], ipNATs: [{externalIP: here}]}");
         assert!(said.iter().any(|said| said.starts_with("spec.ipNATs: \"here\"")), "{said:?}");
         let many: Vec<_> = (1..18).map(|last| format!("{{externalIP: 192.0.2.{last}}}")).collect();
         let (pod, said) = pod(&format!("{{node: n1, pod: web-0, ipNATs: [{}]}}", many.join(", ")));
         assert_eq!(pod.floating.map(|floating| floating.addresses.len()), Some(16), "as many as by an annotation");
         assert!(said.iter().any(|said| said.contains("it lists 17 addresses")), "{said:?}");
+    }
+
+    #[test]
+    fn the_profiles_that_an_endpoint_names_are_the_pods_unless_they_are_those_of_its_namespace_and_account() {
+        let named = |profiles: &str| {
+            let (pod, said) = pod(&format!("{{node: n1, pod: web-0, profiles: {profiles}}}"));
+            assert_eq!(said.len(), usize::from(profiles.contains('5')), "{said:?}");
+            pod.profiles.map(|named| named.join(" "))
+        };
+        assert_eq!(named("[kns.shop, ksa.shop.clerk]"), None);
+        assert_eq!(named("[kns.shop]").as_deref(), Some("kns.shop"), "its account's is not asked");
+        assert_eq!(named("[special, kns.shop]").as_deref(), Some("special kns.shop"));
+        assert_eq!(named("[special, kns.shop, special]").as_deref(), Some("special kns.shop"), "each once");
+        assert_eq!(named("[]").as_deref(), Some(""), "no profile lets anything through");
+        assert_eq!(named("[a1, a2, a3, a4, a5]").as_deref(), Some(""), "more than are asked");
     }
 }

@@ -36,7 +36,12 @@ impl Bench {
     }
 
     fn is(&mut self, name: &str, value: &str) {
-        self.gather.hear(Said::Is(format!("{}{name}", layout::RESOURCES), value.into()));
+        self.is_since(name, value, 1);
+    }
+
+    /// A key that was made at this revision.
+    fn is_since(&mut self, name: &str, value: &str, made: i64) {
+        self.gather.hear(Said::Is(format!("{}{name}", layout::RESOURCES), value.into(), made));
     }
 
     fn gone(&mut self, name: &str) {
@@ -56,6 +61,17 @@ impl Bench {
             other => format!("{other:?}"),
         };
         self.gather.batch().into_iter().map(said).collect()
+    }
+
+    /// The one pod that is new, as `NODE: ADDRESSES`.
+    fn pod(&mut self) -> String {
+        match &self.gather.batch()[..] {
+            [Update::Set(Resource::Pod(pod))] => {
+                let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+                format!("{}: {}", pod.node.as_ref().map_or("", |node| &node.0), addresses.join(" "))
+            }
+            other => format!("{other:?}"),
+        }
     }
 
     fn problems(&self) -> String {
@@ -179,6 +195,82 @@ fn trouble_is_told_and_takes_nothing_away() {
 fn keys_of_others_mean_nothing() {
     let mut bench = Bench::new();
     bench.list(&[(INFORMATION, OPEN), ("bgppeers/a", "{"), ("tiers", "{"), ("a/b/c/d", "{")]);
-    bench.gather.hear(Said::Is("/calico/felix/v2/no-region/host/n1/status".into(), b"{".to_vec()));
+    bench.gather.hear(Said::Is("/calico/felix/v2/no-region/host/n1/status".into(), b"{".to_vec(), 1));
     assert_eq!((bench.news(), bench.problems()), (vec!["InSync".to_owned()], String::new()));
+}
+
+/// The endpoint of the pod `web` in a container on a node.
+fn endpoint(node: &str, container: &str, address: &str) -> String {
+    format!(
+        r#"{{"spec": {{"node": "{node}", "pod": "web", "containerID": "{container}", "ipNetworks": ["{address}/32"]}}}}"#
+    )
+}
+
+#[test]
+fn of_two_endpoints_of_a_pod_the_one_that_was_made_last_counts_and_the_other_is_told() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN)]);
+    assert_eq!(bench.news(), ["InSync"]);
+    let [first, second] = ["n1", "n2"].map(|node| format!("workloadendpoints/shop/{node}-k8s-web-eth0"));
+    bench.is_since(&first, &endpoint("n1", "c1", "10.65.0.1"), 5);
+    assert_eq!(bench.pod(), "n1: 10.65.0.1");
+    // The first node died, and nobody took its endpoint away.
+    bench.is_since(&second, &endpoint("n2", "c2", "10.65.0.2"), 9);
+    assert_eq!(bench.pod(), "n2: 10.65.0.2");
+    assert!(
+        bench.problems().starts_with(&format!("{first}: Pod shop/web: also in {second}, which is newer")),
+        "{}",
+        bench.problems()
+    );
+    // Who writes into the first, as those do who keep labels there, does not make it the pod's.
+    bench.is_since(&first, &endpoint("n1", "c1", "10.65.0.3"), 5);
+    assert_eq!(bench.news(), [""; 0]);
+    // And back: it was removed and made anew.
+    bench.is_since(&first, &endpoint("n1", "c3", "10.65.0.4"), 12);
+    assert_eq!(bench.pod(), "n1: 10.65.0.4");
+    bench.gone(&first);
+    assert_eq!((bench.pod(), bench.problems()), ("n2: 10.65.0.2".to_owned(), String::new()));
+    bench.gone(&second);
+    assert_eq!(bench.news(), ["-Pod shop/web"]);
+}
+
+#[test]
+fn the_endpoints_of_one_container_are_one_pod_with_all_their_addresses() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN)]);
+    assert_eq!(bench.news(), ["InSync"]);
+    let name = |interface: &str| format!("workloadendpoints/shop/n1-k8s-web-{interface}");
+    bench.is_since(&name("eth0"), &endpoint("n1", "c1", "10.65.0.1"), 5);
+    assert_eq!(bench.pod(), "n1: 10.65.0.1");
+    bench.is_since(&name("net1"), &endpoint("n1", "c1", "10.65.0.2"), 6);
+    assert_eq!((bench.pod(), bench.problems()), ("n1: 10.65.0.1 10.65.0.2".to_owned(), String::new()));
+    bench.is_since(&name("eth0"), &endpoint("n1", "c1", "10.65.0.3"), 5);
+    assert_eq!(bench.pod(), "n1: 10.65.0.3 10.65.0.2");
+    // Of another container is another pod of that name.
+    bench.is_since(&name("net1"), &endpoint("n1", "c2", "10.65.0.9"), 7);
+    assert_eq!(bench.pod(), "n1: 10.65.0.9");
+    bench.gone(&name("net1"));
+    assert_eq!(bench.pod(), "n1: 10.65.0.3");
+}
+
+#[test]
+fn a_profile_that_cannot_be_read_opens_nothing_and_closes_nothing() {
+    let profile = |rule: &str| {
+        format!(r#"{{"spec": {{"ingress": {rule}, "egress": {rule}, "labelsToApply": {{"pcns.team": "a"}}}}}}"#)
+    };
+    let (good, bad) = (profile(r#"[{"action": "Allow"}]"#), profile("7"));
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("profiles/kns.shop", &bad)]);
+    assert_eq!(
+        bench.news(),
+        ["InSync"],
+        "there is no such namespace as long as nobody knows what its profile lets through"
+    );
+    bench.is("profiles/kns.shop", &good);
+    assert_eq!(bench.news(), ["+Namespace shop"]);
+    bench.is("profiles/kns.shop", &bad);
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.problems().contains("profiles/kns.shop"), "{}", bench.problems());
+    bench.gone("profiles/kns.shop");
+    assert_eq!(bench.news(), ["-Namespace shop"]);
 }
