@@ -61,6 +61,11 @@ impl Standing {
         self.catalog.files_within(place)
     }
 
+    /// Whether any place within one gave something.
+    pub(crate) fn has_within(&self, place: &Path) -> bool {
+        self.catalog.has_within(place)
+    }
+
     /// What a place says now; `None`: it is gone.
     pub(crate) fn take_in(&mut self, place: &Path, reading: Option<Reading>) {
         match reading {

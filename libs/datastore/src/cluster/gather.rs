@@ -39,8 +39,8 @@ pub(super) enum Said {
     Absent,
     /// It could not be asked.
     Trouble(String),
-    /// Of no kind: the server can keep Calico's objects itself now.
-    Native,
+    /// Of no kind: whether the server can keep Calico's objects itself now.
+    Native(bool),
     /// Of no kind: why the mirror is not heard; `None`: it is.
     Mirror(Option<String>),
 }
@@ -123,14 +123,21 @@ impl Gather {
     }
 
     pub(super) fn hear(&mut self, kind: usize, said: Said) {
-        if let Said::Native = said {
-            self.is_native = true;
+        if let Said::Native(is_native) = said {
+            self.is_native = is_native;
             return self.standing.tell_beside(self.troubles());
         }
         if let Said::Mirror(why) = said {
             self.mirror = why;
             return self.standing.tell_beside(self.troubles());
         }
+        self.hear_of_kind(kind, said);
+        if self.is_native {
+            self.standing.tell_beside(self.troubles());
+        }
+    }
+
+    fn hear_of_kind(&mut self, kind: usize, said: Said) {
         let trouble = if let Said::Trouble(message) = &said { Some(message.clone()) } else { None };
         if self.known[kind].trouble != trouble {
             self.known[kind].trouble = trouble;
@@ -170,7 +177,7 @@ impl Gather {
             }
             // Objects go before their kind does: a kind that is not there takes none away.
             Said::Absent => known.is_listed = true,
-            Said::Trouble(_) | Said::Native | Said::Mirror(_) => {}
+            Said::Trouble(_) | Said::Native(_) | Said::Mirror(_) => {}
         }
     }
 
@@ -200,7 +207,7 @@ impl Gather {
                 self.locked.take_if(|place| missing.contains(place));
             }
             Said::Absent => known.is_listed = true,
-            Said::Gone(_) | Said::Trouble(_) | Said::Native | Said::Mirror(_) => {}
+            Said::Gone(_) | Said::Trouble(_) | Said::Native(_) | Said::Mirror(_) => {}
         }
         self.standing.tell_beside(self.troubles());
     }
@@ -208,12 +215,14 @@ impl Gather {
     /// Whether all is to be heard anew: Calico's objects can be in another group, and there are none in the one that is watched, of
     /// which any could be lost.
     pub(super) fn begins_anew(&self) -> bool {
-        let mut own = self.known.iter().filter(|known| Calico::Stored.has(&known.kind));
-        self.is_native && self.locked.is_none() && own.all(|known| known.is_listed && self.is_empty(known))
+        self.locked.is_none() && self.keeps_stored() == Some(false)
     }
 
-    fn is_empty(&self, known: &Known) -> bool {
-        self.standing.places_within(Path::new(&known.name)).is_empty()
+    /// Where Calico's objects can be in another group: whether there are any in the one that is watched; `None`: nobody knows yet.
+    fn keeps_stored(&self) -> Option<bool> {
+        let mut own = self.known.iter().filter(|known| Calico::Stored.has(&known.kind));
+        let is_known = self.is_native && own.clone().all(|known| known.is_listed && known.missing.is_none());
+        is_known.then(|| own.any(|known| self.standing.has_within(Path::new(&known.name))))
     }
 
     /// What stands, for who hears all anew.
@@ -268,7 +277,7 @@ impl Gather {
             let file = Path::new(NODES).join(&*self.machine.node.0);
             Problem { file, line: None, object: None, message }
         });
-        let moved = (self.is_native && !self.begins_anew()).then(|| {
+        let moved = (self.keeps_stored() == Some(true)).then(|| {
             let message = "can be the cluster's own objects now: once Calico's are there as a whole, start the agent again; until then \
                            those in crd.projectcalico.org/v1 count"
                 .to_owned();

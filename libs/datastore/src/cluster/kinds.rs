@@ -65,22 +65,40 @@ pub(super) async fn calico(client: &Client) -> Result<Calico, Error> {
     Ok(if found.is_some_and(|found| is_native(&found)) { Calico::Native } else { Calico::Stored })
 }
 
-/// Each time that the server says that Calico's objects can be [`Calico::Native`].
-pub(super) fn native(client: Client) -> impl Stream<Item = ()> {
+/// Each time that the server says whether Calico's objects can be [`Calico::Native`].
+pub(super) fn native(client: Client) -> impl Stream<Item = bool> {
     let only = watcher::Config::default().fields(&format!("metadata.name={NATIVE}"));
     let events = watcher(api_services(client), only).default_backoff();
-    events.filter_map(async |event| match event {
-        Ok(Event::Apply(found) | Event::InitApply(found)) => is_native(&found).then_some(()),
-        Ok(Event::Init | Event::InitDone | Event::Delete(_)) | Err(_) => None,
-    })
+    // What a list lacks is gone when it is over.
+    let mut in_list = false;
+    events.filter_map(move |event| std::future::ready(said_native(event.ok(), &mut in_list)))
+}
+
+fn said_native(event: Option<Event<DynamicObject>>, in_list: &mut bool) -> Option<bool> {
+    match event? {
+        Event::Init => {
+            *in_list = false;
+            None
+        }
+        Event::InitApply(found) => {
+            *in_list = is_native(&found);
+            None
+        }
+        Event::InitDone => Some(*in_list),
+        Event::Apply(found) => Some(is_native(&found)),
+        Event::Delete(_) => Some(false),
+    }
 }
 
 /// What serves `projectcalico.org/v3`.
 const NATIVE: &str = "v3.projectcalico.org";
 
 fn api_services(client: Client) -> Api<DynamicObject> {
-    let services = of(("apiregistration.k8s.io", "v1", "APIService", "apiservices", false)).resource;
-    Api::all_with(client, &services)
+    Api::all_with(client, &api_service())
+}
+
+fn api_service() -> ApiResource {
+    of(("apiregistration.k8s.io", "v1", "APIService", "apiservices", false)).resource
 }
 
 fn is_native(service: &DynamicObject) -> bool {
@@ -204,4 +222,28 @@ fn of((group, version, kind, plural, is_optional): (&str, &str, &str, &str, bool
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let (group, version, kind, plural) = (group.to_owned(), version.to_owned(), kind.to_owned(), plural.to_owned());
     Watched { resource: ApiResource { group, version, api_version, kind, plural }, is_optional }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn calicos_objects_are_the_clusters_own_for_as_long_as_the_server_says_so() {
+        let service = |spec: Value| {
+            let mut object = DynamicObject::new(NATIVE, &api_service());
+            object.data = json!({ "spec": spec });
+            object
+        };
+        let (own, behind) = (|| service(json!({})), || service(json!({ "service": { "name": "calico-api" } })));
+        let mut in_list = false;
+        let mut said = |event| said_native(Some(event), &mut in_list);
+        assert_eq!([said(Event::Init), said(Event::InitDone)], [None, Some(false)]);
+        assert_eq!([said(Event::Apply(own())), said(Event::Apply(behind()))], [Some(true), Some(false)]);
+        assert_eq!([said(Event::Apply(own())), said(Event::Delete(own()))], [Some(true), Some(false)]);
+        assert_eq!([said(Event::Init), said(Event::InitApply(own())), said(Event::InitDone)], [None, None, Some(true)]);
+        assert_eq!([said(Event::Init), said(Event::InitDone)], [None, Some(false)], "it went while nobody heard");
+        assert_eq!(said_native(None, &mut true), None, "trouble says nothing");
+    }
 }

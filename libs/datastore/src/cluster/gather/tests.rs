@@ -257,17 +257,30 @@ fn calicos_newer_group_is_taken_up_where_nothing_is_in_the_other_and_else_it_is_
         "spec": { "cidr": "10.65.0.0/16" },
     });
     let mut scene = scene();
-    scene.says("", Said::Native);
+    scene.says("", Said::Native(true));
     assert!(!scene.gather.begins_anew(), "nobody knows yet what is in the other");
+    assert_eq!(scene.problems(), [""; 0], "nor whether anything has to be moved");
     scene.lists_all_but("");
     assert!(scene.gather.begins_anew());
     scene.says(POOLS, Said::Object(pool.clone()));
     assert!(!scene.gather.begins_anew(), "it would be lost");
-    scene.says("", Said::Native);
-    assert!(
-        scene.problems()[0].starts_with("projectcalico.org/v3: ")
-            && scene.problems()[0].contains("start the agent again")
-    );
-    scene.says(POOLS, Said::Gone(pool));
+    let is_told = |scene: &Scene| {
+        scene
+            .problems()
+            .iter()
+            .any(|told| told.starts_with("projectcalico.org/v3: ") && told.contains("start the agent again"))
+    };
+    assert!(is_told(&scene));
+    scene.says("", Said::Native(false));
+    assert_eq!(scene.problems(), [""; 0], "the server cannot any more");
+    scene.says(POOLS, Said::Gone(pool.clone()));
+    assert!(!scene.gather.begins_anew(), "there is nothing to begin with");
+    scene.says("", Said::Native(true));
+    assert!(scene.gather.begins_anew());
+    scene.says(POOLS, Said::Object(pool.clone()));
+    assert!(is_told(&scene));
+    scene.says(POOLS, Said::Listing);
+    assert!(!is_told(&scene) && !scene.gather.begins_anew(), "while a list goes on nobody knows");
+    scene.says(POOLS, Said::Listed);
     assert!(scene.gather.begins_anew());
 }

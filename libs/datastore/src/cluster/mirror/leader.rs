@@ -263,7 +263,9 @@ impl Source {
 
     fn hear(&mut self, number: usize, said: Said) {
         let Some((kind, heard)) = self.kinds.get(number).zip(self.heard.get_mut(number)) else {
-            self.is_native |= matches!(said, Said::Native);
+            if let Said::Native(is_native) = said {
+                self.is_native = is_native;
+            }
             return;
         };
         if !matches!(said, Said::Trouble(_)) {
@@ -314,7 +316,7 @@ impl Source {
                 }
                 heard.trouble = Some([heard.trouble.map_or(now, |[first, _]| first), now]);
             }
-            Said::Native | Said::Mirror(_) => {}
+            Said::Native(_) | Said::Mirror(_) => {}
         }
     }
 

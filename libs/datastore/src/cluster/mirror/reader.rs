@@ -373,7 +373,7 @@ impl<'a> Both<'a> {
                 self.has_said = true;
                 self.listed.insert(number);
             }
-            Said::Trouble(_) | Said::Native | Said::Mirror(_) => {}
+            Said::Trouble(_) | Said::Native(_) | Said::Mirror(_) => {}
         }
     }
 

@@ -95,8 +95,10 @@ fn all_is_heard_anew_once_calicos_objects_can_be_the_clusters_own_and_none_is_lo
     let mut source = whole(&[("a", "1")]);
     assert!(!source.begins_anew());
     says(&mut source, "tiers.crd.projectcalico.org", Said::Object(tier.clone()));
-    source.hear(usize::MAX, Said::Native);
+    source.hear(usize::MAX, Said::Native(true));
     assert!(!source.begins_anew());
     says(&mut source, "tiers.crd.projectcalico.org", Said::Gone(tier));
     assert!(source.begins_anew());
+    source.hear(usize::MAX, Said::Native(false));
+    assert!(!source.begins_anew(), "the server cannot any more");
 }
