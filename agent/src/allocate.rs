@@ -55,6 +55,15 @@ pub struct Wish {
     pub wanted: Vec<IpAddr>,
 }
 
+/// What came of claims.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// Attachments that the blocks did not know.
+    pub lacking: usize,
+    /// Pods of which somebody else holds an address.
+    pub refused: Vec<(PodId, AssignError)>,
+}
+
 /// Gives addresses out and takes them back.
 #[derive(Debug)]
 pub struct Allocator {
@@ -105,6 +114,25 @@ impl Allocator {
         let request = self.request(wish);
         let handle = request.handle.clone();
         Ok(self.decide(&[handle], |ledger| ledger.claim_wanted(&request))??)
+    }
+
+    /// Marks what these attachments have as theirs, as far as the blocks do not say so already.
+    pub fn claim_all(&self, wishes: &[Wish]) -> Result<Claimed, AllocateError> {
+        let ledger = self.read(&[])?;
+        let lacks = |wish: &&Wish| {
+            let held = ledger.held_by(&handle_id(&wish.id));
+            wish.wanted.iter().any(|address| !held.contains(address))
+        };
+        let lacking: Vec<_> = wishes.iter().filter(lacks).collect();
+        if lacking.is_empty() {
+            return Ok(Claimed::default());
+        }
+        let handles: Vec<_> = lacking.iter().map(|wish| handle_id(&wish.id)).collect();
+        let refused = self.decide(&handles, |ledger| {
+            let refused = |wish: &&Wish| Some((wish.pod.clone(), ledger.claim_wanted(&self.request(wish)).err()?));
+            lacking.iter().filter_map(refused).collect()
+        })?;
+        Ok(Claimed { lacking: lacking.len(), refused })
     }
 
     /// Takes back what these attachments hold.
@@ -334,6 +362,36 @@ mod tests {
         assert_eq!(own.release_strangers(&known).expect("nothing is left to release"), Vec::<IpAddr>::new());
         assert_eq!(own.held_by(&wish("kept").id).expect("readable"), kept);
         assert_eq!(other.held_by(&wish("elsewhere").id).expect("readable"), elsewhere);
+    }
+
+    #[test]
+    fn what_attachments_have_is_held_again_where_the_blocks_have_forgotten_it_and_taken_from_nobody() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (own, other) = (allocator(dir.path(), "n1"), allocator(dir.path(), "n2"));
+        let known: Vec<_> = ["a", "b"].map(|name| Wish { wanted: one(&own, name), ..wish(name) }).into();
+        let is_held = |wish: &Wish| own.held_by(&wish.id).expect("readable") == wish.wanted;
+        let revisions = || {
+            let blocks = own.objects.list(BLOCK).expect("readable").into_iter();
+            blocks.map(|block| block.metadata.resource_version).collect::<Vec<_>>()
+        };
+        let forget = || {
+            for kind in [BLOCK, AFFINITY, HANDLE] {
+                std::fs::remove_dir_all(dir.path().join(".tortie").join(kind)).expect("removed");
+            }
+        };
+        let before = revisions();
+        assert_eq!(own.claim_all(&known).expect("readable"), Claimed::default());
+        assert_eq!(revisions(), before, "what is held is not written");
+        forget();
+        assert_eq!(own.claim_all(&known).expect("written"), Claimed { lacking: 2, refused: vec![] });
+        assert!(known.iter().all(is_held));
+        let next = one(&own, "c");
+        assert!(known.iter().all(|wish| wish.wanted != next), "nothing is given twice");
+        forget();
+        other.claim(&Wish { id: wish("theirs").id, ..known[0].clone() }).expect("another node was faster");
+        let Claimed { refused, .. } = own.claim_all(&known).expect("written");
+        assert!(matches!(&refused[..], [(pod, AssignError::Taken { .. })] if *pod == known[0].pod), "{refused:?}");
+        assert!(!is_held(&known[0]) && is_held(&known[1]));
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod observe;
 mod owner;
 mod passage;
 mod proxy;
+mod reclaim;
 mod remarks;
 mod report;
 mod requests;
@@ -142,6 +143,12 @@ enum Command {
         #[arg(long, env = "TORTIE_CNI_BIN", value_name = "DIR")]
         cni_bin: Option<PathBuf>,
     },
+    /// Let the agent, once it is started again, take up an etcd in which Calico began anew (another clusterGUID)
+    ForgetCluster {
+        /// The agent's state directory
+        #[arg(long, env = "TORTIE_STATE_DIR", default_value = STATE_DIR)]
+        state_dir: PathBuf,
+    },
     /// Wait for a signal: what a DaemonSet's container does that has nothing to do and may not end
     #[command(hide = true)]
     Wait,
@@ -247,6 +254,9 @@ fn main() -> ExitCode {
                 cni_bin: cni_bin.as_deref(),
             };
             failed(1, run::cleanup(&left).map(|done| println!("{done}")))
+        }
+        Command::ForgetCluster { state_dir } => {
+            failed(1, run::forget_cluster(&state_dir).map(|done| println!("{done}")))
         }
         Command::Wait => failed(1, run::wait_for_signal()),
         Command::Version => {

@@ -16,6 +16,7 @@ use crate::{
     metrics::{Metrics, NodeState},
     observe::Host,
     proxy::Proxy,
+    reclaim::Claims,
     remarks::Met,
     report, requests,
     setback::{Back, Setbacks},
@@ -140,6 +141,7 @@ pub struct Agent<K> {
     /// Prepared attachments, and when no commit can follow any more.
     pub(crate) abandoned: BTreeMap<AttachmentId, Instant>,
     pub(crate) reboot: Reboot,
+    pub(crate) claims: Claims,
     /// What is desired was put in force once, or tried.
     applied: bool,
     /// Attachments whose addresses the other nodes have not been told.
@@ -193,6 +195,7 @@ impl<K: Kernel> Agent<K> {
             changed: true,
             abandoned: BTreeMap::new(),
             reboot: Reboot::default(),
+            claims: Claims::default(),
             applied: false,
             unpublished: BTreeSet::new(),
             to_publish: false,
@@ -329,6 +332,7 @@ impl<K: Kernel> Agent<K> {
         self.try_again();
         self.sweep();
         self.undo_abandoned();
+        self.claim_what_is_due();
         self.publish_all();
         self.tell_balancers();
         self.tell_metrics();
@@ -382,6 +386,7 @@ impl<K: Kernel> Agent<K> {
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
         );
+        problems.extend(self.claims.lost().cloned());
         problems.extend(self.announcer.iter().filter_map(Announcer::problem));
         if self.announcer.is_none() && self.world.answers_for_pods().is_some() {
             problems.push("localSubnetL2Reachability: this node has no uplink to answer at".to_owned());
@@ -418,13 +423,26 @@ impl<K: Kernel> Agent<K> {
 
     fn learn(&mut self, batch: Batch) {
         let was_in_sync = self.world.in_sync().is_some();
+        let listed = |update: &Update| if let Update::Anew { listed } = update { Some(*listed) } else { None };
+        let anew = batch.iter().filter_map(listed).max();
         batch.into_iter().for_each(|update| self.hear(update));
         self.allocator.pools = self.world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
         if !was_in_sync && self.world.in_sync().is_some() {
             info!("the datastore has said everything it has");
             self.undo_leftovers();
+            self.claim_all(None);
+            self.publish_all();
+        } else if anew.is_some() && was_in_sync {
+            self.claim_all(anew);
             self.publish_all();
         }
+    }
+
+    /// The other nodes may not know any more what they were told of this one.
+    pub(crate) fn publish_again(&mut self) {
+        let own = self.world.attachments().filter(|known| known.committed).map(|known| known.id.clone());
+        self.unpublished.extend(own.collect::<Vec<_>>());
+        self.to_publish = true;
     }
 
     fn hear(&mut self, update: Update) {

@@ -292,6 +292,16 @@ fn follow(
     }
 }
 
+/// `tortie forget-cluster`: an agent that starts takes up whichever cluster's objects it finds.
+pub fn forget_cluster(state_dir: &Path) -> Result<&'static str> {
+    let folder = state_dir.join(LAST_GOOD);
+    match datastore::forget_cluster(&folder) {
+        Ok(true) => Ok("forgotten; start the agent again"),
+        Ok(false) => Ok("nothing was written down"),
+        Err(error) => bail!("{}: whose objects came into force cannot be forgotten: {error}", folder.display()),
+    }
+}
+
 /// What an agent left, and where.
 pub struct Left<'a> {
     /// Its private state.

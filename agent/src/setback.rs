@@ -61,7 +61,7 @@ impl Setbacks {
         let key = match update {
             Update::Set(resource) => resource.key(),
             Update::Gone(key) => key.clone(),
-            Update::InSync => return,
+            Update::InSync | Update::Anew { .. } => return,
         };
         if !is_of_policies(&key) {
             return;

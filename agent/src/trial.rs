@@ -157,7 +157,7 @@ fn told(updates: &[Update]) -> Vec<String> {
     let said = |update: &Update| match update {
         Update::Set(object) => Some(format!("set {}", object.key())),
         Update::Gone(key) => Some(format!("delete {key}")),
-        Update::InSync => None,
+        Update::InSync | Update::Anew { .. } => None,
     };
     updates.iter().filter_map(said).collect()
 }

@@ -385,6 +385,59 @@ fn etcd_a_pod_of_a_profile_that_is_not_there_sends_and_gets_nothing_and_is_named
     })
 }
 
+#[test]
+fn etcd_that_is_restored_from_a_backup_gives_no_address_twice() -> Result<()> {
+    story(false, &[&["x/a"], &[]], |s| {
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.back_up()?;
+        etcd.run(at, true)?;
+        s.settled(|s| s.add("x/b", 1))?;
+        s.settled(|s| s.add("x/c", 2))?;
+        ensure!(used(s)? == 6, "{} addresses are held", used(s)?);
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.restore()?;
+        etcd.run(at, true)?;
+        wait::wait_until("what pods have is held again", wait::PATIENCE, || Ok(used(s)? == 6))?;
+        wait::wait_until("other nodes are told of them again", wait::PATIENCE, || {
+            Ok(s.all("/calico/resources/v3/projectcalico.org/workloadendpoints/x/")?.len() == 3)
+        })?;
+        for (pod, node) in [("x/d", 1), ("x/e", 2)] {
+            s.settled(|s| s.add(pod, node))?;
+        }
+        let mut addresses: Vec<_> = s.pods.values().flat_map(Pod::addresses).map(ToString::to_string).collect();
+        addresses.sort();
+        addresses.dedup();
+        ensure!(addresses.len() == 10 && used(s)? == 10, "an address was given twice: {addresses:?}, {}", used(s)?);
+        s.expect(Tcp(80), "x/a\n x/b .\n x/c .\n x/d .\n x/e .")
+    })
+}
+
+#[test]
+fn etcd_in_which_calico_began_anew_is_taken_up_by_an_agent_that_starts_only_when_that_is_meant() -> Result<()> {
+    let known = |cluster: &str| json!({ "spec": { "datastoreReady": true, "clusterGUID": cluster } });
+    story(false, &[&["x/a", "x/b"]], |s| {
+        s.put("clusterinformations/default", &known("first"))?;
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        s.nodes[0].agent.stop()?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.forget()?;
+        etcd.run(at, true)?;
+        s.profile("x")?;
+        s.put("clusterinformations/default", &known("second"))?;
+        s.nodes[0].agent.start()?;
+        s.problem("clusterGUID is another cluster's")?;
+        is_refused(s)?;
+        s.nodes[0].agent.stop()?;
+        s.nodes[0].forget_cluster()?;
+        s.nodes[0].agent.start()?;
+        is_let_through(s)
+    })
+}
+
 /// Addresses that blocks say are held.
 fn used(s: &mut Story) -> Result<usize> {
     let blocks = s.all("/calico/ipam/v2/assignment/")?;

@@ -20,7 +20,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -168,6 +168,30 @@ impl Etcd {
     /// It cannot be removed.
     pub fn forget(&self) -> Result<()> {
         fs::remove_dir_all(self.directory.join("data")).context("removing what etcd had")
+    }
+
+    /// Takes a backup of everything that it has; it does not run.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn back_up(&self) -> Result<()> {
+        self.copy("data", "backup")
+    }
+
+    /// Has what it had when the last backup was taken, and nothing else; it does not run.
+    ///
+    /// # Errors
+    /// There is no backup.
+    pub fn restore(&self) -> Result<()> {
+        self.forget()?;
+        self.copy("backup", "data")
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<()> {
+        let mut command = Command::new("cp");
+        command.arg("-a").args([from, to].map(|name| self.directory.join(name)));
+        ensure!(command.status().context("copying what etcd has")?.success(), "{command:?} fails");
+        Ok(())
     }
 
     /// How an agent is told of it as its datastore.

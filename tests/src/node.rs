@@ -10,7 +10,7 @@ use crate::{
     runtime::Runtime,
     wait::{self, PATIENCE},
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use std::{
@@ -276,6 +276,18 @@ impl Node {
     /// It cannot be started.
     pub fn cleanup(&self) -> Result<Output> {
         self.cleanup_with(&[])
+    }
+
+    /// `tortie forget-cluster` with the node's own paths.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn forget_cluster(&self) -> Result<()> {
+        let mut command = self.namespace.command(&self.program)?;
+        command.arg("forget-cluster").arg("--state-dir").arg(self.state_dir());
+        let done = command.output().context("starting tortie forget-cluster")?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(())
     }
 
     /// The same, with more arguments.

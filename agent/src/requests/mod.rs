@@ -130,6 +130,10 @@ fn refusal<K: Kernel>(agent: &Agent<K>, operation: &Operation, deadline: Instant
     if !reads && agent.world.in_sync().is_none() {
         return Some(fault(TRY_AGAIN, "the agent is still reading the datastore; try again"));
     }
+    let waits = matches!(operation, Operation::Prepare(_)).then(|| agent.claims.reason_to_wait()).flatten();
+    if let Some(reason) = waits {
+        return Some(fault(TRY_AGAIN, reason));
+    }
     // Whoever stopped waiting will abort: what is not begun needs no undoing.
     if makes && Instant::now() >= deadline {
         return Some(fault(TRY_AGAIN, "the agent was too busy to answer in time; try again"));

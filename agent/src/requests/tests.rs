@@ -241,6 +241,36 @@ fn nothing_is_made_before_the_datastore_has_said_everything() {
 }
 
 #[test]
+fn what_pods_have_is_claimed_again_when_the_datastore_was_listed_anew_before_anybody_gets_anything() {
+    let mut bench = Bench::new();
+    let first = bench.attached("c1", "a");
+    let store = bench.dir.path().join("store/.tortie");
+    let restore = || {
+        for kind in std::fs::read_dir(&store).expect("listed").map(|entry| entry.expect("listed").path()) {
+            if kind.is_dir() {
+                std::fs::remove_dir_all(kind).expect("what was written since the backup is gone");
+            }
+        }
+    };
+    restore();
+    bench.agent.take(vec![Event::Updates(vec![Update::Anew { listed: false }])]);
+    assert_eq!(bench.held("c1"), 1);
+    assert!(store.join("WorkloadAddress/default.a.yaml").is_file(), "and other nodes are told of it again");
+    assert_eq!(code(&bench.ask(prepare("c2", "b"))), TRY_AGAIN, "others claim theirs");
+    bench.agent.claims.until = Some(Instant::now());
+    assert_ne!(bench.prepared("c2", "b").addresses, first.addresses);
+    bench.agent.take(vec![Event::Updates(vec![Update::Anew { listed: false }])]);
+    bench.prepared("c4", "d");
+    bench.agent.take(vec![Event::Updates(vec![Update::Anew { listed: true }])]);
+    assert_eq!(code(&bench.ask(prepare("c5", "e"))), TRY_AGAIN, "what is listed anew may lack what others gave");
+    // An agent that begins does it, too.
+    restore();
+    let mut bench = bench.restarted(&[first.host_interface]);
+    assert_eq!(bench.held("c1"), 1);
+    assert_ne!(bench.prepared("c3", "c").addresses, first.addresses);
+}
+
+#[test]
 fn prepare_puts_nothing_in_force_and_repeating_it_gives_the_same_answer() {
     let mut bench = Bench::new();
     let first = bench.prepared("c1", "a");

@@ -118,6 +118,7 @@ impl World {
             Update::Set(resource) => self.set(resource),
             Update::Gone(key) => self.remove(&key),
             Update::InSync => !std::mem::replace(&mut self.in_sync, true),
+            Update::Anew { .. } => false,
         }
     }
 
@@ -126,7 +127,7 @@ impl World {
         let key = match update {
             Update::Set(resource) => resource.key(),
             Update::Gone(key) => key.clone(),
-            Update::InSync => return None,
+            Update::InSync | Update::Anew { .. } => return None,
         };
         Some(self.resource(&key).map_or(Update::Gone(key), Update::Set))
     }

@@ -198,8 +198,8 @@ fn watches(
 ) -> Vec<BoxStream<'static, (usize, Said)>> {
     let numbered = kinds.into_iter().enumerate();
     let all = numbered.map(|(number, kind)| watch(client.clone(), kind).map(move |said| (number, said)).boxed());
-    let native =
-        (calico == Calico::Stored).then(|| kinds::native(client.clone()).map(|native| (usize::MAX, Said::Native(native))).boxed());
+    let native = (calico == Calico::Stored)
+        .then(|| kinds::native(client.clone()).map(|native| (usize::MAX, Said::Native(native))).boxed());
     all.chain(native).collect()
 }
 

@@ -15,11 +15,13 @@ mod pages;
 mod pods;
 mod records;
 mod watched;
+mod whose;
 
 pub use connection::{EtcdConnection, EtcdSettings};
 pub use error::EtcdError;
 pub use objects::EtcdObjects;
 pub(crate) use watched::{Said, run as watched};
+pub use whose::forget_cluster;
 
 use crate::{
     Batch, OpenError, Problem,
@@ -40,6 +42,7 @@ use tokio::sync::{
     mpsc::{Receiver, channel, error::TryRecvError},
     oneshot,
 };
+use whose::Whose;
 
 /// What may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
 const SAID_AT_ONCE: usize = 4096;
@@ -62,14 +65,16 @@ impl Etcd {
     pub fn open(connection: &EtcdConnection, last_good: Option<&Path>) -> Result<(Self, Updates), EtcdError> {
         let told = Told::default();
         let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
+        let mut whose = Whose::default();
         if let Some(path) = last_good {
             let failed = |error: io::Error| OpenError::LastGood { path: path.to_owned(), reason: error.to_string() };
             standing.remember(path).map_err(|error| EtcdError::LastGood(failed(error)))?;
+            whose = Whose::remembered(path).map_err(|error| EtcdError::LastGood(failed(error)))?;
         }
         let (stop, stopped) = oneshot::channel();
         let (send, updates) = mpsc::sync_channel(BATCHES_MAX);
         let connection = connection.clone();
-        let gather = Gather::new(standing, connection.name().to_owned());
+        let gather = Gather::new(standing, connection.name().to_owned(), whose);
         let run = move || connection.runtime().block_on(run(&connection, gather, send, stopped));
         let spawned = thread::Builder::new().name("datastore".into()).spawn(run);
         spawned.map_err(|error| EtcdError::Client(error.to_string()))?;

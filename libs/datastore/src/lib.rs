@@ -31,7 +31,7 @@ pub use cluster::{
     Cluster, ClusterObjects, ConnectError, Connection, Machine, Mirror, MirrorStanding, Remark, Report, Teller,
 };
 pub use convert::parameters;
-pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings};
+pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forget_cluster};
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
 pub use shared::{Shared, Store};

@@ -33,7 +33,7 @@ pub fn directory(dir: &Path) -> io::Result<(Vec<Resource>, Vec<Problem>)> {
     }
     let objects = catalog.changes().into_iter().filter_map(|update| match update {
         Update::Set(resource) => Some(resource),
-        Update::Gone(_) | Update::InSync => None,
+        Update::Gone(_) | Update::InSync | Update::Anew { .. } => None,
     });
     Ok((objects.collect(), catalog.problems()))
 }

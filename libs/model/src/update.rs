@@ -14,4 +14,9 @@ pub enum Update {
     Gone(ResourceKey),
     /// Everything that is there has been said.
     InSync,
+    /// Something was not heard, or may not have been: what the datastore keeps beside its objects may be older than it was.
+    Anew {
+        /// All objects were listed once more; else changes go on where they were.
+        listed: bool,
+    },
 }

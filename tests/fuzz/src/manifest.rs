@@ -59,7 +59,7 @@ impl Told {
                     assert!(!hidden, "{key} is gone, though {} may still hold it", file.display());
                     assert!(self.known.remove(&key).is_some(), "{key} is gone and never was");
                 }
-                Update::InSync => panic!("a catalog does not know when all is said"),
+                Update::InSync | Update::Anew { .. } => panic!("a catalog does not know when all is said"),
             }
         }
         assert!(self.catalog.changes().is_empty(), "a change was said twice");

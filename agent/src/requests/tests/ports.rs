@@ -41,7 +41,6 @@ fn cni_90_a_host_port_is_one_pods_until_its_del_and_who_else_wants_it_is_told_wh
     assert_eq!(told(bench.ask(prepare_at("c5", "a", 8080, None))), "");
     assert_eq!(bench.ask(commit("c5")), Ok(Answer::Done));
     let mut bench = bench.restarted(&[interface, cni::name::host_interface_name(&PodId::new("default", "a"), "eth0")]);
-    bench.sync();
     assert!(told(bench.ask(prepare_at("c6", "b", 8080, None))).contains("default/a"));
     assert_eq!(bench.ask(del("c5")), Ok(Answer::Done));
     assert_eq!(told(bench.ask(prepare_at("c6", "b", 8080, None))), "");

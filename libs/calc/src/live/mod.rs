@@ -105,7 +105,7 @@ impl Live {
         let key = match &update {
             Update::Set(resource) => Some(resource.key()),
             Update::Gone(key) => Some(key.clone()),
-            Update::InSync => None,
+            Update::InSync | Update::Anew { .. } => None,
         };
         let changed = self.world.take(update);
         if let Some(key) = key.filter(|_| changed) {

@@ -26,7 +26,7 @@ fn said(batch: Batch) -> Vec<String> {
     let say = |update| match update {
         Update::Set(resource) => format!("set {}", Resource::key(&resource)),
         Update::Gone(key) => format!("gone {key}"),
-        Update::InSync => "in sync".to_owned(),
+        Update::InSync | Update::Anew { .. } => "in sync".to_owned(),
     };
     batch.into_iter().map(say).collect()
 }
@@ -201,14 +201,14 @@ fn what_is_kept_as_files_change_is_what_a_first_reading_says() {
             match update {
                 Update::Set(resource) => drop(heard.insert(resource.key(), resource)),
                 Update::Gone(key) => assert!(heard.remove(&key).is_some(), "{key} is gone and never was"),
-                Update::InSync => unreachable!("a catalog does not know"),
+                Update::InSync | Update::Anew { .. } => unreachable!("a catalog does not know"),
             }
         }
         let mut fresh = Catalog::default();
         files.iter().for_each(|(name, text)| fresh.read(Path::new(name), Ok(text)));
         let first = fresh.changes().into_iter().filter_map(|update| match update {
             Update::Set(resource) => Some((resource.key(), resource)),
-            Update::Gone(_) | Update::InSync => None,
+            Update::Gone(_) | Update::InSync | Update::Anew { .. } => None,
         });
         assert_eq!(heard, first.collect::<BTreeMap<_, _>>());
         assert_eq!(problems(&catalog), problems(&fresh));

@@ -7,6 +7,7 @@
 use super::{
     layout::{self, INFORMATION, Information},
     watched::Said,
+    whose::Whose,
 };
 use crate::{Batch, Problem, standing::Standing};
 use model::Update;
@@ -27,14 +28,16 @@ pub(super) struct Gather {
     information: Option<Information>,
     /// The same in the list that goes on, which unlocks nothing before it is over.
     listed: Option<Information>,
-    /// Which cluster's objects came into force; `None`: none yet, or one without a name.
-    cluster: Option<String>,
+    /// Which cluster's objects came into force.
+    whose: Whose,
+    /// There was a break, and whether a list was over after it, of which nobody has been told.
+    anew: Option<bool>,
     trouble: Option<String>,
     server: String,
 }
 
 impl Gather {
-    pub(super) fn new(standing: Standing, server: String) -> Self {
+    pub(super) fn new(standing: Standing, server: String, whose: Whose) -> Self {
         Self {
             standing,
             missing: None,
@@ -42,7 +45,8 @@ impl Gather {
             is_in_sync: false,
             information: None,
             listed: None,
-            cluster: None,
+            whose,
+            anew: None,
             trouble: None,
             server,
         }
@@ -57,12 +61,15 @@ impl Gather {
             Said::Is(key, value, made) => self.take(&key, Some((&value, made))),
             Said::Gone(key) => self.take(&key, None),
             Said::Listed => {
-                self.is_listed = true;
+                if std::mem::replace(&mut self.is_listed, true) {
+                    self.anew = Some(true);
+                }
                 for place in self.missing.take().unwrap_or_default() {
                     self.standing.take_in(&place, None);
                 }
                 self.information = self.listed.take();
             }
+            Said::Again => self.anew = self.anew.or(Some(false)),
             Said::Trouble(trouble) => {
                 if self.trouble == trouble {
                     return;
@@ -104,8 +111,11 @@ impl Gather {
     /// What begins anew in an etcd that lost everything has a name of its own (`clusterGUID`, which Calico makes up where there is no
     /// ClusterInformation), and lacks every policy.
     fn is_of_another_cluster(&self) -> bool {
-        let said = self.information.as_ref().and_then(|said| said.cluster.as_ref());
-        self.cluster.as_ref().is_some_and(|known| said.is_some_and(|said| said != known))
+        self.whose.is_another(self.cluster())
+    }
+
+    fn cluster(&self) -> Option<&str> {
+        self.information.as_ref()?.cluster.as_deref()
     }
 
     /// What is new. Nothing before everything has been listed, nor while a list goes on: half of what changed together is not what
@@ -114,13 +124,15 @@ impl Gather {
         if !self.is_listed || self.missing.is_some() || self.is_locked() {
             return Batch::new();
         }
-        if let Some(cluster) = self.information.as_ref().and_then(|said| said.cluster.as_ref()) {
-            self.cluster.get_or_insert_with(|| cluster.clone());
+        if let Some(cluster) = self.cluster().map(str::to_owned) {
+            self.whose.take(&cluster);
         }
         let mut batch = self.standing.changes();
-        if !self.is_in_sync {
-            self.is_in_sync = true;
+        let anew = self.anew.take();
+        if !std::mem::replace(&mut self.is_in_sync, true) {
             batch.push(Update::InSync);
+        } else if let Some(listed) = anew {
+            batch.push(Update::Anew { listed });
         }
         batch
     }
@@ -137,7 +149,7 @@ impl Gather {
         let locked = match self.information.as_ref().map(|said| said.is_ready) {
             _ if !self.is_listed => None,
             _ if self.is_of_another_cluster() => Some(
-                "clusterGUID is another cluster's: etcd was made anew; all stays as it was; restore it, or start the agent again if it is meant",
+                "clusterGUID is another cluster's: etcd was made anew; all stays as it was; restore it, or say `tortie forget-cluster` and start the agent again if it is meant",
             ),
             Some(true) => None,
             Some(false) => Some(
@@ -147,7 +159,12 @@ impl Gather {
                 "there is none: Calico's objects are not in this etcd, or not yet; all stays as it was until there is",
             ),
         };
-        trouble.into_iter().chain(locked.map(|message| problem(INFORMATION, message.to_owned()))).collect()
+        let unwritten = self.whose.trouble().map(|message| problem(INFORMATION, message));
+        trouble
+            .into_iter()
+            .chain(unwritten)
+            .chain(locked.map(|message| problem(INFORMATION, message.to_owned())))
+            .collect()
     }
 }
 

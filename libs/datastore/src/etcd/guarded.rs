@@ -21,8 +21,9 @@ pub(crate) type Found = (String, Vec<u8>, i64);
 pub(crate) async fn list(connection: &EtcdConnection, prefix: &str) -> Result<Vec<Found>, String> {
     let (mut pages, mut all) = (Pages::of(prefix), Vec::new());
     while let Some(page) = pages.next(connection, PAGE_PATIENCE).await.map_err(|why: Unanswered| why.to_string())? {
-        let found =
-            |KeyValue { key, mod_revision, value }| (String::from_utf8_lossy(&key).into_owned(), value, mod_revision);
+        let found = |KeyValue { key, mod_revision, value, .. }| {
+            (String::from_utf8_lossy(&key).into_owned(), value, mod_revision)
+        };
         all.extend(page.into_iter().map(found));
     }
     Ok(all)

@@ -29,6 +29,8 @@ pub(crate) enum Said {
     Gone(String),
     /// The list is over.
     Listed,
+    /// After a break changes go on where they were.
+    Again,
     /// It could not be asked; `None`: it can.
     Trouble(Option<String>),
 }
@@ -89,6 +91,7 @@ async fn round(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>, h
         },
         None => None,
     };
+    let is_again = known.is_some();
     let at = match known {
         Some(known) => known,
         None => match list(connection, prefix, send).await {
@@ -96,7 +99,7 @@ async fn round(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>, h
             Err(over) => return over,
         },
     };
-    let Err(over) = watch(connection, prefix, send, heard.insert(at)).await;
+    let Err(over) = watch((connection, prefix), send, heard.insert(at), is_again).await;
     over
 }
 
@@ -128,10 +131,10 @@ async fn list(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) ->
 
 /// Until it is over.
 async fn watch(
-    connection: &EtcdConnection,
-    prefix: &str,
+    (connection, prefix): (&EtcdConnection, &str),
     send: &Sender<Said>,
     heard: &mut Heard,
+    mut is_again: bool,
 ) -> Result<Infallible, Over> {
     let create = WatchCreate {
         key: prefix.into(),
@@ -149,6 +152,9 @@ async fn watch(
                     return Err(over);
                 }
                 say(send, Said::Trouble(None)).await?;
+                if std::mem::take(&mut is_again) {
+                    say(send, Said::Again).await?;
+                }
                 heard.next = next(heard.next, &answer);
                 for event in answer.events {
                     if let Some(said) = read(event) {

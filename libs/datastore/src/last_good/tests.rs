@@ -67,7 +67,7 @@ impl Node {
                 Update::Set(Resource::Policy(policy)) => run.policies.push(Arc::unwrap_or_clone(policy)),
                 Update::Set(Resource::Namespace(_)) => {}
                 Update::Set(other) => run.others.push(other),
-                Update::Gone(_) | Update::InSync => {}
+                Update::Gone(_) | Update::InSync | Update::Anew { .. } => {}
             }
         }
         Ok(run)

@@ -57,7 +57,7 @@ impl Scene {
         let say = |update| match update {
             Update::Set(resource) => format!("set {}", Resource::key(&resource)),
             Update::Gone(key) => format!("gone {key}"),
-            Update::InSync => "in sync".to_owned(),
+            Update::InSync | Update::Anew { .. } => "in sync".to_owned(),
         };
         self.gather.batch().into_iter().map(say).collect()
     }

@@ -75,7 +75,7 @@ impl Log {
             Said::Is(key, value, _) if key.starts_with(RECORDS) => self.changed(key, Some(value), tell),
             Said::Gone(key) if key.starts_with(RECORDS) => self.changed(key, None, tell),
             // That the writer's word is gone it will notice itself, or be silent.
-            Said::Is(..) | Said::Gone(_) => {}
+            Said::Is(..) | Said::Gone(_) | Said::Again => {}
             Said::Trouble(trouble) => {
                 if trouble.is_some() {
                     // What came after the writer's last word comes again.

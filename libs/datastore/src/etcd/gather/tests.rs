@@ -25,8 +25,10 @@ impl Bench {
     fn in_place(place: tempfile::TempDir) -> Self {
         let told = Told::default();
         let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
-        standing.remember(&place.path().join("last-good")).expect("a folder");
-        Self { gather: Gather::new(standing, "http://etcd:2379".into()), told, place }
+        let folder = place.path().join("last-good");
+        standing.remember(&folder).expect("a folder");
+        let whose = Whose::remembered(&folder).expect("a file, or none");
+        Self { gather: Gather::new(standing, "http://etcd:2379".into(), whose), told, place }
     }
 
     /// The agent ends, and another one starts.
@@ -101,7 +103,7 @@ fn nothing_is_in_force_before_the_list_is_over_and_what_a_later_one_lacks_goes_w
     bench.is("tiers/b", &tier(2));
     assert_eq!(bench.news(), [""; 0], "a may still come, and what b was written with");
     bench.gather.hear(Said::Listed);
-    assert_eq!(bench.news(), ["+Tier b", "-Tier a"]);
+    assert_eq!(bench.news(), ["+Tier b", "-Tier a", "Anew { listed: true }"], "and all was listed anew");
     bench.gone("tiers/b");
     assert_eq!(bench.news(), ["-Tier b"]);
 }
@@ -116,7 +118,14 @@ fn an_etcd_in_which_nothing_is_takes_nothing_away() {
     assert_eq!(bench.news(), [""; 0]);
     assert!(bench.problems().contains("clusterinformations/default: there is none"), "{}", bench.problems());
     bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
-    assert_eq!((bench.news(), bench.problems()), (vec![], String::new()));
+    assert_eq!(
+        (bench.news(), bench.problems()),
+        (vec!["Anew { listed: true }".to_owned()], String::new()),
+        "listed anew"
+    );
+    assert_eq!(bench.news(), [""; 0], "once");
+    bench.gather.hear(Said::Again);
+    assert_eq!(bench.news(), ["Anew { listed: false }"], "it was away");
 }
 
 #[test]
@@ -136,7 +145,7 @@ fn while_calicos_objects_are_locked_nothing_comes_into_force() {
     assert_eq!(bench.news(), [""; 0], "nor does its first page");
     assert!(bench.gather.is_locked(), "and nothing is written");
     bench.gather.hear(Said::Listed);
-    assert_eq!(bench.news(), ["-Tier a"]);
+    assert_eq!(bench.news(), ["-Tier a", "Anew { listed: true }"]);
 }
 
 #[test]
@@ -150,7 +159,38 @@ fn an_etcd_that_was_made_anew_takes_nothing_away_though_calico_says_that_it_is_r
     assert!(bench.gather.is_locked());
     assert!(bench.problems().contains("another cluster's"), "{}", bench.problems());
     bench.list(&[(INFORMATION, &open("first")), ("tiers/a", &tier(2))]);
-    assert_eq!((bench.news(), bench.problems()), (vec!["+Tier a".to_owned()], String::new()), "restored");
+    assert_eq!(bench.news(), ["+Tier a", "Anew { listed: true }"], "restored");
+    assert_eq!(bench.problems(), "");
+    // So it is for an agent that starts, until somebody says that it is meant.
+    let mut bench = bench.again();
+    bench.list(&[(INFORMATION, &open("second"))]);
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.gather.is_locked());
+    assert!(bench.problems().contains("tortie forget-cluster"), "{}", bench.problems());
+    let folder = bench.place.path().join("last-good");
+    assert!(crate::forget_cluster(&folder).expect("removed") && !crate::forget_cluster(&folder).expect("gone"));
+    let mut bench = bench.again();
+    bench.list(&[(INFORMATION, &open("second"))]);
+    assert_eq!(bench.news(), ["InSync"]);
+    let mut bench = bench.again();
+    bench.list(&[(INFORMATION, &open("first"))]);
+    assert!(bench.news().is_empty() && bench.gather.is_locked(), "it is the second now");
+}
+
+#[test]
+fn whose_objects_these_are_is_told_where_it_cannot_be_written_down() {
+    let mut bench = Bench::new();
+    let file = bench.place.path().join("last-good/cluster");
+    std::fs::create_dir_all(file.join("in the way")).expect("a folder");
+    let open = r#"{"spec": {"datastoreReady": true, "clusterGUID": "first"}}"#;
+    bench.list(&[(INFORMATION, open)]);
+    assert_eq!(bench.news(), ["InSync"], "what is in force goes on");
+    bench.is("tiers/a", &tier(1));
+    assert!(bench.problems().contains("clusterGUID cannot be written down"), "{}", bench.problems());
+    std::fs::remove_dir_all(&file).expect("removed");
+    assert_eq!(bench.news(), ["+Tier a"]);
+    bench.is("tiers/a", &tier(2));
+    assert_eq!(bench.problems(), "");
 }
 
 #[test]
