@@ -58,7 +58,7 @@ pub struct Wish {
 /// What came of claims.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Claimed {
-    /// Attachments that the blocks did not know.
+    /// Attachments that the blocks did not know, and do now.
     pub lacking: usize,
     /// Pods of which somebody else holds an address.
     pub refused: Vec<(PodId, AssignError)>,
@@ -119,20 +119,21 @@ impl Allocator {
     /// Marks what these attachments have as theirs, as far as the blocks do not say so already.
     pub fn claim_all(&self, wishes: &[Wish]) -> Result<Claimed, AllocateError> {
         let ledger = self.read(&[])?;
+        let is_of_pool = |address: &&IpAddr| ledger.pools.values().any(|pool| pool.cidr.contains(**address));
         let lacks = |wish: &&Wish| {
             let held = ledger.held_by(&handle_id(&wish.id));
-            wish.wanted.iter().any(|address| !held.contains(address))
+            wish.wanted.iter().filter(is_of_pool).any(|address| !held.contains(address))
         };
         let lacking: Vec<_> = wishes.iter().filter(lacks).collect();
         if lacking.is_empty() {
             return Ok(Claimed::default());
         }
         let handles: Vec<_> = lacking.iter().map(|wish| handle_id(&wish.id)).collect();
-        let refused = self.decide(&handles, |ledger| {
+        let refused: Vec<_> = self.decide(&handles, |ledger| {
             let refused = |wish: &&Wish| Some((wish.pod.clone(), ledger.claim_wanted(&self.request(wish)).err()?));
             lacking.iter().filter_map(refused).collect()
         })?;
-        Ok(Claimed { lacking: lacking.len(), refused })
+        Ok(Claimed { lacking: lacking.len() - refused.len(), refused })
     }
 
     /// Takes back what these attachments hold.
@@ -381,6 +382,8 @@ mod tests {
         };
         let before = revisions();
         assert_eq!(own.claim_all(&known).expect("readable"), Claimed::default());
+        let elsewhere = Wish { wanted: vec![[192, 0, 2, 9].into()], ..wish("e") };
+        assert_eq!(own.claim_all(&[elsewhere]).expect("readable"), Claimed::default(), "it is no pool's");
         assert_eq!(revisions(), before, "what is held is not written");
         forget();
         assert_eq!(own.claim_all(&known).expect("written"), Claimed { lacking: 2, refused: vec![] });
@@ -389,7 +392,8 @@ mod tests {
         assert!(known.iter().all(|wish| wish.wanted != next), "nothing is given twice");
         forget();
         other.claim(&Wish { id: wish("theirs").id, ..known[0].clone() }).expect("another node was faster");
-        let Claimed { refused, .. } = own.claim_all(&known).expect("written");
+        let Claimed { refused, lacking } = own.claim_all(&known).expect("written");
+        assert_eq!(lacking, 1, "what somebody else has is not claimed again and again");
         assert!(matches!(&refused[..], [(pod, AssignError::Taken { .. })] if *pod == known[0].pod), "{refused:?}");
         assert!(!is_held(&known[0]) && is_held(&known[1]));
     }
