@@ -10,6 +10,7 @@ mod figures;
 mod idle;
 mod manifests;
 mod memory;
+mod mirror;
 mod policy;
 mod rounds;
 mod rules;
@@ -56,6 +57,8 @@ enum Bench {
     Services(services::Services),
     /// What an agent costs on a real API server, and how soon a policy that it took is in force.
     Served(served::Served),
+    /// What a thousand watchers cost, directly and by a mirror.
+    Mirror(mirror::Mirror),
     /// CNI ADD, alone and in crowds.
     Cni(cni::Cni),
     /// An agent while nothing happens, with no pods, few and many.
@@ -82,6 +85,7 @@ fn main() -> Result<()> {
         Bench::Policy(policy) => policy::run(policy, &binaries(&arguments)?),
         Bench::Services(services) => services::run(services, &binaries(&arguments)?),
         Bench::Served(served) => served::run(served, &binaries(&arguments)?),
+        Bench::Mirror(mirror) => mirror::run(mirror, &binaries(&arguments)?),
         Bench::Cni(cni) => cni::run(cni, binaries(&arguments)?, bare(&arguments)?),
         Bench::Idle(idle) => idle::run(idle, binaries(&arguments)?, bare(&arguments)?),
     }

@@ -17,7 +17,9 @@ use crate::{
 use ::tests::Binaries;
 use anyhow::Result;
 use churn::Churned;
+pub use churn::pod_of_bench;
 use clap::{Args, ValueEnum};
+pub use client::Client;
 use place::Place;
 use serde::Serialize;
 use std::{fmt, time::Duration};

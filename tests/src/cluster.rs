@@ -232,6 +232,12 @@ impl Cluster {
         Ok(self.control_plane.as_ref().context("this cluster has no API server")?.mirrors_kubeconfig())
     }
 
+    /// The processes of its API server and that one's etcd.
+    #[must_use]
+    pub fn control_plane_pids(&self) -> Vec<u32> {
+        self.control_plane.as_ref().map(ControlPlane::pids).unwrap_or_default()
+    }
+
     /// The administrator's kubeconfig, where there is an API server.
     #[must_use]
     pub fn administrator(&self) -> Option<PathBuf> {

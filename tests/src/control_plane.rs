@@ -149,6 +149,12 @@ impl ControlPlane {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The processes of its etcd and its API server.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        [&self.etcd].into_iter().chain(&self.apiserver).map(Child::id).collect()
+    }
+
     /// Where the agents' kubeconfig lies.
     #[must_use]
     pub fn agents_kubeconfig(&self) -> PathBuf {

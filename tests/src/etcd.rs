@@ -224,6 +224,22 @@ impl Etcd {
         named
     }
 
+    /// etcd's own proxy before it, on the port 2390 of its address, to be started.
+    ///
+    /// # Errors
+    /// etcd is not built.
+    pub fn proxy(&self, namespace: &NetNs) -> Result<Command> {
+        let mut command = namespace.command(&binaries::kubernetes("etcd")?)?;
+        command.args(["grpc-proxy", "start", &format!("--endpoints=http://127.0.0.1:{OWN}")]);
+        command.arg(format!("--listen-addr={}:2390", self.address));
+        Ok(command)
+    }
+
+    /// Its processes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.children.iter().flatten().map(Child::id)
+    }
+
     /// Puts a resource of Calico's there: `tiers/NAME`, `networkpolicies/NAMESPACE/NAME`.
     ///
     /// # Errors

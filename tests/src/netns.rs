@@ -86,6 +86,18 @@ impl NetNs {
         }
     }
 
+    /// What makes the thread that calls it one of this namespace.
+    ///
+    /// # Errors
+    /// The handle cannot be duplicated.
+    pub fn entering(&self) -> Result<impl FnOnce() -> Result<()> + Send + use<>> {
+        let (namespace, name) = (self.file.try_clone().context("duplicating a namespace handle")?, self.name.clone());
+        Ok(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("entering namespace {name}"))
+        })
+    }
+
     /// A command that will run inside, in the caller's mount namespace.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub fn bench(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> 
     require_root()?;
     // Other people's programs, which some of the benches have beside ours.
     match args.first().and_then(|bench| bench.to_str()) {
-        Some("served") => golang::control_plane(paths, console)?,
+        Some("served" | "mirror") => golang::control_plane(paths, console)?,
         Some("services") => golang::kube_proxy(paths, console)?,
         _ => {}
     }

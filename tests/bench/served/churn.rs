@@ -45,7 +45,7 @@ pub fn churned(place: &Place, rate: u32) -> Result<Churned> {
     let client = place.asked()?;
     let pods = |second: u32| -> Vec<Value> {
         let first = FIRST + second as usize * rate as usize;
-        (first..first + rate as usize).map(|number| of_first_namespace(place::pod(number))).collect()
+        (first..first + rate as usize).map(pod_of_bench).collect()
     };
     let (bytes, spent, begun) = (received(place)?, idle::times(place.agent()?)?, Instant::now());
     for second in 0..SECONDS {
@@ -61,8 +61,9 @@ pub fn churned(place: &Place, rate: u32) -> Result<Churned> {
     Ok(Churned { pods, kilobytes: bytes / took / 1e3, processor: 100.0 * spent / took })
 }
 
-/// There are no others for numbers that no place has.
-fn of_first_namespace(mut pod: Value) -> Value {
+/// In this namespace, for there are no others for numbers that no place has.
+pub fn pod_of_bench(number: usize) -> Value {
+    let mut pod = place::pod(number);
     pod["metadata"]["namespace"] = "bench".into();
     pod
 }

@@ -37,7 +37,7 @@ const OWNERS: [(&str, &[&str], &str); 7] = [
     ("netlink-packet-*", &["netlink"], "its interface changes often: one crate wraps it"),
     ("netlink-sys", &["netlink"], "one crate speaks netlink"),
     ("rtnetlink", &[], "netlink is spoken synchronously: an async one needs threads that must not change namespaces"),
-    ("tonic*", &["datastore"], "only datastore speaks with etcd"),
+    ("tonic*", &["datastore", "tests"], "only datastore speaks with etcd; a bench watches one"),
     ("kube", &["datastore", "tests"], "only datastore hears the cluster; a bench fills one"),
 ];
 
