@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod affinity;
+pub mod audit;
 pub mod balancer;
 pub mod block;
 pub mod choose;
