@@ -3,6 +3,8 @@
 //! Invariant: every write names the revision it was decided on; whoever loses reads again and decides anew.
 //! Never: answers with an address before the block that gives it is written.
 
+mod sweep;
+
 use datastore::{Metadata, Object, ObjectError, Store, calendar::go_time};
 use ipam::{AssignError, Balanced, BalancerWish, Kept, Ledger, Request, Write, cidr_name, handle_id};
 use model::{AttachmentId, IpPool, NodeName, PodId, ServiceId};

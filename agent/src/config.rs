@@ -6,7 +6,7 @@
 mod etcd;
 mod mirror;
 
-use crate::proxy::Services;
+use crate::{chores::Chores, proxy::Services};
 use abi::{Timeout, Timeouts};
 use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
@@ -190,6 +190,10 @@ pub struct Settings {
     /// Who translates services [default: auto]
     #[arg(long, env = "TORTIE_SERVICES", value_enum)]
     services: Option<Services>,
+    /// Who takes back addresses whose pods are gone, and what belonged to nodes that are gone [default: auto, one of the agents where
+    /// no pod of calico-kube-controllers is in the cluster]
+    #[arg(long, env = "TORTIE_CHORES", value_enum)]
+    chores: Option<Chores>,
 }
 
 /// The agent's settings, checked.
@@ -241,6 +245,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// Who translates services.
     pub services: Services,
+    /// Who does what one agent does for all.
+    pub chores: Chores,
 }
 
 /// Settings that cannot be used.
@@ -277,6 +283,15 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: Settings) -> Result<Self, ConfigError> {
         let file = file.map(read_file).transpose()?.unwrap_or_default();
         flags.over(file).check()
+    }
+
+    /// Whether this agent may be the one that does chores. Etcd does not say whether Calico's own controllers run.
+    pub fn does_chores(&self) -> bool {
+        match self.chores {
+            Chores::Auto => !matches!(self.datastore, Datastore::Etcd(..)),
+            Chores::On => true,
+            Chores::Off => false,
+        }
     }
 
     /// What the dataplane is opened with.
@@ -343,6 +358,7 @@ impl Settings {
             },
             cgroup: self.cgroup.or(file.cgroup),
             services: self.services.or(file.services),
+            chores: self.chores.or(file.chores),
         }
     }
 
@@ -384,6 +400,7 @@ impl Settings {
             service_metrics: self.service_metrics.unwrap_or(SERVICE_METRICS),
             cgroup: cgroup(self.cgroup),
             services: self.services.unwrap_or_default(),
+            chores: self.chores.unwrap_or_default(),
         })
     }
 }

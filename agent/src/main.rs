@@ -4,10 +4,12 @@
 //! Never: anything but wiring.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod allocate;
 mod announce;
 mod assign;
 mod boot;
+mod chores;
 mod config;
 mod drift;
 mod explain;
@@ -113,6 +115,11 @@ enum Command {
     Node {
         #[command(subcommand)]
         command: NodeCommand,
+    },
+    /// Look after addresses: what is given out, what is wrong with it, what is taken back
+    Ipam {
+        #[command(subcommand)]
+        command: addresses::Command,
     },
     /// Try policies before they are applied
     Policy {
@@ -244,6 +251,7 @@ fn main() -> ExitCode {
                 Err(error) => failed(2, Err(error)),
             }
         }
+        Command::Ipam { command } => addresses::run(command).unwrap_or_else(|error| failed(1, Err(error))),
         Command::Install { cni_bin } => failed(1, install::plugin(&cni_bin).map(|done| println!("{done}"))),
         Command::Cleanup { state_dir, bpffs, socket, cni_conf, cni_bin } => {
             let left = run::Left {

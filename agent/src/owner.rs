@@ -8,6 +8,7 @@ use crate::{
     announce::Announcer,
     assign::{Assigner, Changed},
     boot,
+    chores::Chorer,
     drift::Repairs,
     felix::Logging,
     health_ports::{HealthPorts, Said},
@@ -162,6 +163,8 @@ pub struct Agent<K> {
     /// Where there is an uplink.
     pub(crate) announcer: Option<Announcer>,
     pub(crate) assigner: Option<Assigner>,
+    /// Who does what one agent does for all, where one may.
+    pub(crate) chorer: Option<Chorer>,
     /// What it has not been told of yet.
     asked: Changed,
     balancers: Balancers,
@@ -207,6 +210,7 @@ impl<K: Kernel> Agent<K> {
             to_upgrade: None,
             announcer: None,
             assigner: None,
+            chorer: None,
             asked: Changed::default(),
             balancers: Balancers::default(),
             teller: None,
@@ -337,6 +341,9 @@ impl<K: Kernel> Agent<K> {
         self.tell_balancers();
         self.tell_metrics();
         self.report();
+        if let Some(chorer) = &self.chorer {
+            chorer.follow(&self.world, self.journal.all());
+        }
     }
 
     /// Says what a cluster should know of this node.
@@ -462,6 +469,9 @@ impl<K: Kernel> Agent<K> {
     fn admit(&mut self, update: Update) -> bool {
         if self.assigner.is_some() {
             self.asked.note(&self.world, &update);
+        }
+        if let Some(chorer) = &self.chorer {
+            chorer.note(&update);
         }
         self.world.apply(update)
     }

@@ -8,6 +8,7 @@ use crate::{
     announce::Announcer,
     assign::Assigner,
     boot,
+    chores::Chorer,
     config::Config,
     felix::{Filter, Logging},
     health::Health,
@@ -142,6 +143,8 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
         Announcer::start((objects.clone(), source.timing()), &config.node, &config.bpffs, name, assigner)
     });
     let announcer = announcer.transpose()?;
+    let chorer = config.does_chores().then(|| Chorer::start(objects.clone(), config.node.clone(), config.chores));
+    let chorer = chorer.transpose()?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
@@ -159,6 +162,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;
     (agent.announcer, agent.assigner) = (announcer, assigner);
+    agent.chorer = chorer;
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

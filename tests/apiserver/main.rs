@@ -4,6 +4,7 @@
 //! Never: skips; without root or without the programs a test fails and says so.
 
 mod balancers;
+mod chores;
 mod container;
 mod daemonset;
 mod definitions;

@@ -249,7 +249,8 @@ impl Cluster {
     }
 
     /// The datastore, as an agent is told of it.
-    pub(crate) fn named(&self) -> Vec<OsString> {
+    #[must_use]
+    pub fn named(&self) -> Vec<OsString> {
         if let Some(etcd) = &self.etcd {
             let asked =
                 self.control_plane.iter().flat_map(|served| ["--kubeconfig".into(), served.agents_kubeconfig().into()]);

@@ -6,7 +6,7 @@
 use crate::{World, host, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node,
-    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
+    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId, WorkloadAddress,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -70,6 +70,11 @@ impl World {
     #[must_use]
     pub fn pod(&self, id: &PodId) -> Option<&Pod> {
         self.pods.get(id).map(Arc::as_ref)
+    }
+
+    /// What agents tell of pods they attached, by name.
+    pub fn published(&self) -> impl Iterator<Item = &WorkloadAddress> {
+        self.published.values()
     }
 
     /// Namespaces and their labels, by name.

@@ -5,9 +5,11 @@
 //! Never: writes but in `objects`, what agents share and what is told of pods and Services, and in `tell`, what is told of objects and
 //! of this node.
 
+mod census;
 mod connection;
 mod gather;
 mod heard;
+mod hosts;
 mod kinds;
 mod mirror;
 mod noted;

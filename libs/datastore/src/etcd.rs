@@ -4,6 +4,7 @@
 //! away.
 //! Never: writes but in `objects`, what agents share, and a pod's endpoint.
 
+mod census;
 mod connection;
 mod error;
 mod gather;

@@ -7,6 +7,7 @@
 
 pub mod calendar;
 mod catalog;
+pub mod census;
 mod cluster;
 mod convert;
 pub mod crds;
@@ -14,6 +15,7 @@ mod document;
 pub mod durable;
 mod etcd;
 pub mod given;
+pub mod hosts;
 mod last_good;
 pub mod lease;
 pub mod objects;

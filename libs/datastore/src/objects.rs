@@ -156,6 +156,10 @@ impl Objects {
         Ok(Self { root, known: Arc::default() })
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// One object, if it is there.
     ///
     /// # Errors

@@ -3,9 +3,14 @@
 //! Invariant: of two writers that read one version exactly one wins.
 //! Never: retries; whoever loses reads again and decides anew.
 
-use crate::{Object, ObjectError, Objects, given};
+use crate::{
+    Object, ObjectError, Objects,
+    census::{self, Survey},
+    given,
+};
+use ipam::audit::Census;
 use model::{Attachment, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
 pub trait Shared: fmt::Debug + Send + Sync {
@@ -90,6 +95,38 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// # Errors
     /// The store refuses.
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError>;
+
+    /// Of these nodes and pods those that there are now, asked anew, as everybody says who knows of them.
+    ///
+    /// # Errors
+    /// Somebody who would know cannot be asked, or is not understood: then nobody knows who is gone.
+    fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError>;
+
+    /// Calico's object of this kind of which there is one for the cluster, named `default`.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError>;
+
+    /// All nodes, pods and pools, asked anew: what is read for a command that somebody gave, not again and again.
+    ///
+    /// # Errors
+    /// As [`Shared::census`].
+    fn survey(&self) -> Result<Survey, ObjectError>;
+
+    /// Makes host endpoints of nodes what they are to be ([`crate::hosts`]), and says what was done; a directory and etcd have none by
+    /// themselves.
+    ///
+    /// # Errors
+    /// The store refuses one; what is left is done by the next call.
+    fn keep_hosts(&self, _is_wanted: bool) -> Result<Vec<String>, ObjectError> {
+        Ok(Vec::new())
+    }
+
+    /// Whether somebody changes Calico's objects as a whole: nothing of them may be written.
+    fn is_locked(&self) -> bool {
+        false
+    }
 }
 
 /// The store of one agent.
@@ -139,5 +176,17 @@ impl Shared for Objects {
 
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
         given::take_back(self, service)
+    }
+
+    fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError> {
+        census::of_directory(self.manifests(), nodes, pods)
+    }
+
+    fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
+        census::default_of(self.manifests(), kind)
+    }
+
+    fn survey(&self) -> Result<Survey, ObjectError> {
+        census::survey_of(self.manifests())
     }
 }

@@ -76,6 +76,8 @@ pub(super) enum Write {
     Condition,
     /// Remarks.
     Event,
+    /// A node's host endpoint.
+    HostEndpoint,
     /// Who does what only one may do.
     Lease,
     /// This node's own object.
@@ -87,10 +89,11 @@ pub(super) enum Write {
 }
 
 impl Write {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Addresses, "addresses"),
         (Self::Condition, "condition"),
         (Self::Event, "event"),
+        (Self::HostEndpoint, "hostendpoint"),
         (Self::Lease, "lease"),
         (Self::Node, "node"),
         (Self::Pod, "pod"),

@@ -13,9 +13,11 @@ use super::{
 use crate::{
     Metadata, Object, ObjectError, Shared,
     calendar::rfc3339,
+    census::Survey,
     convert::{POD_IP, POD_IPS},
     given, lease,
 };
+use ipam::audit::Census;
 use kube::{
     Api, Error,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
@@ -24,6 +26,7 @@ use kube::{
 use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, OnceLock},
     time::{SystemTime, UNIX_EPOCH},
@@ -47,7 +50,7 @@ impl ClusterObjects {
         Self { connection, leases: Arc::default() }
     }
 
-    fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
+    pub(super) fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
         if kind == lease::KIND {
             return Ok(self.leases());
         }
@@ -79,7 +82,7 @@ impl ClusterObjects {
     }
 
     /// Addresses are neither given nor taken back while Calico's objects are locked.
-    fn begin(&self, write: Write, (kind, name): (&str, &str)) -> Result<(), ObjectError> {
+    pub(super) fn begin(&self, write: Write, (kind, name): (&str, &str)) -> Result<(), ObjectError> {
         if self.connection.is_paused() && write != Write::Lease {
             let reason =
                 "datastoreReady of ClusterInformation is false: nothing is written until it is true".to_owned();
@@ -111,8 +114,16 @@ impl ClusterObjects {
         }
     }
 
-    fn error(&self, (kind, name): (&str, &str), unanswered: Unanswered) -> ObjectError {
-        let (server, reason) = (self.connection.server.to_string(), unanswered.to_string());
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn error(&self, what: (&str, &str), unanswered: Unanswered) -> ObjectError {
+        self.failed(what, unanswered.to_string())
+    }
+
+    pub(super) fn failed(&self, (kind, name): (&str, &str), reason: String) -> ObjectError {
+        let server = self.connection.server.to_string();
         ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason }
     }
 }
@@ -220,6 +231,26 @@ impl Shared for ClusterObjects {
 
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
         self.apply_status(service, &json!({}))
+    }
+
+    fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError> {
+        self.census_of(nodes, pods)
+    }
+
+    fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
+        self.one_of(kind)
+    }
+
+    fn survey(&self) -> Result<Survey, ObjectError> {
+        self.everybody()
+    }
+
+    fn keep_hosts(&self, is_wanted: bool) -> Result<Vec<String>, ObjectError> {
+        self.keep_hosts_of_nodes(is_wanted)
+    }
+
+    fn is_locked(&self) -> bool {
+        self.connection.is_paused()
     }
 }
 

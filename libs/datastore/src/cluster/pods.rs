@@ -42,7 +42,7 @@ pub(crate) fn pods(connection: &Connection, ids: &[PodId]) -> Vec<Result<Arc<Pod
     }
 }
 
-fn read(found: &DynamicObject) -> Result<Arc<Pod>, String> {
+pub(super) fn read(found: &DynamicObject) -> Result<Arc<Pod>, String> {
     let mut object = found.data.clone();
     object["apiVersion"] = "v1".into();
     object["kind"] = "Pod".into();

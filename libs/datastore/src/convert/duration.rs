@@ -19,7 +19,7 @@ const UNITS: [(&str, u64); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-pub(super) fn duration(path: &str, value: &Value) -> Result<Duration, InvalidField> {
+pub(crate) fn duration(path: &str, value: &Value) -> Result<Duration, InvalidField> {
     let read = value.as_str().and_then(parse);
     read.ok_or_else(|| InvalidField::new(path, format!("{value} is not a duration like \"120s\"")))
 }

@@ -27,6 +27,7 @@ pub(crate) use calico::{
     hostendpoint::Spec as HostEndpointSpec, networkset::Spec as NetworkSetSpec, policy::Spec as PolicySpec,
     tier::Spec as TierSpec,
 };
+pub(crate) use duration::duration;
 pub(crate) use field::InvalidField;
 pub(crate) use floating::FLOATING_IPS;
 pub(crate) use ippool::Spec as IpPoolSpec;

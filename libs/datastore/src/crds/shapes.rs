@@ -136,3 +136,39 @@ struct Failsafe {
     #[schemars(with = "Option<Net>")]
     net: Option<String>,
 }
+
+/// What is read of a KubeControllersConfiguration; its other fields are Calico's, and are kept.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) struct SetUp {
+    /// What controllers do.
+    controllers: Option<Controllers>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+struct Controllers {
+    /// What is done for nodes.
+    node: Option<NodeController>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+struct NodeController {
+    /// How long an address whose pod is gone is watched before it is taken back, such as 15m; 0s: it never is.
+    leak_grace_period: Option<String>,
+    /// Host endpoints of nodes.
+    host_endpoint: Option<AutoHost>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+struct AutoHost {
+    /// Whether each node has one, for all its interfaces, that lets all through where no policy says otherwise: Enabled or Disabled.
+    #[schemars(extend("pattern" = "^(Enabled|Disabled)$"))]
+    auto_create: Option<String>,
+}

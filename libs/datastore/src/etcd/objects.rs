@@ -10,7 +10,8 @@ use super::{
     pages::Pages,
     pods, records,
 };
-use crate::{Connection, Object, ObjectError, Shared, cluster, given, lease};
+use crate::{Connection, Object, ObjectError, Shared, census::Survey, cluster, given, lease};
+use ipam::audit::Census;
 use model::{Attachment, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -36,7 +37,11 @@ impl EtcdObjects {
         Self { connection, cluster }
     }
 
-    fn error(&self, (kind, name): (&str, &str), reason: impl ToString) -> ObjectError {
+    pub(super) fn cluster(&self) -> Option<&Connection> {
+        self.cluster.as_ref()
+    }
+
+    pub(super) fn error(&self, (kind, name): (&str, &str), reason: impl ToString) -> ObjectError {
         let server = self.connection.name().to_owned();
         ObjectError::Server { server, kind: kind.to_owned(), name: name.to_owned(), reason: reason.to_string() }
     }
@@ -52,13 +57,13 @@ impl EtcdObjects {
         Ok(())
     }
 
-    fn one(&self, what: (&str, &str), key: &str) -> Result<Option<KeyValue>, ObjectError> {
+    pub(super) fn one(&self, what: (&str, &str), key: &str) -> Result<Option<KeyValue>, ObjectError> {
         let question = RangeRequest { key: key.into(), ..RangeRequest::default() };
         let answer = self.connection.ask(self.connection.range(&question));
         Ok(answer.map_err(|unanswered| self.error(what, unanswered))?.kvs.pop())
     }
 
-    fn all(&self, what: (&str, &str), prefix: &str) -> Result<Vec<KeyValue>, ObjectError> {
+    pub(super) fn all(&self, what: (&str, &str), prefix: &str) -> Result<Vec<KeyValue>, ObjectError> {
         let listed = self.connection.ask(async {
             let (mut pages, mut all) = (Pages::of(prefix), Vec::new());
             while let Some(page) = pages.next(&self.connection, PAGE_PATIENCE).await? {
@@ -237,6 +242,22 @@ impl Shared for EtcdObjects {
 
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
         given::take_back(self, service)
+    }
+
+    fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError> {
+        self.census_of(nodes, pods)
+    }
+
+    fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
+        self.one_of(kind)
+    }
+
+    fn survey(&self) -> Result<Survey, ObjectError> {
+        self.everybody()
+    }
+
+    fn is_locked(&self) -> bool {
+        self.connection.is_paused()
     }
 }
 

@@ -4,7 +4,8 @@
 //! Never: waits for time to pass.
 
 use super::*;
-use crate::{Objects, Shared};
+use crate::{Objects, Shared, census::Survey};
+use ipam::audit::Census;
 use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
     error::Error,
@@ -74,6 +75,15 @@ impl Shared for Slow {
     }
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
         self.after(Shared::take_back(&self.objects, service))
+    }
+    fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError> {
+        self.after(Shared::census(&self.objects, nodes, pods))
+    }
+    fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
+        self.after(Shared::default_of(&self.objects, kind))
+    }
+    fn survey(&self) -> Result<Survey, ObjectError> {
+        self.after(Shared::survey(&self.objects))
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 pub const KIND: &str = "Lease";
 const API_VERSION: &str = "coordination.k8s.io/v1";
 /// Heartbeats' names begin so.
-pub(crate) const HEARTBEAT: &str = "node.";
+pub const HEARTBEAT: &str = "node.";
 
 /// `spec` of a Lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -101,7 +101,7 @@ impl Run {
         let said =
             [("pod", id.name.to_string()), ("namespace", id.namespace.to_string()), ("node", node(at).to_string())];
         let mut secondary: BTreeMap<_, _> = said.map(|(key, value)| (key.to_owned(), value)).into();
-        if is_odd && self.made % 2 == 0 {
+        if is_odd && self.made.is_multiple_of(2) {
             secondary.insert("held-until".to_owned(), "x".to_owned());
         }
         let request = Request {
@@ -117,7 +117,9 @@ impl Run {
         if is_odd {
             self.odd.insert(handle.clone());
             let blocks = self.ledger.blocks.values_mut().flat_map(|kept| &mut kept.value.attributes);
-            for attribute in blocks.filter(|own| own.handle_id.as_ref() == Some(&handle) && self.made % 2 == 1) {
+            for attribute in
+                blocks.filter(|own| own.handle_id.as_ref() == Some(&handle) && !self.made.is_multiple_of(2))
+            {
                 let owner = BTreeMap::from([("pod".to_owned(), "other".to_owned())]);
                 attribute.other.insert("alternate".to_owned(), Opaque::Map(owner));
             }

@@ -276,9 +276,12 @@ pub struct Usage {
     pub used: u128,
 }
 
+/// A pool and its blocks.
+pub type PoolUsage<'a> = (Option<&'a IpPool>, Usage, Vec<(Cidr, Usage)>);
+
 /// Each pool with its blocks, and the blocks of no pool under none.
 #[must_use]
-pub fn usage(ledger: &Ledger) -> Vec<(Option<&IpPool>, Usage, Vec<(Cidr, Usage)>)> {
+pub fn usage(ledger: &Ledger) -> Vec<PoolUsage<'_>> {
     let of_block = |cidr: &Cidr| {
         let held = ledger.blocks.get(cidr).map_or(0, |kept| holdings(&kept.value).count());
         Usage { total: size(cidr), used: held as u128 }

@@ -1,0 +1,114 @@
+//! `tortie ipam release`: takes back an address, or what reports say that nobody has.
+//! In: everything as it is now, an address or reports. Out: what was done, or would be.
+//! Invariant: what a report says is looked at again, and asked for again, before it is done; a handle's addresses go all or none.
+//! Never: writes without `--yes`.
+
+use super::Scene;
+use anyhow::{Result, anyhow, bail};
+use ipam::audit::{
+    Release, Verdict, holdings,
+    report::{Report, pointless, releases},
+};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+/// How sure who asks is.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Though something speaks against it.
+    pub force: bool,
+    /// It is done.
+    pub yes: bool,
+}
+
+/// One address.
+pub fn address(scene: &Scene, address: IpAddr, how: How) -> Result<String> {
+    let Scene { ledger, census, allocator, .. } = scene;
+    let all = || ledger.blocks.values().flat_map(|kept| holdings(&kept.value));
+    let Some(holding) = all().find(|holding| holding.address == address) else {
+        bail!("IP address {address} is not assigned");
+    };
+    let Some(handle) = &holding.attribute.handle_id else {
+        bail!("IP address {address} has no handle: edit IPAMBlock {} by hand", holding.block.cidr);
+    };
+    let whose = holding.pod().map_or(format!("handle {handle}"), |pod| format!("pod {pod}, handle {handle}"));
+    match census.judge(&holding) {
+        Verdict::InUse if !how.force => {
+            bail!(
+                "IP address {address} is in use by {whose}: nothing is done; --force takes it back, and another may get it"
+            )
+        }
+        Verdict::InUse | Verdict::Unknown | Verdict::Leaked(_) => {}
+    }
+    if !how.yes {
+        return Ok(format!("{address} of {whose} would be released; nothing was done: give --yes"));
+    }
+    if allocator.take_back_one(address, handle, holding.sequence)? {
+        Ok(format!("Successfully released IP address {address}"))
+    } else {
+        bail!("IP address {address} was given out anew meanwhile: nothing is done")
+    }
+}
+
+/// All that these reports say, as far as it still holds.
+pub fn of_reports(scene: &Scene, paths: &[PathBuf], how: How) -> Result<String> {
+    let Scene { ledger, census, allocator, report: own } = scene;
+    let reports = paths.iter().map(|path| read(path, own, how)).collect::<Result<Vec<_>>>()?;
+    let due = releases(&reports, ledger, census);
+    let handles = pointless(&reports, ledger);
+    let mut said = String::new();
+    for Release { handle, given, why, .. } in &due {
+        for (_, address, _) in given {
+            writeln!(said, "  {address} of {handle}: {why}")?;
+        }
+    }
+    for (handle, _) in &handles {
+        writeln!(said, "  handle {handle}: no block knows it")?;
+    }
+    let count: usize = due.iter().map(|release| release.given.len()).sum();
+    if due.is_empty() && handles.is_empty() {
+        return Ok("No addresses need to be released.".to_owned());
+    }
+    if !how.yes {
+        return Ok(format!(
+            "{said}{count} IPs and {} handles would be released; nothing was done: give --yes",
+            handles.len()
+        ));
+    }
+    let pods = due.iter().flat_map(|release| &release.pods).cloned().collect();
+    let newer = census.renewed(&BTreeSet::new(), allocator.objects().census(&BTreeSet::new(), &pods)?);
+    let freed = allocator.take_back(&due, &newer)?;
+    let mut gone = 0;
+    for (name, revision) in &handles {
+        gone += usize::from(allocator.drop_handle(name, revision.as_deref())?);
+    }
+    Ok(format!("{said}Released {} IPs and {gone} handles.", freed.len()))
+}
+
+fn read(path: &Path, own: &Report, how: How) -> Result<Report> {
+    let text = fs::read_to_string(path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let report: Report =
+        serde_json::from_str(&text).map_err(|error| anyhow!("{}: is no report: {error}", path.display()))?;
+    if report.cluster_guid != own.cluster_guid {
+        bail!(
+            "{}: it is of another cluster ({:?}, and this one is {:?})",
+            path.display(),
+            report.cluster_guid,
+            own.cluster_guid
+        );
+    }
+    if report.version != own.version && !how.force {
+        bail!(
+            "{}: version {:?} wrote it, and this is {}; --force takes it",
+            path.display(),
+            report.version,
+            own.version
+        );
+    }
+    Ok(report)
+}

@@ -1,0 +1,96 @@
+//! Takes back what nobody has, as an audit has planned it.
+//! In: a plan, and who lives by a newer word. Out: blocks, claims and handles as they are then.
+//! Invariant: every write names the revision it was decided on; what a newer look does not bear out stays.
+//! Never: gives up a block that holds an address.
+
+use super::{AFFINITY, AllocateError, Allocator, BLOCK, HANDLE, kept, object};
+use datastore::ObjectError;
+use ipam::{
+    AffinityState, BlockAffinity, Kept, Ledger,
+    audit::{Census, Idle, Release, owner},
+    cidr_name,
+};
+use std::net::IpAddr;
+
+impl Allocator {
+    /// Everything that is written of addresses; handles, of which there are as many as pods, only if they are asked for.
+    pub fn ledger(&self, with_handles: bool) -> Result<Ledger, AllocateError> {
+        let mut ledger = self.read(&[])?;
+        if with_handles {
+            for object in self.objects.list(HANDLE)? {
+                ledger.handles.insert(object.metadata.name.clone(), kept(HANDLE, object)?);
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// Takes back the addresses of those releases that still hold by the ledger as it is now and by this census.
+    pub fn take_back(&self, releases: &[Release], census: &Census) -> Result<Vec<IpAddr>, AllocateError> {
+        let handles: Vec<_> = releases.iter().map(|release| release.handle.clone()).collect();
+        self.decide(&handles, |ledger| {
+            let due: Vec<_> = releases.iter().filter(|release| release.holds(ledger, census)).collect();
+            due.into_iter().flat_map(|release| ledger.release(&release.handle)).collect()
+        })
+    }
+
+    /// Takes back one address of a handle, if it is still the one that was given out then.
+    pub fn take_back_one(&self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, AllocateError> {
+        self.decide(&[handle.to_owned()], |ledger| ledger.release_given(address, handle, sequence))
+    }
+
+    /// Gives up an empty block, as this ledger has it. False: somebody has written it since it was seen to be idle, or it holds something.
+    ///
+    /// In Calico's order: the claim says so first, so that nobody takes addresses by it; then the block goes, then the claim.
+    pub fn give_up(&self, ledger: &Ledger, idle: &Idle) -> Result<bool, AllocateError> {
+        let cidr = idle.cidr;
+        let Some(block) = ledger.blocks.get(&cidr) else { return Ok(false) };
+        let is_it =
+            block.value.sequence_number == idle.sequence && (idle.node.is_none() || owner(&block.value) == idle.node);
+        if !is_it || block.value.check().is_err() || block.value.allocations.iter().any(Option::is_some) {
+            return Ok(false);
+        }
+        let is_its = |claim: &BlockAffinity| {
+            claim.cidr == cidr && claim.affinity_type == "host" && Some(&claim.node) == owner(&block.value).as_ref()
+        };
+        let claim = ledger.affinities.iter().find(|(_, kept)| is_its(&kept.value));
+        let claim = match claim.map(|(name, kept)| self.mark(name, kept)).transpose() {
+            Err(AllocateError::Object(ObjectError::Conflict { .. })) => return Ok(false),
+            marked => marked?,
+        };
+        if let Err(error) = self.objects.delete(BLOCK, &cidr_name(cidr), block.revision.as_deref()) {
+            // The block is in use, and so is the claim.
+            if let Some((name, marked)) = claim {
+                let value = BlockAffinity { state: AffinityState::Confirmed, ..marked.value };
+                let _others = self.objects.update(&object(AFFINITY, name, marked.revision, &value));
+            }
+            return if matches!(error, ObjectError::Conflict { .. }) { Ok(false) } else { Err(error.into()) };
+        }
+        if let Some((name, marked)) = claim {
+            self.drop_claim(&name, marked.revision.as_deref())?;
+        }
+        Ok(true)
+    }
+
+    fn mark(&self, name: &str, claim: &Kept<BlockAffinity>) -> Result<(String, Kept<BlockAffinity>), AllocateError> {
+        let value = BlockAffinity { state: AffinityState::PendingDeletion, ..claim.value.clone() };
+        let written = self.objects.update(&object(AFFINITY, name.to_owned(), claim.revision.clone(), &value))?;
+        Ok((name.to_owned(), Kept { revision: written.metadata.resource_version, value }))
+    }
+
+    /// Removes a claim at this revision. False: it is another by now, or gone.
+    pub fn drop_claim(&self, name: &str, revision: Option<&str>) -> Result<bool, AllocateError> {
+        self.drop_object(AFFINITY, name, revision)
+    }
+
+    /// Removes a handle at this revision. False: it is another by now, or gone.
+    pub fn drop_handle(&self, name: &str, revision: Option<&str>) -> Result<bool, AllocateError> {
+        self.drop_object(HANDLE, name, revision)
+    }
+
+    fn drop_object(&self, kind: &str, name: &str, revision: Option<&str>) -> Result<bool, AllocateError> {
+        match self.objects.delete(kind, name, revision) {
+            Err(ObjectError::Conflict { .. }) => Ok(false),
+            done => Ok(done?),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Chores that one agent does for all: takes back addresses whose pods are gone, and what belonged to nodes that are gone. What
+//! calico-kube-controllers does where it runs.
+//! In: that a node came or went, and, when it is asked for, who lives. Out: blocks, claims, handles and leases that nobody has are gone.
+//! Invariant: nothing is done while Calico's objects are locked, nor beside Calico's own controllers; what is taken back was looked at
+//! twice, a grace apart, and then asked for once more.
+//! Never: makes the owner wait; looks through the cluster because of one event.
+
+mod lead;
+mod leases;
+
+use crate::{
+    allocate::{AllocateError, Allocator},
+    mailbox::{Mailbox, put},
+};
+use anyhow::Result;
+use calc::World;
+use clap::ValueEnum;
+use datastore::{Store, census, hosts};
+use ipam::{
+    audit::{Census, Graces, Idle, Plan, Suspicions},
+    handle_id,
+};
+use lead::Lead;
+use leases::Stale;
+use model::{Attachment, NodeName, Resource, ResourceKey, Update};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+use tracing::{info, warn};
+
+/// Unless KubeControllersConfiguration says otherwise, as Calico's (kube-controllers/pkg/config).
+const LEAK: Duration = Duration::from_secs(15 * 60);
+/// So long a node must have been away, or the former where that is shorter.
+const NODE: Duration = Duration::from_secs(60);
+/// Between two looks, where nothing is suspected.
+const LATE: Duration = Duration::from_secs(300);
+/// Between two looks at least.
+const SOON: Duration = Duration::from_secs(1);
+/// After a look that failed.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Handles that are taken back together.
+const AT_ONCE: usize = 64;
+/// What Calico's own controllers are labelled with.
+const RIVAL: (&str, &str) = ("k8s-app", "calico-kube-controllers");
+
+/// Who does them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Chores {
+    /// One of the agents, where no pod of calico-kube-controllers is in the cluster.
+    #[default]
+    Auto,
+    /// One of the agents.
+    On,
+    /// Somebody else, or nobody.
+    Off,
+}
+
+/// Who lives, as the owner knows it.
+#[derive(Debug)]
+struct Answer {
+    census: Census,
+    /// Calico's own controllers run.
+    has_rival: bool,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// The datastore has said everything, and this node is there.
+    is_wanted: bool,
+    /// Nodes came or went.
+    is_news: bool,
+    nodes: usize,
+    /// The worker waits for an answer.
+    is_asked: bool,
+    answer: Option<Answer>,
+}
+
+/// The way to the thread that does them.
+#[derive(Clone, Debug)]
+pub struct Chorer {
+    shared: Arc<Mailbox<Told>>,
+    who: Chores,
+}
+
+impl Chorer {
+    /// Over the objects that agents share.
+    pub fn start(objects: Store, node: NodeName, who: Chores) -> Result<Self> {
+        let shared = Arc::<Mailbox<Told>>::default();
+        let theirs = Arc::clone(&shared);
+        let mut worker = Worker::new(objects, node);
+        thread::Builder::new().name("chores".into()).spawn(move || worker.run(&theirs))?;
+        Ok(Self { shared, who })
+    }
+
+    /// Of every change of the datastore.
+    pub fn note(&self, update: &Update) {
+        if matches!(update, Update::Set(Resource::Node(_)) | Update::Gone(ResourceKey::Node(_))) {
+            self.shared.look().value.is_news = true;
+        }
+    }
+
+    /// Now and then: who lives, where that is asked for. `served`: what this node serves, or is about to.
+    pub fn follow<'a>(&self, world: &World, served: impl Iterator<Item = &'a Attachment>) {
+        let is_wanted = world.in_sync().is_some() && world.own_node().is_some();
+        let is_asked = self.shared.look().value.is_asked;
+        let answer = (is_wanted && is_asked).then(|| self.answer(world, served));
+        self.shared.tell(|told| {
+            let is_other = put(&mut told.is_wanted, is_wanted) || told.is_news && is_wanted || answer.is_some();
+            told.nodes = world.nodes().count();
+            if let Some(answer) = answer {
+                (told.answer, told.is_asked) = (Some(answer), false);
+            }
+            is_other
+        });
+    }
+
+    fn answer<'a>(&self, world: &World, served: impl Iterator<Item = &'a Attachment>) -> Answer {
+        let mut census = Census { here: Some(world.node().clone()), ..Census::default() };
+        census.nodes = world.nodes().map(|node| node.name.clone()).collect();
+        world.pods().for_each(|pod| census::hear_pod(&mut census, pod));
+        world.published().for_each(|told| census::hear_told(&mut census, told));
+        census.held = served.map(|attachment| handle_id(&attachment.id).to_lowercase()).collect();
+        let is_rival =
+            |pod: &model::Pod| pod.labels.get(RIVAL.0) == Some(RIVAL.1) && !pod.finished && pod.node.is_some();
+        let has_rival = self.who == Chores::Auto && world.pods().any(is_rival);
+        Answer { census, has_rival }
+    }
+}
+
+/// What is set up of Calico's controllers, as far as it means something here.
+fn graces(spec: Option<&Value>) -> Result<Graces, String> {
+    let leak = spec.map(census::leak_grace).transpose()?.flatten().unwrap_or(LEAK);
+    // As Calico reads it: none is for ever.
+    let leak = Some(leak).filter(|leak| !leak.is_zero());
+    Ok(Graces { leak, node: leak.map_or(NODE, |leak| leak.min(NODE)) })
+}
+
+struct Worker {
+    allocator: Allocator,
+    lead: Lead,
+    suspicions: Suspicions,
+    stale: Stale,
+    begun: Instant,
+    /// When to look next.
+    due: Duration,
+    /// When to look at handles, too.
+    handles_due: Duration,
+    /// When to ask whether nodes are to have host endpoints.
+    hosts_due: Duration,
+    /// Whether they were to have them when all were looked at, and when that was.
+    hosts_kept: Option<(bool, Duration)>,
+    /// Calico's own controllers run, or nobody knows yet.
+    has_rival: bool,
+    reported: Option<String>,
+}
+
+impl Worker {
+    fn new(objects: Store, node: NodeName) -> Self {
+        Self {
+            lead: Lead::new(objects.clone(), node.clone()),
+            allocator: Allocator::new(objects, node),
+            suspicions: Suspicions::default(),
+            stale: Stale::default(),
+            begun: Instant::now(),
+            due: Duration::ZERO,
+            handles_due: Duration::ZERO,
+            hosts_due: Duration::ZERO,
+            hosts_kept: None,
+            has_rival: true,
+            reported: None,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn run(&mut self, shared: &Mailbox<Told>) {
+        let mut rest = None;
+        loop {
+            let (is_wanted, is_news, nodes, answer) = {
+                let told = &mut shared.hear(rest).value;
+                (told.is_wanted, std::mem::take(&mut told.is_news), told.nodes, told.answer.take())
+            };
+            if !is_wanted {
+                self.forget();
+                rest = None;
+                continue;
+            }
+            let now = self.now();
+            if is_news {
+                self.due = self.due.min(now);
+            }
+            let lead = self.lead.turn(now, nodes).map_err(|error| error.to_string());
+            let mut next = self.lead.due();
+            match lead {
+                Ok(true) => {
+                    self.keep_hosts(is_news, now);
+                    next = next.min(self.hosts_due.max(now));
+                    if now >= self.due {
+                        match &answer {
+                            Some(answer) => self.look(answer),
+                            None => shared.look().value.is_asked = true,
+                        }
+                    }
+                    if self.due > now {
+                        next = next.min(self.due);
+                    }
+                }
+                Ok(false) => self.forget(),
+                Err(error) => self.report(Some(error)),
+            }
+            rest = Some(next.saturating_sub(self.now()).max(SOON));
+        }
+    }
+
+    fn forget(&mut self) {
+        (self.suspicions, self.stale, self.due, self.hosts_kept) = Default::default();
+    }
+
+    fn report(&mut self, problem: Option<String>) {
+        if let Some(problem) = problem.as_ref().filter(|problem| self.reported.as_ref() != Some(*problem)) {
+            warn!("chores: {problem}");
+        }
+        self.reported = problem;
+    }
+
+    fn look(&mut self, answer: &Answer) {
+        let now = self.now();
+        self.has_rival = answer.has_rival;
+        if answer.has_rival || self.allocator.objects().is_locked() {
+            self.forget();
+            self.due = now + LATE.min(AGAIN);
+            return;
+        }
+        let done = self.turn(&answer.census, now);
+        self.due = match &done {
+            Ok(next) => (*next).clamp(now + SOON, now + LATE),
+            Err(_) => now + AGAIN,
+        };
+        self.report(done.err());
+    }
+
+    /// Nodes' host endpoints: whether they are wanted is asked often; they are looked at when that or nodes changed, and now and then.
+    fn keep_hosts(&mut self, is_news: bool, now: Duration) {
+        if self.has_rival || self.allocator.objects().is_locked() || now < self.hosts_due && !is_news {
+            return;
+        }
+        self.hosts_due = now + AGAIN;
+        let is_late = self.hosts_kept.is_none_or(|(_, at)| now >= at + LATE);
+        if let Err(problem) = self.try_hosts(is_news || is_late, now) {
+            self.report(Some(problem));
+        }
+    }
+
+    fn try_hosts(&mut self, is_due: bool, now: Duration) -> Result<(), String> {
+        let objects = self.allocator.objects();
+        let set_up = objects.default_of(census::CONTROLLERS).map_err(|error| error.to_string())?;
+        let wanted = set_up.map(|object| hosts::are_wanted(&object.spec)).transpose()?.flatten();
+        let Some(is_wanted) = wanted else {
+            self.hosts_kept = None;
+            return Ok(());
+        };
+        if is_due || self.hosts_kept.is_none_or(|(was_wanted, _)| was_wanted != is_wanted) {
+            for done in objects.keep_hosts(is_wanted).map_err(|error| error.to_string())? {
+                info!("{done}");
+            }
+            self.hosts_kept = Some((is_wanted, now));
+        }
+        Ok(())
+    }
+
+    /// One look at everything. When the next is due.
+    fn turn(&mut self, census: &Census, now: Duration) -> Result<Duration, String> {
+        let said = |error: AllocateError| error.to_string();
+        let objects = self.allocator.objects().clone();
+        let set_up = objects.default_of(census::CONTROLLERS).map_err(|error| error.to_string())?;
+        let graces = graces(set_up.as_ref().map(|object| &object.spec))?;
+        let every = graces.leak.map_or(LATE, |leak| (leak / 3).clamp(SOON, LATE));
+        let with_handles = now >= self.handles_due;
+        let ledger = self.allocator.ledger(with_handles).map_err(said)?;
+        if with_handles {
+            self.handles_due = now + every;
+        }
+        let plan = self.suspicions.look(&ledger, census, graces, now);
+        let done = self.act(&plan, census).map_err(said)?;
+        if with_handles {
+            self.stale.look(&objects, census, graces.node, now).map_err(|error| error.to_string())?;
+        }
+        // What was taken back may have been the last of a node; what could not be is no reason to hurry.
+        let next = plan.next.filter(|_| plan.is_empty()).map_or(now + every.max(AGAIN), |next| next.min(now + every));
+        Ok(if done > 0 { now } else { next })
+    }
+
+    /// Does what is planned, as far as it still holds. How much that was.
+    fn act(&self, plan: &Plan, census: &Census) -> Result<usize, AllocateError> {
+        let mut done = 0;
+        for releases in plan.releases.chunks(AT_ONCE) {
+            let nodes = releases.iter().flat_map(|release| &release.nodes).cloned().collect();
+            let pods = releases.iter().flat_map(|release| &release.pods).cloned().collect();
+            let newer = census.renewed(&nodes, self.allocator.objects().census(&nodes, &pods)?);
+            let freed = self.allocator.take_back(releases, &newer)?;
+            done += freed.len();
+            if !freed.is_empty() {
+                let handles: Vec<_> =
+                    releases.iter().map(|release| format!("{} ({})", release.handle, release.why)).collect();
+                info!(addresses = ?freed, handles = ?handles, "were taken back: nobody has them");
+            }
+        }
+        Ok(done + self.give_up(plan, census)?)
+    }
+
+    fn give_up(&self, plan: &Plan, census: &Census) -> Result<usize, AllocateError> {
+        let mut done = 0;
+        if plan.blocks.is_empty() && plan.claims.is_empty() && plan.handles.is_empty() {
+            return Ok(done);
+        }
+        let of_blocks = plan.blocks.iter().filter_map(|idle| idle.node.clone());
+        let asked: BTreeSet<NodeName> = of_blocks.chain(plan.claims.iter().map(|(_, node)| node.clone())).collect();
+        let there = self.allocator.objects().census(&asked, &BTreeSet::new())?.nodes;
+        let ledger = self.allocator.ledger(false)?;
+        for idle in &plan.blocks {
+            let Idle { cidr, node, .. } = idle;
+            let is_due = node.as_ref().is_none_or(|node| !there.contains(node) && census.is_gone(node));
+            if is_due && self.allocator.give_up(&ledger, idle)? {
+                done += 1;
+                let why =
+                    node.as_ref().map_or("it was empty for long".to_owned(), |node| format!("node {node} is gone"));
+                info!(block = %cidr, why, "was given up");
+            }
+        }
+        for (name, node) in plan.claims.iter().filter(|(_, node)| !there.contains(node)) {
+            let revision = ledger.affinities.get(name).and_then(|kept| kept.revision.as_deref());
+            if revision.is_some() && self.allocator.drop_claim(name, revision)? {
+                done += 1;
+                info!(claim = name, %node, "was removed: the node is gone");
+            }
+        }
+        for (name, revision) in &plan.handles {
+            if self.allocator.drop_handle(name, revision.as_deref())? {
+                done += 1;
+                info!(handle = name, "was removed: no block knows it");
+            }
+        }
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests;

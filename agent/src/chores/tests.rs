@@ -1,0 +1,236 @@
+//! Chores over a directory, look by look.
+//! In: manifests, addresses that were given out, and what the owner would say. Out: what is left.
+//! Invariant: the time is the test's own; nothing waits.
+//! Never: asks the audit what is alive.
+
+use super::*;
+use crate::allocate::Wish;
+use datastore::Objects;
+use ipam::audit::Living;
+use model::{AttachmentId, IpPool, PodId};
+use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+
+const CONTROLLERS: &str = "apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\n\
+    spec: {controllers: {node: {leakGracePeriod: 30s}}}\n";
+
+struct Scene {
+    dir: tempfile::TempDir,
+    worker: Worker,
+    census: Census,
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn allocator(dir: &Path, node: &str) -> Allocator {
+    let mut allocator = Allocator::new(Arc::new(Objects::open(dir).expect("a store")), node.into());
+    let pool = IpPool::of_pods("p", "10.65.0.0/24".parse().expect("a network"), 29);
+    allocator.pools = [("p".to_owned(), pool)].into();
+    allocator
+}
+
+impl Scene {
+    /// Nodes n1, which does the chores, and n2.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(dir.path().join("controllers.yaml"), CONTROLLERS).expect("written");
+        let worker = Worker::new(Arc::new(Objects::open(dir.path()).expect("a store")), "n1".into());
+        let census = Census { here: Some("n1".into()), ..Census::default() };
+        let mut scene = Self { dir, worker, census };
+        scene.node("n1", true);
+        scene.node("n2", true);
+        scene
+    }
+
+    fn node(&mut self, name: &str, there: bool) {
+        let file = self.dir.path().join(format!("node-{name}.yaml"));
+        if there {
+            self.census.nodes.insert(name.into());
+            fs::write(file, format!("{{apiVersion: v1, kind: Node, metadata: {{name: {name}}}}}")).expect("written");
+        } else {
+            self.census.nodes.remove(&NodeName::from(name));
+            fs::remove_file(file).expect("removed");
+        }
+    }
+
+    /// A pod comes with an address.
+    fn pod(&mut self, node: &str, name: &str) -> Vec<IpAddr> {
+        let container = format!("{:064x}", name.bytes().map(u64::from).sum::<u64>());
+        let id = AttachmentId { network: "net".into(), container: container.as_str().into(), interface: "eth0".into() };
+        let wish = Wish { id, pod: PodId::new("x", name), wanted: Vec::new() };
+        let given = allocator(self.dir.path(), node).assign(&[wish], |_| {}).remove(0).expect("an address");
+        let living = Living { node: Some(node.into()), addresses: given.clone(), is_apart: false };
+        self.census.saw(PodId::new("x", name), living);
+        self.say(node, name, given[0]);
+        given
+    }
+
+    fn say(&self, node: &str, name: &str, address: IpAddr) {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: x}}, spec: {{nodeName: {node}}}, \
+             status: {{podIP: {address}}}}}"
+        );
+        fs::write(self.dir.path().join(format!("pod-{name}.yaml")), pod).expect("written");
+    }
+
+    /// The pod goes, and nobody gives its address back.
+    fn vanish(&mut self, name: &str) {
+        self.census.pods.remove(&PodId::new("x", name));
+        let _heard_only = fs::remove_file(self.dir.path().join(format!("pod-{name}.yaml")));
+    }
+
+    fn look(&mut self, at: u64) -> Duration {
+        self.worker.turn(&self.census.clone(), seconds(at)).expect("a look")
+    }
+
+    fn held(&self) -> BTreeMap<String, usize> {
+        let ledger = self.worker.allocator.ledger(false).expect("readable");
+        let all = ledger.blocks.values().map(|kept| &kept.value);
+        let holding =
+            |block: &ipam::Block| (block.affinity.clone().unwrap_or_default(), ipam::audit::holdings(block).count());
+        all.map(holding).collect()
+    }
+
+    fn claims(&self) -> usize {
+        self.worker.allocator.ledger(false).expect("readable").affinities.len()
+    }
+}
+
+#[test]
+fn ipam_23_an_address_whose_pod_is_gone_is_taken_back_after_the_grace_that_the_cluster_says() {
+    let mut scene = Scene::new();
+    scene.pod("n2", "stays");
+    scene.pod("n2", "goes");
+    scene.vanish("goes");
+    let next = scene.look(100);
+    assert!(next <= seconds(110), "a third of the grace: {next:?}");
+    scene.look(129);
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 2)].into());
+    scene.look(130);
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
+    assert_eq!(scene.worker.allocator.ledger(true).expect("readable").handles.len(), 1);
+}
+
+#[test]
+fn what_the_datastore_says_when_it_is_asked_once_more_counts_before_what_was_heard() {
+    let mut scene = Scene::new();
+    let given = scene.pod("n2", "late");
+    scene.census.pods.clear();
+    for at in [0, 30, 60, 90] {
+        scene.look(at);
+    }
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into(), "its manifest is there, though nobody heard of it");
+    fs::write(scene.dir.path().join("pod-late.yaml"), "kind: [").expect("written");
+    assert!(scene.worker.turn(&scene.census.clone(), seconds(120)).is_err(), "nobody knows what stood there");
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
+    scene.say("n2", "late", given[0]);
+    scene.look(121);
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
+}
+
+#[test]
+fn what_this_node_serves_stays_whatever_became_of_its_pod() {
+    let mut scene = Scene::new();
+    scene.pod("n1", "own");
+    let ledger = scene.worker.allocator.ledger(true).expect("readable");
+    scene.census.held = ledger.handles.keys().map(|name| name.to_lowercase()).collect();
+    scene.vanish("own");
+    for at in [0, 30, 60] {
+        scene.look(at);
+    }
+    assert_eq!(scene.held(), [("host:n1".to_owned(), 1)].into());
+}
+
+#[test]
+fn of_a_node_that_is_gone_all_goes_and_nothing_of_one_that_is_there() {
+    let mut scene = Scene::new();
+    scene.pod("n1", "own");
+    scene.pod("n2", "a");
+    scene.pod("n2", "b");
+    scene.look(0);
+    scene.node("n2", false);
+    scene.vanish("a");
+    for at in [1, 31, 32, 62, 93] {
+        scene.look(at);
+    }
+    assert_eq!(scene.held().get("host:n2"), Some(&1), "a pod of it is still there");
+    scene.vanish("b");
+    let mut at = 100;
+    while scene.held().len() > 1 {
+        assert!(at < 200, "it ends: {:?}", scene.held());
+        scene.look(at);
+        at += 1;
+    }
+    assert_eq!((scene.held(), scene.claims()), ([("host:n1".to_owned(), 1)].into(), 1));
+    assert_eq!(scene.worker.allocator.ledger(true).expect("readable").handles.len(), 1);
+    // It comes back, and begins anew.
+    scene.node("n2", true);
+    scene.pod("n2", "c");
+    scene.look(at + 100);
+    assert_eq!(scene.held().get("host:n2"), Some(&1));
+}
+
+#[test]
+fn a_node_that_is_there_when_it_is_asked_for_once_more_loses_nothing() {
+    let mut scene = Scene::new();
+    scene.pod("n2", "a");
+    scene.vanish("a");
+    scene.census.nodes.remove(&NodeName::from("n2"));
+    for at in [0, 5, 29] {
+        scene.look(at);
+    }
+    // Now it would be taken back, were the node away.
+    for at in [31, 32, 33, 34] {
+        scene.look(at);
+    }
+    assert!(scene.held().contains_key("host:n2"), "its manifest is there: {:?}", scene.held());
+}
+
+#[test]
+fn a_block_that_was_written_meanwhile_is_not_given_up_and_its_claim_is_as_it_was() {
+    let mut scene = Scene::new();
+    scene.pod("n2", "a");
+    let allocator = &scene.worker.allocator;
+    let mut before = allocator.ledger(false).expect("readable");
+    let cidr = *before.blocks.keys().next().expect("a block");
+    let idle = |sequence| Idle { cidr, sequence, node: Some("n2".into()) };
+    let written = before.blocks[&cidr].value.sequence_number;
+    assert!(!allocator.give_up(&before, &idle(written)).expect("asked"), "it is not empty");
+    // As it was read while it was empty.
+    let block = before.blocks.get_mut(&cidr).expect("it");
+    block.value = ipam::Block::new(cidr, &"n2".into(), 1);
+    block.revision = Some("7".into());
+    assert!(!allocator.give_up(&before, &idle(7)).expect("asked"), "it was written since");
+    assert!(!allocator.give_up(&before, &idle(1)).expect("asked"), "it is another revision by now");
+    let after = allocator.ledger(false).expect("readable");
+    assert_eq!(after.blocks.len(), 1);
+    let states: Vec<_> = after.affinities.values().map(|kept| kept.value.state).collect();
+    assert_eq!(states, [ipam::AffinityState::Confirmed]);
+}
+
+#[test]
+fn beside_calicos_own_controllers_nothing_is_done() {
+    let mut scene = Scene::new();
+    scene.pod("n2", "goes");
+    scene.vanish("goes");
+    for _ in 0..3 {
+        scene.worker.look(&Answer { census: scene.census.clone(), has_rival: true });
+        scene.worker.begun -= seconds(100);
+    }
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
+    for _ in 0..3 {
+        scene.worker.look(&Answer { census: scene.census.clone(), has_rival: false });
+        scene.worker.begun -= seconds(100);
+    }
+    assert_eq!(scene.held(), [("host:n2".to_owned(), 0)].into());
+}
+
+#[test]
+fn the_graces_are_what_the_cluster_says_of_calicos_controllers() {
+    let of = |text: &str| graces(Some(&serde_json::json!({"controllers": {"node": {"leakGracePeriod": text}}})));
+    assert_eq!(graces(None), Ok(Graces { leak: Some(seconds(900)), node: seconds(60) }));
+    assert_eq!(of("5s"), Ok(Graces { leak: Some(seconds(5)), node: seconds(5) }));
+    assert_eq!(of("0s"), Ok(Graces { leak: None, node: seconds(60) }));
+    assert!(of("soon").is_err_and(|error| error.contains("leakGracePeriod")));
+}

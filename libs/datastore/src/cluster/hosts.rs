@@ -1,0 +1,141 @@
+//! Host endpoints of nodes, on the API server.
+//! In: whether they are wanted. Out: those that are there are what they are to be.
+//! Invariant: each write names the version it was decided on; nodes are listed anew, all of one revision.
+//! Never: touches what others made.
+
+use super::{
+    MANAGER,
+    connection::{Unanswered, Write},
+    kinds::{self, Calico},
+    objects::ClusterObjects,
+};
+use crate::{
+    ObjectError,
+    hosts::{Host, Step, steps, strings},
+};
+use kube::{
+    Api, Error,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{ApiResource, DynamicObject},
+};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const KIND: &str = "HostEndpoint";
+/// Where Calico's own API server keeps what else is said of an object.
+const METADATA: &str = "projectcalico.org/metadata";
+/// Objects of one page.
+const PAGE: u32 = 500;
+
+impl ClusterObjects {
+    pub(super) fn keep_hosts_of_nodes(&self, is_wanted: bool) -> Result<Vec<String>, ObjectError> {
+        let (api, resource) = self.api(KIND)?;
+        let is_stored = self.connection().calico() == Some(Calico::Stored);
+        let (mut there, mut versions) = (BTreeMap::new(), BTreeMap::new());
+        self.each(&resource, |object| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            versions.insert(name.clone(), object["metadata"]["resourceVersion"].as_str().map(str::to_owned));
+            there.insert(name, Host { labels: labels(&object), spec: object["spec"].clone() });
+        })?;
+        let mut nodes = BTreeMap::new();
+        if is_wanted || !there.is_empty() {
+            self.each(&kinds::nodes(), |node| nodes.extend(Host::of_node(&node)))?;
+        }
+        let mut done = Vec::new();
+        for step in steps(&there, &nodes, is_wanted) {
+            let (name, what) = match &step {
+                Step::Make(name, _) => (name, "was made"),
+                Step::Change(name, _) => (name, "follows its node"),
+                Step::Remove(name) => (name, "was removed"),
+            };
+            self.begin(Write::HostEndpoint, (KIND, name))?;
+            let version = versions.get(name).cloned().flatten();
+            let asked = match &step {
+                Step::Make(_, host) => {
+                    self.ask_for(name, api.create(&parameters(), &made(&resource, name, host, is_stored)))
+                }
+                Step::Change(_, host) => {
+                    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+                    self.ask_for(name, api.patch(name, &parameters, &changed(version, host, is_stored)))
+                }
+                Step::Remove(_) => {
+                    let preconditions = Some(Preconditions { resource_version: version, uid: None });
+                    self.ask_for(name, api.delete(name, &DeleteParams { preconditions, ..DeleteParams::default() }))
+                }
+            };
+            if asked? {
+                done.push(format!("{KIND} {name} {what}"));
+            }
+        }
+        Ok(done)
+    }
+
+    /// False: somebody was faster.
+    fn ask_for<T>(&self, name: &str, asked: impl Future<Output = Result<T, Error>>) -> Result<bool, ObjectError> {
+        match self.connection().ask(asked) {
+            Ok(_) => Ok(true),
+            Err(Unanswered::Refused(Error::Api(status))) if [404, 409].contains(&status.code) => Ok(false),
+            Err(unanswered) => Err(self.failed((KIND, name), unanswered.to_string())),
+        }
+    }
+
+    /// Each object of a kind, page by page.
+    fn each(&self, of: &ApiResource, mut hear: impl FnMut(Value)) -> Result<(), ObjectError> {
+        let api: Api<DynamicObject> = Api::all_with(self.connection().client.clone(), of);
+        let mut parameters = ListParams::default().limit(PAGE);
+        loop {
+            let page = self.connection().ask(api.list(&parameters));
+            let page = page.map_err(|unanswered| self.failed((&of.kind, ""), unanswered.to_string()))?;
+            for found in page.items {
+                let mut object = found.data;
+                object["metadata"] = json!(found.metadata);
+                hear(object);
+            }
+            parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if parameters.continue_token.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// As Calico sees them: of what its API server keeps, those that it wrote beside.
+fn labels(object: &Value) -> BTreeMap<String, String> {
+    let beside = object["metadata"]["annotations"][METADATA].as_str();
+    let beside = beside.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let mut labels = strings(object.pointer("/metadata/labels"));
+    labels.extend(strings(beside.as_ref().and_then(|beside| beside.get("labels"))));
+    labels
+}
+
+fn parameters() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
+}
+
+fn beside(host: &Host) -> String {
+    json!({ "labels": host.labels }).to_string()
+}
+
+fn made(resource: &ApiResource, name: &str, host: &Host, is_stored: bool) -> DynamicObject {
+    let mut object = DynamicObject::new(name, resource).data(json!({ "spec": host.spec }));
+    if is_stored {
+        object.metadata.annotations = Some([(METADATA.to_owned(), beside(host))].into());
+    } else {
+        object.metadata.labels = Some(host.labels.clone());
+    }
+    object
+}
+
+fn changed(version: Option<String>, host: &Host, is_stored: bool) -> Patch<()> {
+    let (path, value) = if is_stored {
+        ("/metadata/annotations", json!({ METADATA: beside(host) }))
+    } else {
+        ("/metadata/labels", json!(host.labels))
+    };
+    let steps = json!([
+        { "op": "replace", "path": "/metadata/resourceVersion", "value": version.unwrap_or_default() },
+        { "op": "add", "path": path, "value": value },
+        { "op": "replace", "path": "/spec", "value": host.spec },
+    ]);
+    Patch::Json(serde_json::from_value(steps).expect("three operations are a patch"))
+}
