@@ -106,7 +106,7 @@ impl Place {
         }
         let report = report_of(&store)?;
         let mut allocator = Allocator::new(store, config.node);
-        allocator.pools.clone_from(&survey.pools);
+        allocator.rules.pools.clone_from(&survey.pools);
         let mut ledger = allocator.ledger(true)?;
         ledger.pools = survey.pools;
         Ok(Scene { allocator, ledger, census, report })

@@ -226,7 +226,7 @@ impl Worker {
 
     /// One look at everything.
     fn turn(&mut self, work: &Work) -> Result<Done, AllocateError> {
-        self.allocator.pools.clone_from(&work.pools);
+        self.allocator.rules.pools.clone_from(&work.pools);
         let objects = self.allocator.objects().clone();
         let held = self.allocator.balanced()?;
         let is_there = |id: &ServiceId| work.wishes.contains_key(id) || work.kept.contains_key(id);

@@ -4,7 +4,7 @@
 //! Never: applies anything before the datastore has said everything it has.
 
 use crate::{
-    allocate::Allocator,
+    allocate::{Allocator, Rules},
     announce::Announcer,
     assign::{Assigner, Changed},
     boot,
@@ -433,7 +433,7 @@ impl<K: Kernel> Agent<K> {
         let listed = |update: &Update| if let Update::Anew { listed } = update { Some(*listed) } else { None };
         let anew = batch.iter().filter_map(listed).max();
         batch.into_iter().for_each(|update| self.hear(update));
-        self.allocator.pools = self.world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
+        self.allocator.rules = Rules::of(&self.world);
         if !was_in_sync && self.world.in_sync().is_some() {
             info!("the datastore has said everything it has");
             self.undo_leftovers();

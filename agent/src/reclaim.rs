@@ -88,5 +88,5 @@ impl<K: Kernel> Agent<K> {
 }
 
 fn wish(known: &Attachment) -> Wish {
-    Wish { id: known.id.clone(), pod: known.pod.clone(), wanted: known.addresses.clone() }
+    Wish { wanted: known.addresses.clone(), ..Wish::any(known.id.clone(), known.pod.clone()) }
 }

@@ -195,6 +195,8 @@ fn is_of_policies(key: &ResourceKey) -> bool {
         | ResourceKey::HostEndpoint(_)
         | ResourceKey::FelixConfiguration(_)
         | ResourceKey::IpPool(_)
+        | ResourceKey::IpReservation(_)
+        | ResourceKey::IpamConfig(_)
         | ResourceKey::WorkloadAddress(_) => false,
     }
 }

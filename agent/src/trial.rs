@@ -58,13 +58,24 @@ pub enum TestError {
     },
 }
 
+/// What says nothing of who may speak to whom.
+fn is_of_addresses(key: &ResourceKey) -> bool {
+    matches!(
+        key,
+        ResourceKey::IpPool(_)
+            | ResourceKey::IpReservation(_)
+            | ResourceKey::IpamConfig(_)
+            | ResourceKey::WorkloadAddress(_)
+    )
+}
+
 /// What the files would tell the datastore.
 fn updates(files: &[File], delete: bool) -> Result<Vec<Update>, TestError> {
     let (mut updates, mut known) = (Vec::new(), BTreeSet::new());
     for file in files {
         for object in snapshot::file(Path::new(&file.name), &file.text)? {
             let key = object.key();
-            if matches!(key, ResourceKey::IpPool(_) | ResourceKey::WorkloadAddress(_)) {
+            if is_of_addresses(&key) {
                 continue;
             }
             if !known.insert(key.clone()) {

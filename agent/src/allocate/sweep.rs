@@ -3,7 +3,7 @@
 //! Invariant: every write names the revision it was decided on; what a newer look does not bear out stays.
 //! Never: gives up a block that holds an address.
 
-use super::{AFFINITY, AllocateError, Allocator, BLOCK, HANDLE, kept, object};
+use super::{AFFINITY, AllocateError, Allocator, BLOCK, HANDLE, Reach, kept, object};
 use datastore::ObjectError;
 use ipam::{
     AffinityState, BlockAffinity, Kept, Ledger,
@@ -15,7 +15,7 @@ use std::net::IpAddr;
 impl Allocator {
     /// Everything that is written of addresses; handles, of which there are as many as pods, only if they are asked for.
     pub fn ledger(&self, with_handles: bool) -> Result<Ledger, AllocateError> {
-        let mut ledger = self.read(&[])?;
+        let mut ledger = self.read(&[], Reach::Whole)?;
         if with_handles {
             for object in self.objects.list(HANDLE)? {
                 ledger.handles.insert(object.metadata.name.clone(), kept(HANDLE, object)?);
@@ -27,15 +27,17 @@ impl Allocator {
     /// Takes back the addresses of those releases that still hold by the ledger as it is now and by this census.
     pub fn take_back(&self, releases: &[Release], census: &Census) -> Result<Vec<IpAddr>, AllocateError> {
         let handles: Vec<_> = releases.iter().map(|release| release.handle.clone()).collect();
-        self.decide(&handles, |ledger| {
+        let take_back = |ledger: &mut Ledger| {
             let due: Vec<_> = releases.iter().filter(|release| release.holds(ledger, census)).collect();
             due.into_iter().flat_map(|release| ledger.release(&release.handle)).collect()
-        })
+        };
+        self.decide_on((&handles, true), Reach::Whole, take_back, |_| {})
     }
 
     /// Takes back one address of a handle, if it is still the one that was given out then.
     pub fn take_back_one(&self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, AllocateError> {
-        self.decide(&[handle.to_owned()], |ledger| ledger.release_given(address, handle, sequence))
+        let take_back = |ledger: &mut Ledger| ledger.release_given(address, handle, sequence);
+        self.decide_on((&[handle.to_owned()], true), Reach::Whole, take_back, |_| {})
     }
 
     /// Gives up an empty block, as this ledger has it. False: somebody has written it since it was seen to be idle, or it holds something.

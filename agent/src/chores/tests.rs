@@ -26,7 +26,7 @@ fn seconds(seconds: u64) -> Duration {
 fn allocator(dir: &Path, node: &str) -> Allocator {
     let mut allocator = Allocator::new(Arc::new(Objects::open(dir).expect("a store")), node.into());
     let pool = IpPool::of_pods("p", "10.65.0.0/24".parse().expect("a network"), 29);
-    allocator.pools = [("p".to_owned(), pool)].into();
+    allocator.rules.pools = [("p".to_owned(), pool)].into();
     allocator
 }
 
@@ -58,7 +58,7 @@ impl Scene {
     fn pod(&mut self, node: &str, name: &str) -> Vec<IpAddr> {
         let container = format!("{:064x}", name.bytes().map(u64::from).sum::<u64>());
         let id = AttachmentId { network: "net".into(), container: container.as_str().into(), interface: "eth0".into() };
-        let wish = Wish { id, pod: PodId::new("x", name), wanted: Vec::new() };
+        let wish = Wish::any(id, PodId::new("x", name));
         let given = allocator(self.dir.path(), node).assign(&[wish], |_| {}).remove(0).expect("an address");
         let living = Living { node: Some(node.into()), addresses: given.clone(), is_apart: false };
         self.census.saw(PodId::new("x", name), living);

@@ -22,7 +22,10 @@ pub fn adopt<K: Kernel>(agent: &mut Agent<K>, attachment: &Attachment, addresses
         }
     }
     let (id, pod) = (attachment.id.clone(), attachment.pod.clone());
-    agent.allocator.claim(&Wish { id, pod, wanted: addresses.to_vec() }).map_err(|error| fault(TRY_AGAIN, error))?;
+    agent
+        .allocator
+        .claim(&Wish { wanted: addresses.to_vec(), ..Wish::any(id, pod) })
+        .map_err(|error| fault(TRY_AGAIN, error))?;
     let known = agent.journal.get(&attachment.id).is_some_and(|known| known.committed);
     let record = Attachment { addresses: addresses.to_vec(), committed: known, ..attachment.clone() };
     agent.journal.record(record).map_err(|error| fault(TRY_AGAIN, error))

@@ -152,7 +152,8 @@ fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare) -> Reply {
 fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
     let wish = |ask: &Ask| {
         let Prepare { id, pod, ips, .. } = &ask.prepare;
-        Wish { id: id.clone(), pod: pod.clone(), wanted: ips.clone() }
+        let namespace_labels = agent.world.namespace(&pod.namespace).cloned().unwrap_or_default();
+        Wish { namespace_labels, wanted: ips.clone(), ..Wish::any(id.clone(), pod.clone()) }
     };
     let wishes: Vec<_> = open.iter().map(wish).collect();
     let mtu = agent.node.mtu;
@@ -190,7 +191,15 @@ fn conclude<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, outcome: Result<
 }
 
 fn no_addresses(error: AllocateError) -> Fault {
-    let hopeless = matches!(error, AllocateError::Assign(AssignError::NotInPool { .. }));
+    let hopeless = matches!(
+        error,
+        AllocateError::Assign(
+            AssignError::NotInPool { .. }
+                | AssignError::BadPool { .. }
+                | AssignError::NoPoolForPod { .. }
+                | AssignError::NotHere { .. }
+        )
+    );
     fault(if hopeless { INVALID_CONFIG } else { TRY_AGAIN }, error)
 }
 

@@ -5,8 +5,9 @@
 
 use crate::{World, host, workload::workloads};
 use model::{
-    Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, Labels, NamespaceName, NetworkSet, Node,
-    NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId, WorkloadAddress,
+    Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
+    Node, NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
+    WorkloadAddress,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -124,6 +125,24 @@ impl World {
     /// IP pools, by name.
     pub fn pools(&self) -> impl Iterator<Item = &IpPool> {
         self.pools.values()
+    }
+
+    /// How nodes take blocks.
+    #[must_use]
+    pub fn ipam_config(&self) -> IpamConfig {
+        self.ipam_configs.get(IpamConfig::NAME).copied().unwrap_or_default()
+    }
+
+    /// What is given to nobody who does not name it.
+    #[must_use]
+    pub fn reserved(&self) -> Vec<Cidr> {
+        self.reservations.values().flat_map(|reservation| reservation.cidrs.iter().copied()).collect()
+    }
+
+    /// The labels of a namespace, if it is known.
+    #[must_use]
+    pub fn namespace(&self, name: &NamespaceName) -> Option<&Labels> {
+        self.namespaces.get(name)
     }
 
     /// One service.

@@ -6,9 +6,9 @@
 use crate::{Neighbour, NodePortAddresses, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
-    Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId, Policy, PolicyId, Profile,
-    Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses, ServiceId, Tier, TierName, Update,
-    WorkloadAddress,
+    IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId,
+    Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses, ServiceId, Tier,
+    TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,6 +48,8 @@ pub struct World {
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
     pub(crate) felix: BTreeMap<String, FelixConfiguration>,
     pub(crate) pools: BTreeMap<String, IpPool>,
+    pub(crate) reservations: BTreeMap<String, IpReservation>,
+    pub(crate) ipam_configs: BTreeMap<String, IpamConfig>,
     pub(crate) published: BTreeMap<PodId, WorkloadAddress>,
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,
     /// Attachments of each pod.
@@ -93,6 +95,8 @@ impl World {
             host_endpoints: BTreeMap::new(),
             felix: BTreeMap::new(),
             pools: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            ipam_configs: BTreeMap::new(),
             published: BTreeMap::new(),
             attachments: BTreeMap::new(),
             attached: BTreeMap::new(),
@@ -152,6 +156,10 @@ impl World {
             ResourceKey::HostEndpoint(name) => self.host_endpoints.get(name).cloned().map(Resource::HostEndpoint),
             ResourceKey::FelixConfiguration(name) => self.felix.get(name).cloned().map(Resource::FelixConfiguration),
             ResourceKey::IpPool(name) => self.pools.get(name).cloned().map(Resource::IpPool),
+            ResourceKey::IpReservation(name) => self.reservations.get(name).cloned().map(Resource::IpReservation),
+            ResourceKey::IpamConfig(name) => {
+                self.ipam_configs.get(name).map(|config| Resource::IpamConfig(name.clone(), *config))
+            }
             ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
             ResourceKey::Service(id) => {
                 self.unaddressed.get(id).or_else(|| self.services.get(id)).cloned().map(Resource::Service)
@@ -190,6 +198,8 @@ impl World {
             Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
             Resource::FelixConfiguration(felix) => put(&mut self.felix, felix.name.clone(), felix),
             Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
+            Resource::IpReservation(reserved) => put(&mut self.reservations, reserved.name.clone(), reserved),
+            Resource::IpamConfig(name, config) => put(&mut self.ipam_configs, name, config),
             Resource::WorkloadAddress(address) => {
                 // What this node tells the others is no news to itself, unless somebody else told it before.
                 let before = self.published.insert(address.pod.clone(), address.clone());
@@ -243,6 +253,8 @@ impl World {
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),
             ResourceKey::FelixConfiguration(name) => self.felix.remove(name).is_some(),
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
+            ResourceKey::IpReservation(name) => self.reservations.remove(name).is_some(),
+            ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),
             ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
     }

@@ -7,7 +7,9 @@ pub(crate) mod checks;
 pub(crate) mod shapes;
 mod structural;
 
-use crate::convert::{HostEndpointSpec, IpPoolSpec, NetworkSetSpec, PolicySpec, TierSpec};
+use crate::convert::{
+    HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamConfigSpec, NetworkSetSpec, PolicySpec, TierSpec,
+};
 use checks::{Check, of};
 use ipam::{Block, BlockAffinity, IpamHandle};
 use schemars::JsonSchema;
@@ -122,6 +124,8 @@ pub fn definitions() -> Vec<(&'static str, Value)> {
         Kind::of::<shapes::Felix>("FelixConfiguration", "felixconfigurations"),
         Kind::of::<shapes::SetUp>("KubeControllersConfiguration", "kubecontrollersconfigurations").with_status(),
         Kind::of::<IpPoolSpec>("IPPool", "ippools").with_status(),
+        Kind::of::<IpReservationSpec>("IPReservation", "ipreservations"),
+        Kind::of::<IpamConfigSpec>("IPAMConfig", "ipamconfigs"),
         Kind::of::<Block>("IPAMBlock", "ipamblocks"),
         Kind::of::<BlockAffinity>("BlockAffinity", "blockaffinities"),
         Kind::of::<IpamHandle>("IPAMHandle", "ipamhandles"),

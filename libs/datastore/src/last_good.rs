@@ -203,6 +203,8 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         | ResourceKey::Node(_)
         | ResourceKey::ServiceAccount(..)
         | ResourceKey::IpPool(_)
+        | ResourceKey::IpReservation(_)
+        | ResourceKey::IpamConfig(_)
         | ResourceKey::WorkloadAddress(_)
         | ResourceKey::ServiceAddresses(_) => None,
     }

@@ -9,7 +9,7 @@ use crate::{
     given,
 };
 use ipam::audit::Census;
-use model::{Attachment, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, IpamConfig, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
@@ -76,6 +76,14 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// knows them.
     fn labels_of(&self, pods: &[PodId]) -> Vec<Result<Option<Labels>, ObjectError>> {
         pods.iter().map(|_| Ok(None)).collect()
+    }
+
+    /// How nodes take blocks, where it has to be asked for; `None`: the datastore tells of it, or nobody has said.
+    ///
+    /// # Errors
+    /// The store cannot be asked, or it cannot be read.
+    fn ipam_config(&self) -> Result<Option<IpamConfig>, ObjectError> {
+        Ok(None)
     }
 
     /// Takes back what `node` said of a pod. What another node has said since stays.

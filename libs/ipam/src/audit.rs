@@ -209,9 +209,9 @@ impl Ledger {
                 && holding.sequence == sequence
                 && holding.attribute.handle_id.as_deref() == Some(handle)
         };
-        let Some(kept) = self.blocks.values_mut().find(|kept| holdings(&kept.value).any(|own| is_it(&own))) else {
-            return false;
-        };
+        let found = self.block_of(address).filter(|(_, kept)| holdings(&kept.value).any(|own| is_it(&own)));
+        let cidr = found.map(|(cidr, _)| cidr);
+        let Some(kept) = cidr.and_then(|cidr| self.blocks.get_mut(&cidr)) else { return false };
         kept.value.release_address(address, handle);
         self.recount(handle);
         true

@@ -3,7 +3,7 @@
 //! Invariant: what a service holds it keeps while its wish allows it; only pools for load balancers give.
 //! Never: gives a pod's address; refuses one family because another cannot be had.
 
-use crate::{AffinityState, AssignError, Block, BlockAffinity, Kept, Ledger, choose::candidates};
+use crate::{AffinityState, AssignError, Block, BlockAffinity, Kept, Ledger};
 use model::{Cidr, Family, IpPool, NodeName, ServiceId};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -61,7 +61,7 @@ impl Ledger {
                 missing.extend(self.give_this(*address, wish).err());
             }
         }
-        self.recount(&wish.handle);
+        self.recount_everywhere(&wish.handle);
         Balanced { addresses: self.held_by(&wish.handle), missing }
     }
 
@@ -112,7 +112,8 @@ impl Ledger {
     }
 
     fn release_one(&mut self, address: IpAddr, handle: &str) {
-        if let Some(kept) = self.blocks.values_mut().find(|kept| kept.value.cidr.contains(address)) {
+        let cidr = self.block_of(address).map(|(cidr, _)| cidr);
+        if let Some(kept) = cidr.and_then(|cidr| self.blocks.get_mut(&cidr)) {
             kept.value.release_address(address, handle);
         }
     }
@@ -127,19 +128,21 @@ impl Ledger {
                     && !block.deleted
                     && pool.cidr.covers(&block.cidr)
                     && block.check().is_ok()
-                    && !block.unallocated.is_empty()
+                    && self.first_of(block).is_some()
             };
             let known = self.blocks.values().find(has_room).map(|kept| kept.value.cidr);
-            let free = |cidr: &Cidr| !self.blocks.keys().any(|taken| taken.covers(cidr) || cidr.covers(taken));
-            let Some(cidr) = known.or_else(|| candidates(pool, &NodeName(OWNER_NAME.into())).find(free)) else {
+            let Some(cidr) = known.or_else(|| self.free_block(pool, OWNER_NAME)) else {
                 full = AssignError::BalancerPoolFull { pool: pool.name.clone() };
                 continue;
             };
-            let block = self.balancers_block(cidr, wish.sequence);
-            if block.assign(&wish.handle, &wish.secondary).is_some() {
-                self.claim_for_balancers(cidr);
-                return Ok(());
-            }
+            let fresh = Block::of(cidr, OWNER.to_owned(), wish.sequence);
+            let Some(place) = self.first_of(self.blocks.get(&cidr).map_or(&fresh, |kept| &kept.value)) else {
+                continue;
+            };
+            self.balancers_block(cidr, wish.sequence)
+                .map(|block| block.assign_at(place, &wish.handle, &wish.secondary));
+            self.claim_for_balancers(cidr);
+            return Ok(());
         }
         Err(full)
     }
@@ -147,21 +150,25 @@ impl Ledger {
     fn give_this(&mut self, address: IpAddr, wish: &BalancerWish) -> Result<(), AssignError> {
         let usable = |pool: &&IpPool| pool.uses.load_balancer && !pool.disabled && pool.cidr.contains(address);
         let pool = self.pools.values().find(usable).ok_or(AssignError::NotInPool { address })?;
-        let known = self.blocks.keys().find(|cidr| cidr.contains(address)).copied();
+        let known = self.block_of(address).map(|(cidr, _)| cidr);
         let cidr = known.unwrap_or(Cidr::new(address, pool.block_size).unwrap_or(Cidr::host(address)));
-        let block = self.balancers_block(cidr, wish.sequence);
+        let taken = AssignError::Taken { address, block: cidr };
+        let Some(block) = self.balancers_block(cidr, wish.sequence) else { return Err(taken) };
         block.check()?;
         let own = is_balancers(block);
-        block.take(address, &wish.handle, &wish.secondary).ok_or(AssignError::Taken { address, block: cidr })?;
+        block.take(address, &wish.handle, &wish.secondary).ok_or(taken)?;
         if own {
             self.claim_for_balancers(cidr);
         }
         Ok(())
     }
 
-    fn balancers_block(&mut self, cidr: Cidr, sequence: u64) -> &mut Block {
-        let fresh = || Kept { revision: None, value: Block::of(cidr, OWNER.to_owned(), sequence) };
-        &mut self.blocks.entry(cidr).or_insert_with(fresh).value
+    fn balancers_block(&mut self, cidr: Cidr, sequence: u64) -> Option<&mut Block> {
+        if !self.blocks.contains_key(&cidr) {
+            let value = Block::of(cidr, OWNER.to_owned(), sequence);
+            self.blocks.insert(cidr, Kept { revision: None, value });
+        }
+        self.blocks.get_mut(&cidr).map(|kept| &mut kept.value)
     }
 
     fn claim_for_balancers(&mut self, cidr: Cidr) {
@@ -170,8 +177,11 @@ impl Ledger {
             affinity_type: OWNER_TYPE.to_owned(),
             ..BlockAffinity::new(&node, cidr, AffinityState::Confirmed)
         };
-        let revision = self.affinities.get(&affinity.name()).and_then(|kept| kept.revision.clone());
-        self.affinities.insert(affinity.name(), Kept { revision, value: affinity });
+        let known = self.affinities.get(&affinity.name());
+        if known.is_none_or(|known| known.value != affinity) {
+            let revision = known.and_then(|kept| kept.revision.clone());
+            self.affinities.insert(affinity.name(), Kept { revision, value: affinity });
+        }
     }
 }
 
@@ -277,13 +287,7 @@ mod tests {
     fn ipam_13_pods_are_not_served_by_pools_for_load_balancers() {
         let mut ledger = two_pools();
         ledger.balance(&wish("x"));
-        let request = Request {
-            node: "load-balancer".into(),
-            handle: "pod".into(),
-            secondary: BTreeMap::new(),
-            wanted: vec![],
-            sequence: 1,
-        };
+        let request = Request { node: "load-balancer".into(), handle: "pod".into(), sequence: 1, ..Request::default() };
         assert_eq!(ledger.assign(&request), Err(AssignError::NoPool));
         let asked = Request { wanted: vec![[192, 0, 2, 140].into()], ..request };
         assert!(ledger.assign(&asked).is_err());

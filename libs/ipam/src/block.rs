@@ -142,18 +142,19 @@ impl Block {
 
     /// Gives out the address that has been free for longest.
     pub fn assign(&mut self, handle: &str, secondary: &BTreeMap<String, String>) -> Option<IpAddr> {
-        if self.unallocated.is_empty() {
-            return None;
-        }
-        let ordinal = self.unallocated.remove(0);
-        Some(self.give(ordinal, handle, secondary))
+        (!self.unallocated.is_empty()).then(|| self.assign_at(0, handle, secondary))
     }
 
-    /// Whether [`Block::take`] would give `address`.
+    /// Gives out the address at this place of the queue of free ones.
+    pub(crate) fn assign_at(&mut self, place: usize, handle: &str, secondary: &BTreeMap<String, String>) -> IpAddr {
+        let ordinal = self.unallocated.remove(place);
+        self.give(ordinal, handle, secondary)
+    }
+
+    /// Whether nobody holds an address of it.
     #[must_use]
-    pub fn can_take(&self, address: IpAddr, handle: &str) -> bool {
-        self.unallocated.iter().any(|ordinal| self.address(*ordinal) == address)
-            || self.held_by(handle).contains(&address)
+    pub fn is_empty(&self) -> bool {
+        self.allocations.iter().all(Option::is_none)
     }
 
     /// Gives out exactly `address`. `None`: it is another's, or outside.
@@ -201,6 +202,25 @@ impl Block {
         self.free(&ordinals.collect::<Vec<_>>());
     }
 
+    /// Takes back this address alone, if it is still given out as it was when somebody looked: to this handle, at this count of
+    /// writes. `Ok(false)`: it is free.
+    ///
+    /// # Errors
+    /// It was given anew since: to whom.
+    pub fn release_given(&mut self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, String> {
+        let place = self.allocations.iter().enumerate().find(|(ordinal, _)| self.address(*ordinal) == address);
+        let Some((ordinal, index)) = place.and_then(|(ordinal, index)| Some((ordinal, (*index)?))) else {
+            return Ok(false);
+        };
+        let holder = self.attributes[index].handle_id.clone().unwrap_or_default();
+        let now = self.sequence_number_for_allocation.get(&ordinal.to_string()).copied().unwrap_or(0);
+        if holder != handle || now != sequence {
+            return Err(holder);
+        }
+        self.free(&[ordinal]);
+        Ok(true)
+    }
+
     fn free(&mut self, ordinals: &[usize]) {
         for ordinal in ordinals {
             self.allocations[*ordinal] = None;
@@ -229,7 +249,7 @@ impl Block {
         }
     }
 
-    fn address(&self, ordinal: usize) -> IpAddr {
+    pub(crate) fn address(&self, ordinal: usize) -> IpAddr {
         nth_address(self.cidr, ordinal as u128)
     }
 }

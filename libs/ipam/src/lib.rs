@@ -9,12 +9,22 @@ pub mod affinity;
 pub mod audit;
 pub mod balancer;
 pub mod block;
-pub mod choose;
+mod choose;
+mod claim;
+#[cfg(test)]
+mod history;
 pub mod ledger;
+mod plan;
+mod pools;
 #[cfg(test)]
 mod prop;
+mod release;
+pub mod request;
+pub mod tracked;
 
 pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, handle_id};
 pub use balancer::{Balanced, BalancerWish};
 pub use block::{AllocationAttribute, Block, InvalidBlock};
-pub use ledger::{AssignError, Kept, Ledger, Request, Write};
+pub use ledger::{Kept, Ledger, Write};
+pub use request::{AssignError, Request};
+pub use tracked::Tracked;

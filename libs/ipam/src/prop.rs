@@ -37,7 +37,7 @@ fn pools() -> Ledger {
 fn wish(node: u8, pod: u8) -> Request {
     let node = format!("n{node}");
     let handle = format!("net.{node}-{pod}");
-    Request { node: node.as_str().into(), handle, secondary: BTreeMap::new(), wanted: Vec::new(), sequence: 1 }
+    Request { node: node.as_str().into(), handle, sequence: 1, ..Request::default() }
 }
 
 proptest! {

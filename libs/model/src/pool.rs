@@ -3,11 +3,10 @@
 //! Invariant: the block size lies within the family's bounds and is not wider than the pool.
 //! Never: knows which addresses are taken; blocks do (`ipam`).
 
-use crate::Cidr;
-use serde::{Deserialize, Serialize};
+use crate::{Cidr, Selector};
 
 /// An IP pool (Calico api/pkg/apis/projectcalico/v3/ippool.go).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IpPool {
     /// Its name.
     pub name: String,
@@ -21,12 +20,16 @@ pub struct IpPool {
     pub uses: PoolUses,
     /// Its addresses are given to those alone who ask for one of them by name (`assignmentMode: Manual`).
     pub manual: bool,
+    /// Nodes that take blocks of it, but for who asks for the pool by name (`nodeSelector`).
+    pub nodes: Selector,
+    /// Namespaces whose pods get addresses of it, but for who asks for the pool by name (`namespaceSelector`).
+    pub namespaces: Selector,
     /// Packets to its addresses are wrapped on their way between nodes (`ipipMode`, `vxlanMode`).
     pub encapsulated: bool,
 }
 
 /// What addresses of a pool are for (`allowedUses`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PoolUses {
     /// Pods.
     pub workload: bool,
@@ -39,6 +42,47 @@ impl IpPool {
     #[must_use]
     pub fn of_pods(name: &str, cidr: Cidr, block_size: u8) -> Self {
         let uses = PoolUses { workload: true, load_balancer: false };
-        Self { name: name.to_owned(), cidr, block_size, disabled: false, uses, manual: false, encapsulated: false }
+        Self {
+            name: name.to_owned(),
+            cidr,
+            block_size,
+            disabled: false,
+            uses,
+            manual: false,
+            nodes: Selector::All,
+            namespaces: Selector::All,
+            encapsulated: false,
+        }
+    }
+}
+
+/// Addresses that nobody gets who does not name them (Calico api/pkg/apis/projectcalico/v3/ipreservation.go).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpReservation {
+    /// Its name.
+    pub name: String,
+    /// They.
+    pub cidrs: Vec<Cidr>,
+}
+
+/// How nodes take blocks (Calico api/pkg/apis/projectcalico/v3/ipamconfig.go).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpamConfig {
+    /// No node gives out addresses of another's blocks.
+    pub strict_affinity: bool,
+    /// Nodes take new blocks when theirs are full.
+    pub auto_allocate_blocks: bool,
+    /// Blocks of one family that one node may have; `None`: as many as Calico lets one have that nobody limits.
+    pub max_blocks: Option<u32>,
+}
+
+impl IpamConfig {
+    /// The name of the one that counts.
+    pub const NAME: &str = "default";
+}
+
+impl Default for IpamConfig {
+    fn default() -> Self {
+        Self { strict_affinity: false, auto_allocate_blocks: true, max_blocks: None }
     }
 }

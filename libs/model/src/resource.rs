@@ -4,9 +4,9 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, Labels, NamespaceName,
-    NetworkSet, NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service,
-    ServiceAddresses, ServiceId, Tier, TierName,
+    Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig,
+    Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol,
+    Service, ServiceAddresses, ServiceId, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -153,6 +153,10 @@ pub enum Resource {
     FelixConfiguration(FelixConfiguration),
     /// An IP pool.
     IpPool(IpPool),
+    /// Addresses that are given to nobody who does not name them.
+    IpReservation(IpReservation),
+    /// How nodes take blocks, by its name.
+    IpamConfig(String, IpamConfig),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(WorkloadAddress),
     /// Addresses that a load balancer was given.
@@ -188,6 +192,10 @@ pub enum ResourceKey {
     FelixConfiguration(String),
     /// An IP pool.
     IpPool(String),
+    /// Addresses that are given to nobody who does not name them.
+    IpReservation(String),
+    /// How nodes take blocks.
+    IpamConfig(String),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(PodId),
     /// Addresses that a load balancer was given.
@@ -214,6 +222,8 @@ impl Resource {
             Self::HostEndpoint(host) => ResourceKey::HostEndpoint(host.name.clone()),
             Self::FelixConfiguration(felix) => ResourceKey::FelixConfiguration(felix.name.clone()),
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
+            Self::IpReservation(reservation) => ResourceKey::IpReservation(reservation.name.clone()),
+            Self::IpamConfig(name, _) => ResourceKey::IpamConfig(name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
             Self::ServiceAddresses(given) => ResourceKey::ServiceAddresses(given.service.clone()),
         }
@@ -236,6 +246,8 @@ impl fmt::Display for ResourceKey {
             Self::HostEndpoint(name) => write!(f, "HostEndpoint {name}"),
             Self::FelixConfiguration(name) => write!(f, "FelixConfiguration {name}"),
             Self::IpPool(name) => write!(f, "IPPool {name}"),
+            Self::IpReservation(name) => write!(f, "IPReservation {name}"),
+            Self::IpamConfig(name) => write!(f, "IPAMConfiguration {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
             Self::ServiceAddresses(id) => write!(f, "ServiceAddresses {id}"),
         }

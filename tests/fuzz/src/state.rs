@@ -116,7 +116,7 @@ fn round<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(object: 
 }
 
 fn request(handle: &str) -> Request {
-    Request { node: "n1".into(), handle: handle.into(), secondary: BTreeMap::new(), sequence: 1, wanted: Vec::new() }
+    Request { node: "n1".into(), handle: handle.into(), sequence: 1, ..Request::default() }
 }
 
 /// A ledger with this block, and a pool that holds it.

@@ -88,7 +88,7 @@ impl Dirty {
                 self.hosts.insert(name.clone());
             }
             ResourceKey::FelixConfiguration(_) => self.every_host = true,
-            ResourceKey::IpPool(_) => {}
+            ResourceKey::IpPool(_) | ResourceKey::IpReservation(_) | ResourceKey::IpamConfig(_) => {}
         }
     }
 }

@@ -134,6 +134,11 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
         ("HostEndpoint", "hostendpoints"),
         ("FelixConfiguration", "felixconfigurations"),
         ("IPPool", "ippools"),
+        ("IPReservation", "ipreservations"),
+        match calico {
+            Calico::Stored => ("IPAMConfig", "ipamconfigs"),
+            Calico::Native => ("IPAMConfiguration", "ipamconfigurations"),
+        },
         (CLUSTER_INFORMATION, "clusterinformations"),
     ]
     .map(|(kind, plural)| (group, version, kind, plural, true));
@@ -191,6 +196,11 @@ pub(super) fn of_key(calico: Calico, key: &ResourceKey) -> Option<(ApiResource, 
         ResourceKey::HostEndpoint(name) => ("HostEndpoint", None, name.clone()),
         ResourceKey::FelixConfiguration(name) => ("FelixConfiguration", None, name.clone()),
         ResourceKey::IpPool(name) => ("IPPool", None, name.clone()),
+        ResourceKey::IpReservation(name) => ("IPReservation", None, name.clone()),
+        ResourceKey::IpamConfig(name) => {
+            let kind = if calico == Calico::Stored { "IPAMConfig" } else { "IPAMConfiguration" };
+            (kind, None, name.clone())
+        }
         ResourceKey::Node(_)
         | ResourceKey::Namespace(_)
         | ResourceKey::ServiceAccount(..)

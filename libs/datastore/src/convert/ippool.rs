@@ -8,7 +8,7 @@ use super::{
     field::{Meta, read},
 };
 use crate::crds::{checks, shapes};
-use model::{Cidr, IpPool, PoolUses};
+use model::{Cidr, IpPool, PoolUses, Selector};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -33,6 +33,10 @@ pub(crate) struct Spec {
     /// Automatic, or Manual: only those who ask for this pool by name get addresses of it.
     #[schemars(extend("enum" = ["Automatic", "Manual", ""]))]
     assignment_mode: Option<String>,
+    /// Nodes that take blocks of it, by their labels; all, if nothing stands here.
+    node_selector: Option<String>,
+    /// Namespaces whose pods get addresses of it, by their labels; all, if nothing stands here.
+    namespace_selector: Option<String>,
     /// Whether packets between nodes are wrapped in IPIP: Never, Always, CrossSubnet.
     #[schemars(extend("enum" = ["Never", "Always", "CrossSubnet", ""]))]
     ipip_mode: Option<String>,
@@ -71,7 +75,14 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     // Without a mode there is none; a mode that is not known is one.
     let wraps = |mode: Option<&str>| !matches!(mode, None | Some("" | "Never"));
     let encapsulated = wraps(spec.ipip_mode.as_deref()) || wraps(spec.vxlan_mode.as_deref());
-    Ok(IpPool { name: meta.name.clone(), cidr, block_size, disabled, uses, manual, encapsulated })
+    let nodes = selector("spec.nodeSelector", spec.node_selector.as_deref())?;
+    let namespaces = selector("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
+    let name = meta.name.clone();
+    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, encapsulated })
+}
+
+fn selector(path: &str, written: Option<&str>) -> Result<Selector, InvalidField> {
+    written.unwrap_or_default().parse().map_err(|error| InvalidField::new(path, error))
 }
 
 /// What is not said is for pods and tunnels (IPAM-13); tunnels have no addresses of pools here.

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     HostEndpoint,
     FelixConfiguration,
     IpPool,
+    IpReservation,
+    IpamConfig,
     /// Calico's own word on a node.
     CalicoNode,
     WorkloadEndpoint,
@@ -64,6 +66,9 @@ impl Kind {
     fn of_calico(group: Group, kind: &str) -> Option<Self> {
         match kind {
             "IPPool" => Some(Self::IpPool),
+            "IPReservation" => Some(Self::IpReservation),
+            // The newer name is of the newer group, the older of what is stored.
+            "IPAMConfiguration" | "IPAMConfig" => Some(Self::IpamConfig),
             "Tier" => Some(Self::Tier),
             "NetworkPolicy" => Some(Self::Policy(PolicyKind::NetworkPolicy, group)),
             "GlobalNetworkPolicy" => Some(Self::Policy(PolicyKind::GlobalNetworkPolicy, group)),
@@ -103,6 +108,8 @@ impl Kind {
             Self::HostEndpoint => ResourceKey::HostEndpoint(name),
             Self::FelixConfiguration => ResourceKey::FelixConfiguration(name),
             Self::IpPool => ResourceKey::IpPool(name),
+            Self::IpReservation => ResourceKey::IpReservation(name),
+            Self::IpamConfig => ResourceKey::IpamConfig(name),
             Self::WorkloadAddress => {
                 let part = |field| value.pointer(field).and_then(Value::as_str).unwrap_or_default();
                 let (namespace, pod) = name.split_once('.').unwrap_or((part("/spec/pod/namespace"), &name));

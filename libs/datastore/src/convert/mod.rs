@@ -10,6 +10,7 @@ mod duration;
 mod endpointslice;
 mod field;
 mod floating;
+mod ipam;
 mod ippool;
 mod kind;
 mod namespace;
@@ -30,6 +31,7 @@ pub(crate) use calico::{
 pub(crate) use duration::duration;
 pub(crate) use field::InvalidField;
 pub(crate) use floating::FLOATING_IPS;
+pub(crate) use ipam::{Config as IpamConfigSpec, Reservation as IpReservationSpec};
 pub(crate) use ippool::Spec as IpPoolSpec;
 pub(crate) use pod::{AWS_POD_IPS, POD_IP, POD_IPS};
 
@@ -136,6 +138,8 @@ fn resource(
             Resource::FelixConfiguration(calico::felixconfiguration::convert(meta, value, unreadable)?)
         }
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
+        Kind::IpReservation => Resource::IpReservation(ipam::reservation(meta, value)?),
+        Kind::IpamConfig => Resource::IpamConfig(meta.name.clone(), ipam::config(value)?),
         Kind::CalicoNode => Resource::Node(calico::node::convert(meta, value)?),
         Kind::WorkloadEndpoint => Resource::Pod(calico::workloadendpoint::convert(meta, value, unreadable)?.into()),
         Kind::WorkloadAddress => {

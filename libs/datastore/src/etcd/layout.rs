@@ -16,7 +16,7 @@ const API_VERSION: &str = "projectcalico.org/v3";
 const WORKLOAD_ENDPOINT: &str = "WorkloadEndpoint";
 const PROFILE: &str = "Profile";
 /// Kinds that are read, by their names in keys.
-const KINDS: [(&str, &str); 14] = [
+const KINDS: [(&str, &str); 15] = [
     ("tiers", "Tier"),
     ("globalnetworkpolicies", "GlobalNetworkPolicy"),
     ("networkpolicies", "NetworkPolicy"),
@@ -28,6 +28,7 @@ const KINDS: [(&str, &str); 14] = [
     ("hostendpoints", "HostEndpoint"),
     ("felixconfigurations", "FelixConfiguration"),
     ("ippools", "IPPool"),
+    ("ipreservations", "IPReservation"),
     ("profiles", PROFILE),
     ("nodes", "Node"),
     ("workloadendpoints", WORKLOAD_ENDPOINT),

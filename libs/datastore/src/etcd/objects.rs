@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Connection, Object, ObjectError, Shared, census::Survey, cluster, given, lease};
 use ipam::audit::Census;
-use model::{Attachment, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, IpamConfig, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{collections::BTreeSet, time::Duration};
 
 /// So long one page of a list may take.
@@ -217,6 +217,13 @@ impl Shared for EtcdObjects {
             }
             None => pods.iter().map(|_| Ok(None)).collect(),
         }
+    }
+
+    /// Calico keeps it beside its addresses, and not among what is watched.
+    fn ipam_config(&self) -> Result<Option<IpamConfig>, ObjectError> {
+        let what = ("IPAMConfig", IpamConfig::NAME);
+        let Some(kv) = self.one(what, records::CONFIG)? else { return Ok(None) };
+        records::config(&kv.value).map(Some).map_err(|reason| self.error(what, reason))
     }
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {

@@ -5,12 +5,15 @@
 //! Never: a field that Calico's own reader would take ill.
 
 use crate::{Metadata, Object, objects::checked};
-use model::Cidr;
+use model::{Cidr, IpamConfig};
 use serde_json::{Map, Value, json};
 
 pub(super) const BLOCK: &str = "IPAMBlock";
 pub(super) const AFFINITY: &str = "BlockAffinity";
 pub(super) const HANDLE: &str = "IPAMHandle";
+
+/// What Calico keeps beside its addresses of how they are given out (ipam_config.go).
+pub(super) const CONFIG: &str = "/calico/ipam/v2/config";
 
 const BLOCKS: &str = "/calico/ipam/v2/assignment/";
 const IPAM: &str = "/calico/ipam/v2/";
@@ -92,6 +95,25 @@ pub(super) fn read(kind: &str, key: &str, value: &[u8], revision: i64) -> Result
     };
     let metadata = Metadata { name, resource_version: Some(revision.to_string()) };
     Ok(Some(Object { api_version: api_version.to_owned(), kind: kind.to_owned(), metadata, spec }))
+}
+
+/// How nodes take blocks. What is off Calico leaves out.
+pub(super) fn config(value: &[u8]) -> Result<IpamConfig, String> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        #[serde(default)]
+        strict_affinity: bool,
+        #[serde(default)]
+        auto_allocate_blocks: bool,
+        #[serde(default, rename = "maxBlocksPerHost")]
+        max_blocks_per_host: u32,
+    }
+    let stored: Stored = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    Ok(IpamConfig {
+        strict_affinity: stored.strict_affinity,
+        auto_allocate_blocks: stored.auto_allocate_blocks,
+        max_blocks: Some(stored.max_blocks_per_host).filter(|most| *most > 0),
+    })
 }
 
 /// As those who decide over addresses name it.

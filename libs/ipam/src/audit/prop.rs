@@ -108,8 +108,8 @@ impl Run {
             node: node(at),
             handle: handle.clone(),
             secondary,
-            wanted: Vec::new(),
             sequence: self.made.into(),
+            ..Request::default()
         };
         if self.ledger.assign(&request).is_err() {
             return;

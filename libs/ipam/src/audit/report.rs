@@ -320,7 +320,7 @@ mod tests {
             let said = [("pod", pod), ("namespace", "x"), ("node", node)];
             let secondary = said.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
             let handle = format!("net.{pod}{:039}", 0);
-            let request = Request { node: node.into(), handle, secondary, wanted: vec![], sequence: 1 };
+            let request = Request { node: node.into(), handle, secondary, sequence: 1, ..Request::default() };
             ledger.assign(&request).expect("an address");
         }
         ledger

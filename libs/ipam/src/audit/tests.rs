@@ -21,7 +21,7 @@ fn give(ledger: &mut Ledger, node: &str, pod: &str, container: u64) -> String {
 
 fn give_as(ledger: &mut Ledger, node: &str, handle: &str, said: &[(&str, &str)]) -> String {
     let secondary = said.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let request = Request { node: node.into(), handle: handle.into(), secondary, wanted: Vec::new(), sequence: 1 };
+    let request = Request { node: node.into(), handle: handle.into(), secondary, sequence: 1, ..Request::default() };
     ledger.assign(&request).expect("an address");
     handle.to_owned()
 }

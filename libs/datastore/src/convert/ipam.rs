@@ -1,0 +1,120 @@
+//! IPAMConfiguration and IPReservation.
+//! In: Calico's objects (api/pkg/apis/projectcalico/v3/{ipamconfig,ipreservation}.go), in either API group. Out: the model's.
+//! Invariant: what is not said is as in Calico: nodes borrow, take blocks as they need them, and nobody limits those (IPAM-1).
+//! Never: takes a combination with which no node could give anything (IPAM-2).
+
+use super::{
+    InvalidField,
+    field::{Meta, read},
+};
+use model::{Cidr, IpReservation, IpamConfig};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// How nodes take blocks.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Config {
+    /// No node gives out addresses of another's blocks.
+    strict_affinity: Option<bool>,
+    /// Nodes take new blocks when theirs are full.
+    auto_allocate_blocks: Option<bool>,
+    /// Blocks of one family that one node may have; 0: as many as Calico lets one have that nobody limits.
+    #[schemars(range(max = 1_000_000))]
+    max_blocks_per_host: Option<u32>,
+}
+
+/// Addresses that are given to nobody who does not name them.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Reservation {
+    /// They, as networks or single addresses.
+    #[serde(rename = "reservedCIDRs")]
+    reserved: Option<Vec<String>>,
+}
+
+pub(super) fn config(object: &Value) -> Result<IpamConfig, InvalidField> {
+    let spec: Config = read("spec", object)?;
+    let config = IpamConfig {
+        strict_affinity: spec.strict_affinity.unwrap_or(false),
+        auto_allocate_blocks: spec.auto_allocate_blocks.unwrap_or(true),
+        max_blocks: spec.max_blocks_per_host.filter(|most| *most > 0),
+    };
+    if !config.strict_affinity && !config.auto_allocate_blocks {
+        let reason = "false is for clusters whose strictAffinity is true";
+        return Err(InvalidField::new("spec.autoAllocateBlocks", reason));
+    }
+    Ok(config)
+}
+
+pub(super) fn reservation(meta: &Meta, object: &Value) -> Result<IpReservation, InvalidField> {
+    let spec: Reservation = read("spec", object)?;
+    let cidr = |(index, text): (usize, &String)| {
+        let address = || text.parse::<IpAddr>().ok().map(Cidr::host);
+        text.parse().ok().or_else(address).ok_or_else(|| {
+            let path = format!("spec.reservedCIDRs[{index}]");
+            InvalidField::new(&path, format!("{text:?} is no network and no address"))
+        })
+    };
+    let cidrs = spec.reserved.unwrap_or_default().iter().enumerate().map(cidr).collect::<Result<_, _>>()?;
+    Ok(IpReservation { name: meta.name.clone(), cidrs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{known, refusal};
+    use model::{IpamConfig, Resource};
+
+    fn config(spec: &str) -> String {
+        format!(
+            "{{apiVersion: projectcalico.org/v3, kind: IPAMConfiguration, metadata: {{name: default}}, spec: {spec}}}"
+        )
+    }
+
+    #[test]
+    fn ipam_1_what_a_configuration_does_not_say_is_calicos_default() {
+        let read = |text: &str| match known(text).0 {
+            Resource::IpamConfig(name, config) => {
+                assert_eq!(name, IpamConfig::NAME);
+                config
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read(&config("{}")), IpamConfig::default());
+        assert_eq!(read(&config("{maxBlocksPerHost: 0}")), IpamConfig::default(), "nobody limits it");
+        let stored = config("{strictAffinity: true, maxBlocksPerHost: 3, autoAllocateBlocks: false}");
+        let stored = stored
+            .replace("projectcalico.org/v3", "crd.projectcalico.org/v1")
+            .replace("IPAMConfiguration", "IPAMConfig");
+        let all = IpamConfig { strict_affinity: true, auto_allocate_blocks: false, max_blocks: Some(3) };
+        assert_eq!(read(&stored), all, "as Calico stores it");
+    }
+
+    #[test]
+    fn ipam_2_a_configuration_by_which_no_node_could_give_anything_is_refused() {
+        let said = refusal(&config("{strictAffinity: false, autoAllocateBlocks: false}"));
+        assert!(said.starts_with("spec.autoAllocateBlocks: "), "{said}");
+        assert!(refusal(&config("{maxBlocksPerHost: -1}")).contains("spec"));
+    }
+
+    #[test]
+    fn ipam_17_reservations_are_networks_and_addresses_of_either_family() {
+        let text = |list: &str| {
+            format!(
+                "{{apiVersion: projectcalico.org/v3, kind: IPReservation, metadata: {{name: r}}, spec: {{reservedCIDRs: {list}}}}}"
+            )
+        };
+        match known(&text("['10.65.0.0/30', 10.65.1.7, 'fd00::/120']")).0 {
+            Resource::IpReservation(found) => {
+                let cidrs: Vec<_> = found.cidrs.iter().map(ToString::to_string).collect();
+                assert_eq!(
+                    (&*found.name, cidrs),
+                    ("r", vec!["10.65.0.0/30".into(), "10.65.1.7/32".into(), "fd00::/120".into()])
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(refusal(&text("['10.65.0.0/30', nets]")).starts_with("spec.reservedCIDRs[1]: \"nets\" is no network"));
+    }
+}

@@ -1,0 +1,480 @@
+//! Every history: nodes and a collector that read and write one store, a write at a time, and may be killed between any two.
+//! In: random histories of wishes, releases, stale reads, crashes, changed rules. Out: nothing, or the shortest that breaks a promise.
+//! Invariant: of an address that somebody was told nobody else is; what a crash left behind its node takes back; at rest all agree.
+//! Never: looks at how a decision is made; only at what is stored, and at what who waits is told.
+
+use crate::{AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request, Tracked, Write};
+use model::{Cidr, IpPool, IpamConfig, Labels, NodeName};
+use proptest::prelude::*;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+};
+
+/// Longest history: a million steps are `PROPTEST_CASES=32000 cargo test --release -p ipam history`.
+const LONGEST: usize = 250;
+const NODES: usize = 3;
+/// Who collects garbage: beside the nodes.
+const COLLECTOR: usize = NODES;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A node that is idle reads what was stored so many steps ago, and decides to attach this pod, and the next.
+    Attach { node: usize, pod: u8, more: bool, late: usize },
+    /// The same to detach it.
+    Detach { node: usize, pod: u8, late: usize },
+    /// Whoever collects garbage looks at what was stored so many steps ago.
+    Collect { late: usize },
+    /// Somebody does the next write.
+    Write { actor: usize },
+    /// Somebody does all that is left.
+    Finish { actor: usize },
+    /// A node is killed, and starts anew.
+    Crash { actor: usize },
+    /// Strict affinity is turned on or off, or an address is reserved or not, or a pool selects all nodes or all but the first.
+    Rule(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let late = || prop_oneof![4 => Just(0), 1 => 0..12_usize];
+    prop_oneof![
+        6 => (0..NODES, 0..6_u8, any::<bool>(), late()).prop_map(|(node, pod, more, late)| Step::Attach { node, pod, more, late }),
+        5 => (0..NODES, 0..6_u8, late()).prop_map(|(node, pod, late)| Step::Detach { node, pod, late }),
+        2 => late().prop_map(|late| Step::Collect { late }),
+        14 => (0..=COLLECTOR).prop_map(|actor| Step::Write { actor }),
+        4 => (0..=COLLECTOR).prop_map(|actor| Step::Finish { actor }),
+        2 => (0..=COLLECTOR).prop_map(|actor| Step::Crash { actor }),
+        1 => (0..3_u8).prop_map(Step::Rule),
+    ]
+}
+
+/// What is stored.
+#[derive(Clone, Debug, Default)]
+struct Store {
+    revision: u64,
+    blocks: BTreeMap<String, Kept<Block>>,
+    affinities: BTreeMap<String, Kept<BlockAffinity>>,
+    handles: BTreeMap<String, Kept<IpamHandle>>,
+}
+
+/// Somebody else was first.
+struct Conflict;
+
+/// Compares and writes; the new revision.
+fn swap<T: Clone>(
+    objects: &mut BTreeMap<String, Kept<T>>,
+    name: &str,
+    kept: &Kept<T>,
+    next: &str,
+) -> Result<(), Conflict> {
+    let found = objects.get(name).map(|kept| kept.revision.clone());
+    if found.unwrap_or_default() != kept.revision {
+        return Err(Conflict);
+    }
+    objects.insert(name.to_owned(), Kept { revision: Some(next.to_owned()), value: kept.value.clone() });
+    Ok(())
+}
+
+fn delete<T>(objects: &mut BTreeMap<String, Kept<T>>, name: &str, revision: Option<&String>) -> Result<(), Conflict> {
+    match objects.get(name) {
+        Some(kept) if kept.revision.as_ref() != revision => Err(Conflict),
+        _ => Ok(drop(objects.remove(name))),
+    }
+}
+
+impl Store {
+    fn write(&mut self, write: &Write, claimed: &mut BTreeMap<String, String>) -> Result<(), Conflict> {
+        self.revision += 1;
+        let next = self.revision.to_string();
+        match write {
+            Write::Block(name, kept) => swap(&mut self.blocks, name, kept, &next),
+            Write::Handle(name, kept) => swap(&mut self.handles, name, kept, &next),
+            Write::Affinity(name, kept) => {
+                swap(&mut self.affinities, name, kept, &next)?;
+                claimed.insert(name.clone(), next);
+                Ok(())
+            }
+            Write::Confirm(name, value) => {
+                let kept = Kept { revision: claimed.get(name).cloned(), value: value.clone() };
+                swap(&mut self.affinities, name, &kept, &next)
+            }
+            Write::RemoveBlock(name, revision) => delete(&mut self.blocks, name, revision.as_ref()),
+            Write::RemoveHandle(name, revision) => delete(&mut self.handles, name, revision.as_ref()),
+            Write::RemoveAffinity(name, revision) => {
+                delete(&mut self.affinities, name, claimed.get(name).or(revision.as_ref()))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Task {
+    Attach(Vec<String>),
+    Detach(Vec<String>),
+    Collect,
+}
+
+/// Decided and not wholly written.
+#[derive(Clone, Debug)]
+struct Begun {
+    task: Task,
+    writes: VecDeque<Write>,
+    claimed: BTreeMap<String, String>,
+    /// What those who wait are told at the end.
+    given: Vec<(String, Vec<IpAddr>)>,
+    near: BTreeMap<String, Kept<BlockAffinity>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Actor {
+    near: BTreeMap<String, Kept<BlockAffinity>>,
+    begun: Option<Begun>,
+    /// The store's revision when it wrote last.
+    seen: u64,
+    /// What the node's own records say that a crash left: to be taken back before anything else.
+    left: BTreeSet<String>,
+}
+
+struct World {
+    store: Store,
+    /// As it was, newest last.
+    past: VecDeque<Store>,
+    rules: Ledger,
+    actors: Vec<Actor>,
+    /// What was told, until it is asked to be taken back.
+    told: BTreeMap<String, Vec<IpAddr>>,
+    /// Sandboxes of a pod so far: each has another handle.
+    sandboxes: u32,
+    /// The handle of each pod that is attached, or about to be.
+    pods: BTreeMap<(usize, u8), String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut rules = Ledger::default();
+        for (name, cidr, block_size) in [("v4", "10.65.0.0/28", 30), ("v6", "fd00::/125", 126)] {
+            let cidr = cidr.parse().expect("a network");
+            rules.pools.insert(name.into(), IpPool::of_pods(name, cidr, block_size));
+        }
+        Self {
+            store: Store::default(),
+            past: VecDeque::new(),
+            rules,
+            actors: vec![Actor::default(); NODES + 1],
+            told: BTreeMap::new(),
+            sandboxes: 0,
+            pods: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        self.past.push_back(self.store.clone());
+        self.past.keep_newest(16);
+        match step {
+            Step::Attach { node, pod, more, late } if self.is_idle(node) => {
+                let pods = if more { vec![pod, (pod + 1) % 6] } else { vec![pod] };
+                let free: Vec<u8> = pods.into_iter().filter(|pod| !self.pods.contains_key(&(node, *pod))).collect();
+                let handles: Vec<_> = free.into_iter().map(|pod| self.sandbox(node, pod)).collect();
+                if !handles.is_empty() {
+                    self.begin(node, Task::Attach(handles), late, false);
+                }
+            }
+            Step::Detach { node, pod, late } if self.is_idle(node) => {
+                if let Some(handle) = self.pods.remove(&(node, pod)) {
+                    self.told.remove(&handle);
+                    self.begin(node, Task::Detach(vec![handle]), late, false);
+                }
+            }
+            Step::Collect { late } if self.actors[COLLECTOR].begun.is_none() => {
+                self.begin(COLLECTOR, Task::Collect, late, true);
+            }
+            Step::Write { actor } => self.write(actor),
+            Step::Finish { actor } => self.finish(actor),
+            Step::Crash { actor } => self.crash(actor),
+            Step::Rule(which) => self.rule(which),
+            Step::Attach { .. } | Step::Detach { .. } | Step::Collect { .. } => {}
+        }
+    }
+
+    fn sandbox(&mut self, node: usize, pod: u8) -> String {
+        self.sandboxes += 1;
+        let handle = format!("net.{node}-{pod}-{}", self.sandboxes);
+        self.pods.insert((node, pod), handle.clone());
+        handle
+    }
+
+    /// What a crash left is taken back first.
+    fn is_idle(&mut self, node: usize) -> bool {
+        if self.actors[node].begun.is_some() {
+            return false;
+        }
+        let left: Vec<_> = self.actors[node].left.iter().cloned().collect();
+        if left.is_empty() {
+            return true;
+        }
+        self.begin(node, Task::Detach(left), 0, false);
+        false
+    }
+
+    fn rule(&mut self, which: u8) {
+        match which {
+            0 => self.rules.config.strict_affinity = !self.rules.config.strict_affinity,
+            1 if self.rules.reserved.is_empty() => {
+                self.rules.reserved.push("10.65.0.4/31".parse().expect("a network"));
+            }
+            1 => self.rules.reserved.clear(),
+            _ => {
+                let pool = self.rules.pools.get_mut("v4").expect("it is there");
+                let all = model::Selector::All;
+                pool.nodes = if pool.nodes == all { "name != 'n0'".parse().expect("a selector") } else { all };
+            }
+        }
+    }
+
+    fn ledger(&self, actor: usize, store: &Store, near: bool, handles: &[String]) -> Ledger {
+        let own = &self.actors[actor].near;
+        let is_partial = near && !own.is_empty();
+        let known = |handle: &String| Some((handle.clone(), store.handles.get(handle)?.clone()));
+        let handles: Tracked<_, _> = if actor == COLLECTOR {
+            store.handles.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect()
+        } else {
+            handles.iter().filter_map(known).collect()
+        };
+        let named: BTreeSet<Cidr> = handles.values().flat_map(|kept| kept.value.block.keys().copied()).collect();
+        let is_near = |cidr: &Cidr| own.values().any(|kept| kept.value.cidr == *cidr) || named.contains(cidr);
+        let blocks = store.blocks.values().filter(|kept| !is_partial || is_near(&kept.value.cidr));
+        let blocks = blocks.map(|kept| (kept.value.cidr, kept.clone())).collect();
+        let affinities = if is_partial { own } else { &store.affinities };
+        let affinities = affinities.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect();
+        let here = (actor != COLLECTOR).then(|| (name(actor), labels(actor)));
+        Ledger { blocks, affinities, handles, here, is_partial, ..self.rules.clone() }
+    }
+
+    /// Reads, and decides.
+    fn begin(&mut self, actor: usize, task: Task, late: usize, whole: bool) {
+        // Nobody reads what was before his own last write.
+        let seen = self.actors[actor].seen;
+        let past = self.past.iter().rev().nth(late).filter(|past| late > 0 && past.revision >= seen);
+        let store = past.unwrap_or(&self.store).clone();
+        let handles = match &task {
+            Task::Attach(handles) | Task::Detach(handles) => handles.clone(),
+            Task::Collect => Vec::new(),
+        };
+        let mut ledger = self.ledger(actor, &store, !whole, &handles);
+        let mut given = Vec::new();
+        match &task {
+            Task::Attach(handles) => {
+                for handle in handles {
+                    let addresses = ledger.assign(&request(actor, handle)).unwrap_or_default();
+                    given.push((handle.clone(), addresses));
+                }
+            }
+            Task::Detach(handles) => handles.iter().for_each(|handle| drop(ledger.release(handle))),
+            Task::Collect => self.collect(&mut ledger),
+        }
+        if ledger.is_short {
+            return self.begin(actor, task, late, true);
+        }
+        let is_own = |claim: &BlockAffinity| {
+            claim.node == name(actor)
+                && ledger.blocks.get(&claim.cidr).is_some_and(|kept| kept.value.belongs_to(&claim.node))
+        };
+        let near = ledger.affinities.iter().filter(|(_, kept)| is_own(&kept.value));
+        let near = near.map(|(name, kept)| (name.clone(), kept.clone())).collect();
+        let begun = Begun { task, writes: ledger.writes().into(), claimed: BTreeMap::new(), given, near };
+        self.actors[actor].begun = Some(begun);
+    }
+
+    /// Takes back what no pod has that is there, or about to be, and gives up empty blocks but one of a node.
+    fn collect(&self, ledger: &mut Ledger) {
+        let mut used: BTreeSet<&String> = self.pods.values().collect();
+        for actor in &self.actors {
+            used.extend(&actor.left);
+            if let Some(Begun { task: Task::Attach(handles) | Task::Detach(handles), .. }) = &actor.begun {
+                used.extend(handles);
+            }
+        }
+        let mut leaked = Vec::new();
+        for block in ledger.blocks.values().map(|kept| &kept.value) {
+            for (ordinal, index) in block.allocations.iter().enumerate() {
+                let Some(handle) = index.and_then(|index| block.attributes[index].handle_id.clone()) else { continue };
+                if !used.contains(&handle) {
+                    let count = block.sequence_number_for_allocation[&ordinal.to_string()];
+                    leaked.push((block.address(ordinal), handle, count));
+                }
+            }
+        }
+        for (address, handle, count) in leaked {
+            ledger.release_seen(address, &handle, count).expect("as it was just seen");
+        }
+        let mut seen = BTreeSet::new();
+        let blocks: Vec<_> = ledger.blocks.values().map(|kept| kept.value.clone()).collect();
+        for block in blocks.iter().filter(|block| block.is_empty()) {
+            if !seen.insert((block.affinity.clone(), block.cidr.is_v4())) {
+                ledger.give_up(block.cidr);
+            }
+        }
+    }
+
+    fn write(&mut self, actor: usize) {
+        let Some(mut begun) = self.actors[actor].begun.take() else { return };
+        if let Some(write) = begun.writes.pop_front() {
+            let written = self.store.write(&write, &mut begun.claimed);
+            self.actors[actor].seen = self.store.revision;
+            if written.is_err() {
+                // Whoever loses reads again, all of it, and decides anew; garbage is looked for another time.
+                if actor != COLLECTOR {
+                    self.begin(actor, begun.task, 0, true);
+                }
+                return;
+            }
+            if !begun.writes.is_empty() {
+                self.actors[actor].begun = Some(begun);
+                return;
+            }
+        }
+        self.actors[actor].near = begun.near;
+        match begun.task {
+            Task::Attach(_) => {
+                for (handle, addresses) in begun.given {
+                    if addresses.is_empty() {
+                        // Refused: it is undone.
+                        self.pods.retain(|_, known| *known != handle);
+                        self.actors[actor].left.insert(handle);
+                    } else {
+                        self.told.insert(handle, addresses);
+                    }
+                }
+            }
+            Task::Detach(handles) => self.actors[actor].left.retain(|handle| !handles.contains(handle)),
+            Task::Collect => {}
+        }
+    }
+
+    fn finish(&mut self, actor: usize) {
+        for _ in 0..200 {
+            if self.actors[actor].begun.is_none() {
+                return;
+            }
+            self.write(actor);
+        }
+        panic!("{actor} is never done");
+    }
+
+    /// What its records say was begun is taken back when it starts anew.
+    fn crash(&mut self, actor: usize) {
+        let Actor { begun, left, seen, .. } = std::mem::take(&mut self.actors[actor]);
+        (self.actors[actor].left, self.actors[actor].seen) = (left, seen);
+        if let Some(Begun { task: Task::Attach(handles) | Task::Detach(handles), .. }) = begun {
+            self.pods.retain(|_, known| !handles.contains(known));
+            self.actors[actor].left.extend(handles);
+        }
+    }
+
+    /// What holds at every moment.
+    fn check(&self) {
+        let mut all = BTreeMap::new();
+        for (handle, addresses) in &self.told {
+            for address in addresses {
+                assert_eq!(all.insert(address, handle), None, "{address} is also {handle}'s");
+                let block = self.store.blocks.values().find(|kept| kept.value.cidr.contains(*address));
+                let held = block.is_some_and(|kept| kept.value.held_by(handle).contains(address));
+                assert!(held, "{address} is {handle}'s, and its block says otherwise");
+            }
+        }
+        for (name, kept) in &self.store.blocks {
+            kept.value.check().expect(name);
+        }
+    }
+
+    /// Everybody is let finish; then all that is stored agrees with what is told.
+    fn rest(&mut self) {
+        for _ in 0..4 {
+            for actor in 0..=COLLECTOR {
+                self.finish(actor);
+                if actor != COLLECTOR && !self.is_idle(actor) {
+                    self.finish(actor);
+                }
+            }
+        }
+        self.check();
+        let mut counted: BTreeMap<String, BTreeMap<Cidr, u32>> = BTreeMap::new();
+        for block in self.store.blocks.values().map(|kept| &kept.value) {
+            for index in block.allocations.iter().flatten() {
+                let handle = block.attributes[*index].handle_id.clone().expect("each has one");
+                assert!(self.told.contains_key(&handle), "{handle} holds an address of {} and is nobody", block.cidr);
+                *counted.entry(handle).or_default().entry(block.cidr).or_default() += 1;
+            }
+        }
+        let handles = self.store.handles.iter().map(|(name, kept)| (name.clone(), kept.value.block.clone()));
+        assert_eq!(handles.collect::<BTreeMap<_, _>>(), counted, "handles count what blocks say");
+        // Nothing is lost for good: with all pods gone every address can be given again.
+        for ((node, _), handle) in std::mem::take(&mut self.pods) {
+            self.told.remove(&handle);
+            self.begin(node, Task::Detach(vec![handle]), 0, false);
+            self.finish(node);
+        }
+        assert!(self.store.handles.is_empty() && self.store.blocks.values().all(|kept| kept.value.is_empty()));
+        self.rules.config = IpamConfig::default();
+        self.rules.reserved.clear();
+        self.rules.pools.get_mut("v4").expect("there").nodes = model::Selector::All;
+        self.rules.pools.remove("v6");
+        let handles: Vec<_> = (0..16).map(|pod| format!("net.last-{pod}")).collect();
+        self.begin(1, Task::Attach(handles), 0, false);
+        self.finish(1);
+        assert_eq!(self.told.len(), 16, "all of the pool is to be had: {:#?}", self.store.blocks);
+        self.check();
+        for kept in self.store.affinities.values().filter(|kept| kept.value.node == name(1)) {
+            let is_confirmed = kept.value.state == AffinityState::Confirmed;
+            assert!(is_confirmed || !kept.value.cidr.is_v4(), "{:?}", kept.value);
+        }
+    }
+}
+
+fn name(actor: usize) -> NodeName {
+    format!("n{actor}").as_str().into()
+}
+
+fn labels(actor: usize) -> Labels {
+    Labels::from([("name", &*format!("n{actor}"))])
+}
+
+fn request(actor: usize, handle: &str) -> Request {
+    Request {
+        node: name(actor),
+        node_labels: labels(actor),
+        handle: handle.to_owned(),
+        sequence: 1,
+        ..Request::default()
+    }
+}
+
+trait Shorten {
+    fn keep_newest(&mut self, most: usize);
+}
+
+impl<T> Shorten for VecDeque<T> {
+    fn keep_newest(&mut self, most: usize) {
+        self.drain(..self.len().saturating_sub(most));
+    }
+}
+
+/// A quarter of what is usual, for a history is long: 64 unless `PROPTEST_CASES` says otherwise.
+fn cases() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases / 4, max_shrink_iters: 20_000, ..usual }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn ipam_18_no_history_gives_an_address_twice_or_loses_one(steps in proptest::collection::vec(step(), 0..LONGEST)) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+            world.check();
+        }
+        world.rest();
+    }
+}
