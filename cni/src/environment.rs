@@ -5,7 +5,7 @@
 
 use crate::failure::{Code, Failure};
 use model::{IfaceName, PodId};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 /// Longest interface name, bytes.
 const INTERFACE_MAX: usize = 15;
@@ -84,6 +84,25 @@ impl Environment {
         let arg = |key: &str| self.args.get(key).filter(|value| !value.is_empty());
         let namespace = arg("K8S_POD_NAMESPACE").map_or("default", String::as_str);
         PodId::new(namespace, arg("K8S_POD_NAME").unwrap_or(&self.container))
+    }
+
+    /// `IP` of `CNI_ARGS`: addresses that the pod is to have, at most one a family.
+    ///
+    /// # Errors
+    /// It is no address, or two are of one family.
+    pub fn ips(&self) -> Result<Vec<IpAddr>, Failure> {
+        let text = self.args.get("IP").map_or("", String::as_str);
+        let mut found: Vec<IpAddr> = Vec::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let wrong = |what: &str| Failure::new(Code::ENVIRONMENT, format!("CNI_ARGS: IP={text:?}: {what}"));
+            let address = part.split('/').next().unwrap_or_default().parse::<IpAddr>();
+            let address = address.map_err(|_| wrong(&format!("{part:?} is no address")))?;
+            if found.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+                return Err(wrong("a pod has one address of a family"));
+            }
+            found.push(address);
+        }
+        Ok(found)
     }
 
     fn wrong(&self) -> Vec<String> {
@@ -203,6 +222,12 @@ mod tests {
         assert_eq!(found.pod(), PodId::new("prod", "web"));
         assert_eq!(found.args["FOO"], "a=b");
         assert_eq!(add(&[("CNI_ARGS", "K8S_POD_NAME")]).expect_err("no value").code, Code(4));
+        let ips = |args: &str| add(&[("CNI_ARGS", args)]).expect("good").expect("a command").ips();
+        assert_eq!(ips("IP=10.65.0.7,fd00::7").expect("good").len(), 2);
+        assert!(ips("IP=").expect("nothing is asked").is_empty());
+        for bad in ["IP=ten", "IP=10.65.0.7,10.65.0.8"] {
+            assert_eq!(ips(bad).expect_err(bad).code, Code(4));
+        }
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl Invocation<'_> {
             mtu: self.conf.mtu,
             mac: self.conf.mac,
             ips: match &self.conf.ipam {
+                Ipam::Own(ips) if ips.is_empty() => self.environment.ips()?,
                 Ipam::Own(ips) => ips.clone(),
                 Ipam::Delegate(_) => Vec::new(),
             },

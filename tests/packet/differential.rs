@@ -178,7 +178,7 @@ pub fn world(view: &View) -> World {
     let node = NodeName::from("node");
     let mut world = World::new(node.clone(), false);
     for (name, labels) in &view.namespaces {
-        let namespace = Namespace { name: name.clone(), labels: labels.clone() };
+        let namespace = Namespace { name: name.clone(), labels: labels.clone(), asks: None };
         world.apply(Update::Set(Resource::Namespace(namespace)));
     }
     let accounts = view.accounts.iter().map(|((namespace, name), labels)| {

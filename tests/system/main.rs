@@ -5,6 +5,7 @@
 
 mod addresses;
 mod announced;
+mod asked;
 mod attach;
 mod badinput;
 mod beside_kube_proxy;

@@ -19,7 +19,7 @@ use crate::{
     trial::Gathered,
 };
 use cni::protocol::{Answer, Fault, Operation, Query, Reply};
-use model::AttachmentId;
+use model::{AttachmentId, PodAsks};
 use std::{sync::mpsc::SyncSender, thread, time::Instant};
 
 pub use prepare::abandon;
@@ -71,7 +71,9 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
             Operation::Query(question) => answer(&reply, query::query(agent, &question)),
             Operation::Status { delegated, .. } => answer(&reply, query::status(agent, delegated)),
             Operation::Check { id, host_ports } => answer(&reply, query::check(agent, &id, &host_ports)),
-            Operation::Prepare(prepare) => prepares.push(prepare::Ask { prepare, deadline, reply }),
+            Operation::Prepare(prepare) => {
+                prepares.push(prepare::Ask { prepare, asks: PodAsks::default(), deadline, reply })
+            }
             Operation::Commit { id, mac, addresses } => {
                 waiting.extend(commit::start(agent, id, commit::Wired { mac, addresses }, reply));
             }

@@ -10,9 +10,9 @@ use crate::{
     owner::Agent,
 };
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
-use datastore::ObjectError;
+use datastore::{Described, ObjectError};
 use ipam::{AssignError, handle_id};
-use model::{Attachment, AttachmentId, IfaceName, Labels, Mac};
+use model::{Attachment, AttachmentId, IfaceName, Mac, PodAsks, PodId};
 use std::{
     net::IpAddr,
     sync::mpsc::SyncSender,
@@ -26,6 +26,8 @@ const GRACE: Duration = Duration::from_secs(60);
 pub struct Ask {
     /// What is wanted.
     pub prepare: Prepare,
+    /// What its pod asks of its addresses.
+    pub asks: PodAsks,
     /// When the asker gives up.
     pub deadline: Instant,
     /// To whom.
@@ -36,8 +38,10 @@ pub struct Ask {
 pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut displaced = Vec::new();
     let mut open = Vec::new();
-    for ask in described(agent, asks) {
-        match admit(agent, &ask.prepare, &open) {
+    for mut ask in described(agent, asks) {
+        // What the runtime says by itself comes first.
+        ask.prepare.mac = ask.prepare.mac.or(ask.asks.mac);
+        match admit(agent, &ask, &open) {
             Ok(Some(prepared)) => {
                 // Who asks again has it anew.
                 if let Some(end) = agent.abandoned.get_mut(&ask.prepare.id) {
@@ -63,13 +67,19 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     displaced
 }
 
-/// With the labels of their pods, where somebody can be asked for them. Those that could not be asked for are answered.
+/// With what is known of their pods, where somebody can be asked, and with what those ask of their addresses. Those that could not be
+/// asked for are answered.
 fn described<K: Kernel>(agent: &Agent<K>, asks: Vec<Ask>) -> Vec<Ask> {
-    let pods: Vec<_> = asks.iter().map(|ask| ask.prepare.pod.clone()).collect();
-    let labels = agent.allocator.objects().labels_of(&pods);
-    let with = |(mut ask, labels): (Ask, Result<Option<Labels>, ObjectError>)| match labels {
-        Ok(labels) => {
+    let pods: Vec<_> = asks.iter().map(|ask| (ask.prepare.pod.clone(), is_heard(agent, &ask.prepare.pod))).collect();
+    let described = agent.allocator.objects().described(&pods);
+    let with = |(mut ask, described): (Ask, Result<Described, ObjectError>)| match described {
+        Ok(Described { labels, asks }) => {
+            let pod = &ask.prepare.pod;
             ask.prepare.labels = labels.unwrap_or(ask.prepare.labels);
+            ask.asks = match asks {
+                Some(own) => agent.world.with_namespace(own, &pod.namespace),
+                None => agent.world.asks_of(pod),
+            };
             Some(ask)
         }
         Err(error) => {
@@ -77,7 +87,13 @@ fn described<K: Kernel>(agent: &Agent<K>, asks: Vec<Ask>) -> Vec<Ask> {
             None
         }
     };
-    asks.into_iter().zip(labels).filter_map(with).collect()
+    asks.into_iter().zip(described).filter_map(with).collect()
+}
+
+/// Whether what was heard of a pod is of this very one: a former of its name had addresses, or has ended.
+pub fn is_heard<K: Kernel>(agent: &Agent<K>, pod: &PodId) -> bool {
+    let known = agent.world.pod(pod);
+    known.is_some_and(|pod| pod.addresses.is_empty() && !pod.finished && pod.node.as_ref() == Some(&agent.node.name))
 }
 
 /// Whoever asked for this prepare, and nobody since, is dead: no commit follows.
@@ -92,7 +108,8 @@ pub fn interface_of(prepare: &Prepare) -> IfaceName {
 }
 
 /// The answer that was given before, or whether one can be given at all.
-fn admit<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, others: &[Ask]) -> Result<Option<Prepared>, Fault> {
+fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<Option<Prepared>, Fault> {
+    let Ask { prepare, asks, .. } = ask;
     let id = &prepare.id;
     if let Some(text) = [&id.network, &id.container, &id.interface].into_iter().find(|text| !is_plain(text)) {
         let message =
@@ -109,6 +126,13 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, others: &[Ask]) -> 
             return Err(fault(INVALID_CONFIG, message));
         }
         None => {}
+    }
+    if let Some(text) = &asks.refused {
+        return Err(fault(INVALID_CONFIG, format!("pod {}: {text}", prepare.pod)));
+    }
+    if prepare.delegated && (!asks.addresses.is_empty() || !asks.families.is_empty()) {
+        let text = "its annotations ask for addresses, which are another IPAM plugin's to give here";
+        return Err(fault(INVALID_CONFIG, format!("pod {}: {text}", prepare.pod)));
     }
     if let Some(text) = floating::refused(&agent.world, prepare) {
         return Err(fault(INVALID_CONFIG, text));
@@ -153,7 +177,9 @@ fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
     let wish = |ask: &Ask| {
         let Prepare { id, pod, ips, .. } = &ask.prepare;
         let namespace_labels = agent.world.namespace(&pod.namespace).cloned().unwrap_or_default();
-        Wish { namespace_labels, wanted: ips.clone(), ..Wish::any(id.clone(), pod.clone()) }
+        let PodAsks { addresses, pools, families, .. } = ask.asks.clone();
+        let wanted = if ips.is_empty() { addresses } else { ips.clone() };
+        Wish { namespace_labels, wanted, pools, families, ..Wish::any(id.clone(), pod.clone()) }
     };
     let wishes: Vec<_> = open.iter().map(wish).collect();
     let mtu = agent.node.mtu;

@@ -35,6 +35,7 @@ use std::{
     time::Duration,
 };
 
+mod asks;
 mod floating;
 mod ports;
 mod waiting;

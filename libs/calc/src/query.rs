@@ -6,7 +6,7 @@
 use crate::{World, host, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
-    Node, NodeName, Pod, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
+    Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
     WorkloadAddress,
 };
 use policy::{Endpoint, View};
@@ -137,6 +137,19 @@ impl World {
     #[must_use]
     pub fn reserved(&self) -> Vec<Cidr> {
         self.reservations.values().flat_map(|reservation| reservation.cidrs.iter().copied()).collect()
+    }
+
+    /// What a pod asks of its addresses: as it says itself, else its namespace.
+    #[must_use]
+    pub fn asks_of(&self, pod: &PodId) -> PodAsks {
+        let own = self.pods.get(pod).and_then(|pod| pod.asks.as_deref()).cloned().unwrap_or_default();
+        self.with_namespace(own, &pod.namespace)
+    }
+
+    /// The same with what the pod says itself.
+    #[must_use]
+    pub fn with_namespace(&self, own: PodAsks, namespace: &NamespaceName) -> PodAsks {
+        own.or(self.namespace_asks.get(namespace).map(Box::as_ref))
     }
 
     /// The labels of a namespace, if it is known.

@@ -6,9 +6,9 @@
 use crate::{Neighbour, NodePortAddresses, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
-    IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod, PodId,
-    Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses, ServiceId, Tier,
-    TierName, Update, WorkloadAddress,
+    IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod,
+    PodAsks, PodId, Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses,
+    ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +30,7 @@ pub struct World {
     /// A namespace that nobody described has no profile.
     pub(crate) profiles_are_told: bool,
     pub(crate) namespaces: BTreeMap<NamespaceName, Labels>,
+    pub(crate) namespace_asks: BTreeMap<NamespaceName, Box<PodAsks>>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) accounts: BTreeMap<(NamespaceName, String), ServiceAccount>,
     pub(crate) tiers: BTreeMap<TierName, Tier>,
@@ -80,6 +81,7 @@ impl World {
             naming: BTreeSet::new(),
             profiles_are_told: false,
             namespaces: BTreeMap::new(),
+            namespace_asks: BTreeMap::new(),
             nodes: BTreeMap::new(),
             accounts: BTreeMap::new(),
             tiers: BTreeMap::new(),
@@ -143,7 +145,8 @@ impl World {
             ResourceKey::Pod(id) => self.pods.get(id).cloned().map(Resource::Pod),
             ResourceKey::Namespace(name) => {
                 let labels = self.namespaces.get(name)?.clone();
-                Some(Resource::Namespace(Namespace { name: name.clone(), labels }))
+                let asks = self.namespace_asks.get(name).cloned();
+                Some(Resource::Namespace(Namespace { name: name.clone(), labels, asks }))
             }
             ResourceKey::Node(name) => self.nodes.get(name).cloned().map(Resource::Node),
             ResourceKey::ServiceAccount(namespace, name) => {
@@ -179,7 +182,14 @@ impl World {
                 }
                 put(&mut self.pods, pod.id.clone(), pod)
             }
-            Resource::Namespace(Namespace { name, labels }) => put(&mut self.namespaces, name, labels),
+            Resource::Namespace(Namespace { name, labels, asks }) => {
+                // What it asks for its pods changes nothing of those that are attached.
+                match asks {
+                    Some(asks) => drop(self.namespace_asks.insert(name.clone(), asks)),
+                    None => drop(self.namespace_asks.remove(&name)),
+                }
+                put(&mut self.namespaces, name, labels)
+            }
             Resource::Node(node) => put(&mut self.nodes, node.name.clone(), node),
             Resource::ServiceAccount(account) => {
                 put(&mut self.accounts, (account.namespace.clone(), account.name.clone()), account)
@@ -232,7 +242,10 @@ impl World {
                 self.naming.remove(id);
                 self.pods.remove(id).is_some()
             }
-            ResourceKey::Namespace(name) => self.namespaces.remove(name).is_some(),
+            ResourceKey::Namespace(name) => {
+                self.namespace_asks.remove(name);
+                self.namespaces.remove(name).is_some()
+            }
             ResourceKey::Node(name) => self.nodes.remove(name).is_some(),
             ResourceKey::ServiceAccount(namespace, name) => {
                 self.accounts.remove(&(namespace.clone(), name.clone())).is_some()

@@ -36,7 +36,7 @@ pub use convert::parameters;
 pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forget_cluster};
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
-pub use shared::{Shared, Store};
+pub use shared::{Described, Shared, Store};
 pub use watch::{Batch, FileStore, OpenError, Updates};
 
 /// The policy that a record of last good policies stands for.

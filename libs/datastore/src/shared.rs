@@ -9,7 +9,7 @@ use crate::{
     given,
 };
 use ipam::audit::Census;
-use model::{Attachment, IpamConfig, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, IpamConfig, Labels, NodeName, PodAsks, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
@@ -72,10 +72,10 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// The store refuses one; then none is known to be written.
     fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError>;
 
-    /// The labels of pods, of each or why not, where somebody has to be asked for them; `None`: the datastore tells of its pods, or nobody
-    /// knows them.
-    fn labels_of(&self, pods: &[PodId]) -> Vec<Result<Option<Labels>, ObjectError>> {
-        pods.iter().map(|_| Ok(None)).collect()
+    /// What is to be known of pods that are about to be attached, of each or why not, where somebody has to be asked. With `true`: the
+    /// datastore has told of this very pod already.
+    fn described(&self, pods: &[(PodId, bool)]) -> Vec<Result<Described, ObjectError>> {
+        pods.iter().map(|_| Ok(Described::default())).collect()
     }
 
     /// How nodes take blocks, where it has to be asked for; `None`: the datastore tells of it, or nobody has said.
@@ -135,6 +135,15 @@ pub trait Shared: fmt::Debug + Send + Sync {
     fn is_locked(&self) -> bool {
         false
     }
+}
+
+/// What a pod's own cluster says of it; `None`: the datastore tells of its pods, or nobody knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Its labels.
+    pub labels: Option<Labels>,
+    /// What it asks of its addresses.
+    pub asks: Option<PodAsks>,
 }
 
 /// The store of one agent.

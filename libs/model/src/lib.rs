@@ -4,7 +4,8 @@
 //! Never: does I/O, reads a clock, knows of maps or of YAML.
 #![forbid(unsafe_code)]
 
-pub mod attachment;
+pub mod asks;
+mod attachment;
 pub mod endpointslice;
 pub mod felix;
 pub mod hostendpoint;
@@ -25,6 +26,7 @@ pub mod shared;
 pub mod tier;
 pub mod update;
 
+pub use asks::PodAsks;
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel};

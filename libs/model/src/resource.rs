@@ -5,8 +5,8 @@
 
 use crate::{
     Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig,
-    Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodId, Policy, PolicyId, PortName, Profile, Protocol,
-    Service, ServiceAddresses, ServiceId, Tier, TierName,
+    Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodAsks, PodId, Policy, PolicyId, PortName, Profile,
+    Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -47,6 +47,8 @@ pub struct Pod {
     pub profiles: Option<Box<[Arc<str>]>>,
     /// The container, as its runtime names it, of which all this is said; `None`: of whichever it has.
     pub container: Option<Arc<str>>,
+    /// What it asks of its own addresses.
+    pub asks: Option<Box<PodAsks>>,
 }
 
 impl Pod {
@@ -65,6 +67,7 @@ impl Pod {
             floating: None,
             profiles: None,
             container: None,
+            asks: None,
         }
     }
 }
@@ -87,6 +90,8 @@ pub struct Namespace {
     pub name: NamespaceName,
     /// Its labels, `kubernetes.io/metadata.name` included (NP-41).
     pub labels: Labels,
+    /// What it asks for its pods.
+    pub asks: Option<Box<PodAsks>>,
 }
 
 /// A node.

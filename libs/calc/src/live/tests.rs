@@ -21,10 +21,9 @@ const HERE: &str = "here";
 /// Everything that one of these worlds holds.
 pub(crate) fn resources(case: &Case) -> Vec<Resource> {
     let view = &case.view;
-    let namespaces = view
-        .namespaces
-        .iter()
-        .map(|(name, labels)| Resource::Namespace(Namespace { name: name.clone(), labels: labels.clone() }));
+    let namespaces = view.namespaces.iter().map(|(name, labels)| {
+        Resource::Namespace(Namespace { name: name.clone(), labels: labels.clone(), asks: None })
+    });
     let accounts = view.accounts.iter().map(|((namespace, name), labels)| {
         let (namespace, name, labels) = (namespace.clone(), name.clone(), labels.clone());
         Resource::ServiceAccount(ServiceAccount { namespace, name, labels })

@@ -137,7 +137,7 @@ pub fn port(name: &str, number: u16) -> NamedPort {
 
 pub fn namespace(name: &str, pairs: &[(&str, &str)]) -> Fact {
     let labels = labels(pairs).with([("kubernetes.io/metadata.name", name)]);
-    Fact::Object(Resource::Namespace(Namespace { name: name.into(), labels }))
+    Fact::Object(Resource::Namespace(Namespace { name: name.into(), labels, asks: None }))
 }
 
 pub fn attachment_id(pod: &str) -> AttachmentId {

@@ -9,6 +9,7 @@ use super::{
     connection::{Connection, Unanswered, Write},
     heard::Heard,
     kinds::{self, is_absent},
+    pods,
 };
 use crate::{
     Metadata, Object, ObjectError, Shared,
@@ -16,6 +17,7 @@ use crate::{
     census::Survey,
     convert::{POD_IP, POD_IPS},
     given, lease,
+    shared::Described,
 };
 use ipam::audit::Census;
 use kube::{
@@ -217,6 +219,19 @@ impl Shared for ClusterObjects {
     /// At the pods themselves, as Calico's plugin does: others know a pod's addresses before its kubelet has told them.
     fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
         pods.iter().try_for_each(|(told, _)| self.annotate(&told.pod, &told.node, &annotations(&told.addresses)))
+    }
+
+    /// Watched pods may be heard late, or be the former of their name: what one asks of its addresses counts once, when it is attached.
+    /// Of one that the server does not have nobody asks anything.
+    fn described(&self, pods: &[(PodId, bool)]) -> Vec<Result<Described, ObjectError>> {
+        let unheard: Vec<_> = pods.iter().filter(|(_, is_heard)| !is_heard).map(|(id, _)| id.clone()).collect();
+        let mut asked = pods::known(&self.connection, &unheard).into_iter();
+        let of = |(_, is_heard): &(PodId, bool)| {
+            let pod = if *is_heard { None } else { asked.next().transpose()?.flatten() };
+            let asks = pod.map(|pod| pod.asks.as_deref().cloned().unwrap_or_default());
+            Ok(Described { labels: None, asks })
+        };
+        pods.iter().map(of).collect()
     }
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {

@@ -14,32 +14,41 @@ use model::{Pod, PodId, Resource};
 use serde_json::json;
 use std::sync::Arc;
 
-/// In the order given.
+/// In the order given. One that there is not is an error.
 pub(crate) fn pods(connection: &Connection, ids: &[PodId]) -> Vec<Result<Arc<Pod>, ObjectError>> {
+    let found = known(connection, ids).into_iter().zip(ids);
+    found.map(|(pod, id)| pod?.ok_or_else(|| failed(connection, id, "there is no such pod".to_owned()))).collect()
+}
+
+/// In the order given. `None`: there is none of that name.
+pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option<Arc<Pod>>, ObjectError>> {
+    if ids.is_empty() {
+        return Vec::new();
+    }
     let get = async |id: &PodId| {
         let api: Api<DynamicObject> = Api::namespaced_with(connection.client.clone(), &id.namespace.0, &kinds::pods());
-        api.get(&id.name).await
+        api.get_opt(&id.name).await
     };
     let asked = connection.ask(async { Ok::<_, Error>(join_all(ids.iter().map(get)).await) });
-    let failed = |id: &PodId, reason: String| ObjectError::Server {
-        server: connection.server.to_string(),
-        kind: "Pod".to_owned(),
-        name: id.to_string(),
-        reason,
-    };
     match asked {
         Ok(answers) => {
-            let read = |(id, answer): (&PodId, Result<DynamicObject, Error>)| match answer {
-                Ok(found) => read(&found).map_err(|reason| failed(id, reason)),
-                Err(error) => Err(failed(id, super::in_full(&error))),
+            let read = |(id, answer): (&PodId, Result<Option<DynamicObject>, Error>)| match answer {
+                Ok(Some(found)) => read(&found).map(Some).map_err(|reason| failed(connection, id, reason)),
+                Ok(None) => Ok(None),
+                Err(error) => Err(failed(connection, id, super::in_full(&error))),
             };
             ids.iter().zip(answers).map(read).collect()
         }
         Err(unanswered) => {
             let reason = unanswered.to_string();
-            ids.iter().map(|id| Err(failed(id, reason.clone()))).collect()
+            ids.iter().map(|id| Err(failed(connection, id, reason.clone()))).collect()
         }
     }
+}
+
+fn failed(connection: &Connection, id: &PodId, reason: String) -> ObjectError {
+    let server = connection.server.to_string();
+    ObjectError::Server { server, kind: "Pod".to_owned(), name: id.to_string(), reason }
 }
 
 pub(super) fn read(found: &DynamicObject) -> Result<Arc<Pod>, String> {

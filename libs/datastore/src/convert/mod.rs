@@ -3,6 +3,7 @@
 //! Invariant: what is refused or unreadable never makes a policy wider.
 //! Never: keeps quiet about a part it could not read.
 
+mod asks;
 mod calico;
 mod cluster;
 mod combine;
@@ -23,6 +24,7 @@ mod service;
 mod serviceaccount;
 mod staged;
 
+pub(crate) use asks::{ADDRESSES, ADDRESSES_OF_NO_POOL, FAMILIES, MAC, POOLS};
 pub use calico::parameters;
 pub(crate) use calico::{
     hostendpoint::Spec as HostEndpointSpec, networkset::Spec as NetworkSetSpec, policy::Spec as PolicySpec,
@@ -105,7 +107,7 @@ fn resource(
 ) -> Result<Option<Resource>, InvalidField> {
     Ok(Some(match kind {
         Kind::Pod => Resource::Pod(pod::convert(meta, value, unreadable)?.into()),
-        Kind::Namespace => Resource::Namespace(namespace::convert(meta)),
+        Kind::Namespace => Resource::Namespace(namespace::convert(meta, unreadable)),
         Kind::Node => Resource::Node(node::convert(meta, value)?),
         Kind::ServiceAccount => Resource::ServiceAccount(serviceaccount::convert(meta)),
         Kind::Policy(PolicyKind::KubernetesNetworkPolicy, _) => {

@@ -4,7 +4,7 @@
 //! Never: a port without a name; a port of an init container that ends (NP-72).
 
 use super::{
-    InvalidField,
+    InvalidField, asks,
     field::{Meta, read},
     floating,
 };
@@ -73,6 +73,7 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
         floating: floating::convert(meta, object, unreadable),
         profiles: None,
         container: None,
+        asks: asks::of_pod(meta, unreadable),
     })
 }
 

@@ -10,10 +10,10 @@ use super::{
     pages::Pages,
     pods, records,
 };
-use crate::{Connection, Object, ObjectError, Shared, census::Survey, cluster, given, lease};
+use crate::{Connection, Object, ObjectError, Shared, census::Survey, cluster, given, lease, shared::Described};
 use ipam::audit::Census;
-use model::{Attachment, IpamConfig, Labels, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
-use std::{collections::BTreeSet, time::Duration};
+use model::{Attachment, IpamConfig, NodeName, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// So long one page of a list may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(3);
@@ -210,13 +210,15 @@ impl Shared for EtcdObjects {
     }
 
     /// As Calico's plugin does before it wires a pod.
-    fn labels_of(&self, pods: &[PodId]) -> Vec<Result<Option<Labels>, ObjectError>> {
-        match &self.cluster {
-            Some(cluster) => {
-                cluster::pods(cluster, pods).into_iter().map(|pod| Ok(Some(pod?.labels.clone()))).collect()
-            }
-            None => pods.iter().map(|_| Ok(None)).collect(),
-        }
+    fn described(&self, pods: &[(PodId, bool)]) -> Vec<Result<Described, ObjectError>> {
+        let Some(cluster) = &self.cluster else { return pods.iter().map(|_| Ok(Described::default())).collect() };
+        let ids: Vec<_> = pods.iter().map(|(id, _)| id.clone()).collect();
+        let described = |pod: Result<Arc<Pod>, ObjectError>| {
+            let pod = pod?;
+            let asks = pod.asks.as_deref().cloned().unwrap_or_default();
+            Ok(Described { labels: Some(pod.labels.clone()), asks: Some(asks) })
+        };
+        cluster::pods(cluster, &ids).into_iter().map(described).collect()
     }
 
     /// Calico keeps it beside its addresses, and not among what is watched.

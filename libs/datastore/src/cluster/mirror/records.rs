@@ -9,7 +9,9 @@ use super::super::{
     object::Parts,
 };
 use super::RECORDS;
-use crate::convert::{AWS_POD_IPS, FLOATING_IPS, POD_IP, POD_IPS};
+use crate::convert::{
+    ADDRESSES, ADDRESSES_OF_NO_POOL, AWS_POD_IPS, FAMILIES, FLOATING_IPS, MAC, POD_IP, POD_IPS, POOLS,
+};
 use serde::de::DeserializeSeed as _;
 use serde_json::{Value, json};
 
@@ -33,7 +35,18 @@ macro_rules! metadata {
 
 const META: Parts = metadata!(Parts::All);
 const META_OF_POD: Parts = metadata!(Parts::Fields(
-    &[(POD_IP, Parts::All), (POD_IPS, Parts::All), (AWS_POD_IPS, Parts::All), (FLOATING_IPS, Parts::All)],
+    &[
+        (POD_IP, Parts::All),
+        (POD_IPS, Parts::All),
+        (AWS_POD_IPS, Parts::All),
+        (FLOATING_IPS, Parts::All),
+        (ADDRESSES, Parts::All),
+        (ADDRESSES_OF_NO_POOL, Parts::All),
+        (FAMILIES, Parts::All),
+        (MAC, Parts::All),
+        (POOLS[0], Parts::All),
+        (POOLS[1], Parts::All),
+    ],
     &Parts::None,
 ));
 const META_OF_NODE: Parts = metadata!(Parts::Fields(&[(NODE_V4, Parts::All), (NODE_V6, Parts::All)], &Parts::None));
@@ -52,7 +65,10 @@ const POD: Parts =
     Parts::Fields(&[("apiVersion", Parts::None), ("kind", Parts::None), ("metadata", META_OF_POD)], &Parts::All);
 const SERVICE: Parts =
     Parts::Fields(&[("apiVersion", Parts::None), ("kind", Parts::None), ("metadata", META_OF_SERVICE)], &Parts::All);
-/// A namespace, an account.
+const META_OF_NAMESPACE: Parts =
+    metadata!(Parts::Fields(&[(POOLS[0], Parts::All), (POOLS[1], Parts::All)], &Parts::None));
+const NAMESPACE: Parts = Parts::Fields(&[("metadata", META_OF_NAMESPACE)], &Parts::None);
+/// An account.
 const LABELLED: Parts = Parts::Fields(&[("metadata", META_ALONE)], &Parts::None);
 const CONDITION: Parts = Parts::Fields(&[("type", Parts::All), ("status", Parts::All)], &Parts::None);
 const NODE: Parts = Parts::Fields(
@@ -97,7 +113,8 @@ fn parts(kind: &Watched) -> &'static Parts {
     match &*kind.name() {
         "pods" => &POD,
         "nodes" => &NODE,
-        "namespaces" | "serviceaccounts" => &LABELLED,
+        "namespaces" => &NAMESPACE,
+        "serviceaccounts" => &LABELLED,
         "services" => &SERVICE,
         "endpointslices.discovery.k8s.io" => &SLICE,
         _ => &OTHER,

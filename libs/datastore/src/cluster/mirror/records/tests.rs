@@ -53,7 +53,8 @@ fn of_workloads(name: &str) -> Option<Special> {
         "pods" => (
             json!({ "annotations": {
                 POD_IP: "10.65.0.2/32", POD_IPS: "10.65.0.2/32,fd00::2/128", AWS_POD_IPS: "", "chatter": "now",
-                FLOATING_IPS: "[\"192.0.2.7\"]",
+                FLOATING_IPS: "[\"192.0.2.7\"]", ADDRESSES: "[\"10.65.0.2\"]", FAMILIES: "[\"IPv4\"]",
+                MAC: "0a:58:0a:00:00:01", POOLS[0]: "[\"a\"]", POOLS[1]: "[\"b\"]", ADDRESSES_OF_NO_POOL: "[\"x\"]",
             } }),
             json!({
                 "spec": {
@@ -63,6 +64,10 @@ fn of_workloads(name: &str) -> Option<Special> {
                 },
                 "status": { "phase": "Failed", "podIP": "10.65.0.2", "podIPs": [{ "ip": "10.65.0.2" }, { "ip": "fd00::2" }] },
             }),
+        ),
+        "namespaces" => (
+            json!({ "namespace": null, "name": "x", "annotations": { POOLS[0]: "[\"a\"]", "chatter": "now" } }),
+            json!({}),
         ),
         "nodes" => (
             json!({ "namespace": null, "name": "node1" }),

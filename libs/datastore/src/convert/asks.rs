@@ -1,0 +1,168 @@
+//! What a pod or its namespace asks of addresses.
+//! In: annotations (cni-plugin/pkg/k8s/k8s.go, cni-plugin/pkg/ipamplugin). Out: [`PodAsks`].
+//! Invariant: of what cannot be read or served nothing is taken, and the annotation is named: its pods are attached no more.
+//! Never: refuses the pod or namespace for it: policies go on knowing its labels.
+
+use super::{InvalidField, field::Meta, service::host_address};
+use model::{Family, Mac, PodAsks};
+use std::net::IpAddr;
+
+/// Pools of each family, of a pod or its namespace.
+pub(crate) const POOLS: [&str; 2] = ["cni.projectcalico.org/ipv4pools", "cni.projectcalico.org/ipv6pools"];
+/// Addresses.
+pub(crate) const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
+/// Addresses that no pool has; not served.
+pub(crate) const ADDRESSES_OF_NO_POOL: &str = "cni.projectcalico.org/ipAddrsNoIpam";
+/// Families.
+pub(crate) const FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
+/// A MAC.
+pub(crate) const MAC: &str = "cni.projectcalico.org/hwAddr";
+
+/// What a pod asks; an empty annotation says nothing.
+pub(super) fn of_pod(meta: &Meta, unreadable: &mut Vec<InvalidField>) -> Option<Box<PodAsks>> {
+    of(meta, unreadable, true)
+}
+
+/// What a namespace asks for its pods: pools.
+pub(super) fn of_namespace(meta: &Meta, unreadable: &mut Vec<InvalidField>) -> Option<Box<PodAsks>> {
+    of(meta, unreadable, false)
+}
+
+fn of(meta: &Meta, unreadable: &mut Vec<InvalidField>, is_pod: bool) -> Option<Box<PodAsks>> {
+    let mut asks = PodAsks::default();
+    let mut refuse = |asks: &mut PodAsks, key: &str, reason: String| {
+        let path = format!("metadata.annotations[{key}]");
+        unreadable.push(InvalidField::new(&path, &reason).so("no pod is attached that asks for it"));
+        asks.refused.get_or_insert(format!("the annotation {key}: {reason}"));
+    };
+    let text = |key: &str| meta.annotation(key).filter(|text| !text.is_empty());
+    for (key, family) in POOLS.into_iter().zip([Family::V4, Family::V6]) {
+        match text(key).map(list) {
+            Some(Ok(pools)) => drop(asks.pools.insert(family, pools)),
+            Some(Err(reason)) => refuse(&mut asks, key, reason),
+            None => {}
+        }
+    }
+    if is_pod {
+        match text(ADDRESSES).map(addresses) {
+            Some(Ok(addresses)) => asks.addresses = addresses,
+            Some(Err(reason)) => refuse(&mut asks, ADDRESSES, reason),
+            None => {}
+        }
+        match text(FAMILIES).map(families) {
+            Some(Ok(families)) => asks.families = families,
+            Some(Err(reason)) => refuse(&mut asks, FAMILIES, reason),
+            None => {}
+        }
+        match text(MAC).map(mac) {
+            Some(Ok(mac)) => asks.mac = Some(mac),
+            Some(Err(reason)) => refuse(&mut asks, MAC, reason),
+            None => {}
+        }
+        if text(ADDRESSES_OF_NO_POOL).is_some() {
+            let reason = "requested feature is not enabled: ip_addrs_no_ipam";
+            refuse(&mut asks, ADDRESSES_OF_NO_POOL, reason.to_owned());
+        }
+    }
+    (asks != PodAsks::default()).then(|| Box::new(asks))
+}
+
+fn list(text: &str) -> Result<Vec<String>, String> {
+    let list: Vec<String> = serde_json::from_str(text)
+        .map_err(|error| format!("{text:?} is no JSON list of names such as [\"pods\"]: {error}"))?;
+    if list.is_empty() { Err("the list is empty".to_owned()) } else { Ok(list) }
+}
+
+fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for text in list(text)? {
+        let address = host_address(&text).ok_or_else(|| format!("{text:?} is no address that a pod can have"))?;
+        if found.iter().any(|known| Family::of(*known) == Family::of(address)) {
+            return Err("a pod has one address of a family".to_owned());
+        }
+        found.push(address);
+    }
+    Ok(found)
+}
+
+fn families(text: &str) -> Result<Vec<Family>, String> {
+    let family = |text: &String| match text.as_str() {
+        "IPv4" => Ok(Family::V4),
+        "IPv6" => Ok(Family::V6),
+        other => Err(format!("{other:?} is neither IPv4 nor IPv6")),
+    };
+    list(text)?.iter().map(family).collect()
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let mac: Mac = text.parse().map_err(|error: model::net::InvalidNet| error.to_string())?;
+    if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
+        return Err(format!("{mac} is not the address of one interface"));
+    }
+    Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::known;
+    use model::{Family, PodAsks, Resource};
+
+    fn read(kind: &str, annotation: &str, value: &str) -> (Option<PodAsks>, Vec<String>) {
+        let text = format!(
+            "{{apiVersion: v1, kind: {kind}, metadata: {{name: a, annotations: {{cni.projectcalico.org/{annotation}: '{value}'}}}}}}"
+        );
+        match known(&text) {
+            (Resource::Pod(pod), unreadable) => (pod.asks.as_deref().cloned(), unreadable),
+            (Resource::Namespace(namespace), unreadable) => (namespace.asks.as_deref().cloned(), unreadable),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn calc_7_calc_9_calc_11_what_a_pod_asks_is_read_from_calicos_annotations() {
+        let asks = |annotation: &str, value: &str| match read("Pod", annotation, value) {
+            (Some(asks), unreadable) if unreadable.is_empty() => asks,
+            other => panic!("{other:?}"),
+        };
+        let pools = |asks: PodAsks| asks.pools.into_iter().next();
+        assert_eq!(
+            pools(asks("ipv4pools", r#"["a", "10.65.0.0/16"]"#)),
+            Some((Family::V4, vec!["a".into(), "10.65.0.0/16".into()]))
+        );
+        assert_eq!(pools(asks("ipv6pools", r#"["b"]"#)), Some((Family::V6, vec!["b".into()])));
+        let addresses = asks("ipAddrs", r#"["10.65.0.7", "fd00::7"]"#).addresses;
+        assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.65.0.7", "fd00::7"]);
+        assert_eq!(asks("ipFamilies", r#"["IPv6"]"#).families, [Family::V6]);
+        assert_eq!(
+            asks("hwAddr", "0a:58:0a:00:00:01").mac.map(|mac| mac.to_string()),
+            Some("0a:58:0a:00:00:01".into())
+        );
+        assert_eq!(read("Pod", "ipAddrs", ""), (None, vec![]), "says nothing");
+        assert_eq!(read("Namespace", "ipv4pools", r#"["a"]"#).0.and_then(pools), Some((Family::V4, vec!["a".into()])));
+        assert_eq!(read("Namespace", "ipAddrs", r#"["10.65.0.7"]"#), (None, vec![]), "is a pod's to ask");
+    }
+
+    #[test]
+    fn calc_9_to_calc_11_what_cannot_be_read_or_served_is_named() {
+        for (annotation, value, said) in [
+            ("ipv4pools", "a", "is no JSON list"),
+            ("ipv6pools", "[]", "the list is empty"),
+            ("ipAddrs", "10.65.0.7", "is no JSON list"),
+            ("ipAddrs", r#"["10.65.0.7", "10.65.0.8"]"#, "one address of a family"),
+            ("ipAddrs", r#"["10.65.0.7/24"]"#, "is no address"),
+            ("ipFamilies", r#"["ipv4"]"#, "is neither IPv4 nor IPv6"),
+            ("hwAddr", "none", "none"),
+            ("hwAddr", "01:00:5e:00:00:01", "not the address of one interface"),
+            ("ipAddrsNoIpam", r#"["10.65.0.7"]"#, "ip_addrs_no_ipam"),
+        ] {
+            let (asks, unreadable) = read("Pod", annotation, value);
+            let refused = asks.and_then(|asks| asks.refused).expect("it is refused");
+            assert!(refused.contains(annotation) && refused.contains(said), "{refused}");
+            let [problem] = &unreadable[..] else { panic!("{unreadable:?}") };
+            assert!(
+                problem.starts_with(&format!("metadata.annotations[cni.projectcalico.org/{annotation}]: ")),
+                "{problem}"
+            );
+        }
+    }
+}
