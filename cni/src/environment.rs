@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(found.pod(), PodId::new("prod", "web"));
         assert_eq!(found.args["FOO"], "a=b");
         assert_eq!(add(&[("CNI_ARGS", "K8S_POD_NAME")]).expect_err("no value").code, Code(4));
-        let ips = |args: &str| add(&[("CNI_ARGS", args)]).expect("good").expect("a command").ips();
+        let ips = |args: &'static str| add(&[("CNI_ARGS", args)]).expect("good").expect("a command").ips();
         assert_eq!(ips("IP=10.65.0.7,fd00::7").expect("good").len(), 2);
         assert!(ips("IP=").expect("nothing is asked").is_empty());
         for bad in ["IP=ten", "IP=10.65.0.7,10.65.0.8"] {

@@ -78,7 +78,10 @@ fn swap<T: Clone>(
 fn delete<T>(objects: &mut BTreeMap<String, Kept<T>>, name: &str, revision: Option<&String>) -> Result<(), Conflict> {
     match objects.get(name) {
         Some(kept) if kept.revision.as_ref() != revision => Err(Conflict),
-        _ => Ok(drop(objects.remove(name))),
+        _ => {
+            objects.remove(name);
+            Ok(())
+        }
     }
 }
 
