@@ -268,7 +268,8 @@ impl Source {
             }
             return;
         };
-        if !matches!(said, Said::Trouble(_)) {
+        // A list that begins has not come through yet.
+        if !matches!(said, Said::Trouble(_) | Said::Listing) {
             heard.trouble = None;
         }
         match said {
