@@ -102,3 +102,16 @@ fn all_is_heard_anew_once_calicos_objects_can_be_the_clusters_own_and_none_is_lo
     source.hear(usize::MAX, Said::Native(false));
     assert!(!source.begins_anew(), "the server cannot any more");
 }
+
+#[test]
+fn a_kind_that_is_refused_again_and_again_is_in_trouble_since_the_first_time() {
+    let mut source = whole(&[]);
+    let pods = numbered(&source, "pods");
+    says(&mut source, "pods", Said::Trouble("forbidden".into()));
+    let first = source.heard[pods].trouble.expect("trouble")[0];
+    says(&mut source, "pods", Said::Listing);
+    says(&mut source, "pods", Said::Trouble("forbidden".into()));
+    assert_eq!(source.heard[pods].trouble.expect("trouble")[0], first);
+    says(&mut source, "pods", Said::Listed);
+    assert!(source.heard[pods].trouble.is_none());
+}
