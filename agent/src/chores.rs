@@ -3,7 +3,7 @@
 //! In: that a node came or went, and, when it is asked for, who lives. Out: blocks, claims, handles and leases that nobody has are gone.
 //! Invariant: nothing is done while Calico's objects are locked, nor beside Calico's own controllers; what is taken back was looked at
 //! twice, a grace apart, and then asked for once more.
-//! Never: makes the owner wait; looks through the cluster because of one event.
+//! Never: makes the owner wait; looks through the cluster because of a pod's event, nor, because of nodes', more than once a second.
 
 mod lead;
 mod leases;

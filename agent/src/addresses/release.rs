@@ -37,13 +37,13 @@ pub fn address(scene: &Scene, address: IpAddr, how: How) -> Result<String> {
         bail!("IP address {address} has no handle: edit IPAMBlock {} by hand", holding.block.cidr);
     };
     let whose = holding.pod().map_or(format!("handle {handle}"), |pod| format!("pod {pod}, handle {handle}"));
-    match census.judge(&holding) {
-        Verdict::InUse if !how.force => {
-            bail!(
-                "IP address {address} is in use by {whose}: nothing is done; --force takes it back, and another may get it"
-            )
-        }
-        Verdict::InUse | Verdict::Unknown | Verdict::Leaked(_) => {}
+    let against = match census.judge(&holding) {
+        Verdict::InUse => Some(format!("is in use by {whose}")),
+        Verdict::Unknown => Some(format!("is of {whose}, and nobody can say whether it is in use")),
+        Verdict::Leaked(_) => None,
+    };
+    if let Some(against) = against.filter(|_| !how.force) {
+        bail!("IP address {address} {against}: nothing is done; --force takes it back, and another may get it");
     }
     if !how.yes {
         return Ok(format!("{address} of {whose} would be released; nothing was done: give --yes"));
@@ -111,4 +111,32 @@ fn read(path: &Path, own: &Report, how: How) -> Result<Report> {
         );
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocate::Allocator;
+    use ipam::{Block, Kept, Ledger, audit::Census};
+    use std::sync::Arc;
+
+    #[test]
+    fn an_address_of_which_nobody_can_say_whether_it_is_in_use_is_taken_back_only_by_force() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store: datastore::Store = Arc::new(datastore::Objects::open(dir.path()).expect("a store"));
+        let (cidr, held) = ("10.65.0.0/26".parse().expect("a network"), "10.65.0.3".parse().expect("an address"));
+        let mut block = Block::new(cidr, &"n1".into(), 1);
+        let of = [("node", "n1"), ("vmi", "machine")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        block.take(held, "somebodys", &of.into()).expect("free");
+        let ledger = Ledger {
+            blocks: [(cidr, Kept { revision: None, value: block })].into_iter().collect(),
+            ..Ledger::default()
+        };
+        let allocator = Allocator::new(store, "n1".into());
+        let scene = Scene { allocator, ledger, census: Census::default(), report: Report::default() };
+        let refused = address(&scene, held, How { force: false, yes: true }).expect_err("nobody can say").to_string();
+        assert!(refused.contains("of handle somebodys") && refused.contains("--force"), "{refused}");
+        let dry = address(&scene, held, How { force: true, yes: false }).expect("it would be done");
+        assert!(dry.contains("nothing was done"), "{dry}");
+    }
 }

@@ -36,7 +36,7 @@ impl Allocator {
 
     /// Takes back one address of a handle, if it is still the one that was given out then.
     pub fn take_back_one(&self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, AllocateError> {
-        let take_back = |ledger: &mut Ledger| ledger.release_given(address, handle, sequence);
+        let take_back = |ledger: &mut Ledger| ledger.release_seen(address, handle, sequence) == Ok(true);
         self.decide_on((&[handle.to_owned()], true), Reach::Whole, take_back, |_| {})
     }
 

@@ -201,23 +201,6 @@ impl Holding<'_> {
     }
 }
 
-impl Ledger {
-    /// Takes back one address of a handle, if it is still the one that was given out at this count. Whether it was.
-    pub fn release_given(&mut self, address: IpAddr, handle: &str, sequence: u64) -> bool {
-        let is_it = |holding: &Holding<'_>| {
-            holding.address == address
-                && holding.sequence == sequence
-                && holding.attribute.handle_id.as_deref() == Some(handle)
-        };
-        let found = self.block_of(address).filter(|(_, kept)| holdings(&kept.value).any(|own| is_it(&own)));
-        let cidr = found.map(|(cidr, _)| cidr);
-        let Some(kept) = cidr.and_then(|cidr| self.blocks.get_mut(&cidr)) else { return false };
-        kept.value.release_address(address, handle);
-        self.recount(handle);
-        true
-    }
-}
-
 /// The node whose block it is.
 #[must_use]
 pub fn owner(block: &Block) -> Option<NodeName> {
@@ -248,5 +231,5 @@ pub fn by_handle(ledger: &Ledger) -> BTreeMap<&str, Vec<Holding<'_>>> {
 
 /// Whether nothing of it is given out.
 pub(crate) fn is_empty(block: &Block) -> bool {
-    block.check().is_ok() && block.allocations.iter().all(Option::is_none)
+    block.check().is_ok() && block.is_empty()
 }
