@@ -30,6 +30,11 @@ fn allocator(dir: &Path, node: &str) -> Allocator {
     allocator
 }
 
+fn id(name: &str) -> AttachmentId {
+    let container = format!("{:064x}", name.bytes().map(u64::from).sum::<u64>());
+    AttachmentId { network: "net".into(), container: container.as_str().into(), interface: "eth0".into() }
+}
+
 impl Scene {
     /// Nodes n1, which does the chores, and n2.
     fn new() -> Self {
@@ -56,9 +61,7 @@ impl Scene {
 
     /// A pod comes with an address.
     fn pod(&mut self, node: &str, name: &str) -> Vec<IpAddr> {
-        let container = format!("{:064x}", name.bytes().map(u64::from).sum::<u64>());
-        let id = AttachmentId { network: "net".into(), container: container.as_str().into(), interface: "eth0".into() };
-        let wish = Wish::any(id, PodId::new("x", name));
+        let wish = Wish::any(id(name), PodId::new("x", name));
         let given = allocator(self.dir.path(), node).assign(&[wish], |_| {}).remove(0).expect("an address");
         let living = Living { node: Some(node.into()), addresses: given.clone(), is_apart: false };
         self.census.saw(PodId::new("x", name), living);
@@ -185,6 +188,28 @@ fn a_node_that_is_there_when_it_is_asked_for_once_more_loses_nothing() {
         scene.look(at);
     }
     assert!(scene.held().contains_key("host:n2"), "its manifest is there: {:?}", scene.held());
+}
+
+#[test]
+fn an_empty_block_of_a_node_that_is_there_when_it_is_asked_for_once_more_stays_and_so_does_one_that_was_used_since() {
+    let mut scene = Scene::new();
+    scene.pod("n2", "a");
+    scene.vanish("a");
+    allocator(scene.dir.path(), "n2").release(&[id("a")]).expect("released");
+    let empty = [("host:n2".to_owned(), 0)].into();
+    assert_eq!(scene.held(), empty);
+    scene.census.nodes.remove(&NodeName::from("n2"));
+    for at in [0, 31, 62, 93, 124] {
+        scene.look(at);
+    }
+    assert_eq!(scene.held(), empty, "its manifest is there");
+    let allocator = &scene.worker.allocator;
+    let ledger = allocator.ledger(false).expect("readable");
+    let (cidr, sequence) =
+        ledger.blocks.iter().map(|(cidr, kept)| (*cidr, kept.value.sequence_number)).next().expect("it");
+    let idle = |sequence| Idle { cidr, sequence, node: Some("n2".into()) };
+    assert!(!allocator.give_up(&ledger, &idle(sequence - 1)).expect("asked"), "it was written since it was seen");
+    assert!(allocator.give_up(&ledger, &idle(sequence)).expect("asked"));
 }
 
 #[test]
