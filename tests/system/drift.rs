@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{IpAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -51,12 +51,24 @@ fn repaired(s: &Story, kind: &str) -> Result<u64> {
 
 /// Does harm, and waits until the agent says that it mended something of this kind.
 pub fn harm(s: &Story, kind: &str, what: &str, hand: impl FnOnce(&Story) -> Result<()>) -> Result<()> {
-    let before = repaired(s, kind)?;
+    harm_of(s, &[kind], what, hand)
+}
+
+/// The same of one of these kinds: it depends on when the agent looks.
+fn harm_of(s: &Story, kinds: &[&str], what: &str, hand: impl FnOnce(&Story) -> Result<()>) -> Result<()> {
+    let count = || kinds.iter().map(|kind| repaired(s, kind)).sum::<Result<u64>>();
+    let before = count()?;
     hand(s).with_context(|| what.to_owned())?;
     let begin = Instant::now();
-    wait_until(&format!("{what} is put back"), PATIENCE, || Ok(repaired(s, kind)? > before))?;
-    println!("put back: {what} ({kind}) after {:?}", begin.elapsed());
+    wait_until(&format!("{what} is put back"), PATIENCE, || Ok(count()? > before))?;
+    println!("put back: {what} ({}) after {:?}", kinds.join(" or "), begin.elapsed());
     Ok(())
+}
+
+fn has_route(s: &Story, address: IpAddr, host: &str) -> Result<bool> {
+    let family = if address.is_ipv4() { "-4" } else { "-6" };
+    let routes = s.node.namespace().ip_json(&format!("{family} route show {address} dev {host}"))?;
+    Ok(routes.as_array().is_some_and(|routes| !routes.is_empty()))
 }
 
 /// Host interface of a pod.
@@ -93,9 +105,13 @@ fn routes_neighbours_links_and_settings_that_others_change_are_put_back() -> Res
             s.node.namespace().ip(&[&format!("route replace blackhole {address}")])
         })?;
         harm(s, "link", "a link set down", |s| s.node.namespace().ip(&[&format!("link set {host} down")]))?;
-        harm(s, "route", "a link set down and up again, which takes its routes along", |s| {
+        // An agent that looks between the two finds the link down.
+        harm_of(s, &["route", "link"], "a link set down and up again, which takes its routes along", |s| {
             s.node.namespace().ip(&[&format!("link set {host} down"), &format!("link set {host} up")])
         })?;
+        for address in addresses {
+            wait_until(&format!("the route to {address}"), PATIENCE, || has_route(s, address, &host))?;
+        }
         harm(s, "link", "a link with another MAC", |s| {
             s.node.namespace().ip(&[&format!("link set {host} address 02:00:00:00:00:98")])
         })?;
