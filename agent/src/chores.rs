@@ -155,6 +155,8 @@ struct Worker {
     hosts_due: Duration,
     /// Whether they were to have them when all were looked at, and when that was.
     hosts_kept: Option<(bool, Duration)>,
+    /// The cluster has what calicoctl asks for.
+    has_defaults: bool,
     /// Calico's own controllers run, or nobody knows yet.
     has_rival: bool,
     reported: Option<String>,
@@ -172,6 +174,7 @@ impl Worker {
             handles_due: Duration::ZERO,
             hosts_due: Duration::ZERO,
             hosts_kept: None,
+            has_defaults: false,
             has_rival: true,
             reported: None,
         }
@@ -221,7 +224,7 @@ impl Worker {
     }
 
     fn forget(&mut self) {
-        (self.suspicions, self.stale, self.due, self.hosts_kept) = Default::default();
+        (self.suspicions, self.stale, self.due, self.hosts_kept, self.has_defaults) = Default::default();
     }
 
     fn report(&mut self, problem: Option<String>) {
@@ -280,6 +283,7 @@ impl Worker {
     fn turn(&mut self, census: &Census, now: Duration) -> Result<Duration, String> {
         let said = |error: AllocateError| error.to_string();
         let objects = self.allocator.objects().clone();
+        self.make_defaults(&objects)?;
         let set_up = objects.default_of(census::CONTROLLERS).map_err(|error| error.to_string())?;
         let graces = graces(set_up.as_ref().map(|object| &object.spec))?;
         let every = graces.leak.map_or(LATE, |leak| (leak / 3).clamp(SOON, LATE));
@@ -296,6 +300,17 @@ impl Worker {
         // What was taken back may have been the last of a node; what could not be is no reason to hurry.
         let next = plan.next.filter(|_| plan.is_empty()).map_or(now + every.max(AGAIN), |next| next.min(now + every));
         Ok(if done > 0 { now } else { next })
+    }
+
+    /// Once for each time that this node takes the chores over.
+    fn make_defaults(&mut self, objects: &Store) -> Result<(), String> {
+        if !self.has_defaults {
+            for kind in objects.make_defaults().map_err(|error| error.to_string())? {
+                info!(kind, "default was made: the cluster had none");
+            }
+            self.has_defaults = true;
+        }
+        Ok(())
     }
 
     /// Does what is planned, as far as it still holds. How much that was.

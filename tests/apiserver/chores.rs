@@ -6,7 +6,7 @@
 use crate::story::{NATIVE, STORED};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 use tests::{
     Cluster, Node, NodeSpec, Pod, PodSpec,
     wait::{self, PATIENCE},
@@ -140,6 +140,43 @@ fn hep_13_nodes_have_host_endpoints_of_their_labels_while_the_cluster_says_so_an
             cluster.manifest("controllers", &controllers(group, false))?;
             wait::wait_until("it is gone", LONG, || Ok(made()?.is_none()))?;
             ensure!(all()?.len() == 1, "that of somebody else stays: {:?}", all()?);
+            Ok(())
+        })();
+        done.with_context(|| node.agent.log_tail())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_that_nobody_has_named_gets_a_name_once_and_a_name_is_kept() -> Result<()> {
+    for group in [NATIVE, STORED] {
+        let cluster = Cluster::served(group)?;
+        let mut node = cluster.node(NodeSpec::new(1))?;
+        node.start()?;
+        let kind = format!("clusterinformations.{}", group.0);
+        let named = || Ok::<_, anyhow::Error>(cluster.get(&[&kind])?["items"][0]["spec"].clone());
+        let done = (|| -> Result<()> {
+            wait::wait_until("it has a name", LONG, || Ok(!named()?.is_null()))?;
+            let made = named()?;
+            ensure!(made["clusterGUID"].as_str().is_some_and(|name| name.len() == 32), "{made}");
+            let set_up =
+                || Ok(!cluster.get(&[&format!("kubecontrollersconfigurations.{}", group.0)])?["items"][0].is_null());
+            wait::wait_until("its controllers are set up", LONG, set_up)?;
+            ensure!(made["datastoreReady"] == true && made["calicoVersion"].is_null(), "{made}");
+            let report = format!("{}/report.json", cluster.directory().display());
+            said(&node, &cluster, &["check", "-o", &report])?;
+            let report: Value = serde_json::from_str(&fs::read_to_string(&report)?)?;
+            ensure!(report["clusterGUID"] == made["clusterGUID"], "{report}");
+            // Who takes the chores over again looks whether there is one, and leaves it alone.
+            let other = r#"{"spec":{"clusterGUID":"others","calicoVersion":"v3.31.0"}}"#;
+            cluster.kubectl(&["patch", &kind, "default", "--type=merge", "-p", other], "")?;
+            node.agent.stop()?;
+            cluster.manifest("controllers", &controllers(group, true))?;
+            node.start()?;
+            let hosts = || Ok(!cluster.get(&[&format!("hostendpoints.{}", group.0)])?["items"][0].is_null());
+            wait::wait_until("the chores are done", LONG, hosts)?;
+            let kept = named()?;
+            ensure!(kept["clusterGUID"] == "others" && kept["calicoVersion"] == "v3.31.0", "{kept}");
             Ok(())
         })();
         done.with_context(|| node.agent.log_tail())?;

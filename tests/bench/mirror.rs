@@ -144,17 +144,27 @@ impl Place {
     /// Watches at the API server that an agent adds to those that are there.
     fn watches_of_agent(&mut self, is_mirrored: bool) -> Result<f64> {
         progress("the watches of an agent");
-        let before = self.watches()?;
         let plain = self.agent.agent.arguments().to_vec();
         let more = if is_mirrored { self.etcd.reached("--mirror") } else { Vec::new() };
         self.agent.agent.set_arguments(plain.iter().cloned().chain(more).collect());
+        let without = self.settled_watches()?;
         self.agent.agent.start()?;
         self.agent.wait_ready()?;
-        let own = self.watches()? - before;
+        let with = self.settled_watches()?;
         self.agent.agent.stop()?;
         self.agent.agent.set_arguments(plain);
-        wait::wait_until("the agent's watches end", 5 * wait::PATIENCE, || Ok(self.watches()? <= before))?;
-        Ok(own)
+        Ok(with - without)
+    }
+
+    /// The watches at the API server, once their number stays: what lists anew ends one and begins another, and the API server
+    /// itself watches what was defined.
+    fn settled_watches(&self) -> Result<f64> {
+        let mut last = Vec::new();
+        wait::wait_until("the number of watches stays", 5 * wait::PATIENCE, || {
+            last.push(self.watches()?);
+            Ok(last.len() >= 8 && last[last.len() - 8..].iter().all(|count| Some(count) == last.last()))
+        })?;
+        last.pop().context("nothing was counted")
     }
 
     fn watches(&self) -> Result<f64> {

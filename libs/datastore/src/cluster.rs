@@ -7,6 +7,7 @@
 
 mod census;
 mod connection;
+mod defaults;
 mod gather;
 mod heard;
 mod hosts;

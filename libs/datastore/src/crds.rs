@@ -122,6 +122,7 @@ pub fn definitions() -> Vec<(&'static str, Value)> {
         Kind::of::<NetworkSetSpec>("GlobalNetworkSet", "globalnetworksets"),
         Kind::of::<HostEndpointSpec>("HostEndpoint", "hostendpoints"),
         Kind::of::<shapes::Felix>("FelixConfiguration", "felixconfigurations"),
+        Kind::of::<shapes::Named>("ClusterInformation", "clusterinformations"),
         Kind::of::<shapes::SetUp>("KubeControllersConfiguration", "kubecontrollersconfigurations").with_status(),
         Kind::of::<IpPoolSpec>("IPPool", "ippools").with_status(),
         Kind::of::<IpReservationSpec>("IPReservation", "ipreservations"),

@@ -131,6 +131,16 @@ pub trait Shared: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Sees to it that there are ClusterInformation and KubeControllersConfiguration `default`, for which calicoctl asks every cluster.
+    /// The kinds of those that were made now; a directory needs none, and in etcd it is for who installs Calico's objects to say that
+    /// they are whole.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {
+        Ok(Vec::new())
+    }
+
     /// Whether somebody changes Calico's objects as a whole: nothing of them may be written.
     fn is_locked(&self) -> bool {
         false

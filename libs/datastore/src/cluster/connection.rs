@@ -74,6 +74,8 @@ pub(super) enum Write {
     Addresses,
     /// How an object is.
     Condition,
+    /// What calicoctl asks every cluster for.
+    Default,
     /// Remarks.
     Event,
     /// A node's host endpoint.
@@ -89,9 +91,10 @@ pub(super) enum Write {
 }
 
 impl Write {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Addresses, "addresses"),
         (Self::Condition, "condition"),
+        (Self::Default, "default"),
         (Self::Event, "event"),
         (Self::HostEndpoint, "hostendpoint"),
         (Self::Lease, "lease"),

@@ -264,6 +264,10 @@ impl Shared for ClusterObjects {
         self.keep_hosts_of_nodes(is_wanted)
     }
 
+    fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {
+        self.make_what_lacks()
+    }
+
     fn is_locked(&self) -> bool {
         self.connection.is_paused()
     }

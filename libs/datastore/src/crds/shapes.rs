@@ -137,6 +137,22 @@ struct Failsafe {
     net: Option<String>,
 }
 
+/// What a ClusterInformation says of its cluster; what else Calico's own node writes into it is kept.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+pub(crate) struct Named {
+    /// The cluster's name, for good: 32 digits of base 16 that nobody else has.
+    #[schemars(rename = "clusterGUID")]
+    cluster_guid: Option<String>,
+    /// What it runs on, such as k8s,kdd.
+    cluster_type: Option<String>,
+    /// The version of Calico; none where Calico does not run.
+    calico_version: Option<String>,
+    /// False: somebody changes Calico's objects as a whole, and nobody else is to write them.
+    datastore_ready: Option<bool>,
+}
+
 /// What is read of a KubeControllersConfiguration; its other fields are Calico's, and are kept.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase")]
