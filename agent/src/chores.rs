@@ -15,7 +15,7 @@ use crate::{
 use anyhow::Result;
 use calc::World;
 use clap::ValueEnum;
-use datastore::{Store, census, hosts};
+use datastore::{Store, census, hosts::Wanted};
 use ipam::{
     audit::{Census, Graces, Idle, Plan, Suspicions},
     handle_id,
@@ -151,10 +151,10 @@ struct Worker {
     due: Duration,
     /// When to look at handles, too.
     handles_due: Duration,
-    /// When to ask whether nodes are to have host endpoints.
+    /// When to ask which host endpoints nodes are to have.
     hosts_due: Duration,
-    /// Whether they were to have them when all were looked at, and when that was.
-    hosts_kept: Option<(bool, Duration)>,
+    /// Which were wanted when all were looked at, and when that was.
+    hosts_kept: Option<(Wanted, Duration)>,
     /// The cluster has what calicoctl asks for.
     has_defaults: bool,
     /// Calico's own controllers run, or nobody knows yet.
@@ -250,13 +250,13 @@ impl Worker {
         self.report(done.err());
     }
 
-    /// Nodes' host endpoints: whether they are wanted is asked often; they are looked at when that or nodes changed, and now and then.
+    /// Nodes' host endpoints: which are wanted is asked often; they are looked at when that or nodes changed, and now and then.
     fn keep_hosts(&mut self, is_news: bool, now: Duration) {
         if self.has_rival || self.allocator.objects().is_locked() || now < self.hosts_due && !is_news {
             return;
         }
         self.hosts_due = now + AGAIN;
-        let is_late = self.hosts_kept.is_none_or(|(_, at)| now >= at + LATE);
+        let is_late = self.hosts_kept.as_ref().is_none_or(|(_, at)| now >= *at + LATE);
         if let Err(problem) = self.try_hosts(is_news || is_late, now) {
             self.report(Some(problem));
         }
@@ -265,16 +265,16 @@ impl Worker {
     fn try_hosts(&mut self, is_due: bool, now: Duration) -> Result<(), String> {
         let objects = self.allocator.objects();
         let set_up = objects.default_of(census::CONTROLLERS).map_err(|error| error.to_string())?;
-        let wanted = set_up.map(|object| hosts::are_wanted(&object.spec)).transpose()?.flatten();
-        let Some(is_wanted) = wanted else {
+        let wanted = set_up.map(|object| Wanted::of(&object.spec)).transpose()?.flatten();
+        let Some(wanted) = wanted else {
             self.hosts_kept = None;
             return Ok(());
         };
-        if is_due || self.hosts_kept.is_none_or(|(was_wanted, _)| was_wanted != is_wanted) {
-            for done in objects.keep_hosts(is_wanted).map_err(|error| error.to_string())? {
+        if is_due || self.hosts_kept.as_ref().is_none_or(|(were_wanted, _)| *were_wanted != wanted) {
+            for done in objects.keep_hosts(&wanted).map_err(|error| error.to_string())? {
                 info!("{done}");
             }
-            self.hosts_kept = Some((is_wanted, now));
+            self.hosts_kept = Some((wanted, now));
         }
         Ok(())
     }

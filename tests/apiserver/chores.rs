@@ -98,10 +98,13 @@ fn said(node: &Node, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
 
 /// Nodes have host endpoints, or have none.
 fn controllers(group: (&str, &str), are_wanted: bool) -> String {
-    let said = if are_wanted { "Enabled" } else { "Disabled" };
+    set_up(group, if are_wanted { "autoCreate: Enabled" } else { "autoCreate: Disabled" })
+}
+
+fn set_up(group: (&str, &str), hosts: &str) -> String {
     format!(
         "apiVersion: {}/{}\nkind: KubeControllersConfiguration\nmetadata: {{ name: default }}\n\
-         spec: {{ controllers: {{ node: {{ hostEndpoint: {{ autoCreate: {said} }} }} }} }}\n",
+         spec: {{ controllers: {{ node: {{ hostEndpoint: {{ {hosts} }} }} }} }}\n",
         group.0, group.1
     )
 }
@@ -137,8 +140,19 @@ fn hep_13_nodes_have_host_endpoints_of_their_labels_while_the_cluster_says_so_an
             wait::wait_until("it is in force", PATIENCE, shown)?;
             let problems = node.show("status")?["problems"].clone();
             ensure!(!problems.to_string().contains("auto-hep"), "{problems}");
+            let template = "createDefaultHostEndpoint: Disabled, templates: [{ generateName: front, \
+                interfaceCIDRs: [192.0.2.0/24], nodeSelector: role == 'edge', annotations: { who: we } }]";
+            cluster.manifest("controllers", &set_up(group, &format!("autoCreate: Enabled, {template}")))?;
+            let names = || {
+                let name = |host: &Value| host["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                Ok::<BTreeSet<_>, anyhow::Error>(all()?.iter().map(name).collect())
+            };
+            let templated = BTreeSet::from(["by-hand".to_owned(), "node1-front-auto-hep".to_owned()]);
+            wait::wait_until("a template's takes its place", LONG, || Ok(names()? == templated))?;
+            let shown = || Ok(node.show("hostendpoints")?.to_string().contains("node1-front-auto-hep"));
+            wait::wait_until("it is in force", PATIENCE, shown)?;
             cluster.manifest("controllers", &controllers(group, false))?;
-            wait::wait_until("it is gone", LONG, || Ok(made()?.is_none()))?;
+            wait::wait_until("it is gone", LONG, || Ok(all()?.len() < 2))?;
             ensure!(all()?.len() == 1, "that of somebody else stays: {:?}", all()?);
             Ok(())
         })();

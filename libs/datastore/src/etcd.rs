@@ -9,6 +9,7 @@ mod connection;
 mod error;
 mod gather;
 pub(crate) mod guarded;
+mod heard;
 mod layout;
 mod message;
 mod objects;
@@ -21,6 +22,8 @@ mod whose;
 pub use connection::{EtcdConnection, EtcdSettings};
 pub use error::EtcdError;
 pub use objects::EtcdObjects;
+#[cfg(test)]
+pub(crate) use watched::Revisions;
 pub(crate) use watched::{Said, run as watched};
 pub use whose::forget_cluster;
 

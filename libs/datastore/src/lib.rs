@@ -16,6 +16,7 @@ pub mod durable;
 mod etcd;
 pub mod given;
 pub mod hosts;
+mod known;
 mod last_good;
 pub mod lease;
 pub mod objects;

@@ -7,6 +7,7 @@ use crate::{
     Object, ObjectError, Objects,
     census::{self, Survey},
     given,
+    hosts::Wanted,
 };
 use ipam::audit::Census;
 use model::{Attachment, IpamConfig, Labels, NodeName, PodAsks, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
@@ -127,7 +128,7 @@ pub trait Shared: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The store refuses one; what is left is done by the next call.
-    fn keep_hosts(&self, _is_wanted: bool) -> Result<Vec<String>, ObjectError> {
+    fn keep_hosts(&self, _wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
         Ok(Vec::new())
     }
 

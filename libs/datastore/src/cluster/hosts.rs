@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ObjectError,
-    hosts::{Host, Step, steps, strings},
+    hosts::{Host, Step, Wanted, steps, strings},
 };
 use kube::{
     Api, Error,
@@ -28,21 +28,21 @@ const METADATA: &str = "projectcalico.org/metadata";
 const PAGE: u32 = 500;
 
 impl ClusterObjects {
-    pub(super) fn keep_hosts_of_nodes(&self, is_wanted: bool) -> Result<Vec<String>, ObjectError> {
+    pub(super) fn keep_hosts_of_nodes(&self, wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
         let (api, resource) = self.api(KIND)?;
         let is_stored = self.connection().calico() == Some(Calico::Stored);
         let (mut there, mut versions) = (BTreeMap::new(), BTreeMap::new());
         self.each(&resource, |object| {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             versions.insert(name.clone(), object["metadata"]["resourceVersion"].as_str().map(str::to_owned));
-            there.insert(name, Host { labels: labels(&object), spec: object["spec"].clone() });
+            there.insert(name, host(&object));
         })?;
-        let mut nodes = BTreeMap::new();
-        if is_wanted || !there.is_empty() {
-            self.each(&kinds::nodes(), |node| nodes.extend(Host::of_node(&node)))?;
+        let mut all = BTreeMap::new();
+        if !wanted.is_none() {
+            self.each(&kinds::nodes(), |node| all.extend(wanted.of_node(&node)))?;
         }
         let mut done = Vec::new();
-        for step in steps(&there, &nodes, is_wanted) {
+        for step in steps(&there, &all) {
             let (name, what) = match &step {
                 Step::Make(name, _) => (name, "was made"),
                 Step::Change(name, _) => (name, "follows its node"),
@@ -99,13 +99,18 @@ impl ClusterObjects {
     }
 }
 
-/// As Calico sees them: of what its API server keeps, those that it wrote beside.
-fn labels(object: &Value) -> BTreeMap<String, String> {
+/// As Calico sees it: of what its API server keeps, labels and annotations are those that it wrote beside, too.
+fn host(object: &Value) -> Host {
     let beside = object["metadata"]["annotations"][METADATA].as_str();
-    let beside = beside.and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let mut labels = strings(object.pointer("/metadata/labels"));
-    labels.extend(strings(beside.as_ref().and_then(|beside| beside.get("labels"))));
-    labels
+    let beside = beside.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let both = |field: &str| {
+        let mut all = strings(object["metadata"].get(field));
+        all.extend(strings(beside.get(field)));
+        all
+    };
+    let (labels, mut annotations) = (both("labels"), both("annotations"));
+    annotations.remove(METADATA);
+    Host { labels, annotations, spec: object["spec"].clone() }
 }
 
 fn parameters() -> PostParams {
@@ -113,7 +118,7 @@ fn parameters() -> PostParams {
 }
 
 fn beside(host: &Host) -> String {
-    json!({ "labels": host.labels }).to_string()
+    json!({ "labels": host.labels, "annotations": host.annotations }).to_string()
 }
 
 fn made(resource: &ApiResource, name: &str, host: &Host, is_stored: bool) -> DynamicObject {
@@ -122,20 +127,22 @@ fn made(resource: &ApiResource, name: &str, host: &Host, is_stored: bool) -> Dyn
         object.metadata.annotations = Some([(METADATA.to_owned(), beside(host))].into());
     } else {
         object.metadata.labels = Some(host.labels.clone());
+        object.metadata.annotations = Some(host.annotations.clone());
     }
     object
 }
 
 fn changed(version: Option<String>, host: &Host, is_stored: bool) -> Patch<()> {
-    let (path, value) = if is_stored {
-        ("/metadata/annotations", json!({ METADATA: beside(host) }))
+    let (labels, annotations) = if is_stored {
+        (json!({}), json!({ METADATA: beside(host) }))
     } else {
-        ("/metadata/labels", json!(host.labels))
+        (json!(host.labels), json!(host.annotations))
     };
     let steps = json!([
         { "op": "replace", "path": "/metadata/resourceVersion", "value": version.unwrap_or_default() },
-        { "op": "add", "path": path, "value": value },
+        { "op": "add", "path": "/metadata/labels", "value": labels },
+        { "op": "add", "path": "/metadata/annotations", "value": annotations },
         { "op": "replace", "path": "/spec", "value": host.spec },
     ]);
-    Patch::Json(serde_json::from_value(steps).expect("three operations are a patch"))
+    Patch::Json(serde_json::from_value(steps).expect("four operations are a patch"))
 }

@@ -16,7 +16,9 @@ use crate::{
     calendar::rfc3339,
     census::Survey,
     convert::{POD_IP, POD_IPS},
-    given, lease,
+    given,
+    hosts::Wanted,
+    lease,
     shared::Described,
 };
 use ipam::audit::Census;
@@ -260,8 +262,8 @@ impl Shared for ClusterObjects {
         self.everybody()
     }
 
-    fn keep_hosts(&self, is_wanted: bool) -> Result<Vec<String>, ObjectError> {
-        self.keep_hosts_of_nodes(is_wanted)
+    fn keep_hosts(&self, wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
+        self.keep_hosts_of_nodes(wanted)
     }
 
     fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {

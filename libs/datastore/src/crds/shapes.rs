@@ -187,4 +187,26 @@ struct AutoHost {
     /// Whether each node has one, for all its interfaces, that lets all through where no policy says otherwise: Enabled or Disabled.
     #[schemars(extend("pattern" = "^(Enabled|Disabled)$"))]
     auto_create: Option<String>,
+    /// Whether there is that one, beside those of templates: Enabled, if nothing stands here, or Disabled.
+    #[schemars(extend("pattern" = "^(Enabled|Disabled)$"))]
+    create_default_host_endpoint: Option<String>,
+    /// Further ones, each of the nodes that it selects.
+    templates: Option<Vec<HostTemplate>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "it is only described")]
+struct HostTemplate {
+    /// What stands between the node's name and -auto-hep.
+    generate_name: Option<String>,
+    /// Which nodes; all, if nothing stands here.
+    node_selector: Option<String>,
+    /// Of the node's addresses those in these networks; a node that has none there has no such host endpoint.
+    #[schemars(rename = "interfaceCIDRs")]
+    interface_cidrs: Option<Vec<String>>,
+    /// Beside the node's.
+    labels: Option<std::collections::BTreeMap<String, String>>,
+    /// Of the host endpoint.
+    annotations: Option<std::collections::BTreeMap<String, String>>,
 }

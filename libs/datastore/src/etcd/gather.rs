@@ -58,8 +58,8 @@ impl Gather {
                 self.missing = Some(self.standing.places_within(Path::new("")));
                 self.listed = None;
             }
-            Said::Is(key, value, made) => self.take(&key, Some((&value, made))),
-            Said::Gone(key) => self.take(&key, None),
+            Said::Is(key, value, revisions) => self.take(&key, Some((&value, revisions.made))),
+            Said::Gone(key, _) => self.take(&key, None),
             Said::Listed => {
                 if std::mem::replace(&mut self.is_listed, true) {
                     self.anew = Some(true);

@@ -6,6 +6,7 @@
 use super::{
     connection::{EtcdConnection, Write},
     error::Unanswered,
+    heard::Heard,
     message::{Compare, Delete, EQUAL, KeyValue, MOD, Put, RangeRequest, Step, TxnRequest},
     pages::Pages,
     pods, records,
@@ -13,7 +14,11 @@ use super::{
 use crate::{Connection, Object, ObjectError, Shared, census::Survey, cluster, given, lease, shared::Described};
 use ipam::audit::Census;
 use model::{Attachment, IpamConfig, NodeName, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// So long one page of a list may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(3);
@@ -28,13 +33,15 @@ pub struct EtcdObjects {
     connection: EtcdConnection,
     /// Who knows the pods.
     cluster: Option<Connection>,
+    /// Begun when leases are first asked for.
+    leases: Arc<OnceLock<Heard>>,
 }
 
 impl EtcdObjects {
     /// Of this etcd; the cluster is asked what its pods are.
     #[must_use]
     pub fn of(connection: EtcdConnection, cluster: Option<Connection>) -> Self {
-        Self { connection, cluster }
+        Self { connection, cluster, leases: Arc::default() }
     }
 
     pub(super) fn cluster(&self) -> Option<&Connection> {
@@ -104,6 +111,13 @@ impl EtcdObjects {
         Ok(answer.succeeded.then(|| answer.header.unwrap_or_default().revision))
     }
 
+    /// What was asked or written is known at once.
+    fn heed(&self, now: &Object) {
+        if let Some(heard) = self.leases.get().filter(|_| now.kind == lease::KIND) {
+            heard.put(now.clone());
+        }
+    }
+
     /// As a whole or not at all.
     fn write_together(&self, objects: &[Object]) -> Result<Vec<Object>, ObjectError> {
         let (mut steps, mut keys) = (Vec::with_capacity(objects.len()), BTreeSet::new());
@@ -122,6 +136,7 @@ impl EtcdObjects {
         let revision = done.ok_or_else(|| conflict(first))?.to_string();
         let mut written = objects.to_vec();
         written.iter_mut().for_each(|object| object.metadata.resource_version = Some(revision.clone()));
+        written.iter().for_each(|object| self.heed(object));
         Ok(written)
     }
 
@@ -157,10 +172,23 @@ impl EtcdObjects {
 impl Shared for EtcdObjects {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
         let Some(key) = self.key(kind, name)? else { return Ok(None) };
-        match self.one((kind, name), &key)? {
-            Some(kv) => self.read(kind, &kv),
-            None => Ok(None),
+        let found = match self.one((kind, name), &key)? {
+            Some(kv) => self.read(kind, &kv)?,
+            None => None,
+        };
+        found.iter().for_each(|object| self.heed(object));
+        Ok(found)
+    }
+
+    /// Leases are watched once one is asked for: every node looks at them several times a second.
+    fn known(&self, kind: &str, name: &str) -> Result<Option<Arc<Object>>, ObjectError> {
+        if kind == lease::KIND {
+            let heard = self.leases.get_or_init(|| Heard::begin(&self.connection, lease::KIND));
+            if let Some(known) = heard.get(name) {
+                return Ok(known);
+            }
         }
+        Ok(self.get(kind, name)?.map(Arc::new))
     }
 
     fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {

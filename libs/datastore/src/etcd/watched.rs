@@ -7,7 +7,7 @@
 use super::{
     connection::EtcdConnection,
     error::{Unanswered, in_full},
-    message::{DELETED, Event, Header, RangeRequest, WatchCreate, WatchResponse, end_of},
+    message::{DELETED, Event, Header, KeyValue, RangeRequest, WatchCreate, WatchResponse, end_of},
     pages::Pages,
 };
 use std::{convert::Infallible, time::Duration};
@@ -23,16 +23,31 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5
 pub(crate) enum Said {
     /// A list begins: the first, or one after a watch that was lost.
     Listing,
-    /// A key has this value now, and was made at this revision.
-    Is(String, Vec<u8>, i64),
-    /// It is gone.
-    Gone(String),
+    /// A key has this value now.
+    Is(String, Vec<u8>, Revisions),
+    /// It is gone, since this revision.
+    Gone(String, i64),
     /// The list is over.
     Listed,
     /// After a break changes go on where they were.
     Again,
     /// It could not be asked; `None`: it can.
     Trouble(Option<String>),
+}
+
+/// Of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Revisions {
+    /// At which it was made.
+    pub made: i64,
+    /// At which it got its value.
+    pub at: i64,
+}
+
+impl Revisions {
+    fn of(kv: &KeyValue) -> Self {
+        Self { made: kv.create_revision, at: kv.mod_revision }
+    }
 }
 
 /// How far it was heard.
@@ -121,7 +136,8 @@ async fn list(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) ->
     while let Some(page) = pages.next(connection, PAGE_PATIENCE).await? {
         say(send, Said::Trouble(None)).await?;
         for kv in page {
-            say(send, Said::Is(text(kv.key), kv.value, kv.create_revision)).await?;
+            let revisions = Revisions::of(&kv);
+            say(send, Said::Is(text(kv.key), kv.value, revisions)).await?;
         }
     }
     say(send, Said::Listed).await?;
@@ -195,8 +211,9 @@ fn next(before: i64, answer: &WatchResponse) -> i64 {
 
 fn read(event: Event) -> Option<Said> {
     let kv = event.kv?;
+    let revisions = Revisions::of(&kv);
     let key = text(kv.key);
-    Some(if event.kind == DELETED { Said::Gone(key) } else { Said::Is(key, kv.value, kv.create_revision) })
+    Some(if event.kind == DELETED { Said::Gone(key, revisions.at) } else { Said::Is(key, kv.value, revisions) })
 }
 
 fn text(key: Vec<u8>) -> String {
@@ -205,7 +222,7 @@ fn text(key: Vec<u8>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::message::KeyValue, *};
+    use super::*;
 
     fn answer(revisions: &[i64]) -> WatchResponse {
         let event =

@@ -73,9 +73,9 @@ impl Log {
                 self.stated(state, tell)?;
             }
             Said::Is(key, value, _) if key.starts_with(RECORDS) => self.changed(key, Some(value), tell),
-            Said::Gone(key) if key.starts_with(RECORDS) => self.changed(key, None, tell),
+            Said::Gone(key, _) if key.starts_with(RECORDS) => self.changed(key, None, tell),
             // That the writer's word is gone it will notice itself, or be silent.
-            Said::Is(..) | Said::Gone(_) | Said::Again => {}
+            Said::Is(..) | Said::Gone(..) | Said::Again => {}
             Said::Trouble(trouble) => {
                 if trouble.is_some() {
                     // What came after the writer's last word comes again.
@@ -125,18 +125,21 @@ fn of(count: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::Revisions;
+
+    const AT: Revisions = Revisions { made: 1, at: 1 };
 
     fn record(name: &str) -> Said {
-        Said::Is(format!("{RECORDS}pods/x/{name}"), b"{}".to_vec(), 1)
+        Said::Is(format!("{RECORDS}pods/x/{name}"), b"{}".to_vec(), AT)
     }
 
     fn gone(name: &str) -> Said {
-        Said::Gone(format!("{RECORDS}pods/x/{name}"))
+        Said::Gone(format!("{RECORDS}pods/x/{name}"), 1)
     }
 
     fn state(records: u64, writes: u64, is_behind: bool) -> Said {
         let state = State { records, writes, is_behind, ..State::default() };
-        Said::Is(STATE.to_owned(), serde_json::to_vec(&state).expect("JSON"), 1)
+        Said::Is(STATE.to_owned(), serde_json::to_vec(&state).expect("JSON"), AT)
     }
 
     /// What a log tells of this, in short.
@@ -191,11 +194,11 @@ mod tests {
     #[test]
     fn what_nobody_says_is_gone_takes_nothing_away() {
         let mut log = listed();
-        assert_eq!(told(&mut log, vec![gone("a"), gone("b"), Said::Gone(STATE.to_owned())]), Ok(String::new()));
+        assert_eq!(told(&mut log, vec![gone("a"), gone("b"), Said::Gone(STATE.to_owned(), 1)]), Ok(String::new()));
         // Its writer goes on, or writes everything anew.
         for next in [state(2, 7, false), state(2, 2, true)] {
             let mut log = listed();
-            let all = vec![gone("a"), gone("b"), Said::Gone(STATE.to_owned()), next];
+            let all = vec![gone("a"), gone("b"), Said::Gone(STATE.to_owned(), 1), next];
             assert!(told(&mut log, all).is_err_and(|why| why.contains("changes came")));
         }
     }

@@ -3,7 +3,7 @@
 //! Invariant: nothing goes that is still there, or of which nobody knows.
 //! Never: asks an etcd.
 
-use super::*;
+use super::{super::watched::Revisions, *};
 use crate::standing::Told;
 use model::{Resource, ResourceKey};
 use std::sync::PoisonError;
@@ -43,11 +43,11 @@ impl Bench {
 
     /// A key that was made at this revision.
     fn is_since(&mut self, name: &str, value: &str, made: i64) {
-        self.gather.hear(Said::Is(format!("{}{name}", layout::RESOURCES), value.into(), made));
+        self.gather.hear(Said::Is(format!("{}{name}", layout::RESOURCES), value.into(), Revisions { made, at: made }));
     }
 
     fn gone(&mut self, name: &str) {
-        self.gather.hear(Said::Gone(format!("{}{name}", layout::RESOURCES)));
+        self.gather.hear(Said::Gone(format!("{}{name}", layout::RESOURCES), 0));
     }
 
     fn list(&mut self, objects: &[(&str, &str)]) {
@@ -235,7 +235,11 @@ fn trouble_is_told_and_takes_nothing_away() {
 fn keys_of_others_mean_nothing() {
     let mut bench = Bench::new();
     bench.list(&[(INFORMATION, OPEN), ("bgppeers/a", "{"), ("tiers", "{"), ("a/b/c/d", "{")]);
-    bench.gather.hear(Said::Is("/calico/felix/v2/no-region/host/n1/status".into(), b"{".to_vec(), 1));
+    bench.gather.hear(Said::Is(
+        "/calico/felix/v2/no-region/host/n1/status".into(),
+        b"{".to_vec(),
+        Revisions { made: 1, at: 1 },
+    ));
     assert_eq!((bench.news(), bench.problems()), (vec!["InSync".to_owned()], String::new()));
 }
 
