@@ -4,20 +4,24 @@
 //! Never: takes back what somebody has, unless that is forced, address by address.
 
 mod check;
+mod configure;
+mod migrate;
 mod release;
 mod show;
+mod split;
 
 use crate::{
     allocate::Allocator,
-    config::{Config, Settings},
+    config::{Config, Datastore, Settings},
     journal::{self, Journal},
     show::Output,
     source::Source,
 };
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use datastore::{Store, census::INFORMATION};
 use ipam::{Ledger, audit::Census, audit::report::Report, handle_id};
+use model::Cidr;
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 /// The commands.
@@ -34,6 +38,9 @@ pub enum Command {
         /// Who has this address
         #[arg(long)]
         ip: Option<IpAddr>,
+        /// How nodes take blocks
+        #[arg(long)]
+        show_configuration: bool,
         /// How to print the answer
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
@@ -71,6 +78,37 @@ pub enum Command {
         #[command(flatten)]
         place: Box<Place>,
     },
+    /// Split a pool into so many of equal size, a power of two: says what it would do, and does it with --yes
+    Split {
+        /// How many
+        number: u32,
+        /// The pool with this network
+        #[arg(long, required_unless_present = "name")]
+        cidr: Option<Cidr>,
+        /// The pool of this name
+        #[arg(long, conflicts_with = "cidr")]
+        name: Option<String>,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Box<Place>,
+    },
+    /// Bring pods' addresses from nodes' own networks to blocks, or from one pool to another
+    Migrate {
+        #[command(subcommand)]
+        from: migrate::From,
+    },
+    /// Say how nodes take blocks: says what it would change, and does it with --yes
+    Configure {
+        #[command(flatten)]
+        wanted: configure::Wanted,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Box<Place>,
+    },
 }
 
 /// Where the datastore is, as the agent is told of it.
@@ -90,12 +128,13 @@ struct Scene {
     census: Census,
     /// Of which cluster, without what is given out.
     report: Report,
+    /// Agents write nothing while the datastore is locked; in a directory nobody asks, nor where there is no ClusterInformation.
+    heeds_lock: bool,
 }
 
 impl Place {
     fn open(self) -> Result<Scene> {
-        let config = Config::load(self.config.as_deref(), self.settings)?;
-        let store: Store = Source::find(&config.datastore)?.objects()?;
+        let (config, store) = self.store()?;
         let survey = store.survey()?;
         let mut census = survey.census;
         // Whoever gives the command knows all nodes that there are; where there is none, nobody does.
@@ -105,11 +144,20 @@ impl Place {
             census.held = journal.all().map(|own| handle_id(&own.id).to_lowercase()).collect();
         }
         let report = report_of(&store)?;
+        // Where nobody says whether it is locked, nobody can lock it.
+        let is_said = !report.cluster_information_revision.is_empty();
+        let heeds_lock = is_said && !matches!(config.datastore, Datastore::Directory(_));
         let mut allocator = Allocator::new(store, config.node);
         allocator.rules.pools.clone_from(&survey.pools);
         let mut ledger = allocator.ledger(true)?;
         ledger.pools = survey.pools;
-        Ok(Scene { allocator, ledger, census, report })
+        Ok(Scene { allocator, ledger, census, report, heeds_lock })
+    }
+
+    fn store(self) -> Result<(Config, Store)> {
+        let config = Config::load(self.config.as_deref(), self.settings)?;
+        let store = Source::find(&config.datastore)?.objects()?;
+        Ok((config, store))
     }
 }
 
@@ -136,7 +184,10 @@ fn report_of(store: &Store) -> Result<Report> {
 /// Does what is asked: exit 0 done, 1 not.
 pub fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Show { show_blocks, show_borrowed, ip, output, place } => {
+        Command::Show { show_configuration: true, output, place, .. } => {
+            println!("{}", show::configuration(&configure::current(&place.store()?.1)?.1, output));
+        }
+        Command::Show { show_blocks, show_borrowed, ip, output, place, .. } => {
             let Scene { ledger, .. } = place.open()?;
             match ip {
                 Some(address) => println!("{}", show::address(&ledger, address, output)),
@@ -159,6 +210,15 @@ pub fn run(command: Command) -> Result<ExitCode> {
                 None => release::of_reports(&scene, &from_report, release::How { force, yes })?,
             };
             println!("{done}");
+        }
+        Command::Split { number, cidr, name, yes, place } => {
+            let which = name.map(split::Which::Name).or(cidr.map(split::Which::Cidr));
+            let which = which.ok_or_else(|| anyhow!("give --cidr or --name of the pool to split"))?;
+            println!("{}", split::pool(&place.open()?, &which, number, yes)?);
+        }
+        Command::Migrate { from } => println!("{}", migrate::run(from)?),
+        Command::Configure { wanted, yes, place } => {
+            println!("{}", configure::set(&place.store()?.1, wanted, yes)?);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ mod install;
 mod mirror;
 mod moves;
 mod policy;
+mod pools;
 mod shop;
 mod story;
 mod told;

@@ -10,7 +10,7 @@ use std::{fs, net::IpAddr, path::PathBuf};
 use tests::Probe::Tcp;
 
 /// What a command of `tortie ipam` prints, and whether it went well.
-fn ipam(s: &Story, arguments: &[&str]) -> Result<(bool, String)> {
+pub fn ipam(s: &Story, arguments: &[&str]) -> Result<(bool, String)> {
     let place = format!("file:{}", s.cluster.datastore().display());
     let arguments: Vec<&str> = ["ipam"].iter().chain(arguments).chain(&["--datastore", &place]).copied().collect();
     let output = s.node.tortie(&arguments)?;
@@ -18,7 +18,7 @@ fn ipam(s: &Story, arguments: &[&str]) -> Result<(bool, String)> {
     Ok((output.status.success(), text))
 }
 
-fn done(s: &Story, arguments: &[&str]) -> Result<String> {
+pub fn done(s: &Story, arguments: &[&str]) -> Result<String> {
     let (is_done, text) = ipam(s, arguments)?;
     ensure!(is_done, "{arguments:?}: {text}");
     Ok(text)

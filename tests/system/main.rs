@@ -45,6 +45,7 @@ mod policy_ports;
 mod policy_scope;
 mod policy_services;
 mod policy_staged;
+mod pools;
 mod reached;
 mod restart;
 mod restart_storm;

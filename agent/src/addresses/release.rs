@@ -57,7 +57,7 @@ pub fn address(scene: &Scene, address: IpAddr, how: How) -> Result<String> {
 
 /// All that these reports say, as far as it still holds.
 pub fn of_reports(scene: &Scene, paths: &[PathBuf], how: How) -> Result<String> {
-    let Scene { ledger, census, allocator, report: own } = scene;
+    let Scene { ledger, census, allocator, report: own, .. } = scene;
     let reports = paths.iter().map(|path| read(path, own, how)).collect::<Result<Vec<_>>>()?;
     let due = releases(&reports, ledger, census);
     let handles = pointless(&reports, ledger);
@@ -133,7 +133,8 @@ mod tests {
             ..Ledger::default()
         };
         let allocator = Allocator::new(store, "n1".into());
-        let scene = Scene { allocator, ledger, census: Census::default(), report: Report::default() };
+        let scene =
+            Scene { allocator, ledger, census: Census::default(), report: Report::default(), heeds_lock: false };
         let refused = address(&scene, held, How { force: false, yes: true }).expect_err("nobody can say").to_string();
         assert!(refused.contains("of handle somebodys") && refused.contains("--force"), "{refused}");
         let dry = address(&scene, held, How { force: true, yes: false }).expect("it would be done");

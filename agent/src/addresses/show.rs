@@ -68,6 +68,13 @@ pub fn address(ledger: &Ledger, address: IpAddr, output: Output) -> String {
     })
 }
 
+/// How nodes take blocks, field by field.
+pub fn configuration(spec: &Value, output: Output) -> String {
+    let row = |(property, value): (&String, &Value)| json!({ "property": property, "value": value });
+    let rows = spec.as_object().into_iter().flatten().map(row);
+    show::print(&Value::Array(rows.collect()), output, show::table)
+}
+
 /// Addresses that lie in another node's block.
 pub fn borrowed(ledger: &Ledger, output: Output) -> String {
     let all = ledger.blocks.values().flat_map(|kept| holdings(&kept.value)).filter(|holding| holding.is_borrowed());

@@ -34,6 +34,18 @@ impl Allocator {
         self.decide_on((&handles, true), Reach::Whole, take_back, |_| {})
     }
 
+    /// Decides on everything that is written, with all handles; who finds another revision decides anew.
+    pub fn decide_whole<T>(&self, decision: impl FnMut(&mut Ledger) -> T) -> Result<T, AllocateError> {
+        let handles: Vec<_> = self.objects.list(HANDLE)?.into_iter().map(|object| object.metadata.name).collect();
+        self.decide_on((&handles, true), Reach::Whole, decision, |_| {})
+    }
+
+    /// Takes back all that these handles have.
+    pub fn take_back_all(&self, handles: &[String]) -> Result<Vec<IpAddr>, AllocateError> {
+        let take_back = |ledger: &mut Ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect();
+        self.decide_on((handles, true), Reach::Whole, take_back, |_| {})
+    }
+
     /// Takes back one address of a handle, if it is still the one that was given out then.
     pub fn take_back_one(&self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, AllocateError> {
         let take_back = |ledger: &mut Ledger| ledger.release_seen(address, handle, sequence) == Ok(true);

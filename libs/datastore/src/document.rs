@@ -6,6 +6,7 @@
 use crate::yaml;
 use serde::Deserialize;
 use serde_json::Value;
+use std::ops::RangeInclusive;
 
 /// Larger objects no API server takes (k8s.io/apiserver: 3 MiB of a request). A list may be of any size: it is many objects.
 pub(crate) const OBJECT_MAX: usize = 3 * 1024 * 1024;
@@ -81,6 +82,25 @@ fn split(text: &str) -> Vec<Part> {
 fn marker(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
     (rest.is_empty() || rest.starts_with([' ', '\t'])).then_some(rest)
+}
+
+/// The text of each document without the markers between, and the lines of the file that it has.
+pub(crate) fn raw(text: &str) -> Vec<(RangeInclusive<u64>, String)> {
+    let mut parts = vec![(1, String::new())];
+    for (number, line) in (1..).zip(text.lines()) {
+        match marker(line).map(str::trim) {
+            Some(rest) => {
+                parts.push(if rest.is_empty() { (number + 1, String::new()) } else { (number, format!("{rest}\n")) });
+            }
+            None => {
+                let (_, part) = parts.last_mut().expect("there is one from the start");
+                part.push_str(line);
+                part.push('\n');
+            }
+        }
+    }
+    let with_lines = |(first, part): (u64, String)| (first..=first + part.lines().count() as u64 - 1, part);
+    parts.into_iter().filter(|(_, part)| !part.trim().is_empty()).map(with_lines).collect()
 }
 
 impl Part {

@@ -16,6 +16,7 @@ mod objects;
 mod pages;
 mod pods;
 mod records;
+mod settings;
 mod watched;
 mod whose;
 

@@ -22,6 +22,7 @@ pub mod lease;
 pub mod objects;
 mod parallel;
 mod problem;
+pub mod settings;
 mod shared;
 pub mod snapshot;
 mod standing;

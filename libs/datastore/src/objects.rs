@@ -293,7 +293,7 @@ impl Objects {
     }
 
     /// The lock is the file's description: it is given back when the returned file is dropped, or the process dies.
-    fn lock(&self, name: &str) -> Result<File, ObjectError> {
+    pub(crate) fn lock(&self, name: &str) -> Result<File, ObjectError> {
         let path = self.root.join(name);
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(|source| io_error(&path, source))?;

@@ -8,6 +8,7 @@ use crate::{
     census::{self, Survey},
     given,
     hosts::Wanted,
+    settings::{self, Change, Setting},
 };
 use ipam::audit::Census;
 use model::{Attachment, IpamConfig, Labels, NodeName, PodAsks, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
@@ -117,6 +118,19 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// The store cannot be asked.
     fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError>;
 
+    /// All objects of a kind that people write, as they stand there; nodes, too, of which nothing is ever written.
+    ///
+    /// # Errors
+    /// The store cannot be asked, or one of them cannot be read.
+    fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError>;
+
+    /// Makes these what they are to be, in this order, each only if it is as it was read. In etcd, and in a directory as far as it is one
+    /// file's, all at once.
+    ///
+    /// # Errors
+    /// [`ObjectError::Conflict`] if one is another meanwhile: none after it is written.
+    fn set(&self, changes: &[Change]) -> Result<(), ObjectError>;
+
     /// All nodes, pods and pools, asked anew: what is read for a command that somebody gave, not again and again.
     ///
     /// # Errors
@@ -212,6 +226,14 @@ impl Shared for Objects {
 
     fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
         census::default_of(self.manifests(), kind)
+    }
+
+    fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError> {
+        settings::of_directory(self.manifests(), kind)
+    }
+
+    fn set(&self, changes: &[Change]) -> Result<(), ObjectError> {
+        settings::set(self, changes)
     }
 
     fn survey(&self) -> Result<Survey, ObjectError> {

@@ -12,7 +12,7 @@ mod tests;
 
 pub use plan::{Graces, Idle, Plan, Release, Suspicions};
 
-use crate::{AllocationAttribute, Block, Ledger, block::Opaque, block::nth_address};
+use crate::{AllocationAttribute, Block, Ledger, block::Opaque, block::nth_address, migrate::HANDLES};
 use model::{NodeName, PodId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -197,7 +197,8 @@ impl Holding<'_> {
     fn is_of_first_interface(&self) -> bool {
         let handle = self.attribute.handle_id.as_deref().unwrap_or_default();
         let last = handle.rsplit('.').next().unwrap_or_default();
-        last.len() >= CONTAINER_ID && last.chars().all(|digit| digit.is_ascii_hexdigit())
+        // One that was written down for a pod was its status's.
+        handle.starts_with(HANDLES) || last.len() >= CONTAINER_ID && last.chars().all(|digit| digit.is_ascii_hexdigit())
     }
 }
 

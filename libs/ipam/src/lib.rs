@@ -14,12 +14,14 @@ mod claim;
 #[cfg(test)]
 mod history;
 pub mod ledger;
+pub mod migrate;
 mod plan;
 mod pools;
 #[cfg(test)]
 mod prop;
 mod release;
 pub mod request;
+pub mod split;
 pub mod tracked;
 
 pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, handle_id};

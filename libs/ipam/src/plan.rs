@@ -3,8 +3,8 @@
 //! Invariant: the same handle always gets the same addresses; a wish for several families is met whole or not at all.
 //! Never: gives out of a block that contradicts itself, or what is reserved to who does not name it.
 
-use crate::{AssignError, Block, Kept, Ledger, Request, choose, pools::Want};
-use model::{Cidr, Family, IpPool, NodeName};
+use crate::{AssignError, Block, Kept, Ledger, Request, choose, migrate, pools::Want};
+use model::{Cidr, Family, IpPool, NodeName, PodId};
 use std::{collections::BTreeSet, net::IpAddr};
 
 impl Ledger {
@@ -83,6 +83,9 @@ impl Ledger {
         kept.value.check()?;
         let is_own = kept.value.belongs_to(&request.node);
         let taken = AssignError::Taken { address, block: cidr };
+        if let Some(written) = written_for(request) {
+            kept.value.release_address(address, &written);
+        }
         kept.value.take(address, &request.handle, &request.secondary).ok_or(taken)?;
         if is_own {
             self.claim(cidr, &request.node);
@@ -207,4 +210,10 @@ impl Ledger {
     pub(crate) fn blocks_in(&self, pool: Cidr) -> impl Iterator<Item = (&Cidr, &Kept<Block>)> + Clone {
         self.blocks.range(pool..=Cidr::host(pool.last())).filter(move |(cidr, _)| pool.covers(cidr))
     }
+}
+
+/// Whose an address is that was written down for the pod before anybody knew of its attachment.
+fn written_for(request: &Request) -> Option<String> {
+    let said = |key: &str| request.secondary.get(key);
+    Some(migrate::handle_of(&PodId::new(said("namespace")?, said("pod")?)))
 }

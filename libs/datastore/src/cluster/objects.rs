@@ -19,6 +19,7 @@ use crate::{
     given,
     hosts::Wanted,
     lease,
+    settings::{Change, Setting},
     shared::Described,
 };
 use ipam::audit::Census;
@@ -69,6 +70,12 @@ impl ClusterObjects {
         };
         let resource = kinds::shared(calico, kind);
         Ok((Api::all_with(self.connection.client.clone(), &resource), resource))
+    }
+
+    /// As this cluster names the kind.
+    fn name_of(&self, kind: Setting) -> Result<&'static str, ObjectError> {
+        let is_stored = kind == Setting::Config && self.api("IPPool")?.1.group == "crd.projectcalico.org";
+        Ok(if is_stored { "IPAMConfig" } else { kind.name() })
     }
 
     fn leases(&self) -> (Api<DynamicObject>, ApiResource) {
@@ -256,6 +263,38 @@ impl Shared for ClusterObjects {
 
     fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
         self.one_of(kind)
+    }
+
+    fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError> {
+        let (api, resource) = match kind {
+            Setting::Node => {
+                let nodes = kinds::nodes();
+                (Api::all_with(self.connection.client.clone(), &nodes), nodes)
+            }
+            kind => self.api(self.name_of(kind)?)?,
+        };
+        let found = self.ask((&resource.kind, ""), api.list(&ListParams::default()))?;
+        let items = found.map(|found| found.items).unwrap_or_default();
+        Ok(items.into_iter().map(|item| read(&resource, item)).collect())
+    }
+
+    fn set(&self, changes: &[Change]) -> Result<(), ObjectError> {
+        for Change { kind, name, before, spec } in changes {
+            let kind = self.name_of(*kind)?;
+            let version = before.as_ref().and_then(|before| before.metadata.resource_version.clone());
+            let object = |spec: &Value| Object {
+                api_version: String::new(),
+                kind: kind.to_owned(),
+                metadata: Metadata { name: name.clone(), resource_version: version.clone() },
+                spec: spec.clone(),
+            };
+            match spec {
+                Some(spec) if before.is_some() => drop(self.update(&object(spec))?),
+                Some(spec) => drop(self.create(&object(spec))?),
+                None => drop(self.delete(kind, name, version.as_deref())?),
+            }
+        }
+        Ok(())
     }
 
     fn survey(&self) -> Result<Survey, ObjectError> {

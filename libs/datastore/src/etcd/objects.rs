@@ -11,7 +11,13 @@ use super::{
     pages::Pages,
     pods, records,
 };
-use crate::{Connection, Object, ObjectError, Shared, census::Survey, cluster, given, lease, shared::Described};
+use crate::{
+    Connection, Object, ObjectError, Shared,
+    census::Survey,
+    cluster, given, lease,
+    settings::{Change, Setting},
+    shared::Described,
+};
 use ipam::audit::Census;
 use model::{Attachment, IpamConfig, NodeName, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
@@ -23,7 +29,7 @@ use std::{
 /// So long one page of a list may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(3);
 /// Objects that are written as a whole; etcd takes 128 steps by default.
-const STEPS_MAX: usize = 64;
+pub(super) const STEPS_MAX: usize = 64;
 /// Tries, where somebody else writes the same endpoint.
 const ATTEMPTS: u32 = 8;
 
@@ -103,7 +109,7 @@ impl EtcdObjects {
     }
 
     /// Steps that are done only if every key is as it was when this was decided. `None`: one is not.
-    fn transact(&self, what: (&str, &str), steps: Vec<(Compare, Step)>) -> Result<Option<i64>, ObjectError> {
+    pub(super) fn transact(&self, what: (&str, &str), steps: Vec<(Compare, Step)>) -> Result<Option<i64>, ObjectError> {
         let (compare, success) = steps.into_iter().unzip();
         let question = TxnRequest { compare, success };
         let answer = self.connection.ask(self.connection.transact(&question));
@@ -289,6 +295,14 @@ impl Shared for EtcdObjects {
         self.one_of(kind)
     }
 
+    fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError> {
+        self.settings_of(kind)
+    }
+
+    fn set(&self, changes: &[Change]) -> Result<(), ObjectError> {
+        self.set_all(changes)
+    }
+
     fn survey(&self) -> Result<Survey, ObjectError> {
         self.everybody()
     }
@@ -311,15 +325,15 @@ fn revision(object: &Object) -> i64 {
     object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
-fn unchanged(key: &str, revision: i64) -> Compare {
+pub(super) fn unchanged(key: &str, revision: i64) -> Compare {
     Compare { result: EQUAL, target: MOD, key: key.into(), mod_revision: Some(revision) }
 }
 
-fn put(key: &str, value: Vec<u8>) -> Step {
+pub(super) fn put(key: &str, value: Vec<u8>) -> Step {
     Step { put: Some(Put { key: key.into(), value }), delete: None }
 }
 
-fn remove(key: &str) -> Step {
+pub(super) fn remove(key: &str) -> Step {
     Step { put: None, delete: Some(Delete { key: key.into() }) }
 }
 

@@ -4,7 +4,11 @@
 //! Never: waits for time to pass.
 
 use super::*;
-use crate::{Objects, Shared, census::Survey};
+use crate::{
+    Objects, Shared,
+    census::Survey,
+    settings::{Change, Setting},
+};
 use ipam::audit::Census;
 use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
@@ -81,6 +85,12 @@ impl Shared for Slow {
     }
     fn default_of(&self, kind: &str) -> Result<Option<Object>, ObjectError> {
         self.after(Shared::default_of(&self.objects, kind))
+    }
+    fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError> {
+        self.after(Shared::settings(&self.objects, kind))
+    }
+    fn set(&self, changes: &[Change]) -> Result<(), ObjectError> {
+        self.after(Shared::set(&self.objects, changes))
     }
     fn survey(&self) -> Result<Survey, ObjectError> {
         self.after(Shared::survey(&self.objects))
