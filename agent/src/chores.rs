@@ -11,6 +11,7 @@ mod leases;
 use crate::{
     allocate::{AllocateError, Allocator},
     mailbox::{Mailbox, put},
+    metrics::Metrics,
 };
 use anyhow::Result;
 use calc::World;
@@ -90,10 +91,10 @@ pub struct Chorer {
 
 impl Chorer {
     /// Over the objects that agents share.
-    pub fn start(objects: Store, node: NodeName, who: Chores) -> Result<Self> {
+    pub fn start(objects: Store, node: NodeName, who: Chores, metrics: Metrics) -> Result<Self> {
         let shared = Arc::<Mailbox<Told>>::default();
         let theirs = Arc::clone(&shared);
-        let mut worker = Worker::new(objects, node);
+        let mut worker = Worker::new(objects, node, metrics);
         thread::Builder::new().name("chores".into()).spawn(move || worker.run(&theirs))?;
         Ok(Self { shared, who })
     }
@@ -159,11 +160,12 @@ struct Worker {
     has_defaults: bool,
     /// Calico's own controllers run, or nobody knows yet.
     has_rival: bool,
+    metrics: Metrics,
     reported: Option<String>,
 }
 
 impl Worker {
-    fn new(objects: Store, node: NodeName) -> Self {
+    fn new(objects: Store, node: NodeName, metrics: Metrics) -> Self {
         Self {
             lead: Lead::new(objects.clone(), node.clone()),
             allocator: Allocator::new(objects, node),
@@ -176,6 +178,7 @@ impl Worker {
             hosts_kept: None,
             has_defaults: false,
             has_rival: true,
+            metrics,
             reported: None,
         }
     }
@@ -192,6 +195,7 @@ impl Worker {
                 (told.is_wanted, std::mem::take(&mut told.is_news), told.nodes, told.answer.take())
             };
             if !is_wanted {
+                self.metrics.does_chores(false);
                 self.forget();
                 rest = None;
                 continue;
@@ -201,6 +205,7 @@ impl Worker {
                 self.due = self.due.min(now);
             }
             let lead = self.lead.turn(now, nodes).map_err(|error| error.to_string());
+            self.metrics.does_chores(matches!(lead, Ok(true)));
             let mut next = self.lead.due();
             match lead {
                 Ok(true) => {
@@ -322,6 +327,7 @@ impl Worker {
             let newer = census.renewed(&nodes, self.allocator.objects().census(&nodes, &pods)?);
             let freed = self.allocator.take_back(releases, &newer)?;
             done += freed.len();
+            self.metrics.took_back("address", freed.len());
             if !freed.is_empty() {
                 let handles: Vec<_> =
                     releases.iter().map(|release| format!("{} ({})", release.handle, release.why)).collect();
@@ -345,6 +351,7 @@ impl Worker {
             let is_due = node.as_ref().is_none_or(|node| !there.contains(node) && census.is_gone(node));
             if is_due && self.allocator.give_up(&ledger, idle)? {
                 done += 1;
+                self.metrics.took_back("block", 1);
                 let why =
                     node.as_ref().map_or("it was empty for long".to_owned(), |node| format!("node {node} is gone"));
                 info!(block = %cidr, why, "was given up");
@@ -354,12 +361,14 @@ impl Worker {
             let revision = ledger.affinities.get(name).and_then(|kept| kept.revision.as_deref());
             if revision.is_some() && self.allocator.drop_claim(name, revision)? {
                 done += 1;
+                self.metrics.took_back("claim", 1);
                 info!(claim = name, %node, "was removed: the node is gone");
             }
         }
         for (name, revision) in &plan.handles {
             if self.allocator.drop_handle(name, revision.as_deref())? {
                 done += 1;
+                self.metrics.took_back("handle", 1);
                 info!(handle = name, "was removed: no block knows it");
             }
         }

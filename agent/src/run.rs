@@ -143,13 +143,15 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
         Announcer::start((objects.clone(), source.timing()), &config.node, &config.bpffs, name, assigner)
     });
     let announcer = announcer.transpose()?;
-    let chorer = config.does_chores().then(|| Chorer::start(objects.clone(), config.node.clone(), config.chores));
-    let chorer = chorer.transpose()?;
+    let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
+    let chorer = config
+        .does_chores()
+        .then(|| Chorer::start(objects.clone(), config.node.clone(), config.chores, metrics.clone()))
+        .transpose()?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
     info!("the node's own sockets {}", kernel.sockets());
-    let (problems, metrics) = (Box::new(Vec::new), Metrics::default());
     let proxy = Proxy::find(config.services);
     info!(by = proxy.by(), reason = proxy.reason, "services");
     let neighbour = proxy.neighbour;

@@ -3,12 +3,15 @@
 //! Invariant: agents have the rights that they are shipped with; what is waited for is a state, never a time.
 //! Never: deletes an address by other hands than the agents'.
 
-use crate::story::{NATIVE, STORED};
+use crate::{
+    story::{NATIVE, STORED},
+    told::METRICS,
+};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, time::Duration};
 use tests::{
-    Cluster, Node, NodeSpec, Pod, PodSpec,
+    Cluster, Node, NodeSpec, Pod, PodSpec, Scrape,
     wait::{self, PATIENCE},
 };
 
@@ -253,6 +256,9 @@ fn ipam_23_an_address_whose_pod_is_gone_is_taken_back_and_those_of_pods_stay_wit
         let checked = s.ipam(&["check", "--show-problem-ips"])?;
         ensure!(checked.contains("in use") && checked.contains("Check complete"), "{checked}");
         wait::wait_until("its addresses are free", LONG, || Ok(s.cluster.held_addresses()? == 4))?;
+        let told = Scrape::of(s.nodes[1 - other].namespace(), METRICS.into())?;
+        ensure!(told.value("tortie_chores_leader")? == 1.0, "{told:?}");
+        ensure!(told.value("tortie_chores_taken_back_total{what=\"address\"}")? == 2.0, "{told:?}");
         let names = s.items("ipamhandles")?;
         ensure!(names.len() == 2, "{names:?}");
         ensure!(s.owners()?.len() == 2, "blocks stay: {:?}", s.blocks()?);

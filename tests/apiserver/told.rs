@@ -15,7 +15,7 @@ use tests::{
     wait::{self, PATIENCE},
 };
 
-const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9091);
+pub const METRICS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9091);
 
 fn tier(cluster: &Cluster, name: &str, spec: &str) -> Result<()> {
     let text = format!(

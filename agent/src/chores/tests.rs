@@ -40,7 +40,8 @@ impl Scene {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::write(dir.path().join("controllers.yaml"), CONTROLLERS).expect("written");
-        let worker = Worker::new(Arc::new(Objects::open(dir.path()).expect("a store")), "n1".into());
+        let worker =
+            Worker::new(Arc::new(Objects::open(dir.path()).expect("a store")), "n1".into(), Metrics::default());
         let census = Census { here: Some("n1".into()), ..Census::default() };
         let mut scene = Self { dir, worker, census };
         scene.node("n1", true);

@@ -131,6 +131,7 @@ pub fn of_agent(text: &mut Text, told: &Told) {
     for kind in DriftKind::ALL {
         text.value(&[("kind", &kind.to_string())], told.repaired.get(&kind).copied().unwrap_or_default());
     }
+    of_chores(text, told);
     let help = "Time to put a revision in force, interfaces and routes included.";
     text.family("tortie_commit_duration_seconds", Kind::Histogram, help).durations(&[], &told.commit_times);
     text.family("tortie_cni_requests_total", Kind::Counter, "Requests on the socket; code 0 is done.");
@@ -140,5 +141,17 @@ pub fn of_agent(text: &mut Text, told: &Told) {
     text.family("tortie_cni_request_duration_seconds", Kind::Histogram, "Time to answer a request on the socket.");
     for (operation, times) in &told.request_times {
         text.durations(&[("operation", operation)], times);
+    }
+}
+
+/// What one of the agents does for all; nothing, where this one never does.
+fn of_chores(text: &mut Text, told: &Told) {
+    let Some(does) = told.does_chores else { return };
+    text.family("tortie_chores_leader", Kind::Gauge, "Whether this node does the chores of the cluster.")
+        .value(&[], does);
+    let help = "What nobody had any more and this node took back.";
+    text.family("tortie_chores_taken_back_total", Kind::Counter, help);
+    for what in ["address", "block", "claim", "handle"] {
+        text.value(&[("what", what)], told.taken_back.get(what).copied().unwrap_or_default());
     }
 }

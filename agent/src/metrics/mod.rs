@@ -39,6 +39,9 @@ struct Told {
     commit_times: Durations,
     refused: u64,
     repaired: BTreeMap<DriftKind, u64>,
+    /// Whether this node does the chores; `None`: it never will.
+    does_chores: Option<bool>,
+    taken_back: BTreeMap<&'static str, u64>,
     requests: BTreeMap<(&'static str, u32), u64>,
     request_times: BTreeMap<&'static str, Durations>,
 }
@@ -111,6 +114,8 @@ impl Default for Metrics {
             commit_times: Durations::default(),
             refused: 0,
             repaired: BTreeMap::new(),
+            does_chores: None,
+            taken_back: BTreeMap::new(),
             requests: BTreeMap::new(),
             request_times: BTreeMap::new(),
         };
@@ -147,6 +152,16 @@ impl Metrics {
     /// Something that other hands had changed was put back.
     pub fn repaired(&self, kind: DriftKind) {
         *self.told().repaired.entry(kind).or_default() += 1;
+    }
+
+    /// This node does the chores of the cluster, or does not.
+    pub fn does_chores(&self, does: bool) {
+        self.told().does_chores = Some(does);
+    }
+
+    /// So much of what nobody has was taken back.
+    pub fn took_back(&self, what: &'static str, count: usize) {
+        *self.told().taken_back.entry(what).or_default() += count as u64;
     }
 
     /// A request on the socket was answered.
