@@ -20,7 +20,7 @@ use crate::{
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use datastore::{Store, census::INFORMATION};
-use ipam::{Ledger, audit::Census, audit::report::Report, handle_id};
+use ipam::{Ledger, audit::Census, audit::report::Report, owner_of};
 use model::Cidr;
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
@@ -141,7 +141,7 @@ impl Place {
         census.here = census.nodes.first().cloned();
         if config.state_dir.join(journal::FOLDER).is_dir() {
             let (journal, _) = Journal::open(&config.state_dir)?;
-            census.held = journal.all().map(|own| handle_id(&own.id).to_lowercase()).collect();
+            census.held = journal.all().map(|own| owner_of(&own.id).to_lowercase()).collect();
         }
         let report = report_of(&store)?;
         // Where nobody says whether it is locked, nobody can lock it.

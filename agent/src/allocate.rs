@@ -11,7 +11,11 @@ use datastore::{
     calendar::{go_time, rfc3339},
 };
 use ipam::{
-    AssignError, Balanced, BalancerWish, BlockAffinity, IpamHandle, Kept, Ledger, Request, Write, cidr_name, handle_id,
+    AssignError, Balanced, BalancerWish, BlockAffinity, IpamHandle, Kept, Ledger, Request, Write,
+    audit::{by_owner, holdings},
+    cidr_name,
+    migrate::handle_of,
+    node_handle, owner_of,
 };
 use model::{AttachmentId, Cidr, Family, IpPool, IpamConfig, Labels, NodeName, PodId, ServiceId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -121,14 +125,32 @@ pub struct Allocator {
     node: NodeName,
     /// What the datastore says of it.
     pub rules: Rules,
-    /// Claims of this node as they were when addresses were last given or taken: where it looks first.
-    near: Mutex<BTreeMap<String, Kept<BlockAffinity>>>,
+    /// Where it looks first.
+    near: Mutex<Near>,
+}
+
+/// What this node had when addresses were last given or taken.
+#[derive(Clone, Debug, Default)]
+struct Near {
+    /// Its claims.
+    claims: BTreeMap<String, Kept<BlockAffinity>>,
+    /// Blocks of others in which its pods had addresses when all blocks were read. What was borrowed since its handle names.
+    lent: BTreeSet<Cidr>,
+}
+
+/// Whose addresses a decision is about.
+#[derive(Clone, Copy, Debug)]
+enum About<'a> {
+    /// Attachments of this node, by their owners: they are counted under the node's handle, and older ones under their own.
+    Own(&'a [String]),
+    /// What is counted under these handles.
+    Handles(&'a [String]),
 }
 
 /// Of what is stored, what a decision is made on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// The blocks that this node is known to have, and those that handles name.
+    /// The blocks that this node is known to have, and those that its handle names.
     Near,
     /// All blocks, all claims.
     Whole,
@@ -152,11 +174,10 @@ impl Allocator {
         wishes: &[Wish],
         mut record: impl FnMut(&[Result<Vec<IpAddr>, AssignError>]),
     ) -> Vec<Result<Vec<IpAddr>, AllocateError>> {
-        let handles: Vec<_> = wishes.iter().map(|wish| handle_id(&wish.id)).collect();
+        let owners: Vec<_> = wishes.iter().map(|wish| owner_of(&wish.id)).collect();
         let decide =
             |ledger: &mut Ledger| wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect::<Vec<_>>();
-        // A container is new: where its handle is there all the same, making it fails, and it is read.
-        let decided = self.decide((&handles, false), decide, |assigned| record(assigned));
+        let decided = self.decide(&owners, decide, |assigned| record(assigned));
         match decided {
             Ok(assigned) => assigned.into_iter().map(|result| result.map_err(AllocateError::from)).collect(),
             Err(error) => {
@@ -172,8 +193,9 @@ impl Allocator {
     /// them from us.
     pub fn claim(&self, wish: &Wish) -> Result<(), AllocateError> {
         let request = self.request(wish);
-        let handle = request.handle.clone();
-        Ok(self.decide((&[handle], true), |ledger| ledger.claim_wanted(&request), |_| {})??)
+        // What was written down for the pod before is the attachment's now.
+        let owners = [request.owner.clone(), handle_of(&wish.pod)];
+        Ok(self.decide(&owners, |ledger| ledger.claim_wanted(&request), |_| {})??)
     }
 
     /// Marks what these attachments have as theirs, as far as the blocks do not say so already.
@@ -182,30 +204,35 @@ impl Allocator {
         if wishes.is_empty() {
             return Ok(Claimed::default());
         }
-        let ledger = self.read(&[], Reach::Whole)?;
+        let ledger = self.read(About::Handles(&[]), Reach::Whole)?;
+        let held = by_owner(&ledger);
         let is_of_pool = |address: &&IpAddr| ledger.pools.values().any(|pool| pool.cidr.contains(**address));
         let lacks = |wish: &&Wish| {
-            let held = ledger.held_by(&handle_id(&wish.id));
-            wish.wanted.iter().filter(is_of_pool).any(|address| !held.contains(address))
+            let held = held.get(&*owner_of(&wish.id)).map(Vec::as_slice).unwrap_or_default();
+            wish.wanted.iter().filter(is_of_pool).any(|address| held.iter().all(|held| held.address != *address))
         };
         let lacking: Vec<_> = wishes.iter().filter(lacks).collect();
         if lacking.is_empty() {
             return Ok(Claimed::default());
         }
-        let handles: Vec<_> = lacking.iter().map(|wish| handle_id(&wish.id)).collect();
+        let owners: Vec<_> = lacking.iter().flat_map(|wish| [owner_of(&wish.id), handle_of(&wish.pod)]).collect();
         let claim = |ledger: &mut Ledger| {
             let refused = |wish: &&Wish| Some((wish.pod.clone(), ledger.claim_wanted(&self.request(wish)).err()?));
             lacking.iter().filter_map(refused).collect::<Vec<_>>()
         };
-        let refused = self.decide_on((&handles, true), Reach::Whole, claim, |_| {})?;
+        let refused = self.decide_on(About::Own(&owners), Reach::Whole, claim, |_| {})?;
         Ok(Claimed { lacking: lacking.len() - refused.len(), refused })
     }
 
-    /// Takes back what these attachments hold.
-    pub fn release(&self, ids: &[AttachmentId]) -> Result<Vec<IpAddr>, AllocateError> {
-        let handles: Vec<_> = ids.iter().map(handle_id).collect();
-        let release = |ledger: &mut Ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect();
-        self.decide((&handles, true), release, |_| {})
+    /// Takes back what these attachments have, and what the first versions of Calico counted under the names of their pods (IPAM-27).
+    pub fn release(&self, ids: &[AttachmentId], pods: &[PodId]) -> Result<Vec<IpAddr>, AllocateError> {
+        let owners: Vec<_> = ids.iter().map(owner_of).collect();
+        let pods: Vec<_> = pods.iter().map(|pod| format!("{}.{}", pod.namespace, pod.name)).collect();
+        let release = |ledger: &mut Ledger| {
+            let released: Vec<_> = owners.iter().flat_map(|owner| ledger.release(owner)).collect();
+            released.into_iter().chain(pods.iter().flat_map(|pod| ledger.release_here(pod))).collect()
+        };
+        self.decide(&[&*owners, &*pods].concat(), release, |_| {})
     }
 
     /// Gives load balancers what they want, in one decision; of those that `gone` names by their handles everything is taken back.
@@ -217,45 +244,44 @@ impl Allocator {
             }
             wishes.iter().map(|wish| ledger.balance(wish)).collect()
         };
-        self.decide_on((&handles, true), Reach::Whole, decide, |_| {})
+        self.decide_on(About::Handles(&handles), Reach::Whole, decide, |_| {})
     }
 
     /// Load balancers that hold addresses, by handle.
     pub fn balanced(&self) -> Result<BTreeMap<String, ServiceId>, AllocateError> {
-        Ok(self.read(&[], Reach::Whole)?.balanced())
+        Ok(self.read(About::Handles(&[]), Reach::Whole)?.balanced())
     }
 
-    /// Takes back what pods of this node hold that are not `known`, by their handles. Right only when the machine was started
+    /// Takes back what pods of this node hold that are not `known`, by their owners. Right only when the machine was started
     /// anew, which took every pod with it.
     pub fn release_strangers(&self, known: &BTreeSet<String>) -> Result<Vec<IpAddr>, AllocateError> {
-        let ledger = self.read(&[], Reach::Whole)?;
-        let is_stranger = |handle: &String| !known.contains(&handle.to_lowercase());
-        let strangers: Vec<_> = ledger.handles_of_pods(&self.node).into_iter().filter(is_stranger).collect();
+        let ledger = self.read(About::Handles(&[]), Reach::Whole)?;
+        let is_stranger = |owner: &String| !known.contains(&owner.to_lowercase());
+        let strangers: Vec<_> = ledger.owners_of_pods(&self.node).into_iter().filter(is_stranger).collect();
         if strangers.is_empty() {
             return Ok(Vec::new());
         }
-        let release = |ledger: &mut Ledger| strangers.iter().flat_map(|handle| ledger.release(handle)).collect();
-        self.decide_on((&strangers, true), Reach::Whole, release, |_| {})
+        let release = |ledger: &mut Ledger| strangers.iter().flat_map(|owner| ledger.release(owner)).collect();
+        self.decide_on(About::Own(&strangers), Reach::Whole, release, |_| {})
     }
 
     /// The addresses an attachment holds by the blocks.
     pub fn held_by(&self, id: &AttachmentId) -> Result<Vec<IpAddr>, AllocateError> {
-        let handle = handle_id(id);
-        let handles = std::slice::from_ref(&handle);
-        let near = self.read(handles, Reach::Near)?;
-        if near.handles.contains_key(&handle) {
-            return Ok(near.held_by(&handle));
+        let owner = owner_of(id);
+        let near = self.read(About::Own(&[]), Reach::Near)?.held_by(&owner);
+        if !near.is_empty() {
+            return Ok(near);
         }
-        Ok(self.read(handles, Reach::Whole)?.held_by(&handle))
+        Ok(self.read(About::Own(&[]), Reach::Whole)?.held_by(&owner))
     }
 
     /// Whether one more pod would get addresses now. Writes nothing.
     pub fn room(&self) -> Result<(), AllocateError> {
         let id = AttachmentId { network: String::new(), container: String::new(), interface: String::new() };
         let request = self.request(&Wish::any(id, PodId::new("", "")));
-        let mut near = self.read(&[], Reach::Near)?;
+        let mut near = self.read(About::Own(&[]), Reach::Near)?;
         let given = near.assign(&request);
-        let given = if near.is_short { self.read(&[], Reach::Whole)?.assign(&request) } else { given };
+        let given = if near.is_short { self.read(About::Own(&[]), Reach::Whole)?.assign(&request) } else { given };
         match given {
             // Pools that select namespaces: which of them a pod will be of is not known.
             Ok(_) | Err(AssignError::NoPoolForPod { .. }) => Ok(()),
@@ -263,29 +289,28 @@ impl Allocator {
         }
     }
 
-    /// Reads, decides, writes; and again if somebody else wrote meanwhile. With `true` the handles are read from the beginning.
-    /// `settled` hears what was decided before it is written.
+    /// Reads, decides, writes; and again if somebody else wrote meanwhile. `settled` hears what was decided before it is written.
     fn decide<T>(
         &self,
-        handles: (&[String], bool),
+        owners: &[String],
         decision: impl FnMut(&mut Ledger) -> T,
         settled: impl FnMut(&T),
     ) -> Result<T, AllocateError> {
-        self.decide_on(handles, Reach::Near, decision, settled)
+        self.decide_on(About::Own(owners), Reach::Near, decision, settled)
     }
 
     fn decide_on<T>(
         &self,
-        (handles, mut are_known): (&[String], bool),
+        about: About<'_>,
         mut reach: Reach,
         mut decision: impl FnMut(&mut Ledger) -> T,
         mut settled: impl FnMut(&T),
     ) -> Result<T, AllocateError> {
         for _ in 0..ATTEMPTS {
-            let mut ledger = self.read(if are_known { handles } else { &[] }, reach)?;
+            let mut ledger = self.read(about, reach)?;
             let decided = decision(&mut ledger);
             if ledger.is_short {
-                (reach, are_known) = (Reach::Whole, true);
+                reach = Reach::Whole;
                 continue;
             }
             settled(&decided);
@@ -294,7 +319,7 @@ impl Allocator {
                     self.remember(&ledger);
                     return Ok(decided);
                 }
-                Err(ObjectError::Conflict { .. }) => (reach, are_known) = (Reach::Whole, true),
+                Err(ObjectError::Conflict { .. }) => reach = Reach::Whole,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -308,36 +333,49 @@ impl Allocator {
                 && ledger.blocks.get(&claim.cidr).is_some_and(|block| block.value.belongs_to(&self.node))
         };
         let own = ledger.affinities.iter().filter(|(_, kept)| is_own(&kept.value));
-        *self.near() = own.map(|(name, kept)| (name.clone(), kept.clone())).collect();
+        let mut near = self.near();
+        near.claims = own.map(|(name, kept)| (name.clone(), kept.clone())).collect();
+        if !ledger.is_partial {
+            let all = ledger.blocks.values().flat_map(|kept| holdings(&kept.value));
+            let lent = all.filter(|holding| holding.is_borrowed() && holding.node().as_ref() == Some(&self.node));
+            near.lent = lent.map(|holding| holding.block.cidr).collect();
+        }
     }
 
-    fn near(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Kept<BlockAffinity>>> {
+    fn near(&self) -> std::sync::MutexGuard<'_, Near> {
         self.near.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Only the handles in question: their number grows with the pods of the whole cluster.
-    fn read(&self, handles: &[String], reach: Reach) -> Result<Ledger, AllocateError> {
-        let mut known = BTreeMap::new();
-        for handle in handles {
-            if let Some(object) = self.objects.get(HANDLE, &handle.to_lowercase())? {
-                known.insert(handle.clone(), kept::<IpamHandle>(HANDLE, object)?);
-            }
+    /// Only the handles in question, and before the blocks: what comes to a block is counted first.
+    fn read(&self, about: About<'_>, reach: Reach) -> Result<Ledger, AllocateError> {
+        let counted = matches!(about, About::Own(_)).then(|| node_handle(&self.node));
+        let mut handles = BTreeMap::new();
+        match about {
+            About::Own(_) => self.read_handles(counted.iter(), &mut handles)?,
+            About::Handles(named) => self.read_handles(named.iter(), &mut handles)?,
         }
         let near = self.near().clone();
-        let is_partial = reach == Reach::Near && !near.is_empty();
-        let (blocks, affinities) = if is_partial {
-            let named = known.values().flat_map(|kept| kept.value.block.keys());
-            let cidrs: BTreeSet<Cidr> = near.values().map(|kept| kept.value.cidr).chain(named.copied()).collect();
-            let mut blocks = Vec::new();
+        let is_partial = reach == Reach::Near && !near.claims.is_empty();
+        let (blocks, affinities): (BTreeMap<_, _>, _) = if is_partial {
+            let named = handles.values().flat_map(|kept| kept.value.block.keys());
+            let own = near.claims.values().map(|kept| &kept.value.cidr);
+            let cidrs: BTreeSet<Cidr> = own.chain(named).chain(&near.lent).copied().collect();
+            let mut blocks = BTreeMap::new();
             for cidr in cidrs {
                 blocks.extend(self.objects.get(BLOCK, &cidr_name(cidr))?.map(block).transpose()?);
             }
-            (blocks, near)
+            (blocks, near.claims)
         } else {
             let blocks = self.objects.list(BLOCK)?.into_iter().map(block).collect::<Result<_, _>>()?;
             let named = |object: Object| Ok((object.metadata.name.clone(), kept(AFFINITY, object)?));
             (blocks, self.objects.list(AFFINITY)?.into_iter().map(named).collect::<Result<_, AllocateError>>()?)
         };
+        if let About::Own(owners) = about {
+            // Who has a handle of its own was there before nodes had one, and gets no more.
+            let attributes = blocks.values().flat_map(|kept| &kept.value.attributes);
+            let named: BTreeSet<&String> = attributes.filter_map(|attribute| attribute.handle_id.as_ref()).collect();
+            self.read_handles(owners.iter().filter(|owner| named.contains(owner)), &mut handles)?;
+        }
         let Rules { pools, mut config, reserved, node_labels } = self.rules.clone();
         if !is_partial {
             config = self.objects.ipam_config()?.unwrap_or(config);
@@ -349,15 +387,29 @@ impl Allocator {
             here: Some((self.node.clone(), node_labels)),
             blocks: blocks.into_iter().collect(),
             affinities: affinities.into_iter().collect(),
-            handles: known.into_iter().collect(),
+            handles: handles.into_iter().collect(),
+            counted,
             is_partial,
             is_short: false,
         })
     }
 
+    fn read_handles<'a>(
+        &self,
+        names: impl Iterator<Item = &'a String>,
+        known: &mut BTreeMap<String, Kept<IpamHandle>>,
+    ) -> Result<(), AllocateError> {
+        for handle in names {
+            if let Some(object) = self.objects.get(HANDLE, &handle.to_lowercase())? {
+                known.insert(handle.clone(), kept::<IpamHandle>(HANDLE, object)?);
+            }
+        }
+        Ok(())
+    }
+
     /// In the order given. Objects that follow each other are written together.
     fn write_all(&self, writes: Vec<Write>) -> Result<(), ObjectError> {
-        let mut claimed: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut written = Written::new();
         let mut waiting = Vec::new();
         for write in writes {
             match write {
@@ -365,36 +417,39 @@ impl Allocator {
                 Write::Handle(name, kept) => waiting.push(object(HANDLE, name, kept.revision, &kept.value)),
                 Write::Affinity(name, kept) => waiting.push(object(AFFINITY, name, kept.revision, &kept.value)),
                 Write::Confirm(name, affinity) => {
-                    self.flush(&mut waiting, &mut claimed)?;
-                    let revision = claimed.get(&name).cloned().flatten();
+                    self.flush(&mut waiting, &mut written)?;
+                    let revision = revision_of(&written, AFFINITY, &name);
                     waiting.push(object(AFFINITY, name, revision, &affinity));
                 }
+                Write::Recount(name, handle) => {
+                    self.flush(&mut waiting, &mut written)?;
+                    let revision = revision_of(&written, HANDLE, &name);
+                    waiting.push(object(HANDLE, name, revision, &handle));
+                }
                 Write::RemoveHandle(name, revision) => {
-                    self.flush(&mut waiting, &mut claimed)?;
+                    self.flush(&mut waiting, &mut written)?;
                     self.objects.delete(HANDLE, &name, revision.as_deref()).map(drop)?;
                 }
                 Write::RemoveBlock(name, revision) => {
-                    self.flush(&mut waiting, &mut claimed)?;
+                    self.flush(&mut waiting, &mut written)?;
                     self.objects.delete(BLOCK, &name, revision.as_deref()).map(drop)?;
                 }
                 Write::RemoveAffinity(name, revision) => {
-                    self.flush(&mut waiting, &mut claimed)?;
-                    let revision = claimed.get(&name).cloned().flatten().or(revision);
+                    self.flush(&mut waiting, &mut written)?;
+                    let revision = revision_of(&written, AFFINITY, &name).or(revision);
                     self.objects.delete(AFFINITY, &name, revision.as_deref()).map(drop)?;
                 }
             }
         }
-        self.flush(&mut waiting, &mut claimed)
+        self.flush(&mut waiting, &mut written)
     }
 
-    fn flush(
-        &self,
-        waiting: &mut Vec<Object>,
-        claimed: &mut BTreeMap<String, Option<String>>,
-    ) -> Result<(), ObjectError> {
-        let written = self.objects.write_all(&std::mem::take(waiting))?;
-        let claims = written.into_iter().filter(|object| object.kind == AFFINITY);
-        claimed.extend(claims.map(|Object { metadata, .. }| (metadata.name, metadata.resource_version)));
+    fn flush(&self, waiting: &mut Vec<Object>, written: &mut Written) -> Result<(), ObjectError> {
+        let objects = self.objects.write_all(&std::mem::take(waiting))?;
+        written.extend(objects.into_iter().map(|Object { kind, metadata, .. }| {
+            let Metadata { name, resource_version } = metadata;
+            ((kind, name), resource_version)
+        }));
         Ok(())
     }
 
@@ -409,7 +464,7 @@ impl Allocator {
         ];
         Request {
             node: self.node.clone(),
-            handle: handle_id(&wish.id),
+            owner: owner_of(&wish.id),
             secondary: secondary.map(|(key, value)| (key.to_owned(), value)).into(),
             node_labels: self.rules.node_labels.clone(),
             namespace_labels: wish.namespace_labels.clone(),
@@ -421,6 +476,13 @@ impl Allocator {
             sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
         }
     }
+}
+
+/// At which revision objects are that one decision has written so far, by kind and name.
+type Written = BTreeMap<(String, String), Option<String>>;
+
+fn revision_of(written: &Written, kind: &str, name: &str) -> Option<String> {
+    written.get(&(kind.to_owned(), name.to_owned())).cloned().flatten()
 }
 
 /// Under a wrong name its writes would go to another object, and two could say that they are one block.
@@ -456,143 +518,4 @@ fn kept<T: DeserializeOwned>(kind: &'static str, object: Object) -> Result<Kept<
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allocator(dir: &std::path::Path, node: &str) -> Allocator {
-        let mut allocator =
-            Allocator::new(std::sync::Arc::new(datastore::Objects::open(dir).expect("a store")), node.into());
-        let cidr = "10.65.0.0/16".parse().expect("a valid network");
-        let pool = IpPool::of_pods("p", cidr, 26);
-        allocator.rules.pools.insert("p".into(), pool);
-        allocator
-    }
-
-    fn wish(container: &str) -> Wish {
-        let id = AttachmentId { network: "net".into(), container: container.into(), interface: "eth0".into() };
-        Wish::any(id, PodId::new("default", container))
-    }
-
-    fn one(allocator: &Allocator, container: &str) -> Vec<IpAddr> {
-        let mut all = allocator.assign(&[wish(container)], |_| {});
-        all.remove(0).expect("an address")
-    }
-
-    #[test]
-    fn an_address_survives_the_agent_and_goes_back_with_its_handle() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = one(&allocator(dir.path(), "n1"), "a");
-        let again = allocator(dir.path(), "n1");
-        assert_eq!(one(&again, "a"), first);
-        assert_eq!(again.release(&[wish("a").id]).expect("released"), first);
-        assert_eq!(again.release(&[wish("a").id]).expect("twice is no error"), Vec::<IpAddr>::new());
-        assert_ne!(one(&again, "b"), first, "a released address goes to the back");
-    }
-
-    #[test]
-    fn ipam_18_two_nodes_that_race_never_share_an_address() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let work = |node: &'static str| {
-            let dir = dir.path().to_owned();
-            std::thread::spawn(move || {
-                let allocator = allocator(&dir, node);
-                (0..10).flat_map(|pod| one(&allocator, &format!("{node}-{pod}"))).collect::<Vec<_>>()
-            })
-        };
-        // Two agents of one node name race for one block, the third for another.
-        let threads = [work("n1"), work("n2"), work("n3")];
-        let mut all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), 30);
-    }
-
-    #[test]
-    fn what_the_blocks_know_of_pods_that_went_with_the_machine_is_taken_back_and_nothing_else() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (own, other) = (allocator(dir.path(), "n1"), allocator(dir.path(), "n2"));
-        let [kept, lost, elsewhere] = [one(&own, "kept"), one(&own, "lost"), one(&other, "elsewhere")];
-        let known = [handle_id(&wish("kept").id).to_lowercase()].into();
-        assert_eq!(own.release_strangers(&known).expect("released"), lost);
-        assert_eq!(own.release_strangers(&known).expect("nothing is left to release"), Vec::<IpAddr>::new());
-        assert_eq!(own.held_by(&wish("kept").id).expect("readable"), kept);
-        assert_eq!(other.held_by(&wish("elsewhere").id).expect("readable"), elsewhere);
-    }
-
-    #[test]
-    fn what_attachments_have_is_held_again_where_the_blocks_have_forgotten_it_and_taken_from_nobody() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (own, other) = (allocator(dir.path(), "n1"), allocator(dir.path(), "n2"));
-        let known: Vec<_> = ["a", "b"].map(|name| Wish { wanted: one(&own, name), ..wish(name) }).into();
-        let is_held = |wish: &Wish| own.held_by(&wish.id).expect("readable") == wish.wanted;
-        let revisions = || {
-            let blocks = own.objects.list(BLOCK).expect("readable").into_iter();
-            blocks.map(|block| block.metadata.resource_version).collect::<Vec<_>>()
-        };
-        let forget = || {
-            for kind in [BLOCK, AFFINITY, HANDLE] {
-                std::fs::remove_dir_all(dir.path().join(".tortie").join(kind)).expect("removed");
-            }
-        };
-        let before = revisions();
-        assert_eq!(own.claim_all(&known).expect("readable"), Claimed::default());
-        let elsewhere = Wish { wanted: vec![[192, 0, 2, 9].into()], ..wish("e") };
-        assert_eq!(own.claim_all(&[elsewhere]).expect("readable"), Claimed::default(), "it is no pool's");
-        assert_eq!(revisions(), before, "what is held is not written");
-        forget();
-        assert_eq!(own.claim_all(&known).expect("written"), Claimed { lacking: 2, refused: vec![] });
-        assert!(known.iter().all(is_held));
-        let next = one(&own, "c");
-        assert!(known.iter().all(|wish| wish.wanted != next), "nothing is given twice");
-        forget();
-        other.claim(&Wish { id: wish("theirs").id, ..known[0].clone() }).expect("another node was faster");
-        let Claimed { refused, lacking } = own.claim_all(&known).expect("written");
-        assert_eq!(lacking, 1, "what somebody else has is not claimed again and again");
-        assert!(matches!(&refused[..], [(pod, AssignError::Taken { .. })] if *pod == known[0].pod), "{refused:?}");
-        assert!(!is_held(&known[0]) && is_held(&known[1]));
-    }
-
-    #[test]
-    fn all_who_wait_are_served_by_one_write_of_the_block() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let allocator = allocator(dir.path(), "n1");
-        let wishes: Vec<_> = (0..5).map(|pod| wish(&format!("c{pod}"))).collect();
-        assert!(allocator.assign(&wishes, |_| {}).iter().all(Result::is_ok));
-        let ledger = allocator.read(&[], Reach::Whole).expect("readable");
-        let block = &ledger.blocks.values().next().expect("one block").value;
-        assert_eq!(block.sequence_number_for_allocation.values().min(), Some(&(block.sequence_number - 1)));
-    }
-
-    #[test]
-    fn a_block_under_another_blocks_name_is_named_and_gives_nothing() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let allocator = allocator(dir.path(), "n1");
-        one(&allocator, "a");
-        let blocks = dir.path().join(".tortie").join(BLOCK);
-        let file = std::fs::read_dir(&blocks).expect("listed").next().expect("one block").expect("readable").path();
-        let text = std::fs::read_to_string(&file).expect("readable");
-        // As somebody copies a file to make another.
-        let copied = text.replace(&*file.file_stem().expect("a name").to_string_lossy(), "10-65-99-0-26");
-        std::fs::write(blocks.join("10-65-99-0-26.yaml"), copied).expect("written");
-        // Who knows its own block writes that, under its own name; who looks for one among all does not know which is meant.
-        let fresh = self::allocator(dir.path(), "n1");
-        let error = fresh.assign(&[wish("b")], |_| {}).remove(0).expect_err("two say that they are one");
-        assert!(
-            error.to_string().contains("IPAMBlock 10-65-99-0-26: cannot be read: it says that it is 10.65."),
-            "{error}"
-        );
-        assert!(fresh.release(&[wish("a").id]).is_err(), "nor is anything given back by it");
-    }
-
-    #[test]
-    fn a_damaged_block_is_named_and_gives_nothing() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let allocator = allocator(dir.path(), "n1");
-        one(&allocator, "a");
-        let mut object = allocator.objects.list(BLOCK).expect("readable").remove(0);
-        object.spec["unallocated"] = serde_json::json!([0, 0, 500]);
-        allocator.objects.write_all(&[object]).expect("written");
-        let error = allocator.assign(&[wish("b")], |_| {}).remove(0).expect_err("a damaged block");
-        assert!(error.to_string().contains("IPAMBlock 10.65."), "{error}");
-    }
-}
+mod tests;

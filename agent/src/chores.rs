@@ -19,7 +19,7 @@ use clap::ValueEnum;
 use datastore::{Store, census, hosts::Wanted};
 use ipam::{
     audit::{Census, Graces, Idle, Plan, Suspicions},
-    handle_id,
+    owner_of,
 };
 use lead::Lead;
 use leases::Stale;
@@ -44,7 +44,7 @@ const LATE: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(1);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(10);
-/// Handles that are taken back together.
+/// Owners whose addresses are taken back together.
 const AT_ONCE: usize = 64;
 /// What Calico's own controllers are labelled with.
 const RIVAL: (&str, &str) = ("k8s-app", "calico-kube-controllers");
@@ -126,7 +126,7 @@ impl Chorer {
         census.nodes = world.nodes().map(|node| node.name.clone()).collect();
         world.pods().for_each(|pod| census::hear_pod(&mut census, pod));
         world.published().for_each(|told| census::hear_told(&mut census, told));
-        census.held = served.map(|attachment| handle_id(&attachment.id).to_lowercase()).collect();
+        census.held = served.map(|attachment| owner_of(&attachment.id).to_lowercase()).collect();
         let is_rival =
             |pod: &model::Pod| pod.labels.get(RIVAL.0) == Some(RIVAL.1) && !pod.finished && pod.node.is_some();
         let has_rival = self.who == Chores::Auto && world.pods().any(is_rival);
@@ -329,9 +329,9 @@ impl Worker {
             done += freed.len();
             self.metrics.took_back("address", freed.len());
             if !freed.is_empty() {
-                let handles: Vec<_> =
-                    releases.iter().map(|release| format!("{} ({})", release.handle, release.why)).collect();
-                info!(addresses = ?freed, handles = ?handles, "were taken back: nobody has them");
+                let owners: Vec<_> =
+                    releases.iter().map(|release| format!("{} ({})", release.owner, release.why)).collect();
+                info!(addresses = ?freed, owners = ?owners, "were taken back: nobody has them");
             }
         }
         Ok(done + self.give_up(plan, census)?)
@@ -339,6 +339,12 @@ impl Worker {
 
     fn give_up(&self, plan: &Plan, census: &Census) -> Result<usize, AllocateError> {
         let mut done = 0;
+        for (handle, places) in &plan.miscounted {
+            if self.allocator.mend(handle, places)? {
+                done += 1;
+                info!(handle, blocks = ?places, "counts again what blocks say");
+            }
+        }
         if plan.blocks.is_empty() && plan.claims.is_empty() && plan.handles.is_empty() {
             return Ok(done);
         }

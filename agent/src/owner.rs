@@ -512,7 +512,7 @@ impl<K: Kernel> Agent<K> {
                 // A record that cannot be read may be of one of them.
                 return warn!("addresses of pods that went with the machine stay taken until no record is damaged");
             }
-            let known = self.journal.all().map(|known| ipam::handle_id(&known.id).to_lowercase()).collect();
+            let known = self.journal.all().map(|known| ipam::owner_of(&known.id).to_lowercase()).collect();
             match self.allocator.release_strangers(&known) {
                 Ok(released) if released.is_empty() => {}
                 Ok(released) => info!(?released, "addresses of pods that went with the machine are free again"),

@@ -79,7 +79,7 @@ fn kept(node: &Node, datastore: &Path) -> Result<BTreeMap<&'static str, usize>> 
         ("neighbours of both", ours / 2),
         ("endpoints", count(&node.show("endpoints")?)),
         ("records", files(&node.state_dir().join("attachments"))),
-        ("handles", shared("IPAMHandle")),
+        ("addresses of both that handles count", counted(&datastore.join(".tortie/IPAMHandle"))? / 2),
         ("told addresses", shared("WorkloadAddress")),
         ("addresses of both", allocated(&datastore.join(".tortie/IPAMBlock"))? / 2),
     ]))
@@ -91,6 +91,20 @@ fn is_object(entry: &fs::DirEntry) -> bool {
 
 fn is_pods(name: &Value) -> bool {
     name.as_str().is_some_and(|name| name.starts_with("cali"))
+}
+
+/// Addresses that handles count. There is one handle, of the node.
+fn counted(handles: &Path) -> Result<usize> {
+    let mut count = 0;
+    let mut all = fs::read_dir(handles).into_iter().flatten().flatten().filter(is_object);
+    if let Some(entry) = all.next() {
+        let text = fs::read_to_string(entry.path())?;
+        let (_, list) = text.split_once("block:\n").context("a handle without blocks")?;
+        let each = list.lines().map_while(|line| line.strip_prefix("    ")?.rsplit_once(": ")?.1.parse::<usize>().ok());
+        count = each.sum();
+    }
+    ensure!(all.next().is_none(), "more than one handle");
+    Ok(count)
 }
 
 /// Addresses that the blocks give to somebody. An odd number is a family's too many.

@@ -1,6 +1,6 @@
 //! `tortie ipam release`: takes back an address, or what reports say that nobody has.
 //! In: everything as it is now, an address or reports. Out: what was done, or would be.
-//! Invariant: what a report says is looked at again, and asked for again, before it is done; a handle's addresses go all or none.
+//! Invariant: what a report says is looked at again, and asked for again, before it is done; an owner's addresses go all or none.
 //! Never: writes without `--yes`.
 
 use super::Scene;
@@ -33,10 +33,10 @@ pub fn address(scene: &Scene, address: IpAddr, how: How) -> Result<String> {
     let Some(holding) = all().find(|holding| holding.address == address) else {
         bail!("IP address {address} is not assigned");
     };
-    let Some(handle) = &holding.attribute.handle_id else {
+    let (Some(handle), Some(owner)) = (&holding.attribute.handle_id, holding.attribute.owner()) else {
         bail!("IP address {address} has no handle: edit IPAMBlock {} by hand", holding.block.cidr);
     };
-    let whose = holding.pod().map_or(format!("handle {handle}"), |pod| format!("pod {pod}, handle {handle}"));
+    let whose = holding.pod().map_or(format!("handle {owner}"), |pod| format!("pod {pod}, handle {owner}"));
     let against = match census.judge(&holding) {
         Verdict::InUse => Some(format!("is in use by {whose}")),
         Verdict::Unknown => Some(format!("is of {whose}, and nobody can say whether it is in use")),
@@ -48,7 +48,7 @@ pub fn address(scene: &Scene, address: IpAddr, how: How) -> Result<String> {
     if !how.yes {
         return Ok(format!("{address} of {whose} would be released; nothing was done: give --yes"));
     }
-    if allocator.take_back_one(address, handle, holding.sequence)? {
+    if allocator.take_back_one(address, handle, owner, holding.sequence)? {
         Ok(format!("Successfully released IP address {address}"))
     } else {
         bail!("IP address {address} was given out anew meanwhile: nothing is done")
@@ -62,9 +62,9 @@ pub fn of_reports(scene: &Scene, paths: &[PathBuf], how: How) -> Result<String> 
     let due = releases(&reports, ledger, census);
     let handles = pointless(&reports, ledger);
     let mut said = String::new();
-    for Release { handle, given, why, .. } in &due {
+    for Release { owner, given, why, .. } in &due {
         for (_, address, _) in given {
-            writeln!(said, "  {address} of {handle}: {why}")?;
+            writeln!(said, "  {address} of {owner}: {why}")?;
         }
     }
     for (handle, _) in &handles {

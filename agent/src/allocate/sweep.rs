@@ -3,19 +3,20 @@
 //! Invariant: every write names the revision it was decided on; what a newer look does not bear out stays.
 //! Never: gives up a block that holds an address.
 
-use super::{AFFINITY, AllocateError, Allocator, BLOCK, HANDLE, Reach, kept, object};
+use super::{AFFINITY, About, AllocateError, Allocator, BLOCK, HANDLE, Reach, kept, object};
 use datastore::ObjectError;
 use ipam::{
     AffinityState, BlockAffinity, Kept, Ledger,
     audit::{Census, Idle, Release, owner},
     cidr_name,
 };
-use std::net::IpAddr;
+use model::Cidr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 impl Allocator {
     /// Everything that is written of addresses; handles, of which there are as many as pods, only if they are asked for.
     pub fn ledger(&self, with_handles: bool) -> Result<Ledger, AllocateError> {
-        let mut ledger = self.read(&[], Reach::Whole)?;
+        let mut ledger = self.read(About::Handles(&[]), Reach::Whole)?;
         if with_handles {
             for object in self.objects.list(HANDLE)? {
                 ledger.handles.insert(object.metadata.name.clone(), kept(HANDLE, object)?);
@@ -26,30 +27,54 @@ impl Allocator {
 
     /// Takes back the addresses of those releases that still hold by the ledger as it is now and by this census.
     pub fn take_back(&self, releases: &[Release], census: &Census) -> Result<Vec<IpAddr>, AllocateError> {
-        let handles: Vec<_> = releases.iter().map(|release| release.handle.clone()).collect();
+        let handles: BTreeSet<_> = releases.iter().flat_map(|release| release.handles.iter().cloned()).collect();
+        let handles: Vec<_> = handles.into_iter().collect();
         let take_back = |ledger: &mut Ledger| {
             let due: Vec<_> = releases.iter().filter(|release| release.holds(ledger, census)).collect();
-            due.into_iter().flat_map(|release| ledger.release(&release.handle)).collect()
+            let given = due.iter().flat_map(|release| release.given.iter().map(|given| (&release.owner, *given)));
+            let is_taken = |ledger: &mut Ledger, owner: &str, address, sequence| {
+                ledger.release_seen(address, owner, sequence) == Ok(true)
+            };
+            given
+                .filter(|(owner, (_, address, sequence))| is_taken(ledger, owner, *address, *sequence))
+                .map(|(_, (_, address, _))| address)
+                .collect()
         };
-        self.decide_on((&handles, true), Reach::Whole, take_back, |_| {})
+        self.decide_on(About::Handles(&handles), Reach::Whole, take_back, |_| {})
     }
 
     /// Decides on everything that is written, with all handles; who finds another revision decides anew.
     pub fn decide_whole<T>(&self, decision: impl FnMut(&mut Ledger) -> T) -> Result<T, AllocateError> {
         let handles: Vec<_> = self.objects.list(HANDLE)?.into_iter().map(|object| object.metadata.name).collect();
-        self.decide_on((&handles, true), Reach::Whole, decision, |_| {})
+        self.decide_on(About::Handles(&handles), Reach::Whole, decision, |_| {})
     }
 
     /// Takes back all that these handles have.
     pub fn take_back_all(&self, handles: &[String]) -> Result<Vec<IpAddr>, AllocateError> {
         let take_back = |ledger: &mut Ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect();
-        self.decide_on((handles, true), Reach::Whole, take_back, |_| {})
+        self.decide_on(About::Handles(handles), Reach::Whole, take_back, |_| {})
     }
 
-    /// Takes back one address of a handle, if it is still the one that was given out then.
-    pub fn take_back_one(&self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, AllocateError> {
-        let take_back = |ledger: &mut Ledger| ledger.release_seen(address, handle, sequence) == Ok(true);
-        self.decide_on((&[handle.to_owned()], true), Reach::Whole, take_back, |_| {})
+    /// Takes back one address of an owner, counted under a handle, if it is still the one that was given out then.
+    pub fn take_back_one(
+        &self,
+        address: IpAddr,
+        handle: &str,
+        owner: &str,
+        sequence: u64,
+    ) -> Result<bool, AllocateError> {
+        let take_back = |ledger: &mut Ledger| ledger.release_seen(address, owner, sequence) == Ok(true);
+        self.decide_on(About::Handles(&[handle.to_owned()]), Reach::Whole, take_back, |_| {})
+    }
+
+    /// Has a node's handle count what these blocks say. False: somebody was faster, and it may be right by now.
+    pub fn mend(&self, handle: &str, places: &BTreeSet<Cidr>) -> Result<bool, AllocateError> {
+        let mut ledger = self.read(About::Handles(&[handle.to_owned()]), Reach::Whole)?;
+        ledger.mend(handle, places.iter().copied());
+        match self.write_all(ledger.writes()) {
+            Err(ObjectError::Conflict { .. }) => Ok(false),
+            done => Ok(done.map(|()| true)?),
+        }
     }
 
     /// Gives up an empty block, as this ledger has it. False: somebody has written it since it was seen to be idle, or it holds something.

@@ -138,7 +138,7 @@ fn what_this_node_serves_stays_whatever_became_of_its_pod() {
     let mut scene = Scene::new();
     scene.pod("n1", "own");
     let ledger = scene.worker.allocator.ledger(true).expect("readable");
-    scene.census.held = ledger.handles.keys().map(|name| name.to_lowercase()).collect();
+    scene.census.held = ipam::audit::by_owner(&ledger).keys().map(|owner| owner.to_lowercase()).collect();
     scene.vanish("own");
     for at in [0, 30, 60] {
         scene.look(at);
@@ -196,7 +196,7 @@ fn an_empty_block_of_a_node_that_is_there_when_it_is_asked_for_once_more_stays_a
     let mut scene = Scene::new();
     scene.pod("n2", "a");
     scene.vanish("a");
-    allocator(scene.dir.path(), "n2").release(&[id("a")]).expect("released");
+    allocator(scene.dir.path(), "n2").release(&[id("a")], &[]).expect("released");
     let empty = [("host:n2".to_owned(), 0)].into();
     assert_eq!(scene.held(), empty);
     scene.census.nodes.remove(&NodeName::from("n2"));

@@ -11,7 +11,7 @@ use crate::{
 };
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
 use datastore::{Described, ObjectError};
-use ipam::{AssignError, handle_id};
+use ipam::{AssignError, owner_of};
 use model::{Attachment, AttachmentId, IfaceName, Mac, PodAsks, PodId};
 use std::{
     net::IpAddr,
@@ -117,8 +117,8 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<O
         return Err(fault(INVALID_CONFIG, message));
     }
     // One handle, one holder: the parts of two identities can join to the same.
-    let handle = handle_id(id).to_lowercase();
-    match agent.journal.all().find(|known| known.id == *id || handle_id(&known.id).to_lowercase() == handle) {
+    let owner = owner_of(id).to_lowercase();
+    match agent.journal.all().find(|known| known.id == *id || owner_of(&known.id).to_lowercase() == owner) {
         Some(known) if is_it(known, prepare) => return Ok(Some(prepared(known))),
         Some(known) => {
             let message =

@@ -76,7 +76,8 @@ pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<
     for attachment in &known {
         agent.kernel.unwire(attachment)?;
     }
-    let released = agent.allocator.release(ids)?;
+    let pods: Vec<_> = known.iter().map(|attachment| attachment.pod.clone()).collect();
+    let released = agent.allocator.release(ids, &pods)?;
     for Attachment { id, pod, .. } in &known {
         // A new container of the same pod, or another interface, speaks for it now.
         let other =

@@ -3,8 +3,8 @@
 //! Invariant: what a decision would write is worked out, too.
 //! Never: reads a ledger: how long that takes is its datastore's.
 
-use ipam::{Block, IpamHandle, Kept, Ledger, Request, cidr_name, handle_id};
-use model::{AttachmentId, Cidr, IpPool};
+use ipam::{Block, IpamHandle, Kept, Ledger, Request, block::ATTACHMENT, cidr_name, node_handle, owner_of};
+use model::{AttachmentId, Cidr, IpPool, Labels, NodeName};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -24,7 +24,8 @@ fn main() {
         assert!(ledger.assign(&request(&format!("new{turn}"), "block", turn)).is_ok());
     });
     measure("a release", &mut ledger, |ledger, turn| {
-        assert_eq!(ledger.release(&handle(turn, 3)).len(), 1);
+        ledger.here = Some((format!("n{turn}").into(), Labels::default()));
+        assert_eq!(ledger.release(&owner(turn, 3)).len(), 1);
     });
     full(&mut ledger);
     measure("a borrowed address, no block being free", &mut ledger, |ledger, turn| {
@@ -57,20 +58,22 @@ fn cluster() -> Ledger {
     ledger.pools.insert("p".into(), IpPool::of_pods("p", net("10.0.0.0/12".into()), 26));
     for number in 0..BLOCKS {
         let cidr = block_at(number);
-        let mut block = Block::new(cidr, &format!("n{number}").as_str().into(), 1);
+        let node: NodeName = format!("n{number}").into();
+        let mut block = Block::new(cidr, &node, 1);
         for place in 0..EACH {
-            let handle = handle(number, place);
-            let secondary: BTreeMap<_, _> = [("pod", &*handle), ("namespace", "default"), ("node", "n")]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into();
-            block.assign(&handle, &secondary).expect("it has room");
-            let kept = IpamHandle { handle_id: handle.clone(), block: [(cidr, 1)].into(), deleted: false };
-            if place == 3 && number < 200 {
-                ledger.handles.insert(handle, Kept { revision: Some("1".into()), value: kept });
-            }
+            let owner = owner(number, place);
+            let secondary: BTreeMap<_, _> =
+                [("pod", &*owner), ("namespace", "default"), ("node", "n"), (ATTACHMENT, &*owner)]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into();
+            block.assign(&node_handle(&node), &secondary).expect("it has room");
         }
-        let claim =
-            ipam::BlockAffinity::new(&format!("n{number}").as_str().into(), cidr, ipam::AffinityState::Confirmed);
+        let handle = node_handle(&node);
+        let counted = IpamHandle { handle_id: handle.clone(), block: [(cidr, EACH as u32)].into(), deleted: false };
+        if number < 200 {
+            ledger.handles.insert(handle, stored(counted));
+        }
+        let claim = ipam::BlockAffinity::new(&node, cidr, ipam::AffinityState::Confirmed);
         ledger.affinities.insert(format!("n{number}-{}", cidr_name(cidr)), stored(claim));
         ledger.blocks.insert(cidr, stored(block));
     }
@@ -103,11 +106,11 @@ fn block_at(number: usize) -> Cidr {
     net(format!("{}/26", std::net::Ipv4Addr::from(first)))
 }
 
-fn handle(number: usize, place: usize) -> String {
+fn owner(number: usize, place: usize) -> String {
     let container = format!("{number:032x}{place:032x}");
-    handle_id(&AttachmentId { network: "net".into(), container, interface: "eth0".into() })
+    owner_of(&AttachmentId { network: "net".into(), container, interface: "eth0".into() })
 }
 
 fn request(node: &str, what: &str, turn: usize) -> Request {
-    Request { node: node.into(), handle: format!("{what}.{turn}"), sequence: 1, ..Request::default() }
+    Request { node: node.into(), owner: format!("{what}.{turn}"), sequence: 1, ..Request::default() }
 }

@@ -61,10 +61,11 @@ impl BlockAffinity {
     }
 }
 
-/// `spec` of a `crd.projectcalico.org/v1` IPAMHandle: how many addresses of which block one owner holds.
+/// `spec` of a `crd.projectcalico.org/v1` IPAMHandle: how many addresses of which block are counted under one name: a
+/// container's (Calico, older versions), a service's, or all that a node's agent gives to attachments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IpamHandle {
-    /// The owner.
+    /// Its name.
     #[serde(rename = "handleID")]
     pub handle_id: String,
     /// Block -> number of addresses.
@@ -75,12 +76,27 @@ pub struct IpamHandle {
     pub deleted: bool,
 }
 
-/// The handle of an attachment's addresses: for a container's first interface as Calico's plugin makes it, for others with
-/// the interface's name behind.
+/// What stands before a node's name in its handle: no handle of Calico's begins so (`k8s-pod-network.…`, `…-tunnel-addr-…`, `lb-…`).
+const NODES: &str = "tortie-node-";
+
+/// Who owns an attachment's addresses: for a container's first interface as Calico's plugin names its handle, for others with the
+/// interface's name behind. It stands beside the addresses under [`crate::block::ATTACHMENT`]; older versions had a handle of this name.
 #[must_use]
-pub fn handle_id(id: &AttachmentId) -> String {
+pub fn owner_of(id: &AttachmentId) -> String {
     let container = format!("{}.{}", id.network, id.container);
     if id.interface == FIRST_INTERFACE { container } else { format!("{container}.{}", id.interface) }
+}
+
+/// The one handle of all addresses that a node's agent gives to attachments.
+#[must_use]
+pub fn node_handle(node: &NodeName) -> String {
+    format!("{NODES}{node}")
+}
+
+/// Whether a handle is a node's: many owners share it.
+#[must_use]
+pub fn is_node_handle(handle: &str) -> bool {
+    handle.starts_with(NODES)
 }
 
 /// A network as part of an object name (libcalico-go/lib/names/cidr.go).
@@ -94,9 +110,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_interface_of_a_container_has_a_handle_of_its_own_and_the_first_one_calicos() {
+    fn every_interface_of_a_container_owns_what_it_has_and_the_first_ones_name_is_calicos_handle() {
         let of = |interface: &str| {
-            handle_id(&AttachmentId { network: "net".into(), container: "c1".into(), interface: interface.into() })
+            owner_of(&AttachmentId { network: "net".into(), container: "c1".into(), interface: interface.into() })
         };
         assert_eq!([of("eth0"), of("net1")], ["net.c1", "net.c1.net1"]);
     }

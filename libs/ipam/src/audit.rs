@@ -12,7 +12,11 @@ mod tests;
 
 pub use plan::{Graces, Idle, Plan, Release, Suspicions};
 
-use crate::{AllocationAttribute, Block, Ledger, block::Opaque, block::nth_address, migrate::HANDLES};
+use crate::{
+    AllocationAttribute, Block, Ledger,
+    block::{ATTACHMENT, Opaque, nth_address},
+    migrate::HANDLES,
+};
 use model::{NodeName, PodId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +25,7 @@ use std::{
 };
 
 /// What Calico and this project store beside a pod's address. More says that there is more to know than this code does.
-const KNOWN: [&str; 5] = ["pod", "namespace", "node", "timestamp", "type"];
+const KNOWN: [&str; 6] = ["pod", "namespace", "node", "timestamp", "type", ATTACHMENT];
 /// Types of addresses that nodes have for their tunnels (libcalico-go/lib/ipam/ipam_types.go).
 const TUNNELS: [&str; 4] =
     ["ipipTunnelAddress", "vxlanTunnelAddress", "vxlanV6TunnelAddress", "wireguardTunnelAddress"];
@@ -48,7 +52,7 @@ pub struct Census {
     pub nodes: BTreeSet<NodeName>,
     /// Pods, each as every witness knows it.
     pub pods: BTreeMap<PodId, Vec<Living>>,
-    /// Handles of what this node serves, in lower case.
+    /// Owners of what this node serves, in lower case.
     pub held: BTreeSet<String>,
 }
 
@@ -75,8 +79,8 @@ impl Census {
     /// What is to be thought of an address that is given out.
     #[must_use]
     pub fn judge(&self, holding: &Holding<'_>) -> Verdict {
-        let Some(handle) = &holding.attribute.handle_id else { return Verdict::Unknown };
-        if self.held.contains(&handle.to_lowercase()) {
+        let Some(owner) = holding.attribute.owner() else { return Verdict::Unknown };
+        if self.held.contains(&owner.to_lowercase()) {
             return Verdict::InUse;
         }
         let is_known = |key: &String| KNOWN.contains(&&**key);
@@ -195,10 +199,10 @@ impl Holding<'_> {
     }
 
     fn is_of_first_interface(&self) -> bool {
-        let handle = self.attribute.handle_id.as_deref().unwrap_or_default();
-        let last = handle.rsplit('.').next().unwrap_or_default();
+        let owner = self.attribute.owner().unwrap_or_default();
+        let last = owner.rsplit('.').next().unwrap_or_default();
         // One that was written down for a pod was its status's.
-        handle.starts_with(HANDLES) || last.len() >= CONTAINER_ID && last.chars().all(|digit| digit.is_ascii_hexdigit())
+        owner.starts_with(HANDLES) || last.len() >= CONTAINER_ID && last.chars().all(|digit| digit.is_ascii_hexdigit())
     }
 }
 
@@ -218,13 +222,23 @@ pub fn holdings(block: &Block) -> impl Iterator<Item = Holding<'_>> {
     })
 }
 
-/// All addresses that are given out, by their handles.
+/// All addresses that are given out, by their owners. Of a handle that is not shared all have one owner.
+#[must_use]
+pub fn by_owner(ledger: &Ledger) -> BTreeMap<&str, Vec<Holding<'_>>> {
+    by(ledger, AllocationAttribute::owner)
+}
+
+/// All addresses that are given out, by the handles under which they are counted.
 #[must_use]
 pub fn by_handle(ledger: &Ledger) -> BTreeMap<&str, Vec<Holding<'_>>> {
+    by(ledger, |attribute| attribute.handle_id.as_deref())
+}
+
+fn by(ledger: &Ledger, key: impl Fn(&AllocationAttribute) -> Option<&str>) -> BTreeMap<&str, Vec<Holding<'_>>> {
     let mut all: BTreeMap<&str, Vec<Holding<'_>>> = BTreeMap::new();
     for holding in ledger.blocks.values().flat_map(|kept| holdings(&kept.value)) {
-        if let Some(handle) = &holding.attribute.handle_id {
-            all.entry(handle).or_default().push(holding);
+        if let Some(key) = key(holding.attribute) {
+            all.entry(key).or_default().push(holding);
         }
     }
     all

@@ -61,7 +61,6 @@ impl Ledger {
                 missing.extend(self.give_this(*address, wish).err());
             }
         }
-        self.recount_everywhere(&wish.handle);
         Balanced { addresses: self.held_by(&wish.handle), missing }
     }
 
@@ -287,7 +286,7 @@ mod tests {
     fn ipam_13_pods_are_not_served_by_pools_for_load_balancers() {
         let mut ledger = two_pools();
         ledger.balance(&wish("x"));
-        let request = Request { node: "load-balancer".into(), handle: "pod".into(), sequence: 1, ..Request::default() };
+        let request = Request { node: "load-balancer".into(), owner: "pod".into(), sequence: 1, ..Request::default() };
         assert_eq!(ledger.assign(&request), Err(AssignError::NoPool));
         let asked = Request { wanted: vec![[192, 0, 2, 140].into()], ..request };
         assert!(ledger.assign(&asked).is_err());

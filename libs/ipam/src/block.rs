@@ -11,13 +11,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+/// Beside an address that is counted under its node's handle: whose it is, as [`crate::owner_of`] says.
+pub const ATTACHMENT: &str = "tortie.dev/attachment";
 /// Largest block Calico allows: /20 or /116.
 const MAX_BITS: u8 = 12;
 
 /// Who holds addresses of a block, and what is known of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AllocationAttribute {
-    /// The owner.
+    /// Under which handle they are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle_id: Option<String>,
     /// `pod`, `namespace`, `node`, `timestamp`: Calico's collector of leaked addresses reads them (IPAM-23).
@@ -26,6 +28,19 @@ pub struct AllocationAttribute {
     /// Fields of Calico that mean nothing here: kept as they came.
     #[serde(flatten)]
     pub other: BTreeMap<String, Opaque>,
+}
+
+impl AllocationAttribute {
+    /// What is known of addresses that are counted under `handle`.
+    fn new(handle: &str, secondary: &BTreeMap<String, String>) -> Self {
+        Self { handle_id: Some(handle.to_owned()), secondary: secondary.clone(), other: BTreeMap::new() }
+    }
+
+    /// Whose they are: the attachment that stands beside them, else whoever has the handle for itself.
+    #[must_use]
+    pub fn owner(&self) -> Option<&str> {
+        self.secondary.get(ATTACHMENT).or(self.handle_id.as_ref()).map(String::as_str)
+    }
 }
 
 /// `spec` of a `crd.projectcalico.org/v1` IPAMBlock.
@@ -159,7 +174,8 @@ impl Block {
 
     /// Gives out exactly `address`. `None`: it is another's, or outside.
     pub fn take(&mut self, address: IpAddr, handle: &str, secondary: &BTreeMap<String, String>) -> Option<IpAddr> {
-        if self.held_by(handle).contains(&address) {
+        let attribute = AllocationAttribute::new(handle, secondary);
+        if attribute.owner().is_some_and(|owner| self.held_by(owner).contains(&address)) {
             return Some(address);
         }
         let place = self.unallocated.iter().position(|ordinal| self.address(*ordinal) == address)?;
@@ -168,11 +184,7 @@ impl Block {
     }
 
     fn give(&mut self, ordinal: usize, handle: &str, secondary: &BTreeMap<String, String>) -> IpAddr {
-        let attribute = AllocationAttribute {
-            handle_id: Some(handle.to_owned()),
-            secondary: secondary.clone(),
-            other: BTreeMap::new(),
-        };
+        let attribute = AllocationAttribute::new(handle, secondary);
         let known = self.attributes.iter().position(|known| *known == attribute);
         let index = known.unwrap_or_else(|| {
             self.attributes.push(attribute);
@@ -183,38 +195,50 @@ impl Block {
         self.address(ordinal)
     }
 
-    /// The addresses `handle` holds, lowest first.
+    /// The addresses that `owner` has, lowest first.
     #[must_use]
-    pub fn held_by(&self, handle: &str) -> Vec<IpAddr> {
-        self.ordinals_of(handle).into_iter().map(|ordinal| self.address(ordinal)).collect()
+    pub fn held_by(&self, owner: &str) -> Vec<IpAddr> {
+        self.ordinals_of(owner).into_iter().map(|ordinal| self.address(ordinal)).collect()
     }
 
-    /// Takes back all that `handle` holds; its addresses go to the back of the queue.
-    pub fn release(&mut self, handle: &str) -> Vec<IpAddr> {
-        let released = self.held_by(handle);
-        self.free(&self.ordinals_of(handle));
+    /// How many addresses are counted under each handle.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&str, u32> {
+        let mut counts = BTreeMap::new();
+        for index in self.allocations.iter().flatten() {
+            if let Some(handle) = self.attributes.get(*index).and_then(|attribute| attribute.handle_id.as_deref()) {
+                *counts.entry(handle).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// Takes back all that `owner` has; its addresses go to the back of the queue.
+    pub fn release(&mut self, owner: &str) -> Vec<IpAddr> {
+        let released = self.held_by(owner);
+        self.free(&self.ordinals_of(owner));
         released
     }
 
-    /// Takes back this address alone, if `handle` holds it.
-    pub fn release_address(&mut self, address: IpAddr, handle: &str) {
-        let ordinals = self.ordinals_of(handle).into_iter().filter(|ordinal| self.address(*ordinal) == address);
+    /// Takes back this address alone, if `owner` has it.
+    pub fn release_address(&mut self, address: IpAddr, owner: &str) {
+        let ordinals = self.ordinals_of(owner).into_iter().filter(|ordinal| self.address(*ordinal) == address);
         self.free(&ordinals.collect::<Vec<_>>());
     }
 
-    /// Takes back this address alone, if it is still given out as it was when somebody looked: to this handle, at this count of
+    /// Takes back this address alone, if it is still given out as it was when somebody looked: to this owner, at this count of
     /// writes. `Ok(false)`: it is free.
     ///
     /// # Errors
     /// It was given anew since: to whom.
-    pub fn release_given(&mut self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, String> {
+    pub fn release_given(&mut self, address: IpAddr, owner: &str, sequence: u64) -> Result<bool, String> {
         let place = self.allocations.iter().enumerate().find(|(ordinal, _)| self.address(*ordinal) == address);
         let Some((ordinal, index)) = place.and_then(|(ordinal, index)| Some((ordinal, (*index)?))) else {
             return Ok(false);
         };
-        let holder = self.attributes[index].handle_id.clone().unwrap_or_default();
+        let holder = self.attributes[index].owner().unwrap_or_default().to_owned();
         let now = self.sequence_number_for_allocation.get(&ordinal.to_string()).copied().unwrap_or(0);
-        if holder != handle || now != sequence {
+        if holder != owner || now != sequence {
             return Err(holder);
         }
         self.free(&[ordinal]);
@@ -230,10 +254,11 @@ impl Block {
         self.drop_unused_attributes();
     }
 
-    fn ordinals_of(&self, handle: &str) -> Vec<usize> {
-        let holds = |index: usize| self.attributes[index].handle_id.as_deref() == Some(handle);
+    fn ordinals_of(&self, owner: &str) -> Vec<usize> {
+        let held: Vec<bool> = self.attributes.iter().map(|attribute| attribute.owner() == Some(owner)).collect();
         let taken = self.allocations.iter().enumerate();
-        taken.filter(|(_, index)| index.is_some_and(holds)).map(|(ordinal, _)| ordinal).collect()
+        let holds = |index: &Option<usize>| index.is_some_and(|index| held[index]);
+        taken.filter(|(_, index)| holds(index)).map(|(ordinal, _)| ordinal).collect()
     }
 
     fn drop_unused_attributes(&mut self) {

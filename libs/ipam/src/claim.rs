@@ -25,7 +25,7 @@ impl Ledger {
     }
 
     /// What `node` claims.
-    fn claims(&self, node: &NodeName) -> impl Iterator<Item = &BlockAffinity> {
+    pub(crate) fn claims(&self, node: &NodeName) -> impl Iterator<Item = &BlockAffinity> {
         let first = format!("{node}-");
         let named = self.affinities.range(first.clone()..).take_while(move |(name, _)| name.starts_with(&first));
         named.map(|(_, kept)| &kept.value).filter(|claim| claim.node == *node && claim.affinity_type == "host")

@@ -3,7 +3,9 @@
 //! Invariant: of an address that somebody was told nobody else is; what a crash left behind its node takes back; at rest all agree.
 //! Never: looks at how a decision is made; only at what is stored, and at what who waits is told.
 
-use crate::{AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request, Tracked, Write};
+use crate::{
+    AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request, Tracked, Write, is_node_handle, node_handle,
+};
 use model::{Cidr, IpPool, IpamConfig, Labels, NodeName};
 use proptest::prelude::*;
 use std::{
@@ -16,15 +18,22 @@ const LONGEST: usize = 250;
 const NODES: usize = 3;
 /// Who collects garbage: beside the nodes.
 const COLLECTOR: usize = NODES;
+/// What is read is what is stored.
+const NOW: Late = (0, 0);
+
+/// How many steps ago was stored what is read: blocks and claims, and, that is read before them, handles.
+type Late = (usize, usize);
 
 #[derive(Clone, Debug)]
 enum Step {
     /// A node that is idle reads what was stored so many steps ago, and decides to attach this pod, and the next.
-    Attach { node: usize, pod: u8, more: bool, late: usize },
+    Attach { node: usize, pod: u8, more: bool, late: Late },
+    /// The same for a pod that has its addresses: the runtime asks once more.
+    Again { node: usize, pod: u8, late: Late },
     /// The same to detach it.
-    Detach { node: usize, pod: u8, late: usize },
+    Detach { node: usize, pod: u8, late: Late },
     /// Whoever collects garbage looks at what was stored so many steps ago.
-    Collect { late: usize },
+    Collect { late: Late },
     /// Somebody does the next write.
     Write { actor: usize },
     /// Somebody does all that is left.
@@ -36,9 +45,13 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let late = || prop_oneof![4 => Just(0), 1 => 0..12_usize];
+    let late = || {
+        let blocks = prop_oneof![4 => Just(0), 1 => 0..12_usize];
+        (blocks, prop_oneof![4 => Just(0), 1 => 0..8_usize]).prop_map(|(blocks, before)| (blocks, blocks + before))
+    };
     prop_oneof![
         6 => (0..NODES, 0..6_u8, any::<bool>(), late()).prop_map(|(node, pod, more, late)| Step::Attach { node, pod, more, late }),
+        1 => (0..NODES, 0..6_u8, late()).prop_map(|(node, pod, late)| Step::Again { node, pod, late }),
         5 => (0..NODES, 0..6_u8, late()).prop_map(|(node, pod, late)| Step::Detach { node, pod, late }),
         2 => late().prop_map(|late| Step::Collect { late }),
         14 => (0..=COLLECTOR).prop_map(|actor| Step::Write { actor }),
@@ -91,7 +104,15 @@ impl Store {
         let next = self.revision.to_string();
         match write {
             Write::Block(name, kept) => swap(&mut self.blocks, name, kept, &next),
-            Write::Handle(name, kept) => swap(&mut self.handles, name, kept, &next),
+            Write::Handle(name, kept) => {
+                swap(&mut self.handles, name, kept, &next)?;
+                claimed.insert(name.clone(), next);
+                Ok(())
+            }
+            Write::Recount(name, value) => {
+                let kept = Kept { revision: claimed.get(name).cloned(), value: value.clone() };
+                swap(&mut self.handles, name, &kept, &next)
+            }
             Write::Affinity(name, kept) => {
                 swap(&mut self.affinities, name, kept, &next)?;
                 claimed.insert(name.clone(), next);
@@ -182,6 +203,11 @@ impl World {
                     self.begin(node, Task::Attach(handles), late, false);
                 }
             }
+            Step::Again { node, pod, late } if self.is_idle(node) => {
+                if let Some(handle) = self.pods.get(&(node, pod)).cloned() {
+                    self.begin(node, Task::Attach(vec![handle]), late, false);
+                }
+            }
             Step::Detach { node, pod, late } if self.is_idle(node) => {
                 if let Some(handle) = self.pods.remove(&(node, pod)) {
                     self.told.remove(&handle);
@@ -195,7 +221,7 @@ impl World {
             Step::Finish { actor } => self.finish(actor),
             Step::Crash { actor } => self.crash(actor),
             Step::Rule(which) => self.rule(which),
-            Step::Attach { .. } | Step::Detach { .. } | Step::Collect { .. } => {}
+            Step::Attach { .. } | Step::Again { .. } | Step::Detach { .. } | Step::Collect { .. } => {}
         }
     }
 
@@ -215,7 +241,7 @@ impl World {
         if left.is_empty() {
             return true;
         }
-        self.begin(node, Task::Detach(left), 0, false);
+        self.begin(node, Task::Detach(left), NOW, false);
         false
     }
 
@@ -234,15 +260,13 @@ impl World {
         }
     }
 
-    fn ledger(&self, actor: usize, store: &Store, near: bool, handles: &[String]) -> Ledger {
+    fn ledger(&self, actor: usize, store: &Store, before: &Store, near: bool) -> Ledger {
         let own = &self.actors[actor].near;
         let is_partial = near && !own.is_empty();
-        let known = |handle: &String| Some((handle.clone(), store.handles.get(handle)?.clone()));
-        let handles: Tracked<_, _> = if actor == COLLECTOR {
-            store.handles.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect()
-        } else {
-            handles.iter().filter_map(known).collect()
-        };
+        let counted = (actor != COLLECTOR).then(|| node_handle(&name(actor)));
+        let is_known = |handle: &String| counted.as_ref().is_none_or(|own| own == handle);
+        let known = before.handles.iter().filter(|(handle, _)| is_known(handle));
+        let handles: Tracked<_, _> = known.map(|(handle, kept)| (handle.clone(), kept.clone())).collect();
         let named: BTreeSet<Cidr> = handles.values().flat_map(|kept| kept.value.block.keys().copied()).collect();
         let is_near = |cidr: &Cidr| own.values().any(|kept| kept.value.cidr == *cidr) || named.contains(cidr);
         let blocks = store.blocks.values().filter(|kept| !is_partial || is_near(&kept.value.cidr));
@@ -250,20 +274,20 @@ impl World {
         let affinities = if is_partial { own } else { &store.affinities };
         let affinities = affinities.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect();
         let here = (actor != COLLECTOR).then(|| (name(actor), labels(actor)));
-        Ledger { blocks, affinities, handles, here, is_partial, ..self.rules.clone() }
+        Ledger { blocks, affinities, handles, counted, here, is_partial, ..self.rules.clone() }
     }
 
     /// Reads, and decides.
-    fn begin(&mut self, actor: usize, task: Task, late: usize, whole: bool) {
+    fn begin(&mut self, actor: usize, task: Task, late: Late, whole: bool) {
         // Nobody reads what was before his own last write.
         let seen = self.actors[actor].seen;
-        let past = self.past.iter().rev().nth(late).filter(|past| late > 0 && past.revision >= seen);
-        let store = past.unwrap_or(&self.store).clone();
-        let handles = match &task {
-            Task::Attach(handles) | Task::Detach(handles) => handles.clone(),
-            Task::Collect => Vec::new(),
+        let past = |late: usize| {
+            let past = self.past.iter().rev().nth(late).filter(|past| late > 0 && past.revision >= seen);
+            past.unwrap_or(&self.store)
         };
-        let mut ledger = self.ledger(actor, &store, !whole, &handles);
+        let (store, before) = (past(late.0), past(late.1));
+        let before = if before.revision > store.revision { store } else { before };
+        let mut ledger = self.ledger(actor, store, before, !whole);
         let mut given = Vec::new();
         match &task {
             Task::Attach(handles) => {
@@ -300,15 +324,21 @@ impl World {
         let mut leaked = Vec::new();
         for block in ledger.blocks.values().map(|kept| &kept.value) {
             for (ordinal, index) in block.allocations.iter().enumerate() {
-                let Some(handle) = index.and_then(|index| block.attributes[index].handle_id.clone()) else { continue };
-                if !used.contains(&handle) {
+                let Some(owner) = index.and_then(|index| block.attributes[index].owner()).map(str::to_owned) else {
+                    continue;
+                };
+                if !used.contains(&owner) {
                     let count = block.sequence_number_for_allocation[&ordinal.to_string()];
-                    leaked.push((block.address(ordinal), handle, count));
+                    leaked.push((block.address(ordinal), owner, count));
                 }
             }
         }
-        for (address, handle, count) in leaked {
-            ledger.release_seen(address, &handle, count).expect("as it was just seen");
+        for (address, owner, count) in leaked {
+            ledger.release_seen(address, &owner, count).expect("as it was just seen");
+        }
+        for handle in ledger.handles.keys().cloned().collect::<Vec<_>>() {
+            let places: Vec<_> = ledger.blocks.keys().copied().collect();
+            ledger.mend(&handle, places);
         }
         let mut seen = BTreeSet::new();
         let blocks: Vec<_> = ledger.blocks.values().map(|kept| kept.value.clone()).collect();
@@ -327,7 +357,7 @@ impl World {
             if written.is_err() {
                 // Whoever loses reads again, all of it, and decides anew; garbage is looked for another time.
                 if actor != COLLECTOR {
-                    self.begin(actor, begun.task, 0, true);
+                    self.begin(actor, begun.task, NOW, true);
                 }
                 return;
             }
@@ -343,9 +373,21 @@ impl World {
                     if addresses.is_empty() {
                         // Refused: it is undone.
                         self.pods.retain(|_, known| *known != handle);
+                        self.told.remove(&handle);
                         self.actors[actor].left.insert(handle);
                     } else {
-                        self.told.insert(handle, addresses);
+                        // Rules may have changed since it asked first: one family is added, or not said again.
+                        let told = self.told.entry(handle.clone()).or_default();
+                        for address in addresses {
+                            let same = told.iter().find(|told| told.is_ipv4() == address.is_ipv4());
+                            assert!(
+                                same.is_none_or(|same| *same == address),
+                                "{handle} has {same:?}, and is told {address}"
+                            );
+                            if same.is_none() {
+                                told.push(address);
+                            }
+                        }
                     }
                 }
             }
@@ -370,6 +412,7 @@ impl World {
         (self.actors[actor].left, self.actors[actor].seen) = (left, seen);
         if let Some(Begun { task: Task::Attach(handles) | Task::Detach(handles), .. }) = begun {
             self.pods.retain(|_, known| !handles.contains(known));
+            self.told.retain(|known, _| !handles.contains(known));
             self.actors[actor].left.extend(handles);
         }
     }
@@ -387,6 +430,13 @@ impl World {
         }
         for (name, kept) in &self.store.blocks {
             kept.value.check().expect(name);
+            for (handle, count) in kept.value.counts() {
+                let counted = self.store.handles.get(handle).and_then(|own| own.value.block.get(&kept.value.cidr));
+                assert!(
+                    counted.is_some_and(|counted| *counted >= count),
+                    "{handle} has {count} of {name}: {counted:?}"
+                );
+            }
         }
     }
 
@@ -400,12 +450,21 @@ impl World {
                 }
             }
         }
+        // What a dead collector took back and did not count another does, or the node.
+        for node in 0..NODES {
+            self.begin(node, Task::Detach(Vec::new()), NOW, false);
+            self.finish(node);
+        }
+        self.begin(COLLECTOR, Task::Collect, NOW, true);
+        self.finish(COLLECTOR);
         self.check();
         let mut counted: BTreeMap<String, BTreeMap<Cidr, u32>> = BTreeMap::new();
         for block in self.store.blocks.values().map(|kept| &kept.value) {
             for index in block.allocations.iter().flatten() {
-                let handle = block.attributes[*index].handle_id.clone().expect("each has one");
-                assert!(self.told.contains_key(&handle), "{handle} holds an address of {} and is nobody", block.cidr);
+                let attribute = &block.attributes[*index];
+                let owner = attribute.owner().expect("each has one");
+                assert!(self.told.contains_key(owner), "{owner} has an address of {} and is nobody", block.cidr);
+                let handle = attribute.handle_id.clone().filter(|handle| is_node_handle(handle)).expect("a node's");
                 *counted.entry(handle).or_default().entry(block.cidr).or_default() += 1;
             }
         }
@@ -414,7 +473,7 @@ impl World {
         // Nothing is lost for good: with all pods gone every address can be given again.
         for ((node, _), handle) in std::mem::take(&mut self.pods) {
             self.told.remove(&handle);
-            self.begin(node, Task::Detach(vec![handle]), 0, false);
+            self.begin(node, Task::Detach(vec![handle]), NOW, false);
             self.finish(node);
         }
         assert!(self.store.handles.is_empty() && self.store.blocks.values().all(|kept| kept.value.is_empty()));
@@ -423,7 +482,7 @@ impl World {
         self.rules.pools.get_mut("v4").expect("there").nodes = model::Selector::All;
         self.rules.pools.remove("v6");
         let handles: Vec<_> = (0..16).map(|pod| format!("net.last-{pod}")).collect();
-        self.begin(1, Task::Attach(handles), 0, false);
+        self.begin(1, Task::Attach(handles), NOW, false);
         self.finish(1);
         assert_eq!(self.told.len(), 16, "all of the pool is to be had: {:#?}", self.store.blocks);
         self.check();
@@ -442,11 +501,11 @@ fn labels(actor: usize) -> Labels {
     Labels::from([("name", &*format!("n{actor}"))])
 }
 
-fn request(actor: usize, handle: &str) -> Request {
+fn request(actor: usize, owner: &str) -> Request {
     Request {
         node: name(actor),
         node_labels: labels(actor),
-        handle: handle.to_owned(),
+        owner: owner.to_owned(),
         sequence: 1,
         ..Request::default()
     }

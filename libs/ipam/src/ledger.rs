@@ -36,6 +36,9 @@ pub struct Ledger {
     pub affinities: Tracked<String, BlockAffinity>,
     /// By handle; only those in question.
     pub handles: Tracked<String, IpamHandle>,
+    /// The handle that is counted anew in all blocks that may have addresses of it: its node's, where that node's agent decides. Who
+    /// else counts it can say only of blocks that it writes that nothing comes to them at the same time.
+    pub counted: Option<String>,
     /// Not all blocks and affinities are here: the node's own, and what the handles name.
     pub is_partial: bool,
     /// Something could not be decided because not all are here: what was decided means nothing.
@@ -53,6 +56,8 @@ pub enum Write {
     Confirm(String, BlockAffinity),
     /// A handle.
     Handle(String, Kept<IpamHandle>),
+    /// The handle that was written earlier in the same list: as blocks say now.
+    Recount(String, IpamHandle),
     /// A block that is empty and nobody's.
     RemoveBlock(String, Option<String>),
     /// A handle that holds nothing any more.
@@ -76,45 +81,62 @@ impl Ledger {
         self.handles.end(counts);
     }
 
-    /// The handles of what the blocks say that pods of `node` hold.
+    /// The owners of what the blocks say that pods of `node` have.
     #[must_use]
-    pub fn handles_of_pods(&self, node: &NodeName) -> BTreeSet<String> {
+    pub fn owners_of_pods(&self, node: &NodeName) -> BTreeSet<String> {
         let sound = self.blocks.values().filter(|block| block.value.check().is_ok());
         let held = sound.flat_map(|block| block.value.attributes.iter());
         let is_pods = |held: &&AllocationAttribute| {
             held.secondary.get("node").is_some_and(|held| **held == *node.0) && held.secondary.contains_key("pod")
         };
-        held.filter(is_pods).filter_map(|held| held.handle_id.clone()).collect()
+        held.filter(is_pods).filter_map(|held| held.owner().map(str::to_owned)).collect()
     }
 
-    /// The addresses `handle` holds, in any block.
+    /// The addresses that `owner` has, in any block.
     #[must_use]
-    pub fn held_by(&self, handle: &str) -> Vec<IpAddr> {
+    pub fn held_by(&self, owner: &str) -> Vec<IpAddr> {
         let sound = self.blocks.values().filter(|block| block.value.check().is_ok());
-        sound.flat_map(|block| block.value.held_by(handle)).collect()
+        sound.flat_map(|block| block.value.held_by(owner)).collect()
     }
 
-    /// A handle counts what the blocks say that it names, and those that were touched: a count that a crash left behind heals with
-    /// the next decision.
-    pub(crate) fn recount(&mut self, handle: &str) {
-        let named = self.handles.get(handle).into_iter().flat_map(|kept| kept.value.block.keys());
-        let places: BTreeSet<Cidr> = named.chain(self.blocks.touched().map(|(cidr, ..)| cidr)).copied().collect();
-        self.recount_in(handle, places.into_iter());
+    /// The blocks in which somebody is to be looked for first: those that these handles name, and `node`'s own.
+    pub(crate) fn places(&self, handles: &[&str], node: Option<&NodeName>) -> BTreeSet<Cidr> {
+        let named = handles.iter().filter_map(|handle| self.handles.get(*handle));
+        let named = named.flat_map(|kept| kept.value.block.keys().copied());
+        let own = node.into_iter().flat_map(|node| self.claims(node).map(|claim| claim.cidr));
+        named.chain(own).chain(self.blocks.all_touched().copied()).collect()
     }
 
-    /// The same by all blocks.
-    pub(crate) fn recount_everywhere(&mut self, handle: &str) {
-        let places: Vec<_> = self.blocks.keys().copied().collect();
-        self.recount_in(handle, places.into_iter());
+    /// Handles count what blocks say: in those that were written, and what is counted anew in all that may have some of it.
+    pub(crate) fn recount(&mut self) {
+        let mut counts: BTreeMap<String, BTreeMap<Cidr, u32>> = BTreeMap::new();
+        for (cidr, was, is) in self.blocks.touched() {
+            let (was, is) = (counts_of(was), counts_of(is));
+            for handle in was.keys().chain(is.keys()).filter(|handle| was.get(*handle) != is.get(*handle)) {
+                let count = is.get(handle).copied().unwrap_or_default();
+                counts.entry((*handle).to_owned()).or_default().insert(*cidr, count);
+            }
+        }
+        if let Some(handle) = &self.counted {
+            let node = self.here.as_ref().map(|(node, _)| node);
+            let count = |cidr: Cidr| {
+                let counts = counts_of(self.blocks.get(&cidr));
+                (cidr, counts.get(&**handle).copied().unwrap_or_default())
+            };
+            let all = self.places(&[handle], node).into_iter().map(count).collect();
+            counts.insert(handle.clone(), all);
+        }
+        for (handle, counts) in counts {
+            self.count(&handle, counts);
+        }
     }
 
-    fn recount_in(&mut self, handle: &str, places: impl Iterator<Item = Cidr>) {
-        let count = |cidr: Cidr| {
-            let block = self.blocks.get(&cidr).map(|kept| &kept.value).filter(|block| block.check().is_ok())?;
-            u32::try_from(block.held_by(handle).len()).ok().filter(|count| *count > 0).map(|count| (cidr, count))
-        };
-        let block: BTreeMap<Cidr, u32> = places.filter_map(count).collect();
+    /// What of a handle is in these blocks.
+    fn count(&mut self, handle: &str, counts: BTreeMap<Cidr, u32>) {
         let known = self.handles.get(handle);
+        let mut block = known.map(|kept| kept.value.block.clone()).unwrap_or_default();
+        block.extend(counts);
+        block.retain(|_, count| *count > 0);
         if block.is_empty() {
             self.handles.remove(&handle.to_owned());
         } else if known.is_none_or(|known| known.value.block != block) {
@@ -124,20 +146,48 @@ impl Ledger {
         }
     }
 
+    /// Has blocks written of which a handle counts otherwise than they say, that it is counted right: who would add to them at the same
+    /// time is told by that write. Of a block that is not there only the handle's node can say that it is not about to be.
+    pub fn mend(&mut self, handle: &str, places: impl IntoIterator<Item = Cidr>) {
+        let mut counts = BTreeMap::new();
+        for cidr in places {
+            let counted = self.handles.get(handle).and_then(|kept| kept.value.block.get(&cidr)).copied();
+            let Some(kept) = self.blocks.get(&cidr) else { continue };
+            let count = counts_of(Some(kept)).get(handle).copied().unwrap_or_default();
+            if kept.value.check().is_ok() && counted.unwrap_or_default() != count {
+                counts.insert(cidr, count);
+                if let Some(kept) = self.blocks.get_mut(&cidr) {
+                    kept.value.sequence_number = kept.value.sequence_number.wrapping_add(1);
+                }
+            }
+        }
+        if !counts.is_empty() {
+            self.count(handle, counts);
+        }
+    }
+
     /// What to write to make true what was changed since the ledger was read.
     #[must_use]
-    pub fn writes(&self) -> Vec<Write> {
-        let (mut before, mut after) = (Ledger::default(), Ledger::default());
+    pub fn writes(&mut self) -> Vec<Write> {
+        self.recount();
+        let (mut before, mut after) =
+            (Ledger::default(), Ledger { counted: self.counted.clone(), ..Ledger::default() });
         (before.blocks, after.blocks) = both(&self.blocks);
         (before.affinities, after.affinities) = both(&self.affinities);
         (before.handles, after.handles) = both(&self.handles);
+        // It may be right already, and has to be written all the same.
+        if let Some((handle, kept)) = self.counted.as_ref().and_then(|handle| self.handles.get_key_value(handle))
+            && !after.handles.contains_key(handle)
+        {
+            before.handles.insert(handle.clone(), kept.clone());
+            after.handles.insert(handle.clone(), kept.clone());
+        }
         after.writes_since(&before)
     }
 
-    /// What to write to get from `before` to `self`: claims (pending) and what is about to be given up, handles, blocks, claims
-    /// (confirmed), then what is gone.
-    #[must_use]
-    pub fn writes_since(&self, before: &Ledger) -> Vec<Write> {
+    /// What to write to get from `before` to `self`: claims (pending) and what is about to be given up, handles that count more, blocks,
+    /// claims (confirmed), handles that count less, then what is gone.
+    fn writes_since(&self, before: &Ledger) -> Vec<Write> {
         let mut writes = Vec::new();
         let (new, known): (Vec<_>, Vec<_>) =
             changed(&self.affinities, &before.affinities).partition(|(_, kept)| kept.revision.is_none());
@@ -153,8 +203,16 @@ impl Ledger {
                 writes.push(Write::Affinity(name.clone(), Kept { revision: kept.revision.clone(), value }));
             }
         }
-        for (id, kept) in changed(&self.handles, &before.handles) {
-            writes.push(Write::Handle(id.to_lowercase(), kept.clone()));
+        // What holds more says so before it does, and what holds less afterwards: where there may be an address is always counted.
+        let first = self.counted_first(before);
+        let is_first = |id: &String| first.is_some() && self.counted.as_ref() == Some(id);
+        let (more, less): (Vec<_>, Vec<_>) = changed(&self.handles, &before.handles)
+            .filter(|(id, _)| !is_first(id))
+            .partition(|(id, kept)| grows(before.handles.get(*id), kept));
+        let counted = |(id, kept): (&String, &Kept<IpamHandle>)| Write::Handle(id.to_lowercase(), kept.clone());
+        writes.extend(more.into_iter().map(counted));
+        if let Some(first) = &first {
+            writes.push(counted((&first.value.handle_id, first)));
         }
         for (cidr, kept) in changed(&self.blocks, &before.blocks) {
             let mut kept = kept.clone();
@@ -166,12 +224,46 @@ impl Ledger {
         writes.extend(empty.map(|(cidr, kept)| Write::RemoveBlock(cidr_name(*cidr), kept.revision.clone())));
         writes.extend(new.iter().map(|(name, kept)| Write::Confirm((*name).clone(), kept.value.clone())));
         writes.extend(known.iter().map(|(name, kept)| Write::Affinity((*name).clone(), (*kept).clone())));
+        writes.extend(less.into_iter().map(counted));
+        if let Some(kept) = first.and_then(|first| self.handles.get(&first.value.handle_id)) {
+            writes.push(Write::Recount(kept.value.handle_id.to_lowercase(), kept.value.clone()));
+        }
         let handles = gone(&self.handles, &before.handles);
         writes.extend(handles.map(|(id, kept)| Write::RemoveHandle(id.to_lowercase(), kept.revision.clone())));
         let claims = gone(&self.affinities, &before.affinities);
         writes.extend(claims.map(|(name, kept)| Write::RemoveAffinity(name.clone(), kept.revision.clone())));
         writes
     }
+}
+
+impl Ledger {
+    /// The node's handle as it has to be written first, where it counted too much before: what comes to a block is always added, or
+    /// somebody who sees it count too much might count it down at the same time, and would not be told.
+    fn counted_first(&self, before: &Ledger) -> Option<Kept<IpamHandle>> {
+        let kept = self.handles.get(self.counted.as_ref()?)?;
+        let handle = &*kept.value.handle_id;
+        let mut first = kept.clone();
+        for (cidr, block) in &self.blocks {
+            let count = |block| counts_of(block).get(handle).copied().unwrap_or_default();
+            let more = count(Some(block)).saturating_sub(count(before.blocks.get(cidr)));
+            let known = before.handles.get(handle).and_then(|kept| kept.value.block.get(cidr)).copied();
+            if let Some(counted) = first.value.block.get_mut(cidr).filter(|_| more > 0) {
+                *counted = (*counted).max(known.unwrap_or_default().saturating_add(more));
+            }
+        }
+        (first.value.block != kept.value.block).then_some(first)
+    }
+}
+
+/// How many addresses of a block are counted under each handle; nothing is known of one that contradicts itself.
+fn counts_of(block: Option<&Kept<Block>>) -> BTreeMap<&str, u32> {
+    block.map(|kept| &kept.value).filter(|block| block.check().is_ok()).map(Block::counts).unwrap_or_default()
+}
+
+/// Whether a handle counts more of any block than before.
+fn grows(before: Option<&Kept<IpamHandle>>, now: &Kept<IpamHandle>) -> bool {
+    let was = |cidr: &Cidr| before.and_then(|kept| kept.value.block.get(cidr)).copied().unwrap_or_default();
+    now.value.block.iter().any(|(cidr, count)| *count > was(cidr))
 }
 
 /// Of what was touched: how it was, and how it is.

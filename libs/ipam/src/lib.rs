@@ -24,7 +24,7 @@ pub mod request;
 pub mod split;
 pub mod tracked;
 
-pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, handle_id};
+pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, is_node_handle, node_handle, owner_of};
 pub use balancer::{Balanced, BalancerWish};
 pub use block::{AllocationAttribute, Block, InvalidBlock};
 pub use ledger::{Kept, Ledger, Write};

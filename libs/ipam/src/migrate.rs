@@ -348,6 +348,5 @@ fn write_down(ledger: &mut Ledger, held: &Held, shape: &Shape) -> Result<bool, P
     ];
     let secondary = secondary.map(|(key, value)| (key.to_owned(), value)).into();
     kept.value.take(*address, &handle, &secondary);
-    ledger.recount(&handle);
     Ok(true)
 }

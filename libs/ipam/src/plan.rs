@@ -1,11 +1,11 @@
 //! Addresses for a wish: of the node's own blocks, of a new one, of an empty one of another node, of another node's (borrowed).
 //! In: a ledger and a wish. Out: addresses, and the ledger as it is with them.
-//! Invariant: the same handle always gets the same addresses; a wish for several families is met whole or not at all.
+//! Invariant: the same owner always gets the same addresses; a wish for several families is met whole or not at all.
 //! Never: gives out of a block that contradicts itself, or what is reserved to who does not name it.
 
 use crate::{AssignError, Block, Kept, Ledger, Request, choose, migrate, pools::Want};
 use model::{Cidr, Family, IpPool, NodeName, PodId};
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 impl Ledger {
     /// Decides addresses for `request`. On an error the ledger is as before.
@@ -26,16 +26,14 @@ impl Ledger {
             Want::This(address, pool) => self.take(address, &pool, request),
             Want::Of(pools) => self.give(&pools, request),
         };
-        let addresses = wants.into_iter().map(give).collect::<Result<Vec<_>, _>>()?;
-        self.recount(&request.handle);
-        Ok(addresses)
+        wants.into_iter().map(give).collect()
     }
 
-    /// Marks the wanted addresses that lie in a pool as the handle's: somebody else has given them out. On an error the
+    /// Marks the wanted addresses that lie in a pool as the owner's: somebody else has given them out. On an error the
     /// ledger is as before.
     ///
     /// # Errors
-    /// One of them is another handle's.
+    /// One of them is another owner's.
     pub fn claim_wanted(&mut self, request: &Request) -> Result<(), AssignError> {
         self.begin();
         let mut taken = Ok(());
@@ -43,9 +41,6 @@ impl Ledger {
             if let Some(pool) = self.pool_of(*address).cloned() {
                 taken = taken.and_then(|()| self.mark(*address, &pool, request));
             }
-        }
-        if taken.is_ok() {
-            self.recount(&request.handle);
         }
         self.end(taken.is_ok());
         taken
@@ -55,7 +50,7 @@ impl Ledger {
     fn take(&mut self, address: IpAddr, pool: &IpPool, request: &Request) -> Result<IpAddr, AssignError> {
         if let Some((block, kept)) = self.block_of(address) {
             let is_own = kept.value.belongs_to(&request.node);
-            let holds = kept.value.check().is_ok() && kept.value.held_by(&request.handle).contains(&address);
+            let holds = kept.value.check().is_ok() && kept.value.held_by(&request.owner).contains(&address);
             let why = "it is another node's, and strictAffinity of IPAMConfiguration is on";
             if self.config.strict_affinity && !is_own && !holds {
                 return Err(AssignError::NotHere { address, block, why });
@@ -86,7 +81,7 @@ impl Ledger {
         if let Some(written) = written_for(request) {
             kept.value.release_address(address, &written);
         }
-        kept.value.take(address, &request.handle, &request.secondary).ok_or(taken)?;
+        kept.value.take(address, &request.handle(), &request.beside()).ok_or(taken)?;
         if is_own {
             self.claim(cidr, &request.node);
         }
@@ -96,7 +91,7 @@ impl Ledger {
     fn give(&mut self, pools: &[IpPool], request: &Request) -> Result<IpAddr, AssignError> {
         let Some(family) = pools.first().map(|pool| pool.cidr.family()) else { return Err(AssignError::NoPool) };
         let own = self.own_blocks(&request.node, family);
-        if let Some(held) = self.held_already(&own, family, &request.handle) {
+        if let Some(held) = self.held_already(request, family) {
             return Ok(held);
         }
         let mut damaged = None;
@@ -137,13 +132,12 @@ impl Ledger {
         })
     }
 
-    /// What the handle has: of its family it gets no second.
-    fn held_already(&self, own: &[Cidr], family: Family, handle: &str) -> Option<IpAddr> {
-        let named = self.handles.get(handle).into_iter().flat_map(|kept| kept.value.block.keys());
-        let places: BTreeSet<&Cidr> = named.filter(|cidr| cidr.family() == family).chain(own).collect();
-        let blocks = places.into_iter().filter_map(|cidr| self.blocks.get(cidr)).map(|kept| &kept.value);
-        let mut sound = blocks.filter(|block| block.check().is_ok());
-        sound.find_map(|block| block.held_by(handle).first().copied())
+    /// What the owner has: of its family it gets no second. Older versions, and Calico, counted it under a handle of its own.
+    fn held_already(&self, request: &Request, family: Family) -> Option<IpAddr> {
+        let places = self.places(&[&request.handle(), &request.owner], Some(&request.node));
+        let blocks = places.iter().filter(|cidr| cidr.family() == family).filter_map(|cidr| self.blocks.get(cidr));
+        let mut sound = blocks.map(|kept| &kept.value).filter(|block| block.check().is_ok());
+        sound.find_map(|block| block.held_by(&request.owner).first().copied())
     }
 
     /// The address of a block that has been free for longest and is not reserved.
@@ -151,7 +145,7 @@ impl Ledger {
         let block = &self.blocks.get(&cidr)?.value;
         let ordinal = self.first_of(block)?;
         let kept = self.blocks.get_mut(&cidr)?;
-        Some(kept.value.assign_at(ordinal, &request.handle, &request.secondary))
+        Some(kept.value.assign_at(ordinal, &request.handle(), &request.beside()))
     }
 
     /// The place in the queue of what would be given next; `None`: the block gives nothing.

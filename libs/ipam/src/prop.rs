@@ -1,5 +1,5 @@
 //! Properties that hold for every history of wishes and releases.
-//! In: random histories over few nodes and handles. Out: nothing, or the shortest history that breaks a promise.
+//! In: random histories over few nodes and owners. Out: nothing, or the shortest history that breaks a promise.
 //! Invariant: the ledger is only touched through its face.
 //! Never: knows how a block keeps its lists.
 
@@ -36,8 +36,8 @@ fn pools() -> Ledger {
 
 fn wish(node: u8, pod: u8) -> Request {
     let node = format!("n{node}");
-    let handle = format!("net.{node}-{pod}");
-    Request { node: node.as_str().into(), handle, sequence: 1, ..Request::default() }
+    let owner = format!("net.{node}-{pod}");
+    Request { node: node.as_str().into(), owner, sequence: 1, ..Request::default() }
 }
 
 proptest! {
@@ -50,15 +50,15 @@ proptest! {
                 Step::Assign { node, pod } => {
                     let request = wish(node, pod);
                     if let Ok(addresses) = ledger.assign(&request) {
-                        let before = held.insert(request.handle, addresses.clone());
+                        let before = held.insert(request.owner, addresses.clone());
                         prop_assert!(before.is_none_or(|before| before == addresses));
                     }
                 }
                 Step::Release { node, pod } => {
-                    let handle = wish(node, pod).handle;
-                    let mut released = ledger.release(&handle);
+                    let owner = wish(node, pod).owner;
+                    let mut released = ledger.release(&owner);
                     released.sort();
-                    prop_assert_eq!(released, held.remove(&handle).unwrap_or_default());
+                    prop_assert_eq!(released, held.remove(&owner).unwrap_or_default());
                 }
             }
             let all: Vec<_> = held.values().flatten().collect();
@@ -78,8 +78,9 @@ proptest! {
             }
         }
         for (node, pod) in (0..3).flat_map(|node| (0..8).map(move |pod| (node, pod))) {
-            ledger.release(&wish(node, pod).handle);
+            ledger.release(&wish(node, pod).owner);
         }
+        ledger.recount();
         prop_assert!(ledger.handles.is_empty());
         for block in ledger.blocks.values() {
             prop_assert!(block.value.attributes.is_empty());
@@ -95,14 +96,14 @@ proptest! {
         for step in steps {
             match step {
                 Step::Assign { pod, .. } => {
-                    let known = ledger.held_by(&wish(0, pod).handle);
+                    let known = ledger.held_by(&wish(0, pod).owner);
                     let Ok(addresses) = ledger.assign(&wish(0, pod)) else { continue };
                     if known.is_empty() && queue.contains(&addresses[0]) {
                         // An address that was used before comes again only as the head of what was released.
                         prop_assert_eq!(queue.remove(0), addresses[0]);
                     }
                 }
-                Step::Release { pod, .. } => queue.extend(ledger.release(&wish(0, pod).handle)),
+                Step::Release { pod, .. } => queue.extend(ledger.release(&wish(0, pod).owner)),
             }
         }
     }

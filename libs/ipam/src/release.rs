@@ -1,50 +1,68 @@
-//! Addresses are taken back: all of a handle, or one as it was given out.
-//! In: a handle; or an address with its handle and the count at which it was given. Out: what is free again.
-//! Invariant: an old release never frees a new owner's address: a handle is one container's, a count one giving (IPAM-9, IPAM-10).
+//! Addresses are taken back: all of an owner, or one as it was given out.
+//! In: an owner; or an address with its owner and the count at which it was given. Out: what is free again.
+//! Invariant: an old release never frees a new owner's address: an owner is one container, a count one giving (IPAM-9, IPAM-10).
 //! Never: keeps an empty block that is nobody's, or that is this node's in a pool that selects it no more (IPAM-11, IPAM-12).
 
-use crate::Ledger;
+use crate::{Ledger, affinity::node_handle};
 use model::Cidr;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 impl Ledger {
-    /// Takes back everything `handle` holds; a handle that holds nothing is no error.
-    pub fn release(&mut self, handle: &str) -> Vec<IpAddr> {
-        let named = self.handles.get(handle).map(|kept| kept.value.block.keys().copied().collect::<Vec<_>>());
-        if named.is_none() && self.is_partial {
+    /// Takes back everything that `owner` has; one that has nothing is no error.
+    pub fn release(&mut self, owner: &str) -> Vec<IpAddr> {
+        let node = self.here.as_ref().map(|(node, _)| node);
+        let handle = node.map(node_handle).unwrap_or_default();
+        let near = self.places(&[&handle, owner], node);
+        let mut places = self.places_of(owner, near);
+        if places.is_empty() && self.is_partial {
             self.is_short = true;
+        } else if places.is_empty() {
+            // What no handle names anybody may have written: all blocks are asked.
+            places = self.places_of(owner, self.blocks.keys().copied().collect());
         }
-        // What no handle names anybody may have written: all blocks are asked.
-        let places = named.unwrap_or_else(|| self.blocks.keys().copied().collect());
+        self.release_in(&places, owner)
+    }
+
+    /// The same in what the node that decides has, and nowhere else: a name that is not one container's.
+    pub fn release_here(&mut self, owner: &str) -> Vec<IpAddr> {
+        let Some(node) = self.here.as_ref().map(|(node, _)| node) else { return Vec::new() };
+        let places = self.places_of(owner, self.places(&[&node_handle(node)], Some(node)));
+        self.release_in(&places, owner)
+    }
+
+    fn release_in(&mut self, places: &[Cidr], owner: &str) -> Vec<IpAddr> {
         let mut released = Vec::new();
         for cidr in places {
-            let holds = self
-                .blocks
-                .get(&cidr)
-                .is_some_and(|kept| kept.value.check().is_ok() && !kept.value.held_by(handle).is_empty());
-            if let Some(kept) = self.blocks.get_mut(&cidr).filter(|_| holds) {
-                released.extend(kept.value.release(handle));
-                self.leave(cidr);
+            if let Some(kept) = self.blocks.get_mut(cidr) {
+                released.extend(kept.value.release(owner));
+                self.leave(*cidr);
             }
         }
-        self.recount(handle);
         released
+    }
+
+    /// In which of these blocks `owner` has something.
+    fn places_of(&self, owner: &str, places: BTreeSet<Cidr>) -> Vec<Cidr> {
+        let holds = |cidr: &Cidr| {
+            let block = self.blocks.get(cidr).map(|kept| &kept.value);
+            block.is_some_and(|block| block.check().is_ok() && !block.held_by(owner).is_empty())
+        };
+        places.into_iter().filter(holds).collect()
     }
 
     /// Takes back one address, if it is still given out as somebody saw it. `Ok(false)`: it is free already.
     ///
     /// # Errors
-    /// It was given anew since; the handle that has it.
-    pub fn release_seen(&mut self, address: IpAddr, handle: &str, sequence: u64) -> Result<bool, String> {
+    /// It was given anew since; the owner who has it.
+    pub fn release_seen(&mut self, address: IpAddr, owner: &str, sequence: u64) -> Result<bool, String> {
         let Some((cidr, kept)) = self.block_of(address) else { return Ok(false) };
         if let Err(invalid) = kept.value.check() {
             return Err(invalid.to_string());
         }
         let Some(kept) = self.blocks.get_mut(&cidr) else { return Ok(false) };
-        let released = kept.value.release_given(address, handle, sequence)?;
+        let released = kept.value.release_given(address, owner, sequence)?;
         if released {
             self.leave(cidr);
-            self.recount(handle);
         }
         Ok(released)
     }

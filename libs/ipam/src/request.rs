@@ -3,7 +3,7 @@
 //! Invariant: a refusal names the pool, address or block that it is about.
 //! Never: decides.
 
-use crate::InvalidBlock;
+use crate::{InvalidBlock, affinity::node_handle, block::ATTACHMENT};
 use model::{Cidr, Family, Labels, NodeName};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -17,7 +17,7 @@ pub struct Request {
     /// Those of the pod's namespace, which pools select namespaces by.
     pub namespace_labels: Labels,
     /// The owner.
-    pub handle: String,
+    pub owner: String,
     /// What is stored beside the addresses.
     pub secondary: BTreeMap<String, String>,
     /// Exactly these, at most one a family.
@@ -32,6 +32,20 @@ pub struct Request {
     pub now: String,
     /// An empty block of another node that was claimed at this time or before may be taken from it.
     pub reclaimable: String,
+}
+
+impl Request {
+    /// Under which handle what it gets is counted.
+    pub(crate) fn handle(&self) -> String {
+        node_handle(&self.node)
+    }
+
+    /// What is stored beside the addresses, and whose they are.
+    pub(crate) fn beside(&self) -> BTreeMap<String, String> {
+        let mut beside = self.secondary.clone();
+        beside.insert(ATTACHMENT.to_owned(), self.owner.clone());
+        beside
+    }
 }
 
 /// Why no address.

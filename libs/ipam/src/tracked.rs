@@ -72,6 +72,11 @@ impl<K: Ord + Clone, T: Clone> Tracked<K, T> {
         self.before.iter().map(|(key, before)| (key, before.as_ref(), self.now.get(key)))
     }
 
+    /// All that was touched, before what is under way and in it.
+    pub(crate) fn all_touched(&self) -> impl Iterator<Item = &K> {
+        self.earlier.iter().flat_map(BTreeMap::keys).chain(self.before.keys())
+    }
+
     /// Begins what may be undone.
     pub(crate) fn begin(&mut self) {
         self.earlier = Some(std::mem::take(&mut self.before));

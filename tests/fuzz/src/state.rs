@@ -116,7 +116,7 @@ fn round<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(object: 
 }
 
 fn request(handle: &str) -> Request {
-    Request { node: "n1".into(), handle: handle.into(), sequence: 1, ..Request::default() }
+    Request { node: "n1".into(), owner: handle.into(), sequence: 1, ..Request::default() }
 }
 
 /// A ledger with this block, and a pool that holds it.
@@ -131,19 +131,20 @@ fn ledger(block: Block) -> Ledger {
 }
 
 fn holders(block: &Block, address: IpAddr) -> usize {
-    let ids = block.attributes.iter().filter_map(|attribute| attribute.handle_id.as_deref());
+    let ids = block.attributes.iter().filter_map(AllocationAttribute::owner);
     ids.filter(|id| block.held_by(id).contains(&address)).count()
 }
 
 /// A block that agrees with itself keeps doing so, whatever is done with it.
 fn sound(block: Block) {
     let mut handle = "fuzz.new".to_owned();
-    while block.attributes.iter().any(|attribute| attribute.handle_id.as_deref() == Some(handle.as_str())) {
+    while block.attributes.iter().any(|attribute| attribute.owner() == Some(handle.as_str())) {
         handle.push('x');
     }
     let cidr = block.cidr;
-    let before = ledger(block);
-    let mut after = before.clone();
+    let mut after = ledger(block);
+    after.blocks.settle();
+    let before = after.clone();
     if let Ok(addresses) = after.assign(&request(&handle)) {
         let [address] = addresses[..] else { panic!("one pool gives one address, not {addresses:?}") };
         assert!(cidr.contains(address));
@@ -154,13 +155,13 @@ fn sound(block: Block) {
         assert_eq!(after.assign(&request(&handle)), Ok(vec![address]));
     }
     assert!(after.blocks.values().all(|kept| kept.value.check().is_ok()));
-    let writes = after.writes_since(&before);
+    let writes = after.writes();
     assert!(!writes.is_empty() || after == before);
     let held = after.held_by(&handle);
     assert_eq!(after.release(&handle), held);
     assert!(after.held_by(&handle).is_empty());
     assert!(after.blocks.values().all(|kept| kept.value.check().is_ok()));
-    drop(after.writes_since(&before));
+    drop(after.writes());
 }
 
 /// A block that contradicts itself is as good as not there for whoever wants an address, and in the way of new blocks.

@@ -1,10 +1,13 @@
 //! What may be taken back of a ledger, and what has to be watched for longer.
 //! In: ledger and census, what earlier looks suspected, graces, the time. Out: a [`Plan`].
-//! Invariant: what is in a plan was seen the same at two looks at least, a grace apart; a handle's addresses are in it all or none.
+//! Invariant: what is in a plan was seen the same at two looks at least, a grace apart; an owner's addresses are in it all or none.
 //! Never: gives up the last block of a node that is there, or a block that is not empty.
 
-use super::{Census, Holding, Verdict, Why, by_handle, holdings, is_empty, owner};
-use crate::{Ledger, affinity::BlockAffinity};
+use super::{Census, Holding, Verdict, Why, by_handle, by_owner, holdings, is_empty, owner};
+use crate::{
+    Ledger,
+    affinity::{BlockAffinity, is_node_handle},
+};
 use model::{Cidr, NodeName, PodId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,12 +28,14 @@ pub struct Graces {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Suspicions {
     nodes: BTreeMap<NodeName, Duration>,
-    /// By handle, and each address of it as it was given out.
-    handles: BTreeMap<(String, Vec<Given>), Duration>,
+    /// By owner, and each address of it as it was given out.
+    owners: BTreeMap<(String, Vec<Given>), Duration>,
     /// By network, and how often they were written.
     blocks: BTreeMap<(Cidr, u64), Duration>,
     /// Handles that no block knows, by name and revision.
     pointless: BTreeMap<(String, Option<String>), Duration>,
+    /// Handles of nodes that count otherwise than blocks, by name and revision.
+    miscounted: BTreeMap<(String, Option<String>), Duration>,
 }
 
 /// An address as it was given out once: block, address, and the block's count then.
@@ -39,9 +44,11 @@ pub type Given = (Cidr, IpAddr, u64);
 /// Addresses that nobody has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// Their handle.
-    pub handle: String,
-    /// They, all of the handle.
+    /// Whose they were.
+    pub owner: String,
+    /// The handles under which they are counted.
+    pub handles: BTreeSet<String>,
+    /// They, all of the owner.
     pub given: Vec<Given>,
     /// Who is to be asked again.
     pub pods: BTreeSet<PodId>,
@@ -73,6 +80,8 @@ pub struct Plan {
     pub claims: Vec<(String, NodeName)>,
     /// Handles that no block knows, with the revision at which they were seen.
     pub handles: Vec<(String, Option<String>)>,
+    /// Handles of nodes, and the blocks of which they count otherwise than those say.
+    pub miscounted: Vec<(String, BTreeSet<Cidr>)>,
     /// When there may be more to do.
     pub next: Option<Duration>,
 }
@@ -81,7 +90,8 @@ impl Plan {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.releases.is_empty() && self.blocks.is_empty() && self.claims.is_empty() && self.handles.is_empty()
+        let Self { releases, blocks, claims, handles, miscounted, next: _ } = self;
+        releases.is_empty() && blocks.is_empty() && claims.is_empty() && handles.is_empty() && miscounted.is_empty()
     }
 }
 
@@ -90,13 +100,15 @@ impl Suspicions {
     pub fn look(&mut self, ledger: &Ledger, census: &Census, graces: Graces, now: Duration) -> Plan {
         let mut look = Look { census, graces, now, earlier: std::mem::take(self), kept: Self::default(), next: None };
         let gone = look.gone_nodes(ledger);
-        let held = by_handle(ledger);
+        let held = by_owner(ledger);
         let mut plan = Plan { releases: look.releases(&held, &gone), ..Plan::default() };
         let used = look.used_nodes(&held);
         let is_free = |node: &NodeName| gone.contains(node) && !used.contains(node);
         plan.blocks = look.blocks(ledger, is_free);
         plan.claims = claims(ledger, is_free);
-        plan.handles = look.pointless(ledger, &held);
+        let counted = by_handle(ledger);
+        plan.handles = look.pointless(ledger, &counted);
+        plan.miscounted = look.miscounted(ledger, &counted);
         plan.next = look.next;
         *self = look.kept;
         plan
@@ -148,7 +160,7 @@ impl Look<'_> {
     fn releases(&mut self, held: &BTreeMap<&str, Vec<Holding<'_>>>, gone: &BTreeSet<NodeName>) -> Vec<Release> {
         let mut releases = Vec::new();
         let busy = self.busy_nodes(held);
-        for (handle, holdings) in held {
+        for (owner, holdings) in held {
             let verdicts = holdings.iter().map(|holding| match self.census.judge(holding) {
                 // A tunnel's address goes last of all that its node has.
                 Verdict::Leaked(Why::NodeGone) if holding.node().is_some_and(|node| busy.contains(&node)) => None,
@@ -160,9 +172,9 @@ impl Look<'_> {
             };
             let given: Vec<_> = holdings.iter().map(given).collect();
             let nodes: BTreeSet<_> = holdings.iter().filter_map(Holding::node).collect();
-            let key = ((*handle).to_owned(), given);
-            let since = self.earlier.handles.get(&key).copied().unwrap_or(self.now);
-            self.kept.handles.insert(key, since);
+            let key = ((*owner).to_owned(), given);
+            let since = self.earlier.owners.get(&key).copied().unwrap_or(self.now);
+            self.kept.owners.insert(key, since);
             let is_seen_twice = since < self.now;
             let by_node = !nodes.is_empty() && nodes.iter().all(|node| gone.contains(node));
             let is_over = if by_node {
@@ -172,7 +184,7 @@ impl Look<'_> {
             };
             if is_over {
                 let nodes = if by_node { nodes } else { BTreeSet::new() };
-                releases.push(Release::of(handle, holdings, nodes, why));
+                releases.push(Release::of(owner, holdings, nodes, why));
             }
         }
         releases
@@ -240,6 +252,36 @@ impl Look<'_> {
         }
         pointless
     }
+
+    /// Handles of nodes that count otherwise than blocks: whoever took an address back may have died before it was counted. Other
+    /// handles go with what they count.
+    fn miscounted(
+        &mut self,
+        ledger: &Ledger,
+        held: &BTreeMap<&str, Vec<Holding<'_>>>,
+    ) -> Vec<(String, BTreeSet<Cidr>)> {
+        let Some(grace) = self.graces.leak.filter(|_| is_sound(ledger)) else { return Vec::new() };
+        let mut miscounted = Vec::new();
+        for kept in ledger.handles.values().filter(|kept| is_node_handle(&kept.value.handle_id)) {
+            let handle = &kept.value.handle_id;
+            let Some(holdings) = held.get(&**handle) else { continue };
+            let mut counts: BTreeMap<Cidr, i64> = BTreeMap::new();
+            kept.value.block.iter().for_each(|(cidr, count)| *counts.entry(*cidr).or_default() += i64::from(*count));
+            holdings.iter().for_each(|holding| *counts.entry(holding.block.cidr).or_default() -= 1);
+            let wrong = counts.iter().filter(|(cidr, count)| **count != 0 && ledger.blocks.contains_key(cidr));
+            let wrong: BTreeSet<Cidr> = wrong.map(|(cidr, _)| *cidr).collect();
+            if wrong.is_empty() {
+                continue;
+            }
+            let key = (handle.clone(), kept.revision.clone());
+            let since = self.earlier.miscounted.get(&key).copied().unwrap_or(self.now);
+            self.kept.miscounted.insert(key, since);
+            if self.is_over(since, grace) {
+                miscounted.push((handle.clone(), wrong));
+            }
+        }
+        miscounted
+    }
 }
 
 /// Whether every block can be believed.
@@ -266,18 +308,19 @@ fn given(holding: &Holding<'_>) -> Given {
 }
 
 impl Release {
-    /// Of all that a handle holds; `nodes`: they must still be away.
-    pub(super) fn of(handle: &str, holdings: &[Holding<'_>], nodes: BTreeSet<NodeName>, why: Why) -> Self {
+    /// Of all that an owner has; `nodes`: they must still be away.
+    pub(super) fn of(owner: &str, holdings: &[Holding<'_>], nodes: BTreeSet<NodeName>, why: Why) -> Self {
         let given = holdings.iter().map(given).collect();
         let pods = holdings.iter().filter_map(Holding::pod).collect();
-        Self { handle: handle.to_owned(), given, pods, nodes, why }
+        let handles = holdings.iter().filter_map(|holding| holding.attribute.handle_id.clone()).collect();
+        Self { owner: owner.to_owned(), handles, given, pods, nodes, why }
     }
 
     /// Whether it may still be done, by a ledger and a census that are newer than the plan.
     #[must_use]
     pub fn holds(&self, ledger: &Ledger, census: &Census) -> bool {
         let all = ledger.blocks.values().flat_map(|kept| holdings(&kept.value));
-        let own: Vec<_> = all.filter(|holding| holding.attribute.handle_id.as_ref() == Some(&self.handle)).collect();
+        let own: Vec<_> = all.filter(|holding| holding.attribute.owner() == Some(&self.owner)).collect();
         let is_leaked = |holding: &Holding<'_>| matches!(census.judge(holding), Verdict::Leaked(_));
         own.iter().map(given).eq(self.given.iter().copied())
             && own.iter().all(is_leaked)

@@ -106,7 +106,7 @@ impl Run {
         }
         let request = Request {
             node: node(at),
-            handle: handle.clone(),
+            owner: handle.clone(),
             secondary,
             sequence: self.made.into(),
             ..Request::default()
@@ -117,9 +117,7 @@ impl Run {
         if is_odd {
             self.odd.insert(handle.clone());
             let blocks = self.ledger.blocks.values_mut().flat_map(|kept| &mut kept.value.attributes);
-            for attribute in
-                blocks.filter(|own| own.handle_id.as_ref() == Some(&handle) && !self.made.is_multiple_of(2))
-            {
+            for attribute in blocks.filter(|own| own.owner() == Some(&handle) && !self.made.is_multiple_of(2)) {
                 let owner = BTreeMap::from([("pod".to_owned(), "other".to_owned())]);
                 attribute.other.insert("alternate".to_owned(), Opaque::Map(owner));
             }
@@ -144,7 +142,7 @@ impl Run {
         let plan = self.suspicions.look(&self.ledger, &census, graces, self.now);
         for release in &plan.releases {
             assert!(release.holds(&self.ledger, &census), "what is planned holds at once: {release:?}");
-            self.ledger.release(&release.handle);
+            self.ledger.release(&release.owner);
         }
         for super::Idle { cidr, .. } in &plan.blocks {
             let block = self.ledger.blocks.remove(cidr).expect("it is there").value;
@@ -237,11 +235,11 @@ proptest! {
             run.look();
         }
         let known: BTreeSet<_> = run.handles.values().chain(&run.odd).collect();
-        for (handle, _) in super::by_handle(&run.ledger) {
+        for (handle, _) in super::by_owner(&run.ledger) {
             prop_assert!(known.contains(&handle.to_owned()), "{} is nobody's", handle);
         }
         let used: BTreeSet<_> =
-            super::by_handle(&run.ledger).values().flatten().filter_map(super::Holding::node).collect();
+            super::by_owner(&run.ledger).values().flatten().filter_map(super::Holding::node).collect();
         for number in 0..NODES {
             if !run.nodes.contains(&node(number)) && !used.contains(&node(number)) {
                 prop_assert!(run.blocks_of(&node(number)).is_empty(), "n{} has a block", number);

@@ -3,8 +3,8 @@
 //! Invariant: `inUse` is false only for an address that nobody has; one of which nobody can say is in use.
 //! Never: decides what is taken back.
 
-use super::{Census, Holding, Release, Verdict, Why, by_handle, holdings};
-use crate::Ledger;
+use super::{Census, Holding, Release, Verdict, Why, by_handle, by_owner, holdings};
+use crate::{Ledger, block::ATTACHMENT};
 use model::{Cidr, IpPool, NodeName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -40,9 +40,12 @@ pub struct Report {
 pub struct Allocation {
     /// It.
     pub ip: IpAddr,
-    /// To whom.
+    /// Under which handle it is counted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub handle: String,
+    /// To whom, where others have the handle, too.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub attachment: String,
     /// When, as its block counts.
     #[serde(default)]
     pub sequence_number: u64,
@@ -161,6 +164,7 @@ fn allocation(holding: &Holding<'_>, verdict: Verdict, mut owners: Vec<String>) 
     Allocation {
         ip: holding.address,
         handle: holding.attribute.handle_id.clone().unwrap_or_default(),
+        attachment: said(ATTACHMENT),
         sequence_number: holding.sequence,
         pod: said("pod"),
         namespace: said("namespace"),
@@ -241,16 +245,17 @@ pub fn releases(reports: &[Report], ledger: &Ledger, census: &Census) -> Vec<Rel
             !said.in_use
                 && said.sequence_number == holding.sequence
                 && Some(&said.handle) == holding.attribute.handle_id.as_ref()
+                && said.attachment == holding.said(ATTACHMENT).unwrap_or_default()
         })
     };
     let mut releases = Vec::new();
-    for (handle, holdings) in by_handle(ledger) {
+    for (owner, holdings) in by_owner(ledger) {
         let why = holdings.iter().map(|holding| match census.judge(holding) {
             Verdict::Leaked(why) if reports.iter().all(|report| is_said(report, holding)) => Some(why),
             _ => None,
         });
         let Some(why) = why.collect::<Option<Vec<_>>>().and_then(|whys| whys.first().copied()) else { continue };
-        releases.push(Release::of(handle, &holdings, BTreeSet::new(), why));
+        releases.push(Release::of(owner, &holdings, BTreeSet::new(), why));
     }
     releases
 }
@@ -320,9 +325,10 @@ mod tests {
             let said = [("pod", pod), ("namespace", "x"), ("node", node)];
             let secondary = said.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
             let handle = format!("net.{pod}{:039}", 0);
-            let request = Request { node: node.into(), handle, secondary, sequence: 1, ..Request::default() };
+            let request = Request { node: node.into(), owner: handle, secondary, sequence: 1, ..Request::default() };
             ledger.assign(&request).expect("an address");
         }
+        ledger.recount();
         ledger
     }
 
@@ -341,7 +347,7 @@ mod tests {
         let mut ledger = ledger();
         let mut census = census(&ledger, &["a", "c"]);
         let stray = |text: &str| Living { addresses: vec![text.parse().expect("an address")], ..Living::default() };
-        let taken: Vec<IpAddr> = by_handle(&ledger).values().flatten().map(|holding| holding.address).collect();
+        let taken: Vec<IpAddr> = by_owner(&ledger).values().flatten().map(|holding| holding.address).collect();
         let free = (0..=255).map(|last| IpAddr::from([10, 65, 0, last])).find(|free| !taken.contains(free));
         let free = free.expect("one is free");
         census.saw(PodId::new("x", "stray"), stray(&free.to_string()));
@@ -350,7 +356,7 @@ mod tests {
         census.saw(PodId::new("x", "twin"), stray(&ledger.held_by(&format!("net.a{:039}", 0))[0].to_string()));
         let value = IpamHandle { handle_id: "nowhere".into(), block: BTreeMap::new(), deleted: false };
         ledger.handles.insert("nowhere".into(), Kept { revision: None, value });
-        ledger.handles.remove(&format!("net.c{:039}", 0));
+        ledger.handles.remove(&"tortie-node-n2".to_owned());
         let found = check(&ledger, &census);
         assert_eq!(found.leaked.iter().map(|(_, why)| *why).collect::<Vec<_>>(), [Why::PodGone]);
         assert_eq!(found.unallocated, [(free, "Workload(x/stray)".to_owned())]);
@@ -379,7 +385,7 @@ mod tests {
         let found = check(&ledger, &census(&ledger, &["a", "b", "c"]));
         let said = found.contradictions.join("\n");
         for part in
-            ["counts 2 addresses, and blocks say 1", "are given out and", "smaller than its blocks of /26", "overlap"]
+            ["counts 3 addresses, and blocks say 2", "are given out and", "smaller than its blocks of /26", "overlap"]
         {
             assert!(said.contains(part), "{part} is missing in {said}");
         }
@@ -391,7 +397,7 @@ mod tests {
         let (early, late) = (census(&ledger, &[]), census(&ledger, &["a"]));
         let reports = [check(&ledger, &early).report, check(&ledger, &late).report];
         let freed = |reports: &[Report], census: &Census| {
-            releases(reports, &ledger, census).iter().map(|release| release.handle[4..5].to_owned()).collect::<Vec<_>>()
+            releases(reports, &ledger, census).iter().map(|release| release.owner[4..5].to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(freed(&reports, &early), ["b", "c"], "a was in use in one of them");
         assert_eq!(freed(&reports, &census(&ledger, &["b"])), ["c"], "b is back");

@@ -3,7 +3,7 @@
 //! Invariant: each case is one sentence of what Calico's collector does, or of what it must not do.
 //! Never: needs a clock.
 
-use super::{Census, Graces, Living, Plan, Suspicions, Verdict, Why, by_handle, holdings};
+use super::{Census, Graces, Living, Plan, Suspicions, Verdict, Why, by_owner, holdings};
 use crate::{AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request};
 use model::{Cidr, IpPool, NodeName, PodId};
 use std::{collections::BTreeMap, time::Duration};
@@ -19,11 +19,12 @@ fn give(ledger: &mut Ledger, node: &str, pod: &str, container: u64) -> String {
     give_as(ledger, node, &format!("net.{container:064x}"), &[("pod", pod), ("namespace", "shop"), ("node", node)])
 }
 
-fn give_as(ledger: &mut Ledger, node: &str, handle: &str, said: &[(&str, &str)]) -> String {
+fn give_as(ledger: &mut Ledger, node: &str, owner: &str, said: &[(&str, &str)]) -> String {
     let secondary = said.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let request = Request { node: node.into(), handle: handle.into(), secondary, sequence: 1, ..Request::default() };
+    let request = Request { node: node.into(), owner: owner.into(), secondary, sequence: 1, ..Request::default() };
     ledger.assign(&request).expect("an address");
-    handle.to_owned()
+    ledger.recount();
+    owner.to_owned()
 }
 
 fn ledger() -> Ledger {
@@ -37,12 +38,12 @@ fn census(nodes: &[&str]) -> Census {
 }
 
 fn verdict(ledger: &Ledger, census: &Census, handle: &str) -> Verdict {
-    let all = by_handle(ledger);
+    let all = by_owner(ledger);
     census.judge(&all[handle][0])
 }
 
 fn freed(plan: &Plan) -> Vec<&str> {
-    plan.releases.iter().map(|release| &*release.handle).collect()
+    plan.releases.iter().map(|release| &*release.owner).collect()
 }
 
 #[test]
@@ -184,7 +185,7 @@ fn of_a_node_that_is_gone_the_addresses_go_then_the_tunnels_then_the_blocks() {
     assert!(plan.blocks.is_empty(), "it is not empty yet");
     assert!(!plan.releases[0].holds(&ledger, &census(&["n1", "n2"])), "the node is back");
     for release in plan.releases {
-        ledger.release(&release.handle);
+        ledger.release(&release.owner);
     }
     look(&ledger, &alive, 5003);
     let plan = look(&ledger, &alive, 5004);

@@ -29,7 +29,7 @@ fn two() -> Found {
 fn problems(ledger: &Ledger, found: &Found, shape: &Shape) -> Vec<String> {
     let mut after = ledger.clone();
     let refused = plan(&mut after, found, shape).expect_err("something is wrong");
-    assert!(after == *ledger && after.writes() == ledger.writes(), "nothing is written");
+    assert!(after == *ledger && after.writes() == ledger.clone().writes(), "nothing is written");
     refused.iter().map(ToString::to_string).collect()
 }
 
@@ -45,7 +45,7 @@ fn enabled(ledger: &mut Ledger, plan: &Plan) {
 
 fn asks(node: &str, handle: &str) -> Request {
     let node_labels = model::Labels::from([("name", node)]);
-    Request { node: node.into(), node_labels, handle: handle.into(), sequence: 9, ..Request::default() }
+    Request { node: node.into(), node_labels, owner: handle.into(), sequence: 9, ..Request::default() }
 }
 
 #[test]
