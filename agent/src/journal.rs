@@ -236,6 +236,7 @@ mod tests {
             delegated: false,
             host_ports: Vec::new(),
             floating_ips: true,
+            named: false,
             committed: true,
         }
     }

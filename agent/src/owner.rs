@@ -59,7 +59,7 @@ pub enum Event {
     /// Who translates services is another now.
     Proxy(Proxy),
     /// Somebody asks on the socket.
-    Ask(Ask),
+    Ask(Box<Ask>),
     /// Who asked for a prepare with this deadline did not take the answer: it died.
     Gone(AttachmentId, Instant),
     /// An input that cannot be done without has ended.
@@ -245,7 +245,7 @@ impl<K: Kernel> Agent<K> {
                     self.changed = true;
                 }
                 Event::Proxy(proxy) => self.leave_services_to(proxy),
-                Event::Ask(ask) => asks.push(ask),
+                Event::Ask(ask) => asks.push(*ask),
                 Event::Gone(id, deadline) => gone.push((id, deadline)),
                 Event::Look | Event::Broken(_) | Event::Stop => {}
             }

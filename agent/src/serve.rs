@@ -183,7 +183,7 @@ fn ask(request: Request, deadline: Instant, owner: &SyncSender<Event>) -> Reply 
     let patience = patience(&request);
     let (reply, answer) = sync_channel(1);
     let ask = Ask { operation: request.operation, deadline, reply };
-    if owner.send(Event::Ask(ask)).is_err() {
+    if owner.send(Event::Ask(Box::new(ask))).is_err() {
         return Err(fault(11, "the agent is stopping; try again"));
     }
     match answer.recv_timeout(patience) {

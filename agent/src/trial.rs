@@ -292,6 +292,7 @@ fn attached(pod: Endpoint) -> Attachment {
         delegated: false,
         host_ports: Vec::new(),
         floating_ips: true,
+        named: false,
         committed: true,
     }
 }

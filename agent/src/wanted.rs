@@ -193,6 +193,7 @@ mod tests {
             delegated: false,
             host_ports: Vec::new(),
             floating_ips: true,
+            named: false,
             committed: true,
         });
         let found = anew(&mut world);
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn a_node_that_is_excluded_wants_none() {
         let labels = [(EXCLUDED.to_owned(), String::new())].into();
-        let node = Resource::Node(Node { name: "n1".into(), addresses: vec![], labels });
+        let node = Resource::Node(Node { name: "n1".into(), addresses: vec![], labels, pod_cidrs: vec![] });
         assert_eq!(wanted(vec![node]), ["192.0.2.7 false", "192.0.2.18 false", "192.0.2.119 false"]);
     }
 

@@ -7,10 +7,11 @@ use crate::{
     client::DEFAULT_SOCKET,
     environment::is_name,
     failure::{Code, Failure},
+    ipam::{Ipam, RawIpam, ipam_of, nodes_own},
 };
-use model::{Cidr, HostPort, Labels, Mac, Protocol};
+use model::{Cidr, Family, HostPort, Labels, Mac, Protocol};
 use serde::Deserialize;
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -64,15 +65,6 @@ impl Version {
     }
 }
 
-/// Who gives addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ipam {
-    /// The agent, out of the datastore's pools: at most one a family as asked for by `runtimeConfig.ips`.
-    Own(Vec<IpAddr>),
-    /// The plugin of this name, on `CNI_PATH`.
-    Delegate(String),
-}
-
 /// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conf {
@@ -84,6 +76,8 @@ pub struct Conf {
     pub socket: PathBuf,
     /// Who gives addresses.
     pub ipam: Ipam,
+    /// Families of which another plugin is to give them out of the node's own network (`usePodCidr`).
+    pub pod_cidrs: Vec<Family>,
     /// Destinations of the pod's routes (`ipam.routes`); none of a family: everything.
     pub routes: Vec<Cidr>,
     /// `dns`, as it is written.
@@ -100,6 +94,8 @@ pub struct Conf {
     pub forwarding: bool,
     /// It may ask for floating addresses (`feature_control.floating_ips`).
     pub floating_ips: bool,
+    /// It may name addresses that nobody gives (`feature_control.ip_addrs_no_ipam`).
+    pub ip_addrs_no_ipam: bool,
     /// For the whole command.
     pub timeout: Duration,
     /// CHECK and DEL: what ADD answered. ADD: what the plugins before this one did.
@@ -132,19 +128,6 @@ struct Raw {
     valid_attachments: Option<Vec<RawAttachment>>,
     #[serde(rename = "cni.dev/attachments")]
     attachments: Option<Vec<RawAttachment>>,
-}
-
-#[derive(Deserialize)]
-struct RawIpam {
-    #[serde(default, rename = "type")]
-    kind: String,
-    #[serde(default)]
-    routes: Vec<RawRoute>,
-}
-
-#[derive(Deserialize)]
-struct RawRoute {
-    dst: Cidr,
 }
 
 #[derive(Default, Deserialize)]
@@ -183,6 +166,8 @@ struct RawContainerSettings {
 struct RawFeatureControl {
     #[serde(default)]
     floating_ips: bool,
+    #[serde(default)]
+    ip_addrs_no_ipam: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -245,15 +230,18 @@ impl Conf {
         let value: serde_json::Value = serde_json::from_slice(input)
             .map_err(|error| Failure::new(Code::DECODE, format!("network configuration on standard input: {error}")))?;
         let written = version_text(&value);
+        let pod_cidrs = nodes_own(&value);
         let raw: Raw = serde_json::from_value(value).map_err(|error| unusable("?", &error.to_string()))?;
         if !is_name(&raw.name) {
             return Err(unusable(&raw.name, "\"name\" is missing or is not letters, digits, `_`, `.`, `-`"));
         }
         let version = Version::of(&written).ok_or_else(|| incompatible(&written))?;
+        let named = |(code, reason)| Failure::new(code, format!("network configuration {:?}: {reason}", raw.name));
         Ok(Self {
             version,
-            ipam: ipam_of(&raw)?,
-            routes: raw.ipam.iter().flat_map(|ipam| &ipam.routes).map(|route| route.dst).collect(),
+            ipam: ipam_of(raw.ipam.as_ref(), &raw.runtime_config.ips).map_err(named)?,
+            pod_cidrs,
+            routes: raw.ipam.iter().flat_map(RawIpam::routes).collect(),
             dns: raw.dns.clone().filter(serde_json::Value::is_object),
             mtu: mtu_of(&raw)?,
             mac: mac_of(&raw)?,
@@ -263,6 +251,7 @@ impl Conf {
             socket: raw.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
             forwarding: raw.container_settings.allow_ip_forwarding,
             floating_ips: raw.feature_control.floating_ips,
+            ip_addrs_no_ipam: raw.feature_control.ip_addrs_no_ipam,
             timeout: raw.timeout_seconds.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs),
             previous: raw.prev_result.filter(|result| !result.is_null()),
             valid: raw.valid_attachments.or(raw.attachments).map(pairs),
@@ -279,44 +268,6 @@ fn incompatible(written: &str) -> Failure {
     let message =
         format!("incompatible CNI versions: the configuration's cniVersion is {written:?}, spoken are {spoken}");
     Failure::new(Code::VERSION, message)
-}
-
-fn ipam_of(raw: &Raw) -> Result<Ipam, Failure> {
-    match raw.ipam.as_ref().map_or("", |ipam| ipam.kind.as_str()) {
-        "tortie" => requested(raw).map(Ipam::Own),
-        "" => {
-            Err(unusable(&raw.name, "no ipam.type; add \"ipam\": {\"type\": \"tortie\"}, or name another IPAM plugin"))
-        }
-        // Its client speaks over the pod's own link: before policy is in force that is down, and later nobody but the
-        // node hears a broadcast there. A lease could be neither had nor renewed.
-        "dhcp" => Err(Failure::new(
-            Code::UNSUPPORTED,
-            format!(
-                "network configuration {:?}: ipam.type \"dhcp\" is not supported: pods are routed, their broadcasts \
-                 reach no DHCP server; use \"tortie\", \"host-local\" or \"static\"",
-                raw.name
-            ),
-        )),
-        other if other.contains('/') => {
-            Err(unusable(&raw.name, &format!("ipam.type {other:?} is a path; give a plugin's name")))
-        }
-        other => Ok(Ipam::Delegate(other.to_owned())),
-    }
-}
-
-/// `runtimeConfig.ips`: `address` or `address/prefix`; a pod's prefix is always that of one address.
-fn requested(raw: &Raw) -> Result<Vec<IpAddr>, Failure> {
-    let mut found: Vec<IpAddr> = Vec::new();
-    for text in &raw.runtime_config.ips {
-        let address = text.split('/').next().unwrap_or_default().parse::<IpAddr>();
-        let address =
-            address.map_err(|_| unusable(&raw.name, &format!("runtimeConfig.ips: {text:?} is no address")))?;
-        if found.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
-            return Err(unusable(&raw.name, "runtimeConfig.ips: a pod has one address of a family"));
-        }
-        found.push(address);
-    }
-    Ok(found)
 }
 
 /// Calico's 0 means "as the agent chooses". Below 68 the kernel carries no IPv4.
@@ -387,6 +338,7 @@ fn pairs(attachments: Vec<RawAttachment>) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipam::Asked;
     use serde_json::json;
 
     fn read(more: serde_json::Value) -> Result<Conf, Failure> {
@@ -452,9 +404,45 @@ mod tests {
     }
 
     #[test]
+    fn calc_7_the_configuration_names_pools_and_families_in_calicos_words() {
+        let asked = |ipam: serde_json::Value| {
+            let mut whole = json!({"type": "tortie"});
+            whole.as_object_mut().expect("an object").extend(ipam.as_object().expect("an object").clone());
+            read(json!({ "ipam": whole }))
+        };
+        let good = |ipam| match asked(ipam).expect("good").ipam {
+            Ipam::Own(Asked { pools, families, .. }) => (pools, families),
+            Ipam::Delegate(name) => panic!("{name}"),
+        };
+        let (pools, families) = good(json!({"ipv4_pools": ["a", "10.66.0.0/16"], "ipv6_pools": ["fd00:66::/64"]}));
+        assert_eq!(pools[&Family::V4], ["a", "10.66.0.0/16"]);
+        assert_eq!((&*pools[&Family::V6], families), (&["fd00:66::/64".to_owned()][..], vec![]));
+        for (ipam, expected) in [
+            (json!({"assign_ipv4": "true", "assign_ipv6": "true"}), &[Family::V4, Family::V6][..]),
+            (json!({"assign_ipv4": "false", "assign_ipv6": "true"}), &[Family::V6]),
+            (json!({"assign_ipv6": true}), &[Family::V4, Family::V6]),
+            (json!({"assign_ipv4": "true"}), &[Family::V4]),
+            (json!({"ipv4_pools": [], "assign_ipv6": "false"}), &[Family::V4]),
+            (json!({}), &[]),
+        ] {
+            assert_eq!(good(ipam.clone()), (BTreeMap::new(), expected.to_vec()), "{ipam}");
+        }
+        for (said, ipam) in [
+            ("leave a pod no address", json!({"assign_ipv4": "false"})),
+            ("ipam.assign_ipv4", json!({"assign_ipv4": "yes"})),
+            ("ipam.ipv4_pools: fd00::/64 is of the other family", json!({"ipv4_pools": ["fd00::/64"]})),
+            ("expected a string", json!({"ipv4_pools": [7]})),
+        ] {
+            let failure = asked(ipam).expect_err(said);
+            assert!(failure.code == Code(7) && failure.message.contains(said), "{failure}");
+        }
+    }
+
+    #[test]
     fn cni_94_addresses_are_asked_for_with_or_without_a_prefix_and_one_of_a_family() {
         let ips = |ips: &[&str]| json!({"runtimeConfig": {"ips": ips}});
-        let two = Ipam::Own(vec!["10.65.0.7".parse().expect("one"), "fd00::7".parse().expect("one")]);
+        let two = vec!["10.65.0.7".parse().expect("one"), "fd00::7".parse().expect("one")];
+        let two = Ipam::Own(Asked { ips: two, ..Asked::default() });
         assert_eq!(read(ips(&["10.65.0.7/24", "fd00::7"])).expect("good").ipam, two);
         for bad in [&["10.65.0.7", "10.65.0.8"][..], &["10.65.0"], &[""]] {
             assert_eq!(code(ips(bad)), 7, "{bad:?}");

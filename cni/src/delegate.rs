@@ -1,6 +1,6 @@
 //! Another IPAM plugin, called as the CNI specification says: our environment, our configuration, its answer.
 //! In: its name and what the runtime gave us. Out: addresses, or its error in its own words.
-//! Invariant: it gets the bytes that we got; it is waited for no longer than the deadline, then killed.
+//! Invariant: it gets the bytes that we got, but for `usePodCidr`; it is waited for no longer than the deadline, then killed.
 //! Never: passes on code 3, for it would make the runtime skip its DEL (CNI-E3).
 
 use crate::{
@@ -30,8 +30,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct Delegate<'a> {
     pub name: &'a str,
     pub environment: &'a Environment,
-    /// Our standard input.
-    pub input: &'a [u8],
 }
 
 /// What it gave.
@@ -84,8 +82,8 @@ struct Said {
 
 impl Delegate<'_> {
     /// ADD.
-    pub(crate) fn add(&self, limit: Duration) -> Result<Assigned, Failure> {
-        let output = self.call("ADD", limit)?;
+    pub(crate) fn add(&self, input: &[u8], limit: Duration) -> Result<Assigned, Failure> {
+        let output = self.call("ADD", input, limit)?;
         let unreadable = |why: &dyn std::fmt::Display| self.failure(Code::DECODE, &format!("its result: {why}"));
         let answer: Answer = serde_json::from_slice(&output).map_err(|error| unreadable(&error))?;
         let old: Vec<OldIp> = answer.ip4.into_iter().chain(answer.ip6).collect();
@@ -101,11 +99,11 @@ impl Delegate<'_> {
     }
 
     /// A command that answers nothing.
-    pub(crate) fn tell(&self, command: &str, limit: Duration) -> Result<(), Failure> {
-        self.call(command, limit).map(drop)
+    pub(crate) fn tell(&self, command: &str, input: &[u8], limit: Duration) -> Result<(), Failure> {
+        self.call(command, input, limit).map(drop)
     }
 
-    fn call(&self, command: &str, limit: Duration) -> Result<Vec<u8>, Failure> {
+    fn call(&self, command: &str, input: &[u8], limit: Duration) -> Result<Vec<u8>, Failure> {
         let end = Instant::now() + limit;
         let mut child = Command::new(self.find()?)
             .envs(self.environment.given.iter().map(|(name, value)| (*name, value)))
@@ -114,7 +112,7 @@ impl Delegate<'_> {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| self.failure(Code::DELEGATE, &format!("cannot be started: {error}")))?;
-        let output = self.output(&mut child, end);
+        let output = self.output(&mut child, input, end);
         if output.is_err() {
             // It may have ended by itself meanwhile.
             let _ = child.kill();
@@ -127,9 +125,9 @@ impl Delegate<'_> {
     }
 
     /// Feeds it and takes what it says; both pipes at once, for either may fill.
-    fn output(&self, child: &mut Child, end: Instant) -> Result<Vec<u8>, Failure> {
+    fn output(&self, child: &mut Child, input: &[u8], end: Instant) -> Result<Vec<u8>, Failure> {
         let late = || self.failure(Code::LATER, "no answer in time; everything is undone, try again");
-        let input = self.input.to_vec();
+        let input = input.to_vec();
         let stdin = child.stdin.take();
         // One that does not read its input has an answer all the same.
         thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&input)));

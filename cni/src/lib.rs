@@ -11,6 +11,7 @@ mod delegate;
 pub mod environment;
 pub mod failure;
 mod inspect;
+pub mod ipam;
 pub mod name;
 pub mod plugin;
 pub mod protocol;

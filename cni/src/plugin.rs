@@ -5,12 +5,13 @@
 
 use crate::{
     client::{self, CallError},
-    conf::{Conf, Ipam, Version, written_version},
+    conf::{Conf, Version, written_version},
     deadline::Deadline,
     delegate::{Assigned, Delegate},
     environment::{Command, Environment},
     failure::{Code, Failure},
     inspect::{Previous, Wanted},
+    ipam::{Asked, Ipam, with_networks},
     name::{host_interface_alias, host_interface_name},
     protocol::{Answer, Operation, Prepare, Prepared},
     result::Attached,
@@ -21,7 +22,7 @@ use model::{AttachmentId, Cidr, IfaceName};
 use netlink::namespace;
 use serde_json::{Value, json};
 use std::{
-    net::IpAddr,
+    borrow::Cow,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     thread,
@@ -133,7 +134,9 @@ impl Invocation<'_> {
     /// Addresses of the agent, or of the IPAM plugin that is named. One that has given some already is not asked again.
     fn assigned(&self, prepared: &Prepared) -> Result<Assigned, Failure> {
         match self.delegate() {
-            Some(delegate) if prepared.addresses.is_empty() => delegate.add(self.deadline.left()?),
+            Some(delegate) if prepared.addresses.is_empty() => {
+                delegate.add(&self.input_for_ipam(Some(&prepared.pod_cidrs))?, self.deadline.left()?)
+            }
             Some(_) | None => {
                 let (addresses, routes) = (prepared.addresses.clone(), self.conf.routes.clone());
                 Ok(Assigned { addresses, routes, dns: None })
@@ -144,8 +147,16 @@ impl Invocation<'_> {
     fn delegate(&self) -> Option<Delegate<'_>> {
         match &self.conf.ipam {
             Ipam::Own(_) => None,
-            Ipam::Delegate(name) => Some(Delegate { name, environment: self.environment, input: self.input }),
+            Ipam::Delegate(name) => Some(Delegate { name, environment: self.environment }),
         }
+    }
+
+    /// What the IPAM plugin reads: our own input, but for the node's own networks, which it cannot know.
+    fn input_for_ipam(&self, networks: Option<&[Cidr]>) -> Result<Cow<'_, [u8]>, Failure> {
+        if self.conf.pod_cidrs.is_empty() {
+            return Ok(Cow::Borrowed(self.input));
+        }
+        with_networks(self.input, networks).map(Cow::Owned)
     }
 
     fn attach(
@@ -191,20 +202,25 @@ impl Invocation<'_> {
 
     /// Where the agent refuses or is away nothing was prepared, and what it had before is not ours to undo.
     fn prepare(&self) -> Result<Prepared, Failure> {
+        let Asked { ips, pools, families } = match &self.conf.ipam {
+            Ipam::Own(asked) if asked.ips.is_empty() => Asked { ips: self.environment.ips()?, ..asked.clone() },
+            Ipam::Own(asked) => asked.clone(),
+            Ipam::Delegate(_) => Asked::default(),
+        };
         let wish = Prepare {
             id: self.id(),
             pod: self.environment.pod(),
             labels: self.conf.labels.clone(),
             mtu: self.conf.mtu,
             mac: self.conf.mac,
-            ips: match &self.conf.ipam {
-                Ipam::Own(ips) if ips.is_empty() => self.environment.ips()?,
-                Ipam::Own(ips) => ips.clone(),
-                Ipam::Delegate(_) => Vec::new(),
-            },
+            ips,
             delegated: self.delegate().is_some(),
             host_ports: self.conf.host_ports.clone(),
             floating_ips: self.conf.floating_ips,
+            ip_addrs_no_ipam: self.conf.ip_addrs_no_ipam,
+            pools,
+            families,
+            pod_cidrs: self.conf.pod_cidrs.clone(),
         };
         match client::ask(&self.conf.socket, self.deadline.left()?, Operation::Prepare(wish)) {
             Ok(Answer::Prepared(prepared)) => Ok(prepared),
@@ -222,7 +238,9 @@ impl Invocation<'_> {
         let agent = client::ask(&self.conf.socket, UNDO_LIMIT, abort).map(|_| ()).map_err(Failure::from);
         // An attachment that the agent could not take back may still use its addresses.
         let ipam = match self.delegate() {
-            Some(delegate) if agent.is_ok() => delegate.tell("DEL", UNDO_LIMIT),
+            Some(delegate) if agent.is_ok() => {
+                self.input_for_ipam(None).and_then(|input| delegate.tell("DEL", &input, UNDO_LIMIT))
+            }
             Some(_) | None => Ok(()),
         };
         for left in [links, agent, ipam].into_iter().filter_map(Result::err) {
@@ -247,7 +265,7 @@ impl Invocation<'_> {
     /// The IPAM plugin's share of a command that answers nothing.
     fn pass_on(&self, command: &str) -> Result<(), Failure> {
         match self.delegate() {
-            Some(delegate) => delegate.tell(command, self.deadline.left()?),
+            Some(delegate) => delegate.tell(command, &self.input_for_ipam(None)?, self.deadline.left()?),
             None => Ok(()),
         }
     }
@@ -282,7 +300,8 @@ impl Invocation<'_> {
         let end = Instant::now() + STATUS_PATIENCE.min(self.conf.timeout);
         loop {
             let (network, delegated) = (self.conf.network.clone(), self.delegate().is_some());
-            match self.tell(Operation::Status { network, delegated }) {
+            let pod_cidrs = self.conf.pod_cidrs.clone();
+            match self.tell(Operation::Status { network, delegated, pod_cidrs }) {
                 Err(failure) if failure.code == Code::LATER && Instant::now() + STATUS_PAUSE < end => {
                     thread::sleep(STATUS_PAUSE);
                 }
@@ -304,13 +323,13 @@ impl Invocation<'_> {
     }
 }
 
-/// Where the pod's routes lead: as the addresses came, else everywhere.
+/// Where the pod's routes lead: as the addresses came, else everywhere. Addresses of one family share them.
 fn destinations(assigned: &Assigned) -> Vec<Cidr> {
-    let of = |address: &IpAddr| {
-        let own: Vec<Cidr> =
-            assigned.routes.iter().filter(|route| route.is_v4() == address.is_ipv4()).copied().collect();
-        let unspecified = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let has = |v4: bool| assigned.addresses.iter().any(|address| address.is_ipv4() == v4);
+    let of = |v4: bool| {
+        let own: Vec<Cidr> = assigned.routes.iter().filter(|route| route.is_v4() == v4).copied().collect();
+        let unspecified = if v4 { "0.0.0.0/0" } else { "::/0" };
         if own.is_empty() { vec![unspecified.parse().expect("because the text is a network")] } else { own }
     };
-    assigned.addresses.iter().flat_map(of).collect()
+    [true, false].into_iter().filter(|v4| has(*v4)).flat_map(of).collect()
 }

@@ -4,13 +4,13 @@
 //! Never: more than [`MESSAGE_MAX`] bytes; a field that is not written down in docs/design/cni.md.
 
 use crate::failure::one_line;
-use model::{AttachmentId, HostPort, IfaceName, Labels, Mac, PodId};
+use model::{AttachmentId, Cidr, Family, HostPort, IfaceName, Labels, Mac, PodId};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// Newest version of this protocol. A request carries the lowest that has all it says ([`Operation::version`]), so that a
 /// new binary and an old agent understand each other in everything else.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// Largest message, bytes.
 pub const MESSAGE_MAX: u32 = 16 << 20;
 
@@ -97,6 +97,9 @@ pub enum Operation {
         /// Its addresses are another IPAM plugin's. A reader that passes it over asks for more than is needed.
         #[serde(default, skip_serializing_if = "is_false")]
         delegated: bool,
+        /// The node must have networks of its own of these families. A reader that passes it over says so at the ADD.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pod_cidrs: Vec<Family>,
     },
     /// A read command's question; its answer is [`Answer::Report`].
     Query(Query),
@@ -107,6 +110,7 @@ impl Operation {
     #[must_use]
     pub fn version(&self) -> u32 {
         match self {
+            Self::Prepare(wish) if !(wish.pools.is_empty() && wish.families.is_empty()) => 4,
             Self::Prepare(wish) if !wish.host_ports.is_empty() => 3,
             Self::Check { host_ports, .. } if !host_ports.is_empty() => 3,
             Self::Prepare(wish) if wish.delegated || !wish.ips.is_empty() => 2,
@@ -146,6 +150,19 @@ pub struct Prepare {
     /// It may ask for floating addresses. A reader that passes it over has none float.
     #[serde(default, skip_serializing_if = "is_false")]
     pub floating_ips: bool,
+    /// It may name addresses that nobody gives. A reader that passes it over refuses those that do.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ip_addrs_no_ipam: bool,
+    /// Version 4: addresses of these pools alone, unless the pod or its namespace names others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<Family, Vec<String>>,
+    /// Version 4: one address of each of these families, unless the pod names others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<Family>,
+    /// The other IPAM plugin is to give addresses out of the node's own networks of these families, which the answer names. Who
+    /// passes it over names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<Family>,
 }
 
 /// A read command's question.
@@ -243,6 +260,9 @@ pub struct Prepared {
     pub addresses: Vec<IpAddr>,
     /// MTU for both sides.
     pub mtu: u32,
+    /// The node's own networks, where the prepare asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<Cidr>,
 }
 
 /// Why not.

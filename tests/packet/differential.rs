@@ -230,6 +230,7 @@ fn attachment(endpoint: &Endpoint, number: usize) -> Attachment {
         delegated: false,
         host_ports: Vec::new(),
         floating_ips: true,
+        named: false,
         committed: true,
     }
 }

@@ -144,6 +144,7 @@ impl Cast {
             delegated: false,
             host_ports: Vec::new(),
             floating_ips: true,
+            named: false,
             committed: true,
         }
     }

@@ -117,3 +117,79 @@ fn ipam_3_ipam_5_a_node_has_as_many_blocks_as_it_may_and_then_says_so() -> Resul
         s.expect(Tcp(80), "x/p1 x/p2\n x/p1 - .\n x/p2 . -")
     })
 }
+
+#[test]
+fn calc_7_the_configurations_pools_and_families_count_where_nobody_else_says_any() -> Result<()> {
+    story(&["x/a"], |s| {
+        let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: own }\n\
+                    spec: { cidr: 10.66.0.0/24, assignmentMode: Manual }\n";
+        s.cluster.manifest("own", pool)?;
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: z, annotations: { \
+                         cni.projectcalico.org/ipv4pools: '[\"pool-v4\"]' } }\n";
+        s.cluster.manifest("z", namespace)?;
+        let conf = json!({ "ipam": { "type": "tortie", "ipv4_pools": ["own"], "assign_ipv4": "true", "assign_ipv6": "false" } });
+        let of = |id: &str| PodSpec { conf: conf.clone(), ..PodSpec::new(id) };
+        s.add(&of("x/conf"))?;
+        s.add(&of("z/namespace"))?;
+        s.add(&of("x/pod").annotation(&format!("{PREFIX}ipv4pools"), r#"["pool-v4"]"#))?;
+        s.add(&of("x/families").annotation(&format!("{PREFIX}ipFamilies"), r#"["IPv4", "IPv6"]"#))?;
+        for (id, net, count) in
+            [("x/conf", "10.66.", 1), ("z/namespace", "10.65.", 1), ("x/pod", "10.65.", 1), ("x/families", "10.66.", 2)]
+        {
+            let has = addresses(s, id)?;
+            ensure!(has[0].starts_with(net) && has.len() == count, "{id}: {has:?}");
+        }
+        let none = json!({ "ipam": { "type": "tortie", "ipv4_pools": ["none"] } });
+        let said = "IPPool none was asked for, and there is none";
+        refused(s, &PodSpec { conf: none, ..PodSpec::new("x/none") }, said)?;
+        let neither = json!({ "ipam": { "type": "tortie", "assign_ipv4": "false" } });
+        refused(s, &PodSpec { conf: neither, ..PodSpec::new("x/neither") }, "leave a pod no address")?;
+        s.expect(Tcp(80), "x/a x/conf z/namespace\n x/a - . .\n x/conf . - .\n z/namespace . . -")
+    })
+}
+
+#[test]
+fn calc_10_a_pod_has_the_addresses_that_it_names_though_no_pool_has_them_and_nobody_else_speaks_by_them() -> Result<()>
+{
+    story(&["x/a", "x/b"], |s| {
+        let conf = json!({ "feature_control": { "ip_addrs_no_ipam": true } });
+        let naming = |id: &str, value: &str| PodSpec { conf: conf.clone(), ..asking(id, "ipAddrsNoIpam", value) };
+        refused(s, &asking("x/off", "ipAddrsNoIpam", r#"["198.18.0.7"]"#), "is not enabled: ip_addrs_no_ipam")?;
+        s.add(&naming("x/named", r#"["198.18.0.7", "2001:db8:7::7"]"#))?;
+        ensure!(addresses(s, "x/named")? == ["198.18.0.7", "2001:db8:7::7"]);
+        s.expect(Tcp(80), "x/a x/named\n x/a - .\n x/named . -")?;
+        // Policy knows the pod by them, in both directions.
+        s.policy("x/p", "{ podSelector: { matchLabels: { pod: named } }, ingress: [{ from: [{ podSelector: { matchLabels: { pod: a } } }] }] }")?;
+        s.policy("x/q", "{ podSelector: { matchLabels: { pod: b } }, ingress: [{ from: [{ podSelector: { matchLabels: { pod: named } } }] }] }")?;
+        s.expect(Tcp(80), "x/named x/b\n x/a . X\n x/b X -\n x/named - .")?;
+        // Who takes the address for himself is not taken for it.
+        let thief = s.pod("x/a")?.namespace();
+        thief.ip(&["address add 198.18.0.7/32 dev lo"])?;
+        thief.ip(&["route replace default via 169.254.1.1 dev eth0 src 198.18.0.7"])?;
+        let met = probe(thief, s.pod("x/b")?.address(), Tcp(80))?;
+        ensure!(met != Outcome::Allowed, "its source is not its own: {met}");
+        thief.ip(&["route replace default via 169.254.1.1 dev eth0"])?;
+        thief.ip(&["address del 198.18.0.7/32 dev lo"])?;
+        // Whatever somebody has, is not had by naming it.
+        let theirs = s.pod("x/a")?.address().to_string();
+        let node = s.node.addresses()[0].to_string();
+        for (address, holder) in [("198.18.0.7", "pod x/named"), (&theirs, "pod x/a"), (&node, "this node")] {
+            refused(s, &naming("x/second", &format!("[{address:?}]")), &format!("which {holder} has"))?;
+        }
+        let both = naming("x/both", r#"["198.18.0.8"]"#).annotation(&format!("{PREFIX}ipAddrs"), r#"["10.65.9.9"]"#);
+        refused(s, &both, "can't have both annotations")?;
+        let delegated = json!({ "cniVersion": "1.0.0", "feature_control": { "ip_addrs_no_ipam": true },
+            "ipam": { "type": "static", "addresses": [{ "address": "198.18.0.9/32" }] } });
+        let delegated = PodSpec { conf: delegated, ..asking("x/static", "ipAddrsNoIpam", r#"["198.18.0.9"]"#) };
+        refused(s, &delegated, "another IPAM plugin's to give")?;
+        // A restart keeps it, and its end frees it.
+        s.node.restart()?;
+        s.expect(Tcp(80), "x/named x/b\n x/a . X\n x/b X -\n x/named - .")?;
+        let mut call = s.pod("x/named")?.call().clone();
+        call.conf["prevResult"] = s.pod("x/named")?.result().clone();
+        s.node.runtime().call("CHECK", &call)?.success()?;
+        s.pods.remove("x/named").context("no pod x/named")?.delete()?;
+        s.add(&naming("x/second", r#"["198.18.0.7"]"#))?;
+        s.expect(Tcp(80), "x/second\n x/a .")
+    })
+}

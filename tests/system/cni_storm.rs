@@ -331,6 +331,10 @@ fn prepare(container: &str, delegated: bool) -> Operation {
         delegated,
         host_ports: vec![],
         floating_ips: false,
+        ip_addrs_no_ipam: false,
+        pools: Default::default(),
+        families: vec![],
+        pod_cidrs: vec![],
     })
 }
 

@@ -11,6 +11,7 @@ use tests::{
     NetNs, Outcome, Pod, PodSpec,
     Probe::{Ping, Tcp},
     runtime::{Call, PLUGINS},
+    wait::{PATIENCE, wait_until},
 };
 
 /// A network of one /24 and one /64, out of no pool. Debian's plugins speak CNI up to 1.0.0.
@@ -122,6 +123,109 @@ fn an_address_that_a_pod_or_the_node_has_is_not_taken_from_static() -> Result<()
             assert!(code == 11 && message.contains(holder), "{code} {message}");
         }
         s.expect(Tcp(80), "x/a x/s\n x/a - .\n x/s . -")
+    })
+}
+
+#[test]
+fn calc_24_all_addresses_of_static_are_policed_and_its_routes_and_dns_handed_on() -> Result<()> {
+    const GIVEN: [&str; 4] = ["10.89.0.5", "10.89.0.6", "fd00:89::5", "fd00:89::6"];
+    let dns = json!({ "nameservers": ["10.96.0.10"], "domain": "cluster.local", "search": ["x.svc.cluster.local"] });
+    story(&["x/a", "x/b"], |s| {
+        let addresses = ["10.89.0.5/24", "10.89.0.6/24", "fd00:89::5/64", "fd00:89::6/64"];
+        let conf = json!({ "cniVersion": "1.0.0", "ipam": {
+            "type": "static", "addresses": addresses.map(|address| json!({ "address": address })),
+            "routes": [{ "dst": "10.0.0.0/8" }, { "dst": "fd00::/8", "gw": "fd00:89::1" }], "dns": dns,
+        } });
+        s.add(&spec("x/s", conf))?;
+        let pod = s.pod("x/s")?;
+        let result = pod.result();
+        let has: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(has, GIVEN);
+        assert_eq!(result["dns"], dns, "{result}");
+        let routes: Vec<_> = result["routes"].as_array().into_iter().flatten().map(|route| &route["dst"]).collect();
+        assert_eq!(routes, ["10.0.0.0/8", "fd00::/8"], "{result}");
+        // Nothing else leads out of the pod, and what does leads to the node.
+        let shown = pod.namespace().ip_json("route show")?;
+        let shown: Vec<_> = shown.as_array().context("a list")?.iter().map(|route| route["dst"].clone()).collect();
+        assert_eq!(shown, ["10.0.0.0/8", "169.254.1.1"]);
+        let everywhere = |s: &Story, from: &str, expected: Outcome| -> Result<()> {
+            for address in s.pod("x/s")?.addresses() {
+                for what in [Tcp(80), Ping] {
+                    let met = tests::probe::probe(s.pod(from)?.namespace(), *address, what)?;
+                    ensure!(met == expected, "{from} to {address} {what}: {met}");
+                }
+            }
+            Ok(())
+        };
+        everywhere(s, "x/a", Outcome::Allowed)?;
+        s.policy("x/p", "{ podSelector: { matchLabels: { pod: s } }, ingress: [{ from: [{ podSelector: { matchLabels: { pod: a } } }] }] }")?;
+        s.expect(Tcp(80), "x/s\n x/a .\n x/b X")?;
+        everywhere(s, "x/b", Outcome::Refused)?;
+        everywhere(s, "x/a", Outcome::Allowed)?;
+        // By any of its addresses it is the pod that policy knows.
+        s.policy("x/q", "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ podSelector: { matchLabels: { pod: b } } }] }] }")?;
+        s.expect(Tcp(80), "x/a\n x/b .\n x/s X")?;
+        let mut call = s.pod("x/s")?.call().clone();
+        call.conf["prevResult"] = s.pod("x/s")?.result().clone();
+        s.node.runtime().call("CHECK", &call)?.success()?;
+        s.pod("x/s")?.namespace().ip(&["address del 10.89.0.6/32 dev eth0"])?;
+        let (code, said) = s.node.runtime().call("CHECK", &call)?.failure()?;
+        ensure!(code == 100 && said.contains("10.89.0.6"), "{code} {said}");
+        let (code, said) = refused(s, "twice", static_at("10.89.0.6/24"))?;
+        ensure!(code == 11 && said.contains("x/s"), "each of them is the pod's: {code} {said}");
+        // The agent's end alone: another learns of no address that is gone.
+        let mut gone = s.pods.remove("x/s").context("no pod x/s")?;
+        gone.delete()?;
+        drop(gone);
+        s.add(&spec("x/t", static_at("10.89.0.6/24")))?;
+        s.expect(Tcp(80), "x/t\n x/b .")
+    })
+}
+
+/// What STATUS says of a network. Debian's plugins do not know the question; the agent is asked first.
+fn status(s: &Story, conf: &Value) -> Result<String> {
+    let mut conf = conf.clone();
+    conf["cniVersion"] = "1.1.0".into();
+    let call = Call { container: String::new(), netns: None, interface: String::new(), args: String::new(), conf };
+    Ok(s.node.runtime().call("STATUS", &call)?.failure()?.1)
+}
+
+#[test]
+fn calc_24_host_local_gives_of_the_nodes_own_networks_and_gets_them_back() -> Result<()> {
+    story(&["x/a"], |s| {
+        let own = |subnets: Value| {
+            let mut conf = host_local(s, json!({}));
+            if let Some(ipam) = conf["ipam"].as_object_mut() {
+                ipam.remove("ranges");
+                ipam.extend(subnets.as_object().cloned().unwrap_or_default());
+            }
+            conf
+        };
+        let one = own(json!({ "subnet": "usePodCidr" }));
+        let two = own(json!({ "ranges": [[{ "subnet": "usePodCidr" }], [{ "subnet": "usePodCidrIPv6" }]] }));
+        ensure!(status(s, &two)?.contains("spec.podCIDRs"));
+        let (code, said) = refused(s, "early", two.clone())?;
+        ensure!(code == 11 && said.contains("has no IPv4 network in spec.podCIDRs"), "{code} {said}");
+        let file = format!("node-{}", s.node.name());
+        let mut node: Value =
+            serde_json::from_str(&fs::read_to_string(s.cluster.datastore().join(format!("{file}.yaml")))?)?;
+        node["spec"] = json!({ "podCIDR": "10.88.7.0/24", "podCIDRs": ["10.88.7.0/24", "fd00:88:7::/64"] });
+        s.cluster.overwrite(&file, &node.to_string())?;
+        wait_until("the node's own networks", PATIENCE, || Ok(!status(s, &two)?.contains("spec.podCIDRs")))?;
+        s.add(&spec("x/h", two.clone()))?;
+        s.add(&spec("x/i", one))?;
+        assert_eq!(leased(s)?, ["10.88.7.2", "10.88.7.3", "fd00:88:7::2"]);
+        s.expect(Tcp(80), "x/a x/h x/i\n x/a - . .\n x/h . - .\n x/i . . -")?;
+        let mut call = s.pod("x/h")?.call().clone();
+        call.conf["prevResult"] = s.pod("x/h")?.result().clone();
+        s.node.runtime().call("CHECK", &call)?.success()?;
+        for id in ["x/h", "x/i"] {
+            let mut gone = s.pods.remove(id).context("no pod")?;
+            gone.delete()?;
+        }
+        assert_eq!(leased(s)?, Vec::<String>::new(), "given back without the networks");
+        s.add(&spec("x/h", two))?;
+        s.expect(Tcp(80), "x/a x/h\n x/a - .\n x/h . -")
     })
 }
 

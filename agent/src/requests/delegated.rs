@@ -10,17 +10,14 @@ use cni::{
     result::{GATEWAY_V4, GATEWAY_V6},
 };
 use model::Attachment;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
+
+/// Whoever configures a network takes no more of the node's tables by one pod.
+const MOST: usize = 16;
 
 /// Takes `addresses` as those of `attachment`.
 pub fn adopt<K: Kernel>(agent: &mut Agent<K>, attachment: &Attachment, addresses: &[IpAddr]) -> Result<(), Fault> {
-    usable(addresses).map_err(|reason| fault(INVALID_CONFIG, format!("the IPAM plugin gave {reason}")))?;
-    for address in addresses {
-        if let Some(holder) = holder(agent, attachment, *address) {
-            let message = format!("the IPAM plugin gave {address}, which {holder} has: correct its ranges");
-            return Err(fault(TRY_AGAIN, message));
-        }
-    }
+    acceptable(agent, attachment, addresses, ("the IPAM plugin gave", "correct its ranges"))?;
     let (id, pod) = (attachment.id.clone(), attachment.pod.clone());
     agent
         .allocator
@@ -31,15 +28,33 @@ pub fn adopt<K: Kernel>(agent: &mut Agent<K>, attachment: &Attachment, addresses
     agent.journal.record(record).map_err(|error| fault(TRY_AGAIN, error))
 }
 
-/// An endpoint has one address a family.
+/// May the attachment have these addresses? `told`: who says so, and what to do about one that another has.
+pub fn acceptable<K: Kernel>(
+    agent: &Agent<K>,
+    attachment: &Attachment,
+    addresses: &[IpAddr],
+    (who, what): (&str, &str),
+) -> Result<(), Fault> {
+    usable(addresses).map_err(|reason| fault(INVALID_CONFIG, format!("{who} {reason}")))?;
+    for address in addresses {
+        if let Some(holder) = holder(agent, attachment, *address) {
+            return Err(fault(TRY_AGAIN, format!("{who} {address}, which {holder} has: {what}")));
+        }
+    }
+    Ok(())
+}
+
+/// An endpoint has some, each once.
 fn usable(addresses: &[IpAddr]) -> Result<(), String> {
     if addresses.is_empty() {
         return Err("no address".to_owned());
     }
-    for v4 in [true, false] {
-        if addresses.iter().filter(|address| address.is_ipv4() == v4).count() > 1 {
-            return Err(format!("more than one address of a family: {addresses:?}"));
-        }
+    if addresses.len() > MOST {
+        return Err(format!("{} addresses; a pod has at most {MOST} here", addresses.len()));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = addresses.iter().find(|address| !seen.insert(**address)) {
+        return Err(format!("{twice} twice"));
     }
     match addresses.iter().find(|address| !is_a_pods(**address)) {
         Some(address) => Err(format!("{address}, which no pod can have")),

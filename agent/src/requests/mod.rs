@@ -6,6 +6,7 @@
 mod commit;
 mod delegated;
 mod floating;
+mod named;
 mod ports;
 mod prepare;
 mod query;
@@ -69,7 +70,9 @@ pub fn start<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
                 Err(fault) => answer(&reply, Err(fault)),
             },
             Operation::Query(question) => answer(&reply, query::query(agent, &question)),
-            Operation::Status { delegated, .. } => answer(&reply, query::status(agent, delegated)),
+            Operation::Status { delegated, pod_cidrs, .. } => {
+                answer(&reply, query::status(agent, delegated, &pod_cidrs));
+            }
             Operation::Check { id, host_ports } => answer(&reply, query::check(agent, &id, &host_ports)),
             Operation::Prepare(prepare) => {
                 prepares.push(prepare::Ask { prepare, asks: PodAsks::default(), deadline, reply })

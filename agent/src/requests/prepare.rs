@@ -3,7 +3,7 @@
 //! Invariant: recorded before it is written, written before it is answered; repeating it gives the same answer.
 //! Never: puts anything in force.
 
-use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault, floating, ports};
+use super::{INVALID_CONFIG, TRY_AGAIN, Waiting, answer, fault, floating, named, ports};
 use crate::{
     allocate::{AllocateError, Wish},
     kernel::Kernel,
@@ -12,7 +12,7 @@ use crate::{
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
 use datastore::{Described, ObjectError};
 use ipam::{AssignError, owner_of};
-use model::{Attachment, AttachmentId, IfaceName, Mac, PodAsks, PodId};
+use model::{Attachment, AttachmentId, Cidr, Family, IfaceName, Mac, PodAsks, PodId};
 use std::{
     net::IpAddr,
     sync::mpsc::SyncSender,
@@ -39,8 +39,9 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
     let mut displaced = Vec::new();
     let mut open = Vec::new();
     for mut ask in described(agent, asks) {
-        // What the runtime says by itself comes first.
+        // What the runtime says by itself comes first, what its configuration says last.
         ask.prepare.mac = ask.prepare.mac.or(ask.asks.mac);
+        ask.asks = with_configuration(ask.asks, &ask.prepare);
         match admit(agent, &ask, &open) {
             Ok(Some(prepared)) => {
                 // Who asks again has it anew.
@@ -54,6 +55,9 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
                 agent.abandoned.insert(ask.prepare.id.clone(), ask.deadline + GRACE);
                 if ask.prepare.delegated {
                     answer(&ask.reply, expect(agent, &ask.prepare));
+                } else if named::are_had(&ask.prepare, &ask.asks) {
+                    let taken = named::take(agent, &ask.prepare, &ask.asks.named);
+                    answer(&ask.reply, conclude(agent, &ask.prepare, taken));
                 } else {
                     open.push(ask);
                 }
@@ -119,7 +123,10 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<O
     // One handle, one holder: the parts of two identities can join to the same.
     let owner = owner_of(id).to_lowercase();
     match agent.journal.all().find(|known| known.id == *id || owner_of(&known.id).to_lowercase() == owner) {
-        Some(known) if is_it(known, prepare) => return Ok(Some(prepared(known))),
+        Some(known) if is_it(known, prepare) => {
+            let known = prepared(known);
+            return with_networks(agent, prepare, known).map(Some);
+        }
         Some(known) => {
             let message =
                 format!("{} of pod {} is attached already, and otherwise; DEL comes first", known.id, known.pod);
@@ -132,6 +139,11 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<O
     }
     if prepare.delegated && (!asks.addresses.is_empty() || !asks.families.is_empty()) {
         let text = "its annotations ask for addresses, which are another IPAM plugin's to give here";
+        return Err(fault(INVALID_CONFIG, format!("pod {}: {text}", prepare.pod)));
+    }
+    pod_cidrs(agent, &prepare.pod_cidrs)
+        .map_err(|reason| fault(TRY_AGAIN, format!("pod {}: {reason}", prepare.pod)))?;
+    if let Some(text) = named::refused(prepare, asks) {
         return Err(fault(INVALID_CONFIG, format!("pod {}: {text}", prepare.pod)));
     }
     if let Some(text) = floating::refused(&agent.world, prepare) {
@@ -168,7 +180,7 @@ fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &Ifac
 /// Addresses come later, from elsewhere.
 fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare) -> Reply {
     let attachment = attachment(prepare, &[], agent.node.mtu);
-    let answer = prepared(&attachment);
+    let answer = with_networks(agent, prepare, prepared(&attachment))?;
     agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))?;
     Ok(Answer::Prepared(answer))
 }
@@ -229,7 +241,49 @@ fn no_addresses(error: AllocateError) -> Fault {
     fault(if hopeless { INVALID_CONFIG } else { TRY_AGAIN }, error)
 }
 
-fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
+/// What the configuration says counts where neither the pod nor its namespace says anything.
+fn with_configuration(mut asks: PodAsks, prepare: &Prepare) -> PodAsks {
+    for (family, pools) in &prepare.pools {
+        asks.pools.entry(*family).or_insert_with(|| pools.clone());
+    }
+    if asks.families.is_empty() {
+        asks.families.clone_from(&prepare.families);
+    }
+    asks
+}
+
+/// With the node's own networks, where another IPAM plugin is to give addresses of them.
+fn with_networks<K: Kernel>(agent: &Agent<K>, prepare: &Prepare, prepared: Prepared) -> Result<Prepared, Fault> {
+    let networks = pod_cidrs(agent, &prepare.pod_cidrs);
+    let pod_cidrs = networks.map_err(|reason| fault(TRY_AGAIN, format!("pod {}: {reason}", prepare.pod)))?;
+    Ok(Prepared { pod_cidrs, ..prepared })
+}
+
+/// The node's own networks; or why there is none of a family.
+pub fn pod_cidrs<K: Kernel>(agent: &Agent<K>, families: &[Family]) -> Result<Vec<Cidr>, String> {
+    if families.is_empty() {
+        return Ok(Vec::new());
+    }
+    let node = &agent.node.name;
+    let asked = agent.allocator.objects().pod_cidrs(node).map_err(|error| error.to_string())?;
+    let heard = || agent.world.own_node().map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+    let networks = asked.unwrap_or_else(heard);
+    let lacks = |family: &&Family| !networks.iter().any(|network| network.is_v4() == (**family == Family::V4));
+    match families.iter().find(lacks) {
+        None => Ok(networks),
+        Some(family) => {
+            let (key, family) = match family {
+                Family::V4 => ("usePodCidr", "IPv4"),
+                Family::V6 => ("usePodCidrIPv6", "IPv6"),
+            };
+            Err(format!(
+                "ipam says {key}, and Node {node} has no {family} network in spec.podCIDRs: have the cluster give it one                  (kube-controller-manager --allocate-node-cidrs --cluster-cidr), or name a subnet"
+            ))
+        }
+    }
+}
+
+pub fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
     Attachment {
         id: prepare.id.clone(),
         pod: prepare.pod.clone(),
@@ -242,6 +296,7 @@ fn attachment(prepare: &Prepare, addresses: &[IpAddr], mtu: u32) -> Attachment {
         delegated: prepare.delegated,
         host_ports: prepare.host_ports.clone(),
         floating_ips: prepare.floating_ips,
+        named: false,
         committed: false,
     }
 }
@@ -263,5 +318,6 @@ fn prepared(attachment: &Attachment) -> Prepared {
         mac: Some(attachment.mac).filter(|mac| mac.0 != [0; 6]),
         addresses: attachment.addresses.clone(),
         mtu: attachment.mtu,
+        pod_cidrs: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: answers from the World, the kernel's own tables and the shared objects, not from memory of what was done.
 //! Never: changes anything.
 
-use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault, ports};
+use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault, ports, prepare};
 use crate::{
     explain, felix,
     kernel::Kernel,
@@ -13,9 +13,9 @@ use crate::{
     trial::{self, Gathered},
 };
 use cni::protocol::{Answer, Fault, File, Query, Reply};
-use model::{AttachmentId, HostPort, ResourceKey};
+use model::{AttachmentId, Family, HostPort, ResourceKey};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// What all pods share may fail for a moment and be put right by the next look; that is no news for the runtime (CNI-73).
 const LIMITED_AFTER: Duration = Duration::from_secs(10);
@@ -125,15 +125,17 @@ pub fn check<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, host_ports: &[H
     if known.delegated {
         return done();
     }
+    // Nor has IPAM any part in those that a pod names and no pool has.
+    let is_of_pool = |address: &&IpAddr| !known.named || agent.world.pools().any(|pool| pool.cidr.contains(**address));
     match agent.allocator.held_by(id) {
         Err(error) => wrong(error.to_string()),
-        Ok(held) if known.addresses.iter().all(|address| held.contains(address)) => done(),
+        Ok(held) if known.addresses.iter().filter(is_of_pool).all(|address| held.contains(address)) => done(),
         Ok(held) => wrong(format!("has {:?}, but the blocks give it {held:?}", known.addresses)),
     }
 }
 
 /// STATUS: could an ADD be served now?
-pub fn status<K: Kernel>(agent: &Agent<K>, delegated: bool) -> Reply {
+pub fn status<K: Kernel>(agent: &Agent<K>, delegated: bool, pod_cidrs: &[Family]) -> Reply {
     if agent.world.in_sync().is_none() {
         return Err(fault(TRY_AGAIN, "the agent is still reading the datastore"));
     }
@@ -141,6 +143,7 @@ pub fn status<K: Kernel>(agent: &Agent<K>, delegated: bool) -> Reply {
         let failed: Vec<_> = agent.outcome.failed.iter().map(|(item, error)| format!("{item}: {error}")).collect();
         return Err(fault(LIMITED, format!("this node is not as it should be: {}", failed.join("; "))));
     }
+    prepare::pod_cidrs(agent, pod_cidrs).map_err(|reason| fault(NOT_AVAILABLE, reason))?;
     if !delegated {
         agent.allocator.room().map_err(|error| fault(NOT_AVAILABLE, error))?;
     }

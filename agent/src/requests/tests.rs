@@ -193,7 +193,7 @@ fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
 fn asked(operation: Operation) -> (Event, Receiver<Reply>) {
     let (reply, answer) = sync_channel(1);
     let deadline = Instant::now() + Duration::from_secs(3600);
-    (Event::Ask(Ask { operation, deadline, reply }), answer)
+    (Event::Ask(Box::new(Ask { operation, deadline, reply })), answer)
 }
 
 fn id(container: &str) -> AttachmentId {
@@ -211,6 +211,10 @@ fn prepare(container: &str, pod: &str) -> Operation {
         delegated: false,
         host_ports: Vec::new(),
         floating_ips: false,
+        ip_addrs_no_ipam: false,
+        pools: Default::default(),
+        families: Vec::new(),
+        pod_cidrs: Vec::new(),
     })
 }
 
@@ -236,9 +240,15 @@ fn nothing_is_made_before_the_datastore_has_said_everything() {
     for operation in [prepare("c1", "a"), commit("c1"), del("c1")] {
         assert_eq!(code(&bench.ask(operation)), TRY_AGAIN);
     }
-    assert_eq!(code(&bench.ask(Operation::Status { network: "net".into(), delegated: false })), TRY_AGAIN);
+    assert_eq!(
+        code(&bench.ask(Operation::Status { network: "net".into(), delegated: false, pod_cidrs: vec![] })),
+        TRY_AGAIN
+    );
     bench.sync();
-    assert_eq!(bench.ask(Operation::Status { network: "net".into(), delegated: false }), Ok(Answer::Done));
+    assert_eq!(
+        bench.ask(Operation::Status { network: "net".into(), delegated: false, pod_cidrs: vec![] }),
+        Ok(Answer::Done)
+    );
 }
 
 #[test]
@@ -450,7 +460,11 @@ fn a_damaged_record_opens_nothing_and_shows_in_status() {
 fn a_prepare_that_nobody_waits_for_is_not_begun() {
     let mut bench = Bench::new();
     let (reply, answer) = sync_channel(1);
-    bench.agent.take(vec![Event::Ask(Ask { operation: prepare("c1", "a"), deadline: Instant::now(), reply })]);
+    bench.agent.take(vec![Event::Ask(Box::new(Ask {
+        operation: prepare("c1", "a"),
+        deadline: Instant::now(),
+        reply,
+    }))]);
     assert_eq!(code(&answer.try_recv().expect("answered")), TRY_AGAIN);
     assert_eq!(bench.held("c1"), 0);
 }
@@ -552,7 +566,15 @@ fn an_address_of_another_ipam_that_somebody_has_is_refused_by_the_holders_name()
         assert!(fault.message.contains(holder), "{fault}");
         assert!(!bench.agent.kernel.in_force(&id("c3")));
     }
-    for bad in [&[][..], &["10.88.0.6", "10.88.0.7"], &["169.254.1.1"], &["127.0.0.1"], &["fe80::1"], &["224.0.0.1"]] {
+    for bad in [
+        &[][..],
+        &["10.88.0.6", "10.88.0.6"],
+        &["10.88.0.6"; 17],
+        &["169.254.1.1"],
+        &["127.0.0.1"],
+        &["fe80::1"],
+        &["224.0.0.1"],
+    ] {
         assert_eq!(code(&bench.ask(commit_with(id("c3"), bad))), INVALID_CONFIG, "{bad:?}");
     }
 }
@@ -670,7 +692,7 @@ fn cni_71_72_e50_status_says_that_the_addresses_are_exhausted_exactly_when_they_
     let cidr = "10.77.0.0/30".parse().expect("a valid network");
     let pool = IpPool::of_pods("p", cidr, 30);
     bench.agent.take(vec![Event::Updates(vec![Update::Set(Resource::IpPool(pool))])]);
-    let status = |delegated| Operation::Status { network: "net".into(), delegated };
+    let status = |delegated| Operation::Status { network: "net".into(), delegated, pod_cidrs: vec![] };
     for pod in 0..4 {
         assert_eq!(bench.ask(status(false)), Ok(Answer::Done), "{pod} of 4 are taken");
         bench.attached(&format!("c{pod}"), &format!("p{pod}"));
@@ -687,7 +709,7 @@ fn cni_71_72_e50_status_says_that_the_addresses_are_exhausted_exactly_when_they_
 fn cni_73_e51_status_tells_of_limited_pods_only_when_it_lasts() {
     let mut bench = Bench::new();
     bench.attached("c1", "a");
-    let status = || Operation::Status { network: "net".into(), delegated: false };
+    let status = || Operation::Status { network: "net".into(), delegated: false, pod_cidrs: vec![] };
     bench.agent.kernel.stuck = true;
     bench.agent.look(Extent::Everything);
     assert_eq!(bench.ask(status()), Ok(Answer::Done), "for a moment that is no news");

@@ -131,6 +131,7 @@ impl Served {
                 mac: wish.mac,
                 addresses: if wish.delegated { vec![] } else { addresses(&wish.id.interface) },
                 mtu: wish.mtu.unwrap_or(1450),
+                pod_cidrs: vec![],
             })),
             Operation::Commit { .. } if script == Script::RefusesCommits => {
                 Err(Fault { code: COMMIT_FAULT, message: "no room for its policy".to_owned(), details: String::new() })

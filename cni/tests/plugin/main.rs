@@ -360,7 +360,7 @@ fn a_silent_agent_is_waited_for_no_longer_than_the_deadline() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("silent.sock");
     let _listener = UnixListener::bind(&socket).expect("a socket");
-    let status = Operation::Status { network: "net".to_owned(), delegated: false };
+    let status = Operation::Status { network: "net".to_owned(), delegated: false, pod_cidrs: vec![] };
     let error = client::ask(&socket, Duration::from_millis(10), status).expect_err("no answer");
     assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
     assert_eq!(Failure::from(error).code, Code::LATER);
@@ -378,7 +378,7 @@ fn an_agent_that_speaks_something_else_is_an_error_that_names_the_versions() {
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest);
         });
-        let status = Operation::Status { network: "net".to_owned(), delegated: false };
+        let status = Operation::Status { network: "net".to_owned(), delegated: false, pod_cidrs: vec![] };
         let error = client::ask(&socket, Duration::from_secs(5), status).expect_err("no reply of ours");
         assert!(matches!(error, CallError::Unreadable { .. }) && error.to_string().contains("version"), "{error}");
         speaker.join().expect("it ends");

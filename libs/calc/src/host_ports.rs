@@ -80,6 +80,7 @@ mod tests {
             delegated: false,
             host_ports: asked.iter().map(port).collect(),
             floating_ips: false,
+            named: false,
             committed: true,
         });
         world

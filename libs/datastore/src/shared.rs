@@ -11,7 +11,9 @@ use crate::{
     settings::{self, Change, Setting},
 };
 use ipam::audit::Census;
-use model::{Attachment, IpamConfig, Labels, NodeName, PodAsks, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{
+    Attachment, Cidr, IpamConfig, Labels, NodeName, PodAsks, PodId, ServiceAddresses, ServiceId, WorkloadAddress,
+};
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
@@ -111,6 +113,14 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// # Errors
     /// Somebody who would know cannot be asked, or is not understood: then nobody knows who is gone.
     fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError>;
+
+    /// The node's own networks for pods (`spec.podCIDRs`), asked of who knows them; `None`: they are heard with the node itself.
+    ///
+    /// # Errors
+    /// Whoever knows cannot be asked.
+    fn pod_cidrs(&self, _node: &NodeName) -> Result<Option<Vec<Cidr>>, ObjectError> {
+        Ok(None)
+    }
 
     /// Calico's object of this kind of which there is one for the cluster, named `default`.
     ///

@@ -11,6 +11,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 pub struct PodAsks {
     /// `ipAddrs`: exactly these, at most one a family.
     pub addresses: Vec<IpAddr>,
+    /// `ipAddrsNoIpam`: exactly these, at most one a family, whether a pool has them or not.
+    pub named: Vec<IpAddr>,
     /// `ipv4pools`, `ipv6pools`: of these alone, by name or network.
     pub pools: BTreeMap<Family, Vec<String>>,
     /// `ipFamilies`: one of each; empty: nobody said.

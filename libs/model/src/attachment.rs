@@ -54,6 +54,9 @@ pub struct Attachment {
     /// Addresses may float to it, as the configuration of its network says.
     #[serde(default, skip_serializing_if = "is_false")]
     pub floating_ips: bool,
+    /// Its addresses are those that its manifest names, whether a pool has them or not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub named: bool,
     /// The pod side is wired and the endpoint is to be served. Before that only its addresses are kept.
     pub committed: bool,
 }

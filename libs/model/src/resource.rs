@@ -4,7 +4,7 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig,
+    Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig,
     Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodAsks, PodId, Policy, PolicyId, PortName, Profile,
     Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName,
 };
@@ -103,6 +103,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: Labels,
+    /// Networks whose addresses are its own pods' (`spec.podCIDRs`), as a cluster without IPAM of its own gives them.
+    pub pod_cidrs: Vec<Cidr>,
 }
 
 /// A service account.

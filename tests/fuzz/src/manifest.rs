@@ -128,6 +128,7 @@ fn attachment(number: usize, pod: &str) -> Attachment {
         delegated: false,
         host_ports: Vec::new(),
         floating_ips: true,
+        named: false,
     }
 }
 

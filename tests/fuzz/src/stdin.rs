@@ -4,9 +4,10 @@
 //! Never: opens the namespace or the socket that the input names.
 
 use cni::{
-    conf::{Conf, Ipam, Version},
+    conf::{Conf, Version},
     environment::{Command, Environment, is_name},
     failure::{Code, Failure},
+    ipam::{Asked, Ipam},
     plugin,
 };
 use std::time::Duration;
@@ -51,7 +52,9 @@ fn usable(conf: &Conf, input: &[u8]) {
     assert!(conf.mtu.is_none_or(|mtu| (68..=65535).contains(&mtu)));
     assert!(conf.mac.is_none_or(|mac| mac.0[0] & 1 == 0 && mac.0 != [0; 6]));
     match &conf.ipam {
-        Ipam::Own(ips) => assert!(ips.len() < 2 || ips[0].is_ipv4() != ips[1].is_ipv4(), "two of a family: {ips:?}"),
+        Ipam::Own(Asked { ips, .. }) => {
+            assert!(ips.len() < 2 || ips[0].is_ipv4() != ips[1].is_ipv4(), "two of a family: {ips:?}")
+        }
         Ipam::Delegate(name) => assert!(!name.is_empty() && !name.contains('/'), "no plugin's name: {name:?}"),
     }
     assert!(conf.timeout > Duration::ZERO);

@@ -4,7 +4,9 @@
 //! Never: asks a server; what those say comes the same way.
 
 use super::*;
+use crate::observe::Host;
 use model::{Family, Labels, Namespace, Pod, PodAsks};
+use std::net::IpAddr;
 
 fn pod(name: &str, asks: PodAsks) -> Update {
     let bare = Pod::bare(PodId::new("default", name), Some("n1".into()));
@@ -102,4 +104,137 @@ fn of_a_pod_that_is_another_by_the_same_name_nothing_counts_that_was_heard() {
     assert!(!is_heard(Pod { addresses: [[10, 65, 0, 1].into()].into(), ..bare.clone() }), "the former had them");
     assert!(!is_heard(Pod { finished: true, ..bare.clone() }));
     assert!(!is_heard(Pod { node: Some("n2".into()), ..bare }));
+}
+
+fn naming(addresses: &[&str]) -> PodAsks {
+    let named = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+    PodAsks { named, ..PodAsks::default() }
+}
+
+fn wish(container: &str, pod: &str, change: impl FnOnce(&mut Prepare)) -> Operation {
+    let Operation::Prepare(mut wish) = prepare(container, pod) else { panic!("a prepare") };
+    change(&mut wish);
+    Operation::Prepare(wish)
+}
+
+fn may_name(container: &str, pod: &str) -> Operation {
+    wish(container, pod, |wish| wish.ip_addrs_no_ipam = true)
+}
+
+#[test]
+fn calc_10_a_pod_that_names_addresses_has_exactly_these_where_the_configuration_allows_it() {
+    let mut bench = bench(vec![pod("a", naming(&["192.0.2.7", "2001:db8::7"])), pod("b", naming(&["10.65.9.9"]))]);
+    let (code, said) = refusal(bench.ask(prepare("c1", "a")));
+    assert!(code == INVALID_CONFIG && said.contains("requested feature is not enabled: ip_addrs_no_ipam"), "{said}");
+    let delegated = wish("c1", "a", |wish| (wish.ip_addrs_no_ipam, wish.delegated) = (true, true));
+    let (code, said) = refusal(bench.ask(delegated));
+    assert!(code == INVALID_CONFIG && said.contains("another IPAM plugin's to give"), "{said}");
+    assert_eq!(bench.agent.journal.all().count(), 0);
+    for _ in 0..2 {
+        match bench.ask(may_name("c1", "a")) {
+            Ok(Answer::Prepared(prepared)) => {
+                let has: Vec<_> = prepared.addresses.iter().map(ToString::to_string).collect();
+                assert_eq!(has, ["192.0.2.7", "2001:db8::7"]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bench.ask(commit("c1")), Ok(Answer::Done));
+    assert_eq!(bench.held("c1"), 0, "no pool has them");
+    assert_eq!(bench.ask(check("c1")), Ok(Answer::Done), "and none is missed");
+    // Of a pool's the block says whose it is: nobody gets it besides.
+    assert!(matches!(bench.ask(may_name("c2", "b")), Ok(Answer::Prepared(_))));
+    assert_eq!(bench.held("c2"), 1);
+    let (code, said) = refusal(bench.ask(wish("c3", "x", |wish| wish.ips = vec![[10, 65, 9, 9].into()])));
+    assert!(code == TRY_AGAIN && said.contains("10.65.9.9 is taken"), "{said}");
+    for container in ["c1", "c2"] {
+        assert_eq!(bench.ask(del(container)), Ok(Answer::Done));
+        assert_eq!(bench.held(container), 0);
+    }
+}
+
+#[test]
+fn calc_10_an_address_that_somebody_has_is_not_had_by_naming_it() {
+    let host: IpAddr = [203, 0, 113, 1].into();
+    let told = ["192.0.2.7", "203.0.113.1", "198.51.100.7", "169.254.1.1"];
+    let mut named: Vec<_> = ["b", "h", "r", "g"].iter().zip(told).map(|(name, at)| pod(name, naming(&[at]))).collect();
+    let remote = Pod::bare(PodId::new("default", "remote"), Some("n2".into()));
+    let remote = Pod { addresses: ["198.51.100.7".parse().expect("an address")].into(), ..remote };
+    named.extend([pod("a", naming(&["192.0.2.7"])), Update::Set(Resource::Pod(remote.into()))]);
+    let mut bench = bench(named);
+    bench.agent.take(vec![Event::Host(Host { addresses: [host].into(), ..Host::default() })]);
+    assert!(matches!(bench.ask(may_name("c1", "a")), Ok(Answer::Prepared(_))));
+    for (name, code, said) in [
+        ("b", TRY_AGAIN, "the pod names 192.0.2.7, which pod default/a has"),
+        ("h", TRY_AGAIN, "which this node has"),
+        ("r", TRY_AGAIN, "which pod default/remote has"),
+        ("g", INVALID_CONFIG, "which no pod can have"),
+    ] {
+        let (refused, text) = refusal(bench.ask(may_name("c2", name)));
+        assert!(refused == code && text.contains(said), "{text}");
+        assert_eq!(bench.agent.journal.all().count(), 1, "{name} leaves nothing");
+    }
+    // One that IPAM gave is as well somebody's.
+    let given = bench.attached("c3", "ordinary").addresses;
+    bench.agent.take(vec![Event::Updates(vec![pod("t", naming(&[&given[0].to_string()]))])]);
+    let (code, said) = refusal(bench.ask(may_name("c4", "t")));
+    assert!(code == TRY_AGAIN && said.contains("pod default/ordinary has"), "{said}");
+}
+
+#[test]
+fn calc_7_pools_and_families_of_the_configuration_count_where_nobody_else_says_any() {
+    let namespace = |asks| {
+        let (name, labels) = ("default".into(), Labels::default());
+        Update::Set(Resource::Namespace(Namespace { name, labels, asks: Some(Box::new(asks)) }))
+    };
+    let mut bench = bench(vec![pod("own", pools(&["p"]))]);
+    let conf = |wish: &mut Prepare| wish.pools = [(Family::V4, vec!["other".to_owned()])].into();
+    let at = |bench: &mut Bench, container: &str, pod: &str| match bench.ask(wish(container, pod, conf)) {
+        Ok(Answer::Prepared(prepared)) => address(&prepared),
+        other => panic!("{other:?}"),
+    };
+    assert!(at(&mut bench, "c1", "plain").starts_with("10.66."), "the configuration's");
+    assert!(at(&mut bench, "c2", "own").starts_with("10.65."), "the pod's come first");
+    bench.agent.take(vec![Event::Updates(vec![namespace(pools(&["p"]))])]);
+    assert!(at(&mut bench, "c3", "of-namespace").starts_with("10.65."), "and the namespace's next");
+    let unknown = wish("c4", "plain2", |wish| wish.families = vec![Family::V6]);
+    let (code, said) = refusal(bench.ask(unknown));
+    assert!(said.contains("IPv6"), "{code} {said}");
+    let asks = PodAsks { families: vec![Family::V4], ..PodAsks::default() };
+    bench.agent.take(vec![Event::Updates(vec![pod("v4", asks)])]);
+    let both = wish("c5", "v4", |wish| wish.families = vec![Family::V6]);
+    assert!(matches!(bench.ask(both), Ok(Answer::Prepared(_))), "the pod's families come first");
+}
+
+#[test]
+fn calc_24_the_nodes_own_networks_are_told_or_it_is_said_who_gives_them() {
+    let mut bench = bench(vec![]);
+    let asks = |container: &str| {
+        wish(container, "a", |wish| (wish.delegated, wish.pod_cidrs) = (true, vec![Family::V4, Family::V6]))
+    };
+    let status = || Operation::Status { network: "net".into(), delegated: true, pod_cidrs: vec![Family::V4] };
+    let (code, said) = refusal(bench.ask(asks("c1")));
+    assert!(
+        code == TRY_AGAIN && said.contains("usePodCidr, and Node n1 has no IPv4 network in spec.podCIDRs"),
+        "{said}"
+    );
+    assert_eq!(refusal(bench.ask(status())).0, NOT_AVAILABLE);
+    assert_eq!(bench.agent.journal.all().count(), 0);
+    let networks = ["10.244.1.0/24", "fd00:244::/64"].map(|text| text.parse().expect("a network"));
+    let node = |networks: &[model::Cidr]| {
+        let (addresses, labels) = (vec![], Labels::default());
+        let node = model::Node { name: "n1".into(), addresses, labels, pod_cidrs: networks.to_vec() };
+        Event::Updates(vec![Update::Set(Resource::Node(node))])
+    };
+    bench.agent.take(vec![node(&networks[..1])]);
+    let (_, said) = refusal(bench.ask(asks("c1")));
+    assert!(said.contains("usePodCidrIPv6, and Node n1 has no IPv6 network"), "{said}");
+    assert_eq!(bench.ask(status()), Ok(Answer::Done));
+    bench.agent.take(vec![node(&networks)]);
+    for _ in 0..2 {
+        match bench.ask(asks("c1")) {
+            Ok(Answer::Prepared(prepared)) => assert_eq!(prepared.pod_cidrs, networks),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -157,6 +157,7 @@ pub fn attachment(pod: &str, addresses: &[&str]) -> Attachment {
         delegated: false,
         host_ports: Vec::new(),
         floating_ips: true,
+        named: false,
         committed: true,
     }
 }
@@ -293,7 +294,12 @@ pub fn network_set(namespace: Option<&str>, name: &str, role: &str, nets: &[&str
 /// A node with the label `rack`.
 pub fn node(name: &str, rack: &str, addresses: &[&str]) -> Fact {
     let addresses = addresses.iter().map(|text| address(text)).collect();
-    Fact::Object(Resource::Node(Node { name: name.into(), addresses, labels: labels(&[("rack", rack)]) }))
+    Fact::Object(Resource::Node(Node {
+        name: name.into(),
+        addresses,
+        labels: labels(&[("rack", rack)]),
+        pod_cidrs: vec![],
+    }))
 }
 
 /// A service of shop with port 80 at these addresses, and at node port 30080.

@@ -10,8 +10,8 @@ use crate::{
 };
 use futures::future::join_all;
 use kube::{Api, Error, core::DynamicObject};
-use model::{Pod, PodId, Resource};
-use serde_json::json;
+use model::{Cidr, NodeName, Pod, PodId, Resource};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// In the order given. One that there is not is an error.
@@ -46,17 +46,36 @@ pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option
     }
 }
 
+/// The networks of a node for its own pods; none of a node that there is not.
+pub(crate) fn pod_cidrs(connection: &Connection, node: &NodeName) -> Result<Vec<Cidr>, ObjectError> {
+    let api: Api<DynamicObject> = Api::all_with(connection.client.clone(), &kinds::nodes());
+    let failed = |reason: String| {
+        let server = connection.server.to_string();
+        ObjectError::Server { server, kind: "Node".to_owned(), name: node.to_string(), reason }
+    };
+    let found = connection.ask(api.get_opt(&node.0)).map_err(|unanswered| failed(unanswered.to_string()))?;
+    let Some(found) = found else { return Ok(Vec::new()) };
+    match convert(&typed(&found, "Node")) {
+        Converted::Known { resource: Resource::Node(node), .. } => Ok(node.pod_cidrs),
+        _ => Err(failed("it is no node".to_owned())),
+    }
+}
+
+fn typed(found: &DynamicObject, kind: &str) -> Value {
+    let mut object = found.data.clone();
+    object["apiVersion"] = "v1".into();
+    object["kind"] = kind.into();
+    object["metadata"] = json!(found.metadata);
+    object
+}
+
 fn failed(connection: &Connection, id: &PodId, reason: String) -> ObjectError {
     let server = connection.server.to_string();
     ObjectError::Server { server, kind: "Pod".to_owned(), name: id.to_string(), reason }
 }
 
 pub(super) fn read(found: &DynamicObject) -> Result<Arc<Pod>, String> {
-    let mut object = found.data.clone();
-    object["apiVersion"] = "v1".into();
-    object["kind"] = "Pod".into();
-    object["metadata"] = json!(found.metadata);
-    match convert(&object) {
+    match convert(&typed(found, "Pod")) {
         Converted::Known { resource: Resource::Pod(pod), .. } => Ok(pod),
         Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
         Converted::Known { .. } | Converted::NotEnforced { .. } | Converted::Foreign { .. } => {

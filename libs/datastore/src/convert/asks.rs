@@ -11,7 +11,7 @@ use std::net::IpAddr;
 pub(crate) const POOLS: [&str; 2] = ["cni.projectcalico.org/ipv4pools", "cni.projectcalico.org/ipv6pools"];
 /// Addresses.
 pub(crate) const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
-/// Addresses that no pool has; not served.
+/// Addresses that nobody gives.
 pub(crate) const ADDRESSES_OF_NO_POOL: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 /// Families.
 pub(crate) const FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
@@ -59,9 +59,14 @@ fn of(meta: &Meta, unreadable: &mut Vec<InvalidField>, is_pod: bool) -> Option<B
             Some(Err(reason)) => refuse(&mut asks, MAC, reason),
             None => {}
         }
-        if text(ADDRESSES_OF_NO_POOL).is_some() {
-            let reason = "requested feature is not enabled: ip_addrs_no_ipam";
-            refuse(&mut asks, ADDRESSES_OF_NO_POOL, reason.to_owned());
+        match text(ADDRESSES_OF_NO_POOL).map(addresses) {
+            Some(Ok(_)) if text(ADDRESSES).is_some() => {
+                let reason = format!("can't have both annotations: {ADDRESSES} says other addresses");
+                refuse(&mut asks, ADDRESSES_OF_NO_POOL, reason);
+            }
+            Some(Ok(addresses)) => asks.named = addresses,
+            Some(Err(reason)) => refuse(&mut asks, ADDRESSES_OF_NO_POOL, reason),
+            None => {}
         }
     }
     (asks != PodAsks::default()).then(|| Box::new(asks))
@@ -132,6 +137,8 @@ mod tests {
         assert_eq!(pools(asks("ipv6pools", r#"["b"]"#)), Some((Family::V6, vec!["b".into()])));
         let addresses = asks("ipAddrs", r#"["10.65.0.7", "fd00::7"]"#).addresses;
         assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.65.0.7", "fd00::7"]);
+        let named = asks("ipAddrsNoIpam", r#"["192.0.2.7"]"#).named;
+        assert_eq!(named.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.7"]);
         assert_eq!(asks("ipFamilies", r#"["IPv6"]"#).families, [Family::V6]);
         assert_eq!(
             asks("hwAddr", "0a:58:0a:00:00:01").mac.map(|mac| mac.to_string()),
@@ -153,7 +160,8 @@ mod tests {
             ("ipFamilies", r#"["ipv4"]"#, "is neither IPv4 nor IPv6"),
             ("hwAddr", "none", "none"),
             ("hwAddr", "01:00:5e:00:00:01", "not the address of one interface"),
-            ("ipAddrsNoIpam", r#"["10.65.0.7"]"#, "ip_addrs_no_ipam"),
+            ("ipAddrsNoIpam", r#"["10.65.0.7", "10.65.0.8"]"#, "one address of a family"),
+            ("ipAddrsNoIpam", r#"["10.65.0.7"]', cni.projectcalico.org/ipAddrs: '["10.65.0.8"]"#, "can't have both"),
         ] {
             let (asks, unreadable) = read("Pod", annotation, value);
             let refused = asks.and_then(|asks| asks.refused).expect("it is refused");

@@ -108,7 +108,7 @@ fn resource(
     Ok(Some(match kind {
         Kind::Pod => Resource::Pod(pod::convert(meta, value, unreadable)?.into()),
         Kind::Namespace => Resource::Namespace(namespace::convert(meta, unreadable)),
-        Kind::Node => Resource::Node(node::convert(meta, value)?),
+        Kind::Node => Resource::Node(node::convert(meta, value, unreadable)?),
         Kind::ServiceAccount => Resource::ServiceAccount(serviceaccount::convert(meta)),
         Kind::Policy(PolicyKind::KubernetesNetworkPolicy, _) => {
             Resource::Policy(networkpolicy::convert(meta, value, unreadable)?.into())

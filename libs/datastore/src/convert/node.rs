@@ -7,10 +7,18 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use model::Node;
+use model::{Cidr, Node};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
+
+#[derive(Deserialize)]
+struct Spec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
+}
 
 #[derive(Deserialize)]
 struct Status {
@@ -24,8 +32,9 @@ struct Address {
     address: String,
 }
 
-pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Node, InvalidField> {
+pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidField>) -> Result<Node, InvalidField> {
     let status: Status = read("status", object)?;
+    let spec: Spec = read("spec", object)?;
     let mut addresses: Vec<(bool, IpAddr)> = Vec::new();
     for (index, entry) in status.addresses.unwrap_or_default().into_iter().enumerate() {
         if !["InternalIP", "ExternalIP"].contains(&entry.kind.as_str()) {
@@ -39,5 +48,20 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<Node, InvalidField>
     }
     addresses.sort_by_key(|(is_external, _)| *is_external);
     let addresses = addresses.into_iter().map(|(_, address)| address).collect();
-    Ok(Node { name: meta.name.as_str().into(), addresses, labels: meta.labels() })
+    Ok(Node {
+        name: meta.name.as_str().into(),
+        addresses,
+        labels: meta.labels(),
+        pod_cidrs: pod_cidrs(spec, unreadable),
+    })
+}
+
+/// A node that is told but one network may have it by the older name alone.
+fn pod_cidrs(spec: Spec, unreadable: &mut Vec<InvalidField>) -> Vec<Cidr> {
+    let listed = spec.pod_cidrs.filter(|list| !list.is_empty()).unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
+    let mut network = |text: &String| {
+        let refused = || InvalidField::new("spec.podCIDRs", format!("{text:?} is not a network such as 10.244.1.0/24"));
+        text.parse::<Cidr>().map_err(|_| unreadable.push(refused().so("no pod gets an address of it"))).ok()
+    };
+    listed.iter().filter(|text| !text.is_empty()).filter_map(&mut network).collect()
 }

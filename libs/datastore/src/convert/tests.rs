@@ -354,6 +354,23 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, ad
 }
 
 #[test]
+fn calc_24_a_node_has_the_networks_that_the_cluster_gave_it() {
+    let read =
+        |spec: &str| match known(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: n1}}, spec: {spec}}}")) {
+            (Resource::Node(node), unreadable) => {
+                (node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), unreadable)
+            }
+            other => panic!("{other:?}"),
+        };
+    let both = "{podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24, 'fd00:244:1::/64']}";
+    assert_eq!(read(both), ("10.244.1.0/24 fd00:244:1::/64".into(), vec![]));
+    assert_eq!(read("{podCIDR: 10.244.1.0/24}").0, "10.244.1.0/24", "by the older name alone");
+    assert_eq!(read("{}"), (String::new(), vec![]));
+    let (networks, problems) = read("{podCIDRs: [10.244.1.0/24, everywhere]}");
+    assert!(networks == "10.244.1.0/24" && problems[0].contains("spec.podCIDRs: \"everywhere\""), "{problems:?}");
+}
+
+#[test]
 fn other_kinds_are_ignored_but_other_policies_are_reported() {
     assert!(matches!(converted("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}"), Converted::Foreign { .. }));
     let other = "{apiVersion: policy.networking.k8s.io/v1alpha1, kind: AdminNetworkPolicy, metadata: {name: a}}";

@@ -19,7 +19,7 @@ use crate::{
     shared::Described,
 };
 use ipam::audit::Census;
-use model::{Attachment, IpamConfig, NodeName, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, Cidr, IpamConfig, NodeName, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
     collections::BTreeSet,
     sync::{Arc, OnceLock},
@@ -253,6 +253,11 @@ impl Shared for EtcdObjects {
             Ok(Described { labels: Some(pod.labels.clone()), asks: Some(asks) })
         };
         cluster::pods(cluster, &ids).into_iter().map(described).collect()
+    }
+
+    /// Calico's own Node does not say them; the cluster's does.
+    fn pod_cidrs(&self, node: &NodeName) -> Result<Option<Vec<Cidr>>, ObjectError> {
+        self.cluster.as_ref().map(|cluster| cluster::pod_cidrs(cluster, node)).transpose()
     }
 
     /// Calico keeps it beside its addresses, and not among what is watched.

@@ -138,6 +138,7 @@ mod tests {
             delegated: false,
             host_ports: Vec::new(),
             floating_ips: false,
+            named: false,
             committed: true,
         };
         (address, attachment)

@@ -152,7 +152,8 @@ impl Dice {
 
     /// This node, and one whose address is a stranger's.
     fn nodes(&mut self) -> Vec<Node> {
-        let mut node = |name: &str, addresses| Node { name: name.into(), addresses, labels: self.labels() };
+        let mut node =
+            |name: &str, addresses| Node { name: name.into(), addresses, labels: self.labels(), pod_cidrs: Vec::new() };
         vec![
             node("here", vec![HOST_V4.into(), HOST_V6.into()]),
             node("there", vec![strangers(true)[2], strangers(false)[2]]),

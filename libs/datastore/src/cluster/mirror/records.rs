@@ -74,6 +74,7 @@ const CONDITION: Parts = Parts::Fields(&[("type", Parts::All), ("status", Parts:
 const NODE: Parts = Parts::Fields(
     &[
         ("metadata", META_OF_NODE),
+        ("spec", Parts::Fields(&[("podCIDR", Parts::All), ("podCIDRs", Parts::All)], &Parts::None)),
         (
             "status",
             Parts::Fields(

@@ -43,7 +43,7 @@ pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Node, Inv
     for (index, entry) in spec.addresses.unwrap_or_default().into_iter().enumerate() {
         add(&mut addresses, address(&format!("spec.addresses[{index}].address"), &entry.address)?);
     }
-    Ok(Node { name: meta.name.as_str().into(), addresses, labels: meta.labels() })
+    Ok(Node { name: meta.name.as_str().into(), addresses, labels: meta.labels(), pod_cidrs: Vec::new() })
 }
 
 fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) {
