@@ -19,9 +19,9 @@ use crate::{
 };
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
-use datastore::{Store, census::INFORMATION};
+use datastore::{Store, census::INFORMATION, settings::Setting};
 use ipam::{Ledger, audit::Census, audit::report::Report, owner_of};
-use model::Cidr;
+use model::{Cidr, IpamConfig};
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 /// The commands.
@@ -144,11 +144,16 @@ impl Place {
             census.held = journal.all().map(|own| owner_of(&own.id).to_lowercase()).collect();
         }
         let report = report_of(&store)?;
+        let stored = store.settings(Setting::Config)?;
+        let stored = stored.iter().find(|object| object.metadata.name == IpamConfig::NAME);
+        let seconds = stored.and_then(|object| object.spec["ipCooldownSeconds"].as_u64());
+        let cooldown = seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or_default();
         // Where nobody says whether it is locked, nobody can lock it.
         let is_said = !report.cluster_information_revision.is_empty();
         let heeds_lock = is_said && !matches!(config.datastore, Datastore::Directory(_));
         let mut allocator = Allocator::new(store, config.node);
         allocator.rules.pools.clone_from(&survey.pools);
+        allocator.rules.config.cooldown = cooldown;
         let mut ledger = allocator.ledger(true)?;
         ledger.pools = survey.pools;
         Ok(Scene { allocator, ledger, census, report, heeds_lock })

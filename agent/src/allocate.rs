@@ -11,7 +11,7 @@ use datastore::{
     calendar::{go_time, rfc3339},
 };
 use ipam::{
-    AssignError, Balanced, BalancerWish, BlockAffinity, IpamHandle, Kept, Ledger, Request, Write,
+    AssignError, Balanced, BalancerWish, BlockAffinity, Clock, IpamHandle, Kept, Ledger, Request, Write,
     audit::{by_owner, holdings},
     cidr_name,
     migrate::handle_of,
@@ -354,9 +354,14 @@ impl Allocator {
             About::Own(_) => self.read_handles(counted.iter(), &mut handles)?,
             About::Handles(named) => self.read_handles(named.iter(), &mut handles)?,
         }
+        let Rules { pools, mut config, reserved, node_labels } = self.rules.clone();
         let near = self.near().clone();
         let is_partial = reach == Reach::Near && !near.claims.is_empty();
-        let (blocks, affinities): (BTreeMap<_, _>, _) = if is_partial {
+        if !is_partial {
+            config = self.objects.ipam_config()?.unwrap_or(config);
+        }
+        let clock = clock(config);
+        let (mut blocks, affinities): (BTreeMap<_, _>, _) = if is_partial {
             let named = handles.values().flat_map(|kept| kept.value.block.keys());
             let own = near.claims.values().map(|kept| &kept.value.cidr);
             let cidrs: BTreeSet<Cidr> = own.chain(named).chain(&near.lent).copied().collect();
@@ -376,11 +381,10 @@ impl Allocator {
             let named: BTreeSet<&String> = attributes.filter_map(|attribute| attribute.handle_id.as_ref()).collect();
             self.read_handles(owners.iter().filter(|owner| named.contains(owner)), &mut handles)?;
         }
-        let Rules { pools, mut config, reserved, node_labels } = self.rules.clone();
-        if !is_partial {
-            config = self.objects.ipam_config()?.unwrap_or(config);
-        }
+        // Of a block that is written for another reason that is written, too.
+        blocks.values_mut().for_each(|kept: &mut Kept<ipam::Block>| kept.value.thaw(&clock.cooled));
         Ok(Ledger {
+            clock,
             pools,
             config,
             reserved,
@@ -476,6 +480,12 @@ impl Allocator {
             sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
         }
     }
+}
+
+fn clock(config: IpamConfig) -> Clock {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let cooled = now.saturating_sub(Duration::from_secs(config.cooldown.into()));
+    Clock { now: rfc3339(now), cooled: rfc3339(cooled) }
 }
 
 /// At which revision objects are that one decision has written so far, by kind and name.

@@ -13,7 +13,8 @@ use calc::World;
 use datastore::{Store, calendar::go_time};
 use ipam::{Balanced, BalancerWish};
 use model::{
-    Family, IpPool, NodeName, Resource, ResourceKey, Service, ServiceAddresses, ServiceId, ServiceKind, Update,
+    Family, IpPool, IpamConfig, NodeName, Resource, ResourceKey, Service, ServiceAddresses, ServiceId, ServiceKind,
+    Update,
 };
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -40,6 +41,8 @@ const LATE: Duration = Duration::from_secs(30);
 pub struct Work {
     /// Pools of the datastore.
     pub pools: BTreeMap<String, IpPool>,
+    /// How addresses are given again.
+    pub config: IpamConfig,
     /// Services that are to have addresses.
     pub wishes: BTreeMap<ServiceId, BalancerWish>,
     /// Services that keep what they have until what they ask can be read.
@@ -67,7 +70,8 @@ impl Changed {
             Update::Gone(ResourceKey::Service(id)) if did(id) => id,
             Update::Set(Resource::ServiceAddresses(ServiceAddresses { service, .. }))
             | Update::Gone(ResourceKey::ServiceAddresses(service)) => service,
-            Update::Set(Resource::IpPool(_)) | Update::Gone(ResourceKey::IpPool(_)) => return self.pools = true,
+            Update::Set(Resource::IpPool(_) | Resource::IpamConfig(..))
+            | Update::Gone(ResourceKey::IpPool(_) | ResourceKey::IpamConfig(_)) => return self.pools = true,
             _ => return,
         };
         self.services.insert(service.clone());
@@ -79,6 +83,7 @@ impl Work {
     pub fn follow(&mut self, world: &World, changed: Changed) -> bool {
         let pools = || world.pools().map(|pool| (pool.name.clone(), pool.clone())).collect();
         let mut is_other = changed.pools && put(&mut self.pools, pools());
+        is_other |= put(&mut self.config, world.ipam_config());
         for id in changed.services {
             is_other |= self.follow_service(world, &id);
         }
@@ -227,6 +232,7 @@ impl Worker {
     /// One look at everything.
     fn turn(&mut self, work: &Work) -> Result<Done, AllocateError> {
         self.allocator.rules.pools.clone_from(&work.pools);
+        self.allocator.rules.config = work.config;
         let objects = self.allocator.objects().clone();
         let held = self.allocator.balanced()?;
         let is_there = |id: &ServiceId| work.wishes.contains_key(id) || work.kept.contains_key(id);

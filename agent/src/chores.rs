@@ -23,7 +23,7 @@ use ipam::{
 };
 use lead::Lead;
 use leases::Stale;
-use model::{Attachment, NodeName, Resource, ResourceKey, Update};
+use model::{Attachment, IpamConfig, NodeName, Resource, ResourceKey, Update};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -66,6 +66,8 @@ pub enum Chores {
 #[derive(Debug)]
 struct Answer {
     census: Census,
+    /// How addresses are given out, and given again.
+    config: IpamConfig,
     /// Calico's own controllers run.
     has_rival: bool,
 }
@@ -130,7 +132,7 @@ impl Chorer {
         let is_rival =
             |pod: &model::Pod| pod.labels.get(RIVAL.0) == Some(RIVAL.1) && !pod.finished && pod.node.is_some();
         let has_rival = self.who == Chores::Auto && world.pods().any(is_rival);
-        Answer { census, has_rival }
+        Answer { census, config: world.ipam_config(), has_rival }
     }
 }
 
@@ -242,6 +244,7 @@ impl Worker {
     fn look(&mut self, answer: &Answer) {
         let now = self.now();
         self.has_rival = answer.has_rival;
+        self.allocator.rules.config = answer.config;
         if answer.has_rival || self.allocator.objects().is_locked() {
             self.forget();
             self.due = now + LATE.min(AGAIN);

@@ -45,8 +45,18 @@ pub fn said(ledger: &Ledger, found: &Findings, named: Named) -> String {
     return text;
 
     fn write(text: &mut String, ledger: &Ledger, found: &Findings, named: Named) -> fmt::Result {
-        let Findings { report, leaked, unknown, foreign, unallocated, shared, missing_handles, contradictions, .. } =
-            found;
+        let Findings {
+            report,
+            leaked,
+            unknown,
+            cooling,
+            foreign,
+            unallocated,
+            shared,
+            missing_handles,
+            contradictions,
+            ..
+        } = found;
         let is_named = named.all || named.problems;
         let given = report.allocations.values().map(Vec::len).sum::<usize>();
         writeln!(
@@ -78,6 +88,10 @@ pub fn said(ledger: &Ledger, found: &Findings, named: Named) -> String {
         )?;
         for address in unknown.iter().filter(|_| is_named) {
             writeln!(text, "  {address}")?;
+        }
+        writeln!(text, "Found {} IPs that were released and cool down before they are given again.", cooling.len())?;
+        for (address, since) in cooling.iter().filter(|_| named.all) {
+            writeln!(text, "  {address} since {since}")?;
         }
         writeln!(text, "Found {} in-use IPs that are not in active IP pools.", foreign.len())?;
         for (address, owner) in foreign.iter().filter(|_| is_named) {

@@ -28,15 +28,20 @@ pub fn usage(ledger: &Ledger, with_blocks: bool, output: Output) -> String {
     show::print(&Value::Array(rows), output, show::table)
 }
 
-fn row(grouping: &str, cidr: &str, Usage { total, used }: Usage) -> Value {
+fn row(grouping: &str, cidr: &str, Usage { total, used, cooling }: Usage) -> Value {
     // No exact figure is lost that anybody could use: a pool of IPv6 has more addresses than a number of JSON may be.
     let percent = |part: u128| part.saturating_mul(100) / total.max(1);
-    let free = total.saturating_sub(used);
-    json!({
+    let free = total.saturating_sub(used).saturating_sub(cooling);
+    let mut row = json!({
         "grouping": grouping, "cidr": cidr, "ipsTotal": figure(total),
         "ipsInUse": format!("{} ({}%)", figure(used), percent(used)),
         "ipsFree": format!("{} ({}%)", figure(free), percent(free)),
-    })
+    });
+    // Calico's table has no such column: it is there where it says something.
+    if cooling > 0 {
+        row["ipsCoolingDown"] = format!("{} ({}%)", figure(cooling), percent(cooling)).into();
+    }
+    row
 }
 
 /// As it is, or where that says nothing any more, to five digits.
@@ -53,9 +58,18 @@ pub fn address(ledger: &Ledger, address: IpAddr, output: Output) -> String {
     let found =
         ledger.blocks.values().flat_map(|kept| holdings(&kept.value)).find(|holding| holding.address == address);
     let Some(holding) = found else {
-        let block = ledger.blocks.keys().find(|cidr| cidr.contains(address));
-        let report = json!({ "ip": address, "assigned": false, "block": block });
-        return show::print(&report, output, |_| format!("{address} is not assigned"));
+        let block = ledger.blocks.iter().find(|(cidr, _)| cidr.contains(address));
+        let cooling = block.and_then(|(_, kept)| kept.value.cooling_down().find(|(cooling, _)| *cooling == address));
+        let since = cooling.map(|(_, since)| since);
+        let report =
+            json!({ "ip": address, "assigned": false, "block": block.map(|(cidr, _)| cidr), "releasedAt": since });
+        let cools = since.map(|since| {
+            let seconds = ledger.config.cooldown;
+            format!("; it was given back at {since} and is given again {seconds} s later (ipCooldownSeconds)")
+        });
+        return show::print(&report, output, |_| {
+            format!("{address} is not assigned{}", cools.as_deref().unwrap_or_default())
+        });
     };
     let report = json!({
         "ip": address, "assigned": true, "handle": holding.attribute.handle_id, "block": holding.block.cidr,
@@ -95,7 +109,7 @@ mod tests {
     #[test]
     fn figures_are_exact_while_that_says_anything() {
         assert_eq!([0, 65_536, 1 << 64].map(figure), ["0", "65536", "1.8447e19"]);
-        let row = row("Block", "10.65.0.0/26", Usage { total: 64, used: 16 });
-        assert_eq!((&row["ipsInUse"], &row["ipsFree"]), (&json!("16 (25%)"), &json!("48 (75%)")));
+        let row = row("Block", "10.65.0.0/26", Usage { total: 64, used: 16, cooling: 3 });
+        assert_eq!((&row["ipsInUse"], &row["ipsFree"]), (&json!("16 (25%)"), &json!("45 (70%)")));
     }
 }

@@ -241,12 +241,12 @@ fn beside_calicos_own_controllers_nothing_is_done() {
     scene.pod("n2", "goes");
     scene.vanish("goes");
     for _ in 0..3 {
-        scene.worker.look(&Answer { census: scene.census.clone(), has_rival: true });
+        scene.worker.look(&Answer { census: scene.census.clone(), config: Default::default(), has_rival: true });
         scene.worker.begun -= seconds(100);
     }
     assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
     for _ in 0..3 {
-        scene.worker.look(&Answer { census: scene.census.clone(), has_rival: false });
+        scene.worker.look(&Answer { census: scene.census.clone(), config: Default::default(), has_rival: false });
         scene.worker.begun -= seconds(100);
     }
     assert_eq!(scene.held(), [("host:n2".to_owned(), 0)].into());

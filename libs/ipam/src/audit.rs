@@ -212,11 +212,11 @@ pub fn owner(block: &Block) -> Option<NodeName> {
     block.affinity.as_deref().and_then(|text| text.strip_prefix("host:")).map(NodeName::from)
 }
 
-/// Addresses of a block that are given out. One that contradicts itself says nothing.
+/// Addresses of a block that are given out, without those that cool down. One that contradicts itself says nothing.
 pub fn holdings(block: &Block) -> impl Iterator<Item = Holding<'_>> {
     let sound = if block.check().is_ok() { &*block.allocations } else { &[] };
     sound.iter().enumerate().filter_map(|(ordinal, index)| {
-        let attribute = block.attributes.get((*index)?)?;
+        let attribute = block.attributes.get((*index)?).filter(|attribute| attribute.released_at().is_none())?;
         let sequence = block.sequence_number_for_allocation.get(&ordinal.to_string()).copied().unwrap_or_default();
         Some(Holding { address: nth_address(block.cidr, ordinal as u128), sequence, block, attribute })
     })

@@ -112,8 +112,9 @@ impl Ledger {
 
     fn release_one(&mut self, address: IpAddr, handle: &str) {
         let cidr = self.block_of(address).map(|(cidr, _)| cidr);
+        let clock = self.clock.clone();
         if let Some(kept) = cidr.and_then(|cidr| self.blocks.get_mut(&cidr)) {
-            kept.value.release_address(address, handle);
+            kept.value.release_address(address, handle, clock.stamp(self.config));
         }
     }
 

@@ -13,6 +13,8 @@ use std::{
 
 /// Beside an address that is counted under its node's handle: whose it is, as [`crate::owner_of`] says.
 pub const ATTACHMENT: &str = "tortie.dev/attachment";
+/// When an address was given back that is not given again yet; it stays in its block until then, and is nobody's.
+const RELEASED: &str = "releasedAt";
 /// Largest block Calico allows: /20 or /116.
 const MAX_BITS: u8 = 12;
 
@@ -36,10 +38,26 @@ impl AllocationAttribute {
         Self { handle_id: Some(handle.to_owned()), secondary: secondary.clone(), other: BTreeMap::new() }
     }
 
+    /// Of addresses that cool down since `at`.
+    fn released(at: &str) -> Self {
+        let other = BTreeMap::from([(RELEASED.to_owned(), Opaque::Text(at.to_owned()))]);
+        Self { handle_id: None, secondary: BTreeMap::new(), other }
+    }
+
+    /// When they were given back, where they cool down.
+    #[must_use]
+    pub fn released_at(&self) -> Option<&str> {
+        match self.other.get(RELEASED) {
+            Some(Opaque::Text(at)) if !at.is_empty() => Some(at),
+            _ => None,
+        }
+    }
+
     /// Whose they are: the attachment that stands beside them, else whoever has the handle for itself.
     #[must_use]
     pub fn owner(&self) -> Option<&str> {
-        self.secondary.get(ATTACHMENT).or(self.handle_id.as_ref()).map(String::as_str)
+        let owner = self.secondary.get(ATTACHMENT).or(self.handle_id.as_ref()).map(String::as_str);
+        owner.filter(|_| self.released_at().is_none())
     }
 }
 
@@ -184,15 +202,18 @@ impl Block {
     }
 
     fn give(&mut self, ordinal: usize, handle: &str, secondary: &BTreeMap<String, String>) -> IpAddr {
-        let attribute = AllocationAttribute::new(handle, secondary);
-        let known = self.attributes.iter().position(|known| *known == attribute);
-        let index = known.unwrap_or_else(|| {
-            self.attributes.push(attribute);
-            self.attributes.len() - 1
-        });
+        let index = self.index_of(AllocationAttribute::new(handle, secondary));
         self.allocations[ordinal] = Some(index);
         self.sequence_number_for_allocation.insert(ordinal.to_string(), self.sequence_number);
         self.address(ordinal)
+    }
+
+    fn index_of(&mut self, attribute: AllocationAttribute) -> usize {
+        let known = self.attributes.iter().position(|known| *known == attribute);
+        known.unwrap_or_else(|| {
+            self.attributes.push(attribute);
+            self.attributes.len() - 1
+        })
     }
 
     /// The addresses that `owner` has, lowest first.
@@ -206,24 +227,25 @@ impl Block {
     pub fn counts(&self) -> BTreeMap<&str, u32> {
         let mut counts = BTreeMap::new();
         for index in self.allocations.iter().flatten() {
-            if let Some(handle) = self.attributes.get(*index).and_then(|attribute| attribute.handle_id.as_deref()) {
+            let attribute = self.attributes.get(*index).filter(|attribute| attribute.released_at().is_none());
+            if let Some(handle) = attribute.and_then(|attribute| attribute.handle_id.as_deref()) {
                 *counts.entry(handle).or_default() += 1;
             }
         }
         counts
     }
 
-    /// Takes back all that `owner` has; its addresses go to the back of the queue.
-    pub fn release(&mut self, owner: &str) -> Vec<IpAddr> {
+    /// Takes back all that `owner` has; its addresses go to the back of the queue, with `at` once they have cooled down since then.
+    pub fn release(&mut self, owner: &str, at: Option<&str>) -> Vec<IpAddr> {
         let released = self.held_by(owner);
-        self.free(&self.ordinals_of(owner));
+        self.free(&self.ordinals_of(owner), at);
         released
     }
 
     /// Takes back this address alone, if `owner` has it.
-    pub fn release_address(&mut self, address: IpAddr, owner: &str) {
+    pub fn release_address(&mut self, address: IpAddr, owner: &str, at: Option<&str>) {
         let ordinals = self.ordinals_of(owner).into_iter().filter(|ordinal| self.address(*ordinal) == address);
-        self.free(&ordinals.collect::<Vec<_>>());
+        self.free(&ordinals.collect::<Vec<_>>(), at);
     }
 
     /// Takes back this address alone, if it is still given out as it was when somebody looked: to this owner, at this count of
@@ -231,27 +253,77 @@ impl Block {
     ///
     /// # Errors
     /// It was given anew since: to whom.
-    pub fn release_given(&mut self, address: IpAddr, owner: &str, sequence: u64) -> Result<bool, String> {
+    pub fn release_given(
+        &mut self,
+        address: IpAddr,
+        owner: &str,
+        sequence: u64,
+        at: Option<&str>,
+    ) -> Result<bool, String> {
         let place = self.allocations.iter().enumerate().find(|(ordinal, _)| self.address(*ordinal) == address);
         let Some((ordinal, index)) = place.and_then(|(ordinal, index)| Some((ordinal, (*index)?))) else {
             return Ok(false);
         };
+        if self.attributes[index].released_at().is_some() {
+            return Ok(false);
+        }
         let holder = self.attributes[index].owner().unwrap_or_default().to_owned();
         let now = self.sequence_number_for_allocation.get(&ordinal.to_string()).copied().unwrap_or(0);
         if holder != owner || now != sequence {
             return Err(holder);
         }
-        self.free(&[ordinal]);
+        self.free(&[ordinal], at);
         Ok(true)
     }
 
-    fn free(&mut self, ordinals: &[usize]) {
+    /// As Calico does it: what cools down stays taken, by nobody.
+    fn free(&mut self, ordinals: &[usize], at: Option<&str>) {
+        let index = at.filter(|_| !ordinals.is_empty()).map(|at| self.index_of(AllocationAttribute::released(at)));
         for ordinal in ordinals {
-            self.allocations[*ordinal] = None;
-            self.unallocated.push(*ordinal);
-            self.sequence_number_for_allocation.remove(&ordinal.to_string());
+            self.allocations[*ordinal] = index;
+            if index.is_some() {
+                self.sequence_number_for_allocation.insert(ordinal.to_string(), self.sequence_number);
+            } else {
+                self.unallocated.push(*ordinal);
+                self.sequence_number_for_allocation.remove(&ordinal.to_string());
+            }
         }
         self.drop_unused_attributes();
+    }
+
+    /// What was given back before this time is free, in the order in which it was given back. Both times are of one form, in UTC: what
+    /// is earlier sorts first.
+    pub fn thaw(&mut self, before: &str) {
+        let is_over = |at: &str| at.len() == before.len() && at < before;
+        if self.attributes.iter().any(|attribute| attribute.released_at().is_some_and(is_over)) && self.check().is_ok()
+        {
+            let mut cooled: Vec<(String, usize)> =
+                self.cooling().map(|(ordinal, at)| (at.to_owned(), ordinal)).collect();
+            cooled.retain(|(at, _)| is_over(at));
+            cooled.sort();
+            self.free(&cooled.into_iter().map(|(_, ordinal)| ordinal).collect::<Vec<_>>(), None);
+        }
+    }
+
+    /// This address is free at once, if it cools down: who has it all the same says so.
+    pub(crate) fn thaw_address(&mut self, address: IpAddr) {
+        let found = self.cooling().find(|(ordinal, _)| self.address(*ordinal) == address).map(|(ordinal, _)| ordinal);
+        if let Some(ordinal) = found {
+            self.free(&[ordinal], None);
+        }
+    }
+
+    /// What cools down, by ordinal, and since when.
+    fn cooling(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.allocations
+            .iter()
+            .enumerate()
+            .filter_map(|(ordinal, index)| Some((ordinal, self.attributes.get((*index)?)?.released_at()?)))
+    }
+
+    /// Addresses that cool down, and since when.
+    pub fn cooling_down(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        self.cooling().map(|(ordinal, at)| (self.address(ordinal), at))
     }
 
     fn ordinals_of(&self, owner: &str) -> Vec<usize> {
@@ -317,8 +389,32 @@ mod tests {
         let mut block = block();
         assert_eq!(give(&mut block, "a"), "10.65.3.0");
         assert_eq!(give(&mut block, "b"), "10.65.3.1");
-        block.release("a");
+        block.release("a", None);
         assert_eq!(["c", "d", "e", "f"].map(|h| give(&mut block, h)), ["10.65.3.2", "10.65.3.3", "10.65.3.0", "full"]);
+    }
+
+    #[test]
+    fn what_was_given_back_cools_down_as_calico_writes_it_and_is_free_once_it_is_cold() {
+        let mut block = block();
+        let at = |second: u8| format!("2026-11-27T08:00:{second:02}Z");
+        assert_eq!(["a", "b", "c"].map(|handle| give(&mut block, handle))[2], "10.65.3.2");
+        block.release("b", Some(&at(7)));
+        block.release("a", Some(&at(5)));
+        assert!(block.check().is_ok() && !block.is_empty() && block.held_by("a").is_empty());
+        assert_eq!(block.counts(), [("c", 1)].into());
+        assert_eq!(block.unallocated, [3]);
+        let stored = serde_json::to_value(&block).expect("JSON");
+        let cold = |at: String| serde_json::json!({ "releasedAt": at });
+        assert_eq!((&stored["attributes"][1], &stored["attributes"][2]), (&cold(at(7)), &cold(at(5))));
+        let address = "10.65.3.0".parse().expect("an address");
+        assert_eq!(block.release_given(address, "a", 7, None), Ok(false), "twice is no error");
+        block.thaw(&at(5));
+        assert_eq!(block.unallocated, [3], "that very second is not over");
+        block.thaw(&at(6));
+        assert_eq!(block.unallocated, [3, 0]);
+        block.thaw("9");
+        block.thaw(&at(9));
+        assert_eq!((&*block.unallocated, block.attributes.len()), (&[3, 0, 1][..], 1));
     }
 
     #[test]
@@ -327,7 +423,7 @@ mod tests {
         for handle in ["a", "b", "c"] {
             give(&mut block, handle);
         }
-        block.release("b");
+        block.release("b", None);
         assert_eq!(block.allocations, [Some(0), None, Some(1), None]);
         assert_eq!(block.held_by("c"), ["10.65.3.2".parse::<IpAddr>().expect("a valid address")]);
         assert_eq!(block.check(), Ok(()));

@@ -4,7 +4,8 @@
 //! Never: looks at how a decision is made; only at what is stored, and at what who waits is told.
 
 use crate::{
-    AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request, Tracked, Write, is_node_handle, node_handle,
+    AffinityState, Block, BlockAffinity, Clock, IpamHandle, Kept, Ledger, Request, Tracked, Write, is_node_handle,
+    node_handle,
 };
 use model::{Cidr, IpPool, IpamConfig, Labels, NodeName};
 use proptest::prelude::*;
@@ -144,6 +145,10 @@ struct Begun {
     task: Task,
     writes: VecDeque<Write>,
     claimed: BTreeMap<String, String>,
+    /// When it was decided.
+    at: u64,
+    /// What is given back.
+    freed: Vec<IpAddr>,
     /// What those who wait are told at the end.
     given: Vec<(String, Vec<IpAddr>)>,
     near: BTreeMap<String, Kept<BlockAffinity>>,
@@ -167,6 +172,10 @@ struct World {
     actors: Vec<Actor>,
     /// What was told, until it is asked to be taken back.
     told: BTreeMap<String, Vec<IpAddr>>,
+    /// Steps so far: the time.
+    now: u64,
+    /// When each address was given back last, as far as it cools down.
+    freed: BTreeMap<IpAddr, u64>,
     /// Sandboxes of a pod so far: each has another handle.
     sandboxes: u32,
     /// The handle of each pod that is attached, or about to be.
@@ -174,8 +183,9 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(cooldown: u32) -> Self {
         let mut rules = Ledger::default();
+        rules.config.cooldown = cooldown;
         for (name, cidr, block_size) in [("v4", "10.65.0.0/28", 30), ("v6", "fd00::/125", 126)] {
             let cidr = cidr.parse().expect("a network");
             rules.pools.insert(name.into(), IpPool::of_pods(name, cidr, block_size));
@@ -186,12 +196,15 @@ impl World {
             rules,
             actors: vec![Actor::default(); NODES + 1],
             told: BTreeMap::new(),
+            now: 0,
+            freed: BTreeMap::new(),
             sandboxes: 0,
             pods: BTreeMap::new(),
         }
     }
 
     fn take(&mut self, step: Step) {
+        self.now += 1;
         self.past.push_back(self.store.clone());
         self.past.keep_newest(16);
         match step {
@@ -223,6 +236,10 @@ impl World {
             Step::Rule(which) => self.rule(which),
             Step::Attach { .. } | Step::Again { .. } | Step::Detach { .. } | Step::Collect { .. } => {}
         }
+    }
+
+    fn cooldown(&self) -> u64 {
+        self.rules.config.cooldown.into()
     }
 
     fn sandbox(&mut self, node: usize, pod: u8) -> String {
@@ -270,11 +287,14 @@ impl World {
         let named: BTreeSet<Cidr> = handles.values().flat_map(|kept| kept.value.block.keys().copied()).collect();
         let is_near = |cidr: &Cidr| own.values().any(|kept| kept.value.cidr == *cidr) || named.contains(cidr);
         let blocks = store.blocks.values().filter(|kept| !is_partial || is_near(&kept.value.cidr));
-        let blocks = blocks.map(|kept| (kept.value.cidr, kept.clone())).collect();
+        let clock = Clock { now: stamp(self.now), cooled: stamp(self.now.saturating_sub(self.cooldown())) };
+        let mut blocks: BTreeMap<_, _> = blocks.map(|kept| (kept.value.cidr, kept.clone())).collect();
+        blocks.values_mut().for_each(|kept| kept.value.thaw(&clock.cooled));
+        let blocks = blocks.into_iter().collect();
         let affinities = if is_partial { own } else { &store.affinities };
         let affinities = affinities.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect();
         let here = (actor != COLLECTOR).then(|| (name(actor), labels(actor)));
-        Ledger { blocks, affinities, handles, counted, here, is_partial, ..self.rules.clone() }
+        Ledger { clock, blocks, affinities, handles, counted, here, is_partial, ..self.rules.clone() }
     }
 
     /// Reads, and decides.
@@ -288,7 +308,7 @@ impl World {
         let (store, before) = (past(late.0), past(late.1));
         let before = if before.revision > store.revision { store } else { before };
         let mut ledger = self.ledger(actor, store, before, !whole);
-        let mut given = Vec::new();
+        let (mut given, mut freed) = (Vec::new(), Vec::new());
         match &task {
             Task::Attach(handles) => {
                 for handle in handles {
@@ -296,7 +316,7 @@ impl World {
                     given.push((handle.clone(), addresses));
                 }
             }
-            Task::Detach(handles) => handles.iter().for_each(|handle| drop(ledger.release(handle))),
+            Task::Detach(handles) => freed.extend(handles.iter().flat_map(|handle| ledger.release(handle))),
             Task::Collect => self.collect(&mut ledger),
         }
         if ledger.is_short {
@@ -308,7 +328,8 @@ impl World {
         };
         let near = ledger.affinities.iter().filter(|(_, kept)| is_own(&kept.value));
         let near = near.map(|(name, kept)| (name.clone(), kept.clone())).collect();
-        let begun = Begun { task, writes: ledger.writes().into(), claimed: BTreeMap::new(), given, near };
+        let (writes, at) = (ledger.writes().into(), self.now);
+        let begun = Begun { task, writes, claimed: BTreeMap::new(), at, freed, given, near };
         self.actors[actor].begun = Some(begun);
     }
 
@@ -367,6 +388,8 @@ impl World {
             }
         }
         self.actors[actor].near = begun.near;
+        self.freed.extend(begun.freed.into_iter().map(|address| (address, begun.at)));
+        let cooldown = self.cooldown();
         match begun.task {
             Task::Attach(_) => {
                 for (handle, addresses) in begun.given {
@@ -386,6 +409,10 @@ impl World {
                             );
                             if same.is_none() {
                                 told.push(address);
+                                // Whoever gives it decided so once it was cold.
+                                let freed = self.freed.get(&address).copied();
+                                let is_cold = freed.is_none_or(|freed| freed + cooldown < begun.at || cooldown == 0);
+                                assert!(is_cold, "{address} was freed at {freed:?}, given at {}", begun.at);
                             }
                         }
                     }
@@ -462,6 +489,9 @@ impl World {
         for block in self.store.blocks.values().map(|kept| &kept.value) {
             for index in block.allocations.iter().flatten() {
                 let attribute = &block.attributes[*index];
+                if attribute.released_at().is_some() {
+                    continue;
+                }
                 let owner = attribute.owner().expect("each has one");
                 assert!(self.told.contains_key(owner), "{owner} has an address of {} and is nobody", block.cidr);
                 let handle = attribute.handle_id.clone().filter(|handle| is_node_handle(handle)).expect("a node's");
@@ -476,8 +506,12 @@ impl World {
             self.begin(node, Task::Detach(vec![handle]), NOW, false);
             self.finish(node);
         }
-        assert!(self.store.handles.is_empty() && self.store.blocks.values().all(|kept| kept.value.is_empty()));
-        self.rules.config = IpamConfig::default();
+        let is_cold = |kept: &Kept<Block>| {
+            kept.value.counts().is_empty() && kept.value.attributes.len() <= kept.value.cooling_down().count()
+        };
+        assert!(self.store.handles.is_empty() && self.store.blocks.values().all(is_cold));
+        self.now += 1_000;
+        self.rules.config = IpamConfig { cooldown: self.rules.config.cooldown, ..IpamConfig::default() };
         self.rules.reserved.clear();
         self.rules.pools.get_mut("v4").expect("there").nodes = model::Selector::All;
         self.rules.pools.remove("v6");
@@ -491,6 +525,11 @@ impl World {
             assert!(is_confirmed || !kept.value.cidr.is_v4(), "{:?}", kept.value);
         }
     }
+}
+
+/// A time, of one length.
+fn stamp(step: u64) -> String {
+    format!("{step:08}")
 }
 
 fn name(actor: usize) -> NodeName {
@@ -531,8 +570,11 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn ipam_18_no_history_gives_an_address_twice_or_loses_one(steps in proptest::collection::vec(step(), 0..LONGEST)) {
-        let mut world = World::new();
+    fn ipam_18_no_history_gives_an_address_twice_or_loses_one(
+        steps in proptest::collection::vec(step(), 0..LONGEST),
+        cooldown in prop_oneof![Just(0_u32), Just(20)],
+    ) {
+        let mut world = World::new(cooldown);
         for step in steps {
             world.take(step);
             world.check();

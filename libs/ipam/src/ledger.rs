@@ -19,9 +19,27 @@ pub struct Kept<T> {
     pub value: T,
 }
 
+/// The time, as Kubernetes writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Now. Empty: nobody knows.
+    pub now: String,
+    /// What was given back before is given again: earlier by what the configuration says.
+    pub cooled: String,
+}
+
+impl Clock {
+    /// When what is given back now was, where it has to cool down.
+    pub(crate) fn stamp(&self, config: IpamConfig) -> Option<&str> {
+        (config.cooldown > 0 && !self.now.is_empty()).then_some(&*self.now)
+    }
+}
+
 /// Everything a decision needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
+    /// When it decides.
+    pub clock: Clock,
     /// By name.
     pub pools: BTreeMap<String, IpPool>,
     /// How nodes take blocks.

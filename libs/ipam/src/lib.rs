@@ -27,6 +27,6 @@ pub mod tracked;
 pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, is_node_handle, node_handle, owner_of};
 pub use balancer::{Balanced, BalancerWish};
 pub use block::{AllocationAttribute, Block, InvalidBlock};
-pub use ledger::{Kept, Ledger, Write};
+pub use ledger::{Clock, Kept, Ledger, Write};
 pub use request::{AssignError, Request};
 pub use tracked::Tracked;

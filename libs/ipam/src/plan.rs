@@ -39,6 +39,9 @@ impl Ledger {
         let mut taken = Ok(());
         for address in &request.wanted {
             if let Some(pool) = self.pool_of(*address).cloned() {
+                // Whatever the block believes: somebody has it.
+                let kept = self.block_of(*address).map(|(cidr, _)| cidr).and_then(|cidr| self.blocks.get_mut(&cidr));
+                kept.into_iter().for_each(|kept| kept.value.thaw_address(*address));
                 taken = taken.and_then(|()| self.mark(*address, &pool, request));
             }
         }
@@ -49,6 +52,10 @@ impl Ledger {
     /// Exactly this address.
     fn take(&mut self, address: IpAddr, pool: &IpPool, request: &Request) -> Result<IpAddr, AssignError> {
         if let Some((block, kept)) = self.block_of(address) {
+            if let Some((_, since)) = kept.value.cooling_down().find(|(cooling, _)| *cooling == address) {
+                let (since, seconds) = (since.to_owned(), self.config.cooldown);
+                return Err(AssignError::Cooling { address, block, since, seconds });
+            }
             let is_own = kept.value.belongs_to(&request.node);
             let holds = kept.value.check().is_ok() && kept.value.held_by(&request.owner).contains(&address);
             let why = "it is another node's, and strictAffinity of IPAMConfiguration is on";
@@ -79,7 +86,7 @@ impl Ledger {
         let is_own = kept.value.belongs_to(&request.node);
         let taken = AssignError::Taken { address, block: cidr };
         if let Some(written) = written_for(request) {
-            kept.value.release_address(address, &written);
+            kept.value.release_address(address, &written, None);
         }
         kept.value.take(address, &request.handle(), &request.beside()).ok_or(taken)?;
         if is_own {
@@ -123,13 +130,26 @@ impl Ledger {
             Err(why) => why,
         };
         self.borrow(pools, request).map_err(|lending| {
+            let cooling: usize = pools.iter().map(|pool| self.cooling_in(pool)).sum();
+            let seconds = self.config.cooldown;
+            let cooling = match cooling {
+                0 => String::new(),
+                _ => {
+                    format!(", and {cooling} cool down for {seconds} s after they were given back (ipCooldownSeconds)")
+                }
+            };
             let pools: Vec<_> = pools.iter().map(|pool| pool.name.as_str()).collect();
             AssignError::Full {
                 pools: pools.join(", "),
                 node: request.node.clone(),
-                why: format!("{why}, and {lending}"),
+                why: format!("{why}, and {lending}{cooling}"),
             }
         })
+    }
+
+    /// How many addresses of a pool's blocks cool down.
+    fn cooling_in(&self, pool: &IpPool) -> usize {
+        self.blocks_in(pool.cidr).map(|(_, kept)| kept.value.cooling_down().count()).sum()
     }
 
     /// What the owner has: of its family it gets no second. Older versions, and Calico, counted it under a handle of its own.

@@ -32,9 +32,11 @@ impl Ledger {
 
     fn release_in(&mut self, places: &[Cidr], owner: &str) -> Vec<IpAddr> {
         let mut released = Vec::new();
+        let clock = self.clock.clone();
+        let at = clock.stamp(self.config);
         for cidr in places {
             if let Some(kept) = self.blocks.get_mut(cidr) {
-                released.extend(kept.value.release(owner));
+                released.extend(kept.value.release(owner, at));
                 self.leave(*cidr);
             }
         }
@@ -59,8 +61,9 @@ impl Ledger {
         if let Err(invalid) = kept.value.check() {
             return Err(invalid.to_string());
         }
+        let clock = self.clock.clone();
         let Some(kept) = self.blocks.get_mut(&cidr) else { return Ok(false) };
-        let released = kept.value.release_given(address, owner, sequence)?;
+        let released = kept.value.release_given(address, owner, sequence, clock.stamp(self.config))?;
         if released {
             self.leave(cidr);
         }

@@ -95,6 +95,21 @@ pub enum AssignError {
         /// Where it is held.
         block: Cidr,
     },
+    /// An address was asked for that was given back a moment ago.
+    #[error(
+        "address {address} of IPAMBlock {block} was given back at {since} and is given again {seconds} s later (ipCooldownSeconds of \
+         IPAMConfiguration): try again then, or ask for another"
+    )]
+    Cooling {
+        /// Which.
+        address: IpAddr,
+        /// Where.
+        block: Cidr,
+        /// When it was given back.
+        since: String,
+        /// How long it cools down.
+        seconds: u32,
+    },
     /// An address was asked for of a block that this node may not give out of.
     #[error("address {address} is of IPAMBlock {block}, from which this node gives nothing: {why}")]
     NotHere {

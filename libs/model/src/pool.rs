@@ -74,6 +74,8 @@ pub struct IpamConfig {
     pub auto_allocate_blocks: bool,
     /// Blocks of one family that one node may have; `None`: as many as Calico lets one have that nobody limits.
     pub max_blocks: Option<u32>,
+    /// Seconds after which an address that was given back is given again.
+    pub cooldown: u32,
 }
 
 impl IpamConfig {
@@ -83,6 +85,6 @@ impl IpamConfig {
 
 impl Default for IpamConfig {
     fn default() -> Self {
-        Self { strict_affinity: false, auto_allocate_blocks: true, max_blocks: None }
+        Self { strict_affinity: false, auto_allocate_blocks: true, max_blocks: None, cooldown: 0 }
     }
 }

@@ -24,7 +24,13 @@ pub(crate) struct Config {
     /// Blocks of one family that one node may have; 0: as many as Calico lets one have that nobody limits.
     #[schemars(range(max = 1_000_000))]
     max_blocks_per_host: Option<u32>,
+    /// Seconds after which an address that was given back is given again.
+    #[schemars(range(max = 1200))]
+    ip_cooldown_seconds: Option<u32>,
 }
+
+/// Calico's bound for the time after which an address is given again.
+const COOLDOWN_MAX: u32 = 1200;
 
 /// Addresses that are given to nobody who does not name them.
 #[derive(Deserialize, JsonSchema)]
@@ -40,7 +46,12 @@ pub(super) fn config(object: &Value) -> Result<IpamConfig, InvalidField> {
         strict_affinity: spec.strict_affinity.unwrap_or(false),
         auto_allocate_blocks: spec.auto_allocate_blocks.unwrap_or(true),
         max_blocks: spec.max_blocks_per_host.filter(|most| *most > 0),
+        cooldown: spec.ip_cooldown_seconds.unwrap_or_default(),
     };
+    if config.cooldown > COOLDOWN_MAX {
+        let reason = format!("{} is more than {COOLDOWN_MAX}", config.cooldown);
+        return Err(InvalidField::new("spec.ipCooldownSeconds", reason));
+    }
     if !config.strict_affinity && !config.auto_allocate_blocks {
         let reason = "false is for clusters whose strictAffinity is true";
         return Err(InvalidField::new("spec.autoAllocateBlocks", reason));
@@ -83,11 +94,12 @@ mod tests {
         };
         assert_eq!(read(&config("{}")), IpamConfig::default());
         assert_eq!(read(&config("{maxBlocksPerHost: 0}")), IpamConfig::default(), "nobody limits it");
-        let stored = config("{strictAffinity: true, maxBlocksPerHost: 3, autoAllocateBlocks: false}");
+        let stored =
+            config("{strictAffinity: true, maxBlocksPerHost: 3, autoAllocateBlocks: false, ipCooldownSeconds: 60}");
         let stored = stored
             .replace("projectcalico.org/v3", "crd.projectcalico.org/v1")
             .replace("IPAMConfiguration", "IPAMConfig");
-        let all = IpamConfig { strict_affinity: true, auto_allocate_blocks: false, max_blocks: Some(3) };
+        let all = IpamConfig { strict_affinity: true, auto_allocate_blocks: false, max_blocks: Some(3), cooldown: 60 };
         assert_eq!(read(&stored), all, "as Calico stores it");
     }
 
@@ -96,6 +108,7 @@ mod tests {
         let said = refusal(&config("{strictAffinity: false, autoAllocateBlocks: false}"));
         assert!(said.starts_with("spec.autoAllocateBlocks: "), "{said}");
         assert!(refusal(&config("{maxBlocksPerHost: -1}")).contains("spec"));
+        assert!(refusal(&config("{ipCooldownSeconds: 1201}")).starts_with("spec.ipCooldownSeconds: "));
     }
 
     #[test]

@@ -107,12 +107,15 @@ pub(super) fn config(value: &[u8]) -> Result<IpamConfig, String> {
         auto_allocate_blocks: bool,
         #[serde(default, rename = "maxBlocksPerHost")]
         max_blocks_per_host: u32,
+        #[serde(default, rename = "ipCooldownSeconds")]
+        ip_cooldown_seconds: u32,
     }
     let stored: Stored = serde_json::from_slice(value).map_err(|error| error.to_string())?;
     Ok(IpamConfig {
         strict_affinity: stored.strict_affinity,
         auto_allocate_blocks: stored.auto_allocate_blocks,
         max_blocks: Some(stored.max_blocks_per_host).filter(|most| *most > 0),
+        cooldown: stored.ip_cooldown_seconds,
     })
 }
 

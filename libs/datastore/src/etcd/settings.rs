@@ -140,7 +140,7 @@ mod tests {
         );
         assert_eq!(spelled_short(&spec), stored);
         let config = records::config(stored.to_string().as_bytes()).expect("it can be read");
-        assert_eq!((config.auto_allocate_blocks, config.max_blocks), (true, Some(3)));
+        assert_eq!((config.auto_allocate_blocks, config.max_blocks, config.cooldown), (true, Some(3), 7));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Never: decides what is taken back.
 
 use super::{Census, Holding, Release, Verdict, Why, by_handle, by_owner, holdings};
-use crate::{Ledger, block::ATTACHMENT};
+use crate::{Block, Ledger, block::ATTACHMENT};
 use model::{Cidr, IpPool, NodeName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -83,6 +83,8 @@ pub struct Findings {
     pub leaked: Vec<(IpAddr, Why)>,
     /// Given out, and nobody can say who has it.
     pub unknown: Vec<IpAddr>,
+    /// Given back, and not given again yet; since when.
+    pub cooling: Vec<(IpAddr, String)>,
     /// Somebody has it, and it lies in no pool that gives addresses.
     pub foreign: Vec<(IpAddr, String)>,
     /// Somebody has it, and no block says so.
@@ -114,6 +116,9 @@ impl Findings {
 pub fn check(ledger: &Ledger, census: &Census) -> Findings {
     let owners = owners(census);
     let mut findings = Findings::default();
+    let sound = ledger.blocks.values().map(|kept| &kept.value).filter(|block| block.check().is_ok());
+    findings.cooling =
+        sound.flat_map(Block::cooling_down).map(|(address, since)| (address, since.to_owned())).collect();
     for holding in ledger.blocks.values().flat_map(|kept| holdings(&kept.value)) {
         let verdict = census.judge(&holding);
         match verdict {
@@ -272,13 +277,15 @@ pub fn pointless(reports: &[Report], ledger: &Ledger) -> Vec<(String, Option<Str
     free.map(|(name, kept)| (name.clone(), kept.revision.clone())).collect()
 }
 
-/// How full a network is: addresses in all, given out, free.
+/// How full a network is: addresses in all, given out, cooling down; the rest is free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// In all.
     pub total: u128,
     /// Given out.
     pub used: u128,
+    /// Given back, and not given again yet.
+    pub cooling: u128,
 }
 
 /// A pool and its blocks.
@@ -288,8 +295,9 @@ pub type PoolUsage<'a> = (Option<&'a IpPool>, Usage, Vec<(Cidr, Usage)>);
 #[must_use]
 pub fn usage(ledger: &Ledger) -> Vec<PoolUsage<'_>> {
     let of_block = |cidr: &Cidr| {
-        let held = ledger.blocks.get(cidr).map_or(0, |kept| holdings(&kept.value).count());
-        Usage { total: size(cidr), used: held as u128 }
+        let Some(block) = ledger.blocks.get(cidr).map(|kept| &kept.value) else { return Usage::default() };
+        let cooling = if block.check().is_ok() { block.cooling_down().count() } else { 0 };
+        Usage { total: size(cidr), used: holdings(block).count() as u128, cooling: cooling as u128 }
     };
     let blocks_in = |is_in: &dyn Fn(&Cidr) -> bool| -> Vec<(Cidr, Usage)> {
         ledger.blocks.keys().filter(|cidr| is_in(cidr)).map(|cidr| (*cidr, of_block(cidr))).collect()
@@ -298,7 +306,8 @@ pub fn usage(ledger: &Ledger) -> Vec<PoolUsage<'_>> {
     for pool in ledger.pools.values() {
         let blocks = blocks_in(&|cidr| pool.cidr.covers(cidr));
         let used = blocks.iter().map(|(_, usage)| usage.used).sum();
-        rows.push((Some(pool), Usage { total: size(&pool.cidr), used }, blocks));
+        let cooling = blocks.iter().map(|(_, usage)| usage.cooling).sum();
+        rows.push((Some(pool), Usage { total: size(&pool.cidr), used, cooling }, blocks));
     }
     let lost = blocks_in(&|cidr| !ledger.pools.values().any(|pool| pool.cidr.covers(cidr)));
     if !lost.is_empty() {
@@ -410,7 +419,7 @@ mod tests {
     fn a_pool_is_as_full_as_its_blocks() {
         let ledger = ledger();
         let rows = usage(&ledger);
-        assert_eq!(rows[0].1, Usage { total: 256, used: 3 });
+        assert_eq!(rows[0].1, Usage { total: 256, used: 3, cooling: 0 });
         assert_eq!(rows[0].2.iter().map(|(_, usage)| usage.used).collect::<BTreeSet<_>>(), [1, 2].into());
         let lost = Ledger { pools: BTreeMap::new(), ..ledger.clone() };
         assert!(usage(&lost)[0].0.is_none());

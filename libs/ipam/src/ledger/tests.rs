@@ -465,3 +465,21 @@ fn ipam_6_blocks_of_every_size_are_given_out_to_the_last_address() {
         assert_eq!(ledger.blocks.values().map(|kept| kept.value.allocations.len()).collect::<Vec<_>>(), [4096]);
     }
 }
+
+#[test]
+fn what_cools_down_is_refused_by_its_name_counted_where_all_is_full_and_kept_by_who_has_it() {
+    let mut ledger = ledger(&[("10.65.0.0/31", 31)]);
+    ledger.config = IpamConfig { cooldown: 60, ..ledger.config };
+    ledger.clock = Clock { now: "2026-11-27T08:00:00Z".into(), cooled: "2026-11-27T07:59:00Z".into() };
+    let given = ledger.assign(&request("n1", "a")).expect("an address");
+    ledger.assign(&request("n1", "b")).expect("an address");
+    ledger.release("a");
+    let named = wish("c", &given[0].to_string());
+    let said = refusal(&mut ledger, &named);
+    assert!(said.contains("given back at 2026-11-27T08:00:00Z") && said.contains("60 s later"), "{said}");
+    let said = refusal(&mut ledger, &request("n1", "c"));
+    assert!(said.contains("1 cool down for 60 s"), "{said}");
+    // A pod has it all the same: the datastore was restored.
+    ledger.claim_wanted(&named).expect("nobody else has it");
+    assert_eq!(ledger.held_by("c"), given);
+}
