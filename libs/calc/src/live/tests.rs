@@ -61,6 +61,7 @@ pub(crate) fn attachment(pod: &Pod, container: usize, committed: bool) -> Attach
         delegated: false,
         host_ports: Vec::new(),
         floating_ips: !container.is_multiple_of(3),
+        named: false,
         committed,
     }
 }
