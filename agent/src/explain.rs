@@ -13,7 +13,7 @@ use crate::{
 };
 use abi::{DropReason, Outcome as Fate};
 use dataplane::{GateAnswer, Origin, Question, SOURCE_PORT, StoreError, TrackedFlow, TwinAnswer, TwinError};
-use model::{Attachment, Direction, Labels, PodId, Protocol};
+use model::{Attachment, Cidr, Direction, Labels, PodId, Protocol};
 use policy::{Decider, Flow, Hit, HostLayer, Judgement, Outcome, Verdict, View};
 use serde::Serialize;
 use serde_json::Value;
@@ -110,6 +110,9 @@ pub struct Explanation {
     /// The Log rules that the packet meets on its way, at either end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logged_by: Vec<String>,
+    /// Networks by which the sender may send beside its own addresses (`allowedSourcePrefixes`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_source_prefixes: Vec<Cidr>,
     kernel: KernelSide,
     evaluator: EvaluatorSide,
     #[serde(flatten)]
@@ -229,6 +232,7 @@ pub fn one<K: Kernel>(
     explanation.annotations = decider.map(|decider| notes::on(&agent.world, &decider)).unwrap_or_default();
     let at = AtPods { node: agent.world.node(), flow: &flow, sends: local.0.is_some(), receives: local.1.is_some() };
     let beside = [gates::at_pods(view, at, &twin, &outcome), gates::beside(view, &flow, &twin, HostLayer::Forward)];
+    explanation.allowed_source_prefixes = agent.world.sources_of(asked.from).to_vec();
     explanation.further = further(view, &flow, &outcome, given.tracked);
     let at_host = twin.refusing().is_some() || twin.answer.outcome == Fate::Drop(DropReason::HostEndpoint);
     explanation.further.isolation.take_if(|_| at_host);
@@ -305,6 +309,7 @@ fn compose(
         annotations: Labels::new(),
         why: decision.why,
         logged_by: logged_by(twin),
+        allowed_source_prefixes: Vec::new(),
         kernel: KernelSide {
             outcome: Words(twin.answer.outcome).to_string(),
             generation: twin.answer.generation,

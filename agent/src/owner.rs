@@ -389,6 +389,7 @@ impl<K: Kernel> Agent<K> {
         problems.extend(self.world.profile_remarks());
         problems.extend(self.world.node_port_remark());
         problems.extend(self.world.floating_remarks().iter().cloned());
+        problems.extend(self.world.refused_sources());
         let of_services = self.service_remarks().into_iter();
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),

@@ -1,4 +1,4 @@
-//! Anti-spoof: does a packet from a pod's interface carry that pod's own addresses?
+//! Anti-spoof: does a packet from a pod's interface carry that pod's own addresses, or others that it may send from?
 //! In: the interface's endpoint, the Ethernet header, source and destination addresses. Out: nothing, or why not.
 //! Invariant: an address belongs to the one endpoint that the address table names at the packet's generation.
 //! Never: trusts a packet's word for who sent it.
@@ -6,9 +6,11 @@
 use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_FIRST};
 use abi::{Address, DropReason, Endpoint};
 
+use crate::conntrack::Tracked;
 use crate::parse::{Ether, Packet, protocol};
 use crate::policy::End;
-use crate::tables::Tables;
+use crate::tables::{Frame, Tables};
+use crate::walk::{State, Walk};
 
 /// The ready endpoint behind an interface, with its slot.
 #[inline(always)]
@@ -31,10 +33,28 @@ pub fn check_macs(endpoint: &Endpoint, ether: &Ether) -> Result<(), DropReason> 
     Ok(())
 }
 
-/// The source address is the endpoint's own.
+/// The source address is the endpoint's own, or one that it may send from.
 #[inline(always)]
-pub const fn check_source(slot: u32, source: End) -> Result<(), DropReason> {
-    if source.slot == slot { Ok(()) } else { Err(DropReason::Spoofed) }
+pub fn check_source<T: Tables>(tables: &T, slot: u32, source: End, generation: u64) -> Result<(), DropReason> {
+    if source.slot == slot || tables.speaks_for(slot, source.class, generation) {
+        Ok(())
+    } else {
+        Err(DropReason::Spoofed)
+    }
+}
+
+impl<T: Tables, F: Frame> Walk<'_, T, F> {
+    /// Who opened a flow: the owner of its address; where that is another than the entry says, the pod that may send from it still.
+    #[inline(always)]
+    pub(crate) fn speaker(&self, state: &State, opener: End, known: Option<Tracked<'_>>) -> End {
+        let Some(tracked) = known else {
+            return opener;
+        };
+        let slot = self.frame.unknown(tracked.opening_slots().0);
+        let may =
+            slot >= SLOT_FIRST && slot != opener.slot && self.tables.speaks_for(slot, opener.class, state.generation);
+        if may { End { slot, ..opener } } else { opener }
+    }
 }
 
 /// Where no pod may send beside groups, which never come so far: loopback, the unspecified address.

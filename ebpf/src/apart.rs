@@ -28,6 +28,13 @@ pub fn referred_apart(span: u64, own: u32, x: u32, source_port: u32) -> u64 {
     policy::referred(&Kernel::<true>, span, own, x, source_port)
 }
 
+/// A program within the program, as the one before. 0: it may not.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub fn speaks_apart(slot: u32, class: u32, generation: u64) -> u32 {
+    u32::from(policy::speaks_for(&Kernel::<true>, slot, class, generation))
+}
+
 /// A program within the program. 0: done.
 #[inline(never)]
 #[unsafe(no_mangle)]

@@ -117,7 +117,8 @@ impl Node {
                 flags: ENDPOINT_READY,
                 mac: mac(slot),
                 layers: abi::Layers::default(),
-                spare: [0; 12],
+                spare: [0; 4],
+                sources: Word::settled(0),
             });
             node.interfaces.insert(slot, slot);
             node.owns(v4(slot as u8), slot);

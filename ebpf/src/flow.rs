@@ -114,7 +114,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         };
         let opening = known.map_or(Opening::of(&state.packet), |tracked| tracked.opening(&state.packet));
         let asked = self.as_sent_to_itself(self.asked(state, &opening)?, known);
-        let (opener, responder) = (asked.opener, asked.responder);
+        let (mut opener, responder) = (self.speaker(state, asked.opener, known), asked.responder);
         let is_same = same_ends::<T>(known, (opener.slot, responder.slot))?;
         let terms = match found.tracked() {
             // What the node opened itself nobody judges; what it opened for a client, whom it stands for, is his.
@@ -123,7 +123,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 Terms { judged: !kept && !is_nodes, entry: NO_ENTRY }
             }
             _ => match self.terms(state, opener, responder)? {
-                Some(terms) => terms,
+                Some(terms) => {
+                    // Whose address it is or not: this pod sent it, and may.
+                    if self.hook == Hook::FromWorkload {
+                        opener.slot = state.slot;
+                    }
+                    terms
+                }
                 None => return Ok(None),
             },
         };
@@ -230,7 +236,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (slot, endpoint) = endpoint_of(self.tables, self.arrival.ifindex)?;
         state.slot = slot;
         check_macs(endpoint, &state.ether)?;
-        check_source(slot, opener)?;
+        check_source(self.tables, slot, opener, state.generation)?;
         check_destination(&state.packet)?;
         if is_tunnel(&state.packet) { Err(DropReason::Encapsulated) } else { Ok(false) }
     }

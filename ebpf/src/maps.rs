@@ -324,6 +324,11 @@ impl<const DRY: bool> Tables for Kernel<DRY> {
     }
 
     #[inline(always)]
+    fn speaks_for(&self, slot: u32, class: u32, generation: u64) -> bool {
+        apart::speaks_apart(slot, class, generation) != 0
+    }
+
+    #[inline(always)]
     fn count_hit(&self, hit: u32) {
         if !DRY {
             // Rules past the table's end share hit 0.

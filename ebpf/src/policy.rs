@@ -4,7 +4,7 @@
 //! Never: writes; reads the generation a second time.
 
 use abi::endpoint::{ENDPOINT_READY, SLOT_FIRST, SLOT_NONE};
-use abi::rules::{CLASS_NONE, ROW_SPANS_MAX, SEARCH_STEPS, SET_DEFAULT_ONLY};
+use abi::rules::{CLASS_NONE, ROW_SPANS_MAX, SEARCH_STEPS, SET_DEFAULT_ONLY, SET_DENY};
 use abi::{Address, DropReason, RowKey, RowRef, Span, SpanKind};
 
 use crate::tables::Tables;
@@ -51,6 +51,23 @@ pub fn end_of<T: Tables>(tables: &T, generation: u64, address: &Address) -> Resu
     };
     let entry = tables.class(slot).ok_or(DropReason::TableCorrupt)?;
     Ok(End { slot: tables.word(&entry.endpoint).at(generation), class: tables.word(&entry.class).at(generation) })
+}
+
+/// Whether the pod in `slot` may send from an address of this class, though it is not its own. Its rule set allows a class whole, by one
+/// span. In the programs apart, called with numbers.
+#[inline(always)]
+pub fn speaks_for<T: Tables>(tables: &T, slot: u32, class: u32, generation: u64) -> bool {
+    let Some(endpoint) = tables.endpoint(slot) else {
+        return false;
+    };
+    let set = tables.word(&endpoint.sources).at(generation);
+    if set == SET_DENY || slot < SLOT_FIRST || endpoint.flags & ENDPOINT_READY == 0 {
+        return false;
+    }
+    match row_of(tables, set, class) {
+        Ok(row) if row.len == 1 => tables.span(row.offset).is_some_and(|span| span.allows()),
+        _ => false,
+    }
 }
 
 /// What a rule set is asked about a packet.

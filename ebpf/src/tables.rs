@@ -169,6 +169,13 @@ pub trait Tables: Services + Announcements {
     {
         policy::referred(self, span, own, x, source_port)
     }
+    /// [`policy::speaks_for`], apart likewise.
+    fn speaks_for(&self, slot: u32, class: u32, generation: u64) -> bool
+    where
+        Self: Sized,
+    {
+        policy::speaks_for(self, slot, class, generation)
+    }
     /// Counts one decision of a rule.
     fn count_hit(&self, hit: u32);
     /// Writes down what was noted of a packet's judgements.

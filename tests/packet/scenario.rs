@@ -10,8 +10,8 @@ use crate::{
 use calc::World;
 use model::{
     Action, Attachment, AttachmentId, Cidr, Created, Direction, EntityMatch, FelixConfiguration, FloatingIps,
-    IfaceName, Labels, Layer, NamedPort, Order, Pod, PodId, Policy, PolicyId, PolicyKind, PolicyTypes, PortMatch,
-    PortRange, Protocol, Resource, Rule, Selector, TierName, Update,
+    IfaceName, Labels, Layer, NamedPort, Order, Pod, PodAsks, PodId, Policy, PolicyId, PolicyKind, PolicyTypes,
+    PortMatch, PortRange, Protocol, Resource, Rule, Selector, TierName, Update,
 };
 use std::{fmt::Write as _, net::IpAddr, sync::Arc};
 
@@ -27,6 +27,8 @@ pub struct Cast {
     pub local: bool,
     /// Addresses that float to it.
     pub floating: Vec<IpAddr>,
+    /// Networks by which it may send beside its own addresses.
+    pub sources: Vec<Cidr>,
 }
 
 /// Pods and policies.
@@ -42,7 +44,14 @@ pub struct Scenario {
 impl Scenario {
     pub fn pod(mut self, actor: Actor, app: &str) -> Self {
         let labels = [("app".to_owned(), app.to_owned())].into();
-        self.cast.push(Cast { actor, labels, ports: Vec::new(), local: true, floating: Vec::new() });
+        self.cast.push(Cast {
+            actor,
+            labels,
+            ports: Vec::new(),
+            local: true,
+            floating: Vec::new(),
+            sources: Vec::new(),
+        });
         self
     }
 
@@ -58,6 +67,15 @@ impl Scenario {
         own.floating = address.addresses();
         let name = FelixConfiguration::DEFAULT.into();
         let felix = FelixConfiguration { name, floating_ips: Some(true), ..FelixConfiguration::default() };
+        self.with(Resource::FelixConfiguration(felix))
+    }
+
+    /// A pod asks to send from these networks; `may`: FelixConfiguration allows it.
+    pub fn sending_from(mut self, pod: Actor, nets: &[&str], may: bool) -> Self {
+        let own = self.cast.iter_mut().find(|cast| cast.actor == pod).expect("the pod is of the cast");
+        own.sources = nets.iter().map(|net| net.parse().expect("a test's network is valid")).collect();
+        let name = FelixConfiguration::DEFAULT.into();
+        let felix = FelixConfiguration { name, source_spoofing: Some(may), ..FelixConfiguration::default() };
         self.with(Resource::FelixConfiguration(felix))
     }
 
@@ -128,6 +146,8 @@ impl Cast {
                 let addresses = self.floating.clone();
                 Box::new(FloatingIps { addresses, unread: None, created: Created::UNKNOWN })
             }),
+            asks: (!self.sources.is_empty())
+                .then(|| Box::new(PodAsks { sources: self.sources.clone(), ..PodAsks::default() })),
             ..Pod::bare(PodId::new(NAMESPACE, self.actor.name), Some(node.into()))
         }
     }

@@ -5,11 +5,12 @@
 
 use crate::story::{Story, story};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{
     Outcome, PodSpec,
     Probe::{Ping, Tcp},
     probe::probe,
+    wait::{PATIENCE, wait_until},
 };
 
 const PREFIX: &str = "cni.projectcalico.org/";
@@ -191,5 +192,77 @@ fn calc_10_a_pod_has_the_addresses_that_it_names_though_no_pool_has_them_and_nob
         s.pods.remove("x/named").context("no pod x/named")?.delete()?;
         s.add(&naming("x/second", r#"["198.18.0.7"]"#))?;
         s.expect(Tcp(80), "x/second\n x/a .")
+    })
+}
+
+const LENT: [(&str, &str); 2] =
+    [("198.51.100.7/32", "169.254.1.1"), ("2001:db8:51::7/128", "fe80::ecee:eeff:feee:eeee")];
+
+/// Whether a pod reaches another from the addresses that it is lent, and from no other: of each family.
+fn sends_from_lent(s: &Story, from: &str, to: &str) -> Result<Vec<Outcome>> {
+    let namespace = s.pod(from)?.namespace();
+    s.pod(to)?.addresses().iter().map(|address| probe(namespace, *address, Tcp(80))).collect()
+}
+
+/// A pod speaks by addresses that it gave itself.
+fn lend(s: &Story, id: &str) -> Result<()> {
+    let namespace = s.pod(id)?.namespace();
+    for (address, gateway) in LENT {
+        let (own, flags) =
+            (address.split('/').next().unwrap_or_default(), if address.contains(':') { " nodad" } else { "" });
+        namespace.ip(&[
+            &format!("address add {address} dev lo{flags}"),
+            &format!("route replace default via {gateway} dev eth0 src {own}"),
+        ])?;
+    }
+    Ok(())
+}
+
+fn prefixes(s: &Story, id: &str) -> Result<Value> {
+    let endpoints = s.node.show("endpoints")?;
+    let found = endpoints.as_array().into_iter().flatten().find(|row| row["pod"] == json!(id));
+    Ok(found.with_context(|| format!("no endpoint of {id}"))?["allowedSourcePrefixes"].clone())
+}
+
+#[test]
+fn spf_2_a_pod_sends_from_its_prefixes_where_felix_allows_it_until_it_asks_for_them_no_more() -> Result<()> {
+    story(&["x/a", "x/b"], |s| {
+        let value = r#"["198.51.100.0/24", "2001:db8:51::/64"]"#;
+        refused(s, &asking("x/bad", "allowedSourcePrefixes", "198.51.100.0/24"), "allowedSourcePrefixes")?;
+        let asks = asking("x/proxy", "allowedSourcePrefixes", value);
+        s.add(&asks)?;
+        for id in ["x/proxy", "x/b"] {
+            lend(s, id)?;
+        }
+        let none = |met: &[Outcome]| met.iter().all(|met| *met != Outcome::Allowed);
+        let all = |met: &[Outcome]| met.len() == 2 && met.iter().all(|met| *met == Outcome::Allowed);
+        ensure!(none(&sends_from_lent(s, "x/proxy", "x/a")?), "nobody said that it may");
+        let status = s.node.show("status")?;
+        ensure!(
+            status["problems"].to_string().contains("pod x/proxy: it sends by its own addresses alone"),
+            "{status}"
+        );
+        let felix = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: { name: default }\n\
+                     spec: { workloadSourceSpoofing: Any }\n";
+        s.cluster.manifest("felix", felix)?;
+        wait_until("it may", PATIENCE, || Ok(prefixes(s, "x/proxy")?.as_array().map(Vec::len) == Some(2)))?;
+        ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?), "by both families, and the answers come back");
+        ensure!(none(&sends_from_lent(s, "x/b", "x/a")?), "another may not");
+        let output =
+            s.node.tortie(&["explain", "--from", "x/proxy", "--to", "x/a", "--port", "80", "--output", "json"])?;
+        let said: Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(said["allowedSourcePrefixes"] == json!(["198.51.100.0/24", "2001:db8:51::/64"]), "{said}");
+        s.node.restart()?;
+        ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?), "over a restart");
+        s.cluster.pod_manifest(&PodSpec::new("x/proxy"), s.node.name())?;
+        wait_until("it asks no more", PATIENCE, || Ok(prefixes(s, "x/proxy")?.is_null()))?;
+        ensure!(none(&sends_from_lent(s, "x/proxy", "x/a")?), "what it does not ask for it has not");
+        s.cluster.pod_manifest(&asks, s.node.name())?;
+        wait_until("it asks again", PATIENCE, || Ok(!prefixes(s, "x/proxy")?.is_null()))?;
+        ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?));
+        s.cluster.remove("felix")?;
+        wait_until("nobody may", PATIENCE, || Ok(prefixes(s, "x/proxy")?.is_null()))?;
+        ensure!(none(&sends_from_lent(s, "x/proxy", "x/a")?), "nobody says any more that it may");
+        Ok(())
     })
 }

@@ -76,7 +76,23 @@ pub struct Endpoint {
     /// A host endpoint's other slots.
     pub layers: Layers,
     /// Zero; room for what later hooks need.
-    pub spare: [u8; 12],
+    pub spare: [u8; 4],
+    /// Of a pod: rule set that is asked of the class of a source address that is not its own; zero: by none it may send.
+    pub sources: Word,
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 64);
+
+impl Endpoint {
+    /// The rule sets that its words lead to.
+    #[must_use]
+    pub const fn sets(&self) -> [u32; 3] {
+        [self.egress.new(), self.ingress.new(), self.sources.new()]
+    }
+
+    /// Whether every word says one thing at all generations.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.egress.is_settled() && self.ingress.is_settled() && self.sources.is_settled()
+    }
+}

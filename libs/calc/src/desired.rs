@@ -27,6 +27,8 @@ pub struct EndpointSpec {
     pub ingress: Arc<RuleSet>,
     /// Judges what it sends.
     pub egress: Arc<RuleSet>,
+    /// Asked of source addresses that are not its own; `None`: it sends by none.
+    pub sources: Option<Arc<RuleSet>>,
     /// Allowed flows outlive a new deny.
     pub keep_established: bool,
 }
@@ -149,7 +151,10 @@ pub struct Desired {
 impl Desired {
     /// Every rule set that judges anything.
     pub fn rule_sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
-        let of_workloads = self.endpoints.values().flat_map(|endpoint| [&endpoint.ingress, &endpoint.egress]);
+        let of_workloads = self
+            .endpoints
+            .values()
+            .flat_map(|endpoint| [&endpoint.ingress, &endpoint.egress].into_iter().chain(&endpoint.sources));
         of_workloads.chain(self.host_sets())
     }
 

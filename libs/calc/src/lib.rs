@@ -17,6 +17,7 @@ pub mod query;
 mod remark;
 pub mod resolve;
 mod serve;
+mod sources;
 mod surroundings;
 pub mod trial;
 mod workload;

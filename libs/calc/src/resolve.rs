@@ -5,6 +5,7 @@
 
 use crate::{
     AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host, serve,
+    sources,
     surroundings::surroundings,
     workload::{Workload, workloads},
 };
@@ -57,10 +58,13 @@ fn endpoints(
         let previewed = staged.applying(&subject.pod.labels);
         let ingress = sets.of(&applying, &previewed, Direction::Ingress, &subject);
         let egress = sets.of(&applying, &previewed, Direction::Egress, &subject);
+        let sources = sources::of(world, workload.id).map(|set| sets.sets.share(set));
         for attachment in &workload.attachments {
             let judges = [Arc::clone(&ingress), Arc::clone(&egress)];
             let own = |address: &IpAddr| workload.addresses.get(address) == Some(&Some(&attachment.id));
-            endpoints.insert(attachment.id.clone(), endpoint(world, attachment, own, judges));
+            let mut endpoint = endpoint(world, attachment, own, judges);
+            endpoint.sources.clone_from(&sources);
+            endpoints.insert(attachment.id.clone(), endpoint);
         }
     }
     endpoints
@@ -114,6 +118,7 @@ pub(crate) fn endpoint(
         floating: Vec::new(),
         ingress,
         egress,
+        sources: None,
         keep_established: world.keep_established,
     }
 }

@@ -120,6 +120,9 @@ impl<'a> Reporter<'a> {
                 "revision": entry.map(|entry| entry.rev),
                 "inForce": self.wanted.in_force.contains(id),
             });
+            if let Some(set) = &spec.sources {
+                row["allowedSourcePrefixes"] = set.nets().map(|net| net.to_string()).collect();
+            }
             if !spec.floating.is_empty() {
                 row["floating"] = spec.floating.iter().map(ToString::to_string).collect();
             }
@@ -178,7 +181,7 @@ impl<'a> Reporter<'a> {
     fn rule_sets(&self) -> Vec<Value> {
         let row = |(set, id): (&Arc<policy::RuleSet>, &u32)| {
             let judged = self.image().endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
-            let users = judged.filter(|(_, entry)| [entry.ingress.new(), entry.egress.new()].contains(id)).count();
+            let users = judged.filter(|(_, entry)| entry.sets().contains(id)).count();
             let rows: Vec<_> = self.image().rows.iter().filter(|(key, _)| key.set == *id).map(|(_, row)| row).collect();
             let default = self.image().sets.get(id).map(|entry| entry.row.len);
             json!({

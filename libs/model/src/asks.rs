@@ -3,7 +3,7 @@
 //! Invariant: what could not be read is said; whoever attaches the pod refuses it then.
 //! Never: decides whether it can be had.
 
-use crate::{Family, Mac};
+use crate::{Cidr, Family, Mac};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// What is asked for (Calico cni-plugin/pkg/k8s/k8s.go).
@@ -19,6 +19,8 @@ pub struct PodAsks {
     pub families: Vec<Family>,
     /// `hwAddr`: the MAC of its own interface.
     pub mac: Option<Mac>,
+    /// `allowedSourcePrefixes`: source addresses beside its own by which it sends.
+    pub sources: Vec<Cidr>,
     /// Which annotation cannot be served, and why.
     pub refused: Option<String>,
 }

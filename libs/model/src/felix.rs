@@ -93,6 +93,8 @@ pub struct FelixConfiguration {
     pub sets: BTreeSet<String>,
     /// Pods are reached at the floating addresses that they ask for (floatingIPs: Enabled).
     pub floating_ips: Option<bool>,
+    /// Pods may send by other source addresses than their own, where they ask for it (workloadSourceSpoofing: Any).
+    pub source_spoofing: Option<bool>,
 }
 
 impl FelixConfiguration {

@@ -26,6 +26,7 @@ pub mod nearest;
 pub mod question;
 pub mod rulebook;
 pub mod ruleset;
+mod sources;
 pub mod staged;
 pub mod stretch;
 mod xset;

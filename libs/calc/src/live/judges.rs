@@ -45,7 +45,8 @@ pub(super) struct Judges {
     policies: Numbers<PolicyId>,
     /// What staged policies speak of, by the name that is or would be enforced.
     staged: BTreeSet<PolicyId>,
-    of: BTreeMap<PodId, Both>,
+    /// All that a pod's packets are asked by.
+    of: BTreeMap<PodId, Vec<Arc<RuleSet>>>,
     /// Sets built in this refresh, of pods of which rules say the same.
     alike: BTreeMap<Likeness, Both>,
     of_hosts: Vec<Arc<RuleSet>>,
@@ -192,16 +193,16 @@ impl Judges {
         tried.then(|| Rulebook::if_enforced(world.tiers.values(), policies, |id| self.staged.contains(id)))
     }
 
-    fn shared(&self, set: RuleSet) -> Arc<RuleSet> {
+    pub(super) fn shared(&self, set: RuleSet) -> Arc<RuleSet> {
         self.sets.get(&set).cloned().unwrap_or_else(|| Arc::new(set))
     }
 
     /// Puts rule sets in the place of those that a pod had; `None`: it is judged no more. Gives what is asked for the first
     /// time, and what no more.
-    pub(super) fn appoint(&mut self, id: &PodId, both: Option<Both>) -> (Questions, Questions) {
-        let fresh = self.add(both.iter().flatten());
-        let before = match both {
-            Some(both) => self.of.insert(id.clone(), both),
+    pub(super) fn appoint(&mut self, id: &PodId, sets: Option<Vec<Arc<RuleSet>>>) -> (Questions, Questions) {
+        let fresh = self.add(sets.iter().flatten());
+        let before = match sets {
+            Some(sets) => self.of.insert(id.clone(), sets),
             None => self.of.remove(id),
         };
         (fresh, self.remove(before.iter().flatten()))

@@ -7,6 +7,7 @@ use super::{Live, judges::Questions, peers::Concerned};
 use crate::{
     AddressSpec, Owner, host,
     resolve::endpoint,
+    sources,
     workload::{described, workload},
 };
 use model::{Cidr, IfaceName, PodId};
@@ -80,6 +81,10 @@ impl Live {
         }
         if dirty.interfaces {
             self.hosts.interfaces_changed();
+        }
+        if dirty.every_host {
+            let asking = self.judges.locals().filter(|id| sources::are_asked(&self.world, id));
+            todo.subjects.extend(asking.cloned());
         }
         self.floats.rewrite(&todo.subjects, dirty.every_host);
         for id in mem::take(&mut todo.subjects) {
@@ -168,16 +173,19 @@ impl Live {
             let addresses: Vec<_> = workload.addresses.keys().copied().filter(held).collect();
             judges.build(world, &peers.around(world, &addresses), workload, addresses)
         });
+        let sources = both.as_ref().and_then(|_| sources::of(world, id)).map(|set| judges.shared(set));
         for attachment in workload.iter().flat_map(|workload| &workload.attachments) {
             let own = |address: &IpAddr| {
                 held(address) && claims.holder(*address).is_some_and(|(_, endpoint)| endpoint == Some(&attachment.id))
             };
             if let Some(both) = both.clone() {
                 endpoints.entry(id.clone()).or_default().push(attachment.id.clone());
-                desired.endpoints.insert(attachment.id.clone(), endpoint(world, attachment, own, both));
+                let mut endpoint = endpoint(world, attachment, own, both);
+                endpoint.sources.clone_from(&sources);
+                desired.endpoints.insert(attachment.id.clone(), endpoint);
             }
         }
-        let (fresh, over) = judges.appoint(id, both);
+        let (fresh, over) = judges.appoint(id, both.map(|both| both.into_iter().chain(sources).collect()));
         self.asked(fresh, true, todo);
         self.asked(over, false, todo);
     }

@@ -77,7 +77,7 @@ fn interfaces(pod: &Pod, dice: &mut Dice) -> BTreeMap<IfaceName, BTreeSet<IpAddr
 
 fn felix(dice: &mut Dice) -> FelixConfiguration {
     let failsafe = Failsafe { protocol: Protocol::TCP, port: 80, net: Some(Cidr::all(Family::V4)) };
-    FelixConfiguration {
+    let felix = FelixConfiguration {
         name: dice.pick(&["default", "node.here", "node.there", "some"]).into(),
         selector: dice.pick(&[None, Some("has(rack)")]).and_then(|text| text.parse().ok()),
         deny_action: dice.pick(&[None, Some(DenyAction::Drop), Some(DenyAction::Reject)]),
@@ -86,7 +86,10 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
         failsafe_outbound: dice.pick(&[None, Some(failsafe)]).map(|failsafe| vec![failsafe]),
         floating_ips: dice.pick(&[None, Some(true), Some(true), Some(false)]),
         ..FelixConfiguration::default()
-    }
+    };
+    // By what was thrown already: other histories stay what they were.
+    let source_spoofing = Some(felix.deny_action.is_none());
+    FelixConfiguration { source_spoofing, ..felix }
 }
 
 /// Tells `live` something. Gives what it was, for people.

@@ -61,6 +61,7 @@ fn pods(numbers: &[u32]) -> Desired {
             floating: Vec::new(),
             ingress: rule_set(Direction::Ingress),
             egress: rule_set(Direction::Egress),
+            sources: None,
             keep_established: false,
         };
         desired.endpoints.insert(id(*number), spec);

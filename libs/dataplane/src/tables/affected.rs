@@ -106,9 +106,8 @@ impl Asked<'_> {
     }
 
     fn is_affected(&mut self, slot: u32, before: &Endpoint, after: &Endpoint) -> bool {
-        let sets = [after.egress.new(), after.ingress.new()];
-        let set_changed = [before.egress.new(), before.ingress.new()] != sets
-            || (before.flags, before.layers) != (after.flags, after.layers);
+        let sets = after.sets();
+        let set_changed = before.sets() != sets || (before.flags, before.layers) != (after.flags, after.layers);
         // A flow towards an address that had no endpoint here can belong to any endpoint, and holds no verdict of the new one.
         let mut owners = self.changes.owners.iter();
         let owner_changed = owners.any(|(was, is)| [SLOT_NONE, SLOT_HOST].contains(was) || *was == slot || *is == slot);
@@ -117,7 +116,7 @@ impl Asked<'_> {
 
     /// Whether one of these sets answers a peer otherwise, whose class is another. Equal rows share their spans, so equal
     /// references are equal answers. The class of an own address is asked of the sets that rows name.
-    fn meets_others(&mut self, sets: [u32; 2]) -> bool {
+    fn meets_others(&mut self, sets: [u32; 3]) -> bool {
         if self.changes.classes.is_empty() {
             return false;
         }

@@ -117,10 +117,11 @@ pub fn same_endpoint(found: &Endpoint, wanted: &Endpoint) -> bool {
     let plain = |entry: &Endpoint| Endpoint {
         egress: Word::settled(entry.egress.new()),
         ingress: Word::settled(entry.ingress.new()),
+        sources: Word::settled(entry.sources.new()),
         rev: if is_vacant(entry) { 0 } else { entry.rev },
         ..*entry
     };
-    found.egress.is_settled() && found.ingress.is_settled() && plain(found) == plain(wanted)
+    found.is_settled() && plain(found) == plain(wanted)
 }
 
 /// Whether both words of a class slot say what they should.

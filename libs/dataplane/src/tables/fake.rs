@@ -259,7 +259,7 @@ impl FakeStore {
 
     fn is_used(&self, set: u32) -> bool {
         let judged = self.held.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
-        let words = judged.flat_map(|(_, entry)| [entry.egress, entry.ingress]);
+        let words = judged.flat_map(|(_, entry)| [entry.egress, entry.ingress, entry.sources]);
         let mut ids = words.flat_map(|word| [word.new(), word.old()]).filter(|id| ![SET_DENY, SET_OPEN].contains(id));
         ids.any(|id| id == set || self.names(id, set))
     }
@@ -395,7 +395,7 @@ impl FakeStore {
                 self.held.nets.remove(key).expect("a network that is there");
             }
             Write::Endpoint(slot, entry) => {
-                self.settled_only_after_grace(entry.egress.is_settled() && entry.ingress.is_settled());
+                self.settled_only_after_grace(entry.is_settled());
                 assert!(*slot < sizes.of(&maps::ENDPOINTS), "endpoint slot {slot} is past the end");
                 self.put_endpoint(*slot, entry);
             }

@@ -73,7 +73,7 @@ impl Image {
     #[must_use]
     pub fn set_ids(&self) -> Ids {
         let judged = self.endpoints.iter().filter(|(slot, _)| **slot != SLOT_HOST);
-        let numbered = judged.flat_map(|(_, entry)| [entry.egress.new(), entry.ingress.new()]);
+        let numbered = judged.flat_map(|(_, entry)| entry.sets());
         let numbered = numbered.filter(|id| ![SET_DENY, SET_OPEN].contains(id));
         self.sets.keys().copied().chain(self.rows.keys().map(|key| key.set)).chain(numbered).collect()
     }
@@ -118,7 +118,8 @@ pub fn adopt(snapshot: Snapshot, endpoint_slots: u32) -> (Image, Vec<Write>) {
         .iter()
         .filter(|(_, found)| !is_vacant(found))
         .map(|(slot, found)| {
-            (*slot, Endpoint { egress: settle(found.egress), ingress: settle(found.ingress), ..*found })
+            let (egress, ingress, sources) = (settle(found.egress), settle(found.ingress), settle(found.sources));
+            (*slot, Endpoint { egress, ingress, sources, ..*found })
         })
         .collect();
     let image = Image {
@@ -149,6 +150,7 @@ pub fn is_vacant(entry: &Endpoint) -> bool {
         && entry.layers == Layers::default()
         && !says(entry.egress)
         && !says(entry.ingress)
+        && !says(entry.sources)
 }
 
 fn repairs(snapshot: &Snapshot, image: &Image, endpoint_slots: u32) -> Vec<Write> {
@@ -160,7 +162,7 @@ fn repairs(snapshot: &Snapshot, image: &Image, endpoint_slots: u32) -> Vec<Write
     });
     let endpoint = image.endpoints.iter().filter_map(|(slot, settled)| {
         let found = snapshot.endpoints.get(slot).copied().unwrap_or_default();
-        let answers = found.egress.is_settled() && found.ingress.is_settled();
+        let answers = found.is_settled();
         (!answers).then_some(Write::Endpoint(*slot, *settled))
     });
     let nobodys = snapshot.interfaces.keys().filter(|index| !image.interfaces.contains_key(index));

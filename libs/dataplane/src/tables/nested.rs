@@ -42,7 +42,7 @@ pub fn list_at(contents: &BTreeMap<RowRef, Arc<[Span]>>, offset: u32) -> Option<
 }
 
 /// The sets by which an endpoint is judged next: these, and those that their rows name.
-pub fn with_named(step: Step<'_>, sets: [u32; 2]) -> BTreeSet<u32> {
+pub fn with_named(step: Step<'_>, sets: [u32; 3]) -> BTreeSet<u32> {
     let asking = sets.iter().filter(|set| step.set(**set).is_some_and(|entry| entry.flags & SET_ASKS_OWN != 0));
     let named = asking.flat_map(|set| {
         let all = RowKey { set: *set, class: 0 }..=RowKey { set: *set, class: u32::MAX };

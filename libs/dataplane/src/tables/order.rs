@@ -78,7 +78,8 @@ fn without(entry: &Endpoint) -> Word {
 /// What one that goes is until it is cleared. What this node says of itself by a word, it then no longer says.
 fn left(was: &Endpoint, step: Step<'_>) -> Endpoint {
     let rev = super::affected::revision(step.generation());
-    Endpoint { egress: without(was), ingress: without(was), rev, ..*was }
+    let sources = Word::settled(SET_DENY);
+    Endpoint { egress: without(was), ingress: without(was), sources, rev, ..*was }
 }
 
 /// A layer that goes is named until its packets are through; one that comes is open until the generation.
@@ -142,6 +143,7 @@ fn changing(step: Step<'_>) -> impl Iterator<Item = (u32, Endpoint)> + '_ {
     let change = move |was: &Endpoint, is: &Endpoint| Endpoint {
         egress: Word::changing(was.egress.new(), is.egress.new(), generation),
         ingress: Word::changing(was.ingress.new(), is.ingress.new(), generation),
+        sources: Word::changing(was.sources.new(), is.sources.new(), generation),
         layers: both_layers(was.layers, is.layers),
         ..*is
     };

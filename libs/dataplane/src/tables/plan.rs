@@ -23,7 +23,7 @@ use abi::{
     Endpoint, RowRef, Span, Word,
     endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST},
     maps::{self, MapSpec},
-    rules::ROW_SPANS_MAX,
+    rules::{ROW_SPANS_MAX, SET_DENY},
 };
 use calc::{Desired, Latest, desired::EndpointSpec};
 use model::{AttachmentId, IfaceName, PolicyId};
@@ -260,7 +260,7 @@ impl<'a> Draft<'a> {
         }
         let judged = self.change.endpoints.all(&self.old.endpoints).filter(|(slot, ..)| **slot != SLOT_HOST);
         let was = judged.filter_map(|(_, was, _)| was);
-        self.doubtful.sets.extend(was.flat_map(|was| [was.egress.new(), was.ingress.new()]));
+        self.doubtful.sets.extend(was.flat_map(Endpoint::sets));
     }
 
     fn endpoint(&mut self, spec: &EndpointSpec, lookup: Lookup<'_>) -> Result<u32, Refusal> {
@@ -282,7 +282,8 @@ impl<'a> Draft<'a> {
             flags: ENDPOINT_READY | keep | queued,
             mac: spec.mac.0,
             layers: abi::Layers::default(),
-            spare: [0; 12],
+            spare: [0; 4],
+            sources: Word::settled(spec.sources.as_ref().map_or(SET_DENY, |set| self.asked(set))),
         };
         self.interfaces.insert(ifindex, slot);
         self.endpoints.insert(slot, entry);

@@ -144,6 +144,7 @@ impl Sweeps {
                 && let Some(written) = self.0.iter().find_map(|sweep| sweep.words.get(slot))
             {
                 (entry.egress, entry.ingress, entry.layers) = (written.egress, written.ingress, written.layers);
+                entry.sources = written.sources;
             }
         }
     }
@@ -163,7 +164,7 @@ impl Sweeps {
 /// Whether a slot was written as it stays.
 fn is_final(written: &Endpoint, stays: Option<&Endpoint>) -> bool {
     let names_the_same = stays.map(|entry| entry.layers).unwrap_or_default() == written.layers;
-    written.egress.is_settled() && written.ingress.is_settled() && names_the_same
+    written.is_settled() && names_the_same
 }
 
 impl Sweep {
@@ -188,7 +189,7 @@ impl Sweep {
     fn reads(&self, step: Step<'_>) -> bool {
         let moved = |slot: &u32| match (step.old.endpoints.get(slot), step.endpoint(*slot)) {
             (Some(was), Some(is)) => {
-                let of = |entry: &Endpoint| (entry.egress, entry.ingress, entry.ifindex, entry.layers);
+                let of = |entry: &Endpoint| (entry.egress, entry.ingress, entry.sources, entry.ifindex, entry.layers);
                 of(was) != of(is)
             }
             (was, is) => was.is_some() != is.is_some(),

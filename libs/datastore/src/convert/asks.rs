@@ -3,8 +3,8 @@
 //! Invariant: of what cannot be read or served nothing is taken, and the annotation is named: its pods are attached no more.
 //! Never: refuses the pod or namespace for it: policies go on knowing its labels.
 
-use super::{InvalidField, field::Meta, service::host_address};
-use model::{Family, Mac, PodAsks};
+use super::{InvalidField, calico::entity::net, field::Meta, service::host_address};
+use model::{Cidr, Family, Mac, PodAsks};
 use std::net::IpAddr;
 
 /// Pools of each family, of a pod or its namespace.
@@ -15,6 +15,8 @@ pub(crate) const ADDRESSES: &str = "cni.projectcalico.org/ipAddrs";
 pub(crate) const ADDRESSES_OF_NO_POOL: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 /// Families.
 pub(crate) const FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
+/// Sources beside the pod's own.
+pub(crate) const SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 /// A MAC.
 pub(crate) const MAC: &str = "cni.projectcalico.org/hwAddr";
 
@@ -59,6 +61,11 @@ fn of(meta: &Meta, unreadable: &mut Vec<InvalidField>, is_pod: bool) -> Option<B
             Some(Err(reason)) => refuse(&mut asks, MAC, reason),
             None => {}
         }
+        match text(SOURCES).map(sources) {
+            Some(Ok(sources)) => asks.sources = sources,
+            Some(Err(reason)) => refuse(&mut asks, SOURCES, reason),
+            None => {}
+        }
         match text(ADDRESSES_OF_NO_POOL).map(addresses) {
             Some(Ok(_)) if text(ADDRESSES).is_some() => {
                 let reason = format!("can't have both annotations: {ADDRESSES} says other addresses");
@@ -88,6 +95,25 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
         found.push(address);
     }
     Ok(found)
+}
+
+/// Networks; in the endpoints of an etcd they stand as they are.
+fn sources(text: &str) -> Result<Vec<Cidr>, String> {
+    let list: Vec<String> = serde_json::from_str(text)
+        .map_err(|error| format!("{text:?} is no JSON list of networks such as [\"198.51.100.0/24\"]: {error}"))?;
+    prefixes(&list)
+}
+
+/// So many at most: whoever may write pods takes no more of the node's tables by one of them.
+const MOST: usize = 64;
+
+/// Networks by which a pod may send beside its own addresses.
+pub(super) fn prefixes(list: &[String]) -> Result<Vec<Cidr>, String> {
+    if list.len() > MOST {
+        return Err(format!("it lists {} networks, at most {MOST} are taken", list.len()));
+    }
+    let network = |text: &String| net("", text).map_err(|_| format!("{text:?} is no network such as 198.51.100.0/24"));
+    list.iter().map(network).collect()
 }
 
 fn families(text: &str) -> Result<Vec<Family>, String> {
@@ -139,6 +165,8 @@ mod tests {
         assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.65.0.7", "fd00::7"]);
         let named = asks("ipAddrsNoIpam", r#"["192.0.2.7"]"#).named;
         assert_eq!(named.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.7"]);
+        let sources = asks("allowedSourcePrefixes", r#"["198.51.100.0/24", "2001:db8::1"]"#).sources;
+        assert_eq!(sources.iter().map(ToString::to_string).collect::<Vec<_>>(), ["198.51.100.0/24", "2001:db8::1/128"]);
         assert_eq!(asks("ipFamilies", r#"["IPv6"]"#).families, [Family::V6]);
         assert_eq!(
             asks("hwAddr", "0a:58:0a:00:00:01").mac.map(|mac| mac.to_string()),
@@ -157,6 +185,8 @@ mod tests {
             ("ipAddrs", "10.65.0.7", "is no JSON list"),
             ("ipAddrs", r#"["10.65.0.7", "10.65.0.8"]"#, "one address of a family"),
             ("ipAddrs", r#"["10.65.0.7/24"]"#, "is no address"),
+            ("allowedSourcePrefixes", "198.51.100.0/24", "is no JSON list of networks"),
+            ("allowedSourcePrefixes", r#"["everything"]"#, "\"everything\" is no network"),
             ("ipFamilies", r#"["ipv4"]"#, "is neither IPv4 nor IPv6"),
             ("hwAddr", "none", "none"),
             ("hwAddr", "01:00:5e:00:00:01", "not the address of one interface"),

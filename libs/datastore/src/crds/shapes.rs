@@ -120,6 +120,9 @@ pub(crate) struct Felix {
     #[schemars(extend("pattern" = "^(?i)(Disabled|Enabled)?$"))]
     #[schemars(rename = "floatingIPs")]
     floating_ips: Option<String>,
+    /// Whether pods may send by other source addresses than their own, where they ask for it.
+    #[schemars(extend("pattern" = "^(?i)(Disabled|Any)?$"))]
+    workload_source_spoofing: Option<String>,
 }
 
 /// A port that stays open.

@@ -88,6 +88,11 @@ pub(super) fn describe(endpoint: &mut Value, pod: &Pod) {
     if let Some(account) = account {
         spec["serviceAccountName"] = account.into();
     }
+    let sources = pod.asks.as_ref().map(|asks| &asks.sources).filter(|sources| !sources.is_empty());
+    match sources {
+        Some(sources) => spec["allowSpoofedSourcePrefixes"] = sources.iter().map(ToString::to_string).collect(),
+        None => drop(spec.as_object_mut().map(|spec| spec.remove("allowSpoofedSourcePrefixes"))),
+    }
     let port =
         |port: &NamedPort| json!({ "name": port.name, "protocol": port.protocol.to_string(), "port": port.port });
     if !pod.ports.is_empty() {
@@ -176,6 +181,10 @@ mod tests {
             addresses: address.addresses.clone().into(),
             ports: [port].into(),
             container: Some("c1".into()),
+            asks: Some(Box::new(model::PodAsks {
+                sources: vec!["198.51.100.0/24".parse().expect("a network")],
+                ..model::PodAsks::default()
+            })),
             ..Pod::bare(address.pod.clone(), Some(address.node.clone()))
         };
         let mut endpoint = endpoint(None, &address, &attachment).expect("there is none");

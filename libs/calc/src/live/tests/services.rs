@@ -6,8 +6,8 @@
 use super::*;
 use crate::{Neighbour, NodePortAddresses};
 use model::{
-    Created, EndpointSlice, EndpointSliceId, FloatingIps, Hints, HostPort, Node, Service, ServiceAddresses, ServiceId,
-    ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
+    Created, EndpointSlice, EndpointSliceId, FloatingIps, Hints, HostPort, Node, PodAsks, Service, ServiceAddresses,
+    ServiceId, ServiceKind, ServicePort, SliceEndpoint, SlicePort, TrafficPolicy,
 };
 use service::{About, Frontend, Kind};
 use std::sync::Arc;
@@ -148,7 +148,11 @@ fn floating(dice: &mut Dice) -> Option<Box<FloatingIps>> {
 fn told(attachment: &Attachment, finished: bool, floating: Option<Box<FloatingIps>>) -> Resource {
     let (labels, addresses) = (attachment.labels.clone(), attachment.addresses.as_slice().into());
     let bare = Pod::bare(attachment.pod.clone(), Some(HERE.into()));
-    let pod = Pod { labels, addresses, finished, floating, ..bare };
+    // It may ask to send from what it asks to be reached at.
+    let asked = floating.as_ref().and_then(|asked| asked.addresses.first());
+    let sources = asked.map(|address| vec![Cidr::host(*address)]);
+    let asks = sources.map(|sources| Box::new(PodAsks { sources, ..PodAsks::default() }));
+    let pod = Pod { labels, addresses, finished, floating, asks, ..bare };
     Resource::Pod(pod.into())
 }
 
@@ -234,7 +238,7 @@ fn change(dice: &mut Dice, live: &mut Live, resource: Resource, put_off: &mut us
 #[test]
 fn whatever_the_history_services_are_what_the_world_says_now() {
     let (mut contested, mut hosted, mut put_off) = (0, 0, 0);
-    let (mut floated, mut unfloated, mut elsewhere) = (0, 0, 0);
+    let (mut floated, mut unfloated, mut elsewhere, mut spoofed) = (0, 0, 0, 0);
     for seed in 1..=400 {
         let mut dice = Dice(seed);
         let all = resources(&mut dice);
@@ -251,6 +255,8 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
                 let desired = live.desired().expect("in sync");
                 assert_eq!(desired.services, wanted.services, "seed {seed}, after:\n{history}");
                 assert_eq!(desired.endpoints, wanted.endpoints, "seed {seed}, after:\n{history}");
+                assert_eq!(desired.nets, wanted.nets, "seed {seed}, after:\n{history}");
+                spoofed += desired.endpoints.values().filter(|endpoint| endpoint.sources.is_some()).count();
                 floated += desired.endpoints.values().map(|endpoint| endpoint.floating.len()).sum::<usize>();
                 unfloated += live.floating_remarks().iter().filter(|said| !said.contains("Enabled")).count();
                 elsewhere += live.floating_remarks().iter().filter(|said| said.contains("elsewhere")).count();
@@ -262,6 +268,7 @@ fn whatever_the_history_services_are_what_the_world_says_now() {
             }
         }
     }
+    assert!(spoofed > 1000, "pods of these worlds send from other addresses: {spoofed}");
     assert!(contested > 1000, "services of these worlds want the same frontends: {contested}");
     assert!(hosted > 400, "and so do host ports: {hosted}");
     assert!(put_off > 100, "some are not served: {put_off}");

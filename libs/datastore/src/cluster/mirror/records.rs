@@ -10,7 +10,7 @@ use super::super::{
 };
 use super::RECORDS;
 use crate::convert::{
-    ADDRESSES, ADDRESSES_OF_NO_POOL, AWS_POD_IPS, FAMILIES, FLOATING_IPS, MAC, POD_IP, POD_IPS, POOLS,
+    ADDRESSES, ADDRESSES_OF_NO_POOL, AWS_POD_IPS, FAMILIES, FLOATING_IPS, MAC, POD_IP, POD_IPS, POOLS, SOURCES,
 };
 use serde::de::DeserializeSeed as _;
 use serde_json::{Value, json};
@@ -42,6 +42,7 @@ const META_OF_POD: Parts = metadata!(Parts::Fields(
         (FLOATING_IPS, Parts::All),
         (ADDRESSES, Parts::All),
         (ADDRESSES_OF_NO_POOL, Parts::All),
+        (SOURCES, Parts::All),
         (FAMILIES, Parts::All),
         (MAC, Parts::All),
         (POOLS[0], Parts::All),

@@ -94,7 +94,7 @@ fn each<T, V>(
 }
 
 /// A network, whose host bits are cut off (CAL-26), or one address.
-pub(super) fn net(path: &str, text: &str) -> Result<Cidr, InvalidField> {
+pub(in super::super) fn net(path: &str, text: &str) -> Result<Cidr, InvalidField> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(Cidr::host(address));
     }

@@ -27,6 +27,7 @@ const LOG: &str = "logSeverityScreen";
 /// Which nodes an object is for: no parameter.
 const SELECTOR: &str = "nodeSelector";
 const FLOATING: &str = "floatingIPs";
+const SPOOFING: &str = "workloadSourceSpoofing";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,6 +58,7 @@ pub(in super::super) fn convert(
         created: created(object),
         sets: spec.keys().filter(|name| *name != SELECTOR && chosen(name.as_str()).is_some()).cloned().collect(),
         floating_ips: one_of(FLOATING, chosen(FLOATING), SWITCHES)?,
+        source_spoofing: one_of(SPOOFING, chosen(SPOOFING), SPOOFINGS)?,
     };
     // What means nothing here needs no attention; `tortie node status` has it all.
     let is_told =
@@ -77,7 +79,7 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 8] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH, LOG, FLOATING];
+const SERVED: [&str; 9] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH, LOG, FLOATING, SPOOFING];
 const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Trace", LogLevel::Trace),
     ("Debug", LogLevel::Debug),
@@ -87,6 +89,7 @@ const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Fatal", LogLevel::Error),
 ];
 const LOCAL_SUBNETS: &[(&str, bool)] = &[("Disabled", false), ("PodsAndLoadBalancers", true)];
+const SPOOFINGS: &[(&str, bool)] = &[("Disabled", false), ("Any", true)];
 const SWITCHES: &[(&str, bool)] = &[("Disabled", false), ("Enabled", true)];
 const DENY_ACTIONS: &[(&str, DenyAction)] = &[("Drop", DenyAction::Drop), ("Reject", DenyAction::Reject)];
 const TO_HOST_ACTIONS: &[(&str, EndpointToHost)] =
@@ -234,6 +237,15 @@ mod tests {
         assert_eq!(known, [Some(true), Some(false), None]);
         let refused = refusal(&text("default", "{floatingIPs: Maybe}"));
         assert!(refused.starts_with("spec.floatingIPs: \"Maybe\" is none of Disabled, Enabled"), "{refused}");
+    }
+
+    #[test]
+    fn spf_2_other_sources_are_allowed_to_any_or_not_chosen() {
+        let read = |spec: &str| felix("default", spec).0.source_spoofing;
+        let known = ["{workloadSourceSpoofing: Any}", "{workloadSourceSpoofing: disabled}", "{}"].map(read);
+        assert_eq!(known, [Some(true), Some(false), None]);
+        let refused = refusal(&text("default", "{workloadSourceSpoofing: Some}"));
+        assert!(refused.starts_with("spec.workloadSourceSpoofing: \"Some\" is none of Disabled, Any"), "{refused}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! types of api/pkg/apis/projectcalico/v3).
 //! Never: a default that Calico does not have.
 
-mod entity;
+pub(super) mod entity;
 mod expression;
 pub(super) mod felixconfiguration;
 pub(super) mod hostendpoint;

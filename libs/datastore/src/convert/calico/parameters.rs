@@ -69,6 +69,11 @@ const GROUPS: &[Group] = &[
     (Standing::Honoured, "as in Calico, for every dataplane", &[("FloatingIPs", "floatingIPs")]),
     (
         Standing::Honoured,
+        "pods with the annotation `allowedSourcePrefixes` may send by these too; a pod without it pays nothing",
+        &[("WorkloadSourceSpoofing", "workloadSourceSpoofing")],
+    ),
+    (
+        Standing::Honoured,
         "as in Calico",
         &[
             ("FailsafeInboundHostPorts", "failsafeInboundHostPorts"),
@@ -290,11 +295,6 @@ const GROUPS: &[Group] = &[
         Standing::NotYet,
         "a packet to an address of services that no service has goes the way of any other",
         &[("ServiceLoopPrevention", "serviceLoopPrevention")],
-    ),
-    (
-        Standing::NotYet,
-        "the source of a pod's packet must be its own",
-        &[("WorkloadSourceSpoofing", "workloadSourceSpoofing")],
     ),
     (
         Standing::NotYet,

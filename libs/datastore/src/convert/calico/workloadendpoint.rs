@@ -5,14 +5,14 @@
 
 use super::{
     super::{
-        InvalidField,
+        InvalidField, asks,
         field::{Meta, is_object_name, read, spec},
         floating, port,
     },
     rule,
 };
 use model::{
-    Cidr, FloatingIps, Labels, NamedPort, Pod, PodId, Profile,
+    Cidr, FloatingIps, Labels, NamedPort, Pod, PodAsks, PodId, Profile,
     label::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT},
 };
 use serde::Deserialize;
@@ -31,6 +31,7 @@ struct Spec {
     ports: Option<Vec<Port>>,
     #[serde(rename = "containerID")]
     container_id: Option<String>,
+    allow_spoofed_source_prefixes: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +74,7 @@ pub(in super::super) fn convert(
         ports: ports(spec.ports.unwrap_or_default())?,
         floating: floats(spec.ip_nats.unwrap_or_default(), object, unreadable),
         profiles,
+        asks: sources(spec.allow_spoofed_source_prefixes.unwrap_or_default(), unreadable),
         container: spec.container_id.filter(|id| !id.is_empty()).map(Into::into),
         ..Pod::bare(id, spec.node.filter(|name| !name.is_empty()).map(Into::into))
     })
@@ -110,6 +112,19 @@ fn ports(written: Vec<Port>) -> Result<Box<[NamedPort]>, InvalidField> {
 fn floats(nats: Vec<Nat>, object: &Value, unreadable: &mut Vec<InvalidField>) -> Option<Box<FloatingIps>> {
     let list: Vec<_> = nats.into_iter().map(|nat| nat.external_ip).collect();
     (!list.is_empty()).then(|| floating::of("spec.ipNATs", Ok(list), object, unreadable))
+}
+
+/// As Calico's plugin has read them from the pod.
+fn sources(list: Vec<String>, unreadable: &mut Vec<InvalidField>) -> Option<Box<PodAsks>> {
+    if list.is_empty() {
+        return None;
+    }
+    let refuse = |reason: String| {
+        let problem = InvalidField::new("spec.allowSpoofedSourcePrefixes", reason);
+        unreadable.push(problem.so("the pod sends by its own addresses alone"));
+    };
+    let sources = asks::prefixes(&list).map_err(refuse).ok()?;
+    Some(Box::new(PodAsks { sources, ..PodAsks::default() }))
 }
 
 /// `None`: those that a pod has where nothing is said.

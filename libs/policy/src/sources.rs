@@ -1,0 +1,45 @@
+//! Source addresses beside its own by which a pod may send (`cni.projectcalico.org/allowedSourcePrefixes`).
+//! In: networks. Out: a [`RuleSet`] that is asked of the source of a packet which is not the pod's own.
+//! Invariant: what it allows it allows whole: a class has one span, whatever the packet is.
+//! Never: a judge of flows; both ends' rules are asked all the same.
+
+use crate::{PeerTest, ProfileRules, Profiles, RuleSet, SetAction, SetRule};
+use model::{Cidr, Direction};
+
+/// Stands in the place of a profile that allows, and nothing else does.
+const NAME: &str = "allowedSourcePrefixes";
+
+impl RuleSet {
+    /// Of these networks, and of nothing else.
+    #[must_use]
+    pub fn of_sources(nets: &[Cidr]) -> Self {
+        let mut nets = nets.to_vec();
+        nets.sort_unstable();
+        nets.dedup();
+        let peer = PeerTest { nets: Some(nets), ..PeerTest::default() };
+        let rules = vec![SetRule { peer, ..SetRule::new(0, SetAction::Allow) }];
+        let profiles = Profiles::Given(vec![ProfileRules { name: NAME.to_owned(), rules }]);
+        Self { profiles, ..Self::new(Direction::Egress) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Class, row};
+
+    #[test]
+    fn spf_2_a_class_on_the_networks_is_allowed_by_one_span_and_every_other_by_none() {
+        let nets = ["198.51.100.0/24", "2001:db8::/64", "198.51.100.0/24"].map(|text| text.parse().expect("a network"));
+        let set = RuleSet::of_sources(&nets);
+        assert_eq!(set.nets().count(), 2);
+        let on = |net: &str| Class { nets: [net.parse().expect("a network")].into(), ..Class::default() };
+        for net in ["198.51.100.0/24", "2001:db8::/64"] {
+            let spans = row(&set, &on(net));
+            assert!(spans.len() == 1 && spans[0].verdict().allows(), "{spans:?}");
+        }
+        for class in [Class::default(), on("198.51.0.0/16")] {
+            assert!(row(&set, &class).iter().all(|span| !span.verdict().allows()));
+        }
+    }
+}
