@@ -14,6 +14,7 @@ use ipam::{
 use std::{
     fmt::{self, Write as _},
     fs,
+    net::IpAddr,
     path::Path,
 };
 
@@ -45,18 +46,7 @@ pub fn said(ledger: &Ledger, found: &Findings, named: Named) -> String {
     return text;
 
     fn write(text: &mut String, ledger: &Ledger, found: &Findings, named: Named) -> fmt::Result {
-        let Findings {
-            report,
-            leaked,
-            unknown,
-            cooling,
-            foreign,
-            unallocated,
-            shared,
-            missing_handles,
-            contradictions,
-            ..
-        } = found;
+        let Findings { report, leaked, unknown, cooling, .. } = found;
         let is_named = named.all || named.problems;
         let given = report.allocations.values().map(Vec::len).sum::<usize>();
         writeln!(
@@ -70,11 +60,7 @@ pub fn said(ledger: &Ledger, found: &Findings, named: Named) -> String {
                 if allocation.owners.is_empty() { "nobody known".to_owned() } else { allocation.owners.join(", ") };
             writeln!(text, "  {} allocated to {}; belongs to {owners}", allocation.ip, allocation.handle)?;
         }
-        let mut nodes: Vec<_> = found.by_node.iter().collect();
-        nodes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        for (node, count) in nodes.iter().take(NODES) {
-            writeln!(text, "  {node} has {count} allocations")?;
-        }
+        write_nodes(text, found)?;
         writeln!(text, "Found {} IPs that are allocated in IPAM but not actually in use.", leaked.len())?;
         for (address, why) in leaked.iter().filter(|_| is_named) {
             let of = report.allocations.get(address).and_then(|all| all.first());
@@ -89,42 +75,64 @@ pub fn said(ledger: &Ledger, found: &Findings, named: Named) -> String {
         for address in unknown.iter().filter(|_| is_named) {
             writeln!(text, "  {address}")?;
         }
-        writeln!(text, "Found {} IPs that were released and cool down before they are given again.", cooling.len())?;
-        for (address, since) in cooling.iter().filter(|_| named.all) {
-            writeln!(text, "  {address} since {since}")?;
-        }
-        writeln!(text, "Found {} in-use IPs that are not in active IP pools.", foreign.len())?;
-        for (address, owner) in foreign.iter().filter(|_| is_named) {
-            writeln!(text, "  {address} in use by {owner}")?;
-        }
-        writeln!(
-            text,
-            "Found {} in-use IPs that are in active IP pools but have no corresponding IPAM allocation.",
-            unallocated.len()
-        )?;
-        for (address, owner) in unallocated.iter().filter(|_| is_named) {
-            writeln!(text, "  {address} in use by {owner}")?;
-        }
-        for (address, owners) in shared.iter().filter(|_| is_named) {
-            writeln!(text, "  {address} has multiple owners: {}", owners.join(", "))?;
-        }
-        writeln!(text, "Found {} handles with no matching IPs.", report.leaked_handles.len())?;
-        for handle in report.leaked_handles.iter().filter(|_| is_named) {
-            writeln!(text, "  {handle}")?;
-        }
-        writeln!(
-            text,
-            "Found {} handles mentioned in blocks with no matching handle resource.",
-            missing_handles.len()
-        )?;
-        for handle in missing_handles.iter().filter(|_| is_named) {
-            writeln!(text, "  {handle}")?;
-        }
-        for contradiction in contradictions {
-            writeln!(text, "Contradiction: {contradiction}")?;
-        }
+        write_cooling(text, cooling, named)?;
+        write_owners(text, found, is_named)?;
+        write_handles(text, found, is_named)?;
         writeln!(text, "Check complete; found {} problems.", found.problems())
     }
+}
+
+fn write_owners(text: &mut String, found: &Findings, is_named: bool) -> fmt::Result {
+    let Findings { foreign, unallocated, shared, .. } = found;
+    writeln!(text, "Found {} in-use IPs that are not in active IP pools.", foreign.len())?;
+    for (address, owner) in foreign.iter().filter(|_| is_named) {
+        writeln!(text, "  {address} in use by {owner}")?;
+    }
+    writeln!(
+        text,
+        "Found {} in-use IPs that are in active IP pools but have no corresponding IPAM allocation.",
+        unallocated.len()
+    )?;
+    for (address, owner) in unallocated.iter().filter(|_| is_named) {
+        writeln!(text, "  {address} in use by {owner}")?;
+    }
+    for (address, owners) in shared.iter().filter(|_| is_named) {
+        writeln!(text, "  {address} has multiple owners: {}", owners.join(", "))?;
+    }
+    Ok(())
+}
+
+fn write_handles(text: &mut String, found: &Findings, is_named: bool) -> fmt::Result {
+    let Findings { report, missing_handles, contradictions, .. } = found;
+    writeln!(text, "Found {} handles with no matching IPs.", report.leaked_handles.len())?;
+    for handle in report.leaked_handles.iter().filter(|_| is_named) {
+        writeln!(text, "  {handle}")?;
+    }
+    writeln!(text, "Found {} handles mentioned in blocks with no matching handle resource.", missing_handles.len())?;
+    for handle in missing_handles.iter().filter(|_| is_named) {
+        writeln!(text, "  {handle}")?;
+    }
+    for contradiction in contradictions {
+        writeln!(text, "Contradiction: {contradiction}")?;
+    }
+    Ok(())
+}
+
+fn write_cooling(text: &mut String, cooling: &[(IpAddr, String)], named: Named) -> fmt::Result {
+    writeln!(text, "Found {} IPs that were released and cool down before they are given again.", cooling.len())?;
+    for (address, since) in cooling.iter().filter(|_| named.all) {
+        writeln!(text, "  {address} since {since}")?;
+    }
+    Ok(())
+}
+
+fn write_nodes(text: &mut String, found: &Findings) -> fmt::Result {
+    let mut nodes: Vec<_> = found.by_node.iter().collect();
+    nodes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    for (node, count) in nodes.iter().take(NODES) {
+        writeln!(text, "  {node} has {count} allocations")?;
+    }
+    Ok(())
 }
 
 /// Beside, and renamed into place.

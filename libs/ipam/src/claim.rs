@@ -61,23 +61,32 @@ impl Ledger {
             self.make_block(cidr, request);
             return Ok(Ok(cidr));
         }
-        if let Some(found) = self.unclaimed(pools, &request.node) {
-            return Ok(Ok(found?));
+        let mut reclaimed = None;
+        for pool in pools {
+            // One walk for both: a pool has thousands of blocks.
+            for (cidr, kept) in self.blocks_in(pool.cidr) {
+                if let Some(found) = self.unclaimed(&kept.value, &request.node) {
+                    return Ok(Ok(found?));
+                }
+                if reclaimed.is_none() && self.is_reclaimable(&kept.value, pool, request) {
+                    reclaimed = Some(*cidr);
+                }
+            }
         }
-        let reclaimed = pools.iter().find_map(|pool| self.reclaimable(pool, request));
         let Some(cidr) = reclaimed else { return Ok(Err("every block is some node's".to_owned())) };
         self.reclaim(cidr, request);
         Ok(Ok(cidr))
     }
 
     /// A block that says that it is the node's and that no claim names.
-    fn unclaimed(&self, pools: &[IpPool], node: &NodeName) -> Option<Result<Cidr, InvalidBlock>> {
-        let blocks = pools.iter().flat_map(|pool| self.blocks_in(pool.cidr)).map(|(_, kept)| &kept.value);
-        let mut own = blocks.filter(|block| block.belongs_to(node) && !block.deleted);
-        own.find_map(|block| match block.check() {
+    fn unclaimed(&self, block: &Block, node: &NodeName) -> Option<Result<Cidr, InvalidBlock>> {
+        if !block.belongs_to(node) || block.deleted {
+            return None;
+        }
+        match block.check() {
             Ok(()) => self.first_of(block).map(|_| Ok(block.cidr)),
             Err(error) => Some(Err(error)),
-        })
+        }
     }
 
     /// A block of the pool that is not there yet and has an address to give.
@@ -85,7 +94,13 @@ impl Ledger {
         if pool.cidr.supernets().any(|over| self.blocks.contains_key(&over)) {
             return None;
         }
-        let taken = self.blocks_in(pool.cidr).map(|(cidr, _)| *cidr);
+        let taken: Vec<Cidr> = self.blocks_in(pool.cidr).map(|(cidr, _)| *cidr).collect();
+        let blocks = 1_usize.checked_shl(u32::from(pool.block_size.saturating_sub(pool.cidr.prefix_len())));
+        let are_whole = || taken.iter().all(|cidr| cidr.prefix_len() == pool.block_size);
+        if blocks.is_some_and(|blocks| taken.len() >= blocks) && are_whole() {
+            return None;
+        }
+        let taken = taken.iter().copied();
         first_free(pool, name, taken, |cidr| self.has_unreserved(cidr))
     }
 
@@ -113,22 +128,19 @@ impl Ledger {
     }
 
     /// An empty block of another node, or of nobody, that was not claimed a moment ago.
-    fn reclaimable(&self, pool: &IpPool, request: &Request) -> Option<Cidr> {
-        let is_old = |block: &Block| match &block.affinity_claim_time {
+    fn is_reclaimable(&self, block: &Block, pool: &IpPool, request: &Request) -> bool {
+        let is_old = || match &block.affinity_claim_time {
             // Both are of one form, in UTC: what is earlier sorts first.
             Some(claimed) => claimed.len() == request.reclaimable.len() && *claimed <= request.reclaimable,
             None => true,
         };
-        let is_nodes = |block: &Block| block.affinity.as_deref().is_none_or(|affinity| affinity.starts_with(HOST));
-        let may_be = |block: &Block| {
-            block.cidr.prefix_len() >= pool.block_size
-                && block.is_empty()
-                && is_nodes(block)
-                && block.check().is_ok()
-                && is_old(block)
-                && self.first_of(block).is_some()
-        };
-        self.blocks_in(pool.cidr).find(|(_, kept)| may_be(&kept.value)).map(|(cidr, _)| *cidr)
+        let is_nodes = || block.affinity.as_deref().is_none_or(|affinity| affinity.starts_with(HOST));
+        block.cidr.prefix_len() >= pool.block_size
+            && block.is_empty()
+            && is_nodes()
+            && block.check().is_ok()
+            && is_old()
+            && self.first_of(block).is_some()
     }
 
     /// By one write from one owner to the next: there is no moment at which it is nobody's, and whoever had it loses that race or wins it.

@@ -149,6 +149,9 @@ impl Ledger {
 
     /// How many addresses of a pool's blocks cool down.
     fn cooling_in(&self, pool: &IpPool) -> usize {
+        if self.config.cooldown == 0 {
+            return 0;
+        }
         self.blocks_in(pool.cidr).map(|(_, kept)| kept.value.cooling_down().count()).sum()
     }
 
