@@ -237,18 +237,5 @@ pub fn calicos_kinds(group: &str, version: &str) -> Result<String> {
             all += &format!("---\n{text}");
         }
     }
-    // Nothing is read of it but whether Calico's objects may be used.
-    let open = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    let (kind, plural) = ("ClusterInformation", "clusterinformations");
-    let information = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{plural}.{group}") },
-        "spec": {
-            "group": group, "scope": "Cluster",
-            "names": { "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase() },
-            "versions": [{ "name": version, "served": true, "storage": true, "schema": { "openAPIV3Schema": open } }],
-        },
-    });
-    all += &format!("---\n{information}\n");
     Ok(all)
 }
