@@ -3,8 +3,10 @@
 //! Invariant: every write names the revision it was decided on; whoever loses reads again and decides anew.
 //! Never: answers with an address before the block that gives it is written.
 
+pub mod keep;
 mod sweep;
 
+use self::keep::StickyAddresses;
 use calc::World;
 use datastore::{
     Metadata, Object, ObjectError, Store,
@@ -17,7 +19,7 @@ use ipam::{
     migrate::handle_of,
     node_handle, owner_of,
 };
-use model::{AttachmentId, Cidr, Family, IpPool, IpamConfig, Labels, NodeName, PodId, ServiceId};
+use model::{AttachmentId, Cidr, Family, IpPool, IpamConfig, Keeps, Labels, NodeName, PodId, ServiceId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -74,13 +76,15 @@ pub struct Wish {
     pub pools: BTreeMap<Family, Vec<String>>,
     /// Of these families; empty: of those that have a pool.
     pub families: Vec<Family>,
+    /// What is said of whether they outlive it.
+    pub keeps: Keeps,
 }
 
 impl Wish {
     /// Any addresses.
     pub fn any(id: AttachmentId, pod: PodId) -> Self {
         let (wanted, pools, families) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { id, pod, namespace_labels: Labels::default(), wanted, pools, families }
+        Self { id, pod, namespace_labels: Labels::default(), wanted, pools, families, keeps: Keeps::default() }
     }
 }
 
@@ -125,6 +129,8 @@ pub struct Allocator {
     node: NodeName,
     /// What the datastore says of it.
     pub rules: Rules,
+    /// Whose addresses outlive them.
+    pub sticky: StickyAddresses,
     /// Where it looks first.
     near: Mutex<Near>,
 }
@@ -140,11 +146,31 @@ struct Near {
 
 /// Whose addresses a decision is about.
 #[derive(Clone, Copy, Debug)]
-enum About<'a> {
+struct About<'a> {
+    whose: Whose<'a>,
+    /// Handles of names whose addresses outlive their pods.
+    names: &'a [String],
+    /// Blocks that are looked at, whatever handles say.
+    places: &'a [Cidr],
+}
+
+/// Whose they are.
+#[derive(Clone, Copy, Debug)]
+enum Whose<'a> {
     /// Attachments of this node, by their owners: they are counted under the node's handle, and older ones under their own.
     Own(&'a [String]),
     /// What is counted under these handles.
     Handles(&'a [String]),
+}
+
+impl<'a> About<'a> {
+    fn own(owners: &'a [String]) -> Self {
+        Self { whose: Whose::Own(owners), names: &[], places: &[] }
+    }
+
+    fn handles(handles: &'a [String]) -> Self {
+        Self { whose: Whose::Handles(handles), names: &[], places: &[] }
+    }
 }
 
 /// Of what is stored, what a decision is made on.
@@ -159,7 +185,7 @@ enum Reach {
 impl Allocator {
     /// For `node`, over the shared objects.
     pub fn new(objects: Store, node: NodeName) -> Self {
-        Self { objects, node, rules: Rules::default(), near: Mutex::default() }
+        Self { objects, node, rules: Rules::default(), sticky: StickyAddresses::default(), near: Mutex::default() }
     }
 
     /// The objects that agents share.
@@ -175,9 +201,11 @@ impl Allocator {
         mut record: impl FnMut(&[Result<Vec<IpAddr>, AssignError>]),
     ) -> Vec<Result<Vec<IpAddr>, AllocateError>> {
         let owners: Vec<_> = wishes.iter().map(|wish| owner_of(&wish.id)).collect();
+        let names: Vec<_> = wishes.iter().filter_map(|wish| Some(self.sticky_of(wish)?.handle())).collect();
         let decide =
             |ledger: &mut Ledger| wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect::<Vec<_>>();
-        let decided = self.decide(&owners, decide, |assigned| record(assigned));
+        let about = About { names: &names, ..About::own(&owners) };
+        let decided = self.decide_on(about, Reach::Near, decide, |assigned| record(assigned));
         match decided {
             Ok(assigned) => assigned.into_iter().map(|result| result.map_err(AllocateError::from)).collect(),
             Err(error) => {
@@ -204,7 +232,7 @@ impl Allocator {
         if wishes.is_empty() {
             return Ok(Claimed::default());
         }
-        let ledger = self.read(About::Handles(&[]), Reach::Whole)?;
+        let ledger = self.read(About::handles(&[]), Reach::Whole)?;
         let held = by_owner(&ledger);
         let is_of_pool = |address: &&IpAddr| ledger.pools.values().any(|pool| pool.cidr.contains(**address));
         let lacks = |wish: &&Wish| {
@@ -220,19 +248,26 @@ impl Allocator {
             let refused = |wish: &&Wish| Some((wish.pod.clone(), ledger.claim_wanted(&self.request(wish)).err()?));
             lacking.iter().filter_map(refused).collect::<Vec<_>>()
         };
-        let refused = self.decide_on(About::Own(&owners), Reach::Whole, claim, |_| {})?;
+        let refused = self.decide_on(About::own(&owners), Reach::Whole, claim, |_| {})?;
         Ok(Claimed { lacking: lacking.len() - refused.len(), refused })
     }
 
     /// Takes back what these attachments have, and what the first versions of Calico counted under the names of their pods (IPAM-27).
-    pub fn release(&self, ids: &[AttachmentId], pods: &[PodId]) -> Result<Vec<IpAddr>, AllocateError> {
+    pub fn release(
+        &self,
+        ids: &[AttachmentId],
+        pods: &[PodId],
+        addresses: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, AllocateError> {
         let owners: Vec<_> = ids.iter().map(owner_of).collect();
         let pods: Vec<_> = pods.iter().map(|pod| format!("{}.{}", pod.namespace, pod.name)).collect();
         let release = |ledger: &mut Ledger| {
             let released: Vec<_> = owners.iter().flat_map(|owner| ledger.release(owner)).collect();
             released.into_iter().chain(pods.iter().flat_map(|pod| ledger.release_here(pod))).collect()
         };
-        self.decide(&[&*owners, &*pods].concat(), release, |_| {})
+        // An address that outlives its pod no node's handle counts.
+        let (owners, places) = ([&*owners, &*pods].concat(), self.blocks_of(addresses));
+        self.decide_on(About { places: &places, ..About::own(&owners) }, Reach::Near, release, |_| {})
     }
 
     /// Gives load balancers what they want, in one decision; of those that `gone` names by their handles everything is taken back.
@@ -244,44 +279,44 @@ impl Allocator {
             }
             wishes.iter().map(|wish| ledger.balance(wish)).collect()
         };
-        self.decide_on(About::Handles(&handles), Reach::Whole, decide, |_| {})
+        self.decide_on(About::handles(&handles), Reach::Whole, decide, |_| {})
     }
 
     /// Load balancers that hold addresses, by handle.
     pub fn balanced(&self) -> Result<BTreeMap<String, ServiceId>, AllocateError> {
-        Ok(self.read(About::Handles(&[]), Reach::Whole)?.balanced())
+        Ok(self.read(About::handles(&[]), Reach::Whole)?.balanced())
     }
 
     /// Takes back what pods of this node hold that are not `known`, by their owners. Right only when the machine was started
     /// anew, which took every pod with it.
     pub fn release_strangers(&self, known: &BTreeSet<String>) -> Result<Vec<IpAddr>, AllocateError> {
-        let ledger = self.read(About::Handles(&[]), Reach::Whole)?;
+        let ledger = self.read(About::handles(&[]), Reach::Whole)?;
         let is_stranger = |owner: &String| !known.contains(&owner.to_lowercase());
         let strangers: Vec<_> = ledger.owners_of_pods(&self.node).into_iter().filter(is_stranger).collect();
         if strangers.is_empty() {
             return Ok(Vec::new());
         }
         let release = |ledger: &mut Ledger| strangers.iter().flat_map(|owner| ledger.release(owner)).collect();
-        self.decide_on(About::Own(&strangers), Reach::Whole, release, |_| {})
+        self.decide_on(About::own(&strangers), Reach::Whole, release, |_| {})
     }
 
     /// The addresses an attachment holds by the blocks.
     pub fn held_by(&self, id: &AttachmentId) -> Result<Vec<IpAddr>, AllocateError> {
         let owner = owner_of(id);
-        let near = self.read(About::Own(&[]), Reach::Near)?.held_by(&owner);
+        let near = self.read(About::own(&[]), Reach::Near)?.held_by(&owner);
         if !near.is_empty() {
             return Ok(near);
         }
-        Ok(self.read(About::Own(&[]), Reach::Whole)?.held_by(&owner))
+        Ok(self.read(About::own(&[]), Reach::Whole)?.held_by(&owner))
     }
 
     /// Whether one more pod would get addresses now. Writes nothing.
     pub fn room(&self) -> Result<(), AllocateError> {
         let id = AttachmentId { network: String::new(), container: String::new(), interface: String::new() };
         let request = self.request(&Wish::any(id, PodId::new("", "")));
-        let mut near = self.read(About::Own(&[]), Reach::Near)?;
+        let mut near = self.read(About::own(&[]), Reach::Near)?;
         let given = near.assign(&request);
-        let given = if near.is_short { self.read(About::Own(&[]), Reach::Whole)?.assign(&request) } else { given };
+        let given = if near.is_short { self.read(About::own(&[]), Reach::Whole)?.assign(&request) } else { given };
         match given {
             // Pools that select namespaces: which of them a pod will be of is not known.
             Ok(_) | Err(AssignError::NoPoolForPod { .. }) => Ok(()),
@@ -296,7 +331,7 @@ impl Allocator {
         decision: impl FnMut(&mut Ledger) -> T,
         settled: impl FnMut(&T),
     ) -> Result<T, AllocateError> {
-        self.decide_on(About::Own(owners), Reach::Near, decision, settled)
+        self.decide_on(About::own(owners), Reach::Near, decision, settled)
     }
 
     fn decide_on<T>(
@@ -348,13 +383,14 @@ impl Allocator {
 
     /// Only the handles in question, and before the blocks: what comes to a block is counted first.
     fn read(&self, about: About<'_>, reach: Reach) -> Result<Ledger, AllocateError> {
-        let counted = matches!(about, About::Own(_)).then(|| node_handle(&self.node));
+        let counted = matches!(about.whose, Whose::Own(_)).then(|| node_handle(&self.node));
         let mut handles = BTreeMap::new();
-        match about {
-            About::Own(_) => self.read_handles(counted.iter(), &mut handles)?,
-            About::Handles(named) => self.read_handles(named.iter(), &mut handles)?,
+        match about.whose {
+            Whose::Own(_) => self.read_handles(counted.iter(), &mut handles)?,
+            Whose::Handles(named) => self.read_handles(named.iter(), &mut handles)?,
         }
         let Rules { pools, mut config, reserved, node_labels } = self.rules.clone();
+        self.read_handles(about.names.iter(), &mut handles)?;
         let near = self.near().clone();
         let is_partial = reach == Reach::Near && !near.claims.is_empty();
         if !is_partial {
@@ -364,7 +400,7 @@ impl Allocator {
         let (mut blocks, affinities): (BTreeMap<_, _>, _) = if is_partial {
             let named = handles.values().flat_map(|kept| kept.value.block.keys());
             let own = near.claims.values().map(|kept| &kept.value.cidr);
-            let cidrs: BTreeSet<Cidr> = own.chain(named).chain(&near.lent).copied().collect();
+            let cidrs: BTreeSet<Cidr> = own.chain(named).chain(&near.lent).chain(about.places).copied().collect();
             let mut blocks = BTreeMap::new();
             for cidr in cidrs {
                 blocks.extend(self.objects.get(BLOCK, &cidr_name(cidr))?.map(block).transpose()?);
@@ -375,7 +411,7 @@ impl Allocator {
             let named = |object: Object| Ok((object.metadata.name.clone(), kept(AFFINITY, object)?));
             (blocks, self.objects.list(AFFINITY)?.into_iter().map(named).collect::<Result<_, AllocateError>>()?)
         };
-        if let About::Own(owners) = about {
+        if let Whose::Own(owners) = about.whose {
             // Who has a handle of its own was there before nodes had one, and gets no more.
             let attributes = blocks.values().flat_map(|kept| &kept.value.attributes);
             let named: BTreeSet<&String> = attributes.filter_map(|attribute| attribute.handle_id.as_ref()).collect();
@@ -393,8 +429,9 @@ impl Allocator {
             affinities: affinities.into_iter().collect(),
             handles: handles.into_iter().collect(),
             counted,
+            now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             is_partial,
-            is_short: false,
+            ..Ledger::default()
         })
     }
 
@@ -469,6 +506,7 @@ impl Allocator {
         Request {
             node: self.node.clone(),
             owner: owner_of(&wish.id),
+            sticky: self.sticky_of(wish),
             secondary: secondary.map(|(key, value)| (key.to_owned(), value)).into(),
             node_labels: self.rules.node_labels.clone(),
             namespace_labels: wish.namespace_labels.clone(),

@@ -9,7 +9,7 @@ mod lead;
 mod leases;
 
 use crate::{
-    allocate::{AllocateError, Allocator},
+    allocate::{AllocateError, Allocator, Rules},
     mailbox::{Mailbox, put},
     metrics::Metrics,
 };
@@ -18,12 +18,13 @@ use calc::World;
 use clap::ValueEnum;
 use datastore::{Store, census, hosts::Wanted};
 use ipam::{
+    Ledger,
     audit::{Census, Graces, Idle, Plan, Suspicions},
     owner_of,
 };
 use lead::Lead;
 use leases::Stale;
-use model::{Attachment, IpamConfig, NodeName, Resource, ResourceKey, Update};
+use model::{Attachment, NamespaceName, NodeName, PodId, Resource, ResourceKey, Update};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -66,10 +67,11 @@ pub enum Chores {
 #[derive(Debug)]
 struct Answer {
     census: Census,
-    /// How addresses are given out, and given again.
-    config: IpamConfig,
     /// Calico's own controllers run.
     has_rival: bool,
+    /// How addresses are given out, and given again; of which pools they are held.
+    rules: Rules,
+    namespaces: BTreeSet<NamespaceName>,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +134,8 @@ impl Chorer {
         let is_rival =
             |pod: &model::Pod| pod.labels.get(RIVAL.0) == Some(RIVAL.1) && !pod.finished && pod.node.is_some();
         let has_rival = self.who == Chores::Auto && world.pods().any(is_rival);
-        Answer { census, config: world.ipam_config(), has_rival }
+        let namespaces = world.namespaces().map(|(name, _)| name.clone()).collect();
+        Answer { census, has_rival, rules: Rules::of(world), namespaces }
     }
 }
 
@@ -164,6 +167,8 @@ struct Worker {
     has_rival: bool,
     metrics: Metrics,
     reported: Option<String>,
+    /// Namespaces that were there at earlier looks: one of these that is not there now is gone.
+    namespaces: BTreeSet<NamespaceName>,
 }
 
 impl Worker {
@@ -182,6 +187,7 @@ impl Worker {
             has_rival: true,
             metrics,
             reported: None,
+            namespaces: BTreeSet::new(),
         }
     }
 
@@ -244,13 +250,20 @@ impl Worker {
     fn look(&mut self, answer: &Answer) {
         let now = self.now();
         self.has_rival = answer.has_rival;
-        self.allocator.rules.config = answer.config;
-        if answer.has_rival || self.allocator.objects().is_locked() {
+        self.namespaces.extend(answer.namespaces.iter().cloned());
+        let is_locked = self.allocator.objects().is_locked();
+        if answer.has_rival && !is_locked {
+            // Nobody else ends what is held.
+            self.allocator.rules.clone_from(&answer.rules);
+            let ended = self.allocator.ledger(false).and_then(|ledger| self.end_holds(&ledger, answer));
+            self.report(ended.err().map(|error| error.to_string()));
+        }
+        if answer.has_rival || is_locked {
             self.forget();
             self.due = now + LATE.min(AGAIN);
             return;
         }
-        let done = self.turn(&answer.census, now);
+        let done = self.turn(answer, now);
         self.due = match &done {
             Ok(next) => (*next).clamp(now + SOON, now + LATE),
             Err(_) => now + AGAIN,
@@ -288,7 +301,9 @@ impl Worker {
     }
 
     /// One look at everything. When the next is due.
-    fn turn(&mut self, census: &Census, now: Duration) -> Result<Duration, String> {
+    fn turn(&mut self, answer: &Answer, now: Duration) -> Result<Duration, String> {
+        let census = &answer.census;
+        self.allocator.rules.clone_from(&answer.rules);
         let said = |error: AllocateError| error.to_string();
         let objects = self.allocator.objects().clone();
         self.make_defaults(&objects)?;
@@ -302,6 +317,7 @@ impl Worker {
         }
         let plan = self.suspicions.look(&ledger, census, graces, now);
         let done = self.act(&plan, census).map_err(said)?;
+        self.end_holds(&ledger, answer).map_err(said)?;
         if with_handles {
             self.stale.look(&objects, census, graces.node, now).map_err(|error| error.to_string())?;
         }
@@ -317,6 +333,19 @@ impl Worker {
                 info!(kind, "default was made: the cluster had none");
             }
             self.has_defaults = true;
+        }
+        Ok(())
+    }
+
+    /// Ends what is held for too long, out of pools that give nothing more, or for names of namespaces that went.
+    fn end_holds(&self, ledger: &Ledger, answer: &Answer) -> Result<(), AllocateError> {
+        let is_there =
+            |name: &PodId| answer.namespaces.contains(&name.namespace) || !self.namespaces.contains(&name.namespace);
+        let over = ledger.holds_over(ledger.now, is_there);
+        let ended = self.allocator.end_holds(&over)?;
+        if !ended.is_empty() {
+            info!(addresses = ?ended, "what was held for pods that did not come again is free");
+            self.metrics.took_back("hold", ended.len());
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 mod etcd;
 mod mirror;
 
-use crate::{chores::Chores, proxy::Services};
+use crate::{allocate::keep::StickyAddresses, chores::Chores, proxy::Services};
 use abi::{Timeout, Timeouts};
 use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
@@ -141,6 +141,9 @@ pub struct Settings {
     /// What happens to flows that a new policy refuses [default: cut]
     #[arg(long, env = "TORTIE_ESTABLISHED_FLOWS", value_enum)]
     established_flows: Option<EstablishedFlows>,
+    /// Pods whose addresses are held for their names once they are gone [default: annotated]
+    #[arg(long, env = "TORTIE_STICKY_ADDRESSES", value_enum)]
+    sticky_addresses: Option<StickyAddresses>,
     /// How programs are put on interfaces [default: auto]
     #[arg(long, env = "TORTIE_ATTACH", value_enum)]
     attach: Option<Attach>,
@@ -217,6 +220,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Allowed flows outlive a new deny.
     pub keep_established: bool,
+    /// Whose addresses outlive them.
+    pub sticky_addresses: StickyAddresses,
     /// How programs are put on interfaces.
     pub attach: Attach,
     /// Log filter.
@@ -339,6 +344,7 @@ impl Settings {
             uplink: self.uplink.or(file.uplink),
             mtu: self.mtu.or(file.mtu),
             established_flows: self.established_flows.or(file.established_flows),
+            sticky_addresses: self.sticky_addresses.or(file.sticky_addresses),
             attach: self.attach.or(file.attach),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -386,6 +392,7 @@ impl Settings {
             uplink: self.uplink.map(interface_name).transpose()?,
             mtu: self.mtu.map(mtu).transpose()?,
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
+            sticky_addresses: self.sticky_addresses.unwrap_or_default(),
             attach: self.attach.unwrap_or_default(),
             log_is_given: self.log.is_some(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),

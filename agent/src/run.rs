@@ -160,7 +160,8 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.set_node_ports(config.node_port_addresses.clone());
     world.set_proxy(neighbour);
     world.set_profiles_told(source.tells_profiles());
-    let allocator = Allocator::new(objects, config.node.clone());
+    let mut allocator = Allocator::new(objects, config.node.clone());
+    allocator.sticky = config.sticky_addresses;
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
     agent.service_metrics = config.service_metrics;
     (agent.announcer, agent.assigner) = (announcer, assigner);

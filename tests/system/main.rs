@@ -58,6 +58,7 @@ mod services_room;
 mod services_shown;
 mod services_sockets;
 mod services_told;
+mod sticky;
 mod story;
 mod way;
 mod without_cgroup;

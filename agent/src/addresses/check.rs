@@ -4,6 +4,7 @@
 //! Never: changes anything.
 
 use anyhow::{Result, anyhow};
+use datastore::calendar::rfc3339;
 use ipam::{
     Ledger,
     audit::{
@@ -61,6 +62,7 @@ pub fn said(ledger: &Ledger, found: &Findings, named: Named) -> String {
             writeln!(text, "  {} allocated to {}; belongs to {owners}", allocation.ip, allocation.handle)?;
         }
         write_nodes(text, found)?;
+        write_holds(text, ledger, is_named)?;
         writeln!(text, "Found {} IPs that are allocated in IPAM but not actually in use.", leaked.len())?;
         for (address, why) in leaked.iter().filter(|_| is_named) {
             let of = report.allocations.get(address).and_then(|all| all.first());
@@ -131,6 +133,18 @@ fn write_nodes(text: &mut String, found: &Findings) -> fmt::Result {
     nodes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (node, count) in nodes.iter().take(NODES) {
         writeln!(text, "  {node} has {count} allocations")?;
+    }
+    Ok(())
+}
+
+/// What is held for names whose pods are gone.
+fn write_holds(text: &mut String, ledger: &Ledger, is_named: bool) -> fmt::Result {
+    let holds: Vec<_> = ledger.holds().collect();
+    if !holds.is_empty() {
+        writeln!(text, "{} of them are held for pods that are to come again.", holds.len())?;
+    }
+    for hold in holds.iter().filter(|_| is_named) {
+        writeln!(text, "  {} held for {} until {}", hold.address, hold.name, rfc3339(hold.until))?;
     }
     Ok(())
 }

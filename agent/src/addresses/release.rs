@@ -5,9 +5,12 @@
 
 use super::Scene;
 use anyhow::{Result, anyhow, bail};
-use ipam::audit::{
-    Release, Verdict, holdings,
-    report::{Report, pointless, releases},
+use ipam::{
+    audit::{
+        Release, Verdict, holdings,
+        report::{Report, pointless, releases},
+    },
+    hold::{held_for, held_until},
 };
 use std::{
     collections::BTreeSet,
@@ -36,7 +39,12 @@ pub fn address(scene: &Scene, address: IpAddr, how: How) -> Result<String> {
     let (Some(handle), Some(owner)) = (&holding.attribute.handle_id, holding.attribute.owner()) else {
         bail!("IP address {address} has no handle: edit IPAMBlock {} by hand", holding.block.cidr);
     };
-    let whose = holding.pod().map_or(format!("handle {owner}"), |pod| format!("pod {pod}, handle {owner}"));
+    let held = held_for(holding.attribute).filter(|_| held_until(holding.attribute).is_some());
+    let whose = match (held, holding.pod()) {
+        (Some(name), _) => format!("{name}, which is to come again, handle {owner}"),
+        (None, Some(pod)) => format!("pod {pod}, handle {owner}"),
+        (None, None) => format!("handle {owner}"),
+    };
     let against = match census.judge(&holding) {
         Verdict::InUse => Some(format!("is in use by {whose}")),
         Verdict::Unknown => Some(format!("is of {whose}, and nobody can say whether it is in use")),

@@ -4,12 +4,14 @@
 //! Never: says who an address is of by more than what stands beside it.
 
 use crate::show::{self, Output};
+use datastore::calendar::rfc3339;
 use ipam::{
     Ledger,
     audit::{
         holdings, owner,
         report::{Usage, usage as all_usage},
     },
+    hold::{held_for, held_until},
 };
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -78,6 +80,9 @@ pub fn address(ledger: &Ledger, address: IpAddr, output: Output) -> String {
     show::print(&report, output, |_| {
         let handle = holding.attribute.handle_id.as_deref().unwrap_or("<none>");
         let said = holding.attribute.secondary.iter().map(|(key, value)| format!("\n  {key}: {value}"));
+        if let (Some(name), Some(until)) = (held_for(holding.attribute), held_until(holding.attribute)) {
+            return format!("IP {address} is held for {name} until {}\nHandle ID: {handle}", rfc3339(until));
+        }
         format!("IP {address} is in use\nHandle ID: {handle}\nAttributes:{}", said.collect::<String>())
     })
 }

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 impl Allocator {
     /// Everything that is written of addresses; handles, of which there are as many as pods, only if they are asked for.
     pub fn ledger(&self, with_handles: bool) -> Result<Ledger, AllocateError> {
-        let mut ledger = self.read(About::Handles(&[]), Reach::Whole)?;
+        let mut ledger = self.read(About::handles(&[]), Reach::Whole)?;
         if with_handles {
             for object in self.objects.list(HANDLE)? {
                 ledger.handles.insert(object.metadata.name.clone(), kept(HANDLE, object)?);
@@ -33,26 +33,26 @@ impl Allocator {
             let due: Vec<_> = releases.iter().filter(|release| release.holds(ledger, census)).collect();
             let given = due.iter().flat_map(|release| release.given.iter().map(|given| (&release.owner, *given)));
             let is_taken = |ledger: &mut Ledger, owner: &str, address, sequence| {
-                ledger.release_seen(address, owner, sequence) == Ok(true)
+                ledger.part_seen(address, owner, sequence) == Ok(true)
             };
             given
                 .filter(|(owner, (_, address, sequence))| is_taken(ledger, owner, *address, *sequence))
                 .map(|(_, (_, address, _))| address)
                 .collect()
         };
-        self.decide_on(About::Handles(&handles), Reach::Whole, take_back, |_| {})
+        self.decide_on(About::handles(&handles), Reach::Whole, take_back, |_| {})
     }
 
     /// Decides on everything that is written, with all handles; who finds another revision decides anew.
     pub fn decide_whole<T>(&self, decision: impl FnMut(&mut Ledger) -> T) -> Result<T, AllocateError> {
         let handles: Vec<_> = self.objects.list(HANDLE)?.into_iter().map(|object| object.metadata.name).collect();
-        self.decide_on(About::Handles(&handles), Reach::Whole, decision, |_| {})
+        self.decide_on(About::handles(&handles), Reach::Whole, decision, |_| {})
     }
 
     /// Takes back all that these handles have.
     pub fn take_back_all(&self, handles: &[String]) -> Result<Vec<IpAddr>, AllocateError> {
         let take_back = |ledger: &mut Ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect();
-        self.decide_on(About::Handles(handles), Reach::Whole, take_back, |_| {})
+        self.decide_on(About::handles(handles), Reach::Whole, take_back, |_| {})
     }
 
     /// Takes back one address of an owner, counted under a handle, if it is still the one that was given out then.
@@ -64,12 +64,12 @@ impl Allocator {
         sequence: u64,
     ) -> Result<bool, AllocateError> {
         let take_back = |ledger: &mut Ledger| ledger.release_seen(address, owner, sequence) == Ok(true);
-        self.decide_on(About::Handles(&[handle.to_owned()]), Reach::Whole, take_back, |_| {})
+        self.decide_on(About::handles(&[handle.to_owned()]), Reach::Whole, take_back, |_| {})
     }
 
     /// Has a node's handle count what these blocks say. False: somebody was faster, and it may be right by now.
     pub fn mend(&self, handle: &str, places: &BTreeSet<Cidr>) -> Result<bool, AllocateError> {
-        let mut ledger = self.read(About::Handles(&[handle.to_owned()]), Reach::Whole)?;
+        let mut ledger = self.read(About::handles(&[handle.to_owned()]), Reach::Whole)?;
         ledger.mend(handle, places.iter().copied());
         match self.write_all(ledger.writes()) {
             Err(ObjectError::Conflict { .. }) => Ok(false),

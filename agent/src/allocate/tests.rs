@@ -38,8 +38,8 @@ fn an_address_survives_the_agent_and_goes_back_with_its_handle() {
     let first = one(&allocator(dir.path(), "n1"), "a");
     let again = allocator(dir.path(), "n1");
     assert_eq!(one(&again, "a"), first);
-    assert_eq!(again.release(&[wish("a").id], &[]).expect("released"), first);
-    assert_eq!(again.release(&[wish("a").id], &[]).expect("twice is no error"), Vec::<IpAddr>::new());
+    assert_eq!(again.release(&[wish("a").id], &[], &[]).expect("released"), first);
+    assert_eq!(again.release(&[wish("a").id], &[], &[]).expect("twice is no error"), Vec::<IpAddr>::new());
     assert_ne!(one(&again, "b"), first, "a released address goes to the back");
 }
 
@@ -112,7 +112,7 @@ fn all_who_wait_are_served_by_one_write_of_the_block() {
     let allocator = allocator(dir.path(), "n1");
     let wishes: Vec<_> = (0..5).map(|pod| wish(&format!("c{pod}"))).collect();
     assert!(allocator.assign(&wishes, |_| {}).iter().all(Result::is_ok));
-    let ledger = allocator.read(About::Own(&[]), Reach::Whole).expect("readable");
+    let ledger = allocator.read(About::own(&[]), Reach::Whole).expect("readable");
     let block = &ledger.blocks.values().next().expect("one block").value;
     assert_eq!(block.sequence_number_for_allocation.values().min(), Some(&(block.sequence_number - 1)));
 }
@@ -135,7 +135,7 @@ fn a_block_under_another_blocks_name_is_named_and_gives_nothing() {
         error.to_string().contains("IPAMBlock 10-65-99-0-26: cannot be read: it says that it is 10.65."),
         "{error}"
     );
-    assert!(fresh.release(&[wish("a").id], &[]).is_err(), "nor is anything given back by it");
+    assert!(fresh.release(&[wish("a").id], &[], &[]).is_err(), "nor is anything given back by it");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn five_hundred_adds_write_their_blocks_once_and_one_handle_and_a_refusal_writes
     assert!(own.assign(&wishes(500, 510), |_| {}).iter().all(Result::is_ok));
     assert_eq!(counts(&counted), [0, 1, 1], "of a block that it has");
     let ids: Vec<_> = wishes(0, 510).into_iter().map(|wish| wish.id).collect();
-    assert_eq!(own.release(&ids[..500], &[]).expect("released").len(), 500);
+    assert_eq!(own.release(&ids[..500], &[], &[]).expect("released").len(), 500);
     assert_eq!(counts(&counted), [0, 8, 1]);
     own.rules.pools.insert("p".into(), IpPool::of_pods("p", "10.66.0.0/26".parse().expect("a network"), 26));
     assert!(own.assign(&wishes(600, 664), |_| {}).iter().all(Result::is_ok));
@@ -274,13 +274,13 @@ fn ipam_27_what_was_given_under_a_handle_of_its_own_is_found_released_and_never_
     }
     one(&own, "c");
     assert_eq!(handles(), before);
-    assert_eq!(own.release(&[wish("lent").id, wish("near").id], &[]).expect("released").len(), 2);
+    assert_eq!(own.release(&[wish("lent").id, wish("near").id], &[], &[]).expect("released").len(), 2);
     assert_eq!(handles(), ["tortie-node-n1", "tortie-node-n2"].map(str::to_owned).into());
     // The first versions of Calico counted under the pod's name.
     given_before(&own, near, "default.near", "n1");
     let (id, pod) = (wish("near").id, PodId::new("default", "near"));
-    assert!(other.release(std::slice::from_ref(&id), std::slice::from_ref(&pod)).expect("done").is_empty());
-    assert_eq!(own.release(&[id], &[pod]).expect("released"), [near]);
+    assert!(other.release(std::slice::from_ref(&id), std::slice::from_ref(&pod), &[]).expect("done").is_empty());
+    assert_eq!(own.release(&[id], &[pod], &[]).expect("released"), [near]);
     assert_eq!(handles().len(), 2);
 }
 
@@ -307,7 +307,7 @@ fn a_nodes_handle_that_counts_wrong_is_mended_and_by_the_nodes_own_next_decision
         spoil(count);
         one(&own, "b");
         assert_eq!(counted(), 2);
-        own.release(&[wish("b").id], &[]).expect("released");
+        own.release(&[wish("b").id], &[], &[]).expect("released");
         assert_eq!(counted(), 1);
     }
 }

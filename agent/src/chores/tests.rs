@@ -84,8 +84,13 @@ impl Scene {
         let _heard_only = fs::remove_file(self.dir.path().join(format!("pod-{name}.yaml")));
     }
 
+    fn answer(&self, has_rival: bool) -> Answer {
+        let rules = allocator(self.dir.path(), "n1").rules;
+        Answer { census: self.census.clone(), has_rival, rules, namespaces: ["x".into()].into() }
+    }
+
     fn look(&mut self, at: u64) -> Duration {
-        self.worker.turn(&self.census.clone(), seconds(at)).expect("a look")
+        self.worker.turn(&self.answer(false), seconds(at)).expect("a look")
     }
 
     fn held(&self) -> BTreeMap<String, usize> {
@@ -126,7 +131,7 @@ fn what_the_datastore_says_when_it_is_asked_once_more_counts_before_what_was_hea
     }
     assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into(), "its manifest is there, though nobody heard of it");
     fs::write(scene.dir.path().join("pod-late.yaml"), "kind: [").expect("written");
-    assert!(scene.worker.turn(&scene.census.clone(), seconds(120)).is_err(), "nobody knows what stood there");
+    assert!(scene.worker.turn(&scene.answer(false), seconds(120)).is_err(), "nobody knows what stood there");
     assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
     scene.say("n2", "late", given[0]);
     scene.look(121);
@@ -196,7 +201,7 @@ fn an_empty_block_of_a_node_that_is_there_when_it_is_asked_for_once_more_stays_a
     let mut scene = Scene::new();
     scene.pod("n2", "a");
     scene.vanish("a");
-    allocator(scene.dir.path(), "n2").release(&[id("a")], &[]).expect("released");
+    allocator(scene.dir.path(), "n2").release(&[id("a")], &[], &[]).expect("released");
     let empty = [("host:n2".to_owned(), 0)].into();
     assert_eq!(scene.held(), empty);
     scene.census.nodes.remove(&NodeName::from("n2"));
@@ -241,15 +246,41 @@ fn beside_calicos_own_controllers_nothing_is_done() {
     scene.pod("n2", "goes");
     scene.vanish("goes");
     for _ in 0..3 {
-        scene.worker.look(&Answer { census: scene.census.clone(), config: Default::default(), has_rival: true });
+        scene.worker.look(&scene.answer(true));
         scene.worker.begun -= seconds(100);
     }
     assert_eq!(scene.held(), [("host:n2".to_owned(), 1)].into());
     for _ in 0..3 {
-        scene.worker.look(&Answer { census: scene.census.clone(), config: Default::default(), has_rival: false });
+        scene.worker.look(&scene.answer(false));
         scene.worker.begun -= seconds(100);
     }
     assert_eq!(scene.held(), [("host:n2".to_owned(), 0)].into());
+}
+
+#[test]
+fn what_is_held_for_a_pod_whose_node_went_is_free_once_its_pool_or_its_namespace_is_gone_and_beside_other_controllers_too()
+ {
+    for ends in [false, true] {
+        let mut scene = Scene::new();
+        let keeps = model::Keeps { asked: Some(true), ..model::Keeps::default() };
+        let wish = Wish { keeps, ..Wish::any(id("web-0"), PodId::new("x", "web-0")) };
+        allocator(scene.dir.path(), "n2").assign(&[wish], |_| {}).remove(0).expect("an address");
+        for at in [0, 30, 60, 90] {
+            scene.look(at);
+        }
+        let holds = |scene: &Scene| scene.worker.allocator.ledger(false).expect("readable").holds().count();
+        assert_eq!((scene.held(), holds(&scene)), ([("host:n2".to_owned(), 1)].into(), 1), "it is no leak");
+        scene.worker.look(&scene.answer(true));
+        assert_eq!(holds(&scene), 1);
+        let mut answer = scene.answer(true);
+        if ends {
+            answer.namespaces.clear();
+        } else {
+            answer.rules.pools.values_mut().for_each(|pool| pool.disabled = true);
+        }
+        scene.worker.look(&answer);
+        assert_eq!(scene.held(), [("host:n2".to_owned(), 0)].into());
+    }
 }
 
 #[test]

@@ -189,9 +189,9 @@ fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
     let wish = |ask: &Ask| {
         let Prepare { id, pod, ips, .. } = &ask.prepare;
         let namespace_labels = agent.world.namespace(&pod.namespace).cloned().unwrap_or_default();
-        let PodAsks { addresses, pools, families, .. } = ask.asks.clone();
+        let PodAsks { addresses, pools, families, keeps, .. } = ask.asks.clone();
         let wanted = if ips.is_empty() { addresses } else { ips.clone() };
-        Wish { namespace_labels, wanted, pools, families, ..Wish::any(id.clone(), pod.clone()) }
+        Wish { namespace_labels, wanted, pools, families, keeps, ..Wish::any(id.clone(), pod.clone()) }
     };
     let wishes: Vec<_> = open.iter().map(wish).collect();
     let mtu = agent.node.mtu;

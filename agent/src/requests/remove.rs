@@ -77,7 +77,8 @@ pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<
         agent.kernel.unwire(attachment)?;
     }
     let pods: Vec<_> = known.iter().map(|attachment| attachment.pod.clone()).collect();
-    let released = agent.allocator.release(ids, &pods)?;
+    let addresses: Vec<_> = known.iter().flat_map(|attachment| attachment.addresses.iter().copied()).collect();
+    let released = agent.allocator.release(ids, &pods, &addresses)?;
     for Attachment { id, pod, .. } in &known {
         // A new container of the same pod, or another interface, speaks for it now.
         let other =

@@ -682,7 +682,7 @@ fn cni_52_check_sees_an_endpoint_out_of_force_and_a_lost_reservation() {
     assert!(bench.ask(check()).expect_err("not in force").message.contains("not in force"));
     bench.agent.look(Extent::Everything);
     assert_eq!(bench.ask(check()), Ok(Answer::Done));
-    bench.agent.allocator.release(&[id("c1")], &[]).expect("released");
+    bench.agent.allocator.release(&[id("c1")], &[], &[]).expect("released");
     assert!(bench.ask(check()).expect_err("no reservation").message.contains("10.65."));
 }
 

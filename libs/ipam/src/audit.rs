@@ -15,6 +15,7 @@ pub use plan::{Graces, Idle, Plan, Release, Suspicions};
 use crate::{
     AllocationAttribute, Block, Ledger,
     block::{ATTACHMENT, Opaque, nth_address},
+    hold::{HELD_FOR, STICKY_FOR, held_until},
     migrate::HANDLES,
 };
 use model::{NodeName, PodId};
@@ -25,7 +26,7 @@ use std::{
 };
 
 /// What Calico and this project store beside a pod's address. More says that there is more to know than this code does.
-const KNOWN: [&str; 6] = ["pod", "namespace", "node", "timestamp", "type", ATTACHMENT];
+const KNOWN: [&str; 8] = ["pod", "namespace", "node", "timestamp", "type", ATTACHMENT, STICKY_FOR, HELD_FOR];
 /// Types of addresses that nodes have for their tunnels (libcalico-go/lib/ipam/ipam_types.go).
 const TUNNELS: [&str; 4] =
     ["ipipTunnelAddress", "vxlanTunnelAddress", "vxlanV6TunnelAddress", "wireguardTunnelAddress"];
@@ -81,6 +82,10 @@ impl Census {
     pub fn judge(&self, holding: &Holding<'_>) -> Verdict {
         let Some(owner) = holding.attribute.owner() else { return Verdict::Unknown };
         if self.held.contains(&owner.to_lowercase()) {
+            return Verdict::InUse;
+        }
+        // It is somebody's who is to come again; when that is over is another's to say.
+        if held_until(holding.attribute).is_some() {
             return Verdict::InUse;
         }
         let is_known = |key: &String| KNOWN.contains(&&**key);

@@ -34,7 +34,7 @@ pub struct AllocationAttribute {
 
 impl AllocationAttribute {
     /// What is known of addresses that are counted under `handle`.
-    fn new(handle: &str, secondary: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(handle: &str, secondary: &BTreeMap<String, String>) -> Self {
         Self { handle_id: Some(handle.to_owned()), secondary: secondary.clone(), other: BTreeMap::new() }
     }
 
@@ -333,7 +333,7 @@ impl Block {
         taken.filter(|(_, index)| holds(index)).map(|(ordinal, _)| ordinal).collect()
     }
 
-    fn drop_unused_attributes(&mut self) {
+    pub(crate) fn drop_unused_attributes(&mut self) {
         let used: BTreeSet<usize> = self.allocations.iter().flatten().copied().collect();
         let renumbered: BTreeMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
         let mut index = 0;

@@ -4,14 +4,17 @@
 //! Never: looks at how a decision is made; only at what is stored, and at what who waits is told.
 
 use crate::{
-    AffinityState, Block, BlockAffinity, Clock, IpamHandle, Kept, Ledger, Request, Tracked, Write, is_node_handle,
-    node_handle,
+    AffinityState, Block, BlockAffinity, Clock, IpamHandle, Kept, Ledger, Request, Tracked, Write,
+    audit::{Holding, holdings},
+    hold::{self, Sticky},
+    is_node_handle, node_handle,
 };
-use model::{Cidr, IpPool, IpamConfig, Labels, NodeName};
+use model::{Cidr, IpPool, IpamConfig, Labels, NodeName, PodId};
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    time::Duration,
 };
 
 /// Longest history: a million steps are `PROPTEST_CASES=32000 cargo test --release -p ipam history`.
@@ -19,6 +22,10 @@ const LONGEST: usize = 250;
 const NODES: usize = 3;
 /// Who collects garbage: beside the nodes.
 const COLLECTOR: usize = NODES;
+/// Pods whose addresses outlive them, by their numbers; for how long.
+const FIRST_STICKY: u8 = 100;
+const STICKY: u8 = 3;
+const HELD: Duration = Duration::from_secs(30);
 /// What is read is what is stored.
 const NOW: Late = (0, 0);
 
@@ -29,6 +36,10 @@ type Late = (usize, usize);
 enum Step {
     /// A node that is idle reads what was stored so many steps ago, and decides to attach this pod, and the next.
     Attach { node: usize, pod: u8, more: bool, late: Late },
+    /// The same for a pod whose addresses outlive it, and that may be on any node.
+    Stick { node: usize, pod: u8, late: Late },
+    /// Time passes.
+    Tick(u8),
     /// The same for a pod that has its addresses: the runtime asks once more.
     Again { node: usize, pod: u8, late: Late },
     /// The same to detach it.
@@ -52,6 +63,9 @@ fn step() -> impl Strategy<Value = Step> {
     };
     prop_oneof![
         6 => (0..NODES, 0..6_u8, any::<bool>(), late()).prop_map(|(node, pod, more, late)| Step::Attach { node, pod, more, late }),
+        3 => (0..NODES, 0..STICKY, late()).prop_map(|(node, pod, late)| Step::Stick { node, pod: FIRST_STICKY + pod, late }),
+        3 => (0..NODES, 0..STICKY, late()).prop_map(|(node, pod, late)| Step::Detach { node, pod: FIRST_STICKY + pod, late }),
+        1 => (0..40_u8).prop_map(Step::Tick),
         1 => (0..NODES, 0..6_u8, late()).prop_map(|(node, pod, late)| Step::Again { node, pod, late }),
         5 => (0..NODES, 0..6_u8, late()).prop_map(|(node, pod, late)| Step::Detach { node, pod, late }),
         2 => late().prop_map(|late| Step::Collect { late }),
@@ -216,6 +230,13 @@ impl World {
                     self.begin(node, Task::Attach(handles), late, false);
                 }
             }
+            Step::Stick { node, pod, late } if self.is_idle(node) => {
+                if !self.pods.contains_key(&(node, pod)) {
+                    let owner = self.sandbox(node, pod);
+                    self.begin(node, Task::Attach(vec![owner]), late, false);
+                }
+            }
+            Step::Tick(seconds) => self.rules.now += Duration::from_secs(seconds.into()),
             Step::Again { node, pod, late } if self.is_idle(node) => {
                 if let Some(handle) = self.pods.get(&(node, pod)).cloned() {
                     self.begin(node, Task::Attach(vec![handle]), late, false);
@@ -234,7 +255,11 @@ impl World {
             Step::Finish { actor } => self.finish(actor),
             Step::Crash { actor } => self.crash(actor),
             Step::Rule(which) => self.rule(which),
-            Step::Attach { .. } | Step::Again { .. } | Step::Detach { .. } | Step::Collect { .. } => {}
+            Step::Attach { .. }
+            | Step::Stick { .. }
+            | Step::Again { .. }
+            | Step::Detach { .. }
+            | Step::Collect { .. } => {}
         }
     }
 
@@ -277,11 +302,11 @@ impl World {
         }
     }
 
-    fn ledger(&self, actor: usize, store: &Store, before: &Store, near: bool) -> Ledger {
+    fn ledger(&self, actor: usize, store: &Store, before: &Store, near: bool, names: &BTreeSet<String>) -> Ledger {
         let own = &self.actors[actor].near;
         let is_partial = near && !own.is_empty();
         let counted = (actor != COLLECTOR).then(|| node_handle(&name(actor)));
-        let is_known = |handle: &String| counted.as_ref().is_none_or(|own| own == handle);
+        let is_known = |handle: &String| counted.as_ref().is_none_or(|own| own == handle) || names.contains(handle);
         let known = before.handles.iter().filter(|(handle, _)| is_known(handle));
         let handles: Tracked<_, _> = known.map(|(handle, kept)| (handle.clone(), kept.clone())).collect();
         let named: BTreeSet<Cidr> = handles.values().flat_map(|kept| kept.value.block.keys().copied()).collect();
@@ -307,16 +332,30 @@ impl World {
         };
         let (store, before) = (past(late.0), past(late.1));
         let before = if before.revision > store.revision { store } else { before };
-        let mut ledger = self.ledger(actor, store, before, !whole);
+        let owners = match &task {
+            Task::Attach(owners) | Task::Detach(owners) => owners.as_slice(),
+            Task::Collect => &[],
+        };
+        let names = owners.iter().filter_map(|owner| sticky(owner)).map(|sticky| sticky.handle()).collect();
+        let mut ledger = self.ledger(actor, store, before, !whole, &names);
         let (mut given, mut freed) = (Vec::new(), Vec::new());
         match &task {
             Task::Attach(handles) => {
                 for handle in handles {
+                    let held = sticky(handle).map(|sticky| expected(&ledger, &sticky));
                     let addresses = ledger.assign(&request(actor, handle)).unwrap_or_default();
+                    if let Some(held) = held.filter(|_| !ledger.is_short) {
+                        held.check(handle, &addresses);
+                    }
                     given.push((handle.clone(), addresses));
                 }
             }
-            Task::Detach(handles) => freed.extend(handles.iter().flat_map(|handle| ledger.release(handle))),
+            Task::Detach(handles) => {
+                freed.extend(handles.iter().flat_map(|handle| ledger.release(handle)));
+                // What is held is its name's, and has not been free.
+                let held: BTreeSet<IpAddr> = ledger.holds().map(|hold| hold.address).collect();
+                freed.retain(|address| !held.contains(address));
+            }
             Task::Collect => self.collect(&mut ledger),
         }
         if ledger.is_short {
@@ -348,15 +387,18 @@ impl World {
                 let Some(owner) = index.and_then(|index| block.attributes[index].owner()).map(str::to_owned) else {
                     continue;
                 };
-                if !used.contains(&owner) {
+                let is_held = index.is_some_and(|index| hold::held_until(&block.attributes[index]).is_some());
+                if !used.contains(&owner) && !is_held {
                     let count = block.sequence_number_for_allocation[&ordinal.to_string()];
                     leaked.push((block.address(ordinal), owner, count));
                 }
             }
         }
         for (address, owner, count) in leaked {
-            ledger.release_seen(address, &owner, count).expect("as it was just seen");
+            ledger.part_seen(address, &owner, count).expect("as it was just seen");
         }
+        let over = ledger.holds_over(self.rules.now, |_| true);
+        assert_eq!(ledger.end_holds(&over).len(), over.len(), "as they were just seen");
         for handle in ledger.handles.keys().cloned().collect::<Vec<_>>() {
             let places: Vec<_> = ledger.blocks.keys().copied().collect();
             ledger.mend(&handle, places);
@@ -467,6 +509,13 @@ impl World {
         }
     }
 
+    /// What a crash left in a name's handle of blocks that were never written nobody is to heal: it says nothing.
+    fn counted(&self, name: &str, handle: &IpamHandle) -> BTreeMap<Cidr, u32> {
+        let is_there =
+            |cidr: &Cidr| is_node_handle(name) || self.store.blocks.values().any(|kept| kept.value.cidr == *cidr);
+        handle.block.iter().filter(|(cidr, _)| is_there(cidr)).map(|(cidr, count)| (*cidr, *count)).collect()
+    }
+
     /// Everybody is let finish; then all that is stored agrees with what is told.
     fn rest(&mut self) {
         for _ in 0..4 {
@@ -493,12 +542,15 @@ impl World {
                     continue;
                 }
                 let owner = attribute.owner().expect("each has one");
-                assert!(self.told.contains_key(owner), "{owner} has an address of {} and is nobody", block.cidr);
-                let handle = attribute.handle_id.clone().filter(|handle| is_node_handle(handle)).expect("a node's");
+                let is_known = self.told.contains_key(owner) || hold::held_until(attribute).is_some();
+                assert!(is_known, "{owner} has an address of {} and is nobody", block.cidr);
+                let is_ours = |handle: &String| is_node_handle(handle) || handle.starts_with("sticky.");
+                let handle = attribute.handle_id.clone().filter(is_ours).expect("a node's, or a name's");
                 *counted.entry(handle).or_default().entry(block.cidr).or_default() += 1;
             }
         }
-        let handles = self.store.handles.iter().map(|(name, kept)| (name.clone(), kept.value.block.clone()));
+        let handles = self.store.handles.iter().map(|(name, kept)| (name.clone(), self.counted(name, &kept.value)));
+        let handles = handles.filter(|(_, counts)| !counts.is_empty());
         assert_eq!(handles.collect::<BTreeMap<_, _>>(), counted, "handles count what blocks say");
         // Nothing is lost for good: with all pods gone every address can be given again.
         for ((node, _), handle) in std::mem::take(&mut self.pods) {
@@ -506,10 +558,18 @@ impl World {
             self.begin(node, Task::Detach(vec![handle]), NOW, false);
             self.finish(node);
         }
+        // What is held is so until its time is over.
+        self.rules.now += HELD;
+        self.begin(COLLECTOR, Task::Collect, NOW, true);
+        self.finish(COLLECTOR);
         let is_cold = |kept: &Kept<Block>| {
             kept.value.counts().is_empty() && kept.value.attributes.len() <= kept.value.cooling_down().count()
         };
-        assert!(self.store.handles.is_empty() && self.store.blocks.values().all(is_cold));
+        let mut handles = self.store.handles.iter();
+        assert!(
+            handles.all(|(name, kept)| self.counted(name, &kept.value).is_empty())
+                && self.store.blocks.values().all(is_cold)
+        );
         self.now += 1_000;
         self.rules.config = IpamConfig { cooldown: self.rules.config.cooldown, ..IpamConfig::default() };
         self.rules.reserved.clear();
@@ -545,8 +605,68 @@ fn request(actor: usize, owner: &str) -> Request {
         node: name(actor),
         node_labels: labels(actor),
         owner: owner.to_owned(),
+        sticky: sticky(owner),
         sequence: 1,
         ..Request::default()
+    }
+}
+
+/// Whose address outlives the sandbox: `net.NODE-POD-SANDBOX`.
+fn sticky(owner: &str) -> Option<Sticky> {
+    let pod = owner.strip_prefix("net.")?.split('-').nth(1)?.parse::<u8>().ok()?;
+    let name = PodId::new("x", &format!("p{pod}"));
+    (pod >= FIRST_STICKY).then_some(Sticky { name, is_machine: false, held: HELD })
+}
+
+/// What a name is to get of what a ledger says.
+struct Expected {
+    /// One of these of each family, if it gets one at all.
+    held: Vec<IpAddr>,
+    /// Sandboxes that have an address.
+    alive: BTreeSet<(bool, String)>,
+}
+
+fn expected(ledger: &Ledger, sticky: &Sticky) -> Expected {
+    let handle = sticky.handle();
+    let all = ledger.blocks.values().flat_map(|kept| holdings(&kept.value));
+    let own: Vec<_> = all.filter(|holding| holding.attribute.handle_id.as_ref() == Some(&handle)).collect();
+    // What its handle does not count, as a crash leaves it, is not found, and freed when its time is over.
+    let counted = |holding: &Holding<'_>| {
+        ledger.handles.get(&handle).is_some_and(|kept| kept.value.block.contains_key(&holding.block.cidr))
+    };
+    let is_free = |address: &IpAddr| {
+        let pool = ledger.pools.values().find(|pool| pool.cidr.contains(*address));
+        let selected = pool.is_some_and(|pool| pool.nodes == model::Selector::All);
+        !ledger.config.strict_affinity && selected && !ledger.is_reserved(*address)
+    };
+    let is_held = |holding: &&Holding<'_>| hold::held_until(holding.attribute).is_some();
+    let held = own.iter().filter(is_held).filter(|holding| counted(holding) && is_free(&holding.address));
+    let alive = own.iter().filter(|holding| !is_held(holding) && counted(holding));
+    Expected {
+        held: held.map(|holding| holding.address).collect(),
+        alive: alive
+            .filter_map(|holding| Some((holding.address.is_ipv4(), holding.attribute.owner()?.to_owned())))
+            .collect(),
+    }
+}
+
+impl Expected {
+    fn check(&self, owner: &str, given: &[IpAddr]) {
+        // A family that is not asked for here says nothing.
+        let is_its = |address: &IpAddr| {
+            let mut same = self.alive.iter().filter(|(v4, _)| *v4 == address.is_ipv4()).peekable();
+            // Two that were first at once have an address each.
+            same.peek().is_none() || same.any(|(_, alive)| alive == owner)
+        };
+        assert!(given.iter().all(is_its), "{owner}: {:?} live", self.alive);
+        for address in given.iter().filter(|_| self.alive.is_empty()) {
+            let mut kept = self.held.iter().filter(|held| held.is_ipv4() == address.is_ipv4()).peekable();
+            assert!(
+                kept.peek().is_none() || kept.any(|held| held == address),
+                "{owner} gets {address}, and {:?} is held",
+                self.held
+            );
+        }
     }
 }
 

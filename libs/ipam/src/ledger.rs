@@ -8,6 +8,7 @@ use model::{Cidr, IpPool, IpamConfig, Labels, NodeName};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 /// An object and the revision it was read at; `None`: it is not stored yet.
@@ -57,6 +58,10 @@ pub struct Ledger {
     /// The handle that is counted anew in all blocks that may have addresses of it: its node's, where that node's agent decides. Who
     /// else counts it can say only of blocks that it writes that nothing comes to them at the same time.
     pub counted: Option<String>,
+    /// Handles of names that get an address now: written, that who counts one down at the same time is told.
+    pub fresh: BTreeSet<String>,
+    /// The time, since 1970: what is held from now on is held until some time after it.
+    pub now: Duration,
     /// Not all blocks and affinities are here: the node's own, and what the handles name.
     pub is_partial: bool,
     /// Something could not be decided because not all are here: what was decided means nothing.
@@ -198,6 +203,13 @@ impl Ledger {
             && !after.handles.contains_key(handle)
         {
             before.handles.insert(handle.clone(), kept.clone());
+            after.handles.insert(handle.clone(), kept.clone());
+        }
+        for handle in self.fresh.iter().filter(|handle| !after.handles.contains_key(*handle)).collect::<Vec<_>>() {
+            let Some(kept) = self.handles.get(handle) else { continue };
+            let mut less = kept.clone();
+            less.value.block.clear();
+            before.handles.insert(handle.clone(), less);
             after.handles.insert(handle.clone(), kept.clone());
         }
         after.writes_since(&before)

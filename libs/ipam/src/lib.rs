@@ -13,6 +13,7 @@ mod choose;
 mod claim;
 #[cfg(test)]
 mod history;
+pub mod hold;
 pub mod ledger;
 pub mod migrate;
 mod plan;

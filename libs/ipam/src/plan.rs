@@ -3,7 +3,14 @@
 //! Invariant: the same owner always gets the same addresses; a wish for several families is met whole or not at all.
 //! Never: gives out of a block that contradicts itself, or what is reserved to who does not name it.
 
-use crate::{AssignError, Block, Kept, Ledger, Request, choose, migrate, pools::Want};
+use crate::{
+    AssignError, Block, Kept, Ledger, Request,
+    audit::holdings,
+    choose,
+    hold::{Back, Sticky},
+    migrate,
+    pools::Want,
+};
 use model::{Cidr, Family, IpPool, NodeName, PodId};
 use std::net::IpAddr;
 
@@ -81,6 +88,9 @@ impl Ledger {
         if known.is_none() {
             self.make_block(cidr, request);
         }
+        let all = self.blocks.get(&cidr).into_iter().flat_map(|kept| holdings(&kept.value));
+        let own = all.filter(|held| held.address == address && self.is_for(held.attribute, request));
+        let held = own.filter_map(|held| held.attribute.handle_id.clone()).next();
         let Some(kept) = self.blocks.get_mut(&cidr) else { return Err(AssignError::NotInPool { address }) };
         kept.value.check()?;
         let is_own = kept.value.belongs_to(&request.node);
@@ -88,10 +98,14 @@ impl Ledger {
         if let Some(written) = written_for(request) {
             kept.value.release_address(address, &written, None);
         }
+        if let Some(held) = held {
+            kept.value.release_address(address, &held, None);
+        }
         kept.value.take(address, &request.handle(), &request.beside()).ok_or(taken)?;
         if is_own {
             self.claim(cidr, &request.node);
         }
+        self.fresh.extend(request.sticky.as_ref().map(Sticky::handle));
         Ok(())
     }
 
@@ -101,6 +115,16 @@ impl Ledger {
         if let Some(held) = self.held_already(request, family) {
             return Ok(held);
         }
+        // A machine that moves has two pods: the second has an address like any other.
+        let alone = Request { sticky: None, ..request.clone() };
+        let request = match self.give_back(pools, family, request)? {
+            Back::Given(address) => return Ok(address),
+            Back::Fresh => {
+                self.fresh.extend(request.sticky.as_ref().map(Sticky::handle));
+                request
+            }
+            Back::Moving => &alone,
+        };
         let mut damaged = None;
         for cidr in pools.iter().flat_map(|pool| own.iter().filter(|cidr| pool.cidr.covers(cidr))) {
             match self.blocks.get(cidr).map(|kept| kept.value.check()) {

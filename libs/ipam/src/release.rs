@@ -12,9 +12,17 @@ impl Ledger {
     pub fn release(&mut self, owner: &str) -> Vec<IpAddr> {
         let node = self.here.as_ref().map(|(node, _)| node);
         let handle = node.map(node_handle).unwrap_or_default();
-        let near = self.places(&[&handle, owner], node);
+        let mut near = self.places(&[&handle, owner], node);
+        if self.is_partial {
+            // A name's handle counts it, and no node's.
+            near.extend(self.blocks.iter().filter(|(_, kept)| kept.value.keeps(owner)).map(|(cidr, _)| *cidr));
+        }
         let mut places = self.places_of(owner, near);
-        if places.is_empty() && self.is_partial {
+        let is_sticky = |cidr: &Cidr| self.blocks.get(cidr).is_some_and(|kept| kept.value.keeps(owner));
+        if !self.is_partial && places.iter().any(is_sticky) {
+            // The name's handle counts it, and no node's.
+            places = self.places_of(owner, self.blocks.keys().copied().collect());
+        } else if places.is_empty() && self.is_partial {
             self.is_short = true;
         } else if places.is_empty() {
             // What no handle names anybody may have written: all blocks are asked.
@@ -35,8 +43,9 @@ impl Ledger {
         let clock = self.clock.clone();
         let at = clock.stamp(self.config);
         for cidr in places {
+            let (now, may_be_held) = (self.now, self.may_be_held(*cidr));
             if let Some(kept) = self.blocks.get_mut(cidr) {
-                released.extend(kept.value.release(owner, at));
+                released.extend(kept.value.part_with(owner, now, may_be_held, at));
                 self.leave(*cidr);
             }
         }
@@ -71,7 +80,7 @@ impl Ledger {
     }
 
     /// What becomes of a block that may be empty now.
-    fn leave(&mut self, cidr: Cidr) {
+    pub(crate) fn leave(&mut self, cidr: Cidr) {
         let Some(block) = self.blocks.get(&cidr).map(|kept| &kept.value).filter(|block| block.is_empty()) else {
             return;
         };

@@ -3,8 +3,8 @@
 //! Invariant: a refusal names the pool, address or block that it is about.
 //! Never: decides.
 
-use crate::{InvalidBlock, affinity::node_handle, block::ATTACHMENT};
-use model::{Cidr, Family, Labels, NodeName};
+use crate::{InvalidBlock, affinity::node_handle, block::ATTACHMENT, hold::Sticky};
+use model::{Cidr, Family, Labels, NodeName, PodId};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// A wish: one address of every family that has a pool for it, or was asked for by number.
@@ -20,6 +20,8 @@ pub struct Request {
     pub owner: String,
     /// What is stored beside the addresses.
     pub secondary: BTreeMap<String, String>,
+    /// Whose addresses outlive it, if they do.
+    pub sticky: Option<Sticky>,
     /// Exactly these, at most one a family.
     pub wanted: Vec<IpAddr>,
     /// Of these pools alone, by name or network, the first that has an address.
@@ -37,13 +39,14 @@ pub struct Request {
 impl Request {
     /// Under which handle what it gets is counted.
     pub(crate) fn handle(&self) -> String {
-        node_handle(&self.node)
+        self.sticky.as_ref().map_or_else(|| node_handle(&self.node), Sticky::handle)
     }
 
     /// What is stored beside the addresses, and whose they are.
     pub(crate) fn beside(&self) -> BTreeMap<String, String> {
         let mut beside = self.secondary.clone();
         beside.insert(ATTACHMENT.to_owned(), self.owner.clone());
+        beside.extend(self.sticky.iter().flat_map(Sticky::beside));
         beside
     }
 }
@@ -109,6 +112,18 @@ pub enum AssignError {
         since: String,
         /// How long it cools down.
         seconds: u32,
+    },
+    /// The pod's addresses are held for its name, and one of its sandboxes still has one.
+    #[error(
+        "pod {pod} keeps its address {address}, and an earlier sandbox of it ({owner}) still has it: it is given once that is gone"
+    )]
+    Alive {
+        /// Whose.
+        pod: PodId,
+        /// Which.
+        address: IpAddr,
+        /// Who has it.
+        owner: String,
     },
     /// An address was asked for of a block that this node may not give out of.
     #[error("address {address} is of IPAMBlock {block}, from which this node gives nothing: {why}")]

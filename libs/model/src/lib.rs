@@ -26,7 +26,7 @@ pub mod shared;
 pub mod tier;
 pub mod update;
 
-pub use asks::PodAsks;
+pub use asks::{Keeps, PodAsks};
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel};

@@ -20,6 +20,11 @@ pub(crate) const SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 /// A MAC.
 pub(crate) const MAC: &str = "cni.projectcalico.org/hwAddr";
 
+/// Whether addresses are held for the pod's name once it is gone, and for how long; of a pod, or a namespace for its pods.
+pub(crate) const STICKY: [&str; 2] = ["tortie.dev/sticky-address", "tortie.dev/sticky-for"];
+/// The virtual machine that KubeVirt runs in a pod.
+const MACHINE: &str = "vm.kubevirt.io/name";
+
 /// What a pod asks; an empty annotation says nothing.
 pub(super) fn of_pod(meta: &Meta, unreadable: &mut Vec<InvalidField>) -> Option<Box<PodAsks>> {
     of(meta, unreadable, true)
@@ -45,7 +50,19 @@ fn of(meta: &Meta, unreadable: &mut Vec<InvalidField>, is_pod: bool) -> Option<B
             None => {}
         }
     }
+    match text(STICKY[0]).map(str::parse) {
+        Some(Ok(asked)) => asks.keeps.asked = Some(asked),
+        Some(Err(_)) => refuse(&mut asks, STICKY[0], "is neither true nor false".to_owned()),
+        None => {}
+    }
+    match text(STICKY[1]).map(|text| super::duration("it", &text.into())) {
+        Some(Ok(held)) => asks.keeps.held = Some(held),
+        Some(Err(reason)) => refuse(&mut asks, STICKY[1], reason.to_string()),
+        None => {}
+    }
     if is_pod {
+        asks.keeps.is_stateful = meta.is_owned_by("StatefulSet");
+        asks.keeps.machine = meta.labels().get(MACHINE).filter(|name| !name.is_empty()).map(|name| name.to_string());
         match text(ADDRESSES).map(addresses) {
             Some(Ok(addresses)) => asks.addresses = addresses,
             Some(Err(reason)) => refuse(&mut asks, ADDRESSES, reason),
@@ -201,6 +218,38 @@ mod tests {
                 problem.starts_with(&format!("metadata.annotations[cni.projectcalico.org/{annotation}]: ")),
                 "{problem}"
             );
+        }
+    }
+
+    #[test]
+    fn whether_addresses_outlive_a_pod_is_read_of_its_annotations_its_owner_and_its_machine() {
+        let keeps = |metadata: &str, kind: &str| {
+            let text = format!("{{apiVersion: v1, kind: {kind}, metadata: {{name: a, {metadata}}}}}");
+            match known(&text) {
+                (Resource::Pod(pod), problems) => {
+                    (pod.asks.as_deref().cloned().map(|asks| (asks.keeps, asks.refused)), problems.len())
+                }
+                (Resource::Namespace(own), problems) => {
+                    (own.asks.as_deref().cloned().map(|asks| (asks.keeps, asks.refused)), problems.len())
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let said = "annotations: {tortie.dev/sticky-address: 'true', tortie.dev/sticky-for: 90m}";
+        for kind in ["Pod", "Namespace"] {
+            let (asks, problems) = keeps(said, kind);
+            let held = Some(std::time::Duration::from_secs(90 * 60));
+            let expected = model::Keeps { asked: Some(true), held, ..model::Keeps::default() };
+            assert_eq!((asks, problems), (Some((expected, None)), 0), "{kind}");
+        }
+        let owned = keeps("ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: web, uid: u}]", "Pod").0;
+        assert!(owned.is_some_and(|(keeps, _)| keeps.is_stateful && keeps.asked.is_none()));
+        let machine = keeps("labels: {vm.kubevirt.io/name: vm1}", "Pod").0;
+        assert_eq!(machine.and_then(|(keeps, _)| keeps.machine).as_deref(), Some("vm1"));
+        for wrong in ["sticky-address: 'yes'", "sticky-for: for ever"] {
+            let (asks, problems) = keeps(&format!("annotations: {{tortie.dev/{wrong}}}"), "Pod");
+            let refused = asks.and_then(|(_, refused)| refused).expect("it is refused");
+            assert!(refused.contains("tortie.dev/sticky-") && problems == 1, "{refused}");
         }
     }
 }

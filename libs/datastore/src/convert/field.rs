@@ -89,6 +89,9 @@ pub(super) struct Meta {
     labels: Option<Labels>,
     annotations: Option<BTreeMap<String, String>>,
     pub(super) deletion_timestamp: Option<String>,
+    /// As it stands there: who writes nonsense in it owns nothing.
+    #[serde(default)]
+    owner_references: Value,
 }
 
 impl Meta {
@@ -104,6 +107,11 @@ impl Meta {
             return Err(InvalidField::new("metadata.namespace", reason));
         }
         Ok(meta)
+    }
+
+    /// Whether an object of this kind owns it.
+    pub(super) fn is_owned_by(&self, kind: &str) -> bool {
+        self.owner_references.as_array().into_iter().flatten().any(|owner| owner["kind"] == kind)
     }
 
     /// As kubectl does without a context: `default`.

@@ -24,7 +24,7 @@ mod service;
 mod serviceaccount;
 mod staged;
 
-pub(crate) use asks::{ADDRESSES, ADDRESSES_OF_NO_POOL, FAMILIES, MAC, POOLS, SOURCES};
+pub(crate) use asks::{ADDRESSES, ADDRESSES_OF_NO_POOL, FAMILIES, MAC, POOLS, SOURCES, STICKY};
 pub use calico::parameters;
 pub(crate) use calico::{
     hostendpoint::Spec as HostEndpointSpec, networkset::Spec as NetworkSetSpec, policy::Spec as PolicySpec,

@@ -10,7 +10,7 @@ use super::super::{
 };
 use super::RECORDS;
 use crate::convert::{
-    ADDRESSES, ADDRESSES_OF_NO_POOL, AWS_POD_IPS, FAMILIES, FLOATING_IPS, MAC, POD_IP, POD_IPS, POOLS, SOURCES,
+    ADDRESSES, ADDRESSES_OF_NO_POOL, AWS_POD_IPS, FAMILIES, FLOATING_IPS, MAC, POD_IP, POD_IPS, POOLS, SOURCES, STICKY,
 };
 use serde::de::DeserializeSeed as _;
 use serde_json::{Value, json};
@@ -34,22 +34,28 @@ macro_rules! metadata {
 }
 
 const META: Parts = metadata!(Parts::All);
-const META_OF_POD: Parts = metadata!(Parts::Fields(
-    &[
-        (POD_IP, Parts::All),
-        (POD_IPS, Parts::All),
-        (AWS_POD_IPS, Parts::All),
-        (FLOATING_IPS, Parts::All),
-        (ADDRESSES, Parts::All),
-        (ADDRESSES_OF_NO_POOL, Parts::All),
-        (SOURCES, Parts::All),
-        (FAMILIES, Parts::All),
-        (MAC, Parts::All),
-        (POOLS[0], Parts::All),
-        (POOLS[1], Parts::All),
-    ],
-    &Parts::None,
-));
+const OWNER: Parts = Parts::Fields(&[("kind", Parts::All)], &Parts::None);
+const META_OF_POD: Parts = metadata!(
+    Parts::Fields(
+        &[
+            (POD_IP, Parts::All),
+            (POD_IPS, Parts::All),
+            (AWS_POD_IPS, Parts::All),
+            (FLOATING_IPS, Parts::All),
+            (ADDRESSES, Parts::All),
+            (ADDRESSES_OF_NO_POOL, Parts::All),
+            (SOURCES, Parts::All),
+            (FAMILIES, Parts::All),
+            (MAC, Parts::All),
+            (POOLS[0], Parts::All),
+            (POOLS[1], Parts::All),
+            (STICKY[0], Parts::All),
+            (STICKY[1], Parts::All),
+        ],
+        &Parts::None,
+    ),
+    ("ownerReferences", OWNER)
+);
 const META_OF_NODE: Parts = metadata!(Parts::Fields(&[(NODE_V4, Parts::All), (NODE_V6, Parts::All)], &Parts::None));
 /// Its status may be somebody else's.
 const META_OF_SERVICE: Parts = metadata!(
@@ -66,8 +72,10 @@ const POD: Parts =
     Parts::Fields(&[("apiVersion", Parts::None), ("kind", Parts::None), ("metadata", META_OF_POD)], &Parts::All);
 const SERVICE: Parts =
     Parts::Fields(&[("apiVersion", Parts::None), ("kind", Parts::None), ("metadata", META_OF_SERVICE)], &Parts::All);
-const META_OF_NAMESPACE: Parts =
-    metadata!(Parts::Fields(&[(POOLS[0], Parts::All), (POOLS[1], Parts::All)], &Parts::None));
+const META_OF_NAMESPACE: Parts = metadata!(Parts::Fields(
+    &[(POOLS[0], Parts::All), (POOLS[1], Parts::All), (STICKY[0], Parts::All), (STICKY[1], Parts::All)],
+    &Parts::None
+));
 const NAMESPACE: Parts = Parts::Fields(&[("metadata", META_OF_NAMESPACE)], &Parts::None);
 /// An account.
 const LABELLED: Parts = Parts::Fields(&[("metadata", META_ALONE)], &Parts::None);

@@ -55,7 +55,8 @@ fn of_workloads(name: &str) -> Option<Special> {
                 POD_IP: "10.65.0.2/32", POD_IPS: "10.65.0.2/32,fd00::2/128", AWS_POD_IPS: "", "chatter": "now",
                 FLOATING_IPS: "[\"192.0.2.7\"]", ADDRESSES: "[\"10.65.0.2\"]", FAMILIES: "[\"IPv4\"]",
                 MAC: "0a:58:0a:00:00:01", POOLS[0]: "[\"a\"]", POOLS[1]: "[\"b\"]", ADDRESSES_OF_NO_POOL: "[\"x\"]",
-            } }),
+                STICKY[0]: "true", STICKY[1]: "1h",
+            }, "ownerReferences": [{ "kind": "StatefulSet", "name": "web", "uid": "u" }] }),
             json!({
                 "spec": {
                     "nodeName": "node1", "serviceAccountName": "robot", "hostNetwork": true,
@@ -66,7 +67,7 @@ fn of_workloads(name: &str) -> Option<Special> {
             }),
         ),
         "namespaces" => (
-            json!({ "namespace": null, "name": "x", "annotations": { POOLS[0]: "[\"a\"]", "chatter": "now" } }),
+            json!({ "namespace": null, "name": "x", "annotations": { POOLS[0]: "[\"a\"]", STICKY[0]: "true", "chatter": "now" } }),
             json!({}),
         ),
         "nodes" => (
