@@ -3,6 +3,7 @@
 //! Invariant: each test has a cluster of its own, so tests run side by side and in any order.
 //! Never: skips; without root or without the programs a test fails and says so.
 
+mod asked;
 mod balancers;
 mod chores;
 mod container;

@@ -160,6 +160,11 @@ pub(super) fn pods() -> ApiResource {
     of(("", "v1", "Pod", "pods", false)).resource
 }
 
+/// Namespaces.
+pub(super) fn namespaces() -> ApiResource {
+    of(("", "v1", "Namespace", "namespaces", false)).resource
+}
+
 /// Nodes.
 pub(super) fn nodes() -> ApiResource {
     of(("", "v1", "Node", "nodes", false)).resource

@@ -10,9 +10,12 @@ use crate::{
 };
 use futures::future::join_all;
 use kube::{Api, Error, core::DynamicObject};
-use model::{Cidr, NodeName, Pod, PodId, Resource};
+use model::{Cidr, NamespaceName, NodeName, Pod, PodAsks, PodId, Resource};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// In the order given. One that there is not is an error.
 pub(crate) fn pods(connection: &Connection, ids: &[PodId]) -> Vec<Result<Arc<Pod>, ObjectError>> {
@@ -44,6 +47,32 @@ pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option
             ids.iter().map(|id| Err(failed(connection, id, reason.clone()))).collect()
         }
     }
+}
+
+/// What namespaces ask for their pods; nothing of one that there is not.
+pub(crate) fn namespaces(
+    connection: &Connection,
+    names: &BTreeSet<NamespaceName>,
+) -> Result<BTreeMap<NamespaceName, Box<PodAsks>>, ObjectError> {
+    let api: Api<DynamicObject> = Api::all_with(connection.client.clone(), &kinds::namespaces());
+    let failed = |name: &NamespaceName, reason: String| {
+        let server = connection.server.to_string();
+        ObjectError::Server { server, kind: "Namespace".to_owned(), name: name.to_string(), reason }
+    };
+    let asked = names.iter().map(|name| api.get_opt(&name.0));
+    let answers = connection.ask(async { Ok::<_, Error>(join_all(asked).await) });
+    let first = names.iter().next().cloned().unwrap_or_default();
+    let answers = answers.map_err(|unanswered| failed(&first, unanswered.to_string()))?;
+    let mut all = BTreeMap::new();
+    for (name, answer) in names.iter().zip(answers) {
+        let found = answer.map_err(|error| failed(name, super::in_full(&error)))?;
+        if let Some(Converted::Known { resource: Resource::Namespace(namespace), .. }) =
+            found.map(|found| convert(&typed(&found, "Namespace")))
+        {
+            all.extend(namespace.asks.map(|asks| (name.clone(), asks)));
+        }
+    }
+    Ok(all)
 }
 
 /// The networks of a node for its own pods; none of a node that there is not.
