@@ -178,7 +178,7 @@ fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>)
         // A set of its own, that comes and goes as the others do.
         sources: ingress
             .clone()
-            .filter(|rules| number % 2 == 0 && rules.len() < 10)
+            .filter(|rules| number.is_multiple_of(2) && rules.len() < 10)
             .map(|rules| rule_set(Direction::Egress, Some(rules))),
         ingress: rule_set(Direction::Ingress, ingress),
         egress: rule_set(Direction::Egress, egress),
