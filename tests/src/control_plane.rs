@@ -5,13 +5,14 @@
 
 use crate::{
     NetNs, binaries,
+    cluster::{NATIVE, STORED},
     process::{kubeconfig, log_tail, started},
     wait,
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -221,21 +222,40 @@ fn etcd(namespace: &NetNs, directory: &Path) -> Result<Child> {
     started(command, &directory.join("etcd.log"))
 }
 
-/// Definitions of Calico's kinds as they are shipped, in this group.
+/// Definitions of Calico's kinds as they are shipped, in this group; Calico's own instead, where `TORTIE_CALICO` names its sources.
 ///
 /// # Errors
 /// They cannot be read.
 pub fn calicos_kinds(group: &str, version: &str) -> Result<String> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
+    let of_calico = if group == NATIVE.0 { "api/config/crd" } else { "libcalico-go/config/crd" };
+    let (folder, is_ours) = match env::var_os("TORTIE_CALICO") {
+        Some(sources) => (Path::new(&sources).join(of_calico), false),
+        None => (Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds"), true),
+    };
     let mut all = String::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("reading {folder}"))? {
+    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
         let path = entry?.path();
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        if text.contains("kind: CustomResourceDefinition") {
-            let text =
-                text.replace("crd.projectcalico.org", group).replace("- name: v1\n", &format!("- name: {version}\n"));
-            all += &format!("---\n{text}");
+        if !text.contains("kind: CustomResourceDefinition")
+            || !text.contains(&format!("group: {}", if is_ours { STORED.0 } else { group }))
+        {
+            continue;
         }
+        let text = match (is_ours, group == NATIVE.0) {
+            (true, true) => {
+                natively(&text.replace(STORED.0, group).replace("- name: v1\n", &format!("- name: {version}\n")))
+            }
+            _ => text,
+        };
+        all += &format!("---\n{text}");
     }
     Ok(all)
+}
+
+/// As Calico defines it in its newer group, where that differs: whether a claim is deleted is a boolean there.
+fn natively(text: &str) -> String {
+    let Some((before, after)) = text.split_once(" deleted:").filter(|_| text.contains("kind: BlockAffinity")) else {
+        return text.to_owned();
+    };
+    format!("{before} deleted:{}", after.replacen("type: string", "type: boolean", 1))
 }

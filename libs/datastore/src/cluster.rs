@@ -5,6 +5,7 @@
 //! Never: writes but in `objects`, what agents share and what is told of pods and Services, and in `tell`, what is told of objects and
 //! of this node.
 
+mod affinity;
 mod census;
 mod connection;
 mod defaults;

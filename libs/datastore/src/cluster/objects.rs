@@ -5,10 +5,10 @@
 //! Never: retries; writes what is there already.
 
 use super::{
-    MANAGER,
+    MANAGER, affinity,
     connection::{Connection, Unanswered, Write},
     heard::Heard,
-    kinds::{self, is_absent},
+    kinds::{self, Calico, is_absent},
     pods,
 };
 use crate::{
@@ -174,7 +174,7 @@ impl Shared for ClusterObjects {
     fn create(&self, object: &Object) -> Result<Object, ObjectError> {
         let (kind, name) = (&*object.kind, &*object.metadata.name);
         let (api, resource) = self.api(kind)?;
-        let fresh = written(&resource, object);
+        let fresh = written(self.connection.calico(), &resource, object);
         self.begin_write((kind, name))?;
         let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match self.connection.ask(api.create(&parameters, &fresh)) {
@@ -189,13 +189,13 @@ impl Shared for ClusterObjects {
     fn update(&self, object: &Object) -> Result<Object, ObjectError> {
         let (kind, name) = (&*object.kind, &*object.metadata.name);
         let wanted = object.metadata.resource_version.as_deref().unwrap_or_default();
+        let (api, resource) = self.api(kind)?;
         // The server compares the version; what the object has beside its spec stays.
         let change = json!([
             {"op": "replace", "path": "/metadata/resourceVersion", "value": wanted},
-            {"op": "replace", "path": "/spec", "value": object.spec},
+            {"op": "replace", "path": "/spec", "value": spec_of(self.connection.calico(), object)},
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(change).expect("two operations are a patch"));
-        let (api, resource) = self.api(kind)?;
         self.begin_write((kind, name))?;
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match self.connection.ask(api.patch(name, &parameters, &patch)) {
@@ -376,16 +376,27 @@ fn read(resource: &ApiResource, mut found: DynamicObject) -> Object {
             name: found.metadata.name.take().unwrap_or_default(),
             resource_version: found.metadata.resource_version.take(),
         },
-        spec: found.data.get_mut("spec").map(Value::take).unwrap_or_default(),
+        spec: match found.data.get_mut("spec").map(Value::take).unwrap_or_default() {
+            spec if resource.kind == affinity::KIND => affinity::read(spec),
+            spec => spec,
+        },
     }
 }
 
-fn written(resource: &ApiResource, object: &Object) -> DynamicObject {
+fn written(calico: Option<Calico>, resource: &ApiResource, object: &Object) -> DynamicObject {
     let ApiResource { api_version, kind, .. } = resource.clone();
+    let labels = (kind == affinity::KIND).then(|| affinity::labels(&object.spec));
     DynamicObject {
         types: Some(TypeMeta { api_version, kind }),
-        metadata: ObjectMeta { name: Some(object.metadata.name.clone()), ..ObjectMeta::default() },
-        data: json!({"spec": object.spec}),
+        metadata: ObjectMeta { name: Some(object.metadata.name.clone()), labels, ..ObjectMeta::default() },
+        data: json!({"spec": spec_of(calico, object)}),
+    }
+}
+
+fn spec_of(calico: Option<Calico>, object: &Object) -> Value {
+    match &*object.kind {
+        affinity::KIND => affinity::written(calico, object.spec.clone()),
+        _ => object.spec.clone(),
     }
 }
 
