@@ -50,6 +50,17 @@ pub enum EstablishedFlows {
     Keep,
 }
 
+/// Who makes the routes to other nodes' blocks, and to this one's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeRoutes {
+    /// The agent, where packets need no wrapping.
+    #[default]
+    On,
+    /// Somebody else.
+    Off,
+}
+
 /// How programs are put on interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
@@ -144,6 +155,9 @@ pub struct Settings {
     /// Pods whose addresses are held for their names once they are gone [default: annotated]
     #[arg(long, env = "TORTIE_STICKY_ADDRESSES", value_enum)]
     sticky_addresses: Option<StickyAddresses>,
+    /// Who makes the routes to other nodes' blocks, and to this one's: the agent, or somebody else [default: on]
+    #[arg(long, env = "TORTIE_NODE_ROUTES", value_enum)]
+    node_routes: Option<NodeRoutes>,
     /// How programs are put on interfaces [default: auto]
     #[arg(long, env = "TORTIE_ATTACH", value_enum)]
     attach: Option<Attach>,
@@ -222,6 +236,8 @@ pub struct Config {
     pub keep_established: bool,
     /// Whose addresses outlive them.
     pub sticky_addresses: StickyAddresses,
+    /// Who makes the routes to other nodes.
+    pub node_routes: NodeRoutes,
     /// How programs are put on interfaces.
     pub attach: Attach,
     /// Log filter.
@@ -345,6 +361,7 @@ impl Settings {
             mtu: self.mtu.or(file.mtu),
             established_flows: self.established_flows.or(file.established_flows),
             sticky_addresses: self.sticky_addresses.or(file.sticky_addresses),
+            node_routes: self.node_routes.or(file.node_routes),
             attach: self.attach.or(file.attach),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -393,6 +410,7 @@ impl Settings {
             mtu: self.mtu.map(mtu).transpose()?,
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
             sticky_addresses: self.sticky_addresses.unwrap_or_default(),
+            node_routes: self.node_routes.unwrap_or_default(),
             attach: self.attach.unwrap_or_default(),
             log_is_given: self.log.is_some(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),

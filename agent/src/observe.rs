@@ -3,7 +3,7 @@
 //! Invariant: a change that was missed is found again, because every change of addresses or interfaces lists them all anew.
 //! Never: decides what a change means; counts loopback and link-local addresses, or the interfaces of pods.
 
-use dataplane::is_pods;
+use dataplane::{NODE_ROUTE_PROTOCOL, is_pods};
 use model::{Cidr, IfaceName};
 use netlink::{
     Error, LOOPBACK, Link, MAIN_TABLE, Route, Socket,
@@ -142,8 +142,10 @@ fn until_changed(events: &mut Watch, host: &Host, changed: &mut impl FnMut(Chang
 fn is_of_interest(event: &Event) -> bool {
     match event {
         Event::Neighbour(neighbour) => neighbour.permanent,
-        // Only routes to single hosts lead to pods.
-        Event::Route(route) | Event::RouteGone(route) => route.destination == Cidr::host(route.destination.network()),
+        // Only routes to single hosts lead to pods of this node; those to other nodes are marked.
+        Event::Route(route) | Event::RouteGone(route) => {
+            route.destination == Cidr::host(route.destination.network()) || route.protocol == NODE_ROUTE_PROTOCOL
+        }
         _ => true,
     }
 }

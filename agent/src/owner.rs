@@ -239,6 +239,7 @@ impl<K: Kernel> Agent<K> {
             match event {
                 Event::Updates(batch) => self.learn(batch),
                 Event::Host(Host { addresses, interfaces, nets }) => {
+                    self.world.set_host_networks(nets.clone());
                     self.nets = nets;
                     self.world.set_host_addresses(addresses);
                     self.world.set_host_interfaces(interfaces);
@@ -390,6 +391,7 @@ impl<K: Kernel> Agent<K> {
         problems.extend(self.world.node_port_remark());
         problems.extend(self.world.floating_remarks().iter().cloned());
         problems.extend(self.world.refused_sources());
+        problems.extend(self.world.route_remarks());
         let of_services = self.service_remarks().into_iter();
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),

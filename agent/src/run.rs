@@ -9,7 +9,7 @@ use crate::{
     assign::Assigner,
     boot,
     chores::Chorer,
-    config::Config,
+    config::{Config, NodeRoutes},
     felix::{Filter, Logging},
     health::Health,
     health_ports::HealthPorts,
@@ -160,6 +160,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.set_node_ports(config.node_port_addresses.clone());
     world.set_proxy(neighbour);
     world.set_profiles_told(source.tells_profiles());
+    world.leave_routes(config.node_routes == NodeRoutes::Off);
     let mut allocator = Allocator::new(objects, config.node.clone());
     allocator.sticky = config.sticky_addresses;
     let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);

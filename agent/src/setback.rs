@@ -197,6 +197,7 @@ fn is_of_policies(key: &ResourceKey) -> bool {
         | ResourceKey::IpPool(_)
         | ResourceKey::IpReservation(_)
         | ResourceKey::IpamConfig(_)
+        | ResourceKey::BlockClaim(_)
         | ResourceKey::WorkloadAddress(_) => false,
     }
 }

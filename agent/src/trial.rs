@@ -65,6 +65,7 @@ fn is_of_addresses(key: &ResourceKey) -> bool {
         ResourceKey::IpPool(_)
             | ResourceKey::IpReservation(_)
             | ResourceKey::IpamConfig(_)
+            | ResourceKey::BlockClaim(_)
             | ResourceKey::WorkloadAddress(_)
     )
 }

@@ -5,7 +5,7 @@
 //! Never: decides which of the nodes that may holds an address of a load balancer.
 
 use calc::{Latest, Live};
-use model::Cidr;
+use model::{Cidr, Wrapping};
 use service::{Balance, Frontend, Kind};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -67,7 +67,7 @@ pub fn all(world: &mut Live, uplink: &BTreeSet<Cidr>, balancers: &mut Balancers)
 /// Those of pods that a neighbour at the uplink takes for one of its own link, as Calico tells them: of a pool whose packets go
 /// between nodes as they are.
 fn pods(world: &mut Live, uplink: &BTreeSet<Cidr>) -> BTreeSet<IpAddr> {
-    let pools: Vec<_> = world.pools().filter(|pool| !pool.encapsulated).map(|pool| pool.cidr).collect();
+    let pools: Vec<_> = world.pools().filter(|pool| pool.wrapping == Wrapping::Never).map(|pool| pool.cidr).collect();
     let is_asked_for = |address: &IpAddr| {
         pools.iter().any(|net| net.contains(*address)) && uplink.iter().any(|net| net.contains(*address))
     };
@@ -219,7 +219,10 @@ mod tests {
         assert_eq!(of_pod(both, vec![asked(), off]), (vec![], None));
         let rarely = felix("node.n1", None, Some(0));
         assert_eq!(of_pod(both, vec![asked(), rarely]), (vec!["192.0.2.200".into()], None));
-        let wrapped = IpPool { encapsulated: true, ..IpPool::of_pods("pods", "192.0.2.128/25".parse().unwrap(), 28) };
+        let wrapped = IpPool {
+            wrapping: Wrapping::CrossSubnet,
+            ..IpPool::of_pods("pods", "192.0.2.128/25".parse().unwrap(), 28)
+        };
         assert_eq!(of_pod(both, vec![asked(), Resource::IpPool(wrapped)]).0, [""; 0], "Calico leaves these out");
         assert_eq!(of_pod(&["192.0.2.200"], vec![asked()]).0, ["192.0.2.200"]);
     }

@@ -10,7 +10,7 @@ use crate::{
     steps::Steps,
 };
 use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
-use netlink::{LOOPBACK, Link, LinkChange, MAIN_TABLE, Route, Scope, Socket, VethSpec, namespace, sysctl};
+use netlink::{LOOPBACK, Link, LinkChange, MAIN_TABLE, Route, RouteKind, Scope, Socket, VethSpec, namespace, sysctl};
 use std::{
     net::IpAddr,
     os::fd::BorrowedFd,
@@ -134,10 +134,7 @@ impl Wiring<'_> {
             for address in self.addresses {
                 socket.add_address(link.index, *address, host_prefix(*address), true)?;
                 for route in pod_routes(link.index, *address, self.destinations) {
-                    match metric {
-                        Some(metric) => socket.replace_route_behind(&route, metric)?,
-                        None => socket.replace_route(&route)?,
-                    }
+                    socket.replace_route(&Route { metric: metric.unwrap_or_default(), ..route })?;
                 }
             }
             Ok(())
@@ -179,6 +176,8 @@ fn pod_routes(interface: Ifindex, address: IpAddr, destinations: &[Cidr]) -> Vec
         scope,
         table: MAIN_TABLE,
         on_link: false,
+        kind: RouteKind::Unicast,
+        metric: 0,
     };
     let gateway = gateway_of(address);
     let own = destinations.iter().filter(|destination| destination.is_v4() == address.is_ipv4());

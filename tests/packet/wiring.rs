@@ -8,7 +8,7 @@ use crate::{
     kernel::UPLINK,
 };
 use model::{IfaceName, Ifindex, Mac};
-use netlink::{LinkChange, Route, Scope, Socket, VethSpec, namespace};
+use netlink::{LinkChange, Route, RouteKind, Scope, Socket, VethSpec, namespace};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// The uplink, with the node's addresses and a default route by a known neighbour.
@@ -43,6 +43,8 @@ pub fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
             scope: Scope::Global,
             table: 254,
             on_link: false,
+            kind: RouteKind::Unicast,
+            metric: 0,
         };
         socket.replace_route(&route).expect("a default route can be set");
     }

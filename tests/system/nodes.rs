@@ -1,5 +1,5 @@
 //! Two agents on one machine: two network namespaces, two bpffs, one directory of manifests.
-//! In: pods on both nodes, routes by hand where no routing daemon is. Out: tables across nodes, both families.
+//! In: pods on both nodes. Out: tables across nodes, both families; the agents' routes between them.
 //! Invariant: the nodes share the directory and the fabric, and nothing else.
 //! Never: lets one agent's end touch the other's pods.
 
@@ -36,6 +36,7 @@ fn two_of([first, second]: [NodeSpec; 2], test: impl FnOnce(&mut Two) -> Result<
     }
     let mut nodes = [cluster.node(first)?, cluster.node(second)?];
     for node in &mut nodes {
+        describe(&cluster, node)?;
         node.start()?;
     }
     let mut two = Two { pods: BTreeMap::new(), nodes, cluster };
@@ -48,15 +49,20 @@ fn two_of([first, second]: [NodeSpec; 2], test: impl FnOnce(&mut Two) -> Result<
     result.context(logs)
 }
 
+/// Its Node, with the addresses by which others reach it.
+fn describe(cluster: &Cluster, node: &Node) -> Result<()> {
+    let addresses: String =
+        node.addresses().iter().map(|address| format!("{{ type: InternalIP, address: '{address}' }}, ")).collect();
+    let name = node.name();
+    let text =
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{ name: {name} }}\nstatus: {{ addresses: [{addresses}] }}\n");
+    cluster.manifest(&format!("node-{name}"), &text)
+}
+
 impl Two {
     fn add(&mut self, id: &str, number: u8) -> Result<()> {
         let pod = self.nodes[usize::from(number) - 1].pod(&self.cluster, &PodSpec::new(id).listen(Listen::Sctp(80)))?;
-        for address in pod.addresses() {
-            for node in self.nodes.iter().filter(|node| node.name() != format!("node{number}")) {
-                Fabric::route(node.namespace(), *address, number)?;
-            }
-            Fabric::route(self.cluster.outside(), *address, number)?;
-        }
+        pod.addresses().iter().try_for_each(|address| Fabric::route(self.cluster.outside(), *address, number))?;
         self.pods.insert(id.to_owned(), pod);
         Ok(())
     }
@@ -197,5 +203,85 @@ fn each_node_gives_addresses_of_its_own_block() -> Result<()> {
         assert_eq!(block("x/b")?, block("y/b")?);
         assert_ne!(block("x/a")?, block("x/b")?);
         Ok(())
+    })
+}
+
+/// What `ip route` shows of the agent's routes between nodes, of both families: destination, and the gateway or `blackhole`.
+fn routes(node: &Node) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for family in ["-4", "-6"] {
+        let listed = node.namespace().ip_json(&format!("{family} route show proto 85"))?;
+        for route in listed.as_array().context("a list")? {
+            let text = |field: &str| route[field].as_str().unwrap_or_default().to_owned();
+            let via = if route["type"] == "blackhole" { "blackhole".to_owned() } else { text("gateway") };
+            all.insert(text("dst"), via);
+        }
+    }
+    Ok(all)
+}
+
+fn of_blocks(own: &Pod, other: &Pod) -> BTreeMap<String, String> {
+    let block = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => format!("{}/26", std::net::Ipv4Addr::from(u32::from(*v4) >> 6 << 6)),
+        IpAddr::V6(v6) => format!("{}/122", std::net::Ipv6Addr::from(u128::from(*v6) >> 6 << 6)),
+    };
+    let [v4, v6] = fabric::addresses(2);
+    let via = |address: &IpAddr| if address.is_ipv4() { v4.clone() } else { v6.clone() };
+    let own = own.addresses().iter().map(|address| (block(address), "blackhole".to_owned()));
+    own.chain(other.addresses().iter().map(|address| (block(address), via(address)))).collect()
+}
+
+#[test]
+fn ipam_24_blocks_of_other_nodes_have_routes_and_own_ones_lead_nowhere_until_cleanup() -> Result<()> {
+    two(|t| {
+        let expected = of_blocks(&t.pods["x/a"], &t.pods["x/b"]);
+        wait_until("node1 has routes", PATIENCE, || Ok(routes(&t.nodes[0])? == expected))?;
+        // Somebody flushes what is not his, as systemd-networkd does.
+        for family in ["-4", "-6"] {
+            let mut flush = t.nodes[0].namespace().command(std::path::Path::new("ip"))?;
+            let status = flush.args([family, "route", "flush", "proto", "85"]).status()?;
+            assert!(status.success(), "{status}");
+        }
+        wait_until("they are back", PATIENCE, || Ok(routes(&t.nodes[0])? == expected))?;
+        let drift = t.nodes[0].agent.log_tail();
+        assert!(drift.contains("the route to"), "{drift}");
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
+        t.nodes[0].agent.stop()?;
+        assert_eq!(routes(&t.nodes[0])?, expected, "they stay while the agent is away");
+        let cleaned = t.nodes[0].cleanup()?;
+        assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
+        assert_eq!(routes(&t.nodes[0])?, BTreeMap::new());
+        Ok(())
+    })
+}
+
+#[test]
+fn ipam_4_a_borrowed_address_has_a_route_of_its_own_and_anothers_route_stays() -> Result<()> {
+    two(|t| {
+        // Of node 2's block, at node 1.
+        let IpAddr::V4(own) = t.pods["x/b"].address() else { anyhow::bail!("IPv4 first") };
+        let borrowed = std::net::Ipv4Addr::from((u32::from(own) >> 6 << 6) + 50);
+        let asks = format!("[\"{borrowed}\"]");
+        let spec = PodSpec::new("x/c").listen(Listen::Sctp(80)).annotation("cni.projectcalico.org/ipAddrs", &asks);
+        let pod = t.nodes[0].pod(&t.cluster, &spec)?;
+        t.pods.insert("x/c".to_owned(), pod);
+        let [first, _] = fabric::addresses(1);
+        let leads = |t: &Two| Ok(routes(&t.nodes[1])?.get(&borrowed.to_string()) == Some(&first));
+        wait_until("node2 has a route to it", PATIENCE, || leads(t))?;
+        t.expect(Tcp(80), "x/b x/c\n x/b - .\n x/c . -")?;
+        t.pods.remove("x/c");
+        t.cluster.remove("pod-x-c").ok();
+        wait_until("it is gone with its pod", PATIENCE, || Ok(!leads(t)?))?;
+        // Where somebody else leads to the same network, his route stays.
+        let IpAddr::V4(elsewhere) = t.pods["x/a"].address() else { anyhow::bail!("IPv4 first") };
+        let block = format!("{}/26", std::net::Ipv4Addr::from(u32::from(elsewhere) >> 6 << 6));
+        t.nodes[1].namespace().ip(&[&format!("route replace {block} via 192.0.2.77 proto static")])?;
+        wait_until("it is told", PATIENCE, || {
+            Ok(t.nodes[1].show("status")?.to_string().contains("there is one of another's"))
+        })?;
+        let theirs = t.nodes[1].namespace().ip_json(&format!("-4 route show {block}"))?;
+        assert_eq!(theirs[0]["gateway"], "192.0.2.77", "{theirs}");
+        t.nodes[1].namespace().ip(&[&format!("route del {block} proto static")])?;
+        wait_until("ours is there again", PATIENCE, || Ok(routes(&t.nodes[1])?.get(&block) == Some(&first)))
     })
 }

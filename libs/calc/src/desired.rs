@@ -3,7 +3,7 @@
 //! Invariant: complete; what is not in it is not wanted.
 //! Never: kernel ids; reconcilers give those out.
 
-use model::{AttachmentId, Cidr, IfaceName, Mac, PodId};
+use model::{AttachmentId, Cidr, IfaceName, Mac, NodeName, PodId};
 use policy::{Class, RuleSet};
 use service::{Balance, Frontend};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -131,6 +131,33 @@ pub struct AddressSpec {
     pub owner: Owner,
 }
 
+/// Where packets to pods of other nodes go, or to a block of this one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeRoute {
+    /// A block of this node: what no pod has goes nowhere.
+    Blackhole,
+    /// To another node, by its address, which is a neighbour at this interface.
+    Via {
+        /// The other node's address, of the family of what is sent there.
+        gateway: IpAddr,
+        /// This node's interface.
+        interface: IfaceName,
+    },
+    /// To that node, and there is no way.
+    None(NodeName, Unroutable),
+}
+
+/// Why there is no way to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unroutable {
+    /// Packets would have to be wrapped.
+    Wrapped,
+    /// It is in no network of this node's.
+    Far,
+    /// It has no address of the family.
+    Addressless,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -146,6 +173,8 @@ pub struct Desired {
     pub node: NodeSpec,
     /// Where services are reached, and what stands behind.
     pub services: BTreeMap<Frontend, Arc<Balance>>,
+    /// Where packets to blocks go, and to pods elsewhere that are in none of their node's.
+    pub routes: BTreeMap<Cidr, NodeRoute>,
 }
 
 impl Desired {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod blocks;
 pub mod desired;
 mod floating;
 mod host;
@@ -13,6 +14,7 @@ mod index;
 mod lifeline;
 pub mod live;
 mod node_ports;
+mod node_routes;
 pub mod query;
 mod remark;
 pub mod resolve;
@@ -23,7 +25,9 @@ pub mod trial;
 mod workload;
 pub mod world;
 
-pub use desired::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeSpec, Owner};
+pub use desired::{
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, Unroutable,
+};
 pub use live::{Latest, Live, Touched};
 pub use node_ports::NodePortAddresses;
 pub use query::Status;

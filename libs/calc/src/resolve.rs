@@ -4,12 +4,13 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host, serve,
-    sources,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host,
+    node_routes::node_routes,
+    serve, sources,
     surroundings::surroundings,
     workload::{Workload, workloads},
 };
-use model::{Attachment, AttachmentId, Cidr, Direction, HostEndpoint, IfaceName};
+use model::{Attachment, AttachmentId, Cidr, Direction, HostEndpoint, IfaceName, PodId};
 use policy::{
     Active, Applying, Class, OwnAddresses, RuleSet, Rulebook, Selectors, Shared, Subject, Surroundings,
     staged::spoken_of,
@@ -41,8 +42,22 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let active = Active::of(desired.rule_sets().map(|set| &**set), &around);
     let mut classes = Shared::default();
     desired.addresses = addresses(world, &workloads, &active, &mut classes);
+    desired.routes = node_routes(world, elsewhere(world, &workloads));
     desired.nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
     desired
+}
+
+/// Addresses of pods elsewhere.
+fn elsewhere<'a>(world: &World, workloads: &[Workload<'a>]) -> impl Iterator<Item = (IpAddr, &'a PodId)> {
+    let of = |workload: &Workload<'a>| {
+        let (id, addresses) = (workload.id, &workload.addresses);
+        addresses
+            .iter()
+            .filter(|(_, local)| local.is_none())
+            .map(move |(address, _)| (*address, id))
+            .collect::<Vec<_>>()
+    };
+    workloads.iter().flat_map(of).filter(|(address, _)| !world.host.contains(address)).collect::<Vec<_>>().into_iter()
 }
 
 fn endpoints(

@@ -3,10 +3,10 @@
 //! Invariant: an update replaces; nothing depends on the order in which things were told, but what `lifeline` holds back.
 //! Never: forgets an object because another is missing.
 
-use crate::{Neighbour, NodePortAddresses, lifeline::Lifeline};
+use crate::{Neighbour, NodePortAddresses, blocks::Blocks, lifeline::Lifeline};
 use model::{
-    Attachment, AttachmentId, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName, IpPool,
-    IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod,
+    Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
+    IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod,
     PodAsks, PodId, Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses,
     ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
@@ -51,6 +51,8 @@ pub struct World {
     pub(crate) pools: BTreeMap<String, IpPool>,
     pub(crate) reservations: BTreeMap<String, IpReservation>,
     pub(crate) ipam_configs: BTreeMap<String, IpamConfig>,
+    /// Blocks that nodes hold.
+    pub(crate) blocks: Blocks,
     pub(crate) published: BTreeMap<PodId, WorkloadAddress>,
     pub(crate) attachments: BTreeMap<AttachmentId, Attachment>,
     /// Attachments of each pod.
@@ -62,6 +64,10 @@ pub struct World {
     pub(crate) proxy: Neighbour,
     /// This node's own interfaces, with their addresses.
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
+    /// Somebody else makes the routes to other nodes.
+    pub(crate) leaves_routes: bool,
+    /// The networks that those are in.
+    pub(crate) networks: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
 
 /// Proof that every watched kind has delivered its first full list.
@@ -99,6 +105,7 @@ impl World {
             pools: BTreeMap::new(),
             reservations: BTreeMap::new(),
             ipam_configs: BTreeMap::new(),
+            blocks: Blocks::default(),
             published: BTreeMap::new(),
             attachments: BTreeMap::new(),
             attached: BTreeMap::new(),
@@ -106,6 +113,8 @@ impl World {
             node_ports: NodePortAddresses::default(),
             proxy: Neighbour::None,
             interfaces: BTreeMap::new(),
+            leaves_routes: false,
+            networks: BTreeMap::new(),
         }
     }
 
@@ -163,6 +172,7 @@ impl World {
             ResourceKey::IpamConfig(name) => {
                 self.ipam_configs.get(name).map(|config| Resource::IpamConfig(name.clone(), *config))
             }
+            ResourceKey::BlockClaim(name) => self.blocks.named(name).cloned().map(Resource::BlockClaim),
             ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
             ResourceKey::Service(id) => {
                 self.unaddressed.get(id).or_else(|| self.services.get(id)).cloned().map(Resource::Service)
@@ -210,6 +220,7 @@ impl World {
             Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
             Resource::IpReservation(reserved) => put(&mut self.reservations, reserved.name.clone(), reserved),
             Resource::IpamConfig(name, config) => put(&mut self.ipam_configs, name, config),
+            Resource::BlockClaim(claim) => self.blocks.put(claim),
             Resource::WorkloadAddress(address) => {
                 // What this node tells the others is no news to itself, unless somebody else told it before.
                 let before = self.published.insert(address.pod.clone(), address.clone());
@@ -268,6 +279,7 @@ impl World {
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
             ResourceKey::IpReservation(name) => self.reservations.remove(name).is_some(),
             ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),
+            ResourceKey::BlockClaim(name) => self.blocks.remove(name),
             ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
     }
@@ -319,6 +331,11 @@ impl World {
         self.profiles_are_told = told;
     }
 
+    /// Somebody else makes the routes to other nodes, and to this one's blocks.
+    pub fn leave_routes(&mut self, leaves: bool) {
+        self.leaves_routes = leaves;
+    }
+
     /// What another service proxy does in the host's stack.
     pub fn set_proxy(&mut self, proxy: Neighbour) {
         self.proxy = proxy;
@@ -339,6 +356,11 @@ impl World {
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.
     pub fn set_host_interfaces(&mut self, interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>) {
         self.interfaces = interfaces;
+    }
+
+    /// The networks that those are in.
+    pub fn set_host_networks(&mut self, networks: BTreeMap<IfaceName, BTreeSet<Cidr>>) {
+        self.networks = networks;
     }
 
     /// `Some` once the datastore has said everything it has.

@@ -375,6 +375,8 @@ fn clear(network: &mut impl Network, pinned: &BTreeSet<u32>, state_dir: &Path) -
     match network.list() {
         Ok(seen) => {
             let failed = host::sweep(network, &seen, &BTreeSet::new(), &host::own_pods(&seen, pinned));
+            let node_routes = seen.node_routes.iter().filter_map(|route| network.delete_route(route).err());
+            left.extend(node_routes.map(|error| in_full(&error)).collect::<Vec<_>>());
             left.extend(failed.into_iter().map(|(item, error)| format!("{item}: {error}")));
         }
         Err(error) => left.push(in_full(&error)),

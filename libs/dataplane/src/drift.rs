@@ -26,7 +26,7 @@ pub enum DriftKind {
     Pin,
     /// An entry of a kernel table.
     Table,
-    /// The route to a pod.
+    /// The route to a pod, or to another node's.
     Route,
     /// The neighbour entry of a pod.
     Neighbour,

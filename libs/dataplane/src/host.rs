@@ -12,11 +12,13 @@ use crate::{
 use abi::endpoint::GATEWAY_MAC;
 use calc::EndpointSpec;
 use model::{Cidr, Ifindex, Mac};
-use netlink::{Link, Neighbour, Route, Scope};
+use netlink::{Link, Neighbour, Route, RouteKind, Scope};
 use std::{collections::BTreeSet, error::Error, net::IpAddr};
 
 /// The number in `/etc/iproute2/rt_protos` terms by which our routes are known after a restart.
 pub const ROUTE_PROTOCOL: u8 = 84;
+/// The same of routes to other nodes and to our own blocks, which belong to no interface of a pod.
+pub const NODE_ROUTE_PROTOCOL: u8 = 85;
 /// What the host side of every pod's interface is called, as in Calico.
 pub const INTERFACE_PREFIX: &str = "cali";
 
@@ -152,6 +154,8 @@ pub fn route(address: IpAddr, interface: Ifindex) -> Route {
         scope: if address.is_ipv4() { Scope::Link } else { Scope::Global },
         table: netlink::MAIN_TABLE,
         on_link: false,
+        kind: RouteKind::Unicast,
+        metric: 0,
     }
 }
 

@@ -51,7 +51,7 @@ pub use drift::{Drift, DriftKind, Extent, Looked};
 pub use error::{ApplyError, CleanupError, OpenError, ReportError, TwinError};
 pub use gauges::{Gauges, MapGauge};
 pub use gratuitous::Caller;
-pub use host::is_pods;
+pub use host::{NODE_ROUTE_PROTOCOL, is_pods};
 pub use laps::Laps;
 pub use platform::{Attach, AttachedBy, Platform};
 pub use question::{GateAnswer, Origin, Question, SOURCE_PORT, TwinAnswer};

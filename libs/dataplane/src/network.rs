@@ -3,9 +3,10 @@
 //! Invariant: what is listed is one look; what changes after it is found by the next.
 //! Never: decides; tells ours from another's; lists anew what the kernel told it.
 
-use model::{IfaceName, Ifindex, Mac};
+use crate::host::NODE_ROUTE_PROTOCOL;
+use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{
-    Error, Link, LinkChange, Neighbour, Route, Scope, Socket,
+    Error, Link, LinkChange, Neighbour, Route, RouteKind, Scope, Socket,
     sysctl::{self, Families, SysctlError},
     watch::{Event, Watch},
 };
@@ -26,8 +27,10 @@ const LISTING_LASTS: Duration = Duration::from_secs(60);
 pub struct Seen {
     /// Links by name.
     pub links: BTreeMap<IfaceName, Link>,
-    /// Routes of all tables.
+    /// Routes of all tables, but for those to other nodes that are ours.
     pub routes: BTreeSet<Route>,
+    /// Those: they change by the node, and others by the pod.
+    pub node_routes: Arc<BTreeSet<Route>>,
     /// Neighbours of all interfaces.
     pub neighbours: BTreeSet<Neighbour>,
 }
@@ -58,11 +61,15 @@ impl Seen {
             Event::Route(route) => {
                 // It may have taken the place of another, which has no event of its own.
                 for old in self.routes_to(&route) {
-                    self.routes.remove(&old);
+                    self.drop_route(&old);
                 }
-                self.routes.insert(route);
+                if is_node_route(&route) {
+                    Arc::make_mut(&mut self.node_routes).insert(route);
+                } else {
+                    self.routes.insert(route);
+                }
             }
-            Event::RouteGone(route) => drop(self.routes.remove(&route)),
+            Event::RouteGone(route) => self.drop_route(&route),
             Event::Neighbour(neighbour) => {
                 self.forget_neighbour(&neighbour);
                 self.neighbours.insert(neighbour);
@@ -72,8 +79,19 @@ impl Seen {
         }
     }
 
+    fn drop_route(&mut self, route: &Route) {
+        if !is_node_route(route) {
+            self.routes.remove(route);
+        } else if self.node_routes.contains(route) {
+            Arc::make_mut(&mut self.node_routes).remove(route);
+        }
+    }
+
     fn forget(&mut self, interface: Ifindex) {
         self.routes.retain(|route| route.interface != interface);
+        if self.node_routes.iter().any(|route| route.interface == interface) {
+            Arc::make_mut(&mut self.node_routes).retain(|route| route.interface != interface);
+        }
         self.neighbours.retain(|neighbour| neighbour.interface != interface);
     }
 
@@ -86,20 +104,31 @@ impl Seen {
         }
     }
 
-    /// Known routes to the same place, in the same table.
+    /// Known routes whose place this one takes: to the same destination, in the same table, of the same metric.
     fn routes_to(&self, route: &Route) -> Vec<Route> {
-        let first = Route {
-            interface: Ifindex(0),
-            gateway: None,
-            protocol: 0,
-            scope: Scope::default(),
-            table: 0,
-            on_link: false,
-            ..route.clone()
-        };
-        let there = self.routes.range(first..).take_while(|old| old.destination == route.destination);
-        there.filter(|old| old.table == route.table).cloned().collect()
+        let mut found = to(&self.routes, route.destination).chain(to(&self.node_routes, route.destination));
+        found.by_ref().filter(|old| (old.table, old.metric) == (route.table, route.metric)).cloned().collect()
     }
+}
+
+/// Those of a set that lead to exactly this destination.
+pub fn to(routes: &BTreeSet<Route>, destination: Cidr) -> impl Iterator<Item = &Route> {
+    let first = Route {
+        destination,
+        interface: Ifindex(0),
+        gateway: None,
+        protocol: 0,
+        scope: Scope::default(),
+        table: 0,
+        on_link: false,
+        kind: RouteKind::default(),
+        metric: 0,
+    };
+    routes.range(first..).take_while(move |route| route.destination == destination)
+}
+
+fn is_node_route(route: &Route) -> bool {
+    route.protocol == NODE_ROUTE_PROTOCOL
 }
 
 /// The calls.
@@ -156,8 +185,9 @@ impl Known {
     fn list(socket: &mut Socket) -> Result<Self, Error> {
         let watch = Watch::open()?;
         let links = socket.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();
-        let routes = socket.routes()?.into_iter().collect();
-        let seen = Seen { links, routes, neighbours: socket.neighbours()?.into_iter().collect() };
+        let (node_routes, routes): (BTreeSet<_>, _) = socket.routes()?.into_iter().partition(is_node_route);
+        let neighbours = socket.neighbours()?.into_iter().collect();
+        let seen = Seen { links, routes, node_routes: Arc::new(node_routes), neighbours };
         Ok(Self { seen: Arc::new(seen), watch, listed: Instant::now() })
     }
 

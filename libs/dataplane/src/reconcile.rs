@@ -18,6 +18,7 @@ use hosts::HOST_HOOKS;
 use look::{Facts, SettingsSeen};
 use model::{AttachmentId, IfaceName, Ifindex};
 use netlink::Link;
+use node_routes::NodeRoutes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -28,6 +29,7 @@ use std::{
 mod answers;
 mod hosts;
 mod look;
+pub(crate) mod node_routes;
 mod own;
 
 /// The hooks of a pod's interface.
@@ -69,6 +71,7 @@ pub struct Reconciler<N, G, S> {
     settings_seen: SettingsSeen,
     /// The host's addresses, as they were last desired.
     own: Own,
+    node_routes: NodeRoutes,
     /// Services behind which they stand.
     answers: Answers,
     /// Those among which the sources of ICMP errors were chosen.
@@ -132,6 +135,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             facts: Facts::new(),
             settings_seen: None,
             own: Own::default(),
+            node_routes: NodeRoutes::default(),
             answers: Answers::default(),
             speaks: None,
         }
@@ -192,6 +196,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         laps.lap("commit");
         self.connect(&mut pass);
         self.note_hosts(&pass.seen);
+        self.route_nodes(&mut pass, desired);
         laps.lap("connect");
         self.speak(&mut pass, desired);
         if is_committed {

@@ -205,6 +205,7 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         | ResourceKey::IpPool(_)
         | ResourceKey::IpReservation(_)
         | ResourceKey::IpamConfig(_)
+        | ResourceKey::BlockClaim(_)
         | ResourceKey::WorkloadAddress(_)
         | ResourceKey::ServiceAddresses(_) => None,
     }

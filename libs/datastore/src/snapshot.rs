@@ -17,13 +17,16 @@ use model::{Resource, ResourceKey, Update};
 use serde_json::Value;
 use std::{collections::BTreeSet, io, path::Path};
 
+/// Kinds of shared objects that every agent hears of, as it does of manifests.
+pub(crate) const WATCHED: [&str; 3] = [workload::KIND, given::KIND, "BlockAffinity"];
+
 /// The objects of a directory, and what is wrong with its manifests.
 ///
 /// # Errors
 /// The directory cannot be listed.
 pub fn directory(dir: &Path) -> io::Result<(Vec<Resource>, Vec<Problem>)> {
     let mut catalog = Catalog::default();
-    let shared = [workload::KIND, given::KIND].map(|kind| dir.join(SHARED).join(kind)).into_iter();
+    let shared = WATCHED.map(|kind| dir.join(SHARED).join(kind)).into_iter();
     let dirs: Vec<_> = [dir.to_owned()].into_iter().chain(shared.filter(|shared| shared.is_dir())).collect();
     let paths: Vec<_> = listed(&dirs)?.into_keys().filter(|path| is_manifest(path)).collect();
     for paths in paths.chunks(FILES_AT_ONCE) {

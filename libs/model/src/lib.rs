@@ -38,7 +38,7 @@ pub use net::{Cidr, Family, IfaceName, Ifindex, Mac, PortRange, Protocol};
 pub use networkset::{NetworkSet, NetworkSetId};
 pub use order::Order;
 pub use policy::{Direction, Layer, Policy, PolicyTypes, Stage};
-pub use pool::{IpPool, IpReservation, IpamConfig, PoolUses};
+pub use pool::{BlockClaim, IpPool, IpReservation, IpamConfig, PoolUses, Wrapping};
 pub use profile::Profile;
 pub use resource::{
     FloatingIps, NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress,

@@ -3,7 +3,7 @@
 //! Invariant: the block size lies within the family's bounds and is not wider than the pool.
 //! Never: knows which addresses are taken; blocks do (`ipam`).
 
-use crate::{Cidr, Selector};
+use crate::{Cidr, NodeName, Selector};
 
 /// An IP pool (Calico api/pkg/apis/projectcalico/v3/ippool.go).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,8 +24,31 @@ pub struct IpPool {
     pub nodes: Selector,
     /// Namespaces whose pods get addresses of it, but for who asks for the pool by name (`namespaceSelector`).
     pub namespaces: Selector,
-    /// Packets to its addresses are wrapped on their way between nodes (`ipipMode`, `vxlanMode`).
-    pub encapsulated: bool,
+    /// Whether packets to its addresses are wrapped on their way between nodes (`ipipMode`, `vxlanMode`).
+    pub wrapping: Wrapping,
+}
+
+/// When packets between nodes are wrapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wrapping {
+    /// Never.
+    #[default]
+    Never,
+    /// To nodes of other networks than this one's.
+    CrossSubnet,
+    /// Always.
+    Always,
+}
+
+/// A block that a node holds (Calico's BlockAffinity, confirmed): packets to its addresses go to that node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockClaim {
+    /// The object's name.
+    pub name: String,
+    /// The block.
+    pub cidr: Cidr,
+    /// Whose.
+    pub node: NodeName,
 }
 
 /// What addresses of a pool are for (`allowedUses`).
@@ -51,7 +74,7 @@ impl IpPool {
             manual: false,
             nodes: Selector::All,
             namespaces: Selector::All,
-            encapsulated: false,
+            wrapping: Wrapping::Never,
         }
     }
 }

@@ -4,9 +4,9 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig,
-    Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodAsks, PodId, Policy, PolicyId, PortName, Profile,
-    Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName,
+    BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
+    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodAsks, PodId, Policy, PolicyId, PortName,
+    Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -164,6 +164,8 @@ pub enum Resource {
     IpReservation(IpReservation),
     /// How nodes take blocks, by its name.
     IpamConfig(String, IpamConfig),
+    /// A block that a node holds.
+    BlockClaim(BlockClaim),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(WorkloadAddress),
     /// Addresses that a load balancer was given.
@@ -203,6 +205,8 @@ pub enum ResourceKey {
     IpReservation(String),
     /// How nodes take blocks.
     IpamConfig(String),
+    /// A block that a node holds.
+    BlockClaim(String),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(PodId),
     /// Addresses that a load balancer was given.
@@ -231,6 +235,7 @@ impl Resource {
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
             Self::IpReservation(reservation) => ResourceKey::IpReservation(reservation.name.clone()),
             Self::IpamConfig(name, _) => ResourceKey::IpamConfig(name.clone()),
+            Self::BlockClaim(claim) => ResourceKey::BlockClaim(claim.name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
             Self::ServiceAddresses(given) => ResourceKey::ServiceAddresses(given.service.clone()),
         }
@@ -255,6 +260,7 @@ impl fmt::Display for ResourceKey {
             Self::IpPool(name) => write!(f, "IPPool {name}"),
             Self::IpReservation(name) => write!(f, "IPReservation {name}"),
             Self::IpamConfig(name) => write!(f, "IPAMConfiguration {name}"),
+            Self::BlockClaim(name) => write!(f, "BlockAffinity {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
             Self::ServiceAddresses(id) => write!(f, "ServiceAddresses {id}"),
         }

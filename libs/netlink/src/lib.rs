@@ -24,5 +24,5 @@ pub use filter::{Filter, Side};
 pub use link::{LOOPBACK, Link, LinkChange, VethSpec};
 pub use neighbour::Neighbour;
 pub use peer::peer_uid;
-pub use route::{MAIN_TABLE, Route, Scope};
+pub use route::{MAIN_TABLE, Route, RouteKind, Scope};
 pub use socket::Socket;

@@ -1,7 +1,7 @@
-//! Unicast routes with one next hop.
+//! Routes: with one next hop, or to nowhere.
 //! In: routes to be there or to go. Out: routes as they are.
 //! Invariant: what `replace_route` put there reads back equal, except that IPv6 has no scopes: they read as `Global`.
-//! Never: lists blackhole, local, broadcast, multipath or cached routes; they are not ours to change.
+//! Never: lists local, broadcast, multipath or cached routes; they are not ours to change.
 
 use crate::{Error, Socket, address::family_of, error::deleted, socket::About};
 use model::{Cidr, Ifindex};
@@ -29,12 +29,25 @@ pub enum Scope {
     Other(u8),
 }
 
+/// What becomes of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// They go on.
+    #[default]
+    Unicast,
+    /// They are dropped without a word.
+    Blackhole,
+}
+
+/// The metric that IPv6 gives where none is asked for.
+const METRIC_V6: u32 = 1024;
+
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Where to.
     pub destination: Cidr,
-    /// Through this interface.
+    /// Through this interface; 0 for a blackhole.
     pub interface: Ifindex,
     /// Next hop; `None`: on the link itself.
     pub gateway: Option<IpAddr>,
@@ -46,10 +59,14 @@ pub struct Route {
     pub table: u32,
     /// The gateway counts as reachable on the link without a route to it.
     pub on_link: bool,
+    /// What becomes of packets.
+    pub kind: RouteKind,
+    /// Of several to one destination the smallest is taken; 0: what the kernel gives by itself.
+    pub metric: u32,
 }
 
 impl Socket {
-    /// Unicast routes of both families and all tables.
+    /// Routes of both families and all tables.
     ///
     /// # Errors
     /// The kernel does not list them.
@@ -74,18 +91,6 @@ impl Socket {
         self.change(about, Message::NewRoute(message_of(route)), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    /// As [`Socket::replace_route`], behind every route to the same destination with a smaller metric.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn replace_route_behind(&mut self, route: &Route, metric: u32) -> Result<(), Error> {
-        let object = format!("{} metric {metric}", route_text(route));
-        let about = About { operation: "replace route", object: &object };
-        let mut message = message_of(route);
-        message.attributes.push(RouteAttribute::Priority(metric));
-        self.change(about, Message::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
-    }
-
     /// Deletes exactly this route, protocol included. `false`: it was not there.
     ///
     /// # Errors
@@ -99,7 +104,11 @@ impl Socket {
 
 fn route_text(route: &Route) -> String {
     let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-    format!("{}{via} on interface {}", route.destination, route.interface.0)
+    let metric = if route.metric == 0 { String::new() } else { format!(" metric {}", route.metric) };
+    match route.kind {
+        RouteKind::Unicast => format!("{}{via} on interface {}{metric}", route.destination, route.interface.0),
+        RouteKind::Blackhole => format!("{} to nowhere", route.destination),
+    }
 }
 
 fn message_of(route: &Route) -> RouteMessage {
@@ -108,8 +117,11 @@ fn message_of(route: &Route) -> RouteMessage {
     message.header.address_family = family_of(network);
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.protocol = route.protocol.into();
-    message.header.kind = RouteType::Unicast;
-    if network.is_ipv4() {
+    message.header.kind = match route.kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Blackhole => RouteType::BlackHole,
+    };
+    if network.is_ipv4() && route.kind == RouteKind::Unicast {
         message.header.scope = scope_number(route.scope);
     }
     if route.on_link {
@@ -117,7 +129,13 @@ fn message_of(route: &Route) -> RouteMessage {
     }
     // The header has room for eight bits of table; the attribute is the one that counts.
     message.header.table = u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-    message.attributes = vec![RouteAttribute::Table(route.table), RouteAttribute::Oif(route.interface.0)];
+    message.attributes = vec![RouteAttribute::Table(route.table)];
+    if route.kind == RouteKind::Unicast {
+        message.attributes.push(RouteAttribute::Oif(route.interface.0));
+    }
+    if route.metric != 0 {
+        message.attributes.push(RouteAttribute::Priority(route.metric));
+    }
     if route.destination.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(network.into()));
     }
@@ -147,7 +165,12 @@ fn scope_of(scope: RouteScope) -> Scope {
 pub(crate) fn route_of(message: &Message) -> Option<Route> {
     let (Message::NewRoute(message) | Message::DelRoute(message)) = message else { return None };
     let header = &message.header;
-    if header.kind != RouteType::Unicast || header.flags.contains(RouteFlags::Cloned) {
+    let kind = match header.kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        _ => return None,
+    };
+    if header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
     let mut network = match header.address_family {
@@ -155,24 +178,28 @@ pub(crate) fn route_of(message: &Message) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let (mut interface, mut gateway, mut table) = (None, None, u32::from(header.table));
+    let (mut interface, mut gateway, mut table, mut metric) = (None, None, u32::from(header.table), 0);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => network = ip_of(address)?,
             RouteAttribute::Gateway(address) => gateway = ip_of(address),
             RouteAttribute::Oif(index) => interface = Some(Ifindex(*index)),
             RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
             _ => {}
         }
     }
     Some(Route {
         destination: Cidr::new(network, header.destination_prefix_length).ok()?,
-        interface: interface?,
+        // The kernel says the loopback's for IPv6, and none for IPv4.
+        interface: if kind == RouteKind::Blackhole { Ifindex(0) } else { interface? },
         gateway,
         protocol: header.protocol.into(),
         scope: scope_of(header.scope),
         table,
         on_link: header.flags.contains(RouteFlags::Onlink),
+        kind,
+        metric: if network.is_ipv6() && metric == METRIC_V6 { 0 } else { metric },
     })
 }
 

@@ -5,7 +5,7 @@
 
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{
-    Filter, LinkChange, MAIN_TABLE, Neighbour, Reason, Route, Scope, Side, Socket, VethSpec, namespace,
+    Filter, LinkChange, MAIN_TABLE, Neighbour, Reason, Route, RouteKind, Scope, Side, Socket, VethSpec, namespace,
     sysctl::{self, SysctlError},
     watch,
 };
@@ -169,6 +169,8 @@ fn pod_routes(interface: Ifindex) -> [Route; 3] {
         scope,
         table: MAIN_TABLE,
         on_link: false,
+        kind: RouteKind::Unicast,
+        metric: 0,
     };
     [
         route("169.254.1.1/32", None, Scope::Link),
@@ -211,6 +213,8 @@ fn a_route_of_another_protocol_or_table_is_not_deleted_in_its_place() {
             scope: Scope::Link,
             table: 1000,
             on_link: false,
+            kind: RouteKind::Unicast,
+            metric: 0,
         };
         socket.replace_route(&foreign).expect("a route");
         assert!(!socket.delete_route(&Route { protocol: 3, ..foreign.clone() }).expect("no such route"));
@@ -234,6 +238,8 @@ fn a_gateway_nobody_leads_to_needs_on_link() {
             scope: Scope::Global,
             table: MAIN_TABLE,
             on_link: false,
+            kind: RouteKind::Unicast,
+            metric: 0,
         };
         let error = socket.replace_route(&route).expect_err("the gateway is unknown");
         assert!(matches!(error.reason, Reason::Kernel(_)) && error.to_string().contains("10.66.0.0/26"), "{error}");
@@ -359,6 +365,8 @@ fn a_watch_tells_without_waiting_what_has_happened_so_far() {
         scope: Scope::Link,
         table: MAIN_TABLE,
         on_link: false,
+        kind: RouteKind::Unicast,
+        metric: 0,
     };
     let made = pair.on_host(|socket| {
         let made = route(up(socket, "cali0"));

@@ -72,6 +72,11 @@ impl Claims {
         self.of_pod(pod).map(|(address, _)| address)
     }
 
+    /// All claimed addresses.
+    pub(super) fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.by_address.keys().copied()
+    }
+
     /// Claimed addresses of a network.
     pub(super) fn within(&self, net: &Cidr) -> impl Iterator<Item = IpAddr> {
         self.by_address.range(net.network()..=net.last()).map(|(address, _)| *address)

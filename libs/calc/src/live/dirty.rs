@@ -5,7 +5,7 @@
 
 use crate::World;
 use model::{
-    Attachment, EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, Profile, ResourceKey,
+    Attachment, Cidr, EndpointSliceId, NamespaceName, NetworkSetId, NodeName, PodId, PolicyId, Profile, ResourceKey,
     ServiceId,
 };
 use std::{
@@ -28,6 +28,10 @@ pub(super) struct Dirty {
     pub(super) every_host: bool,
     /// This node's own interfaces.
     pub(super) interfaces: bool,
+    /// Blocks of which somebody else may be the holder.
+    pub(super) blocks: BTreeSet<Cidr>,
+    /// What every way reads: pools, this node's networks and addresses.
+    pub(super) routes: bool,
     /// Where node ports are served, or who translates.
     pub(super) place: bool,
     /// Addresses that became or ceased to be the host's.
@@ -88,7 +92,9 @@ impl Dirty {
                 self.hosts.insert(name.clone());
             }
             ResourceKey::FelixConfiguration(_) => self.every_host = true,
-            ResourceKey::IpPool(_) | ResourceKey::IpReservation(_) | ResourceKey::IpamConfig(_) => {}
+            ResourceKey::IpPool(_) => self.routes = true,
+            ResourceKey::BlockClaim(name) => self.blocks.extend(world.blocks.named(name).map(|claim| claim.cidr)),
+            ResourceKey::IpReservation(_) | ResourceKey::IpamConfig(_) => {}
         }
     }
 }

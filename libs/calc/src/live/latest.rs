@@ -3,7 +3,7 @@
 //! Invariant: a key that one does not name has the same value as in the one before.
 //! Never: a write that is not noted.
 
-use crate::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, NodeSpec};
+use crate::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, NodeRoute, NodeSpec};
 use model::{AttachmentId, Cidr, IfaceName};
 use policy::Class;
 use service::{Balance, Frontend};
@@ -24,10 +24,13 @@ pub struct Touched {
     pub nets: BTreeSet<Cidr>,
     /// Where services are reached.
     pub services: BTreeSet<Frontend>,
+    /// Where packets to other nodes' pods go.
+    pub routes: BTreeSet<Cidr>,
 }
 
 /// Between two of the same number.
-static NOTHING: Touched = Touched { addresses: BTreeSet::new(), nets: BTreeSet::new(), services: BTreeSet::new() };
+static NOTHING: Touched =
+    Touched { addresses: BTreeSet::new(), nets: BTreeSet::new(), services: BTreeSet::new(), routes: BTreeSet::new() };
 
 /// What is desired now.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +113,10 @@ impl Followed {
 
     pub(super) fn put_service(&mut self, frontend: Frontend, balance: Option<Arc<Balance>>) {
         put(&mut self.desired.services, &mut self.since.services, frontend, balance);
+    }
+
+    pub(super) fn put_route(&mut self, to: Cidr, way: Option<NodeRoute>) {
+        put(&mut self.desired.routes, &mut self.since.routes, to, way);
     }
 
     /// Frontends that were written since it was last handed out.

@@ -12,6 +12,7 @@ mod hosts;
 mod judges;
 mod latest;
 mod lent;
+mod node_routes;
 mod numbers;
 mod peers;
 mod refresh;
@@ -28,8 +29,10 @@ use judges::Judges;
 use latest::Followed;
 pub use latest::{Latest, Touched};
 use model::{
-    Attachment, AttachmentId, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, ServiceId, Update,
+    Attachment, AttachmentId, Cidr, IfaceName, NodeName, PodId, Policy, PolicyId, PortName, ResourceKey, ServiceId,
+    Update,
 };
+use node_routes::NodeRoutes;
 use peers::Peers;
 use policy::{Active, Class, Shared};
 use service::{HealthCheck, Remark};
@@ -52,6 +55,7 @@ pub struct Live {
     floats: Floats,
     judges: Judges,
     hosts: Hosts,
+    routes: NodeRoutes,
     /// Networks that rules name, and what network sets, nodes and services say of networks.
     active: Active,
     /// Pods by the names of their ports.
@@ -81,6 +85,7 @@ impl Live {
             floats: Floats::default(),
             judges: Judges::default(),
             hosts: Hosts::default(),
+            routes: NodeRoutes::default(),
             active: Active::default(),
             named: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -107,6 +112,10 @@ impl Live {
             Update::Gone(key) => Some(key.clone()),
             Update::InSync | Update::Anew { .. } => None,
         };
+        if let Some(key @ ResourceKey::BlockClaim(_)) = &key {
+            // The block that it was on.
+            self.dirty.mark(&self.world, key);
+        }
         let changed = self.world.take(update);
         if let Some(key) = key.filter(|_| changed) {
             self.dirty.mark(&self.world, &key);
@@ -163,6 +172,7 @@ impl Live {
     /// The addresses this host has now, loopback and link-local ones left out.
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.dirty.addresses.extend(self.world.host_addresses().symmetric_difference(&addresses));
+        self.dirty.routes |= !self.dirty.addresses.is_empty();
         self.world.set_host_addresses(addresses);
     }
 
@@ -175,6 +185,11 @@ impl Live {
     /// See [`World::set_profiles_told`]; before anything is told.
     pub fn set_profiles_told(&mut self, told: bool) {
         self.world.set_profiles_told(told);
+    }
+
+    /// See [`World::leave_routes`]; before anything is told.
+    pub fn leave_routes(&mut self, leaves: bool) {
+        self.world.leave_routes(leaves);
     }
 
     /// A service is served, or put off: see [`World::set_served`].
@@ -216,10 +231,22 @@ impl Live {
         self.floats.remarks()
     }
 
+    /// To which nodes there is no way, as of the last [`Self::desired`].
+    #[must_use]
+    pub fn route_remarks(&self) -> Vec<String> {
+        node_routes::remarks(&self.desired.routes)
+    }
+
     /// The node's own interfaces with their addresses: neither loopback nor those of workloads.
     pub fn set_host_interfaces(&mut self, interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>) {
         self.dirty.interfaces |= self.world.interfaces != interfaces;
         self.world.set_host_interfaces(interfaces);
+    }
+
+    /// The networks that those are in.
+    pub fn set_host_networks(&mut self, networks: BTreeMap<IfaceName, BTreeSet<Cidr>>) {
+        self.dirty.routes |= self.world.networks != networks;
+        self.world.set_host_networks(networks);
     }
 
     /// Asks what is desired now, and what would be if the datastore said this; afterwards all is as before. `None` until the

@@ -29,12 +29,12 @@ struct Todo {
 
 impl Live {
     pub(super) fn refresh(&mut self) {
-        let dirty = mem::take(&mut self.dirty);
-        let mut todo = Todo::default();
+        let (dirty, mut todo) = (mem::take(&mut self.dirty), Todo::default());
         for id in &dirty.pods {
             self.pod(id, &mut todo);
             self.floats.hear(&self.world, id);
         }
+        let routes = self.routes.concerned(&self.world, &self.claims, &dirty);
         for id in &dirty.sets {
             let nets = self.peers.put_set(&self.world, id);
             self.around_changed(nets, &mut todo);
@@ -96,7 +96,7 @@ impl Live {
         }
         self.placed(&mut todo);
         self.nets(&mut todo);
-        self.addresses(&todo);
+        self.addresses(&todo, routes);
         self.floats.touch(todo.addresses.iter().copied());
         self.floats.settle(&self.world, (&self.claims, &self.peers), &mut self.desired);
     }
@@ -271,11 +271,14 @@ impl Live {
         }
     }
 
-    fn addresses(&mut self, todo: &Todo) {
+    /// Their classes, and where packets to them go; with `blocks` to whose holders the way may be another, and further addresses.
+    fn addresses(&mut self, todo: &Todo, (blocks, mut further): (BTreeSet<Cidr>, BTreeSet<IpAddr>)) {
         for address in &todo.addresses {
             let spec = self.address(*address);
             self.desired.put_address(*address, spec);
         }
+        further.extend(&todo.addresses);
+        self.routes.put(&self.world, &self.claims, (blocks, further), &mut self.desired);
     }
 
     fn address(&mut self, address: IpAddr) -> Option<AddressSpec> {

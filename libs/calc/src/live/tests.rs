@@ -4,11 +4,11 @@
 //! Never: measures time.
 
 use super::*;
-use crate::AddressSpec;
+use crate::{AddressSpec, NodeRoute};
 use model::{
-    Action, Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, HostEndpoint, HostInterface,
-    IfaceName, Layer, Mac, Namespace, Order, Pod, PolicyKind, PolicyTypes, Protocol, Resource, Rule, Selector,
-    ServiceAccount, Stage, TierName, WorkloadAddress,
+    Action, BlockClaim, Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, HostEndpoint,
+    HostInterface, IfaceName, IpPool, Labels, Layer, Mac, Namespace, Node, Order, Pod, PolicyKind, PolicyTypes,
+    Protocol, Resource, Rule, Selector, ServiceAccount, Stage, TierName, WorkloadAddress, Wrapping,
 };
 use policy::generate::{Case, Dice, INTERFACES};
 use service::{Balance, Frontend};
@@ -75,6 +75,51 @@ fn interfaces(pod: &Pod, dice: &mut Dice) -> BTreeMap<IfaceName, BTreeSet<IpAddr
     some.map(|name| (name, (0..dice.below(3)).map(|_| dice.pick(&addresses)).collect())).collect()
 }
 
+/// Networks in which a neighbour may have a pod's address.
+fn networks(pod: &Pod, dice: &mut Dice) -> BTreeMap<IfaceName, BTreeSet<Cidr>> {
+    let some = INTERFACES.iter().take(dice.below(3)).map(|name| IfaceName((*name).to_owned()));
+    let nets: Vec<_> = pod.addresses.iter().map(|address| around(*address, dice)).collect();
+    some.map(|name| (name, nets.iter().copied().collect())).collect()
+}
+
+/// A network with this address in it.
+fn around(address: IpAddr, dice: &mut Dice) -> Cidr {
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    Cidr::new(address, longest - u8::try_from(dice.below(5)).unwrap_or_default()).expect("a network")
+}
+
+fn pool(pod: &Pod, dice: &mut Dice) -> IpPool {
+    let address = pod.addresses.first().copied().unwrap_or([10, 0, 0, 1].into());
+    let cidr = Cidr::new(address, if address.is_ipv4() { 16 } else { 64 }).expect("a network");
+    let wrapping = dice.pick(&[Wrapping::Never, Wrapping::CrossSubnet, Wrapping::Always]);
+    IpPool { wrapping, ..IpPool::of_pods(dice.pick(&["a", "b"]), cidr, 28) }
+}
+
+/// Blocks, pools, nodes' addresses and this node's networks change.
+fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
+    let node: NodeName = dice.pick(&[HERE, "there", "beyond"]).into();
+    let address = pod.addresses.first().copied().unwrap_or([10, 0, 0, 1].into());
+    let name = dice.pick(&["b0", "b1", "b2"]);
+    let update = match dice.below(7) {
+        0 => Update::Gone(ResourceKey::BlockClaim(name.into())),
+        1 => {
+            let (addresses, pod_cidrs, labels) = (pod.addresses.to_vec(), Vec::new(), Labels::default());
+            Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels }))
+        }
+        2 => {
+            let networks = networks(pod, dice);
+            let text = format!("this node is in {networks:?}");
+            live.set_host_networks(networks);
+            return text;
+        }
+        3 => Update::Set(Resource::IpPool(pool(pod, dice))),
+        _ => Update::Set(Resource::BlockClaim(BlockClaim { name: name.into(), cidr: around(address, dice), node })),
+    };
+    let text = format!("{update:?}");
+    live.apply(update);
+    text
+}
+
 fn felix(dice: &mut Dice) -> FelixConfiguration {
     let failsafe = Failsafe { protocol: Protocol::TCP, port: 80, net: Some(Cidr::all(Family::V4)) };
     let felix = FelixConfiguration {
@@ -101,7 +146,7 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
     });
     let count = pods.clone().count();
     let Some(pod) = pods.nth(dice.below(count)) else { panic!("every world has pods") };
-    match dice.below(18) {
+    match dice.below(21) {
         0..8 => {
             let text = format!("{} is told", resource.key());
             live.apply(Update::Set(resource));
@@ -152,6 +197,7 @@ fn step(live: &mut Live, all: &[Resource], dice: &mut Dice) -> String {
             live.apply(Update::Set(Resource::FelixConfiguration(felix)));
             text
         }
+        17..20 => nodes_step(live, pod, dice),
         _ => {
             let container = dice.pick(&[None, Some("c0"), Some("c1"), Some("c9")]).map(Into::into);
             let (host_network, finished) = (dice.below(2) == 0, dice.below(2) == 0);
@@ -170,6 +216,7 @@ struct Follower {
     addresses: BTreeMap<IpAddr, AddressSpec>,
     nets: BTreeMap<Cidr, Arc<Class>>,
     services: BTreeMap<Frontend, Arc<Balance>>,
+    routes: BTreeMap<Cidr, NodeRoute>,
 }
 
 impl Follower {
@@ -178,9 +225,13 @@ impl Follower {
         follow(&mut self.addresses, &latest.addresses, touched.map(|touched| &touched.addresses));
         follow(&mut self.nets, &latest.nets, touched.map(|touched| &touched.nets));
         follow(&mut self.services, &latest.services, touched.map(|touched| &touched.services));
+        follow(&mut self.routes, &latest.routes, touched.map(|touched| &touched.routes));
         self.number = latest.number();
-        let found = (&self.addresses, &self.nets, &self.services);
-        assert!(found == (&latest.addresses, &latest.nets, &latest.services), "followed, after:\n{history}");
+        let found = (&self.addresses, &self.nets, &self.services, &self.routes);
+        assert!(
+            found == (&latest.addresses, &latest.nets, &latest.services, &latest.routes),
+            "followed, after:\n{history}"
+        );
     }
 }
 

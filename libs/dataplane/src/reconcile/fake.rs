@@ -5,7 +5,7 @@
 
 use super::HOST_HOOKS;
 use crate::{
-    host::{self, ROUTE_PROTOCOL},
+    host::{self, NODE_ROUTE_PROTOCOL, ROUTE_PROTOCOL},
     links::{AttachError, Guards},
     network::{Network, Seen},
     programs::Hook,
@@ -13,7 +13,7 @@ use crate::{
 };
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_NONE};
 use model::{Cidr, IfaceName, Ifindex, Mac};
-use netlink::{Error, Link, Neighbour, Reason, Route, Scope, sysctl::SysctlError};
+use netlink::{Error, Link, Neighbour, Reason, Route, RouteKind, Scope, sysctl::SysctlError, watch::Event};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -215,6 +215,11 @@ impl Network for Handle {
 
     fn replace_route(&mut self, route: &Route) -> Result<(), Error> {
         let mut kernel = self.kernel.borrow_mut();
+        if route.protocol == NODE_ROUTE_PROTOCOL {
+            kernel.change(format!("route {} {}", route.interface.0, route.destination))?;
+            kernel.seen.learn(Event::Route(route.clone()));
+            return Ok(());
+        }
         assert!(kernel.is_in_force(route.interface.0), "a route to {} before it is in force", route.destination);
         kernel.change(format!("route {} {}", route.interface.0, route.destination))?;
         kernel.link(route.interface).filter(|link| link.up).ok_or_else(gone)?;
@@ -224,6 +229,12 @@ impl Network for Handle {
 
     fn delete_route(&mut self, route: &Route) -> Result<bool, Error> {
         let mut kernel = self.kernel.borrow_mut();
+        if route.protocol == NODE_ROUTE_PROTOCOL {
+            kernel.change(format!("delete route {} {}", route.interface.0, route.destination))?;
+            let was_there = kernel.seen.node_routes.contains(route);
+            kernel.seen.learn(Event::RouteGone(route.clone()));
+            return Ok(was_there);
+        }
         assert_eq!(route.protocol, ROUTE_PROTOCOL, "the route to {} is another's", route.destination);
         let address = route.destination.network();
         assert_ne!(kernel.leads_to(address), Some(route.interface.0), "the tables still lead to {address}");
@@ -361,5 +372,7 @@ pub fn foreign_route(interface: u32, destination: &str, protocol: u8) -> Route {
         scope: Scope::Global,
         table: netlink::MAIN_TABLE,
         on_link: false,
+        kind: RouteKind::Unicast,
+        metric: 0,
     }
 }

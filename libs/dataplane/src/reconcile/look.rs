@@ -53,6 +53,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             looked.applied = Some(self.apply(desired));
         } else {
             self.look_at_ways(&seen, &mut looked);
+            self.look_at_node_routes(&seen, &mut looked);
         }
         looked
     }

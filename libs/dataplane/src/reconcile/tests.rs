@@ -29,6 +29,7 @@ use std::{
 };
 
 mod answers;
+mod node_routes;
 mod own;
 
 const UPLINK: u32 = 2;

@@ -139,6 +139,7 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
             Calico::Stored => ("IPAMConfig", "ipamconfigs"),
             Calico::Native => ("IPAMConfiguration", "ipamconfigurations"),
         },
+        ("BlockAffinity", "blockaffinities"),
         (CLUSTER_INFORMATION, "clusterinformations"),
     ]
     .map(|(kind, plural)| (group, version, kind, plural, true));
@@ -202,6 +203,7 @@ pub(super) fn of_key(calico: Calico, key: &ResourceKey) -> Option<(ApiResource, 
         ResourceKey::FelixConfiguration(name) => ("FelixConfiguration", None, name.clone()),
         ResourceKey::IpPool(name) => ("IPPool", None, name.clone()),
         ResourceKey::IpReservation(name) => ("IPReservation", None, name.clone()),
+        ResourceKey::BlockClaim(name) => ("BlockAffinity", None, name.clone()),
         ResourceKey::IpamConfig(name) => {
             let kind = if calico == Calico::Stored { "IPAMConfig" } else { "IPAMConfiguration" };
             (kind, None, name.clone())

@@ -1,4 +1,4 @@
-//! IPAMConfiguration and IPReservation.
+//! IPAMConfiguration, IPReservation and BlockAffinity.
 //! In: Calico's objects (api/pkg/apis/projectcalico/v3/{ipamconfig,ipreservation}.go), in either API group. Out: the model's.
 //! Invariant: what is not said is as in Calico: nodes borrow, take blocks as they need them, and nobody limits those (IPAM-1).
 //! Never: takes a combination with which no node could give anything (IPAM-2).
@@ -7,7 +7,8 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use model::{Cidr, IpReservation, IpamConfig};
+use ipam::{AffinityState, BlockAffinity};
+use model::{BlockClaim, Cidr, IpReservation, IpamConfig};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -59,6 +60,13 @@ pub(super) fn config(object: &Value) -> Result<IpamConfig, InvalidField> {
     Ok(config)
 }
 
+/// `None`: nobody is sure of it yet, or any more, or it is no node's.
+pub(super) fn claim(meta: &Meta, object: &Value) -> Result<Option<BlockClaim>, InvalidField> {
+    let BlockAffinity { state, node, affinity_type, cidr, deleted } = read("spec", object)?;
+    let counts = state == AffinityState::Confirmed && affinity_type == "host" && deleted != "true";
+    Ok(counts.then(|| BlockClaim { name: meta.name.clone(), cidr, node }))
+}
+
 pub(super) fn reservation(meta: &Meta, object: &Value) -> Result<IpReservation, InvalidField> {
     let spec: Reservation = read("spec", object)?;
     let cidr = |(index, text): (usize, &String)| {
@@ -74,7 +82,10 @@ pub(super) fn reservation(meta: &Meta, object: &Value) -> Result<IpReservation, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{known, refusal};
+    use super::super::{
+        Converted,
+        tests::{converted, known, refusal},
+    };
     use model::{IpamConfig, Resource};
 
     fn config(spec: &str) -> String {
@@ -129,5 +140,32 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(refusal(&text("['10.65.0.0/30', nets]")).starts_with("spec.reservedCIDRs[1]: \"nets\" is no network"));
+    }
+
+    #[test]
+    fn a_claim_counts_once_it_is_confirmed_and_as_long_as_nobody_gives_it_up() {
+        let of = |more: &str| {
+            let text = format!(
+                "{{apiVersion: crd.projectcalico.org/v1, kind: BlockAffinity, metadata: {{name: n1-10-65-0-0-26}}, \
+                 spec: {{node: n1, {more}}}}}"
+            );
+            converted(&text)
+        };
+        match of("cidr: 10.65.0.0/26, state: confirmed") {
+            Converted::Known { resource: Resource::BlockClaim(claim), .. } => {
+                assert_eq!((&*claim.node.0, claim.cidr.to_string()), ("n1", "10.65.0.0/26".to_owned()));
+            }
+            other => panic!("{other:?}"),
+        }
+        for more in [
+            "state: pending",
+            "state: pendingDeletion",
+            "state: confirmed, deleted: 'true'",
+            "state: confirmed, type: virtual",
+        ] {
+            let more = format!("cidr: 10.65.0.0/26, {more}");
+            assert!(!matches!(of(&more), Converted::Known { .. }), "{more}");
+        }
+        assert!(matches!(of("state: confirmed, cidr: x"), Converted::Refused { .. }));
     }
 }

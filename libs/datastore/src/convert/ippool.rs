@@ -8,7 +8,7 @@ use super::{
     field::{Meta, read},
 };
 use crate::crds::{checks, shapes};
-use model::{Cidr, IpPool, PoolUses, Selector};
+use model::{Cidr, IpPool, PoolUses, Selector, Wrapping};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -72,13 +72,20 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     };
     let uses = uses(&spec.allowed_uses.unwrap_or_default())?;
     let disabled = spec.disabled.unwrap_or(false);
-    // Without a mode there is none; a mode that is not known is one.
-    let wraps = |mode: Option<&str>| !matches!(mode, None | Some("" | "Never"));
-    let encapsulated = wraps(spec.ipip_mode.as_deref()) || wraps(spec.vxlan_mode.as_deref());
+    let wrapping = wrapping(spec.ipip_mode.as_deref()).max(wrapping(spec.vxlan_mode.as_deref()));
     let nodes = selector("spec.nodeSelector", spec.node_selector.as_deref())?;
     let namespaces = selector("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
     let name = meta.name.clone();
-    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, encapsulated })
+    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping })
+}
+
+/// Without a mode there is none; a mode that is not known is one.
+fn wrapping(mode: Option<&str>) -> Wrapping {
+    match mode {
+        None | Some("" | "Never") => Wrapping::Never,
+        Some("CrossSubnet") => Wrapping::CrossSubnet,
+        Some(_) => Wrapping::Always,
+    }
 }
 
 fn selector(path: &str, written: Option<&str>) -> Result<Selector, InvalidField> {

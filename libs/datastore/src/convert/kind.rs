@@ -32,6 +32,7 @@ pub(super) enum Kind {
     IpPool,
     IpReservation,
     IpamConfig,
+    BlockClaim,
     /// Calico's own word on a node.
     CalicoNode,
     WorkloadEndpoint,
@@ -69,6 +70,7 @@ impl Kind {
             "IPReservation" => Some(Self::IpReservation),
             // The newer name is of the newer group, the older of what is stored.
             "IPAMConfiguration" | "IPAMConfig" => Some(Self::IpamConfig),
+            "BlockAffinity" => Some(Self::BlockClaim),
             "Tier" => Some(Self::Tier),
             "NetworkPolicy" => Some(Self::Policy(PolicyKind::NetworkPolicy, group)),
             "GlobalNetworkPolicy" => Some(Self::Policy(PolicyKind::GlobalNetworkPolicy, group)),
@@ -110,6 +112,7 @@ impl Kind {
             Self::IpPool => ResourceKey::IpPool(name),
             Self::IpReservation => ResourceKey::IpReservation(name),
             Self::IpamConfig => ResourceKey::IpamConfig(name),
+            Self::BlockClaim => ResourceKey::BlockClaim(name),
             Self::WorkloadAddress => {
                 let part = |field| value.pointer(field).and_then(Value::as_str).unwrap_or_default();
                 let (namespace, pod) = name.split_once('.').unwrap_or((part("/spec/pod/namespace"), &name));

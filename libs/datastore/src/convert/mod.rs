@@ -142,6 +142,7 @@ fn resource(
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
         Kind::IpReservation => Resource::IpReservation(ipam::reservation(meta, value)?),
         Kind::IpamConfig => Resource::IpamConfig(meta.name.clone(), ipam::config(value)?),
+        Kind::BlockClaim => return Ok(ipam::claim(meta, value)?.map(Resource::BlockClaim)),
         Kind::CalicoNode => Resource::Node(calico::node::convert(meta, value)?),
         Kind::WorkloadEndpoint => Resource::Pod(calico::workloadendpoint::convert(meta, value, unreadable)?.into()),
         Kind::WorkloadAddress => {

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::yaml;
-use model::{Pod, Policy, PortMatch, Rule};
+use model::{Pod, Policy, PortMatch, Rule, Wrapping};
 use std::sync::Arc;
 
 pub(super) fn converted(text: &str) -> Converted {
@@ -317,12 +317,18 @@ fn pools_have_calicos_defaults_and_bounds() {
         [26, 122, 32]
     );
     let wraps = |spec: &str| match known(&pool(spec)).0 {
-        Resource::IpPool(pool) => pool.encapsulated,
+        Resource::IpPool(pool) => pool.wrapping,
         other => panic!("{other:?} is no pool"),
     };
-    let plain = wraps("{cidr: 10.0.0.0/16}") || wraps("{cidr: 10.0.0.0/16, ipipMode: Never, vxlanMode: Never}");
-    let wrapped = wraps("{cidr: 10.0.0.0/16, ipipMode: Always}");
-    assert!(!plain && wrapped && wraps("{cidr: 10.0.0.0/16, ipipMode: Never, vxlanMode: CrossSubnet}"));
+    for (modes, expected) in [
+        ("", Wrapping::Never),
+        (", ipipMode: Never, vxlanMode: Never", Wrapping::Never),
+        (", ipipMode: Always", Wrapping::Always),
+        (", ipipMode: Never, vxlanMode: CrossSubnet", Wrapping::CrossSubnet),
+        (", vxlanMode: AlwaysAndEver", Wrapping::Always),
+    ] {
+        assert_eq!(wraps(&format!("{{cidr: 10.0.0.0/16{modes}}}")), expected, "{modes}");
+    }
     let uses = |spec: &str| match known(&pool(spec)).0 {
         Resource::IpPool(pool) => (pool.uses.workload, pool.uses.load_balancer, pool.manual),
         other => panic!("{other:?} is no pool"),

@@ -1,0 +1,116 @@
+//! NodeRoutes as blocks, nodes and pods change.
+//! In: what changed. Out: the ways of those blocks and addresses in Desired.
+//! Invariant: equal to [`crate::node_routes::node_routes`] of the same World.
+//! Never: looks at a block or a pod that no change concerns, unless pools or this node's networks changed.
+
+use super::{claims::Claims, dirty::Dirty, latest::Followed};
+use crate::{
+    World,
+    desired::{NodeRoute, Unroutable},
+    node_routes,
+};
+use model::{Cidr, NodeName, PodId};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// Pods that have a way of their own, by their nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NodeRoutes {
+    strays: BTreeMap<NodeName, BTreeSet<IpAddr>>,
+    of: BTreeMap<IpAddr, NodeName>,
+}
+
+impl NodeRoutes {
+    /// Blocks and addresses on which this may bear, but for addresses of pods that changed themselves.
+    pub(super) fn concerned(
+        &self,
+        world: &World,
+        claims: &Claims,
+        dirty: &Dirty,
+    ) -> (BTreeSet<Cidr>, BTreeSet<IpAddr>) {
+        let mut blocks = dirty.blocks.clone();
+        let mut addresses: BTreeSet<IpAddr> = dirty.blocks.iter().flat_map(|cidr| claims.within(cidr)).collect();
+        if dirty.routes {
+            blocks.extend(world.blocks.all());
+            addresses.extend(claims.all());
+        }
+        for node in &dirty.nodes {
+            blocks.extend(world.blocks.of_node(node));
+            addresses.extend(self.strays.get(node).into_iter().flatten());
+        }
+        (blocks, addresses)
+    }
+
+    /// Writes the ways of these.
+    pub(super) fn put(
+        &mut self,
+        world: &World,
+        claims: &Claims,
+        (blocks, addresses): (BTreeSet<Cidr>, BTreeSet<IpAddr>),
+        desired: &mut Followed,
+    ) {
+        for address in &addresses {
+            let pod = elsewhere(world, claims, *address);
+            let way = pod.and_then(|pod| node_routes::of_pod(world, *address, pod));
+            self.note(*address, pod.filter(|_| way.is_some()).and_then(|pod| node_routes::node_of(world, pod)));
+            let cidr = Cidr::host(*address);
+            desired.put_route(cidr, node_routes::of_block(world, cidr).or(way));
+        }
+        for cidr in blocks {
+            let address = cidr.network();
+            let of_pod = || node_routes::of_pod(world, address, elsewhere(world, claims, address)?);
+            let is_one = cidr == Cidr::host(address);
+            desired.put_route(cidr, node_routes::of_block(world, cidr).or_else(|| of_pod().filter(|_| is_one)));
+        }
+    }
+
+    /// It has a way of its own to this node, or none.
+    fn note(&mut self, address: IpAddr, node: Option<&NodeName>) {
+        if self.of.get(&address) == node {
+            return;
+        }
+        if let Some(before) = self.of.remove(&address)
+            && let Some(strays) = self.strays.get_mut(&before)
+        {
+            strays.remove(&address);
+            if strays.is_empty() {
+                self.strays.remove(&before);
+            }
+        }
+        if let Some(node) = node {
+            self.strays.entry(node.clone()).or_default().insert(address);
+            self.of.insert(address, node.clone());
+        }
+    }
+}
+
+/// To which nodes there is no way, and why.
+pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
+    let mut unreached: BTreeMap<(&NodeName, Unroutable), usize> = BTreeMap::new();
+    for route in routes.values() {
+        if let NodeRoute::None(node, why) = route {
+            *unreached.entry((node, *why)).or_default() += 1;
+        }
+    }
+    let said = |((node, why), count): ((&NodeName, Unroutable), usize)| {
+        let why = match why {
+            Unroutable::Wrapped => {
+                "their pool has packets between nodes wrapped (ipipMode, vxlanMode), which is not served yet"
+            }
+            Unroutable::Far => {
+                "it is in no network of this node's: routers have to know the way, or their pool an encapsulation"
+            }
+            Unroutable::Addressless => "its Node has no address of their family",
+        };
+        format!("Node {node}: no route to {count} of its blocks and addresses: {why}")
+    };
+    unreached.into_iter().map(said).collect()
+}
+
+/// The pod elsewhere that has an address.
+fn elsewhere<'a>(world: &World, claims: &'a Claims, address: IpAddr) -> Option<&'a PodId> {
+    let (pod, endpoint) = claims.holder(address).filter(|_| !world.host.contains(&address))?;
+    endpoint.is_none().then_some(pod)
+}
