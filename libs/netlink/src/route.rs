@@ -91,7 +91,8 @@ impl Socket {
         self.change(about, Message::NewRoute(message_of(route)), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    /// Deletes exactly this route, protocol included. `false`: it was not there.
+    /// Deletes exactly this route, protocol included; one without a metric is the first of any, as the kernel takes it. `false`: it
+    /// was not there.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -200,6 +200,37 @@ fn routes_of_both_families_read_back_equal_before_the_other_end_is_up() {
 }
 
 #[test]
+fn routes_to_nowhere_and_of_a_metric_read_back_equal_and_stand_beside_others() {
+    let pair = Pair::new();
+    pair.on_host(|socket| {
+        let interface = up(socket, "cali0");
+        for destination in ["10.65.0.2/32", "fd00:65::2/128"] {
+            let scope = if destination.contains(':') { Scope::Global } else { Scope::Link };
+            let [beside, ..] = pod_routes(interface);
+            let beside = Route { destination: destination.parse().expect("a network"), scope, ..beside };
+            let nowhere = Route {
+                interface: Ifindex(0),
+                scope: Scope::Global,
+                protocol: 85,
+                kind: RouteKind::Blackhole,
+                metric: u32::MAX,
+                ..beside.clone()
+            };
+            let far = Route { metric: 2000, ..beside.clone() };
+            for route in [&nowhere, &beside, &far] {
+                socket.replace_route(route).expect("a route");
+            }
+            let found = socket.routes().expect("a listing");
+            for route in [nowhere, far, beside] {
+                assert_eq!(found.iter().filter(|found| **found == route).count(), 1, "{route:?} in {found:#?}");
+                assert!(socket.delete_route(&route).expect("deleted"), "{route:?}");
+                assert!(!socket.delete_route(&route).expect("nothing to delete"), "{route:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_route_of_another_protocol_or_table_is_not_deleted_in_its_place() {
     let pair = Pair::new();
     pair.on_host(|socket| {
@@ -377,7 +408,10 @@ fn a_watch_tells_without_waiting_what_has_happened_so_far() {
     assert!(watch.so_far().expect("an answer").contains(&watch::Event::Route(made.clone())));
     pair.on_host(|_| run("tc qdisc add dev cali0 root tbf rate 1gbit burst 64kb latency 50ms"));
     assert!(watch.so_far().expect("an answer").contains(&watch::Event::Queue(made.interface)));
-    pair.on_host(|_| run("ip route replace blackhole 10.65.0.2/32"));
+    pair.on_host(|_| run("ip route replace blackhole 10.65.0.2/32 proto 84"));
+    let nowhere = Route { interface: Ifindex(0), scope: Scope::Global, kind: RouteKind::Blackhole, ..made };
+    assert!(watch.so_far().expect("an answer").contains(&watch::Event::Route(nowhere)), "it took its place");
+    pair.on_host(|_| run("ip route replace unreachable 10.65.0.2/32"));
     assert!(watch.so_far().expect("an answer").contains(&watch::Event::Lost), "no route of ours is left there");
 }
 

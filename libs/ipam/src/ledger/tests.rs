@@ -249,7 +249,7 @@ fn ipam_17_what_is_reserved_is_given_to_who_names_it_alone() {
 }
 
 #[test]
-fn ipam_9_an_old_release_frees_no_new_owners_address() {
+fn ipam_9_ipam_10_an_old_release_frees_no_new_owners_address() {
     let mut ledger = ledger(&[("10.65.0.0/30", 30)]);
     let [address] = ledger.assign(&request("n1", "a")).expect("an address")[..] else { panic!("one") };
     let sequence = |ledger: &Ledger| {

@@ -121,7 +121,7 @@ fn a_network_that_is_asked_for_is_one_pool_and_blocks_may_be_smaller_than_podcid
 }
 
 #[test]
-fn what_stands_in_the_way_is_named_all_of_it_and_nothing_is_planned() {
+fn ipam_19_what_stands_in_the_way_is_named_all_of_it_and_nothing_is_planned() {
     let nodes: [(&str, &[&str]); 3] =
         [("n1", &["10.244.0.0/24"]), ("n2", &["10.244.0.128/25"]), ("n3", &["10.250.0.0/24"])];
     let pods = [("a", "n1", "10.244.0.5"), ("b", "n1", "10.244.0.5"), ("c", "n3", "192.0.2.9")];
