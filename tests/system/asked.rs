@@ -246,7 +246,8 @@ fn spf_2_a_pod_sends_from_its_prefixes_where_felix_allows_it_until_it_asks_for_t
                      spec: { workloadSourceSpoofing: Any }\n";
         s.cluster.manifest("felix", felix)?;
         wait_until("it may", PATIENCE, || Ok(prefixes(s, "x/proxy")?.as_array().map(Vec::len) == Some(2)))?;
-        ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?), "by both families, and the answers come back");
+        let both = "it does by both families, and the answers come back";
+        wait_until(both, PATIENCE, || Ok(all(&sends_from_lent(s, "x/proxy", "x/a")?)))?;
         ensure!(none(&sends_from_lent(s, "x/b", "x/a")?), "another may not");
         let output =
             s.node.tortie(&["explain", "--from", "x/proxy", "--to", "x/a", "--port", "80", "--output", "json"])?;
@@ -256,7 +257,9 @@ fn spf_2_a_pod_sends_from_its_prefixes_where_felix_allows_it_until_it_asks_for_t
         ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?), "over a restart");
         s.cluster.pod_manifest(&PodSpec::new("x/proxy"), s.node.name())?;
         wait_until("it asks no more", PATIENCE, || Ok(prefixes(s, "x/proxy")?.is_null()))?;
-        ensure!(none(&sends_from_lent(s, "x/proxy", "x/a")?), "what it does not ask for it has not");
+        wait_until("what it does not ask for it has not", PATIENCE, || {
+            Ok(none(&sends_from_lent(s, "x/proxy", "x/a")?))
+        })?;
         s.cluster.pod_manifest(&asks, s.node.name())?;
         wait_until("it asks again", PATIENCE, || Ok(!prefixes(s, "x/proxy")?.is_null()))?;
         ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?));
