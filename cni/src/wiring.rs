@@ -10,7 +10,7 @@ use crate::{
     steps::Steps,
 };
 use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
-use netlink::{LOOPBACK, Link, LinkChange, MAIN_TABLE, Route, RouteKind, Scope, Socket, VethSpec, namespace, sysctl};
+use netlink::{LOOPBACK, Link, LinkChange, Route, Scope, Socket, VethSpec, namespace, sysctl};
 use std::{
     net::IpAddr,
     os::fd::BorrowedFd,
@@ -168,17 +168,8 @@ fn there(socket: &mut Socket, name: &IfaceName) -> Result<Link, Failure> {
 
 /// The way out of a pod: a gateway that no network holds (Calico: cni-plugin dataplane_linux.go).
 fn pod_routes(interface: Ifindex, address: IpAddr, destinations: &[Cidr]) -> Vec<Route> {
-    let route = |destination, gateway, scope| Route {
-        destination,
-        interface,
-        gateway,
-        protocol: ROUTE_PROTOCOL,
-        scope,
-        table: MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
-    };
+    let route =
+        |destination, gateway, scope| Route { gateway, scope, ..Route::new(destination, interface, ROUTE_PROTOCOL) };
     let gateway = gateway_of(address);
     let own = destinations.iter().filter(|destination| destination.is_v4() == address.is_ipv4());
     let out = own.map(|destination| route(*destination, Some(gateway), Scope::Global));

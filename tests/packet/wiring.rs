@@ -8,7 +8,7 @@ use crate::{
     kernel::UPLINK,
 };
 use model::{IfaceName, Ifindex, Mac};
-use netlink::{LinkChange, Route, RouteKind, Scope, Socket, VethSpec, namespace};
+use netlink::{LinkChange, Route, Socket, VethSpec, namespace};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 /// The uplink, with the node's addresses and a default route by a known neighbour.
@@ -35,17 +35,8 @@ pub fn make_uplink(socket: &mut Socket, outside: &OwnedFd) {
     }
     for (gateway, all) in OUTSIDE.addresses().into_iter().zip(["0.0.0.0/0", "::/0"]) {
         socket.replace_neighbour(uplink, gateway, OUTSIDE.mac).expect("a neighbour can be set");
-        let route = Route {
-            destination: all.parse().expect("a valid network"),
-            interface: uplink,
-            gateway: Some(gateway),
-            protocol: 4,
-            scope: Scope::Global,
-            table: 254,
-            on_link: false,
-            kind: RouteKind::Unicast,
-            metric: 0,
-        };
+        let destination = all.parse().expect("a valid network");
+        let route = Route { gateway: Some(gateway), ..Route::new(destination, uplink, 4) };
         socket.replace_route(&route).expect("a default route can be set");
     }
 }

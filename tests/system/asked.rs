@@ -23,6 +23,16 @@ fn addresses(s: &Story, id: &str) -> Result<Vec<String>> {
     Ok(s.pod(id)?.addresses().iter().map(ToString::to_string).collect())
 }
 
+/// A pool `own` for who names it, and a namespace `z` that names this one.
+fn own_pool(s: &Story, named: &str) -> Result<()> {
+    let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: own }\n\
+                spec: { cidr: 10.66.0.0/24, assignmentMode: Manual }\n";
+    s.cluster.manifest("own", pool)?;
+    let annotations = format!("{{ {PREFIX}ipv4pools: '[\"{named}\"]' }}");
+    let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: z, annotations: {annotations} }}\n");
+    s.cluster.manifest("z", &namespace)
+}
+
 fn refused(s: &mut Story, spec: &PodSpec, said: &str) -> Result<()> {
     let error = match s.add(spec) {
         Ok(()) => anyhow::bail!("{} is attached", spec.id()),
@@ -53,12 +63,7 @@ fn calc_9_a_pod_has_the_addresses_that_it_names_is_reached_there_and_nobody_gets
 #[test]
 fn calc_7_a_pod_gets_of_the_pools_that_it_or_its_namespace_names() -> Result<()> {
     story(&["x/a"], |s| {
-        let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: own }\n\
-                    spec: { cidr: 10.66.0.0/24, assignmentMode: Manual }\n";
-        s.cluster.manifest("own", pool)?;
-        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: z, annotations: { \
-                         cni.projectcalico.org/ipv4pools: '[\"10.66.0.0/24\"]' } }\n";
-        s.cluster.manifest("z", namespace)?;
+        own_pool(s, "10.66.0.0/24")?;
         s.add(&asking("x/own", "ipv4pools", r#"["own"]"#))?;
         s.add(&PodSpec::new("z/b"))?;
         s.add(&asking("z/c", "ipv4pools", r#"["pool-v4"]"#))?;
@@ -122,12 +127,7 @@ fn ipam_3_ipam_5_a_node_has_as_many_blocks_as_it_may_and_then_says_so() -> Resul
 #[test]
 fn calc_7_the_configurations_pools_and_families_count_where_nobody_else_says_any() -> Result<()> {
     story(&["x/a"], |s| {
-        let pool = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: own }\n\
-                    spec: { cidr: 10.66.0.0/24, assignmentMode: Manual }\n";
-        s.cluster.manifest("own", pool)?;
-        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: { name: z, annotations: { \
-                         cni.projectcalico.org/ipv4pools: '[\"pool-v4\"]' } }\n";
-        s.cluster.manifest("z", namespace)?;
+        own_pool(s, "pool-v4")?;
         let conf = json!({ "ipam": { "type": "tortie", "ipv4_pools": ["own"], "assign_ipv4": "true", "assign_ipv6": "false" } });
         let of = |id: &str| PodSpec { conf: conf.clone(), ..PodSpec::new(id) };
         s.add(&of("x/conf"))?;

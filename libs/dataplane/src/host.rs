@@ -12,7 +12,7 @@ use crate::{
 use abi::endpoint::GATEWAY_MAC;
 use calc::EndpointSpec;
 use model::{Cidr, Ifindex, Mac};
-use netlink::{Link, Neighbour, Route, RouteKind, Scope};
+use netlink::{Link, Neighbour, Route, Scope};
 use std::{collections::BTreeSet, error::Error, net::IpAddr};
 
 /// The number in `/etc/iproute2/rt_protos` terms by which our routes are known after a restart.
@@ -146,17 +146,8 @@ fn neighbour(address: IpAddr, interface: Ifindex, mac: Mac) -> Neighbour {
 
 /// As it reads back.
 pub fn route(address: IpAddr, interface: Ifindex) -> Route {
-    Route {
-        destination: Cidr::host(address),
-        interface,
-        gateway: None,
-        protocol: ROUTE_PROTOCOL,
-        scope: if address.is_ipv4() { Scope::Link } else { Scope::Global },
-        table: netlink::MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
-    }
+    let scope = if address.is_ipv4() { Scope::Link } else { Scope::Global };
+    Route { scope, ..Route::new(Cidr::host(address), interface, ROUTE_PROTOCOL) }
 }
 
 /// Takes away routes and neighbours of ours that nobody wants; `wanted` holds (interface, address).

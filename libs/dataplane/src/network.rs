@@ -6,7 +6,7 @@
 use crate::host::NODE_ROUTE_PROTOCOL;
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{
-    Error, Link, LinkChange, Neighbour, Route, RouteKind, Scope, Socket,
+    Error, Link, LinkChange, Neighbour, Route, Socket,
     sysctl::{self, Families, SysctlError},
     watch::{Event, Watch},
 };
@@ -113,17 +113,7 @@ impl Seen {
 
 /// Those of a set that lead to exactly this destination.
 pub fn to(routes: &BTreeSet<Route>, destination: Cidr) -> impl Iterator<Item = &Route> {
-    let first = Route {
-        destination,
-        interface: Ifindex(0),
-        gateway: None,
-        protocol: 0,
-        scope: Scope::default(),
-        table: 0,
-        on_link: false,
-        kind: RouteKind::default(),
-        metric: 0,
-    };
+    let first = Route { table: 0, ..Route::new(destination, Ifindex(0), 0) };
     routes.range(first..).take_while(move |route| route.destination == destination)
 }
 

@@ -1,4 +1,4 @@
-//! Objects of one kind as they were heard last: what a watch has told, for others to look into.
+//! Objects of one kind as they were heard last: what a watch has told, for others to look into, whatever keeps the objects.
 //! In: what a list and a watch say, and what was written here. Out: each object as the store last said it, which may be late.
 //! Invariant: before the first list is over nothing is known, not even that something is not there; what is newer stays, and what
 //! the watch has seen go does not come back by an older answer.
@@ -9,6 +9,42 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::{runtime::Runtime, task::JoinHandle};
+
+/// A watch, and what it has told; it ends with the value.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    known: Arc<Known>,
+    task: JoinHandle<()>,
+}
+
+impl Heard {
+    /// `watch` tells what it hears, and does not end.
+    pub(crate) fn begin<F>(runtime: &Runtime, watch: impl FnOnce(Arc<Known>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let known = Arc::<Known>::default();
+        let task = runtime.spawn(watch(Arc::clone(&known)));
+        Self { known, task }
+    }
+
+    /// `None`: nobody knows yet.
+    pub(crate) fn get(&self, name: &str) -> Option<Option<Arc<Object>>> {
+        self.known.get(name)
+    }
+
+    /// It was written so here, of which the watch has not told yet.
+    pub(crate) fn put(&self, object: Object) {
+        self.known.put(object);
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// What a watch has told.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@
 //! Never: asks anybody but the kernel; sets a sysctl; attaches a program; undoes.
 
 use model::{Cidr, IfaceName, Ifindex, Mac};
-use netlink::{Error, LinkChange, MAIN_TABLE, Route, RouteKind, Scope, Socket, VethSpec, namespace};
+use netlink::{Error, LinkChange, Route, Scope, Socket, VethSpec, namespace};
 use std::{
     error::Error as AnyError,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -79,15 +79,5 @@ fn host_side(outside: &mut Socket, host: Ifindex, mac: Mac, addresses: &[IpAddr]
 }
 
 fn route(destination: Cidr, gateway: Option<IpAddr>, interface: Ifindex, scope: Scope) -> Route {
-    Route {
-        destination,
-        interface,
-        gateway,
-        protocol: 3,
-        scope,
-        table: MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
-    }
+    Route { gateway, scope, ..Route::new(destination, interface, 3) }
 }

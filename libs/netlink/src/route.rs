@@ -65,6 +65,24 @@ pub struct Route {
     pub metric: u32,
 }
 
+impl Route {
+    /// One of the main table, on the link itself, to anywhere.
+    #[must_use]
+    pub const fn new(destination: Cidr, interface: Ifindex, protocol: u8) -> Self {
+        Self {
+            destination,
+            interface,
+            gateway: None,
+            protocol,
+            scope: Scope::Global,
+            table: MAIN_TABLE,
+            on_link: false,
+            kind: RouteKind::Unicast,
+            metric: 0,
+        }
+    }
+}
+
 impl Socket {
     /// Routes of both families and all tables.
     ///

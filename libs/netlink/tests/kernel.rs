@@ -161,16 +161,9 @@ fn addresses_of_both_families_are_there_at_once_and_adding_again_succeeds() {
 }
 
 fn pod_routes(interface: Ifindex) -> [Route; 3] {
-    let route = |destination: &str, gateway: Option<&str>, scope| Route {
-        destination: destination.parse().expect("a network"),
-        interface,
-        gateway: gateway.map(ip),
-        protocol: 3,
-        scope,
-        table: MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
+    let route = |destination: &str, gateway: Option<&str>, scope| {
+        let destination = destination.parse().expect("a network");
+        Route { gateway: gateway.map(ip), scope, ..Route::new(destination, interface, 3) }
     };
     [
         route("169.254.1.1/32", None, Scope::Link),
@@ -236,17 +229,7 @@ fn a_route_of_another_protocol_or_table_is_not_deleted_in_its_place() {
     pair.on_host(|socket| {
         let interface = up(socket, "cali0");
         let destination = Cidr::host(ip("10.65.0.2"));
-        let foreign = Route {
-            destination,
-            interface,
-            gateway: None,
-            protocol: 4,
-            scope: Scope::Link,
-            table: 1000,
-            on_link: false,
-            kind: RouteKind::Unicast,
-            metric: 0,
-        };
+        let foreign = Route { scope: Scope::Link, table: 1000, ..Route::new(destination, interface, 4) };
         socket.replace_route(&foreign).expect("a route");
         assert!(!socket.delete_route(&Route { protocol: 3, ..foreign.clone() }).expect("no such route"));
         assert!(!socket.delete_route(&Route { table: MAIN_TABLE, ..foreign.clone() }).expect("no such route"));
@@ -261,17 +244,8 @@ fn a_gateway_nobody_leads_to_needs_on_link() {
         let interface = up(socket, "cali0");
         // Until a namespace has its first address, the kernel takes no gateway for a unicast address.
         socket.add_address(interface, ip("198.51.100.1"), 32, false).expect("an address");
-        let mut route = Route {
-            destination: "10.66.0.0/26".parse().expect("a network"),
-            interface,
-            gateway: Some(ip("192.0.2.9")),
-            protocol: 80,
-            scope: Scope::Global,
-            table: MAIN_TABLE,
-            on_link: false,
-            kind: RouteKind::Unicast,
-            metric: 0,
-        };
+        let destination = "10.66.0.0/26".parse().expect("a network");
+        let mut route = Route { gateway: Some(ip("192.0.2.9")), ..Route::new(destination, interface, 80) };
         let error = socket.replace_route(&route).expect_err("the gateway is unknown");
         assert!(matches!(error.reason, Reason::Kernel(_)) && error.to_string().contains("10.66.0.0/26"), "{error}");
         route.on_link = true;
@@ -388,17 +362,8 @@ fn a_watch_tells_without_waiting_what_has_happened_so_far() {
     let pair = Pair::new();
     let mut watch = namespace::inside(&pair.host, watch::Watch::open).expect("inside").expect("a watch");
     assert_eq!(watch.so_far().expect("an answer"), [], "nothing has happened");
-    let route = |interface| Route {
-        destination: "10.65.0.2/32".parse().expect("a network"),
-        interface,
-        gateway: None,
-        protocol: 84,
-        scope: Scope::Link,
-        table: MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
-    };
+    let destination = Cidr::host(ip("10.65.0.2"));
+    let route = |interface| Route { scope: Scope::Link, ..Route::new(destination, interface, 84) };
     let made = pair.on_host(|socket| {
         let made = route(up(socket, "cali0"));
         socket.replace_route(&made).expect("a route");

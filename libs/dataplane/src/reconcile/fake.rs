@@ -13,7 +13,7 @@ use crate::{
 };
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_NONE};
 use model::{Cidr, IfaceName, Ifindex, Mac};
-use netlink::{Error, Link, Neighbour, Reason, Route, RouteKind, Scope, sysctl::SysctlError, watch::Event};
+use netlink::{Error, Link, Neighbour, Reason, Route, sysctl::SysctlError, watch::Event};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -364,15 +364,5 @@ impl Store for Handle {
 /// A route that some other daemon made.
 pub fn foreign_route(interface: u32, destination: &str, protocol: u8) -> Route {
     let destination: Cidr = destination.parse().expect("a network");
-    Route {
-        destination,
-        interface: Ifindex(interface),
-        gateway: None,
-        protocol,
-        scope: Scope::Global,
-        table: netlink::MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
-    }
+    Route::new(destination, Ifindex(interface), protocol)
 }

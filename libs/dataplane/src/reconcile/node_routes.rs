@@ -15,7 +15,7 @@ use crate::{
 };
 use calc::{Latest, NodeRoute};
 use model::{Cidr, IfaceName, Ifindex};
-use netlink::{MAIN_TABLE, Route, RouteKind, Scope};
+use netlink::{MAIN_TABLE, Route, RouteKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -82,23 +82,13 @@ impl NodeRoutes {
 
 /// As it reads back.
 pub fn via(destination: Cidr, gateway: IpAddr, interface: Ifindex) -> Route {
-    Route {
-        destination,
-        interface,
-        gateway: Some(gateway),
-        protocol: NODE_ROUTE_PROTOCOL,
-        scope: Scope::Global,
-        table: MAIN_TABLE,
-        on_link: false,
-        kind: RouteKind::Unicast,
-        metric: 0,
-    }
+    Route { gateway: Some(gateway), ..Route::new(destination, interface, NODE_ROUTE_PROTOCOL) }
 }
 
 /// As it reads back.
 pub fn blackhole(destination: Cidr) -> Route {
-    let (interface, gateway, kind, metric) = (Ifindex(0), None, RouteKind::Blackhole, BLACKHOLE_METRIC);
-    Route { interface, gateway, kind, metric, ..via(destination, destination.network(), interface) }
+    let (kind, metric) = (RouteKind::Blackhole, BLACKHOLE_METRIC);
+    Route { kind, metric, ..Route::new(destination, Ifindex(0), NODE_ROUTE_PROTOCOL) }
 }
 
 /// Those that are up.

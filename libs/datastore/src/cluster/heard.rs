@@ -4,7 +4,10 @@
 //! Never: is asked for what must be true now.
 
 use super::connection::Connection;
-use crate::{Object, known::Known};
+use crate::{
+    Object,
+    known::{Heard, Known},
+};
 use futures::StreamExt as _;
 use kube::{
     Api,
@@ -15,52 +18,29 @@ use kube::{
     },
 };
 use std::sync::Arc;
-use tokio::task::JoinHandle;
 
-/// The watch; it ends with the value.
-#[derive(Debug)]
-pub(super) struct Heard {
+pub(super) fn begin(
+    connection: &Connection,
+    api: Api<DynamicObject>,
+    read: impl Fn(DynamicObject) -> Object + Send + Sync + 'static,
+) -> Heard {
+    Heard::begin(&connection.runtime, |known| follow(api, read, known))
+}
+
+async fn follow(
+    api: Api<DynamicObject>,
+    read: impl Fn(DynamicObject) -> Object + Send + Sync + 'static,
     known: Arc<Known>,
-    task: JoinHandle<()>,
-}
-
-impl Heard {
-    pub(super) fn begin(
-        connection: &Connection,
-        api: Api<DynamicObject>,
-        read: impl Fn(DynamicObject) -> Object + Send + Sync + 'static,
-    ) -> Self {
-        let known = Arc::<Known>::default();
-        let theirs = Arc::clone(&known);
-        let task = connection.runtime.spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(Event::Init) => theirs.listing(),
-                    Ok(Event::InitApply(object)) => theirs.listed_one(read(object)),
-                    Ok(Event::InitDone) => theirs.listed(),
-                    Ok(Event::Apply(object)) => theirs.heard(read(object)),
-                    Ok(Event::Delete(object)) => theirs.gone(&read(object)),
-                    Err(error) => tracing::debug!("a watch: {}", super::in_full(&error)),
-                }
-            }
-        });
-        Self { known, task }
-    }
-
-    /// `None`: nobody knows yet.
-    pub(super) fn get(&self, name: &str) -> Option<Option<Arc<Object>>> {
-        self.known.get(name)
-    }
-
-    /// It was written so here, of which the watch has not told yet.
-    pub(super) fn put(&self, object: Object) {
-        self.known.put(object);
-    }
-}
-
-impl Drop for Heard {
-    fn drop(&mut self) {
-        self.task.abort();
+) {
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => known.listing(),
+            Ok(Event::InitApply(object)) => known.listed_one(read(object)),
+            Ok(Event::InitDone) => known.listed(),
+            Ok(Event::Apply(object)) => known.heard(read(object)),
+            Ok(Event::Delete(object)) => known.gone(&read(object)),
+            Err(error) => tracing::debug!("a watch: {}", super::in_full(&error)),
+        }
     }
 }

@@ -7,7 +7,7 @@
 use super::{
     MANAGER, affinity,
     connection::{Connection, Unanswered, Write},
-    heard::Heard,
+    heard,
     kinds::{self, Calico, is_absent},
     pods,
 };
@@ -18,6 +18,7 @@ use crate::{
     convert::{POD_IP, POD_IPS},
     given,
     hosts::Wanted,
+    known::Heard,
     lease,
     settings::{Change, Setting},
     shared::Described,
@@ -152,7 +153,7 @@ impl Shared for ClusterObjects {
         }
         let (api, resource) = self.leases();
         let heard =
-            self.leases.get_or_init(|| Heard::begin(&self.connection, api, move |object| read(&resource, object)));
+            self.leases.get_or_init(|| heard::begin(&self.connection, api, move |object| read(&resource, object)));
         match heard.get(name) {
             Some(known) => Ok(known),
             None => Ok(self.get(kind, name)?.map(Arc::new)),

@@ -8,54 +8,28 @@ use super::{
     records,
     watched::{self, Said},
 };
-use crate::{Object, known::Known};
+use crate::known::{Heard, Known};
 use std::sync::Arc;
-use tokio::{sync::mpsc::channel, task::JoinHandle};
+use tokio::sync::mpsc::channel;
 
 /// What was said and not taken in yet, at most.
 const WAITING: usize = 64;
 
-/// The watch; it ends with the value.
-#[derive(Debug)]
-pub(super) struct Heard {
-    known: Arc<Known>,
-    task: JoinHandle<()>,
+pub(super) fn begin(connection: &EtcdConnection, kind: &'static str) -> Heard {
+    let own = connection.clone();
+    Heard::begin(connection.runtime(), |known| follow(own, kind, known))
 }
 
-impl Heard {
-    pub(super) fn begin(connection: &EtcdConnection, kind: &'static str) -> Self {
-        let known = Arc::<Known>::default();
-        let (theirs, connection) = (Arc::clone(&known), connection.clone());
-        let runtime = connection.runtime().handle().clone();
-        let task = runtime.spawn(async move {
-            let (say, mut heard) = channel(WAITING);
-            let prefix = records::prefix(kind);
-            let follow = async {
-                let mut is_listing = false;
-                while let Some(said) = heard.recv().await {
-                    hear(&theirs, kind, said, &mut is_listing);
-                }
-            };
-            tokio::join!(watched::run(&connection, &prefix, &say), follow);
-        });
-        Self { known, task }
-    }
-
-    /// `None`: nobody knows yet.
-    pub(super) fn get(&self, name: &str) -> Option<Option<Arc<Object>>> {
-        self.known.get(name)
-    }
-
-    /// It was written so here, of which the watch has not told yet.
-    pub(super) fn put(&self, object: Object) {
-        self.known.put(object);
-    }
-}
-
-impl Drop for Heard {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+async fn follow(connection: EtcdConnection, kind: &'static str, known: Arc<Known>) {
+    let (say, mut heard) = channel(WAITING);
+    let prefix = records::prefix(kind);
+    let take_in = async {
+        let mut is_listing = false;
+        while let Some(said) = heard.recv().await {
+            hear(&known, kind, said, &mut is_listing);
+        }
+    };
+    tokio::join!(watched::run(&connection, &prefix, &say), take_in);
 }
 
 fn hear(known: &Known, kind: &str, said: Said, is_listing: &mut bool) {

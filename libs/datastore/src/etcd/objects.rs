@@ -6,7 +6,7 @@
 use super::{
     connection::{EtcdConnection, Write},
     error::Unanswered,
-    heard::Heard,
+    heard,
     message::{Compare, Delete, EQUAL, KeyValue, MOD, Put, RangeRequest, Step, TxnRequest},
     pages::Pages,
     pods, records,
@@ -14,7 +14,9 @@ use super::{
 use crate::{
     Connection, Object, ObjectError, Shared,
     census::Survey,
-    cluster, given, lease,
+    cluster, given,
+    known::Heard,
+    lease,
     settings::{Change, Setting},
     shared::Described,
 };
@@ -189,7 +191,7 @@ impl Shared for EtcdObjects {
     /// Leases are watched once one is asked for: every node looks at them several times a second.
     fn known(&self, kind: &str, name: &str) -> Result<Option<Arc<Object>>, ObjectError> {
         if kind == lease::KIND {
-            let heard = self.leases.get_or_init(|| Heard::begin(&self.connection, lease::KIND));
+            let heard = self.leases.get_or_init(|| heard::begin(&self.connection, lease::KIND));
             if let Some(known) = heard.get(name) {
                 return Ok(known);
             }

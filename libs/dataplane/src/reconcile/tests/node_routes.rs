@@ -78,6 +78,8 @@ fn anothers_route_to_the_same_network_stays_and_ours_comes_once_it_is_gone() {
     );
     assert!(kernel.borrow().seen.routes.contains(&others));
     assert_eq!(there(&kernel).len(), 1);
+    // A look that knows all the others asks for the one that waits.
+    assert_eq!(node.look(&wanted, Extent::Told).failed.len(), 1);
     kernel.borrow_mut().seen.routes.remove(&others);
     let looked = node.look(&wanted, Extent::Told);
     assert!(looked.failed.is_empty(), "{looked:?}");
