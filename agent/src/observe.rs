@@ -6,7 +6,7 @@
 use dataplane::{NODE_ROUTE_PROTOCOL, is_pods};
 use model::{Cidr, IfaceName};
 use netlink::{
-    Error, LOOPBACK, Link, MAIN_TABLE, Route, Socket,
+    Error, LOOPBACK, Link, MAIN_TABLE, Route, RouteKind, Socket,
     watch::{Event, Watch},
 };
 use std::{
@@ -69,7 +69,8 @@ pub fn uplink(socket: &mut Socket) -> Result<Option<Link>, Error> {
     let routes = socket.routes()?;
     let default = |v4: bool| {
         let is_default = |route: &&Route| {
-            route.table == MAIN_TABLE && route.destination.prefix_len() == 0 && route.destination.is_v4() == v4
+            let leads_out = route.table == MAIN_TABLE && route.kind == RouteKind::Unicast;
+            leads_out && route.destination.prefix_len() == 0 && route.destination.is_v4() == v4
         };
         routes.iter().find(is_default).map(|route| route.interface)
     };

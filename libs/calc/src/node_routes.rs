@@ -25,14 +25,17 @@ pub(crate) fn node_routes<'a>(
 /// To the node that holds a block.
 pub(crate) fn of_block(world: &World, cidr: Cidr) -> Option<NodeRoute> {
     let node = world.blocks.holder(cidr).filter(|_| !world.leaves_routes)?;
-    Some(if *node == world.node { NodeRoute::Blackhole } else { to(world, node, cidr) })
+    if *node == world.node {
+        return Some(NodeRoute::Blackhole);
+    }
+    Some(to(world, node, cidr, pool_wrapping(world, cidr.network())?))
 }
 
 /// To a pod elsewhere. `None`: it is not elsewhere, or goes with a block of its node.
 pub(crate) fn of_pod(world: &World, address: IpAddr, pod: &PodId) -> Option<NodeRoute> {
     let node = node_of(world, pod).filter(|node| **node != world.node && !world.leaves_routes)?;
-    let is_apart = world.blocks.holder_of(address) != Some(node) && pool_wrapping(world, address).is_some();
-    is_apart.then(|| to(world, node, Cidr::host(address)))
+    let wrapping = pool_wrapping(world, address).filter(|_| world.blocks.holder_of(address) != Some(node))?;
+    Some(to(world, node, Cidr::host(address), wrapping))
 }
 
 /// Where a pod runs, as far as anybody has said.
@@ -41,8 +44,7 @@ pub(crate) fn node_of<'a>(world: &'a World, pod: &PodId) -> Option<&'a NodeName>
     world.pods.get(pod).and_then(|pod| pod.node.as_ref()).or_else(told)
 }
 
-fn to(world: &World, node: &NodeName, cidr: Cidr) -> NodeRoute {
-    let wrapping = pool_wrapping(world, cidr.network()).unwrap_or_default();
+fn to(world: &World, node: &NodeName, cidr: Cidr, wrapping: Wrapping) -> NodeRoute {
     let addresses = world.nodes.get(node).map(|node| &*node.addresses).unwrap_or_default();
     let mut usable = addresses.iter().filter(|address| address.is_ipv4() == cidr.is_v4()).peekable();
     if usable.peek().is_none() {

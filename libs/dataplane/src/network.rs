@@ -117,6 +117,15 @@ pub fn to(routes: &BTreeSet<Route>, destination: Cidr) -> impl Iterator<Item = &
     routes.range(first..).take_while(move |route| route.destination == destination)
 }
 
+/// With an IPv4 address routes by its neighbours go, of which the kernel says nothing.
+fn takes_more_than_it_says(event: &Event) -> bool {
+    match event {
+        Event::Lost => true,
+        Event::AddressGone(gone) => gone.address.is_ipv4(),
+        _ => false,
+    }
+}
+
 fn is_node_route(route: &Route) -> bool {
     route.protocol == NODE_ROUTE_PROTOCOL
 }
@@ -184,7 +193,7 @@ impl Known {
     /// What has changed since. `None`: that is not known.
     fn follow(&mut self, socket: &mut Socket) -> Result<Option<()>, Error> {
         let events = self.watch.so_far()?;
-        if events.contains(&Event::Lost) || self.listed.elapsed() > LISTING_LASTS {
+        if events.iter().any(takes_more_than_it_says) || self.listed.elapsed() > LISTING_LASTS {
             return Ok(None);
         }
         if events.is_empty() {

@@ -196,7 +196,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         laps.lap("commit");
         self.connect(&mut pass);
         self.note_hosts(&pass.seen);
-        self.route_nodes(&mut pass, desired);
+        self.route_nodes(&pass, desired);
         laps.lap("connect");
         self.speak(&mut pass, desired);
         if is_committed {

@@ -5,7 +5,7 @@
 
 use model::{AttachmentId, Cidr, FIRST_INTERFACE, NodeName};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// How far a claim has come.
@@ -34,9 +34,22 @@ pub struct BlockAffinity {
     /// The block's network.
     #[schemars(with = "String")]
     pub cidr: Cidr,
-    /// Calico writes this flag as a string.
-    #[serde(default = "not_deleted")]
+    /// Calico writes this flag as a string, and in `projectcalico.org/v3` as what it is.
+    #[serde(default = "not_deleted", deserialize_with = "flag")]
     pub deleted: String,
+}
+
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Bare(bool),
+        Text(String),
+    }
+    Ok(match Flag::deserialize(deserializer)? {
+        Flag::Bare(is_deleted) => is_deleted.to_string(),
+        Flag::Text(text) => text,
+    })
 }
 
 fn host_type() -> String {

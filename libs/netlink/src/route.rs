@@ -1,7 +1,7 @@
-//! Routes: with one next hop, or to nowhere.
+//! Routes: with one next hop, or to nowhere; and that others are there.
 //! In: routes to be there or to go. Out: routes as they are.
 //! Invariant: what `replace_route` put there reads back equal, except that IPv6 has no scopes: they read as `Global`.
-//! Never: lists local, broadcast, multipath or cached routes; they are not ours to change.
+//! Never: lists local, broadcast, anycast, multicast or cached routes, which the kernel makes by itself; writes one of several next hops.
 
 use crate::{Error, Socket, address::family_of, error::deleted, socket::About};
 use model::{Cidr, Ifindex};
@@ -37,6 +37,8 @@ pub enum RouteKind {
     Unicast,
     /// They are dropped without a word.
     Blackhole,
+    /// They go one of several ways, or are refused: read, and never written.
+    Other,
 }
 
 /// The metric that IPv6 gives where none is asked for.
@@ -47,7 +49,7 @@ const METRIC_V6: u32 = 1024;
 pub struct Route {
     /// Where to.
     pub destination: Cidr,
-    /// Through this interface; 0 for a blackhole.
+    /// Through this interface; 0 where it is of another kind than [`RouteKind::Unicast`].
     pub interface: Ifindex,
     /// Next hop; `None`: on the link itself.
     pub gateway: Option<IpAddr>,
@@ -127,6 +129,7 @@ fn route_text(route: &Route) -> String {
     match route.kind {
         RouteKind::Unicast => format!("{}{via} on interface {}{metric}", route.destination, route.interface.0),
         RouteKind::Blackhole => format!("{} to nowhere", route.destination),
+        RouteKind::Other => format!("{} by several ways or none", route.destination),
     }
 }
 
@@ -139,6 +142,7 @@ fn message_of(route: &Route) -> RouteMessage {
     message.header.kind = match route.kind {
         RouteKind::Unicast => RouteType::Unicast,
         RouteKind::Blackhole => RouteType::BlackHole,
+        RouteKind::Other => RouteType::Unspec,
     };
     if network.is_ipv4() && route.kind == RouteKind::Unicast {
         message.header.scope = scope_number(route.scope);
@@ -184,9 +188,12 @@ fn scope_of(scope: RouteScope) -> Scope {
 pub(crate) fn route_of(message: &Message) -> Option<Route> {
     let (Message::NewRoute(message) | Message::DelRoute(message)) = message else { return None };
     let header = &message.header;
+    let is_multipath = message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)));
     let kind = match header.kind {
+        RouteType::Unicast if is_multipath => RouteKind::Other,
         RouteType::Unicast => RouteKind::Unicast,
         RouteType::BlackHole => RouteKind::Blackhole,
+        RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => RouteKind::Other,
         _ => return None,
     };
     if header.flags.contains(RouteFlags::Cloned) {
@@ -211,7 +218,7 @@ pub(crate) fn route_of(message: &Message) -> Option<Route> {
     Some(Route {
         destination: Cidr::new(network, header.destination_prefix_length).ok()?,
         // The kernel says the loopback's for IPv6, and none for IPv4.
-        interface: if kind == RouteKind::Blackhole { Ifindex(0) } else { interface? },
+        interface: if kind == RouteKind::Unicast { interface? } else { Ifindex(0) },
         gateway,
         protocol: header.protocol.into(),
         scope: scope_of(header.scope),

@@ -151,7 +151,7 @@ fn event_of(message: &Message) -> Option<Event> {
         Message::NewAddress(_) => address_of(message).map(Event::Address),
         Message::DelAddress(_) => address_of(message).map(Event::AddressGone),
         Message::NewRoute(head) => {
-            // A blackhole or a multipath route may have taken the place of one to a single host.
+            // One that is not read here may have taken the place of one to a single host.
             let strange = || is_to_one_host(&head.header).then_some(Event::Lost);
             route_of(message).map(Event::Route).or_else(strange)
         }

@@ -30,8 +30,10 @@ pub(super) struct Dirty {
     pub(super) interfaces: bool,
     /// Blocks of which somebody else may be the holder.
     pub(super) blocks: BTreeSet<Cidr>,
-    /// What every way reads: pools, this node's networks and addresses.
-    pub(super) routes: bool,
+    /// Which addresses are of a pool, and whether it has packets wrapped.
+    pub(super) pools: bool,
+    /// This node's networks and addresses: by which neighbour another is reached.
+    pub(super) networks: bool,
     /// Where node ports are served, or who translates.
     pub(super) place: bool,
     /// Addresses that became or ceased to be the host's.
@@ -92,7 +94,7 @@ impl Dirty {
                 self.hosts.insert(name.clone());
             }
             ResourceKey::FelixConfiguration(_) => self.every_host = true,
-            ResourceKey::IpPool(_) => self.routes = true,
+            ResourceKey::IpPool(_) => self.pools = true,
             ResourceKey::BlockClaim(name) => self.blocks.extend(world.blocks.named(name).map(|claim| claim.cidr)),
             ResourceKey::IpReservation(_) | ResourceKey::IpamConfig(_) => {}
         }

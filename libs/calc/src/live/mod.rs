@@ -172,7 +172,7 @@ impl Live {
     /// The addresses this host has now, loopback and link-local ones left out.
     pub fn set_host_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.dirty.addresses.extend(self.world.host_addresses().symmetric_difference(&addresses));
-        self.dirty.routes |= !self.dirty.addresses.is_empty();
+        self.dirty.networks |= !self.dirty.addresses.is_empty();
         self.world.set_host_addresses(addresses);
     }
 
@@ -245,7 +245,7 @@ impl Live {
 
     /// The networks that those are in.
     pub fn set_host_networks(&mut self, networks: BTreeMap<IfaceName, BTreeSet<Cidr>>) {
-        self.dirty.routes |= self.world.networks != networks;
+        self.dirty.networks |= self.world.networks != networks;
         self.world.set_host_networks(networks);
     }
 

@@ -1,7 +1,7 @@
-//! NodeRoutes as blocks, nodes and pods change.
-//! In: what changed. Out: the ways of those blocks and addresses in Desired.
+//! Routes to other nodes as blocks, nodes and pods change.
+//! In: what changed. Out: the routes to those blocks and addresses in Desired.
 //! Invariant: equal to [`crate::node_routes::node_routes`] of the same World.
-//! Never: looks at a block or a pod that no change concerns, unless pools or this node's networks changed.
+//! Never: looks at a block or a pod that no change concerns, unless pools, this node's networks or its addresses changed.
 
 use super::{claims::Claims, dirty::Dirty, latest::Followed};
 use crate::{
@@ -32,8 +32,11 @@ impl NodeRoutes {
     ) -> (BTreeSet<Cidr>, BTreeSet<IpAddr>) {
         let mut blocks = dirty.blocks.clone();
         let mut addresses: BTreeSet<IpAddr> = dirty.blocks.iter().flat_map(|cidr| claims.within(cidr)).collect();
-        if dirty.routes {
+        if dirty.pools || dirty.networks {
             blocks.extend(world.blocks.all());
+            addresses.extend(self.of.keys());
+        }
+        if dirty.pools {
             addresses.extend(claims.all());
         }
         for node in &dirty.nodes {

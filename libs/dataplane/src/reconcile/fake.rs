@@ -7,13 +7,13 @@ use super::HOST_HOOKS;
 use crate::{
     host::{self, NODE_ROUTE_PROTOCOL, ROUTE_PROTOCOL},
     links::{AttachError, Guards},
-    network::{Network, Seen},
+    network::{self, Network, Seen},
     programs::Hook,
     tables::{Key, Keyed, Sizes, Snapshot, Store, StoreError, Write, fake::FakeStore, prefix},
 };
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_NONE};
 use model::{Cidr, IfaceName, Ifindex, Mac};
-use netlink::{Error, Link, Neighbour, Reason, Route, sysctl::SysctlError, watch::Event};
+use netlink::{Error, Link, Neighbour, Reason, Route, RouteKind, sysctl::SysctlError, watch::Event};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -71,6 +71,7 @@ impl Kernel {
     pub fn remove_link(&mut self, index: u32) {
         self.seen.links.retain(|_, link| link.index.0 != index);
         self.seen.routes.retain(|route| route.interface.0 != index);
+        Arc::make_mut(&mut self.seen.node_routes).retain(|route| route.interface.0 != index);
         self.seen.neighbours.retain(|neighbour| neighbour.interface.0 != index);
         self.attached.retain(|(at, _)| *at != index);
     }
@@ -217,6 +218,12 @@ impl Network for Handle {
         let mut kernel = self.kernel.borrow_mut();
         if route.protocol == NODE_ROUTE_PROTOCOL {
             kernel.change(format!("route {} {}", route.interface.0, route.destination))?;
+            let is_replaced = |old: &&Route| (old.table, old.metric) == (route.table, route.metric);
+            let another = network::to(&kernel.seen.routes, route.destination).find(is_replaced);
+            assert_eq!(another, None, "the route to {} is another's", route.destination);
+            if route.kind == RouteKind::Unicast {
+                kernel.link(route.interface).filter(|link| link.up).ok_or_else(gone)?;
+            }
             kernel.seen.learn(Event::Route(route.clone()));
             return Ok(());
         }

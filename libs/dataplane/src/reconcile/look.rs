@@ -34,7 +34,7 @@ pub fn facts<'a>(names: impl Iterator<Item = &'a IfaceName>, seen: &Seen) -> Fac
 impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// See [`crate::Dataplane::look`].
     pub fn look<'a>(&mut self, desired: impl Into<Latest<'a>>, extent: Extent) -> Looked {
-        let mut looked = Looked::default();
+        let (desired, mut looked) = (desired.into(), Looked::default());
         let seen = match self.network.list() {
             Ok(seen) => seen,
             Err(error) => {
@@ -53,7 +53,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             looked.applied = Some(self.apply(desired));
         } else {
             self.look_at_ways(&seen, &mut looked);
-            self.look_at_node_routes(&seen, &mut looked);
+            self.look_at_node_routes(&seen, desired, &mut looked);
         }
         looked
     }

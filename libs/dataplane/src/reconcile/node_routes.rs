@@ -7,7 +7,7 @@ use super::{Pass, Reconciler};
 use crate::{
     ApplyError, DriftKind,
     drift::Looked,
-    host::{NODE_ROUTE_PROTOCOL, ROUTE_PROTOCOL},
+    host::{self, NODE_ROUTE_PROTOCOL, ROUTE_PROTOCOL},
     links::Guards,
     network::{Network, Seen, to},
     programs::in_full,
@@ -25,12 +25,12 @@ use std::{
 /// Behind every other route to the same network: a block of one address is its pod's first.
 const BLACKHOLE_METRIC: u32 = u32::MAX;
 
-/// What is wanted, followed from one Desired to the next.
+/// How far the kernel has what is wanted.
 #[derive(Debug, Default)]
 pub struct NodeRoutes {
-    wanted: BTreeMap<Cidr, NodeRoute>,
-    number: Option<u64>,
-    /// Those that are not as wanted, for now.
+    /// Of the Desired that was heard last; `None` within: it stands alone. `None`: none was.
+    heard: Option<Option<u64>>,
+    /// Networks to which the way is not as wanted, for now.
     open: BTreeSet<Cidr>,
     /// What the last look saw: routes, and the links that they need.
     looked: Option<(Arc<BTreeSet<Route>>, Links)>,
@@ -46,38 +46,26 @@ struct Round {
     failed: Vec<(String, ApplyError)>,
 }
 
-impl NodeRoutes {
-    /// Networks to which the way may be another than before; `None`: any.
-    fn hear(&mut self, latest: Latest<'_>) -> Option<BTreeSet<Cidr>> {
-        let touched = latest.since(self.number).map(|touched| touched.routes.clone());
-        self.number = latest.number();
-        let Some(touched) = touched else {
-            self.wanted.clone_from(&latest.routes);
-            return None;
-        };
-        for cidr in &touched {
-            match latest.routes.get(cidr) {
-                Some(route) => drop(self.wanted.insert(*cidr, route.clone())),
-                None => drop(self.wanted.remove(cidr)),
-            }
-        }
-        Some(touched)
+/// As it reads back; `None`: none is wanted.
+fn wanted(route: Option<&NodeRoute>, to: Cidr, links: &Links) -> Result<Option<Route>, ApplyError> {
+    match route {
+        Some(NodeRoute::Blackhole) => Ok(Some(blackhole(to))),
+        Some(NodeRoute::Via { gateway, interface }) => match links.get(interface) {
+            Some(link) => Ok(Some(via(to, *gateway, *link))),
+            None => Err(failed(format!("its interface {interface} is down or gone"))),
+        },
+        Some(NodeRoute::None(..)) | None => Ok(None),
     }
+}
 
-    /// As it reads back; `None`: none is wanted, or there is no link for it.
-    fn route(&self, to: Cidr, links: &Links) -> Option<Route> {
-        match self.wanted.get(&to)? {
-            NodeRoute::Blackhole => Some(blackhole(to)),
-            NodeRoute::Via { gateway, interface } => Some(via(to, *gateway, *links.get(interface)?)),
-            NodeRoute::None(..) => None,
-        }
-    }
+/// Everywhere that ours lead or should.
+fn places(desired: Latest<'_>, seen: &Seen) -> BTreeSet<Cidr> {
+    let there = seen.node_routes.iter().map(|route| route.destination);
+    desired.routes.keys().copied().chain(there).collect()
+}
 
-    /// Everywhere that ours lead or should.
-    fn places(&self, seen: &Seen) -> BTreeSet<Cidr> {
-        let there = seen.node_routes.iter().map(|route| route.destination);
-        self.wanted.keys().copied().chain(there).collect()
-    }
+fn failed(reason: String) -> ApplyError {
+    ApplyError { step: "set it".to_owned(), reason }
 }
 
 /// As it reads back.
@@ -91,9 +79,10 @@ pub fn blackhole(destination: Cidr) -> Route {
     Route { kind, metric, ..Route::new(destination, Ifindex(0), NODE_ROUTE_PROTOCOL) }
 }
 
-/// Those that are up.
+/// Those that are up, but for pods': no route to a node leads there.
 fn links(seen: &Seen) -> Links {
-    seen.links.values().filter(|link| link.up).map(|link| (link.name.clone(), link.index)).collect()
+    let own = seen.links.values().filter(|link| link.up && !host::is_pods(link));
+    own.map(|link| (link.name.clone(), link.index)).collect()
 }
 
 /// Whose the route to the same network is that is not ours.
@@ -103,27 +92,26 @@ fn others(seen: &Seen, destination: Cidr) -> Option<u8> {
 }
 
 impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
-    /// Routes to other nodes are as wanted.
-    pub(super) fn route_nodes(&mut self, pass: &mut Pass, desired: Latest<'_>) {
-        let touched = self.node_routes.hear(desired);
-        let places = match touched {
-            Some(touched) => touched.union(&self.node_routes.open).copied().collect(),
-            None => self.node_routes.places(&pass.seen),
+    /// Routes to other nodes are as wanted. What cannot be so now the next look tells, and tries again.
+    pub(super) fn route_nodes(&mut self, pass: &Pass, desired: Latest<'_>) {
+        let heard = self.node_routes.heard.replace(desired.number());
+        let places = match heard.and_then(|number| desired.since(number)) {
+            Some(touched) => touched.routes.union(&self.node_routes.open).copied().collect(),
+            None => places(desired, &pass.seen),
         };
-        let round = self.route(places, &pass.seen, &links(&pass.seen));
-        pass.failed.extend(round.failed);
+        self.route(places, desired, &pass.seen, &links(&pass.seen));
     }
 
     /// Puts back what others changed, and follows the links.
-    pub(super) fn look_at_node_routes(&mut self, seen: &Seen, looked: &mut Looked) {
-        if !self.has_passed {
+    pub(super) fn look_at_node_routes(&mut self, seen: &Seen, desired: Latest<'_>, looked: &mut Looked) {
+        if self.node_routes.heard.is_none() {
             return;
         }
         let now = (Arc::clone(&seen.node_routes), links(seen));
         let is_same = |(routes, links): &(Arc<BTreeSet<Route>>, Links)| Arc::ptr_eq(routes, &now.0) && *links == now.1;
         let is_known = self.node_routes.looked.as_ref().is_some_and(is_same);
-        let places = if is_known { self.node_routes.open.clone() } else { self.node_routes.places(seen) };
-        let round = self.route(places, seen, &now.1);
+        let places = if is_known { self.node_routes.open.clone() } else { places(desired, seen) };
+        let round = self.route(places, desired, seen, &now.1);
         for place in round.mended {
             looked.repaired(DriftKind::Route, format!("the route to {place} was gone or changed"));
         }
@@ -132,14 +120,16 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     /// Makes the routes to these networks what is wanted.
-    fn route(&mut self, places: BTreeSet<Cidr>, seen: &Seen, links: &Links) -> Round {
+    fn route(&mut self, places: BTreeSet<Cidr>, desired: Latest<'_>, seen: &Seen, links: &Links) -> Round {
         let mut round = Round::default();
         for place in places {
-            let wanted = self.node_routes.route(place, links);
-            match self.route_one(place, wanted.as_ref(), seen) {
+            let wanted = wanted(desired.routes.get(&place), place, links);
+            let was_open = self.node_routes.open.contains(&place);
+            match self.route_one(place, wanted, seen) {
                 Ok(is_changed) => {
                     self.node_routes.open.remove(&place);
-                    round.mended.extend(is_changed.then_some(place));
+                    // What waited until now nobody else has changed.
+                    round.mended.extend((is_changed && !was_open).then_some(place));
                 }
                 Err(error) => {
                     self.node_routes.open.insert(place);
@@ -150,23 +140,37 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         round
     }
 
-    /// Whether anything had to be done.
-    fn route_one(&mut self, place: Cidr, wanted: Option<&Route>, seen: &Seen) -> Result<bool, ApplyError> {
+    /// Whether anything had to be done. First what is wanted, then what is not: there is one at every moment. One of ours that leads
+    /// elsewhere does not stay beside another's.
+    fn route_one(
+        &mut self,
+        place: Cidr,
+        wanted: Result<Option<Route>, ApplyError>,
+        seen: &Seen,
+    ) -> Result<bool, ApplyError> {
+        let mut stale: Vec<&Route> = to(&seen.node_routes, place).collect();
         let mut is_changed = false;
-        for old in to(&seen.node_routes, place).filter(|old| Some(*old) != wanted) {
-            // One that only leads elsewhere is replaced below, so that there is always one.
-            if wanted.is_none_or(|wanted| (wanted.table, wanted.metric) != (old.table, old.metric)) {
-                let failed = |error| ApplyError { step: "delete it".to_owned(), reason: in_full(&error) };
-                is_changed |= self.network.delete_route(old).map_err(failed)?;
-            }
+        let mut outcome = Ok(());
+        match wanted {
+            Ok(None) => {}
+            Ok(Some(wanted)) if seen.node_routes.contains(&wanted) => stale.retain(|old| **old != wanted),
+            Ok(Some(wanted)) => match others(seen, place) {
+                Some(protocol) => {
+                    outcome = Err(failed(format!("there is one of another's (protocol {protocol}); it stays")));
+                }
+                None => {
+                    self.network.replace_route(&wanted).map_err(|error| failed(in_full(&error)))?;
+                    is_changed = true;
+                    // It has taken the place of this one.
+                    stale.retain(|old| (old.table, old.metric) != (wanted.table, wanted.metric));
+                }
+            },
+            Err(error) => outcome = Err(error),
         }
-        let Some(wanted) = wanted.filter(|wanted| !seen.node_routes.contains(wanted)) else { return Ok(is_changed) };
-        if let Some(protocol) = others(seen, place) {
-            let reason = format!("there is one of another's (protocol {protocol}); it stays");
-            return Err(ApplyError { step: "set it".to_owned(), reason });
+        for old in stale {
+            let failed = |error| ApplyError { step: "delete it".to_owned(), reason: in_full(&error) };
+            is_changed |= self.network.delete_route(old).map_err(failed)?;
         }
-        let failed = |error| ApplyError { step: "set it".to_owned(), reason: in_full(&error) };
-        self.network.replace_route(wanted).map_err(failed)?;
-        Ok(true)
+        outcome.map(|()| is_changed)
     }
 }

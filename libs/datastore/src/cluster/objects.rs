@@ -377,10 +377,7 @@ fn read(resource: &ApiResource, mut found: DynamicObject) -> Object {
             name: found.metadata.name.take().unwrap_or_default(),
             resource_version: found.metadata.resource_version.take(),
         },
-        spec: match found.data.get_mut("spec").map(Value::take).unwrap_or_default() {
-            spec if resource.kind == affinity::KIND => affinity::read(spec),
-            spec => spec,
-        },
+        spec: found.data.get_mut("spec").map(Value::take).unwrap_or_default(),
     }
 }
 

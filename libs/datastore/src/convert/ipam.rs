@@ -157,10 +157,13 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        let newer = "cidr: 10.65.0.0/26, state: confirmed, deleted: false";
+        assert!(matches!(of(newer), Converted::Known { .. }), "as in projectcalico.org/v3");
         for more in [
             "state: pending",
             "state: pendingDeletion",
             "state: confirmed, deleted: 'true'",
+            "state: confirmed, deleted: true",
             "state: confirmed, type: virtual",
         ] {
             let more = format!("cidr: 10.65.0.0/26, {more}");
