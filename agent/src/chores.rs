@@ -306,7 +306,10 @@ impl Worker {
         self.allocator.rules.clone_from(&answer.rules);
         let said = |error: AllocateError| error.to_string();
         let objects = self.allocator.objects().clone();
-        self.make_defaults(&objects)?;
+        if let Err(problem) = self.make_defaults(&objects) {
+            // Who may not make them does the chores all the same.
+            warn!("chores: {problem}");
+        }
         let set_up = objects.default_of(census::CONTROLLERS).map_err(|error| error.to_string())?;
         let graces = graces(set_up.as_ref().map(|object| &object.spec))?;
         let every = graces.leak.map_or(LATE, |leak| (leak / 3).clamp(SOON, LATE));

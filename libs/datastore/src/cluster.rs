@@ -36,7 +36,11 @@ use crate::{
 use futures::{FutureExt as _, Stream, StreamExt as _, stream, stream::BoxStream};
 use gather::{Gather, Said};
 use kinds::{Calico, Watched};
-use kube::{Client, core::Status};
+use kube::{
+    Client,
+    api::{PatchParams, PostParams},
+    core::Status,
+};
 use noted::Notes;
 use std::{
     error::Error,
@@ -53,6 +57,16 @@ use tokio::sync::oneshot;
 
 /// Who writes, as the server's `managedFields` say.
 const MANAGER: &str = "tortie";
+
+/// What is made in our name.
+fn posting() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// What is changed in our name.
+fn patching() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
+}
 
 /// Events that may come into force together: enough that a churn is one commit, and few enough that nobody waits for it.
 const EVENTS_AT_ONCE: usize = 4096;

@@ -16,6 +16,8 @@ pub(crate) const OBJECT_MAX: usize = 3 * 1024 * 1024;
 pub(crate) struct Document {
     /// Line of its first content, from 1.
     pub(crate) line: u64,
+    /// Its objects stand in a list.
+    pub(crate) is_list: bool,
     /// Its objects, or why there are none.
     pub(crate) content: Result<Vec<Value>, Unreadable>,
 }
@@ -35,7 +37,7 @@ pub(crate) struct Unreadable {
 pub(crate) fn documents(text: &str) -> Vec<Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some(value) = json(text) {
-        return vec![Document { line: 1, content: Ok(members(value)) }];
+        return vec![Document { line: 1, is_list: lists(&value), content: Ok(members(value)) }];
     }
     split(text).into_iter().filter(|part| part.has_content()).map(|part| part.read()).collect()
 }
@@ -86,21 +88,14 @@ fn marker(line: &str) -> Option<&str> {
 
 /// The text of each document without the markers between, and the lines of the file that it has.
 pub(crate) fn raw(text: &str) -> Vec<(RangeInclusive<u64>, String)> {
-    let mut parts = vec![(1, String::new())];
-    for (number, line) in (1..).zip(text.lines()) {
-        match marker(line).map(str::trim) {
-            Some(rest) => {
-                parts.push(if rest.is_empty() { (number + 1, String::new()) } else { (number, format!("{rest}\n")) });
-            }
-            None => {
-                let (_, part) = parts.last_mut().expect("there is one from the start");
-                part.push_str(line);
-                part.push('\n');
-            }
-        }
-    }
+    let without_marker = |(index, Part { first, text }): (usize, Part)| match text.split_once('\n') {
+        Some((head, rest)) if index > 0 && head.trim().is_empty() => (first + 1, rest.to_owned()),
+        Some((head, rest)) if index > 0 => (first, format!("{}\n{rest}", head.trim())),
+        _ => (first, text),
+    };
     let with_lines = |(first, part): (u64, String)| (first..=first + part.lines().count() as u64 - 1, part);
-    parts.into_iter().filter(|(_, part)| !part.trim().is_empty()).map(with_lines).collect()
+    let parts = split(text).into_iter().enumerate().map(without_marker);
+    parts.filter(|(_, part)| !part.trim().is_empty()).map(with_lines).collect()
 }
 
 impl Part {
@@ -117,14 +112,16 @@ impl Part {
         let line = self.content_lines().next().map_or(self.first, |(line, _)| line);
         if self.text.len() > OBJECT_MAX && !self.field("kind").is_some_and(|kind| is_list(&kind)) {
             let message = format!("{} bytes are more than an object's {OBJECT_MAX}; divide it", self.text.len());
-            return Document { line, content: Err(Unreadable { line, message, object: self.guess() }) };
+            return Document { line, is_list: false, content: Err(Unreadable { line, message, object: self.guess() }) };
         }
-        let content = yaml::parse(&self.text).map(members).map_err(|error| Unreadable {
+        let parsed = yaml::parse(&self.text);
+        let is_list = parsed.as_ref().is_ok_and(lists);
+        let content = parsed.map(members).map_err(|error| Unreadable {
             line: error.line.map_or(line, |within| self.first + within - 1),
             message: error.message,
             object: self.guess(),
         });
-        Document { line, content }
+        Document { line, is_list, content }
     }
 
     fn field(&self, name: &str) -> Option<String> {
@@ -143,9 +140,13 @@ impl Part {
     }
 }
 
+fn lists(value: &Value) -> bool {
+    value.get("kind").and_then(Value::as_str).is_some_and(is_list)
+}
+
 /// A `List` is its members; everything else is itself.
 fn members(value: Value) -> Vec<Value> {
-    let is_list = value.get("kind").and_then(Value::as_str).is_some_and(is_list);
+    let is_list = lists(&value);
     match value {
         Value::Null => Vec::new(),
         Value::Object(mut fields) if is_list => match fields.remove("items") {

@@ -3,7 +3,10 @@
 //! Invariant: one that does not carry the label of those controllers is somebody else's, whatever its name.
 //! Never: writes.
 
-use crate::census::{CONTROLLERS, DEFAULT};
+use crate::{
+    census::{CONTROLLERS, DEFAULT},
+    convert::is_object_name,
+};
 use model::{Cidr, Labels, Selector, Truth};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -103,8 +106,10 @@ impl Template {
         }
         let text = |field: &str| given[field].as_str().unwrap_or_default();
         let name = text("generateName").to_owned();
-        if name.is_empty() {
-            return Err(".generateName: is missing, and host endpoints need names of their own".to_owned());
+        if !is_object_name(&name) {
+            return Err(format!(
+                ".generateName: {name:?} is no part of a name: letters and digits in lower case, '-' and '.'"
+            ));
         }
         let selector = match text("nodeSelector") {
             "" => Selector::All,
@@ -297,6 +302,10 @@ mod tests {
             (json!({ "autoCreate": "yes" }), ".autoCreate: \"yes\""),
             (json!({ "autoCreate": "Enabled", "createDefaultHostEndpoint": "no" }), ".createDefaultHostEndpoint"),
             (json!({ "autoCreate": "Enabled", "templates": [{}] }), ".templates[0].generateName"),
+            (
+                json!({ "autoCreate": "Enabled", "templates": [{ "generateName": "Front" }] }),
+                ".templates[0].generateName",
+            ),
             (template(json!({ "interfacePattern": "eth.*" })), ".templates[0].interfacePattern"),
             (template(json!({ "interfaceCIDRs": ["10.0.0.0"] })), ".templates[0].interfaceCIDRs: \"10.0.0.0\""),
             (template(json!({ "nodeSelector": "a ==" })), ".templates[0].nodeSelector"),

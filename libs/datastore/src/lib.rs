@@ -14,6 +14,7 @@ pub mod crds;
 mod document;
 pub mod durable;
 mod etcd;
+mod fresh;
 pub mod given;
 pub mod hosts;
 mod known;

@@ -8,7 +8,7 @@ use crate::{Metadata, Object, ObjectError, Objects, document, durable, watch::is
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -118,14 +118,20 @@ fn placed(dir: &Path, kind: Setting) -> Result<Vec<Placed>, ObjectError> {
         let text = fs::read_to_string(&file).map_err(|source| failed(&file, source))?;
         let is_yaml = !text.trim_start().starts_with(['{', '[']);
         for document in document::documents(&text) {
-            let values = document.content.unwrap_or_default();
-            let is_alone = is_yaml && values.len() == 1;
+            let values = document.content.map_err(|unreadable| unreadable_at(&file, &unreadable))?;
+            let is_alone = is_yaml && !document.is_list;
             let own = values.into_iter().filter(|value| kind.is(value));
             let line = document.line;
             found.extend(own.map(|value| Placed { file: file.clone(), line, is_alone, value }));
         }
     }
     Ok(found)
+}
+
+/// Whatever it seems to be, it may be what is asked for.
+fn unreadable_at(file: &Path, found: &document::Unreadable) -> ObjectError {
+    let reason = format!("line {}: {}; mend it first", found.line, found.message);
+    ObjectError::Corrupt { path: file.to_owned(), reason }
 }
 
 /// In a directory.
@@ -177,7 +183,7 @@ pub(crate) fn set(objects: &Objects, changes: &[Change]) -> Result<(), ObjectErr
     }
     let mut files = Vec::new();
     for (path, lines) in edits {
-        let text = if lines.contains_key(&0) { String::new() } else { read(&path)? };
+        let text = read(&path)?;
         let text = edited(&text, &lines).map_err(|reason| ObjectError::Corrupt { path: path.clone(), reason })?;
         files.push(durable::File { path, text: text.into_bytes(), lasts: true });
     }
@@ -185,10 +191,13 @@ pub(crate) fn set(objects: &Objects, changes: &[Change]) -> Result<(), ObjectErr
 }
 
 fn read(path: &Path) -> Result<String, ObjectError> {
-    fs::read_to_string(path).map_err(|source| ObjectError::Io { path: path.to_owned(), source })
+    match fs::read_to_string(path) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|source| ObjectError::Io { path: path.to_owned(), source }),
+    }
 }
 
-/// The text with other documents where those stood that begin at these lines; line 0: there was nothing.
+/// The text with other documents where those stood that begin at these lines; those of line 0 come at the end.
 fn edited(text: &str, lines: &BTreeMap<u64, Vec<Value>>) -> Result<String, String> {
     let printed = |values: &Vec<Value>| {
         let all = values.iter().map(yaml::print).collect::<Result<Vec<_>, _>>()?;
@@ -202,7 +211,7 @@ fn edited(text: &str, lines: &BTreeMap<u64, Vec<Value>>) -> Result<String, Strin
         }
     }
     if let Some(values) = lines.get(&0) {
-        parts = printed(values)?;
+        parts.extend(printed(values)?);
     }
     // A file from which everything went is one without documents.
     Ok(if parts.is_empty() { "# nothing is left\n".to_owned() } else { parts.join("---\n") })
@@ -269,10 +278,38 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_the_file_that_a_new_object_goes_to_stays() {
+        let (dir, objects) = store();
+        let path = dir.path().join("ipreservation-r.yaml");
+        fs::write(&path, "apiVersion: v1\nkind: Namespace\nmetadata: { name: kept } # as it is\n").expect("written");
+        objects.set(&[Change::new(Setting::Reservation, "r", json!({ "reservedCIDRs": [] }))]).expect("written");
+        let text = fs::read_to_string(&path).expect("readable");
+        assert!(
+            text.starts_with("apiVersion: v1\nkind: Namespace\nmetadata: { name: kept } # as it is\n---\n"),
+            "{text}"
+        );
+        assert_eq!(objects.settings(Setting::Reservation).expect("readable").len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_be_what_is_asked_for_and_is_no_absence() {
+        let (dir, objects) = store();
+        let text =
+            "apiVersion: projectcalico.org/v3\nkind: IPAMConfiguration\nmetadata: { name: default }\nspec: { a: [ }\n";
+        fs::write(dir.path().join("x.yaml"), text).expect("written");
+        let said = objects.settings(Setting::Config).expect_err("it is there").to_string();
+        assert!(said.contains("x.yaml") && said.contains("line 4"), "{said}");
+        let new = Change::new(Setting::Config, "default", json!({ "strictAffinity": true }));
+        assert!(objects.set(&[new]).is_err());
+    }
+
+    #[test]
     fn what_stands_in_a_list_or_in_json_is_left_to_its_writer() {
         let pool =
             json!({ "apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": { "name": "p" }, "spec": {} });
-        for text in [pool.to_string(), json!({ "kind": "List", "items": [pool] }).to_string()] {
+        let list = json!({ "kind": "List", "items": [pool] });
+        let in_yaml = yaml::print(&list).expect("YAML");
+        for text in [pool.to_string(), list.to_string(), in_yaml] {
             let dir = tempfile::tempdir().expect("a temporary directory");
             fs::write(dir.path().join("p.yaml"), &text).expect("written");
             let objects = Objects::open(dir.path()).expect("a store");

@@ -5,7 +5,7 @@
 
 use super::kinds::Calico;
 use data_encoding::BASE32_NOPAD;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha3::{Digest as _, Sha3_256};
 use std::collections::BTreeMap;
 
@@ -32,6 +32,7 @@ pub(super) fn labels(spec: &Value) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn deleted_is_a_boolean_in_the_newer_group_and_a_string_in_the_older() {

@@ -6,15 +6,16 @@
 //! Never: makes one where its kind is not defined.
 
 use super::{
-    MANAGER,
     connection::{Unanswered, Write},
     objects::ClusterObjects,
+    posting,
 };
 use crate::{
     ObjectError,
     census::{CONTROLLERS, DEFAULT, INFORMATION},
+    fresh::uuid,
 };
-use kube::{Error, api::PostParams, core::DynamicObject};
+use kube::{Error, core::DynamicObject};
 use serde_json::{Value, json};
 
 /// There already, or no such kind.
@@ -38,7 +39,7 @@ impl ClusterObjects {
         let (api, resource) = self.api(kind)?;
         let spec = spec().map_err(|reason| self.failed((kind, DEFAULT), reason))?;
         let object = DynamicObject::new(DEFAULT, &resource).data(json!({ "spec": spec }));
-        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let parameters = posting();
         self.begin(Write::Default, (kind, DEFAULT))?;
         match self.connection().ask(api.create(&parameters, &object)) {
             Ok(_) => Ok(true),
@@ -49,20 +50,10 @@ impl ClusterObjects {
 }
 
 fn information() -> Result<Value, String> {
-    Ok(json!({ "clusterGUID": new_name()?, "clusterType": "k8s,kdd", "datastoreReady": true }))
+    Ok(json!({ "clusterGUID": uuid()?.replace('-', ""), "clusterType": "k8s,kdd", "datastoreReady": true }))
 }
 
-/// As the chores read one that is not there.
+/// What is done without one. Nothing of host endpoints: what is said of them is done.
 fn controllers() -> Result<Value, String> {
-    let node = json!({ "leakGracePeriod": "15m0s", "hostEndpoint": { "autoCreate": "Disabled" } });
-    Ok(json!({ "controllers": { "node": node } }))
-}
-
-fn new_name() -> Result<String, String> {
-    let mut bytes = [0; 16];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(16) => Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        Ok(_) => Err("the kernel gave too few random bytes".to_owned()),
-        Err(why) => Err(format!("the kernel gave no random bytes: {why}")),
-    }
+    Ok(json!({ "controllers": { "node": { "leakGracePeriod": "15m0s" } } }))
 }

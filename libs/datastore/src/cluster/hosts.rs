@@ -4,10 +4,10 @@
 //! Never: touches what others made.
 
 use super::{
-    MANAGER,
     connection::{Unanswered, Write},
     kinds::{self, Calico},
     objects::ClusterObjects,
+    patching, posting,
 };
 use crate::{
     ObjectError,
@@ -15,7 +15,7 @@ use crate::{
 };
 use kube::{
     Api, Error,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, Preconditions},
     core::{ApiResource, DynamicObject},
 };
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ impl ClusterObjects {
         if !wanted.is_none() {
             self.each(&kinds::nodes(), |node| all.extend(wanted.of_node(&node)))?;
         }
-        let mut done = Vec::new();
+        let (mut done, mut failed) = (Vec::new(), None);
         for step in steps(&there, &all) {
             let (name, what) = match &step {
                 Step::Make(name, _) => (name, "was made"),
@@ -52,10 +52,10 @@ impl ClusterObjects {
             let version = versions.get(name).cloned().flatten();
             let asked = match &step {
                 Step::Make(_, host) => {
-                    self.ask_for(name, api.create(&parameters(), &made(&resource, name, host, is_stored)))
+                    self.ask_for(name, api.create(&posting(), &made(&resource, name, host, is_stored)))
                 }
                 Step::Change(_, host) => {
-                    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+                    let parameters = patching();
                     self.ask_for(name, api.patch(name, &parameters, &changed(version, host, is_stored)))
                 }
                 Step::Remove(_) => {
@@ -63,11 +63,14 @@ impl ClusterObjects {
                     self.ask_for(name, api.delete(name, &DeleteParams { preconditions, ..DeleteParams::default() }))
                 }
             };
-            if asked? {
-                done.push(format!("{KIND} {name} {what}"));
+            // One that is refused keeps nobody else's from being as it is to be.
+            match asked {
+                Ok(true) => done.push(format!("{KIND} {name} {what}")),
+                Ok(false) => {}
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(done)
+        failed.map_or(Ok(done), Err)
     }
 
     /// False: somebody was faster.
@@ -80,7 +83,7 @@ impl ClusterObjects {
     }
 
     /// Each object of a kind, page by page.
-    fn each(&self, of: &ApiResource, mut hear: impl FnMut(Value)) -> Result<(), ObjectError> {
+    pub(super) fn each(&self, of: &ApiResource, mut hear: impl FnMut(Value)) -> Result<(), ObjectError> {
         let api: Api<DynamicObject> = Api::all_with(self.connection().client.clone(), of);
         let mut parameters = ListParams::default().limit(PAGE);
         loop {
@@ -111,10 +114,6 @@ fn host(object: &Value) -> Host {
     let (labels, mut annotations) = (both("labels"), both("annotations"));
     annotations.remove(METADATA);
     Host { labels, annotations, spec: object["spec"].clone() }
-}
-
-fn parameters() -> PostParams {
-    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
 
 fn beside(host: &Host) -> String {

@@ -9,7 +9,7 @@ use super::{
     connection::{Connection, Unanswered, Write},
     heard,
     kinds::{self, Calico, is_absent},
-    pods,
+    patching, pods, posting,
 };
 use crate::{
     Metadata, Object, ObjectError, Shared,
@@ -26,7 +26,7 @@ use crate::{
 use ipam::audit::Census;
 use kube::{
     Api, Error,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
 use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
@@ -177,7 +177,7 @@ impl Shared for ClusterObjects {
         let (api, resource) = self.api(kind)?;
         let fresh = written(self.connection.calico(), &resource, object);
         self.begin_write((kind, name))?;
-        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let parameters = posting();
         match self.connection.ask(api.create(&parameters, &fresh)) {
             Ok(now) => Ok(self.heed(read(&resource, now))),
             Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) => {
@@ -198,7 +198,7 @@ impl Shared for ClusterObjects {
         ]);
         let patch = Patch::Json::<()>(serde_json::from_value(change).expect("two operations are a patch"));
         self.begin_write((kind, name))?;
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = patching();
         match self.connection.ask(api.patch(name, &parameters, &patch)) {
             Ok(now) => Ok(self.heed(read(&resource, now))),
             Err(Unanswered::Refused(Error::Api(status))) if is_absent(&status) => {
@@ -267,13 +267,17 @@ impl Shared for ClusterObjects {
     }
 
     fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError> {
-        let (api, resource) = match kind {
-            Setting::Node => {
-                let nodes = kinds::nodes();
-                (Api::all_with(self.connection.client.clone(), &nodes), nodes)
-            }
-            kind => self.api(self.name_of(kind)?)?,
-        };
+        if kind == Setting::Node {
+            let (nodes, mut all) = (kinds::nodes(), Vec::new());
+            self.each(&nodes, |mut node| {
+                let text = |field: &str| node["metadata"][field].as_str().unwrap_or_default().to_owned();
+                let metadata = Metadata { name: text("name"), resource_version: Some(text("resourceVersion")) };
+                let (api_version, kind) = (nodes.api_version.clone(), nodes.kind.clone());
+                all.push(Object { api_version, kind, metadata, spec: node["spec"].take() });
+            })?;
+            return Ok(all);
+        }
+        let (api, resource) = self.api(self.name_of(kind)?)?;
         let found = self.ask((&resource.kind, ""), api.list(&ListParams::default()))?;
         let items = found.map(|found| found.items).unwrap_or_default();
         Ok(items.into_iter().map(|item| read(&resource, item)).collect())
@@ -344,7 +348,7 @@ impl ClusterObjects {
             annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str()))).collect();
         // With the UID: a pod of the same name that was made meanwhile has other addresses.
         let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = patching();
         let patch = Patch::Merge(&change);
         self.connection.count(Write::Pod);
         match self.connection.ask(api.patch_status(&pod.name, &parameters, &patch)) {

@@ -49,30 +49,24 @@ pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option
     }
 }
 
-/// What namespaces ask for their pods; nothing of one that there is not.
+/// What namespaces ask for their pods; nothing of one that there is not. One that cannot be asked is its own pods' trouble.
 pub(crate) fn namespaces(
     connection: &Connection,
     names: &BTreeSet<NamespaceName>,
-) -> Result<BTreeMap<NamespaceName, Box<PodAsks>>, ObjectError> {
+) -> BTreeMap<NamespaceName, Result<Option<Box<PodAsks>>, String>> {
     let api: Api<DynamicObject> = Api::all_with(connection.client.clone(), &kinds::namespaces());
-    let failed = |name: &NamespaceName, reason: String| {
-        let server = connection.server.to_string();
-        ObjectError::Server { server, kind: "Namespace".to_owned(), name: name.to_string(), reason }
-    };
     let asked = names.iter().map(|name| api.get_opt(&name.0));
-    let answers = connection.ask(async { Ok::<_, Error>(join_all(asked).await) });
-    let first = names.iter().next().cloned().unwrap_or_default();
-    let answers = answers.map_err(|unanswered| failed(&first, unanswered.to_string()))?;
-    let mut all = BTreeMap::new();
-    for (name, answer) in names.iter().zip(answers) {
-        let found = answer.map_err(|error| failed(name, super::in_full(&error)))?;
-        if let Some(Converted::Known { resource: Resource::Namespace(namespace), .. }) =
-            found.map(|found| convert(&typed(&found, "Namespace")))
-        {
-            all.extend(namespace.asks.map(|asks| (name.clone(), asks)));
-        }
-    }
-    Ok(all)
+    let answers = match connection.ask(async { Ok::<_, Error>(join_all(asked).await) }) {
+        Ok(answers) => answers.into_iter().map(|answer| answer.map_err(|error| super::in_full(&error))).collect(),
+        Err(unanswered) => vec![Err(unanswered.to_string()); names.len()],
+    };
+    let read = |found: DynamicObject| match convert(&typed(&found, "Namespace")) {
+        Converted::Known { resource: Resource::Namespace(namespace), .. } => Ok(namespace.asks),
+        Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
+        _ => Err("it is no namespace".to_owned()),
+    };
+    let asks = |answer: Result<Option<DynamicObject>, String>| Ok(answer?.map(read).transpose()?.flatten());
+    names.iter().cloned().zip(answers.into_iter().map(asks)).collect()
 }
 
 /// The networks of a node for its own pods; none of a node that there is not.
@@ -86,6 +80,7 @@ pub(crate) fn pod_cidrs(connection: &Connection, node: &NodeName) -> Result<Vec<
     let Some(found) = found else { return Ok(Vec::new()) };
     match convert(&typed(&found, "Node")) {
         Converted::Known { resource: Resource::Node(node), .. } => Ok(node.pod_cidrs),
+        Converted::Refused { error, .. } | Converted::Nameless { error } => Err(failed(error.to_string())),
         _ => Err(failed("it is no node".to_owned())),
     }
 }

@@ -14,12 +14,13 @@ use super::{
     in_full,
     kinds::{self, Calico, Watched},
     noted::{About, NETWORK_UNAVAILABLE, Notes, condition_of},
+    patching, posting,
 };
 use crate::calendar::rfc3339;
 use events::{Said, Subject, event};
 use kube::{
     Api, Error,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams},
     core::DynamicObject,
     discovery::ApiResource,
 };
@@ -295,10 +296,7 @@ impl Writer {
         }
         let api = self.api(&resource, None);
         // Strategic: conditions are merged by their type, and what is not named stays.
-        let (parameters, patch) = (
-            PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() },
-            Patch::Strategic(&applied),
-        );
+        let (parameters, patch) = (patching(), Patch::Strategic(&applied));
         let answer = self.connection.write(Write::Node, api.patch_status(&self.node.0, &parameters, &patch)).await;
         self.answered(answer, &self.node.0)
     }
@@ -357,7 +355,7 @@ impl Writer {
         let object = event(&subject, reason, text, &self.node.0, &now_text());
         let namespace = subject.namespace.as_deref().unwrap_or("default");
         let Ok(fresh) = serde_json::from_value::<DynamicObject>(object) else { return Answer::Taken };
-        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let parameters = posting();
         let api = self.api(&kinds::events(), Some(namespace));
         let answer = self.connection.write(Write::Event, api.create(&parameters, &fresh)).await;
         self.answered(answer, &subject.name)

@@ -139,7 +139,7 @@ impl Meta {
 }
 
 /// RFC 1123 subdomain, as the API server asks of names.
-pub(super) fn is_object_name(name: &str) -> bool {
+pub(crate) fn is_object_name(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let ends = name.starts_with(inner) && name.ends_with(inner);
     ends && name.len() <= 253 && name.chars().all(|c| inner(c) || c == '-' || c == '.')

@@ -41,7 +41,7 @@ pub(crate) struct Reservation {
     reserved: Option<Vec<String>>,
 }
 
-pub(super) fn config(object: &Value) -> Result<IpamConfig, InvalidField> {
+pub(crate) fn config(object: &Value) -> Result<IpamConfig, InvalidField> {
     let spec: Config = read("spec", object)?;
     let config = IpamConfig {
         strict_affinity: spec.strict_affinity.unwrap_or(false),

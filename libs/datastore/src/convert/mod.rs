@@ -32,8 +32,9 @@ pub(crate) use calico::{
 };
 pub(crate) use duration::duration;
 pub(crate) use field::InvalidField;
+pub(crate) use field::is_object_name;
 pub(crate) use floating::FLOATING_IPS;
-pub(crate) use ipam::{Config as IpamConfigSpec, Reservation as IpReservationSpec};
+pub(crate) use ipam::{Config as IpamConfigSpec, Reservation as IpReservationSpec, config as ipam_config};
 pub(crate) use ippool::Spec as IpPoolSpec;
 pub(crate) use pod::{AWS_POD_IPS, POD_IP, POD_IPS};
 

@@ -34,6 +34,7 @@ async fn follow(connection: EtcdConnection, kind: &'static str, known: Arc<Known
 
 fn hear(known: &Known, kind: &str, said: Said, is_listing: &mut bool) {
     let read = |key: &str, value: &[u8], at| records::read(kind, key, value, at).ok().flatten();
+    let is_gone = |key: &str, at| read(key, b"{}", at).iter().for_each(|last| known.gone(last));
     match said {
         Said::Listing => {
             *is_listing = true;
@@ -44,13 +45,9 @@ fn hear(known: &Known, kind: &str, said: Said, is_listing: &mut bool) {
         Said::Is(key, value, revisions) => match read(&key, &value, revisions.at) {
             Some(object) if *is_listing => known.listed_one(object),
             Some(object) => known.heard(object),
-            None => {}
+            None => is_gone(&key, revisions.at),
         },
-        Said::Gone(key, at) => {
-            if let Some(last) = read(&key, b"{}", at) {
-                known.gone(&last);
-            }
-        }
+        Said::Gone(key, at) => is_gone(&key, at),
         Said::Listed => {
             *is_listing = false;
             known.listed();
@@ -91,7 +88,7 @@ mod tests {
         say(is("a", 3, 4));
         say(Said::Listed);
         assert_eq!(versions(&known, &["a"]), [Some("4".into())], "a backup has older revisions");
-        say(Said::Is(format!("{}c", records::prefix(KIND)), b"no object".to_vec(), Revisions { made: 11, at: 11 }));
-        assert_eq!(known.get("c"), Some(None), "what cannot be read is not there");
+        say(Said::Is(format!("{}a", records::prefix(KIND)), b"no object".to_vec(), Revisions { made: 3, at: 11 }));
+        assert_eq!(known.get("a"), Some(None), "what cannot be read any more is not there");
     }
 }

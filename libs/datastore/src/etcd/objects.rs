@@ -249,14 +249,15 @@ impl Shared for EtcdObjects {
     fn described(&self, pods: &[(PodId, bool)]) -> Vec<Result<Described, ObjectError>> {
         let Some(cluster) = &self.cluster else { return pods.iter().map(|_| Ok(Described::default())).collect() };
         let ids: Vec<_> = pods.iter().map(|(id, _)| id.clone()).collect();
-        let namespaces = match cluster::namespaces(cluster, &ids.iter().map(|id| id.namespace.clone()).collect()) {
-            Ok(namespaces) => namespaces,
-            Err(error) => return ids.iter().map(|id| Err(self.error((pods::KIND, &id.to_string()), &error))).collect(),
-        };
+        let namespaces = cluster::namespaces(cluster, &ids.iter().map(|id| id.namespace.clone()).collect());
         let described = |pod: Result<Arc<Pod>, ObjectError>| {
             let pod = pod?;
-            let own = pod.asks.as_deref().cloned().unwrap_or_default();
-            let asks = own.or(namespaces.get(&pod.id.namespace).map(Box::as_ref));
+            let of_namespace = match namespaces.get(&pod.id.namespace) {
+                Some(Err(reason)) => return Err(self.error(("Namespace", &pod.id.namespace.0), reason)),
+                Some(Ok(asks)) => asks.as_deref(),
+                None => None,
+            };
+            let asks = pod.asks.as_deref().cloned().unwrap_or_default().or(of_namespace);
             Ok(Described { labels: Some(pod.labels.clone()), asks: Some(asks) })
         };
         cluster::pods(cluster, &ids).into_iter().map(described).collect()

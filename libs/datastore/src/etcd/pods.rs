@@ -4,16 +4,13 @@
 //! Never: a write that changes nothing.
 
 use super::layout::RESOURCES;
-use crate::calendar::rfc3339;
+use crate::{calendar::rfc3339, fresh::uuid};
 use model::{
     Attachment, Cidr, NamedPort, NodeName, Pod, PodId, Profile, WorkloadAddress,
     label::{KUBERNETES, NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT},
 };
 use serde_json::{Value, json};
-use std::{
-    fs,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) const KIND: &str = "WorkloadEndpoint";
 
@@ -107,16 +104,11 @@ fn fresh(address: &WorkloadAddress, attachment: &Attachment) -> Value {
     json!({
         "kind": KIND, "apiVersion": "projectcalico.org/v3",
         "metadata": {
-            "name": name.rsplit('/').next(), "namespace": address.pod.namespace, "uid": uid(),
+            "name": name.rsplit('/').next(), "namespace": address.pod.namespace, "uid": uuid().ok(),
             "creationTimestamp": rfc3339(now), "labels": address.labels.with(own),
         },
         "spec": {},
     })
-}
-
-/// The kernel makes one up.
-fn uid() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/uuid").ok().map(|text| text.trim().to_owned())
 }
 
 #[cfg(test)]

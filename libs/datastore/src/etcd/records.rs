@@ -4,7 +4,8 @@
 //! Invariant: a key and the object under it belong to each other: what a block, an affinity or a handle is of, its key says.
 //! Never: a field that Calico's own reader would take ill.
 
-use crate::{Metadata, Object, objects::checked};
+use super::settings::spelled_out;
+use crate::{Metadata, Object, convert::ipam_config, objects::checked};
 use model::{Cidr, IpamConfig};
 use serde_json::{Map, Value, json};
 
@@ -97,26 +98,10 @@ pub(super) fn read(kind: &str, key: &str, value: &[u8], revision: i64) -> Result
     Ok(Some(Object { api_version: api_version.to_owned(), kind: kind.to_owned(), metadata, spec }))
 }
 
-/// How nodes take blocks. What is off Calico leaves out.
+/// How nodes take blocks.
 pub(super) fn config(value: &[u8]) -> Result<IpamConfig, String> {
-    #[derive(serde::Deserialize)]
-    struct Stored {
-        #[serde(default)]
-        strict_affinity: bool,
-        #[serde(default)]
-        auto_allocate_blocks: bool,
-        #[serde(default, rename = "maxBlocksPerHost")]
-        max_blocks_per_host: u32,
-        #[serde(default, rename = "ipCooldownSeconds")]
-        ip_cooldown_seconds: u32,
-    }
-    let stored: Stored = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    Ok(IpamConfig {
-        strict_affinity: stored.strict_affinity,
-        auto_allocate_blocks: stored.auto_allocate_blocks,
-        max_blocks: Some(stored.max_blocks_per_host).filter(|most| *most > 0),
-        cooldown: stored.ip_cooldown_seconds,
-    })
+    let stored: Value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+    ipam_config(&json!({ "spec": spelled_out(&stored) })).map_err(|error| error.to_string())
 }
 
 /// As those who decide over addresses name it.

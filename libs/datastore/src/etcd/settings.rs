@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     ClusterObjects, Metadata, Object, ObjectError, Shared,
+    fresh::uuid,
     settings::{Change, Setting},
 };
 use model::IpamConfig;
@@ -79,7 +80,7 @@ impl EtcdObjects {
             // Calico's own reader wants both of what it makes itself.
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             let metadata = json!({
-                "name": change.name, "uid": uid(&change.name, now.as_nanos()),
+                "name": change.name, "uid": uuid().ok(),
                 "creationTimestamp": crate::calendar::rfc3339(now),
             });
             value = json!({ "kind": change.kind.name(), "apiVersion": API_VERSION, "metadata": metadata });
@@ -96,7 +97,7 @@ fn place(kind: Setting) -> String {
 }
 
 /// As manifests spell it. What is off Calico leaves out.
-fn spelled_out(value: &Value) -> Value {
+pub(super) fn spelled_out(value: &Value) -> Value {
     let mut spec = value.as_object().cloned().unwrap_or_default();
     for (long, short) in SPELLED {
         let is_on = spec.remove(short).is_some_and(|value| value == true);
@@ -115,17 +116,6 @@ fn spelled_short(spec: &Value) -> Value {
     Value::Object(value)
 }
 
-/// Of nothing but a name and a moment: it has to differ from others of its name.
-fn uid(name: &str, moment: u128) -> String {
-    let seed = |from: u64, text: &str| {
-        text.bytes().fold(from, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-    };
-    let high = seed(0xcbf2_9ce4_8422_2325, &format!("{name}{moment}"));
-    let low = seed(high, &format!("{moment}{name}"));
-    let hex = format!("{high:016x}{low:016x}");
-    format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,12 +131,5 @@ mod tests {
         assert_eq!(spelled_short(&spec), stored);
         let config = records::config(stored.to_string().as_bytes()).expect("it can be read");
         assert_eq!((config.auto_allocate_blocks, config.max_blocks, config.cooldown), (true, Some(3), 7));
-    }
-
-    #[test]
-    fn a_uid_looks_like_one() {
-        let [a, b] = [uid("a", 1), uid("a", 2)];
-        assert_ne!(a, b);
-        assert_eq!(a.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{a}");
     }
 }
