@@ -236,7 +236,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let (slot, endpoint) = endpoint_of(self.tables, self.arrival.ifindex)?;
         state.slot = slot;
         check_macs(endpoint, &state.ether)?;
-        check_source(self.tables, slot, opener, state.generation)?;
+        check_source(self.tables, slot, opener, &state.packet, state.generation)?;
         check_destination(&state.packet)?;
         if is_tunnel(&state.packet) { Err(DropReason::Encapsulated) } else { Ok(false) }
     }

@@ -7,11 +7,11 @@ use abi::conntrack::zone_of;
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::{DropReason, Endpoint, handover};
 
-use crate::antispoof::is_group;
+use crate::antispoof::{is_group, is_link_local};
 use crate::conntrack::{self, Currency, Opening, Tracked};
 use crate::flow::{NO_ENTRY, Terms};
 use crate::judge::{Asked, is_next};
-use crate::parse::{self, ETHERTYPE_V4, ETHERTYPE_V6, Packet, protocol, tcp};
+use crate::parse::{self, ETHERTYPE_V4, ETHERTYPE_V6, protocol, tcp};
 use crate::policy::PolicyDirection::{self, Egress, Ingress};
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
@@ -109,7 +109,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if self.hook == Hook::ToHostEndpoint {
             return Ok(self.arrival.ingress_ifindex != 0);
         }
-        if self.arrival.foreign || is_group(&state.packet) || is_link_local(&state.packet) {
+        let packet = &state.packet;
+        if self.arrival.foreign || is_group(packet) || is_link_local(packet.v6, packet.destination) {
             return Ok(false);
         }
         Ok(self.end_of(state, &state.packet.destination)?.slot != SLOT_HOST)
@@ -273,11 +274,4 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Egress => state.egress_hit = Some(hit),
         }
     }
-}
-
-/// Whether the destination is an IPv6 link-local address, which nobody forwards to.
-#[inline(always)]
-fn is_link_local(packet: &Packet) -> bool {
-    let [first, second, ..] = packet.destination.0[0].to_ne_bytes();
-    packet.v6 && first == 0xfe && second & 0xc0 == 0x80
 }

@@ -8,7 +8,7 @@ use crate::{
     frame::{ACK, Frame, SYN},
     kernel::{Kernel, on_a_node},
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
-    table::{Action, Fate, Hook, Step, arrives, row, run, sends},
+    table::{Action, Fate, Hook, Row, Step, arrives, row, run, sends},
 };
 use abi::DropReason;
 use model::Direction;
@@ -62,6 +62,19 @@ fn spf_1_a_forged_source_is_dropped_first() {
 #[test]
 fn pkt_54_martian_sources_are_spoofed() {
     let scenario = Scenario::default().pod(CLIENT, "client").pod(DB, "db");
+    on_a_node(|| run(&scenario, martians()));
+}
+
+#[test]
+fn spf_2_leave_to_send_from_everywhere_is_no_leave_to_send_from_nowhere() {
+    let scenario = Scenario::default().pod(CLIENT, "client").pod(DB, "db");
+    let scenario = scenario.sending_from(CLIENT, &["0.0.0.0/0", "::/0"], true);
+    let mut rows = martians();
+    rows.push(row("an address outside", sends_by(CLIENT, OUTSIDE, DB, SYN), Fate::To(DB)).opens(2));
+    on_a_node(|| run(&scenario, rows));
+}
+
+fn martians() -> Vec<Row> {
     let from = |source: &'static str| {
         sends(CLIENT, move |f| {
             let family_of = if source.contains(':') { Family::V6 } else { Family::V4 };
@@ -70,11 +83,9 @@ fn pkt_54_martian_sources_are_spoofed() {
         })
     };
     let v4 = ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"];
-    let v6 = ["::1", "ff02::1", "fe80::1"];
+    let v6 = ["::", "::1", "ff02::1", "fe80::1"];
     let rows = v4.map(|source| row(source, from(source), SPOOFED).only(&[Family::V4]));
-    let rows = rows.into_iter().chain(v6.map(|source| row(source, from(source), SPOOFED).only(&[Family::V6])));
-    let rows = rows.collect();
-    on_a_node(|| run(&scenario, rows));
+    rows.into_iter().chain(v6.map(|source| row(source, from(source), SPOOFED).only(&[Family::V6]))).collect()
 }
 
 #[test]
@@ -145,10 +156,11 @@ fn spf_2_a_pod_sends_from_the_networks_that_it_is_allowed_and_from_nothing_else(
         ),
         row("mid-flow, of no flow", sends_by(CLIENT, OUTSIDE, DB, ACK), Fate::Drop(Some(CLIENT), DropReason::NoFlow)),
         row(
-            "who has the address outside is not let in by it",
-            arrives(|f| CLIENT.tcp(f, DB, PORTS, SYN).with_destination_mac(NODE.mac.0).bytes()),
-            Fate::Drop(Some(DB), DropReason::SourceIsLocal),
-        ),
+            "who has the address outside is not let in by the pod's flow",
+            arrives(|f| OUTSIDE.tcp(f, DB, PORTS, ACK).with_destination_mac(NODE.mac.0).bytes()),
+            Fate::Drop(Some(DB), DropReason::NoFlow),
+        )
+        .given(opened()),
     ];
     on_a_node(|| run(&lending(), rows));
 }
