@@ -171,8 +171,6 @@ pub struct Agent<K> {
     /// Where a cluster is told of this node.
     pub(crate) teller: Option<Teller>,
     pub(crate) logging: Logging,
-    /// The networks of the host's interfaces.
-    nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -215,7 +213,6 @@ impl<K: Kernel> Agent<K> {
             balancers: Balancers::default(),
             teller: None,
             logging: Logging::default(),
-            nets: BTreeMap::new(),
         };
         agent.restore(interfaces);
         agent
@@ -239,8 +236,7 @@ impl<K: Kernel> Agent<K> {
             match event {
                 Event::Updates(batch) => self.learn(batch),
                 Event::Host(Host { addresses, interfaces, nets }) => {
-                    self.world.set_host_networks(nets.clone());
-                    self.nets = nets;
+                    self.world.set_host_networks(nets);
                     self.world.set_host_addresses(addresses);
                     self.world.set_host_interfaces(interfaces);
                     self.changed = true;
@@ -292,9 +288,8 @@ impl<K: Kernel> Agent<K> {
                 announcer.wake();
             }
         }
-        let none = BTreeSet::new();
-        let uplink = self.nets.get(&announcer.uplink).unwrap_or(&none);
-        announcer.want(wanted::all(&mut self.world, uplink, &mut self.balancers));
+        let uplink = self.world.host_networks(&announcer.uplink).cloned().unwrap_or_default();
+        announcer.want(wanted::all(&mut self.world, &uplink, &mut self.balancers));
     }
 
     fn leave_services_to(&mut self, proxy: Proxy) {
@@ -357,7 +352,7 @@ impl<K: Kernel> Agent<K> {
     /// The networks of the uplink.
     pub(crate) fn uplink_nets(&self) -> impl Iterator<Item = &Cidr> {
         let uplink = self.announcer.as_ref().map(|announcer| &announcer.uplink);
-        uplink.and_then(|name| self.nets.get(name)).into_iter().flatten()
+        uplink.and_then(|name| self.world.host_networks(name)).into_iter().flatten()
     }
 
     /// What load balancers of services hear of this node; where a kube-proxy serves, they hear it from that.

@@ -43,18 +43,18 @@ pub fn all<K: Kernel>(agent: &mut Agent<K>, asks: Vec<Ask>) -> Vec<Waiting> {
         ask.prepare.mac = ask.prepare.mac.or(ask.asks.mac);
         ask.asks = with_configuration(ask.asks, &ask.prepare);
         match admit(agent, &ask, &open) {
-            Ok(Some(prepared)) => {
+            Ok(Admitted::Known(prepared)) => {
                 // Who asks again has it anew.
                 if let Some(end) = agent.abandoned.get_mut(&ask.prepare.id) {
                     *end = ask.deadline + GRACE;
                 }
                 answer(&ask.reply, Ok(Answer::Prepared(prepared)));
             }
-            Ok(None) => {
+            Ok(Admitted::New(networks)) => {
                 displaced.extend(displace(agent, &ask.prepare.id, &interface_of(&ask.prepare)));
                 agent.abandoned.insert(ask.prepare.id.clone(), ask.deadline + GRACE);
                 if ask.prepare.delegated {
-                    answer(&ask.reply, expect(agent, &ask.prepare));
+                    answer(&ask.reply, expect(agent, &ask.prepare, networks));
                 } else if named::are_had(&ask.prepare, &ask.asks) {
                     let taken = named::take(agent, &ask.prepare, &ask.asks.named);
                     answer(&ask.reply, conclude(agent, &ask.prepare, taken));
@@ -111,8 +111,16 @@ pub fn interface_of(prepare: &Prepare) -> IfaceName {
     cni::name::host_interface_name(&prepare.pod, &prepare.id.interface)
 }
 
+/// How an ask can be answered.
+enum Admitted {
+    /// As it was before.
+    Known(Prepared),
+    /// Anew; with the node's own networks, where another IPAM plugin is to give addresses of them.
+    New(Vec<Cidr>),
+}
+
 /// The answer that was given before, or whether one can be given at all.
-fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<Option<Prepared>, Fault> {
+fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<Admitted, Fault> {
     let Ask { prepare, asks, .. } = ask;
     let id = &prepare.id;
     if let Some(text) = [&id.network, &id.container, &id.interface].into_iter().find(|text| !is_plain(text)) {
@@ -124,8 +132,8 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<O
     let owner = owner_of(id).to_lowercase();
     match agent.journal.all().find(|known| known.id == *id || owner_of(&known.id).to_lowercase() == owner) {
         Some(known) if is_it(known, prepare) => {
-            let known = prepared(known);
-            return with_networks(agent, prepare, known).map(Some);
+            let pod_cidrs = networks(agent, prepare)?;
+            return Ok(Admitted::Known(Prepared { pod_cidrs, ..prepared(known) }));
         }
         Some(known) => {
             let message =
@@ -141,8 +149,7 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<O
         let text = "its annotations ask for addresses, which are another IPAM plugin's to give here";
         return Err(fault(INVALID_CONFIG, format!("pod {}: {text}", prepare.pod)));
     }
-    pod_cidrs(agent, &prepare.pod_cidrs)
-        .map_err(|reason| fault(TRY_AGAIN, format!("pod {}: {reason}", prepare.pod)))?;
+    let networks = networks(agent, prepare)?;
     if let Some(text) = named::refused(prepare, asks) {
         return Err(fault(INVALID_CONFIG, format!("pod {}: {text}", prepare.pod)));
     }
@@ -150,7 +157,7 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<O
         return Err(fault(INVALID_CONFIG, text));
     }
     let taken = ports::taken(agent, prepare, others.iter().map(|ask| &ask.prepare));
-    taken.map_or(Ok(None), |text| Err(fault(TRY_AGAIN, text)))
+    taken.map_or(Ok(Admitted::New(networks)), |text| Err(fault(TRY_AGAIN, text)))
 }
 
 fn is_it(known: &Attachment, wish: &Prepare) -> bool {
@@ -178,9 +185,9 @@ fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &Ifac
 }
 
 /// Addresses come later, from elsewhere.
-fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare) -> Reply {
+fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, networks: Vec<Cidr>) -> Reply {
     let attachment = attachment(prepare, &[], agent.node.mtu);
-    let answer = with_networks(agent, prepare, prepared(&attachment))?;
+    let answer = Prepared { pod_cidrs: networks, ..prepared(&attachment) };
     agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))?;
     Ok(Answer::Prepared(answer))
 }
@@ -252,11 +259,9 @@ fn with_configuration(mut asks: PodAsks, prepare: &Prepare) -> PodAsks {
     asks
 }
 
-/// With the node's own networks, where another IPAM plugin is to give addresses of them.
-fn with_networks<K: Kernel>(agent: &Agent<K>, prepare: &Prepare, prepared: Prepared) -> Result<Prepared, Fault> {
+fn networks<K: Kernel>(agent: &Agent<K>, prepare: &Prepare) -> Result<Vec<Cidr>, Fault> {
     let networks = pod_cidrs(agent, &prepare.pod_cidrs);
-    let pod_cidrs = networks.map_err(|reason| fault(TRY_AGAIN, format!("pod {}: {reason}", prepare.pod)))?;
-    Ok(Prepared { pod_cidrs, ..prepared })
+    networks.map_err(|reason| fault(TRY_AGAIN, format!("pod {}: {reason}", prepare.pod)))
 }
 
 /// The node's own networks; or why there is none of a family.
@@ -277,7 +282,8 @@ pub fn pod_cidrs<K: Kernel>(agent: &Agent<K>, families: &[Family]) -> Result<Vec
                 Family::V6 => ("usePodCidrIPv6", "IPv6"),
             };
             Err(format!(
-                "ipam says {key}, and Node {node} has no {family} network in spec.podCIDRs: have the cluster give it one                  (kube-controller-manager --allocate-node-cidrs --cluster-cidr), or name a subnet"
+                "ipam says {key}, and Node {node} has no {family} network in spec.podCIDRs: have the cluster give it one \
+                 (kube-controller-manager --allocate-node-cidrs --cluster-cidr), or name a subnet"
             ))
         }
     }

@@ -94,6 +94,12 @@ impl World {
         self.nodes.get(&self.node)
     }
 
+    /// The networks that an interface of this node's own is in.
+    #[must_use]
+    pub fn host_networks(&self, interface: &IfaceName) -> Option<&BTreeSet<Cidr>> {
+        self.networks.get(interface)
+    }
+
     /// Service accounts, by namespace and name.
     pub fn service_accounts(&self) -> impl Iterator<Item = &ServiceAccount> {
         self.accounts.values()

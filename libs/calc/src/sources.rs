@@ -24,8 +24,8 @@ fn may(world: &World) -> bool {
 
 /// What is asked of the sources of its packets.
 pub(crate) fn of(world: &World, id: &PodId) -> Option<RuleSet> {
-    let nets = asked(world, id);
-    (!nets.is_empty() && may(world)).then(|| RuleSet::of_sources(nets))
+    let nets = world.sources_of(id);
+    (!nets.is_empty()).then(|| RuleSet::of_sources(nets))
 }
 
 impl World {

@@ -215,7 +215,11 @@ fn calc_24_the_nodes_own_networks_are_told_or_it_is_said_who_gives_them() {
     let status = || Operation::Status { network: "net".into(), delegated: true, pod_cidrs: vec![Family::V4] };
     let (code, said) = refusal(bench.ask(asks("c1")));
     assert!(
-        code == TRY_AGAIN && said.contains("usePodCidr, and Node n1 has no IPv4 network in spec.podCIDRs"),
+        code == TRY_AGAIN
+            && said.contains(
+                "usePodCidr, and Node n1 has no IPv4 network in spec.podCIDRs: have the cluster give it one ("
+            )
+            && said.ends_with("or name a subnet"),
         "{said}"
     );
     assert_eq!(refusal(bench.ask(status())).0, NOT_AVAILABLE);

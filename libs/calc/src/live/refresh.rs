@@ -1,5 +1,5 @@
 //! Brings Desired up to date: from what was told, through who is concerned, to what is written anew.
-//! In: [`Dirty`]. Out: changed endpoints, addresses and networks of Desired.
+//! In: [`Dirty`]. Out: all that is new in Desired: endpoints of pods and of the host, addresses, networks, services, routes.
 //! Invariant: each stage only adds to what the later ones look at; nothing is looked at twice in a stage.
 //! Never: looks at what no change concerns.
 

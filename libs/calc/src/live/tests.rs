@@ -364,12 +364,15 @@ fn cal_13_what_is_staged_is_tried_at_host_endpoints_whomever_the_staged_policy_s
 
 fn difference(found: &Desired, wanted: &Desired) -> String {
     let mut text = String::new();
-    differ(&mut text, &found.endpoints, &wanted.endpoints);
-    differ(&mut text, &found.addresses, &wanted.addresses);
-    differ(&mut text, &found.nets, &wanted.nets);
-    differ(&mut text, &found.host_endpoints, &wanted.host_endpoints);
-    differ(&mut text, &found.services, &wanted.services);
-    differ(&mut text, &BTreeMap::from([("node", &found.node)]), &BTreeMap::from([("node", &wanted.node)]));
+    // Each by its name, so that none is added and left out here.
+    let Desired { endpoints, addresses, nets, host_endpoints, node, services, routes } = found;
+    differ(&mut text, endpoints, &wanted.endpoints);
+    differ(&mut text, addresses, &wanted.addresses);
+    differ(&mut text, nets, &wanted.nets);
+    differ(&mut text, host_endpoints, &wanted.host_endpoints);
+    differ(&mut text, &BTreeMap::from([("node", node)]), &BTreeMap::from([("node", &wanted.node)]));
+    differ(&mut text, services, &wanted.services);
+    differ(&mut text, routes, &wanted.routes);
     text
 }
 
