@@ -149,6 +149,14 @@ fn calc_7_the_configurations_pools_and_families_count_where_nobody_else_says_any
     })
 }
 
+/// How many packets of `x/a` were dropped because they were not by its own address.
+fn spoofed(s: &Story) -> Result<u64> {
+    let drops = s.node.show("drops")?;
+    let rows = drops.as_array().context("a list")?.iter();
+    let of_pod = rows.filter(|row| row["reason"] == "spoofed" && row["pod"] == "x/a");
+    Ok(of_pod.filter_map(|row| row["packets"].as_u64()).sum())
+}
+
 #[test]
 fn calc_10_a_pod_has_the_addresses_that_it_names_though_no_pool_has_them_and_nobody_else_speaks_by_them() -> Result<()>
 {
@@ -167,8 +175,10 @@ fn calc_10_a_pod_has_the_addresses_that_it_names_though_no_pool_has_them_and_nob
         let thief = s.pod("x/a")?.namespace();
         thief.ip(&["address add 198.18.0.7/32 dev lo"])?;
         thief.ip(&["route replace default via 169.254.1.1 dev eth0 src 198.18.0.7"])?;
+        let before = spoofed(s)?;
         let met = probe(thief, s.pod("x/b")?.address(), Tcp(80))?;
         ensure!(met != Outcome::Allowed, "its source is not its own: {met}");
+        ensure!(spoofed(s)? > before, "and that is why: {}", s.node.show("drops")?);
         thief.ip(&["route replace default via 169.254.1.1 dev eth0"])?;
         thief.ip(&["address del 198.18.0.7/32 dev lo"])?;
         // Whatever somebody has, is not had by naming it.
@@ -253,6 +263,8 @@ fn spf_2_a_pod_sends_from_its_prefixes_where_felix_allows_it_until_it_asks_for_t
             s.node.tortie(&["explain", "--from", "x/proxy", "--to", "x/a", "--port", "80", "--output", "json"])?;
         let said: Value = serde_json::from_slice(&output.stdout)?;
         ensure!(said["allowedSourcePrefixes"] == json!(["198.51.100.0/24", "2001:db8:51::/64"]), "{said}");
+        let policies = s.node.show("policies")?.to_string();
+        ensure!(!policies.contains("rofile"), "it is no policy, nor a profile: {policies}");
         s.node.restart()?;
         ensure!(all(&sends_from_lent(s, "x/proxy", "x/a")?), "over a restart");
         s.cluster.pod_manifest(&PodSpec::new("x/proxy"), s.node.name())?;

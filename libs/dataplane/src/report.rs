@@ -131,10 +131,10 @@ impl<'a> Reporter<'a> {
         self.wanted.endpoints.iter().map(row).collect()
     }
 
-    /// Deciders, with the packets they decided since the agent first named them; Log rules, with those that met them.
+    /// Deciders of flows, with the packets they decided since the agent first named them; Log rules, with those that met them.
     fn policies(&self) -> Result<Vec<Value>, StoreError> {
         let mut hits: BTreeMap<&Decider, Vec<u32>> = BTreeMap::new();
-        for (hit, id) in &self.names().hits {
+        for (hit, id) in self.names().hits.iter().filter(|(hit, _)| hit.decider.is_of_a_flow()) {
             let Hit { decider, logs, .. } = &**hit;
             [decider].into_iter().chain(logs).for_each(|rule| hits.entry(rule).or_default().push(*id));
         }

@@ -3,6 +3,7 @@
 //! Invariant: the same decision has the same decider, whoever made it.
 //! Never: judges.
 
+use crate::sources;
 use model::{Direction, PolicyId, Protocol, TierName};
 use std::{fmt, sync::Arc};
 
@@ -132,6 +133,12 @@ impl Decider {
             | Self::EndOfTier { direction, .. }
             | Self::Profile { direction, .. } => *direction,
         }
+    }
+
+    /// Whether it decides of a flow: else, of the address by which somebody sends, where no policy has a part.
+    #[must_use]
+    pub fn is_of_a_flow(&self) -> bool {
+        !matches!(self, Self::Profile { profile, .. } if profile == sources::NAME)
     }
 
     /// The tier in which it was decided.

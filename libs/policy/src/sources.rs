@@ -6,8 +6,8 @@
 use crate::{PeerTest, ProfileRules, Profiles, RuleSet, SetAction, SetRule};
 use model::{Cidr, Direction};
 
-/// Stands in the place of a profile that allows, and nothing else does.
-const NAME: &str = "allowedSourcePrefixes";
+/// Stands in the place of a profile that allows, and nothing else does. No object is called so.
+pub(crate) const NAME: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 
 impl RuleSet {
     /// Of these networks, and of nothing else.
@@ -17,7 +17,8 @@ impl RuleSet {
         nets.sort_unstable();
         nets.dedup();
         let peer = PeerTest { nets: Some(nets), ..PeerTest::default() };
-        let rules = vec![SetRule { peer, ..SetRule::new(0, SetAction::Allow) }];
+        // The end is written out: what an endpoint's profiles end in decides of flows.
+        let rules = vec![SetRule { peer, ..SetRule::new(0, SetAction::Allow) }, SetRule::new(1, SetAction::Deny)];
         let profiles = Profiles::Given(vec![ProfileRules { name: NAME.to_owned(), rules }]);
         Self { profiles, ..Self::new(Direction::Egress) }
     }
@@ -28,10 +29,10 @@ mod tests {
     use super::*;
     use crate::{Answer, Class, Verdict, row};
 
-    /// What each span of the row for a class says; `None`: that depends on more than the class.
+    /// What each span of the row for a class says; `None`: that depends on more than the class, or is said of a flow.
     fn verdicts(set: &RuleSet, class: &Class) -> Vec<Option<Verdict>> {
         let decided = |answer: &Answer| match answer {
-            Answer::Decided(hit) => Some(hit.verdict),
+            Answer::Decided(hit) => (!hit.decider.is_of_a_flow()).then_some(hit.verdict),
             Answer::Ports(_) | Answer::Cell(_) => None,
         };
         row(set, class).0.iter().map(|span| decided(&span.answer)).collect()
@@ -47,7 +48,7 @@ mod tests {
             assert_eq!(verdicts(&set, &on(net)), [Some(Verdict::Allow)], "{net}");
         }
         for class in [Class::default(), on("198.51.0.0/16")] {
-            assert!(verdicts(&set, &class).iter().all(|verdict| *verdict == Some(Verdict::Deny)), "{class:?}");
+            assert_eq!(verdicts(&set, &class), [Some(Verdict::Deny)], "{class:?}");
         }
     }
 }
