@@ -7,19 +7,31 @@ use crate::story::{Story, story};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{fs, net::IpAddr, path::PathBuf};
-use tests::Probe::Tcp;
+use tests::{
+    Cluster, Node,
+    Probe::Tcp,
+    wait::{PATIENCE, wait_until},
+};
 
 /// What a command of `tortie ipam` prints, and whether it went well.
 pub fn ipam(s: &Story, arguments: &[&str]) -> Result<(bool, String)> {
-    let place = format!("file:{}", s.cluster.datastore().display());
+    ipam_at(&s.cluster, &s.node, arguments)
+}
+
+fn ipam_at(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<(bool, String)> {
+    let place = format!("file:{}", cluster.datastore().display());
     let arguments: Vec<&str> = ["ipam"].iter().chain(arguments).chain(&["--datastore", &place]).copied().collect();
-    let output = s.node.tortie(&arguments)?;
+    let output = node.tortie(&arguments)?;
     let text = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
     Ok((output.status.success(), text))
 }
 
 pub fn done(s: &Story, arguments: &[&str]) -> Result<String> {
-    let (is_done, text) = ipam(s, arguments)?;
+    done_at(&s.cluster, &s.node, arguments)
+}
+
+pub fn done_at(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<String> {
+    let (is_done, text) = ipam_at(cluster, node, arguments)?;
     ensure!(is_done, "{arguments:?}: {text}");
     Ok(text)
 }
@@ -34,8 +46,13 @@ fn used(s: &Story) -> Result<Vec<String>> {
 /// The pod's object goes, and what its agent told of it, and nobody gives its addresses back.
 fn lose(s: &Story, name: &str) -> Result<()> {
     s.cluster.remove(&format!("pod-x-{name}"))?;
-    let told = s.cluster.datastore().join(format!(".tortie/WorkloadAddress/x.{name}.yaml"));
+    let told = told(s, name);
     fs::remove_file(&told).with_context(|| format!("removing {}", told.display()))
+}
+
+/// What the pod's agent tells of it, soon after its ADD.
+fn told(s: &Story, name: &str) -> PathBuf {
+    s.cluster.datastore().join(format!(".tortie/WorkloadAddress/x.{name}.yaml"))
 }
 
 fn report(s: &Story, name: &str) -> PathBuf {
@@ -68,6 +85,7 @@ fn addresses_are_shown_whether_the_agent_runs_or_not() -> Result<()> {
 fn ipam_23_what_nobody_has_is_named_and_taken_back_by_a_report_once_that_is_asked_for() -> Result<()> {
     story(&["x/a", "x/b"], |s| {
         let addresses: Vec<IpAddr> = s.pod("x/b")?.addresses().to_vec();
+        wait_until("it is told of", PATIENCE, || Ok(told(s, "b").exists()))?;
         s.node.agent.kill()?;
         let early = report(s, "early.json");
         let file = early.display().to_string();

@@ -15,7 +15,7 @@ use tests::{
 };
 
 /// A network of one /24 and one /64, out of no pool. Debian's plugins speak CNI up to 1.0.0.
-fn host_local(s: &Story, more: Value) -> Value {
+pub fn host_local(s: &Story, more: Value) -> Value {
     let mut ipam = json!({
         "type": "host-local", "dataDir": leases(s),
         "ranges": [[{ "subnet": "10.88.0.0/24" }], [{ "subnet": "fd00:88::/64" }]],

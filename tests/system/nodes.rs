@@ -36,7 +36,6 @@ fn two_of([first, second]: [NodeSpec; 2], test: impl FnOnce(&mut Two) -> Result<
     }
     let mut nodes = [cluster.node(first)?, cluster.node(second)?];
     for node in &mut nodes {
-        describe(&cluster, node)?;
         node.start()?;
     }
     let mut two = Two { pods: BTreeMap::new(), nodes, cluster };
@@ -47,16 +46,6 @@ fn two_of([first, second]: [NodeSpec; 2], test: impl FnOnce(&mut Two) -> Result<
     let logs =
         two.nodes.iter().map(|node| format!("{}:\n{}\n", node.name(), node.agent.log_tail())).collect::<String>();
     result.context(logs)
-}
-
-/// Its Node, with the addresses by which others reach it.
-fn describe(cluster: &Cluster, node: &Node) -> Result<()> {
-    let addresses: String =
-        node.addresses().iter().map(|address| format!("{{ type: InternalIP, address: '{address}' }}, ")).collect();
-    let name = node.name();
-    let text =
-        format!("apiVersion: v1\nkind: Node\nmetadata: {{ name: {name} }}\nstatus: {{ addresses: [{addresses}] }}\n");
-    cluster.manifest(&format!("node-{name}"), &text)
 }
 
 impl Two {

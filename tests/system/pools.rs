@@ -5,6 +5,7 @@
 
 use crate::{
     addresses::{done, ipam},
+    ipam::host_local,
     story::{Story, story},
 };
 use anyhow::{Context as _, Result, ensure};
@@ -77,14 +78,6 @@ fn how_nodes_take_blocks_is_changed_by_a_command_and_shown_and_agents_keep_to_it
     })
 }
 
-/// Debian's host-local, out of the networks of the node.
-fn host_local(s: &Story) -> Value {
-    json!({ "cniVersion": "1.0.0", "ipam": {
-        "type": "host-local", "dataDir": s.cluster.directory().join("leases"),
-        "ranges": [[{ "subnet": "10.88.0.0/24" }], [{ "subnet": "fd00:88::/64" }]],
-    } })
-}
-
 fn node_of(s: &Story, networks: &[&str]) -> Result<()> {
     let name = s.node.name();
     let own: Vec<_> = s.node.addresses().iter().map(|own| json!({ "type": "InternalIP", "address": own })).collect();
@@ -98,10 +91,10 @@ fn node_of(s: &Story, networks: &[&str]) -> Result<()> {
 #[test]
 fn a_host_local_pod_keeps_address_and_connections_on_the_way_to_blocks_and_nobody_gets_what_it_has() -> Result<()> {
     story(&["x/a"], |s| {
-        let old = PodSpec { conf: host_local(s), ..PodSpec::new("x/old") };
+        let old = PodSpec { conf: host_local(s, json!({})), ..PodSpec::new("x/old") };
         s.add(&old)?;
         let addresses = s.pod("x/old")?.addresses().to_vec();
-        let peer = PodSpec { conf: host_local(s), ..PodSpec::new("x/peer") };
+        let peer = PodSpec { conf: host_local(s, json!({})), ..PodSpec::new("x/peer") };
         s.add(&peer)?;
         let mut flow = Connection::open(s.pod("x/peer")?.namespace(), addresses[0], 80)?;
         // The pods of pool-v4 are of no podCIDR.
@@ -131,7 +124,7 @@ fn a_host_local_pod_keeps_address_and_connections_on_the_way_to_blocks_and_nobod
                 .annotation("cni.projectcalico.org/ipv6pools", v6)
         };
         // Host-local goes on until its nodes are set up otherwise.
-        s.add(&PodSpec { conf: host_local(s), ..PodSpec::new("x/late") })?;
+        s.add(&PodSpec { conf: host_local(s, json!({})), ..PodSpec::new("x/late") })?;
         let finished = done(s, &["migrate", "pod-cidrs", "--finish", "--settle", "0", "--yes"])?;
         ensure!(finished.contains("Pools are enabled"), "{finished}");
         let mut last = String::new();

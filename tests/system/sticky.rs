@@ -3,12 +3,16 @@
 //! Invariant: an address is one sandbox's, or held for one name.
 //! Never: waits for a time; what is waited for is what the blocks say.
 
-use crate::nodes::{Two, two};
+use crate::{
+    addresses::done_at,
+    nodes::{Two, two},
+};
 use anyhow::{Context as _, Result, ensure};
+use model::Cidr;
 use serde_json::json;
 use std::{net::IpAddr, thread};
 use tests::{
-    Fabric, NetNs, PodSpec,
+    NetNs, PodSpec,
     Probe::Tcp,
     runtime::Call,
     wait::{PATIENCE, wait_until},
@@ -19,24 +23,17 @@ fn sticky(id: &str) -> PodSpec {
 }
 
 fn said(t: &Two, arguments: &[&str]) -> Result<String> {
-    let place = format!("file:{}", t.cluster.datastore().display());
-    let arguments: Vec<&str> = ["ipam"].iter().chain(arguments).chain(&["--datastore", &place]).copied().collect();
-    let output = t.nodes[0].tortie(&arguments)?;
-    Ok([&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat())
+    done_at(&t.cluster, &t.nodes[0], arguments)
 }
 
 fn shown(t: &Two, address: IpAddr) -> Result<String> {
     said(t, &["show", "--ip", &address.to_string()])
 }
 
-/// On this node, where the other has a route to it.
+/// On this node; that the other's route leads there is its agent's business.
 fn add(t: &mut Two, spec: &PodSpec, number: u8) -> Result<Vec<IpAddr>> {
-    let own = usize::from(number) - 1;
-    let pod = t.nodes[own].pod(&t.cluster, spec)?;
+    let pod = t.nodes[usize::from(number) - 1].pod(&t.cluster, spec)?;
     let addresses = pod.addresses().to_vec();
-    for address in &addresses {
-        Fabric::route(t.nodes[1 - own].namespace(), *address, number)?;
-    }
     t.pods.insert(spec.id(), pod);
     Ok(addresses)
 }
@@ -103,7 +100,7 @@ fn of_two_nodes_that_attach_a_pod_at_once_one_has_its_address_and_the_other_noth
             });
             let both = both.into_iter().collect::<Result<Vec<_>>>()?;
             let given: Vec<_> = both.iter().filter_map(|(_, _, address)| address.clone()).collect();
-            ensure!(given == [format!("{}/32", had[0])], "round {round}: {given:?} and not {had:?}");
+            ensure!(given == [Cidr::host(had[0]).to_string()], "round {round}: {given:?} and not {had:?}");
             for (number, (_, call, _)) in both.iter().enumerate() {
                 t.nodes[number].runtime().call("DEL", call)?.success()?;
             }
