@@ -5,7 +5,7 @@
 
 use crate::{
     Metadata, Object, ObjectError, Objects, Problem,
-    convert::{Converted, convert, duration},
+    convert::{Converted, convert, duration, is_calicos},
     document::documents,
     snapshot,
 };
@@ -146,7 +146,7 @@ pub(crate) fn default_of(dir: &Path, kind: &str) -> Result<Option<Object>, Objec
         }
         let values = documents(&text).into_iter().filter_map(|document| document.content.ok()).flatten();
         let is_it = |value: &Value| {
-            value["kind"] == kind && value.pointer("/metadata/name").is_some_and(|name| name == DEFAULT)
+            is_calicos(value, kind) && value.pointer("/metadata/name").is_some_and(|name| name == DEFAULT)
         };
         if let Some(mut found) = values.into_iter().find(is_it) {
             return Ok(Some(object(kind, None, found["spec"].take())));
@@ -213,8 +213,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let objects = Objects::open(dir.path()).expect("a store");
         assert_eq!(objects.default_of(CONTROLLERS).expect("readable"), None);
-        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: KubeControllersConfiguration}\n---\napiVersion: projectcalico.org/v3\n\
-            kind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {controllers: {node: {leakGracePeriod: 3s}}}\n";
+        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: KubeControllersConfiguration}\n---\n\
+            apiVersion: others.example/v1\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {}\n---\n\
+            apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {controllers: {node: {leakGracePeriod: 3s}}}\n";
         fs::write(dir.path().join("k.yaml"), text).expect("written");
         let found = objects.default_of(CONTROLLERS).expect("readable").expect("it is there");
         assert_eq!(leak_grace(&found.spec), Ok(Some(Duration::from_secs(3))));

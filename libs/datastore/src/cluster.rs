@@ -17,6 +17,7 @@ mod mirror;
 mod noted;
 mod object;
 mod objects;
+mod pages;
 mod pods;
 mod tell;
 mod watched;

@@ -4,7 +4,7 @@
 //! Invariant: only what is still as it was read is changed; a file is whole at every moment, and its other documents are as they were.
 //! Never: changes a Node, or an object in a list or in JSON: its writer has to.
 
-use crate::{Metadata, Object, ObjectError, Objects, document, durable, watch::is_manifest, yaml};
+use crate::{Metadata, Object, ObjectError, Objects, convert::setting, document, durable, watch::is_manifest, yaml};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -37,16 +37,6 @@ impl Setting {
             Self::Reservation => "IPReservation",
             Self::Config => "IPAMConfiguration",
             Self::Node => "Node",
-        }
-    }
-
-    fn is(self, object: &Value) -> bool {
-        let text = |field: &str| object[field].as_str().unwrap_or_default();
-        let is_calicos = text("apiVersion").contains("projectcalico.org/");
-        match (self, text("kind")) {
-            (Self::Config, "IPAMConfig") => is_calicos,
-            (Self::Node, kind) => kind == "Node" && text("apiVersion") == "v1",
-            (setting, kind) => kind == setting.name() && is_calicos,
         }
     }
 }
@@ -120,7 +110,7 @@ fn placed(dir: &Path, kind: Setting) -> Result<Vec<Placed>, ObjectError> {
         for document in document::documents(&text) {
             let values = document.content.map_err(|unreadable| unreadable_at(&file, &unreadable))?;
             let is_alone = is_yaml && !document.is_list;
-            let own = values.into_iter().filter(|value| kind.is(value));
+            let own = values.into_iter().filter(|value| setting(value) == Some(kind));
             let line = document.line;
             found.extend(own.map(|value| Placed { file: file.clone(), line, is_alone, value }));
         }
@@ -224,7 +214,7 @@ mod tests {
 
     const TEXT: &str = "# of the whole\napiVersion: v1\nkind: Namespace\nmetadata: { name: a } # stays\n--- # the pool\n\
         apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: { name: p, labels: { x: 'y' } }\nspec: { cidr: 10.65.0.0/16 }\n---\n\
-        apiVersion: v1\nkind: Namespace\nmetadata: { name: b }\n--- {apiVersion: v1, kind: Namespace, metadata: {name: c}}\n";
+        apiVersion: others.example/v1\nkind: IPPool\nmetadata: { name: b }\n--- {apiVersion: v1, kind: Namespace, metadata: {name: c}}\n";
 
     fn store() -> (tempfile::TempDir, Objects) {
         let dir = tempfile::tempdir().expect("a temporary directory");

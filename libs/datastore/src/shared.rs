@@ -134,8 +134,8 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// The store cannot be asked, or one of them cannot be read.
     fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError>;
 
-    /// Makes these what they are to be, in this order, each only if it is as it was read. In etcd, and in a directory as far as it is one
-    /// file's, all at once.
+    /// Makes these what they are to be, in this order, each only if it is as it was read. In etcd 64 at once, in a directory all of one
+    /// file.
     ///
     /// # Errors
     /// [`ObjectError::Conflict`] if one is another meanwhile: none after it is written.

@@ -3,12 +3,7 @@
 //! Invariant: only a 404 is an absence.
 //! Never: holds a pod whole for longer than its page.
 
-use super::{
-    connection::Unanswered,
-    kinds::{self, is_absent},
-    objects::ClusterObjects,
-    pods,
-};
+use super::{connection::Unanswered, kinds, objects::ClusterObjects, pages::Lack, pods};
 use crate::{
     Object, ObjectError,
     census::{DEFAULT, Survey, hear},
@@ -16,17 +11,10 @@ use crate::{
 };
 use futures::future::join_all;
 use ipam::audit::Census;
-use kube::{
-    Api, Error,
-    api::ListParams,
-    core::{ApiResource, DynamicObject},
-};
+use kube::{Api, Error, core::DynamicObject};
 use model::{NodeName, PodId, Resource};
-use serde_json::json;
 use std::collections::BTreeSet;
 
-/// Objects of one page.
-const PAGE: u32 = 500;
 /// Asked for together: the server answers all within the time of one.
 const AT_ONCE: usize = 32;
 
@@ -54,7 +42,7 @@ impl ClusterObjects {
             for (pod, found) in some.iter().zip(self.answers("Pod", join_all(asked))?) {
                 let name = pod.to_string();
                 let Some(found) = self.answered(("Pod", &name), found)? else { continue };
-                let read = pods::read(&found).map_err(|reason| self.failed(("Pod", &name), reason))?;
+                let read = pods::read(found).map_err(|reason| self.failed(("Pod", &name), reason))?;
                 hear(&mut census, &Resource::Pod(read));
             }
         }
@@ -68,40 +56,21 @@ impl ClusterObjects {
     pub(super) fn everybody(&self) -> Result<Survey, ObjectError> {
         let mut survey = Survey::default();
         let pools = self.api("IPPool")?.1;
-        for (of, is_optional) in [(kinds::nodes(), false), (kinds::pods(), false), (pools, true)] {
-            self.list_pages(&of, is_optional, &mut survey)?;
+        for (of, lack) in [(kinds::nodes(), Lack::Fails), (kinds::pods(), Lack::Fails), (pools, Lack::IsNone)] {
+            self.each(&of, lack, |object| match convert(&object) {
+                // What is wrong with its other parts is said elsewhere.
+                Converted::Known { resource, .. } => {
+                    survey.hear(&resource);
+                    Ok(())
+                }
+                Converted::Refused { error, .. } | Converted::Nameless { error } => {
+                    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                    Err(self.failed((&of.kind, name), error.to_string()))
+                }
+                Converted::NotEnforced { .. } | Converted::Foreign { .. } => Ok(()),
+            })?;
         }
         Ok(survey)
-    }
-
-    fn list_pages(&self, of: &ApiResource, is_optional: bool, survey: &mut Survey) -> Result<(), ObjectError> {
-        let api: Api<DynamicObject> = Api::all_with(self.connection().client.clone(), of);
-        let mut parameters = ListParams::default().limit(PAGE);
-        loop {
-            let page = match self.connection().ask(api.list(&parameters)) {
-                Err(Unanswered::Refused(Error::Api(status))) if is_optional && is_absent(&status) => return Ok(()),
-                page => page.map_err(|unanswered| self.failed((&of.kind, ""), unanswered.to_string()))?,
-            };
-            for found in page.items {
-                let name = found.metadata.name.clone().unwrap_or_default();
-                let mut object = found.data;
-                object["apiVersion"] = of.api_version.as_str().into();
-                object["kind"] = of.kind.as_str().into();
-                object["metadata"] = json!(found.metadata);
-                // What is wrong with its other parts is said elsewhere.
-                match convert(&object) {
-                    Converted::Known { resource, .. } => survey.hear(&resource),
-                    Converted::Refused { error, .. } | Converted::Nameless { error } => {
-                        return Err(self.failed((&of.kind, &name), error.to_string()));
-                    }
-                    Converted::NotEnforced { .. } | Converted::Foreign { .. } => {}
-                }
-            }
-            parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
-            if parameters.continue_token.is_none() {
-                return Ok(());
-            }
-        }
     }
 
     fn answers<T>(

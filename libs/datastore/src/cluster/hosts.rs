@@ -7,6 +7,7 @@ use super::{
     connection::{Unanswered, Write},
     kinds::{self, Calico},
     objects::ClusterObjects,
+    pages::Lack,
     patching, posting,
 };
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
     hosts::{Host, Step, Wanted, steps, strings},
 };
 use kube::{
-    Api, Error,
-    api::{DeleteParams, ListParams, Patch, Preconditions},
+    Error,
+    api::{DeleteParams, Patch, Preconditions},
     core::{ApiResource, DynamicObject},
 };
 use serde_json::{Value, json};
@@ -24,22 +25,24 @@ use std::collections::BTreeMap;
 const KIND: &str = "HostEndpoint";
 /// Where Calico's own API server keeps what else is said of an object.
 const METADATA: &str = "projectcalico.org/metadata";
-/// Objects of one page.
-const PAGE: u32 = 500;
 
 impl ClusterObjects {
     pub(super) fn keep_hosts_of_nodes(&self, wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
         let (api, resource) = self.api(KIND)?;
         let is_stored = self.connection().calico() == Some(Calico::Stored);
         let (mut there, mut versions) = (BTreeMap::new(), BTreeMap::new());
-        self.each(&resource, |object| {
+        self.each(&resource, Lack::Fails, |object| {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             versions.insert(name.clone(), object["metadata"]["resourceVersion"].as_str().map(str::to_owned));
             there.insert(name, host(&object));
+            Ok(())
         })?;
         let mut all = BTreeMap::new();
         if !wanted.is_none() {
-            self.each(&kinds::nodes(), |node| all.extend(wanted.of_node(&node)))?;
+            self.each(&kinds::nodes(), Lack::Fails, |node| {
+                all.extend(wanted.of_node(&node));
+                Ok(())
+            })?;
         }
         let (mut done, mut failed) = (Vec::new(), None);
         for step in steps(&there, &all) {
@@ -79,25 +82,6 @@ impl ClusterObjects {
             Ok(_) => Ok(true),
             Err(Unanswered::Refused(Error::Api(status))) if [404, 409].contains(&status.code) => Ok(false),
             Err(unanswered) => Err(self.failed((KIND, name), unanswered.to_string())),
-        }
-    }
-
-    /// Each object of a kind, page by page.
-    pub(super) fn each(&self, of: &ApiResource, mut hear: impl FnMut(Value)) -> Result<(), ObjectError> {
-        let api: Api<DynamicObject> = Api::all_with(self.connection().client.clone(), of);
-        let mut parameters = ListParams::default().limit(PAGE);
-        loop {
-            let page = self.connection().ask(api.list(&parameters));
-            let page = page.map_err(|unanswered| self.failed((&of.kind, ""), unanswered.to_string()))?;
-            for found in page.items {
-                let mut object = found.data;
-                object["metadata"] = json!(found.metadata);
-                hear(object);
-            }
-            parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
-            if parameters.continue_token.is_none() {
-                return Ok(());
-            }
         }
     }
 }

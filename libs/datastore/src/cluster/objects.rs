@@ -9,6 +9,7 @@ use super::{
     connection::{Connection, Unanswered, Write},
     heard,
     kinds::{self, Calico, is_absent},
+    pages::Lack,
     patching, pods, posting,
 };
 use crate::{
@@ -269,11 +270,12 @@ impl Shared for ClusterObjects {
     fn settings(&self, kind: Setting) -> Result<Vec<Object>, ObjectError> {
         if kind == Setting::Node {
             let (nodes, mut all) = (kinds::nodes(), Vec::new());
-            self.each(&nodes, |mut node| {
+            self.each(&nodes, Lack::Fails, |mut node| {
                 let text = |field: &str| node["metadata"][field].as_str().unwrap_or_default().to_owned();
                 let metadata = Metadata { name: text("name"), resource_version: Some(text("resourceVersion")) };
                 let (api_version, kind) = (nodes.api_version.clone(), nodes.kind.clone());
                 all.push(Object { api_version, kind, metadata, spec: node["spec"].take() });
+                Ok(())
             })?;
             return Ok(all);
         }

@@ -3,7 +3,7 @@
 //! Invariant: all are asked for at once, and waited for together.
 //! Never: takes a pod that is not known for one without labels.
 
-use super::{connection::Connection, kinds};
+use super::{connection::Connection, kinds, pages::typed};
 use crate::{
     ObjectError,
     convert::{Converted, convert},
@@ -11,7 +11,6 @@ use crate::{
 use futures::future::join_all;
 use kube::{Api, Error, core::DynamicObject};
 use model::{Cidr, NamespaceName, NodeName, Pod, PodAsks, PodId, Resource};
-use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -36,7 +35,7 @@ pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option
     match asked {
         Ok(answers) => {
             let read = |(id, answer): (&PodId, Result<Option<DynamicObject>, Error>)| match answer {
-                Ok(Some(found)) => read(&found).map(Some).map_err(|reason| failed(connection, id, reason)),
+                Ok(Some(found)) => read(found).map(Some).map_err(|reason| failed(connection, id, reason)),
                 Ok(None) => Ok(None),
                 Err(error) => Err(failed(connection, id, super::in_full(&error))),
             };
@@ -60,7 +59,7 @@ pub(crate) fn namespaces(
         Ok(answers) => answers.into_iter().map(|answer| answer.map_err(|error| super::in_full(&error))).collect(),
         Err(unanswered) => vec![Err(unanswered.to_string()); names.len()],
     };
-    let read = |found: DynamicObject| match convert(&typed(&found, "Namespace")) {
+    let read = |found: DynamicObject| match convert(&typed(&kinds::namespaces(), found)) {
         Converted::Known { resource: Resource::Namespace(namespace), .. } => Ok(namespace.asks),
         Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
         _ => Err("it is no namespace".to_owned()),
@@ -78,19 +77,11 @@ pub(crate) fn pod_cidrs(connection: &Connection, node: &NodeName) -> Result<Vec<
     };
     let found = connection.ask(api.get_opt(&node.0)).map_err(|unanswered| failed(unanswered.to_string()))?;
     let Some(found) = found else { return Ok(Vec::new()) };
-    match convert(&typed(&found, "Node")) {
+    match convert(&typed(&kinds::nodes(), found)) {
         Converted::Known { resource: Resource::Node(node), .. } => Ok(node.pod_cidrs),
         Converted::Refused { error, .. } | Converted::Nameless { error } => Err(failed(error.to_string())),
         _ => Err(failed("it is no node".to_owned())),
     }
-}
-
-fn typed(found: &DynamicObject, kind: &str) -> Value {
-    let mut object = found.data.clone();
-    object["apiVersion"] = "v1".into();
-    object["kind"] = kind.into();
-    object["metadata"] = json!(found.metadata);
-    object
 }
 
 fn failed(connection: &Connection, id: &PodId, reason: String) -> ObjectError {
@@ -98,8 +89,8 @@ fn failed(connection: &Connection, id: &PodId, reason: String) -> ObjectError {
     ObjectError::Server { server, kind: "Pod".to_owned(), name: id.to_string(), reason }
 }
 
-pub(super) fn read(found: &DynamicObject) -> Result<Arc<Pod>, String> {
-    match convert(&typed(found, "Pod")) {
+pub(super) fn read(found: DynamicObject) -> Result<Arc<Pod>, String> {
+    match convert(&typed(&kinds::pods(), found)) {
         Converted::Known { resource: Resource::Pod(pod), .. } => Ok(pod),
         Converted::Refused { error, .. } | Converted::Nameless { error } => Err(error.to_string()),
         Converted::Known { .. } | Converted::NotEnforced { .. } | Converted::Foreign { .. } => {

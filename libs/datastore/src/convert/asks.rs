@@ -30,7 +30,7 @@ pub(super) fn of_pod(meta: &Meta, unreadable: &mut Vec<InvalidField>) -> Option<
     of(meta, unreadable, true)
 }
 
-/// What a namespace asks for its pods: pools.
+/// What a namespace asks for its pods: pools, and whether addresses outlive them.
 pub(super) fn of_namespace(meta: &Meta, unreadable: &mut Vec<InvalidField>) -> Option<Box<PodAsks>> {
     of(meta, unreadable, false)
 }
@@ -55,9 +55,9 @@ fn of(meta: &Meta, unreadable: &mut Vec<InvalidField>, is_pod: bool) -> Option<B
         Some(Err(_)) => refuse(&mut asks, STICKY[0], "is neither true nor false".to_owned()),
         None => {}
     }
-    match text(STICKY[1]).map(|text| super::duration("it", &text.into())) {
+    match text(STICKY[1]).map(|text| super::duration(STICKY[1], &text.into())) {
         Some(Ok(held)) => asks.keeps.held = Some(held),
-        Some(Err(reason)) => refuse(&mut asks, STICKY[1], reason.to_string()),
+        Some(Err(reason)) => refuse(&mut asks, STICKY[1], reason.reason),
         None => {}
     }
     if is_pod {
@@ -246,10 +246,13 @@ mod tests {
         assert!(owned.is_some_and(|(keeps, _)| keeps.is_stateful && keeps.asked.is_none()));
         let machine = keeps("labels: {vm.kubevirt.io/name: vm1}", "Pod").0;
         assert_eq!(machine.and_then(|(keeps, _)| keeps.machine).as_deref(), Some("vm1"));
-        for wrong in ["sticky-address: 'yes'", "sticky-for: for ever"] {
+        for (wrong, said) in [
+            ("sticky-address: 'yes'", "sticky-address: is neither true nor false"),
+            ("sticky-for: for ever", "sticky-for: \"for ever\" is not a duration like \"120s\""),
+        ] {
             let (asks, problems) = keeps(&format!("annotations: {{tortie.dev/{wrong}}}"), "Pod");
             let refused = asks.and_then(|(_, refused)| refused).expect("it is refused");
-            assert!(refused.contains("tortie.dev/sticky-") && problems == 1, "{refused}");
+            assert_eq!((refused, problems), (format!("the annotation tortie.dev/{said}"), 1));
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) use ipam::{Config as IpamConfigSpec, Reservation as IpReservationSpec
 pub(crate) use ippool::Spec as IpPoolSpec;
 pub(crate) use pod::{AWS_POD_IPS, POD_IP, POD_IPS};
 
-use crate::{given, workload};
+use crate::{given, settings::Setting, workload};
 use calico::Group;
 use field::{Meta, read};
 use kind::Kind;
@@ -84,6 +84,22 @@ pub(crate) fn convert(value: &Value) -> Converted {
         Ok(None) => Converted::Foreign { kind: written.to_owned() },
         Err(error) => Converted::Refused { key: kind.key(&meta, value), error },
     }
+}
+
+/// Which of the kinds that commands change it is.
+pub(crate) fn setting(value: &Value) -> Option<Setting> {
+    match Kind::of(text(value, "apiVersion")?, text(value, "kind")?)? {
+        Kind::IpPool => Some(Setting::Pool),
+        Kind::IpReservation => Some(Setting::Reservation),
+        Kind::IpamConfig => Some(Setting::Config),
+        Kind::Node => Some(Setting::Node),
+        _ => None,
+    }
+}
+
+/// Whether it is of this kind of Calico's.
+pub(crate) fn is_calicos(value: &Value, kind: &str) -> bool {
+    text(value, "kind") == Some(kind) && text(value, "apiVersion").and_then(Group::of).is_some()
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
