@@ -176,9 +176,9 @@ fn a_cluster_that_nobody_has_named_gets_a_name_once_and_a_name_is_kept() -> Resu
             wait::wait_until("it has a name", LONG, || Ok(!named()?.is_null()))?;
             let made = named()?;
             ensure!(made["clusterGUID"].as_str().is_some_and(|name| name.len() == 32), "{made}");
-            let set_up =
-                || Ok(!cluster.get(&[&format!("kubecontrollersconfigurations.{}", group.0)])?["items"][0].is_null());
-            wait::wait_until("its controllers are set up", LONG, set_up)?;
+            let controllers = format!("kubecontrollersconfigurations.{}", group.0);
+            let are_set_up = || Ok(!cluster.get(&[&controllers])?["items"][0].is_null());
+            wait::wait_until("its controllers are set up", LONG, are_set_up)?;
             ensure!(made["datastoreReady"] == true && made["calicoVersion"].is_null(), "{made}");
             let report = format!("{}/report.json", cluster.directory().display());
             said(&node, &cluster, &["check", "-o", &report])?;
@@ -188,10 +188,9 @@ fn a_cluster_that_nobody_has_named_gets_a_name_once_and_a_name_is_kept() -> Resu
             let other = r#"{"spec":{"clusterGUID":"others","calicoVersion":"v3.31.0"}}"#;
             cluster.kubectl(&["patch", &kind, "default", "--type=merge", "-p", other], "")?;
             node.agent.stop()?;
-            cluster.manifest("controllers", &controllers(group, true))?;
+            cluster.kubectl(&["delete", &controllers, "default"], "")?;
             node.start()?;
-            let hosts = || Ok(!cluster.get(&[&format!("hostendpoints.{}", group.0)])?["items"][0].is_null());
-            wait::wait_until("the chores are done", LONG, hosts)?;
+            wait::wait_until("it has looked, and made what was lacking", LONG, are_set_up)?;
             let kept = named()?;
             ensure!(kept["clusterGUID"] == "others" && kept["calicoVersion"] == "v3.31.0", "{kept}");
             Ok(())

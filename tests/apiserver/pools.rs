@@ -6,7 +6,7 @@
 use crate::story::{NATIVE, STORED};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::{Cluster, Node, NodeSpec, PodSpec, wait};
+use tests::{Cluster, Node, NodeSpec, Pod, PodSpec, wait};
 
 /// What a command of `tortie ipam` prints, and whether it went well.
 fn ipam(node: &Node, cluster: &Cluster, arguments: &[&str]) -> Result<(bool, String)> {
@@ -28,6 +28,11 @@ fn done(node: &Node, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     Ok(text)
 }
 
+/// A pod, once its agent has heard that addresses are given.
+fn once_given(node: &Node, cluster: &Cluster, spec: &PodSpec) -> Result<Pod> {
+    wait::wait_for("a pod gets an address", wait::PATIENCE, || node.pod(cluster, spec).map(Some))
+}
+
 fn networks(pools: &[Value]) -> Vec<String> {
     let mut all: Vec<_> =
         pools.iter().map(|pool| pool["spec"]["cidr"].as_str().unwrap_or_default().to_owned()).collect();
@@ -42,14 +47,29 @@ fn a_pool_of_an_api_server_is_split_and_how_nodes_take_blocks_is_kept_there() ->
     for group in [NATIVE, STORED] {
         let cluster = Cluster::served(group)?;
         cluster.namespace("x", &[])?;
+        // Else who does the chores makes one, before the split or after it.
+        let lock = |is_ready: bool| {
+            let text = format!(
+                "apiVersion: {}/{}\nkind: ClusterInformation\nmetadata: {{ name: default }}\n\
+                 spec: {{ datastoreReady: {is_ready} }}\n",
+                group.0, group.1
+            );
+            cluster.manifest("information", &text)
+        };
+        lock(true)?;
         let mut node = cluster.node(NodeSpec::new(1))?;
         node.start()?;
         let first = node.pod(&cluster, &PodSpec::new("x/a"))?;
-        let split = done(&node, &cluster, &["split", "--name", "pool-v4", "2", "--yes"])?;
+        let command = ["split", "--name", "pool-v4", "2", "--yes"];
+        let (is_done, refused) = ipam(&node, &cluster, &command)?;
+        ensure!(!is_done && refused.contains("the datastore is not locked"), "{refused}");
+        lock(false)?;
+        let split = done(&node, &cluster, &command)?;
         ensure!(split.contains("successfully split into 2"), "{split}");
+        lock(true)?;
         let pools = cluster.get(&["ippools"])?["items"].as_array().context("a list")?.clone();
         ensure!(networks(&pools) == PARTS && pools.iter().all(|pool| pool["spec"]["disabled"] != true), "{pools:?}");
-        let late = node.pod(&cluster, &PodSpec::new("x/late"))?;
+        let late = once_given(&node, &cluster, &PodSpec::new("x/late"))?;
         ensure!(late.addresses().len() == 2 && late.address() != first.address());
         // The kit's native group has the stored one's names.
         if group == NATIVE {
@@ -98,12 +118,7 @@ fn etcd_a_pool_is_split_while_calicos_objects_are_locked_and_never_before() -> R
             )],
         "{config:?}"
     );
-    let mut late = None;
-    wait::wait_until("a pod gets an address of a part", wait::PATIENCE, || {
-        late = node.pod(&cluster, &PodSpec::new("x/late")).ok();
-        Ok(late.is_some())
-    })?;
-    ensure!(late.is_some_and(|late| late.address() != first.address()));
+    ensure!(once_given(&node, &cluster, &PodSpec::new("x/late"))?.address() != first.address());
     Ok(())
 }
 
@@ -131,12 +146,7 @@ fn nodes_own_networks_come_to_blocks_on_an_api_server_and_a_host_local_pod_keeps
     let finished = done(&node, &cluster, &["migrate", "pod-cidrs", "--finish", "--settle", "0", "--yes"])?;
     ensure!(finished.contains("Pools are enabled"), "{finished}");
     let asks = PodSpec::new("x/new").annotation("cni.projectcalico.org/ipv4pools", r#"["podcidr-10-88-0-0-24"]"#);
-    let mut new = None;
-    wait::wait_until("a pod gets an address of the block", wait::PATIENCE, || {
-        new = node.pod(&cluster, &asks).ok();
-        Ok(new.is_some())
-    })?;
-    let new = new.context("it was attached")?;
+    let new = once_given(&node, &cluster, &asks)?;
     ensure!(new.address() != old.address() && new.address().to_string().starts_with("10.88.0."), "{}", new.address());
     let checked = done(&node, &cluster, &["check", "--show-problem-ips"])?;
     ensure!(checked.contains("found 0 problems"), "{checked}");
