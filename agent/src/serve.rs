@@ -4,7 +4,7 @@
 //! Never: decides; everything goes to the owner.
 
 use crate::{
-    metrics::{self, Metrics},
+    metrics::Metrics,
     owner::{Ask, Event},
 };
 use cni::{
@@ -118,7 +118,7 @@ fn serve(mut stream: UnixStream, owner: &SyncSender<Event>, metrics: &Metrics) -
     let mut prepared = None;
     let reply = match receive(&mut stream)? {
         Ok(request) => {
-            let (operation, begun) = (metrics::name(&request.operation), Instant::now());
+            let (operation, begun) = (request.operation.name(), Instant::now());
             let deadline = begun + patience(&request);
             if let Operation::Prepare(prepare) = &request.operation {
                 prepared = Some((prepare.id.clone(), deadline));

@@ -106,6 +106,23 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Commit { .. } => "commit",
+            Self::Abort { .. } => "abort",
+            Self::Check { .. } => "check",
+            Self::Del { .. } => "del",
+            Self::Gc { .. } => "gc",
+            Self::Status { .. } => "status",
+            Self::Query(_) => "query",
+        }
+    }
+}
+
+impl Operation {
     /// The lowest version of the protocol that has all this says.
     #[must_use]
     pub fn version(&self) -> u32 {

@@ -11,7 +11,7 @@ use crate::{
     http::{self, Page},
     kernel::Fullness,
 };
-use cni::protocol::{Operation, Reply};
+use cni::protocol::Reply;
 use dataplane::{Commit, DriftKind, Gauges, Tried};
 use model::ServiceId;
 use service::About;
@@ -208,19 +208,5 @@ impl Metrics {
         families::of_datastore(&mut text, &self.1.0.get().map(|counts| counts()).unwrap_or_default());
         process::write(&mut text, told.started);
         text.end()
-    }
-}
-
-/// What an operation is called.
-pub fn name(operation: &Operation) -> &'static str {
-    match operation {
-        Operation::Prepare(_) => "prepare",
-        Operation::Commit { .. } => "commit",
-        Operation::Abort { .. } => "abort",
-        Operation::Check { .. } => "check",
-        Operation::Del { .. } => "del",
-        Operation::Gc { .. } => "gc",
-        Operation::Status { .. } => "status",
-        Operation::Query(_) => "query",
     }
 }

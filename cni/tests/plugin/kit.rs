@@ -83,20 +83,7 @@ impl Agent {
 
     /// The kinds of it.
     pub fn asked(&self) -> Vec<&'static str> {
-        self.operations().iter().map(kind).collect()
-    }
-}
-
-fn kind(operation: &Operation) -> &'static str {
-    match operation {
-        Operation::Prepare(_) => "prepare",
-        Operation::Commit { .. } => "commit",
-        Operation::Abort { .. } => "abort",
-        Operation::Check { .. } => "check",
-        Operation::Del { .. } => "del",
-        Operation::Gc { .. } => "gc",
-        Operation::Status { .. } => "status",
-        Operation::Query(_) => "query",
+        self.operations().iter().map(Operation::name).collect()
     }
 }
 
@@ -115,7 +102,7 @@ impl Served {
         stream.read_exact(&mut body).expect("a body");
         let request: Request = serde_json::from_slice(&body).expect("a request");
         self.heard.lock().expect("not poisoned").push(request.operation.clone());
-        if script == Script::StallsAt(kind(&request.operation)) {
+        if script == Script::StallsAt(request.operation.name()) {
             self.stall.send(()).expect("somebody waits for it");
             return Some(stream);
         }
