@@ -200,7 +200,8 @@ impl Allocator {
         wishes: &[Wish],
         mut record: impl FnMut(&[Result<Vec<IpAddr>, AssignError>]),
     ) -> Vec<Result<Vec<IpAddr>, AllocateError>> {
-        let owners: Vec<_> = wishes.iter().map(|wish| owner_of(&wish.id)).collect();
+        // What was written down for a pod before is taken by its attachment.
+        let owners: Vec<_> = wishes.iter().flat_map(|wish| [owner_of(&wish.id), handle_of(&wish.pod)]).collect();
         let names: Vec<_> = wishes.iter().filter_map(|wish| Some(self.sticky_of(wish)?.handle())).collect();
         let decide =
             |ledger: &mut Ledger| wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect::<Vec<_>>();
@@ -412,10 +413,12 @@ impl Allocator {
             (blocks, self.objects.list(AFFINITY)?.into_iter().map(named).collect::<Result<_, AllocateError>>()?)
         };
         if let Whose::Own(owners) = about.whose {
-            // Who has a handle of its own was there before nodes had one, and gets no more.
+            // Where something of theirs is counted otherwise than under the node: from before nodes had a handle, or to outlive them.
+            let owners: BTreeSet<&str> = owners.iter().map(String::as_str).collect();
             let attributes = blocks.values().flat_map(|kept| &kept.value.attributes);
-            let named: BTreeSet<&String> = attributes.filter_map(|attribute| attribute.handle_id.as_ref()).collect();
-            self.read_handles(owners.iter().filter(|owner| named.contains(owner)), &mut handles)?;
+            let own = attributes.filter(|held| held.owner().is_some_and(|owner| owners.contains(owner)));
+            let named = own.filter_map(|held| held.handle_id.as_ref()).filter(|handle| !handles.contains_key(*handle));
+            self.read_handles(named.cloned().collect::<BTreeSet<_>>().iter(), &mut handles)?;
         }
         // Of a block that is written for another reason that is written, too.
         blocks.values_mut().for_each(|kept: &mut Kept<ipam::Block>| kept.value.thaw(&clock.cooled));

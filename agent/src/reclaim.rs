@@ -68,7 +68,7 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         let has = self.journal.all().filter(|known| !known.addresses.is_empty());
-        match self.allocator.claim_all(&has.map(wish).collect::<Vec<_>>()) {
+        match self.allocator.claim_all(&has.map(|known| self.wish(known)).collect::<Vec<_>>()) {
             Ok(Claimed { lacking, refused }) => {
                 let said = |(pod, error)| {
                     format!(
@@ -85,8 +85,10 @@ impl<K: Kernel> Agent<K> {
             Err(error) => warn!("what pods of this node have is not claimed yet: {error}"),
         }
     }
-}
 
-fn wish(known: &Attachment) -> Wish {
-    Wish { wanted: known.addresses.clone(), ..Wish::any(known.id.clone(), known.pod.clone()) }
+    /// As it was asked for: what is to outlive its pod is written down so.
+    fn wish(&self, known: &Attachment) -> Wish {
+        let keeps = self.world.asks_of(&known.pod).keeps;
+        Wish { wanted: known.addresses.clone(), keeps, ..Wish::any(known.id.clone(), known.pod.clone()) }
+    }
 }

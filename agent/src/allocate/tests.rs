@@ -311,3 +311,21 @@ fn a_nodes_handle_that_counts_wrong_is_mended_and_by_the_nodes_own_next_decision
         assert_eq!(counted(), 1);
     }
 }
+
+#[test]
+fn what_was_to_outlive_its_pod_is_counted_no_more_where_its_pool_gives_nothing_and_a_bad_name_harms_nobody() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut allocator = allocator(dir.path(), "n1");
+    let keeps = Keeps { asked: Some(true), ..Keeps::default() };
+    let of = |name: &str| {
+        let id = AttachmentId { network: "net".into(), container: "a".into(), interface: "eth0".into() };
+        Wish { keeps: keeps.clone(), ..Wish::any(id, PodId::new("x", name)) }
+    };
+    let named = of(&"long.".repeat(60));
+    let given = allocator.assign(&[named.clone(), wish("b")], |_| {});
+    assert!(given.iter().all(Result::is_ok), "{given:?}");
+    allocator.rules.pools.values_mut().for_each(|pool| pool.disabled = true);
+    assert_eq!(allocator.release(&[named.id], &[], &[]).expect("released").len(), 1);
+    let handles: Vec<_> = allocator.ledger(true).expect("readable").handles.keys().cloned().collect();
+    assert_eq!(handles, ["tortie-node-n1"]);
+}

@@ -284,6 +284,24 @@ fn what_is_held_for_a_pod_whose_node_went_is_free_once_its_pool_or_its_namespace
 }
 
 #[test]
+fn a_pod_that_is_made_anew_elsewhere_gets_what_its_dead_node_had_once_that_is_seen_to_be_gone() {
+    let mut scene = Scene::new();
+    let keeps = model::Keeps { asked: Some(true), ..model::Keeps::default() };
+    let wish = |sandbox| Wish { keeps: keeps.clone(), ..Wish::any(id(sandbox), PodId::new("x", "web-0")) };
+    let had = allocator(scene.dir.path(), "n2").assign(&[wish("first")], |_| {}).remove(0).expect("an address");
+    scene.node("n2", false);
+    // It waits for its address, and has none until it gets one.
+    let again = Living { node: Some("n1".into()), ..Living::default() };
+    scene.census.saw(PodId::new("x", "web-0"), again);
+    let ask = || allocator(scene.dir.path(), "n1").assign(&[wish("second")], |_| {}).remove(0);
+    assert!(ask().is_err_and(|error| error.to_string().contains("earlier sandbox")), "nobody knows yet");
+    for at in [0, 30, 60, 90] {
+        scene.worker.turn(&scene.answer(false), seconds(at)).expect("a look");
+    }
+    assert_eq!(ask().expect("it is held for its name"), had);
+}
+
+#[test]
 fn the_graces_are_what_the_cluster_says_of_calicos_controllers() {
     let of = |text: &str| graces(Some(&serde_json::json!({"controllers": {"node": {"leakGracePeriod": text}}})));
     assert_eq!(graces(None), Ok(Graces { leak: Some(seconds(900)), node: seconds(60) }));

@@ -6,6 +6,7 @@
 use model::{AttachmentId, Cidr, FIRST_INTERFACE, NodeName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 
 /// How far a claim has come.
@@ -91,6 +92,10 @@ pub struct IpamHandle {
 
 /// What stands before a node's name in its handle: no handle of Calico's begins so (`k8s-pod-network.…`, `…-tunnel-addr-…`, `lb-…`).
 const NODES: &str = "tortie-node-";
+/// So long the name of an object may be (a DNS subdomain, RFC 1123).
+const NAME_MAX: usize = 253;
+/// Bytes of a digest that stands for a name: nobody finds another name of the same in his lifetime.
+const DIGEST: usize = 20;
 
 /// Who owns an attachment's addresses: for a container's first interface as Calico's plugin names its handle, for others with the
 /// interface's name behind. It stands beside the addresses under [`crate::block::ATTACHMENT`]; older versions had a handle of this name.
@@ -103,7 +108,24 @@ pub fn owner_of(id: &AttachmentId) -> String {
 /// The one handle of all addresses that a node's agent gives to attachments.
 #[must_use]
 pub fn node_handle(node: &NodeName) -> String {
-    format!("{NODES}{node}")
+    handle_of(NODES, &node.0)
+}
+
+/// A handle of `name`, as an object may be called: what is no such name or too long is there as its digest.
+pub(crate) fn handle_of(kind: &str, name: &str) -> String {
+    if kind.len() + name.len() <= NAME_MAX && name.split('.').all(is_label) {
+        return format!("{kind}{name}");
+    }
+    let digest = Sha256::digest(name);
+    digest.iter().take(DIGEST).fold(kind.to_owned(), |handle, byte| format!("{handle}{byte:02x}"))
+}
+
+/// Whether it may stand between dots in the name of an object, in lower case.
+fn is_label(label: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric();
+    let bytes = label.as_bytes();
+    bytes.iter().all(|byte| is_letter(*byte) || *byte == b'-')
+        && bytes.first().zip(bytes.last()).is_some_and(|(first, last)| is_letter(*first) && is_letter(*last))
 }
 
 /// Whether a handle is a node's: many owners share it.
@@ -128,6 +150,17 @@ mod tests {
             owner_of(&AttachmentId { network: "net".into(), container: "c1".into(), interface: interface.into() })
         };
         assert_eq!([of("eth0"), of("net1")], ["net.c1", "net.c1.net1"]);
+    }
+
+    #[test]
+    fn a_handle_has_a_name_that_an_object_may_have_whatever_it_is_of() {
+        assert_eq!(node_handle(&"n1.example".into()), "tortie-node-n1.example");
+        let long = "a".repeat(NAME_MAX);
+        let names: Vec<_> = ["n_1", "n..1", "-n", "n ", "", &long].map(|name| handle_of(NODES, name)).into();
+        let is_name = |name: &String| name.len() <= NAME_MAX && name.split('.').all(is_label);
+        assert!(names.iter().all(is_name), "{names:?}");
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len(), "each its own");
+        assert_eq!(handle_of("x", &long[1..]), format!("x{}", &long[1..]), "as long as it may be");
     }
 
     #[test]

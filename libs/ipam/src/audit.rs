@@ -192,12 +192,14 @@ impl Holding<'_> {
 
     /// Why it is not this one's.
     fn is_not_of(&self, living: &Living) -> Option<Why> {
-        // What has said nothing yet may be about to say this.
-        if living.addresses.is_empty() || living.addresses.contains(&self.address) {
+        if living.addresses.contains(&self.address) {
             return None;
         }
         match (&living.node, self.node()) {
+            // One that was made anew there waits, it may be, for what is held for its name: it is not had here.
             (Some(node), Some(own)) if *node != own => Some(Why::PodElsewhere),
+            // What has said nothing yet may be about to say this.
+            _ if living.addresses.is_empty() => None,
             // What a further interface has no pod says.
             _ => self.is_of_first_interface().then_some(Why::PodHasOthers),
         }

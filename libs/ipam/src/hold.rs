@@ -3,7 +3,7 @@
 //! Invariant: of one name at most one sandbox has an address that is held for it; who takes it does so by one write of its block.
 //! Never: gives a held address to another name, or one that a sandbox of the name still has.
 
-use crate::{AllocationAttribute, AssignError, Block, Ledger, Request, pools};
+use crate::{AllocationAttribute, AssignError, Block, Ledger, Request, affinity, pools};
 use model::{Cidr, Family, IpPool, PodId};
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -32,13 +32,24 @@ impl Sticky {
     #[must_use]
     pub fn handle(&self) -> String {
         let PodId { namespace, name } = &self.name;
-        format!("{}{namespace}.{name}", HANDLES[usize::from(self.is_machine)])
+        affinity::handle_of(HANDLES[usize::from(self.is_machine)], &format!("{namespace}.{name}"))
+    }
+
+    /// Of the pod itself, for no time.
+    fn of(pod: PodId) -> Self {
+        Self { name: pod, is_machine: false, held: Duration::ZERO }
     }
 
     /// What stands beside them.
     pub(crate) fn beside(&self) -> [(String, String); 2] {
         [(STICKY_FOR.to_owned(), self.held.as_secs().to_string()), (HELD_FOR.to_owned(), self.name.to_string())]
     }
+}
+
+/// Whether a handle is that of a name which keeps its addresses.
+#[must_use]
+pub fn is_sticky_handle(handle: &str) -> bool {
+    HANDLES.iter().any(|kind| handle.starts_with(kind))
 }
 
 /// A hold.
@@ -248,11 +259,26 @@ impl Ledger {
         self.release_seen(address, owner, sequence)
     }
 
-    /// Has what was held for the wish's pod, or written down for it, be its own: it has the address.
+    /// Whether an address is held for the wish's name; of a wish that keeps nothing itself, for its pod's.
     pub(crate) fn is_for(&self, attribute: &AllocationAttribute, request: &Request) -> bool {
         let said = |key: &str| request.secondary.get(key);
-        let pod = said("namespace").zip(said("pod")).map(|(namespace, pod)| PodId::new(namespace, pod));
-        held_until(attribute).is_some() && pod.is_some() && held_for(attribute) == pod
+        let pod = || Some(Sticky::of(PodId::new(said("namespace")?, said("pod")?)));
+        let name = request.sticky.clone().or_else(pod);
+        held_until(attribute).is_some() && name.is_some_and(|name| attribute.handle_id == Some(name.handle()))
+    }
+
+    /// Nobody else of the wish's name has an address of the family: a machine that moves has two sandboxes.
+    ///
+    /// # Errors
+    /// Who has one.
+    pub(crate) fn is_alone(&self, request: &Request, family: Family) -> Result<(), AssignError> {
+        let Some(sticky) = request.sticky.as_ref().filter(|sticky| !sticky.is_machine) else { return Ok(()) };
+        match self.kept(sticky, family, |_, _| true) {
+            Some(Has::Alive { address, owner }) if owner != request.owner => {
+                Err(AssignError::Alive { pod: sticky.name.clone(), address, owner })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -304,6 +330,38 @@ mod tests {
         assert_eq!(ledger.holds().count(), 0);
         assert_eq!(ledger.release("net.a").len(), 0, "a late release of the old sandbox frees nothing");
         assert_eq!(ledger.held_by("net.b"), had);
+    }
+
+    #[test]
+    fn an_address_asked_for_by_number_is_given_of_what_is_held_for_the_name_and_not_beside_another_sandbox() {
+        let by_number = |mut wish: Request, had: &[IpAddr]| {
+            wish.wanted = had.to_vec();
+            wish
+        };
+        for is_machine in [false, true] {
+            let of = |node: &str, sandbox: &str| {
+                let mut wish = wish(node, sandbox);
+                let sticky = Sticky { name: PodId::new("x", "db"), is_machine, held: HELD };
+                wish.sticky = Some(sticky);
+                wish
+            };
+            let mut ledger = ledger();
+            let had = ledger.assign(&of("n1", "a")).expect("addresses");
+            ledger.release("net.a");
+            let stranger = ledger.assign(&by_number(wish("n2", "s"), &had));
+            assert!(matches!(stranger, Err(AssignError::Taken { .. })), "it is another name's: {stranger:?}");
+            assert_eq!(ledger.assign(&by_number(of("n2", "b"), &had)), Ok(had.clone()));
+            let free = ["10.65.0.40".parse().expect("an address")];
+            let beside = ledger.assign(&by_number(of("n2", "c"), &free));
+            assert_eq!(beside.is_ok(), is_machine, "two of a pod's name are one too many: {beside:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_asked_again_after_it_was_said_that_its_addresses_stay_gets_no_second() {
+        let mut ledger = ledger();
+        let had = ledger.assign(&Request { sticky: None, ..wish("n1", "a") }).expect("addresses");
+        assert_eq!(ledger.assign(&wish("n1", "a")), Ok(had));
     }
 
     #[test]

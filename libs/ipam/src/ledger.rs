@@ -3,7 +3,10 @@
 //! Invariant: writes are in the order that a crash between any two leaves nothing given twice and nothing held without a trace.
 //! Never: writes; a writer that finds another revision throws the decision away and asks again on a fresh ledger.
 
-use crate::{AffinityState, AllocationAttribute, Block, BlockAffinity, IpamHandle, Tracked, affinity::cidr_name};
+use crate::{
+    AffinityState, AllocationAttribute, Block, BlockAffinity, IpamHandle, Tracked, affinity::cidr_name,
+    hold::is_sticky_handle,
+};
 use model::{Cidr, IpPool, IpamConfig, Labels, NodeName};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,8 +61,6 @@ pub struct Ledger {
     /// The handle that is counted anew in all blocks that may have addresses of it: its node's, where that node's agent decides. Who
     /// else counts it can say only of blocks that it writes that nothing comes to them at the same time.
     pub counted: Option<String>,
-    /// Handles of names that get an address now: written, that who counts one down at the same time is told.
-    pub fresh: BTreeSet<String>,
     /// The time, since 1970: what is held from now on is held until some time after it.
     pub now: Duration,
     /// Not all blocks and affinities are here: the node's own, and what the handles name.
@@ -205,14 +206,29 @@ impl Ledger {
             before.handles.insert(handle.clone(), kept.clone());
             after.handles.insert(handle.clone(), kept.clone());
         }
-        for handle in self.fresh.iter().filter(|handle| !after.handles.contains_key(*handle)).collect::<Vec<_>>() {
-            let Some(kept) = self.handles.get(handle) else { continue };
+        for handle in self.names_that_gain() {
+            if after.handles.contains_key(&handle) {
+                continue;
+            }
+            let Some(kept) = self.handles.get(&handle) else { continue };
             let mut less = kept.clone();
             less.value.block.clear();
             before.handles.insert(handle.clone(), less);
-            after.handles.insert(handle.clone(), kept.clone());
+            after.handles.insert(handle, kept.clone());
         }
         after.writes_since(&before)
+    }
+
+    /// Handles of names that get an address now: written even where they count it already, that who counts one down at the same time
+    /// is told.
+    fn names_that_gain(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (_, was, is) in self.blocks.touched() {
+            let (was, is) = (counts_of(was), counts_of(is));
+            let gains = is.iter().filter(|(handle, count)| **count > was.get(*handle).copied().unwrap_or_default());
+            names.extend(gains.map(|(handle, _)| *handle).filter(|handle| is_sticky_handle(handle)).map(str::to_owned));
+        }
+        names
     }
 
     /// What to write to get from `before` to `self`: claims (pending) and what is about to be given up, handles that count more, blocks,

@@ -10,7 +10,7 @@ mod tests;
 
 pub use problem::Problem;
 
-use crate::{Block, Kept, Ledger, block::nth_address};
+use crate::{Block, Kept, Ledger, affinity, block::nth_address};
 use model::{Cidr, Family, IpPool, NodeName, PodId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,7 +88,7 @@ pub struct Plan {
 /// The handle of an address of this pod that nobody else has written down.
 #[must_use]
 pub fn handle_of(pod: &PodId) -> String {
-    format!("{HANDLES}{}.{}", pod.namespace, pod.name)
+    affinity::handle_of(HANDLES, &format!("{}.{}", pod.namespace, pod.name))
 }
 
 /// A pool of a podCIDR, or of several that lie side by side.
@@ -330,6 +330,7 @@ fn write_down(ledger: &mut Ledger, held: &Held, shape: &Shape) -> Result<bool, P
         return Err(Problem::Outside { address: *address, pod: pod.clone() });
     };
     let Some(kept) = ledger.blocks.get_mut(&cidr) else { return Ok(false) };
+    kept.value.check()?;
     let holder = crate::audit::holdings(&kept.value).find(|known| known.address == *address).map(|known| known.pod());
     match holder {
         Some(known) if known.as_ref() == Some(pod) => return Ok(false),
@@ -337,7 +338,8 @@ fn write_down(ledger: &mut Ledger, held: &Held, shape: &Shape) -> Result<bool, P
             let holder = known.map_or_else(|| "somebody who is no pod".to_owned(), |known| format!("pod {known}"));
             return Err(Problem::Taken { address: *address, pod: pod.clone(), holder });
         }
-        None => {}
+        // The pod has it: it cools down for nobody.
+        None => kept.value.thaw_address(*address),
     }
     let handle = handle_of(pod);
     let secondary = [
@@ -347,6 +349,9 @@ fn write_down(ledger: &mut Ledger, held: &Held, shape: &Shape) -> Result<bool, P
         ("timestamp", shape.timestamp.clone()),
     ];
     let secondary = secondary.map(|(key, value)| (key.to_owned(), value)).into();
-    kept.value.take(*address, &handle, &secondary);
-    Ok(true)
+    let taken = || {
+        let holder = "somebody whom its block does not name".to_owned();
+        Problem::Taken { address: *address, pod: pod.clone(), holder }
+    };
+    kept.value.take(*address, &handle, &secondary).map(|_| true).ok_or_else(taken)
 }

@@ -4,11 +4,7 @@
 //! Never: gives out of a block that contradicts itself, or what is reserved to who does not name it.
 
 use crate::{
-    AssignError, Block, Kept, Ledger, Request,
-    audit::holdings,
-    choose,
-    hold::{Back, Sticky},
-    migrate,
+    AssignError, Block, Kept, Ledger, Request, affinity::node_handle, audit::holdings, choose, hold::Back, migrate,
     pools::Want,
 };
 use model::{Cidr, Family, IpPool, NodeName, PodId};
@@ -58,6 +54,7 @@ impl Ledger {
 
     /// Exactly this address.
     fn take(&mut self, address: IpAddr, pool: &IpPool, request: &Request) -> Result<IpAddr, AssignError> {
+        self.is_alone(request, Cidr::host(address).family())?;
         if let Some((block, kept)) = self.block_of(address) {
             if let Some((_, since)) = kept.value.cooling_down().find(|(cooling, _)| *cooling == address) {
                 let (since, seconds) = (since.to_owned(), self.config.cooldown);
@@ -105,7 +102,6 @@ impl Ledger {
         if is_own {
             self.claim(cidr, &request.node);
         }
-        self.fresh.extend(request.sticky.as_ref().map(Sticky::handle));
         Ok(())
     }
 
@@ -119,10 +115,7 @@ impl Ledger {
         let alone = Request { sticky: None, ..request.clone() };
         let request = match self.give_back(pools, family, request)? {
             Back::Given(address) => return Ok(address),
-            Back::Fresh => {
-                self.fresh.extend(request.sticky.as_ref().map(Sticky::handle));
-                request
-            }
+            Back::Fresh => request,
             Back::Moving => &alone,
         };
         let mut damaged = None;
@@ -181,7 +174,9 @@ impl Ledger {
 
     /// What the owner has: of its family it gets no second. Older versions, and Calico, counted it under a handle of its own.
     fn held_already(&self, request: &Request, family: Family) -> Option<IpAddr> {
-        let places = self.places(&[&request.handle(), &request.owner], Some(&request.node));
+        // It may not have been to outlive its pod when it was given.
+        let handles = [&*request.handle(), &*node_handle(&request.node), &*request.owner];
+        let places = self.places(&handles, Some(&request.node));
         let blocks = places.iter().filter(|cidr| cidr.family() == family).filter_map(|cidr| self.blocks.get(cidr));
         let mut sound = blocks.map(|kept| &kept.value).filter(|block| block.check().is_ok());
         sound.find_map(|block| block.held_by(&request.owner).first().copied())

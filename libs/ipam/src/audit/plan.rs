@@ -7,6 +7,7 @@ use super::{Census, Holding, Verdict, Why, by_handle, by_owner, holdings, is_emp
 use crate::{
     Ledger,
     affinity::{BlockAffinity, is_node_handle},
+    hold::is_sticky_handle,
 };
 use model::{Cidr, NodeName, PodId};
 use std::{
@@ -34,7 +35,7 @@ pub struct Suspicions {
     blocks: BTreeMap<(Cidr, u64), Duration>,
     /// Handles that no block knows, by name and revision.
     pointless: BTreeMap<(String, Option<String>), Duration>,
-    /// Handles of nodes that count otherwise than blocks, by name and revision.
+    /// Handles that are shared and count otherwise than blocks, by name and revision.
     miscounted: BTreeMap<(String, Option<String>), Duration>,
 }
 
@@ -80,7 +81,7 @@ pub struct Plan {
     pub claims: Vec<(String, NodeName)>,
     /// Handles that no block knows, with the revision at which they were seen.
     pub handles: Vec<(String, Option<String>)>,
-    /// Handles of nodes, and the blocks of which they count otherwise than those say.
+    /// Handles that are shared, and the blocks of which they count otherwise than those say.
     pub miscounted: Vec<(String, BTreeSet<Cidr>)>,
     /// When there may be more to do.
     pub next: Option<Duration>,
@@ -253,8 +254,8 @@ impl Look<'_> {
         pointless
     }
 
-    /// Handles of nodes that count otherwise than blocks: whoever took an address back may have died before it was counted. Other
-    /// handles go with what they count.
+    /// Handles of nodes, and of names that keep addresses, that count otherwise than blocks: whoever took an address back may have died
+    /// before it was counted. Other handles go with what they count.
     fn miscounted(
         &mut self,
         ledger: &Ledger,
@@ -262,7 +263,8 @@ impl Look<'_> {
     ) -> Vec<(String, BTreeSet<Cidr>)> {
         let Some(grace) = self.graces.leak.filter(|_| is_sound(ledger)) else { return Vec::new() };
         let mut miscounted = Vec::new();
-        for kept in ledger.handles.values().filter(|kept| is_node_handle(&kept.value.handle_id)) {
+        let is_shared = |handle: &str| is_node_handle(handle) || is_sticky_handle(handle);
+        for kept in ledger.handles.values().filter(|kept| is_shared(&kept.value.handle_id)) {
             let handle = &kept.value.handle_id;
             let Some(holdings) = held.get(&**handle) else { continue };
             let mut counts: BTreeMap<Cidr, i64> = BTreeMap::new();

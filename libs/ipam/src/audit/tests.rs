@@ -4,7 +4,7 @@
 //! Never: needs a clock.
 
 use super::{Census, Graces, Living, Plan, Suspicions, Verdict, Why, by_owner, holdings};
-use crate::{AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request};
+use crate::{AffinityState, Block, BlockAffinity, IpamHandle, Kept, Ledger, Request, hold::Sticky};
 use model::{Cidr, IpPool, NodeName, PodId};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -61,7 +61,13 @@ fn ipam_23_an_address_is_leaked_once_its_pod_is_gone_or_elsewhere_or_has_others(
     assert_eq!(verdict(&ledger, &census(&["n1"]), &handle), Verdict::Leaked(Why::PodGone));
     assert_eq!(with(Some("n1"), vec![address]), Verdict::InUse);
     assert_eq!(with(Some("n2"), vec![address]), Verdict::InUse, "it says that it has it");
-    assert_eq!(with(Some("n2"), vec![]), Verdict::InUse, "it has said nothing yet");
+    assert_eq!(with(Some("n1"), vec![]), Verdict::InUse, "it has said nothing yet");
+    assert_eq!(with(None, vec![]), Verdict::InUse, "nor where it is");
+    assert_eq!(
+        with(Some("n2"), vec![]),
+        Verdict::Leaked(Why::PodElsewhere),
+        "it may wait there for what its name keeps"
+    );
     assert_eq!(with(Some("n2"), other.clone()), Verdict::Leaked(Why::PodElsewhere));
     assert_eq!(with(Some("n1"), other.clone()), Verdict::Leaked(Why::PodHasOthers));
     // One witness is enough.
@@ -221,6 +227,25 @@ fn of_empty_blocks_a_node_keeps_one_and_one_that_is_written_to_is_watched_anew()
     let plan = suspicions.look(&ledger, &census, GRACES, seconds(901));
     let cidrs: Vec<_> = plan.blocks.iter().map(|idle| idle.cidr.to_string()).collect();
     assert_eq!(cidrs, ["10.65.0.8/29", "10.65.0.16/29"]);
+}
+
+#[test]
+fn a_handle_that_is_shared_and_counts_too_much_is_counted_anew_after_its_grace() {
+    for said in [None, Some(Duration::from_secs(60))] {
+        let mut ledger = ledger();
+        let sticky = said.map(|held| Sticky { name: PodId::new("shop", "db-0"), is_machine: false, held });
+        let request = Request { node: "n1".into(), owner: "net.a".into(), sticky, sequence: 1, ..Request::default() };
+        ledger.assign(&request).expect("an address");
+        ledger.recount();
+        let (cidr, handle) = (*ledger.blocks.keys().next().expect("a block"), request.handle());
+        ledger.handles.get_mut(&handle).expect("it counts").value.block.insert(cidr, 2);
+        let mut suspicions = Suspicions::default();
+        assert!(suspicions.look(&ledger, &census(&["n1"]), GRACES, seconds(1)).miscounted.is_empty());
+        let plan = suspicions.look(&ledger, &census(&["n1"]), GRACES, seconds(901));
+        assert_eq!(plan.miscounted, [(handle.clone(), [cidr].into())]);
+        ledger.mend(&handle, [cidr]);
+        assert_eq!(ledger.handles[&handle].value.block, [(cidr, 1)].into());
+    }
 }
 
 #[test]

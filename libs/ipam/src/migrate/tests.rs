@@ -187,3 +187,20 @@ fn an_address_that_was_written_down_for_a_pod_becomes_its_attachments_and_nobody
     assert!(ledger.held_by(&handle_of(&PodId::new("x", "b"))).is_empty());
     assert_eq!(ledger.release("net.c1").len(), 1);
 }
+
+#[test]
+fn a_damaged_block_is_named_and_what_cools_down_is_the_pods_that_has_it() {
+    let mut ledger = Ledger::default();
+    let shape = Shape { now: "2026-01-01T00:00:00Z".into(), ..Shape::default() };
+    plan(&mut ledger, &two(), &shape).expect("a plan");
+    let cidr = cidr("10.244.0.0/24");
+    let mut cooling = ledger.clone();
+    let block = &mut cooling.blocks.get_mut(&cidr).expect("n1's").value;
+    block.release("migrated.x.a", Some("2026-01-01T00:00:00Z"));
+    assert_eq!(block.cooling_down().count(), 1);
+    plan(&mut cooling, &two(), &shape).expect("a plan");
+    assert_eq!(cooling.held_by("migrated.x.a").len(), 2);
+    ledger.blocks.get_mut(&cidr).expect("n1's").value.allocations.truncate(7);
+    let found = problems(&ledger, &two(), &shape);
+    assert!(found.iter().any(|line| line.contains("10.244.0.0/24")), "{found:?}");
+}
