@@ -2,7 +2,7 @@
 //! calico-kube-controllers does where it runs.
 //! In: that a node came or went, and, when it is asked for, who lives. Out: blocks, claims, handles and leases that nobody has are gone.
 //! Invariant: nothing is done while Calico's objects are locked, nor beside Calico's own controllers; what is taken back was looked at
-//! twice, a grace apart, and then asked for once more.
+//! twice, a grace apart, and then asked for once more; but a hold, which says itself until when it is one.
 //! Never: makes the owner wait; looks through the cluster because of a pod's event, nor, because of nodes', more than once a second.
 
 mod lead;
@@ -159,6 +159,8 @@ struct Worker {
     handles_due: Duration,
     /// When to ask which host endpoints nodes are to have.
     hosts_due: Duration,
+    /// When to look at what is held, where Calico's own controllers do the rest.
+    holds_due: Duration,
     /// Which were wanted when all were looked at, and when that was.
     hosts_kept: Option<(Wanted, Duration)>,
     /// The cluster has what calicoctl asks for.
@@ -182,6 +184,7 @@ impl Worker {
             due: Duration::ZERO,
             handles_due: Duration::ZERO,
             hosts_due: Duration::ZERO,
+            holds_due: Duration::ZERO,
             hosts_kept: None,
             has_defaults: false,
             has_rival: true,
@@ -252,8 +255,9 @@ impl Worker {
         self.has_rival = answer.has_rival;
         self.namespaces.extend(answer.namespaces.iter().cloned());
         let is_locked = self.allocator.objects().is_locked();
-        if answer.has_rival && !is_locked {
+        if answer.has_rival && !is_locked && now >= self.holds_due {
             // Nobody else ends what is held.
+            self.holds_due = now + LATE;
             self.allocator.rules.clone_from(&answer.rules);
             let ended = self.allocator.ledger(false).and_then(|ledger| self.end_holds(&ledger, answer));
             self.report(ended.err().map(|error| error.to_string()));

@@ -279,6 +279,9 @@ fn what_is_held_for_a_pod_whose_node_went_is_free_once_its_pool_or_its_namespace
             answer.rules.pools.values_mut().for_each(|pool| pool.disabled = true);
         }
         scene.worker.look(&answer);
+        assert_eq!(holds(&scene), 1, "all blocks were looked at a moment ago");
+        scene.worker.begun -= LATE;
+        scene.worker.look(&answer);
         assert_eq!(scene.held(), [("host:n2".to_owned(), 0)].into());
     }
 }

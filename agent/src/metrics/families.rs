@@ -151,7 +151,7 @@ fn of_chores(text: &mut Text, told: &Told) {
         .value(&[], does);
     let help = "What nobody had any more and this node took back.";
     text.family("tortie_chores_taken_back_total", Kind::Counter, help);
-    for what in ["address", "block", "claim", "handle"] {
+    for what in ["address", "block", "claim", "handle", "hold"] {
         text.value(&[("what", what)], told.taken_back.get(what).copied().unwrap_or_default());
     }
 }

@@ -120,6 +120,7 @@ fn planned(ledger: &mut Ledger, found: &Found, shape: &Shape) -> Result<Plan, Ve
     problems.extend(strangers(&own, &found.pods));
     let (places, refused) = places(ledger, &own, shape);
     problems.extend(refused);
+    problems.extend(named_in_vain(&shape.pools, &places));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -176,6 +177,20 @@ fn overlaps(own: &[(Cidr, &NodeName)]) -> Vec<Problem> {
                 let (node, other_node) = ((*node).clone(), (*others).clone());
                 problems.push(Problem::Overlap { cidr: *cidr, node, other: *other, other_node });
             }
+        }
+    }
+    problems
+}
+
+/// Pools that were named and overlap, or that nothing lies in.
+fn named_in_vain(pools: &[Cidr], places: &[Place]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, network) in pools.iter().enumerate() {
+        let overlaps = |other: &&Cidr| other.covers(network) || network.covers(other);
+        if let Some(other) = pools[index + 1..].iter().find(overlaps) {
+            problems.push(Problem::PoolTwice { network: *network, other: *other });
+        } else if places.iter().all(|place| place.cidr != *network) {
+            problems.push(Problem::Unused { network: *network });
         }
     }
     problems

@@ -27,6 +27,10 @@ pub enum Problem {
         "IPPool {pool} ({network}) and {cidr} overlap, and the pool does not hold it as one for pods: remove or change the pool"
     )]
     Pool { pool: String, network: Cidr, cidr: Cidr },
+    #[error("--pool {network} and --pool {other} overlap: name each network once")]
+    PoolTwice { network: Cidr, other: Cidr },
+    #[error("--pool {network} holds no node's podCIDR: leave it out, or correct it")]
+    Unused { network: Cidr },
     #[error("IPPool {pool} gives addresses already, and might give one that a pod has: set disabled: true in it first")]
     Gives { pool: String },
     #[error("IPAMBlock {other} and the block {cidr} that is wanted overlap, and differ in size: give --block-size {}", other.prefix_len())]

@@ -204,3 +204,14 @@ fn a_damaged_block_is_named_and_what_cools_down_is_the_pods_that_has_it() {
     let found = problems(&ledger, &two(), &shape);
     assert!(found.iter().any(|line| line.contains("10.244.0.0/24")), "{found:?}");
 }
+
+#[test]
+fn pools_that_are_named_twice_or_in_vain_are_named() {
+    let named = |pools: &[&str]| Shape { pools: pools.iter().map(|text| cidr(text)).collect(), ..Shape::default() };
+    let said = |pools: &[&str]| problems(&Ledger::default(), &two(), &named(pools));
+    assert_eq!(
+        said(&["10.244.0.0/16", "10.244.0.0/23"])[0],
+        "--pool 10.244.0.0/16 and --pool 10.244.0.0/23 overlap: name each network once"
+    );
+    assert_eq!(said(&["10.99.0.0/16"]), ["--pool 10.99.0.0/16 holds no node's podCIDR: leave it out, or correct it"]);
+}
