@@ -14,7 +14,7 @@ use ::tests::Binaries;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 /// One at a time is no crowd: this many in a row make a round.
 const IN_A_ROW: usize = 40;
@@ -27,6 +27,9 @@ pub struct Cni {
     /// How many at once.
     #[arg(long, default_values_t = [1, 50, 200], value_delimiter = ',')]
     at_once: Vec<usize>,
+    /// On a real API server, with blocks of Calico's sizes: what each crowd writes to it, too.
+    #[arg(long)]
+    served: bool,
     /// JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -36,7 +39,7 @@ pub struct Cni {
 pub fn run(cni: &Cni, binaries: Binaries, bare: &Path) -> Result<()> {
     let most = cni.at_once.iter().copied().max().unwrap_or(1).max(IN_A_ROW);
     progress(&format!("{most} pods"));
-    let crowd = Crowd::create(binaries, bare, most)?;
+    let crowd = Crowd::create(binaries, bare, most, cni.served)?;
     let mut rows: Vec<_> = cni.at_once.iter().map(|at_once| Row::new(*at_once)).collect();
     for round in 0..cni.rounds {
         for row in &mut rows {
@@ -44,10 +47,16 @@ pub fn run(cni: &Cni, binaries: Binaries, bare: &Path) -> Result<()> {
             let sides = if round % 2 == 0 { [Side::Bare, Side::Tortie] } else { [Side::Tortie, Side::Bare] };
             for side in sides {
                 let logged = crowd.log().len();
+                let before = if cni.served { crowd.written()? } else { BTreeMap::new() };
                 let waits = wire(&crowd, side, row.at_once)?;
+                if cni.served && side == Side::Tortie {
+                    row.wrote(&before, &crowd.written()?, waits.len());
+                }
                 row.record(side, &waits, &crowd.log()[logged..]);
                 crowd.clear(side, waits.len())?;
             }
+            row.loops.push(crowd.wire_in_a_loop(row.wired())?.as_secs_f64() * 1e3);
+            crowd.clear(Side::Bare, row.wired())?;
         }
     }
     progress("");
@@ -70,17 +79,41 @@ struct Row {
     at_once: usize,
     bare: Vec<[f64; 2]>,
     tortie: Vec<[f64; 2]>,
+    /// From the start of all to the end of the last, of those that start at once: bare, ADD.
+    walls: [Vec<f64>; 2],
+    /// The same pods, one after the other in one process.
+    loops: Vec<f64>,
+    /// Written to the API server for each ADD, by resource.
+    written: BTreeMap<String, Vec<f64>>,
     spent: Spent,
 }
 
 impl Row {
     fn new(at_once: usize) -> Self {
-        Self { at_once, bare: Vec::new(), tortie: Vec::new(), spent: Spent::default() }
+        let (bare, tortie, walls, loops) = Default::default();
+        Self { at_once, bare, tortie, walls, loops, written: BTreeMap::new(), spent: Spent::default() }
+    }
+
+    /// How many pods a round wires.
+    fn wired(&self) -> usize {
+        if self.at_once == 1 { IN_A_ROW } else { self.at_once }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred ADDs")]
+    fn wrote(&mut self, before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, adds: usize) {
+        for (resource, count) in after {
+            let more = count - before.get(resource).copied().unwrap_or_default();
+            if more > 0.0 {
+                self.written.entry(resource.clone()).or_default().push(more / adds as f64);
+            }
+        }
     }
 
     fn record(&mut self, side: Side, waits: &[Wait], log: &str) {
         let took: Vec<_> = waits.iter().map(|wait| wait.took).collect();
         let figures = [percentile(&took, 50), percentile(&took, 99)];
+        let wall = took.iter().max().map_or(0.0, |took| took.as_secs_f64() * 1e3);
+        self.walls[usize::from(side == Side::Tortie)].push(wall);
         match side {
             Side::Bare => self.bare.push(figures),
             Side::Tortie => {
@@ -102,9 +135,34 @@ impl Row {
             bare_ms: [of(&self.bare, 0), of(&self.bare, 1)],
             add_ms: [of(&self.tortie, 0), of(&self.tortie, 1)],
             ratio: [ratio(0), ratio(1)],
+            batch: (self.at_once > 1).then(|| self.batch()),
+            written: self.written.iter().map(|(name, counts)| (name.clone(), Spread::of(counts.clone()))).collect(),
             spent: self.spent.report(),
         }
     }
+}
+
+impl Row {
+    fn batch(&self) -> Batch {
+        let over = |floor: &[f64]| Spread::of(self.walls[1].iter().zip(floor).map(|(add, bare)| add / bare).collect());
+        Batch {
+            loop_ms: Spread::of(self.loops.clone()),
+            bare_ms: Spread::of(self.walls[0].clone()),
+            add_ms: Spread::of(self.walls[1].clone()),
+            ratio: [over(&self.loops), over(&self.walls[0])],
+        }
+    }
+}
+
+/// All of a crowd, from its start to the end of the last.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Batch {
+    loop_ms: Spread,
+    bare_ms: Spread,
+    add_ms: Spread,
+    /// To the loop, to the processes.
+    ratio: [Spread; 2],
 }
 
 /// p50 and p99 of each.
@@ -115,6 +173,10 @@ struct Report {
     bare_ms: [Spread; 2],
     add_ms: [Spread; 2],
     ratio: [Spread; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<Batch>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    written: BTreeMap<String, Spread>,
     spent: spent::Report,
 }
 
@@ -156,6 +218,20 @@ impl fmt::Display for Table<'_> {
         writeln!(f, "begin has disk in it; apply is list, guard, commit, connect and sweep.\n")?;
         for report in self.0 {
             write!(f, "{} at once\n{}", report.at_once, report.spent)?;
+            if let Some(Batch { loop_ms, bare_ms, add_ms, ratio: [to_loop, to_bare] }) = &report.batch {
+                writeln!(
+                    f,
+                    "  all of them, ms: one bare loop {}  bare processes {}  ADD {}; ratio to the loop {}, to the processes {}",
+                    loop_ms.with_digits(0),
+                    bare_ms.with_digits(0),
+                    add_ms.with_digits(0),
+                    to_loop.with_digits(2),
+                    to_bare.with_digits(2)
+                )?;
+            }
+            for (resource, each) in &report.written {
+                writeln!(f, "  written to the API server for each ADD: {resource} {}", each.with_digits(3))?;
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process,
     sync::Barrier,
@@ -14,7 +15,7 @@ use std::{
 };
 use tests::{
     Binaries, Cluster, NetNs, Node, NodeSpec, PodSpec,
-    cluster::pools,
+    cluster::{NATIVE, pools as all_pools},
     netns::STEM,
     runtime::{Call, Runtime},
 };
@@ -61,15 +62,21 @@ pub struct Crowd {
     plain: NetNs,
     bare: PathBuf,
     node: Node,
-    _cluster: Cluster,
+    cluster: Cluster,
 }
 
 impl Crowd {
-    pub fn create(binaries: Binaries, bare: &Path, pods: usize) -> Result<Self> {
+    pub fn create(binaries: Binaries, bare: &Path, pods: usize, is_served: bool) -> Result<Self> {
         let stem = format!("{STEM}{}-crowd", process::id());
-        let cluster = Cluster::with_stem(&stem, binaries)?;
-        // A node takes one block of each family: one that holds a crowd.
-        cluster.manifest("pools", &pools(23, 119))?;
+        let mut cluster = Cluster::with_stem(&stem, binaries)?;
+        if is_served {
+            // Calico's sizes: a crowd has many blocks.
+            cluster = cluster.serve()?;
+            cluster.define(NATIVE, &all_pools(26, 122))?;
+        } else {
+            // A node takes one block of each family: one that holds a crowd.
+            cluster.manifest("pools", &all_pools(23, 119))?;
+        }
         cluster.namespace("crowd", &[])?;
         cluster.manifest("policy", POLICY)?;
         let manifest = |number| member(number).manifest("node1").to_string();
@@ -82,7 +89,38 @@ impl Crowd {
         let plain = NetNs::create(&stem, "plain")?;
         let pods = (0..pods).map(|number| NetNs::create(&stem, &format!("pod{number}"))).collect::<Result<_>>()?;
         let runtime = node.runtime().variable("TORTIE_LAPS", "1");
-        Ok(Self { pods, runtime, plain, bare: bare.to_owned(), node, _cluster: cluster })
+        Ok(Self { pods, runtime, plain, bare: bare.to_owned(), node, cluster })
+    }
+
+    /// Wires the first `count` pods one after the other, in one process that asks nobody but the kernel.
+    pub fn wire_in_a_loop(&self, count: usize) -> Result<Duration> {
+        let mut command = self.plain.command(&self.bare)?;
+        for (number, pod) in self.pods.iter().take(count).enumerate() {
+            command.args((number > 0).then_some("--"));
+            command.arg(format!("bare{number}")).arg(pod.path()).args(addresses(number));
+        }
+        let begun = Instant::now();
+        let output = command.output().context("starting the bare wiring")?;
+        let took = begun.elapsed();
+        ensure!(output.status.success(), "the bare wiring: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(took)
+    }
+
+    /// What has been written to the API server so far, by resource.
+    pub fn written(&self) -> Result<BTreeMap<String, f64>> {
+        let text = self.cluster.kubectl(&["get", "--raw", "/metrics"], "")?;
+        let mut written = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+            let label = |name: &str| line.split_once(&format!("{name}=\""))?.1.split('"').next();
+            let count = line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+            let is_write = |verb: &str| ["POST", "PUT", "PATCH", "APPLY", "DELETE"].contains(&verb);
+            // A lease is renewed by the clock, whatever pods do.
+            let resource = label("resource").filter(|resource| !resource.is_empty() && *resource != "leases");
+            if let Some(resource) = resource.filter(|_| label("verb").is_some_and(is_write)) {
+                *written.entry(resource.to_owned()).or_default() += count;
+            }
+        }
+        Ok(written)
     }
 
     /// The agent's process.

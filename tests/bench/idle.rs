@@ -49,7 +49,7 @@ struct Cost {
 pub fn run(idle: &Idle, binaries: Binaries, bare: &Path) -> Result<()> {
     let most = idle.pods.iter().copied().max().unwrap_or(0);
     progress(&format!("{most} pods"));
-    let crowd = Crowd::create(binaries, bare, most)?;
+    let crowd = Crowd::create(binaries, bare, most, false)?;
     let (mut costs, mut wired) = (Vec::new(), 0);
     for pods in &idle.pods {
         while wired < *pods {

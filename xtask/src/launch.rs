@@ -24,7 +24,9 @@ pub fn demo(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> {
 pub fn bench(paths: &Paths, console: &Console, args: &[OsString]) -> Result<()> {
     require_root()?;
     // Other people's programs, which some of the benches have beside ours.
+    let is_served = args.iter().any(|argument| argument == "--served");
     match args.first().and_then(|bench| bench.to_str()) {
+        _ if is_served => golang::control_plane(paths, console)?,
         Some("served" | "mirror") => golang::control_plane(paths, console)?,
         Some("services") => golang::kube_proxy(paths, console)?,
         _ => {}

@@ -1,5 +1,6 @@
 //! The bare wiring of a pod: what benches hold the CNI binary against.
-//! In: name of the host side, the pod's namespace, an address of each family. Out: a pod that the host reaches.
+//! In: name of the host side, the pod's namespace, an address of each family; of several pods with `--` between. Out: pods that the host
+//! reaches.
 //! Invariant: one request, one acknowledgement, one after the other: what any program has to ask of the kernel.
 //! Never: asks anybody but the kernel; sets a sysctl; attaches a program; undoes.
 
@@ -19,8 +20,12 @@ const MTU: u32 = 1500;
 
 fn main() -> Result<(), Box<dyn AnyError>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [host, path, addresses @ ..] = arguments.as_slice() else {
-        return Err("usage: wire HOST_INTERFACE NAMESPACE ADDRESS...".into());
+    arguments.split(|argument| argument == "--").try_for_each(wire)
+}
+
+fn wire(arguments: &[String]) -> Result<(), Box<dyn AnyError>> {
+    let [host, path, addresses @ ..] = arguments else {
+        return Err("usage: wire HOST_INTERFACE NAMESPACE ADDRESS... [-- HOST_INTERFACE NAMESPACE ADDRESS...]".into());
     };
     let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let sandbox = namespace::open(Path::new(path))?;
