@@ -18,6 +18,7 @@ mod mirror;
 mod moves;
 mod policy;
 mod pools;
+mod routes;
 mod shop;
 mod story;
 mod told;

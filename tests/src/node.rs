@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs,
     net::IpAddr,
@@ -154,6 +155,24 @@ impl Node {
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         fabric::addresses(self.spec.number).iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// What `ip route` shows of the routes between nodes that its agent has made, of both families: destination, and the gateway or
+    /// `blackhole`.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub fn routes(&self) -> Result<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for family in ["-4", "-6"] {
+            let listed = self.namespace().ip_json(&format!("{family} route show proto 85"))?;
+            for route in listed.as_array().context("a list")? {
+                let text = |field: &str| route[field].as_str().unwrap_or_default().to_owned();
+                let via = if route["type"] == "blackhole" { "blackhole".to_owned() } else { text("gateway") };
+                all.insert(text("dst"), via);
+            }
+        }
+        Ok(all)
     }
 
     /// The socket of its agent.

@@ -195,20 +195,6 @@ fn each_node_gives_addresses_of_its_own_block() -> Result<()> {
     })
 }
 
-/// What `ip route` shows of the agent's routes between nodes, of both families: destination, and the gateway or `blackhole`.
-fn routes(node: &Node) -> Result<BTreeMap<String, String>> {
-    let mut all = BTreeMap::new();
-    for family in ["-4", "-6"] {
-        let listed = node.namespace().ip_json(&format!("{family} route show proto 85"))?;
-        for route in listed.as_array().context("a list")? {
-            let text = |field: &str| route[field].as_str().unwrap_or_default().to_owned();
-            let via = if route["type"] == "blackhole" { "blackhole".to_owned() } else { text("gateway") };
-            all.insert(text("dst"), via);
-        }
-    }
-    Ok(all)
-}
-
 fn of_blocks(own: &Pod, other: &Pod) -> BTreeMap<String, String> {
     let block = |address: &IpAddr| match address {
         IpAddr::V4(v4) => format!("{}/26", std::net::Ipv4Addr::from(u32::from(*v4) >> 6 << 6)),
@@ -224,22 +210,22 @@ fn of_blocks(own: &Pod, other: &Pod) -> BTreeMap<String, String> {
 fn ipam_24_blocks_of_other_nodes_have_routes_and_own_ones_lead_nowhere_until_cleanup() -> Result<()> {
     two(|t| {
         let expected = of_blocks(&t.pods["x/a"], &t.pods["x/b"]);
-        wait_until("node1 has routes", PATIENCE, || Ok(routes(&t.nodes[0])? == expected))?;
+        wait_until("node1 has routes", PATIENCE, || Ok(t.nodes[0].routes()? == expected))?;
         // Somebody flushes what is not his, as systemd-networkd does.
         for family in ["-4", "-6"] {
             let mut flush = t.nodes[0].namespace().command(std::path::Path::new("ip"))?;
             let status = flush.args([family, "route", "flush", "proto", "85"]).status()?;
             assert!(status.success(), "{status}");
         }
-        wait_until("they are back", PATIENCE, || Ok(routes(&t.nodes[0])? == expected))?;
+        wait_until("they are back", PATIENCE, || Ok(t.nodes[0].routes()? == expected))?;
         let drift = t.nodes[0].agent.log_tail();
         assert!(drift.contains("the route to"), "{drift}");
         t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
         t.nodes[0].agent.stop()?;
-        assert_eq!(routes(&t.nodes[0])?, expected, "they stay while the agent is away");
+        assert_eq!(t.nodes[0].routes()?, expected, "they stay while the agent is away");
         let cleaned = t.nodes[0].cleanup()?;
         assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
-        assert_eq!(routes(&t.nodes[0])?, BTreeMap::new());
+        assert_eq!(t.nodes[0].routes()?, BTreeMap::new());
         Ok(())
     })
 }
@@ -255,7 +241,7 @@ fn ipam_4_a_borrowed_address_has_a_route_of_its_own_and_anothers_route_stays() -
         let pod = t.nodes[0].pod(&t.cluster, &spec)?;
         t.pods.insert("x/c".to_owned(), pod);
         let [first, _] = fabric::addresses(1);
-        let leads = |t: &Two| Ok(routes(&t.nodes[1])?.get(&borrowed.to_string()) == Some(&first));
+        let leads = |t: &Two| Ok(t.nodes[1].routes()?.get(&borrowed.to_string()) == Some(&first));
         wait_until("node2 has a route to it", PATIENCE, || leads(t))?;
         t.expect(Tcp(80), "x/b x/c\n x/b - .\n x/c . -")?;
         t.pods.remove("x/c");
@@ -271,6 +257,6 @@ fn ipam_4_a_borrowed_address_has_a_route_of_its_own_and_anothers_route_stays() -
         let theirs = t.nodes[1].namespace().ip_json(&format!("-4 route show {block}"))?;
         assert_eq!(theirs[0]["gateway"], "192.0.2.77", "{theirs}");
         t.nodes[1].namespace().ip(&[&format!("route del {block} proto static")])?;
-        wait_until("ours is there again", PATIENCE, || Ok(routes(&t.nodes[1])?.get(&block) == Some(&first)))
+        wait_until("ours is there again", PATIENCE, || Ok(t.nodes[1].routes()?.get(&block) == Some(&first)))
     })
 }

@@ -98,20 +98,45 @@ fn boot(paths: &Paths, console: &Console, kernel: &Kernel, binary: &Path, what: 
     let initrd = initrd::path(paths, kernel);
     let made = Initrd::default().of(paths, kernel, binary, what)?;
     fs::write(&initrd, made).with_context(|| format!("{}: cannot be written", initrd.display()))?;
-    let mut qemu = machine(paths, kernel, &initrd);
     let name = format!("packet tests on {}", kernel.release);
-    let done = console.judged(&name, &mut qemu, |_, lines| initrd::passed(lines));
+    let run = |name: &str, processors, well: fn(&[String]) -> bool| {
+        console.judged(name, &mut machine(paths, kernel, &initrd, processors), |_, lines| well(lines))
+    };
+    let done = run(&name, 2, |lines| initrd::passed(lines) || is_torn(lines)).and_then(|done| match done {
+        done if !is_torn(&done.lines) => Ok(done),
+        _ => run(&format!("{name}, again, on one processor: the emulator tore the kernel's code"), 1, initrd::passed),
+    });
     fs::remove_file(&initrd).with_context(|| format!("{}: cannot be removed", initrd.display()))?;
     done
 }
 
-fn machine(paths: &Paths, kernel: &Kernel, initrd: &Path) -> Command {
+/// Whether the machine ended because one of its processors ran into an instruction that the other was replacing: the kernel puts a
+/// breakpoint there meanwhile, and takes it away only when no processor is at it. The emulator keeps translated code for longer.
+fn is_torn(lines: &[String]) -> bool {
+    !initrd::passed(lines) && lines.iter().any(|line| line.contains("Oops: int3"))
+}
+
+fn machine(paths: &Paths, kernel: &Kernel, initrd: &Path, processors: u32) -> Command {
     let mut command = paths.command("timeout");
     command.args(["--kill-after=5", &BOUND_S.to_string(), "qemu-system-x86_64"]);
     // Emulated whole: hardware virtualisation is not to be had everywhere, and hangs on some machines that offer it.
-    command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", &MEMORY_MB.to_string()]);
+    command.args(["-accel", "tcg,thread=multi", "-smp", &processors.to_string(), "-m", &MEMORY_MB.to_string()]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
     command.args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr mitigations=off"]);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_torn;
+
+    #[test]
+    fn only_a_machine_that_ran_into_code_in_replacement_is_run_again_and_no_other_that_failed() {
+        let of = |lines: &[&str]| is_torn(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        assert!(of(&["test a ... ok", "[   57.369756] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI"]));
+        assert!(!of(&["test a ... FAILED", "tortie-vm: exit 101"]));
+        assert!(!of(&["[   57.369756] Oops: 0002 [#1] PREEMPT SMP NOPTI"]), "any other fault is ours to find");
+        assert!(!of(&["Oops: int3", "tortie-vm: exit 0"]), "it went well");
+    }
 }
