@@ -41,7 +41,7 @@ fn reach_each_other(cluster: &Cluster, nodes: &[Node], pods: &[Pod]) -> Result<(
         ensure!(routes.values().filter(|via| *via == "blackhole").count() == 2, "{}: {routes:?}", node.name());
         ensure!(shown["problems"].as_array().is_none_or(Vec::is_empty), "{}: {shown}", node.name());
     }
-    let leads = |node: &Node| Ok(node.routes()?.values().any(|via| via != "blackhole"));
+    let leads = |node: &Node| Ok::<_, anyhow::Error>(node.routes()?.values().any(|via| via != "blackhole"));
     cluster.kubectl(&["delete", "node", nodes[1].name()], "")?;
     wait::wait_until("nothing leads to who is gone", PATIENCE, || Ok(!leads(&nodes[0])?))
 }
