@@ -161,6 +161,8 @@ struct Worker {
     hosts_due: Duration,
     /// When to look at what is held, where Calico's own controllers do the rest.
     holds_due: Duration,
+    /// What was set up of Calico's controllers when that was asked last: graces are among it.
+    set_up: Option<Value>,
     /// Which were wanted when all were looked at, and when that was.
     hosts_kept: Option<(Wanted, Duration)>,
     /// The cluster has what calicoctl asks for.
@@ -185,6 +187,7 @@ impl Worker {
             handles_due: Duration::ZERO,
             hosts_due: Duration::ZERO,
             holds_due: Duration::ZERO,
+            set_up: None,
             hosts_kept: None,
             has_defaults: false,
             has_rival: true,
@@ -288,9 +291,14 @@ impl Worker {
     }
 
     fn try_hosts(&mut self, is_due: bool, now: Duration) -> Result<(), String> {
-        let objects = self.allocator.objects();
+        let objects = self.allocator.objects().clone();
         let set_up = objects.default_of(census::CONTROLLERS).map_err(|error| error.to_string())?;
-        let wanted = set_up.map(|object| Wanted::of(&object.spec)).transpose()?.flatten();
+        let set_up = set_up.map(|object| object.spec);
+        if put(&mut self.set_up, set_up.clone()) {
+            // What is suspected may be over by now.
+            self.due = self.due.min(now);
+        }
+        let wanted = set_up.as_ref().map(Wanted::of).transpose()?.flatten();
         let Some(wanted) = wanted else {
             self.hosts_kept = None;
             return Ok(());

@@ -312,3 +312,17 @@ fn the_graces_are_what_the_cluster_says_of_calicos_controllers() {
     assert_eq!(of("0s"), Ok(Graces { leak: None, node: seconds(60) }));
     assert!(of("soon").is_err_and(|error| error.contains("leakGracePeriod")));
 }
+
+#[test]
+fn who_changes_the_graces_is_heard_before_the_next_look_was_due() {
+    let mut scene = Scene::new();
+    scene.worker.has_rival = false;
+    scene.worker.keep_hosts(false, seconds(1));
+    scene.worker.due = seconds(300);
+    scene.worker.keep_hosts(false, seconds(20));
+    assert_eq!(scene.worker.due, seconds(300), "it says what it said");
+    let other = CONTROLLERS.replace("30s", "3s");
+    fs::write(scene.dir.path().join("controllers.yaml"), other).expect("written");
+    scene.worker.keep_hosts(false, seconds(40));
+    assert_eq!(scene.worker.due, seconds(40));
+}
