@@ -225,6 +225,8 @@ fn conclude<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, outcome: Result<
             tracing::info!(pod = %prepare.pod, id = %prepare.id, ?addresses, "prepared");
             Ok(Answer::Prepared(prepared(known)))
         }
+        // Nothing was written down, and nothing given: where pools are full, nobody reads all blocks for each who is refused.
+        (Err(reason), None) => Err(reason),
         (outcome, _) => {
             let reason = outcome.err().unwrap_or_else(|| fault(TRY_AGAIN, "another request for this pod came between"));
             if let Err(error) = super::release(agent, std::slice::from_ref(&prepare.id)) {
