@@ -35,6 +35,7 @@ mod observe;
 mod owner;
 mod passage;
 mod proxy;
+mod publish;
 mod reclaim;
 mod remarks;
 mod report;

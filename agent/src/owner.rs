@@ -17,6 +17,7 @@ use crate::{
     metrics::{Metrics, NodeState},
     observe::Host,
     proxy::Proxy,
+    publish::Publisher,
     reclaim::Claims,
     remarks::Met,
     report, requests,
@@ -145,7 +146,9 @@ pub struct Agent<K> {
     pub(crate) claims: Claims,
     /// What is desired was put in force once, or tried.
     applied: bool,
-    /// Attachments whose addresses the other nodes have not been told.
+    /// Tells other nodes of attachments.
+    pub(crate) publisher: Publisher,
+    /// Attachments whose addresses they are to be told.
     unpublished: BTreeSet<AttachmentId>,
     to_publish: bool,
     /// Something that earlier commits replaced waits for packets under way.
@@ -179,7 +182,7 @@ impl<K: Kernel> Agent<K> {
         node: Node,
         world: Live,
         kernel: K,
-        allocator: Allocator,
+        (allocator, publisher): (Allocator, Publisher),
         journal: Journal,
         interfaces: &BTreeSet<IfaceName>,
     ) -> Self {
@@ -198,6 +201,7 @@ impl<K: Kernel> Agent<K> {
             reboot: Reboot::default(),
             claims: Claims::default(),
             applied: false,
+            publisher,
             unpublished: BTreeSet::new(),
             to_publish: false,
             to_sweep: false,
@@ -333,6 +337,7 @@ impl<K: Kernel> Agent<K> {
         self.sweep();
         self.undo_abandoned();
         self.claim_what_is_due();
+        self.publisher.again();
         self.publish_all();
         self.tell_balancers();
         self.tell_metrics();
@@ -628,24 +633,15 @@ impl<K: Kernel> Agent<K> {
         self.to_publish = true;
     }
 
-    /// What cannot be told now stays on the list.
+    /// Has the other nodes be told, once this one knows what there is.
     fn publish_all(&mut self) {
         if self.world.in_sync().is_none() {
             return;
         }
-        let Self { unpublished, world, allocator, node, .. } = self;
-        unpublished.retain(|id| world.attachment(id).is_some());
-        let attachments = unpublished.iter().filter_map(|id| world.attachment(id));
-        let told = |attachment: &Attachment| (workload_address(world, attachment, &node.name), attachment.clone());
-        match allocator.objects().publish(&attachments.map(told).collect::<Vec<_>>()) {
-            Ok(()) => unpublished.clear(),
-            // One that cannot be told is no reason to keep the others.
-            Err(_) => unpublished.retain(|id| {
-                let Some(attachment) = world.attachment(id) else { return false };
-                let told = allocator.objects().publish(&[told(attachment)]);
-                told.inspect_err(|error| warn!(%id, "other nodes do not know this pod yet: {error}")).is_err()
-            }),
-        }
+        let attachments = std::mem::take(&mut self.unpublished).into_iter();
+        let attachments = attachments.filter_map(|id| self.world.attachment(&id));
+        let told = attachments.map(|own| (workload_address(&self.world, own, &self.node.name), own.clone()));
+        self.publisher.tell(told);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     observe::{self, Change},
     owner::{Agent, Event, Node, Reboot},
     proxy::{self, Proxy, Services},
+    publish::Publisher,
     serve,
     source::{Ended, Opened, Source},
 };
@@ -161,9 +162,10 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.set_proxy(neighbour);
     world.set_profiles_told(source.tells_profiles());
     world.leave_routes(config.node_routes == NodeRoutes::Off);
+    let publisher = Publisher::start(objects.clone())?;
     let mut allocator = Allocator::new(objects, config.node.clone());
     allocator.sticky = config.sticky_addresses;
-    let mut agent = Agent::new(node, world, kernel, allocator, journal, &interfaces);
+    let mut agent = Agent::new(node, world, kernel, (allocator, publisher), journal, &interfaces);
     agent.service_metrics = config.service_metrics;
     (agent.announcer, agent.assigner) = (announcer, assigner);
     agent.chorer = chorer;

@@ -73,6 +73,7 @@ fn finish<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Reply {
 /// done again, and no address is free while a pod may still use it.
 pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<(), ReleaseError> {
     let known: Vec<_> = ids.iter().filter_map(|id| agent.journal.get(id).cloned()).collect();
+    agent.publisher.forget(ids);
     for attachment in &known {
         agent.kernel.unwire(attachment)?;
     }

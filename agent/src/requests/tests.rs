@@ -10,6 +10,7 @@ use crate::{
     metrics::Metrics,
     owner::{Event, Node},
     proxy::{Proxy, Services},
+    publish::Publisher,
 };
 use calc::{Latest, Live};
 use cni::protocol::{Prepare, Prepared};
@@ -156,6 +157,7 @@ impl Bench {
     fn ask_all(&mut self, operations: Vec<Operation>) -> Vec<Reply> {
         let (events, replies): (Vec<_>, Vec<Receiver<Reply>>) = operations.into_iter().map(asked).unzip();
         self.agent.take(events);
+        self.agent.publisher.settle();
         replies.iter().map(|reply| reply.try_recv().expect("every ask is answered in its batch")).collect()
     }
 
@@ -186,8 +188,17 @@ fn agent(dir: &Path, interfaces: &[IfaceName]) -> Agent<FakeKernel> {
     let node = Node { name, mtu: 1400, platform, problems, damaged, metrics, proxy };
     let objects = Objects::open(&dir.join("store")).expect("a store");
     let world = Live::new("n1".into(), false);
-    let allocator = Allocator::new(Arc::new(objects), "n1".into());
-    Agent::new(node, world, FakeKernel::default(), allocator, journal, &interfaces.iter().cloned().collect())
+    let objects: datastore::Store = Arc::new(objects);
+    let publisher = Publisher::start(objects.clone()).expect("a thread");
+    let allocator = Allocator::new(objects, "n1".into());
+    Agent::new(
+        node,
+        world,
+        FakeKernel::default(),
+        (allocator, publisher),
+        journal,
+        &interfaces.iter().cloned().collect(),
+    )
 }
 
 fn asked(operation: Operation) -> (Event, Receiver<Reply>) {
