@@ -17,7 +17,7 @@ use ipam::{
     audit::{by_owner, holdings},
     cidr_name,
     migrate::handle_of,
-    node_handle, owner_of,
+    node_handle, owner_of, tunnel_attributes, tunnel_handle,
 };
 use model::{AttachmentId, Cidr, Family, IpPool, IpamConfig, Keeps, Labels, NodeName, PodId, ServiceId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -283,6 +283,39 @@ impl Allocator {
         self.decide_on(About::handles(&handles), Reach::Whole, decide, |_| {})
     }
 
+    /// The address of this node's tunnel, of one of these pools: the same each time.
+    pub fn tunnel(&self, family: Family, pools: &[String]) -> Result<IpAddr, AllocateError> {
+        let handle = tunnel_handle(&self.node, family);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let request = Request {
+            node: self.node.clone(),
+            node_labels: self.rules.node_labels.clone(),
+            owner: handle.clone(),
+            tunnel: Some(handle.clone()),
+            secondary: tunnel_attributes(&self.node, family),
+            pools: [(family, pools.to_vec())].into(),
+            families: vec![family],
+            now: rfc3339(now),
+            reclaimable: rfc3339(now.checked_sub(RECLAIM_AFTER).unwrap_or_default()),
+            sequence: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2),
+            ..Request::default()
+        };
+        let give = |ledger: &mut Ledger| ledger.assign_tunnel(&request);
+        let given = self.decide_on(About::handles(&[handle]), Reach::Whole, give, |_| {})??;
+        given.first().copied().ok_or(AllocateError::Assign(AssignError::NoPool))
+    }
+
+    /// Takes it back, where it has one.
+    pub fn give_back_tunnel(&self, family: Family) -> Result<(), AllocateError> {
+        let handle = tunnel_handle(&self.node, family);
+        // Where it has none, one look is all that this takes.
+        if self.objects.get(HANDLE, &handle.to_lowercase())?.is_none() {
+            return Ok(());
+        }
+        let release = |ledger: &mut Ledger| ledger.release(&handle);
+        self.decide_on(About::handles(std::slice::from_ref(&handle)), Reach::Whole, release, |_| {}).map(drop)
+    }
+
     /// Load balancers that hold addresses, by handle.
     pub fn balanced(&self) -> Result<BTreeMap<String, ServiceId>, AllocateError> {
         Ok(self.read(About::handles(&[]), Reach::Whole)?.balanced())
@@ -510,6 +543,7 @@ impl Allocator {
             node: self.node.clone(),
             owner: owner_of(&wish.id),
             sticky: self.sticky_of(wish),
+            tunnel: None,
             secondary: secondary.map(|(key, value)| (key.to_owned(), value)).into(),
             node_labels: self.rules.node_labels.clone(),
             namespace_labels: wish.namespace_labels.clone(),

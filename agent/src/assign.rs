@@ -330,7 +330,7 @@ mod tests {
     }
 
     fn work(wishes: &[(&str, &[&str])]) -> Work {
-        let uses = PoolUses { workload: false, load_balancer: true };
+        let uses = PoolUses { workload: false, load_balancer: true, tunnel: false };
         let pool = IpPool { uses, ..IpPool::of_pods("lb", "192.0.2.128/30".parse().expect("a network"), 30) };
         let wish = |(name, addresses): &(&str, &[&str])| {
             let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();

@@ -49,6 +49,7 @@ mod show;
 mod source;
 mod through;
 mod trial;
+mod tunnel;
 mod wanted;
 
 use clap::{Args, Parser, Subcommand};

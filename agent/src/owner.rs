@@ -22,6 +22,7 @@ use crate::{
     remarks::Met,
     report, requests,
     setback::{Back, Setbacks},
+    tunnel::Tunneller,
     wanted::{self, Balancers},
 };
 use calc::{Live, World};
@@ -85,6 +86,9 @@ impl Ask {
         !matches!(self.operation, Operation::Query(_) | Operation::Status { .. } | Operation::Check { .. })
     }
 }
+
+/// No IPv6 goes over less (RFC 8200).
+const IPV6_MTU_MIN: u32 = 1280;
 
 /// What is not of the cluster but of this node.
 pub struct Node {
@@ -168,6 +172,10 @@ pub struct Agent<K> {
     pub(crate) assigner: Option<Assigner>,
     /// Who does what one agent does for all, where one may.
     pub(crate) chorer: Option<Chorer>,
+    /// Who claims and tells this node's end of its tunnels.
+    pub(crate) tunneller: Option<Tunneller>,
+    /// The MTU of pods is said, whatever is added to their packets.
+    pub(crate) mtu_is_said: bool,
     /// What it has not been told of yet.
     asked: Changed,
     balancers: Balancers,
@@ -213,6 +221,8 @@ impl<K: Kernel> Agent<K> {
             announcer: None,
             assigner: None,
             chorer: None,
+            tunneller: None,
+            mtu_is_said: false,
             asked: Changed::default(),
             balancers: Balancers::default(),
             teller: None,
@@ -345,6 +355,19 @@ impl<K: Kernel> Agent<K> {
         if let Some(chorer) = &self.chorer {
             chorer.follow(&self.world, self.journal.all());
         }
+        self.follow_tunnel();
+    }
+
+    fn follow_tunnel(&self) {
+        if let Some(tunneller) = &self.tunneller {
+            tunneller.follow(&self.world);
+        }
+    }
+
+    /// The MTU of pods that are attached from now on, whose network names none: what is left once a tunnel has added its headers.
+    pub(crate) fn pod_mtu(&self) -> u32 {
+        let overhead = if self.mtu_is_said { 0 } else { self.world.overhead() };
+        self.node.mtu.saturating_sub(overhead).max(IPV6_MTU_MIN).min(self.node.mtu)
     }
 
     /// Says what a cluster should know of this node.
@@ -548,6 +571,7 @@ impl<K: Kernel> Agent<K> {
         if !self.changed {
             return;
         }
+        self.follow_tunnel();
         let begun = Instant::now();
         let Some(desired) = self.world.latest() else { return };
         self.changed = false;

@@ -24,6 +24,7 @@ use crate::{
     publish::Publisher,
     serve,
     source::{Ended, Opened, Source},
+    tunnel::Tunneller,
 };
 use anyhow::{Result, bail};
 use calc::Live;
@@ -138,6 +139,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     damaged.iter().for_each(|error| tracing::error!("{error}"));
     let objects = source.objects()?;
     let name = uplink.map(|link| link.name.clone());
+    let has_uplink = name.is_some();
     let kernel = Dataplane::open(config.dataplane(object::bytes(), name.clone()))?;
     let assigner = name.is_some().then(|| Assigner::start(objects.clone(), config.node.clone())).transpose()?;
     let announcer = name.zip(assigner.clone()).map(|(name, assigner)| {
@@ -149,6 +151,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
         .does_chores()
         .then(|| Chorer::start(objects.clone(), config.node.clone(), config.chores, metrics.clone()))
         .transpose()?;
+    let tunneller = has_uplink.then(|| Tunneller::start(objects.clone(), config.node.clone())).transpose()?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
@@ -169,6 +172,8 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     agent.service_metrics = config.service_metrics;
     (agent.announcer, agent.assigner) = (announcer, assigner);
     agent.chorer = chorer;
+    agent.tunneller = tunneller;
+    agent.mtu_is_said = config.mtu.is_some();
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
 }

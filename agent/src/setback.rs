@@ -198,6 +198,7 @@ fn is_of_policies(key: &ResourceKey) -> bool {
         | ResourceKey::IpReservation(_)
         | ResourceKey::IpamConfig(_)
         | ResourceKey::BlockClaim(_)
+        | ResourceKey::NodeVteps(_)
         | ResourceKey::WorkloadAddress(_) => false,
     }
 }

@@ -67,6 +67,7 @@ fn is_of_addresses(key: &ResourceKey) -> bool {
             | ResourceKey::IpamConfig(_)
             | ResourceKey::BlockClaim(_)
             | ResourceKey::WorkloadAddress(_)
+            | ResourceKey::NodeVteps(_)
     )
 }
 

@@ -157,7 +157,7 @@ mod tests {
     fn world(more: Vec<Resource>) -> Live {
         let mut world = Live::new("n1".into(), false);
         let pool = |name: &str, cidr: &str, load_balancer: bool| {
-            let uses = PoolUses { workload: !load_balancer, load_balancer };
+            let uses = PoolUses { workload: !load_balancer, load_balancer, tunnel: false };
             Resource::IpPool(IpPool { uses, ..IpPool::of_pods(name, cidr.parse().expect("a network"), 28) })
         };
         let told = vec![
@@ -262,7 +262,13 @@ mod tests {
     #[test]
     fn a_node_that_is_excluded_wants_none() {
         let labels = [(EXCLUDED.to_owned(), String::new())].into();
-        let node = Resource::Node(Node { name: "n1".into(), addresses: vec![], labels, pod_cidrs: vec![] });
+        let node = Resource::Node(Node {
+            name: "n1".into(),
+            addresses: vec![],
+            labels,
+            pod_cidrs: vec![],
+            vteps: Default::default(),
+        });
         assert_eq!(wanted(vec![node]), ["192.0.2.7 false", "192.0.2.18 false", "192.0.2.119 false"]);
     }
 

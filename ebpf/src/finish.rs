@@ -130,7 +130,7 @@ fn gate_apart(skb: *mut __sk_buff, refused: u32) -> i32 {
 
 /// `refused`: why the packet goes no further already; 0: it does.
 #[inline(always)]
-fn run_on<const DRY: bool>(hook: Hook, skb: Skb, refused: u32) -> i32 {
+pub fn run_on<const DRY: bool>(hook: Hook, skb: Skb, refused: u32) -> i32 {
     let leaves = !DRY && hook == Hook::ToHostEndpoint;
     let mut arrival = skb.arrival();
     // What was refused is told and counted by what is known of it.

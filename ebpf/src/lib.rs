@@ -103,4 +103,5 @@ pub mod tables;
 #[cfg(test)]
 mod tracking;
 pub mod translation;
+pub mod tunnel;
 pub mod walk;

@@ -45,6 +45,8 @@ mod socket_maps;
 #[cfg(target_arch = "bpf")]
 mod translate;
 #[cfg(target_arch = "bpf")]
+mod tunnelled;
+#[cfg(target_arch = "bpf")]
 mod words;
 
 #[cfg(target_arch = "bpf")]
@@ -54,6 +56,7 @@ mod programs {
     use ebpf::walk::Hook;
 
     use crate::finish::{run, run_answers, run_leaving, run_own};
+    use crate::tunnelled::{run_unwrapped, run_wrapped};
     use crate::{cursor, sock_addr};
 
     #[classifier]
@@ -138,6 +141,30 @@ mod programs {
     #[inline(always)]
     pub fn from_node_dry(context: TcContext) -> i32 {
         run_own::<true>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn from_tunnel(context: TcContext) -> i32 {
+        run_unwrapped::<false>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_tunnel(context: TcContext) -> i32 {
+        run_wrapped::<false>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn from_tunnel_dry(context: TcContext) -> i32 {
+        run_unwrapped::<true>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_tunnel_dry(context: TcContext) -> i32 {
+        run_wrapped::<true>(&context)
     }
 
     /// Never attached: run once by the agent at its start. 0: the cursor goes on.

@@ -11,7 +11,7 @@ use crate::{
     scenario::{Narrow as _, Rules as _, Scenario, allow, policy},
     table::{Action, Hook},
 };
-use abi::{DropReason, Timeouts, answer::Outcome};
+use abi::{DropReason, NetKey, Timeouts, TunnelEnd, answer::Outcome};
 use calc::Desired;
 use dataplane::tables::{Guarded, KernelStore, Key, Keyed, Sizes, Snapshot, Store, StoreError, Tables, Write};
 use model::{
@@ -188,6 +188,10 @@ impl Store for Hasty {
     fn write(&mut self, write: &Write) -> Result<(), StoreError> {
         if *write == Write::Grace { Ok(()) } else { self.0.write(write) }
     }
+    fn tunnels(&self) -> Result<BTreeMap<NetKey, TunnelEnd>, StoreError> {
+        self.0.tunnels()
+    }
+
     fn ask_grace(&mut self) -> u64 {
         0
     }

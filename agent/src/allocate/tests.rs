@@ -186,6 +186,9 @@ impl Shared for Counted {
     fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
         Shared::publish(&self.0, pods)
     }
+    fn tell_vteps(&self, own: &model::NodeVteps) -> Result<(), ObjectError> {
+        Shared::tell_vteps(&self.0, own)
+    }
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         Shared::withdraw(&self.0, pod, node)
     }

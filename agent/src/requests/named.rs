@@ -33,7 +33,7 @@ pub fn refused(prepare: &Prepare, asks: &PodAsks) -> Option<String> {
 
 /// Takes them as those of the pod. What fails is undone by the asker's `release`.
 pub fn take<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, named: &[IpAddr]) -> Result<Vec<IpAddr>, Fault> {
-    let record = Attachment { named: true, ..attachment(prepare, named, agent.node.mtu) };
+    let record = Attachment { named: true, ..attachment(prepare, named, agent.pod_mtu()) };
     delegated::acceptable(agent, &record, named, ("the pod names", "name another"))?;
     // A crash between the two leaves a record, by which the address is given back.
     agent.journal.record(record).map_err(|error| fault(TRY_AGAIN, error))?;

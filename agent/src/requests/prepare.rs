@@ -186,7 +186,7 @@ fn displace<K: Kernel>(agent: &mut Agent<K>, id: &AttachmentId, interface: &Ifac
 
 /// Addresses come later, from elsewhere.
 fn expect<K: Kernel>(agent: &mut Agent<K>, prepare: &Prepare, networks: Vec<Cidr>) -> Reply {
-    let attachment = attachment(prepare, &[], agent.node.mtu);
+    let attachment = attachment(prepare, &[], agent.pod_mtu());
     let answer = Prepared { pod_cidrs: networks, ..prepared(&attachment) };
     agent.journal.record(attachment).map_err(|error| fault(TRY_AGAIN, error))?;
     Ok(Answer::Prepared(answer))
@@ -201,7 +201,7 @@ fn assign<K: Kernel>(agent: &mut Agent<K>, open: Vec<Ask>) {
         Wish { namespace_labels, wanted, pools, families, keeps, ..Wish::any(id.clone(), pod.clone()) }
     };
     let wishes: Vec<_> = open.iter().map(wish).collect();
-    let mtu = agent.node.mtu;
+    let mtu = agent.pod_mtu();
     let mut recorded = Ok(());
     let Agent { allocator, journal, .. } = agent;
     let assigned = allocator.assign(&wishes, |decided| {

@@ -21,6 +21,7 @@ pub mod rules;
 pub mod service;
 pub mod socket;
 pub mod timeout;
+pub mod tunnel;
 pub mod verdict;
 pub mod word;
 
@@ -34,5 +35,6 @@ pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
 pub use service::{Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey};
 pub use socket::{SocketKey, SocketPeer};
 pub use timeout::{Timeout, Timeouts};
+pub use tunnel::TunnelEnd;
 pub use verdict::DropReason;
 pub use word::Word;

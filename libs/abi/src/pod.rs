@@ -37,5 +37,6 @@ pod!(
     crate::FrontendCounts,
     crate::Announcing,
     crate::SocketKey,
-    crate::SocketPeer
+    crate::SocketPeer,
+    crate::TunnelEnd
 );

@@ -3,10 +3,14 @@
 //! Invariant: complete; what is not in it is not wanted.
 //! Never: kernel ids; reconcilers give those out.
 
-use model::{AttachmentId, Cidr, IfaceName, Mac, NodeName, PodId};
+use model::{AttachmentId, Cidr, IfaceName, Mac, NodeName, PodId, Vteps};
 use policy::{Class, RuleSet};
 use service::{Balance, Frontend};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// A local endpoint to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,15 +147,57 @@ pub enum NodeRoute {
         /// This node's interface.
         interface: IfaceName,
     },
+    /// To another node, wrapped by VXLAN.
+    Tunnel(TunnelEnd),
     /// To that node, and there is no way.
     None(NodeName, Unroutable),
+}
+
+/// Where wrapped packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TunnelEnd {
+    /// The node's own address, which the outer header bears.
+    pub remote: IpAddr,
+    /// Its address on the tunnel device: the next hop.
+    pub gateway: IpAddr,
+    /// The MAC of that device.
+    pub mac: Mac,
+}
+
+/// This node's end of its tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelSpec {
+    /// Its addresses on the device, and the device's MAC.
+    pub own: Vteps,
+    /// The addresses that the outer headers bear: one of each family, where the node has one.
+    pub local: Vec<IpAddr>,
+    /// Addresses of other nodes that may send such packets.
+    pub peers: BTreeSet<IpAddr>,
+}
+
+impl TunnelSpec {
+    /// The device's MAC: that which IPv4 bears, for Calico has a device for each family, and there is one here.
+    #[must_use]
+    pub fn mac(&self) -> Option<Mac> {
+        self.own.all().next().map(|end| end.mac)
+    }
+
+    /// Whether outer headers may be of IPv6, which are longer.
+    #[must_use]
+    pub fn is_v6(&self) -> bool {
+        self.own.v6.is_some()
+    }
 }
 
 /// Why there is no way to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unroutable {
-    /// Packets would have to be wrapped.
+    /// Packets would have to be wrapped by something that is not served.
     Wrapped,
+    /// Its tunnel has no end of the family.
+    Endless,
+    /// This node's own has none.
+    OwnEndless,
     /// It is in no network of this node's.
     Far,
     /// It has no address of the family.
@@ -175,6 +221,8 @@ pub struct Desired {
     pub services: BTreeMap<Frontend, Arc<Balance>>,
     /// Where packets to blocks go, and to pods elsewhere that are in none of their node's.
     pub routes: BTreeMap<Cidr, NodeRoute>,
+    /// This node's end of its tunnels; `None`: it has no tunnel.
+    pub tunnel: Option<Arc<TunnelSpec>>,
 }
 
 impl Desired {

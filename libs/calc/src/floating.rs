@@ -412,8 +412,13 @@ mod tests {
     #[test]
     fn an_address_that_somebody_has_does_not_float() {
         let mut world = world(&["192.0.2.1", "192.0.2.50", "10.65.0.3", "10.96.0.7"]);
-        let node =
-            Node { name: "n2".into(), addresses: vec![at("192.0.2.50")], labels: Labels::default(), pod_cidrs: vec![] };
+        let node = Node {
+            name: "n2".into(),
+            addresses: vec![at("192.0.2.50")],
+            labels: Labels::default(),
+            pod_cidrs: vec![],
+            vteps: Default::default(),
+        };
         world.apply(Update::Set(Resource::Node(node)));
         world.attach(attachment("zoo", 3, FIRST_INTERFACE));
         let port = ServicePort { name: "".into(), protocol: Protocol::TCP, port: 80, node_port: None };

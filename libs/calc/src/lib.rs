@@ -22,11 +22,13 @@ mod serve;
 mod sources;
 mod surroundings;
 pub mod trial;
+mod tunnel;
 mod workload;
 pub mod world;
 
 pub use desired::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, Unroutable,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, TunnelEnd,
+    TunnelSpec, Unroutable,
 };
 pub use live::{Latest, Live, Touched};
 pub use node_ports::NodePortAddresses;

@@ -112,7 +112,13 @@ mod tests {
         assert_eq!(served(&world), [""; 0], "nobody has said it");
         let addresses = ["10.0.0.1", "192.168.7.1", "fd00::2", "fd00::1"];
         let addresses = addresses.map(|text| text.parse().expect("an address")).into();
-        let node = Node { name: "n1".into(), addresses, labels: Default::default(), pod_cidrs: vec![] };
+        let node = Node {
+            name: "n1".into(),
+            addresses,
+            labels: Default::default(),
+            pod_cidrs: vec![],
+            vteps: Default::default(),
+        };
         world.apply(Update::Set(Resource::Node(node)));
         assert_eq!(served(&world), ["10.0.0.1"], "the first of IPv6 is not this host's");
         assert!(!world.has_node_ports_everywhere(Family::V4));

@@ -7,8 +7,9 @@
 use crate::{
     World,
     desired::{NodeRoute, Unroutable},
+    tunnel,
 };
-use model::{Cidr, IfaceName, NodeName, PodId, Wrapping};
+use model::{Cidr, IfaceName, IpPool, NodeName, PodId, Wrapper, Wrapping};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// All of them; `pods`: addresses of pods elsewhere.
@@ -28,14 +29,14 @@ pub(crate) fn of_block(world: &World, cidr: Cidr) -> Option<NodeRoute> {
     if *node == world.node {
         return Some(NodeRoute::Blackhole);
     }
-    Some(to(world, node, cidr, pool_wrapping(world, cidr.network())?))
+    Some(to(world, node, cidr, pool_of(world, cidr.network())?))
 }
 
 /// To a pod elsewhere. `None`: it is not elsewhere, or goes with a block of its node.
 pub(crate) fn of_pod(world: &World, address: IpAddr, pod: &PodId) -> Option<NodeRoute> {
     let node = node_of(world, pod).filter(|node| **node != world.node && !world.leaves_routes)?;
-    let wrapping = pool_wrapping(world, address).filter(|_| world.blocks.holder_of(address) != Some(node))?;
-    Some(to(world, node, Cidr::host(address), wrapping))
+    let pool = pool_of(world, address).filter(|_| world.blocks.holder_of(address) != Some(node))?;
+    Some(to(world, node, Cidr::host(address), pool))
 }
 
 /// Where a pod runs, as far as anybody has said.
@@ -44,23 +45,26 @@ pub(crate) fn node_of<'a>(world: &'a World, pod: &PodId) -> Option<&'a NodeName>
     world.pods.get(pod).and_then(|pod| pod.node.as_ref()).or_else(told)
 }
 
-fn to(world: &World, node: &NodeName, cidr: Cidr, wrapping: Wrapping) -> NodeRoute {
+fn to(world: &World, node: &NodeName, cidr: Cidr, pool: &IpPool) -> NodeRoute {
     let addresses = world.nodes.get(node).map(|node| &*node.addresses).unwrap_or_default();
     let mut usable = addresses.iter().filter(|address| address.is_ipv4() == cidr.is_v4()).peekable();
     if usable.peek().is_none() {
         return NodeRoute::None(node.clone(), Unroutable::Addressless);
     }
     let near = usable.find_map(|address| Some((*address, towards(world, *address)?.clone())));
-    match (near, wrapping) {
-        (_, Wrapping::Always) | (None, Wrapping::CrossSubnet) => NodeRoute::None(node.clone(), Unroutable::Wrapped),
+    match (near, pool.wrapping) {
+        (_, Wrapping::Always) | (None, Wrapping::CrossSubnet) => match pool.wrapper {
+            Wrapper::Vxlan => tunnel::to(world, node, cidr).unwrap_or_else(|why| NodeRoute::None(node.clone(), why)),
+            Wrapper::Ipip => NodeRoute::None(node.clone(), Unroutable::Wrapped),
+        },
         (None, Wrapping::Never) => NodeRoute::None(node.clone(), Unroutable::Far),
         (Some((gateway, interface)), Wrapping::Never | Wrapping::CrossSubnet) => NodeRoute::Via { gateway, interface },
     }
 }
 
-/// How the pool of an address wants packets to go; `None`: there is no such pool.
-fn pool_wrapping(world: &World, address: IpAddr) -> Option<Wrapping> {
-    world.pools.values().find(|pool| pool.cidr.contains(address)).map(|pool| pool.wrapping)
+/// The pool of an address, which says how packets go.
+fn pool_of(world: &World, address: IpAddr) -> Option<&IpPool> {
+    world.pools.values().find(|pool| pool.cidr.contains(address))
 }
 
 /// The interface at which an address of another is a neighbour.
@@ -86,7 +90,13 @@ mod tests {
 
     fn node(name: &str, addresses: &[&str]) -> Resource {
         let addresses = addresses.iter().map(|text| address(text)).collect();
-        Resource::Node(Node { name: name.into(), addresses, pod_cidrs: Vec::new(), labels: Labels::default() })
+        Resource::Node(Node {
+            name: name.into(),
+            addresses,
+            pod_cidrs: Vec::new(),
+            labels: Labels::default(),
+            vteps: Default::default(),
+        })
     }
 
     fn claim(node: &str, cidr: &str) -> Resource {

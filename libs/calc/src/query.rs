@@ -3,10 +3,10 @@
 //! Invariant: answers from the same workloads that [`crate::desired`] works on.
 //! Never: changes anything; waits for the first full list.
 
-use crate::{World, host, workload::workloads};
+use crate::{World, host, tunnel, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
-    Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
+    Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId, Vteps,
     WorkloadAddress,
 };
 use policy::{Endpoint, View};
@@ -98,6 +98,25 @@ impl World {
     #[must_use]
     pub fn host_networks(&self, interface: &IfaceName) -> Option<&BTreeSet<Cidr>> {
         self.networks.get(interface)
+    }
+
+    /// Where this node's tunnels end, as everybody is told.
+    #[must_use]
+    pub fn vteps(&self) -> Vteps {
+        tunnel::vteps(self, &self.node)
+    }
+
+    /// What its tunnels add to packets of pods: the most that a pool asks for.
+    #[must_use]
+    pub fn overhead(&self) -> u32 {
+        let wrapped = self.pools.values().filter(|pool| pool.uses_vxlan() && !self.leaves_routes);
+        wrapped.map(|pool| if pool.cidr.is_v4() { 50 } else { 70 }).max().unwrap_or_default()
+    }
+
+    /// Whether somebody else makes the routes to other nodes.
+    #[must_use]
+    pub fn leaves_routes(&self) -> bool {
+        self.leaves_routes
     }
 
     /// Service accounts, by namespace and name.

@@ -8,6 +8,7 @@ use crate::{
     node_routes::node_routes,
     serve, sources,
     surroundings::surroundings,
+    tunnel,
     workload::{Workload, workloads},
 };
 use model::{Attachment, AttachmentId, Cidr, Direction, HostEndpoint, IfaceName, PodId};
@@ -43,6 +44,7 @@ pub fn desired(world: InSync<'_>) -> Desired {
     let mut classes = Shared::default();
     desired.addresses = addresses(world, &workloads, &active, &mut classes);
     desired.routes = node_routes(world, elsewhere(world, &workloads));
+    desired.tunnel = tunnel::spec(world).map(Arc::new);
     desired.nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
     desired
 }

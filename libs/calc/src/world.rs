@@ -6,9 +6,9 @@
 use crate::{Neighbour, NodePortAddresses, blocks::Blocks, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
-    IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName, Pod,
-    PodAsks, PodId, Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount, ServiceAddresses,
-    ServiceId, Tier, TierName, Update, WorkloadAddress,
+    IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName,
+    NodeVteps, Pod, PodAsks, PodId, Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount,
+    ServiceAddresses, ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +32,8 @@ pub struct World {
     pub(crate) namespaces: BTreeMap<NamespaceName, Labels>,
     pub(crate) namespace_asks: BTreeMap<NamespaceName, Box<PodAsks>>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
+    /// What agents tell of their nodes' tunnels, where the nodes do not say it themselves.
+    pub(crate) told_vteps: BTreeMap<NodeName, NodeVteps>,
     pub(crate) accounts: BTreeMap<(NamespaceName, String), ServiceAccount>,
     pub(crate) tiers: BTreeMap<TierName, Tier>,
     pub(crate) policies: BTreeMap<PolicyId, Arc<Policy>>,
@@ -89,6 +91,7 @@ impl World {
             namespaces: BTreeMap::new(),
             namespace_asks: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            told_vteps: BTreeMap::new(),
             accounts: BTreeMap::new(),
             tiers: BTreeMap::new(),
             policies: BTreeMap::new(),
@@ -174,6 +177,7 @@ impl World {
             }
             ResourceKey::BlockClaim(name) => self.blocks.named(name).cloned().map(Resource::BlockClaim),
             ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
+            ResourceKey::NodeVteps(name) => self.told_vteps.get(name).cloned().map(Resource::NodeVteps),
             ResourceKey::Service(id) => {
                 self.unaddressed.get(id).or_else(|| self.services.get(id)).cloned().map(Resource::Service)
             }
@@ -221,6 +225,7 @@ impl World {
             Resource::IpReservation(reserved) => put(&mut self.reservations, reserved.name.clone(), reserved),
             Resource::IpamConfig(name, config) => put(&mut self.ipam_configs, name, config),
             Resource::BlockClaim(claim) => self.blocks.put(claim),
+            Resource::NodeVteps(told) => put(&mut self.told_vteps, told.node.clone(), told),
             Resource::WorkloadAddress(address) => {
                 // What this node tells the others is no news to itself, unless somebody else told it before.
                 let before = self.published.insert(address.pod.clone(), address.clone());
@@ -280,6 +285,7 @@ impl World {
             ResourceKey::IpReservation(name) => self.reservations.remove(name).is_some(),
             ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),
             ResourceKey::BlockClaim(name) => self.blocks.remove(name),
+            ResourceKey::NodeVteps(name) => self.told_vteps.remove(name).is_some(),
             ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     passage, pins,
     policy_log::PolicyLog,
     programs::{self, Globals, Hook, Programs, in_full},
-    reconcile::Reconciler,
+    reconcile::{Reconciler, tunnel},
     report::{Reporter, Wanted},
     sockets::Sockets,
     staged::{self, Tried},
@@ -377,6 +377,8 @@ fn clear(network: &mut impl Network, pinned: &BTreeSet<u32>, state_dir: &Path) -
             let failed = host::sweep(network, &seen, &BTreeSet::new(), &host::own_pods(&seen, pinned));
             let node_routes = seen.node_routes.iter().filter_map(|route| network.delete_route(route).err());
             left.extend(node_routes.map(|error| in_full(&error)).collect::<Vec<_>>());
+            let device = tunnel::device(&seen).and_then(|index| network.delete_link(index).err());
+            left.extend(device.map(|error| in_full(&error)));
             left.extend(failed.into_iter().map(|(item, error)| format!("{item}: {error}")));
         }
         Err(error) => left.push(in_full(&error)),

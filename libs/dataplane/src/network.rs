@@ -6,7 +6,7 @@
 use crate::host::NODE_ROUTE_PROTOCOL;
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{
-    Error, Link, LinkChange, Neighbour, Route, Socket,
+    Error, Link, LinkChange, Neighbour, Route, Socket, VxlanSpec,
     sysctl::{self, Families, SysctlError},
     watch::{Event, Watch},
 };
@@ -144,6 +144,14 @@ pub trait Network {
     fn set_mac(&mut self, index: Ifindex, mac: Mac) -> Result<(), Error>;
     /// Sets a link up.
     fn set_up(&mut self, index: Ifindex) -> Result<(), Error>;
+    /// Changes a link's MTU.
+    fn set_mtu(&mut self, index: Ifindex, mtu: u32) -> Result<(), Error>;
+    /// Makes a tunnel device, down.
+    fn create_tunnel(&mut self, spec: &VxlanSpec<'_>) -> Result<(), Error>;
+    /// Takes a link away. `false`: it was gone.
+    fn delete_link(&mut self, index: Ifindex) -> Result<bool, Error>;
+    /// Gives a link an address of its own alone.
+    fn add_address(&mut self, index: Ifindex, address: IpAddr) -> Result<(), Error>;
     /// Makes a permanent neighbour, or changes it into one.
     fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error>;
     /// Takes a neighbour away. `false`: it was gone.
@@ -256,6 +264,23 @@ impl Network for KernelNetwork {
 
     fn set_up(&mut self, index: Ifindex) -> Result<(), Error> {
         self.socket.set_link(index, &LinkChange { up: Some(true), ..LinkChange::default() })
+    }
+
+    fn set_mtu(&mut self, index: Ifindex, mtu: u32) -> Result<(), Error> {
+        self.socket.set_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() })
+    }
+
+    fn create_tunnel(&mut self, spec: &VxlanSpec<'_>) -> Result<(), Error> {
+        self.socket.create_vxlan(spec)
+    }
+
+    fn delete_link(&mut self, index: Ifindex) -> Result<bool, Error> {
+        self.socket.delete_link(index)
+    }
+
+    fn add_address(&mut self, index: Ifindex, address: IpAddr) -> Result<(), Error> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        self.socket.add_address(index, address, length, true)
     }
 
     fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error> {

@@ -25,12 +25,14 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
+use tunnel::Tunnel;
 
 mod answers;
 mod hosts;
 mod look;
 pub(crate) mod node_routes;
 mod own;
+pub(crate) mod tunnel;
 
 /// The hooks of a pod's interface.
 const POD_HOOKS: [Hook; 2] = [Hook::FromWorkload, Hook::ToWorkload];
@@ -72,6 +74,7 @@ pub struct Reconciler<N, G, S> {
     /// The host's addresses, as they were last desired.
     own: Own,
     node_routes: NodeRoutes,
+    tunnel: Tunnel,
     /// Services behind which they stand.
     answers: Answers,
     /// Those among which the sources of ICMP errors were chosen.
@@ -136,6 +139,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             settings_seen: None,
             own: Own::default(),
             node_routes: NodeRoutes::default(),
+            tunnel: Tunnel::default(),
             answers: Answers::default(),
             speaks: None,
         }
@@ -191,12 +195,15 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.guard(&mut pass);
         self.guard_own(&mut pass);
         self.guard_answers(&mut pass, desired);
+        self.guard_tunnel(&mut pass, desired);
+        self.facts = look::facts(self.names_of_interest(), &pass.seen);
         laps.lap("guard");
         let is_committed = self.guard_leaving(&mut pass) && self.commit(&mut pass, desired);
         laps.lap("commit");
         self.connect(&mut pass);
         self.note_hosts(&pass.seen);
         self.route_nodes(&pass, desired);
+        self.forget_tunnels(&mut pass);
         laps.lap("connect");
         self.speak(&mut pass, desired);
         if is_committed {

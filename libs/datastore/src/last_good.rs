@@ -207,6 +207,7 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         | ResourceKey::IpamConfig(_)
         | ResourceKey::BlockClaim(_)
         | ResourceKey::WorkloadAddress(_)
+        | ResourceKey::NodeVteps(_)
         | ResourceKey::ServiceAddresses(_) => None,
     }
 }

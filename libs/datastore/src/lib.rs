@@ -27,6 +27,7 @@ pub mod settings;
 mod shared;
 pub mod snapshot;
 mod standing;
+mod vtep;
 mod watch;
 mod workload;
 mod yaml;

@@ -9,10 +9,12 @@ use crate::{
     given,
     hosts::Wanted,
     settings::{self, Change, Setting},
+    vtep,
 };
 use ipam::audit::Census;
 use model::{
-    Attachment, Cidr, IpamConfig, Labels, NodeName, PodAsks, PodId, ServiceAddresses, ServiceId, WorkloadAddress,
+    Attachment, Cidr, IpamConfig, Labels, NodeName, NodeVteps, PodAsks, PodId, ServiceAddresses, ServiceId,
+    WorkloadAddress,
 };
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -95,6 +97,12 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// # Errors
     /// The store refuses.
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError>;
+
+    /// Makes the ends of a node's tunnels known to all nodes: exactly these. Writes nothing where they already are.
+    ///
+    /// # Errors
+    /// The store refuses, or has no such node.
+    fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError>;
 
     /// Makes the addresses of a load balancer known to all nodes, and what it cannot have.
     ///
@@ -220,6 +228,10 @@ impl Shared for Objects {
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         Self::withdraw(self, pod, node)
+    }
+
+    fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
+        vtep::tell(self, own)
     }
 
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {

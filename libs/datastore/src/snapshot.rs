@@ -9,7 +9,7 @@ use crate::{
     document::documents,
     given,
     objects::SHARED,
-    parallel,
+    parallel, vtep,
     watch::{FILES_AT_ONCE, is_manifest, listed, said, text_of},
     workload,
 };
@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::{collections::BTreeSet, io, path::Path};
 
 /// Kinds of shared objects that every agent hears of, as it does of manifests.
-pub(crate) const WATCHED: [&str; 3] = [workload::KIND, given::KIND, "BlockAffinity"];
+pub(crate) const WATCHED: [&str; 4] = [workload::KIND, given::KIND, vtep::KIND, "BlockAffinity"];
 
 /// The objects of a directory, and what is wrong with its manifests.
 ///

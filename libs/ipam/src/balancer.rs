@@ -196,7 +196,7 @@ mod tests {
     use model::PoolUses;
 
     fn pool(name: &str, cidr: &str, block_size: u8, manual: bool) -> IpPool {
-        let uses = PoolUses { workload: false, load_balancer: true };
+        let uses = PoolUses { workload: false, load_balancer: true, tunnel: false };
         IpPool { uses, manual, ..IpPool::of_pods(name, cidr.parse().expect("a network"), block_size) }
     }
 

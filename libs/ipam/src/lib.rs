@@ -24,6 +24,7 @@ mod release;
 pub mod request;
 pub mod split;
 pub mod tracked;
+mod tunnel;
 
 pub use affinity::{AffinityState, BlockAffinity, IpamHandle, cidr_name, is_node_handle, node_handle, owner_of};
 pub use balancer::{Balanced, BalancerWish};
@@ -31,3 +32,4 @@ pub use block::{AllocationAttribute, Block, InvalidBlock};
 pub use ledger::{Clock, Kept, Ledger, Write};
 pub use request::{AssignError, Request};
 pub use tracked::Tracked;
+pub use tunnel::{tunnel_attributes, tunnel_handle};

@@ -18,7 +18,7 @@ pub(crate) enum Want {
 impl Ledger {
     /// What the wish comes to, IPv4 first.
     pub(crate) fn wants(&self, request: &Request) -> Result<Vec<Want>, AssignError> {
-        if !self.pools.values().any(is_of_pods) {
+        if request.tunnel.is_none() && !self.pools.values().any(is_of_pods) {
             return Err(AssignError::NoPool);
         }
         let mut wants = Vec::new();
@@ -54,7 +54,7 @@ impl Ledger {
 
     fn pools_for(&self, request: &Request, family: Family) -> Result<Vec<IpPool>, AssignError> {
         if let Some(asked) = request.pools.get(&family).filter(|asked| !asked.is_empty()) {
-            return asked.iter().map(|text| self.asked_for(text, family).cloned()).collect();
+            return asked.iter().map(|text| self.asked_for(text, family, request.tunnel.is_some()).cloned()).collect();
         }
         let is_selected = |pool: &&IpPool| {
             pool.cidr.family() == family
@@ -66,7 +66,7 @@ impl Ledger {
         Ok(self.pools.values().filter(is_selected).cloned().collect())
     }
 
-    fn asked_for(&self, text: &str, family: Family) -> Result<&IpPool, AssignError> {
+    fn asked_for(&self, text: &str, family: Family, is_tunnel: bool) -> Result<&IpPool, AssignError> {
         let refused = |reason| AssignError::BadPool { pool: text.to_owned(), reason };
         let is_it = |pool: &&IpPool| pool.name == text || text.parse() == Ok(pool.cidr);
         let pool = self.pools.values().find(is_it).ok_or(refused("there is none of that name or network"))?;
@@ -76,7 +76,10 @@ impl Ledger {
         if pool.cidr.family() != family {
             return Err(refused("it is of the other family"));
         }
-        if !pool.uses.workload {
+        if is_tunnel && !pool.uses.tunnel {
+            return Err(refused("its allowedUses have no Tunnel"));
+        }
+        if !is_tunnel && !pool.uses.workload {
             return Err(refused("its allowedUses have no Workload"));
         }
         Ok(pool)

@@ -22,6 +22,8 @@ pub struct Request {
     pub secondary: BTreeMap<String, String>,
     /// Whose addresses outlive it, if they do.
     pub sticky: Option<Sticky>,
+    /// It is for the node's tunnel, and counted under this handle.
+    pub tunnel: Option<String>,
     /// Exactly these, at most one a family.
     pub wanted: Vec<IpAddr>,
     /// Of these pools alone, by name or network, the first that has an address.
@@ -39,13 +41,17 @@ pub struct Request {
 impl Request {
     /// Under which handle what it gets is counted.
     pub(crate) fn handle(&self) -> String {
-        self.sticky.as_ref().map_or_else(|| node_handle(&self.node), Sticky::handle)
+        let own = || self.tunnel.clone().unwrap_or_else(|| node_handle(&self.node));
+        self.sticky.as_ref().map_or_else(own, Sticky::handle)
     }
 
     /// What is stored beside the addresses, and whose they are.
     pub(crate) fn beside(&self) -> BTreeMap<String, String> {
         let mut beside = self.secondary.clone();
-        beside.insert(ATTACHMENT.to_owned(), self.owner.clone());
+        // Of a tunnel, the handle says whose it is.
+        if self.tunnel.is_none() {
+            beside.insert(ATTACHMENT.to_owned(), self.owner.clone());
+        }
         beside.extend(self.sticky.iter().flat_map(Sticky::beside));
         beside
     }

@@ -25,6 +25,7 @@ pub mod service;
 pub mod shared;
 pub mod tier;
 pub mod update;
+pub mod vtep;
 
 pub use asks::{Keeps, PodAsks};
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
@@ -38,7 +39,7 @@ pub use net::{Cidr, Family, IfaceName, Ifindex, Mac, PortRange, Protocol};
 pub use networkset::{NetworkSet, NetworkSetId};
 pub use order::Order;
 pub use policy::{Direction, Layer, Policy, PolicyTypes, Stage};
-pub use pool::{BlockClaim, IpPool, IpReservation, IpamConfig, PoolUses, Wrapping};
+pub use pool::{BlockClaim, IpPool, IpReservation, IpamConfig, PoolUses, Wrapper, Wrapping};
 pub use profile::Profile;
 pub use resource::{
     FloatingIps, NamedPort, Namespace, Node, Pod, Resource, ResourceKey, ServiceAccount, WorkloadAddress,
@@ -52,3 +53,4 @@ pub use service::{
 pub use shared::Shared;
 pub use tier::{Tier, TierEnd};
 pub use update::Update;
+pub use vtep::{NodeVteps, Vtep, Vteps, vtep_mac};

@@ -26,6 +26,8 @@ pub struct IpPool {
     pub namespaces: Selector,
     /// Whether packets to its addresses are wrapped on their way between nodes (`ipipMode`, `vxlanMode`).
     pub wrapping: Wrapping,
+    /// By what.
+    pub wrapper: Wrapper,
 }
 
 /// When packets between nodes are wrapped.
@@ -38,6 +40,16 @@ pub enum Wrapping {
     CrossSubnet,
     /// Always.
     Always,
+}
+
+/// By what packets are wrapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wrapper {
+    /// IP in IP.
+    #[default]
+    Ipip,
+    /// VXLAN.
+    Vxlan,
 }
 
 /// A block that a node holds (Calico's BlockAffinity, confirmed): packets to its addresses go to that node.
@@ -58,13 +70,21 @@ pub struct PoolUses {
     pub workload: bool,
     /// Services of type LoadBalancer.
     pub load_balancer: bool,
+    /// Nodes, for their tunnels.
+    pub tunnel: bool,
 }
 
 impl IpPool {
+    /// Whether packets to some of its addresses are wrapped by VXLAN.
+    #[must_use]
+    pub fn uses_vxlan(&self) -> bool {
+        self.wrapping != Wrapping::Never && self.wrapper == Wrapper::Vxlan
+    }
+
     /// One for pods.
     #[must_use]
     pub fn of_pods(name: &str, cidr: Cidr, block_size: u8) -> Self {
-        let uses = PoolUses { workload: true, load_balancer: false };
+        let uses = PoolUses { workload: true, load_balancer: false, tunnel: true };
         Self {
             name: name.to_owned(),
             cidr,
@@ -75,6 +95,7 @@ impl IpPool {
             nodes: Selector::All,
             namespaces: Selector::All,
             wrapping: Wrapping::Never,
+            wrapper: Wrapper::default(),
         }
     }
 }

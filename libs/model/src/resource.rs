@@ -5,8 +5,8 @@
 
 use crate::{
     BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
-    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, PodAsks, PodId, Policy, PolicyId, PortName,
-    Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName,
+    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId,
+    PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, Vteps,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -105,6 +105,8 @@ pub struct Node {
     pub labels: Labels,
     /// Networks whose addresses are its own pods' (`spec.podCIDRs`), as a cluster without IPAM of its own gives them.
     pub pod_cidrs: Vec<Cidr>,
+    /// Where its tunnels end.
+    pub vteps: Vteps,
 }
 
 /// A service account.
@@ -168,6 +170,8 @@ pub enum Resource {
     BlockClaim(BlockClaim),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(WorkloadAddress),
+    /// Where a node's tunnels end, as its agent tells it.
+    NodeVteps(NodeVteps),
     /// Addresses that a load balancer was given.
     ServiceAddresses(ServiceAddresses),
 }
@@ -209,6 +213,8 @@ pub enum ResourceKey {
     BlockClaim(String),
     /// A pod's addresses as its node's agent knows them.
     WorkloadAddress(PodId),
+    /// Where a node's tunnels end, as its agent tells it.
+    NodeVteps(NodeName),
     /// Addresses that a load balancer was given.
     ServiceAddresses(ServiceId),
 }
@@ -237,6 +243,7 @@ impl Resource {
             Self::IpamConfig(name, _) => ResourceKey::IpamConfig(name.clone()),
             Self::BlockClaim(claim) => ResourceKey::BlockClaim(claim.name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
+            Self::NodeVteps(told) => ResourceKey::NodeVteps(told.node.clone()),
             Self::ServiceAddresses(given) => ResourceKey::ServiceAddresses(given.service.clone()),
         }
     }
@@ -262,6 +269,7 @@ impl fmt::Display for ResourceKey {
             Self::IpamConfig(name) => write!(f, "IPAMConfiguration {name}"),
             Self::BlockClaim(name) => write!(f, "BlockAffinity {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
+            Self::NodeVteps(name) => write!(f, "NodeVteps {name}"),
             Self::ServiceAddresses(id) => write!(f, "ServiceAddresses {id}"),
         }
     }

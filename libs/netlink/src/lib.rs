@@ -21,7 +21,7 @@ pub use address::Address;
 pub use diag::{Connected, Diag};
 pub use error::{Error, Reason};
 pub use filter::{Filter, Side};
-pub use link::{LOOPBACK, Link, LinkChange, VethSpec};
+pub use link::{LOOPBACK, Link, LinkChange, VethSpec, VxlanSpec};
 pub use neighbour::Neighbour;
 pub use peer::peer_uid;
 pub use route::{MAIN_TABLE, Route, RouteKind, Scope};

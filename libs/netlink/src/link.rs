@@ -8,7 +8,7 @@ use model::{IfaceName, Ifindex, Mac};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage as Message,
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     nsid::{NsidAttribute, NsidMessage},
 };
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -54,6 +54,21 @@ pub struct VethSpec<'a> {
     pub peer_mac: Option<Mac>,
     /// Namespace that the other end is made in.
     pub peer_namespace: BorrowedFd<'a>,
+}
+
+/// A VXLAN device of which every packet says itself where it goes, to be made; it starts down.
+#[derive(Clone, Copy, Debug)]
+pub struct VxlanSpec<'a> {
+    /// Its name.
+    pub name: &'a IfaceName,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its MTU.
+    pub mtu: u32,
+    /// UDP port, at which it takes packets of both families.
+    pub port: u16,
+    /// Whose it is.
+    pub alias: &'a str,
 }
 
 /// What to change; `None` leaves it.
@@ -136,6 +151,33 @@ impl Socket {
         let object = format!("{} with {} in the other namespace", spec.name, spec.peer_name);
         let about = About { operation: "create veth", object: &object };
         self.change(about, Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Makes a VXLAN device that asks no neighbour: what it is to send has its receiver's MAC from elsewhere.
+    ///
+    /// # Errors
+    /// The name is taken (`is_present`), or the kernel refuses: it may have no VXLAN.
+    pub fn create_vxlan(&mut self, spec: &VxlanSpec<'_>) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Noarp;
+        message.header.change_mask = LinkFlags::Noarp;
+        message.attributes = vec![
+            LinkAttribute::IfName(spec.name.0.clone()),
+            LinkAttribute::Mtu(spec.mtu),
+            LinkAttribute::Address(spec.mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(vec![
+                    InfoVxlan::CollectMetadata(true),
+                    InfoVxlan::Learning(false),
+                    InfoVxlan::Port(spec.port),
+                    InfoVxlan::UDPZeroCsumRX(true),
+                ])),
+            ]),
+        ];
+        let about = About { operation: "create vxlan", object: spec.name };
+        self.change(about, Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
+        self.set_alias(spec.name, spec.alias)
     }
 
     /// Changes a link's settings in one request.

@@ -227,7 +227,13 @@ fn calc_24_the_nodes_own_networks_are_told_or_it_is_said_who_gives_them() {
     let networks = ["10.244.1.0/24", "fd00:244::/64"].map(|text| text.parse().expect("a network"));
     let node = |networks: &[model::Cidr]| {
         let (addresses, labels) = (vec![], Labels::default());
-        let node = model::Node { name: "n1".into(), addresses, labels, pod_cidrs: networks.to_vec() };
+        let node = model::Node {
+            name: "n1".into(),
+            addresses,
+            labels,
+            pod_cidrs: networks.to_vec(),
+            vteps: Default::default(),
+        };
         Event::Updates(vec![Update::Set(Resource::Node(node))])
     };
     bench.agent.take(vec![node(&networks[..1])]);

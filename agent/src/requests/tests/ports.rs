@@ -83,7 +83,13 @@ fn beside_a_service() -> Bench {
     bench.agent.world.set_host_addresses(own.into());
     bench.agent.world.set_node_ports(calc::NodePortAddresses::Primary);
     let name = bench.agent.world.node().clone();
-    let node = Node { name, addresses: own[..1].to_vec(), labels: model::Labels::default(), pod_cidrs: vec![] };
+    let node = Node {
+        name,
+        addresses: own[..1].to_vec(),
+        labels: model::Labels::default(),
+        pod_cidrs: vec![],
+        vteps: Default::default(),
+    };
     bench.agent.world.apply(Update::Set(Resource::Node(node)));
     bench.agent.world.apply(Update::Set(service()));
     bench

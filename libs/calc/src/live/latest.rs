@@ -3,7 +3,7 @@
 //! Invariant: a key that one does not name has the same value as in the one before.
 //! Never: a write that is not noted.
 
-use crate::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, NodeRoute, NodeSpec};
+use crate::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, NodeRoute, NodeSpec, TunnelSpec};
 use model::{AttachmentId, Cidr, IfaceName};
 use policy::Class;
 use service::{Balance, Frontend};
@@ -91,6 +91,7 @@ pub(super) struct Own<'a> {
     pub(super) endpoints: &'a mut BTreeMap<AttachmentId, EndpointSpec>,
     pub(super) host_endpoints: &'a mut BTreeMap<IfaceName, HostEndpointSpec>,
     pub(super) node: &'a mut NodeSpec,
+    pub(super) tunnel: &'a mut Option<Arc<TunnelSpec>>,
 }
 
 impl Followed {
@@ -125,8 +126,8 @@ impl Followed {
     }
 
     pub(super) fn own(&mut self) -> Own<'_> {
-        let Desired { endpoints, host_endpoints, node, .. } = &mut self.desired;
-        Own { endpoints, host_endpoints, node }
+        let Desired { endpoints, host_endpoints, node, tunnel, .. } = &mut self.desired;
+        Own { endpoints, host_endpoints, node, tunnel }
     }
 }
 

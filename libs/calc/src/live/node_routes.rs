@@ -69,6 +69,11 @@ impl NodeRoutes {
         }
     }
 
+    /// All of them.
+    pub(super) fn strays(&self) -> impl Iterator<Item = &IpAddr> {
+        self.of.keys()
+    }
+
     /// It has a way of its own to this node, or none.
     fn note(&mut self, address: IpAddr, node: Option<&NodeName>) {
         if self.of.get(&address) == node {
@@ -100,7 +105,13 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
     let said = |((node, why), count): ((&NodeName, Unroutable), usize)| {
         let why = match why {
             Unroutable::Wrapped => {
-                "their pool has packets between nodes wrapped (ipipMode, vxlanMode), which is not served yet"
+                "their pool has packets between nodes wrapped by IPIP (ipipMode), which is not served yet"
+            }
+            Unroutable::Endless => {
+                "their pool has packets wrapped (vxlanMode), and it has not said its tunnel address yet"
+            }
+            Unroutable::OwnEndless => {
+                "their pool has packets wrapped (vxlanMode), and this node has no tunnel address yet"
             }
             Unroutable::Far => {
                 "it is in no network of this node's: routers have to know the way, or their pool an encapsulation"

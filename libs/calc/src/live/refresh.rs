@@ -3,16 +3,16 @@
 //! Invariant: each stage only adds to what the later ones look at; nothing is looked at twice in a stage.
 //! Never: looks at what no change concerns.
 
-use super::{Live, judges::Questions, peers::Concerned};
+use super::{Live, dirty::Dirty, judges::Questions, peers::Concerned};
 use crate::{
     AddressSpec, Owner, host,
     resolve::endpoint,
-    sources,
+    sources, tunnel,
     workload::{described, workload},
 };
 use model::{Cidr, IfaceName, PodId};
 use policy::Class;
-use std::{collections::BTreeSet, mem, net::IpAddr};
+use std::{collections::BTreeSet, mem, net::IpAddr, sync::Arc};
 
 /// What is still to be looked at.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Live {
             self.pod(id, &mut todo);
             self.floats.hear(&self.world, id);
         }
-        let routes = self.routes.concerned(&self.world, &self.claims, &dirty);
+        let routes = self.ways(&dirty);
         for id in &dirty.sets {
             let nets = self.peers.put_set(&self.world, id);
             self.around_changed(nets, &mut todo);
@@ -99,6 +99,23 @@ impl Live {
         self.addresses(&todo, routes);
         self.floats.touch(todo.addresses.iter().copied());
         self.floats.settle(&self.world, (&self.claims, &self.peers), &mut self.desired);
+    }
+
+    /// Blocks and addresses to which the way may be another. Who may send by tunnels looks at all nodes, and the ways by them all
+    /// depend on this node's own end.
+    fn ways(&mut self, dirty: &Dirty) -> (BTreeSet<Cidr>, BTreeSet<IpAddr>) {
+        let (mut blocks, mut addresses) = self.routes.concerned(&self.world, &self.claims, dirty);
+        if dirty.pools || dirty.networks || !dirty.nodes.is_empty() {
+            let (spec, before) = (tunnel::spec(&self.world), self.desired.own().tunnel);
+            if before.as_deref() != spec.as_ref() {
+                *before = spec.map(Arc::new);
+            }
+        }
+        if dirty.nodes.contains(&self.world.node) {
+            blocks.extend(self.world.blocks.all());
+            addresses.extend(self.routes.strays());
+        }
+        (blocks, addresses)
     }
 
     fn pod(&mut self, id: &PodId, todo: &mut Todo) {

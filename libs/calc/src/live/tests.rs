@@ -7,8 +7,9 @@ use super::*;
 use crate::{AddressSpec, NodeRoute};
 use model::{
     Action, BlockClaim, Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, HostEndpoint,
-    HostInterface, IfaceName, IpPool, Labels, Layer, Mac, Namespace, Node, Order, Pod, PolicyKind, PolicyTypes,
-    Protocol, Resource, Rule, Selector, ServiceAccount, Stage, TierName, WorkloadAddress, Wrapping,
+    HostInterface, IfaceName, IpPool, Labels, Layer, Mac, Namespace, Node, NodeVteps, Order, Pod, PolicyKind,
+    PolicyTypes, Protocol, Resource, Rule, Selector, ServiceAccount, Stage, TierName, Vtep, Vteps, WorkloadAddress,
+    Wrapper, Wrapping,
 };
 use policy::generate::{Case, Dice, INTERFACES};
 use service::{Balance, Frontend};
@@ -92,7 +93,9 @@ fn pool(pod: &Pod, dice: &mut Dice) -> IpPool {
     let address = pod.addresses.first().copied().unwrap_or([10, 0, 0, 1].into());
     let cidr = Cidr::new(address, if address.is_ipv4() { 16 } else { 64 }).expect("a network");
     let wrapping = dice.pick(&[Wrapping::Never, Wrapping::CrossSubnet, Wrapping::Always]);
-    IpPool { wrapping, ..IpPool::of_pods(dice.pick(&["a", "b"]), cidr, 28) }
+    // By what was thrown already: other histories stay what they were.
+    let wrapper = if address.is_ipv4() == (wrapping == Wrapping::Always) { Wrapper::Vxlan } else { Wrapper::Ipip };
+    IpPool { wrapping, wrapper, ..IpPool::of_pods(dice.pick(&["a", "b"]), cidr, 28) }
 }
 
 /// Blocks, pools, nodes' addresses and this node's networks change.
@@ -104,7 +107,15 @@ fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
         0 => Update::Gone(ResourceKey::BlockClaim(name.into())),
         1 => {
             let (addresses, pod_cidrs, labels) = (pod.addresses.to_vec(), Vec::new(), Labels::default());
-            Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels }))
+            let ends = addresses.iter().map(|address| Vtep { address: *address, mac: Mac([2, 0, 0, 0, 0, 1]) });
+            let ends: Vec<_> = ends.filter(|end| !end.address.to_string().ends_with('3')).collect();
+            let of = |is_v4: bool| ends.iter().find(|end| end.address.is_ipv4() == is_v4).copied();
+            let vteps = Vteps { v4: of(true), v6: of(false) };
+            if name == "b2" {
+                Update::Set(Resource::NodeVteps(NodeVteps { node, vteps }))
+            } else {
+                Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels, vteps }))
+            }
         }
         2 => {
             let networks = networks(pod, dice);

@@ -169,7 +169,13 @@ fn a_configuration_that_selects_the_node_goes_before_the_default_and_after_the_n
     };
     let node = |rack: &str| {
         let labels = [("rack".to_owned(), rack.to_owned())].into();
-        Fact::Object(Resource::Node(Node { name: "n1".into(), addresses: vec![], labels, pod_cidrs: vec![] }))
+        Fact::Object(Resource::Node(Node {
+            name: "n1".into(),
+            addresses: vec![],
+            labels,
+            pod_cidrs: vec![],
+            vteps: Default::default(),
+        }))
     };
     let default = || felix("default", |felix| felix.deny_action = Some(DenyAction::Drop));
     let (old, new) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");

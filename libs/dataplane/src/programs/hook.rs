@@ -22,11 +22,15 @@ pub enum Hook {
     ToUplink,
     /// Egress of the uplink and of loopback, where sockets of this node's are asked nothing when they call.
     FromNode,
+    /// Ingress of the tunnel device.
+    FromTunnel,
+    /// Its egress.
+    ToTunnel,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::FromWorkload,
         Self::ToWorkload,
         Self::FromUplink,
@@ -34,6 +38,8 @@ impl Hook {
         Self::ToHostEndpoint,
         Self::ToUplink,
         Self::FromNode,
+        Self::FromTunnel,
+        Self::ToTunnel,
     ];
 
     /// The program's name in the object.
@@ -47,6 +53,8 @@ impl Hook {
             Self::ToHostEndpoint => "to_host_endpoint",
             Self::ToUplink => "to_uplink",
             Self::FromNode => "from_node",
+            Self::FromTunnel => "from_tunnel",
+            Self::ToTunnel => "to_tunnel",
         }
     }
 
@@ -54,8 +62,8 @@ impl Hook {
     #[must_use]
     pub const fn side(self) -> Side {
         match self {
-            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint => Side::Ingress,
-            Self::ToWorkload | Self::ToHostEndpoint | Self::ToUplink | Self::FromNode => Side::Egress,
+            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint | Self::FromTunnel => Side::Ingress,
+            Self::ToWorkload | Self::ToHostEndpoint | Self::ToUplink | Self::FromNode | Self::ToTunnel => Side::Egress,
         }
     }
 
@@ -70,6 +78,8 @@ impl Hook {
             Self::ToHostEndpoint => "to_host_endpoint_dry",
             Self::ToUplink => "to_uplink_dry",
             Self::FromNode => "from_node_dry",
+            Self::FromTunnel => "from_tunnel_dry",
+            Self::ToTunnel => "to_tunnel_dry",
         }
     }
 
@@ -81,6 +91,7 @@ impl Hook {
             Self::FromUplink => &[Self::FromHostEndpoint],
             Self::ToHostEndpoint => &[Self::ToUplink, Self::FromNode],
             Self::ToUplink => &[Self::FromNode],
+            Self::FromTunnel | Self::ToTunnel => &[],
             Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::FromNode => &[],
         }
     }
@@ -99,6 +110,7 @@ impl Hook {
             Self::FromUplink => &[Self::FromUplink],
             Self::ToUplink => &[Self::ToUplink],
             Self::FromNode => &[Self::FromNode],
+            Self::FromTunnel | Self::ToTunnel => &[Self::FromTunnel, Self::ToTunnel],
             Self::FromHostEndpoint | Self::ToHostEndpoint => &[Self::FromHostEndpoint, Self::ToHostEndpoint],
         }
     }

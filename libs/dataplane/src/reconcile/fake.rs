@@ -3,7 +3,10 @@
 //! Invariant: every call can be made to fail, and one that fails changes nothing.
 //! Never: more forgiving than the kernel.
 
-use super::HOST_HOOKS;
+use super::{
+    HOST_HOOKS,
+    tunnel::{self, TUNNEL_HOOKS},
+};
 use crate::{
     host::{self, NODE_ROUTE_PROTOCOL, ROUTE_PROTOCOL},
     links::{AttachError, Guards},
@@ -12,8 +15,9 @@ use crate::{
     tables::{Key, Keyed, Sizes, Snapshot, Store, StoreError, Write, fake::FakeStore, prefix},
 };
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_READY, SLOT_NONE};
+use abi::{NetKey, TunnelEnd};
 use model::{Cidr, IfaceName, Ifindex, Mac};
-use netlink::{Error, Link, Neighbour, Reason, Route, RouteKind, sysctl::SysctlError, watch::Event};
+use netlink::{Error, Link, Neighbour, Reason, Route, RouteKind, VxlanSpec, sysctl::SysctlError, watch::Event};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -167,7 +171,7 @@ impl Network for Handle {
     fn set(&mut self, path: &str, value: &str) -> Result<(), SysctlError> {
         let mut kernel = self.kernel.borrow_mut();
         assert!(
-            ["/conf/cali", "/conf/eth0/", "/conf/lo/"].iter().any(|own| path.contains(own)),
+            ["/conf/cali", "/conf/eth0/", "/conf/lo/", "/conf/vxlan.calico/"].iter().any(|own| path.contains(own)),
             "{path} is not ours to set"
         );
         let failed = |source| SysctlError::Access { operation: "write", path: path.into(), source };
@@ -185,11 +189,48 @@ impl Network for Handle {
 
     fn set_up(&mut self, index: Ifindex) -> Result<(), Error> {
         let mut kernel = self.kernel.borrow_mut();
-        assert!(kernel.is_guarded(index.0), "{} is set up without programs", index.0);
-        assert!(kernel.is_in_force(index.0), "{} is set up before its policy is in force", index.0);
+        let is_tunnel = tunnel::device(&kernel.seen) == Some(index);
+        let is_watched = TUNNEL_HOOKS.iter().all(|hook| kernel.attached.contains(&(index.0, *hook)));
+        assert!(is_tunnel && is_watched || kernel.is_guarded(index.0), "{} is set up without programs", index.0);
+        assert!(is_tunnel || kernel.is_in_force(index.0), "{} is set up before its policy is in force", index.0);
         kernel.change(format!("up {}", index.0))?;
         let link = kernel.link(index).ok_or_else(gone)?;
         (link.up, link.qdisc) = (true, "noqueue".into());
+        Ok(())
+    }
+
+    fn set_mtu(&mut self, index: Ifindex, mtu: u32) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.change(format!("mtu {} {mtu}", index.0))?;
+        kernel.link(index).ok_or_else(gone)?.mtu = mtu;
+        Ok(())
+    }
+
+    fn create_tunnel(&mut self, spec: &VxlanSpec<'_>) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.change(format!("create {}", spec.name))?;
+        assert!(!kernel.seen.links.contains_key(spec.name), "{} is there", spec.name);
+        let index = kernel.seen.indexes().last().copied().unwrap_or_default() + 1;
+        kernel.add_link(index, &spec.name.0);
+        let link = kernel.link(Ifindex(index)).ok_or_else(gone)?;
+        (link.mac, link.mtu, link.kind, link.alias) = (Some(spec.mac), spec.mtu, "vxlan".into(), spec.alias.into());
+        Ok(())
+    }
+
+    fn delete_link(&mut self, index: Ifindex) -> Result<bool, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        let is_tunnel = kernel.link(index).is_some_and(|link| link.name.0 == tunnel::DEVICE);
+        assert!(is_tunnel, "{} is not ours to delete", index.0);
+        kernel.change(format!("delete link {}", index.0))?;
+        kernel.remove_link(index.0);
+        kernel.addresses.retain(|(at, _)| *at != index.0);
+        Ok(true)
+    }
+
+    fn add_address(&mut self, index: Ifindex, address: IpAddr) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.change(format!("address {} {address}", index.0))?;
+        kernel.addresses.push((index.0, address));
         Ok(())
     }
 
@@ -334,6 +375,10 @@ impl Store for Handle {
         let told = kernel.call(Some(format!("{write:?}")));
         told.map_err(|error| StoreError { map: "FAKE", reason: error.to_string() })?;
         kernel.tables.write(write)
+    }
+
+    fn tunnels(&self) -> Result<BTreeMap<NetKey, TunnelEnd>, StoreError> {
+        self.kernel.borrow().tables.tunnels()
     }
 
     fn ask_grace(&mut self) -> u64 {

@@ -21,7 +21,7 @@ pub const HOST_HOOKS: [Hook; 2] = [Hook::FromHostEndpoint, Hook::ToHostEndpoint]
 
 /// Whether a program at this hook goes while its interface stays.
 pub fn may_be_released(hook: Hook) -> bool {
-    HOST_HOOKS.contains(&hook) || matches!(hook, Hook::ToUplink | Hook::FromNode)
+    HOST_HOOKS.contains(&hook) || matches!(hook, Hook::ToUplink | Hook::FromNode | Hook::FromTunnel | Hook::ToTunnel)
 }
 
 /// What a host endpoint is called where something is wrong with it.
@@ -125,6 +125,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             let is_needed = match hook {
                 Hook::ToUplink => self.may_answer(index),
                 Hook::FromNode => self.may_lead(index),
+                // They go with their device.
+                Hook::FromTunnel | Hook::ToTunnel => true,
                 hook => (self.translates && hook == Hook::ToHostEndpoint) || kept.contains(&index),
             };
             if !is_needed

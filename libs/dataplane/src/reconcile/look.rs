@@ -3,6 +3,7 @@
 //! Invariant: costs by what is served here, not by what the cluster has; the order of a pass is kept.
 //! Never: commits, unless an interface changed; looks before a pass said what is wanted.
 
+use super::tunnel::TUNNEL_HOOKS;
 use super::{HOST_HOOKS, POD_HOOKS, Reconciler, is_guarded};
 use crate::{
     drift::{DriftKind, Extent, Looked},
@@ -42,7 +43,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
                 return looked;
             }
         };
-        let is_moved = self.look_at_links(&seen, &mut looked);
+        let is_moved = self.look_at_links(&seen, &mut looked) | self.look_at_tunnel(&seen, &mut looked);
         let mut is_unguarded = false;
         if extent == Extent::Everything {
             is_unguarded = self.look_at_guards(&seen, &mut looked);
@@ -84,6 +85,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         hooks.extend(uplink.map(|link| (Hook::ToUplink, link)));
         let own = self.hosts.keys().filter_map(|name| seen.links.get(name));
         hooks.extend(own.flat_map(|link| HOST_HOOKS.map(|hook| (hook, link))));
+        hooks.extend(self.tunnel_link(seen).into_iter().flat_map(|link| TUNNEL_HOOKS.map(|hook| (hook, link))));
         let of_hosts: BTreeSet<_> = hooks.iter().map(|(_, link)| link.index).collect();
         let leaving = self.leaving(seen).filter(|link| !of_hosts.contains(&link.index));
         hooks.extend(leaving.map(|link| (Hook::ToHostEndpoint, link)));
@@ -180,7 +182,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     pub(super) fn names_of_interest(&self) -> impl Iterator<Item = &IfaceName> {
         let pods = self.wanted.values().map(|endpoint: &EndpointSpec| &endpoint.interface);
-        pods.chain(self.hosts.keys()).chain(self.uplink.as_ref())
+        pods.chain(self.hosts.keys()).chain(self.uplink.as_ref()).chain(self.tunnel_name())
     }
 }
 

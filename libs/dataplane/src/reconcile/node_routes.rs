@@ -3,7 +3,7 @@
 //! Invariant: ours is a route with [`NODE_ROUTE_PROTOCOL`]; where another's leads to the same network, that one stays, and ours waits.
 //! Never: looks at what did not change, unless the kernel's routes to nodes or the links have.
 
-use super::{Pass, Reconciler};
+use super::{Pass, Reconciler, tunnel::DEVICE};
 use crate::{
     ApplyError, DriftKind,
     drift::Looked,
@@ -53,6 +53,10 @@ fn wanted(route: Option<&NodeRoute>, to: Cidr, links: &Links) -> Result<Option<R
         Some(NodeRoute::Via { gateway, interface }) => match links.get(interface) {
             Some(link) => Ok(Some(via(to, *gateway, *link))),
             None => Err(failed(format!("its interface {interface} is down or gone"))),
+        },
+        Some(NodeRoute::Tunnel(end)) => match links.get(&IfaceName(DEVICE.to_owned())) {
+            Some(link) => Ok(Some(Route { on_link: true, ..via(to, end.gateway, *link) })),
+            None => Err(failed(format!("the tunnel device {DEVICE} is down or gone"))),
         },
         Some(NodeRoute::None(..)) | None => Ok(None),
     }

@@ -31,6 +31,7 @@ use std::{
 mod answers;
 mod node_routes;
 mod own;
+mod tunnel;
 
 const UPLINK: u32 = 2;
 const OTHER: u32 = 3;

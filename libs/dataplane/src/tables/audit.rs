@@ -151,6 +151,8 @@ pub fn text(repair: &Write) -> String {
         Write::DeleteRow(key) => format!("ROWS had a foreign entry (rule set {}, class {})", key.set, key.class),
         Write::Spans(offset, _) => format!("SPANS from {offset} on"),
         Write::Source(family, _) => format!("SOURCES entry {family}"),
+        Write::Tunnel(key, _) => format!("TUNNELS entry {}", prefix::text(key)),
+        Write::TunnelLocal(family, _) => format!("TUNNEL_LOCAL entry {family}"),
         Write::Services(repair) => services::text(repair),
         Write::ClearHit(_) | Write::Grace | Write::FlushFlows(_) | Write::FlushAhead(_) => "counters and flows".into(),
     }

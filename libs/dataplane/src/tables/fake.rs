@@ -11,7 +11,7 @@ use super::{
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
-    Address, Endpoint, Layers, RowKey, RowRef, ServiceKey, SetEntry, Span, SpanKind,
+    Address, Endpoint, Layers, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, SpanKind, TunnelEnd,
     endpoint::{ENDPOINT_HOST, NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
@@ -32,6 +32,9 @@ pub struct FakeStore {
     pub services: Rig,
     /// Where ICMP errors come from, by family.
     pub sources: BTreeMap<u32, Address>,
+    /// What lies behind which node, and from where this one sends.
+    pub tunnels: BTreeMap<NetKey, TunnelEnd>,
+    pub tunnel_local: BTreeMap<u32, Address>,
     pub writes: usize,
     /// Fails the write of this number (from 0), once.
     pub fail_at: Option<usize>,
@@ -416,6 +419,11 @@ impl FakeStore {
             }
             Write::FlushFlows(_) => self.no_old_packets(),
             Write::FlushAhead(_) => {}
+            Write::Tunnel(net, Some(end)) => drop(self.tunnels.insert(*net, *end)),
+            Write::Tunnel(net, None) => {
+                assert!(self.tunnels.remove(net).is_some(), "behind no node lies what is forgotten");
+            }
+            Write::TunnelLocal(family, address) => drop(self.tunnel_local.insert(*family, *address)),
             Write::Source(family, address) => {
                 assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
                 self.sources.insert(*family, *address);
@@ -454,6 +462,10 @@ impl Store for FakeStore {
         self.put(write)?;
         self.assert_told(write);
         Ok(())
+    }
+
+    fn tunnels(&self) -> Result<BTreeMap<NetKey, TunnelEnd>, StoreError> {
+        Ok(self.tunnels.clone())
     }
 
     fn ask_grace(&mut self) -> u64 {

@@ -20,7 +20,7 @@ use crate::{
     pins,
 };
 use abi::{
-    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, SocketKey, Span, Timeouts,
+    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, SocketKey, Span, Timeouts, TunnelEnd,
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
@@ -52,6 +52,8 @@ pub struct KernelStore {
     /// DROPS once more, for a walk over all of it.
     all_drops: MapData,
     sources: Array<MapData, Address>,
+    tunnels: LpmTrie<MapData, [u8; 16], TunnelEnd>,
+    tunnel_local: Array<MapData, Address>,
     /// Tracked flows.
     pub conntrack: Conntrack,
     services: ServiceMaps,
@@ -142,6 +144,8 @@ impl KernelStore {
             drops: typed(dir, &maps::DROPS)?,
             all_drops: open(dir, &maps::DROPS)?,
             sources: typed(dir, &maps::SOURCES)?,
+            tunnels: typed(dir, &maps::TUNNELS)?,
+            tunnel_local: typed(dir, &maps::TUNNEL_LOCAL)?,
             conntrack: Conntrack::new(
                 open(dir, &maps::CONNTRACK)?,
                 open(dir, &maps::NEWFLOW)?,
@@ -362,6 +366,11 @@ impl Store for KernelStore {
         })
     }
 
+    fn tunnels(&self) -> Result<BTreeMap<NetKey, TunnelEnd>, StoreError> {
+        let entries = self.tunnels.iter().map(|entry| entry.map(|(key, end)| (net_of(&key), end)));
+        entries.collect::<Result<_, _>>().map_err(|error| failed(&maps::TUNNELS, error))
+    }
+
     fn write(&mut self, write: &Write) -> Result<(), StoreError> {
         match write {
             Write::Spans(offset, spans) => self.put_spans(*offset, spans),
@@ -392,6 +401,14 @@ impl Store for KernelStore {
             Write::Grace => grace(),
             Write::Source(family, address) => {
                 self.sources.set(*family, address, 0).map_err(|error| failed(&maps::SOURCES, error))
+            }
+            // One that is there is replaced as a whole.
+            Write::Tunnel(net, Some(end)) => {
+                self.tunnels.insert(&key_of(net), end, 0).map_err(|error| failed(&maps::TUNNELS, error))
+            }
+            Write::Tunnel(net, None) => absent_is_fine(self.tunnels.remove(&key_of(net)), &maps::TUNNELS),
+            Write::TunnelLocal(family, address) => {
+                self.tunnel_local.set(*family, address, 0).map_err(|error| failed(&maps::TUNNEL_LOCAL, error))
             }
             Write::FlushFlows(slots) => self.forget_slots(slots),
             Write::FlushAhead(generation) => self.conntrack.flush_ahead(*generation).map(drop),

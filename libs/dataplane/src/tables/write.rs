@@ -7,7 +7,7 @@ use super::{
     services::{ServiceSnapshot, ServiceWrite},
     sizes::Sizes,
 };
-use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span};
+use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, TunnelEnd};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -50,6 +50,10 @@ pub enum Write {
     Grace,
     /// The address from which ICMP errors come: of IPv4 (0) or IPv6 (1); all zero: none.
     Source(u32, Address),
+    /// Behind which node a network lies; `None`: behind none.
+    Tunnel(NetKey, Option<TunnelEnd>),
+    /// From which of its addresses this node's wrapped packets come: of IPv4 (0) or IPv6 (1).
+    TunnelLocal(u32, Address),
     /// Deletes flows that name one of these endpoint slots.
     FlushFlows(BTreeSet<u32>),
     /// Deletes flows stamped later than this generation, which only a foreign generation can have done.
@@ -139,6 +143,12 @@ pub trait Store {
     /// # Errors
     /// The kernel refuses it.
     fn write(&mut self, write: &Write) -> Result<(), StoreError>;
+
+    /// What lies behind which node.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn tunnels(&self) -> Result<BTreeMap<NetKey, TunnelEnd>, StoreError>;
 
     /// Asks for a grace that begins after everything written so far; its number.
     fn ask_grace(&mut self) -> u64;

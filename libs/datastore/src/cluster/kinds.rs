@@ -213,6 +213,7 @@ pub(super) fn of_key(calico: Calico, key: &ResourceKey) -> Option<(ApiResource, 
         | ResourceKey::ServiceAccount(..)
         | ResourceKey::Profile(_)
         | ResourceKey::WorkloadAddress(_)
+        | ResourceKey::NodeVteps(_)
         | ResourceKey::ServiceAddresses(_) => return None,
     };
     let is_it = |watched: &Watched| {

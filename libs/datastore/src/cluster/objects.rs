@@ -23,6 +23,7 @@ use crate::{
     lease,
     settings::{Change, Setting},
     shared::Described,
+    vtep,
 };
 use ipam::audit::Census;
 use kube::{
@@ -30,7 +31,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
-use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -247,6 +248,27 @@ impl Shared for ClusterObjects {
 
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         self.annotate(pod, node, &annotations(&[]))
+    }
+
+    /// At the Node itself, where Calico's agents look for it.
+    fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
+        let (resource, name) = (kinds::nodes(), own.node.to_string());
+        let api: Api<DynamicObject> = Api::all_with(self.connection.client.clone(), &resource);
+        let what = (&*resource.kind, &*name);
+        let found = self.ask(what, api.get(&name))?;
+        let found = found.ok_or_else(|| self.failed(what, "there is no such Node".to_owned()))?;
+        let says = |key: &str| found.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+        let annotations = vtep::told(&own.vteps, vtep::ANNOTATIONS);
+        if annotations.iter().all(|(key, value)| says(key) == *value) {
+            return Ok(());
+        }
+        let annotations: serde_json::Map<_, _> =
+            annotations.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect();
+        // With the UID: a Node of the same name that was made meanwhile is another machine's, perhaps.
+        let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
+        self.connection.count(Write::Node);
+        let patched = self.connection.ask(api.patch_status(&name, &patching(), &Patch::Merge(&change)));
+        patched.map(drop).map_err(|unanswered| self.error(what, unanswered))
     }
 
     /// As the Service's own status. What another manager has written there is not taken from him.

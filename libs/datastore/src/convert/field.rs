@@ -24,7 +24,7 @@ impl InvalidField {
     }
 
     /// With what holds meanwhile.
-    pub(super) fn so(mut self, consequence: &str) -> Self {
+    pub(crate) fn so(mut self, consequence: &str) -> Self {
         self.reason = format!("{}; {consequence}", self.reason);
         self
     }

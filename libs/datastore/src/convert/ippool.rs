@@ -8,7 +8,7 @@ use super::{
     field::{Meta, read},
 };
 use crate::crds::{checks, shapes};
-use model::{Cidr, IpPool, PoolUses, Selector, Wrapping};
+use model::{Cidr, IpPool, PoolUses, Selector, Wrapper, Wrapping};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -72,11 +72,14 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     };
     let uses = uses(&spec.allowed_uses.unwrap_or_default())?;
     let disabled = spec.disabled.unwrap_or(false);
-    let wrapping = wrapping(spec.ipip_mode.as_deref()).max(wrapping(spec.vxlan_mode.as_deref()));
+    let (ipip, vxlan) = (wrapping(spec.ipip_mode.as_deref()), wrapping(spec.vxlan_mode.as_deref()));
+    // Calico refuses a pool with both.
+    let is_vxlan = ipip == Wrapping::Never && vxlan != Wrapping::Never;
+    let (wrapping, wrapper) = (ipip.max(vxlan), if is_vxlan { Wrapper::Vxlan } else { Wrapper::Ipip });
     let nodes = selector("spec.nodeSelector", spec.node_selector.as_deref())?;
     let namespaces = selector("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
     let name = meta.name.clone();
-    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping })
+    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping, wrapper })
 }
 
 /// Without a mode there is none; a mode that is not known is one.
@@ -92,7 +95,7 @@ fn selector(path: &str, written: Option<&str>) -> Result<Selector, InvalidField>
     written.unwrap_or_default().parse().map_err(|error| InvalidField::new(path, error))
 }
 
-/// What is not said is for pods and tunnels (IPAM-13); tunnels have no addresses of pools here.
+/// What is not said is for pods and tunnels (IPAM-13).
 fn uses(written: &[String]) -> Result<PoolUses, InvalidField> {
     let known = ["Workload", "Tunnel", "LoadBalancer"];
     if let Some((index, other)) = written.iter().enumerate().find(|(_, one)| !known.contains(&one.as_str())) {
@@ -100,7 +103,11 @@ fn uses(written: &[String]) -> Result<PoolUses, InvalidField> {
         return Err(InvalidField::new(&format!("spec.allowedUses[{index}]"), reason));
     }
     let says = |what: &str| written.iter().any(|one| one == what);
-    let uses = PoolUses { workload: written.is_empty() || says("Workload"), load_balancer: says("LoadBalancer") };
+    let uses = PoolUses {
+        workload: written.is_empty() || says("Workload"),
+        load_balancer: says("LoadBalancer"),
+        tunnel: written.is_empty() || says("Tunnel"),
+    };
     if uses.load_balancer && written.len() > 1 {
         let reason = "LoadBalancer is a use of its own: pods and services do not share a pool";
         return Err(InvalidField::new("spec.allowedUses", reason));

@@ -7,7 +7,7 @@ use super::{
     calico::{Group, workloadendpoint},
     field::Meta,
 };
-use crate::{given, workload};
+use crate::{given, vtep, workload};
 use model::{EndpointSliceId, NamespaceName, NetworkSetId, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId};
 use serde_json::Value;
 
@@ -37,6 +37,7 @@ pub(super) enum Kind {
     CalicoNode,
     WorkloadEndpoint,
     WorkloadAddress,
+    NodeVteps,
     ServiceAddresses,
 }
 
@@ -59,6 +60,7 @@ impl Kind {
                 Some(Self::Policy(PolicyKind::ClusterNetworkPolicy, Group::Api))
             }
             (workload::API_VERSION, workload::KIND) => Some(Self::WorkloadAddress),
+            (vtep::API_VERSION, vtep::KIND) => Some(Self::NodeVteps),
             (given::API_VERSION, given::KIND) => Some(Self::ServiceAddresses),
             _ => None,
         }
@@ -118,6 +120,7 @@ impl Kind {
                 let (namespace, pod) = name.split_once('.').unwrap_or((part("/spec/pod/namespace"), &name));
                 ResourceKey::WorkloadAddress(PodId::new(namespace, pod))
             }
+            Self::NodeVteps => ResourceKey::NodeVteps(name.into()),
             // Namespace names have no dots.
             Self::ServiceAddresses => {
                 let (namespace, service) = name.split_once('.').unwrap_or(("", &name));

@@ -42,7 +42,7 @@ use crate::{given, settings::Setting, workload};
 use calico::Group;
 use field::{Meta, read};
 use kind::Kind;
-use model::{PolicyKind, Resource, ResourceKey, ServiceAddresses, WorkloadAddress};
+use model::{NodeVteps, PolicyKind, Resource, ResourceKey, ServiceAddresses, WorkloadAddress};
 use serde_json::Value;
 
 /// What an object turned out to be.
@@ -160,7 +160,7 @@ fn resource(
         Kind::IpReservation => Resource::IpReservation(ipam::reservation(meta, value)?),
         Kind::IpamConfig => Resource::IpamConfig(meta.name.clone(), ipam::config(value)?),
         Kind::BlockClaim => return Ok(ipam::claim(meta, value)?.map(Resource::BlockClaim)),
-        Kind::CalicoNode => Resource::Node(calico::node::convert(meta, value)?),
+        Kind::CalicoNode => Resource::Node(calico::node::convert(meta, value, unreadable)?),
         Kind::WorkloadEndpoint => Resource::Pod(calico::workloadendpoint::convert(meta, value, unreadable)?.into()),
         Kind::WorkloadAddress => {
             let address: WorkloadAddress = read("spec", value)?;
@@ -168,6 +168,13 @@ fn resource(
                 return Err(InvalidField::new("metadata.name", "is not NAMESPACE.POD of spec.pod"));
             }
             Resource::WorkloadAddress(address)
+        }
+        Kind::NodeVteps => {
+            let told: NodeVteps = read("spec", value)?;
+            if *told.node.0 != *meta.name {
+                return Err(InvalidField::new("metadata.name", "is not spec.node"));
+            }
+            Resource::NodeVteps(told)
         }
         Kind::ServiceAddresses => {
             let given: ServiceAddresses = read("spec", value)?;

@@ -7,6 +7,7 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
+use crate::vtep;
 use model::{Cidr, Node};
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,12 +49,10 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     }
     addresses.sort_by_key(|(is_external, _)| *is_external);
     let addresses = addresses.into_iter().map(|(_, address)| address).collect();
-    Ok(Node {
-        name: meta.name.as_str().into(),
-        addresses,
-        labels: meta.labels(),
-        pod_cidrs: pod_cidrs(spec, unreadable),
-    })
+    let name = meta.name.as_str().into();
+    let said = |name: &str| meta.annotation(name);
+    let vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
+    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: pod_cidrs(spec, unreadable), vteps })
 }
 
 /// A node that is told but one network may have it by the older name alone.

@@ -317,15 +317,15 @@ fn pools_have_calicos_defaults_and_bounds() {
         [26, 122, 32]
     );
     let wraps = |spec: &str| match known(&pool(spec)).0 {
-        Resource::IpPool(pool) => pool.wrapping,
+        Resource::IpPool(pool) => (pool.wrapping, pool.uses_vxlan()),
         other => panic!("{other:?} is no pool"),
     };
     for (modes, expected) in [
-        ("", Wrapping::Never),
-        (", ipipMode: Never, vxlanMode: Never", Wrapping::Never),
-        (", ipipMode: Always", Wrapping::Always),
-        (", ipipMode: Never, vxlanMode: CrossSubnet", Wrapping::CrossSubnet),
-        (", vxlanMode: AlwaysAndEver", Wrapping::Always),
+        ("", (Wrapping::Never, false)),
+        (", ipipMode: Never, vxlanMode: Never", (Wrapping::Never, false)),
+        (", ipipMode: Always", (Wrapping::Always, false)),
+        (", ipipMode: Never, vxlanMode: CrossSubnet", (Wrapping::CrossSubnet, true)),
+        (", vxlanMode: AlwaysAndEver", (Wrapping::Always, true)),
     ] {
         assert_eq!(wraps(&format!("{{cidr: 10.0.0.0/16{modes}}}")), expected, "{modes}");
     }

@@ -7,6 +7,7 @@ use super::{
     connection::{EtcdConnection, Write},
     error::Unanswered,
     heard,
+    layout::RESOURCES,
     message::{Compare, Delete, EQUAL, KeyValue, MOD, Put, RangeRequest, Step, TxnRequest},
     pages::Pages,
     pods, records,
@@ -19,9 +20,13 @@ use crate::{
     lease,
     settings::{Change, Setting},
     shared::Described,
+    vtep,
 };
 use ipam::audit::Census;
-use model::{Attachment, Cidr, IpamConfig, NodeName, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{
+    Attachment, Cidr, IpamConfig, NodeName, NodeVteps, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress,
+};
+use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
     sync::{Arc, OnceLock},
@@ -290,6 +295,38 @@ impl Shared for EtcdObjects {
             }
         }
         Ok(())
+    }
+
+    /// In Calico's Node, where Calico's agents look for it.
+    fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
+        let name = own.node.to_string();
+        let what = ("Node", &*name);
+        let key = format!("{RESOURCES}nodes/{name}");
+        for _ in 0..ATTEMPTS {
+            let found = self.one(what, &key)?.ok_or_else(|| self.error(what, "Calico has no such Node"))?;
+            let unreadable = |error: serde_json::Error| self.error(what, format!("{key} cannot be read: {error}"));
+            let mut node: Value = serde_json::from_slice(&found.value).map_err(unreadable)?;
+            let before = node.clone();
+            let spec = node.as_object_mut().map(|node| node.entry("spec").or_insert_with(|| json!({})));
+            let Some(spec) = spec.and_then(Value::as_object_mut) else {
+                return Err(self.error(what, format!("{key} cannot be read: its spec is no object")));
+            };
+            for (field, value) in vtep::told(&own.vteps, vtep::FIELDS) {
+                match value {
+                    Some(value) => drop(spec.insert(field.to_owned(), value.into())),
+                    None => drop(spec.remove(field)),
+                }
+            }
+            if node == before {
+                return Ok(());
+            }
+            self.begin(Write::Addresses, what)?;
+            let step = (unchanged(&key, found.mod_revision), put(&key, node.to_string().into_bytes()));
+            if self.transact(what, vec![step])?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(self.error(what, "others kept writing it at the same time"))
     }
 
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {

@@ -10,7 +10,7 @@ use crate::{
     settings::{Change, Setting},
 };
 use ipam::audit::Census;
-use model::{Attachment, NodeName, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
     error::Error,
     sync::{
@@ -70,6 +70,9 @@ impl Shared for Slow {
     }
     fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
         self.after(Shared::publish(&self.objects, pods))
+    }
+    fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
+        self.after(self.objects.tell_vteps(own))
     }
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         self.after(Shared::withdraw(&self.objects, pod, node))

@@ -102,7 +102,8 @@ fn reader(dir: &Path) -> Result<Reader, Box<dyn Error>> {
 }
 
 fn reader_telling(dir: &Path, told: Told) -> Result<Reader, Box<dyn Error>> {
-    let dirs = [dir.to_owned(), dir.join(".tortie/A"), dir.join(".tortie/B"), dir.join(".tortie/C")];
+    let dirs =
+        [dir.to_owned(), dir.join(".tortie/A"), dir.join(".tortie/B"), dir.join(".tortie/C"), dir.join(".tortie/D")];
     dirs.iter().try_for_each(fs::create_dir_all)?;
     fs::write(dir.join("a.yaml"), namespace("a"))?;
     let mut reader = Reader::new(dirs, told);

@@ -115,7 +115,7 @@ fn an_address_that_others_gave_out_is_marked_where_a_pool_has_it() {
 fn ipam_13_pods_get_no_address_of_a_pool_that_is_not_for_them() {
     let mut ledger = ledger(&[("192.0.2.128/28", 28)]);
     for pool in ledger.pools.values_mut() {
-        pool.uses = PoolUses { workload: false, load_balancer: true };
+        pool.uses = PoolUses { workload: false, load_balancer: true, tunnel: false };
     }
     assert_eq!(ledger.assign(&request("n1", "a")), Err(AssignError::NoPool));
     assert!(matches!(ledger.assign(&wish("a", "192.0.2.130")), Err(AssignError::NoPool)));

@@ -152,8 +152,13 @@ impl Dice {
 
     /// This node, and one whose address is a stranger's.
     fn nodes(&mut self) -> Vec<Node> {
-        let mut node =
-            |name: &str, addresses| Node { name: name.into(), addresses, labels: self.labels(), pod_cidrs: Vec::new() };
+        let mut node = |name: &str, addresses| Node {
+            name: name.into(),
+            addresses,
+            labels: self.labels(),
+            pod_cidrs: Vec::new(),
+            vteps: Default::default(),
+        };
         vec![
             node("here", vec![HOST_V4.into(), HOST_V6.into()]),
             node("there", vec![strangers(true)[2], strangers(false)[2]]),

@@ -95,7 +95,13 @@ fn node(dice: &mut Dice) -> Node {
     let zone = dice.pick(&[None, Some("a"), Some("b")]);
     let labels = zone.map(|zone| ("topology.kubernetes.io/zone".to_owned(), zone.to_owned()));
     let addresses = (0..dice.below(3)).map(|_| dice.pick(&[[10, 65, 0, 9], [10, 97, 0, 1]]).into()).collect();
-    Node { name: HERE.into(), addresses, labels: labels.into_iter().collect(), pod_cidrs: vec![] }
+    Node {
+        name: HERE.into(),
+        addresses,
+        labels: labels.into_iter().collect(),
+        pod_cidrs: vec![],
+        vteps: Default::default(),
+    }
 }
 
 /// Services, slices and this node, several times.

@@ -12,6 +12,7 @@ use super::RECORDS;
 use crate::convert::{
     ADDRESSES, ADDRESSES_OF_NO_POOL, AWS_POD_IPS, FAMILIES, FLOATING_IPS, MAC, POD_IP, POD_IPS, POOLS, SOURCES, STICKY,
 };
+use crate::vtep;
 use serde::de::DeserializeSeed as _;
 use serde_json::{Value, json};
 
@@ -56,7 +57,17 @@ const META_OF_POD: Parts = metadata!(
     ),
     ("ownerReferences", OWNER)
 );
-const META_OF_NODE: Parts = metadata!(Parts::Fields(&[(NODE_V4, Parts::All), (NODE_V6, Parts::All)], &Parts::None));
+const META_OF_NODE: Parts = metadata!(Parts::Fields(
+    &[
+        (NODE_V4, Parts::All),
+        (NODE_V6, Parts::All),
+        (vtep::ANNOTATIONS[0][0], Parts::All),
+        (vtep::ANNOTATIONS[0][1], Parts::All),
+        (vtep::ANNOTATIONS[1][0], Parts::All),
+        (vtep::ANNOTATIONS[1][1], Parts::All),
+    ],
+    &Parts::None,
+));
 /// Its status may be somebody else's.
 const META_OF_SERVICE: Parts = metadata!(
     Parts::All,

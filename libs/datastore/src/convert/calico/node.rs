@@ -7,6 +7,7 @@ use super::super::{
     InvalidField,
     field::{Meta, read},
 };
+use crate::vtep;
 use model::{Cidr, Node};
 use serde::Deserialize;
 use serde_json::Value;
@@ -30,7 +31,11 @@ struct Address {
     address: String,
 }
 
-pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Node, InvalidField> {
+pub(in super::super) fn convert(
+    meta: &Meta,
+    object: &Value,
+    unreadable: &mut Vec<InvalidField>,
+) -> Result<Node, InvalidField> {
     let spec: Spec = read("spec", object)?;
     let mut addresses = Vec::new();
     let bgp = spec.bgp.unwrap_or_default();
@@ -43,7 +48,10 @@ pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<Node, Inv
     for (index, entry) in spec.addresses.unwrap_or_default().into_iter().enumerate() {
         add(&mut addresses, address(&format!("spec.addresses[{index}].address"), &entry.address)?);
     }
-    Ok(Node { name: meta.name.as_str().into(), addresses, labels: meta.labels(), pod_cidrs: Vec::new() })
+    let name = meta.name.as_str().into();
+    let said = |name: &str| object.get("spec")?.get(name)?.as_str();
+    let vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
+    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps })
 }
 
 fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) {

@@ -1,0 +1,65 @@
+//! Tunnel: where a packet on its way to another node is wrapped for, and which wrapped packets are taken.
+//! In: what lies behind which node, and who sent the wrapped packet. Out: the node, or why the packet goes no further.
+//! Invariant: a packet is taken only from a node, and an address that lies behind a node only from that one.
+//! Never: asks whose packet it is otherwise; the stages of the uplink do.
+
+use abi::tunnel::{TunnelEnd, VNI};
+use abi::{Address, DropReason};
+
+/// The node for which a packet is wrapped; `found`: behind which its destination lies.
+#[inline(always)]
+pub fn node_behind(found: Option<&TunnelEnd>) -> Result<&TunnelEnd, DropReason> {
+    match found {
+        Some(end) if end.mac != [0; 6] => Ok(end),
+        _ => Err(DropReason::Unroutable),
+    }
+}
+
+/// Whether a wrapped packet of this network and from this sender is taken; `outer`: behind which node the sender lies, `inner`:
+/// behind which the source of what it sent.
+#[inline(always)]
+#[must_use]
+pub fn is_taken(vni: u32, sender: &Address, outer: Option<&TunnelEnd>, inner: Option<&TunnelEnd>) -> bool {
+    let is_node = match outer {
+        Some(end) => end.remote == *sender,
+        None => false,
+    };
+    // A pod of a node of which the claim is not known yet is behind nobody.
+    let is_its_own = match inner {
+        Some(end) => end.remote == *sender,
+        None => true,
+    };
+    vni == VNI && is_node && is_its_own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Address {
+        Address::from_v4([192, 0, 2, last])
+    }
+
+    fn behind(last: u8) -> TunnelEnd {
+        TunnelEnd { remote: address(last), mac: [0x66, 0, 0, 0, 0, last], pad: [0; 2] }
+    }
+
+    #[test]
+    fn a_packet_goes_to_the_node_behind_which_its_destination_lies_or_nowhere() {
+        assert_eq!(node_behind(Some(&behind(2))), Ok(&behind(2)));
+        assert_eq!(node_behind(None), Err(DropReason::Unroutable));
+        let silent = TunnelEnd { mac: [0; 6], ..behind(2) };
+        assert_eq!(node_behind(Some(&silent)), Err(DropReason::Unroutable));
+    }
+
+    #[test]
+    fn agt_10_a_wrapped_packet_is_taken_from_the_node_behind_which_its_source_lies() {
+        let silent = TunnelEnd { mac: [0; 6], ..behind(2) };
+        assert!(is_taken(VNI, &address(2), Some(&silent), Some(&behind(2))));
+        assert!(is_taken(VNI, &address(2), Some(&silent), None), "its claim may be heard later");
+        assert!(!is_taken(VNI, &address(3), None, Some(&behind(3))), "no node");
+        assert!(!is_taken(VNI, &address(2), Some(&silent), Some(&behind(3))), "another node's pod");
+        assert!(!is_taken(VNI, &address(9), Some(&behind(2)), None), "of the network of a node's pods, and no node");
+        assert!(!is_taken(VNI + 1, &address(2), Some(&silent), Some(&behind(2))), "another network");
+    }
+}
