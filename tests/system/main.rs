@@ -60,6 +60,7 @@ mod services_sockets;
 mod services_told;
 mod sticky;
 mod story;
+mod tunnels;
 mod way;
 mod without_cgroup;
 

@@ -1,0 +1,356 @@
+//! VXLAN between nodes: two subnets with a router between them, and a peer that is the kernel's own VXLAN as Calico sets it up.
+//! In: pods on both nodes. Out: who reaches whom, by which device, and what is dropped.
+//! Invariant: packets between pods of the two subnets find no other way: the router knows no pod.
+//! Never: routes to pods by hand, but for the kernel's peer.
+
+use anyhow::{Context as _, Result};
+use std::{collections::BTreeMap, net::IpAddr};
+use tests::{
+    Cluster, NetNs, Node, NodeSpec, Outcome, Pod, PodSpec,
+    Probe::{self, Ping, Tcp, Udp},
+    Servers, Table, cluster,
+    probe::probe,
+    server::Listen,
+    wait::{PATIENCE, wait_until},
+};
+
+const DEVICE: &str = "vxlan.calico";
+
+/// Two nodes in subnets of their own, and their pods.
+struct Routed {
+    pods: BTreeMap<String, Pod>,
+    nodes: [Node; 2],
+    cluster: Cluster,
+}
+
+/// Of which subnet a node is, by both families.
+fn addresses(number: u8, is_far: bool) -> [String; 2] {
+    if is_far {
+        [format!("198.51.100.{number}"), format!("2001:db8:2::{number}")]
+    } else {
+        [format!("192.0.2.{number}"), format!("2001:db8::{number}")]
+    }
+}
+
+/// Moves a node into the subnet behind the router.
+fn move_away(namespace: &NetNs, number: u8) -> Result<()> {
+    let [v4, v6] = addresses(number, true);
+    namespace.ip(&[
+        "address flush dev eth0 scope global",
+        &format!("address add {v4}/24 dev eth0"),
+        &format!("address add {v6}/64 dev eth0 nodad"),
+        "route add default via 198.51.100.254",
+        "route add default via 2001:db8:2::fe",
+    ])
+}
+
+/// Makes the outside host a router between two subnets.
+fn make_router(cluster: &Cluster) -> Result<()> {
+    let outside = cluster.outside();
+    outside.ip(&["address add 198.51.100.254/24 dev br0", "address add 2001:db8:2::fe/64 dev br0 nodad"])?;
+    for (setting, value) in [
+        ("ipv4/conf/all/forwarding", "1"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/br0/send_redirects", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ] {
+        outside.sysctl(setting, value)?;
+    }
+    Ok(())
+}
+
+fn near(namespace: &NetNs) -> Result<()> {
+    namespace.ip(&["route add default via 192.0.2.254", "route add default via 2001:db8::fe"])
+}
+
+fn describe(cluster: &Cluster, name: &str, addresses: &[String], annotations: &str) -> Result<()> {
+    let addresses: String =
+        addresses.iter().map(|address| format!("{{ type: InternalIP, address: '{address}' }}, ")).collect();
+    let text = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{ name: {name}, annotations: {{ {annotations} }} }}\nstatus: {{ addresses: [{addresses}] }}\n"
+    );
+    cluster.manifest(&format!("node-{name}"), &text)
+}
+
+fn wrapped_pools(mode: &str) -> String {
+    cluster::pools(26, 122).replace("blockSize:", &format!("vxlanMode: {mode}, blockSize:"))
+}
+
+fn routed(mode: &str, specs: [NodeSpec; 2], test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
+    super::need_root()?;
+    let cluster = Cluster::create()?;
+    cluster.manifest("pools", &wrapped_pools(mode))?;
+    make_router(&cluster)?;
+    for namespace in ["x", "y"] {
+        cluster.namespace(namespace, &[("ns", namespace)])?;
+    }
+    let [first, second] = specs;
+    let mut nodes = [cluster.node(first)?, cluster.node(second)?];
+    near(nodes[0].namespace())?;
+    move_away(nodes[1].namespace(), 2)?;
+    for (node, number) in nodes.iter_mut().zip([1, 2]) {
+        describe(&cluster, node.name(), &addresses(number, number == 2), "")?;
+        node.start()?;
+    }
+    let mut routed = Routed { pods: BTreeMap::new(), nodes, cluster };
+    for (id, number) in [("x/a", 1), ("y/a", 1), ("x/b", 2), ("y/b", 2)] {
+        let node = &routed.nodes[number - 1];
+        let pod = node.pod(&routed.cluster, &PodSpec::new(id).listen(Listen::Sctp(80)))?;
+        routed.pods.insert(id.to_owned(), pod);
+    }
+    let result = routed.wait().and_then(|()| test(&mut routed));
+    let logs =
+        routed.nodes.iter().map(|node| format!("{}:\n{}\n", node.name(), node.agent.log_tail())).collect::<String>();
+    result.context(logs)
+}
+
+fn two(mode: &str, test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
+    routed(mode, [NodeSpec::new(1), NodeSpec::new(2)], test)
+}
+
+impl Routed {
+    /// Until both nodes have told where their tunnels end, and have their devices.
+    fn wait(&self) -> Result<()> {
+        for node in &self.nodes {
+            wait_until("the device is up", PATIENCE, || is_up(node.namespace()))?;
+        }
+        Ok(())
+    }
+
+    fn expect(&self, what: Probe, table: &str) -> Result<()> {
+        let actors: Vec<_> = self.pods.values().map(Pod::actor).collect();
+        Table::parse(table)?.expect(&actors, what)
+    }
+
+    fn reach_each_other(&self) -> Result<()> {
+        for what in [Tcp(80), Udp(80), Ping] {
+            self.expect(
+                what,
+                "    x/a y/a x/b y/b
+                 x/a  -   .   .   .
+                 y/a  .   -   .   .
+                 x/b  .   .   -   .
+                 y/b  .   .   .   -",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn is_up(namespace: &NetNs) -> Result<bool> {
+    let shown = namespace.ip_json(&format!("-d link show dev {DEVICE}")).unwrap_or_default();
+    let is_ours = shown[0]["linkinfo"]["info_data"]["external"] == true;
+    Ok(is_ours && shown[0]["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP")))
+}
+
+/// Packets that a device has sent.
+fn sent(namespace: &NetNs) -> Result<u64> {
+    let shown = namespace.ip_json(&format!("-s link show dev {DEVICE}"))?;
+    shown[0]["stats64"]["tx"]["packets"].as_u64().context("a count")
+}
+
+#[test]
+fn agt_10_pods_of_two_subnets_reach_each_other_by_vxlan_of_both_families() -> Result<()> {
+    two("Always", |t| {
+        t.reach_each_other()?;
+        assert!(sent(t.nodes[0].namespace())? > 0, "by the tunnel");
+        Ok(())
+    })
+}
+
+#[test]
+fn agt_10_pods_of_two_subnets_reach_each_other_by_vxlan_where_only_subnets_are_crossed() -> Result<()> {
+    two("CrossSubnet", |t| {
+        t.reach_each_other()?;
+        assert!(sent(t.nodes[1].namespace())? > 0, "by the tunnel");
+        Ok(())
+    })
+}
+
+#[test]
+fn agt_10_pods_reach_each_other_by_vxlan_with_programs_attached_by_clsact() -> Result<()> {
+    routed("Always", [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
+}
+
+#[test]
+fn np_3_a_policy_holds_through_tunnels() -> Result<()> {
+    two("CrossSubnet", |t| {
+        let spec =
+            "{ podSelector: { matchLabels: { pod: a } }, ingress: [{ from: [{ podSelector: {} }] }] }".to_owned();
+        t.cluster.manifest("x-in", &crate::story::policy("x/in", &spec))?;
+        t.expect(Tcp(80), "x/a y/b\n y/a X .\n x/b . .\n y/b X -")?;
+        t.expect(Udp(80), "x/a\n x/b .\n y/b X")?;
+        t.expect(Ping, "x/a\n x/b .\n y/b X")
+    })
+}
+
+#[test]
+fn pkt_61_pods_and_the_device_have_the_mtu_that_the_tunnel_leaves() -> Result<()> {
+    two("Always", |t| {
+        let mtu = |namespace: &NetNs, device: &str| -> Result<u64> {
+            namespace.ip_json(&format!("link show dev {device}"))?[0]["mtu"].as_u64().context("an MTU")
+        };
+        assert_eq!(mtu(t.nodes[0].namespace(), DEVICE)?, 1430, "outer headers may be of IPv6");
+        assert_eq!(mtu(t.pods["x/a"].namespace(), "eth0")?, 1430);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_device_goes_and_comes_back_and_is_gone_after_cleanup() -> Result<()> {
+    two("Always", |t| {
+        t.expect(Ping, "x/a\n x/b .")?;
+        t.nodes[0].namespace().ip(&[&format!("link del {DEVICE}")])?;
+        t.expect(Ping, "x/a\n x/b .")?;
+        t.nodes[0].namespace().ip(&[&format!("link set {DEVICE} down")])?;
+        t.expect(Ping, "x/a\n x/b .")?;
+        let end = told_end(t, &t.nodes[0])?;
+        t.nodes[0].restart()?;
+        assert_eq!(told_end(t, &t.nodes[0])?, end, "the same address");
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
+        t.nodes[0].agent.stop()?;
+        t.expect(Ping, "x/a x/b\n x/a - .\n x/b . -")?;
+        let cleaned = t.nodes[0].cleanup()?;
+        assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
+        let links = t.nodes[0].namespace().ip_json("link show")?.to_string();
+        assert!(!links.contains(DEVICE), "{links}");
+        Ok(())
+    })
+}
+
+/// A node that runs no agent: the kernel's own VXLAN, with neighbours, FDB entries and routes as Calico makes them.
+struct Peer {
+    namespace: NetNs,
+    number: u8,
+}
+
+/// Its tunnel address and its pods' block.
+const PEER_BLOCK: &str = "10.65.200.0/26";
+const PEER_TUNNEL: &str = "10.65.200.0";
+const PEER_POD: &str = "10.65.200.7";
+const PEER_MAC: &str = "66:aa:bb:cc:dd:ee";
+
+impl Peer {
+    fn create(cluster: &Cluster, number: u8) -> Result<Self> {
+        let namespace = NetNs::create(cluster.stem(), &format!("peer{number}"))?;
+        cluster.fabric().join(&namespace, number)?;
+        move_away(&namespace, number)?;
+        let [own, _] = addresses(number, true);
+        namespace.ip(&[
+            &format!("link add {DEVICE} address {PEER_MAC} mtu 1450 type vxlan id 4096 local {own} dev eth0 dstport 4789 nolearning"),
+            &format!("address add {PEER_TUNNEL}/32 dev {DEVICE}"),
+            &format!("link set {DEVICE} up"),
+            // Its pod.
+            &format!("address add {PEER_POD}/32 dev lo"),
+            "link set lo up",
+        ])?;
+        Ok(Self { namespace, number })
+    }
+
+    /// Says where the tunnel of another ends, as Calico's agent does.
+    fn learn(&self, (tunnel, mac, remote): (IpAddr, &str, &str), block: &str) -> Result<()> {
+        self.namespace.ip(&[
+            &format!("neighbour replace {tunnel} lladdr {mac} dev {DEVICE} nud permanent"),
+            &format!("route replace {block} via {tunnel} dev {DEVICE} onlink src {PEER_POD}"),
+        ])?;
+        let mut bridge = self.namespace.command(std::path::Path::new("bridge"))?;
+        let words = ["fdb", "replace", mac, "dev", DEVICE, "dst", remote];
+        tests::netns::run(bridge.args(words)).map(drop)
+    }
+
+    fn describe(&self, cluster: &Cluster) -> Result<()> {
+        let annotations = format!(
+            "projectcalico.org/IPv4VXLANTunnelAddr: '{PEER_TUNNEL}', projectcalico.org/VXLANTunnelMACAddr: '{PEER_MAC}'"
+        );
+        describe(cluster, "peer", &addresses(self.number, true)[..1], &annotations)?;
+        let claim = format!(
+            "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {{ name: peer-10-65-200-0-26 }}\n\
+             spec: {{ cidr: {PEER_BLOCK}, node: peer, state: confirmed, type: host, deleted: 'false' }}\n"
+        );
+        cluster.manifest("claim-peer", &claim)
+    }
+}
+
+/// What a node tells of its own end.
+fn told_end(t: &Routed, node: &Node) -> Result<(IpAddr, String)> {
+    let file = t.cluster.datastore().join(".tortie/NodeVteps").join(format!("{}.yaml", node.name()));
+    let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let word = |key: &str| {
+        let rest = text.split(key).nth(1).with_context(|| format!("{key} in {text}"))?;
+        let is_of_it = |letter: char| letter.is_ascii_hexdigit() || ".:".contains(letter);
+        let word = rest.trim_start_matches([' ', '"', '\'']).split(|letter| !is_of_it(letter)).next();
+        Ok::<_, anyhow::Error>(word.unwrap_or_default().to_owned())
+    };
+
+    Ok((word("address:")?.parse()?, word("mac:")?))
+}
+
+#[test]
+fn agt_10_a_node_that_runs_calicos_vxlan_is_reached_and_reaches_until_it_is_gone() -> Result<()> {
+    two("Always", |t| {
+        let peer = Peer::create(&t.cluster, 9)?;
+        peer.describe(&t.cluster)?;
+        let (tunnel, mac) = told_end(t, &t.nodes[0])?;
+        let pod = t.pods["x/a"].address();
+        let IpAddr::V4(v4) = pod else { anyhow::bail!("IPv4 first") };
+        let block = format!("{}/26", std::net::Ipv4Addr::from(u32::from(v4) >> 6 << 6));
+        peer.learn((tunnel, &mac, "192.0.2.1"), &block)?;
+        let listen = [Listen::Tcp(80), Listen::Udp(80)];
+        let _servers = Servers::start(&peer.namespace, "peer", &listen)?;
+        let there: IpAddr = PEER_POD.parse()?;
+        for what in [Ping, Tcp(80), Udp(80)] {
+            wait_until("the pod reaches the peer's", PATIENCE, || {
+                Ok(probe(t.pods["x/a"].namespace(), there, what)? == Outcome::Allowed)
+            })?;
+            wait_until("the peer's reaches the pod", PATIENCE, || {
+                Ok(probe(&peer.namespace, pod, what)? == Outcome::Allowed)
+            })?;
+        }
+        // The node itself, by the same device.
+        wait_until("the node reaches the peer's", PATIENCE, || {
+            Ok(probe(t.nodes[0].namespace(), there, Tcp(80))? == Outcome::Allowed)
+        })?;
+        // Whoever is no node sends in vain.
+        t.cluster.remove("node-peer")?;
+        let drops = |t: &Routed| Ok::<_, anyhow::Error>(t.nodes[0].show("drops")?.to_string());
+        wait_until("it is a stranger", PATIENCE, || Ok(probe(&peer.namespace, pod, Ping)? == Outcome::Refused))?;
+        let dropped = drops(t)?;
+        assert!(dropped.contains("encapsulated"), "{dropped}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_device_that_calico_left_is_replaced_and_told() -> Result<()> {
+    super::need_root()?;
+    let cluster = Cluster::create()?;
+    cluster.manifest("pools", &wrapped_pools("Always"))?;
+    let mut node = cluster.node(NodeSpec::new(1))?;
+    near(node.namespace())?;
+    describe(&cluster, node.name(), &addresses(1, false), "")?;
+    node.namespace().ip(&[
+        &format!("link add {DEVICE} type vxlan id 4096 dev eth0 dstport 4789 nolearning"),
+        &format!("link set {DEVICE} up"),
+    ])?;
+    node.start()?;
+    wait_until("it is ours", PATIENCE, || is_up(node.namespace()))?;
+    let log = node.agent.log_tail();
+    assert!(log.contains("not ours is replaced"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn where_another_device_has_the_port_it_is_named() -> Result<()> {
+    super::need_root()?;
+    let cluster = Cluster::create()?;
+    cluster.manifest("pools", &wrapped_pools("Always"))?;
+    let mut node = cluster.node(NodeSpec::new(1))?;
+    near(node.namespace())?;
+    describe(&cluster, node.name(), &addresses(1, false), "")?;
+    node.namespace()
+        .ip(&["link add flannel.1 type vxlan id 7 dev eth0 dstport 4789 nolearning", "link set flannel.1 up"])?;
+    node.start()?;
+    wait_until("it is told", PATIENCE, || Ok(node.show("status")?.to_string().contains("may have UDP port 4789")))?;
+    node.namespace().ip(&["link del flannel.1"])?;
+    wait_until("it is up", PATIENCE, || is_up(node.namespace()))
+}
