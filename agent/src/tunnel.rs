@@ -9,8 +9,8 @@ use crate::{
 };
 use anyhow::Result;
 use calc::World;
-use datastore::{ObjectError, Store};
-use model::{Family, IpPool, NodeName, NodeVteps, Truth, Vtep, Vteps, vtep_mac};
+use datastore::{ObjectError, Store, vtep_mac};
+use model::{Family, IpPool, NodeName, NodeVteps, Truth, Vtep, Vteps};
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 /// After what failed.

@@ -41,6 +41,7 @@ pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forge
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
 pub use shared::{Described, Shared, Store};
+pub use vtep::vtep_mac;
 pub use watch::{Batch, FileStore, OpenError, Updates};
 
 /// The policy that a record of last good policies stands for.

@@ -4,8 +4,9 @@
 //! Never: an end in the place of what cannot be read.
 
 use crate::{Metadata, Object, ObjectError, Objects, convert::InvalidField};
-use model::{Mac, NodeName, NodeVteps, Vtep, Vteps, vtep_mac};
+use model::{Mac, NodeName, NodeVteps, Vtep, Vteps};
 use serde_json::Value;
+use sha1::{Digest as _, Sha1};
 use std::net::IpAddr;
 
 pub(crate) const KIND: &str = "NodeVteps";
@@ -60,6 +61,17 @@ pub(crate) fn told(vteps: &Vteps, names: Names) -> [(&'static str, Option<String
     [(v4, address(vteps.v4)), (v4_mac, mac(vteps.v4)), (v6, address(vteps.v6)), (v6_mac, mac(vteps.v6))]
 }
 
+/// The MAC of a node's tunnel device, where nobody says another (vtepMACForHost of felix/calc/vxlan_resolver.go): `f`, then the first
+/// bytes of the name's SHA-1. For IPv6 Calico has a device of its own, and its name an ending.
+#[must_use]
+pub fn vtep_mac(node: &NodeName, is_v6: bool) -> Mac {
+    let text = if is_v6 { format!("{node}-v6") } else { node.to_string() };
+    let digest = Sha1::digest(text.as_bytes());
+    let mut mac = [b'f'; 6];
+    mac[1..].copy_from_slice(&digest[..5]);
+    Mac(mac)
+}
+
 /// In a directory, whose Nodes are somebody else's to write.
 pub(crate) fn tell(objects: &Objects, own: &NodeVteps) -> Result<(), ObjectError> {
     let name = own.node.to_string();
@@ -82,6 +94,13 @@ mod tests {
         let said = |name: &str| said.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         let vteps = read(&"node1".into(), ("spec.", FIELDS), said, &mut unreadable);
         (vteps, unreadable.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_mac_is_derived_from_the_name_as_calico_does() {
+        // printf node1 | sha1sum; printf node1-v6 | sha1sum
+        assert_eq!(vtep_mac(&"node1".into(), false).to_string(), "66:f9:37:c3:7e:94");
+        assert_eq!(vtep_mac(&"node1".into(), true).to_string(), "66:0f:35:f2:60:df");
     }
 
     #[test]

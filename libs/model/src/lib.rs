@@ -53,4 +53,4 @@ pub use service::{
 pub use shared::Shared;
 pub use tier::{Tier, TierEnd};
 pub use update::Update;
-pub use vtep::{NodeVteps, Vtep, Vteps, vtep_mac};
+pub use vtep::{NodeVteps, Vtep, Vteps};

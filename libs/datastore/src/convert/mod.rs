@@ -42,7 +42,7 @@ use crate::{given, settings::Setting, workload};
 use calico::Group;
 use field::{Meta, read};
 use kind::Kind;
-use model::{NodeVteps, PolicyKind, Resource, ResourceKey, ServiceAddresses, WorkloadAddress};
+use model::{NodeVteps, PolicyKind, Resource, ResourceKey, ServiceAddresses, Vtep, WorkloadAddress};
 use serde_json::Value;
 
 /// What an object turned out to be.
@@ -173,6 +173,10 @@ fn resource(
             let told: NodeVteps = read("spec", value)?;
             if *told.node.0 != *meta.name {
                 return Err(InvalidField::new("metadata.name", "is not spec.node"));
+            }
+            let is_of = |end: Option<Vtep>, is_v6: bool| end.is_none_or(|end| end.address.is_ipv6() == is_v6);
+            if !is_of(told.vteps.v4, false) || !is_of(told.vteps.v6, true) {
+                return Err(InvalidField::new("spec", "an address is not of the family that it stands under"));
             }
             Resource::NodeVteps(told)
         }

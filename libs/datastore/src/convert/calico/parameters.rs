@@ -172,7 +172,7 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::NotYet,
-        "comes with tunnels between nodes",
+        "tunnels are as pools ask for them: VXLAN of VNI 4096 and port 4789; IPIP is not there yet",
         &[
             ("BPFOverlayHostSourceIP", "bpfOverlayHostSourceIP"),
             ("VXLANEnabled", "vxlanEnabled"),
