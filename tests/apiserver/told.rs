@@ -93,6 +93,40 @@ fn a_verdict_that_somebody_else_overwrites_is_not_fought_for() -> Result<()> {
 }
 
 #[test]
+fn agt_10_a_node_says_where_its_tunnels_end_as_calico_does_and_takes_it_back_when_no_pool_asks() -> Result<()> {
+    story(&[], |s| {
+        let annotation = |cluster: &Cluster, name: &str| -> Result<Value> {
+            let node = cluster.get(&["node", "node1"])?;
+            Ok(node["metadata"]["annotations"][format!("projectcalico.org/{name}")].clone())
+        };
+        let mode = |mode: &str| {
+            let patch = json!({ "spec": { "vxlanMode": mode } }).to_string();
+            s.cluster.kubectl(&["patch", "ippool", "pool-v4", "--type=merge", "-p", &patch], "")
+        };
+        mode("Always")?;
+        let address = wait::wait_for("its end is told", PATIENCE, || {
+            Ok(annotation(&s.cluster, "IPv4VXLANTunnelAddr")?.as_str().map(str::to_owned))
+        })?;
+        ensure!(address.starts_with("10.65."), "{address}");
+        let mac = annotation(&s.cluster, "VXLANTunnelMACAddr")?;
+        ensure!(mac.as_str().is_some_and(|mac| mac.starts_with("66:")), "{mac}");
+        wait::wait_until("the device has it", PATIENCE, || {
+            let shown = s.node.namespace().ip_json("address show dev vxlan.calico").unwrap_or_default();
+            Ok(shown.to_string().contains(&address))
+        })?;
+        mode("Never")?;
+        wait::wait_until(
+            "it is taken back",
+            PATIENCE,
+            || Ok(annotation(&s.cluster, "IPv4VXLANTunnelAddr")?.is_null()),
+        )?;
+        wait::wait_until("the device is gone", PATIENCE, || {
+            Ok(!s.node.namespace().ip_json("link show")?.to_string().contains("vxlan.calico"))
+        })
+    })
+}
+
+#[test]
 fn a_node_says_that_pods_may_come_and_which_addresses_it_has_and_is_left_alone_then() -> Result<()> {
     story(&[], |s| {
         let node = says(&s.cluster, &["node", "node1"], "NetworkUnavailable", false, "TortieIsUp")?;
