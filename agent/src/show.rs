@@ -19,7 +19,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
 const ORDER: &str = "grouping cidr ipsTotal ipsInUse ipsFree node version kernel attachment kernelLacks nodeSockets nodeAnswersOutside servicesBy inSync service type frontend by backend chosen listed backends announced whenNone fromOutside opened active refused class ruleSet map pod hostEndpoint interface layer addresses floating inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
-    sourcePort sourcePod destination destinationPort destinationPod state direction judged decides annotations \
+    sourcePort sourcePod destination destinationPort destinationPod masqueradedAs state direction judged decides annotations \
     reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies services \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
     driftRepaired remarks problems damagedRecords";

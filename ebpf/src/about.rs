@@ -3,7 +3,7 @@
 //! Invariant: a client hears of the frontend alone, a backend of itself alone; policy sees the backend, as of any packet.
 //! Never: believes an error about a frontend from anybody but its client; translates a piece of an error.
 
-use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{CT_VIA_HOST, NAT_LEADS, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
 
 use crate::conntrack::{self, Socket, key_between};
 use crate::entry::Flow;
@@ -36,9 +36,14 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         match (kind, from_opener) {
             (NAT_LEADS, true) => self.is_translated_already(state, other),
             // Of a piece nothing is changed.
-            (NAT_TRANSLATED, true) | (NAT_LEADS | NAT_RETURNS, _) if state.packet.fragment != Fragment::Whole => false,
+            (NAT_TRANSLATED, true) | (NAT_LEADS | NAT_RETURNS | NAT_MASQUERADED, _)
+                if state.packet.fragment != Fragment::Whole =>
+            {
+                false
+            }
             (NAT_TRANSLATED, true) => self.is_about_a_question(state, other, flow),
             (NAT_LEADS, false) => self.is_about_an_answer(state, other, flow),
+            (NAT_MASQUERADED, _) => self.is_about_masqueraded(state, flow, from_opener),
             (NAT_RETURNS, _) => from_opener && self.is_about_a_masked_question(state, other),
             _ => true,
         }
@@ -58,9 +63,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     fn is_about_a_masked_question(&self, state: &mut State, client: Socket) -> bool {
         let State { packet, quoted, key, .. } = state;
-        let backend = (quoted.destination, quoted.destination_port);
-        key_between(client, backend, quoted.protocol, key);
+        let port = if quoted.is_icmp() { client.1 } else { quoted.destination_port };
+        key_between(client, (quoted.destination, port), quoted.protocol, key);
         match conntrack::allowed(self.tables, key) {
+            Some(flow) if flow.nat_kind.get() == NAT_MASQUERADED => return self.is_about_pods(state, client, flow),
             Some(flow) if flow.nat_kind.get() == NAT_TRANSLATED && self.hook == Hook::FromUplink => {
                 (state.translation.frontend, state.translation.port) = flow.other_side();
             }

@@ -132,7 +132,9 @@ impl<'a, T: Tables, F: Frame> Part<'a, T, F> {
 #[must_use]
 pub fn is_completed(hook: Hook, state: &State, slot: u32) -> bool {
     let is_sent_on = slot == SLOT_NONE && state.translation.end == Translated::Destination;
-    (hook == Hook::FromUplink && is_sent_on) || state.packet.fragment == Fragment::First
+    let waits = state.translation.mask_port == 0 || state.translation.is_half_open;
+    let is_masked = hook == Hook::FromWorkload && state.translation.end == Translated::Masked && waits;
+    (hook == Hook::FromUplink && is_sent_on) || is_masked || state.packet.fragment == Fragment::First
 }
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {

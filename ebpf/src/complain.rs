@@ -17,6 +17,7 @@ use ebpf::walk::{Hook, State};
 
 use crate::budget::may_spend;
 use crate::maps::{self, count_drop};
+use crate::masquerade_maps::is_masked;
 use crate::packet::Skb;
 use crate::scratch;
 use crate::send::{self, BPF_F_INGRESS, NEXT, SHOT};
@@ -87,7 +88,7 @@ fn complain_apart(skb: *mut __sk_buff, kind: u32, word: u32, hook: u32) -> i32 {
     state.swap_ends();
     let told = if kind == REFUSED { refusal(skb, state, way, word) } else { told(skb, state, fault, way) };
     match told {
-        Ok(false) if kind != REFUSED => {
+        Ok(false) if kind != REFUSED && !is_masked(state) => {
             state.swap_ends();
             NEXT
         }
@@ -156,8 +157,8 @@ fn write_reset(skb: Skb, state: &mut State) -> bool {
 /// Whether the packet has become an error about itself; if not, it is as it was and the stack's. Else why neither.
 #[inline(always)]
 fn told(skb: Skb, state: &mut State, fault: Fault, way: u32) -> Result<bool, DropReason> {
-    // Of what its own sockets send, the stack has nothing left to cut.
-    let is_left = way != TO_SOCKET && is_for_the_stack(skb, state, fault);
+    // Of what its own sockets send, the stack has nothing left to cut; of what goes on as this node's it takes nothing.
+    let is_left = way != TO_SOCKET && !is_masked(state) && is_for_the_stack(skb, state, fault);
     let Some(source) = maps::source(state.packet.v6).filter(|_| !is_left) else {
         return Ok(false);
     };

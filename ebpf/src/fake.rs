@@ -13,8 +13,8 @@ use abi::endpoint::{ENDPOINT_READY, SLOT_HOST};
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
 use abi::{
-    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend, Member,
-    NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word, handover,
+    Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend,
+    Masquerade, Member, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word, handover,
 };
 
 use crate::entry::Flow;
@@ -62,6 +62,7 @@ pub struct Node {
     pub now_s: Cell<u32>,
     generation_reads: Cell<u32>,
     pub source: Option<Address>,
+    pub masquerade: Option<Masquerade>,
     pub chance: Cell<u32>,
 }
 

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use abi::{
-    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Member, ServiceKey, SocketKey, SocketPeer,
+    Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Masquerade, Member, ServiceKey, SocketKey,
+    SocketPeer,
 };
 
 use crate::fake::{Node, Twin};
@@ -68,6 +69,9 @@ impl Services for Node {
     fn own_address(&self, _: bool) -> Option<&Address> {
         self.source.as_ref()
     }
+    fn masquerade(&self, _: bool) -> Option<&Masquerade> {
+        self.masquerade.as_ref()
+    }
     fn random(&self) -> u32 {
         // Half of all numbers apart, and one more: in turn, and each way in the long run.
         self.chance.replace(self.chance.get().wrapping_add(0x8000_0001))
@@ -114,6 +118,9 @@ impl Services for Twin<'_> {
     fn count_refused(&self, _: u32) {}
     fn own_address(&self, v6: bool) -> Option<&Address> {
         self.0.own_address(v6)
+    }
+    fn masquerade(&self, v6: bool) -> Option<&Masquerade> {
+        self.0.masquerade(v6)
     }
     fn random(&self) -> u32 {
         self.0.random()

@@ -17,6 +17,7 @@ use ebpf::walk::{Hook, State, Verdict, leave, walk};
 use crate::complain::complain;
 use crate::log;
 use crate::maps::{Kernel, count_drop};
+use crate::masquerade_maps::unmask_elsewhere;
 use crate::packet::Skb;
 use crate::scratch::{self, blank_state};
 use crate::send::{self, LOOPBACK, NEXT, SHOT};
@@ -227,6 +228,7 @@ fn act(skb: Skb, hook: Hook, verdict: Verdict, state: &mut State, ifindex: u32) 
             if hook == Hook::FromWorkload && route.is_here() && node_says(NODE_REFUSES_WORKLOADS, state.generation) {
                 return Err(stopped(skb, state, DropReason::EndpointToHost));
             }
+            unmask_elsewhere(state, route)?;
             send::leave(skb, state, route)
         }
         Verdict::ToEndpoint(slot) => {

@@ -3,9 +3,7 @@
 //! Invariant: an entry is made only after anti-spoof and both ends' rules; a stale one never lets a packet pass.
 //! Never: asks the rules about this node's own packets to its pods.
 
-use abi::conntrack::{
-    CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_AHEAD, NAT_BY_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of,
-};
+use abi::conntrack::{CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::rules::HIT_NONE;
 use abi::{ConntrackEntry, DropReason};
@@ -75,6 +73,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         state.slot = if by_sender { source } else { destination };
         state.via_host = tracked.flow.flags.get() & CT_VIA_HOST != 0;
         self.gives_back(state, &tracked);
+        self.goes_masked(state, &tracked);
         match self.by_entry(state, &tracked)? {
             Currency::Current => {}
             Currency::Kept => return Ok(Sought::Judge(stale | KNOWN | KEPT)),
@@ -87,6 +86,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         if state.translation.end == Translated::Destination {
             self.keep_lead(state, &tracked)?;
+        }
+        if state.translation.end == Translated::Unmasked {
+            self.keep_return(state, &tracked)?;
         }
         if let Some(note) = note {
             note.take(self.tables, state, &tracked);
@@ -138,6 +140,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let receiver = self.frame.unknown(if is_same { found.receiver() } else { responder.slot });
         let slots = (self.frame.unknown(opener.slot), self.frame.unknown(responder.slot));
         let is_led = is_led || state.translation.end == Translated::Destination;
+        if entry != NO_ENTRY || icmp::is_error(&state.packet) && !state.related {
+            self.masquerades(state, asked.opener, asked.responder)?;
+        }
         let asked = asked.between(slots, self.forgotten(is_led));
         let judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
         if again {
@@ -320,17 +325,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         opened.flags |= flags;
         opened.stamp = state.generation as u32;
         opened.seen_s = self.tables.now_s();
-        match state.translation.end {
-            Translated::ByHost => opened.nat_kind = NAT_BY_HOST,
-            Translated::Ahead => opened.nat_kind = NAT_AHEAD,
-            _ => {}
-        }
+        state.translation.tell(opened);
         opened.egress_hit = state.egress_hit.unwrap_or(HIT_NONE);
         opened.ingress_hit = state.ingress_hit.unwrap_or(HIT_NONE);
-        if state.translation.end == Translated::Destination {
-            opened.nat_kind = NAT_TRANSLATED;
-            (opened.nat, opened.nat_port) = (state.translation.frontend, state.translation.port.to_ne_bytes());
-        }
         if !self.tables.insert_new_flow(&state.key, opened) {
             return Err(DropReason::ConntrackFull);
         }

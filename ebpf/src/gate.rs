@@ -198,9 +198,16 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             None => (Opening::of(&state.packet), slots, inbound),
         };
         let asked = self.asked(state, &opening)?;
+        // A pod that leaves as this node was judged as what it is.
+        let is_judged = self.is_judged_before(state);
         let terms = match known {
-            Some(_) => Terms { judged: !kept, entry: NO_ENTRY },
-            None => self.terms_at_gate(state)?,
+            Some(_) => Terms { judged: !kept && !is_judged, entry: NO_ENTRY },
+            None => match self.terms_at_gate(state)? {
+                terms if self.arrival.ingress_ifindex != 0 && !inbound => {
+                    Terms { judged: terms.judged && !is_judged, ..terms }
+                }
+                terms => terms,
+            },
         };
         let (again, stale) = (self.forgotten(known.is_some()), self.forgotten(found.place.is_some()));
         let (from_low, entry) = (self.forgotten(from_low), self.frame.unknown(terms.entry));

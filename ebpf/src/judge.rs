@@ -87,7 +87,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         let node = self.tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
         if asked.is_led && opener == SLOT_NONE {
-            self.asks_uplink(state, node, asked)?;
+            self.asks_uplink(state, node, (PolicyDirection::Ingress, asked))?;
         }
         if opener >= SLOT_FIRST {
             if node.layers.pre_dnat != SLOT_NONE && !self.is_unjudged() {
@@ -107,6 +107,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 return if refuses { Err(DropReason::EndpointToHost) } else { Ok(()) };
             }
             self.forwarded(state, (node.layers.forward, PolicyDirection::Ingress), asked)?;
+            if matches!(state.translation.end, Translated::Masked | Translated::Unmasked) {
+                self.asks_uplink(state, node, (PolicyDirection::Egress, asked))?;
+            }
         }
         if responder >= SLOT_FIRST {
             self.forwarded(state, (node.layers.forward, PolicyDirection::Egress), asked)?;
@@ -124,7 +127,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     fn asked_as_sent(&self, state: &State, asked: &Asked) -> Result<Asked, DropReason> {
         let Translation { end, frontend, port, .. } = &state.translation;
-        if matches!(end, Translated::Nothing | Translated::ByHost) {
+        if matches!(end, Translated::Nothing | Translated::ByHost | Translated::Masked | Translated::Unmasked) {
             return Ok(*asked);
         }
         let End { class, .. } = self.end_of(state, frontend)?;
@@ -147,15 +150,20 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
     }
 
-    /// Who comes through a service from outside: the gate did not know to whom, and left it to us what the uplink's own host endpoint
-    /// says of what is forwarded.
+    /// Who comes through a service from outside, and who leaves as this node: the gate does not know to whom, or who, and leaves it to
+    /// us what the uplink's own host endpoint says of what is forwarded.
     #[inline(always)]
-    fn asks_uplink(&self, state: &mut State, node: &Endpoint, asked: &Asked) -> Result<(), DropReason> {
+    fn asks_uplink(
+        &self,
+        state: &mut State,
+        node: &Endpoint,
+        (side, asked): (PolicyDirection, &Asked),
+    ) -> Result<(), DropReason> {
         if node.layers.uplink == SLOT_NONE {
             return Ok(());
         }
         let own = self.tables.endpoint(node.layers.uplink).ok_or(DropReason::TableCorrupt)?;
-        self.forwarded(state, (own.layers.forward, PolicyDirection::Ingress), asked)
+        self.forwarded(state, (own.layers.forward, side), asked)
     }
 
     /// What a host endpoint's layer says of a packet that this node sends on.

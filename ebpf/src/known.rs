@@ -3,7 +3,7 @@
 //! Invariant: says what [`crate::flow`] would; where it says nothing, it has written nothing that counts.
 //! Never: reads a rule; keeps or refuses a flow; finds a backend.
 
-use abi::conntrack::{CT_VIA_HOST, NAT_NONE, NAT_TRANSLATED};
+use abi::conntrack::{CT_VIA_HOST, NAT_MASQUERADED, NAT_NONE, NAT_TRANSLATED};
 
 use crate::choice;
 use crate::conntrack::{self, Currency, Found, Tracked};
@@ -47,7 +47,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         state.slot = if self.hook == Hook::FromWorkload { source } else { destination };
         state.via_host = tracked.flow.flags.get() & CT_VIA_HOST != 0;
         state.tracked = true;
-        self.gives_back(state, &tracked);
+        if tracked.flow.nat_kind.get() != NAT_NONE {
+            self.gives_back(state, &tracked);
+            self.goes_masked(state, &tracked);
+        }
         tracked.touch::<T>(&state.packet);
         if let Some(note) = note {
             note.take(self.tables, state, &tracked);
@@ -62,6 +65,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             NAT_NONE => !tracked.is_asked_again(&state.packet),
             // What its backend answers goes by the flow itself.
             NAT_TRANSLATED => matches!(self.hook, Hook::FromWorkload | Hook::FromUplink) && !tracked.from_opener(),
+            NAT_MASQUERADED => self.goes_out_masked(tracked),
             _ => false,
         };
         is_plain

@@ -3,12 +3,13 @@
 //! Invariant: it lives as long as the flow that it leads to, and has a ticket and a place on an account as that has.
 //! Never: a flow itself: no packet passes by it alone.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_LEADS, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{Address, Affinity, ConntrackEntry, DropReason, FlowKey, Timeout};
 
 use crate::conntrack::{self, Socket, Tracked, key_between};
 use crate::entry::Flow;
+use crate::parse::protocol;
 use crate::promote::promote;
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
@@ -113,10 +114,17 @@ fn leads<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, now_s: u32) -> bool 
 #[inline(always)]
 fn returns<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, now_s: u32) -> bool {
     let (low, high) = ((key.low, u16::from_ne_bytes(key.low_port)), (key.high, u16::from_ne_bytes(key.high_port)));
-    let backend = if flow.flags.get() & CT_HIGH_OPENED == 0 { high } else { low };
+    let (own, backend) = if flow.flags.get() & CT_HIGH_OPENED == 0 { (low, high) } else { (high, low) };
     let mut there = FlowKey { zone: key.zone, ..FlowKey::default() };
-    key_between(flow.other_side(), backend, key.protocol, &mut there);
-    let is_it = |flow: &Flow| flow.nat_kind.get() == NAT_TRANSLATED && !conntrack::expired(tables, flow, now_s);
+    let client = flow.other_side();
+    // An identifier is at both ends, and the client's is another.
+    let is_icmp = matches!(key.protocol, protocol::ICMP | protocol::ICMPV6);
+    key_between(client, (backend.0, if is_icmp { client.1 } else { backend.1 }), key.protocol, &mut there);
+    let is_it = |flow: &Flow| {
+        let is_masked = flow.nat_kind.get() == NAT_TRANSLATED
+            || (flow.nat_kind.get() == NAT_MASQUERADED && flow.other_side() == own);
+        is_masked && !conntrack::expired(tables, flow, now_s)
+    };
     tables.flow(&there).is_some_and(is_it) || tables.new_flow(&there).is_some_and(is_it)
 }
 

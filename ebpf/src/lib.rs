@@ -63,6 +63,11 @@ mod made;
 mod mask;
 #[cfg(test)]
 mod masked;
+mod masquerade;
+#[cfg(test)]
+mod masqueraded;
+#[cfg(test)]
+mod masqueraded_errors;
 pub mod neighbour;
 #[cfg(test)]
 mod noted;

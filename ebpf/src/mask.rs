@@ -1,26 +1,26 @@
-//! Mask: a backend on another node sees a client outside as this node, so that its answers come back here.
-//! In: a flow from outside whose backend is elsewhere. Out: the port that stands for the client, and the entry that answers find.
+//! Mask: a backend on another node sees a client outside as this node, so that its answers come back here; who is outside of all
+//! pools sees a pod so (`masquerade`).
+//! In: a flow whose client this node stands for. Out: the port that does, and the entry that answers find.
 //! Invariant: at one backend a port stands for one client; none at which a socket of the host's would hear that backend.
-//! Never: for a backend on this node; a flow itself: no packet passes by its entry alone.
+//! Never: for who is on this node; a flow itself: no packet passes by its entry alone.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_RETURNS};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::SLOT_NONE;
+use abi::masquerade::{PORTS, PORTS_FIRST};
 use abi::{ConntrackEntry, DropReason, Timeout};
 
 use crate::choice::hash;
-use crate::conntrack::{Socket, Tracked, expired, key_between};
+use crate::conntrack::{Found, Socket, Tracked, expired, key_between};
 use crate::entry::Flow;
+use crate::parse::Packet;
 use crate::policy::End;
 use crate::promote::promote;
 use crate::tables::{Frame, Tables};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Walk};
 
-/// The ports that stand for clients (Calico's `bpfPSNATPorts`): below those that sockets get where they ask for none.
-const MASKS_FIRST: u32 = 20_000;
-const MASKS: u32 = 10_000;
 /// Ports that are tried for a flow.
-const TRIES: u32 = 4;
+const TRIES: u32 = 16;
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// An answer to a client outside: the client's, as far as the other stages see.
@@ -29,19 +29,43 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         let State { packet, translation, .. } = state;
         translation.is_masked = true;
         (translation.mask, translation.mask_port) = (packet.destination, packet.destination_port);
-        (packet.destination, packet.destination_port) = client;
-        packet.detail = u16::from_be(client.1);
+        packet.destination = client.0;
+        packet.come_to(client.1);
+    }
+
+    /// What came back for a client belongs to his flow, or is what it was: to this node.
+    #[inline(always)]
+    pub(crate) fn is_back<'f>(&self, state: &mut State, found: Found<'f>) -> Found<'f> {
+        let translation = &state.translation;
+        let is_it = match found.tracked() {
+            Some(tracked) => match tracked.flow.nat_kind.get() {
+                NAT_TRANSLATED => true,
+                NAT_MASQUERADED => tracked.flow.other_side() == (translation.mask, translation.mask_port),
+                _ => false,
+            },
+            None => false,
+        };
+        if is_it {
+            return found;
+        }
+        state.packet.destination = state.translation.mask;
+        state.packet.come_to(state.translation.mask_port);
+        state.translation.is_masked = false;
+        found.without_flow()
     }
 
     /// A packet that may pass goes on to a backend elsewhere: by the port that stands for its client, of which what leads there
     /// knows, and by which answers find it. Last of all: here the verifier has forgotten most.
     #[inline(always)]
     pub(crate) fn mask(&self, state: &mut State) -> Result<(), DropReason> {
-        if self.hook != Hook::FromUplink || state.translation.end != Translated::Destination {
-            return Ok(());
+        match (self.hook, state.translation.end) {
+            (Hook::FromWorkload, Translated::Masked) => {}
+            (Hook::FromUplink, Translated::Destination) => {
+                state.translation.is_masked = true;
+                state.translation.mask = *self.tables.own_address(state.packet.v6).ok_or(DropReason::ForwardFailed)?;
+            }
+            _ => return Ok(()),
         }
-        state.translation.is_masked = true;
-        state.translation.mask = *self.tables.own_address(state.packet.v6).ok_or(DropReason::ForwardFailed)?;
         if T::DRY || (state.translation.mask_port != 0 && !state.translation.is_half_open) {
             return Ok(());
         }
@@ -51,11 +75,15 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     #[inline(always)]
     fn find_mask(&self, state: &mut State) -> Result<(), DropReason> {
+        let ports = match self.tables.masquerade(state.packet.v6) {
+            Some(of_pods) if self.hook == Hook::FromWorkload => (of_pods.first, of_pods.count),
+            _ => (PORTS_FIRST, PORTS),
+        };
         for attempt in 0..TRIES {
             let port = match (attempt, state.translation.mask_port) {
-                (0, 0) => port_of(hash(&state.packet, state.packet.source_port)),
+                (0, 0) => port_of(ports, hash(&state.packet, state.packet.source_port)),
                 (0, known) => known,
-                _ => port_of(self.tables.random()),
+                _ => port_of(ports, self.tables.random()),
             };
             // How it was found and what is there, the verifier need not remember for the next try.
             state.translation.mask_port = self.frame.unknown(port.into()) as u16;
@@ -71,14 +99,24 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     fn tell_mask(&self, state: &mut State) -> Result<(), DropReason> {
         let State { packet, translation, key, .. } = state;
         let client = (packet.source, packet.source_port);
-        key_between(client, (translation.frontend, translation.port), packet.protocol, key);
+        let is_pods = translation.end == Translated::Masked;
+        let asked = if is_pods {
+            (packet.destination, packet.destination_port)
+        } else {
+            (translation.frontend, translation.port)
+        };
+        key_between(client, asked, packet.protocol, key);
         if let Some(lead) = self.tables.new_flow(key)
             && lead.timeout.get() != Timeout::Gone as u8
         {
-            lead.packets.set(translation.mask_port.into());
+            if is_pods {
+                lead.nat_port.set(translation.mask_port.to_ne_bytes());
+            } else {
+                lead.packets.set(translation.mask_port.into());
+            }
             return Ok(());
         }
-        let (own, backend) = ((translation.mask, translation.mask_port), (packet.destination, packet.destination_port));
+        let (own, backend) = ((translation.mask, translation.mask_port), answerer(packet, translation.mask_port));
         let from_low = self.forgotten(key_between(own, backend, packet.protocol, key));
         match self.tables.new_flow(&state.key) {
             Some(flow) if flow.timeout.get() != Timeout::Gone as u8 => {
@@ -92,10 +130,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// Whether the port stands for this packet's client at its backend, from now on if it is nobody's.
     #[inline(always)]
     fn stands_for_client(&self, state: &mut State) -> bool {
-        let State { packet, translation, key, entry, .. } = state;
+        let State { packet, translation, key, entry, slot, .. } = state;
         let (own, client) = ((translation.mask, translation.mask_port), (packet.source, packet.source_port));
-        let backend = (packet.destination, packet.destination_port);
-        let from_low = self.forgotten(key_between(own, backend, packet.protocol, key));
+        let from_low = self.forgotten(key_between(own, answerer(packet, own.1), packet.protocol, key));
         let now_s = self.tables.now_s();
         let kept = self.frame.unknown(self.held(self.tables.flow(key), client, now_s));
         let new = self.frame.unknown(self.held(self.tables.new_flow(key), client, now_s));
@@ -106,7 +143,16 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return false;
         }
         *entry = ConntrackEntry::default();
-        entry.flags = CT_HOST_OPENED | if from_low { 0 } else { CT_HIGH_OPENED };
+        entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
+        // On the account of the pod that it stands for, or of the node: nobody's who is outside.
+        match translation.end {
+            Translated::Masked if from_low => entry.low_slot = *slot,
+            Translated::Masked => entry.high_slot = *slot,
+            _ => entry.flags |= CT_HOST_OPENED,
+        }
+        if packet.is_icmp() {
+            [entry.icmp_type, entry.icmp_code] = packet.detail.to_be_bytes();
+        }
         (entry.nat, entry.nat_port, entry.nat_kind) = (client.0, client.1.to_ne_bytes(), NAT_RETURNS);
         entry.timeout = Timeout::at_opening(packet.protocol) as u8;
         entry.seen_s = now_s;
@@ -145,10 +191,16 @@ const OVER: u32 = 1;
 const TAKEN: u32 = 2;
 const MINE: u32 = 3;
 
-/// One of the ports, in network order.
+/// One of so many ports from the first on, in network order.
 #[inline(always)]
-const fn port_of(number: u32) -> u16 {
-    ((MASKS_FIRST + ((number as u64 * MASKS as u64) >> 32) as u32) as u16).to_be()
+const fn port_of((first, count): (u32, u32), number: u32) -> u16 {
+    ((first + ((number as u64 * count as u64) >> 32) as u32) as u16).to_be()
+}
+
+/// Who answers to a port that stands for the client: of ICMP an identifier, which both ends have.
+#[inline(always)]
+const fn answerer(packet: &Packet, own: u16) -> Socket {
+    (packet.destination, if packet.is_icmp() { own } else { packet.destination_port })
 }
 
 /// Whether a packet from outside goes on to another node: to a backend there, or, an error about what passed between the two, to

@@ -70,6 +70,19 @@ pub fn speaks_for<T: Tables>(tables: &T, slot: u32, class: u32, generation: u64)
     }
 }
 
+/// Whether a class is not outside, as the layer in `slot` has it; where that cannot be read, nothing is.
+#[inline(always)]
+pub fn is_inside<T: Tables>(tables: &T, slot: u32, class: u32, generation: u64) -> bool {
+    let Some(layer) = tables.endpoint(slot) else {
+        return true;
+    };
+    match row_of(tables, tables.word(&layer.egress).at(generation), class) {
+        Ok(row) if row.len == 1 => tables.span(row.offset).is_none_or(|span| span.allows()),
+        Ok(_) => false,
+        Err(_) => true,
+    }
+}
+
 /// What a rule set is asked about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {

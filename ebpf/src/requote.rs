@@ -28,7 +28,11 @@ pub fn requote_apart(skb: *mut __sk_buff) -> i32 {
     };
     // An error goes to whoever sent what it quotes.
     let (source_port, destination_port) = ports(quoted, translation);
-    let (source, destination) = if translation.end == Translated::QuotedSource {
+    let (source, destination) = if translation.end == Translated::QuotedMasked {
+        ((quoted.source, source_port), (translation.mask, destination_port))
+    } else if translation.end == Translated::QuotedUnmasked {
+        ((packet.destination, source_port), (quoted.destination, destination_port))
+    } else if translation.end == Translated::QuotedSource {
         // One that answers itself was seen as the frontend, and so is what it complains about.
         let client = match translation {
             Translation { is_hairpin: true, .. } => packet.source,
@@ -48,7 +52,14 @@ pub fn requote_apart(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 pub fn ports(quoted: &Packet, translation: &Translation) -> (u16, u16) {
     let Translation { end, port, is_masked, mask_port, .. } = *translation;
-    if end == Translated::QuotedSource {
+    if quoted.is_icmp() && matches!(end, Translated::QuotedMasked | Translated::QuotedUnmasked) {
+        return (mask_port, mask_port);
+    }
+    if end == Translated::QuotedMasked {
+        (quoted.source_port, mask_port)
+    } else if end == Translated::QuotedUnmasked {
+        (mask_port, quoted.destination_port)
+    } else if end == Translated::QuotedSource {
         (port, if is_masked { mask_port } else { quoted.destination_port })
     } else {
         (if is_masked { mask_port } else { quoted.source_port }, port)
@@ -60,7 +71,10 @@ pub fn ports(quoted: &Packet, translation: &Translation) -> (u16, u16) {
 fn quote(skb: Skb, packet: &Packet, quoted: &Packet, (source, destination): (Socket, Socket)) -> bool {
     let at = packet.l4 + QUOTE;
     let ([a, b], [c, d]) = (source.1.to_ne_bytes(), destination.1.to_ne_bytes());
-    let ports = word_difference(quoted.source_port, source.1) + word_difference(quoted.destination_port, destination.1);
+    let mut ports = word_difference(quoted.source_port, source.1);
+    if !quoted.is_icmp() {
+        ports += word_difference(quoted.destination_port, destination.1);
+    }
     let addresses = both(difference(quoted.source, source.0), difference(quoted.destination, destination.0));
     // What an IPv4 header's addresses change in the message, its checksum makes up for.
     let (written, mut changed) = if packet.v6 {
@@ -70,9 +84,15 @@ fn quote(skb: Skb, packet: &Packet, quoted: &Packet, (source, destination): (Soc
         (quote_v4(skb, at, (source.0, destination.0), addresses), 0)
     };
     changed = both(changed, ports);
-    let summed = sum_transport(skb, packet, quoted, both(addresses, ports), &mut changed);
+    // A sum of ICMP covers no addresses.
+    let by = if quoted.is_icmp() && !packet.v6 { ports } else { both(addresses, ports) };
+    let summed = sum_transport(skb, packet, quoted, by, &mut changed);
     // Where an address floats there may be none.
-    let numbered = !has_ports(quoted.protocol) || skb.store_balanced(quoted.l4, &[a, b, c, d]);
+    let numbered = if quoted.is_icmp() {
+        source.1 == quoted.source_port || skb.store_balanced(quoted.l4 + 4, &[a, b])
+    } else {
+        !has_ports(quoted.protocol) || skb.store_balanced(quoted.l4, &[a, b, c, d])
+    };
     summed && written && numbered && sum_up(skb, packet, changed, 0)
 }
 
@@ -120,6 +140,7 @@ fn checksum_of(packet: &Packet, quoted: &Packet) -> Option<u32> {
     match quoted.protocol {
         protocol::UDP | protocol::UDPLITE => Some(quoted.l4 + 6),
         protocol::ICMPV6 if quoted.v6 => Some(quoted.l4 + 2),
+        protocol::ICMP if !quoted.v6 => Some(quoted.l4 + 2),
         protocol::TCP if quoted.l4 + 18 <= L3 + packet.length => Some(quoted.l4 + 16),
         _ => None,
     }
@@ -130,6 +151,12 @@ fn checksum_of(packet: &Packet, quoted: &Packet) -> Option<u32> {
 fn letter(skb: Skb, packet: &Packet, quoted: &Packet, translation: &Translation) -> bool {
     let Translation { end, frontend, is_hairpin, is_masked, mask, .. } = translation;
     let about_answer = *end == Translated::QuotedSource;
+    if matches!(*end, Translated::QuotedMasked | Translated::QuotedUnmasked) {
+        // Who complains about a pod stays who it is; a pod that complains is this node.
+        let from = if *end == Translated::QuotedMasked { *mask } else { packet.source };
+        let was_to = if *end == Translated::QuotedMasked { packet.destination } else { quoted.source };
+        return address(skb, packet, (packet.source, was_to), from);
+    }
     let was_from = if *is_hairpin { packet.destination } else { packet.source };
     let was_to = match (about_answer, *is_masked) {
         (true, _) => *frontend,
@@ -145,6 +172,12 @@ fn letter(skb: Skb, packet: &Packet, quoted: &Packet, translation: &Translation)
         (false, false) if packet.source == quoted.destination => *frontend,
         _ => packet.source,
     };
+    address(skb, packet, (was_from, was_to), from)
+}
+
+/// Writes both addresses of the error, in the place of others.
+#[inline(always)]
+fn address(skb: Skb, packet: &Packet, (was_from, was_to): (Address, Address), from: Address) -> bool {
     let changed = both(difference(was_from, from), difference(was_to, packet.destination));
     if packet.v6 {
         return skb.store_far(L3 + 8, &from.to_bytes())

@@ -50,7 +50,11 @@ pub fn sctp_apart(skb: *mut __sk_buff) -> i32 {
 fn changes(packet: &Packet, translation: &Translation) -> ((u16, u16), (u16, u16)) {
     let Translation { port, is_masked, mask_port, .. } = *translation;
     let (source, destination) = (packet.source_port, packet.destination_port);
-    if translation.end == Translated::Source {
+    if translation.end == Translated::Masked {
+        ((source, mask_port), (destination, destination))
+    } else if translation.end == Translated::Unmasked {
+        ((source, source), (mask_port, destination))
+    } else if translation.end == Translated::Source {
         ((source, port), (if is_masked { mask_port } else { destination }, destination))
     } else {
         ((source, if is_masked { mask_port } else { source }), (port, destination))

@@ -4,7 +4,7 @@
 //! Invariant: what is judged, tracked and forwarded is the backend; a backend is chosen once for a flow, at one generation.
 //! Never: rewrites a packet; chooses for a packet that cannot open a flow; answers who is not who he says.
 
-use abi::conntrack::{NAT_BY_HOST, NAT_LEADS, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{NAT_BY_HOST, NAT_LEADS, NAT_MASQUERADED, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_HASHED, BALANCER_SILENT};
 use abi::{Address, AffinityKey, Balancer, DropReason};
@@ -62,6 +62,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             let from_low = conntrack::key(&state.packet, &mut state.key);
             found = conntrack::find(self.tables, &state.key, &state.packet, from_low);
         }
+        if state.translation.is_masked && state.translation.end == Translated::Nothing {
+            return Ok(self.is_back(state, found));
+        }
         // What leads is no flow.
         match found.tracked() {
             Some(tracked) if matches!(tracked.flow.nat_kind.get(), NAT_LEADS | NAT_RETURNS) => Ok(found.without_flow()),
@@ -110,6 +113,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
                     tracked.flow.seen_s.set(tracked.now_s);
                 }
                 self.unmask(state, tracked.flow.other_side());
+                state.translation.is_half_open = tracked.half_open;
                 Ok(true)
             }
             (NAT_LEADS, Hook::ToWorkload) if !from_opener => {
@@ -140,7 +144,9 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
             }
             (NAT_BY_HOST, Hook::FromWorkload | Hook::ToWorkload) => self.goes_by_host(state, tracked),
             // Sent before the address was a service's, maybe; else it would stay as it is for as long as its sender tries.
-            (NAT_NONE, _) if tracked.is_asked_again(&state.packet) => self.enters(state),
+            (NAT_NONE, _) | (NAT_MASQUERADED, Hook::FromWorkload) if tracked.is_asked_again(&state.packet) => {
+                self.enters(state)
+            }
             _ => Ok(false),
         }
     }

@@ -17,10 +17,10 @@ use crate::packet::Skb;
 /// The packet's own network namespace, as one of the socket helpers (`BPF_F_CURRENT_NETNS`).
 const CURRENT_NAMESPACE: u64 = u64::MAX;
 
-/// Whether a socket of the host's hears at `own` what the packet's destination sends there. Of SCTP the kernel does not say.
+/// Whether a socket of the host's hears at `own` what the packet's destination sends there. Of SCTP and ICMP the kernel does not say.
 #[inline(always)]
 pub fn is_heard(skb: Skb, packet: &Packet, own: Socket) -> bool {
-    if packet.protocol == protocol::SCTP {
+    if packet.protocol == protocol::SCTP || packet.is_icmp() {
         return false;
     }
     // SAFETY: integers and unions of integers; zero is valid.

@@ -7,7 +7,7 @@ use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::{
     Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey,
-    Frontend, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    Frontend, Masquerade, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
 };
 
 use crate::conntrack::Socket;
@@ -63,6 +63,8 @@ pub trait Services {
     fn count_refused(&self, frontend: u32);
     /// The address by which this node speaks for itself, if it has one of that family.
     fn own_address(&self, v6: bool) -> Option<&Address>;
+    /// As whom this node stands for its pods outside; all zero: as nobody.
+    fn masquerade(&self, v6: bool) -> Option<&Masquerade>;
     /// A number that nobody can foretell.
     fn random(&self) -> u32;
 

@@ -26,14 +26,15 @@ pub fn translate(skb: Skb, state: &State) -> Result<(), DropReason> {
     let failed = match state.translation.end {
         Translated::Nothing | Translated::Before | Translated::Ahead | Translated::ByHost => 0,
         // In turn: a function of a function has too little stack.
-        Translated::Destination | Translated::Source if state.packet.protocol == protocol::SCTP => {
-            translate_apart(skb.0) | sctp_apart(skb.0)
+        Translated::QuotedDestination
+        | Translated::QuotedSource
+        | Translated::QuotedMasked
+        | Translated::QuotedUnmasked => {
+            let summed = if state.quoted.protocol == protocol::SCTP { sctp_quoted_apart(skb.0) } else { 0 };
+            summed | requote_apart(skb.0)
         }
-        Translated::Destination | Translated::Source => translate_apart(skb.0),
-        Translated::QuotedDestination | Translated::QuotedSource if state.quoted.protocol == protocol::SCTP => {
-            sctp_quoted_apart(skb.0) | requote_apart(skb.0)
-        }
-        Translated::QuotedDestination | Translated::QuotedSource => requote_apart(skb.0),
+        _ if state.packet.protocol == protocol::SCTP => translate_apart(skb.0) | sctp_apart(skb.0),
+        _ => translate_apart(skb.0),
     };
     if failed == 0 { Ok(()) } else { Err(DropReason::ForwardFailed) }
 }
@@ -86,9 +87,16 @@ fn translate_apart(skb: *mut __sk_buff) -> i32 {
         return 1;
     };
     let State { packet, translation, .. } = state;
-    let is_source = translation.end == Translated::Source;
-    let (from, to) = ends(packet, translation, is_source);
-    let done = if translation.is_hairpin {
+    let is_source = matches!(translation.end, Translated::Source | Translated::Masked);
+    let (from, to) = match translation.end {
+        Translated::Masked => ((packet.source, packet.source_port), (translation.mask, translation.mask_port)),
+        Translated::Unmasked => {
+            ((translation.mask, translation.mask_port), (packet.destination, packet.destination_port))
+        }
+        _ => ends(packet, translation, is_source),
+    };
+    let is_turned = translation.is_hairpin && !matches!(translation.end, Translated::Masked | Translated::Unmasked);
+    let done = if is_turned {
         turn(Skb(skb), packet, translation.frontend, is_source)
             && change_port::<NEAR>(Skb(skb), packet, (from.1, to.1), is_source)
     } else {
@@ -128,7 +136,8 @@ fn write<const BY: bool>(skb: Skb, packet: &Packet, ((from, from_port), (to, to_
         return written;
     }
     let Some((at, mangled)) = checksum_of(packet) else {
-        return written;
+        // Of ICMP it covers the identifier, and no address.
+        return written && change_port::<BY>(skb, packet, (from_port, to_port), is_source);
     };
     // SAFETY: the helper changes two bytes of the packet, or refuses; no pointer into it is held.
     let summed =
@@ -153,12 +162,19 @@ fn change_port<const BY: bool>(skb: Skb, packet: &Packet, (from, to): (u16, u16)
     if from == to || packet.fragment == Fragment::Later || packet.protocol == protocol::SCTP {
         return true;
     }
-    let Some((at, mangled)) = checksum_of(packet) else {
-        return true;
+    let (at, mangled) = match checksum_of(packet) {
+        Some(sum) => sum,
+        None if packet.is_icmp() => (packet.l4 + 2, 0),
+        None => return true,
     };
     // SAFETY: as in `write`.
     let summed = unsafe { bpf_l4_csum_replace(skb.0, at, from.into(), to.into(), 2 | mangled) == 0 };
-    let at = packet.l4 + if is_source { 0 } else { 2 };
+    let at = packet.l4
+        + match is_source {
+            _ if packet.is_icmp() => 4,
+            true => 0,
+            false => 2,
+        };
     summed && if BY == FAR { skb.store_balanced(at, &to.to_ne_bytes()) } else { skb.store_near(at, to.to_ne_bytes()) }
 }
 

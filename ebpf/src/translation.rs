@@ -3,7 +3,8 @@
 //! Invariant: `packet` has the backend, wherever the frontend stands; what is needed to undo that is kept.
 //! Never: reads a table; touches the packet's bytes.
 
-use abi::{Address, AffinityKey, ServiceKey};
+use abi::conntrack::{NAT_AHEAD, NAT_BY_HOST, NAT_MASQUERADED, NAT_TRANSLATED};
+use abi::{Address, AffinityKey, ConntrackEntry, ServiceKey};
 use core::mem;
 
 use crate::conntrack::Socket;
@@ -27,6 +28,15 @@ pub enum Translated {
     QuotedDestination,
     /// Its destination, and the source that it quotes, being an error about an answer: the frontend, and goes on as the backend.
     QuotedSource,
+    /// Its source: a pod's, which goes on as this node's (`masquerade`).
+    Masked,
+    /// Its destination: this node's, and is the pod's.
+    Unmasked,
+    /// Its source, and the destination that it quotes, being an error of a pod's about what came to it: the pod, and goes on as this
+    /// node.
+    QuotedMasked,
+    /// Its destination, and the source that it quotes, being an error about what a pod sent: this node, and goes on as the pod.
+    QuotedUnmasked,
     /// None here: the packet is at a gate, behind which the uplink's program translates and judges it.
     Ahead,
     /// None here: the host's stack translates. It is seen as its sender wrote it, and judged where it comes out.
@@ -76,15 +86,34 @@ impl Translation {
     }
 }
 
+impl Translation {
+    /// Tells the entry of a flow that is opened so.
+    #[inline(always)]
+    pub(crate) fn tell(&self, opened: &mut ConntrackEntry) {
+        match self.end {
+            Translated::ByHost => opened.nat_kind = NAT_BY_HOST,
+            Translated::Ahead => opened.nat_kind = NAT_AHEAD,
+            Translated::Masked => (opened.nat_kind, opened.nat) = (NAT_MASQUERADED, self.mask),
+            Translated::Destination => {
+                opened.nat_kind = NAT_TRANSLATED;
+                (opened.nat, opened.nat_port) = (self.frontend, self.port.to_ne_bytes());
+            }
+            _ => {}
+        }
+    }
+}
+
 impl State {
     /// The packet as its sender wrote it, or back again.
     #[inline(always)]
     pub fn swap_ends(&mut self) {
         let Self { packet, translation, .. } = self;
-        if translation.end == Translated::Source && translation.is_masked {
+        let is_clients = translation.end == Translated::Source && translation.is_masked;
+        if is_clients || translation.end == Translated::Unmasked {
             mem::swap(&mut packet.destination, &mut translation.mask);
-            mem::swap(&mut packet.destination_port, &mut translation.mask_port);
-            packet.detail = u16::from_be(packet.destination_port);
+            let port = translation.mask_port;
+            translation.mask_port = packet.destination_port;
+            packet.come_to(port);
         }
         if translation.end != Translated::Destination {
             return;
@@ -121,6 +150,17 @@ impl State {
 }
 
 impl Packet {
+    /// Puts the port at its receiver there: of ICMP, the identifier.
+    #[inline(always)]
+    pub(crate) fn come_to(&mut self, port: u16) {
+        self.destination_port = port;
+        if self.is_icmp() {
+            self.source_port = port;
+        } else {
+            self.detail = u16::from_be(port);
+        }
+    }
+
     /// Puts another destination port in the place of the one that stands there, which it gives. Where that is the same, rules go
     /// on seeing what they saw: of ICMP it is no port.
     #[inline(always)]

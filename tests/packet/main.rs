@@ -23,6 +23,7 @@ mod kept;
 mod kernel;
 mod limits;
 mod malformed;
+mod masqueraded;
 mod mutants;
 mod neighbours;
 mod paths;

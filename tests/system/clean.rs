@@ -11,7 +11,7 @@ use std::{ffi::CString, fs, path::Path, process::Command};
 use tests::{Cluster, NetNs, NodeSpec, PodSpec, Probe::Tcp, netns};
 
 /// Rules of nftables and of both iptables, as their own tools print them; comments left out.
-fn rules(namespace: &NetNs) -> Result<String> {
+pub fn rules(namespace: &NetNs) -> Result<String> {
     let mut all = String::new();
     for tool in ["nft list ruleset", "iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"]
     {

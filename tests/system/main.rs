@@ -33,6 +33,7 @@ mod hep_services;
 mod host_ports;
 mod ipam;
 mod kit;
+mod masqueraded;
 mod metrics;
 mod neighbour;
 mod nodes;

@@ -62,8 +62,8 @@ pub const NAT_NONE: u8 = 0;
 pub const NAT_LEADS: u8 = 1;
 /// The opener sent it to `nat`, and hears its answers from there.
 pub const NAT_TRANSLATED: u8 = 2;
-/// The entry is for what comes back to a port of this node's that stands for a client outside: its destination is `nat`, and the flow
-/// is tracked between that and its source. It lives as long as that flow, and is no flow itself.
+/// The entry is for what comes back to a port of this node's that stands for a client outside, or for a pod there: its destination is
+/// `nat`, and the flow is tracked between that and its source. It lives as long as that flow, and is no flow itself.
 pub const NAT_RETURNS: u8 = 3;
 /// A foreign service proxy translates what its opener sends, in the host's stack. Where that comes out it is another flow, by
 /// which it is judged; this one is what the opener sees.
@@ -71,6 +71,9 @@ pub const NAT_BY_HOST: u8 = 4;
 /// A host endpoint's: what its opener sends is translated behind the gate, by the uplink's program, and judged there. It speaks for
 /// nothing else, and names the local slot for its account and its revision alone.
 pub const NAT_AHEAD: u8 = 5;
+
+/// A pod's, which outside of all pools is this node's: `nat` is the address and port that stand for it there.
+pub const NAT_MASQUERADED: u8 = 6;
 
 /// What is remembered of a flow.
 #[repr(C)]

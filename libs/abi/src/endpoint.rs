@@ -28,6 +28,10 @@ pub const ENDPOINT_KEEP_ESTABLISHED: u16 = 1 << 2;
 
 /// The slot is a host endpoint's `local` layer: its interface is one of the node's own.
 pub const ENDPOINT_HOST: u16 = 1 << 3;
+/// Its IPv4 address is in a pool whose pods are outside of all pools this node (`natOutgoing`).
+pub const ENDPOINT_MASQUERADED_V4: u16 = 1 << 4;
+/// Its IPv6 address.
+pub const ENDPOINT_MASQUERADED_V6: u16 = 1 << 5;
 /// In the ingress word of [`SLOT_HOST`], which has no rule set: what pods send to this node does not arrive, but for replies
 /// (defaultEndpointToHostAction Drop).
 pub const NODE_REFUSES_WORKLOADS: u32 = 1 << 0;
@@ -39,12 +43,16 @@ pub const NODE_TRANSLATES: u32 = 1 << 2;
 /// nobody knows may be of a connection that they carry.
 pub const NODE_BESIDE: u32 = 1 << 3;
 
+/// There, too: pods may be this node outside, and its layer `untracked` says what is not outside.
+pub const NODE_MASQUERADES: u32 = 1 << 4;
+
 /// The slots that hold a host endpoint's other rule sets; 0: it has none there. Those of [`SLOT_HOST`] are of the host endpoint
 /// of all interfaces: `pre_dnat` is asked of what pods send, `forward` of what they send and receive.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layers {
-    /// Asked first, packet by packet, without connection tracking.
+    /// Asked first, packet by packet, without connection tracking. Of [`SLOT_HOST`]: its egress rules allow what is not outside, by the
+    /// class of the destination alone (`NODE_MASQUERADES`).
     pub untracked: u32,
     /// Asked of flows that come in, before a service's address is translated.
     pub pre_dnat: u32,

@@ -15,6 +15,7 @@ pub mod fragment;
 pub mod handover;
 pub mod log;
 pub mod maps;
+pub mod masquerade;
 #[cfg(feature = "user")]
 mod pod;
 pub mod rules;
@@ -31,6 +32,7 @@ pub use answer::{Answer, Outcome};
 pub use conntrack::{ConntrackEntry, FlowKey, Ticket};
 pub use endpoint::{Endpoint, Layers};
 pub use fragment::{FragmentKey, FragmentPorts};
+pub use masquerade::Masquerade;
 pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
 pub use service::{Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey};
 pub use socket::{SocketKey, SocketPeer};

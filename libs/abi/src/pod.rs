@@ -36,6 +36,7 @@ pod!(
     crate::Affinity,
     crate::FrontendCounts,
     crate::Announcing,
+    crate::Masquerade,
     crate::SocketKey,
     crate::SocketPeer,
     crate::TunnelEnd

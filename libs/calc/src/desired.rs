@@ -3,6 +3,7 @@
 //! Invariant: complete; what is not in it is not wanted.
 //! Never: kernel ids; reconcilers give those out.
 
+use crate::masquerade::Masquerading;
 use model::{AttachmentId, Cidr, IfaceName, Mac, NodeName, PodId, Vteps};
 use policy::{Class, RuleSet};
 use service::{Balance, Frontend};
@@ -35,6 +36,8 @@ pub struct EndpointSpec {
     pub sources: Option<Arc<RuleSet>>,
     /// Allowed flows outlive a new deny.
     pub keep_established: bool,
+    /// Outside of all pools it is this node: by IPv4, by IPv6.
+    pub masqueraded: [bool; 2],
 }
 
 /// The rule sets of both directions; `None`: everything passes.
@@ -73,9 +76,10 @@ pub struct HostEndpointSpec {
 }
 
 impl NodeSpec {
-    /// The rule sets of both layers.
+    /// The rule sets of both layers, and what is not outside.
     pub fn sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
-        self.pre_dnat.sets().chain(self.forward.sets())
+        let inside = self.masquerading.iter().map(|masquerading| &masquerading.inside);
+        self.pre_dnat.sets().chain(self.forward.sets()).chain(inside)
     }
 }
 
@@ -113,6 +117,8 @@ pub struct NodeSpec {
     pub translates: bool,
     /// A foreign proxy's rules are there, whoever translates.
     pub beside: bool,
+    /// What it is for its pods outside of all pools; `None`: nothing.
+    pub masquerading: Option<Masquerading>,
 }
 
 /// Whose an address is.

@@ -4,7 +4,7 @@
 //! no other means (felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints).
 //! Never: an interface of a workload; a host endpoint of another node.
 
-use crate::{HostEndpointSpec, Judges, Neighbour, NodeSpec, World};
+use crate::{HostEndpointSpec, Judges, Neighbour, NodeSpec, World, masquerade};
 use model::{
     DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
     LogLevel, NamespaceName, Truth,
@@ -108,7 +108,7 @@ pub(crate) fn failsafes(world: &World) -> Failsafes {
 
 /// What holds for this node, where `layers` are those of the host endpoint of all interfaces, if there is one. What pods send
 /// comes in by interfaces that have no host endpoint of their own, so that it is asked as by any other.
-pub(crate) fn node(world: &World, layers: Option<Layers>) -> NodeSpec {
+pub(crate) fn node(world: &World, layers: Option<Layers>, inside: Option<Arc<RuleSet>>) -> NodeSpec {
     let Layers { pre_dnat, forward, .. } = layers.unwrap_or_default();
     NodeSpec {
         pre_dnat,
@@ -118,6 +118,7 @@ pub(crate) fn node(world: &World, layers: Option<Layers>) -> NodeSpec {
         refuses_workloads: chosen(world, |felix| felix.endpoint_to_host) == Some(EndpointToHost::Drop),
         translates: world.proxy == Neighbour::Serves,
         beside: world.proxy != Neighbour::None,
+        masquerading: masquerade::of_node(world, inside),
     }
 }
 

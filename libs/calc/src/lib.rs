@@ -13,6 +13,7 @@ mod host_ports;
 mod index;
 mod lifeline;
 pub mod live;
+mod masquerade;
 mod node_ports;
 mod node_routes;
 pub mod query;
@@ -31,6 +32,7 @@ pub use desired::{
     TunnelSpec, Unroutable,
 };
 pub use live::{Latest, Live, Touched};
+pub use masquerade::Masquerading;
 pub use node_ports::NodePortAddresses;
 pub use query::Status;
 pub use resolve::desired;

@@ -4,7 +4,7 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host, masquerade,
     node_routes::node_routes,
     serve, sources,
     surroundings::surroundings,
@@ -107,7 +107,8 @@ fn host_endpoints(
     };
     let host_endpoints = host::governed(world, &own).into_iter().map(spec).collect();
     let of_all = host::of_all_interfaces(&own).map(layers);
-    (host_endpoints, host::node(world, of_all))
+    let inside = masquerade::inside(world).map(|set| sets.sets.share(set));
+    (host_endpoints, host::node(world, of_all, inside))
 }
 
 /// The endpoint that `workload` is for its rule sets, with the addresses that are its own.
@@ -126,12 +127,14 @@ pub(crate) fn endpoint(
     own: impl Fn(&IpAddr) -> bool,
     [ingress, egress]: [Arc<RuleSet>; 2],
 ) -> EndpointSpec {
+    let addresses: Vec<_> = attachment.addresses.iter().filter(|address| own(address)).copied().collect();
     EndpointSpec {
+        masqueraded: masquerade::of_addresses(world, &addresses),
         pod: attachment.pod.clone(),
         interface: attachment.host_interface.clone(),
         mac: attachment.mac,
         mtu: attachment.mtu,
-        addresses: attachment.addresses.iter().filter(|address| own(address)).copied().collect(),
+        addresses,
         floating: Vec::new(),
         ingress,
         egress,

@@ -23,6 +23,7 @@ pub mod heap;
 mod host;
 mod laps;
 mod links;
+mod masquerade;
 mod network;
 mod packet_log;
 mod passage;

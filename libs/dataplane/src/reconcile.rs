@@ -6,12 +6,14 @@
 use crate::{
     Applied, ApplyError, Commit, Laps, OpenError, host,
     links::Guards,
+    masquerade,
     network::{Network, Seen},
     programs::{Hook, in_full},
-    sources,
+    sources::{self, Sources},
     tables::{CommitError, Guarded, Store, Tables, Write, prefix},
     uplink,
 };
+use abi::Masquerade;
 use answers::Answers;
 use calc::{EndpointSpec, HostEndpointSpec, Latest, NodeSpec, Owner};
 use hosts::HOST_HOOKS;
@@ -79,6 +81,10 @@ pub struct Reconciler<N, G, S> {
     answers: Answers,
     /// Those among which the sources of ICMP errors were chosen.
     speaks: Option<BTreeSet<IpAddr>>,
+    /// What was chosen.
+    spoken: Sources,
+    /// As whom this node stands for its pods, as it was written last.
+    stands: Option<[Masquerade; 2]>,
 }
 
 /// The host's addresses, followed from one Desired to the next.
@@ -142,6 +148,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             tunnel: Tunnel::default(),
             answers: Answers::default(),
             speaks: None,
+            spoken: Sources::default(),
+            stands: None,
         }
     }
 
@@ -198,6 +206,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.guard_tunnel(&mut pass, desired);
         self.facts = look::facts(self.names_of_interest(), &pass.seen);
         laps.lap("guard");
+        self.speak(&mut pass, desired);
+        self.stand_for_pods(&mut pass);
         let is_committed = self.guard_leaving(&mut pass) && self.commit(&mut pass, desired);
         laps.lap("commit");
         self.connect(&mut pass);
@@ -205,7 +215,6 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.route_nodes(&pass, desired);
         self.forget_tunnels(&mut pass);
         laps.lap("connect");
-        self.speak(&mut pass, desired);
         if is_committed {
             self.sweep_ways(&mut pass);
         }
@@ -326,13 +335,29 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             Ok(listed) => listed.unwrap_or_default(),
             Err(error) => return pass.fail("ICMP errors".into(), "list the uplink's addresses", &error),
         };
-        for (family, source) in (0..).zip(sources::choose(own, &on_uplink)) {
+        let chosen = sources::choose(own, &on_uplink);
+        for (family, source) in (0..).zip(chosen) {
             let address = source.and_then(prefix::address_key).unwrap_or_default();
             if let Err(error) = self.tables.store_mut().write(&Write::Source(family, address)) {
                 return pass.fail("ICMP errors".into(), "set the address they come from", &error);
             }
         }
-        self.speaks = Some(own.clone());
+        (self.speaks, self.spoken) = (Some(own.clone()), chosen);
+    }
+
+    /// Written before what asks for it is in force, and whenever the uplink is another.
+    fn stand_for_pods(&mut self, pass: &mut Pass) {
+        let uplink = self.uplink.as_ref().and_then(|name| pass.seen.links.get(name)).map(|link| link.index.0);
+        let stands = masquerade::stands(self.wanted_of_node.masquerading.as_ref(), self.spoken, uplink);
+        if self.stands == Some(stands) {
+            return;
+        }
+        for (family, own) in (0..).zip(stands) {
+            if let Err(error) = self.tables.store_mut().write(&Write::Masquerade(family, own)) {
+                return pass.fail("NAT of what leaves".into(), "set as whom this node stands for its pods", &error);
+            }
+        }
+        self.stands = Some(stands);
     }
 
     /// Takes away the ways to endpoints that are no longer wanted: the tables have forgotten them.

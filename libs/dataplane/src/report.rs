@@ -13,8 +13,8 @@ use crate::{
 use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
-        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, CT_VIA_HOST, NAT_LEADS, NAT_RETURNS,
-        NAT_TRANSLATED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
+        CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, CT_VIA_HOST, NAT_LEADS, NAT_MASQUERADED,
+        NAT_RETURNS, NAT_TRANSLATED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
     },
     endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use service::Frontend;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -218,7 +218,8 @@ impl<'a> Reporter<'a> {
             "destinationPort": u16::from_be_bytes(destination.1),
             "destinationPod": self.whose(destination.2),
             "hostEndpoint": self.hosts.get(&slot_of_zone(key.zone)),
-            "service": frontend_of(key, entry).map(|through| std::net::SocketAddr::new(through.address, through.port).to_string()),
+            "service": frontend_of(key, entry).map(|through| SocketAddr::new(through.address, through.port).to_string()),
+            "masqueradedAs": mask_of(entry).map(|mask| mask.to_string()),
             "viaHost": (entry.flags & CT_VIA_HOST != 0).then_some(true),
             "state": state_of(entry),
             "packets": entry.packets,
@@ -299,6 +300,12 @@ pub(crate) fn frontend_of(key: &FlowKey, entry: &ConntrackEntry) -> Option<Front
     let (address, port) = (ip_of(entry.nat), u16::from_be_bytes(entry.nat_port));
     let frontend = Frontend { address, protocol: Protocol(key.protocol), port };
     (entry.nat_kind == NAT_TRANSLATED).then_some(frontend)
+}
+
+/// As whom a pod's flow goes on outside of all pools.
+fn mask_of(entry: &ConntrackEntry) -> Option<SocketAddr> {
+    let mask = SocketAddr::new(ip_of(entry.nat), u16::from_be_bytes(entry.nat_port));
+    (entry.nat_kind == NAT_MASQUERADED).then_some(mask)
 }
 
 /// What people call a flow's state.

@@ -4,7 +4,7 @@
 //! Never: this project's own defaults; whoever asks has them.
 
 use crate::{Cidr, Created, NodeName, Protocol, Selector};
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 /// What a refused packet meets (iptablesFilterDenyAction).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,12 @@ pub struct FelixConfiguration {
     pub floating_ips: Option<bool>,
     /// Pods may send by other source addresses than their own, where they ask for it (workloadSourceSpoofing: Any).
     pub source_spoofing: Option<bool>,
+    /// Pods of pools with `natOutgoing` reach nodes by their own addresses (natOutgoingExclusions: IPPoolsAndHostIPs).
+    pub nat_excludes_nodes: Option<bool>,
+    /// The IPv4 address by which a node stands for its pods outside (natOutgoingAddress).
+    pub nat_address: Option<Ipv4Addr>,
+    /// The first and the last port by which it does (natPortRange).
+    pub nat_ports: Option<(u16, u16)>,
 }
 
 impl FelixConfiguration {

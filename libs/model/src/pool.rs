@@ -28,6 +28,8 @@ pub struct IpPool {
     pub wrapping: Wrapping,
     /// By what.
     pub wrapper: Wrapper,
+    /// Outside of all pools its pods are the node they are on (`natOutgoing`).
+    pub nat_outgoing: bool,
 }
 
 /// When packets between nodes are wrapped.
@@ -96,6 +98,7 @@ impl IpPool {
             namespaces: Selector::All,
             wrapping: Wrapping::Never,
             wrapper: Wrapper::default(),
+            nat_outgoing: false,
         }
     }
 }

@@ -138,7 +138,7 @@ impl Decider {
     /// Whether it decides of a flow: else, of the address by which somebody sends, where no policy has a part.
     #[must_use]
     pub fn is_of_a_flow(&self) -> bool {
-        !matches!(self, Self::Profile { profile, .. } if profile == sources::NAME)
+        !matches!(self, Self::Profile { profile, .. } if sources::is_name(profile))
     }
 
     /// The tier in which it was decided.

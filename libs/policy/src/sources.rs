@@ -7,19 +7,36 @@ use crate::{PeerTest, ProfileRules, Profiles, RuleSet, SetAction, SetRule};
 use model::{Cidr, Direction};
 
 /// Stands in the place of a profile that allows, and nothing else does. No object is called so.
-pub(crate) const NAME: &str = "cni.projectcalico.org/allowedSourcePrefixes";
+const SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
+/// Likewise.
+const POOLS: &str = "ippools/natOutgoing";
+
+/// Whether a profile of this name stands for such a set.
+pub(crate) fn is_name(profile: &str) -> bool {
+    [SOURCES, POOLS].contains(&profile)
+}
 
 impl RuleSet {
     /// Of these networks, and of nothing else.
     #[must_use]
     pub fn of_sources(nets: &[Cidr]) -> Self {
+        Self::of_nets(SOURCES, nets)
+    }
+
+    /// The same for what is not outside, which is asked of a packet's destination.
+    #[must_use]
+    pub fn of_networks(nets: &[Cidr]) -> Self {
+        Self::of_nets(POOLS, nets)
+    }
+
+    fn of_nets(name: &str, nets: &[Cidr]) -> Self {
         let mut nets = nets.to_vec();
         nets.sort_unstable();
         nets.dedup();
         let peer = PeerTest { nets: Some(nets), ..PeerTest::default() };
         // The end is written out: what an endpoint's profiles end in decides of flows.
         let rules = vec![SetRule { peer, ..SetRule::new(0, SetAction::Allow) }, SetRule::new(1, SetAction::Deny)];
-        let profiles = Profiles::Given(vec![ProfileRules { name: NAME.to_owned(), rules }]);
+        let profiles = Profiles::Given(vec![ProfileRules { name: name.to_owned(), rules }]);
         Self { profiles, ..Self::new(Direction::Egress) }
     }
 }

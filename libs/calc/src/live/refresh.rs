@@ -5,7 +5,7 @@
 
 use super::{Live, dirty::Dirty, judges::Questions, peers::Concerned};
 use crate::{
-    AddressSpec, Owner, host,
+    AddressSpec, Owner, host, masquerade,
     resolve::endpoint,
     sources, tunnel,
     workload::{described, workload},
@@ -35,6 +35,7 @@ impl Live {
             self.floats.hear(&self.world, id);
         }
         let routes = self.ways(&dirty);
+        self.outside_changed(&dirty, &mut todo);
         for id in &dirty.sets {
             let nets = self.peers.put_set(&self.world, id);
             self.around_changed(nets, &mut todo);
@@ -79,9 +80,6 @@ impl Live {
         if dirty.every_rule_set || dirty.every_host {
             self.hosts.forget_all();
         }
-        if dirty.interfaces {
-            self.hosts.interfaces_changed();
-        }
         if dirty.every_host {
             let asking = self.judges.locals().filter(|id| sources::are_asked(&self.world, id));
             todo.subjects.extend(asking.cloned());
@@ -116,6 +114,16 @@ impl Live {
             addresses.extend(self.routes.strays());
         }
         (blocks, addresses)
+    }
+
+    /// This node's interfaces, what is outside of all pools, or which pods are this node there may be something else.
+    fn outside_changed(&mut self, dirty: &Dirty, todo: &mut Todo) {
+        if dirty.interfaces || dirty.pools || (!dirty.nodes.is_empty() && masquerade::excludes_nodes(&self.world)) {
+            self.hosts.interfaces_changed();
+        }
+        if dirty.pools {
+            todo.subjects.extend(self.judges.locals().cloned());
+        }
     }
 
     fn pod(&mut self, id: &PodId, todo: &mut Todo) {
@@ -218,7 +226,9 @@ impl Live {
         let mut layers = |host| hosts.layers(world, host, &failsafes, judges);
         let spec = |(name, host)| (IfaceName::clone(name), layers(host).spec(host, name, world.keep_established));
         *own_part.host_endpoints = governed.into_iter().map(spec).collect();
-        *own_part.node = host::node(world, of_all.map(&mut layers));
+        let of_all = of_all.map(&mut layers);
+        let inside = masquerade::inside(world).map(|set| judges.shared(set));
+        *own_part.node = host::node(world, of_all, inside);
         let (fresh, over) = judges.appoint_hosts(desired.host_sets().cloned().collect());
         self.asked(fresh, true, todo);
         self.asked(over, false, todo);

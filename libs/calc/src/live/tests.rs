@@ -95,7 +95,8 @@ fn pool(pod: &Pod, dice: &mut Dice) -> IpPool {
     let wrapping = dice.pick(&[Wrapping::Never, Wrapping::CrossSubnet, Wrapping::Always]);
     // By what was thrown already: other histories stay what they were.
     let wrapper = if address.is_ipv4() == (wrapping == Wrapping::Always) { Wrapper::Vxlan } else { Wrapper::Ipip };
-    IpPool { wrapping, wrapper, ..IpPool::of_pods(dice.pick(&["a", "b"]), cidr, 28) }
+    let nat_outgoing = wrapping != Wrapping::Always;
+    IpPool { wrapping, wrapper, nat_outgoing, ..IpPool::of_pods(dice.pick(&["a", "b"]), cidr, 28) }
 }
 
 /// Blocks, pools, nodes' addresses and this node's networks change.
@@ -145,7 +146,9 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
     };
     // By what was thrown already: other histories stay what they were.
     let source_spoofing = Some(felix.deny_action.is_none());
-    FelixConfiguration { source_spoofing, ..felix }
+    let nat_excludes_nodes = felix.endpoint_to_host.map(|does| does == EndpointToHost::Drop);
+    let nat_ports = felix.floating_ips.filter(|on| *on).map(|_| (1, 2));
+    FelixConfiguration { source_spoofing, nat_excludes_nodes, nat_ports, ..felix }
 }
 
 /// Tells `live` something. Gives what it was, for people.

@@ -55,6 +55,7 @@ fn pods(numbers: &[u32]) -> Desired {
     let mut desired = Desired::default();
     for number in numbers {
         let spec = EndpointSpec {
+            masqueraded: [false; 2],
             pod: PodId::new("default", &number.to_string()),
             interface: IfaceName(format!("cali{number}")),
             mac: Mac([2, 0, 0, 0, 1, 1]),

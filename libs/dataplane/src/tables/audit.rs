@@ -153,6 +153,7 @@ pub fn text(repair: &Write) -> String {
         Write::Source(family, _) => format!("SOURCES entry {family}"),
         Write::Tunnel(key, _) => format!("TUNNELS entry {}", prefix::text(key)),
         Write::TunnelLocal(family, _) => format!("TUNNEL_LOCAL entry {family}"),
+        Write::Masquerade(family, _) => format!("MASQUERADE entry {family}"),
         Write::Services(repair) => services::text(repair),
         Write::ClearHit(_) | Write::Grace | Write::FlushFlows(_) | Write::FlushAhead(_) => "counters and flows".into(),
     }

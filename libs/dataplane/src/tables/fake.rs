@@ -11,7 +11,7 @@ use super::{
     write::{Key, Keyed, Snapshot, Store, StoreError, Write},
 };
 use abi::{
-    Address, Endpoint, Layers, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, SpanKind, TunnelEnd,
+    Address, Endpoint, Layers, Masquerade, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, SpanKind, TunnelEnd,
     endpoint::{ENDPOINT_HOST, NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
@@ -35,6 +35,7 @@ pub struct FakeStore {
     /// What lies behind which node, and from where this one sends.
     pub tunnels: BTreeMap<NetKey, TunnelEnd>,
     pub tunnel_local: BTreeMap<u32, Address>,
+    pub masquerade: BTreeMap<u32, Masquerade>,
     pub writes: usize,
     /// Fails the write of this number (from 0), once.
     pub fail_at: Option<usize>,
@@ -427,6 +428,10 @@ impl FakeStore {
             Write::Source(family, address) => {
                 assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
                 self.sources.insert(*family, *address);
+            }
+            Write::Masquerade(family, own) => {
+                assert!(*family < sizes.of(&maps::MASQUERADE), "there is no family {family}");
+                self.masquerade.insert(*family, *own);
             }
         }
         Ok(())

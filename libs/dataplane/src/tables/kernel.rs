@@ -20,7 +20,7 @@ use crate::{
     pins,
 };
 use abi::{
-    Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, SetEntry, SocketKey, Span, Timeouts, TunnelEnd,
+    Address, ClassEntry, Endpoint, Masquerade, NetKey, RowKey, RowRef, SetEntry, SocketKey, Span, Timeouts, TunnelEnd,
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
@@ -54,6 +54,7 @@ pub struct KernelStore {
     sources: Array<MapData, Address>,
     tunnels: LpmTrie<MapData, [u8; 16], TunnelEnd>,
     tunnel_local: Array<MapData, Address>,
+    masquerade: Array<MapData, Masquerade>,
     /// Tracked flows.
     pub conntrack: Conntrack,
     services: ServiceMaps,
@@ -146,6 +147,7 @@ impl KernelStore {
             sources: typed(dir, &maps::SOURCES)?,
             tunnels: typed(dir, &maps::TUNNELS)?,
             tunnel_local: typed(dir, &maps::TUNNEL_LOCAL)?,
+            masquerade: typed(dir, &maps::MASQUERADE)?,
             conntrack: Conntrack::new(
                 open(dir, &maps::CONNTRACK)?,
                 open(dir, &maps::NEWFLOW)?,
@@ -409,6 +411,9 @@ impl Store for KernelStore {
             Write::Tunnel(net, None) => absent_is_fine(self.tunnels.remove(&key_of(net)), &maps::TUNNELS),
             Write::TunnelLocal(family, address) => {
                 self.tunnel_local.set(*family, address, 0).map_err(|error| failed(&maps::TUNNEL_LOCAL, error))
+            }
+            Write::Masquerade(family, own) => {
+                self.masquerade.set(*family, own, 0).map_err(|error| failed(&maps::MASQUERADE, error))
             }
             Write::FlushFlows(slots) => self.forget_slots(slots),
             Write::FlushAhead(generation) => self.conntrack.flush_ahead(*generation).map(drop),

@@ -21,7 +21,10 @@ use super::{
 };
 use abi::{
     Endpoint, RowRef, Span, Word,
-    endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_QUEUED, ENDPOINT_READY, SLOT_FIRST, SLOT_HOST},
+    endpoint::{
+        ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_MASQUERADED_V4, ENDPOINT_MASQUERADED_V6, ENDPOINT_QUEUED, ENDPOINT_READY,
+        SLOT_FIRST, SLOT_HOST,
+    },
     maps::{self, MapSpec},
     rules::{ROW_SPANS_MAX, SET_DENY},
 };
@@ -273,13 +276,15 @@ impl<'a> Draft<'a> {
         let slot = self.slot_of(ifindex)?;
         let keep = if spec.keep_established { ENDPOINT_KEEP_ESTABLISHED } else { 0 };
         let queued = if guarded.is_queued { ENDPOINT_QUEUED } else { 0 };
+        let [v4, v6] = spec.masqueraded;
+        let masqueraded = if v4 { ENDPOINT_MASQUERADED_V4 } else { 0 } | if v6 { ENDPOINT_MASQUERADED_V6 } else { 0 };
         let entry = Endpoint {
             egress: Word::settled(self.asked(&spec.egress)),
             ingress: Word::settled(self.asked(&spec.ingress)),
             ifindex,
             rev: self.old.endpoints.get(&slot).map_or(0, |found| found.rev),
             mtu: spec.mtu,
-            flags: ENDPOINT_READY | keep | queued,
+            flags: ENDPOINT_READY | keep | queued | masqueraded,
             mac: spec.mac.0,
             layers: abi::Layers::default(),
             spare: [0; 4],

@@ -169,6 +169,7 @@ impl Sketch {
 
 fn spec(number: u8, ingress: Option<Vec<SetRule>>, egress: Option<Vec<SetRule>>) -> EndpointSpec {
     EndpointSpec {
+        masqueraded: [false; 2],
         pod: PodId::new("default", &number.to_string()),
         interface: IfaceName(format!("cali{number}")),
         mac: Mac([2, 0, 0, 0, 0, number]),

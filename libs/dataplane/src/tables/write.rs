@@ -7,7 +7,7 @@ use super::{
     services::{ServiceSnapshot, ServiceWrite},
     sizes::Sizes,
 };
-use abi::{Address, ClassEntry, Endpoint, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, TunnelEnd};
+use abi::{Address, ClassEntry, Endpoint, Masquerade, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, TunnelEnd};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -54,6 +54,8 @@ pub enum Write {
     Tunnel(NetKey, Option<TunnelEnd>),
     /// From which of its addresses this node's wrapped packets come: of IPv4 (0) or IPv6 (1).
     TunnelLocal(u32, Address),
+    /// As whom this node stands for its pods outside, likewise.
+    Masquerade(u32, Masquerade),
     /// Deletes flows that name one of these endpoint slots.
     FlushFlows(BTreeSet<u32>),
     /// Deletes flows stamped later than this generation, which only a foreign generation can have done.

@@ -43,6 +43,8 @@ pub(crate) struct Spec {
     /// Whether packets between nodes are wrapped in VXLAN: Never, Always, CrossSubnet.
     #[schemars(extend("enum" = ["Never", "Always", "CrossSubnet", ""]))]
     vxlan_mode: Option<String>,
+    /// Whether outside of all pools its pods are seen as the node they are on.
+    nat_outgoing: Option<bool>,
 }
 
 pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidField> {
@@ -78,8 +80,8 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     let (wrapping, wrapper) = (ipip.max(vxlan), if is_vxlan { Wrapper::Vxlan } else { Wrapper::Ipip });
     let nodes = selector("spec.nodeSelector", spec.node_selector.as_deref())?;
     let namespaces = selector("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
-    let name = meta.name.clone();
-    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping, wrapper })
+    let (name, nat_outgoing) = (meta.name.clone(), spec.nat_outgoing.unwrap_or(false));
+    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping, wrapper, nat_outgoing })
 }
 
 /// Without a mode there is none; a mode that is not known is one.

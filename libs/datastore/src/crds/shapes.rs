@@ -123,6 +123,14 @@ pub(crate) struct Felix {
     /// Whether pods may send by other source addresses than their own, where they ask for it.
     #[schemars(extend("pattern" = "^(?i)(Disabled|Any)?$"))]
     workload_source_spoofing: Option<String>,
+    /// What pods of pools with natOutgoing reach by their own addresses: IPPoolsOnly, or IPPoolsAndHostIPs.
+    #[schemars(extend("pattern" = "^(?i)(IPPoolsOnly|IPPoolsAndHostIPs)?$"))]
+    nat_outgoing_exclusions: Option<String>,
+    /// The IPv4 address by which nodes stand for these pods; their own, if nothing stands here.
+    nat_outgoing_address: Option<String>,
+    /// The ports by which they do, FIRST:LAST; 20000:29999, if nothing stands here.
+    #[schemars(extend("x-kubernetes-int-or-string" = true))]
+    nat_port_range: Option<String>,
 }
 
 /// A port that stays open.

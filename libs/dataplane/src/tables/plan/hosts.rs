@@ -8,8 +8,8 @@ use crate::tables::capacity::{Full, remedy};
 use abi::{
     Endpoint, Layers, Word,
     endpoint::{
-        ENDPOINT_HOST, ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, NODE_BESIDE, NODE_REFUSES_WORKLOADS, NODE_REJECTS,
-        NODE_TRANSLATES, SLOT_HOST,
+        ENDPOINT_HOST, ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, NODE_BESIDE, NODE_MASQUERADES,
+        NODE_REFUSES_WORKLOADS, NODE_REJECTS, NODE_TRANSLATES, SLOT_HOST,
     },
     maps,
     rules::SET_OPEN,
@@ -144,12 +144,15 @@ impl Draft<'_> {
         };
         let pre_dnat = slot(&node.pre_dnat, before.layers.pre_dnat)?;
         let forward = slot(&node.forward, before.layers.forward)?;
+        let inside = node.masquerading.as_ref().map(|masquerading| Arc::clone(&masquerading.inside));
+        let untracked = slot(&Judges { egress: inside, ..Judges::default() }, before.layers.untracked)?;
         let flag = |given: bool, flag: u32| if given { flag } else { 0 };
         let says = flag(node.refuses_workloads, NODE_REFUSES_WORKLOADS)
             | flag(node.rejects, NODE_REJECTS)
             | flag(node.translates, NODE_TRANSLATES)
-            | flag(node.beside, NODE_BESIDE);
-        let layers = Layers { untracked: 0, pre_dnat, forward, uplink: self.uplink };
+            | flag(node.beside, NODE_BESIDE)
+            | flag(node.masquerading.is_some(), NODE_MASQUERADES);
+        let layers = Layers { untracked, pre_dnat, forward, uplink: self.uplink };
         let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
         if entry != Endpoint::default() {
             self.endpoints.insert(SLOT_HOST, Endpoint { rev: before.rev, ..entry });

@@ -16,6 +16,7 @@ use super::{
 use model::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel, Protocol, Selector};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::net::Ipv4Addr;
 
 const DENY_ACTION: &str = "iptablesFilterDenyAction";
 const TO_HOST: &str = "defaultEndpointToHostAction";
@@ -28,6 +29,9 @@ const LOG: &str = "logSeverityScreen";
 const SELECTOR: &str = "nodeSelector";
 const FLOATING: &str = "floatingIPs";
 const SPOOFING: &str = "workloadSourceSpoofing";
+const NAT_EXCLUSIONS: &str = "natOutgoingExclusions";
+const NAT_ADDRESS: &str = "natOutgoingAddress";
+const NAT_PORTS: &str = "natPortRange";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +63,9 @@ pub(in super::super) fn convert(
         sets: spec.keys().filter(|name| *name != SELECTOR && chosen(name.as_str()).is_some()).cloned().collect(),
         floating_ips: one_of(FLOATING, chosen(FLOATING), SWITCHES)?,
         source_spoofing: one_of(SPOOFING, chosen(SPOOFING), SPOOFINGS)?,
+        nat_excludes_nodes: one_of(NAT_EXCLUSIONS, chosen(NAT_EXCLUSIONS), EXCLUSIONS)?,
+        nat_address: nat_address(chosen(NAT_ADDRESS))?,
+        nat_ports: nat_ports(chosen(NAT_PORTS))?,
     };
     // What means nothing here needs no attention; `tortie node status` has it all.
     let is_told =
@@ -79,7 +86,21 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 9] = [DENY_ACTION, TO_HOST, INBOUND, OUTBOUND, LOCAL_SUBNET, REFRESH, LOG, FLOATING, SPOOFING];
+const SERVED: [&str; 12] = [
+    DENY_ACTION,
+    TO_HOST,
+    INBOUND,
+    OUTBOUND,
+    LOCAL_SUBNET,
+    REFRESH,
+    LOG,
+    FLOATING,
+    SPOOFING,
+    NAT_EXCLUSIONS,
+    NAT_ADDRESS,
+    NAT_PORTS,
+];
+const EXCLUSIONS: &[(&str, bool)] = &[("IPPoolsOnly", false), ("IPPoolsAndHostIPs", true)];
 const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Trace", LogLevel::Trace),
     ("Debug", LogLevel::Debug),
@@ -103,6 +124,26 @@ fn one_of<T: Copy>(field: &str, value: Option<&Value>, known: &[(&str, T)]) -> R
     let names = || known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let wrong = || InvalidField::new(&format!("spec.{field}"), format!("{value} is none of {}", names()));
     found.map(Some).ok_or_else(wrong)
+}
+
+/// Empty is as good as absent, as of all that follow.
+fn nat_address(value: Option<&Value>) -> Result<Option<Ipv4Addr>, InvalidField> {
+    let path = format!("spec.{NAT_ADDRESS}");
+    let text = value.map(|value| read_at::<String>(&path, value)).transpose()?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(|_| InvalidField::new(&path, format!("{text:?} is no IPv4 address"))))
+        .transpose()
+}
+
+/// One port, or `first:last`.
+fn nat_ports(value: Option<&Value>) -> Result<Option<(u16, u16)>, InvalidField> {
+    let Some(value) = value.filter(|value| value.as_str() != Some("")) else { return Ok(None) };
+    let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let (first, last) = text.split_once(':').unwrap_or((&text, &text));
+    let ends = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+    let range = ends.filter(|(first, last)| 0 < *first && first <= last);
+    let wrong =
+        || InvalidField::new(&format!("spec.{NAT_PORTS}"), format!("{value} is no port and no range FIRST:LAST"));
+    range.map(Some).ok_or_else(wrong)
 }
 
 /// Empty is as good as absent.

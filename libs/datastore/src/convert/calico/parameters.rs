@@ -74,6 +74,15 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::Honoured,
+        "as in Calico; without natPortRange it is 20000:29999",
+        &[
+            ("NATPortRange", "natPortRange"),
+            ("NATOutgoingAddress", "natOutgoingAddress"),
+            ("NATOutgoingExclusions", "natOutgoingExclusions"),
+        ],
+    ),
+    (
+        Standing::Honoured,
         "as in Calico",
         &[
             ("FailsafeInboundHostPorts", "failsafeInboundHostPorts"),
@@ -307,14 +316,9 @@ const GROUPS: &[Group] = &[
         ],
     ),
     (
-        Standing::NotYet,
-        "comes with NAT of what leaves the cluster",
-        &[
-            ("NATPortRange", "natPortRange"),
-            ("NATOutgoingAddress", "natOutgoingAddress"),
-            ("NATOutgoingExclusions", "natOutgoingExclusions"),
-            ("IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter"),
-        ],
+        Standing::Meaningless,
+        "what leaves by the uplink is translated, and nothing else",
+        &[("IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter")],
     ),
     (
         Standing::Meaningless,

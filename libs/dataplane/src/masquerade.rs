@@ -1,0 +1,55 @@
+//! As whom this node stands for its pods outside of all pools, one a family.
+//! In: what FelixConfiguration says, the node's own addresses, its uplink. Out: entries of MASQUERADE.
+//! Invariant: without an uplink nobody; a family without an address has ports and no address: its pods' flows are refused.
+//! Never: asks the kernel.
+
+use crate::{sources::Sources, tables::prefix};
+use abi::{
+    Masquerade,
+    masquerade::{PORTS, PORTS_FIRST},
+};
+use calc::Masquerading;
+use std::net::IpAddr;
+
+/// IPv4, then IPv6.
+pub fn stands(said: Option<&Masquerading>, own: Sources, uplink: Option<u32>) -> [Masquerade; 2] {
+    let (Some(said), Some(ifindex)) = (said, uplink) else { return [Masquerade::default(); 2] };
+    let (first, count) = said.ports.map_or((PORTS_FIRST, PORTS), |(first, last)| {
+        (u32::from(first), u32::from(last.saturating_sub(first)).saturating_add(1))
+    });
+    let [v4, v6] = own;
+    [said.address.map(IpAddr::V4).or(v4), v6].map(|address| {
+        let address = address.and_then(prefix::address_key).unwrap_or_default();
+        Masquerade { address, first, count, ifindex, pad: 0 }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::RuleSet;
+    use std::sync::Arc;
+
+    fn said() -> Masquerading {
+        Masquerading { inside: Arc::new(RuleSet::of_networks(&[])), address: None, ports: None }
+    }
+
+    const OWN: Sources = [Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))), None];
+
+    #[test]
+    fn ipam_26_a_node_stands_for_its_pods_by_its_own_address_unless_another_is_set_and_by_the_ports_that_are() {
+        let [v4, v6] = stands(Some(&said()), OWN, Some(7));
+        let is_at = |own: Masquerade| (own.first, own.count, own.ifindex);
+        assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([192, 0, 2, 1]), (20_000, 10_000, 7)));
+        assert_eq!((v6.address, is_at(v6)), (abi::Address::default(), (20_000, 10_000, 7)));
+        let (address, ports) = (Some([198, 51, 100, 9].into()), Some((1024, 65_535)));
+        let [v4, _] = stands(Some(&Masquerading { address, ports, ..said() }), OWN, Some(7));
+        assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([198, 51, 100, 9]), (1024, 64_512, 7)));
+    }
+
+    #[test]
+    fn nobody_is_stood_for_without_an_uplink_or_a_pool_that_asks() {
+        assert_eq!(stands(None, OWN, Some(7)), [Masquerade::default(); 2]);
+        assert_eq!(stands(Some(&said()), OWN, None), [Masquerade::default(); 2]);
+    }
+}
