@@ -361,6 +361,14 @@ impl FakeStore {
         self.services.put(write, sizes);
     }
 
+    fn put_tunnel(&mut self, net: NetKey, end: Option<TunnelEnd>) {
+        let before = match end {
+            Some(end) => self.tunnels.insert(net, end),
+            None => self.tunnels.remove(&net),
+        };
+        assert!(end.is_some() || before.is_some(), "behind no node lies what is forgotten");
+    }
+
     fn put(&mut self, write: &Write) -> Result<(), StoreError> {
         let number = self.writes;
         self.writes += 1;
@@ -420,10 +428,7 @@ impl FakeStore {
             }
             Write::FlushFlows(_) => self.no_old_packets(),
             Write::FlushAhead(_) => {}
-            Write::Tunnel(net, Some(end)) => drop(self.tunnels.insert(*net, *end)),
-            Write::Tunnel(net, None) => {
-                assert!(self.tunnels.remove(net).is_some(), "behind no node lies what is forgotten");
-            }
+            Write::Tunnel(net, end) => self.put_tunnel(*net, *end),
             Write::TunnelLocal(family, address) => drop(self.tunnel_local.insert(*family, *address)),
             Write::Source(family, address) => {
                 assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
