@@ -379,7 +379,7 @@ fn cal_13_what_is_staged_is_tried_at_host_endpoints_whomever_the_staged_policy_s
 fn difference(found: &Desired, wanted: &Desired) -> String {
     let mut text = String::new();
     // Each by its name, so that none is added and left out here.
-    let Desired { endpoints, addresses, nets, host_endpoints, node, services, routes } = found;
+    let Desired { endpoints, addresses, nets, host_endpoints, node, services, routes, tunnel } = found;
     differ(&mut text, endpoints, &wanted.endpoints);
     differ(&mut text, addresses, &wanted.addresses);
     differ(&mut text, nets, &wanted.nets);
@@ -387,6 +387,7 @@ fn difference(found: &Desired, wanted: &Desired) -> String {
     differ(&mut text, &BTreeMap::from([("node", node)]), &BTreeMap::from([("node", &wanted.node)]));
     differ(&mut text, services, &wanted.services);
     differ(&mut text, routes, &wanted.routes);
+    differ(&mut text, &BTreeMap::from([("tunnel", tunnel)]), &BTreeMap::from([("tunnel", &wanted.tunnel)]));
     text
 }
 
