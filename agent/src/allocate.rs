@@ -142,6 +142,10 @@ struct Near {
     claims: BTreeMap<String, Kept<BlockAffinity>>,
     /// Blocks of others in which its pods had addresses when all blocks were read. What was borrowed since its handle names.
     lent: BTreeSet<Cidr>,
+    /// Its blocks, as they were left then.
+    blocks: BTreeMap<Cidr, Kept<ipam::Block>>,
+    /// Its handle, likewise.
+    handle: Option<Kept<IpamHandle>>,
 }
 
 /// Whose addresses a decision is about.
@@ -176,6 +180,9 @@ impl<'a> About<'a> {
 /// Of what is stored, what a decision is made on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
+    /// The same without reading, as far as this agent knows how it left them: where somebody else has written since, the write is
+    /// refused, and decided anew.
+    Remembered,
     /// The blocks that this node is known to have, and those that its handle names.
     Near,
     /// All blocks, all claims.
@@ -203,10 +210,16 @@ impl Allocator {
         // What was written down for a pod before is taken by its attachment.
         let owners: Vec<_> = wishes.iter().flat_map(|wish| [owner_of(&wish.id), handle_of(&wish.pod)]).collect();
         let names: Vec<_> = wishes.iter().filter_map(|wish| Some(self.sticky_of(wish)?.handle())).collect();
-        let decide =
-            |ledger: &mut Ledger| wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect::<Vec<_>>();
+        let mut is_remembered = true;
+        let decide = |ledger: &mut Ledger| {
+            let decided: Vec<_> = wishes.iter().map(|wish| ledger.assign(&self.request(wish))).collect();
+            // Nobody is refused on what was remembered: no write would tell that it is so no more.
+            let is_first = std::mem::take(&mut is_remembered);
+            ledger.is_short |= is_first && ledger.is_partial && decided.iter().any(Result::is_err);
+            decided
+        };
         let about = About { names: &names, ..About::own(&owners) };
-        let decided = self.decide_on(about, Reach::Near, decide, |assigned| record(assigned));
+        let decided = self.decide_on(about, Reach::Remembered, decide, |assigned| record(assigned));
         match decided {
             Ok(assigned) => assigned.into_iter().map(|result| result.map_err(AllocateError::from)).collect(),
             Err(error) => {
@@ -229,6 +242,8 @@ impl Allocator {
 
     /// Marks what these attachments have as theirs, as far as the blocks do not say so already.
     pub fn claim_all(&self, wishes: &[Wish]) -> Result<Claimed, AllocateError> {
+        // A store that was put back to what it was may come to the same revisions again, with other objects.
+        *self.near() = Near::default();
         // A cluster in which nobody has an address may lack the kinds that would say so.
         if wishes.is_empty() {
             return Ok(Claimed::default());
@@ -379,13 +394,14 @@ impl Allocator {
             let mut ledger = self.read(about, reach)?;
             let decided = decision(&mut ledger);
             if ledger.is_short {
-                reach = Reach::Whole;
+                reach = if reach == Reach::Remembered { Reach::Near } else { Reach::Whole };
                 continue;
             }
             settled(&decided);
-            match self.write_all(ledger.writes()) {
-                Ok(()) => {
-                    self.remember(&ledger);
+            let writes = ledger.writes();
+            match self.write_all(&writes) {
+                Ok(written) => {
+                    self.remember(&ledger, &writes, &written);
                     return Ok(decided);
                 }
                 Err(ObjectError::Conflict { .. }) => reach = Reach::Whole,
@@ -395,8 +411,8 @@ impl Allocator {
         Err(AllocateError::Contended)
     }
 
-    /// Where this node looks first from now on.
-    fn remember(&self, ledger: &Ledger) {
+    /// Where this node looks first from now on, and what it knows of that.
+    fn remember(&self, ledger: &Ledger, writes: &[Write], written: &Written) {
         let is_own = |claim: &BlockAffinity| {
             claim.node == self.node
                 && ledger.blocks.get(&claim.cidr).is_some_and(|block| block.value.belongs_to(&self.node))
@@ -409,6 +425,24 @@ impl Allocator {
             let lent = all.filter(|holding| holding.is_borrowed() && holding.node().as_ref() == Some(&self.node));
             near.lent = lent.map(|holding| holding.block.cidr).collect();
         }
+        let own = near.claims.values().filter_map(|claim| ledger.blocks.get_key_value(&claim.value.cidr));
+        near.blocks = own.map(|(cidr, kept)| (*cidr, kept.clone())).collect();
+        near.handle = ledger.counted.as_ref().and_then(|handle| ledger.handles.get(handle)).cloned();
+        for write in writes {
+            match write {
+                Write::Block(name, kept) => {
+                    if let Some(known) = near.blocks.get_mut(&kept.value.cidr) {
+                        *known = Kept { revision: revision_of(written, BLOCK, name), value: kept.value.clone() };
+                    }
+                }
+                Write::Handle(name, Kept { value, .. }) | Write::Recount(name, value) => {
+                    if ledger.counted.as_ref() == Some(&value.handle_id) {
+                        near.handle = Some(Kept { revision: revision_of(written, HANDLE, name), value: value.clone() });
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     fn near(&self) -> std::sync::MutexGuard<'_, Near> {
@@ -418,15 +452,19 @@ impl Allocator {
     /// Only the handles in question, and before the blocks: what comes to a block is counted first.
     fn read(&self, about: About<'_>, reach: Reach) -> Result<Ledger, AllocateError> {
         let counted = matches!(about.whose, Whose::Own(_)).then(|| node_handle(&self.node));
+        let near = self.near().clone();
+        let is_partial = reach != Reach::Whole && !near.claims.is_empty();
+        let is_remembered = is_partial && reach == Reach::Remembered;
         let mut handles = BTreeMap::new();
-        match about.whose {
-            Whose::Own(_) => self.read_handles(counted.iter(), &mut handles)?,
-            Whose::Handles(named) => self.read_handles(named.iter(), &mut handles)?,
+        match (about.whose, near.handle) {
+            (Whose::Own(_), Some(kept)) if is_remembered => {
+                handles.insert(kept.value.handle_id.clone(), kept);
+            }
+            (Whose::Own(_), _) => self.read_handles(counted.iter(), &mut handles)?,
+            (Whose::Handles(named), _) => self.read_handles(named.iter(), &mut handles)?,
         }
         let Rules { pools, mut config, reserved, node_labels } = self.rules.clone();
         self.read_handles(about.names.iter(), &mut handles)?;
-        let near = self.near().clone();
-        let is_partial = reach == Reach::Near && !near.claims.is_empty();
         if !is_partial {
             config = self.objects.ipam_config()?.unwrap_or(config);
         }
@@ -435,8 +473,8 @@ impl Allocator {
             let named = handles.values().flat_map(|kept| kept.value.block.keys());
             let own = near.claims.values().map(|kept| &kept.value.cidr);
             let cidrs: BTreeSet<Cidr> = own.chain(named).chain(&near.lent).chain(about.places).copied().collect();
-            let mut blocks = BTreeMap::new();
-            for cidr in cidrs {
+            let mut blocks = if is_remembered { near.blocks } else { BTreeMap::new() };
+            for cidr in cidrs.into_iter().filter(|cidr| !blocks.contains_key(cidr)).collect::<Vec<_>>() {
                 blocks.extend(self.objects.get(BLOCK, &cidr_name(cidr))?.map(block).transpose()?);
             }
             (blocks, near.claims)
@@ -485,40 +523,41 @@ impl Allocator {
     }
 
     /// In the order given. Objects that follow each other are written together.
-    fn write_all(&self, writes: Vec<Write>) -> Result<(), ObjectError> {
+    fn write_all(&self, writes: &[Write]) -> Result<Written, ObjectError> {
         let mut written = Written::new();
         let mut waiting = Vec::new();
         for write in writes {
             match write {
-                Write::Block(name, kept) => waiting.push(object(BLOCK, name, kept.revision, &kept.value)),
-                Write::Handle(name, kept) => waiting.push(object(HANDLE, name, kept.revision, &kept.value)),
-                Write::Affinity(name, kept) => waiting.push(object(AFFINITY, name, kept.revision, &kept.value)),
+                Write::Block(name, kept) => waiting.push(object(BLOCK, name, kept.revision.clone(), &kept.value)),
+                Write::Handle(name, kept) => waiting.push(object(HANDLE, name, kept.revision.clone(), &kept.value)),
+                Write::Affinity(name, kept) => {
+                    waiting.push(object(AFFINITY, name, kept.revision.clone(), &kept.value));
+                }
                 Write::Confirm(name, affinity) => {
                     self.flush(&mut waiting, &mut written)?;
-                    let revision = revision_of(&written, AFFINITY, &name);
-                    waiting.push(object(AFFINITY, name, revision, &affinity));
+                    waiting.push(object(AFFINITY, name, revision_of(&written, AFFINITY, name), affinity));
                 }
                 Write::Recount(name, handle) => {
                     self.flush(&mut waiting, &mut written)?;
-                    let revision = revision_of(&written, HANDLE, &name);
-                    waiting.push(object(HANDLE, name, revision, &handle));
+                    waiting.push(object(HANDLE, name, revision_of(&written, HANDLE, name), handle));
                 }
                 Write::RemoveHandle(name, revision) => {
                     self.flush(&mut waiting, &mut written)?;
-                    self.objects.delete(HANDLE, &name, revision.as_deref()).map(drop)?;
+                    self.objects.delete(HANDLE, name, revision.as_deref()).map(drop)?;
                 }
                 Write::RemoveBlock(name, revision) => {
                     self.flush(&mut waiting, &mut written)?;
-                    self.objects.delete(BLOCK, &name, revision.as_deref()).map(drop)?;
+                    self.objects.delete(BLOCK, name, revision.as_deref()).map(drop)?;
                 }
                 Write::RemoveAffinity(name, revision) => {
                     self.flush(&mut waiting, &mut written)?;
-                    let revision = revision_of(&written, AFFINITY, &name).or(revision);
-                    self.objects.delete(AFFINITY, &name, revision.as_deref()).map(drop)?;
+                    let revision = revision_of(&written, AFFINITY, name).or_else(|| revision.clone());
+                    self.objects.delete(AFFINITY, name, revision.as_deref()).map(drop)?;
                 }
             }
         }
-        self.flush(&mut waiting, &mut written)
+        self.flush(&mut waiting, &mut written)?;
+        Ok(written)
     }
 
     fn flush(&self, waiting: &mut Vec<Object>, written: &mut Written) -> Result<(), ObjectError> {
@@ -582,11 +621,11 @@ fn block(object: Object) -> Result<(Cidr, Kept<ipam::Block>), AllocateError> {
     Err(AllocateError::Shape { kind: BLOCK, name, reason })
 }
 
-fn object(kind: &str, name: String, resource_version: Option<String>, spec: &impl Serialize) -> Object {
+fn object(kind: &str, name: &str, resource_version: Option<String>, spec: &impl Serialize) -> Object {
     Object {
         api_version: API_VERSION.to_owned(),
         kind: kind.to_owned(),
-        metadata: Metadata { name, resource_version },
+        metadata: Metadata { name: name.to_owned(), resource_version },
         spec: serde_json::to_value(spec).expect("strings, numbers and lists are always JSON"),
     }
 }

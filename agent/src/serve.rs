@@ -20,7 +20,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, PoisonError,
         mpsc::{RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
@@ -33,8 +33,32 @@ const REQUEST_MAX: u32 = 1 << 20;
 const TRANSFER: Duration = Duration::from_secs(5);
 /// Longest wait for the owner, whatever the asker is ready to wait.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Connections at a time; more are refused at once.
+/// Connections at a time; more wait, unaccepted, until one of these has ended.
 const CONNECTIONS: usize = 256;
+
+/// How many connections are open.
+#[derive(Default)]
+struct Open(Mutex<usize>, Condvar);
+
+impl Open {
+    /// Counts one more, once there is room for it.
+    fn enter(self: &Arc<Self>) -> Place {
+        let count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |count: &mut usize| *count >= CONNECTIONS;
+        *self.1.wait_while(count, is_full).unwrap_or_else(PoisonError::into_inner) += 1;
+        Place(Arc::clone(self))
+    }
+}
+
+/// A connection that is counted, however it ends.
+struct Place(Arc<Open>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.1.notify_one();
+    }
+}
 
 /// The agent cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +110,11 @@ pub fn clear(path: &Path) -> Result<(), ListenError> {
 }
 
 fn accept(listener: &UnixListener, owner: &SyncSender<Event>, metrics: &Metrics) {
-    // One clone a connection: the count says how many are open.
-    let open = Arc::new(());
-    for stream in listener.incoming() {
+    let open = Arc::new(Open::default());
+    loop {
+        // A crowd waits in the kernel's queue, as long as its deadlines let it: each of these ends within its own.
+        let place = open.enter();
+        let stream = listener.accept().map(|(stream, _)| stream);
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
@@ -97,16 +123,12 @@ fn accept(listener: &UnixListener, owner: &SyncSender<Event>, metrics: &Metrics)
                 continue;
             }
         };
-        if Arc::strong_count(&open) > CONNECTIONS {
-            tracing::warn!("more than {CONNECTIONS} requests at a time: one was refused");
-            continue;
-        }
-        let (owner, metrics, held) = (owner.clone(), metrics.clone(), Arc::clone(&open));
+        let (owner, metrics) = (owner.clone(), metrics.clone());
         let serve = move || {
             if let Err(error) = serve(stream, &owner, &metrics) {
                 tracing::debug!("socket: {error}");
             }
-            drop(held);
+            drop(place);
         };
         if let Err(error) = thread::Builder::new().name("request".into()).stack_size(256 << 10).spawn(serve) {
             tracing::warn!("socket: no thread for a request: {error}");
@@ -269,6 +291,26 @@ mod tests {
         fs::write(&file, "mine").expect("written");
         assert!(matches!(listen(&file, owner, Metrics::default()), Err(ListenError::NoSocket(_))));
         assert!(file.exists());
+    }
+
+    #[test]
+    fn who_comes_when_all_places_are_taken_waits_and_is_answered() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("tortie.sock");
+        let (owner, events) = sync_channel(8);
+        listen(&path, owner, Metrics::default()).expect("listening");
+        // Nobody is answered before all places are taken.
+        thread::spawn(move || {
+            let asks = || events.iter().filter_map(|event| if let Event::Ask(ask) = event { Some(ask) } else { None });
+            let first: Vec<_> = asks().take(CONNECTIONS).collect();
+            first.into_iter().chain(asks()).for_each(|ask| drop(ask.reply.send(Ok(Answer::Done))));
+        });
+        thread::scope(|scope| {
+            let askers: Vec<_> = (0..CONNECTIONS + 40).map(|_| scope.spawn(|| ask(&path, LIMIT, show()))).collect();
+            for asker in askers {
+                assert_eq!(asker.join().expect("no panic").expect("an answer"), Answer::Done);
+            }
+        });
     }
 
     #[test]

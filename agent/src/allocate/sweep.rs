@@ -71,9 +71,9 @@ impl Allocator {
     pub fn mend(&self, handle: &str, places: &BTreeSet<Cidr>) -> Result<bool, AllocateError> {
         let mut ledger = self.read(About::handles(&[handle.to_owned()]), Reach::Whole)?;
         ledger.mend(handle, places.iter().copied());
-        match self.write_all(ledger.writes()) {
+        match self.write_all(&ledger.writes()) {
             Err(ObjectError::Conflict { .. }) => Ok(false),
-            done => Ok(done.map(|()| true)?),
+            done => Ok(done.map(|_| true)?),
         }
     }
 
@@ -100,7 +100,7 @@ impl Allocator {
             // The block is in use, and so is the claim.
             if let Some((name, marked)) = claim {
                 let value = BlockAffinity { state: AffinityState::Confirmed, ..marked.value };
-                let _others = self.objects.update(&object(AFFINITY, name, marked.revision, &value));
+                let _others = self.objects.update(&object(AFFINITY, &name, marked.revision, &value));
             }
             return if matches!(error, ObjectError::Conflict { .. }) { Ok(false) } else { Err(error.into()) };
         }
@@ -112,7 +112,7 @@ impl Allocator {
 
     fn mark(&self, name: &str, claim: &Kept<BlockAffinity>) -> Result<(String, Kept<BlockAffinity>), AllocateError> {
         let value = BlockAffinity { state: AffinityState::PendingDeletion, ..claim.value.clone() };
-        let written = self.objects.update(&object(AFFINITY, name.to_owned(), claim.revision.clone(), &value))?;
+        let written = self.objects.update(&object(AFFINITY, name, claim.revision.clone(), &value))?;
         Ok((name.to_owned(), Kept { revision: written.metadata.resource_version, value }))
     }
 

@@ -150,7 +150,7 @@ fn a_damaged_block_is_named_and_gives_nothing() {
     assert!(error.to_string().contains("IPAMBlock 10.65."), "{error}");
 }
 
-/// Counts what is written, by kind.
+/// Counts what is written, by kind, and what is read.
 #[derive(Debug)]
 struct Counted(Objects, Mutex<BTreeMap<String, usize>>);
 
@@ -166,9 +166,11 @@ impl Counted {
 
 impl Shared for Counted {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
+        self.note("read");
         Shared::get(&self.0, kind, name)
     }
     fn list(&self, kind: &str) -> Result<Vec<Object>, ObjectError> {
+        self.note("read");
         Shared::list(&self.0, kind)
     }
     fn create(&self, object: &Object) -> Result<Object, ObjectError> {
@@ -241,6 +243,29 @@ fn five_hundred_adds_write_their_blocks_once_and_one_handle_and_a_refusal_writes
     assert_eq!(counts(&counted), [0, 0, 0], "refused");
 }
 
+#[test]
+fn who_gave_addresses_reads_nothing_to_give_more_until_others_write_there_and_refuses_nobody_unread() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let counted = Arc::new(Counted(Objects::open(dir.path()).expect("a store"), Mutex::default()));
+    let mut own = Allocator::new(counted.clone(), "n1".into());
+    own.rules.pools.insert("p".into(), IpPool::of_pods("p", "10.66.0.0/30".parse().expect("a network"), 30));
+    let reads = || counted.taken().get("read").copied().unwrap_or_default();
+    let mut same_node = Allocator::new(counted.clone(), "n1".into());
+    same_node.rules = own.rules.clone();
+    one(&own, "a");
+    assert!(reads() > 0, "it does not know yet what it has");
+    one(&own, "b");
+    assert_eq!(reads(), 0);
+    let third = one(&same_node, "c");
+    reads();
+    let fourth = one(&own, "d");
+    assert!(reads() > 0 && fourth != third, "another has written since");
+    // The block is full, for all that this one knows.
+    assert_eq!(same_node.release(&[wish("c").id], &[], &[]).expect("released"), third);
+    assert_eq!(one(&own, "e"), third);
+    assert!(own.assign(&[wish("f")], |_| {}).remove(0).is_err(), "now it is");
+}
+
 /// As Calico, or an older version, gave it out: under a handle of its own.
 fn given_before(allocator: &Allocator, address: IpAddr, handle: &str, node: &str) {
     let mut ledger = allocator.ledger(true).expect("readable");
@@ -250,7 +275,7 @@ fn given_before(allocator: &Allocator, address: IpAddr, handle: &str, node: &str
     let beside = beside.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     kept.value.take(address, handle, &beside).expect("it is free");
     ledger.blocks.insert(cidr, kept);
-    allocator.write_all(ledger.writes()).expect("written");
+    allocator.write_all(&ledger.writes()).expect("written");
 }
 
 #[test]
