@@ -11,6 +11,7 @@ mod idle;
 mod manifests;
 mod memory;
 mod mirror;
+mod nodes;
 mod policy;
 mod rounds;
 mod rules;
@@ -53,6 +54,8 @@ enum Bench {
     Rules(rules::Rules),
     /// What policies cost: a connection, a change, a start, memory; on a node and in a cluster of many.
     Policy(policy::Policy),
+    /// What packets to other nodes cost, and to who is outside.
+    Nodes(nodes::Nodes),
     /// What services cost: a packet, a change, a start, memory; with one and with thousands.
     Services(services::Services),
     /// What an agent costs on a real API server, and how soon a policy that it took is in force.
@@ -83,6 +86,7 @@ fn main() -> Result<()> {
         Bench::Local(local) => run_local(&arguments, local),
         Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
         Bench::Policy(policy) => policy::run(policy, &binaries(&arguments)?),
+        Bench::Nodes(nodes) => nodes::run(nodes, &binaries(&arguments)?),
         Bench::Services(services) => services::run(services, &binaries(&arguments)?),
         Bench::Served(served) => served::run(served, &binaries(&arguments)?),
         Bench::Mirror(mirror) => mirror::run(mirror, &binaries(&arguments)?),

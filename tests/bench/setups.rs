@@ -37,7 +37,24 @@ impl Setup for Bare {
     }
 }
 
-/// Two pods on a node, as Calico wires them, without any program.
+/// Wires a pod to its node as Calico does it, without any program: it has 10.98.0.`number`.
+pub fn wire(node: &NetNs, pod: &NetNs, number: u8) -> Result<()> {
+    node.ip(&[
+        &format!("link add pod{number} type veth peer name eth0 netns {}", pod.name()),
+        &format!("link set pod{number} address ee:ee:ee:ee:ee:ee up"),
+        &format!("route add 10.98.0.{number}/32 dev pod{number}"),
+    ])?;
+    pod.ip(&[
+        &format!("address add 10.98.0.{number}/32 dev eth0"),
+        "link set eth0 up",
+        "route add 169.254.1.1 dev eth0 scope link",
+        "route add default via 169.254.1.1",
+        "neighbour add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0",
+    ])?;
+    node.wait_link(&format!("pod{number}"))
+}
+
+/// Two pods on a node.
 struct Pods {
     client: NetNs,
     server: NetNs,
@@ -49,19 +66,7 @@ impl Pods {
         let [node, client, server] = ["node", "client", "server"].map(|role| NetNs::create(stem, role));
         let (node, client, server) = (node?, client?, server?);
         for (number, pod) in [(1, &client), (2, &server)] {
-            node.ip(&[
-                &format!("link add pod{number} type veth peer name eth0 netns {}", pod.name()),
-                &format!("link set pod{number} address ee:ee:ee:ee:ee:ee up"),
-                &format!("route add 10.98.0.{number}/32 dev pod{number}"),
-            ])?;
-            pod.ip(&[
-                &format!("address add 10.98.0.{number}/32 dev eth0"),
-                "link set eth0 up",
-                "route add 169.254.1.1 dev eth0 scope link",
-                "route add default via 169.254.1.1",
-                "neighbour add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0",
-            ])?;
-            node.wait_link(&format!("pod{number}"))?;
+            wire(&node, pod, number)?;
         }
         Ok(Self { client, server, node })
     }
@@ -124,7 +129,7 @@ impl Setup for Redirected {
 }
 
 /// The client's egress: by peer and port.
-const CLIENT: &str = r"
+pub const CLIENT: &str = r"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: { namespace: bench, name: client }
