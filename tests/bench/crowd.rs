@@ -85,6 +85,10 @@ impl Crowd {
         let mut spec = NodeSpec::new(1).argument("--log").argument("laps=debug,info");
         spec.full_tables = true;
         let mut node = cluster.node(spec)?;
+        // As kubeadm asks of every node.
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            node.namespace().sysctl(setting, "1")?;
+        }
         node.start()?;
         let plain = NetNs::create(&stem, "plain")?;
         let pods = (0..pods).map(|number| NetNs::create(&stem, &format!("pod{number}"))).collect::<Result<_>>()?;

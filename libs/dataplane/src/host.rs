@@ -12,7 +12,7 @@ use crate::{
 use abi::endpoint::GATEWAY_MAC;
 use calc::EndpointSpec;
 use model::{Cidr, Ifindex, Mac};
-use netlink::{Link, Neighbour, Route, Scope};
+use netlink::{Link, Neighbour, Route, Scope, sysctl::SysctlError};
 use std::{collections::BTreeSet, error::Error, net::IpAddr};
 
 /// The number in `/etc/iproute2/rt_protos` terms by which our routes are known after a restart.
@@ -37,6 +37,16 @@ const SYSCTLS: [(&str, &str, &str); 8] = [
     ("ipv6", "accept_dad", "0"),
 ];
 
+/// Whether the whole node forwards IPv6.
+const FORWARDING: &str = "ipv6/conf/all/forwarding";
+
+/// Those that this node needs. Where all of it forwards, no interface has to be told: who sets that waits for the kernel's lock of all
+/// interfaces in a loop, for long while many pods are wired.
+fn settings(network: &impl Network) -> Result<Vec<(&'static str, &'static str, &'static str)>, SysctlError> {
+    let forwards = network.setting(FORWARDING)?.as_deref() == Some("1");
+    Ok(SYSCTLS.into_iter().filter(|(_, name, _)| !(forwards && *name == "force_forwarding")).collect())
+}
+
 fn failed(step: String, error: &dyn Error) -> ApplyError {
     ApplyError { step, reason: in_full(error) }
 }
@@ -46,7 +56,7 @@ fn failed(step: String, error: &dyn Error) -> ApplyError {
 /// # Errors
 /// A setting cannot be made.
 pub fn prepare(network: &mut impl Network, link: &Link) -> Result<(), ApplyError> {
-    for (family, name, value) in SYSCTLS {
+    for (family, name, value) in settings(network).map_err(|error| failed(format!("look at {FORWARDING}"), &error))? {
         let path = format!("{family}/conf/{}/{name}", link.name);
         let step = || format!("set {path}");
         let found = network.setting(&path).map_err(|error| failed(step(), &error))?;
@@ -77,7 +87,7 @@ fn has_gateway_mac(link: &Link) -> bool {
 /// In words: a setting cannot be read.
 pub fn off(network: &impl Network, link: &Link) -> Result<Vec<String>, String> {
     let mut off = Vec::new();
-    for (family, name, value) in SYSCTLS {
+    for (family, name, value) in settings(network).map_err(|error| in_full(&error))? {
         let path = format!("{family}/conf/{}/{name}", link.name);
         let found = network.setting(&path).map_err(|error| in_full(&error))?;
         off.extend(found.filter(|found| found != value).map(|found| format!("{path} was {found}")));

@@ -741,3 +741,20 @@ fn a_kernel_without_ipv6_or_with_an_older_one_has_those_settings_left_out() {
     kernel.borrow_mut().settings.retain(|path, _| path.starts_with("ipv4"));
     assert!(apply(&mut node(&kernel), &pods(&[11])).failed.is_empty());
 }
+
+#[test]
+fn where_the_whole_node_forwards_no_pods_interface_is_told_to_until_it_does_no_more() {
+    let kernel = kernel();
+    let told = || kernel.borrow().settings["ipv6/conf/cali11/force_forwarding"].clone();
+    kernel.borrow_mut().settings.insert("ipv6/conf/all/forwarding".into(), "1".into());
+    let mut node = node(&kernel);
+    apply(&mut node, &pods(&[11]));
+    assert_eq!(told(), "0");
+    assert_eq!(look(&mut node, &pods(&[11])), []);
+    // The kernel then says so of every interface.
+    for path in ["all", "cali11"].map(|name| format!("ipv6/conf/{name}/forwarding")) {
+        kernel.borrow_mut().settings.insert(path, "0".into());
+    }
+    assert!(!look(&mut node, &pods(&[11])).is_empty());
+    assert_eq!(told(), "1");
+}
