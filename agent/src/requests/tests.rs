@@ -277,6 +277,7 @@ fn what_pods_have_is_claimed_again_when_the_datastore_was_listed_anew_before_any
     restore();
     bench.agent.take(vec![Event::Updates(vec![Update::Anew { listed: false }])]);
     assert_eq!(bench.held("c1"), 1);
+    bench.agent.publisher.settle();
     assert!(store.join("WorkloadAddress/default.a.yaml").is_file(), "and other nodes are told of it again");
     assert_eq!(code(&bench.ask(prepare("c2", "b"))), TRY_AGAIN, "others claim theirs");
     bench.agent.claims.until = Some(Instant::now());
