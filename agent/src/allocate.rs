@@ -435,10 +435,10 @@ impl Allocator {
                         *known = Kept { revision: revision_of(written, BLOCK, name), value: kept.value.clone() };
                     }
                 }
-                Write::Handle(name, Kept { value, .. }) | Write::Recount(name, value) => {
-                    if ledger.counted.as_ref() == Some(&value.handle_id) {
-                        near.handle = Some(Kept { revision: revision_of(written, HANDLE, name), value: value.clone() });
-                    }
+                Write::Handle(name, Kept { value, .. }) | Write::Recount(name, value)
+                    if ledger.counted.as_ref() == Some(&value.handle_id) =>
+                {
+                    near.handle = Some(Kept { revision: revision_of(written, HANDLE, name), value: value.clone() });
                 }
                 _ => {}
             }
