@@ -67,7 +67,7 @@ fn committed() -> impl Iterator<Item = &'static MapSpec> {
     let of_services =
         [&maps::SERVICES, &maps::FRONTENDS, &maps::BALANCERS, &maps::MEMBERS, &maps::BACKENDS].map(|map| map.name);
     let own = |map: &&MapSpec| matches!(map.sizing, Sizing::Setting | Sizing::CoversEndpoints);
-    // Written before the routes that lead there: held by `reconcile::tests::tunnel`.
+    // Written before the routes that lead there, by no commit.
     let is_of_tunnels = |map: &&MapSpec| map.name == maps::TUNNELS.name;
     let others = move |map: &&MapSpec| {
         !programs_own.contains(&map.name) && !of_services.contains(&map.name) && !is_of_tunnels(map)
