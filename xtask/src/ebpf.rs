@@ -5,6 +5,10 @@
 
 use crate::{paths::Paths, step::Console};
 use anyhow::{Context as _, Result};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 use std::{fs, path::PathBuf, process::Command};
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -56,10 +60,28 @@ fn cargo_build(paths: &Paths, log: bool) -> Command {
 /// Puts `built` at `object` by rename, unless the same bytes are there.
 fn install(built: &PathBuf, object: &PathBuf) -> Result<()> {
     let bytes = fs::read(built).with_context(|| format!("{}: cannot be read", built.display()))?;
+    let bytes = without_dwarf(&bytes).with_context(|| format!("{}: cannot be taken apart", built.display()))?;
     if fs::read(object).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
     let fresh = object.with_extension(format!("o.{}", std::process::id()));
     fs::write(&fresh, bytes).with_context(|| format!("{}: cannot be written", fresh.display()))?;
     fs::rename(&fresh, object).with_context(|| format!("{}: cannot be replaced", object.display()))
+}
+
+/// BTF is made of DWARF, which is three quarters of the object; nobody who loads the programs reads it.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = Builder::read(object)?;
+    for section in &mut elf.sections {
+        section.delete = [".debug_", ".rel.debug_"].iter().any(|dwarf| section.name.starts_with(dwarf.as_bytes()));
+    }
+    // LLVM has one table for names of symbols and of sections; the writer wants two.
+    let names = elf.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    elf.delete_orphans();
+    let mut left = Vec::new();
+    elf.write(&mut left)?;
+    Ok(left)
 }
