@@ -6,7 +6,7 @@
 use super::{Part, kernel::to_outside};
 use crate::setups::{CLIENT, SERVER, Setup, started};
 use ::tests::{
-    Binaries, Cluster, Node, NodeSpec, Outcome, Pod, PodSpec, Probe, Servers, cluster, fabric,
+    Binaries, Cluster, Node, NodeSpec, Outcome, Pod, PodSpec, Probe, Servers, cluster,
     netns::STEM,
     probe::probe,
     server::Listen,
@@ -14,7 +14,7 @@ use ::tests::{
     wait::{PATIENCE, wait_until},
 };
 use anyhow::Result;
-use std::{net::IpAddr, process};
+use std::process;
 
 /// The client's egress to the host outside.
 const OUT: &str = r"
@@ -52,9 +52,6 @@ impl Tortie {
         cluster.namespace("bench", &[])?;
         for (policy, text) in [("client", CLIENT), ("server", SERVER), ("out", OUT)] {
             cluster.manifest(policy, text)?;
-        }
-        for number in [1, 2] {
-            describe(&cluster, number)?;
         }
         let nodes = [started(&cluster, NodeSpec::new(1), None)?, started(&cluster, NodeSpec::new(2), None)?];
         if part == Part::Vxlan {
@@ -97,16 +94,4 @@ impl Setup for Tortie {
 fn has_device(node: &Node) -> Result<bool> {
     let shown = node.namespace().ip_json("link show dev vxlan.calico").unwrap_or_default();
     Ok(shown[0]["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP")))
-}
-
-fn describe(cluster: &Cluster, number: u8) -> Result<()> {
-    let addresses = fabric::addresses(number).map(|address: String| {
-        let address: IpAddr = address.parse().expect("because the fabric gives addresses");
-        serde_json::json!({ "type": "InternalIP", "address": address })
-    });
-    let node = serde_json::json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": { "name": format!("node{number}") },
-        "status": { "addresses": addresses },
-    });
-    cluster.manifest(&format!("node{number}"), &node.to_string())
 }
