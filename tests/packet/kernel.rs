@@ -154,6 +154,11 @@ impl Kernel {
             .expect("IPv6 can be switched off");
         // Nor does the node ask for routers: before Linux 6.11 that comes in the midst of a test's run, on its memory.
         netlink::sysctl::write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
+        // Nor does it say again, a second after an interface is up, which groups it listens to.
+        for version in ["mldv1", "mldv2"] {
+            let path = format!("ipv6/conf/default/{version}_unsolicited_report_interval");
+            netlink::sysctl::write(&path, "2000000000").expect("it can be put off");
+        }
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);
         let dataplane = open(&place, &sizes, attach);

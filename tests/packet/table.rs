@@ -220,9 +220,6 @@ fn fate_of(kernel: &Kernel, row: &Row, sent: &[u8], ran: &Ran, before: &Seen, af
     let drops = difference(&before.drops, &after.drops);
     let found = match (ran.action, drops.as_slice()) {
         (Action::PassOn, []) if ran.bytes == sent => Fate::Host,
-        // Who is passed on is not dropped: that was a packet of the machine's own at an interface of nobody (solicitations, MLD), which
-        // come when they like.
-        (Action::PassOn, [((0, DropReason::NoEndpoint), _)]) if ran.bytes == sent => Fate::Host,
         (Action::PassOn, []) => return Err("passed on to the host, but changed".into()),
         (Action::Redirect, []) if matches!(row.fate, Fate::Answered) => Fate::Answered,
         (Action::Redirect, [((slot, reason), 1)]) => {
