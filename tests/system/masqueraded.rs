@@ -6,7 +6,7 @@
 use crate::{
     clean::rules,
     story::{Story, story},
-    way::far_host,
+    way::{FAR, far_host, learns_of_the_narrow_link},
 };
 use anyhow::{Context as _, Result, ensure};
 use std::{
@@ -155,7 +155,7 @@ fn ipam_26_what_goes_to_a_pool_or_comes_from_one_that_does_not_ask_keeps_its_add
 fn pkt_30_a_pod_hears_of_hops_and_of_a_narrower_link_outside() -> Result<()> {
     masquerading(|s| {
         let _far = far_host(s)?;
-        for (target, router) in [("198.51.100.2", fabric::OUTSIDE_V4), ("2001:db8:64::2", fabric::OUTSIDE_V6)] {
+        for (target, router) in FAR {
             for kind in [Kind::Udp, Kind::Ping, Kind::Tcp] {
                 let way = Way::open(s.pod("x/a")?.namespace(), kind, SocketAddr::new(target.parse()?, 33434))?;
                 way.hops(2)?;
@@ -165,13 +165,8 @@ fn pkt_30_a_pod_hears_of_hops_and_of_a_narrower_link_outside() -> Result<()> {
                     router.parse::<IpAddr>()?
                 );
             }
-            let way = Way::open(s.pod("x/a")?.namespace(), Kind::Udp, SocketAddr::new(target.parse()?, 9))?;
-            way.send(1500)?;
-            let told = way.told()?;
-            assert_eq!((told.from, told.mtu), (router.parse()?, 1400), "{target}");
-            assert_eq!(way.mtu()?, 1400, "{target}: the pod's kernel has learned it");
         }
-        Ok(())
+        learns_of_the_narrow_link(s)
     })
 }
 

@@ -74,20 +74,21 @@ impl Two {
 
 #[test]
 fn pods_of_two_nodes_reach_each_other() -> Result<()> {
-    two(reach_each_other)
+    two(|t| reach_each_other(|what, table| t.expect(what, table)))
 }
 
 #[test]
 fn pods_of_a_node_by_clsact_and_of_another_reach_each_other() -> Result<()> {
     two_of([NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| {
         assert_eq!(t.nodes[0].show("status")?["attachment"], "clsact");
-        reach_each_other(t)
+        reach_each_other(|what, table| t.expect(what, table))
     })
 }
 
-fn reach_each_other(t: &mut Two) -> Result<()> {
+/// All pods of two nodes, by whatever way is between these.
+pub fn reach_each_other(expect: impl Fn(Probe, &str) -> Result<()>) -> Result<()> {
     for what in [Tcp(80), Udp(80), Ping] {
-        t.expect(
+        expect(
             what,
             "    x/a y/a x/b y/b
              x/a  -   .   .   .

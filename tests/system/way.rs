@@ -96,19 +96,27 @@ pub fn far_host(s: &Story) -> Result<NetNs> {
     Ok(far)
 }
 
+/// Where the host behind that link is, of each family, and who routes to it.
+pub const FAR: [(&str, &str); 2] = [("198.51.100.2", fabric::OUTSIDE_V4), ("2001:db8:64::2", fabric::OUTSIDE_V6)];
+
+/// The router tells x/a of the link's MTU, and the pod's kernel learns it.
+pub fn learns_of_the_narrow_link(s: &Story) -> Result<()> {
+    for (target, router) in FAR {
+        let way = Way::open(s.pod("x/a")?.namespace(), Kind::Udp, SocketAddr::new(target.parse()?, 9))?;
+        way.send(1500)?;
+        let told = way.told()?;
+        assert_eq!((told.from, told.mtu), (router.parse()?, 1400), "{target}");
+        assert_eq!(way.mtu()?, 1400, "{target}: the pod's kernel has learned it");
+    }
+    Ok(())
+}
+
 #[test]
 fn own_10_a_pod_that_lets_nobody_in_learns_the_mtu_of_a_link_outside() -> Result<()> {
     story(&["x/a", "x/b"], |s| {
         let _far = far_host(s)?;
         alone(s)?;
-        for (target, router) in [("198.51.100.2", fabric::OUTSIDE_V4), ("2001:db8:64::2", fabric::OUTSIDE_V6)] {
-            let way = Way::open(s.pod("x/a")?.namespace(), Kind::Udp, SocketAddr::new(target.parse()?, 9))?;
-            way.send(1500)?;
-            let told = way.told()?;
-            assert_eq!((told.from, told.mtu), (router.parse()?, 1400), "{target}");
-            assert_eq!(way.mtu()?, 1400, "{target}: the pod's kernel has learned it");
-        }
-        Ok(())
+        learns_of_the_narrow_link(s)
     })
 }
 
