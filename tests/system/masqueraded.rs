@@ -50,7 +50,8 @@ fn masquerading(test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
     story(&["x/a", "x/b"], |s| {
         let _servers = Servers::start(s.cluster.outside(), "outside", &[Listen::Tcp(80), Listen::Udp(80)])?;
         pools(s, true, "")?;
-        wait_until("pods are masqueraded", PATIENCE, || reaches(s, Probe::Tcp(80), Outcome::Allowed))?;
+        // By ping: a connection that was tried before, in the pod's own name, would go on so when its port comes round again.
+        wait_until("pods are masqueraded", PATIENCE, || reaches(s, Probe::Ping, Outcome::Allowed))?;
         test(s)
     })
 }

@@ -90,9 +90,10 @@ impl Story {
         wait::wait_until(&text, wait::PATIENCE, || Ok(self.probe(from, to, what)? == outcome))
     }
 
-    /// The end of the agent's log.
+    /// What was dropped, and the end of the agent's log.
     pub fn log(&self) -> String {
-        format!("the agent's log ends so:\n{}\n", self.node.agent.log_tail())
+        let drops = self.node.show("drops").map_or_else(|error| format!("{error:#}"), |drops| drops.to_string());
+        format!("drops: {drops}\nthe agent's log ends so:\n{}\n", self.node.agent.log_tail())
     }
 }
 
