@@ -19,8 +19,9 @@ setup: toolchain
 	@echo "  ...   the chores (cargo xtask)"
 	@cargo xtask setup
 
+# NODES=2: what happens between two nodes.
 demo: setup
-	@cargo xtask demo $(ARGS)
+	@cargo xtask demo $(if $(NODES),--nodes $(NODES)) $(ARGS)
 
 test: setup
 	@cargo xtask test

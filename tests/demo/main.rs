@@ -1,9 +1,10 @@
-//! `tortie-demo`: one node, real pods, joined and policed by eBPF, in front of your eyes.
+//! `tortie-demo`: one node or two, real pods, joined and policed by eBPF, in front of your eyes.
 //! In: the built programs. Out: a story on standard output; exit 0 if all of it came true.
 //! Invariant: whatever was made is removed again, also on failure and on an interrupt, unless `--keep` asks for it.
 //! Never: touches an interface, a rule or a file that it did not make.
 
 mod keep;
+mod nodes;
 mod service;
 mod stage;
 mod story;
@@ -14,7 +15,7 @@ use stage::Stage;
 use std::{path::PathBuf, process::ExitCode, sync::atomic::Ordering};
 use tests::{Binaries, wait::INTERRUPTED};
 
-/// Shows Tortie at work on one node with five pods.
+/// Shows Tortie at work: on one node with five pods, or on two.
 #[derive(Debug, Parser)]
 #[command(name = "tortie-demo")]
 struct Arguments {
@@ -24,8 +25,11 @@ struct Arguments {
     /// The CNI binary.
     #[arg(long)]
     cni: Option<PathBuf>,
-    /// Leave everything up to play with, and say how.
-    #[arg(long, conflicts_with = "remove")]
+    /// How many nodes: what happens on one, or between two.
+    #[arg(long, value_name = "1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    nodes: u8,
+    /// Leave everything up to play with, and say how: of one node.
+    #[arg(long, conflicts_with_all = ["remove", "nodes"])]
     keep: bool,
     /// Remove what `--keep` left.
     #[arg(long)]
@@ -73,6 +77,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         (Some(agent), Some(cni)) => Binaries::at(agent.clone(), cni.clone())?,
         _ => Binaries::find()?,
     };
+    if arguments.nodes == 2 {
+        return nodes::tell(binaries);
+    }
     let mut stage = Stage::create(binaries, arguments.keep)?;
     story::tell(&mut stage).with_context(|| format!("the agent's log ends so:\n{}\n", stage.node.agent.log_tail()))?;
     if arguments.keep { keep::leave(stage) } else { story::close(stage) }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tests::{
-    BarePair, Outcome, Probe,
+    BarePair, Node, Outcome, Probe,
     frame::FrameSocket,
     netns::{self, STEM},
     probe::probe,
@@ -78,7 +78,7 @@ pub fn tell(stage: &mut Stage) -> Result<()> {
     step("The agent is killed and started again under running connections")?;
     kill(stage)?;
     step("No rule of nftables or iptables is on the way")?;
-    rules(stage)?;
+    no_rules(&stage.node)?;
     step("Round trips from the client to the web server, which a policy guards, against a bare veth pair")?;
     latency(stage)
 }
@@ -94,16 +94,21 @@ pub fn close(mut stage: Stage) -> Result<()> {
     let cleaned = stage.node.cleanup()?;
     ensure!(cleaned.status.success(), "tortie cleanup: {}", String::from_utf8_lossy(&cleaned.stderr));
     drop(stage);
+    is_gone(&stem, &directory)
+}
+
+/// Looks that nothing of a stage is left, and says so.
+pub fn is_gone(stem: &str, directory: &Path) -> Result<()> {
     let left = netns::run(Command::new("ip").args(["netns", "list"]))?;
-    ensure!(!left.contains(&stem), "namespaces are left: {left}");
+    ensure!(!left.contains(stem), "namespaces are left: {left}");
     ensure!(!directory.exists(), "{} is left", directory.display());
-    say("pods deleted, agent stopped, `tortie cleanup` done, namespaces gone");
+    say("pods deleted, agents stopped, `tortie cleanup` done, namespaces gone");
     println!("\nAll of it came true.");
     Ok(())
 }
 
 /// A heading, counted by the caller's place in the story.
-fn step(what: &str) -> Result<()> {
+pub fn step(what: &str) -> Result<()> {
     wait::check_interrupt()?;
     if stdout().is_terminal() {
         println!("\n\x1b[1m{what}\x1b[0m");
@@ -228,7 +233,8 @@ fn kill(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn rules(stage: &Stage) -> Result<()> {
+/// Neither nftables nor iptables has a rule on this node.
+pub fn no_rules(node: &Node) -> Result<()> {
     for tool in ["nft list ruleset", "iptables-save", "ip6tables-save"] {
         let mut words = tool.split_whitespace();
         let program = Path::new("/usr/sbin").join(words.next().unwrap_or_default());
@@ -236,7 +242,7 @@ fn rules(stage: &Stage) -> Result<()> {
             say(&format!("{tool:17} is not installed here"));
             continue;
         }
-        let said = netns::run(stage.node.namespace().command(&program)?.args(words))?;
+        let said = netns::run(node.namespace().command(&program)?.args(words))?;
         let lines = said.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
         ensure!(lines == 0, "{tool} is not empty:\n{said}");
         say(&format!("{tool:17} empty"));

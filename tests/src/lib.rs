@@ -31,6 +31,7 @@ pub mod runtime;
 pub mod scrape;
 pub mod server;
 pub mod steady;
+pub mod subnets;
 pub mod tcx;
 pub mod traffic;
 pub mod wait;
