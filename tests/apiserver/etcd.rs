@@ -6,9 +6,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, thread};
-use tests::{
-    Cluster, Fabric, Node, NodeSpec, Pod, PodSpec, Probe, Probe::Tcp, Table, cluster::NATIVE, expect::Actor, wait,
-};
+use tests::{Cluster, Node, NodeSpec, Pod, PodSpec, Probe, Probe::Tcp, Table, cluster::NATIVE, expect::Actor, wait};
 
 /// Nodes, and pods on them, `node1` first. Fields are dropped in order: a pod's DEL needs the agent.
 struct Story {
@@ -54,16 +52,12 @@ impl Story {
         Ok(())
     }
 
-    /// One more pod on this node, to which the others have routes.
+    /// One more pod on this node.
     fn add(&mut self, id: &str, number: u8) -> Result<()> {
         let own = format!("node{number}");
         let node = self.nodes.iter().find(|node| node.name() == own).context("a node")?;
         let spec = (self.made)(id);
-        let pod = node.pod(&self.cluster, &spec)?;
-        for other in self.nodes.iter().filter(|node| node.name() != own) {
-            pod.addresses().iter().try_for_each(|address| Fabric::route(other.namespace(), *address, number))?;
-        }
-        self.pods.insert(spec.id(), pod);
+        self.pods.insert(spec.id(), node.pod(&self.cluster, &spec)?);
         Ok(())
     }
 
@@ -148,6 +142,21 @@ fn etcd_a_policy_is_met_by_packets_and_knows_the_pods_of_other_nodes() -> Result
         s.expect(Tcp(80), "x/a\n x/b .\n y/c X")?;
         s.remove("networkpolicies/x/q")?;
         s.expect(Tcp(80), "x/a\n x/b .\n y/c .")
+    })
+}
+
+#[test]
+fn ipam_24_etcd_says_which_node_has_which_block_and_own_ones_lead_nowhere() -> Result<()> {
+    story(false, &[&["x/a"], &["x/b", "x/c"]], |s| {
+        for node in &s.nodes {
+            // Of both families: its own block, and the other's, and none for a pod by itself.
+            wait::wait_until("four blocks have routes", wait::PATIENCE, || Ok(node.routes()?.len() == 4))?;
+            let routes = node.routes()?;
+            let own: Vec<_> = routes.iter().filter(|(_, via)| *via == "blackhole").map(|(block, _)| block).collect();
+            ensure!(own.len() == 2, "{}: {routes:?}", node.name());
+            ensure!(routes.keys().all(|block| block.ends_with("/26") || block.ends_with("/122")), "{routes:?}");
+        }
+        s.expect(Tcp(80), "x/a x/b x/c\n x/a - . .\n x/b . - .\n x/c . . -")
     })
 }
 

@@ -5,7 +5,7 @@
 
 use crate::story::{NATIVE, STORED, story, story_in};
 use anyhow::{Context as _, Result, ensure};
-use tests::{Outcome, Probe::Tcp, probe::probe, wait};
+use tests::{Outcome, Pod, Probe::Tcp, probe::probe, wait};
 
 const DENY: &str = "{ podSelector: {}, policyTypes: [Ingress] }";
 
@@ -21,7 +21,7 @@ fn a_policy_that_kubectl_applies_is_met_by_packets_and_one_that_it_deletes_no_mo
 }
 
 #[test]
-fn a_pods_addresses_are_held_by_a_block_and_told_at_the_pod_until_it_is_gone() -> Result<()> {
+fn calc_29_a_pods_addresses_are_held_by_a_block_and_told_at_the_pod_until_it_is_gone() -> Result<()> {
     story(&["x/a"], |s| {
         let addresses: Vec<_> = s.pod("x/a")?.addresses().iter().map(ToString::to_string).collect();
         let told = || -> Result<Option<String>> {
@@ -33,6 +33,10 @@ fn a_pods_addresses_are_held_by_a_block_and_told_at_the_pod_until_it_is_gone() -
         })?;
         let held = s.cluster.held_addresses()?;
         ensure!(held == addresses.len(), "{held} addresses are held");
+        s.pods.values_mut().try_for_each(Pod::delete)?;
+        wait::wait_until("the pod says that it has none", wait::PATIENCE, || Ok(told()?.as_deref() == Some("")))?;
+        let held = s.cluster.held_addresses()?;
+        ensure!(held == 0, "{held} addresses are held for nobody");
         Ok(())
     })
 }

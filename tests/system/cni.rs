@@ -167,7 +167,7 @@ fn calc_13_and_16_a_new_sandbox_takes_over_and_the_late_del_of_the_old_one_harms
 }
 
 #[test]
-fn cni_40_to_44_del_succeeds_for_what_is_not_there() -> Result<()> {
+fn calc_17_cni_40_to_44_del_succeeds_for_what_is_not_there() -> Result<()> {
     story(&["x/a"], |s| {
         let runtime = s.node.runtime();
         let namespace = NetNs::create(s.cluster.stem(), "never")?;

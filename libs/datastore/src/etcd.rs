@@ -1,4 +1,4 @@
-//! etcd as a datastore, in Calico's layout: everything listed at one revision, then watched.
+//! etcd as a datastore, in Calico's layout: resources, and nodes' claims on blocks, each listed at one revision, then watched.
 //! In: endpoints. Out: batches of updates.
 //! Invariant: the first batch is everything that there is and ends with `InSync`; an etcd that is slow, absent or empty takes nothing
 //! away.
@@ -33,7 +33,7 @@ use crate::{
     standing::{Standing, Told},
     watch::{BATCHES_MAX, Updates},
 };
-use gather::Gather;
+use gather::{Gather, Part};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -44,7 +44,7 @@ use std::{
     thread,
 };
 use tokio::sync::{
-    mpsc::{Receiver, channel, error::TryRecvError},
+    mpsc::{Receiver, Sender, channel, error::TryRecvError},
     oneshot,
 };
 use whose::Whose;
@@ -97,8 +97,25 @@ async fn run(connection: &EtcdConnection, gather: Gather, send: SyncSender<Batch
     let (say, heard) = channel(SAID_WAITING);
     tokio::select! {
         _ = stopped => {}
-        () = watched::run(connection, layout::RESOURCES, &say) => {}
+        () = hear(connection, Part::Resources, &say) => {}
+        () = hear(connection, Part::Claims, &say) => {}
         () = follow(connection, gather, heard, &send) => {}
+    }
+}
+
+/// Watches one part. Until nobody listens.
+async fn hear(connection: &EtcdConnection, part: Part, say: &Sender<(Part, Said)>) {
+    let (own, mut heard) = channel(1);
+    let pass_on = async {
+        while let Some(said) = heard.recv().await {
+            if say.send((part, said)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = watched::run(connection, part.prefix(), &own) => {}
+        () = pass_on => {}
     }
 }
 
@@ -106,7 +123,7 @@ async fn run(connection: &EtcdConnection, gather: Gather, send: SyncSender<Batch
 async fn follow(
     connection: &EtcdConnection,
     mut gather: Gather,
-    mut heard: Receiver<watched::Said>,
+    mut heard: Receiver<(Part, Said)>,
     send: &SyncSender<Batch>,
 ) {
     loop {
@@ -119,11 +136,11 @@ async fn follow(
             }
             Err(_) => heard.recv().await,
         };
-        let Some(first) = first else { return };
-        gather.hear(first);
+        let Some((part, said)) = first else { return };
+        gather.hear(part, said);
         for _ in 1..SAID_AT_ONCE {
-            let Ok(said) = heard.try_recv() else { break };
-            gather.hear(said);
+            let Ok((part, said)) = heard.try_recv() else { break };
+            gather.hear(part, said);
         }
         connection.pause(gather.is_locked());
         let batch = gather.batch();

@@ -197,8 +197,8 @@ impl EtcdConnection {
         self.call("/etcdserverpb.KV/Txn", question, self.patience()).await
     }
 
-    /// What changes from a revision on. A member that has lost its leader ends it.
-    pub(super) async fn watch(&self, create: WatchCreate) -> Result<Streaming<WatchResponse>, Unanswered> {
+    /// What changes from a revision on, and who says it. A member that has lost its leader ends it.
+    pub(super) async fn watch(&self, create: WatchCreate) -> Result<(Streaming<WatchResponse>, usize), Unanswered> {
         let (number, channel, token) = self.way().await?;
         let asked = stream::once(async { WatchRequest { create: Some(create) } }).chain(stream::pending());
         let mut request = signed(Request::new(asked), token);
@@ -209,12 +209,12 @@ impl EtcdConnection {
             let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
             grpc.streaming(request, path, ProstCodec::default()).await
         };
-        self.heeded(number, time::timeout(self.patience(), begun).await).map(tonic::Response::into_inner)
+        let answered = self.heeded(number, time::timeout(self.patience(), begun).await);
+        answered.map(|answers| (answers.into_inner(), number))
     }
 
-    /// What was asked of the way failed: the next member is asked from now on.
-    pub(super) fn leave(&self) {
-        let number = self.look().number;
+    /// What this member was asked of the way failed: the next one is asked from now on.
+    pub(super) fn leave(&self, number: usize) {
         self.turn(number);
     }
 

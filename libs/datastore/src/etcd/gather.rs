@@ -1,12 +1,13 @@
-//! Gathers what etcd says of Calico's objects.
+//! Gathers what etcd says of Calico's objects, and of who has which block.
 //! In: keys and values, and where a list begins and is over. Out: batches of updates.
 //! Invariant: there is no batch while a list goes on, nor while Calico's objects are not there, locked, or another cluster's; what a
 //! later list lacks is gone only when it is over.
 //! Never: takes trouble, or an etcd in which nothing is, for absence.
 
 use super::{
-    layout::{self, INFORMATION, Information},
-    watched::Said,
+    layout::{self, INFORMATION, Information, RESOURCES},
+    records::{self, HOSTS},
+    watched::{Revisions, Said},
     whose::Whose,
 };
 use crate::{Batch, Problem, standing::Standing};
@@ -16,13 +17,56 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What is watched by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Calico's resources.
+    Resources,
+    /// Which node has which block: Calico keeps that beside its resources.
+    Claims,
+}
+
+/// Before the places of claims; those of resources are their names.
+const CLAIMS: &str = "claims";
+
+impl Part {
+    /// What its keys begin with.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Resources => RESOURCES,
+            Self::Claims => HOSTS,
+        }
+    }
+
+    /// The place of what stands under a key.
+    fn place(self, key: &str) -> Option<PathBuf> {
+        let name = key.strip_prefix(self.prefix())?;
+        Some(match self {
+            Self::Resources => name.into(),
+            Self::Claims => Path::new(CLAIMS).join(name),
+        })
+    }
+
+    fn has(self, place: &Path) -> bool {
+        place.starts_with(CLAIMS) == (self == Self::Claims)
+    }
+}
+
+/// How far a part was heard.
+#[derive(Debug, Default)]
+struct Hearing {
+    /// Places that were there when the list began and have not come yet.
+    missing: Option<BTreeSet<PathBuf>>,
+    is_listed: bool,
+    trouble: Option<String>,
+}
+
 /// All objects.
 #[derive(Debug)]
 pub(super) struct Gather {
     standing: Standing,
-    /// Places that were there when the list began and have not come yet.
-    missing: Option<BTreeSet<PathBuf>>,
-    is_listed: bool,
+    resources: Hearing,
+    claims: Hearing,
     is_in_sync: bool,
     /// What ClusterInformation says; `None`: there is none.
     information: Option<Information>,
@@ -32,7 +76,6 @@ pub(super) struct Gather {
     whose: Whose,
     /// There was a break, and whether a list was over after it, of which nobody has been told.
     anew: Option<bool>,
-    trouble: Option<String>,
     server: String,
 }
 
@@ -40,67 +83,83 @@ impl Gather {
     pub(super) fn new(standing: Standing, server: String, whose: Whose) -> Self {
         Self {
             standing,
-            missing: None,
-            is_listed: false,
+            resources: Hearing::default(),
+            claims: Hearing::default(),
             is_in_sync: false,
             information: None,
             listed: None,
             whose,
             anew: None,
-            trouble: None,
             server,
         }
     }
 
-    pub(super) fn hear(&mut self, said: Said) {
+    fn hearing(&mut self, part: Part) -> &mut Hearing {
+        match part {
+            Part::Resources => &mut self.resources,
+            Part::Claims => &mut self.claims,
+        }
+    }
+
+    pub(super) fn hear(&mut self, part: Part, said: Said) {
         match said {
             Said::Listing => {
-                self.missing = Some(self.standing.places_within(Path::new("")));
-                self.listed = None;
-            }
-            Said::Is(key, value, revisions) => self.take(&key, Some((&value, revisions.made))),
-            Said::Gone(key, _) => self.take(&key, None),
-            Said::Listed => {
-                if std::mem::replace(&mut self.is_listed, true) {
-                    self.anew = Some(true);
+                let mut places = self.standing.places_within(Path::new(""));
+                places.retain(|place| part.has(place));
+                self.hearing(part).missing = Some(places);
+                if part == Part::Resources {
+                    self.listed = None;
                 }
-                for place in self.missing.take().unwrap_or_default() {
-                    self.standing.take_in(&place, None);
-                }
-                self.information = self.listed.take();
             }
-            Said::Again => self.anew = self.anew.or(Some(false)),
+            Said::Is(key, value, revisions) => self.take(part, &key, Some((&value, revisions))),
+            Said::Gone(key, _) => self.take(part, &key, None),
+            Said::Listed => self.listed(part),
+            Said::Again if part == Part::Resources => self.anew = self.anew.or(Some(false)),
+            // Both are watched in one etcd: of its breaks one tells.
+            Said::Again => {}
             Said::Trouble(trouble) => {
-                if self.trouble == trouble {
+                if std::mem::replace(&mut self.hearing(part).trouble, trouble.clone()) == trouble {
                     return;
                 }
-                self.trouble = trouble;
             }
         }
         let beside = self.troubles();
         self.standing.tell_beside(beside);
     }
 
-    /// `value`: and the revision at which it was made.
-    fn take(&mut self, key: &str, value: Option<(&[u8], i64)>) {
-        let Some(name) = layout::name_of(key) else { return };
-        if name == INFORMATION {
+    fn listed(&mut self, part: Part) {
+        let hearing = self.hearing(part);
+        let was_listed = std::mem::replace(&mut hearing.is_listed, true);
+        for place in hearing.missing.take().unwrap_or_default() {
+            self.standing.take_in(&place, None);
+        }
+        if part == Part::Resources {
+            self.information = self.listed.take();
+            self.anew = if was_listed { Some(true) } else { self.anew };
+        }
+    }
+
+    fn take(&mut self, part: Part, key: &str, value: Option<(&[u8], Revisions)>) {
+        let Some(place) = part.place(key) else { return };
+        if place == Path::new(INFORMATION) {
             let said = value.map(|(value, _)| layout::information(value));
-            match self.missing {
+            match self.resources.missing {
                 Some(_) => self.listed = said,
                 None => self.information = said,
             }
             return;
         }
-        let place = Path::new(name);
-        if let Some(missing) = &mut self.missing {
-            missing.remove(place);
+        if let Some(missing) = &mut self.hearing(part).missing {
+            missing.remove(&place);
         }
         if !self.is_in_sync {
-            self.standing.expect(place);
+            self.standing.expect(&place);
         }
-        let reading = value.and_then(|(value, made)| Some(layout::reading(name, value)?.made_at(made)));
-        self.standing.take_in(place, reading);
+        let reading = value.and_then(|(value, revisions)| match part {
+            Part::Resources => Some(layout::reading(layout::name_of(key)?, value)?.made_at(revisions.made)),
+            Part::Claims => records::claim(key, value, revisions.at),
+        });
+        self.standing.take_in(&place, reading);
     }
 
     /// Whether Calico's objects are locked, another cluster's, or not there at all.
@@ -121,7 +180,8 @@ impl Gather {
     /// What is new. Nothing before everything has been listed, nor while a list goes on: half of what changed together is not what
     /// anybody wrote. Nothing while objects are locked.
     pub(super) fn batch(&mut self) -> Batch {
-        if !self.is_listed || self.missing.is_some() || self.is_locked() {
+        let is_over = |hearing: &Hearing| hearing.is_listed && hearing.missing.is_none();
+        if !is_over(&self.resources) || !is_over(&self.claims) || self.is_locked() {
             return Batch::new();
         }
         if let Some(cluster) = self.cluster().map(str::to_owned) {
@@ -144,10 +204,10 @@ impl Gather {
 
     fn troubles(&self) -> Vec<Problem> {
         let problem = |file: &str, message: String| Problem { file: file.into(), line: None, object: None, message };
-        let trouble = self.trouble.as_ref();
+        let trouble = self.resources.trouble.as_ref().or(self.claims.trouble.as_ref());
         let trouble = trouble.map(|trouble| problem(&self.server, format!("{trouble}; all stays as it was")));
         let locked = match self.information.as_ref().map(|said| said.is_ready) {
-            _ if !self.is_listed => None,
+            _ if !self.resources.is_listed => None,
             _ if self.is_of_another_cluster() => Some(
                 "clusterGUID is another cluster's: etcd was made anew; all stays as it was; restore it, or say `tortie forget-cluster` and start the agent again if it is meant",
             ),

@@ -5,7 +5,7 @@
 //! Never: a field that Calico's own reader would take ill.
 
 use super::settings::spelled_out;
-use crate::{Metadata, Object, convert::ipam_config, objects::checked};
+use crate::{Metadata, Object, catalog::Reading, convert::ipam_config, objects::checked};
 use model::{Cidr, IpamConfig};
 use serde_json::{Map, Value, json};
 
@@ -18,8 +18,8 @@ pub(super) const CONFIG: &str = "/calico/ipam/v2/config";
 
 const BLOCKS: &str = "/calico/ipam/v2/assignment/";
 const IPAM: &str = "/calico/ipam/v2/";
-/// Claims of nodes.
-const HOSTS: &str = "/calico/ipam/v2/host/";
+/// Before the keys of nodes' claims.
+pub(super) const HOSTS: &str = "/calico/ipam/v2/host/";
 const HANDLES: &str = "/calico/ipam/v2/handle/";
 /// Before the keys of what agents share and Calico does not know.
 const OWN: &str = "/tortie/v1/";
@@ -96,6 +96,19 @@ pub(super) fn read(kind: &str, key: &str, value: &[u8], revision: i64) -> Result
     };
     let metadata = Metadata { name, resource_version: Some(revision.to_string()) };
     Ok(Some(Object { api_version: api_version.to_owned(), kind: kind.to_owned(), metadata, spec }))
+}
+
+/// A node's claim on a block, as those read it who ask where packets go; `None`: the key is of no claim.
+pub(super) fn claim(key: &str, value: &[u8], revision: i64) -> Option<Reading> {
+    match read(AFFINITY, key, value, revision) {
+        Ok(object) => Some(Reading::of_object(&manifest(&object?))),
+        Err(message) => Some(Reading::of(Err(message))),
+    }
+}
+
+fn manifest(object: &Object) -> Value {
+    let Object { api_version, kind, metadata, spec } = object;
+    json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": metadata.name }, "spec": spec })
 }
 
 /// How nodes take blocks.

@@ -159,12 +159,12 @@ async fn watch(
         progress_notify: true,
         fragment: true,
     };
-    let mut answers = connection.watch(create).await?;
+    let (mut answers, member) = connection.watch(create).await?;
     loop {
         match answers.message().await {
             Ok(Some(answer)) => {
                 if let Some(over) = over(&answer) {
-                    connection.leave();
+                    connection.leave(member);
                     return Err(over);
                 }
                 say(send, Said::Trouble(None)).await?;
@@ -179,11 +179,11 @@ async fn watch(
                 }
             }
             Ok(None) => {
-                connection.leave();
+                connection.leave(member);
                 return Err(Over::Lost("it has ended the watch".to_owned()));
             }
             Err(status) => {
-                connection.leave();
+                connection.leave(member);
                 return Err(Over::Lost(in_full(&status)));
             }
         }

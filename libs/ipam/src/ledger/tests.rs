@@ -78,7 +78,7 @@ fn a_release_removes_the_handle_after_the_block_is_written() {
 }
 
 #[test]
-fn a_dual_stack_wish_is_met_whole_or_not_at_all() {
+fn calc_12_a_dual_stack_wish_is_met_whole_or_not_at_all() {
     let mut ledger = ledger(&[("10.65.0.0/24", 26), ("fd00:65::/128", 128)]);
     assert!(ledger.assign(&request("n1", "a")).is_ok());
     let before = ledger.clone();
@@ -353,7 +353,7 @@ fn ipam_15_pools_select_nodes_and_namespaces_and_who_asks_by_name_gets_any() {
 }
 
 #[test]
-fn ipam_16_one_pool_that_cannot_be_had_refuses_the_wish_and_of_two_the_first_is_used_first() {
+fn calc_8_ipam_16_one_pool_that_cannot_be_had_refuses_the_wish_and_of_two_the_first_is_used_first() {
     let mut ledger = ledger(&[("10.65.0.0/31", 31), ("10.66.0.0/30", 30), ("10.67.0.0/24", 26), ("fd00::/120", 122)]);
     ledger.config.strict_affinity = true;
     ledger.pools.get_mut("pool2").expect("there").disabled = true;
@@ -368,7 +368,7 @@ fn ipam_16_one_pool_that_cannot_be_had_refuses_the_wish_and_of_two_the_first_is_
         (["pool1", "pool3"], "IPPool pool3 was asked for, and it is of the other family"),
     ] {
         let text = refusal(&mut ledger, &asks("x", &asked));
-        assert!(text.contains(said), "calc_8: {text}");
+        assert!(text.contains(said), "{text}");
     }
     let given: Vec<_> = (0..6).map(|pod| ledger.assign(&asks(&format!("p{pod}"), &["pool1", "pool0"]))).collect();
     let of = |net: &str| given.iter().flatten().flatten().filter(|ip| ip.to_string().starts_with(net)).count();

@@ -28,7 +28,9 @@ impl Bench {
         let folder = place.path().join("last-good");
         standing.remember(&folder).expect("a folder");
         let whose = Whose::remembered(&folder).expect("a file, or none");
-        Self { gather: Gather::new(standing, "http://etcd:2379".into(), whose), told, place }
+        let mut bench = Self { gather: Gather::new(standing, "http://etcd:2379".into(), whose), told, place };
+        bench.claims(&[]);
+        bench
     }
 
     /// The agent ends, and another one starts.
@@ -37,23 +39,38 @@ impl Bench {
         Self::in_place(self.place)
     }
 
+    fn say(&mut self, said: Said) {
+        self.gather.hear(Part::Resources, said);
+    }
+
+    /// The claims that there are, each with its state.
+    fn claims(&mut self, claims: &[(&str, &str)]) {
+        self.gather.hear(Part::Claims, Said::Listing);
+        for (name, state) in claims {
+            let (key, value) = (format!("{HOSTS}{name}"), format!(r#"{{"state": "{state}", "deleted": false}}"#));
+            let revisions = Revisions { made: 1, at: 1 };
+            self.gather.hear(Part::Claims, Said::Is(key, value.into(), revisions));
+        }
+        self.gather.hear(Part::Claims, Said::Listed);
+    }
+
     fn is(&mut self, name: &str, value: &str) {
         self.is_since(name, value, 1);
     }
 
     /// A key that was made at this revision.
     fn is_since(&mut self, name: &str, value: &str, made: i64) {
-        self.gather.hear(Said::Is(format!("{}{name}", layout::RESOURCES), value.into(), Revisions { made, at: made }));
+        self.say(Said::Is(format!("{}{name}", layout::RESOURCES), value.into(), Revisions { made, at: made }));
     }
 
     fn gone(&mut self, name: &str) {
-        self.gather.hear(Said::Gone(format!("{}{name}", layout::RESOURCES), 0));
+        self.say(Said::Gone(format!("{}{name}", layout::RESOURCES), 0));
     }
 
     fn list(&mut self, objects: &[(&str, &str)]) {
-        self.gather.hear(Said::Listing);
+        self.say(Said::Listing);
         objects.iter().for_each(|(name, value)| self.is(name, value));
-        self.gather.hear(Said::Listed);
+        self.say(Said::Listed);
     }
 
     fn news(&mut self) -> Vec<String> {
@@ -91,18 +108,18 @@ fn tier(order: u32) -> String {
 #[test]
 fn nothing_is_in_force_before_the_list_is_over_and_what_a_later_one_lacks_goes_when_that_is_over() {
     let mut bench = Bench::new();
-    bench.gather.hear(Said::Listing);
+    bench.say(Said::Listing);
     bench.is(INFORMATION, OPEN);
     bench.is("tiers/a", &tier(1));
     assert_eq!(bench.news(), [""; 0]);
-    bench.gather.hear(Said::Listed);
+    bench.say(Said::Listed);
     assert_eq!(bench.news(), ["+Tier a", "InSync"]);
     // The watch was lost, and what it would have said is not kept any more.
-    bench.gather.hear(Said::Listing);
+    bench.say(Said::Listing);
     bench.is(INFORMATION, OPEN);
     bench.is("tiers/b", &tier(2));
     assert_eq!(bench.news(), [""; 0], "a may still come, and what b was written with");
-    bench.gather.hear(Said::Listed);
+    bench.say(Said::Listed);
     assert_eq!(bench.news(), ["+Tier b", "-Tier a", "Anew { listed: true }"], "and all was listed anew");
     bench.gone("tiers/b");
     assert_eq!(bench.news(), ["-Tier b"]);
@@ -124,7 +141,7 @@ fn an_etcd_in_which_nothing_is_takes_nothing_away() {
         "listed anew"
     );
     assert_eq!(bench.news(), [""; 0], "once");
-    bench.gather.hear(Said::Again);
+    bench.say(Said::Again);
     assert_eq!(bench.news(), ["Anew { listed: false }"], "it was away");
 }
 
@@ -139,12 +156,12 @@ fn while_calicos_objects_are_locked_nothing_comes_into_force() {
     bench.is(INFORMATION, LOCKED);
     bench.gone("tiers/a");
     assert_eq!(bench.news(), [""; 0]);
-    bench.gather.hear(Said::Listing);
+    bench.say(Said::Listing);
     assert_eq!(bench.news(), [""; 0], "a list that begins unlocks nothing");
     bench.is(INFORMATION, OPEN);
     assert_eq!(bench.news(), [""; 0], "nor does its first page");
     assert!(bench.gather.is_locked(), "and nothing is written");
-    bench.gather.hear(Said::Listed);
+    bench.say(Said::Listed);
     assert_eq!(bench.news(), ["-Tier a", "Anew { listed: true }"]);
 }
 
@@ -224,10 +241,10 @@ fn trouble_is_told_and_takes_nothing_away() {
     let mut bench = Bench::new();
     bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
     bench.news();
-    bench.gather.hear(Said::Trouble(Some("it does not answer".into())));
+    bench.say(Said::Trouble(Some("it does not answer".into())));
     assert_eq!(bench.problems(), "http://etcd:2379: it does not answer; all stays as it was\n");
     assert_eq!(bench.news(), [""; 0]);
-    bench.gather.hear(Said::Trouble(None));
+    bench.say(Said::Trouble(None));
     assert_eq!(bench.problems(), "");
 }
 
@@ -235,7 +252,7 @@ fn trouble_is_told_and_takes_nothing_away() {
 fn keys_of_others_mean_nothing() {
     let mut bench = Bench::new();
     bench.list(&[(INFORMATION, OPEN), ("bgppeers/a", "{"), ("tiers", "{"), ("a/b/c/d", "{")]);
-    bench.gather.hear(Said::Is(
+    bench.say(Said::Is(
         "/calico/felix/v2/no-region/host/n1/status".into(),
         b"{".to_vec(),
         Revisions { made: 1, at: 1 },
@@ -317,4 +334,19 @@ fn a_profile_that_cannot_be_read_opens_nothing_and_closes_nothing() {
     assert!(bench.problems().contains("profiles/kns.shop"), "{}", bench.problems());
     bench.gone("profiles/kns.shop");
     assert_eq!(bench.news(), ["-Namespace shop"]);
+}
+
+#[test]
+fn claims_on_blocks_are_heard_beside_resources_and_a_list_of_either_takes_nothing_of_the_other() {
+    let mut bench = Bench::new();
+    bench.list(&[(INFORMATION, OPEN), ("tiers/a", &tier(1))]);
+    assert_eq!(bench.news(), ["+Tier a", "InSync"]);
+    bench.claims(&[("n1/ipv4/block/10.65.0.0-26", "confirmed"), ("n2/ipv4/block/10.65.0.64-26", "pending")]);
+    assert_eq!(bench.news(), ["+BlockAffinity n1-10-65-0-0-26"], "who is not sure has none");
+    bench.list(&[(INFORMATION, OPEN)]);
+    assert_eq!(bench.news(), ["-Tier a", "Anew { listed: true }"], "claims are no resources");
+    bench.gather.hear(Part::Claims, Said::Listing);
+    assert_eq!(bench.news(), [""; 0], "it may still come");
+    bench.gather.hear(Part::Claims, Said::Listed);
+    assert_eq!(bench.news(), ["-BlockAffinity n1-10-65-0-0-26"]);
 }
