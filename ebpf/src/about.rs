@@ -97,7 +97,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         (state.translation.frontend, state.translation.port) = (frontend.0, backend.1);
         if mask_port != 0 {
-            let Some(own) = self.tables.own_address(state.packet.v6) else {
+            let own = match self.tables.masquerade(state.packet.v6) {
+                Some(of_pods) if self.hook == Hook::FromWorkload => Some(&of_pods.address),
+                _ => self.tables.own_address(state.packet.v6),
+            };
+            let Some(own) = own else {
                 return false;
             };
             (state.translation.is_masked, state.translation.mask, state.translation.mask_port) =

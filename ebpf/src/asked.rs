@@ -133,8 +133,10 @@ impl<'a, T: Tables, F: Frame> Part<'a, T, F> {
 pub fn is_completed(hook: Hook, state: &State, slot: u32) -> bool {
     let is_sent_on = slot == SLOT_NONE && state.translation.end == Translated::Destination;
     let waits = state.translation.mask_port == 0 || state.translation.is_half_open;
-    let is_masked = hook == Hook::FromWorkload && state.translation.end == Translated::Masked && waits;
-    (hook == Hook::FromUplink && is_sent_on) || is_masked || state.packet.fragment == Fragment::First
+    let is_masked = state.translation.end == Translated::Masked || (is_sent_on && state.translation.is_masked);
+    (hook == Hook::FromUplink && is_sent_on)
+        || (hook == Hook::FromWorkload && is_masked && waits)
+        || state.packet.fragment == Fragment::First
 }
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {

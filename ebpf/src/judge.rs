@@ -107,7 +107,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
                 return if refuses { Err(DropReason::EndpointToHost) } else { Ok(()) };
             }
             self.forwarded(state, (node.layers.forward, PolicyDirection::Ingress), asked)?;
-            if matches!(state.translation.end, Translated::Masked | Translated::Unmasked) {
+            let is_one = matches!(state.translation.end, Translated::Masked | Translated::Unmasked);
+            if is_one || state.translation.is_masked {
                 self.asks_uplink(state, node, (PolicyDirection::Egress, asked))?;
             }
         }

@@ -3,7 +3,9 @@
 //! Invariant: it lives as long as the flow that it leads to, and has a ticket and a place on an account as that has.
 //! Never: a flow itself: no packet passes by it alone.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_LEADS, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{
+    CT_HIGH_OPENED, CT_HOST_OPENED, LEAD_MASKED, NAT_LEADS, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED,
+};
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{Address, Affinity, ConntrackEntry, DropReason, FlowKey, Timeout};
 
@@ -46,6 +48,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         (entry.nat, entry.nat_port) = (packet.destination, packet.destination_port.to_ne_bytes());
         (entry.egress_hit, entry.stamp) = (translation.backend, translation.stamp);
         entry.ingress_hit = translation.at;
+        // Before a port is found: without one nothing goes on.
+        entry.packets = if translation.is_masked { LEAD_MASKED } else { 0 };
         entry.timeout = Timeout::Follows as u8;
         entry.seen_s = self.tables.now_s();
         if !self.tables.insert_new_flow(key, entry) {

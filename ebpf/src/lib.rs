@@ -68,6 +68,8 @@ mod masquerade;
 mod masqueraded;
 #[cfg(test)]
 mod masqueraded_errors;
+#[cfg(test)]
+mod masqueraded_services;
 pub mod neighbour;
 #[cfg(test)]
 mod noted;

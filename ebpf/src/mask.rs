@@ -4,7 +4,7 @@
 //! Invariant: at one backend a port stands for one client; none at which a socket of the host's would hear that backend.
 //! Never: for who is on this node; a flow itself: no packet passes by its entry alone.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, LEAD_MASKED, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::SLOT_NONE;
 use abi::masquerade::{PORTS, PORTS_FIRST};
 use abi::{ConntrackEntry, DropReason, Timeout};
@@ -60,6 +60,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     pub(crate) fn mask(&self, state: &mut State) -> Result<(), DropReason> {
         match (self.hook, state.translation.end) {
             (Hook::FromWorkload, Translated::Masked) => {}
+            (Hook::FromWorkload, Translated::Destination) if state.translation.is_masked => {}
             (Hook::FromUplink, Translated::Destination) => {
                 state.translation.is_masked = true;
                 state.translation.mask = *self.tables.own_address(state.packet.v6).ok_or(DropReason::ForwardFailed)?;
@@ -112,7 +113,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             if is_pods {
                 lead.nat_port.set(translation.mask_port.to_ne_bytes());
             } else {
-                lead.packets.set(translation.mask_port.into());
+                lead.packets.set(LEAD_MASKED | u32::from(translation.mask_port));
             }
             return Ok(());
         }
@@ -145,9 +146,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         *entry = ConntrackEntry::default();
         entry.flags = if from_low { 0 } else { CT_HIGH_OPENED };
         // On the account of the pod that it stands for, or of the node: nobody's who is outside.
-        match translation.end {
-            Translated::Masked if from_low => entry.low_slot = *slot,
-            Translated::Masked => entry.high_slot = *slot,
+        match self.hook {
+            Hook::FromWorkload if from_low => entry.low_slot = *slot,
+            Hook::FromWorkload => entry.high_slot = *slot,
             _ => entry.flags |= CT_HOST_OPENED,
         }
         if packet.is_icmp() {

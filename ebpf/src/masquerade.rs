@@ -23,9 +23,13 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// Decides as whom a pod's first packet goes on. What cannot be told apart by a port when it comes back does not leave.
     #[inline(always)]
     pub(crate) fn masquerades(&self, state: &mut State, opener: End, responder: End) -> Result<(), DropReason> {
-        if self.hook != Hook::FromWorkload
-            || state.translation.end != Translated::Nothing
-            || (opener.slot ^ state.slot) | responder.slot != SLOT_NONE
+        let is_led = state.translation.end == Translated::Destination && !state.translation.is_hairpin;
+        if self.hook != Hook::FromWorkload || !(is_led || state.translation.end == Translated::Nothing) {
+            return Ok(());
+        }
+        // What led to the flow before says nothing of this one.
+        state.translation.is_masked = false;
+        if (opener.slot ^ state.slot) | responder.slot != SLOT_NONE
             || !self.is_outside(state, responder.class)
             || !self.has_uplink(state)
         {
@@ -43,7 +47,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         let translation = &mut state.translation;
         (translation.mask, translation.mask_port) = (own.address, 0);
-        (translation.end, translation.is_half_open) = (Translated::Masked, true);
+        if is_led {
+            translation.is_masked = true;
+        } else {
+            (translation.end, translation.is_half_open) = (Translated::Masked, true);
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: nothing leaves by the uplink with a pod's address where this node stands for the pod.
 //! Never: chooses a port; the stages do.
 
+use abi::endpoint::SLOT_FIRST;
 use abi::{DropReason, Masquerade, maps};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
@@ -33,7 +34,10 @@ pub fn unmask_elsewhere(state: &mut State, route: Route) -> Result<(), DropReaso
         None => return Err(DropReason::ForwardFailed),
     };
     if route.is_here() || (!at_uplink && route.hop != Hop::Stack) {
-        state.translation.end = Translated::Nothing;
+        match state.translation.end {
+            Translated::Destination => state.translation.is_masked = false,
+            _ => state.translation.end = Translated::Nothing,
+        }
         return Ok(());
     }
     if route.hop == Hop::Stack { Err(DropReason::Unroutable) } else { Ok(()) }
@@ -42,5 +46,8 @@ pub fn unmask_elsewhere(state: &mut State, route: Route) -> Result<(), DropReaso
 /// Whether a packet is a pod's that goes on as this node's.
 #[inline(always)]
 pub fn is_masked(state: &State) -> bool {
+    let is_led = state.translation.end == Translated::Destination && state.translation.is_masked;
+    // On a pod's account: a client outside whom this node stands for is none.
     matches!(state.translation.end, Translated::Masked | Translated::QuotedMasked)
+        || (is_led && state.slot >= SLOT_FIRST)
 }

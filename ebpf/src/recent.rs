@@ -204,7 +204,8 @@ impl Note {
         let (flow, slots) = (tracked.flow, tracked.slots());
         let client = if state.translation.end == Translated::Destination { slots.0 } else { slots.1 };
         let is_translated = state.translation.end != Translated::Nothing;
-        let is_masked = matches!(state.translation.end, Translated::Masked | Translated::Unmasked);
+        let is_masked =
+            state.translation.is_masked || matches!(state.translation.end, Translated::Masked | Translated::Unmasked);
         if is_translated && (state.translation.is_hairpin || client < SLOT_FIRST || is_masked) {
             return;
         }

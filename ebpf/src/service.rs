@@ -4,7 +4,7 @@
 //! Invariant: what is judged, tracked and forwarded is the backend; a backend is chosen once for a flow, at one generation.
 //! Never: rewrites a packet; chooses for a packet that cannot open a flow; answers who is not who he says.
 
-use abi::conntrack::{NAT_BY_HOST, NAT_LEADS, NAT_MASQUERADED, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{LEAD_MASKED, NAT_BY_HOST, NAT_LEADS, NAT_MASQUERADED, NAT_NONE, NAT_RETURNS, NAT_TRANSLATED};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
 use abi::service::{BACKEND_CHOSEN, BALANCER_BY_HOST, BALANCER_HASHED, BALANCER_SILENT};
 use abi::{Address, AffinityKey, Balancer, DropReason};
@@ -176,7 +176,12 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         translation.is_chosen = standing & BACKEND_CHOSEN != 0;
         translation.is_half_open = tracked.half_open;
         translation.client.of = 0;
-        state.translation.mask_port = tracked.flow.packets.get() as u16;
+        let mask = tracked.flow.packets.get();
+        state.translation.mask_port = mask as u16;
+        if self.hook == Hook::FromWorkload && mask & LEAD_MASKED != 0 {
+            let own = self.tables.masquerade(state.packet.v6).ok_or(DropReason::ForwardFailed)?;
+            (state.translation.is_masked, state.translation.mask) = (true, own.address);
+        }
         state.see_backend(tracked.flow.other_side(), self.hook == Hook::FromWorkload);
         Ok(true)
     }
@@ -284,6 +289,7 @@ impl<'a, T: Tables, F: Frame> Walk<'a, T, F> {
         let translation = &mut state.translation;
         (translation.backend, translation.stamp) = (slot, state.generation as u32);
         (translation.is_chosen, translation.is_half_open, translation.mask_port) = (true, false, 0);
+        translation.is_masked = false;
         let port = match u16::from_ne_bytes(backend.port) {
             0 => state.packet.destination_port,
             port => port,

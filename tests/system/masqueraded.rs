@@ -5,6 +5,7 @@
 
 use crate::{
     clean::rules,
+    services,
     story::{Story, story},
     way::{FAR, far_host, learns_of_the_narrow_link},
 };
@@ -106,6 +107,38 @@ fn ipam_26_who_is_outside_sees_the_node_and_the_pod_hears_its_answers() -> Resul
         }
         assert_eq!(rules(s.node.namespace())?, "");
         s.expect(Probe::Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
+    })
+}
+
+#[test]
+fn ipam_26_a_service_whose_backend_is_outside_is_asked_as_the_node_and_answers_by_its_own_address() -> Result<()> {
+    masquerading(|s| {
+        let there: Vec<_> = outside()?.into_iter().map(|address| (address, services::READY.to_owned())).collect();
+        services::service(s, "")?;
+        s.cluster.manifest("shop-slices", &services::slices_of(&there))?;
+        for what in [Probe::Tcp(443), Probe::Udp(53)] {
+            services::expect(s, "x/a", what, Outcome::Allowed)?;
+        }
+        for vip in services::vips() {
+            let client = s.pod("x/a")?.namespace().inside(|| {
+                let any: IpAddr = if vip.is_ipv4() { "0.0.0.0" } else { "::" }.parse()?;
+                let socket = UdpSocket::bind((any, 0))?;
+                socket.connect((vip, 53))?;
+                Ok(socket)
+            })?;
+            (0..20).try_for_each(|_| echoes(&client))?;
+            let mut connection = Connection::open(s.pod("x/a")?.namespace(), vip, 443)?;
+            s.node.agent.kill()?;
+            ensure!(connection.answers()?, "without an agent");
+            s.node.start()?;
+            ensure!(connection.answers()?, "with the next one");
+        }
+        let flows = s.node.show("conntrack")?;
+        let through: Vec<_> =
+            flows.as_array().into_iter().flatten().filter(|flow| !flow["service"].is_null()).collect();
+        ensure!(!through.is_empty(), "{flows}");
+        assert_eq!(rules(s.node.namespace())?, "");
+        Ok(())
     })
 }
 

@@ -58,8 +58,11 @@ pub const CT_RESET: u8 = CT_LOW_RST | CT_HIGH_RST;
 pub const NAT_NONE: u8 = 0;
 /// The entry leads to another: what its opener sends goes to `nat`, and the flow is tracked between those ends. It lives as long
 /// as the other does, and is no flow itself. `egress_hit` is the slot of the backend, `ingress_hit` that of the frontend, `stamp` the
-/// generation that chose it. `packets` is the port, as in a packet, by which this node stands for the client; 0: it does not.
+/// generation that chose it. `packets` is the port, as in a packet, by which this node stands for the client, with [`LEAD_MASKED`];
+/// 0: it does not.
 pub const NAT_LEADS: u8 = 1;
+/// In `packets` of an entry that leads: this node stands for the client, by a port that may not be known yet.
+pub const LEAD_MASKED: u32 = 1 << 16;
 /// The opener sent it to `nat`, and hears its answers from there.
 pub const NAT_TRANSLATED: u8 = 2;
 /// The entry is for what comes back to a port of this node's that stands for a client outside, or for a pod there: its destination is
