@@ -9,6 +9,7 @@ use crate::{
     assign::{Assigner, Changed},
     boot,
     chores::Chorer,
+    detect::Detector,
     drift::Repairs,
     felix::Logging,
     health_ports::{HealthPorts, Said},
@@ -174,6 +175,8 @@ pub struct Agent<K> {
     pub(crate) chorer: Option<Chorer>,
     /// Who claims and tells this node's end of its tunnels.
     pub(crate) tunneller: Option<Tunneller>,
+    /// Who finds this node's addresses for the others.
+    pub(crate) detector: Option<Detector>,
     /// The MTU of pods is said, whatever is added to their packets.
     pub(crate) mtu_is_said: bool,
     /// What it has not been told of yet.
@@ -222,6 +225,7 @@ impl<K: Kernel> Agent<K> {
             assigner: None,
             chorer: None,
             tunneller: None,
+            detector: None,
             mtu_is_said: false,
             asked: Changed::default(),
             balancers: Balancers::default(),
@@ -359,6 +363,9 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn follow_tunnel(&self) {
+        if let Some(detector) = &self.detector {
+            detector.follow(&self.world);
+        }
         if let Some(tunneller) = &self.tunneller {
             tunneller.follow(&self.world);
         }
@@ -415,6 +422,9 @@ impl<K: Kernel> Agent<K> {
         problems.extend(self.world.floating_remarks().iter().cloned());
         problems.extend(self.world.refused_sources());
         problems.extend(self.world.route_remarks());
+        problems.extend(self.world.doubled_addresses());
+        problems.extend(self.world.pod_cidr_remarks());
+        problems.extend(self.detector.iter().flat_map(Detector::problems));
         let of_services = self.service_remarks().into_iter();
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),

@@ -7,6 +7,7 @@ mod addresses;
 mod announced;
 mod asked;
 mod attach;
+mod autodetected;
 mod badinput;
 mod beside_kube_proxy;
 mod beside_kube_proxy_doors;
