@@ -253,7 +253,8 @@ impl<K: Kernel> Agent<K> {
         for event in events {
             match event {
                 Event::Updates(batch) => self.learn(batch),
-                Event::Host(Host { addresses, interfaces, nets }) => {
+                Event::Host(Host { addresses, interfaces, nets, mtus }) => {
+                    self.follow_mtu(&mtus);
                     self.world.set_host_networks(nets);
                     self.world.set_host_addresses(addresses);
                     self.world.set_host_interfaces(interfaces);
@@ -308,6 +309,15 @@ impl<K: Kernel> Agent<K> {
         }
         let uplink = self.world.host_networks(&announcer.uplink).cloned().unwrap_or_default();
         announcer.want(wanted::all(&mut self.world, &uplink, &mut self.balancers));
+    }
+
+    /// Pods that come from now on have what the uplink takes.
+    fn follow_mtu(&mut self, mtus: &BTreeMap<IfaceName, u32>) {
+        let uplink = self.announcer.as_ref().map(|announcer| &announcer.uplink).filter(|_| !self.mtu_is_said);
+        if let Some(mtu) = uplink.and_then(|name| mtus.get(name)).filter(|mtu| **mtu != self.node.mtu) {
+            info!(before = self.node.mtu, mtu, "the uplink has another MTU");
+            self.node.mtu = *mtu;
+        }
     }
 
     fn leave_services_to(&mut self, proxy: Proxy) {

@@ -38,6 +38,7 @@ mod masqueraded;
 mod metrics;
 mod neighbour;
 mod nodes;
+mod pod_cidrs;
 mod policy_change;
 mod policy_egress;
 mod policy_ingress;
