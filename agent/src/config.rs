@@ -6,14 +6,14 @@
 mod etcd;
 mod mirror;
 
-use crate::{allocate::keep::StickyAddresses, chores::Chores, proxy::Services};
+use crate::{allocate::keep::StickyAddresses, chores::Chores, detect::Methods, proxy::Services};
 use abi::{Timeout, Timeouts};
-use calc::NodePortAddresses;
+use calc::{NodePortAddresses, autodetection::Method};
 use clap::{Args, ValueEnum};
 use dataplane::{Cgroup, Options, Sizes};
 use datastore::EtcdSettings;
 pub use mirror::{MirrorConfig, MirrorSettings};
-use model::{Cidr, IfaceName, NodeName};
+use model::{Cidr, Family, IfaceName, NodeName};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -59,6 +59,32 @@ pub enum NodeRoutes {
     On,
     /// Somebody else.
     Off,
+}
+
+/// Nodes' own networks (`spec.podCIDRs`) in the place of pools, as flannel has them, and how packets go there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum PodCidrs {
+    /// Pods get addresses of pools, or whatever their network's IPAM gives.
+    #[default]
+    Off,
+    /// They are routed as they are: every node is a neighbour, or routers know the way.
+    Direct,
+    /// By VXLAN.
+    Vxlan,
+    /// By VXLAN to nodes that are no neighbours.
+    CrossSubnet,
+}
+
+impl From<PodCidrs> for calc::PodCidrs {
+    fn from(how: PodCidrs) -> Self {
+        match how {
+            PodCidrs::Off => Self::Off,
+            PodCidrs::Direct => Self::Direct,
+            PodCidrs::Vxlan => Self::Vxlan,
+            PodCidrs::CrossSubnet => Self::CrossSubnet,
+        }
+    }
 }
 
 /// How programs are put on interfaces.
@@ -158,6 +184,16 @@ pub struct Settings {
     /// Who makes the routes to other nodes' blocks, and to this one's: the agent, or somebody else [default: on]
     #[arg(long, env = "TORTIE_NODE_ROUTES", value_enum)]
     node_routes: Option<NodeRoutes>,
+    /// Nodes' own networks (spec.podCIDRs) are what pods have addresses of, and how they are reached, as with flannel [default: off]
+    #[arg(long, env = "TORTIE_POD_CIDRS", value_enum)]
+    pod_cidrs: Option<PodCidrs>,
+    /// How this node's IPv4 address for the other nodes is found: kubernetes-internal-ip, first-found, interface=REGEX[,...],
+    /// skip-interface=REGEX[,...], can-reach=HOST or cidr=CIDR[,...] [default: kubernetes-internal-ip, as its Node says]
+    #[arg(long, env = "TORTIE_IP_AUTODETECTION", value_name = "METHOD")]
+    ip_autodetection: Option<String>,
+    /// The same for IPv6
+    #[arg(long, env = "TORTIE_IP6_AUTODETECTION", value_name = "METHOD")]
+    ip6_autodetection: Option<String>,
     /// How programs are put on interfaces [default: auto]
     #[arg(long, env = "TORTIE_ATTACH", value_enum)]
     attach: Option<Attach>,
@@ -238,6 +274,10 @@ pub struct Config {
     pub sticky_addresses: StickyAddresses,
     /// Who makes the routes to other nodes.
     pub node_routes: NodeRoutes,
+    /// Whether nodes' own networks are routed, and how.
+    pub pod_cidrs: PodCidrs,
+    /// How this node's addresses for the other nodes are found.
+    pub detection: Methods,
     /// How programs are put on interfaces.
     pub attach: Attach,
     /// Log filter.
@@ -362,6 +402,9 @@ impl Settings {
             established_flows: self.established_flows.or(file.established_flows),
             sticky_addresses: self.sticky_addresses.or(file.sticky_addresses),
             node_routes: self.node_routes.or(file.node_routes),
+            pod_cidrs: self.pod_cidrs.or(file.pod_cidrs),
+            ip_autodetection: self.ip_autodetection.or(file.ip_autodetection),
+            ip6_autodetection: self.ip6_autodetection.or(file.ip6_autodetection),
             attach: self.attach.or(file.attach),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -387,21 +430,28 @@ impl Settings {
 
     fn check(self) -> Result<Config, ConfigError> {
         Sizes::asked(&self.map_entries_of_file).map_err(|error| value("--map-entries", error.to_string()))?;
+        let datastore = datastore(
+            self.datastore,
+            self.kubeconfig,
+            self.mirror,
+            etcd::Given {
+                endpoints: self.etcd_endpoints,
+                ca_cert_file: self.etcd_ca_cert_file,
+                cert_file: self.etcd_cert_file,
+                key_file: self.etcd_key_file,
+                username: self.etcd_username,
+                password_file: self.etcd_password_file,
+            },
+        )?;
+        let pod_cidrs = self.pod_cidrs.unwrap_or_default();
+        if pod_cidrs != PodCidrs::Off && matches!(datastore, Datastore::Etcd(..)) {
+            let problem = "Calico's Nodes in etcd have no spec.podCIDRs: give another --datastore, or pools";
+            return Err(value("--pod-cidrs", problem));
+        }
         Ok(Config {
             node: node_name(self.node)?,
-            datastore: datastore(
-                self.datastore,
-                self.kubeconfig,
-                self.mirror,
-                etcd::Given {
-                    endpoints: self.etcd_endpoints,
-                    ca_cert_file: self.etcd_ca_cert_file,
-                    cert_file: self.etcd_cert_file,
-                    key_file: self.etcd_key_file,
-                    username: self.etcd_username,
-                    password_file: self.etcd_password_file,
-                },
-            )?,
+            datastore,
+            pod_cidrs,
             state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             socket: self.socket.unwrap_or_else(|| SOCKET.into()),
             cni_conf: self.cni_conf,
@@ -411,6 +461,10 @@ impl Settings {
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
             sticky_addresses: self.sticky_addresses.unwrap_or_default(),
             node_routes: self.node_routes.unwrap_or_default(),
+            detection: Methods {
+                v4: method("--ip-autodetection", self.ip_autodetection, Family::V4)?,
+                v6: method("--ip6-autodetection", self.ip6_autodetection, Family::V6)?,
+            },
             attach: self.attach.unwrap_or_default(),
             log_is_given: self.log.is_some(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
@@ -496,6 +550,11 @@ fn interface_name(name: String) -> Result<IfaceName, ConfigError> {
         return Err(value("--uplink", format!("{name:?} is no interface name: at most 15 characters, no '/'")));
     }
     Ok(IfaceName(name))
+}
+
+fn method(setting: &'static str, given: Option<String>, family: Family) -> Result<Method, ConfigError> {
+    let read = |text: String| text.parse::<Method>().and_then(|method| method.of(family));
+    given.map(read).transpose().map(Option::unwrap_or_default).map_err(|error| value(setting, error.to_string()))
 }
 
 fn mtu(bytes: u32) -> Result<u32, ConfigError> {
@@ -634,6 +693,9 @@ mod tests {
             ("datastore: kubernetes\netcdCaCertFile: /c\nnode: n1\n", "--etcd-ca-cert-file"),
             ("datastore: file:/d\nnode: N_1\n", "--node"),
             ("datastore: file:/d\nnode: n1\nmtu: 100\n", "--mtu"),
+            ("datastore: etcd\nnode: n1\netcdEndpoints: ['http://e:2379']\npodCidrs: vxlan\n", "--pod-cidrs"),
+            ("datastore: file:/d\nnode: n1\nipAutodetection: eth0\n", "--ip-autodetection: \"eth0\""),
+            ("datastore: file:/d\nnode: n1\nip6Autodetection: cidr=10.0.0.0/8\n", "--ip6-autodetection"),
             ("datastore: file:/d\nnode: n1\nuplink: a/b\n", "--uplink"),
             ("datastore: file:/d\nnode: n1\nhealthAddress: here\n", "--health-address"),
             ("datastore: file:/d\nnode: n1\nmetricsAddress: 9091\n", "--metrics-address"),

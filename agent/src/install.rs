@@ -5,6 +5,7 @@
 //! what it could not read.
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use calc::{PodCidrs, World};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File, Permissions},
@@ -35,7 +36,7 @@ pub fn remove_plugin(folder: &Path) -> Result<()> {
 }
 
 /// The configuration of a network list, for the runtime.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Conflist {
     path: PathBuf,
     socket: PathBuf,
@@ -45,12 +46,35 @@ pub struct Conflist {
 impl Conflist {
     /// At `path`, for an agent that listens on `socket`.
     pub fn new(path: &Path, socket: &Path) -> Self {
+        Self::with_ipam(path, socket, &json!({ "type": "tortie" }))
+    }
+
+    /// The same, where pods have addresses of the node's own networks: those are host-local's to give.
+    ///
+    /// # Errors
+    /// The node has none yet.
+    pub fn of(&self, world: &World) -> Result<Self> {
+        if world.pod_cidrs() == PodCidrs::Off {
+            return Ok(self.clone());
+        }
+        let own = world.own_node().map(|node| &*node.pod_cidrs).unwrap_or_default();
+        let of = |v4: bool, name: &str| own.iter().any(|cidr| cidr.is_v4() == v4).then(|| json!([{ "subnet": name }]));
+        let ranges: Vec<_> = [of(true, "usePodCidr"), of(false, "usePodCidrIPv6")].into_iter().flatten().collect();
+        if ranges.is_empty() {
+            bail!("this node has no network in spec.podCIDRs yet");
+        }
+        Ok(Self::with_ipam(&self.path, &self.socket, &json!({ "type": "host-local", "ranges": ranges })))
+    }
+
+    fn with_ipam(path: &Path, socket: &Path, ipam: &Value) -> Self {
+        // Debian's plugins, which give the addresses, speak CNI up to 1.0.0.
+        let versions = if ipam["type"] == "tortie" { json!(["1.0.0", "1.1.0"]) } else { json!(["1.0.0"]) };
         let network = json!({
             // Runtimes that do not know the list take the one version, which all of today's speak.
-            "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"],
+            "cniVersion": "1.0.0", "cniVersions": versions,
             "name": "tortie",
             "plugins": [{
-                "type": PLUGIN, "socket": socket, "ipam": { "type": "tortie" },
+                "type": PLUGIN, "socket": socket, "ipam": ipam,
                 "capabilities": { "portMappings": true },
             }],
         });

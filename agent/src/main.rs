@@ -11,6 +11,7 @@ mod assign;
 mod boot;
 mod chores;
 mod config;
+mod detect;
 mod drift;
 mod explain;
 mod felix;

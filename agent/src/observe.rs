@@ -28,14 +28,17 @@ pub struct Host {
     pub interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
     /// The networks that those are in by their addresses.
     pub nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
+    /// The largest packet of each interface.
+    pub mtus: BTreeMap<IfaceName, u32>,
 }
 
 /// Asks the kernel.
 pub fn host(socket: &mut Socket) -> Result<Host, Error> {
     let mut interfaces = BTreeMap::new();
-    let mut names = BTreeMap::new();
+    let (mut names, mut mtus) = (BTreeMap::new(), BTreeMap::new());
     for link in socket.links()?.into_iter().filter(is_own) {
         names.insert(link.index, link.name.clone());
+        mtus.insert(link.name.clone(), link.mtu);
         interfaces.insert(link.name, BTreeSet::new());
     }
     let listed = socket.addresses()?.into_iter().filter(|address| address.global && counts(address.address));
@@ -48,7 +51,7 @@ pub fn host(socket: &mut Socket) -> Result<Host, Error> {
             nets.entry(name.clone()).or_default().insert(net);
         }
     }
-    Ok(Host { addresses, interfaces, nets })
+    Ok(Host { addresses, interfaces, nets, mtus })
 }
 
 /// Whether a link is one of the node's own, to which traffic comes from elsewhere.
@@ -131,7 +134,7 @@ fn until_changed(events: &mut Watch, host: &Host, changed: &mut impl FnMut(Chang
             Event::Address(_) | Event::AddressGone(_) => return Ok(true),
             Event::Lost => return Ok(changed(Change::Network)),
             event if is_of_interest(&event) && !changed(Change::Network) => return Ok(false),
-            Event::Link(link) if is_own(&link) && !host.interfaces.contains_key(&link.name) => return Ok(true),
+            Event::Link(link) if is_own(&link) && host.mtus.get(&link.name) != Some(&link.mtu) => return Ok(true),
             Event::LinkGone(link) if host.interfaces.contains_key(&link.name) => return Ok(true),
             _ => {}
         }

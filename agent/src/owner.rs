@@ -9,6 +9,7 @@ use crate::{
     assign::{Assigner, Changed},
     boot,
     chores::Chorer,
+    detect::Detector,
     drift::Repairs,
     felix::Logging,
     health_ports::{HealthPorts, Said},
@@ -174,6 +175,8 @@ pub struct Agent<K> {
     pub(crate) chorer: Option<Chorer>,
     /// Who claims and tells this node's end of its tunnels.
     pub(crate) tunneller: Option<Tunneller>,
+    /// Who finds this node's addresses for the others.
+    pub(crate) detector: Option<Detector>,
     /// The MTU of pods is said, whatever is added to their packets.
     pub(crate) mtu_is_said: bool,
     /// What it has not been told of yet.
@@ -222,6 +225,7 @@ impl<K: Kernel> Agent<K> {
             assigner: None,
             chorer: None,
             tunneller: None,
+            detector: None,
             mtu_is_said: false,
             asked: Changed::default(),
             balancers: Balancers::default(),
@@ -249,7 +253,8 @@ impl<K: Kernel> Agent<K> {
         for event in events {
             match event {
                 Event::Updates(batch) => self.learn(batch),
-                Event::Host(Host { addresses, interfaces, nets }) => {
+                Event::Host(Host { addresses, interfaces, nets, mtus }) => {
+                    self.follow_mtu(&mtus);
                     self.world.set_host_networks(nets);
                     self.world.set_host_addresses(addresses);
                     self.world.set_host_interfaces(interfaces);
@@ -306,6 +311,15 @@ impl<K: Kernel> Agent<K> {
         announcer.want(wanted::all(&mut self.world, &uplink, &mut self.balancers));
     }
 
+    /// Pods that come from now on have what the uplink takes.
+    fn follow_mtu(&mut self, mtus: &BTreeMap<IfaceName, u32>) {
+        let uplink = self.announcer.as_ref().map(|announcer| &announcer.uplink).filter(|_| !self.mtu_is_said);
+        if let Some(mtu) = uplink.and_then(|name| mtus.get(name)).filter(|mtu| **mtu != self.node.mtu) {
+            info!(before = self.node.mtu, mtu, "the uplink has another MTU");
+            self.node.mtu = *mtu;
+        }
+    }
+
     fn leave_services_to(&mut self, proxy: Proxy) {
         info!(by = proxy.by(), reason = proxy.reason, "services");
         self.world.set_proxy(proxy.neighbour);
@@ -359,6 +373,9 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn follow_tunnel(&self) {
+        if let Some(detector) = &self.detector {
+            detector.follow(&self.world);
+        }
         if let Some(tunneller) = &self.tunneller {
             tunneller.follow(&self.world);
         }
@@ -415,6 +432,9 @@ impl<K: Kernel> Agent<K> {
         problems.extend(self.world.floating_remarks().iter().cloned());
         problems.extend(self.world.refused_sources());
         problems.extend(self.world.route_remarks());
+        problems.extend(self.world.doubled_addresses());
+        problems.extend(self.world.pod_cidr_remarks());
+        problems.extend(self.detector.iter().flat_map(Detector::problems));
         let of_services = self.service_remarks().into_iter();
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),

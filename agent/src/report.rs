@@ -3,7 +3,7 @@
 //! Invariant: the same state gives the same report: nothing of it counts or is timed.
 //! Never: what the kubelet says by itself, such as why a pod's ADD failed.
 
-use crate::{kernel::Kernel, owner::Agent};
+use crate::{detect::Detector, kernel::Kernel, owner::Agent};
 use datastore::{Remark, Report};
 use model::{Cidr, Family, ResourceKey};
 use std::{
@@ -14,22 +14,25 @@ use std::{
 /// The report of now.
 pub fn of<K: Kernel>(agent: &Agent<K>) -> Report {
     let serves = agent.ready().then(|| {
-        addresses(
-            agent.world.own_node().map(|node| &*node.addresses).unwrap_or_default(),
-            &agent.uplink_nets().copied().collect(),
-        )
+        let own = agent.world.own_node().map(|node| &*node.addresses).unwrap_or_default();
+        let found = agent.detector.as_ref().map(Detector::told).unwrap_or_default();
+        addresses(own, &agent.uplink_nets().copied().collect(), found)
     });
     Report { serves, remarks: put_off(agent).chain(not_in_force(agent)).collect() }
 }
 
-/// The first of each family that the Node has in a network of the uplink, with that network's prefix.
-fn addresses(own: &[IpAddr], nets: &BTreeSet<Cidr>) -> Vec<String> {
+/// What was found for it; of a family of which nothing was to be found the first that the Node has in a network of the uplink, with
+/// that network's prefix.
+fn addresses(own: &[IpAddr], nets: &BTreeSet<Cidr>, detected: BTreeMap<Family, Option<String>>) -> Vec<String> {
     let mut found: BTreeMap<Family, String> = BTreeMap::new();
     for address in own {
         if let Some(net) = nets.iter().find(|net| net.contains(*address)) {
             found.entry(Family::of(*address)).or_insert_with(|| format!("{address}/{}", net.prefix_len()));
         }
     }
+    found.retain(|family, _| !detected.contains_key(family));
+    let detected = detected.into_iter().filter_map(|(family, address)| Some((family, address?)));
+    found.extend(detected);
     found.into_values().collect()
 }
 
@@ -65,7 +68,10 @@ mod tests {
             .into();
         let nets: BTreeSet<Cidr> =
             ["192.0.2.0/24", "2001:db8::/64"].map(|text| text.parse().expect("a network")).into();
-        assert_eq!(addresses(&own, &nets), ["192.0.2.7/24", "2001:db8::7/64"]);
-        assert_eq!(addresses(&own, &BTreeSet::new()), [""; 0]);
+        let none = BTreeMap::new;
+        assert_eq!(addresses(&own, &nets, none()), ["192.0.2.7/24", "2001:db8::7/64"]);
+        assert_eq!(addresses(&own, &BTreeSet::new(), none()), [""; 0]);
+        let found = [(Family::V4, Some("198.51.100.7/25".to_owned())), (Family::V6, None)];
+        assert_eq!(addresses(&own, &nets, found.into()), ["198.51.100.7/25"], "it was looked for");
     }
 }

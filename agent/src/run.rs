@@ -10,6 +10,7 @@ use crate::{
     boot,
     chores::Chorer,
     config::{Config, NodeRoutes},
+    detect::Detector,
     felix::{Filter, Logging},
     health::Health,
     health_ports::HealthPorts,
@@ -152,6 +153,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
         .then(|| Chorer::start(objects.clone(), config.node.clone(), config.chores, metrics.clone()))
         .transpose()?;
     let tunneller = has_uplink.then(|| Tunneller::start(objects.clone(), config.node.clone())).transpose()?;
+    let detector = Detector::start(objects.clone(), config.node.clone(), config.detection.clone())?;
     let mtu = config.mtu.or(uplink.map(|link| link.mtu)).unwrap_or(MTU);
     let platform = kernel.platform().clone();
     info!(kernel = platform.release, attachment = %platform.attached_by, lacks = ?platform.lacks, "probed");
@@ -164,6 +166,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.set_node_ports(config.node_port_addresses.clone());
     world.set_proxy(neighbour);
     world.set_profiles_told(source.tells_profiles());
+    world.use_pod_cidrs(config.pod_cidrs.into());
     world.leave_routes(config.node_routes == NodeRoutes::Off);
     let publisher = Publisher::start(objects.clone())?;
     let mut allocator = Allocator::new(objects, config.node.clone());
@@ -173,6 +176,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     (agent.announcer, agent.assigner) = (announcer, assigner);
     agent.chorer = chorer;
     agent.tunneller = tunneller;
+    agent.detector = Some(detector);
     agent.mtu_is_said = config.mtu.is_some();
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
@@ -228,8 +232,8 @@ fn stop_on_signals(owner: SyncSender<Event>) -> Result<()> {
 }
 
 /// Runtimes call for pods from then on. What keeps them from it is said once for as long as it lasts.
-fn invite(conflist: &Conflist, told: &mut Option<String>) {
-    let put = conflist.put();
+fn invite(agent: &Agent<Dataplane>, conflist: &Conflist, told: &mut Option<String>) {
+    let put = conflist.of(&agent.world).and_then(|conflist| conflist.put());
     if let Ok(true) = put {
         info!("runtimes may call for pods: their configuration is written");
     }
@@ -255,7 +259,7 @@ fn follow(
     loop {
         health.beat(agent.ready());
         if let Some(conflist) = conflist.filter(|_| agent.ready() && !is_invited) {
-            invite(conflist, &mut uninvited);
+            invite(agent, conflist, &mut uninvited);
             is_invited = true;
         }
         let sweep = if agent.to_sweep { Instant::now() + SWEEP } else { look };

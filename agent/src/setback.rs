@@ -199,6 +199,7 @@ fn is_of_policies(key: &ResourceKey) -> bool {
         | ResourceKey::IpamConfig(_)
         | ResourceKey::BlockClaim(_)
         | ResourceKey::NodeVteps(_)
+        | ResourceKey::NodeAddresses(_)
         | ResourceKey::WorkloadAddress(_) => false,
     }
 }

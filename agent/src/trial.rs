@@ -68,6 +68,7 @@ fn is_of_addresses(key: &ResourceKey) -> bool {
             | ResourceKey::BlockClaim(_)
             | ResourceKey::WorkloadAddress(_)
             | ResourceKey::NodeVteps(_)
+            | ResourceKey::NodeAddresses(_)
     )
 }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use calc::World;
 use datastore::{ObjectError, Store, vtep_mac};
 use model::{Family, IpPool, NodeName, NodeVteps, Truth, Vtep, Vteps};
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread, time::Duration};
 
 /// After what failed.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -20,6 +20,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     rules: Rules,
+    /// Their addresses of the node's own networks, which nobody else has.
+    own: Vec<IpAddr>,
     /// Pools of which tunnels have addresses, by family.
     pools: BTreeMap<Family, Vec<String>>,
     /// What the datastore says now.
@@ -63,7 +65,7 @@ impl Tunneller {
         for pool in rules.pools.values().filter(is_for_us) {
             pools.entry(pool.cidr.family()).or_default().push(pool.name.clone());
         }
-        let known = Known { pools, said: world.vteps(), rules };
+        let known = Known { own: world.tunnel_addresses().collect(), pools, said: world.vteps(), rules };
         self.0.tell(|told| put(told, Some(known)));
     }
 }
@@ -91,17 +93,24 @@ impl Worker {
         }
     }
 
+    /// Of the node's own network, or claimed.
+    fn address(&self, known: &Known, family: Family) -> Result<Option<IpAddr>, Failure> {
+        if let Some(own) = known.own.iter().find(|address| Family::of(**address) == family) {
+            return Ok(Some(*own));
+        }
+        let pools = known.pools.get(&family);
+        Ok(pools.map(|pools| self.allocator.tunnel(family, pools)).transpose()?)
+    }
+
     /// Claims first, then tells; takes back what was told, then gives back.
     fn make(&mut self, known: &Known) -> Result<(), Failure> {
         self.allocator.rules = known.rules.clone();
         let mut vteps = Vteps::default();
-        if let Some(pools) = known.pools.get(&Family::V4) {
-            let address = self.allocator.tunnel(Family::V4, pools)?;
+        if let Some(address) = self.address(known, Family::V4)? {
             let mac = known.said.v4.map_or_else(|| vtep_mac(&self.node, false), |end| end.mac);
             vteps.v4 = Some(Vtep { address, mac });
         }
-        if let Some(pools) = known.pools.get(&Family::V6) {
-            let address = self.allocator.tunnel(Family::V6, pools)?;
+        if let Some(address) = self.address(known, Family::V6)? {
             // One device has one MAC.
             let own = || known.said.v6.map_or_else(|| vtep_mac(&self.node, true), |end| end.mac);
             vteps.v6 = Some(Vtep { address, mac: vteps.v4.map_or_else(own, |end| end.mac) });

@@ -268,6 +268,7 @@ mod tests {
             labels,
             pod_cidrs: vec![],
             vteps: Default::default(),
+            told: Default::default(),
         });
         assert_eq!(wanted(vec![node]), ["192.0.2.7 false", "192.0.2.18 false", "192.0.2.119 false"]);
     }

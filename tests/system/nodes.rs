@@ -196,6 +196,21 @@ fn each_node_gives_addresses_of_its_own_block() -> Result<()> {
     })
 }
 
+#[test]
+fn pkt_61_pods_that_come_have_the_mtu_that_the_uplink_has_by_then() -> Result<()> {
+    two(|t| {
+        let mtu = |pod: &Pod| -> Result<u64> {
+            pod.namespace().ip_json("link show dev eth0")?[0]["mtu"].as_u64().context("an MTU")
+        };
+        assert_eq!(mtu(&t.pods["x/a"])?, 1500);
+        t.nodes[0].namespace().ip(&["link set eth0 mtu 1400"])?;
+        wait_until("it is heard", PATIENCE, || Ok(t.nodes[0].agent.log_tail().contains("the uplink has another MTU")))?;
+        t.add("x/c", 1)?;
+        assert_eq!((mtu(&t.pods["x/c"])?, mtu(&t.pods["x/a"])?), (1400, 1500), "who is there keeps what he has");
+        Ok(())
+    })
+}
+
 fn of_blocks(own: &Pod, other: &Pod) -> BTreeMap<String, String> {
     let block = |address: &IpAddr| match address {
         IpAddr::V4(v4) => format!("{}/26", std::net::Ipv4Addr::from(u32::from(*v4) >> 6 << 6)),

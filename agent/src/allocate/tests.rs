@@ -191,6 +191,9 @@ impl Shared for Counted {
     fn tell_vteps(&self, own: &model::NodeVteps) -> Result<(), ObjectError> {
         Shared::tell_vteps(&self.0, own)
     }
+    fn tell_addresses(&self, own: &model::NodeAddresses) -> Result<(), ObjectError> {
+        Shared::tell_addresses(&self.0, own)
+    }
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         Shared::withdraw(&self.0, pod, node)
     }

@@ -276,6 +276,13 @@ pub fn pod_cidrs<K: Kernel>(agent: &Agent<K>, families: &[Family]) -> Result<Vec
     let heard = || agent.world.own_node().map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     let networks = asked.unwrap_or_else(heard);
     let lacks = |family: &&Family| !networks.iter().any(|network| network.is_v4() == (**family == Family::V4));
+    if let Some((network, other)) =
+        networks.iter().find_map(|network| Some((network, agent.world.other_with(*network)?)))
+    {
+        return Err(format!(
+            "Node {node} has {network} in spec.podCIDRs, and Node {other} has the same addresses: give one of them another network"
+        ));
+    }
     match families.iter().find(lacks) {
         None => Ok(networks),
         Some(family) => {

@@ -418,6 +418,7 @@ mod tests {
             labels: Labels::default(),
             pod_cidrs: vec![],
             vteps: Default::default(),
+            told: Default::default(),
         };
         world.apply(Update::Set(Resource::Node(node)));
         world.attach(attachment("zoo", 3, FIRST_INTERFACE));

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod autodetection;
 mod blocks;
 pub mod desired;
+mod doubled;
 mod floating;
 mod host;
 mod host_ports;
@@ -16,6 +18,7 @@ pub mod live;
 mod masquerade;
 mod node_ports;
 mod node_routes;
+mod pod_cidrs;
 pub mod query;
 mod remark;
 pub mod resolve;
@@ -34,6 +37,7 @@ pub use desired::{
 pub use live::{Latest, Live, Touched};
 pub use masquerade::Masquerading;
 pub use node_ports::NodePortAddresses;
+pub use pod_cidrs::PodCidrs;
 pub use query::Status;
 pub use resolve::desired;
 pub use trial::{Comparison, Difference, HostDifference, Trial, compare};

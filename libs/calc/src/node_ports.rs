@@ -118,6 +118,7 @@ mod tests {
             labels: Default::default(),
             pod_cidrs: vec![],
             vteps: Default::default(),
+            told: Default::default(),
         };
         world.apply(Update::Set(Resource::Node(node)));
         assert_eq!(served(&world), ["10.0.0.1"], "the first of IPv6 is not this host's");

@@ -9,7 +9,7 @@ use crate::{
     desired::{NodeRoute, Unroutable},
     tunnel,
 };
-use model::{Cidr, IfaceName, IpPool, NodeName, PodId, Wrapper, Wrapping};
+use model::{Cidr, IfaceName, IpPool, Node, NodeName, PodId, Wrapper, Wrapping};
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// All of them; `pods`: addresses of pods elsewhere.
@@ -26,7 +26,7 @@ pub(crate) fn node_routes<'a>(
 /// To the node that holds a block.
 pub(crate) fn of_block(world: &World, cidr: Cidr) -> Option<NodeRoute> {
     let node = world.blocks.holder(cidr).filter(|_| !world.leaves_routes)?;
-    if *node == world.node {
+    if *node == world.node || world.has_own_cidr(cidr) {
         return Some(NodeRoute::Blackhole);
     }
     Some(to(world, node, cidr, pool_of(world, cidr.network())?))
@@ -46,12 +46,12 @@ pub(crate) fn node_of<'a>(world: &'a World, pod: &PodId) -> Option<&'a NodeName>
 }
 
 fn to(world: &World, node: &NodeName, cidr: Cidr, pool: &IpPool) -> NodeRoute {
-    let addresses = world.nodes.get(node).map(|node| &*node.addresses).unwrap_or_default();
-    let mut usable = addresses.iter().filter(|address| address.is_ipv4() == cidr.is_v4()).peekable();
+    let addresses = world.nodes.get(node).into_iter().flat_map(Node::reached_at);
+    let mut usable = addresses.filter(|address| address.is_ipv4() == cidr.is_v4()).peekable();
     if usable.peek().is_none() {
         return NodeRoute::None(node.clone(), Unroutable::Addressless);
     }
-    let near = usable.find_map(|address| Some((*address, towards(world, *address)?.clone())));
+    let near = usable.find_map(|address| Some((address, towards(world, address)?.clone())));
     match (near, pool.wrapping) {
         (_, Wrapping::Always) | (None, Wrapping::CrossSubnet) => match pool.wrapper {
             Wrapper::Vxlan => tunnel::to(world, node, cidr).unwrap_or_else(|why| NodeRoute::None(node.clone(), why)),
@@ -76,7 +76,7 @@ fn towards(world: &World, address: IpAddr) -> Option<&IfaceName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{BlockClaim, IpPool, Labels, Node, Resource, Update, WorkloadAddress};
+    use model::{BlockClaim, IpPool, Labels, NodeAddresses, Resource, ToldAddresses, Update, WorkloadAddress};
 
     const HERE: &str = "n1";
 
@@ -96,6 +96,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             labels: Labels::default(),
             vteps: Default::default(),
+            told: Default::default(),
         })
     }
 
@@ -198,6 +199,17 @@ mod tests {
         let hosts: Vec<_> = found.iter().filter(|(to, _)| to.ends_with("/32")).collect();
         let expected = [("10.65.0.9/32".to_owned(), via("192.0.2.2")), ("10.65.7.9/32".to_owned(), via("192.0.2.2"))];
         assert_eq!(hosts, expected.iter().map(|(to, route)| (to, route)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_address_that_was_found_for_a_node_goes_before_those_that_it_says() {
+        let found = |v4: &str| {
+            let told = ToldAddresses { v4: Some(v4.parse().expect("an address")), v6: None };
+            Resource::NodeAddresses(NodeAddresses { node: "n2".into(), told })
+        };
+        let routes = |v4: &str| routes(Wrapping::Never, vec![near(), claim("n2", "10.65.1.0/26"), found(v4)]);
+        assert_eq!(routes("192.0.2.7/24")["10.65.1.0/26"], via("192.0.2.7"));
+        assert_eq!(routes("198.51.100.7/24")["10.65.1.0/26"], via("192.0.2.2"), "no neighbour");
     }
 
     #[test]

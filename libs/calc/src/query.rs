@@ -3,11 +3,11 @@
 //! Invariant: answers from the same workloads that [`crate::desired`] works on.
 //! Never: changes anything; waits for the first full list.
 
-use crate::{World, host, tunnel, workload::workloads};
+use crate::{World, host, pod_cidrs::is_of_node, tunnel, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
-    Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId, Vteps,
-    WorkloadAddress,
+    Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
+    ToldAddresses, Vteps, WorkloadAddress,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -51,7 +51,7 @@ impl World {
             service_accounts: self.accounts.len(),
             policies: self.policies.len(),
             services: self.services.len(),
-            pools: self.pools.len(),
+            pools: self.pools().count(),
             attachments: self.attachments.len(),
         }
     }
@@ -98,6 +98,18 @@ impl World {
     #[must_use]
     pub fn host_networks(&self, interface: &IfaceName) -> Option<&BTreeSet<Cidr>> {
         self.networks.get(interface)
+    }
+
+    /// The networks of all of them.
+    #[must_use]
+    pub fn networks(&self) -> &BTreeMap<IfaceName, BTreeSet<Cidr>> {
+        &self.networks
+    }
+
+    /// By which addresses this node is reached, as its agent tells it where the node does not say it itself.
+    #[must_use]
+    pub fn told_addresses(&self) -> ToldAddresses {
+        self.told_addresses.get(&self.node).map(|own| own.told).unwrap_or_default()
     }
 
     /// Where this node's tunnels end, as everybody is told.
@@ -147,9 +159,9 @@ impl World {
         self.policies.get(id).map(Arc::as_ref)
     }
 
-    /// IP pools, by name.
+    /// IP pools, by name, as they are told.
     pub fn pools(&self) -> impl Iterator<Item = &IpPool> {
-        self.pools.values()
+        self.pools.values().filter(|pool| !is_of_node(pool))
     }
 
     /// How nodes take blocks.

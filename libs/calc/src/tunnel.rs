@@ -7,7 +7,7 @@ use crate::{
     World,
     desired::{NodeRoute, TunnelEnd, TunnelSpec, Unroutable},
 };
-use model::{Cidr, IpPool, NodeName, Vteps};
+use model::{Cidr, IpPool, Node, NodeName, Vteps};
 use std::net::IpAddr;
 
 /// The way to a node by its tunnel.
@@ -30,9 +30,9 @@ pub(crate) fn spec(world: &World) -> Option<TunnelSpec> {
     }
     let local = own.all().filter_map(|end| address(world, &world.node, end.address.is_ipv4())).collect();
     let others = world.nodes.values().filter(|node| node.name != world.node);
-    let reached = others.filter(|node| vteps(world, &node.name) != Vteps::default()).flat_map(|node| &node.addresses);
-    let is_served = |address: &&IpAddr| own.of(**address).is_some() && !world.host.contains(*address);
-    Some(TunnelSpec { own, local, peers: reached.filter(is_served).copied().collect() })
+    let reached = others.filter(|node| vteps(world, &node.name) != Vteps::default()).flat_map(Node::reached_at);
+    let is_served = |address: &IpAddr| own.of(*address).is_some() && !world.host.contains(address);
+    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect() })
 }
 
 /// What its agent tells counts before what stands at the node.
@@ -41,19 +41,17 @@ pub(crate) fn vteps(world: &World, node: &NodeName) -> Vteps {
     told.or_else(|| world.nodes.get(node).map(|node| node.vteps)).unwrap_or_default()
 }
 
-/// A node's first address of a family; that of another is none of this node's.
+/// A node's first address of a family, one that was found for it before those that it says; that of another is none of this node's.
 fn address(world: &World, node: &NodeName, is_v4: bool) -> Option<IpAddr> {
-    let is_it =
-        |address: &&IpAddr| address.is_ipv4() == is_v4 && (*node == world.node || !world.host.contains(*address));
-    world.nodes.get(node)?.addresses.iter().find(is_it).copied()
+    let is_it = |address: &IpAddr| address.is_ipv4() == is_v4 && (*node == world.node || !world.host.contains(address));
+    world.nodes.get(node)?.reached_at().find(is_it)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use model::{
-        BlockClaim, IfaceName, IpPool, Labels, Mac, Node, NodeVteps, Resource, ResourceKey, Update, Vtep, Wrapper,
-        Wrapping,
+        BlockClaim, IfaceName, IpPool, Labels, Mac, NodeVteps, Resource, ResourceKey, Update, Vtep, Wrapper, Wrapping,
     };
 
     fn at(text: &str) -> IpAddr {
@@ -71,7 +69,8 @@ mod tests {
     fn node(name: &str, addresses: &[&str], vteps: Vteps) -> Update {
         let addresses = addresses.iter().map(|text| at(text)).collect();
         let (labels, pod_cidrs) = (Labels::default(), Vec::new());
-        Update::Set(Resource::Node(Node { name: name.into(), addresses, labels, pod_cidrs, vteps }))
+        let told = Default::default();
+        Update::Set(Resource::Node(Node { name: name.into(), addresses, labels, pod_cidrs, vteps, told }))
     }
 
     /// n1 is here, n2 is near, n3 far; each has a block, and an end of its tunnels of IPv4.

@@ -3,12 +3,12 @@
 //! Invariant: an update replaces; nothing depends on the order in which things were told, but what `lifeline` holds back.
 //! Never: forgets an object because another is missing.
 
-use crate::{Neighbour, NodePortAddresses, blocks::Blocks, lifeline::Lifeline};
+use crate::{Neighbour, NodePortAddresses, PodCidrs, blocks::Blocks, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
-    IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName,
-    NodeVteps, Pod, PodAsks, PodId, Policy, PolicyId, Profile, Resource, ResourceKey, Service, ServiceAccount,
-    ServiceAddresses, ServiceId, Tier, TierName, Update, WorkloadAddress,
+    IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeAddresses,
+    NodeName, NodeVteps, Pod, PodAsks, PodId, Policy, PolicyId, Profile, Resource, ResourceKey, Service,
+    ServiceAccount, ServiceAddresses, ServiceId, Tier, TierName, Update, WorkloadAddress,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +34,10 @@ pub struct World {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     /// What agents tell of their nodes' tunnels, where the nodes do not say it themselves.
     pub(crate) told_vteps: BTreeMap<NodeName, NodeVteps>,
+    /// By which addresses nodes are reached, where agents tell it and the nodes do not say it themselves.
+    pub(crate) told_addresses: BTreeMap<NodeName, NodeAddresses>,
+    /// Nodes of which agents tell that, as they are written.
+    untold: BTreeMap<NodeName, Node>,
     pub(crate) accounts: BTreeMap<(NamespaceName, String), ServiceAccount>,
     pub(crate) tiers: BTreeMap<TierName, Tier>,
     pub(crate) policies: BTreeMap<PolicyId, Arc<Policy>>,
@@ -68,6 +72,8 @@ pub struct World {
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
     /// Somebody else makes the routes to other nodes.
     pub(crate) leaves_routes: bool,
+    /// How nodes' own networks are reached.
+    pub(crate) pod_cidrs: PodCidrs,
     /// The networks that those are in.
     pub(crate) networks: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
@@ -92,6 +98,8 @@ impl World {
             namespace_asks: BTreeMap::new(),
             nodes: BTreeMap::new(),
             told_vteps: BTreeMap::new(),
+            told_addresses: BTreeMap::new(),
+            untold: BTreeMap::new(),
             accounts: BTreeMap::new(),
             tiers: BTreeMap::new(),
             policies: BTreeMap::new(),
@@ -117,6 +125,7 @@ impl World {
             proxy: Neighbour::None,
             interfaces: BTreeMap::new(),
             leaves_routes: false,
+            pod_cidrs: PodCidrs::Off,
             networks: BTreeMap::new(),
         }
     }
@@ -160,7 +169,9 @@ impl World {
                 let asks = self.namespace_asks.get(name).cloned();
                 Some(Resource::Namespace(Namespace { name: name.clone(), labels, asks }))
             }
-            ResourceKey::Node(name) => self.nodes.get(name).cloned().map(Resource::Node),
+            ResourceKey::Node(name) => {
+                self.untold.get(name).or_else(|| self.nodes.get(name)).cloned().map(Resource::Node)
+            }
             ResourceKey::ServiceAccount(namespace, name) => {
                 self.accounts.get(&(namespace.clone(), name.clone())).cloned().map(Resource::ServiceAccount)
             }
@@ -178,6 +189,7 @@ impl World {
             ResourceKey::BlockClaim(name) => self.blocks.named(name).cloned().map(Resource::BlockClaim),
             ResourceKey::WorkloadAddress(id) => self.published.get(id).cloned().map(Resource::WorkloadAddress),
             ResourceKey::NodeVteps(name) => self.told_vteps.get(name).cloned().map(Resource::NodeVteps),
+            ResourceKey::NodeAddresses(name) => self.told_addresses.get(name).cloned().map(Resource::NodeAddresses),
             ResourceKey::Service(id) => {
                 self.unaddressed.get(id).or_else(|| self.services.get(id)).cloned().map(Resource::Service)
             }
@@ -204,7 +216,7 @@ impl World {
                 }
                 put(&mut self.namespaces, name, labels)
             }
-            Resource::Node(node) => put(&mut self.nodes, node.name.clone(), node),
+            Resource::Node(node) => self.set_node(node),
             Resource::ServiceAccount(account) => {
                 put(&mut self.accounts, (account.namespace.clone(), account.name.clone()), account)
             }
@@ -226,6 +238,10 @@ impl World {
             Resource::IpamConfig(name, config) => put(&mut self.ipam_configs, name, config),
             Resource::BlockClaim(claim) => self.blocks.put(claim),
             Resource::NodeVteps(told) => put(&mut self.told_vteps, told.node.clone(), told),
+            Resource::NodeAddresses(own) => {
+                let name = own.node.clone();
+                put(&mut self.told_addresses, name.clone(), own) | self.tell_node(&name)
+            }
             Resource::WorkloadAddress(address) => {
                 // What this node tells the others is no news to itself, unless somebody else told it before.
                 let before = self.published.insert(address.pod.clone(), address.clone());
@@ -233,6 +249,27 @@ impl World {
                 before.as_ref() != Some(&address) && (matters(&address) || before.as_ref().is_some_and(matters))
             }
         }
+    }
+
+    /// What its agent tells of it counts before what it says itself.
+    fn set_node(&mut self, node: Node) -> bool {
+        let name = node.name.clone();
+        self.unclaim_cidrs(&name);
+        let told = self.told_addresses.get(&name).map(|own| own.told);
+        let full = told.map_or_else(|| node.clone(), |told| node.clone().told(told));
+        match told {
+            Some(_) => drop(self.untold.insert(name.clone(), node)),
+            None => drop(self.untold.remove(&name)),
+        }
+        let changed = put(&mut self.nodes, name.clone(), full);
+        self.claim_cidrs(&name);
+        changed
+    }
+
+    /// Its agent tells something else, or nothing any more.
+    fn tell_node(&mut self, name: &NodeName) -> bool {
+        let node = self.untold.get(name).or_else(|| self.nodes.get(name)).cloned();
+        node.is_some_and(|node| self.set_node(node))
     }
 
     /// A load balancer of whose addresses its own status says nothing has those that it was given.
@@ -262,7 +299,11 @@ impl World {
                 self.namespace_asks.remove(name);
                 self.namespaces.remove(name).is_some()
             }
-            ResourceKey::Node(name) => self.nodes.remove(name).is_some(),
+            ResourceKey::Node(name) => {
+                self.unclaim_cidrs(name);
+                self.untold.remove(name);
+                self.nodes.remove(name).is_some()
+            }
             ResourceKey::ServiceAccount(namespace, name) => {
                 self.accounts.remove(&(namespace.clone(), name.clone())).is_some()
             }
@@ -286,6 +327,7 @@ impl World {
             ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),
             ResourceKey::BlockClaim(name) => self.blocks.remove(name),
             ResourceKey::NodeVteps(name) => self.told_vteps.remove(name).is_some(),
+            ResourceKey::NodeAddresses(name) => self.told_addresses.remove(name).is_some() | self.tell_node(name),
             ResourceKey::WorkloadAddress(id) => self.published.remove(id).is_some_and(|told| told.node != self.node),
         }
     }

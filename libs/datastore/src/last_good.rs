@@ -208,6 +208,7 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         | ResourceKey::BlockClaim(_)
         | ResourceKey::WorkloadAddress(_)
         | ResourceKey::NodeVteps(_)
+        | ResourceKey::NodeAddresses(_)
         | ResourceKey::ServiceAddresses(_) => None,
     }
 }

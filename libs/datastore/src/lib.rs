@@ -20,6 +20,7 @@ pub mod hosts;
 mod known;
 mod last_good;
 pub mod lease;
+mod node_addresses;
 pub mod objects;
 mod parallel;
 mod problem;

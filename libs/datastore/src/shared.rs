@@ -8,13 +8,14 @@ use crate::{
     census::{self, Survey},
     given,
     hosts::Wanted,
+    node_addresses,
     settings::{self, Change, Setting},
     vtep,
 };
 use ipam::audit::Census;
 use model::{
-    Attachment, Cidr, IpamConfig, Labels, NodeName, NodeVteps, PodAsks, PodId, ServiceAddresses, ServiceId,
-    WorkloadAddress,
+    Attachment, Cidr, IpamConfig, Labels, NodeAddresses, NodeName, NodeVteps, PodAsks, PodId, ServiceAddresses,
+    ServiceId, WorkloadAddress,
 };
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -103,6 +104,12 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// # Errors
     /// The store refuses, or has no such node.
     fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError>;
+
+    /// Makes the addresses by which a node is reached known to all nodes. Writes nothing where they already are.
+    ///
+    /// # Errors
+    /// The store refuses, or has no such node.
+    fn tell_addresses(&self, own: &NodeAddresses) -> Result<(), ObjectError>;
 
     /// Makes the addresses of a load balancer known to all nodes, and what it cannot have.
     ///
@@ -232,6 +239,10 @@ impl Shared for Objects {
 
     fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
         vtep::tell(self, own)
+    }
+
+    fn tell_addresses(&self, own: &NodeAddresses) -> Result<(), ObjectError> {
+        node_addresses::tell(self, own)
     }
 
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {

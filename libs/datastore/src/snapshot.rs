@@ -7,7 +7,7 @@ use crate::{
     Catalog, Problem,
     convert::{Converted, convert},
     document::documents,
-    given,
+    given, node_addresses,
     objects::SHARED,
     parallel, vtep,
     watch::{FILES_AT_ONCE, is_manifest, listed, said, text_of},
@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::{collections::BTreeSet, io, path::Path};
 
 /// Kinds of shared objects that every agent hears of, as it does of manifests.
-pub(crate) const WATCHED: [&str; 4] = [workload::KIND, given::KIND, vtep::KIND, "BlockAffinity"];
+pub(crate) const WATCHED: [&str; 5] = [workload::KIND, given::KIND, vtep::KIND, node_addresses::KIND, "BlockAffinity"];
 
 /// The objects of a directory, and what is wrong with its manifests.
 ///

@@ -1,5 +1,5 @@
 //! The directory as a datastore: listed once, then watched.
-//! In: saves, renames and removals in `DIR` `DIR/.tortie/WorkloadAddress`, `NodeVteps`, `ServiceAddresses` and `BlockAffinity`. Out: batches of updates.
+//! In: saves, renames and removals in `DIR` `DIR/.tortie/WorkloadAddress`, `NodeVteps`, `NodeAddresses`, `ServiceAddresses` and `BlockAffinity`. Out: batches of updates.
 //! Invariant: the first batch is everything that is there and ends with `InSync`; a batch is never sent half.
 //! Never: reads a file while it is written (a save counts when the file is closed); waits for time to pass.
 
@@ -81,8 +81,8 @@ impl FileStore {
     /// The directory cannot be read or watched, or its `.tortie` or `last_good` cannot be made or listed.
     pub fn open(dir: &Path, last_good: Option<&Path>) -> Result<(Self, Updates), OpenError> {
         let failed = |reason: String| OpenError::Directory { path: dir.to_owned(), reason };
-        let [workloads, addresses, vteps, claims] = snapshot::WATCHED.map(|kind| dir.join(SHARED).join(kind));
-        let dirs = [dir.to_owned(), workloads, addresses, vteps, claims];
+        let [workloads, addresses, vteps, own, claims] = snapshot::WATCHED.map(|kind| dir.join(SHARED).join(kind));
+        let dirs = [dir.to_owned(), workloads, addresses, vteps, own, claims];
         fs::read_dir(dir).map_err(|error| failed(error.to_string()))?;
         dirs.iter().skip(1).try_for_each(fs::create_dir_all).map_err(|error| failed(error.to_string()))?;
 
@@ -112,7 +112,7 @@ impl FileStore {
 }
 
 struct Reader {
-    dirs: [PathBuf; 5],
+    dirs: [PathBuf; 6],
     standing: Standing,
     /// Which file each path was when it was read: so a rename is seen as one change.
     known: BTreeMap<PathBuf, Identity>,
@@ -130,7 +130,7 @@ struct Look {
 }
 
 impl Reader {
-    fn new(dirs: [PathBuf; 5], told: Told) -> Self {
+    fn new(dirs: [PathBuf; 6], told: Told) -> Self {
         let standing = Standing::new(dirs[0].clone(), told);
         Self { dirs, standing, known: BTreeMap::new(), away: BTreeMap::new(), unlisted: None }
     }

@@ -5,8 +5,9 @@
 
 use crate::{
     BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
-    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId,
-    PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, Vteps,
+    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeAddresses, NodeName, NodeVteps, PodAsks, PodId,
+    Policy, PolicyId, PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, ToldAddresses,
+    Vteps,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -107,6 +108,8 @@ pub struct Node {
     pub pod_cidrs: Vec<Cidr>,
     /// Where its tunnels end.
     pub vteps: Vteps,
+    /// The addresses that its agent has found for it.
+    pub told: ToldAddresses,
 }
 
 /// A service account.
@@ -172,6 +175,8 @@ pub enum Resource {
     WorkloadAddress(WorkloadAddress),
     /// Where a node's tunnels end, as its agent tells it.
     NodeVteps(NodeVteps),
+    /// By which addresses a node is reached, as its agent tells it.
+    NodeAddresses(NodeAddresses),
     /// Addresses that a load balancer was given.
     ServiceAddresses(ServiceAddresses),
 }
@@ -215,6 +220,8 @@ pub enum ResourceKey {
     WorkloadAddress(PodId),
     /// Where a node's tunnels end, as its agent tells it.
     NodeVteps(NodeName),
+    /// By which addresses a node is reached, as its agent tells it.
+    NodeAddresses(NodeName),
     /// Addresses that a load balancer was given.
     ServiceAddresses(ServiceId),
 }
@@ -244,6 +251,7 @@ impl Resource {
             Self::BlockClaim(claim) => ResourceKey::BlockClaim(claim.name.clone()),
             Self::WorkloadAddress(address) => ResourceKey::WorkloadAddress(address.pod.clone()),
             Self::NodeVteps(told) => ResourceKey::NodeVteps(told.node.clone()),
+            Self::NodeAddresses(told) => ResourceKey::NodeAddresses(told.node.clone()),
             Self::ServiceAddresses(given) => ResourceKey::ServiceAddresses(given.service.clone()),
         }
     }
@@ -270,6 +278,7 @@ impl fmt::Display for ResourceKey {
             Self::BlockClaim(name) => write!(f, "BlockAffinity {name}"),
             Self::WorkloadAddress(id) => write!(f, "WorkloadAddress {id}"),
             Self::NodeVteps(name) => write!(f, "NodeVteps {name}"),
+            Self::NodeAddresses(name) => write!(f, "NodeAddresses {name}"),
             Self::ServiceAddresses(id) => write!(f, "ServiceAddresses {id}"),
         }
     }

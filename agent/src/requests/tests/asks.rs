@@ -233,6 +233,7 @@ fn calc_24_the_nodes_own_networks_are_told_or_it_is_said_who_gives_them() {
             labels,
             pod_cidrs: networks.to_vec(),
             vteps: Default::default(),
+            told: Default::default(),
         };
         Event::Updates(vec![Update::Set(Resource::Node(node))])
     };

@@ -89,6 +89,7 @@ fn beside_a_service() -> Bench {
         labels: model::Labels::default(),
         pod_cidrs: vec![],
         vteps: Default::default(),
+        told: Default::default(),
     };
     bench.agent.world.apply(Update::Set(Resource::Node(node)));
     bench.agent.world.apply(Update::Set(service()));

@@ -69,7 +69,7 @@ impl Dirty {
                 // Its labels may be selected by another FelixConfiguration now.
                 self.every_host |= *name == world.node && world.felix.values().any(|felix| felix.selector.is_some());
             }
-            ResourceKey::NodeVteps(name) => {
+            ResourceKey::NodeVteps(name) | ResourceKey::NodeAddresses(name) => {
                 self.nodes.insert(name.clone());
             }
             ResourceKey::Policy(id) => {

@@ -19,7 +19,7 @@ mod refresh;
 mod services;
 mod whereabouts;
 
-use crate::{Desired, Neighbour, NodePortAddresses, World};
+use crate::{Desired, Neighbour, NodePortAddresses, PodCidrs, World};
 use backends::Backends;
 use claims::Claims;
 use dirty::Dirty;
@@ -116,12 +116,26 @@ impl Live {
             // The block that it was on.
             self.dirty.mark(&self.world, key);
         }
+        let before = self.routed_cidrs(key.as_ref());
         let changed = self.world.take(update);
+        let after = self.routed_cidrs(key.as_ref());
+        if before != after {
+            self.dirty.blocks.extend(before.into_iter().chain(after));
+            self.dirty.pools = true;
+        }
         if let Some(key) = key.filter(|_| changed) {
             self.dirty.mark(&self.world, &key);
             self.remark(&key);
         }
         changed
+    }
+
+    /// A node's own networks, where this is a node's key.
+    fn routed_cidrs(&self, key: Option<&ResourceKey>) -> Vec<Cidr> {
+        match key {
+            Some(ResourceKey::Node(name)) => self.world.routed_cidrs(name),
+            _ => Vec::new(),
+        }
     }
 
     /// Staged policies are tried, or set aside where they need more room than there is. `true`: it was otherwise until now.
@@ -190,6 +204,11 @@ impl Live {
     /// See [`World::leave_routes`]; before anything is told.
     pub fn leave_routes(&mut self, leaves: bool) {
         self.world.leave_routes(leaves);
+    }
+
+    /// See [`World::use_pod_cidrs`]; before anything is told.
+    pub fn use_pod_cidrs(&mut self, how: PodCidrs) {
+        self.world.use_pod_cidrs(how);
     }
 
     /// A service is served, or put off: see [`World::set_served`].

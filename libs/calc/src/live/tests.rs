@@ -7,9 +7,9 @@ use super::*;
 use crate::{AddressSpec, NodeRoute};
 use model::{
     Action, BlockClaim, Cidr, DenyAction, EndpointToHost, Failsafe, Family, FelixConfiguration, HostEndpoint,
-    HostInterface, IfaceName, IpPool, Labels, Layer, Mac, Namespace, Node, NodeVteps, Order, Pod, PolicyKind,
-    PolicyTypes, Protocol, Resource, Rule, Selector, ServiceAccount, Stage, TierName, Vtep, Vteps, WorkloadAddress,
-    Wrapper, Wrapping,
+    HostInterface, IfaceName, IpPool, Labels, Layer, Mac, Namespace, Node, NodeAddresses, NodeVteps, Order, Pod,
+    PolicyKind, PolicyTypes, Prefixed, Protocol, Resource, Rule, Selector, ServiceAccount, Stage, TierName,
+    ToldAddresses, Vtep, Vteps, WorkloadAddress, Wrapper, Wrapping,
 };
 use policy::generate::{Case, Dice, INTERFACES};
 use service::{Balance, Frontend};
@@ -105,6 +105,7 @@ fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
     let address = pod.addresses.first().copied().unwrap_or([10, 0, 0, 1].into());
     let name = dice.pick(&["b0", "b1", "b2"]);
     let update = match dice.below(7) {
+        0 if name == "b1" => Update::Gone(ResourceKey::NodeAddresses(node)),
         0 => Update::Gone(ResourceKey::BlockClaim(name.into())),
         1 => {
             let (addresses, pod_cidrs, labels) = (pod.addresses.to_vec(), Vec::new(), Labels::default());
@@ -112,10 +113,17 @@ fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
             let ends: Vec<_> = ends.filter(|end| !end.address.to_string().ends_with('3')).collect();
             let of = |is_v4: bool| ends.iter().find(|end| end.address.is_ipv4() == is_v4).copied();
             let vteps = Vteps { v4: of(true), v6: of(false) };
-            if name == "b2" {
-                Update::Set(Resource::NodeVteps(NodeVteps { node, vteps }))
-            } else {
-                Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels, vteps }))
+            let mut told = ToldAddresses::default();
+            for address in addresses.iter().rev() {
+                *told.of_mut(Family::of(*address)) = Prefixed::new(*address, 24);
+            }
+            match name {
+                "b2" => Update::Set(Resource::NodeVteps(NodeVteps { node, vteps })),
+                "b1" => Update::Set(Resource::NodeAddresses(NodeAddresses { node, told })),
+                _ => {
+                    let told = ToldAddresses::default();
+                    Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels, vteps, told }))
+                }
             }
         }
         2 => {

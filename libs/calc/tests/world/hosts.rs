@@ -175,6 +175,7 @@ fn a_configuration_that_selects_the_node_goes_before_the_default_and_after_the_n
             labels,
             pod_cidrs: vec![],
             vteps: Default::default(),
+            told: Default::default(),
         }))
     };
     let default = || felix("default", |felix| felix.deny_action = Some(DenyAction::Drop));

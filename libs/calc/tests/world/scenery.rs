@@ -300,6 +300,7 @@ pub fn node(name: &str, rack: &str, addresses: &[&str]) -> Fact {
         labels: labels(&[("rack", rack)]),
         pod_cidrs: vec![],
         vteps: Default::default(),
+        told: Default::default(),
     }))
 }
 

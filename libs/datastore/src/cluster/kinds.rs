@@ -214,6 +214,7 @@ pub(super) fn of_key(calico: Calico, key: &ResourceKey) -> Option<(ApiResource, 
         | ResourceKey::Profile(_)
         | ResourceKey::WorkloadAddress(_)
         | ResourceKey::NodeVteps(_)
+        | ResourceKey::NodeAddresses(_)
         | ResourceKey::ServiceAddresses(_) => return None,
     };
     let is_it = |watched: &Watched| {

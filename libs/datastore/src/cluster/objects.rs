@@ -31,7 +31,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
-use model::{Attachment, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, NodeAddresses, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -269,6 +269,11 @@ impl Shared for ClusterObjects {
         self.connection.count(Write::Node);
         let patched = self.connection.ask(api.patch_status(&name, &patching(), &Patch::Merge(&change)));
         patched.map(drop).map_err(|unanswered| self.error(what, unanswered))
+    }
+
+    /// The annotations of this node's Node are the teller's to write, with the condition that it serves pods ([`super::Report`]).
+    fn tell_addresses(&self, _own: &NodeAddresses) -> Result<(), ObjectError> {
+        Ok(())
     }
 
     /// As the Service's own status. What another manager has written there is not taken from him.

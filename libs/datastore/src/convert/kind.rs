@@ -7,7 +7,7 @@ use super::{
     calico::{Group, workloadendpoint},
     field::Meta,
 };
-use crate::{given, vtep, workload};
+use crate::{given, node_addresses, vtep, workload};
 use model::{EndpointSliceId, NamespaceName, NetworkSetId, PodId, PolicyId, PolicyKind, ResourceKey, ServiceId};
 use serde_json::Value;
 
@@ -38,6 +38,7 @@ pub(super) enum Kind {
     WorkloadEndpoint,
     WorkloadAddress,
     NodeVteps,
+    NodeAddresses,
     ServiceAddresses,
 }
 
@@ -61,6 +62,7 @@ impl Kind {
             }
             (workload::API_VERSION, workload::KIND) => Some(Self::WorkloadAddress),
             (vtep::API_VERSION, vtep::KIND) => Some(Self::NodeVteps),
+            (node_addresses::API_VERSION, node_addresses::KIND) => Some(Self::NodeAddresses),
             (given::API_VERSION, given::KIND) => Some(Self::ServiceAddresses),
             _ => None,
         }
@@ -121,6 +123,7 @@ impl Kind {
                 ResourceKey::WorkloadAddress(PodId::new(namespace, pod))
             }
             Self::NodeVteps => ResourceKey::NodeVteps(name.into()),
+            Self::NodeAddresses => ResourceKey::NodeAddresses(name.into()),
             // Namespace names have no dots.
             Self::ServiceAddresses => {
                 let (namespace, service) = name.split_once('.').unwrap_or(("", &name));

@@ -42,7 +42,7 @@ use crate::{given, settings::Setting, workload};
 use calico::Group;
 use field::{Meta, read};
 use kind::Kind;
-use model::{NodeVteps, PolicyKind, Resource, ResourceKey, ServiceAddresses, Vtep, WorkloadAddress};
+use model::{NodeAddresses, NodeVteps, PolicyKind, Resource, ResourceKey, ServiceAddresses, Vtep, WorkloadAddress};
 use serde_json::Value;
 
 /// What an object turned out to be.
@@ -179,6 +179,16 @@ fn resource(
                 return Err(InvalidField::new("spec", "an address is not of the family that it stands under"));
             }
             Resource::NodeVteps(told)
+        }
+        Kind::NodeAddresses => {
+            let own: NodeAddresses = read("spec", value)?;
+            if *own.node.0 != *meta.name {
+                return Err(InvalidField::new("metadata.name", "is not spec.node"));
+            }
+            if !own.told.is_in_place() {
+                return Err(InvalidField::new("spec", "an address is not of the family that it stands under"));
+            }
+            Resource::NodeAddresses(own)
         }
         Kind::ServiceAddresses => {
             let given: ServiceAddresses = read("spec", value)?;

@@ -1,14 +1,14 @@
 //! Node.
 //! In: a `v1` Node. Out: [`model::Node`].
-//! Invariant: every address of the status that is an IP address is there, internal ones first; names are not.
+//! Invariant: every address of the status that is an IP address is there, internal ones first, then what was found for it; names are not.
 //! Never: resolves a host name.
 
 use super::{
     InvalidField,
     field::{Meta, read},
 };
-use crate::vtep;
-use model::{Cidr, Node};
+use crate::{node_addresses, vtep};
+use model::{Cidr, Node, ToldAddresses};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -52,7 +52,10 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let name = meta.name.as_str().into();
     let said = |name: &str| meta.annotation(name);
     let vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
-    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: pod_cidrs(spec, unreadable), vteps })
+    let told = node_addresses::read(said, unreadable);
+    let (labels, pod_cidrs) = (meta.labels(), pod_cidrs(spec, unreadable));
+    let node = Node { name, addresses, labels, pod_cidrs, vteps, told: ToldAddresses::default() };
+    Ok(node.told(told))
 }
 
 /// A node that is told but one network may have it by the older name alone.

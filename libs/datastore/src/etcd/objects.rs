@@ -17,14 +17,15 @@ use crate::{
     census::Survey,
     cluster, given,
     known::Heard,
-    lease,
+    lease, node_addresses,
     settings::{Change, Setting},
     shared::Described,
     vtep,
 };
 use ipam::audit::Census;
 use model::{
-    Attachment, Cidr, IpamConfig, NodeName, NodeVteps, Pod, PodId, ServiceAddresses, ServiceId, WorkloadAddress,
+    Attachment, Cidr, IpamConfig, NodeAddresses, NodeName, NodeVteps, Pod, PodId, ServiceAddresses, ServiceId,
+    WorkloadAddress,
 };
 use serde_json::{Value, json};
 use std::{
@@ -182,6 +183,39 @@ impl EtcdObjects {
     }
 }
 
+impl EtcdObjects {
+    /// Makes the spec of Calico's Node another; writes nothing where it is so already.
+    fn change_node(
+        &self,
+        node: &NodeName,
+        change: impl Fn(&mut serde_json::Map<String, Value>),
+    ) -> Result<(), ObjectError> {
+        let name = node.to_string();
+        let what = ("Node", &*name);
+        let key = format!("{RESOURCES}nodes/{name}");
+        for _ in 0..ATTEMPTS {
+            let found = self.one(what, &key)?.ok_or_else(|| self.error(what, "Calico has no such Node"))?;
+            let unreadable = |error: serde_json::Error| self.error(what, format!("{key} cannot be read: {error}"));
+            let mut node: Value = serde_json::from_slice(&found.value).map_err(unreadable)?;
+            let before = node.clone();
+            let spec = node.as_object_mut().map(|node| node.entry("spec").or_insert_with(|| json!({})));
+            let Some(spec) = spec.and_then(Value::as_object_mut) else {
+                return Err(self.error(what, format!("{key} cannot be read: its spec is no object")));
+            };
+            change(spec);
+            if node == before {
+                return Ok(());
+            }
+            self.begin(Write::Addresses, what)?;
+            let step = (unchanged(&key, found.mod_revision), put(&key, node.to_string().into_bytes()));
+            if self.transact(what, vec![step])?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(self.error(what, "others kept writing it at the same time"))
+    }
+}
+
 impl Shared for EtcdObjects {
     fn get(&self, kind: &str, name: &str) -> Result<Option<Object>, ObjectError> {
         let Some(key) = self.key(kind, name)? else { return Ok(None) };
@@ -299,34 +333,19 @@ impl Shared for EtcdObjects {
 
     /// In Calico's Node, where Calico's agents look for it.
     fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
-        let name = own.node.to_string();
-        let what = ("Node", &*name);
-        let key = format!("{RESOURCES}nodes/{name}");
-        for _ in 0..ATTEMPTS {
-            let found = self.one(what, &key)?.ok_or_else(|| self.error(what, "Calico has no such Node"))?;
-            let unreadable = |error: serde_json::Error| self.error(what, format!("{key} cannot be read: {error}"));
-            let mut node: Value = serde_json::from_slice(&found.value).map_err(unreadable)?;
-            let before = node.clone();
-            let spec = node.as_object_mut().map(|node| node.entry("spec").or_insert_with(|| json!({})));
-            let Some(spec) = spec.and_then(Value::as_object_mut) else {
-                return Err(self.error(what, format!("{key} cannot be read: its spec is no object")));
-            };
+        self.change_node(&own.node, |spec| {
             for (field, value) in vtep::told(&own.vteps, vtep::FIELDS) {
                 match value {
                     Some(value) => drop(spec.insert(field.to_owned(), value.into())),
                     None => drop(spec.remove(field)),
                 }
             }
-            if node == before {
-                return Ok(());
-            }
-            self.begin(Write::Addresses, what)?;
-            let step = (unchanged(&key, found.mod_revision), put(&key, node.to_string().into_bytes()));
-            if self.transact(what, vec![step])?.is_some() {
-                return Ok(());
-            }
-        }
-        Err(self.error(what, "others kept writing it at the same time"))
+        })
+    }
+
+    /// Likewise.
+    fn tell_addresses(&self, own: &NodeAddresses) -> Result<(), ObjectError> {
+        self.change_node(&own.node, |spec| node_addresses::put(&own.told, spec))
     }
 
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {

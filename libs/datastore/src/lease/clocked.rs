@@ -10,7 +10,7 @@ use crate::{
     settings::{Change, Setting},
 };
 use ipam::audit::Census;
-use model::{Attachment, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{Attachment, NodeAddresses, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
 use std::{
     error::Error,
     sync::{
@@ -73,6 +73,10 @@ impl Shared for Slow {
     }
     fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
         self.after(self.objects.tell_vteps(own))
+    }
+
+    fn tell_addresses(&self, own: &NodeAddresses) -> Result<(), ObjectError> {
+        self.after(self.objects.tell_addresses(own))
     }
     fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
         self.after(Shared::withdraw(&self.objects, pod, node))

@@ -158,6 +158,7 @@ impl Dice {
             labels: self.labels(),
             pod_cidrs: Vec::new(),
             vteps: Default::default(),
+            told: Default::default(),
         };
         vec![
             node("here", vec![HOST_V4.into(), HOST_V6.into()]),

@@ -164,6 +164,7 @@ fn cnpt_8_nodes_are_accepted_passed_and_denied_as_peers_of_egress() {
             labels: labels(&[("role", role)]),
             pod_cidrs: vec![],
             vteps: Default::default(),
+            told: Default::default(),
         };
         cast.0.nodes =
             vec![node("here", HOST, "edge"), node("there", STRANGER, "edge"), node("far", "198.51.100.9", "other")];

@@ -243,6 +243,7 @@ fn cnp_12_nodes_are_found_by_their_addresses_and_in_all_of_them() {
             labels: labels(&[("rack", name)]),
             pod_cidrs: vec![],
             vteps: Default::default(),
+            told: Default::default(),
         };
         cast.0.nodes = vec![node("here", &[HOST, "fd07::1"]), node("there", &[STRANGER, FAR])];
         cast

@@ -101,6 +101,7 @@ fn node(dice: &mut Dice) -> Node {
         labels: labels.into_iter().collect(),
         pod_cidrs: vec![],
         vteps: Default::default(),
+        told: Default::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::{
     field::{Meta, read},
 };
 use crate::vtep;
-use model::{Cidr, Node};
+use model::{Family, Node, Prefixed, ToldAddresses};
 use serde::Deserialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -37,21 +37,28 @@ pub(in super::super) fn convert(
     unreadable: &mut Vec<InvalidField>,
 ) -> Result<Node, InvalidField> {
     let spec: Spec = read("spec", object)?;
-    let mut addresses = Vec::new();
+    let (mut addresses, mut told) = (Vec::new(), ToldAddresses::default());
     let bgp = spec.bgp.unwrap_or_default();
-    let own = [("spec.bgp.ipv4Address", bgp.ipv4_address), ("spec.bgp.ipv6Address", bgp.ipv6_address)];
-    for (path, text) in own {
+    let own = [
+        ("spec.bgp.ipv4Address", bgp.ipv4_address, Family::V4),
+        ("spec.bgp.ipv6Address", bgp.ipv6_address, Family::V6),
+    ];
+    for (path, text, family) in own {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
-            add(&mut addresses, address(path, &text)?);
+            let found = address(path, &text)?;
+            add(&mut addresses, found.address());
+            if Family::of(found.address()) == family {
+                *told.of_mut(family) = Some(found);
+            }
         }
     }
     for (index, entry) in spec.addresses.unwrap_or_default().into_iter().enumerate() {
-        add(&mut addresses, address(&format!("spec.addresses[{index}].address"), &entry.address)?);
+        add(&mut addresses, address(&format!("spec.addresses[{index}].address"), &entry.address)?.address());
     }
     let name = meta.name.as_str().into();
     let said = |name: &str| object.get("spec")?.get(name)?.as_str();
     let vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
-    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps })
+    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps, told })
 }
 
 fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) {
@@ -61,13 +68,9 @@ fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) {
 }
 
 /// With the length of its network, or without.
-fn address(path: &str, text: &str) -> Result<IpAddr, InvalidField> {
-    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-    let found: Option<IpAddr> = address.parse().ok();
-    let is_network = length.is_none() || text.parse::<Cidr>().is_ok();
-    found
-        .filter(|_| is_network)
-        .ok_or_else(|| InvalidField::new(path, format!("{text:?} is not an address such as 192.0.2.1 or 192.0.2.1/24")))
+fn address(path: &str, text: &str) -> Result<Prefixed, InvalidField> {
+    text.parse()
+        .map_err(|_| InvalidField::new(path, format!("{text:?} is not an address such as 192.0.2.1 or 192.0.2.1/24")))
 }
 
 #[cfg(test)]
