@@ -267,6 +267,7 @@ mod tests {
             addresses: vec![],
             labels,
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
         });
         assert_eq!(wanted(vec![node]), ["192.0.2.7 false", "192.0.2.18 false", "192.0.2.119 false"]);

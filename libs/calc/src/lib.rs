@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod bgp;
 mod blocks;
 pub mod desired;
 mod floating;
@@ -27,6 +28,7 @@ mod tunnel;
 mod workload;
 pub mod world;
 
+pub use bgp::Bgp;
 pub use desired::{
     AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, TunnelEnd,
     TunnelSpec, Unroutable,

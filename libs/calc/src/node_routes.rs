@@ -57,6 +57,7 @@ fn to(world: &World, node: &NodeName, cidr: Cidr, pool: &IpPool) -> NodeRoute {
             Wrapper::Vxlan => tunnel::to(world, node, cidr).unwrap_or_else(|why| NodeRoute::None(node.clone(), why)),
             Wrapper::Ipip => NodeRoute::None(node.clone(), Unroutable::Wrapped),
         },
+        (None, Wrapping::Never) if world.leaves_far_nodes => NodeRoute::None(node.clone(), Unroutable::Left),
         (None, Wrapping::Never) => NodeRoute::None(node.clone(), Unroutable::Far),
         (Some((gateway, interface)), Wrapping::Never | Wrapping::CrossSubnet) => NodeRoute::Via { gateway, interface },
     }
@@ -94,6 +95,7 @@ mod tests {
             name: name.into(),
             addresses,
             pod_cidrs: Vec::new(),
+            bgp: Default::default(),
             labels: Labels::default(),
             vteps: Default::default(),
         })

@@ -3,7 +3,7 @@
 //! Invariant: an update replaces; nothing depends on the order in which things were told, but what `lifeline` holds back.
 //! Never: forgets an object because another is missing.
 
-use crate::{Neighbour, NodePortAddresses, blocks::Blocks, lifeline::Lifeline};
+use crate::{Neighbour, NodePortAddresses, bgp::Bgp, blocks::Blocks, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
     IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeName,
@@ -50,6 +50,8 @@ pub struct World {
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
     pub(crate) felix: BTreeMap<String, FelixConfiguration>,
+    /// What is said of BGP.
+    pub(crate) bgp: Bgp,
     pub(crate) pools: BTreeMap<String, IpPool>,
     pub(crate) reservations: BTreeMap<String, IpReservation>,
     pub(crate) ipam_configs: BTreeMap<String, IpamConfig>,
@@ -68,6 +70,8 @@ pub struct World {
     pub(crate) interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
     /// Somebody else makes the routes to other nodes.
     pub(crate) leaves_routes: bool,
+    /// A speaker of BGP finds the way to nodes of no network of ours.
+    pub(crate) leaves_far_nodes: bool,
     /// The networks that those are in.
     pub(crate) networks: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
@@ -105,6 +109,7 @@ impl World {
             profiles: BTreeMap::new(),
             host_endpoints: BTreeMap::new(),
             felix: BTreeMap::new(),
+            bgp: Bgp::default(),
             pools: BTreeMap::new(),
             reservations: BTreeMap::new(),
             ipam_configs: BTreeMap::new(),
@@ -117,6 +122,7 @@ impl World {
             proxy: Neighbour::None,
             interfaces: BTreeMap::new(),
             leaves_routes: false,
+            leaves_far_nodes: false,
             networks: BTreeMap::new(),
         }
     }
@@ -170,6 +176,7 @@ impl World {
             ResourceKey::Profile(name) => self.profiles.get(name).cloned().map(Resource::Profile),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.get(name).cloned().map(Resource::HostEndpoint),
             ResourceKey::FelixConfiguration(name) => self.felix.get(name).cloned().map(Resource::FelixConfiguration),
+            ResourceKey::BgpConfiguration(_) | ResourceKey::BgpPeer(_) | ResourceKey::BgpFilter(_) => self.bgp.get(key),
             ResourceKey::IpPool(name) => self.pools.get(name).cloned().map(Resource::IpPool),
             ResourceKey::IpReservation(name) => self.reservations.get(name).cloned().map(Resource::IpReservation),
             ResourceKey::IpamConfig(name) => {
@@ -221,6 +228,7 @@ impl World {
             Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
             Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
             Resource::FelixConfiguration(felix) => put(&mut self.felix, felix.name.clone(), felix),
+            Resource::BgpConfiguration(_) | Resource::BgpPeer(_) | Resource::BgpFilter(_) => self.bgp.set(resource),
             Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
             Resource::IpReservation(reserved) => put(&mut self.reservations, reserved.name.clone(), reserved),
             Resource::IpamConfig(name, config) => put(&mut self.ipam_configs, name, config),
@@ -281,6 +289,7 @@ impl World {
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),
             ResourceKey::FelixConfiguration(name) => self.felix.remove(name).is_some(),
+            ResourceKey::BgpConfiguration(_) | ResourceKey::BgpPeer(_) | ResourceKey::BgpFilter(_) => self.bgp.remove(key),
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
             ResourceKey::IpReservation(name) => self.reservations.remove(name).is_some(),
             ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),

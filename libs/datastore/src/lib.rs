@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod calendar;
+mod bgp;
 mod catalog;
 pub mod census;
 mod cluster;

@@ -4,8 +4,8 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
-    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
+    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeBgp, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId,
     PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, Vteps,
 };
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,8 @@ pub struct Node {
     pub pod_cidrs: Vec<Cidr>,
     /// Where its tunnels end.
     pub vteps: Vteps,
+    /// How it speaks BGP.
+    pub bgp: NodeBgp,
 }
 
 /// A service account.
@@ -160,6 +162,12 @@ pub enum Resource {
     HostEndpoint(HostEndpoint),
     /// How the agent is told to behave.
     FelixConfiguration(FelixConfiguration),
+    /// How nodes speak BGP.
+    BgpConfiguration(BgpConfiguration),
+    /// With whom.
+    BgpPeer(BgpPeer),
+    /// What is asked of routes.
+    BgpFilter(BgpFilter),
     /// An IP pool.
     IpPool(IpPool),
     /// Addresses that are given to nobody who does not name them.
@@ -203,6 +211,12 @@ pub enum ResourceKey {
     HostEndpoint(String),
     /// How the agent is told to behave.
     FelixConfiguration(String),
+    /// How nodes speak BGP.
+    BgpConfiguration(String),
+    /// With whom.
+    BgpPeer(String),
+    /// What is asked of routes.
+    BgpFilter(String),
     /// An IP pool.
     IpPool(String),
     /// Addresses that are given to nobody who does not name them.
@@ -238,6 +252,9 @@ impl Resource {
             Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
             Self::HostEndpoint(host) => ResourceKey::HostEndpoint(host.name.clone()),
             Self::FelixConfiguration(felix) => ResourceKey::FelixConfiguration(felix.name.clone()),
+            Self::BgpConfiguration(bgp) => ResourceKey::BgpConfiguration(bgp.name.clone()),
+            Self::BgpPeer(peer) => ResourceKey::BgpPeer(peer.name.clone()),
+            Self::BgpFilter(filter) => ResourceKey::BgpFilter(filter.name.clone()),
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
             Self::IpReservation(reservation) => ResourceKey::IpReservation(reservation.name.clone()),
             Self::IpamConfig(name, _) => ResourceKey::IpamConfig(name.clone()),
@@ -264,6 +281,9 @@ impl fmt::Display for ResourceKey {
             Self::Profile(name) => write!(f, "Profile {name}"),
             Self::HostEndpoint(name) => write!(f, "HostEndpoint {name}"),
             Self::FelixConfiguration(name) => write!(f, "FelixConfiguration {name}"),
+            Self::BgpConfiguration(name) => write!(f, "BGPConfiguration {name}"),
+            Self::BgpPeer(name) => write!(f, "BGPPeer {name}"),
+            Self::BgpFilter(name) => write!(f, "BGPFilter {name}"),
             Self::IpPool(name) => write!(f, "IPPool {name}"),
             Self::IpReservation(name) => write!(f, "IPReservation {name}"),
             Self::IpamConfig(name) => write!(f, "IPAMConfiguration {name}"),

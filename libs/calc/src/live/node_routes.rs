@@ -98,7 +98,9 @@ impl NodeRoutes {
 pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
     let mut unreached: BTreeMap<(&NodeName, Unroutable), usize> = BTreeMap::new();
     for route in routes.values() {
-        if let NodeRoute::None(node, why) = route {
+        if let NodeRoute::None(node, why) = route
+            && *why != Unroutable::Left
+        {
             *unreached.entry((node, *why)).or_default() += 1;
         }
     }
@@ -116,6 +118,7 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
             Unroutable::Far => {
                 "it is in no network of this node's: routers have to know the way, or their pool an encapsulation"
             }
+            Unroutable::Left => "BGP has to say the way",
             Unroutable::Addressless => "its Node has no address of their family",
         };
         format!("Node {node}: no route to {count} of its blocks and addresses: {why}")

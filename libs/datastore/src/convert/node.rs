@@ -7,7 +7,7 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use crate::vtep;
+use crate::{bgp, vtep};
 use model::{Cidr, Node};
 use serde::Deserialize;
 use serde_json::Value;
@@ -52,7 +52,8 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let name = meta.name.as_str().into();
     let said = |name: &str| meta.annotation(name);
     let vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
-    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: pod_cidrs(spec, unreadable), vteps })
+    let bgp = bgp::read(("metadata.annotations.", bgp::ANNOTATIONS), |name| meta.annotation(name).map(str::to_owned), unreadable);
+    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: pod_cidrs(spec, unreadable), vteps, bgp })
 }
 
 /// A node that is told but one network may have it by the older name alone.
