@@ -6,7 +6,7 @@
 mod etcd;
 mod mirror;
 
-use crate::{allocate::keep::StickyAddresses, chores::Chores, proxy::Services};
+use crate::{allocate::keep::StickyAddresses, bird, chores::Chores, proxy::Services};
 use abi::{Timeout, Timeouts};
 use calc::NodePortAddresses;
 use clap::{Args, ValueEnum};
@@ -58,6 +58,17 @@ pub enum NodeRoutes {
     #[default]
     On,
     /// Somebody else.
+    Off,
+}
+
+/// Whether BIRD speaks BGP for this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Bgp {
+    /// It does, and the agent tells it what to say.
+    On,
+    /// It does not.
+    #[default]
     Off,
 }
 
@@ -158,6 +169,15 @@ pub struct Settings {
     /// Who makes the routes to other nodes' blocks, and to this one's: the agent, or somebody else [default: on]
     #[arg(long, env = "TORTIE_NODE_ROUTES", value_enum)]
     node_routes: Option<NodeRoutes>,
+    /// Whether BIRD 2 speaks BGP for this node, as BGPConfiguration, BGPPeer and BGPFilter say [default: off]
+    #[arg(long, env = "TORTIE_BGP", value_enum)]
+    bgp: Option<Bgp>,
+    /// The program bird, of version 2 [default: bird]
+    #[arg(long, env = "TORTIE_BIRD", value_name = "FILE")]
+    bird: Option<PathBuf>,
+    /// Where passwords of BGP sessions are: DIR/SECRET/KEY, as a Secret is mounted [default: there are none]
+    #[arg(long, env = "TORTIE_BGP_PASSWORDS", value_name = "DIR")]
+    bgp_passwords: Option<PathBuf>,
     /// How programs are put on interfaces [default: auto]
     #[arg(long, env = "TORTIE_ATTACH", value_enum)]
     attach: Option<Attach>,
@@ -238,6 +258,8 @@ pub struct Config {
     pub sticky_addresses: StickyAddresses,
     /// Who makes the routes to other nodes.
     pub node_routes: NodeRoutes,
+    /// How BIRD is started, where it speaks BGP for this node.
+    pub bird: Option<bird::Settings>,
     /// How programs are put on interfaces.
     pub attach: Attach,
     /// Log filter.
@@ -362,6 +384,9 @@ impl Settings {
             established_flows: self.established_flows.or(file.established_flows),
             sticky_addresses: self.sticky_addresses.or(file.sticky_addresses),
             node_routes: self.node_routes.or(file.node_routes),
+            bgp: self.bgp.or(file.bgp),
+            bird: self.bird.or(file.bird),
+            bgp_passwords: self.bgp_passwords.or(file.bgp_passwords),
             attach: self.attach.or(file.attach),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -411,6 +436,10 @@ impl Settings {
             keep_established: self.established_flows == Some(EstablishedFlows::Keep),
             sticky_addresses: self.sticky_addresses.unwrap_or_default(),
             node_routes: self.node_routes.unwrap_or_default(),
+            bird: (self.bgp == Some(Bgp::On)).then(|| bird::Settings {
+                program: self.bird.unwrap_or_else(|| "bird".into()),
+                passwords: self.bgp_passwords,
+            }),
             attach: self.attach.unwrap_or_default(),
             log_is_given: self.log.is_some(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
