@@ -9,6 +9,7 @@ mod asked;
 mod attach;
 mod badinput;
 mod beside_kube_proxy;
+mod bgp;
 mod beside_kube_proxy_doors;
 mod beside_kube_proxy_flows;
 mod capacity;
