@@ -16,17 +16,17 @@ use tests::{
     wait::{PATIENCE, wait_until},
 };
 
-/// What the router is to the nodes.
+/// What the router is to the nodes. They tell it each other's blocks, too, and must not stand in for each other: packets would go to and fro.
 const TOR: &str = "
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
 metadata: { name: tor-v4 }
-spec: { peerIP: 192.0.2.254, asNumber: 65000, FILTERS }
+spec: { peerIP: 192.0.2.254, asNumber: 65000, keepOriginalNextHop: true, FILTERS }
 ---
 apiVersion: projectcalico.org/v3
 kind: BGPPeer
 metadata: { name: tor-v6 }
-spec: { peerIP: '2001:db8::fe', asNumber: 65000 }
+spec: { peerIP: '2001:db8::fe', asNumber: 65000, keepOriginalNextHop: true }
 ";
 
 /// n1 and n3 in one subnet, n2 in another; x/a on n1, x/b on n2, x/c on n3.
@@ -70,7 +70,9 @@ fn node_object(cluster: &Cluster, number: u8, more: &str) -> Result<()> {
 }
 
 fn configuration(cluster: &Cluster, spec: &str) -> Result<()> {
-    let text = format!("apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {{ name: default }}\nspec: {spec}\n");
+    let text = format!(
+        "apiVersion: projectcalico.org/v3\nkind: BGPConfiguration\nmetadata: {{ name: default }}\nspec: {spec}\n"
+    );
     cluster.manifest("bgp", &text)
 }
 
@@ -186,20 +188,29 @@ impl Routed {
 
 #[test]
 fn pods_of_two_subnets_reach_each_other_by_a_mesh_of_both_families() -> Result<()> {
-    three(|_| Ok(()), |t| {
-        for node in &t.nodes {
-            established(node, 6)?;
-        }
-        t.expect(Tcp(80), "x/a x/b x/c\n x/a - . .\n x/b . - .\n x/c . . -")?;
-        t.expect(Ping, "x/a x/b x/c\n x/a - . .\n x/b . - .\n x/c . . -")?;
-        let (far, near) = (learned(&t.nodes[0])?, t.nodes[0].routes()?);
-        assert!(far.len() == 2 && far.values().all(|via| ["192.0.2.254", "2001:db8::fe"].contains(&&**via)), "{far:?}");
-        let via: Vec<_> = near.values().map(String::as_str).collect();
-        assert!(via.contains(&"192.0.2.3") && via.contains(&"2001:db8::3"), "n3 is near, and the agent's to reach: {near:?}");
-        assert!(t.nodes[0].show("status")?["problems"].as_array().is_some_and(Vec::is_empty), "nothing is amiss");
-        assert!(t.nodes[0].show("status")?["notInForce"].as_array().is_some_and(Vec::is_empty), "no route waits");
-        said_of_a_mesh(&t.nodes[0])
-    })
+    three(
+        |_| Ok(()),
+        |t| {
+            for node in &t.nodes {
+                established(node, 6)?;
+            }
+            t.expect(Tcp(80), "x/a x/b x/c\n x/a - . .\n x/b . - .\n x/c . . -")?;
+            t.expect(Ping, "x/a x/b x/c\n x/a - . .\n x/b . - .\n x/c . . -")?;
+            let (far, near) = (learned(&t.nodes[0])?, t.nodes[0].routes()?);
+            assert!(
+                far.len() == 2 && far.values().all(|via| ["192.0.2.254", "2001:db8::fe"].contains(&&**via)),
+                "{far:?}"
+            );
+            let via: Vec<_> = near.values().map(String::as_str).collect();
+            assert!(
+                via.contains(&"192.0.2.3") && via.contains(&"2001:db8::3"),
+                "n3 is near, and the agent's to reach: {near:?}"
+            );
+            assert!(t.nodes[0].show("status")?["problems"].as_array().is_some_and(Vec::is_empty), "nothing is amiss");
+            assert!(t.nodes[0].show("status")?["notInForce"].as_array().is_some_and(Vec::is_empty), "no route waits");
+            said_of_a_mesh(&t.nodes[0])
+        },
+    )
 }
 
 /// As `calicoctl node status` says it, and by metrics.
@@ -216,9 +227,11 @@ fn said_of_a_mesh(node: &Node) -> Result<()> {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     assert!(node.tortie(&["node", "status", "--output", "yaml"])?.status.success());
-    let scraped = Scrape::of(node.namespace(), "127.0.0.1:9091".parse()?)?;
-    assert_eq!(scraped.value("tortie_bgp_sessions{family=\"IPv4\",state=\"established\"}")?, 3.0);
-    assert_eq!(scraped.value("tortie_bird_running")?, 1.0);
+    wait_until("metrics count them", PATIENCE, || {
+        let scraped = Scrape::of(node.namespace(), "127.0.0.1:9091".parse()?)?;
+        let established = scraped.value("tortie_bgp_sessions{family=\"IPv4\",state=\"established\"}")?;
+        Ok(established == 3.0 && scraped.value("tortie_bird_running")? == 1.0)
+    })?;
     let mode = fs::metadata(node.state_dir().join("bird/bird.conf"))?.permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "it may hold passwords");
     Ok(())
@@ -246,29 +259,34 @@ fn nodes_learn_from_a_reflector_without_a_mesh() -> Result<()> {
 
 #[test]
 fn a_filter_keeps_from_the_router_what_it_refuses_and_bird_is_not_started_again_for_it() -> Result<()> {
-    two(|_| Ok(()), |t| {
-        t.settled()?;
-        let pid = t.bird_of(0)?;
-        let block = t.nodes[0].routes()?.into_iter().find(|(to, via)| via == "blackhole" && !to.contains(':'));
-        let block = block.context("a block of n1")?.0;
-        let known = |t: &Routed| Ok(t.router.ask("show route protocol n1_4")?.contains(&block));
-        wait_until("the router knows n1's block", PATIENCE, || known(t))?;
-        t.cluster.manifest("tor", &TOR.replace("FILTERS", "filters: [close]"))?;
-        wait_until("a filter that is not there closes the session, and is named", PATIENCE, || {
-            let said = t.nodes[0].show("status")?["problems"].to_string();
-            Ok(said.contains("BGPPeer tor-v4: there is no BGPFilter close") && !known(t)?)
-        })?;
-        let filter = |rule: &str| {
-            let text = format!("apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {{ name: close }}\nspec: {{ exportV4: [{rule}] }}\n");
-            t.cluster.manifest("filter", &text)
-        };
-        filter("{ cidr: 192.168.0.0/16, matchOperator: In, action: Reject }")?;
-        wait_until("the router knows n1's block again", PATIENCE, || known(t))?;
-        filter("{ cidr: 10.65.0.0/16, matchOperator: In, prefixLength: { min: 26 }, action: Reject }")?;
-        wait_until("the router is not told it any more", PATIENCE, || Ok(!known(t)?))?;
-        assert_eq!(t.bird_of(0)?, pid);
-        Ok(())
-    })
+    two(
+        |_| Ok(()),
+        |t| {
+            t.settled()?;
+            let pid = t.bird_of(0)?;
+            let block = t.nodes[0].routes()?.into_iter().find(|(to, via)| via == "blackhole" && !to.contains(':'));
+            let block = block.context("a block of n1")?.0;
+            let known = |t: &Routed| Ok(t.router.ask("show route protocol n1_4")?.contains(&block));
+            wait_until("the router knows n1's block", PATIENCE, || known(t))?;
+            t.cluster.manifest("tor", &TOR.replace("FILTERS", "filters: [close]"))?;
+            wait_until("a filter that is not there closes the session, and is named", PATIENCE, || {
+                let said = t.nodes[0].show("status")?["problems"].to_string();
+                Ok(said.contains("BGPPeer tor-v4: there is no BGPFilter close") && !known(t)?)
+            })?;
+            let filter = |rule: &str| {
+                let text = format!(
+                    "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {{ name: close }}\nspec: {{ exportV4: [{rule}] }}\n"
+                );
+                t.cluster.manifest("filter", &text)
+            };
+            filter("{ cidr: 192.168.0.0/16, matchOperator: In, action: Reject }")?;
+            wait_until("the router knows n1's block again", PATIENCE, || known(t))?;
+            filter("{ cidr: 10.65.0.0/16, matchOperator: In, prefixLength: { min: 26 }, action: Reject }")?;
+            wait_until("the router is not told it any more", PATIENCE, || Ok(!known(t)?))?;
+            assert_eq!(t.bird_of(0)?, pid);
+            Ok(())
+        },
+    )
 }
 
 #[test]
@@ -297,48 +315,59 @@ fn an_address_of_a_service_is_told_by_the_node_that_has_a_backend_and_reached_fr
 
 #[test]
 fn routes_outlive_a_link_that_is_lost_for_a_while() -> Result<()> {
-    two(|_| Ok(()), |t| {
-        t.settled()?;
-        t.far_reach_each_other()?;
-        t.cluster.outside().ip(&["link set uplink2 down"])?;
-        t.expect(Tcp(80), "x/b\n x/a X")?;
-        t.cluster.outside().ip(&["link set uplink2 up"])?;
-        t.far_reach_each_other()?;
-        t.settled()
-    })
+    two(
+        |_| Ok(()),
+        |t| {
+            t.settled()?;
+            t.far_reach_each_other()?;
+            t.cluster.outside().ip(&["link set uplink2 down"])?;
+            t.expect(Tcp(80), "x/b\n x/a X")?;
+            t.cluster.outside().ip(&["link set uplink2 up"])?;
+            t.far_reach_each_other()?;
+            t.settled()
+        },
+    )
 }
 
 #[test]
 fn agt_4_routes_and_sessions_outlive_the_agent_and_the_next_one_takes_bird_over() -> Result<()> {
-    two(|_| Ok(()), |t| {
-        t.settled()?;
-        let (pid, before) = (t.bird_of(0)?, learned(&t.nodes[0])?);
-        t.nodes[0].agent.kill()?;
-        t.far_reach_each_other()?;
-        assert_eq!((t.bird_of(0)?, learned(&t.nodes[0])?), (pid, before.clone()));
-        t.nodes[0].start()?;
-        t.settled()?;
-        assert_eq!((t.bird_of(0)?, learned(&t.nodes[0])?), (pid, before));
-        assert_eq!(status(&t.nodes[0])?["bgp"]["restarts"], 0);
-        t.far_reach_each_other()
-    })
+    two(
+        |_| Ok(()),
+        |t| {
+            t.settled()?;
+            let (pid, before) = (t.bird_of(0)?, learned(&t.nodes[0])?);
+            t.nodes[0].agent.kill()?;
+            t.far_reach_each_other()?;
+            assert_eq!((t.bird_of(0)?, learned(&t.nodes[0])?), (pid, before.clone()));
+            t.nodes[0].start()?;
+            t.settled()?;
+            assert_eq!((t.bird_of(0)?, learned(&t.nodes[0])?), (pid, before));
+            assert_eq!(status(&t.nodes[0])?["bgp"]["restarts"], 0);
+            t.far_reach_each_other()
+        },
+    )
 }
 
 #[test]
 fn a_bird_that_is_killed_comes_back_and_its_routes_stay_meanwhile() -> Result<()> {
-    two(|_| Ok(()), |t| {
-        t.settled()?;
-        let (pid, before) = (t.bird_of(0)?, learned(&t.nodes[0])?);
-        bird::kill_of_agent(&t.nodes[0].state_dir());
-        wait_until("that is named", PATIENCE, || Ok(t.nodes[0].agent.log().contains("has ended, and is started again")))?;
-        assert_eq!(learned(&t.nodes[0])?, before);
-        wait_until("another runs", PATIENCE, || Ok(t.bird_of(0).is_ok_and(|now| now != pid)))?;
-        t.settled()?;
-        t.far_reach_each_other()?;
-        assert_eq!(status(&t.nodes[0])?["bgp"]["restarts"], 1);
-        assert_eq!(learned(&t.nodes[0])?, before);
-        Ok(())
-    })
+    two(
+        |_| Ok(()),
+        |t| {
+            t.settled()?;
+            let (pid, before) = (t.bird_of(0)?, learned(&t.nodes[0])?);
+            bird::kill_of_agent(&t.nodes[0].state_dir());
+            wait_until("that is named", PATIENCE, || {
+                Ok(t.nodes[0].agent.log().contains("has ended, and is started again"))
+            })?;
+            assert_eq!(learned(&t.nodes[0])?, before);
+            wait_until("another runs", PATIENCE, || Ok(t.bird_of(0).is_ok_and(|now| now != pid)))?;
+            t.settled()?;
+            t.far_reach_each_other()?;
+            assert_eq!(status(&t.nodes[0])?["bgp"]["restarts"], 1);
+            assert_eq!(learned(&t.nodes[0])?, before);
+            Ok(())
+        },
+    )
 }
 
 #[test]
@@ -349,37 +378,48 @@ fn without_a_bird_of_version_2_that_is_named_and_everything_else_goes_on() -> Re
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755))?;
     let absent = folder.path().join("nothing");
     let with = |number, program: &std::path::Path| {
-        NodeSpec::new(number).argument("--bgp").argument("on").argument("--bird").argument(&program.display().to_string())
+        NodeSpec::new(number)
+            .argument("--bgp")
+            .argument("on")
+            .argument("--bird")
+            .argument(&program.display().to_string())
     };
-    of(vec![with(1, &absent), with(3, &old)], |_| Ok(()), |t| {
-        for (node, why) in t.nodes.iter().zip(["cannot be started", "is of version 1.6.8: BIRD 2 is needed"]) {
-            wait_until("what is missing is named", PATIENCE, || {
-                let said = status(node)?["bgp"]["trouble"].to_string();
-                Ok(said.contains(why) && node.show("status")?["problems"].to_string().contains(why))
-            })?;
-            assert!(String::from_utf8(node.tortie(&["node", "status"])?.stdout)?.contains(why));
-        }
-        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
-    })
+    of(
+        vec![with(1, &absent), with(3, &old)],
+        |_| Ok(()),
+        |t| {
+            for (node, why) in t.nodes.iter().zip(["cannot be started", "is of version 1.6.8: BIRD 2 is needed"]) {
+                wait_until("what is missing is named", PATIENCE, || {
+                    let said = status(node)?["bgp"]["trouble"].to_string();
+                    Ok(said.contains(why) && node.show("status")?["problems"].to_string().contains(why))
+                })?;
+                assert!(String::from_utf8(node.tortie(&["node", "status"])?.stdout)?.contains(why));
+            }
+            t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
+        },
+    )
 }
 
 #[test]
 fn cleanup_ends_bird_and_takes_the_routes_that_it_has_learned_and_no_others() -> Result<()> {
-    two(|_| Ok(()), |t| {
-        t.settled()?;
-        t.nodes[0].namespace().ip(&["route add 198.18.0.0/24 via 192.0.2.254"])?;
-        t.nodes[0].agent.stop()?;
-        assert!(t.bird_of(0).is_ok(), "it outlives its agent");
-        let done = t.nodes[0].cleanup()?;
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        assert!(done.status.success() && said.contains("removed  BIRD"), "{said}{done:?}");
-        assert!(t.bird_of(0).is_err() && !t.nodes[0].state_dir().join("bird").exists());
-        assert!(learned(&t.nodes[0])?.is_empty());
-        let kept = t.nodes[0].namespace().ip_json("-4 route show 198.18.0.0/24")?;
-        assert_eq!(kept[0]["gateway"], "192.0.2.254");
-        assert!(t.bird_of(1).is_ok(), "the other node's is not ours to end");
-        Ok(())
-    })
+    two(
+        |_| Ok(()),
+        |t| {
+            t.settled()?;
+            t.nodes[0].namespace().ip(&["route add 198.18.0.0/24 via 192.0.2.254"])?;
+            t.nodes[0].agent.stop()?;
+            assert!(t.bird_of(0).is_ok(), "it outlives its agent");
+            let done = t.nodes[0].cleanup()?;
+            let said = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(done.status.success() && said.contains("removed  BIRD"), "{said}{done:?}");
+            assert!(t.bird_of(0).is_err() && !t.nodes[0].state_dir().join("bird").exists());
+            assert!(learned(&t.nodes[0])?.is_empty());
+            let kept = t.nodes[0].namespace().ip_json("-4 route show 198.18.0.0/24")?;
+            assert_eq!(kept[0]["gateway"], "192.0.2.254");
+            assert!(t.bird_of(1).is_ok(), "the other node's is not ours to end");
+            Ok(())
+        },
+    )
 }
 
 #[test]
@@ -405,13 +445,32 @@ fn bird_takes_what_is_written_of_every_kind_of_object() -> Result<()> {
     let [v4, v6] = [rules("10.0.0.0/8"), rules("fd00::/8")];
     cluster.manifest("filter", &format!("apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {{ name: {name} }}\nspec: {{ importV4: {v4}, exportV4: {v4}, importV6: {v6}, exportV6: {v6} }}\n"))?;
     let peer = |name: &str, spec: &str| {
-        cluster.manifest(name, &format!("apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{ name: {name} }}\nspec: {{ {spec} }}\n"))
+        cluster.manifest(
+            name,
+            &format!(
+                "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{ name: {name} }}\nspec: {{ {spec} }}\n"
+            ),
+        )
     };
-    peer("p1", &format!("peerIP: '203.0.113.9:1179', asNumber: 65000, localASNumber: 64999, nextHopMode: Self, maxRestartTime: 30s, keepaliveTime: 10s, numAllowedLocalASNumbers: 2, ttlSecurity: 1, reachableBy: 192.0.2.254, filters: [{name}], password: {{ secretKeyRef: {{ name: bgp, key: tor }} }}"))?;
-    peer("p2", &format!("peerIP: '[2001:db8::9]:1179', asNumber: '1.10', sourceAddress: None, keepOriginalNextHop: true, filters: [{name}]"))?;
+    peer(
+        "p1",
+        &format!(
+            "peerIP: '203.0.113.9:1179', asNumber: 65000, localASNumber: 64999, nextHopMode: Self, maxRestartTime: 30s, keepaliveTime: 10s, numAllowedLocalASNumbers: 2, ttlSecurity: 1, reachableBy: 192.0.2.254, filters: [{name}], password: {{ secretKeyRef: {{ name: bgp, key: tor }} }}"
+        ),
+    )?;
+    peer(
+        "p2",
+        &format!(
+            "peerIP: '[2001:db8::9]:1179', asNumber: '1.10', sourceAddress: None, keepOriginalNextHop: true, filters: [{name}]"
+        ),
+    )?;
     peer("p3", "peerSelector: all()")?;
     node_object(&cluster, 2, "")?;
-    node_object(&cluster, 1, "projectcalico.org/RouteReflectorClusterID: 244.0.0.1, projectcalico.org/ASNumber: '64600'")?;
+    node_object(
+        &cluster,
+        1,
+        "projectcalico.org/RouteReflectorClusterID: 244.0.0.1, projectcalico.org/ASNumber: '64600'",
+    )?;
     let mut node = cluster.node(spec(1)?.argument("--bgp-passwords").argument(&passwords))?;
     node.start()?;
     wait_until("BIRD has it", PATIENCE, || {
@@ -420,7 +479,10 @@ fn bird_takes_what_is_written_of_every_kind_of_object() -> Result<()> {
     })
     .with_context(|| format!("{:?}\n{}", status(&node), node.agent.log_tail()))?;
     let said = status(&node)?;
-    ensure!(said["bgp"]["trouble"].is_null() && said["bgp"]["problems"].as_array().is_some_and(Vec::is_empty), "{said}");
+    ensure!(
+        said["bgp"]["trouble"].is_null() && said["bgp"]["problems"].as_array().is_some_and(Vec::is_empty),
+        "{said}"
+    );
     let file = node.state_dir().join("bird/bird.conf");
     let checked = Command::new(binaries::bird()?).arg("-p").arg("-c").arg(&file).output()?;
     ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));

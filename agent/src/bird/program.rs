@@ -47,7 +47,8 @@ impl Program {
     pub fn find(given: &Path) -> Self {
         let elsewhere = || PLACES.iter().map(|place| Path::new(place).join(given)).find(|path| path.is_file());
         let is_found = given.components().count() > 1
-            || std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(given).is_file()));
+            || std::env::var_os("PATH")
+                .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(given).is_file()));
         Self(if is_found { None } else { elsewhere() }.unwrap_or_else(|| given.to_owned()))
     }
 

@@ -219,8 +219,10 @@ pub fn cleanup(folder: &Path) -> Result<Option<String>> {
         }
         Err(_) => match files.running() {
             Some(pid) => bail!("BIRD, process {pid}, does not answer at {}; end it by hand", files.socket.display()),
-            None => "kept     routes of protocol bird, if there are: no BIRD of ours runs that would know which are its own"
-                .to_owned(),
+            None => {
+                "kept     routes of protocol bird, if there are: no BIRD of ours runs that would know which are its own"
+                    .to_owned()
+            }
         },
     };
     match fs::remove_dir_all(&files.folder) {

@@ -84,7 +84,11 @@ pub fn of_bgp(text: &mut Text, seen: &Seen) {
             text.value(&[("family", family), ("state", state)], seen.sessions.iter().filter(of).count());
         }
     }
-    text.family("tortie_bgp_problems", Kind::Gauge, "What of BGP's objects could not be made so; `tortie show status` names it.");
+    text.family(
+        "tortie_bgp_problems",
+        Kind::Gauge,
+        "What of BGP's objects could not be made so; `tortie show status` names it.",
+    );
     text.value(&[], seen.problems.len());
 }
 

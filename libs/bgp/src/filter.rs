@@ -85,7 +85,10 @@ fn statement(rule: &BgpRule) -> Option<String> {
     let done = done.join(" ");
     Some(match asked.is_empty() {
         true => done,
-        false => format!("if {} then {{ {done} }}", asked.iter().map(|each| format!("({each})")).collect::<Vec<_>>().join(" && ")),
+        false => format!(
+            "if {} then {{ {done} }}",
+            asked.iter().map(|each| format!("({each})")).collect::<Vec<_>>().join(" && ")
+        ),
     })
 }
 

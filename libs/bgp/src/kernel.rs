@@ -36,8 +36,7 @@ pub(crate) fn statics(facts: &Facts, peers: &[Peer], is_v4: bool, lines: &mut Li
     nets.dedup();
     lines.all(nets.iter().map(|net| format!("route {net} blackhole;")));
     lines.say("}");
-    let mut gateways: Vec<_> =
-        peers.iter().filter_map(|peer| Some((peer.address, peer.reachable_by?))).collect();
+    let mut gateways: Vec<_> = peers.iter().filter_map(|peer| Some((peer.address, peer.reachable_by?))).collect();
     gateways.sort();
     gateways.dedup_by_key(|(peer, _)| *peer);
     if !gateways.is_empty() {

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Interfaces whose networks are nobody's next hop: pods', and those that hold services' addresses.
 const OURS: [&str; 3] = ["cali*", "kube-ipvs*", "vxlan*.calico"];
+/// Seconds that a BIRD that was started again leaves the kernel's routes as they were, if a peer does not come back.
+const RESTART_WAIT: u32 = 30;
 /// Bytes of BIRD's log before it begins anew; one older is kept.
 const LOG_MAX: u32 = 1 << 20;
 
@@ -32,6 +34,7 @@ pub(crate) fn head(facts: &Facts, lines: &mut Lines, problems: &mut Vec<String>)
     }
     lines.all([
         format!("router id {};", router_id(facts)),
+        format!("graceful restart wait {RESTART_WAIT};"),
         "timeformat protocol iso long;".to_owned(),
         "timeformat log iso long ms;".to_owned(),
         match log {
@@ -53,7 +56,9 @@ fn interfaces(facts: &Facts, problems: &mut Vec<String>) -> String {
     for pattern in ignored {
         match string(pattern) {
             Some(pattern) => patterns.push(format!("-{pattern}")),
-            None => problems.push(format!("BGPConfiguration default: ignoredInterfaces: {pattern:?} is no name; it is not ignored")),
+            None => problems.push(format!(
+                "BGPConfiguration default: ignoredInterfaces: {pattern:?} is no name; it is not ignored"
+            )),
         }
     }
     patterns.extend(OURS.iter().map(|pattern| format!("-\"{pattern}\"")));

@@ -198,7 +198,8 @@ impl Here<'_> {
         let Ok(password) = self.password(&of, object.password.as_ref(), problems) else { return Vec::new() };
         let missing: Vec<_> = object.filters.iter().filter(|name| !self.facts.filters.contains_key(*name)).collect();
         if let Some(name) = missing.first() {
-            problems.push(format!("{of}: there is no BGPFilter {name}; nothing is taken from this peer nor told to it"));
+            problems
+                .push(format!("{of}: there is no BGPFilter {name}; nothing is taken from this peer nor told to it"));
         }
         let is_closed = !missing.is_empty();
         let filled = |peer| self.filled(Peer { is_closed, password: password.clone(), of: of.clone(), ..peer }, object);
@@ -210,9 +211,8 @@ impl Here<'_> {
         if address.is_ipv4() != self.is_v4 || address == self.address {
             return None;
         }
-        let is_it = |node: &&Node| {
-            Facts::address_of(node, self.is_v4) == Some(address) && self.facts.as_of(node) == as_number
-        };
+        let is_it =
+            |node: &&Node| Facts::address_of(node, self.is_v4) == Some(address) && self.facts.as_of(node) == as_number;
         let of_node = || self.facts.nodes.values().find(is_it).and_then(|node| self.facts.port_of(node));
         Some(Peer { port: port.or_else(of_node), ..self.with(kind, of.to_owned(), address, as_number) })
     }
@@ -248,7 +248,8 @@ impl Here<'_> {
         let Some(secret) = secret else { return Ok(None) };
         let told = |problems: &mut Vec<String>, why: &str| {
             let SecretKey { name, key } = secret;
-            problems.push(format!("{of}: its password, key {key} of Secret {name}, {why}; there is no session without it"));
+            problems
+                .push(format!("{of}: its password, key {key} of Secret {name}, {why}; there is no session without it"));
         };
         match self.facts.passwords.get(secret).map(|password| string(password)) {
             Some(Some(password)) => Ok(Some(password)),

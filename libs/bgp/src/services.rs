@@ -75,15 +75,13 @@ fn of_service<'a>(
 }
 
 fn is_told_by_itself(facts: &Facts, cluster: &BgpConfiguration, service: &Service) -> bool {
-    let is_served =
-        matches!(service.kind, ServiceKind::ClusterIp | ServiceKind::NodePort | ServiceKind::LoadBalancer);
+    let is_served = matches!(service.kind, ServiceKind::ClusterIp | ServiceKind::NodePort | ServiceKind::LoadBalancer);
     if !is_served || service.cluster_ips.is_empty() {
         return false;
     }
     let is_local = service.external == TrafficPolicy::Local;
-    let single = |nets: &[Cidr], addresses: &[IpAddr]| {
-        addresses.iter().any(|address| nets.contains(&Cidr::host(*address)))
-    };
+    let single =
+        |nets: &[Cidr], addresses: &[IpAddr]| addresses.iter().any(|address| nets.contains(&Cidr::host(*address)));
     let is_single = service.kind == ServiceKind::LoadBalancer
         && single(&cluster.load_balancer_ips, &service.load_balancer)
         || single(&cluster.external_ips, &service.external_ips);
@@ -93,9 +91,11 @@ fn is_told_by_itself(facts: &Facts, cluster: &BgpConfiguration, service: &Servic
     if !is_local && cluster.aggregates != Some(false) {
         return false;
     }
-    facts.slices.iter().filter(|slice| slice.service.as_ref() == Some(&service.id)).any(|slice| {
-        stands(slice, service, is_local.then_some(&*facts.node))
-    })
+    facts
+        .slices
+        .iter()
+        .filter(|slice| slice.service.as_ref() == Some(&service.id))
+        .any(|slice| stands(slice, service, is_local.then_some(&*facts.node)))
 }
 
 /// Whether somebody that is ready stands there, of a family of the service; on this node, if one is said.

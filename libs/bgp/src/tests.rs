@@ -92,7 +92,10 @@ fn selector(text: &str) -> Selector {
 fn part(written: &Written, head: &str) -> String {
     let mut lines = written.text.lines().skip_while(|line| !line.starts_with(head));
     let first = lines.next().unwrap_or_else(|| panic!("no {head} in\n{}", written.text));
-    std::iter::once(first).chain(lines.take_while(|line| !line.starts_with('}'))).map(|line| format!("{}\n", line.trim())).collect()
+    std::iter::once(first)
+        .chain(lines.take_while(|line| !line.starts_with('}')))
+        .map(|line| format!("{}\n", line.trim()))
+        .collect()
 }
 
 fn sessions(written: &Written) -> Vec<&str> {
@@ -396,7 +399,10 @@ fn a_node_of_the_label_that_excludes_it_tells_no_services() {
     own.labels = [("node.kubernetes.io/exclude-from-external-load-balancers", "")].into_iter().collect::<Labels>();
     assert!(!part(&configuration(&facts), "protocol static own4").contains("10.96.0.0/12"));
     let kernel = part(&configuration(&facts), "filter to_kernel4");
-    assert!(kernel.contains("if net ~ [ 10.96.0.0/12+ ] then reject;"), "nor do packets go by what others tell: {kernel}");
+    assert!(
+        kernel.contains("if net ~ [ 10.96.0.0/12+ ] then reject;"),
+        "nor do packets go by what others tell: {kernel}"
+    );
 }
 
 #[test]

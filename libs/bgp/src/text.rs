@@ -16,7 +16,8 @@ pub(crate) fn string(text: &str) -> Option<String> {
 
 /// A symbol of these parts; a long name is cut, and told apart by its sum.
 pub(crate) fn symbol(before: &str, name: &str, after: &str) -> String {
-    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.:".contains(c) { c } else { '_' }).collect();
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.:".contains(c) { c } else { '_' }).collect();
     let room = SYMBOL_MAX - before.len() - after.len();
     if plain.len() <= room && plain == name {
         return format!("'{before}{plain}{after}'");

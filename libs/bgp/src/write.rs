@@ -22,7 +22,8 @@ pub fn configuration(facts: &Facts) -> Written {
         problems.push(format!("Node {}: nobody has described it; it speaks BGP with nobody", facts.node));
     }
     let families = [true, false].map(|is_v4| (is_v4, peers::sessions(facts, is_v4, &mut problems)));
-    let named: BTreeSet<_> = families.iter().flat_map(|(_, peers)| peers.iter().flat_map(|peer| &peer.filters)).collect();
+    let named: BTreeSet<_> =
+        families.iter().flat_map(|(_, peers)| peers.iter().flat_map(|peer| &peer.filters)).collect();
     let used = |filter: &&BgpFilter| named.contains(&filter.name);
     filter::functions(facts.filters.values().filter(used), &mut lines, &mut problems);
     for (is_v4, peers) in &families {

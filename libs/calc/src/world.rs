@@ -289,7 +289,9 @@ impl World {
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),
             ResourceKey::FelixConfiguration(name) => self.felix.remove(name).is_some(),
-            ResourceKey::BgpConfiguration(_) | ResourceKey::BgpPeer(_) | ResourceKey::BgpFilter(_) => self.bgp.remove(key),
+            ResourceKey::BgpConfiguration(_) | ResourceKey::BgpPeer(_) | ResourceKey::BgpFilter(_) => {
+                self.bgp.remove(key)
+            }
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
             ResourceKey::IpReservation(name) => self.reservations.remove(name).is_some(),
             ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),

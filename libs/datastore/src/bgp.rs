@@ -33,10 +33,10 @@ pub(crate) fn read(
     unreadable: &mut Vec<InvalidField>,
 ) -> NodeBgp {
     let said = |name: &str| said(name).filter(|text| !text.is_empty());
-    let mut refused = |name: &str, reason: String| unreadable.push(InvalidField::new(&format!("{place}{name}"), reason));
-    let as_number = said(number).and_then(|text| {
-        text.parse().map_err(|expected| refused(number, format!("{text:?} is not {expected}"))).ok()
-    });
+    let mut refused =
+        |name: &str, reason: String| unreadable.push(InvalidField::new(&format!("{place}{name}"), reason));
+    let as_number = said(number)
+        .and_then(|text| text.parse().map_err(|expected| refused(number, format!("{text:?} is not {expected}"))).ok());
     let mut addresses = Vec::new();
     for (name, is_v4) in [(v4, true), (v6, false)] {
         let Some(text) = said(name) else { continue };

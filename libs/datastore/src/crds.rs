@@ -8,8 +8,8 @@ pub(crate) mod shapes;
 mod structural;
 
 use crate::convert::{
-    BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec,
-    HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamConfigSpec, NetworkSetSpec, PolicySpec, TierSpec,
+    BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamConfigSpec,
+    NetworkSetSpec, PolicySpec, TierSpec,
 };
 use checks::{Check, of};
 use ipam::{Block, BlockAffinity, IpamHandle};

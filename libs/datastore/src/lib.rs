@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod calendar;
 mod bgp;
+pub mod calendar;
 mod catalog;
 pub mod census;
 mod cluster;

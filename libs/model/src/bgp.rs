@@ -275,7 +275,10 @@ mod tests {
 
     #[test]
     fn numbers_of_systems_and_communities_are_read_as_they_are_written() {
-        assert_eq!(["64512", "1.10"].map(|text| text.parse::<AsNumber>().map(|number| number.0)), [Ok(64512), Ok(65546)]);
+        assert_eq!(
+            ["64512", "1.10"].map(|text| text.parse::<AsNumber>().map(|number| number.0)),
+            [Ok(64512), Ok(65546)]
+        );
         assert!(["", "a", "1.65536", "4294967296"].iter().all(|text| text.parse::<AsNumber>().is_err()));
         assert_eq!("64512:7".parse(), Ok(Community::Standard(64512, 7)));
         assert_eq!("1:2:70000".parse(), Ok(Community::Large(1, 2, 70000)));

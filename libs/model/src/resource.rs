@@ -4,9 +4,10 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
-    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeBgp, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId,
-    PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, Vteps,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId,
+    FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig, Labels, NamespaceName, NetworkSet,
+    NetworkSetId, NodeBgp, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId, PortName, Profile, Protocol, Service,
+    ServiceAddresses, ServiceId, Tier, TierName, Vteps,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};

@@ -85,7 +85,20 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     let namespaces = selector("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
     let (nat_outgoing, untold) = (spec.nat_outgoing.unwrap_or(false), spec.disable_bgp_export.unwrap_or(false));
     let name = meta.name.clone();
-    let pool = IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping, wrapper, nat_outgoing, untold };
+    let pool = IpPool {
+        name,
+        cidr,
+        block_size,
+        disabled,
+        uses,
+        manual,
+        nodes,
+        namespaces,
+        wrapping,
+        wrapper,
+        nat_outgoing,
+        untold,
+    };
     Ok(pool)
 }
 

@@ -52,7 +52,11 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let name = meta.name.as_str().into();
     let said = |name: &str| meta.annotation(name);
     let vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
-    let bgp = bgp::read(("metadata.annotations.", bgp::ANNOTATIONS), |name| meta.annotation(name).map(str::to_owned), unreadable);
+    let bgp = bgp::read(
+        ("metadata.annotations.", bgp::ANNOTATIONS),
+        |name| meta.annotation(name).map(str::to_owned),
+        unreadable,
+    );
     Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: pod_cidrs(spec, unreadable), vteps, bgp })
 }
 

@@ -191,7 +191,10 @@ pub(super) fn secret(path: &str, password: Option<Password>) -> Result<Option<Se
         !text.is_empty() && !text.starts_with('.') && text.chars().all(is_allowed)
     };
     if !is_plain(&name) || !is_plain(&key) {
-        return Err(InvalidField::new(&format!("{path}.secretKeyRef"), "name and key are letters, digits, '-', '_' and '.'"));
+        return Err(InvalidField::new(
+            &format!("{path}.secretKeyRef"),
+            "name and key are letters, digits, '-', '_' and '.'",
+        ));
     }
     Ok(Some(SecretKey { name, key }))
 }
@@ -228,7 +231,9 @@ mod tests {
     use model::Resource;
 
     fn text(spec: &str) -> String {
-        format!("{{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {{name: default}}, spec: {spec}}}")
+        format!(
+            "{{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {{name: default}}, spec: {spec}}}"
+        )
     }
 
     fn read(spec: &str) -> (BgpConfiguration, Vec<String>) {
@@ -254,7 +259,10 @@ mod tests {
         assert_eq!((found.aggregates, found.cluster_ips.len(), found.load_balancer_ips.len()), (Some(false), 1, 1));
         let communities = vec![Community::Standard(64512, 7), Community::Large(1, 2, 3)];
         assert_eq!(found.advertisements, [("10.65.0.0/16".parse().expect("a network"), communities)]);
-        assert_eq!(unreadable, ["spec: localWorkloadPeeringIPV4 are not served; what stands there changes nothing here"]);
+        assert_eq!(
+            unreadable,
+            ["spec: localWorkloadPeeringIPV4 are not served; what stands there changes nothing here"]
+        );
     }
 
     #[test]
@@ -262,7 +270,10 @@ mod tests {
         for (spec, path) in [
             ("{asNumber: none}", "spec.asNumber"),
             ("{serviceClusterIPs: [{cidr: here}]}", "spec.serviceClusterIPs[0].cidr"),
-            ("{prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [unnamed]}]}", "spec.prefixAdvertisements[0].communities"),
+            (
+                "{prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [unnamed]}]}",
+                "spec.prefixAdvertisements[0].communities",
+            ),
             ("{nodeMeshPassword: {secretKeyRef: {name: ../etc, key: a}}}", "spec.nodeMeshPassword.secretKeyRef"),
             ("{nodeMeshMaxRestartTime: soon}", "spec.nodeMeshMaxRestartTime"),
         ] {

@@ -229,7 +229,8 @@ mod tests {
             panic!("a filter")
         };
         let rule = &found.export_v4[0];
-        let net = NetMatch { net: "10.0.0.0/8".parse().expect("one"), within: true, negated: true, lengths: Some((16, 32)) };
+        let net =
+            NetMatch { net: "10.0.0.0/8".parse().expect("one"), within: true, negated: true, lengths: Some((16, 32)) };
         assert_eq!((rule.net, rule.is_learned, rule.is_internal), (Some(net), true, Some(false)));
         assert_eq!((rule.community, rule.priority, rule.accepts), (Some(Community::Standard(1, 2)), Some(512), true));
         assert_eq!(
@@ -259,7 +260,10 @@ mod tests {
             ("{unheardOf: 1, action: Accept}", ""),
         ] {
             let refused = refusal(&text(&format!("{{exportV4: [{rule}]}}")));
-            assert!(refused.starts_with(&format!("spec.exportV4[0].{field}").trim_end_matches('.').to_owned()), "{rule}: {refused}");
+            assert!(
+                refused.starts_with(&format!("spec.exportV4[0].{field}").trim_end_matches('.').to_owned()),
+                "{rule}: {refused}"
+            );
         }
     }
 }

@@ -89,7 +89,10 @@ pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<BgpPeer, 
         }
         (None, None, Some(_)) => PeerWith::Workloads,
         _ => {
-            return Err(InvalidField::new("spec", "needs one of peerIP, peerSelector and localWorkloadSelector, and one alone"));
+            return Err(InvalidField::new(
+                "spec",
+                "needs one of peerIP, peerSelector and localWorkloadSelector, and one alone",
+            ));
         }
     };
     let next_hop = match spec.next_hop_mode.as_deref() {
@@ -97,10 +100,13 @@ pub(in super::super) fn convert(meta: &Meta, object: &Value) -> Result<BgpPeer, 
         None | Some("Auto") => NextHop::Auto,
         Some("Self") => NextHop::Own,
         Some("Keep") => NextHop::Keep,
-        Some(other) => return Err(InvalidField::new("spec.nextHopMode", format!("{other:?} is not Auto, Self or Keep"))),
+        Some(other) => {
+            return Err(InvalidField::new("spec.nextHopMode", format!("{other:?} is not Auto, Self or Keep")));
+        }
     };
     let by = said(&spec.reachable_by);
-    let by = by.map(|text| text.parse().map_err(|_| InvalidField::new("spec.reachableBy", format!("{text:?} is no address"))));
+    let by = by
+        .map(|text| text.parse().map_err(|_| InvalidField::new("spec.reachableBy", format!("{text:?} is no address"))));
     Ok(BgpPeer {
         name: meta.name.clone(),
         nodes,
@@ -126,7 +132,10 @@ fn ends(path: &str, text: &str) -> Result<(IpAddr, Option<u16>), InvalidField> {
     }
     let both: Result<SocketAddr, _> = text.parse();
     both.map(|both| (both.ip(), Some(both.port()))).map_err(|_| {
-        InvalidField::new(path, format!("{text:?} is not an address such as 192.0.2.9, 192.0.2.9:1790 or [2001:db8::9]:1790"))
+        InvalidField::new(
+            path,
+            format!("{text:?} is not an address such as 192.0.2.9, 192.0.2.9:1790 or [2001:db8::9]:1790"),
+        )
     })
 }
 
@@ -155,7 +164,10 @@ mod tests {
               filters: [a, b], reversePeering: Manual, password: {secretKeyRef: {name: bgp, key: tor}}}",
         );
         assert_eq!(found.with, PeerWith::Address("2001:db8::9".parse().expect("one"), Some(1790), AsNumber(65000)));
-        assert_eq!((&found.nodes, found.next_hop, found.any_source), (&PeerNodes::Named("n1".into()), NextHop::Own, true));
+        assert_eq!(
+            (&found.nodes, found.next_hop, found.any_source),
+            (&PeerNodes::Named("n1".into()), NextHop::Own, true)
+        );
         assert_eq!((found.restart, found.keepalive, found.ttl_security), (Some(30), Some(10), Some(1)));
         assert_eq!((found.filters.len(), found.reverses, found.allowed_local_as), (2, false, 2));
         let plain = peer("{peerSelector: has(rr), keepOriginalNextHop: true}");

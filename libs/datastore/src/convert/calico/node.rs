@@ -51,7 +51,8 @@ pub(in super::super) fn convert(
     let name = meta.name.as_str().into();
     let said = |name: &str| object.get("spec")?.get(name)?.as_str();
     let vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
-    let bgp = bgp::read(("spec.bgp.", bgp::FIELDS), |name| bgp::text(object.pointer("/spec/bgp")?.get(name)?), unreadable);
+    let bgp =
+        bgp::read(("spec.bgp.", bgp::FIELDS), |name| bgp::text(object.pointer("/spec/bgp")?.get(name)?), unreadable);
     Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps, bgp })
 }
 
