@@ -71,7 +71,14 @@ mod tests {
     fn node(name: &str, addresses: &[&str], vteps: Vteps) -> Update {
         let addresses = addresses.iter().map(|text| at(text)).collect();
         let (labels, pod_cidrs) = (Labels::default(), Vec::new());
-        Update::Set(Resource::Node(Node { name: name.into(), addresses, labels, pod_cidrs, vteps }))
+        Update::Set(Resource::Node(Node {
+            name: name.into(),
+            addresses,
+            labels,
+            pod_cidrs,
+            vteps,
+            bgp: Default::default(),
+        }))
     }
 
     /// n1 is here, n2 is near, n3 far; each has a block, and an end of its tunnels of IPv4.

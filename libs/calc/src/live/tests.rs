@@ -115,7 +115,14 @@ fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
             if name == "b2" {
                 Update::Set(Resource::NodeVteps(NodeVteps { node, vteps }))
             } else {
-                Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels, vteps }))
+                Update::Set(Resource::Node(Node {
+                    name: node,
+                    addresses,
+                    pod_cidrs,
+                    labels,
+                    vteps,
+                    bgp: Default::default(),
+                }))
             }
         }
         2 => {

@@ -88,12 +88,15 @@ struct Advertisement {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Password {
+    /// The Secret, and the key in it.
     secret_key_ref: Option<KeyRef>,
 }
 
 #[derive(Deserialize, JsonSchema)]
 struct KeyRef {
+    /// The Secret's name.
     name: String,
+    /// The key in it.
     key: String,
 }
 

@@ -63,13 +63,16 @@ struct Rule {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Lengths {
+    /// The shortest.
     min: Option<u8>,
+    /// The longest.
     max: Option<u8>,
 }
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Communities {
+    /// One, as aa:nn or aa:nn:mm.
     #[schemars(length(max = 1))]
     values: Vec<String>,
 }
@@ -90,17 +93,20 @@ struct Operation {
 
 #[derive(Deserialize, JsonSchema)]
 struct Valued {
+    /// aa:nn or aa:nn:mm.
     value: String,
 }
 
 #[derive(Deserialize, JsonSchema)]
 struct Prefix {
+    /// Numbers of ASs, the first one first.
     #[schemars(with = "Vec<shapes::AsNumber>")]
     prefix: Vec<Value>,
 }
 
 #[derive(Deserialize, JsonSchema)]
 struct Number {
+    /// A metric: less is better.
     value: u32,
 }
 
