@@ -7,7 +7,7 @@ use crate::text::{Lines, string, symbol};
 use model::{BgpFilter, BgpOperation, BgpRule, Community, NetMatch};
 
 /// Calico's priorities are metrics, of which less is better; of a local preference more is.
-pub(crate) const PREFERENCE_MAX: u32 = i32::MAX as u32;
+const PREFERENCE_MAX: u32 = i32::MAX as u32;
 /// The metric of routes of which nobody says another.
 pub(crate) const PRIORITY: u32 = 1024;
 

@@ -6,7 +6,7 @@
 
 use crate::{
     facts::Facts,
-    filter::{PREFERENCE_MAX, PRIORITY, add, preference},
+    filter::{PRIORITY, add, preference},
     peers::Peer,
     services,
     text::Lines,
@@ -123,5 +123,4 @@ pub(crate) fn told(facts: &Facts, is_v4: bool, lines: &mut Lines) {
     lines.say(format!("function priority{d}() {{"));
     lines.say(format!("if source != RTS_BGP then bgp_local_pref = {};", preference(PRIORITY)));
     lines.say("}");
-    debug_assert!(PREFERENCE_MAX > PRIORITY);
 }

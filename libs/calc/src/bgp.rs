@@ -22,9 +22,9 @@ impl Bgp {
     pub(crate) fn get(&self, key: &ResourceKey) -> Option<Resource> {
         match key {
             ResourceKey::BgpConfiguration(name) => {
-                self.configurations.get(name).cloned().map(Resource::BgpConfiguration)
+                self.configurations.get(name).cloned().map(|object| Resource::BgpConfiguration(object.into()))
             }
-            ResourceKey::BgpPeer(name) => self.peers.get(name).cloned().map(Resource::BgpPeer),
+            ResourceKey::BgpPeer(name) => self.peers.get(name).cloned().map(|object| Resource::BgpPeer(object.into())),
             ResourceKey::BgpFilter(name) => self.filters.get(name).cloned().map(Resource::BgpFilter),
             _ => None,
         }
@@ -33,8 +33,8 @@ impl Bgp {
     /// `false`: what is desired stays as it is.
     pub(crate) fn set(&mut self, resource: Resource) -> bool {
         match resource {
-            Resource::BgpConfiguration(object) => drop(self.configurations.insert(object.name.clone(), object)),
-            Resource::BgpPeer(object) => drop(self.peers.insert(object.name.clone(), object)),
+            Resource::BgpConfiguration(object) => drop(self.configurations.insert(object.name.clone(), *object)),
+            Resource::BgpPeer(object) => drop(self.peers.insert(object.name.clone(), *object)),
             Resource::BgpFilter(object) => drop(self.filters.insert(object.name.clone(), object)),
             _ => {}
         }

@@ -164,9 +164,9 @@ pub enum Resource {
     /// How the agent is told to behave.
     FelixConfiguration(FelixConfiguration),
     /// How nodes speak BGP.
-    BgpConfiguration(BgpConfiguration),
+    BgpConfiguration(Box<BgpConfiguration>),
     /// With whom.
-    BgpPeer(BgpPeer),
+    BgpPeer(Box<BgpPeer>),
     /// What is asked of routes.
     BgpFilter(BgpFilter),
     /// An IP pool.

@@ -241,7 +241,7 @@ mod tests {
 
     fn read(spec: &str) -> (BgpConfiguration, Vec<String>) {
         match known(&text(spec)) {
-            (Resource::BgpConfiguration(found), unreadable) => (found, unreadable),
+            (Resource::BgpConfiguration(found), unreadable) => (*found, unreadable),
             (other, _) => panic!("{other:?}"),
         }
     }

@@ -151,7 +151,7 @@ mod tests {
 
     fn peer(spec: &str) -> BgpPeer {
         match known(&text(spec)).0 {
-            Resource::BgpPeer(peer) => peer,
+            Resource::BgpPeer(peer) => *peer,
             other => panic!("{other:?}"),
         }
     }
