@@ -11,7 +11,7 @@ use crate::{
     services,
     text::Lines,
 };
-use model::{Cidr, IpPool};
+use model::{Cidr, IpPool, Node};
 use std::net::IpAddr;
 
 /// The agent's routes to nodes and of its own blocks (`dataplane`).
@@ -81,12 +81,12 @@ fn near(facts: &Facts, is_v4: bool) -> Vec<String> {
     if facts.leaves_routes {
         return Vec::new();
     }
-    let is_near = |address: &IpAddr| facts.networks.iter().any(|net| net.contains(*address));
+    let is_near = |address: &&IpAddr| facts.networks.iter().any(|net| net.contains(**address));
     let others = facts.nodes.values().filter(|node| *node.name.0 != *facts.node);
-    // The agent goes by any address of a node, BIRD by the one that the node speaks from.
-    let is_reached = |address: &IpAddr, node: &model::Node| node.addresses.contains(address);
-    let addresses = others.filter_map(|node| Facts::address_of(node, is_v4).filter(|at| is_reached(at, node)));
-    let mut near: Vec<_> = addresses.filter(is_near).collect();
+    // The agent goes by any address of a node that is near, whichever it speaks from.
+    let is_reached = |node: &&Node| node.addresses.iter().filter(|at| at.is_ipv4() == is_v4).any(|at| is_near(&at));
+    let reached = others.filter(is_reached);
+    let mut near: Vec<_> = reached.filter_map(|node| Facts::address_of(node, is_v4)).collect();
     near.sort();
     near.iter().map(ToString::to_string).collect()
 }

@@ -176,6 +176,11 @@ fn the_kernel_gets_no_way_that_the_agent_makes_itself() {
         assert!(filter.contains(line), "{line} in\n{filter}");
     }
     assert!(part(&written, "filter from_kernel4").contains("if krt_source = 85 then reject;"));
+    let mut speaks = facts();
+    let second = speaks.nodes.get_mut(&"n2".into()).expect("n2");
+    second.bgp.addresses = vec![address("198.51.100.22")];
+    let filter = part(&configuration(&speaks), "filter to_kernel4");
+    assert!(filter.contains("bgp_next_hop ~ [ 198.51.100.22 ]"), "n2 is near, from wherever it speaks: {filter}");
     let all = configuration(&Facts { leaves_routes: true, ..facts() });
     assert!(!part(&all, "filter to_kernel4").contains("bgp_next_hop"), "somebody else has to make those, too");
     let none = configuration(&cluster(|cluster| cluster.programs_unwrapped = Some(false)));

@@ -203,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_node_elsewhere_is_left_to_bgp_where_that_is_spoken_and_one_nearby_is_not() {
+        let mut world = World::new(HERE.into(), false);
+        world.leave_far_nodes(true);
+        world.set_host_networks([(IfaceName("eth0".into()), ["192.0.2.0/24"].map(net).into())].into());
+        let pool = Resource::IpPool(IpPool::of_pods("v4", net("10.65.0.0/16"), 26));
+        let told = [pool, near(), far(), claim("n2", "10.65.1.0/26"), claim("n3", "10.65.3.0/26")];
+        told.into_iter().for_each(|resource| drop(world.apply(Update::Set(resource))));
+        assert_eq!(of_block(&world, net("10.65.1.0/26")), Some(via("192.0.2.2")));
+        let left = NodeRoute::None("n3".into(), Unroutable::Left);
+        assert_eq!(of_block(&world, net("10.65.3.0/26")), Some(left));
+    }
+
+    #[test]
     fn a_node_that_says_an_address_of_this_one_is_not_routed_to() {
         let told = vec![node("n2", &["192.0.2.1"]), claim("n2", "10.65.1.0/26")];
         let expected = NodeRoute::None("n2".into(), Unroutable::Far);

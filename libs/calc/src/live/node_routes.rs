@@ -131,3 +131,16 @@ fn elsewhere<'a>(world: &World, claims: &'a Claims, address: IpAddr) -> Option<&
     let (pod, endpoint) = claims.holder(address).filter(|_| !world.host.contains(&address))?;
     endpoint.is_none().then_some(pod)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_complains_of_ways_that_are_left_to_bgp() {
+        let route = |cidr: &str, why| (cidr.parse().expect("a network"), NodeRoute::None("n2".into(), why));
+        let routes = [route("10.65.0.0/26", Unroutable::Left), route("10.65.0.64/26", Unroutable::Far)];
+        let said = remarks(&routes.into());
+        assert!(said.len() == 1 && said[0].contains("no route to 1 of its"), "{said:?}");
+    }
+}
