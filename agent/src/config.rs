@@ -6,7 +6,7 @@
 mod etcd;
 mod mirror;
 
-use crate::{allocate::keep::StickyAddresses, chores::Chores, detect::Methods, proxy::Services};
+use crate::{allocate::keep::StickyAddresses, bird, chores::Chores, detect::Methods, proxy::Services};
 use abi::{Timeout, Timeouts};
 use calc::{NodePortAddresses, autodetection::Method};
 use clap::{Args, ValueEnum};
@@ -85,6 +85,17 @@ impl From<PodCidrs> for calc::PodCidrs {
             PodCidrs::CrossSubnet => Self::CrossSubnet,
         }
     }
+}
+
+/// Whether BIRD speaks BGP for this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Bgp {
+    /// It does, and the agent tells it what to say.
+    On,
+    /// It does not.
+    #[default]
+    Off,
 }
 
 /// How programs are put on interfaces.
@@ -194,6 +205,15 @@ pub struct Settings {
     /// The same for IPv6
     #[arg(long, env = "TORTIE_IP6_AUTODETECTION", value_name = "METHOD")]
     ip6_autodetection: Option<String>,
+    /// Whether BIRD 2 speaks BGP for this node, as BGPConfiguration, BGPPeer and BGPFilter say [default: off]
+    #[arg(long, env = "TORTIE_BGP", value_enum)]
+    bgp: Option<Bgp>,
+    /// The program bird, of version 2 [default: bird]
+    #[arg(long, env = "TORTIE_BIRD", value_name = "FILE")]
+    bird: Option<PathBuf>,
+    /// Where passwords of BGP sessions are: DIR/SECRET/KEY, as a Secret is mounted [default: there are none]
+    #[arg(long, env = "TORTIE_BGP_PASSWORDS", value_name = "DIR")]
+    bgp_passwords: Option<PathBuf>,
     /// How programs are put on interfaces [default: auto]
     #[arg(long, env = "TORTIE_ATTACH", value_enum)]
     attach: Option<Attach>,
@@ -278,6 +298,8 @@ pub struct Config {
     pub pod_cidrs: PodCidrs,
     /// How this node's addresses for the other nodes are found.
     pub detection: Methods,
+    /// How BIRD is started, where it speaks BGP for this node.
+    pub bird: Option<bird::Settings>,
     /// How programs are put on interfaces.
     pub attach: Attach,
     /// Log filter.
@@ -405,6 +427,9 @@ impl Settings {
             pod_cidrs: self.pod_cidrs.or(file.pod_cidrs),
             ip_autodetection: self.ip_autodetection.or(file.ip_autodetection),
             ip6_autodetection: self.ip6_autodetection.or(file.ip6_autodetection),
+            bgp: self.bgp.or(file.bgp),
+            bird: self.bird.or(file.bird),
+            bgp_passwords: self.bgp_passwords.or(file.bgp_passwords),
             attach: self.attach.or(file.attach),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -465,6 +490,10 @@ impl Settings {
                 v4: method("--ip-autodetection", self.ip_autodetection, Family::V4)?,
                 v6: method("--ip6-autodetection", self.ip6_autodetection, Family::V6)?,
             },
+            bird: (self.bgp == Some(Bgp::On)).then(|| bird::Settings {
+                program: self.bird.unwrap_or_else(|| "bird".into()),
+                passwords: self.bgp_passwords,
+            }),
             attach: self.attach.unwrap_or_default(),
             log_is_given: self.log.is_some(),
             log: self.log.unwrap_or_else(|| "info".to_owned()),

@@ -8,6 +8,7 @@ mod addresses;
 mod allocate;
 mod announce;
 mod assign;
+mod bird;
 mod boot;
 mod chores;
 mod config;
@@ -168,7 +169,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum NodeCommand {
-    /// Show each field that FelixConfiguration sets for this node, and what became of it
+    /// Show whom this node speaks BGP with, and each field that FelixConfiguration sets for it
     Status {
         #[command(flatten)]
         answer: AnswerArgs,
@@ -240,7 +241,7 @@ fn main() -> ExitCode {
             };
             explain(&question, &answer)
         }
-        Command::Node { command: NodeCommand::Status { answer } } => show("node", None, &answer),
+        Command::Node { command: NodeCommand::Status { answer } } => node(&answer),
         Command::Policy { command: PolicyCommand::Test { files, delete, datastore, answer } } => {
             match test(&files, delete, datastore, &answer) {
                 Ok(report) => {
@@ -351,6 +352,16 @@ fn show(table: &str, of: Option<&str>, answer: &AnswerArgs) -> ExitCode {
     match report {
         Ok(report) => {
             println!("{}", show::print(&report, answer.output, show::table));
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(1, Err(error.into())),
+    }
+}
+
+fn node(answer: &AnswerArgs) -> ExitCode {
+    match show::report(&answer.socket, Query::Show { table: "node".to_owned() }) {
+        Ok(report) => {
+            println!("{}", show::print(&report, answer.output, show::node));
             ExitCode::SUCCESS
         }
         Err(error) => failed(1, Err(error.into())),

@@ -7,6 +7,7 @@ use crate::{
     allocate::{Allocator, Rules},
     announce::Announcer,
     assign::{Assigner, Changed},
+    bird::{self, Speaker},
     boot,
     chores::Chorer,
     detect::Detector,
@@ -177,6 +178,10 @@ pub struct Agent<K> {
     pub(crate) tunneller: Option<Tunneller>,
     /// Who finds this node's addresses for the others.
     pub(crate) detector: Option<Detector>,
+    /// Who keeps BIRD, where it speaks BGP for this node.
+    pub(crate) speaker: Option<Speaker>,
+    /// It may have to hear of something.
+    bgp_news: bool,
     /// The MTU of pods is said, whatever is added to their packets.
     pub(crate) mtu_is_said: bool,
     /// What it has not been told of yet.
@@ -226,6 +231,8 @@ impl<K: Kernel> Agent<K> {
             chorer: None,
             tunneller: None,
             detector: None,
+            speaker: None,
+            bgp_news: false,
             mtu_is_said: false,
             asked: Changed::default(),
             balancers: Balancers::default(),
@@ -258,7 +265,7 @@ impl<K: Kernel> Agent<K> {
                     self.world.set_host_networks(nets);
                     self.world.set_host_addresses(addresses);
                     self.world.set_host_interfaces(interfaces);
-                    self.changed = true;
+                    (self.changed, self.bgp_news) = (true, true);
                 }
                 Event::Proxy(proxy) => self.leave_services_to(proxy),
                 Event::Ask(ask) => asks.push(*ask),
@@ -292,6 +299,11 @@ impl<K: Kernel> Agent<K> {
         if news {
             self.announce();
             self.report();
+        }
+        if std::mem::take(&mut self.bgp_news)
+            && let Some(speaker) = &self.speaker
+        {
+            speaker.follow(&self.world);
         }
         self.logging.want(self.world.log_level());
         laps.lap("publish");
@@ -439,6 +451,7 @@ impl<K: Kernel> Agent<K> {
         problems.extend(
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
         );
+        problems.extend(self.speaker.iter().flat_map(bird::problems));
         problems.extend(self.claims.lost().cloned());
         problems.extend(self.announcer.iter().filter_map(Announcer::problem));
         if self.announcer.is_none() && self.world.answers_for_pods().is_some() {
@@ -465,6 +478,7 @@ impl<K: Kernel> Agent<K> {
             refused: *commit == Commit::Refused || self.setbacks.held().len() > 0,
             tried: self.kernel.tried(),
             services,
+            speaker: self.speaker.as_ref().map(Speaker::seen),
         };
         self.node.metrics.is_now(node, fullness);
     }
@@ -519,6 +533,7 @@ impl<K: Kernel> Agent<K> {
         if let Some(chorer) = &self.chorer {
             chorer.note(&update);
         }
+        self.bgp_news |= self.speaker.is_some() && bird::concerns(&self.world, &update);
         self.world.apply(update)
     }
 

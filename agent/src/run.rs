@@ -7,6 +7,7 @@ use crate::{
     allocate::Allocator,
     announce::Announcer,
     assign::Assigner,
+    bird::{self, Speaker},
     boot,
     chores::Chorer,
     config::{Config, NodeRoutes},
@@ -168,6 +169,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.set_profiles_told(source.tells_profiles());
     world.use_pod_cidrs(config.pod_cidrs.into());
     world.leave_routes(config.node_routes == NodeRoutes::Off);
+    world.leave_far_nodes(config.bird.is_some());
     let publisher = Publisher::start(objects.clone())?;
     let mut allocator = Allocator::new(objects, config.node.clone());
     allocator.sticky = config.sticky_addresses;
@@ -177,6 +179,8 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     agent.chorer = chorer;
     agent.tunneller = tunneller;
     agent.detector = Some(detector);
+    let speak = |settings: &bird::Settings| Speaker::start(settings.clone(), &bird::folder(&config.state_dir));
+    agent.speaker = config.bird.as_ref().map(speak).transpose()?;
     agent.mtu_is_said = config.mtu.is_some();
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)
@@ -352,6 +356,7 @@ pub fn cleanup(left: &Left<'_>) -> Result<String> {
     let conflist = cni_conf.map(|path| Ok::<_, anyhow::Error>((path, install::remove_conflist(path)?))).transpose()?;
     serve::clear(socket)?;
     dataplane::cleanup(bpffs, state_dir)?;
+    let speaker = bird::cleanup(&bird::folder(state_dir))?;
     let last_good = state_dir.join(LAST_GOOD);
     match fs::remove_dir_all(&last_good) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -370,6 +375,9 @@ pub fn cleanup(left: &Left<'_>) -> Result<String> {
         socket.display(),
         last_good.display()
     );
+    if let Some(said) = speaker {
+        removed = format!("{removed}\n{said}");
+    }
     if let Some((path, false)) = conflist {
         removed = format!("{removed}\nkept     {}: it is another network's", path.display());
     }

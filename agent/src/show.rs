@@ -18,8 +18,8 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The order of columns and lines: what people look for comes first, what is not named here comes last.
-const ORDER: &str = "grouping cidr ipsTotal ipsInUse ipsFree node version kernel attachment kernelLacks nodeSockets nodeAnswersOutside servicesBy inSync service type frontend by backend chosen listed backends announced whenNone fromOutside opened active refused class ruleSet map pod hostEndpoint interface layer addresses floating inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
-    sourcePort sourcePod destination destinationPort destinationPod masqueradedAs state direction judged decides annotations \
+const ORDER: &str = "peerAddress peerType grouping cidr ipsTotal ipsInUse ipsFree node version kernel attachment kernelLacks nodeSockets nodeAnswersOutside servicesBy inSync service type frontend by backend chosen listed backends announced whenNone fromOutside opened active refused class ruleSet map pod hostEndpoint interface layer addresses floating inForce ingress egress dropped policy tier ifEnforced newFlows wouldRefuse wouldLetIn now protocol source \
+    sourcePort sourcePod destination destinationPort destinationPod masqueradedAs state since info direction judged decides annotations \
     reason used size pressurePercent peak memoryBytes setting notCounted whenFull selectors unsure nodeSelectors nets members endpoints attachments pods namespaces policies services \
     pools rows spans hostAddresses packets bytes idleSeconds egressBy ingressBy mac mtu notInForce \
     driftRepaired remarks problems damagedRecords";
@@ -103,6 +103,30 @@ pub fn table(report: &Value) -> String {
         Value::Object(fields) => fields_table(fields),
         other => text(other),
     }
+}
+
+/// What is set for a node: its BGP sessions by family, then parameters.
+pub fn node(report: &Value) -> String {
+    let bgp = &report["bgp"];
+    let said = |field: &str| bgp[field].as_str().unwrap_or_default().to_owned();
+    let mut parts = Vec::new();
+    if bgp["bgp"] == "on" {
+        let state = if bgp["running"] == true { "runs" } else { "does not run" };
+        parts.push(format!("BGP      BIRD {} {state}, started again {} times", said("version"), bgp["restarts"]));
+        parts.extend(bgp["trouble"].as_str().map(|why| format!("trouble  {why}")));
+        parts.extend(list(bgp, "problems").filter_map(Value::as_str).map(|what| format!("problem  {what}")));
+        for family in ["IPv4", "IPv6"] {
+            let of = list(bgp, "sessions").filter(|session| session["family"] == family).cloned();
+            let mut rows: Vec<Value> = of.collect();
+            rows.iter_mut().filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("family")));
+            let shown = if rows.is_empty() { "no sessions".to_owned() } else { rows_table(&rows) };
+            parts.push(format!("\n{family} BGP status\n{shown}"));
+        }
+    } else {
+        parts.push("BGP      off".to_owned());
+    }
+    parts.push(format!("\nFelixConfiguration\n{}", table(&report["parameters"])));
+    parts.join("\n")
 }
 
 fn rows_table(rows: &[Value]) -> String {

@@ -267,6 +267,7 @@ mod tests {
             addresses: vec![],
             labels,
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         });

@@ -22,7 +22,9 @@ fn what_a_configuration_sets_is_in_force_at_once_and_what_it_cannot_set_is_liste
         let rows = || -> Result<Vec<String>> {
             let output = s.node.tortie(&["node", "status", "--output", "json"])?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let rows: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+            let mut said: Value = serde_json::from_slice(&output.stdout)?;
+            ensure!(said["bgp"]["bgp"] == "off", "BIRD is not asked for: {said}");
+            let rows: Vec<Value> = serde_json::from_value(said["parameters"].take())?;
             let row = |row: &Value| {
                 let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
                 format!("{} of {}: {}", text("parameter"), text("of"), text("here"))

@@ -58,6 +58,17 @@ pub fn kubernetes(program: &str) -> Result<PathBuf> {
     }
 }
 
+/// BIRD 2: as `TORTIE_BIRD` says, else as the chores have unpacked it.
+///
+/// # Errors
+/// It is not there.
+pub fn bird() -> Result<PathBuf> {
+    let versions = || fs::read_dir(cache_dir()).into_iter().flatten().flatten();
+    let is_birds = |folder: &fs::DirEntry| folder.file_name().to_string_lossy().starts_with("bird-");
+    let found = || versions().filter(is_birds).map(|folder| folder.path().join("bird")).find(|path| path.is_file());
+    there(env::var_os("TORTIE_BIRD").map(PathBuf::from).or_else(found).unwrap_or_default(), "bird")
+}
+
 /// Where the chores built it.
 fn in_go(program: &str) -> PathBuf {
     let versions = fs::read_dir(cache_dir().join("go")).into_iter().flatten().flatten();

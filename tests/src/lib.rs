@@ -7,6 +7,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod bare;
 pub mod binaries;
+pub mod bird;
 pub mod cgroup;
 pub mod cluster;
 pub mod containerd;

@@ -4,7 +4,7 @@
 //! Never: shares a path with another node, but for the datastore's directory.
 
 use crate::{
-    Agent, Cluster, NetNs, Pod, PodSpec,
+    Agent, Cluster, NetNs, Pod, PodSpec, bird,
     expect::Actor,
     fabric,
     runtime::Runtime,
@@ -341,6 +341,7 @@ impl Drop for Node {
         }
         // An agent that cannot be killed shows as a directory that cannot be removed.
         let _ = self.agent.kill();
+        bird::kill_of_agent(&self.state_dir());
         detach(&self.mounted());
     }
 }

@@ -12,6 +12,7 @@ mod badinput;
 mod beside_kube_proxy;
 mod beside_kube_proxy_doors;
 mod beside_kube_proxy_flows;
+mod bgp;
 mod capacity;
 mod clean;
 mod cni;

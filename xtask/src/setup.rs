@@ -3,7 +3,7 @@
 //! Invariant: a second run finds nothing to do, and needs neither a network nor root.
 //! Never: touches a package, toolchain or tool that is good enough as it is.
 
-use crate::{golang, paths::Paths, step::Console};
+use crate::{bird, golang, paths::Paths, step::Console};
 use anyhow::{Context as _, Result, bail};
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -53,6 +53,11 @@ const PACKAGES: &[Package] = &[
     Package { name: "openssl", proof: "openssl", reason: "the tests' API server signs with a key that it makes" },
     Package { name: "containerd", proof: "containerd", reason: "the tests start containers with it" },
     Package { name: "runc", proof: "runc", reason: "containerd starts containers with it" },
+    Package {
+        name: "libssh-gcrypt-4",
+        proof: "/usr/lib/x86_64-linux-gnu/libssh-gcrypt.so.4",
+        reason: "BIRD is linked with it; the tests speak BGP by BIRD",
+    },
 ];
 
 /// Installs what is missing.
@@ -60,6 +65,7 @@ pub fn setup(paths: &Paths, console: &Console) -> Result<()> {
     toolchain(paths, console)?;
     packages(paths, console)?;
     linker(paths, console)?;
+    bird::bird(paths, console)?;
     golang::cnitool(paths, console)?;
     golang::kube_proxy(paths, console)
 }
@@ -111,7 +117,7 @@ fn packages(paths: &Paths, console: &Console) -> Result<()> {
     Ok(())
 }
 
-fn apt(paths: &Paths, args: &[&str]) -> Command {
+pub fn apt(paths: &Paths, args: &[&str]) -> Command {
     let mut command = paths.command("apt-get");
     command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
     command

@@ -4,7 +4,7 @@
 //! Never: stops at the first failure.
 
 use crate::{
-    budget,
+    bird, budget,
     build::{self, Programs},
     ebpf, fuzz, golang, image,
     paths::Paths,
@@ -155,6 +155,7 @@ impl Run<'_> {
         self.build();
         self.work(golang::cnitool);
         self.work(golang::kube_proxy);
+        self.work(bird::bird);
         let mut tests = self.kernel_tests("system");
         // They wait for agents and for silence more than they compute.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -197,6 +198,7 @@ impl Run<'_> {
         command.env("TORTIE_CNITOOL", golang::cnitool_path(self.paths));
         command.env("TORTIE_KUBERNETES", golang::kubernetes_dir(self.paths));
         command.env("TORTIE_IMAGE", image::path(self.paths));
+        command.envs(bird::path(self.paths).map(|path| ("TORTIE_BIRD", path)));
         command
     }
 

@@ -7,6 +7,7 @@ use super::{
     ServicesState, Told,
     text::{Kind, Text},
 };
+use crate::bird::Seen;
 use dataplane::{DriftKind, Filled, Gauges, Usage, usages};
 use model::ServiceId;
 use service::About;
@@ -69,6 +70,26 @@ pub fn of_services(text: &mut Text, state: &ServicesState) {
     each("tortie_service_refused_total", help, &|service| service.2);
     text.family("tortie_services_unlabelled", Kind::Gauge, "Services that metrics do not tell apart: serviceMetrics.");
     text.value(&[], state.unlabelled);
+}
+
+/// BIRD, where it speaks BGP for this node.
+pub fn of_bgp(text: &mut Text, seen: &Seen) {
+    text.family("tortie_bird_running", Kind::Gauge, "Whether BIRD answers.").value(&[], seen.running);
+    let help = "How often BIRD was started again since the agent started.";
+    text.family("tortie_bird_restarts_total", Kind::Counter, help).value(&[], seen.restarts);
+    text.family("tortie_bgp_sessions", Kind::Gauge, "BGP sessions, by family and by whether they are established.");
+    for family in ["IPv4", "IPv6"] {
+        for (state, is_up) in [("established", true), ("other", false)] {
+            let of = |session: &&bgp::Session| session.family == family && is_up == (session.info == "Established");
+            text.value(&[("family", family), ("state", state)], seen.sessions.iter().filter(of).count());
+        }
+    }
+    text.family(
+        "tortie_bgp_problems",
+        Kind::Gauge,
+        "What of BGP's objects could not be made so; `tortie show status` names it.",
+    );
+    text.value(&[], seen.problems.len());
 }
 
 /// What an API server was asked to write; nothing, where there is none.

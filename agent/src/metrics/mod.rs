@@ -8,6 +8,7 @@ mod process;
 mod text;
 
 use crate::{
+    bird::Seen,
     http::{self, Page},
     kernel::Fullness,
 };
@@ -67,6 +68,8 @@ pub struct NodeState {
     pub tried: Tried,
     /// Its services.
     pub services: ServicesState,
+    /// BIRD, where it speaks for the node.
+    pub speaker: Option<Seen>,
 }
 
 /// Services as their owner last saw them.
@@ -205,6 +208,7 @@ impl Metrics {
         families::of_maps(&mut text, gauges, &told.fullness.maps);
         families::of_agent(&mut text, &told);
         families::of_services(&mut text, &told.node.services);
+        told.node.speaker.iter().for_each(|seen| families::of_bgp(&mut text, seen));
         families::of_datastore(&mut text, &self.1.0.get().map(|counts| counts()).unwrap_or_default());
         process::write(&mut text, told.started);
         text.end()

@@ -5,7 +5,7 @@
 
 use super::{LIMITED, NOT_AS_IT_SHOULD_BE, NOT_AVAILABLE, TRY_AGAIN, done, fault, ports, prepare};
 use crate::{
-    explain, felix,
+    bird, explain, felix,
     kernel::Kernel,
     notes,
     owner::Agent,
@@ -28,7 +28,9 @@ const LEFT: &str = "are left to kube-proxy";
 pub fn query<K: Kernel>(agent: &mut Agent<K>, question: &Query) -> Reply {
     let report = match question {
         Query::Show { table } if table == "status" => state(agent),
-        Query::Show { table } if table == "node" => felix::report(agent),
+        Query::Show { table } if table == "node" => {
+            json!({ "bgp": bird::report(agent.speaker.as_ref()), "parameters": felix::report(agent) })
+        }
         Query::Services { of, after, backends } => {
             let asked = services::Asked { of: of.as_deref(), after: after.as_deref(), backends: *backends };
             services::page(agent, &asked).map_err(|error| fault(NOT_AS_IT_SHOULD_BE, error))?

@@ -206,6 +206,8 @@ pub enum Unroutable {
     OwnEndless,
     /// It is in no network of this node's.
     Far,
+    /// Nor this, and it is left to BGP.
+    Left,
     /// It has no address of the family.
     Addressless,
 }

@@ -46,7 +46,15 @@ mod tests {
         let (labels, pod_cidrs, vteps) = (Labels::default(), Vec::new(), Vteps::default());
         let addresses = vec![address.parse().expect("an address")];
         let told = ToldAddresses::default();
-        Update::Set(Resource::Node(Node { name: name.into(), addresses, labels, pod_cidrs, vteps, told }))
+        Update::Set(Resource::Node(Node {
+            name: name.into(),
+            addresses,
+            labels,
+            pod_cidrs,
+            vteps,
+            told,
+            bgp: Default::default(),
+        }))
     }
 
     #[test]

@@ -417,6 +417,7 @@ mod tests {
             addresses: vec![at("192.0.2.50")],
             labels: Labels::default(),
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         };

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod autodetection;
+mod bgp;
 mod blocks;
 pub mod desired;
 mod doubled;
@@ -30,6 +31,7 @@ mod tunnel;
 mod workload;
 pub mod world;
 
+pub use bgp::Bgp;
 pub use desired::{
     AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, TunnelEnd,
     TunnelSpec, Unroutable,

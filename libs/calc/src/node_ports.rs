@@ -117,6 +117,7 @@ mod tests {
             addresses,
             labels: Default::default(),
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         };

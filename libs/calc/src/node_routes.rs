@@ -57,6 +57,7 @@ fn to(world: &World, node: &NodeName, cidr: Cidr, pool: &IpPool) -> NodeRoute {
             Wrapper::Vxlan => tunnel::to(world, node, cidr).unwrap_or_else(|why| NodeRoute::None(node.clone(), why)),
             Wrapper::Ipip => NodeRoute::None(node.clone(), Unroutable::Wrapped),
         },
+        (None, Wrapping::Never) if world.leaves_far_nodes => NodeRoute::None(node.clone(), Unroutable::Left),
         (None, Wrapping::Never) => NodeRoute::None(node.clone(), Unroutable::Far),
         (Some((gateway, interface)), Wrapping::Never | Wrapping::CrossSubnet) => NodeRoute::Via { gateway, interface },
     }
@@ -94,6 +95,7 @@ mod tests {
             name: name.into(),
             addresses,
             pod_cidrs: Vec::new(),
+            bgp: Default::default(),
             labels: Labels::default(),
             vteps: Default::default(),
             told: Default::default(),
@@ -210,6 +212,19 @@ mod tests {
         let routes = |v4: &str| routes(Wrapping::Never, vec![near(), claim("n2", "10.65.1.0/26"), found(v4)]);
         assert_eq!(routes("192.0.2.7/24")["10.65.1.0/26"], via("192.0.2.7"));
         assert_eq!(routes("198.51.100.7/24")["10.65.1.0/26"], via("192.0.2.2"), "no neighbour");
+    }
+
+    #[test]
+    fn a_node_elsewhere_is_left_to_bgp_where_that_is_spoken_and_one_nearby_is_not() {
+        let mut world = World::new(HERE.into(), false);
+        world.leave_far_nodes(true);
+        world.set_host_networks([(IfaceName("eth0".into()), ["192.0.2.0/24"].map(net).into())].into());
+        let pool = Resource::IpPool(IpPool::of_pods("v4", net("10.65.0.0/16"), 26));
+        let told = [pool, near(), far(), claim("n2", "10.65.1.0/26"), claim("n3", "10.65.3.0/26")];
+        told.into_iter().for_each(|resource| drop(world.apply(Update::Set(resource))));
+        assert_eq!(of_block(&world, net("10.65.1.0/26")), Some(via("192.0.2.2")));
+        let left = NodeRoute::None("n3".into(), Unroutable::Left);
+        assert_eq!(of_block(&world, net("10.65.3.0/26")), Some(left));
     }
 
     #[test]

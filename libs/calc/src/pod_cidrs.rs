@@ -162,6 +162,7 @@ mod tests {
             pod_cidrs: cidrs.iter().map(|cidr| net(cidr)).collect(),
             vteps: Vteps { v4: end, v6: None },
             told: ToldAddresses::default(),
+            bgp: Default::default(),
         }))
     }
 

@@ -70,7 +70,15 @@ mod tests {
         let addresses = addresses.iter().map(|text| at(text)).collect();
         let (labels, pod_cidrs) = (Labels::default(), Vec::new());
         let told = Default::default();
-        Update::Set(Resource::Node(Node { name: name.into(), addresses, labels, pod_cidrs, vteps, told }))
+        Update::Set(Resource::Node(Node {
+            name: name.into(),
+            addresses,
+            labels,
+            pod_cidrs,
+            vteps,
+            told,
+            bgp: Default::default(),
+        }))
     }
 
     /// n1 is here, n2 is near, n3 far; each has a block, and an end of its tunnels of IPv4.

@@ -3,7 +3,7 @@
 //! Invariant: an update replaces; nothing depends on the order in which things were told, but what `lifeline` holds back.
 //! Never: forgets an object because another is missing.
 
-use crate::{Neighbour, NodePortAddresses, PodCidrs, blocks::Blocks, lifeline::Lifeline};
+use crate::{Neighbour, NodePortAddresses, PodCidrs, bgp::Bgp, blocks::Blocks, lifeline::Lifeline};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IfaceName,
     IpPool, IpReservation, IpamConfig, Labels, Namespace, NamespaceName, NetworkSet, NetworkSetId, Node, NodeAddresses,
@@ -54,6 +54,8 @@ pub struct World {
     pub(crate) profiles: BTreeMap<String, Profile>,
     pub(crate) host_endpoints: BTreeMap<String, HostEndpoint>,
     pub(crate) felix: BTreeMap<String, FelixConfiguration>,
+    /// What is said of BGP.
+    pub(crate) bgp: Bgp,
     pub(crate) pools: BTreeMap<String, IpPool>,
     pub(crate) reservations: BTreeMap<String, IpReservation>,
     pub(crate) ipam_configs: BTreeMap<String, IpamConfig>,
@@ -74,6 +76,8 @@ pub struct World {
     pub(crate) leaves_routes: bool,
     /// How nodes' own networks are reached.
     pub(crate) pod_cidrs: PodCidrs,
+    /// A speaker of BGP finds the way to nodes of no network of ours.
+    pub(crate) leaves_far_nodes: bool,
     /// The networks that those are in.
     pub(crate) networks: BTreeMap<IfaceName, BTreeSet<Cidr>>,
 }
@@ -113,6 +117,7 @@ impl World {
             profiles: BTreeMap::new(),
             host_endpoints: BTreeMap::new(),
             felix: BTreeMap::new(),
+            bgp: Bgp::default(),
             pools: BTreeMap::new(),
             reservations: BTreeMap::new(),
             ipam_configs: BTreeMap::new(),
@@ -126,6 +131,7 @@ impl World {
             interfaces: BTreeMap::new(),
             leaves_routes: false,
             pod_cidrs: PodCidrs::Off,
+            leaves_far_nodes: false,
             networks: BTreeMap::new(),
         }
     }
@@ -181,6 +187,7 @@ impl World {
             ResourceKey::Profile(name) => self.profiles.get(name).cloned().map(Resource::Profile),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.get(name).cloned().map(Resource::HostEndpoint),
             ResourceKey::FelixConfiguration(name) => self.felix.get(name).cloned().map(Resource::FelixConfiguration),
+            ResourceKey::BgpConfiguration(_) | ResourceKey::BgpPeer(_) | ResourceKey::BgpFilter(_) => self.bgp.get(key),
             ResourceKey::IpPool(name) => self.pools.get(name).cloned().map(Resource::IpPool),
             ResourceKey::IpReservation(name) => self.reservations.get(name).cloned().map(Resource::IpReservation),
             ResourceKey::IpamConfig(name) => {
@@ -233,6 +240,7 @@ impl World {
             Resource::Profile(profile) => put(&mut self.profiles, profile.name.clone(), profile),
             Resource::HostEndpoint(host) => put(&mut self.host_endpoints, host.name.clone(), host),
             Resource::FelixConfiguration(felix) => put(&mut self.felix, felix.name.clone(), felix),
+            Resource::BgpConfiguration(_) | Resource::BgpPeer(_) | Resource::BgpFilter(_) => self.bgp.set(resource),
             Resource::IpPool(pool) => put(&mut self.pools, pool.name.clone(), pool),
             Resource::IpReservation(reserved) => put(&mut self.reservations, reserved.name.clone(), reserved),
             Resource::IpamConfig(name, config) => put(&mut self.ipam_configs, name, config),
@@ -322,6 +330,9 @@ impl World {
             ResourceKey::Profile(name) => self.profiles.remove(name).is_some(),
             ResourceKey::HostEndpoint(name) => self.host_endpoints.remove(name).is_some(),
             ResourceKey::FelixConfiguration(name) => self.felix.remove(name).is_some(),
+            ResourceKey::BgpConfiguration(_) | ResourceKey::BgpPeer(_) | ResourceKey::BgpFilter(_) => {
+                self.bgp.remove(key)
+            }
             ResourceKey::IpPool(name) => self.pools.remove(name).is_some(),
             ResourceKey::IpReservation(name) => self.reservations.remove(name).is_some(),
             ResourceKey::IpamConfig(name) => self.ipam_configs.remove(name).is_some(),

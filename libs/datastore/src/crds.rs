@@ -8,7 +8,8 @@ pub(crate) mod shapes;
 mod structural;
 
 use crate::convert::{
-    HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamConfigSpec, NetworkSetSpec, PolicySpec, TierSpec,
+    BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamConfigSpec,
+    NetworkSetSpec, PolicySpec, TierSpec,
 };
 use checks::{Check, of};
 use ipam::{Block, BlockAffinity, IpamHandle};
@@ -122,6 +123,9 @@ pub fn definitions() -> Vec<(&'static str, Value)> {
         Kind::of::<NetworkSetSpec>("GlobalNetworkSet", "globalnetworksets"),
         Kind::of::<HostEndpointSpec>("HostEndpoint", "hostendpoints"),
         Kind::of::<shapes::Felix>("FelixConfiguration", "felixconfigurations"),
+        Kind::of::<BgpConfigurationSpec>("BGPConfiguration", "bgpconfigurations"),
+        Kind::of::<BgpPeerSpec>("BGPPeer", "bgppeers"),
+        Kind::of::<BgpFilterSpec>("BGPFilter", "bgpfilters"),
         Kind::of::<shapes::Named>("ClusterInformation", "clusterinformations"),
         Kind::of::<shapes::SetUp>("KubeControllersConfiguration", "kubecontrollersconfigurations").with_status(),
         Kind::of::<IpPoolSpec>("IPPool", "ippools").with_status(),

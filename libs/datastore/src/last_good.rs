@@ -197,6 +197,9 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         }
         ResourceKey::HostEndpoint(name) => Some(("HostEndpoint.".to_owned(), name)),
         ResourceKey::FelixConfiguration(name) => Some(("FelixConfiguration.".to_owned(), name)),
+        ResourceKey::BgpConfiguration(name) => Some(("BGPConfiguration.".to_owned(), name)),
+        ResourceKey::BgpPeer(name) => Some(("BGPPeer.".to_owned(), name)),
+        ResourceKey::BgpFilter(name) => Some(("BGPFilter.".to_owned(), name)),
         ResourceKey::Pod(_)
         | ResourceKey::Service(_)
         | ResourceKey::Namespace(_)

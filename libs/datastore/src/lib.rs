@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod bgp;
 pub mod calendar;
 mod catalog;
 pub mod census;

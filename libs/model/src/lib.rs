@@ -6,6 +6,7 @@
 
 pub mod asks;
 mod attachment;
+pub mod bgp;
 pub mod endpointslice;
 pub mod felix;
 pub mod hostendpoint;
@@ -30,6 +31,10 @@ pub mod vtep;
 
 pub use asks::{Keeps, PodAsks};
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
+pub use bgp::{
+    AsNumber, BgpConfiguration, BgpFilter, BgpLog, BgpOperation, BgpPeer, BgpRule, Community, NetMatch, NextHop,
+    NodeBgp, PeerNodes, PeerWith, SecretKey,
+};
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel};
 pub use hostendpoint::{HostEndpoint, HostInterface};

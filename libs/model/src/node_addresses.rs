@@ -170,7 +170,15 @@ mod tests {
     fn what_is_told_comes_before_the_nodes_own_and_counts_as_one_of_them() {
         let addresses = ["198.51.100.1", "192.0.2.1"].map(|text| text.parse().expect("an address")).into();
         let (labels, pod_cidrs, vteps) = (Labels::default(), Vec::new(), Vteps::default());
-        let node = Node { name: "n1".into(), addresses, labels, pod_cidrs, vteps, told: ToldAddresses::default() };
+        let node = Node {
+            name: "n1".into(),
+            addresses,
+            labels,
+            pod_cidrs,
+            vteps,
+            told: ToldAddresses::default(),
+            bgp: Default::default(),
+        };
         let ways = |node: &Node| node.reached_at().map(|address| address.to_string()).collect::<Vec<_>>();
         assert_eq!(ways(&node), ["198.51.100.1", "192.0.2.1"]);
         let near = node.clone().told(ToldAddresses { v4: Some(at("192.0.2.1/24")), v6: None });

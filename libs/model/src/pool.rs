@@ -30,6 +30,8 @@ pub struct IpPool {
     pub wrapper: Wrapper,
     /// Outside of all pools its pods are the node they are on (`natOutgoing`).
     pub nat_outgoing: bool,
+    /// Its addresses are told to nobody by BGP (`disableBGPExport`).
+    pub untold: bool,
 }
 
 /// When packets between nodes are wrapped.
@@ -99,6 +101,7 @@ impl IpPool {
             wrapping: Wrapping::Never,
             wrapper: Wrapper::default(),
             nat_outgoing: false,
+            untold: false,
         }
     }
 }

@@ -4,10 +4,10 @@
 //! Never: keeps a field nobody reads.
 
 use crate::{
-    BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId, FelixConfiguration, HostEndpoint, IpPool, IpReservation,
-    IpamConfig, Labels, NamespaceName, NetworkSet, NetworkSetId, NodeAddresses, NodeName, NodeVteps, PodAsks, PodId,
-    Policy, PolicyId, PortName, Profile, Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, ToldAddresses,
-    Vteps,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, Cidr, Created, EndpointSlice, EndpointSliceId,
+    FelixConfiguration, HostEndpoint, IpPool, IpReservation, IpamConfig, Labels, NamespaceName, NetworkSet,
+    NetworkSetId, NodeAddresses, NodeBgp, NodeName, NodeVteps, PodAsks, PodId, Policy, PolicyId, PortName, Profile,
+    Protocol, Service, ServiceAddresses, ServiceId, Tier, TierName, ToldAddresses, Vteps,
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -110,6 +110,8 @@ pub struct Node {
     pub vteps: Vteps,
     /// The addresses that its agent has found for it.
     pub told: ToldAddresses,
+    /// How it speaks BGP.
+    pub bgp: NodeBgp,
 }
 
 /// A service account.
@@ -163,6 +165,12 @@ pub enum Resource {
     HostEndpoint(HostEndpoint),
     /// How the agent is told to behave.
     FelixConfiguration(FelixConfiguration),
+    /// How nodes speak BGP.
+    BgpConfiguration(Box<BgpConfiguration>),
+    /// With whom.
+    BgpPeer(Box<BgpPeer>),
+    /// What is asked of routes.
+    BgpFilter(BgpFilter),
     /// An IP pool.
     IpPool(IpPool),
     /// Addresses that are given to nobody who does not name them.
@@ -208,6 +216,12 @@ pub enum ResourceKey {
     HostEndpoint(String),
     /// How the agent is told to behave.
     FelixConfiguration(String),
+    /// How nodes speak BGP.
+    BgpConfiguration(String),
+    /// With whom.
+    BgpPeer(String),
+    /// What is asked of routes.
+    BgpFilter(String),
     /// An IP pool.
     IpPool(String),
     /// Addresses that are given to nobody who does not name them.
@@ -245,6 +259,9 @@ impl Resource {
             Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
             Self::HostEndpoint(host) => ResourceKey::HostEndpoint(host.name.clone()),
             Self::FelixConfiguration(felix) => ResourceKey::FelixConfiguration(felix.name.clone()),
+            Self::BgpConfiguration(bgp) => ResourceKey::BgpConfiguration(bgp.name.clone()),
+            Self::BgpPeer(peer) => ResourceKey::BgpPeer(peer.name.clone()),
+            Self::BgpFilter(filter) => ResourceKey::BgpFilter(filter.name.clone()),
             Self::IpPool(pool) => ResourceKey::IpPool(pool.name.clone()),
             Self::IpReservation(reservation) => ResourceKey::IpReservation(reservation.name.clone()),
             Self::IpamConfig(name, _) => ResourceKey::IpamConfig(name.clone()),
@@ -272,6 +289,9 @@ impl fmt::Display for ResourceKey {
             Self::Profile(name) => write!(f, "Profile {name}"),
             Self::HostEndpoint(name) => write!(f, "HostEndpoint {name}"),
             Self::FelixConfiguration(name) => write!(f, "FelixConfiguration {name}"),
+            Self::BgpConfiguration(name) => write!(f, "BGPConfiguration {name}"),
+            Self::BgpPeer(name) => write!(f, "BGPPeer {name}"),
+            Self::BgpFilter(name) => write!(f, "BGPFilter {name}"),
             Self::IpPool(name) => write!(f, "IPPool {name}"),
             Self::IpReservation(name) => write!(f, "IPReservation {name}"),
             Self::IpamConfig(name) => write!(f, "IPAMConfiguration {name}"),

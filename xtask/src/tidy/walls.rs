@@ -9,23 +9,40 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each of our crates may depend on among ours.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("abi", &[]),
     ("model", &[]),
     ("policy", &["model", "abi"]),
     ("service", &["model"]),
     ("ipam", &["model"]),
+    ("bgp", &["model"]),
     ("calc", &["model", "policy", "service", "abi"]),
     ("netlink", &["model"]),
     ("datastore", &["model", "ipam"]),
     ("dataplane", &["abi", "model", "policy", "service", "calc", "netlink"]),
     ("cni", &["model", "netlink"]),
-    ("agent", &["abi", "model", "policy", "service", "ipam", "calc", "datastore", "netlink", "dataplane", "cni"]),
+    (
+        "agent",
+        &["abi", "model", "policy", "service", "ipam", "bgp", "calc", "datastore", "netlink", "dataplane", "cni"],
+    ),
     ("ebpf", &["abi"]),
     ("xtask", &[]),
     (
         "tests",
-        &["abi", "model", "policy", "service", "ipam", "calc", "datastore", "netlink", "dataplane", "cni", "ebpf"],
+        &[
+            "abi",
+            "model",
+            "policy",
+            "service",
+            "ipam",
+            "bgp",
+            "calc",
+            "datastore",
+            "netlink",
+            "dataplane",
+            "cni",
+            "ebpf",
+        ],
     ),
     ("fuzz", &["abi", "model", "policy", "service", "ipam", "calc", "datastore", "netlink", "cni", "ebpf"]),
 ];

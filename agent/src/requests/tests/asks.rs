@@ -232,6 +232,7 @@ fn calc_24_the_nodes_own_networks_are_told_or_it_is_said_who_gives_them() {
             addresses,
             labels,
             pod_cidrs: networks.to_vec(),
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         };

@@ -88,6 +88,7 @@ fn beside_a_service() -> Bench {
         addresses: own[..1].to_vec(),
         labels: model::Labels::default(),
         pod_cidrs: vec![],
+        bgp: Default::default(),
         vteps: Default::default(),
         told: Default::default(),
     };

@@ -99,7 +99,11 @@ impl Dirty {
             ResourceKey::FelixConfiguration(_) => self.every_host = true,
             ResourceKey::IpPool(_) => self.pools = true,
             ResourceKey::BlockClaim(name) => self.blocks.extend(world.blocks.named(name).map(|claim| claim.cidr)),
-            ResourceKey::IpReservation(_) | ResourceKey::IpamConfig(_) => {}
+            ResourceKey::IpReservation(_)
+            | ResourceKey::IpamConfig(_)
+            | ResourceKey::BgpConfiguration(_)
+            | ResourceKey::BgpPeer(_)
+            | ResourceKey::BgpFilter(_) => {}
         }
     }
 }

@@ -211,6 +211,11 @@ impl Live {
         self.world.use_pod_cidrs(how);
     }
 
+    /// As [`World::leave_far_nodes`]; before anything is resolved.
+    pub fn leave_far_nodes(&mut self, leaves: bool) {
+        self.world.leave_far_nodes(leaves);
+    }
+
     /// A service is served, or put off: see [`World::set_served`].
     pub fn set_served(&mut self, id: &ServiceId, served: bool) -> bool {
         let changed = self.world.set_served(id, served);

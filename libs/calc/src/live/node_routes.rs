@@ -98,7 +98,9 @@ impl NodeRoutes {
 pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
     let mut unreached: BTreeMap<(&NodeName, Unroutable), usize> = BTreeMap::new();
     for route in routes.values() {
-        if let NodeRoute::None(node, why) = route {
+        if let NodeRoute::None(node, why) = route
+            && *why != Unroutable::Left
+        {
             *unreached.entry((node, *why)).or_default() += 1;
         }
     }
@@ -116,6 +118,7 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
             Unroutable::Far => {
                 "it is in no network of this node's: routers have to know the way, or their pool an encapsulation"
             }
+            Unroutable::Left => "BGP has to say the way",
             Unroutable::Addressless => "its Node has no address of their family",
         };
         format!("Node {node}: no route to {count} of its blocks and addresses: {why}")
@@ -127,4 +130,17 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
 fn elsewhere<'a>(world: &World, claims: &'a Claims, address: IpAddr) -> Option<&'a PodId> {
     let (pod, endpoint) = claims.holder(address).filter(|_| !world.host.contains(&address))?;
     endpoint.is_none().then_some(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_complains_of_ways_that_are_left_to_bgp() {
+        let route = |cidr: &str, why| (cidr.parse().expect("a network"), NodeRoute::None("n2".into(), why));
+        let routes = [route("10.65.0.0/26", Unroutable::Left), route("10.65.0.64/26", Unroutable::Far)];
+        let said = remarks(&routes.into());
+        assert!(said.len() == 1 && said[0].contains("no route to 1 of its"), "{said:?}");
+    }
 }

@@ -122,7 +122,15 @@ fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
                 "b1" => Update::Set(Resource::NodeAddresses(NodeAddresses { node, told })),
                 _ => {
                     let told = ToldAddresses::default();
-                    Update::Set(Resource::Node(Node { name: node, addresses, pod_cidrs, labels, vteps, told }))
+                    Update::Set(Resource::Node(Node {
+                        name: node,
+                        addresses,
+                        pod_cidrs,
+                        labels,
+                        vteps,
+                        told,
+                        bgp: Default::default(),
+                    }))
                 }
             }
         }

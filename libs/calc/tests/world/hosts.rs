@@ -174,6 +174,7 @@ fn a_configuration_that_selects_the_node_goes_before_the_default_and_after_the_n
             addresses: vec![],
             labels,
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         }))

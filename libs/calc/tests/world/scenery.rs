@@ -299,6 +299,7 @@ pub fn node(name: &str, rack: &str, addresses: &[&str]) -> Fact {
         addresses,
         labels: labels(&[("rack", rack)]),
         pod_cidrs: vec![],
+        bgp: Default::default(),
         vteps: Default::default(),
         told: Default::default(),
     }))

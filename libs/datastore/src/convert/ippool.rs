@@ -45,6 +45,9 @@ pub(crate) struct Spec {
     vxlan_mode: Option<String>,
     /// Whether outside of all pools its pods are seen as the node they are on.
     nat_outgoing: Option<bool>,
+    /// Whether its addresses are told to nobody by BGP.
+    #[serde(rename = "disableBGPExport")]
+    disable_bgp_export: Option<bool>,
 }
 
 pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidField> {
@@ -80,8 +83,23 @@ pub(super) fn convert(meta: &Meta, object: &Value) -> Result<IpPool, InvalidFiel
     let (wrapping, wrapper) = (ipip.max(vxlan), if is_vxlan { Wrapper::Vxlan } else { Wrapper::Ipip });
     let nodes = selector("spec.nodeSelector", spec.node_selector.as_deref())?;
     let namespaces = selector("spec.namespaceSelector", spec.namespace_selector.as_deref())?;
-    let (name, nat_outgoing) = (meta.name.clone(), spec.nat_outgoing.unwrap_or(false));
-    Ok(IpPool { name, cidr, block_size, disabled, uses, manual, nodes, namespaces, wrapping, wrapper, nat_outgoing })
+    let (nat_outgoing, untold) = (spec.nat_outgoing.unwrap_or(false), spec.disable_bgp_export.unwrap_or(false));
+    let name = meta.name.clone();
+    let pool = IpPool {
+        name,
+        cidr,
+        block_size,
+        disabled,
+        uses,
+        manual,
+        nodes,
+        namespaces,
+        wrapping,
+        wrapper,
+        nat_outgoing,
+        untold,
+    };
+    Ok(pool)
 }
 
 /// Without a mode there is none; a mode that is not known is one.

@@ -27,6 +27,7 @@ mod staged;
 pub(crate) use asks::{ADDRESSES, ADDRESSES_OF_NO_POOL, FAMILIES, MAC, POOLS, SOURCES, STICKY};
 pub use calico::parameters;
 pub(crate) use calico::{
+    bgpconfiguration::Spec as BgpConfigurationSpec, bgpfilter::Spec as BgpFilterSpec, bgppeer::Spec as BgpPeerSpec,
     hostendpoint::Spec as HostEndpointSpec, networkset::Spec as NetworkSetSpec, policy::Spec as PolicySpec,
     tier::Spec as TierSpec,
 };
@@ -156,6 +157,7 @@ fn resource(
         Kind::FelixConfiguration => {
             Resource::FelixConfiguration(calico::felixconfiguration::convert(meta, value, unreadable)?)
         }
+        Kind::BgpConfiguration | Kind::BgpPeer | Kind::BgpFilter => bgp(kind, meta, value, unreadable)?,
         Kind::IpPool => Resource::IpPool(ippool::convert(meta, value)?),
         Kind::IpReservation => Resource::IpReservation(ipam::reservation(meta, value)?),
         Kind::IpamConfig => Resource::IpamConfig(meta.name.clone(), ipam::config(value)?),
@@ -198,6 +200,15 @@ fn resource(
             Resource::ServiceAddresses(given)
         }
     }))
+}
+
+/// The kinds of BGP.
+fn bgp(kind: Kind, meta: &Meta, value: &Value, unreadable: &mut Vec<InvalidField>) -> Result<Resource, InvalidField> {
+    Ok(match kind {
+        Kind::BgpFilter => Resource::BgpFilter(calico::bgpfilter::convert(meta, value)?),
+        Kind::BgpPeer => Resource::BgpPeer(calico::bgppeer::convert(meta, value)?.into()),
+        _ => Resource::BgpConfiguration(calico::bgpconfiguration::convert(meta, value, unreadable)?.into()),
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     InvalidField,
     field::{Meta, read},
 };
-use crate::{node_addresses, vtep};
+use crate::{bgp, node_addresses, vtep};
 use model::{Cidr, Node, ToldAddresses};
 use serde::Deserialize;
 use serde_json::Value;
@@ -52,9 +52,14 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let name = meta.name.as_str().into();
     let said = |name: &str| meta.annotation(name);
     let vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
+    let bgp = bgp::read(
+        ("metadata.annotations.", bgp::ANNOTATIONS),
+        |name| meta.annotation(name).map(str::to_owned),
+        unreadable,
+    );
     let told = node_addresses::read(said, unreadable);
     let (labels, pod_cidrs) = (meta.labels(), pod_cidrs(spec, unreadable));
-    let node = Node { name, addresses, labels, pod_cidrs, vteps, told: ToldAddresses::default() };
+    let node = Node { name, addresses, labels, pod_cidrs, vteps, told: ToldAddresses::default(), bgp };
     Ok(node.told(told))
 }
 

@@ -62,6 +62,23 @@ impl JsonSchema for Protocol {
     }
 }
 
+/// The number of an autonomous system: a number, or two of 16 bits with a dot between.
+pub(crate) struct AsNumber;
+
+impl JsonSchema for AsNumber {
+    fn schema_name() -> Cow<'static, str> {
+        "AsNumber".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "minimum": 0, "maximum": 4_294_967_295_u32,
+            "pattern": "^[0-9]{1,10}([.][0-9]{1,5})?$",
+        })
+    }
+}
+
 /// A network, or one address.
 pub(crate) struct Net;
 

@@ -16,7 +16,7 @@ const API_VERSION: &str = "projectcalico.org/v3";
 const WORKLOAD_ENDPOINT: &str = "WorkloadEndpoint";
 const PROFILE: &str = "Profile";
 /// Kinds that are read, by their names in keys.
-const KINDS: [(&str, &str); 15] = [
+const KINDS: [(&str, &str); 18] = [
     ("tiers", "Tier"),
     ("globalnetworkpolicies", "GlobalNetworkPolicy"),
     ("networkpolicies", "NetworkPolicy"),
@@ -27,6 +27,9 @@ const KINDS: [(&str, &str); 15] = [
     ("networksets", "NetworkSet"),
     ("hostendpoints", "HostEndpoint"),
     ("felixconfigurations", "FelixConfiguration"),
+    ("bgpconfigurations", "BGPConfiguration"),
+    ("bgppeers", "BGPPeer"),
+    ("bgpfilters", "BGPFilter"),
     ("ippools", "IPPool"),
     ("ipreservations", "IPReservation"),
     ("profiles", PROFILE),

@@ -102,8 +102,7 @@ fn reader(dir: &Path) -> Result<Reader, Box<dyn Error>> {
 }
 
 fn reader_telling(dir: &Path, told: Told) -> Result<Reader, Box<dyn Error>> {
-    let dirs =
-        [dir.to_owned(), dir.join(".tortie/A"), dir.join(".tortie/B"), dir.join(".tortie/C"), dir.join(".tortie/D")];
+    let dirs = ["", ".tortie/A", ".tortie/B", ".tortie/C", ".tortie/D", ".tortie/E"].map(|part| dir.join(part));
     dirs.iter().try_for_each(fs::create_dir_all)?;
     fs::write(dir.join("a.yaml"), namespace("a"))?;
     let mut reader = Reader::new(dirs, told);

@@ -157,6 +157,7 @@ impl Dice {
             addresses,
             labels: self.labels(),
             pod_cidrs: Vec::new(),
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         };

@@ -163,6 +163,7 @@ fn cnpt_8_nodes_are_accepted_passed_and_denied_as_peers_of_egress() {
             addresses: vec![address.parse().expect("because the test writes an address")],
             labels: labels(&[("role", role)]),
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         };

@@ -242,6 +242,7 @@ fn cnp_12_nodes_are_found_by_their_addresses_and_in_all_of_them() {
             addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
             labels: labels(&[("rack", name)]),
             pod_cidrs: vec![],
+            bgp: Default::default(),
             vteps: Default::default(),
             told: Default::default(),
         };

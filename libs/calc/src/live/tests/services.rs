@@ -100,6 +100,7 @@ fn node(dice: &mut Dice) -> Node {
         addresses,
         labels: labels.into_iter().collect(),
         pod_cidrs: vec![],
+        bgp: Default::default(),
         vteps: Default::default(),
         told: Default::default(),
     }

@@ -5,6 +5,9 @@
 //! types of api/pkg/apis/projectcalico/v3).
 //! Never: a default that Calico does not have.
 
+pub(super) mod bgpconfiguration;
+pub(super) mod bgpfilter;
+pub(super) mod bgppeer;
 pub(super) mod entity;
 mod expression;
 pub(super) mod felixconfiguration;

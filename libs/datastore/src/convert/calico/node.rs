@@ -7,7 +7,7 @@ use super::super::{
     InvalidField,
     field::{Meta, read},
 };
-use crate::vtep;
+use crate::{bgp, vtep};
 use model::{Family, Node, Prefixed, ToldAddresses};
 use serde::Deserialize;
 use serde_json::Value;
@@ -58,7 +58,9 @@ pub(in super::super) fn convert(
     let name = meta.name.as_str().into();
     let said = |name: &str| object.get("spec")?.get(name)?.as_str();
     let vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
-    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps, told })
+    let bgp =
+        bgp::read(("spec.bgp.", bgp::FIELDS), |name| bgp::text(object.pointer("/spec/bgp")?.get(name)?), unreadable);
+    Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps, told, bgp })
 }
 
 fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) {

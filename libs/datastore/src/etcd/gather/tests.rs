@@ -251,7 +251,7 @@ fn trouble_is_told_and_takes_nothing_away() {
 #[test]
 fn keys_of_others_mean_nothing() {
     let mut bench = Bench::new();
-    bench.list(&[(INFORMATION, OPEN), ("bgppeers/a", "{"), ("tiers", "{"), ("a/b/c/d", "{")]);
+    bench.list(&[(INFORMATION, OPEN), ("caliconodestatuses/a", "{"), ("tiers", "{"), ("a/b/c/d", "{")]);
     bench.say(Said::Is(
         "/calico/felix/v2/no-region/host/n1/status".into(),
         b"{".to_vec(),

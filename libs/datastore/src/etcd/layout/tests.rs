@@ -30,7 +30,9 @@ fn an_object_is_what_its_key_says() {
     assert_eq!(keys("networkpolicies/shop/web", &policy), ["NetworkPolicy.projectcalico.org shop/web"]);
     assert_eq!(keys("globalnetworkpolicies/web", &policy), ["GlobalNetworkPolicy web"]);
     assert_eq!(keys("nodes/n1", &json!({ "spec": {} })), ["Node n1"]);
-    assert!(reading("bgpconfigurations/default", b"{}").is_none());
+    let peer = json!({ "spec": { "peerIP": "192.0.2.9", "asNumber": 65000 } });
+    assert_eq!(keys("bgppeers/tor", &peer), ["BGPPeer tor"]);
+    assert!(reading("caliconodestatuses/n1", b"{}").is_none());
 }
 
 #[test]
