@@ -221,7 +221,9 @@ mod tests {
         world.set_host_networks([(IfaceName("eth0".into()), ["192.0.2.0/24"].map(net).into())].into());
         let pool = Resource::IpPool(IpPool::of_pods("v4", net("10.65.0.0/16"), 26));
         let told = [pool, near(), far(), claim("n2", "10.65.1.0/26"), claim("n3", "10.65.3.0/26")];
-        told.into_iter().for_each(|resource| drop(world.apply(Update::Set(resource))));
+        for resource in told {
+            world.apply(Update::Set(resource));
+        }
         assert_eq!(of_block(&world, net("10.65.1.0/26")), Some(via("192.0.2.2")));
         let left = NodeRoute::None("n3".into(), Unroutable::Left);
         assert_eq!(of_block(&world, net("10.65.3.0/26")), Some(left));
