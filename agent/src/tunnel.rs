@@ -10,8 +10,9 @@ use crate::{
 use anyhow::Result;
 use calc::World;
 use datastore::{ObjectError, Store, vtep_mac};
+use ipam::Tunnel;
 use model::{Family, IpPool, NodeName, NodeVteps, Truth, Vtep, Vteps};
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread, time::Duration};
 
 /// After what failed.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -20,8 +21,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     rules: Rules,
-    /// Pools of which tunnels have addresses, by family.
-    pools: BTreeMap<Family, Vec<String>>,
+    /// Pools of which tunnels have addresses, by what they are for.
+    pools: BTreeMap<Tunnel, Vec<String>>,
     /// What the datastore says now.
     said: Vteps,
 }
@@ -57,11 +58,16 @@ impl Tunneller {
         let rules = Rules::of(world);
         let is_for_us = |pool: &&IpPool| {
             let is_selected = pool.nodes.matches(&rules.node_labels) == Truth::Yes;
-            pool.uses_vxlan() && pool.uses.tunnel && !pool.disabled && is_selected
+            pool.uses.tunnel && !pool.disabled && is_selected
         };
-        let mut pools = BTreeMap::<Family, Vec<String>>::new();
+        let mut pools = BTreeMap::<Tunnel, Vec<String>>::new();
         for pool in rules.pools.values().filter(is_for_us) {
-            pools.entry(pool.cidr.family()).or_default().push(pool.name.clone());
+            let of = match (pool.uses_vxlan(), pool.uses_ipip()) {
+                (true, _) => Tunnel::Vxlan(pool.cidr.family()),
+                (false, true) => Tunnel::Ipip,
+                (false, false) => continue,
+            };
+            pools.entry(of).or_default().push(pool.name.clone());
         }
         let known = Known { pools, said: world.vteps(), rules };
         self.0.tell(|told| put(told, Some(known)));
@@ -95,23 +101,29 @@ impl Worker {
     fn make(&mut self, known: &Known) -> Result<(), Failure> {
         self.allocator.rules = known.rules.clone();
         let mut vteps = Vteps::default();
-        if let Some(pools) = known.pools.get(&Family::V4) {
-            let address = self.allocator.tunnel(Family::V4, pools)?;
+        let (v4, v6) = (Tunnel::Vxlan(Family::V4), Tunnel::Vxlan(Family::V6));
+        if let Some(pools) = known.pools.get(&v4) {
+            let address = self.allocator.tunnel(v4, pools)?;
             let mac = known.said.v4.map_or_else(|| vtep_mac(&self.node, false), |end| end.mac);
             vteps.v4 = Some(Vtep { address, mac });
         }
-        if let Some(pools) = known.pools.get(&Family::V6) {
-            let address = self.allocator.tunnel(Family::V6, pools)?;
+        if let Some(pools) = known.pools.get(&v6) {
+            let address = self.allocator.tunnel(v6, pools)?;
             // One device has one MAC.
             let own = || known.said.v6.map_or_else(|| vtep_mac(&self.node, true), |end| end.mac);
             vteps.v6 = Some(Vtep { address, mac: vteps.v4.map_or_else(own, |end| end.mac) });
+        }
+        if let Some(pools) = known.pools.get(&Tunnel::Ipip)
+            && let IpAddr::V4(address) = self.allocator.tunnel(Tunnel::Ipip, pools)?
+        {
+            vteps.ipip = Some(address);
         }
         if vteps != known.said {
             self.allocator.objects().tell_vteps(&NodeVteps { node: self.node.clone(), vteps })?;
             tracing::info!(?vteps, "this node's tunnels end there");
         }
-        for family in [Family::V4, Family::V6].into_iter().filter(|family| !known.pools.contains_key(family)) {
-            self.allocator.give_back_tunnel(family)?;
+        for tunnel in Tunnel::ALL.into_iter().filter(|tunnel| !known.pools.contains_key(tunnel)) {
+            self.allocator.give_back_tunnel(tunnel)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod floating;
 mod host;
 mod host_ports;
 mod index;
+mod ipip;
 mod lifeline;
 pub mod live;
 mod masquerade;
@@ -28,8 +29,8 @@ mod workload;
 pub mod world;
 
 pub use desired::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, TunnelEnd,
-    TunnelSpec, Unroutable,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, IpipSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner,
+    TunnelEnd, TunnelSpec, Unroutable,
 };
 pub use live::{Latest, Live, Touched};
 pub use masquerade::Masquerading;

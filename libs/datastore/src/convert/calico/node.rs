@@ -50,7 +50,10 @@ pub(in super::super) fn convert(
     }
     let name = meta.name.as_str().into();
     let said = |name: &str| object.get("spec")?.get(name)?.as_str();
-    let vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
+    let mut vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
+    let [bgp, field] = vtep::IPIP_FIELD;
+    let of_ipip = object.get("spec").and_then(|spec| spec.get(bgp)?.get(field)?.as_str());
+    vteps.ipip = vtep::read_ipip(&format!("spec.{bgp}.{field}"), of_ipip, unreadable);
     Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps })
 }
 
