@@ -25,7 +25,7 @@ struct Routed {
 }
 
 /// Of which subnet a node is, by both families.
-fn addresses(number: u8, is_far: bool) -> [String; 2] {
+pub fn addresses(number: u8, is_far: bool) -> [String; 2] {
     if is_far {
         [format!("198.51.100.{number}"), format!("2001:db8:2::{number}")]
     } else {
@@ -34,7 +34,7 @@ fn addresses(number: u8, is_far: bool) -> [String; 2] {
 }
 
 /// Moves a node into the subnet behind the router.
-fn move_away(namespace: &NetNs, number: u8) -> Result<()> {
+pub fn move_away(namespace: &NetNs, number: u8) -> Result<()> {
     let [v4, v6] = addresses(number, true);
     namespace.ip(&[
         "address flush dev eth0 scope global",
@@ -46,7 +46,7 @@ fn move_away(namespace: &NetNs, number: u8) -> Result<()> {
 }
 
 /// Makes the outside host a router between two subnets.
-fn make_router(cluster: &Cluster) -> Result<()> {
+pub fn make_router(cluster: &Cluster) -> Result<()> {
     let outside = cluster.outside();
     outside.ip(&["address add 198.51.100.254/24 dev br0", "address add 2001:db8:2::fe/64 dev br0 nodad"])?;
     for (setting, value) in [
@@ -60,11 +60,11 @@ fn make_router(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn near(namespace: &NetNs) -> Result<()> {
+pub fn near(namespace: &NetNs) -> Result<()> {
     namespace.ip(&["route add default via 192.0.2.254", "route add default via 2001:db8::fe"])
 }
 
-fn describe(cluster: &Cluster, name: &str, addresses: &[String], annotations: &str) -> Result<()> {
+pub fn describe(cluster: &Cluster, name: &str, addresses: &[String], annotations: &str) -> Result<()> {
     let addresses: String =
         addresses.iter().map(|address| format!("{{ type: InternalIP, address: '{address}' }}, ")).collect();
     let text = format!(
