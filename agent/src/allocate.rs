@@ -13,7 +13,7 @@ use datastore::{
     calendar::{go_time, rfc3339},
 };
 use ipam::{
-    AssignError, Balanced, BalancerWish, BlockAffinity, Clock, IpamHandle, Kept, Ledger, Request, Write,
+    AssignError, Balanced, BalancerWish, BlockAffinity, Clock, IpamHandle, Kept, Ledger, Request, Tunnel, Write,
     audit::{by_owner, holdings},
     cidr_name,
     migrate::handle_of,
@@ -299,15 +299,15 @@ impl Allocator {
     }
 
     /// The address of this node's tunnel, of one of these pools: the same each time.
-    pub fn tunnel(&self, family: Family, pools: &[String]) -> Result<IpAddr, AllocateError> {
-        let handle = tunnel_handle(&self.node, family);
+    pub fn tunnel(&self, tunnel: Tunnel, pools: &[String]) -> Result<IpAddr, AllocateError> {
+        let (handle, family) = (tunnel_handle(&self.node, tunnel), tunnel.family());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let request = Request {
             node: self.node.clone(),
             node_labels: self.rules.node_labels.clone(),
             owner: handle.clone(),
             tunnel: Some(handle.clone()),
-            secondary: tunnel_attributes(&self.node, family),
+            secondary: tunnel_attributes(&self.node, tunnel),
             pools: [(family, pools.to_vec())].into(),
             families: vec![family],
             now: rfc3339(now),
@@ -321,8 +321,8 @@ impl Allocator {
     }
 
     /// Takes it back, where it has one.
-    pub fn give_back_tunnel(&self, family: Family) -> Result<(), AllocateError> {
-        let handle = tunnel_handle(&self.node, family);
+    pub fn give_back_tunnel(&self, tunnel: Tunnel) -> Result<(), AllocateError> {
+        let handle = tunnel_handle(&self.node, tunnel);
         // Where it has none, one look is all that this takes.
         if self.objects.get(HANDLE, &handle.to_lowercase())?.is_none() {
             return Ok(());

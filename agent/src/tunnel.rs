@@ -10,6 +10,7 @@ use crate::{
 use anyhow::Result;
 use calc::World;
 use datastore::{ObjectError, Store, vtep_mac};
+use ipam::Tunnel;
 use model::{Family, IpPool, NodeName, NodeVteps, Truth, Vtep, Vteps};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, thread, time::Duration};
 
@@ -22,8 +23,8 @@ struct Known {
     rules: Rules,
     /// Their addresses of the node's own networks, which nobody else has.
     own: Vec<IpAddr>,
-    /// Pools of which tunnels have addresses, by family.
-    pools: BTreeMap<Family, Vec<String>>,
+    /// Pools of which tunnels have addresses, by what they are for.
+    pools: BTreeMap<Tunnel, Vec<String>>,
     /// What the datastore says now.
     said: Vteps,
 }
@@ -59,11 +60,16 @@ impl Tunneller {
         let rules = Rules::of(world);
         let is_for_us = |pool: &&IpPool| {
             let is_selected = pool.nodes.matches(&rules.node_labels) == Truth::Yes;
-            pool.uses_vxlan() && pool.uses.tunnel && !pool.disabled && is_selected
+            pool.uses.tunnel && !pool.disabled && is_selected
         };
-        let mut pools = BTreeMap::<Family, Vec<String>>::new();
+        let mut pools = BTreeMap::<Tunnel, Vec<String>>::new();
         for pool in rules.pools.values().filter(is_for_us) {
-            pools.entry(pool.cidr.family()).or_default().push(pool.name.clone());
+            let of = match (pool.uses_vxlan(), pool.uses_ipip()) {
+                (true, _) => Tunnel::Vxlan(pool.cidr.family()),
+                (false, true) => Tunnel::Ipip,
+                (false, false) => continue,
+            };
+            pools.entry(of).or_default().push(pool.name.clone());
         }
         let known = Known { own: world.tunnel_addresses().collect(), pools, said: world.vteps(), rules };
         self.0.tell(|told| put(told, Some(known)));
@@ -94,33 +100,39 @@ impl Worker {
     }
 
     /// Of the node's own network, or claimed.
-    fn address(&self, known: &Known, family: Family) -> Result<Option<IpAddr>, Failure> {
+    fn vxlan(&self, known: &Known, family: Family) -> Result<Option<IpAddr>, Failure> {
         if let Some(own) = known.own.iter().find(|address| Family::of(**address) == family) {
             return Ok(Some(*own));
         }
-        let pools = known.pools.get(&family);
-        Ok(pools.map(|pools| self.allocator.tunnel(family, pools)).transpose()?)
+        let tunnel = Tunnel::Vxlan(family);
+        let pools = known.pools.get(&tunnel);
+        Ok(pools.map(|pools| self.allocator.tunnel(tunnel, pools)).transpose()?)
     }
 
     /// Claims first, then tells; takes back what was told, then gives back.
     fn make(&mut self, known: &Known) -> Result<(), Failure> {
         self.allocator.rules = known.rules.clone();
         let mut vteps = Vteps::default();
-        if let Some(address) = self.address(known, Family::V4)? {
+        if let Some(address) = self.vxlan(known, Family::V4)? {
             let mac = known.said.v4.map_or_else(|| vtep_mac(&self.node, false), |end| end.mac);
             vteps.v4 = Some(Vtep { address, mac });
         }
-        if let Some(address) = self.address(known, Family::V6)? {
+        if let Some(address) = self.vxlan(known, Family::V6)? {
             // One device has one MAC.
             let own = || known.said.v6.map_or_else(|| vtep_mac(&self.node, true), |end| end.mac);
             vteps.v6 = Some(Vtep { address, mac: vteps.v4.map_or_else(own, |end| end.mac) });
+        }
+        if let Some(pools) = known.pools.get(&Tunnel::Ipip)
+            && let IpAddr::V4(address) = self.allocator.tunnel(Tunnel::Ipip, pools)?
+        {
+            vteps.ipip = Some(address);
         }
         if vteps != known.said {
             self.allocator.objects().tell_vteps(&NodeVteps { node: self.node.clone(), vteps })?;
             tracing::info!(?vteps, "this node's tunnels end there");
         }
-        for family in [Family::V4, Family::V6].into_iter().filter(|family| !known.pools.contains_key(family)) {
-            self.allocator.give_back_tunnel(family)?;
+        for tunnel in Tunnel::ALL.into_iter().filter(|tunnel| !known.pools.contains_key(tunnel)) {
+            self.allocator.give_back_tunnel(tunnel)?;
         }
         Ok(())
     }

@@ -51,6 +51,7 @@ mod gates;
 mod hosted;
 pub mod icmp;
 pub mod icmp_error;
+pub mod ipip;
 mod judge;
 mod known;
 mod lead;

@@ -50,6 +50,8 @@ mod translate;
 mod tunnelled;
 #[cfg(target_arch = "bpf")]
 mod words;
+#[cfg(target_arch = "bpf")]
+mod wrapped;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
@@ -59,7 +61,7 @@ mod programs {
 
     use crate::finish::{run, run_answers, run_leaving, run_own};
     use crate::tunnelled::{run_unwrapped, run_wrapped};
-    use crate::{cursor, sock_addr};
+    use crate::{cursor, sock_addr, wrapped};
 
     #[classifier]
     #[inline(always)]
@@ -167,6 +169,30 @@ mod programs {
     #[inline(always)]
     pub fn to_tunnel_dry(context: TcContext) -> i32 {
         run_wrapped::<true>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn from_ipip(context: TcContext) -> i32 {
+        wrapped::run_arriving::<false>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_ipip(context: TcContext) -> i32 {
+        wrapped::run_leaving::<false>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn from_ipip_dry(context: TcContext) -> i32 {
+        wrapped::run_arriving::<true>(&context)
+    }
+
+    #[classifier]
+    #[inline(always)]
+    pub fn to_ipip_dry(context: TcContext) -> i32 {
+        wrapped::run_leaving::<true>(&context)
     }
 
     /// Never attached: run once by the agent at its start. 0: the cursor goes on.

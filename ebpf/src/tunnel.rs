@@ -3,7 +3,7 @@
 //! Invariant: a packet is taken only from a node, and an address that lies behind a node only from that one.
 //! Never: asks whose packet it is otherwise; the stages of the uplink do.
 
-use abi::tunnel::{TunnelEnd, VNI};
+use abi::tunnel::{FROM_VXLAN, TunnelEnd, VNI};
 use abi::{Address, DropReason};
 
 /// The node for which a packet is wrapped; `found`: behind which its destination lies.
@@ -20,8 +20,15 @@ pub fn node_behind(found: Option<&TunnelEnd>) -> Result<&TunnelEnd, DropReason> 
 #[inline(always)]
 #[must_use]
 pub fn is_taken(vni: u32, sender: &Address, outer: Option<&TunnelEnd>, inner: Option<&TunnelEnd>) -> bool {
+    vni == VNI && is_from_node(FROM_VXLAN, sender, outer, inner)
+}
+
+/// Whether the sender is a node that sends packets this way, and what it sent its own.
+#[inline(always)]
+#[must_use]
+pub fn is_from_node(way: u8, sender: &Address, outer: Option<&TunnelEnd>, inner: Option<&TunnelEnd>) -> bool {
     let is_node = match outer {
-        Some(end) => end.remote == *sender,
+        Some(end) => end.remote == *sender && end.ways & way != 0,
         None => false,
     };
     // A pod of a node of which the claim is not known yet is behind nobody.
@@ -29,7 +36,7 @@ pub fn is_taken(vni: u32, sender: &Address, outer: Option<&TunnelEnd>, inner: Op
         Some(end) => end.remote == *sender,
         None => true,
     };
-    vni == VNI && is_node && is_its_own
+    is_node && is_its_own
 }
 
 #[cfg(test)]
@@ -41,7 +48,7 @@ mod tests {
     }
 
     fn behind(last: u8) -> TunnelEnd {
-        TunnelEnd { remote: address(last), mac: [0x66, 0, 0, 0, 0, last], pad: [0; 2] }
+        TunnelEnd { remote: address(last), mac: [0x66, 0, 0, 0, 0, last], ways: FROM_VXLAN, pad: 0 }
     }
 
     #[test]
@@ -60,6 +67,8 @@ mod tests {
         assert!(!is_taken(VNI, &address(3), None, Some(&behind(3))), "no node");
         assert!(!is_taken(VNI, &address(2), Some(&silent), Some(&behind(3))), "another node's pod");
         assert!(!is_taken(VNI, &address(9), Some(&behind(2)), None), "of the network of a node's pods, and no node");
+        let by_ipip = TunnelEnd { ways: abi::tunnel::FROM_IPIP, ..silent };
+        assert!(!is_taken(VNI, &address(2), Some(&by_ipip), None), "a node that sends by IPIP alone");
         assert!(!is_taken(VNI + 1, &address(2), Some(&silent), Some(&behind(2))), "another network");
     }
 }

@@ -25,14 +25,16 @@ use crate::send::{NEXT, SHOT};
 
 #[map]
 static TUNNELS: LpmTrie<Address, TunnelEnd> = LpmTrie::with_max_entries(maps::TUNNELS.default_entries, 0);
+/// From which address this node's wrapped packets come.
 #[map]
-static TUNNEL_LOCAL: Array<Address> = Array::with_max_entries(maps::TUNNEL_LOCAL.default_entries, 0);
+pub static TUNNEL_LOCAL: Array<Address> = Array::with_max_entries(maps::TUNNEL_LOCAL.default_entries, 0);
 
 /// What a dry run returns for a packet that would pass.
 const OK: i32 = 0;
 
+/// Behind which node an address lies.
 #[inline(always)]
-fn behind(address: Address) -> Option<&'static TunnelEnd> {
+pub fn behind(address: Address) -> Option<&'static TunnelEnd> {
     TUNNELS.get(&lpm_trie::Key::new(128, address))
 }
 

@@ -34,6 +34,7 @@ mod hep_local;
 mod hep_services;
 mod host_ports;
 mod ipam;
+mod ipip;
 mod kit;
 mod masqueraded;
 mod metrics;

@@ -64,7 +64,7 @@ pub fn near(namespace: &NetNs) -> Result<()> {
     namespace.ip(&["route add default via 192.0.2.254", "route add default via 2001:db8::fe"])
 }
 
-fn describe(cluster: &Cluster, name: &str, addresses: &[String], annotations: &str) -> Result<()> {
+pub fn describe(cluster: &Cluster, name: &str, addresses: &[String], annotations: &str) -> Result<()> {
     let addresses: String =
         addresses.iter().map(|address| format!("{{ type: InternalIP, address: '{address}' }}, ")).collect();
     let text = format!(

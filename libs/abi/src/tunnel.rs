@@ -1,7 +1,7 @@
-//! Tunnels between nodes by VXLAN: behind which node an address lies.
-//! In: nothing. Out: the values of `TUNNELS` and `TUNNEL_LOCAL`, and the numbers of the wire format.
+//! Tunnels between nodes, by VXLAN and by IPIP: behind which node an address lies.
+//! In: nothing. Out: the values of `TUNNELS` and `TUNNEL_LOCAL`, and the numbers of the wire formats.
 //! Invariant: a node's own address lies behind that node.
-//! Never: says which packets go by a tunnel; the routing table does.
+//! Never: says which packets go by a tunnel device; the routing table does.
 
 use crate::Address;
 
@@ -9,6 +9,15 @@ use crate::Address;
 pub const VNI: u32 = 4096;
 /// Their UDP port (RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;
+/// The protocol of an IPv4 packet within another (RFC 2003).
+pub const IPIP: u8 = 4;
+
+/// The node sends packets by VXLAN.
+pub const FROM_VXLAN: u8 = 1;
+/// It sends packets by IPIP.
+pub const FROM_IPIP: u8 = 2;
+/// Packets go there by IPIP.
+pub const TO_IPIP: u8 = 4;
 
 /// A node behind which a network lies.
 #[repr(C)]
@@ -16,10 +25,12 @@ pub const VXLAN_PORT: u16 = 4789;
 pub struct TunnelEnd {
     /// The node's address, which the outer header bears.
     pub remote: Address,
-    /// The MAC of its tunnel device; zero: from there packets come, and none go there by a tunnel.
+    /// The MAC of its tunnel device; zero: none go there by VXLAN.
     pub mac: [u8; 6],
+    /// [`FROM_VXLAN`], [`FROM_IPIP`], [`TO_IPIP`].
+    pub ways: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 const _: () = assert!(size_of::<TunnelEnd>() == 24);

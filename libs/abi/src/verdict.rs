@@ -75,7 +75,7 @@ reasons! {
     ForwardFailed = 19, "forward-failed";
     /// The destination MAC is not the gateway's.
     WrongMac = 20, "wrong-mac";
-    /// Tunnelled traffic (VXLAN, IPIP) from a pod; or by this node's tunnel, from who is no node, or not that behind which its source lies.
+    /// Tunnelled traffic (VXLAN, IPIP) from a pod; or by a tunnel to this node, from who is no node, or not that behind which its source lies; or torn on its way here.
     Encapsulated = 21, "encapsulated";
     /// TTL or hop limit is spent; the sender was told, where it may be told.
     Expired = 22, "expired";

@@ -9,7 +9,7 @@ use policy::{Class, RuleSet};
 use service::{Balance, Frontend};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -155,6 +155,11 @@ pub enum NodeRoute {
     },
     /// To another node, wrapped by VXLAN.
     Tunnel(TunnelEnd),
+    /// To another node, wrapped by IPIP: to the address that the outer header bears, by whatever way leads there.
+    Ipip {
+        /// The other node's address.
+        remote: Ipv4Addr,
+    },
     /// To that node, and there is no way.
     None(NodeName, Unroutable),
 }
@@ -195,10 +200,21 @@ impl TunnelSpec {
     }
 }
 
+/// How this node sends and takes packets by IPIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpipSpec {
+    /// The address that outer headers bear.
+    pub local: Ipv4Addr,
+    /// Its address within, from which its own packets come; `None`: it has none yet.
+    pub own: Option<Ipv4Addr>,
+    /// Addresses of other nodes that may send such packets.
+    pub peers: BTreeSet<Ipv4Addr>,
+}
+
 /// Why there is no way to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unroutable {
-    /// Packets would have to be wrapped by something that is not served.
+    /// Packets of IPv6 would have to be wrapped by IPIP.
     Wrapped,
     /// Its tunnel has no end of the family.
     Endless,
@@ -210,6 +226,8 @@ pub enum Unroutable {
     Left,
     /// It has no address of the family.
     Addressless,
+    /// This node's own has none.
+    OwnAddressless,
 }
 
 /// Everything.
@@ -231,6 +249,8 @@ pub struct Desired {
     pub routes: BTreeMap<Cidr, NodeRoute>,
     /// This node's end of its tunnels; `None`: it has no tunnel.
     pub tunnel: Option<Arc<TunnelSpec>>,
+    /// How packets go by IPIP; `None`: none do.
+    pub ipip: Option<Arc<IpipSpec>>,
 }
 
 impl Desired {

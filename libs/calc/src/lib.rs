@@ -14,6 +14,7 @@ mod floating;
 mod host;
 mod host_ports;
 mod index;
+mod ipip;
 mod lifeline;
 pub mod live;
 mod masquerade;
@@ -33,8 +34,8 @@ pub mod world;
 
 pub use bgp::Bgp;
 pub use desired::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner, TunnelEnd,
-    TunnelSpec, Unroutable,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, IpipSpec, Judges, Neighbour, NodeRoute, NodeSpec, Owner,
+    TunnelEnd, TunnelSpec, Unroutable,
 };
 pub use live::{Latest, Live, Touched};
 pub use masquerade::Masquerading;

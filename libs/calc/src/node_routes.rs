@@ -7,7 +7,7 @@
 use crate::{
     World,
     desired::{NodeRoute, Unroutable},
-    tunnel,
+    ipip, tunnel,
 };
 use model::{Cidr, IfaceName, IpPool, Node, NodeName, PodId, Wrapper, Wrapping};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -55,7 +55,7 @@ fn to(world: &World, node: &NodeName, cidr: Cidr, pool: &IpPool) -> NodeRoute {
     match (near, pool.wrapping) {
         (_, Wrapping::Always) | (None, Wrapping::CrossSubnet) => match pool.wrapper {
             Wrapper::Vxlan => tunnel::to(world, node, cidr).unwrap_or_else(|why| NodeRoute::None(node.clone(), why)),
-            Wrapper::Ipip => NodeRoute::None(node.clone(), Unroutable::Wrapped),
+            Wrapper::Ipip => ipip::to(world, node, cidr).unwrap_or_else(|why| NodeRoute::None(node.clone(), why)),
         },
         (None, Wrapping::Never) if world.leaves_far_nodes => NodeRoute::None(node.clone(), Unroutable::Left),
         (None, Wrapping::Never) => NodeRoute::None(node.clone(), Unroutable::Far),
@@ -158,9 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn where_packets_would_have_to_be_wrapped_or_no_neighbour_is_there_is_no_route_and_a_reason() {
+    fn where_nothing_wraps_and_no_neighbour_is_there_is_no_route_and_a_reason() {
         let told = || {
             vec![
+                node(HERE, &["192.0.2.1"]),
                 near(),
                 far(),
                 claim("n2", "10.65.1.0/26"),
@@ -171,11 +172,11 @@ mod tests {
         };
         for (wrapping, of_near, of_far) in [
             (Wrapping::Never, via("192.0.2.2"), NodeRoute::None("n3".into(), Unroutable::Far)),
-            (Wrapping::CrossSubnet, via("192.0.2.2"), NodeRoute::None("n3".into(), Unroutable::Wrapped)),
+            (Wrapping::CrossSubnet, via("192.0.2.2"), NodeRoute::Ipip { remote: [198, 51, 100, 3].into() }),
             (
                 Wrapping::Always,
-                NodeRoute::None("n2".into(), Unroutable::Wrapped),
-                NodeRoute::None("n3".into(), Unroutable::Wrapped),
+                NodeRoute::Ipip { remote: [192, 0, 2, 2].into() },
+                NodeRoute::Ipip { remote: [198, 51, 100, 3].into() },
             ),
         ] {
             let found = routes(wrapping, told());

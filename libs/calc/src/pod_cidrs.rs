@@ -160,7 +160,7 @@ mod tests {
             addresses: vec![address.into()],
             labels: Labels::default(),
             pod_cidrs: cidrs.iter().map(|cidr| net(cidr)).collect(),
-            vteps: Vteps { v4: end, v6: None },
+            vteps: Vteps { v4: end, ..Vteps::default() },
             told: ToldAddresses::default(),
             bgp: Default::default(),
         }))
@@ -187,6 +187,7 @@ mod tests {
             NodeRoute::Blackhole => "blackhole".to_owned(),
             NodeRoute::Via { gateway, .. } => gateway.to_string(),
             NodeRoute::Tunnel(end) => format!("tunnel {} {}", end.remote, end.gateway),
+            NodeRoute::Ipip { remote } => format!("ipip {remote}"),
             NodeRoute::None(_, why) => format!("{why:?}"),
         };
         kept.into_iter().map(|(cidr, route)| (cidr.to_string(), said(route))).collect()

@@ -121,8 +121,13 @@ impl World {
     /// What its tunnels add to packets of pods: the most that a pool asks for.
     #[must_use]
     pub fn overhead(&self) -> u32 {
-        let wrapped = self.pools.values().filter(|pool| pool.uses_vxlan() && !self.leaves_routes);
-        wrapped.map(|pool| if pool.cidr.is_v4() { 50 } else { 70 }).max().unwrap_or_default()
+        let added = |pool: &IpPool| match (pool.uses_vxlan(), pool.uses_ipip(), pool.cidr.is_v4()) {
+            (true, _, true) => 50,
+            (true, _, false) => 70,
+            (false, true, _) => 20,
+            (false, false, _) => 0,
+        };
+        self.pools.values().filter(|_| !self.leaves_routes).map(added).max().unwrap_or_default()
     }
 
     /// Whether somebody else makes the routes to other nodes.

@@ -4,7 +4,8 @@
 //! Never: an address without a class, an endpoint without a rule set.
 
 use crate::{
-    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host, masquerade,
+    AddressSpec, Desired, EndpointSpec, HostEndpointSpec, InSync, NodeSpec, Owner, World, floating, host, ipip,
+    masquerade,
     node_routes::node_routes,
     serve, sources,
     surroundings::surroundings,
@@ -45,6 +46,7 @@ pub fn desired(world: InSync<'_>) -> Desired {
     desired.addresses = addresses(world, &workloads, &active, &mut classes);
     desired.routes = node_routes(world, elsewhere(world, &workloads));
     desired.tunnel = tunnel::spec(world).map(Arc::new);
+    desired.ipip = ipip::spec(world).map(Arc::new);
     desired.nets = active.networks().map(|net| (*net, classes.share(Class::of(&active, net)))).collect();
     desired
 }

@@ -25,12 +25,10 @@ pub(crate) fn spec(world: &World) -> Option<TunnelSpec> {
         return None;
     }
     let own = vteps(world, &world.node);
-    if own == Vteps::default() {
-        return None;
-    }
+    own.all().next()?;
     let local = own.all().filter_map(|end| address(world, &world.node, end.address.is_ipv4())).collect();
     let others = world.nodes.values().filter(|node| node.name != world.node);
-    let reached = others.filter(|node| vteps(world, &node.name) != Vteps::default()).flat_map(Node::reached_at);
+    let reached = others.filter(|node| vteps(world, &node.name).all().next().is_some()).flat_map(Node::reached_at);
     let is_served = |address: &IpAddr| own.of(*address).is_some() && !world.host.contains(address);
     Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect() })
 }
@@ -42,7 +40,7 @@ pub(crate) fn vteps(world: &World, node: &NodeName) -> Vteps {
 }
 
 /// A node's first address of a family, one that was found for it before those that it says; that of another is none of this node's.
-fn address(world: &World, node: &NodeName, is_v4: bool) -> Option<IpAddr> {
+pub(crate) fn address(world: &World, node: &NodeName, is_v4: bool) -> Option<IpAddr> {
     let is_it = |address: &IpAddr| address.is_ipv4() == is_v4 && (*node == world.node || !world.host.contains(address));
     world.nodes.get(node)?.reached_at().find(is_it)
 }
@@ -91,7 +89,7 @@ mod tests {
         let mut number = 0;
         for (name, address) in [("n1", "192.0.2.1"), ("n2", "192.0.2.2"), ("n3", "198.51.100.3")] {
             number += 1;
-            let vteps = Vteps { v4: Some(end(&format!("10.65.{number}.0"), number)), v6: None };
+            let vteps = Vteps { v4: Some(end(&format!("10.65.{number}.0"), number)), ..Vteps::default() };
             world.apply(node(name, &[address], vteps));
             let cidr = net(&format!("10.65.{number}.0/26"));
             world.apply(Update::Set(Resource::BlockClaim(BlockClaim { name: name.into(), cidr, node: name.into() })));
@@ -123,8 +121,10 @@ mod tests {
         let mut world = world(Wrapping::Always);
         world.apply(node("n3", &["198.51.100.3"], Vteps::default()));
         assert_eq!(route(&world, "10.65.3.0/26"), NodeRoute::None("n3".into(), Unroutable::Endless));
-        let told =
-            |v4| Update::Set(Resource::NodeVteps(NodeVteps { node: "n3".into(), vteps: Vteps { v4, v6: None } }));
+        let told = |v4| {
+            let vteps = Vteps { v4, ..Vteps::default() };
+            Update::Set(Resource::NodeVteps(NodeVteps { node: "n3".into(), vteps }))
+        };
         world.apply(told(Some(end("10.65.3.7", 9))));
         assert_eq!(route(&world, "10.65.3.0/26"), tunnel("198.51.100.3", "10.65.3.7", 9), "its agent tells it");
         world.apply(Update::Gone(ResourceKey::NodeVteps("n3".into())));
@@ -137,7 +137,7 @@ mod tests {
     fn tunnelled_packets_come_from_nodes_that_have_tunnels_and_from_no_address_of_this_one() {
         let mut world = world(Wrapping::CrossSubnet);
         world.apply(node("n4", &["198.51.100.4"], Vteps::default()));
-        let own = Vteps { v4: Some(end("10.65.5.0", 5)), v6: None };
+        let own = Vteps { v4: Some(end("10.65.5.0", 5)), ..Vteps::default() };
         world.apply(node("n5", &["192.0.2.1", "198.51.100.5", "2001:db8::5"], own));
         let found = spec(&world).expect("a tunnel");
         assert_eq!((found.own.v4, found.mac()), (Some(end("10.65.1.0", 1)), Some(end("10.65.1.0", 1).mac)));

@@ -25,14 +25,24 @@ const SECOND_HANDLE: u32 = 85;
 /// How the filter of a hook is known, on any kernel and after any restart.
 fn filter(hook: Hook, ifindex: u32) -> Filter {
     let name = format!("tortie/{}", hook.program());
-    // A program that has one of ours before it comes right after that one.
-    let priority = if matches!(hook, Hook::FromUplink | Hook::ToHostEndpoint) { FIRST + 1 } else { FIRST };
+    // A program that has others of ours before it comes right after those.
+    let priority = match hook {
+        Hook::FromUplink | Hook::ToIpip => FIRST + 2,
+        Hook::FromHostEndpoint | Hook::ToHostEndpoint => FIRST + 1,
+        _ => FIRST,
+    };
     let handle = if hook == Hook::FromNode { SECOND_HANDLE } else { HANDLE };
     Filter { interface: Ifindex(ifindex), side: hook.side(), priority, handle, name, program: None }
 }
 
+/// By its name, wherever an earlier agent put it.
 fn is_ours(found: &Filter, hook: Hook) -> bool {
-    *found == Filter { program: found.program, ..filter(hook, found.interface.0) }
+    let ours = filter(hook, found.interface.0);
+    (found.side, &found.name) == (ours.side, &ours.name)
+}
+
+fn is_in_place(found: &Filter, hook: Hook) -> bool {
+    is_ours(found, hook) && *found == Filter { program: found.program, ..filter(hook, found.interface.0) }
 }
 
 /// Puts a filter there, or the program into the filter that is there.
@@ -44,11 +54,20 @@ pub fn attach(program: &SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -
     let filter = filter(hook, ifindex);
     let program = program.fd()?.as_fd();
     // The clsact is there but for the first time.
-    if made_by_us(ifindex, dir).exists() && socket.replace_filter(&filter, program).is_ok() {
-        return Ok(());
+    if !made_by_us(ifindex, dir).exists() || socket.replace_filter(&filter, program).is_err() {
+        add_clsact(&mut socket, ifindex, dir)?;
+        socket.replace_filter(&filter, program)?;
     }
-    add_clsact(&mut socket, ifindex, dir)?;
-    Ok(socket.replace_filter(&filter, program)?)
+    remove_where(&mut socket, ifindex, hook, |found| !is_in_place(found, hook))
+}
+
+/// Takes away those of our filters at a hook of which this is so.
+fn remove_where(socket: &mut Socket, ifindex: u32, hook: Hook, is_it: impl Fn(&Filter) -> bool) -> Result<(), Failure> {
+    let found = socket.filters(Ifindex(ifindex), hook.side())?;
+    for filter in found.iter().filter(|found| is_ours(found, hook) && is_it(found)) {
+        socket.delete_filter(filter)?;
+    }
+    Ok(())
 }
 
 /// Whether our filter is there and runs this program.
@@ -58,7 +77,7 @@ pub fn attach(program: &SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -
 pub fn is_attached(program: &SchedClassifier, hook: Hook, ifindex: u32, socket: &mut Socket) -> Result<bool, Failure> {
     let own = program.info()?.id();
     let filters = socket.filters(Ifindex(ifindex), hook.side())?;
-    Ok(filters.iter().any(|found| is_ours(found, hook) && found.program == Some(own)))
+    Ok(filters.iter().any(|found| is_in_place(found, hook) && found.program == Some(own)))
 }
 
 /// Makes the clsact, unless there is one, and says that it is ours before it is.
@@ -88,8 +107,7 @@ fn made_by_us(ifindex: u32, dir: &Path) -> PathBuf {
 /// # Errors
 /// The kernel refuses.
 pub fn detach(hook: Hook, ifindex: u32) -> Result<(), Failure> {
-    Socket::open()?.delete_filter(&filter(hook, ifindex))?;
-    Ok(())
+    remove_where(&mut Socket::open()?, ifindex, hook, |_| true)
 }
 
 fn remove_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {
@@ -128,7 +146,7 @@ pub fn remove(dir: &Path) -> Result<(), Failure> {
     let mut interfaces: BTreeSet<u32> = pins::links(dir).into_iter().filter_map(|(_, ifindex)| ifindex).collect();
     let mut socket = Socket::open()?;
     for (ifindex, hook) in ours()? {
-        socket.delete_filter(&filter(hook, ifindex))?;
+        remove_where(&mut socket, ifindex, hook, |_| true)?;
         interfaces.insert(ifindex);
     }
     interfaces.into_iter().try_for_each(|ifindex| remove_clsact(&mut socket, ifindex, dir))

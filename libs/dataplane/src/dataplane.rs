@@ -13,7 +13,7 @@ use crate::{
     passage, pins,
     policy_log::PolicyLog,
     programs::{self, Globals, Hook, Programs, in_full},
-    reconcile::{Reconciler, tunnel},
+    reconcile::{Reconciler, ipip, tunnel},
     report::{Reporter, Wanted},
     sockets::Sockets,
     staged::{self, Tried},
@@ -379,6 +379,7 @@ fn clear(network: &mut impl Network, pinned: &BTreeSet<u32>, state_dir: &Path) -
             left.extend(node_routes.map(|error| in_full(&error)).collect::<Vec<_>>());
             let device = tunnel::device(&seen).and_then(|index| network.delete_link(index).err());
             left.extend(device.map(|error| in_full(&error)));
+            left.extend(ipip::clear(network));
             left.extend(failed.into_iter().map(|(item, error)| format!("{item}: {error}")));
         }
         Err(error) => left.push(in_full(&error)),

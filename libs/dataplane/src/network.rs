@@ -13,7 +13,7 @@ use netlink::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -126,6 +126,13 @@ fn takes_more_than_it_says(event: &Event) -> bool {
     }
 }
 
+const fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
 fn is_node_route(route: &Route) -> bool {
     route.protocol == NODE_ROUTE_PROTOCOL
 }
@@ -152,6 +159,12 @@ pub trait Network {
     fn delete_link(&mut self, index: Ifindex) -> Result<bool, Error>;
     /// Gives a link an address of its own alone.
     fn add_address(&mut self, index: Ifindex, address: IpAddr) -> Result<(), Error>;
+    /// The IPv4 addresses of a link that are listed by this name.
+    fn labelled(&mut self, index: Ifindex, label: &str) -> Result<Vec<Ipv4Addr>, Error>;
+    /// Gives a link an IPv4 address of its own alone, which is listed by this name.
+    fn add_labelled(&mut self, index: Ifindex, address: Ipv4Addr, label: &str) -> Result<(), Error>;
+    /// Takes such an address away. `false`: it was gone.
+    fn delete_address(&mut self, index: Ifindex, address: Ipv4Addr) -> Result<bool, Error>;
     /// Makes a permanent neighbour, or changes it into one.
     fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error>;
     /// Takes a neighbour away. `false`: it was gone.
@@ -281,6 +294,20 @@ impl Network for KernelNetwork {
     fn add_address(&mut self, index: Ifindex, address: IpAddr) -> Result<(), Error> {
         let length = if address.is_ipv4() { 32 } else { 128 };
         self.socket.add_address(index, address, length, true)
+    }
+
+    fn labelled(&mut self, index: Ifindex, label: &str) -> Result<Vec<Ipv4Addr>, Error> {
+        let listed = self.socket.addresses()?;
+        let is_it = |found: &netlink::Address| found.interface == index && found.label == label;
+        Ok(listed.into_iter().filter(is_it).filter_map(|found| v4(found.address)).collect())
+    }
+
+    fn add_labelled(&mut self, index: Ifindex, address: Ipv4Addr, label: &str) -> Result<(), Error> {
+        self.socket.add_labelled_address(index, address, label)
+    }
+
+    fn delete_address(&mut self, index: Ifindex, address: Ipv4Addr) -> Result<bool, Error> {
+        self.socket.delete_address(index, address)
     }
 
     fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error> {

@@ -17,6 +17,7 @@ use abi::Masquerade;
 use answers::Answers;
 use calc::{EndpointSpec, HostEndpointSpec, Latest, NodeSpec, Owner};
 use hosts::HOST_HOOKS;
+use ipip::Ipip;
 use look::{Facts, SettingsSeen};
 use model::{AttachmentId, IfaceName, Ifindex};
 use netlink::Link;
@@ -31,6 +32,7 @@ use tunnel::Tunnel;
 
 mod answers;
 mod hosts;
+pub(crate) mod ipip;
 mod look;
 pub(crate) mod node_routes;
 mod own;
@@ -77,6 +79,7 @@ pub struct Reconciler<N, G, S> {
     own: Own,
     node_routes: NodeRoutes,
     tunnel: Tunnel,
+    ipip: Ipip,
     /// Services behind which they stand.
     answers: Answers,
     /// Those among which the sources of ICMP errors were chosen.
@@ -146,6 +149,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             own: Own::default(),
             node_routes: NodeRoutes::default(),
             tunnel: Tunnel::default(),
+            ipip: Ipip::default(),
             answers: Answers::default(),
             speaks: None,
             spoken: Sources::default(),
@@ -203,6 +207,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         self.guard(&mut pass);
         self.guard_own(&mut pass);
         self.guard_answers(&mut pass, desired);
+        self.guard_ipip(&mut pass, desired);
         self.guard_tunnel(&mut pass, desired);
         self.facts = look::facts(self.names_of_interest(), &pass.seen);
         laps.lap("guard");

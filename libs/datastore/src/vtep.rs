@@ -7,13 +7,17 @@ use crate::{Metadata, Object, ObjectError, Objects, convert::InvalidField};
 use model::{Mac, NodeName, NodeVteps, Vtep, Vteps};
 use serde_json::Value;
 use sha1::{Digest as _, Sha1};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 pub(crate) const KIND: &str = "NodeVteps";
 pub(crate) const API_VERSION: &str = "tortie.net/v1";
 
 /// Where an address and its MAC stand, IPv4 first.
 pub(crate) type Names = [[&'static str; 2]; 2];
+
+/// Where the address within IPIP stands: as an annotation, and in the spec of Calico's Node, beside what it says of BGP.
+pub(crate) const IPIP_ANNOTATION: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
+pub(crate) const IPIP_FIELD: [&str; 2] = ["bgp", "ipv4IPIPTunnelAddr"];
 
 /// As annotations of a Node (libcalico-go/lib/backend/k8s/resources/node.go).
 pub(crate) const ANNOTATIONS: Names = [
@@ -50,7 +54,18 @@ pub(crate) fn read<'a>(
         Some(Vtep { address: found, mac })
     };
     let [v4, v6] = names;
-    Vteps { v4: end(v4, false), v6: end(v6, true) }
+    Vteps { v4: end(v4, false), v6: end(v6, true), ipip: None }
+}
+
+/// The address within IPIP; `place`: where it stands.
+pub(crate) fn read_ipip(place: &str, said: Option<&str>, unreadable: &mut Vec<InvalidField>) -> Option<Ipv4Addr> {
+    let text = said.filter(|text| !text.is_empty())?;
+    let found = text.parse();
+    if found.is_err() {
+        let reason = InvalidField::new(place, format!("{text:?} is not an IPv4 address"));
+        unreadable.push(reason.so("this node has no address within IPIP for others"));
+    }
+    found.ok()
 }
 
 /// What stands under each name where this is so; `None`: nothing.
@@ -136,7 +151,11 @@ mod tests {
     fn what_an_agent_tells_of_its_node_is_written_once_and_reads_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let objects = Objects::open(dir.path()).expect("a store");
-        let vteps = Vteps { v4: Some(Vtep { address: [10, 65, 1, 0].into(), mac: Mac([2; 6]) }), v6: None };
+        let vteps = Vteps {
+            v4: Some(Vtep { address: [10, 65, 1, 0].into(), mac: Mac([2; 6]) }),
+            ipip: Some([10, 65, 1, 9].into()),
+            v6: None,
+        };
         let own = NodeVteps { node: "n1".into(), vteps };
         let version = || objects.get(KIND, "n1").expect("readable").expect("it").metadata.resource_version;
         tell(&objects, &own).expect("told");

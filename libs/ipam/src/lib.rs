@@ -32,4 +32,4 @@ pub use block::{AllocationAttribute, Block, InvalidBlock};
 pub use ledger::{Clock, Kept, Ledger, Write};
 pub use request::{AssignError, Request};
 pub use tracked::Tracked;
-pub use tunnel::{tunnel_attributes, tunnel_handle};
+pub use tunnel::{Tunnel, tunnel_attributes, tunnel_handle};

@@ -7,21 +7,46 @@ use crate::{Ledger, Request};
 use model::{Family, IpPool, NodeName};
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// Under which handle the address of a node's VXLAN is counted.
+/// What a node has an address for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tunnel {
+    /// VXLAN of a family.
+    Vxlan(Family),
+    /// IPIP.
+    Ipip,
+}
+
+impl Tunnel {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Vxlan(Family::V4), Self::Vxlan(Family::V6), Self::Ipip];
+
+    /// Of which family its address is.
+    #[must_use]
+    pub const fn family(self) -> Family {
+        match self {
+            Self::Vxlan(family) => family,
+            Self::Ipip => Family::V4,
+        }
+    }
+}
+
+/// Under which handle the address of a node's tunnel is counted.
 #[must_use]
-pub fn tunnel_handle(node: &NodeName, family: Family) -> String {
-    match family {
-        Family::V4 => format!("vxlan-tunnel-addr-{node}"),
-        Family::V6 => format!("vxlan-v6-tunnel-addr-{node}"),
+pub fn tunnel_handle(node: &NodeName, tunnel: Tunnel) -> String {
+    match tunnel {
+        Tunnel::Vxlan(Family::V4) => format!("vxlan-tunnel-addr-{node}"),
+        Tunnel::Vxlan(Family::V6) => format!("vxlan-v6-tunnel-addr-{node}"),
+        Tunnel::Ipip => format!("ipip-tunnel-addr-{node}"),
     }
 }
 
 /// What stands beside it.
 #[must_use]
-pub fn tunnel_attributes(node: &NodeName, family: Family) -> BTreeMap<String, String> {
-    let kind = match family {
-        Family::V4 => "vxlanTunnelAddress",
-        Family::V6 => "vxlanV6TunnelAddress",
+pub fn tunnel_attributes(node: &NodeName, tunnel: Tunnel) -> BTreeMap<String, String> {
+    let kind = match tunnel {
+        Tunnel::Vxlan(Family::V4) => "vxlanTunnelAddress",
+        Tunnel::Vxlan(Family::V6) => "vxlanV6TunnelAddress",
+        Tunnel::Ipip => "ipipTunnelAddress",
     };
     [("node", node.to_string()), ("type", kind.to_owned())].map(|(key, value)| (key.to_owned(), value)).into()
 }
@@ -56,9 +81,9 @@ mod tests {
     }
 
     fn wish(node: &str, pool: &str) -> Request {
-        let (node, handle) = (NodeName::from(node), tunnel_handle(&node.into(), Family::V4));
+        let (node, handle) = (NodeName::from(node), tunnel_handle(&node.into(), Tunnel::Vxlan(Family::V4)));
         Request {
-            secondary: tunnel_attributes(&node, Family::V4),
+            secondary: tunnel_attributes(&node, Tunnel::Vxlan(Family::V4)),
             node,
             owner: handle.clone(),
             tunnel: Some(handle),
@@ -79,9 +104,11 @@ mod tests {
         let held: Vec<_> = block.attributes.iter().collect();
         assert_eq!(held.len(), 1);
         assert_eq!(held[0].handle_id.as_deref(), Some("vxlan-tunnel-addr-n1"));
-        assert_eq!(held[0].secondary, tunnel_attributes(&"n1".into(), Family::V4));
+        assert_eq!(held[0].secondary, tunnel_attributes(&"n1".into(), Tunnel::Vxlan(Family::V4)));
         assert!(!ledger.writes().is_empty());
         assert!(ledger.handles.contains_key("vxlan-tunnel-addr-n1"), "{:?}", ledger.handles);
+        assert_eq!(tunnel_handle(&"n1".into(), Tunnel::Ipip), "ipip-tunnel-addr-n1");
+        assert_eq!(tunnel_attributes(&"n1".into(), Tunnel::Ipip)["type"], "ipipTunnelAddress");
     }
 
     #[test]

@@ -85,6 +85,12 @@ impl IpPool {
         self.wrapping != Wrapping::Never && self.wrapper == Wrapper::Vxlan
     }
 
+    /// Whether packets to some of its addresses are wrapped by IPIP, which wraps IPv4 alone.
+    #[must_use]
+    pub fn uses_ipip(&self) -> bool {
+        self.wrapping != Wrapping::Never && self.wrapper == Wrapper::Ipip && self.cidr.is_v4()
+    }
+
     /// One for pods.
     #[must_use]
     pub fn of_pods(name: &str, cidr: Cidr, block_size: u8) -> Self {

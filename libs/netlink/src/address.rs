@@ -3,14 +3,14 @@
 //! Invariant: adding what is there already succeeds.
 //! Never: waits for duplicate address detection.
 
-use crate::{Error, Socket, socket::About};
+use crate::{Error, Socket, error::deleted, socket::About};
 use model::Ifindex;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope},
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Address {
     pub global: bool,
     /// Still being checked for duplicates, or found to be one.
     pub tentative: bool,
+    /// By what name it is listed; of IPv4 alone, the interface's where nobody gave another.
+    pub label: String,
 }
 
 impl Socket {
@@ -63,6 +65,38 @@ impl Socket {
         let about = About { operation: "add address", object: &object };
         self.change(about, Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
+
+    /// Gives an interface an IPv4 address of its own alone, which is listed by this name (15 letters at most).
+    ///
+    /// # Errors
+    /// The interface is not there, or the kernel refuses the address.
+    pub fn add_labelled_address(&mut self, interface: Ifindex, address: Ipv4Addr, label: &str) -> Result<(), Error> {
+        let mut message = single(interface, address);
+        message.attributes.push(AddressAttribute::Label(label.to_owned()));
+        let object = format!("{address} to interface {}", interface.0);
+        let about = About { operation: "add address", object: &object };
+        self.change(about, Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Takes such an address away. `false`: it was not there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete_address(&mut self, interface: Ifindex, address: Ipv4Addr) -> Result<bool, Error> {
+        let object = format!("{address} of interface {}", interface.0);
+        let about = About { operation: "delete address", object: &object };
+        deleted(self.change(about, Message::DelAddress(single(interface, address)), 0))
+    }
+}
+
+/// A message about an address that is its own network.
+fn single(interface: Ifindex, address: Ipv4Addr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = interface.0;
+    message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+    message
 }
 
 pub(crate) fn family_of(address: IpAddr) -> AddressFamily {
@@ -83,7 +117,12 @@ pub(crate) fn address_of(message: &Message) -> Option<Address> {
     };
     let attributes = &message.attributes;
     let address = attributes.iter().find_map(own).or_else(|| attributes.iter().find_map(any))?;
+    let label = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Label(label) => Some(label.clone()),
+        _ => None,
+    });
     Some(Address {
+        label: label.unwrap_or_default(),
         interface: Ifindex(message.header.index),
         address,
         prefix_len: message.header.prefix_len,

@@ -8,7 +8,7 @@ use model::{Cidr, Ifindex};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -41,6 +41,9 @@ pub enum RouteKind {
     Other,
 }
 
+/// The bit of the MTU in a route's lock (`1 << RTAX_MTU`).
+const MTU_LOCK: u32 = 1 << 2;
+
 /// The metric that IPv6 gives where none is asked for.
 const METRIC_V6: u32 = 1024;
 
@@ -65,6 +68,10 @@ pub struct Route {
     pub kind: RouteKind,
     /// Of several to one destination the smallest is taken; 0: what the kernel gives by itself.
     pub metric: u32,
+    /// No packet is longer, whatever the path says; 0: nothing is said.
+    pub mtu: u32,
+    /// From which address this host's own packets go there, where they have none yet.
+    pub source: Option<IpAddr>,
 }
 
 impl Route {
@@ -81,6 +88,8 @@ impl Route {
             on_link: false,
             kind: RouteKind::Unicast,
             metric: 0,
+            mtu: 0,
+            source: None,
         }
     }
 }
@@ -163,6 +172,11 @@ fn message_of(route: &Route) -> RouteMessage {
         message.attributes.push(RouteAttribute::Destination(network.into()));
     }
     message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+    message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    if route.mtu != 0 {
+        let metrics = vec![RouteMetric::Lock(MTU_LOCK), RouteMetric::Mtu(route.mtu)];
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
     message
 }
 
@@ -205,6 +219,7 @@ pub(crate) fn route_of(message: &Message) -> Option<Route> {
         _ => return None,
     };
     let (mut interface, mut gateway, mut table, mut metric) = (None, None, u32::from(header.table), 0);
+    let (mut mtu, mut source) = (0, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => network = ip_of(address)?,
@@ -212,6 +227,8 @@ pub(crate) fn route_of(message: &Message) -> Option<Route> {
             RouteAttribute::Oif(index) => interface = Some(Ifindex(*index)),
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::PrefSource(address) => source = ip_of(address),
+            RouteAttribute::Metrics(metrics) => mtu = locked_mtu(metrics),
             _ => {}
         }
     }
@@ -226,7 +243,16 @@ pub(crate) fn route_of(message: &Message) -> Option<Route> {
         on_link: header.flags.contains(RouteFlags::Onlink),
         kind,
         metric: if network.is_ipv6() && metric == METRIC_V6 { 0 } else { metric },
+        mtu,
+        source,
     })
+}
+
+/// One that is not locked is the path's to say.
+fn locked_mtu(metrics: &[RouteMetric]) -> u32 {
+    let is_locked = |metric: &RouteMetric| matches!(metric, RouteMetric::Lock(bits) if bits & MTU_LOCK != 0);
+    let mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+    mtu.filter(|_| metrics.iter().any(is_locked)).unwrap_or_default()
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {

@@ -3,7 +3,7 @@
 //! Invariant: a key that one does not name has the same value as in the one before.
 //! Never: a write that is not noted.
 
-use crate::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, NodeRoute, NodeSpec, TunnelSpec};
+use crate::{AddressSpec, Desired, EndpointSpec, HostEndpointSpec, IpipSpec, NodeRoute, NodeSpec, TunnelSpec};
 use model::{AttachmentId, Cidr, IfaceName};
 use policy::Class;
 use service::{Balance, Frontend};
@@ -92,6 +92,7 @@ pub(super) struct Own<'a> {
     pub(super) host_endpoints: &'a mut BTreeMap<IfaceName, HostEndpointSpec>,
     pub(super) node: &'a mut NodeSpec,
     pub(super) tunnel: &'a mut Option<Arc<TunnelSpec>>,
+    pub(super) ipip: &'a mut Option<Arc<IpipSpec>>,
 }
 
 impl Followed {
@@ -126,8 +127,8 @@ impl Followed {
     }
 
     pub(super) fn own(&mut self) -> Own<'_> {
-        let Desired { endpoints, host_endpoints, node, tunnel, .. } = &mut self.desired;
-        Own { endpoints, host_endpoints, node, tunnel }
+        let Desired { endpoints, host_endpoints, node, tunnel, ipip, .. } = &mut self.desired;
+        Own { endpoints, host_endpoints, node, tunnel, ipip }
     }
 }
 

@@ -107,7 +107,7 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
     let said = |((node, why), count): ((&NodeName, Unroutable), usize)| {
         let why = match why {
             Unroutable::Wrapped => {
-                "their pool has packets between nodes wrapped by IPIP (ipipMode), which is not served yet"
+                "their pool has packets between nodes wrapped by IPIP (ipipMode), which wraps no IPv6: vxlanMode does"
             }
             Unroutable::Endless => {
                 "their pool has packets wrapped (vxlanMode), and it has not said its tunnel address yet"
@@ -120,6 +120,7 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
             }
             Unroutable::Left => "BGP has to say the way",
             Unroutable::Addressless => "its Node has no address of their family",
+            Unroutable::OwnAddressless => "this node's own Node has no address of their family to send from (ipipMode)",
         };
         format!("Node {node}: no route to {count} of its blocks and addresses: {why}")
     };

@@ -5,7 +5,7 @@
 
 use super::{Live, dirty::Dirty, judges::Questions, peers::Concerned};
 use crate::{
-    AddressSpec, Owner, host, masquerade,
+    AddressSpec, Owner, host, ipip, masquerade,
     resolve::endpoint,
     sources, tunnel,
     workload::{described, workload},
@@ -105,6 +105,10 @@ impl Live {
         let (mut blocks, mut addresses) = self.routes.concerned(&self.world, &self.claims, dirty);
         if dirty.pools || dirty.networks || !dirty.nodes.is_empty() {
             let (spec, before) = (tunnel::spec(&self.world), self.desired.own().tunnel);
+            if before.as_deref() != spec.as_ref() {
+                *before = spec.map(Arc::new);
+            }
+            let (spec, before) = (ipip::spec(&self.world), self.desired.own().ipip);
             if before.as_deref() != spec.as_ref() {
                 *before = spec.map(Arc::new);
             }

@@ -112,7 +112,7 @@ fn nodes_step(live: &mut Live, pod: &Pod, dice: &mut Dice) -> String {
             let ends = addresses.iter().map(|address| Vtep { address: *address, mac: Mac([2, 0, 0, 0, 0, 1]) });
             let ends: Vec<_> = ends.filter(|end| !end.address.to_string().ends_with('3')).collect();
             let of = |is_v4: bool| ends.iter().find(|end| end.address.is_ipv4() == is_v4).copied();
-            let vteps = Vteps { v4: of(true), v6: of(false) };
+            let vteps = Vteps { v4: of(true), v6: of(false), ipip: None };
             let mut told = ToldAddresses::default();
             for address in addresses.iter().rev() {
                 *told.of_mut(Family::of(*address)) = Prefixed::new(*address, 24);
@@ -395,7 +395,7 @@ fn cal_13_what_is_staged_is_tried_at_host_endpoints_whomever_the_staged_policy_s
 fn difference(found: &Desired, wanted: &Desired) -> String {
     let mut text = String::new();
     // Each by its name, so that none is added and left out here.
-    let Desired { endpoints, addresses, nets, host_endpoints, node, services, routes, tunnel } = found;
+    let Desired { endpoints, addresses, nets, host_endpoints, node, services, routes, tunnel, ipip } = found;
     differ(&mut text, endpoints, &wanted.endpoints);
     differ(&mut text, addresses, &wanted.addresses);
     differ(&mut text, nets, &wanted.nets);
@@ -404,6 +404,7 @@ fn difference(found: &Desired, wanted: &Desired) -> String {
     differ(&mut text, services, &wanted.services);
     differ(&mut text, routes, &wanted.routes);
     differ(&mut text, &BTreeMap::from([("tunnel", tunnel)]), &BTreeMap::from([("tunnel", &wanted.tunnel)]));
+    differ(&mut text, &BTreeMap::from([("ipip", ipip)]), &BTreeMap::from([("ipip", &wanted.ipip)]));
     text
 }
 

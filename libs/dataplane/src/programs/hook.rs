@@ -26,11 +26,15 @@ pub enum Hook {
     FromTunnel,
     /// Its egress.
     ToTunnel,
+    /// Ingress of the uplink, before all else there, where packets come from other nodes by IPIP.
+    FromIpip,
+    /// Its egress, after all else there, where they go there by IPIP.
+    ToIpip,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::FromWorkload,
         Self::ToWorkload,
         Self::FromUplink,
@@ -40,6 +44,8 @@ impl Hook {
         Self::FromNode,
         Self::FromTunnel,
         Self::ToTunnel,
+        Self::FromIpip,
+        Self::ToIpip,
     ];
 
     /// The program's name in the object.
@@ -55,6 +61,8 @@ impl Hook {
             Self::FromNode => "from_node",
             Self::FromTunnel => "from_tunnel",
             Self::ToTunnel => "to_tunnel",
+            Self::FromIpip => "from_ipip",
+            Self::ToIpip => "to_ipip",
         }
     }
 
@@ -62,8 +70,15 @@ impl Hook {
     #[must_use]
     pub const fn side(self) -> Side {
         match self {
-            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint | Self::FromTunnel => Side::Ingress,
-            Self::ToWorkload | Self::ToHostEndpoint | Self::ToUplink | Self::FromNode | Self::ToTunnel => Side::Egress,
+            Self::FromWorkload | Self::FromUplink | Self::FromHostEndpoint | Self::FromTunnel | Self::FromIpip => {
+                Side::Ingress
+            }
+            Self::ToWorkload
+            | Self::ToHostEndpoint
+            | Self::ToUplink
+            | Self::FromNode
+            | Self::ToTunnel
+            | Self::ToIpip => Side::Egress,
         }
     }
 
@@ -80,19 +95,24 @@ impl Hook {
             Self::FromNode => "from_node_dry",
             Self::FromTunnel => "from_tunnel_dry",
             Self::ToTunnel => "to_tunnel_dry",
+            Self::FromIpip => "from_ipip_dry",
+            Self::ToIpip => "to_ipip_dry",
         }
     }
 
     /// Those that come before it where they sit beside it, the last of them first: a host endpoint's rules are asked of what its
-    /// interface takes in at all, and of what leaves it for the address and under the address that it leaves by.
+    /// interface takes in at all, and of what leaves it for the address and under the address that it leaves by. What is wrapped by IPIP
+    /// is judged as what it is within.
     #[must_use]
     pub const fn after(self) -> &'static [Self] {
         match self {
-            Self::FromUplink => &[Self::FromHostEndpoint],
+            Self::FromUplink => &[Self::FromHostEndpoint, Self::FromIpip],
+            Self::FromHostEndpoint => &[Self::FromIpip],
+            Self::ToIpip => &[Self::ToHostEndpoint, Self::ToUplink, Self::FromNode],
             Self::ToHostEndpoint => &[Self::ToUplink, Self::FromNode],
             Self::ToUplink => &[Self::FromNode],
             Self::FromTunnel | Self::ToTunnel => &[],
-            Self::FromWorkload | Self::ToWorkload | Self::FromHostEndpoint | Self::FromNode => &[],
+            Self::FromWorkload | Self::ToWorkload | Self::FromNode | Self::FromIpip => &[],
         }
     }
 
@@ -112,6 +132,7 @@ impl Hook {
             Self::FromNode => &[Self::FromNode],
             Self::FromTunnel | Self::ToTunnel => &[Self::FromTunnel, Self::ToTunnel],
             Self::FromHostEndpoint | Self::ToHostEndpoint => &[Self::FromHostEndpoint, Self::ToHostEndpoint],
+            Self::FromIpip | Self::ToIpip => &[Self::FromIpip, Self::ToIpip],
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::{
     HOST_HOOKS,
+    ipip::IPIP_HOOKS,
     tunnel::{self, TUNNEL_HOOKS},
 };
 use crate::{
@@ -22,7 +23,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -34,6 +35,8 @@ pub struct Kernel {
     pub settings: BTreeMap<String, String>,
     /// Addresses of links, in the order they were given.
     pub addresses: Vec<(u32, IpAddr)>,
+    /// Those of a name of their own.
+    pub labelled: BTreeSet<(u32, Ipv4Addr)>,
     pub attached: BTreeSet<(u32, Hook)>,
     pub tables: FakeStore,
     /// What was changed, in order.
@@ -234,6 +237,26 @@ impl Network for Handle {
         Ok(())
     }
 
+    fn labelled(&mut self, index: Ifindex, _: &str) -> Result<Vec<Ipv4Addr>, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        let failed = |error| Error { operation: "list", object: "addresses".into(), reason: Reason::Kernel(error) };
+        kernel.call(None).map_err(failed)?;
+        Ok(kernel.labelled.iter().filter(|(at, _)| *at == index.0).map(|(_, address)| *address).collect())
+    }
+
+    fn add_labelled(&mut self, index: Ifindex, address: Ipv4Addr, label: &str) -> Result<(), Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.change(format!("address {} {address} {label}", index.0))?;
+        kernel.labelled.insert((index.0, address));
+        Ok(())
+    }
+
+    fn delete_address(&mut self, index: Ifindex, address: Ipv4Addr) -> Result<bool, Error> {
+        let mut kernel = self.kernel.borrow_mut();
+        kernel.change(format!("delete address {} {address}", index.0))?;
+        Ok(kernel.labelled.remove(&(index.0, address)))
+    }
+
     fn replace_neighbour(&mut self, index: Ifindex, address: IpAddr, mac: Mac) -> Result<(), Error> {
         let mut kernel = self.kernel.borrow_mut();
         assert!(kernel.is_in_force(index.0), "a neighbour on {} before its policy is in force", index.0);
@@ -264,6 +287,8 @@ impl Network for Handle {
             assert_eq!(another, None, "the route to {} is another's", route.destination);
             if route.kind == RouteKind::Unicast {
                 kernel.link(route.interface).filter(|link| link.up).ok_or_else(gone)?;
+                let is_wrapped = IPIP_HOOKS.iter().all(|hook| kernel.attached.contains(&(route.interface.0, *hook)));
+                assert!(route.mtu == 0 || is_wrapped, "a route by IPIP before anything is wrapped");
             }
             kernel.seen.learn(Event::Route(route.clone()));
             return Ok(());

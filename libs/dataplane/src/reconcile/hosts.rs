@@ -21,7 +21,9 @@ pub const HOST_HOOKS: [Hook; 2] = [Hook::FromHostEndpoint, Hook::ToHostEndpoint]
 
 /// Whether a program at this hook goes while its interface stays.
 pub fn may_be_released(hook: Hook) -> bool {
-    HOST_HOOKS.contains(&hook) || matches!(hook, Hook::ToUplink | Hook::FromNode | Hook::FromTunnel | Hook::ToTunnel)
+    let of_ipip = matches!(hook, Hook::FromIpip | Hook::ToIpip);
+    let of_tunnel = matches!(hook, Hook::FromTunnel | Hook::ToTunnel);
+    HOST_HOOKS.contains(&hook) || matches!(hook, Hook::ToUplink | Hook::FromNode) || of_tunnel || of_ipip
 }
 
 /// What a host endpoint is called where something is wrong with it.
@@ -113,7 +115,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         Ok(())
     }
 
-    /// Takes programs from interfaces that have no host endpoint any more, and that no answer leaves by. What cannot be taken is tried again by the next
+    /// Takes programs from interfaces that have no host endpoint any more, that no answer leaves by, and where nothing is wrapped. What cannot be taken is tried again by the next
     /// sweep; it lets everything pass meanwhile.
     fn release_hosts(&mut self) {
         if !self.has_passed {
@@ -125,6 +127,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             let is_needed = match hook {
                 Hook::ToUplink => self.may_answer(index),
                 Hook::FromNode => self.may_lead(index),
+                Hook::FromIpip | Hook::ToIpip => self.wraps_at(index),
                 // They go with their device.
                 Hook::FromTunnel | Hook::ToTunnel => true,
                 hook => (self.translates && hook == Hook::ToHostEndpoint) || kept.contains(&index),

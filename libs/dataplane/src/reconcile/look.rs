@@ -48,6 +48,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         if extent == Extent::Everything {
             is_unguarded = self.look_at_guards(&seen, &mut looked);
             self.look_at_settings(&seen, &mut looked);
+            self.look_at_ipip(&mut looked);
             self.look_at_tables(&mut looked);
         }
         if is_moved || is_unguarded {
@@ -81,6 +82,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let mut hooks: Vec<(Hook, &Link)> = pods.flat_map(|link| POD_HOOKS.map(|hook| (hook, link))).collect();
         let uplink = self.uplink.as_ref().and_then(|name| seen.links.get(name));
         // Each before what takes its place after it.
+        let of_ipip = self.uplink_of_ipip(seen);
+        hooks.extend(of_ipip.map(|link| (Hook::FromIpip, link)));
         hooks.extend(self.own_links(seen).map(|link| (Hook::FromNode, link)));
         hooks.extend(uplink.map(|link| (Hook::ToUplink, link)));
         let own = self.hosts.keys().filter_map(|name| seen.links.get(name));
@@ -90,6 +93,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let leaving = self.leaving(seen).filter(|link| !of_hosts.contains(&link.index));
         hooks.extend(leaving.map(|link| (Hook::ToHostEndpoint, link)));
         hooks.extend(uplink.map(|link| (Hook::FromUplink, link)));
+        hooks.extend(of_ipip.map(|link| (Hook::ToIpip, link)));
         // One that was never guarded is for a pass.
         hooks.retain(|(hook, link)| self.guards.is_attached(*hook, link.index.0));
         let mut is_unguarded = false;

@@ -33,10 +33,12 @@ pub struct NodeRoutes {
     /// Networks to which the way is not as wanted, for now.
     open: BTreeSet<Cidr>,
     /// What the last look saw: routes, and the links that they need.
-    looked: Option<(Arc<BTreeSet<Route>>, Links)>,
+    looked: Option<(Arc<BTreeSet<Route>>, Ways)>,
 }
 
-type Links = BTreeMap<IfaceName, Ifindex>;
+type Links = BTreeMap<IfaceName, (Ifindex, u32)>;
+/// Links with their MTU, and routes by which other nodes are reached where that counts.
+type Ways = (Links, Vec<Route>);
 
 /// What a round came to.
 #[derive(Default)]
@@ -46,19 +48,19 @@ struct Round {
     failed: Vec<(String, ApplyError)>,
 }
 
-/// As it reads back; `None`: none is wanted.
+/// As it reads back; `None`: none is wanted. What goes by IPIP is asked for elsewhere.
 fn wanted(route: Option<&NodeRoute>, to: Cidr, links: &Links) -> Result<Option<Route>, ApplyError> {
     match route {
         Some(NodeRoute::Blackhole) => Ok(Some(blackhole(to))),
         Some(NodeRoute::Via { gateway, interface }) => match links.get(interface) {
-            Some(link) => Ok(Some(via(to, *gateway, *link))),
+            Some((link, _)) => Ok(Some(via(to, *gateway, *link))),
             None => Err(failed(format!("its interface {interface} is down or gone"))),
         },
         Some(NodeRoute::Tunnel(end)) => match links.get(&IfaceName(DEVICE.to_owned())) {
-            Some(link) => Ok(Some(Route { on_link: true, ..via(to, end.gateway, *link) })),
+            Some((link, _)) => Ok(Some(Route { on_link: true, ..via(to, end.gateway, *link) })),
             None => Err(failed(format!("the tunnel device {DEVICE} is down or gone"))),
         },
-        Some(NodeRoute::None(..)) | None => Ok(None),
+        Some(NodeRoute::None(..) | NodeRoute::Ipip { .. }) | None => Ok(None),
     }
 }
 
@@ -86,7 +88,7 @@ pub fn blackhole(destination: Cidr) -> Route {
 /// Those that are up, but for pods': no route to a node leads there.
 fn links(seen: &Seen) -> Links {
     let own = seen.links.values().filter(|link| link.up && !host::is_pods(link));
-    own.map(|link| (link.name.clone(), link.index)).collect()
+    own.map(|link| (link.name.clone(), (link.index, link.mtu))).collect()
 }
 
 /// Whose the route to the same network is that is not ours.
@@ -111,11 +113,11 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         if self.node_routes.heard.is_none() {
             return;
         }
-        let now = (Arc::clone(&seen.node_routes), links(seen));
-        let is_same = |(routes, links): &(Arc<BTreeSet<Route>>, Links)| Arc::ptr_eq(routes, &now.0) && *links == now.1;
+        let now = (Arc::clone(&seen.node_routes), (links(seen), self.ways_of_ipip(seen)));
+        let is_same = |(routes, ways): &(Arc<BTreeSet<Route>>, Ways)| Arc::ptr_eq(routes, &now.0) && *ways == now.1;
         let is_known = self.node_routes.looked.as_ref().is_some_and(is_same);
         let places = if is_known { self.node_routes.open.clone() } else { places(desired, seen) };
-        let round = self.route(places, desired, seen, &now.1);
+        let round = self.route(places, desired, seen, &now.1.0);
         for place in round.mended {
             looked.repaired(DriftKind::Route, format!("the route to {place} was gone or changed"));
         }
@@ -127,7 +129,10 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     fn route(&mut self, places: BTreeSet<Cidr>, desired: Latest<'_>, seen: &Seen, links: &Links) -> Round {
         let mut round = Round::default();
         for place in places {
-            let wanted = wanted(desired.routes.get(&place), place, links);
+            let wanted = match desired.routes.get(&place) {
+                Some(NodeRoute::Ipip { remote }) => self.by_ipip(seen, place, *remote).map(Some).map_err(failed),
+                route => wanted(route, place, links),
+            };
             let was_open = self.node_routes.open.contains(&place);
             match self.route_one(place, wanted, seen) {
                 Ok(is_changed) => {

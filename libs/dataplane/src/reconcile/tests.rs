@@ -29,6 +29,7 @@ use std::{
 };
 
 mod answers;
+mod ipip;
 mod node_routes;
 mod own;
 mod tunnel;

@@ -3,7 +3,7 @@
 //! Invariant: a network stands in `TUNNELS` before a route leads there, and goes after it.
 //! Never: leaves a device of that name that is not ours beside a tunnel that is wanted: two cannot have the port.
 
-use super::{Pass, Reconciler};
+use super::{Pass, Reconciler, ipip};
 use crate::{
     ApplyError, DriftKind,
     drift::Looked,
@@ -14,9 +14,9 @@ use crate::{
 };
 use abi::{
     Address, NetKey, TunnelEnd,
-    tunnel::{VNI, VXLAN_PORT},
+    tunnel::{FROM_VXLAN, VNI, VXLAN_PORT},
 };
-use calc::{Latest, NodeRoute, TunnelSpec};
+use calc::{IpipSpec, Latest, NodeRoute, TunnelSpec};
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{Link, VxlanSpec};
 use std::{
@@ -54,6 +54,8 @@ pub struct Tunnel {
     held: Option<BTreeMap<NetKey, TunnelEnd>>,
     /// What is to go once no route leads there.
     stale: BTreeSet<NetKey>,
+    /// Who may send, and from where this node does, as `TUNNELS` and `TUNNEL_LOCAL` have it.
+    ends: Ends,
     /// This node's end as it was wanted last, and whether the device is so.
     spec: Option<Arc<TunnelSpec>>,
     is_up: bool,
@@ -84,18 +86,62 @@ fn is_ours(link: &Link) -> bool {
     link.kind == "vxlan" && link.alias == ALIAS
 }
 
-/// From there packets come, and none go there.
-fn of_peer(address: IpAddr) -> Option<(NetKey, TunnelEnd)> {
-    let remote = prefix::address_key(address)?;
-    Some((prefix::host(remote), TunnelEnd { remote, ..TunnelEnd::default() }))
+/// How this node takes part in VXLAN and in IPIP.
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    vxlan: Option<Arc<TunnelSpec>>,
+    ipip: Option<Arc<IpipSpec>>,
+}
+
+impl Ends {
+    fn of(desired: Latest<'_>) -> Self {
+        Self { vxlan: desired.tunnel.clone(), ipip: desired.ipip.clone() }
+    }
+
+    fn is_none(&self) -> bool {
+        self.vxlan.is_none() && self.ipip.is_none()
+    }
+
+    /// The same, not only equal.
+    fn is(&self, other: &Self) -> bool {
+        self.vxlan.as_ref().map(Arc::as_ptr) == other.vxlan.as_ref().map(Arc::as_ptr)
+            && self.ipip.as_ref().map(Arc::as_ptr) == other.ipip.as_ref().map(Arc::as_ptr)
+    }
+
+    /// From there packets come.
+    fn peers(&self) -> BTreeMap<NetKey, TunnelEnd> {
+        let by_vxlan = self.vxlan.iter().flat_map(|spec| &spec.peers).filter_map(|peer| {
+            let remote = prefix::address_key(*peer)?;
+            Some(TunnelEnd { remote, ways: FROM_VXLAN, ..TunnelEnd::default() })
+        });
+        let by_ipip = self.ipip.iter().flat_map(|spec| &spec.peers).map(|peer| ipip::of_peer(*peer));
+        let mut peers = BTreeMap::<_, TunnelEnd>::new();
+        for end in by_vxlan.chain(by_ipip) {
+            let ways = peers.entry(prefix::host(end.remote)).or_insert(end).ways | end.ways;
+            peers.insert(prefix::host(end.remote), TunnelEnd { ways, ..end });
+        }
+        peers
+    }
+
+    /// From where this node sends.
+    fn local(&self) -> [Address; 2] {
+        let of = |is_v4: bool| {
+            let by_vxlan = self.vxlan.iter().flat_map(|spec| &spec.local).copied();
+            let by_ipip = self.ipip.iter().map(|spec| IpAddr::V4(spec.local));
+            let own = by_vxlan.chain(by_ipip).find(|address| address.is_ipv4() == is_v4);
+            own.and_then(prefix::address_key).unwrap_or_else(Address::default)
+        };
+        [of(true), of(false)]
+    }
 }
 
 fn of_route(route: Option<&NodeRoute>) -> Option<TunnelEnd> {
     match route {
         Some(NodeRoute::Tunnel(end)) => {
             let remote = prefix::address_key(end.remote)?;
-            Some(TunnelEnd { remote, mac: end.mac.0, pad: [0; 2] })
+            Some(TunnelEnd { remote, mac: end.mac.0, ..TunnelEnd::default() })
         }
+        Some(NodeRoute::Ipip { remote }) => Some(ipip::of_way(*remote)),
         _ => None,
     }
 }
@@ -109,9 +155,9 @@ struct Shape {
 impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// Before the commit, and before routes lead there. What fails is named; the rest of the revision goes on.
     pub(super) fn guard_tunnel(&mut self, pass: &mut Pass, desired: Latest<'_>) {
-        let (before, was_up) = (self.tunnel.spec.take(), self.tunnel.is_up);
+        let was_up = self.tunnel.is_up;
         self.tunnel.spec.clone_from(&desired.tunnel);
-        let done = self.learn_tunnels(desired, before.as_ref()).map_err(|error| failed("write its tables", error));
+        let done = self.learn_tunnels(desired).map_err(|error| failed("write its tables", error));
         let done = done.and_then(|()| match &desired.tunnel {
             Some(spec) => self.make_device(pass, spec),
             None => self.drop_device(pass),
@@ -126,13 +172,15 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     }
 
     /// What a network lies behind is known before packets go there.
-    fn learn_tunnels(&mut self, desired: Latest<'_>, before: Option<&Arc<TunnelSpec>>) -> Result<(), StoreError> {
+    fn learn_tunnels(&mut self, desired: Latest<'_>) -> Result<(), StoreError> {
         let heard = self.tunnel.heard.take();
         if self.tunnel.held.is_none() {
             self.tunnel.held = Some(self.tables.store_mut().tunnels()?);
         }
         let held = self.tunnel.held.as_ref();
-        if desired.tunnel.is_none() && held.is_none_or(BTreeMap::is_empty) {
+        let ends = Ends::of(desired);
+        if ends.is_none() && held.is_none_or(BTreeMap::is_empty) {
+            self.tunnel.ends = ends;
             self.tunnel.heard = Some(desired.number());
             return Ok(());
         }
@@ -144,13 +192,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             }
             None => self.learn_all(desired)?,
         }
-        let is_same = match (before, &desired.tunnel) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            _ => false,
-        };
-        if !is_same {
-            self.learn_ends(before, desired.tunnel.as_ref())?;
+        if !self.tunnel.ends.is(&ends) {
+            self.learn_ends(ends)?;
         }
         self.tunnel.heard = Some(desired.number());
         Ok(())
@@ -162,37 +205,29 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         for (cidr, end) in ways.collect::<Vec<_>>() {
             self.learn(cidr, Some(end))?;
         }
-        let spec = desired.tunnel.as_ref();
-        let peers = spec.into_iter().flat_map(|spec| &spec.peers).filter_map(|peer| of_peer(*peer));
-        let peers: BTreeSet<_> = peers.map(|(net, _)| net).collect();
+        let ends = Ends::of(desired);
+        let peers = ends.peers().into_keys();
         let ways = desired.routes.iter().filter(|(_, route)| of_route(Some(route)).is_some());
         let wanted: BTreeSet<_> = ways.filter_map(|(cidr, _)| prefix::net_key(cidr)).chain(peers).collect();
         let held = self.tunnel.held.iter().flat_map(|held| held.keys());
         self.tunnel.stale.extend(held.filter(|net| !wanted.contains(*net)).copied().collect::<Vec<_>>());
-        self.learn_ends(None, spec)
+        self.tunnel.ends = Ends::default();
+        self.learn_ends(ends)
     }
 
     /// Who may send, and from where this node does.
-    fn learn_ends(
-        &mut self,
-        before: Option<&Arc<TunnelSpec>>,
-        now: Option<&Arc<TunnelSpec>>,
-    ) -> Result<(), StoreError> {
-        let peers = |spec: Option<&Arc<TunnelSpec>>| {
-            let peers = spec.into_iter().flat_map(|spec| &spec.peers).filter_map(|peer| of_peer(*peer));
-            peers.collect::<BTreeMap<_, _>>()
-        };
-        let (before, wanted) = (peers(before), peers(now));
+    fn learn_ends(&mut self, ends: Ends) -> Result<(), StoreError> {
+        let (before, wanted) = (self.tunnel.ends.peers(), ends.peers());
         for (net, end) in &wanted {
             self.put_tunnel(*net, Some(*end))?;
         }
         self.tunnel.stale.extend(before.keys().filter(|net| !wanted.contains_key(net)));
-        let Some(now) = now else { return Ok(()) };
-        for (family, is_v4) in [(0, true), (1, false)] {
-            let own = now.local.iter().find(|address| address.is_ipv4() == is_v4);
-            let own = own.and_then(|address| prefix::address_key(*address)).unwrap_or_else(Address::default);
-            self.tables.store_mut().write(&Write::TunnelLocal(family, own))?;
+        if !ends.is_none() {
+            for (family, own) in (0..).zip(ends.local()) {
+                self.tables.store_mut().write(&Write::TunnelLocal(family, own))?;
+            }
         }
+        self.tunnel.ends = ends;
         Ok(())
     }
 

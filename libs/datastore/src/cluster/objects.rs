@@ -258,7 +258,8 @@ impl Shared for ClusterObjects {
         let found = self.ask(what, api.get(&name))?;
         let found = found.ok_or_else(|| self.failed(what, "there is no such Node".to_owned()))?;
         let says = |key: &str| found.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
-        let annotations = vtep::told(&own.vteps, vtep::ANNOTATIONS);
+        let of_ipip = (vtep::IPIP_ANNOTATION, own.vteps.ipip.map(|address| address.to_string()));
+        let annotations: Vec<_> = vtep::told(&own.vteps, vtep::ANNOTATIONS).into_iter().chain([of_ipip]).collect();
         if annotations.iter().all(|(key, value)| says(key) == *value) {
             return Ok(());
         }

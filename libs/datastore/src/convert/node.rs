@@ -51,7 +51,9 @@ pub(super) fn convert(meta: &Meta, object: &Value, unreadable: &mut Vec<InvalidF
     let addresses = addresses.into_iter().map(|(_, address)| address).collect();
     let name = meta.name.as_str().into();
     let said = |name: &str| meta.annotation(name);
-    let vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
+    let mut vteps = vtep::read(&name, ("metadata.annotations.", vtep::ANNOTATIONS), said, unreadable);
+    let place = format!("metadata.annotations.{}", vtep::IPIP_ANNOTATION);
+    vteps.ipip = vtep::read_ipip(&place, meta.annotation(vtep::IPIP_ANNOTATION), unreadable);
     let bgp = bgp::read(
         ("metadata.annotations.", bgp::ANNOTATIONS),
         |name| meta.annotation(name).map(str::to_owned),

@@ -30,6 +30,7 @@ use model::{
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -340,6 +341,7 @@ impl Shared for EtcdObjects {
                     None => drop(spec.remove(field)),
                 }
             }
+            tell_ipip(spec, own.vteps.ipip);
         })
     }
 
@@ -412,5 +414,22 @@ fn conflict(object: &Object) -> ObjectError {
         name: object.metadata.name.clone(),
         wanted: object.metadata.resource_version.clone().unwrap_or_else(|| "none".to_owned()),
         found: "another".to_owned(),
+    }
+}
+
+/// Beside what Calico's Node says of BGP.
+fn tell_ipip(spec: &mut serde_json::Map<String, Value>, address: Option<Ipv4Addr>) {
+    let [bgp, field] = vtep::IPIP_FIELD;
+    match address {
+        Some(address) => {
+            if let Some(bgp) = spec.entry(bgp).or_insert_with(|| json!({})).as_object_mut() {
+                bgp.insert(field.to_owned(), address.to_string().into());
+            }
+        }
+        None => {
+            if let Some(bgp) = spec.get_mut(bgp).and_then(Value::as_object_mut) {
+                bgp.remove(field);
+            }
+        }
     }
 }

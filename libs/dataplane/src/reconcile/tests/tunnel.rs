@@ -25,7 +25,7 @@ fn at(text: &str) -> IpAddr {
 fn spec(own: &str, peers: &[&str]) -> Option<Arc<TunnelSpec>> {
     let v4 = Some(Vtep { address: at(own), mac: MAC });
     let peers = peers.iter().map(|peer| at(peer)).collect();
-    Some(Arc::new(TunnelSpec { own: Vteps { v4, v6: None }, local: vec![at("192.0.2.1")], peers }))
+    Some(Arc::new(TunnelSpec { own: Vteps { v4, ..Vteps::default() }, local: vec![at("192.0.2.1")], peers }))
 }
 
 fn far(number: u8) -> NodeRoute {
@@ -66,8 +66,8 @@ fn agt_10_the_device_is_guarded_and_its_table_written_before_it_is_up_and_routes
     assert!(order.is_sorted(), "{done:#?}");
     let remote = prefix::address_key(at("198.51.100.3")).expect("a key");
     let expected = [
-        (key("10.65.3.0/26"), Entry { remote, mac: [0x66, 0, 0, 0, 0, 3], pad: [0; 2] }),
-        (key("198.51.100.3/32"), Entry { remote, ..Entry::default() }),
+        (key("10.65.3.0/26"), Entry { remote, mac: [0x66, 0, 0, 0, 0, 3], ..Entry::default() }),
+        (key("198.51.100.3/32"), Entry { remote, ways: abi::tunnel::FROM_VXLAN, ..Entry::default() }),
     ];
     assert_eq!(held(&kernel), expected.into());
     let link = kernel.borrow_mut().link(Ifindex(device)).expect("it").clone();

@@ -65,6 +65,7 @@ const META_OF_NODE: Parts = metadata!(Parts::Fields(
         (vtep::ANNOTATIONS[0][1], Parts::All),
         (vtep::ANNOTATIONS[1][0], Parts::All),
         (vtep::ANNOTATIONS[1][1], Parts::All),
+        (vtep::IPIP_ANNOTATION, Parts::All),
     ],
     &Parts::None,
 ));

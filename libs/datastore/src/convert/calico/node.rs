@@ -57,7 +57,10 @@ pub(in super::super) fn convert(
     }
     let name = meta.name.as_str().into();
     let said = |name: &str| object.get("spec")?.get(name)?.as_str();
-    let vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
+    let mut vteps = vtep::read(&name, ("spec.", vtep::FIELDS), said, unreadable);
+    let [part, field] = vtep::IPIP_FIELD;
+    let of_ipip = object.get("spec").and_then(|spec| spec.get(part)?.get(field)?.as_str());
+    vteps.ipip = vtep::read_ipip(&format!("spec.{part}.{field}"), of_ipip, unreadable);
     let bgp =
         bgp::read(("spec.bgp.", bgp::FIELDS), |name| bgp::text(object.pointer("/spec/bgp")?.get(name)?), unreadable);
     Ok(Node { name, addresses, labels: meta.labels(), pod_cidrs: Vec::new(), vteps, told, bgp })

@@ -181,7 +181,7 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::NotYet,
-        "tunnels are as pools ask for them: VXLAN of VNI 4096 and port 4789; IPIP is not there yet",
+        "tunnels are as pools ask for them: VXLAN of VNI 4096 and port 4789, and IPIP, with the MTU that the uplink leaves",
         &[
             ("BPFOverlayHostSourceIP", "bpfOverlayHostSourceIP"),
             ("VXLANEnabled", "vxlanEnabled"),
