@@ -97,7 +97,7 @@ fn nodes_are_reached_by_the_addresses_that_their_agents_have_found_and_follow_th
         })?;
         // Another address than before: the others hear of it.
         let second = t.nodes[1].namespace();
-        second.ip(&["address add 192.0.2.22/24 dev eth0", "address del 192.0.2.2/24 dev eth0"])?;
+        second.ip(&["address del 192.0.2.2/24 dev eth0", "address add 192.0.2.22/24 dev eth0"])?;
         wait_until("the route follows", PATIENCE, || Ok(t.gateways(&t.nodes[0])? == ["192.0.2.22", "2001:db8::2"]))?;
         let actors: Vec<_> = t.pods.values().map(Pod::actor).collect();
         Table::parse("x/a x/b\n x/a - .\n x/b . -")?.expect(&actors, Tcp(80))

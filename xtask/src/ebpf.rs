@@ -50,6 +50,8 @@ fn cargo_build(paths: &Paths, log: bool) -> Command {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env_remove("RUSTFLAGS")
+        // In parts the compiler keeps what the verifier has to see as one.
+        .env_remove("CARGO_INCREMENTAL")
         // bpf-linker does the link-time optimisation; the host's settings would do half of it before.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
