@@ -164,6 +164,15 @@ fn resource(
         Kind::BlockClaim => return Ok(ipam::claim(meta, value)?.map(Resource::BlockClaim)),
         Kind::CalicoNode => Resource::Node(calico::node::convert(meta, value, unreadable)?),
         Kind::WorkloadEndpoint => Resource::Pod(calico::workloadendpoint::convert(meta, value, unreadable)?.into()),
+        Kind::WorkloadAddress | Kind::NodeVteps | Kind::NodeAddresses | Kind::ServiceAddresses => {
+            shared(kind, meta, value)?
+        }
+    }))
+}
+
+/// What agents tell each other: each object is named by what it is about.
+fn shared(kind: Kind, meta: &Meta, value: &Value) -> Result<Resource, InvalidField> {
+    Ok(match kind {
         Kind::WorkloadAddress => {
             let address: WorkloadAddress = read("spec", value)?;
             if workload::object_name(&address.pod) != meta.name {
@@ -192,14 +201,14 @@ fn resource(
             }
             Resource::NodeAddresses(own)
         }
-        Kind::ServiceAddresses => {
+        _ => {
             let given: ServiceAddresses = read("spec", value)?;
             if given::object_name(&given.service) != meta.name {
                 return Err(InvalidField::new("metadata.name", "is not NAMESPACE.SERVICE of spec.service"));
             }
             Resource::ServiceAddresses(given)
         }
-    }))
+    })
 }
 
 /// The kinds of BGP.
