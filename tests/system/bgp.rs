@@ -3,7 +3,6 @@
 //! Invariant: packets between pods of the two subnets find no other way than what BGP has told the nodes and the router.
 //! Never: leaves a BIRD behind: a node's goes with the node, the router's with its value.
 
-use crate::tunnels;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, process::Command};
@@ -12,7 +11,9 @@ use tests::{
     Probe::{self, Ping, Tcp},
     Scrape, Table, binaries,
     bird::{self, Router},
+    fabric,
     server::Listen,
+    subnets,
     wait::{PATIENCE, wait_until},
 };
 
@@ -43,7 +44,7 @@ fn router() -> String {
         protocol kernel { scan time 1; ipv6 { export where source = RTS_BGP; }; }\n"
         .to_owned();
     for (number, is_far) in [(1, false), (2, true), (3, false)] {
-        let [v4, v6] = tunnels::addresses(number, is_far);
+        let [v4, v6] = if is_far { subnets::far(number) } else { fabric::addresses(number) };
         for (family, own, theirs) in [(4, "192.0.2.254", v4), (6, "2001:db8::fe", v6)] {
             text.push_str(&format!(
                 "protocol bgp n{number}_{family} {{ local {own} as 65000; neighbor {theirs} as 64512; multihop;
@@ -61,7 +62,7 @@ fn spec(number: u8) -> Result<NodeSpec> {
 }
 
 fn node_object(cluster: &Cluster, number: u8, more: &str) -> Result<()> {
-    let addresses = tunnels::addresses(number, number == 2);
+    let addresses = if number == 2 { subnets::far(number) } else { fabric::addresses(number) };
     let addresses: String = addresses.iter().map(|at| format!("{{ type: InternalIP, address: '{at}' }}, ")).collect();
     let text = format!(
         "apiVersion: v1\nkind: Node\nmetadata: {{ name: node{number}, labels: {{ number: n{number} }}, annotations: {{ {more} }} }}\nstatus: {{ addresses: [{addresses}] }}\n"
@@ -84,7 +85,7 @@ fn of(
 ) -> Result<()> {
     super::need_root()?;
     let cluster = Cluster::create()?;
-    tunnels::make_router(&cluster)?;
+    subnets::make_router(&cluster)?;
     cluster.namespace("x", &[("ns", "x")])?;
     cluster.manifest("tor", &TOR.replace("FILTERS", ""))?;
     prepare(&cluster)?;
@@ -94,9 +95,9 @@ fn of(
         let number = spec.number;
         let mut node = cluster.node(spec)?;
         if number == 2 {
-            tunnels::move_away(node.namespace(), 2)?;
+            subnets::move_away(node.namespace(), 2)?;
         } else {
-            tunnels::near(node.namespace())?;
+            subnets::stay(node.namespace())?;
         }
         node_object(&cluster, number, "")?;
         node.start()?;

@@ -3,7 +3,7 @@
 //! Invariant: packets between pods of the two subnets find no other way: the router knows no pod.
 //! Never: needs IPIP in the kernel.
 
-use crate::tunnels::{addresses, describe, make_router, move_away, near};
+use crate::routed::{Routed, describe, routed};
 use anyhow::{Context as _, Result};
 use model::Cidr;
 use rustix::net::{
@@ -12,17 +12,15 @@ use rustix::net::{
 };
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     time::Duration,
 };
 use tests::{
     Cluster, NetNs, Node, NodeSpec, Outcome, Pod, PodSpec,
-    Probe::{self, Ping, Tcp, Udp},
-    Table,
+    Probe::{Ping, Tcp, Udp},
     probe::probe,
-    server::Listen,
+    subnets,
     traffic::{self, Row},
     wait::{PATIENCE, wait_until},
     way::{Kind, Way},
@@ -39,13 +37,6 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// "More fragments follow".
 const MORE: u8 = 0x20;
 
-/// Two nodes in subnets of their own, and their pods.
-struct Routed {
-    pods: BTreeMap<String, Pod>,
-    nodes: [Node; 2],
-    cluster: Cluster,
-}
-
 fn pool(mode: &str) -> String {
     format!(
         "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{ name: pool-v4 }}\n\
@@ -53,48 +44,11 @@ fn pool(mode: &str) -> String {
     )
 }
 
-fn routed(mode: &str, specs: [NodeSpec; 2], test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
-    super::need_root()?;
-    let cluster = Cluster::create()?;
-    cluster.manifest("pools", &pool(mode))?;
-    make_router(&cluster)?;
-    for namespace in ["x", "y"] {
-        cluster.namespace(namespace, &[("ns", namespace)])?;
-    }
-    let [first, second] = specs;
-    let mut nodes = [cluster.node(first)?, cluster.node(second)?];
-    near(nodes[0].namespace())?;
-    move_away(nodes[1].namespace(), 2)?;
-    for (node, number) in nodes.iter_mut().zip([1, 2]) {
-        describe(&cluster, node.name(), &addresses(number, number == 2), "")?;
-        node.start()?;
-    }
-    let mut routed = Routed { pods: BTreeMap::new(), nodes, cluster };
-    for (id, number) in [("x/a", 1), ("y/a", 1), ("x/b", 2), ("y/b", 2)] {
-        let node = &routed.nodes[number - 1];
-        let pod = node.pod(&routed.cluster, &PodSpec::new(id).listen(Listen::Sctp(80)))?;
-        routed.pods.insert(id.to_owned(), pod);
-    }
-    let result = test(&mut routed);
-    let logs =
-        routed.nodes.iter().map(|node| format!("{}:\n{}\n", node.name(), node.agent.log_tail())).collect::<String>();
-    result.context(logs)
-}
-
 fn two(mode: &str, test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
-    routed(mode, [NodeSpec::new(1), NodeSpec::new(2)], test)
+    routed(&pool(mode), [NodeSpec::new(1), NodeSpec::new(2)], test)
 }
 
 impl Routed {
-    fn expect(&self, what: Probe, table: &str) -> Result<()> {
-        let actors: Vec<_> = self.pods.values().map(Pod::actor).collect();
-        Table::parse(table)?.expect(&actors, what)
-    }
-
-    fn reach_each_other(&self) -> Result<()> {
-        crate::nodes::reach_each_other(|what, table| self.expect(what, table))
-    }
-
     fn address(&self, pod: &str) -> Result<Ipv4Addr> {
         match self.pods[pod].address() {
             IpAddr::V4(address) => Ok(address),
@@ -152,7 +106,7 @@ fn agt_10_pods_of_two_subnets_reach_each_other_by_ipip_where_only_subnets_are_cr
 
 #[test]
 fn agt_10_pods_reach_each_other_by_ipip_with_programs_attached_by_clsact() -> Result<()> {
-    routed("Always", [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
+    routed(&pool("Always"), [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
 }
 
 #[test]
@@ -309,11 +263,11 @@ impl Peer {
     fn create(cluster: &Cluster) -> Result<Self> {
         let namespace = NetNs::create(cluster.stem(), "peer9")?;
         cluster.fabric().join(&namespace, 9)?;
-        move_away(&namespace, 9)?;
+        subnets::move_away(&namespace, 9)?;
         let open = |protocol| socket(AddressFamily::INET, SocketType::RAW, Some(protocol)).context("a raw socket");
         let (sends, hears) = namespace.inside(|| Ok((open(ipproto::RAW)?, open(ipproto::IPIP)?)))?;
         sockopt::set_socket_timeout(&hears, Timeout::Recv, Some(SILENCE))?;
-        describe(cluster, "peer", &addresses(9, true)[..1], "")?;
+        describe(cluster, "peer", &subnets::far(9)[..1], "")?;
         let claim = format!(
             "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {{ name: peer-10-65-200-0-26 }}\n\
              spec: {{ cidr: {PEER_BLOCK}, node: peer, state: confirmed, type: host, deleted: 'false' }}\n"

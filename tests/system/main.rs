@@ -54,6 +54,7 @@ mod pools;
 mod reached;
 mod restart;
 mod restart_storm;
+mod routed;
 mod services;
 mod services_change;
 mod services_hosted;

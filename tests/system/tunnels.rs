@@ -3,129 +3,37 @@
 //! Invariant: packets between pods of the two subnets find no other way: the router knows no pod.
 //! Never: routes to pods by hand, but for the kernel's peer.
 
-use crate::nodes::reach_each_other;
+use crate::routed::{Routed, describe, routed};
 use anyhow::{Context as _, Result};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 use tests::{
-    Cluster, NetNs, Node, NodeSpec, Outcome, Pod, PodSpec,
-    Probe::{self, Ping, Tcp, Udp},
-    Servers, Table, cluster,
+    Cluster, NetNs, Node, NodeSpec, Outcome,
+    Probe::{Ping, Tcp, Udp},
+    Servers, cluster, fabric,
     probe::probe,
     server::Listen,
+    subnets,
     wait::{PATIENCE, wait_until},
 };
 
 const DEVICE: &str = "vxlan.calico";
 
-/// Two nodes in subnets of their own, and their pods.
-struct Routed {
-    pods: BTreeMap<String, Pod>,
-    nodes: [Node; 2],
-    cluster: Cluster,
-}
-
-/// Of which subnet a node is, by both families.
-pub fn addresses(number: u8, is_far: bool) -> [String; 2] {
-    if is_far {
-        [format!("198.51.100.{number}"), format!("2001:db8:2::{number}")]
-    } else {
-        [format!("192.0.2.{number}"), format!("2001:db8::{number}")]
-    }
-}
-
-/// Moves a node into the subnet behind the router.
-pub fn move_away(namespace: &NetNs, number: u8) -> Result<()> {
-    let [v4, v6] = addresses(number, true);
-    namespace.ip(&[
-        "address flush dev eth0 scope global",
-        &format!("address add {v4}/24 dev eth0"),
-        &format!("address add {v6}/64 dev eth0 nodad"),
-        "route add default via 198.51.100.254",
-        "route add default via 2001:db8:2::fe",
-    ])
-}
-
-/// Makes the outside host a router between two subnets.
-pub fn make_router(cluster: &Cluster) -> Result<()> {
-    let outside = cluster.outside();
-    outside.ip(&["address add 198.51.100.254/24 dev br0", "address add 2001:db8:2::fe/64 dev br0 nodad"])?;
-    for (setting, value) in [
-        ("ipv4/conf/all/forwarding", "1"),
-        ("ipv4/conf/all/send_redirects", "0"),
-        ("ipv4/conf/br0/send_redirects", "0"),
-        ("ipv6/conf/all/forwarding", "1"),
-    ] {
-        outside.sysctl(setting, value)?;
-    }
-    Ok(())
-}
-
-pub fn near(namespace: &NetNs) -> Result<()> {
-    namespace.ip(&["route add default via 192.0.2.254", "route add default via 2001:db8::fe"])
-}
-
-pub fn describe(cluster: &Cluster, name: &str, addresses: &[String], annotations: &str) -> Result<()> {
-    let addresses: String =
-        addresses.iter().map(|address| format!("{{ type: InternalIP, address: '{address}' }}, ")).collect();
-    let text = format!(
-        "apiVersion: v1\nkind: Node\nmetadata: {{ name: {name}, annotations: {{ {annotations} }} }}\nstatus: {{ addresses: [{addresses}] }}\n"
-    );
-    cluster.manifest(&format!("node-{name}"), &text)
-}
-
 fn wrapped_pools(mode: &str) -> String {
     cluster::pools(26, 122).replace("blockSize:", &format!("vxlanMode: {mode}, blockSize:"))
 }
 
-fn routed(mode: &str, specs: [NodeSpec; 2], test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
-    super::need_root()?;
-    let cluster = Cluster::create()?;
-    cluster.manifest("pools", &wrapped_pools(mode))?;
-    make_router(&cluster)?;
-    for namespace in ["x", "y"] {
-        cluster.namespace(namespace, &[("ns", namespace)])?;
-    }
-    let [first, second] = specs;
-    let mut nodes = [cluster.node(first)?, cluster.node(second)?];
-    near(nodes[0].namespace())?;
-    move_away(nodes[1].namespace(), 2)?;
-    for (node, number) in nodes.iter_mut().zip([1, 2]) {
-        describe(&cluster, node.name(), &addresses(number, number == 2), "")?;
-        node.start()?;
-    }
-    let mut routed = Routed { pods: BTreeMap::new(), nodes, cluster };
-    for (id, number) in [("x/a", 1), ("y/a", 1), ("x/b", 2), ("y/b", 2)] {
-        let node = &routed.nodes[number - 1];
-        let pod = node.pod(&routed.cluster, &PodSpec::new(id).listen(Listen::Sctp(80)))?;
-        routed.pods.insert(id.to_owned(), pod);
-    }
-    let result = routed.wait().and_then(|()| test(&mut routed));
-    let logs =
-        routed.nodes.iter().map(|node| format!("{}:\n{}\n", node.name(), node.agent.log_tail())).collect::<String>();
-    result.context(logs)
+/// Where both nodes have told where their tunnels end, and have their devices.
+fn tunnelled(mode: &str, specs: [NodeSpec; 2], test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
+    routed(&wrapped_pools(mode), specs, |t| {
+        for node in &t.nodes {
+            wait_until("the device is up", PATIENCE, || is_up(node.namespace()))?;
+        }
+        test(t)
+    })
 }
 
 fn two(mode: &str, test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
-    routed(mode, [NodeSpec::new(1), NodeSpec::new(2)], test)
-}
-
-impl Routed {
-    /// Until both nodes have told where their tunnels end, and have their devices.
-    fn wait(&self) -> Result<()> {
-        for node in &self.nodes {
-            wait_until("the device is up", PATIENCE, || is_up(node.namespace()))?;
-        }
-        Ok(())
-    }
-
-    fn expect(&self, what: Probe, table: &str) -> Result<()> {
-        let actors: Vec<_> = self.pods.values().map(Pod::actor).collect();
-        Table::parse(table)?.expect(&actors, what)
-    }
-
-    fn reach_each_other(&self) -> Result<()> {
-        reach_each_other(|what, table| self.expect(what, table))
-    }
+    tunnelled(mode, [NodeSpec::new(1), NodeSpec::new(2)], test)
 }
 
 fn is_up(namespace: &NetNs) -> Result<bool> {
@@ -163,7 +71,7 @@ fn agt_10_pods_of_two_subnets_reach_each_other_by_vxlan_where_only_subnets_are_c
 
 #[test]
 fn agt_10_pods_reach_each_other_by_vxlan_with_programs_attached_by_clsact() -> Result<()> {
-    routed("Always", [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
+    tunnelled("Always", [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
 }
 
 #[test]
@@ -228,8 +136,8 @@ impl Peer {
     fn create(cluster: &Cluster, number: u8) -> Result<Self> {
         let namespace = NetNs::create(cluster.stem(), &format!("peer{number}"))?;
         cluster.fabric().join(&namespace, number)?;
-        move_away(&namespace, number)?;
-        let [own, _] = addresses(number, true);
+        subnets::move_away(&namespace, number)?;
+        let [own, _] = subnets::far(number);
         namespace.ip(&[
             &format!("link add {DEVICE} address {PEER_MAC} mtu 1450 type vxlan id 4096 local {own} dev eth0 dstport 4789 nolearning"),
             &format!("address add {PEER_TUNNEL}/32 dev {DEVICE}"),
@@ -256,7 +164,7 @@ impl Peer {
         let annotations = format!(
             "projectcalico.org/IPv4VXLANTunnelAddr: '{PEER_TUNNEL}', projectcalico.org/VXLANTunnelMACAddr: '{PEER_MAC}'"
         );
-        describe(cluster, "peer", &addresses(self.number, true)[..1], &annotations)?;
+        describe(cluster, "peer", &subnets::far(self.number)[..1], &annotations)?;
         let claim = format!(
             "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {{ name: peer-10-65-200-0-26 }}\n\
              spec: {{ cidr: {PEER_BLOCK}, node: peer, state: confirmed, type: host, deleted: 'false' }}\n"
@@ -320,8 +228,8 @@ fn a_device_that_calico_left_is_replaced_and_told() -> Result<()> {
     let cluster = Cluster::create()?;
     cluster.manifest("pools", &wrapped_pools("Always"))?;
     let mut node = cluster.node(NodeSpec::new(1))?;
-    near(node.namespace())?;
-    describe(&cluster, node.name(), &addresses(1, false), "")?;
+    subnets::stay(node.namespace())?;
+    describe(&cluster, node.name(), &fabric::addresses(1), "")?;
     node.namespace().ip(&[
         &format!("link add {DEVICE} type vxlan id 4096 dev eth0 dstport 4789 nolearning"),
         &format!("link set {DEVICE} up"),
@@ -339,8 +247,8 @@ fn where_another_device_has_the_port_it_is_named() -> Result<()> {
     let cluster = Cluster::create()?;
     cluster.manifest("pools", &wrapped_pools("Always"))?;
     let mut node = cluster.node(NodeSpec::new(1))?;
-    near(node.namespace())?;
-    describe(&cluster, node.name(), &addresses(1, false), "")?;
+    subnets::stay(node.namespace())?;
+    describe(&cluster, node.name(), &fabric::addresses(1), "")?;
     node.namespace()
         .ip(&["link add flannel.1 type vxlan id 7 dev eth0 dstport 4789 nolearning", "link set flannel.1 up"])?;
     node.start()?;
