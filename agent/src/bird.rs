@@ -13,7 +13,7 @@ use crate::mailbox::Mailbox;
 use anyhow::Result;
 use bgp::Facts;
 use calc::World;
-use model::{Resource, ResourceKey, Update};
+use model::{ResourceKey, Update};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
@@ -97,7 +97,6 @@ impl Speaker {
 pub fn concerns(world: &World, update: &Update) -> bool {
     let cluster = || world.bgp().configurations.get(model::BgpConfiguration::DEFAULT);
     let key = match update {
-        Update::Set(Resource::EndpointSlice(_) | Resource::Service(_)) => return bgp::needs_slices(cluster()),
         Update::Set(resource) => resource.key(),
         Update::Gone(key) => key.clone(),
         Update::InSync | Update::Anew { .. } => return true,
@@ -107,6 +106,7 @@ pub fn concerns(world: &World, update: &Update) -> bool {
         | ResourceKey::BgpPeer(_)
         | ResourceKey::BgpFilter(_)
         | ResourceKey::Node(_)
+        | ResourceKey::NodeAddresses(_)
         | ResourceKey::IpPool(_)
         | ResourceKey::BlockClaim(_) => true,
         ResourceKey::Service(_) | ResourceKey::ServiceAddresses(_) | ResourceKey::EndpointSlice(_) => {

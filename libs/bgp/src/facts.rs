@@ -77,10 +77,9 @@ impl Facts {
         self.chosen(&node.name.0, |configuration| configuration.listen_port)
     }
 
-    /// By which address a node speaks.
+    /// By which address a node speaks: one that was found for it goes before those that it says.
     pub(crate) fn address_of(node: &Node, is_v4: bool) -> Option<IpAddr> {
-        let first = |addresses: &[IpAddr]| addresses.iter().copied().find(|address| address.is_ipv4() == is_v4);
-        first(&node.bgp.addresses).or_else(|| first(&node.addresses))
+        node.reached_at().find(|address| address.is_ipv4() == is_v4)
     }
 
     /// Whether a node has the labels that are asked for.

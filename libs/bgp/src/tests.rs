@@ -135,7 +135,8 @@ fn numbers_ports_addresses_and_restart_times_are_the_nodes_or_the_clusters() {
     let own = BgpConfiguration { name: "node.n2".into(), listen_port: Some(1791), ..BgpConfiguration::default() };
     facts.configurations.insert(own.name.clone(), own);
     let second = facts.nodes.get_mut(&"n2".into()).expect("n2");
-    second.bgp = NodeBgp { as_number: Some(AsNumber(64700)), addresses: vec![address("192.0.2.22")], cluster_id: None };
+    second.bgp = NodeBgp { as_number: Some(AsNumber(64700)), cluster_id: None };
+    second.told.v4 = "192.0.2.22/24".parse().ok();
     let written = configuration(&facts);
     let session = part(&written, "protocol bgp 'Mesh_192_0_2_22'");
     for line in [
@@ -179,7 +180,7 @@ fn the_kernel_gets_no_way_that_the_agent_makes_itself() {
     assert!(part(&written, "filter from_kernel4").contains("if krt_source = 85 then reject;"));
     let mut speaks = facts();
     let second = speaks.nodes.get_mut(&"n2".into()).expect("n2");
-    second.bgp.addresses = vec![address("198.51.100.22")];
+    second.told.v4 = "198.51.100.22/24".parse().ok();
     let filter = part(&configuration(&speaks), "filter to_kernel4");
     assert!(filter.contains("bgp_next_hop ~ [ 198.51.100.22 ]"), "n2 is near, from wherever it speaks: {filter}");
     let all = configuration(&Facts { leaves_routes: true, ..facts() });

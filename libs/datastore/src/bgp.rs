@@ -1,25 +1,19 @@
 //! What nodes say of BGP, where Calico has it.
 //! In: a Node's annotations, or Calico's Node. Out: [`NodeBgp`].
-//! Invariant: addresses are said with the length of their network, or without.
+//! Invariant: by which addresses it speaks is said where it says by which it is reached (`node_addresses`).
 //! Never: a number or an address in the place of what cannot be read.
 
 use crate::convert::InvalidField;
 use model::NodeBgp;
 use serde_json::Value;
-use std::net::IpAddr;
 
-/// Number, IPv4 address, IPv6 address, cluster of reflectors.
-pub(crate) type Names = [&'static str; 4];
+/// Number, cluster of reflectors.
+pub(crate) type Names = [&'static str; 2];
 
 /// As annotations of a Node (libcalico-go/lib/backend/k8s/resources/node.go).
-pub(crate) const ANNOTATIONS: Names = [
-    "projectcalico.org/ASNumber",
-    "projectcalico.org/IPv4Address",
-    "projectcalico.org/IPv6Address",
-    "projectcalico.org/RouteReflectorClusterID",
-];
+pub(crate) const ANNOTATIONS: Names = ["projectcalico.org/ASNumber", "projectcalico.org/RouteReflectorClusterID"];
 /// In `spec.bgp` of Calico's Node (libcalico-go/lib/apis/v3/node.go).
-pub(crate) const FIELDS: Names = ["asNumber", "ipv4Address", "ipv6Address", "routeReflectorClusterID"];
+pub(crate) const FIELDS: Names = ["asNumber", "routeReflectorClusterID"];
 
 /// A value as text.
 pub(crate) fn text(value: &Value) -> Option<String> {
@@ -28,7 +22,7 @@ pub(crate) fn text(value: &Value) -> Option<String> {
 
 /// What is said under these names; `place` stands before a name where it is told to people.
 pub(crate) fn read(
-    (place, [number, v4, v6, cluster]): (&str, Names),
+    (place, [number, cluster]): (&str, Names),
     said: impl Fn(&str) -> Option<String>,
     unreadable: &mut Vec<InvalidField>,
 ) -> NodeBgp {
@@ -37,20 +31,11 @@ pub(crate) fn read(
         |name: &str, reason: String| unreadable.push(InvalidField::new(&format!("{place}{name}"), reason));
     let as_number = said(number)
         .and_then(|text| text.parse().map_err(|expected| refused(number, format!("{text:?} is not {expected}"))).ok());
-    let mut addresses = Vec::new();
-    for (name, is_v4) in [(v4, true), (v6, false)] {
-        let Some(text) = said(name) else { continue };
-        let address = text.split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
-        match address.filter(|address| address.is_ipv4() == is_v4) {
-            Some(address) => addresses.push(address),
-            None => refused(name, format!("{text:?} is not an address of its family; the node's first is taken")),
-        }
-    }
     let cluster_id = said(cluster).and_then(|text| {
         let why = || format!("{text:?} is not an identity such as 244.0.0.1; the node reflects no routes");
         text.parse().map_err(|_| refused(cluster, why())).ok()
     });
-    NodeBgp { as_number, addresses, cluster_id }
+    NodeBgp { as_number, cluster_id }
 }
 
 #[cfg(test)]
@@ -66,23 +51,16 @@ mod tests {
     }
 
     #[test]
-    fn a_node_says_its_number_its_addresses_and_what_it_reflects() {
-        let (bgp, unreadable) = found(&[
-            ("asNumber", "64600"),
-            ("ipv4Address", "192.0.2.1/24"),
-            ("ipv6Address", "2001:db8::1"),
-            ("routeReflectorClusterID", "244.0.0.1"),
-        ]);
-        let addresses = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().expect("one"));
-        assert_eq!((bgp.as_number, &*bgp.addresses), (Some(AsNumber(64600)), &addresses[..]));
+    fn a_node_says_its_number_and_what_it_reflects() {
+        let (bgp, unreadable) = found(&[("asNumber", "64600"), ("routeReflectorClusterID", "244.0.0.1")]);
+        assert_eq!(bgp.as_number, Some(AsNumber(64600)));
         assert_eq!((bgp.cluster_id, unreadable.len()), (Some([244, 0, 0, 1].into()), 0));
     }
 
     #[test]
     fn what_cannot_be_read_is_not_there_and_is_named() {
-        let (bgp, unreadable) =
-            found(&[("asNumber", "x"), ("ipv4Address", "2001:db8::1"), ("routeReflectorClusterID", "one")]);
+        let (bgp, unreadable) = found(&[("asNumber", "x"), ("routeReflectorClusterID", "one")]);
         assert_eq!(bgp, NodeBgp::default());
-        assert_eq!(unreadable.len(), 3, "{unreadable:?}");
+        assert_eq!(unreadable.len(), 2, "{unreadable:?}");
     }
 }

@@ -81,8 +81,6 @@ pub struct SecretKey {
 pub struct NodeBgp {
     /// Its AS; `None`: the cluster's.
     pub as_number: Option<AsNumber>,
-    /// By which address of each family it speaks; none: the first that it has.
-    pub addresses: Vec<IpAddr>,
     /// It reflects routes, for this cluster of reflectors.
     pub cluster_id: Option<Ipv4Addr>,
 }
