@@ -3,7 +3,9 @@
 //! Invariant: an entry without `CT_REFUSED` is of a flow that both ends' policy allowed at its stamp.
 //! Never: opens a pod's TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_MIDWAY, STATE_NEW};
+use abi::conntrack::{
+    CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_MIDWAY, STATE_NEW, STATE_TIME_WAIT,
+};
 use abi::endpoint::SLOT_NONE;
 use abi::rules::x_of;
 use abi::timeout::is_over;
@@ -181,7 +183,8 @@ impl Tracked<'_> {
     /// another type than the opener's or its answer is no part of the flow either.
     #[inline(always)]
     fn speaks_for<T: Tables>(&self, tables: &T, packet: &Packet) -> bool {
-        let over = self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0 || self.flow.state.get() == STATE_CLOSED;
+        let over = self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0
+            || matches!(self.flow.state.get(), STATE_CLOSED | STATE_TIME_WAIT);
         !(expired(tables, self.flow, self.now_s)
             || (over && packet.is_syn())
             || (packet.is_icmp() && !self.icmp_belongs(packet)))

@@ -1,18 +1,21 @@
 //! Mask: a backend on another node sees a client outside as this node, so that its answers come back here; who is outside of all
 //! pools sees a pod so (`masquerade`).
 //! In: a flow whose client this node stands for. Out: the port that does, and the entry that answers find.
-//! Invariant: at one backend a port stands for one client; none at which a socket of the host's would hear that backend.
+//! Invariant: at one backend a port stands for one client at a time; none at which a socket of the host's would hear that backend.
 //! Never: for who is on this node; a flow itself: no packet passes by its entry alone.
 
-use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, LEAD_MASKED, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED};
+use abi::conntrack::{
+    CT_HIGH_OPENED, CT_HOST_OPENED, CT_RESET, LEAD_MASKED, NAT_MASQUERADED, NAT_RETURNS, NAT_TRANSLATED,
+    STATE_TIME_WAIT,
+};
 use abi::endpoint::SLOT_NONE;
-use abi::masquerade::{PORTS, PORTS_FIRST};
+use abi::masquerade::{OTHERS, Ports, TCP};
+use abi::timeout::is_over;
 use abi::{ConntrackEntry, DropReason, Timeout};
 
-use crate::choice::hash;
 use crate::conntrack::{Found, Socket, Tracked, expired, key_between};
 use crate::entry::Flow;
-use crate::parse::Packet;
+use crate::parse::{Packet, protocol};
 use crate::policy::End;
 use crate::promote::promote;
 use crate::tables::{Frame, Tables};
@@ -21,6 +24,9 @@ use crate::walk::{Hook, State, Walk};
 
 /// Ports that are tried for a flow.
 const TRIES: u32 = 16;
+/// Tries after which a port is taken from a flow that is over, as nf_nat does (`nf_nat_used_tuple_harder`): its ends may still hold
+/// the addresses for a while, so one that nobody had is better.
+const TRIES_OF_FREE: u32 = 4;
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
     /// An answer to a client outside: the client's, as far as the other stages see.
@@ -76,19 +82,20 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
     #[inline(always)]
     fn find_mask(&self, state: &mut State) -> Result<(), DropReason> {
-        let ports = match self.tables.masquerade(state.packet.v6) {
-            Some(of_pods) if self.hook == Hook::FromWorkload => (of_pods.first, of_pods.count),
-            _ => (PORTS_FIRST, PORTS),
+        let (tcp, others) = match self.tables.masquerade(state.packet.v6) {
+            Some(of_pods) if self.hook == Hook::FromWorkload => (of_pods.tcp, of_pods.others),
+            _ => (TCP, OTHERS),
         };
+        let ports = if state.packet.protocol == protocol::TCP { tcp } else { others };
         for attempt in 0..TRIES {
             let port = match (attempt, state.translation.mask_port) {
-                (0, 0) => port_of(ports, hash(&state.packet, state.packet.source_port)),
+                (0, 0) => own_of(ports, state.packet.source_port),
                 (0, known) => known,
-                _ => port_of(ports, self.tables.random()),
+                _ => any_of(ports, self.tables.random()),
             };
             // How it was found and what is there, the verifier need not remember for the next try.
             state.translation.mask_port = self.frame.unknown(port.into()) as u16;
-            if self.forgotten(self.stands_for_client(state)) {
+            if self.forgotten(self.stands_for_client(state, attempt >= TRIES_OF_FREE)) {
                 return Ok(());
             }
         }
@@ -128,19 +135,28 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
     }
 
-    /// Whether the port stands for this packet's client at its backend, from now on if it is nobody's.
+    /// Whether the port stands for this packet's client at its backend, from now on if it is nobody's; or, if need be, of a flow
+    /// that is over.
     #[inline(always)]
-    fn stands_for_client(&self, state: &mut State) -> bool {
-        let State { packet, translation, key, entry, slot, .. } = state;
-        let (own, client) = ((translation.mask, translation.mask_port), (packet.source, packet.source_port));
-        let from_low = self.forgotten(key_between(own, answerer(packet, own.1), packet.protocol, key));
-        let now_s = self.tables.now_s();
-        let kept = self.frame.unknown(self.held(self.tables.flow(key), client, now_s));
-        let new = self.frame.unknown(self.held(self.tables.new_flow(key), client, now_s));
+    fn stands_for_client(&self, state: &mut State, is_needed: bool) -> bool {
+        let own = (state.translation.mask, state.translation.mask_port);
+        let (now_s, client) = (self.tables.now_s(), (state.packet.source, state.packet.source_port));
+        let mut from_low = self.key_of_mask(state);
+        let mut kept = self.frame.unknown(self.held(self.tables.flow(&state.key), client, now_s));
+        let new = self.frame.unknown(self.held(self.tables.new_flow(&state.key), client, now_s));
         if kept == MINE || new == MINE {
             return true;
         }
+        if kept == TAKEN && is_needed && self.gives_up(state, now_s) {
+            kept = OVER;
+            from_low = self.key_of_mask(state);
+        }
+        let State { packet, key, entry, slot, .. } = state;
         if kept == TAKEN || new == TAKEN || self.frame.has_socket(packet, own) {
+            return false;
+        }
+        // Of two that find it over, one has it.
+        if new == OVER && self.tables.new_flow(key).is_some_and(|place| self.tables.claim(place) == 0) {
             return false;
         }
         *entry = ConntrackEntry::default();
@@ -156,13 +172,47 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         }
         (entry.nat, entry.nat_port, entry.nat_kind) = (client.0, client.1.to_ne_bytes(), NAT_RETURNS);
         entry.timeout = Timeout::at_opening(packet.protocol) as u8;
-        entry.seen_s = now_s;
+        (entry.seen_s, entry.serial) = (now_s, CLAIMABLE);
         if !self.tables.insert_new_flow_at(key, entry, new == FREE) {
             return false;
         }
         if let Some(former) = self.tables.flow(key) {
             former.forget();
         }
+        true
+    }
+
+    /// Writes the key by which what comes back to the port is found; whether this node is the low end.
+    #[inline(always)]
+    fn key_of_mask(&self, state: &mut State) -> bool {
+        let State { packet, translation, key, .. } = state;
+        let own = (translation.mask, translation.mask_port);
+        self.forgotten(key_between(own, answerer(packet, own.1), packet.protocol, key))
+    }
+
+    /// Whether the TCP flow for which a kept port stands is over, and is forgotten from now on: both ends have closed it, or one has
+    /// reset it and was not heard since, so that it was no forged RST. Leaves that flow's key.
+    #[inline(always)]
+    fn gives_up(&self, state: &mut State, now_s: u32) -> bool {
+        let State { packet, key, .. } = state;
+        let client = match self.tables.flow(key) {
+            Some(returns) if returns.nat_kind.get() == NAT_RETURNS => returns.other_side(),
+            _ => return false,
+        };
+        key_between(client, (packet.destination, packet.destination_port), packet.protocol, key);
+        let is_opened_again = match self.tables.new_flow(key) {
+            Some(new) => !expired(self.tables, new, now_s),
+            None => false,
+        };
+        let Some(flow) = self.tables.flow(key) else {
+            return false;
+        };
+        let is_reset = flow.flags.get() & CT_RESET != 0 && is_over(flow.seen_s.get(), RESET_STANDS_S, now_s);
+        let is_closed = packet.protocol == protocol::TCP && (is_reset || flow.state.get() == STATE_TIME_WAIT);
+        if is_opened_again || !is_closed {
+            return false;
+        }
+        flow.forget();
         true
     }
 
@@ -186,16 +236,27 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     }
 }
 
+/// In `serial` of what comes back, in NEWFLOW: whoever finds it over may claim its place.
+const CLAIMABLE: u32 = 1;
+/// After so many seconds of silence a RST was its sender's.
+const RESET_STANDS_S: i32 = 1;
+
 /// Whose a port is: nobody's, nobody's any more, somebody's, this client's.
 const FREE: u32 = 0;
 const OVER: u32 = 1;
 const TAKEN: u32 = 2;
 const MINE: u32 = 3;
 
-/// One of so many ports from the first on, in network order.
+/// The port of a client's port. Always the same, so that what a server remembers of it is the same client's.
 #[inline(always)]
-const fn port_of((first, count): (u32, u32), number: u32) -> u16 {
-    ((first + ((number as u64 * count as u64) >> 32) as u32) as u16).to_be()
+fn own_of(ports: Ports, client: u16) -> u16 {
+    ports.first.wrapping_add(u16::from_be(client).checked_rem(ports.count).unwrap_or_default()).to_be()
+}
+
+/// One of them by a random number.
+#[inline(always)]
+const fn any_of(ports: Ports, number: u32) -> u16 {
+    ports.first.wrapping_add(((number as u64 * ports.count as u64) >> 32) as u16).to_be()
 }
 
 /// Who answers to a port that stands for the client: of ICMP an identifier, which both ends have.

@@ -9,6 +9,7 @@ use abi::DropReason::{self, *};
 use abi::address::ClassEntry;
 use abi::conntrack::{NAT_MASQUERADED, NAT_RETURNS, QUOTA_ALL};
 use abi::endpoint::{ENDPOINT_HOST, ENDPOINT_MASQUERADED_V4, ENDPOINT_READY, NODE_MASQUERADES, SLOT_HOST};
+use abi::masquerade::{OTHERS, Ports, TCP};
 use abi::rules::RowRef;
 use abi::{Endpoint, Masquerade, NetKey, RowKey, SetEntry, Word};
 
@@ -18,7 +19,7 @@ use crate::fake::{Bytes, Node, Twin, UPLINK, icmp, ipv4, tcp, udp, v4};
 use crate::outside::{OUT, UNTOUCHED, comes};
 use crate::parse::Packet;
 use crate::tables::{Arrival, Frame};
-use crate::tracking::{A, ACK, OUTSIDE, SYN, TO_B, later};
+use crate::tracking::{A, ACK, FIN, OUTSIDE, RST, SYN, TO_B, later};
 use crate::translation::Translated;
 use crate::walk::{Hook, State, Verdict, walk};
 
@@ -44,12 +45,17 @@ pub(crate) fn masquerading(mut node: Node) -> Node {
     for pod in [2, 3] {
         node.endpoints[pod].flags |= ENDPOINT_MASQUERADED_V4;
     }
-    node.masquerade = Some(Masquerade { address: v4(1), first: 20_000, count: 10_000, ifindex: UPLINK, pad: 0 });
+    node.masquerade = Some(Masquerade { address: v4(1), tcp: TCP, others: OTHERS, ifindex: UPLINK, pad: 0 });
     node
 }
 
 pub(crate) fn node() -> Node {
     masquerading(Node::new())
+}
+
+/// From now on pods are this node by these ports.
+pub(crate) fn stands_by(node: &mut Node, ports: Ports) {
+    node.masquerade = node.masquerade.map(|own| Masquerade { tcp: ports, others: ports, ..own });
 }
 
 pub(crate) fn sends(node: &Node, slot: u32, frame: &[u8]) -> (Fate, State) {
@@ -69,7 +75,7 @@ pub(crate) fn mask_of(node: &Node, slot: u32, frame: &[u8]) -> u16 {
     assert_eq!((fate, translation.end, translation.mask), (OUT, Translated::Masked, v4(1)));
     assert_eq!(state.packet.source, v4(slot as u8), "rules and errors see the pod");
     let port = u16::from_be(translation.mask_port);
-    assert!((20_000..30_000).contains(&port), "{port}");
+    assert!((1025..30_000).contains(&port), "{port}");
     port
 }
 
@@ -160,6 +166,22 @@ fn pkt_79_pods_with_one_port_are_told_apart_and_each_hears_its_own_answers() {
 }
 
 #[test]
+fn a_pod_that_asks_from_a_port_again_leaves_by_the_same_whoever_asked_meanwhile() {
+    let mut node = node();
+    node.tracked.new_room.set(4000);
+    let before: Vec<_> = (32_768..33_000).map(|port| from_a(&node, port, SYN)).collect();
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 232, "each port its own");
+    later(&node, 61);
+    node.chance.set(77);
+    mask_of(&node, 3, &tcp((3, 3), 200, (40_000, 80), SYN));
+    assert_eq!((32_768..33_000).map(|port| from_a(&node, port, SYN)).collect::<Vec<_>>(), before);
+    stands_by(&mut node, Ports { first: 40_000, count: 20_000 });
+    assert!(
+        (40_000..60_000).contains(&u16::from_be(sends(&node, 2, &tcp(A, 201, (7, 80), SYN)).1.translation.mask_port))
+    );
+}
+
+#[test]
 fn pkt_79_a_thousand_flows_to_one_receiver_have_a_thousand_ports() {
     let node = node();
     node.tracked.new_room.set(4000);
@@ -168,6 +190,7 @@ fn pkt_79_a_thousand_flows_to_one_receiver_have_a_thousand_ports() {
         mask_of(&node, 2, &udp(A, 200, (port, 53)))
     };
     let ports: BTreeSet<u16> = (1..=1000).map(ask).collect();
+    assert!(ports.iter().all(|port| (20_000..30_000).contains(port)), "others than TCP's are Calico's");
     assert_eq!(ports.len(), 1000);
     assert_eq!(mask_of(&node, 2, &udp(A, 200, (7, 53))), mask_of(&node, 2, &udp(A, 200, (7, 53))));
 }
@@ -175,7 +198,7 @@ fn pkt_79_a_thousand_flows_to_one_receiver_have_a_thousand_ports() {
 #[test]
 fn where_all_ports_are_taken_a_flow_is_refused_and_leaves_by_none_and_another_receivers_is_not() {
     let mut node = node();
-    node.masquerade.as_mut().expect("one").count = 2;
+    stands_by(&mut node, Ports { first: 20_000, count: 2 });
     let asks = |port, to| sends(&node, 2, &udp(A, to, (port, 53)));
     let taken: BTreeSet<u16> = (1..=9).filter(|port| asks(*port, 200).0 == OUT).collect();
     assert_eq!(taken.len(), 2);
@@ -279,4 +302,73 @@ fn a_forgotten_way_back_is_made_again_by_the_pods_next_packet() {
     assert_eq!(comes(&node, &udp(OUTSIDE, 1, (53, mask))).0, UNTOUCHED);
     assert_eq!(ask(), mask);
     assert_eq!(comes(&node, &udp(OUTSIDE, 1, (53, mask))).0, TO_A);
+}
+
+/// A node with one port for all its pods, and a flow of a's that took it.
+fn with_one_port() -> (Node, u16) {
+    let mut node = node();
+    stands_by(&mut node, Ports { first: 20_000, count: 1 });
+    let mask = connect_out(&node, 4000);
+    (node, mask)
+}
+
+fn b_asks(node: &Node) -> Fate {
+    sends(node, 3, &tcp((3, 3), 200, (4000, 80), SYN)).0
+}
+
+#[test]
+fn a_port_is_taken_from_a_flow_that_both_ends_have_closed_and_not_before() {
+    let (node, mask) = with_one_port();
+    returns(&node, mask, FIN | ACK).0.expect("part of the flow");
+    assert_eq!(b_asks(&node), Err(NatCollision), "half-closed");
+    from_a(&node, 4000, FIN | ACK);
+    assert_eq!(b_asks(&node), Err(NatCollision), "the last FIN is under way");
+    returns(&node, mask, ACK).0.expect("part of the flow");
+    assert_eq!(b_asks(&node), OUT);
+    assert_eq!(returns(&node, mask, SYN | ACK).0, TO_B, "and nobody else");
+    assert_eq!(sends(&node, 2, &tcp(A, 200, (4000, 80), ACK)).0, Err(NoFlow), "whose port it was");
+    assert_eq!(mask_of(&node, 3, &tcp((3, 3), 200, (4000, 80), ACK)), mask);
+    assert_eq!(sends(&node, 2, &tcp(A, 200, (4000, 80), SYN)).0, Err(NatCollision));
+    check(&node, "handed on");
+    assert_eq!(node.tracked.accounts(), [(2, 1), (3, 2), (QUOTA_ALL, 3)].into());
+    node.cursor_goes_round();
+    assert_eq!(node.tracked.accounts(), [(3, 2), (QUOTA_ALL, 2)].into());
+}
+
+#[test]
+fn a_port_is_taken_from_a_flow_that_was_reset_once_its_end_is_silent() {
+    let (node, mask) = with_one_port();
+    returns(&node, mask, RST).0.expect("part of the flow");
+    assert_eq!(b_asks(&node), Err(NatCollision), "it may be forged");
+    returns(&node, mask, ACK).0.expect("it was");
+    later(&node, 2);
+    assert_eq!(b_asks(&node), Err(NatCollision), "the flow goes on");
+    returns(&node, mask, RST).0.expect("part of the flow");
+    later(&node, 2);
+    assert_eq!(b_asks(&node), OUT);
+}
+
+#[test]
+fn a_port_is_not_taken_from_who_opens_its_closed_flow_again() {
+    let (node, mask) = with_one_port();
+    returns(&node, mask, FIN | ACK).0.expect("part of the flow");
+    from_a(&node, 4000, FIN | ACK);
+    returns(&node, mask, ACK).0.expect("part of the flow");
+    assert_eq!(from_a(&node, 4000, SYN), mask);
+    assert_eq!(b_asks(&node), Err(NatCollision));
+    assert_eq!(returns(&node, mask, SYN | ACK).0, TO_A);
+}
+
+#[test]
+fn of_two_processors_that_find_a_port_over_one_has_it() {
+    let mut node = node();
+    stands_by(&mut node, Ports { first: 20_000, count: 1 });
+    from_a(&node, 4000, SYN);
+    later(&node, 61);
+    let left = node.flows().into_iter().find(|(_, flow)| flow.nat_kind.get() == NAT_RETURNS);
+    let place = left.expect("what is left of the opening").1;
+    let serial = place.serial.replace(0);
+    assert_eq!(b_asks(&node), Err(NatCollision), "the other is at it");
+    place.serial.set(serial);
+    assert_eq!(b_asks(&node), OUT);
 }

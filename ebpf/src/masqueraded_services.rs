@@ -8,11 +8,12 @@ use std::vec::Vec;
 use abi::DropReason::*;
 use abi::conntrack::{NAT_TRANSLATED, QUOTA_ALL};
 use abi::endpoint::{ENDPOINT_MASQUERADED_V4, SLOT_HOST};
+use abi::masquerade::Ports;
 use abi::{Balancer, Word};
 
 use crate::accounts::check;
 use crate::fake::{Node, ipv4, tcp, udp, v4};
-use crate::masqueraded::{Fate, TO_A, masquerading, sends};
+use crate::masqueraded::{Fate, TO_A, masquerading, sends, stands_by};
 use crate::outside::{OUT, comes};
 use crate::recent::SHORT;
 use crate::services::{PORT, TARGET, VIP, served, served_by_one};
@@ -37,7 +38,7 @@ fn mask_of(node: &Node, frame: &[u8]) -> u16 {
     assert_eq!((translation.mask, translation.frontend), (v4(1), v4(VIP)));
     assert_eq!((state.packet.source, state.packet.destination), (v4(2), v4(THERE)), "rules and errors see the pod");
     let port = u16::from_be(translation.mask_port);
-    assert!((20_000..30_000).contains(&port), "{port}");
+    assert!((1025..30_000).contains(&port), "{port}");
     port
 }
 
@@ -148,16 +149,12 @@ fn a_flow_that_goes_from_outside_to_a_backend_inside_leaves_no_mask_behind() {
 #[test]
 fn nothing_leaves_with_a_pods_address_where_no_port_is_left() {
     let mut node = node();
-    if let Some(own) = &mut node.masquerade {
-        (own.first, own.count) = (20_000, 1);
-    }
+    stands_by(&mut node, Ports { first: 20_000, count: 1 });
     assert_eq!(asks(&node, 4000, SYN), 20_000);
     for _ in 0..3 {
         assert_eq!(sends(&node, 2, &tcp(A, VIP, (4001, PORT), SYN)).0, Err(NatCollision));
     }
-    if let Some(own) = &mut node.masquerade {
-        own.count = 10_000;
-    }
+    stands_by(&mut node, Ports { first: 20_000, count: 10_000 });
     node.chance.set(1 << 31);
     assert_ne!(asks(&node, 4001, SYN), 20_000, "sent again it tries again");
 }

@@ -6,7 +6,7 @@
 use abi::Timeout;
 use abi::conntrack::{
     CT_HIGH_FIN, CT_HIGH_RST, CT_LOW_FIN, CT_LOW_RST, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_CLOSED, STATE_MIDWAY,
-    STATE_NEW,
+    STATE_NEW, STATE_TIME_WAIT,
 };
 
 use crate::conntrack::Tracked;
@@ -31,8 +31,8 @@ impl Tracked<'_> {
         flow.packets.set(flow.packets.get().wrapping_add(1));
         if packet.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
             self.close(packet.tcp_flags);
-        } else if flow.flags.get() & CT_RESET != 0 {
-            self.retract();
+        } else if flow.flags.get() & (CT_RESET | BOTH_FINS) != 0 {
+            self.go_on_after_an_end();
         }
         if self.half_open && !self.from_opener() && self.answered_by(packet) {
             flow.state.set(STATE_ANSWERED);
@@ -63,6 +63,16 @@ impl Tracked<'_> {
         }
         flow.flags.set(flags);
         flow.timeout.set(timeout_of(flow.state.get(), flags) as u8);
+    }
+
+    #[inline(always)]
+    fn go_on_after_an_end(&self) {
+        if self.flow.flags.get() & CT_RESET != 0 {
+            self.retract();
+        }
+        if self.flow.state.get() == STATE_CLOSED {
+            self.flow.state.set(STATE_TIME_WAIT);
+        }
     }
 
     /// Whoever sent a RST and goes on did not send it: somebody else forged it. What the other end had under way when it came
@@ -118,7 +128,7 @@ const fn timeout_of(state: u8, flags: u8) -> Timeout {
     match state {
         _ if flags & CT_RESET != 0 => Timeout::TcpResetSeen,
         STATE_NEW | STATE_MIDWAY | STATE_ANSWERED => Timeout::TcpSynSent,
-        STATE_CLOSED => Timeout::TcpFinsSeen,
+        STATE_CLOSED | STATE_TIME_WAIT => Timeout::TcpFinsSeen,
         _ => Timeout::TcpEstablished,
     }
 }

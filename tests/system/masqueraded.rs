@@ -103,7 +103,7 @@ fn ipam_26_who_is_outside_sees_the_node_and_the_pod_hears_its_answers() -> Resul
         for to in outside()? {
             let from = seen(s, to)?;
             assert_eq!(from.ip(), own(s, to)?);
-            assert!((20_000..30_000).contains(&from.port()), "{from}");
+            assert!((1025..30_000).contains(&from.port()), "{from}");
         }
         assert_eq!(rules(s.node.namespace())?, "");
         s.expect(Probe::Tcp(80), "x/a x/b\n x/a - .\n x/b . -")

@@ -33,6 +33,8 @@ pub const STATE_ANSWERED: u8 = 1;
 pub const STATE_ESTABLISHED: u8 = 2;
 /// TCP: FIN seen both ways.
 pub const STATE_CLOSED: u8 = 3;
+/// TCP: FIN seen both ways, and another segment after them: neither end waits for anything of the other's.
+pub const STATE_TIME_WAIT: u8 = 5;
 /// Seen: only the opener, in the midst of a TCP connection that a host endpoint has not seen begin. Lives in `NEWFLOW`.
 pub const STATE_MIDWAY: u8 = 4;
 /// The high end sent the first packet.
@@ -114,7 +116,8 @@ pub struct ConntrackEntry {
     pub timeout: u8,
     /// `NAT_*`.
     pub nat_kind: u8,
-    /// Number of its [`Ticket`]; 0 while one packet, or the cursor, has claimed it. In `NEWFLOW` always 0.
+    /// Number of its [`Ticket`]; 0 while one packet, or the cursor, has claimed it. In `NEWFLOW` 0, but of a [`NAT_RETURNS`], whose
+    /// place may be claimed too.
     pub serial: u32,
 }
 

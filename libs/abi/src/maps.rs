@@ -114,7 +114,7 @@ maps! {
     /// 0 (IPv4), 1 (IPv6) -> [`crate::Address`] this node's ICMP errors come from; zero: unknown. Array.
     SOURCES = "SOURCES" v 1, 2, "never", Sizing::Fixed;
     /// 0 (IPv4), 1 (IPv6) -> [`crate::Masquerade`]: as whom this node stands for its pods outside; zero: as nobody. Array.
-    MASQUERADE = "MASQUERADE" v 1, 2, "never", Sizing::Fixed;
+    MASQUERADE = "MASQUERADE" v 2, 2, "never", Sizing::Fixed;
     /// `2 * slot`, one more for errors that go out by the uplink -> `u64` nanoseconds: until when errors about the
     /// endpoint's packets are paid for. Array.
     ICMP_BUDGETS = "ICMP_BUDGETS" v 1, 2 * (ENDPOINTS.default_entries + 1), "never: sized with ENDPOINTS",

@@ -5,11 +5,23 @@
 
 use crate::Address;
 
-/// The ports that stand for pods where nothing else is set, as Calico's `bpfPSNATPorts`: below those that sockets get where they
-/// ask for none (`ip_local_port_range`), and below node ports.
-pub const PORTS_FIRST: u32 = 20_000;
-/// How many.
-pub const PORTS: u32 = 10_000;
+/// Ports of a node's, one after the other, or identifiers of ICMP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// The first.
+    pub first: u16,
+    /// How many there are.
+    pub count: u16,
+}
+
+/// TCP's where nothing else is set: below those that sockets get where they ask for none (`ip_local_port_range`), and below node
+/// ports. No fewer than a pod has to ask from, 32768 to 60999, so that each of them has one of its own: a server that has closed
+/// a connection takes a new one from its port only by a later timestamp, and a pod's kernel gives such a one to the same port
+/// alone. An odd number: of a wider range Linux asks from every second port.
+pub const TCP: Ports = Ports { first: 1025, count: 28_975 };
+/// Of all others, as Calico's `bpfPSNATPorts`: below them are ports that some networks refuse to UDP, for what lies there is abused.
+pub const OTHERS: Ports = Ports { first: 20_000, count: 10_000 };
 
 /// As whom this node stands for its pods.
 #[repr(C)]
@@ -17,10 +29,10 @@ pub const PORTS: u32 = 10_000;
 pub struct Masquerade {
     /// An address of this node's.
     pub address: Address,
-    /// The first port, or ICMP identifier.
-    pub first: u32,
-    /// How many there are.
-    pub count: u32,
+    /// By which ports, of TCP.
+    pub tcp: Ports,
+    /// By which, of the rest.
+    pub others: Ports,
     /// The interface at which answers are heard: the uplink.
     pub ifindex: u32,
     /// Zero.

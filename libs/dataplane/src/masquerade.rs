@@ -6,7 +6,7 @@
 use crate::{sources::Sources, tables::prefix};
 use abi::{
     Masquerade,
-    masquerade::{PORTS, PORTS_FIRST},
+    masquerade::{OTHERS, Ports, TCP},
 };
 use calc::Masquerading;
 use std::net::IpAddr;
@@ -14,13 +14,14 @@ use std::net::IpAddr;
 /// IPv4, then IPv6.
 pub fn stands(said: Option<&Masquerading>, own: Sources, uplink: Option<u32>) -> [Masquerade; 2] {
     let (Some(said), Some(ifindex)) = (said, uplink) else { return [Masquerade::default(); 2] };
-    let (first, count) = said.ports.map_or((PORTS_FIRST, PORTS), |(first, last)| {
-        (u32::from(first), u32::from(last.saturating_sub(first)).saturating_add(1))
+    let (tcp, others) = said.ports.map_or((TCP, OTHERS), |(first, last)| {
+        let ports = Ports { first, count: last.saturating_sub(first).saturating_add(1) };
+        (ports, ports)
     });
     let [v4, v6] = own;
     [said.address.map(IpAddr::V4).or(v4), v6].map(|address| {
         let address = address.and_then(prefix::address_key).unwrap_or_default();
-        Masquerade { address, first, count, ifindex, pad: 0 }
+        Masquerade { address, tcp, others, ifindex, pad: 0 }
     })
 }
 
@@ -39,12 +40,22 @@ mod tests {
     #[test]
     fn ipam_26_a_node_stands_for_its_pods_by_its_own_address_unless_another_is_set_and_by_the_ports_that_are() {
         let [v4, v6] = stands(Some(&said()), OWN, Some(7));
-        let is_at = |own: Masquerade| (own.first, own.count, own.ifindex);
-        assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([192, 0, 2, 1]), (20_000, 10_000, 7)));
-        assert_eq!((v6.address, is_at(v6)), (abi::Address::default(), (20_000, 10_000, 7)));
+        let is_at = |own: Masquerade| (own.tcp, own.others, own.ifindex);
+        assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([192, 0, 2, 1]), (TCP, OTHERS, 7)));
+        assert_eq!((v6.address, is_at(v6)), (abi::Address::default(), (TCP, OTHERS, 7)));
         let (address, ports) = (Some([198, 51, 100, 9].into()), Some((1024, 65_535)));
         let [v4, _] = stands(Some(&Masquerading { address, ports, ..said() }), OWN, Some(7));
-        assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([198, 51, 100, 9]), (1024, 64_512, 7)));
+        let all = Ports { first: 1024, count: 64_512 };
+        assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([198, 51, 100, 9]), (all, all, 7)));
+    }
+
+    #[test]
+    fn each_port_that_a_pod_asks_from_has_one_of_its_own_also_where_every_second_of_all_is_asked_from() {
+        let distinct = |ports: &mut dyn Iterator<Item = u16>| {
+            ports.map(|port| port % TCP.count).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!(distinct(&mut (32_768..61_000)), 28_232);
+        assert_eq!(distinct(&mut (1024..65_535).step_by(2)), usize::from(TCP.count));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use abi::{
     Address, ConntrackEntry, DropReason, FlowKey,
     conntrack::{
         CT_HIGH_FIN, CT_HIGH_OPENED, CT_LOW_FIN, CT_REFUSED, CT_RESET, CT_VIA_HOST, NAT_LEADS, NAT_MASQUERADED,
-        NAT_RETURNS, NAT_TRANSLATED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW,
+        NAT_RETURNS, NAT_TRANSLATED, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW, STATE_TIME_WAIT,
     },
     endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps,
@@ -318,6 +318,7 @@ pub(crate) fn state_of(entry: &ConntrackEntry) -> &'static str {
         STATE_ANSWERED => "answered",
         STATE_ESTABLISHED if entry.flags & (CT_LOW_FIN | CT_HIGH_FIN) != 0 => "half-closed",
         STATE_ESTABLISHED => "established",
+        STATE_TIME_WAIT => "time-wait",
         _ => "closed",
     }
 }

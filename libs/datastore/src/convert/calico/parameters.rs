@@ -74,7 +74,7 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::Honoured,
-        "as in Calico; without natPortRange it is 20000:29999",
+        "as in Calico; without natPortRange it is 1025:29999 for TCP, 20000:29999 for the rest",
         &[
             ("NATPortRange", "natPortRange"),
             ("NATOutgoingAddress", "natOutgoingAddress"),
