@@ -70,6 +70,8 @@ mod masqueraded;
 #[cfg(test)]
 mod masqueraded_errors;
 #[cfg(test)]
+mod masqueraded_ports;
+#[cfg(test)]
 mod masqueraded_services;
 pub mod neighbour;
 #[cfg(test)]

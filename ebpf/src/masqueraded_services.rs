@@ -13,7 +13,8 @@ use abi::{Balancer, Word};
 
 use crate::accounts::check;
 use crate::fake::{Node, ipv4, tcp, udp, v4};
-use crate::masqueraded::{Fate, TO_A, masquerading, sends, stands_by};
+use crate::masqueraded::{Fate, TO_A, masquerading, sends};
+use crate::masqueraded_ports::stands_by;
 use crate::outside::{OUT, comes};
 use crate::recent::SHORT;
 use crate::services::{PORT, TARGET, VIP, served, served_by_one};

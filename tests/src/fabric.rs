@@ -26,7 +26,8 @@ impl Fabric {
     pub fn create(stem: &str) -> Result<Self> {
         let namespace = NetNs::create(stem, "outside")?;
         namespace.ip(&[
-            "link add br0 type bridge forward_delay 0 mcast_snooping 0",
+            // Else it would change with every port, and those that know the host would look for it where it was.
+            "link add br0 address 02:00:00:00:00:fe type bridge forward_delay 0 mcast_snooping 0",
             &format!("address add {OUTSIDE_V4}/24 dev br0"),
             &format!("address add {OUTSIDE_V6}/64 dev br0 nodad"),
             "link set br0 up",

@@ -112,7 +112,8 @@ fn of(
     let said = |node: &Node| {
         let log = fs::read_to_string(node.state_dir().join("bird/bird.log")).unwrap_or_default();
         let tail: Vec<_> = log.lines().rev().take(15).collect();
-        let answer = bird::ask(&node.state_dir().join("bird/bird.ctl"), "show route all").unwrap_or_default();
+        let ask = |what| bird::ask(&node.state_dir().join("bird/bird.ctl"), what).unwrap_or_default();
+        let answer = ask("show protocols") + &ask("show route all");
         format!("{}:\n{}\nBIRD:\n{}\n{answer}\n", node.name(), node.agent.log_tail(), tail.join("\n"))
     };
     let logs: String = routed.nodes.iter().map(said).collect();
