@@ -8,7 +8,7 @@ use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::service::{BACKEND_CHOSEN, BACKEND_LISTED};
 use abi::{
     Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey,
-    Frontend, Masquerade, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    Frontend, Masquerade, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, TunnelEnd, Word,
 };
 use ebpf::entry::Flow;
 use ebpf::fake::{Bytes, Node, SOME, UPLINK, mac, tcp, udp};
@@ -51,6 +51,7 @@ impl Services for Counting<'_> {
         writes: count_refused(frontend: u32) -> ();
         array_reads: own_address(v6: bool) -> Option<&Address>;
         array_reads: masquerade(v6: bool) -> Option<&Masquerade>;
+        lookups: tunnel_behind(address: &Address) -> Option<&TunnelEnd>;
     }
     #[inline(never)]
     fn random(&self) -> u32 {

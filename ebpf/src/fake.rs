@@ -14,7 +14,7 @@ use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::rules::{SpanKind, x_of};
 use abi::{
     Address, Affinity, AffinityKey, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey, Frontend,
-    Masquerade, Member, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word, handover,
+    Masquerade, Member, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, TunnelEnd, Word, handover,
 };
 
 use crate::entry::Flow;
@@ -63,6 +63,8 @@ pub struct Node {
     generation_reads: Cell<u32>,
     pub source: Option<Address>,
     pub masquerade: Option<Masquerade>,
+    /// Of the nodes that tunnels lead to, by each one's own address.
+    pub tunnels: BTreeMap<Address, TunnelEnd>,
     pub chance: Cell<u32>,
 }
 

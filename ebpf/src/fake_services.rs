@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use abi::{
     Address, Affinity, AffinityKey, Announcing, Backend, Balancer, Frontend, Masquerade, Member, ServiceKey, SocketKey,
-    SocketPeer,
+    SocketPeer, TunnelEnd,
 };
 
 use crate::fake::{Node, Twin};
@@ -72,6 +72,9 @@ impl Services for Node {
     fn masquerade(&self, _: bool) -> Option<&Masquerade> {
         self.masquerade.as_ref()
     }
+    fn tunnel_behind(&self, address: &Address) -> Option<&TunnelEnd> {
+        self.tunnels.get(address)
+    }
     fn random(&self) -> u32 {
         // Half of all numbers apart, and one more: in turn, and each way in the long run.
         self.chance.replace(self.chance.get().wrapping_add(0x8000_0001))
@@ -121,6 +124,9 @@ impl Services for Twin<'_> {
     }
     fn masquerade(&self, v6: bool) -> Option<&Masquerade> {
         self.0.masquerade(v6)
+    }
+    fn tunnel_behind(&self, address: &Address) -> Option<&TunnelEnd> {
+        self.0.tunnel_behind(address)
     }
     fn random(&self) -> u32 {
         self.0.random()

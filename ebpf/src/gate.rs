@@ -47,6 +47,9 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return Ok(false);
         }
         parse::packet(self.frame, state.ether.ethertype, &mut state.packet)?;
+        if self.is_between_nodes(state)? {
+            return Ok(false);
+        }
         let forwarded = self.is_forwarded(state)?;
         if !forwarded && (neighbour::is_discovery(&state.packet) || neighbour::is_listener(&state.packet)) {
             return Ok(false);

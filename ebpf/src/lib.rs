@@ -19,6 +19,7 @@ pub mod antispoof;
 pub mod asked;
 #[cfg(test)]
 mod beside;
+mod between;
 mod by_host;
 pub mod choice;
 #[cfg(test)]

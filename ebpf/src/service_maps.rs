@@ -6,8 +6,8 @@
 use core::ptr;
 
 use abi::{
-    Address, Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Masquerade, Member, ServiceKey, Word,
-    maps,
+    Address, Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Masquerade, Member, ServiceKey,
+    TunnelEnd, Word, maps,
 };
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -19,6 +19,7 @@ use ebpf::tables::Services;
 use crate::atomic;
 use crate::maps::{Kernel, source};
 use crate::masquerade_maps::masquerade;
+use crate::tunnelled;
 
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(maps::SERVICES.default_entries, 0);
@@ -129,6 +130,11 @@ impl<const DRY: bool> Services for Kernel<DRY> {
     #[inline(always)]
     fn masquerade(&self, v6: bool) -> Option<&Masquerade> {
         masquerade(v6)
+    }
+
+    #[inline(always)]
+    fn tunnel_behind(&self, address: &Address) -> Option<&TunnelEnd> {
+        tunnelled::behind(*address)
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use abi::address::ClassEntry;
 use abi::fragment::{FragmentKey, FragmentPorts};
 use abi::{
     Address, Affinity, AffinityKey, Announcing, Backend, Balancer, ConntrackEntry, DropReason, Endpoint, FlowKey,
-    Frontend, Masquerade, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, Word,
+    Frontend, Masquerade, Member, RowKey, RowRef, ServiceKey, SetEntry, Span, Ticket, TunnelEnd, Word,
 };
 
 use crate::conntrack::Socket;
@@ -65,6 +65,8 @@ pub trait Services {
     fn own_address(&self, v6: bool) -> Option<&Address>;
     /// As whom this node stands for its pods outside; all zero: as nobody.
     fn masquerade(&self, v6: bool) -> Option<&Masquerade>;
+    /// Behind which node an address lies, if tunnels lead there.
+    fn tunnel_behind(&self, address: &Address) -> Option<&TunnelEnd>;
     /// A number that nobody can foretell.
     fn random(&self) -> u32;
 

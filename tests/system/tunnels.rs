@@ -87,6 +87,27 @@ fn np_3_a_policy_holds_through_tunnels() -> Result<()> {
 }
 
 #[test]
+fn a_host_endpoint_that_refuses_all_lets_nodes_wrap_for_each_other() -> Result<()> {
+    two("Always", |t| {
+        for node in ["node1", "node2"] {
+            let text = format!(
+                "apiVersion: projectcalico.org/v3\nkind: HostEndpoint\nmetadata: {{ name: {node}-eth0 }}\nspec: {{ node: {node}, interfaceName: eth0 }}\n"
+            );
+            t.cluster.manifest(&format!("hep-{node}"), &text)?;
+        }
+        let far: IpAddr = subnets::far(2)[0].parse()?;
+        wait_until("both refuse what is not wrapped", PATIENCE, || {
+            probe(t.nodes[0].namespace(), far, Udp(80))?;
+            probe(t.nodes[1].namespace(), fabric::addresses(1)[0].parse()?, Udp(80))?;
+            let refuses =
+                |node: &Node| -> Result<bool> { Ok(node.show("drops")?.to_string().contains("host-endpoint")) };
+            Ok(refuses(&t.nodes[0])? && refuses(&t.nodes[1])?)
+        })?;
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
+    })
+}
+
+#[test]
 fn pkt_61_pods_and_the_device_have_the_mtu_that_the_tunnel_leaves() -> Result<()> {
     two("Always", |t| {
         let mtu = |namespace: &NetNs, device: &str| -> Result<u64> {
