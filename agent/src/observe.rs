@@ -6,7 +6,7 @@
 use dataplane::{NODE_ROUTE_PROTOCOL, is_pods};
 use model::{Cidr, IfaceName};
 use netlink::{
-    Error, LOOPBACK, Link, MAIN_TABLE, Route, RouteKind, Socket,
+    Address, Error, LOOPBACK, Link, MAIN_TABLE, Route, RouteKind, Socket,
     watch::{Event, Watch},
 };
 use std::{
@@ -41,7 +41,7 @@ pub fn host(socket: &mut Socket) -> Result<Host, Error> {
         mtus.insert(link.name.clone(), link.mtu);
         interfaces.insert(link.name, BTreeSet::new());
     }
-    let listed = socket.addresses()?.into_iter().filter(|address| address.global && counts(address.address));
+    let listed = socket.addresses()?.into_iter().filter(is_of_use);
     let (mut addresses, mut nets) = (BTreeSet::new(), BTreeMap::<IfaceName, BTreeSet<Cidr>>::new());
     for address in listed {
         addresses.insert(address.address);
@@ -59,12 +59,13 @@ fn is_own(link: &Link) -> bool {
     link.index != LOOPBACK && !is_pods(link)
 }
 
-fn counts(address: IpAddr) -> bool {
-    let link_local = match address {
+/// Whether others may use it. Each pod's interface gets one that they may not, and a crowd of pods is no reason to list all links.
+fn is_of_use(found: &Address) -> bool {
+    let is_link_local = match found.address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    !address.is_loopback() && !link_local
+    found.global && !found.address.is_loopback() && !is_link_local
 }
 
 /// The interface of the default route, IPv4 first.
@@ -131,7 +132,7 @@ fn follow(last: &mut Option<Host>, changed: &mut impl FnMut(Change) -> bool) -> 
 fn until_changed(events: &mut Watch, host: &Host, changed: &mut impl FnMut(Change) -> bool) -> Result<bool, Error> {
     for event in events {
         match event? {
-            Event::Address(_) | Event::AddressGone(_) => return Ok(true),
+            Event::Address(address) | Event::AddressGone(address) if is_of_use(&address) => return Ok(true),
             Event::Lost => return Ok(changed(Change::Network)),
             event if is_of_interest(&event) && !changed(Change::Network) => return Ok(false),
             Event::Link(link) if is_own(&link) && host.mtus.get(&link.name) != Some(&link.mtu) => return Ok(true),
@@ -151,5 +152,26 @@ fn is_of_interest(event: &Event) -> bool {
             route.destination == Cidr::host(route.destination.network()) || route.protocol == NODE_ROUTE_PROTOCOL
         }
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_cannot_use_is_no_reason_to_list_all_links() {
+        let found = |address: &str, global| Address {
+            interface: model::Ifindex(7),
+            address: address.parse().expect("an address"),
+            prefix_len: 64,
+            global,
+            tentative: false,
+            label: String::new(),
+        };
+        for (address, global) in [("fe80::1", false), ("169.254.1.1", true), ("127.0.0.2", true), ("::1", false)] {
+            assert!(!is_of_use(&found(address, global)), "{address}");
+        }
+        assert!(is_of_use(&found("192.0.2.1", true)) && is_of_use(&found("2001:db8::1", true)));
     }
 }
