@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
     sync::Barrier,
     thread,
     time::{Duration, Instant},
@@ -92,7 +92,7 @@ impl Crowd {
         node.start()?;
         let plain = NetNs::create(&stem, "plain")?;
         let pods = (0..pods).map(|number| NetNs::create(&stem, &format!("pod{number}"))).collect::<Result<_>>()?;
-        let runtime = node.runtime().variable("TORTIE_LAPS", "1");
+        let runtime = node.runtime().from_here().variable("TORTIE_LAPS", "1");
         Ok(Self { pods, runtime, plain, bare: bare.to_owned(), node, cluster })
     }
 
@@ -135,9 +135,11 @@ impl Crowd {
     /// Wires the first `count` pods at once: how long each waited. `Err` if any is not wired.
     pub fn wire(&self, side: Side, count: usize) -> Result<Vec<Wait>> {
         let barrier = Barrier::new(count);
-        let one = |number: usize| {
-            barrier.wait();
-            self.one(side, number)
+        let one = &|number: usize| {
+            self.host(side).inside(|| {
+                barrier.wait();
+                self.wire_from_here(side, number)
+            })
         };
         thread::scope(|scope| {
             let threads: Vec<_> = (0..count).map(|number| scope.spawn(move || one(number))).collect();
@@ -147,11 +149,23 @@ impl Crowd {
 
     /// Wires the pod of this number.
     pub fn one(&self, side: Side, number: usize) -> Result<Wait> {
+        self.host(side).inside(|| self.wire_from_here(side, number))
+    }
+
+    fn host(&self, side: Side) -> &NetNs {
+        match side {
+            Side::Bare => &self.plain,
+            Side::Tortie => self.node.namespace(),
+        }
+    }
+
+    /// On a thread that is on the host: what is started from there is no copy of this process, whose cost would be the call's.
+    fn wire_from_here(&self, side: Side, number: usize) -> Result<Wait> {
         let pod = &self.pods[number];
         let begun = Instant::now();
         match side {
             Side::Bare => {
-                let mut command = self.plain.command(&self.bare)?;
+                let mut command = Command::new(&self.bare);
                 command.arg(format!("bare{number}")).arg(pod.path()).args(addresses(number));
                 let output = command.output().context("starting the bare wiring")?;
                 let took = begun.elapsed();
@@ -176,10 +190,8 @@ impl Crowd {
                 self.plain.ip(&lines.iter().map(String::as_str).collect::<Vec<_>>())
             }
             Side::Tortie => {
-                for number in 0..count {
-                    self.runtime.call("DEL", &self.call(number))?.success()?;
-                }
-                Ok(())
+                let del = |number| self.runtime.call("DEL", &self.call(number))?.success().map(drop);
+                self.node.namespace().inside(|| (0..count).try_for_each(del))
             }
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ pub const PLUGINS: &str = "/usr/lib/cni";
 /// A runtime on one node.
 #[derive(Clone, Debug)]
 pub struct Runtime {
-    host: Arc<NetNs>,
+    host: Option<Arc<NetNs>>,
     plugin: PathBuf,
     conf: Value,
     /// Variables beside CNI's own.
@@ -92,7 +92,13 @@ impl Runtime {
             "socket": socket,
             "ipam": { "type": "tortie" },
         });
-        Self { host, plugin: plugin.to_owned(), conf, variables: Vec::new() }
+        Self { host: Some(host), plugin: plugin.to_owned(), conf, variables: Vec::new() }
+    }
+
+    /// The same runtime, for threads that are on its host: their calls are started without a copy of this process.
+    #[must_use]
+    pub fn from_here(&self) -> Self {
+        Self { host: None, ..self.clone() }
     }
 
     /// The same runtime, with one more variable for the binary.
@@ -160,7 +166,10 @@ impl Runtime {
     }
 
     fn spawn(&self, variables: &[(&str, String)], input: &str) -> Result<Child> {
-        let mut command = self.host.command(&self.plugin)?;
+        let mut command = match &self.host {
+            Some(host) => host.command(&self.plugin)?,
+            None => Command::new(&self.plugin),
+        };
         command.env_clear().envs(variables.iter().map(|(name, value)| (*name, value)));
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn().with_context(|| format!("starting {}", self.plugin.display()))?;
