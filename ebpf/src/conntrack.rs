@@ -183,11 +183,15 @@ impl Tracked<'_> {
     /// another type than the opener's or its answer is no part of the flow either.
     #[inline(always)]
     fn speaks_for<T: Tables>(&self, tables: &T, packet: &Packet) -> bool {
-        let over = self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0
-            || matches!(self.flow.state.get(), STATE_CLOSED | STATE_TIME_WAIT);
         !(expired(tables, self.flow, self.now_s)
-            || (over && packet.is_syn())
+            || (packet.is_syn() && self.is_over())
             || (packet.is_icmp() && !self.icmp_belongs(packet)))
+    }
+
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0
+            || matches!(self.flow.state.get(), STATE_CLOSED | STATE_TIME_WAIT)
     }
 
     /// Slots of the packet's sender and receiver.
