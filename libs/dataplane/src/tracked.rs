@@ -62,7 +62,7 @@ impl TrackedFlow {
     /// Nothing is let pass by it any more, or only what ends it.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.is_refused || matches!(self.state, "closed" | "reset")
+        self.is_refused || matches!(self.state, "closed" | "time-wait" | "reset")
     }
 
     /// Who talks to whom.
@@ -162,9 +162,23 @@ fn flow(key: &FlowKey, entry: &ConntrackEntry, gate: Option<Gate>, hits: &BTreeM
 mod tests {
     use super::*;
     use abi::Address;
+    use abi::conntrack::{
+        CT_LOW_RST, STATE_ANSWERED, STATE_CLOSED, STATE_ESTABLISHED, STATE_MIDWAY, STATE_NEW, STATE_TIME_WAIT,
+    };
 
     fn address(last: u8) -> Address {
         Address::from_bytes(std::net::Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().octets())
+    }
+
+    #[test]
+    fn a_flow_is_over_once_both_ends_have_closed_it_or_one_has_reset_it() {
+        let is_over = |state, flags| {
+            let entry = ConntrackEntry { state, flags, ..ConntrackEntry::default() };
+            flows(&[(FlowKey::default(), entry)], &Names::default(), &BTreeMap::new())[0].is_over()
+        };
+        let goes_on = [STATE_NEW, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY].map(|state| is_over(state, 0));
+        assert_eq!(goes_on, [false; 4]);
+        assert!(is_over(STATE_CLOSED, 0) && is_over(STATE_TIME_WAIT, 0) && is_over(STATE_ESTABLISHED, CT_LOW_RST));
     }
 
     #[test]
