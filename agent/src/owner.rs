@@ -395,8 +395,8 @@ impl<K: Kernel> Agent<K> {
 
     /// The MTU of pods that are attached from now on, whose network names none: what is left once a tunnel has added its headers.
     pub(crate) fn pod_mtu(&self) -> u32 {
-        let overhead = if self.mtu_is_said { 0 } else { self.world.overhead() };
-        self.node.mtu.saturating_sub(overhead).max(IPV6_MTU_MIN).min(self.node.mtu)
+        let passes = if self.mtu_is_said { self.node.mtu } else { self.world.tunnelled_mtu(self.node.mtu) };
+        passes.max(IPV6_MTU_MIN).min(self.node.mtu)
     }
 
     /// Says what a cluster should know of this node.

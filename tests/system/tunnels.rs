@@ -7,7 +7,7 @@ use crate::routed::{Routed, describe, routed};
 use anyhow::{Context as _, Result};
 use std::net::IpAddr;
 use tests::{
-    Cluster, NetNs, Node, NodeSpec, Outcome,
+    Cluster, NetNs, Node, NodeSpec, Outcome, PodSpec,
     Probe::{Ping, Tcp, Udp},
     Servers, cluster, fabric,
     probe::probe,
@@ -115,7 +115,14 @@ fn pkt_61_pods_and_the_device_have_the_mtu_that_the_tunnel_leaves() -> Result<()
         };
         assert_eq!(mtu(t.nodes[0].namespace(), DEVICE)?, 1430, "outer headers may be of IPv6");
         assert_eq!(mtu(t.pods["x/a"].namespace(), "eth0")?, 1430);
-        Ok(())
+        let text = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: { name: default }\nspec: { vxlanMTU: 1400, vxlanMTUV6: 1350 }\n";
+        t.cluster.manifest("felix", text)?;
+        for node in &t.nodes {
+            wait_until("the device has the MTU that is said", PATIENCE, || Ok(mtu(node.namespace(), DEVICE)? == 1350))?;
+        }
+        let pod = t.nodes[0].pod(&t.cluster, &PodSpec::new("x/late"))?;
+        assert_eq!(mtu(pod.namespace(), "eth0")?, 1350, "of who comes from then on");
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
     })
 }
 

@@ -184,6 +184,8 @@ pub struct TunnelSpec {
     pub local: Vec<IpAddr>,
     /// Addresses of other nodes that may send such packets.
     pub peers: BTreeSet<IpAddr>,
+    /// The device's MTU at most; `None`: what the uplink leaves.
+    pub mtu: Option<u32>,
 }
 
 impl TunnelSpec {
@@ -209,6 +211,8 @@ pub struct IpipSpec {
     pub own: Option<Ipv4Addr>,
     /// Addresses of other nodes that may send such packets.
     pub peers: BTreeSet<Ipv4Addr>,
+    /// The MTU of its routes at most; `None`: what the uplink leaves.
+    pub mtu: Option<u32>,
 }
 
 /// Why there is no way to a node.

@@ -6,6 +6,7 @@
 use crate::{
     World,
     desired::{IpipSpec, NodeRoute, Unroutable},
+    host::chosen,
     tunnel,
 };
 use model::{Cidr, IpPool, Node, NodeName};
@@ -32,7 +33,13 @@ pub(crate) fn spec(world: &World) -> Option<IpipSpec> {
         local: address(world, &world.node)?,
         own: tunnel::vteps(world, &world.node).ipip,
         peers: addresses.filter_map(v4).collect(),
+        mtu: mtu(world),
     })
+}
+
+/// What FelixConfiguration says of packets through IPIP.
+pub(crate) fn mtu(world: &World) -> Option<u32> {
+    chosen(world, |felix| felix.ipip_mtu)
 }
 
 fn address(world: &World, node: &NodeName) -> Option<Ipv4Addr> {
@@ -49,7 +56,7 @@ const fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{BlockClaim, IfaceName, Labels, Resource, Update, Vteps, Wrapping};
+    use model::{BlockClaim, FelixConfiguration, IfaceName, Labels, Resource, Update, Vteps, Wrapper, Wrapping};
 
     fn at(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -136,5 +143,25 @@ mod tests {
             ..IpPool::of_pods("v4", net("10.65.0.0/16"), 26)
         })));
         assert_eq!(spec(&world), None, "one of IPv6 asks for nothing that there is");
+    }
+    #[test]
+    fn pkt_61_pods_have_what_the_narrowest_tunnel_lets_pass() {
+        let mut world = world(Wrapping::CrossSubnet);
+        let says = |world: &mut World, ipip_mtu, vxlan_mtu_v6| {
+            let felix = FelixConfiguration { name: "default".into(), ipip_mtu, vxlan_mtu_v6, ..Default::default() };
+            world.apply(Update::Set(Resource::FelixConfiguration(felix)));
+        };
+        assert_eq!((spec(&world).expect("it takes part").mtu, world.tunnelled_mtu(1500)), (None, 1480));
+        says(&mut world, Some(1400), Some(1300));
+        assert_eq!((spec(&world).expect("it takes part").mtu, world.tunnelled_mtu(1500)), (Some(1400), 1400));
+        assert_eq!(world.tunnelled_mtu(1410), 1390, "what the uplink leaves");
+        world.apply(Update::Set(Resource::IpPool(IpPool {
+            wrapping: Wrapping::Always,
+            wrapper: Wrapper::Vxlan,
+            ..IpPool::of_pods("v6", net("fd00:65::/64"), 122)
+        })));
+        assert_eq!(world.tunnelled_mtu(1500), 1300, "that of IPv6 is narrower");
+        says(&mut world, None, None);
+        assert_eq!(world.tunnelled_mtu(1500), 1430);
     }
 }

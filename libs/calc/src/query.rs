@@ -3,7 +3,7 @@
 //! Invariant: answers from the same workloads that [`crate::desired`] works on.
 //! Never: changes anything; waits for the first full list.
 
-use crate::{World, host, pod_cidrs::is_of_node, tunnel, workload::workloads};
+use crate::{World, host, ipip, pod_cidrs::is_of_node, tunnel, workload::workloads};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
     Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
@@ -118,16 +118,20 @@ impl World {
         tunnel::vteps(self, &self.node)
     }
 
-    /// What its tunnels add to packets of pods: the most that a pool asks for.
+    /// The largest packet that each of its tunnels lets pass over an uplink that lets this large ones pass: the least of them.
     #[must_use]
-    pub fn overhead(&self) -> u32 {
-        let added = |pool: &IpPool| match (pool.uses_vxlan(), pool.uses_ipip(), pool.cidr.is_v4()) {
-            (true, _, true) => 50,
-            (true, _, false) => 70,
-            (false, true, _) => 20,
-            (false, false, _) => 0,
+    pub fn tunnelled_mtu(&self, uplink: u32) -> u32 {
+        let of = |(overhead, said): (u32, Option<u32>)| {
+            let left = uplink.saturating_sub(overhead);
+            said.map_or(left, |said| said.min(left))
         };
-        self.pools.values().filter(|_| !self.leaves_routes).map(added).max().unwrap_or_default()
+        let passes = |pool: &IpPool| match (pool.uses_vxlan(), pool.uses_ipip(), pool.cidr.is_v4()) {
+            (true, _, true) => of((50, tunnel::mtu(self, true))),
+            (true, _, false) => of((70, tunnel::mtu(self, false))),
+            (false, true, _) => of((20, ipip::mtu(self))),
+            (false, false, _) => uplink,
+        };
+        self.pools.values().filter(|_| !self.leaves_routes).map(passes).min().unwrap_or(uplink)
     }
 
     /// Whether somebody else makes the routes to other nodes.

@@ -6,6 +6,7 @@
 use crate::{
     World,
     desired::{NodeRoute, TunnelEnd, TunnelSpec, Unroutable},
+    host::chosen,
 };
 use model::{Cidr, IpPool, Node, NodeName, Vteps};
 use std::net::IpAddr;
@@ -30,7 +31,14 @@ pub(crate) fn spec(world: &World) -> Option<TunnelSpec> {
     let others = world.nodes.values().filter(|node| node.name != world.node);
     let reached = others.filter(|node| vteps(world, &node.name).all().next().is_some()).flat_map(Node::reached_at);
     let is_served = |address: &IpAddr| own.of(*address).is_some() && !world.host.contains(address);
-    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect() })
+    let said = [own.v4.and(mtu(world, true)), own.v6.and(mtu(world, false))];
+    let mtu = said.into_iter().flatten().min();
+    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect(), mtu })
+}
+
+/// What FelixConfiguration says of packets through VXLAN of a family.
+pub(crate) fn mtu(world: &World, is_v4: bool) -> Option<u32> {
+    chosen(world, |felix| if is_v4 { felix.vxlan_mtu } else { felix.vxlan_mtu_v6 })
 }
 
 /// What its agent tells counts before what stands at the node.

@@ -101,6 +101,12 @@ pub struct FelixConfiguration {
     pub nat_address: Option<Ipv4Addr>,
     /// The first and the last port by which it does (natPortRange).
     pub nat_ports: Option<(u16, u16)>,
+    /// The largest packet that goes through VXLAN over IPv4; where it is not said, what the uplink leaves (vxlanMTU).
+    pub vxlan_mtu: Option<u32>,
+    /// The same over IPv6 (vxlanMTUV6).
+    pub vxlan_mtu_v6: Option<u32>,
+    /// The same through IPIP (ipipMTU).
+    pub ipip_mtu: Option<u32>,
 }
 
 impl FelixConfiguration {

@@ -103,7 +103,7 @@ impl Live {
     /// depend on this node's own end.
     fn ways(&mut self, dirty: &Dirty) -> (BTreeSet<Cidr>, BTreeSet<IpAddr>) {
         let (mut blocks, mut addresses) = self.routes.concerned(&self.world, &self.claims, dirty);
-        if dirty.pools || dirty.networks || !dirty.nodes.is_empty() {
+        if dirty.pools || dirty.networks || dirty.every_host || !dirty.nodes.is_empty() {
             let (spec, before) = (tunnel::spec(&self.world), self.desired.own().tunnel);
             if before.as_deref() != spec.as_ref() {
                 *before = spec.map(Arc::new);

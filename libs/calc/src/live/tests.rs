@@ -164,7 +164,8 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
     let source_spoofing = Some(felix.deny_action.is_none());
     let nat_excludes_nodes = felix.endpoint_to_host.map(|does| does == EndpointToHost::Drop);
     let nat_ports = felix.floating_ips.filter(|on| *on).map(|_| (1, 2));
-    FelixConfiguration { source_spoofing, nat_excludes_nodes, nat_ports, ..felix }
+    let (vxlan_mtu, ipip_mtu) = (nat_ports.map(|_| 1400), source_spoofing.map(|_| 1300));
+    FelixConfiguration { source_spoofing, nat_excludes_nodes, nat_ports, vxlan_mtu, ipip_mtu, ..felix }
 }
 
 /// Tells `live` something. Gives what it was, for people.

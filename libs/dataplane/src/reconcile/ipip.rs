@@ -141,7 +141,9 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             link.ok_or_else(|| format!("the route to {remote} is not by the uplink, where packets are wrapped"))?;
         let route = super::node_routes::via(network, gateway, interface);
         let source = self.ipip.own.map(IpAddr::V4);
-        Ok(Route { mtu: link.mtu.saturating_sub(OVERHEAD), source, ..route })
+        let left = link.mtu.saturating_sub(OVERHEAD);
+        let said = self.ipip.spec.as_ref().and_then(|spec| spec.mtu);
+        Ok(Route { mtu: said.map_or(left, |said| said.min(left)), source, ..route })
     }
 
     /// Routes that may be the way to another node, where packets go there by IPIP.

@@ -69,8 +69,9 @@ impl Tunnel {
 }
 
 /// The device's MTU over an uplink of this one.
-const fn mtu(uplink: u32, is_v6: bool) -> u32 {
-    uplink.saturating_sub(if is_v6 { OVERHEAD_V6 } else { OVERHEAD_V4 })
+fn mtu(uplink: u32, spec: &TunnelSpec) -> u32 {
+    let left = uplink.saturating_sub(if spec.is_v6() { OVERHEAD_V6 } else { OVERHEAD_V4 });
+    spec.mtu.map_or(left, |said| said.min(left))
 }
 
 fn name() -> IfaceName {
@@ -268,7 +269,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     fn shape(&self, seen: &Seen, spec: &TunnelSpec) -> Option<Shape> {
         let uplink = seen.links.get(self.uplink.as_ref()?)?;
-        Some(Shape { mac: spec.mac()?, mtu: mtu(uplink.mtu, spec.is_v6()) })
+        Some(Shape { mac: spec.mac()?, mtu: mtu(uplink.mtu, spec) })
     }
 
     /// Up only when it is guarded: until then it takes nothing.

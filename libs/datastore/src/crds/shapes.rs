@@ -145,9 +145,21 @@ pub(crate) struct Felix {
     nat_outgoing_exclusions: Option<String>,
     /// The IPv4 address by which nodes stand for these pods; their own, if nothing stands here.
     nat_outgoing_address: Option<String>,
-    /// The ports by which they do, FIRST:LAST; 20000:29999, if nothing stands here.
+    /// The ports by which they do, FIRST:LAST; 1025:29999 for TCP and 20000:29999 for the rest, if nothing stands here.
     #[schemars(extend("x-kubernetes-int-or-string" = true))]
     nat_port_range: Option<String>,
+    /// The largest packet that goes through VXLAN over IPv4; 0: what the uplink leaves.
+    #[schemars(range(min = 0, max = 65535))]
+    #[schemars(rename = "vxlanMTU")]
+    vxlan_mtu: Option<i32>,
+    /// The same over IPv6.
+    #[schemars(range(min = 0, max = 65535))]
+    #[schemars(rename = "vxlanMTUV6")]
+    vxlan_mtu_v6: Option<i32>,
+    /// The same through IPIP.
+    #[schemars(range(min = 0, max = 65535))]
+    #[schemars(rename = "ipipMTU")]
+    ipip_mtu: Option<i32>,
 }
 
 /// A port that stays open.

@@ -24,7 +24,7 @@ fn net(text: &str) -> Cidr {
 
 fn wrapped(own: Option<Ipv4Addr>) -> Desired {
     let local = Ipv4Addr::new(192, 0, 2, 1);
-    let spec = IpipSpec { local, own, peers: [FAR, NEAR].into() };
+    let spec = IpipSpec { local, own, peers: [FAR, NEAR].into(), mtu: None };
     let routes = [("10.65.3.0/26", FAR), ("10.65.2.0/26", NEAR)];
     let routes = routes.map(|(to, remote)| (net(to), NodeRoute::Ipip { remote })).into();
     Desired { routes, ipip: Some(Arc::new(spec)), ..Desired::default() }
@@ -78,6 +78,18 @@ fn agt_10_programs_and_tables_come_first_and_a_route_leads_by_whoever_leads_to_t
     assert_eq!(kernel.borrow().tables.tunnels, expected.into());
     apply(&mut node, &wrapped(Some(OWN)));
     assert!(kernel.borrow().done.iter().all(|done| done.contains("TunnelLocal")), "{:?}", kernel.borrow().done);
+}
+
+#[test]
+fn pkt_61_routes_have_the_mtu_that_is_said_from_then_on_and_never_more_than_the_uplink_leaves() {
+    let kernel = routed();
+    let mut node = node(&kernel);
+    for (said, mtu) in [(None, 1480), (Some(1300), 1300), (Some(9000), 1480)] {
+        let wanted = wrapped(None);
+        let spec = wanted.ipip.as_deref().cloned().expect("it takes part");
+        apply(&mut node, &Desired { ipip: Some(Arc::new(IpipSpec { mtu: said, ..spec })), ..wanted });
+        assert!(ways(&kernel).iter().all(|(_, _, found, _)| *found == mtu), "{said:?}: {:?}", ways(&kernel));
+    }
 }
 
 #[test]
@@ -137,7 +149,7 @@ fn routes_follow_the_gateway_and_there_is_none_where_nothing_wraps() {
 fn a_node_of_both_kinds_sends_by_both() {
     let kernel = routed();
     let mut node = node(&kernel);
-    let tunnel = TunnelSpec { own: Vteps::default(), local: Vec::new(), peers: [FAR.into()].into() };
+    let tunnel = TunnelSpec { own: Vteps::default(), local: Vec::new(), peers: [FAR.into()].into(), mtu: None };
     node.apply(&Desired { tunnel: Some(Arc::new(tunnel)), ..wrapped(None) });
     let key = prefix::net_key(&net("198.51.100.3/32")).expect("a key");
     assert_eq!(kernel.borrow().tables.tunnels[&key].ways, FROM_IPIP | FROM_VXLAN);

@@ -25,7 +25,7 @@ fn at(text: &str) -> IpAddr {
 fn spec(own: &str, peers: &[&str]) -> Option<Arc<TunnelSpec>> {
     let v4 = Some(Vtep { address: at(own), mac: MAC });
     let peers = peers.iter().map(|peer| at(peer)).collect();
-    Some(Arc::new(TunnelSpec { own: Vteps { v4, ..Vteps::default() }, local: vec![at("192.0.2.1")], peers }))
+    Some(Arc::new(TunnelSpec { own: Vteps { v4, ..Vteps::default() }, local: vec![at("192.0.2.1")], peers, mtu: None }))
 }
 
 fn far(number: u8) -> NodeRoute {
@@ -119,6 +119,19 @@ fn another_device_of_the_name_is_replaced_and_ours_goes_when_no_pool_asks_for_it
     apply(&mut node, &Desired::default());
     assert_eq!(index(&kernel), None);
     assert_eq!(held(&kernel), BTreeMap::new());
+}
+
+#[test]
+fn pkt_61_the_device_has_the_mtu_that_is_said_from_then_on_and_never_more_than_the_uplink_leaves() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    for (said, mtu) in [(None, 1450), (Some(1300), 1300), (Some(9000), 1450)] {
+        let wanted = wrapped(&[("10.65.3.0/26", far(3))], &["198.51.100.3"]);
+        let spec = wanted.tunnel.as_deref().cloned().expect("an end");
+        apply(&mut node, &Desired { tunnel: Some(Arc::new(TunnelSpec { mtu: said, ..spec })), ..wanted });
+        let device = index(&kernel).expect("the device");
+        assert_eq!(kernel.borrow_mut().link(Ifindex(device)).expect("it").mtu, mtu, "{said:?}");
+    }
 }
 
 #[test]

@@ -32,6 +32,9 @@ const SPOOFING: &str = "workloadSourceSpoofing";
 const NAT_EXCLUSIONS: &str = "natOutgoingExclusions";
 const NAT_ADDRESS: &str = "natOutgoingAddress";
 const NAT_PORTS: &str = "natPortRange";
+const VXLAN_MTU: &str = "vxlanMTU";
+const VXLAN_MTU_V6: &str = "vxlanMTUV6";
+const IPIP_MTU: &str = "ipipMTU";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +69,9 @@ pub(in super::super) fn convert(
         nat_excludes_nodes: one_of(NAT_EXCLUSIONS, chosen(NAT_EXCLUSIONS), EXCLUSIONS)?,
         nat_address: nat_address(chosen(NAT_ADDRESS))?,
         nat_ports: nat_ports(chosen(NAT_PORTS))?,
+        vxlan_mtu: mtu(VXLAN_MTU, chosen(VXLAN_MTU))?,
+        vxlan_mtu_v6: mtu(VXLAN_MTU_V6, chosen(VXLAN_MTU_V6))?,
+        ipip_mtu: mtu(IPIP_MTU, chosen(IPIP_MTU))?,
     };
     // What means nothing here needs no attention; `tortie node status` has it all.
     let is_told =
@@ -86,7 +92,7 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 12] = [
+const SERVED: [&str; 15] = [
     DENY_ACTION,
     TO_HOST,
     INBOUND,
@@ -99,7 +105,13 @@ const SERVED: [&str; 12] = [
     NAT_EXCLUSIONS,
     NAT_ADDRESS,
     NAT_PORTS,
+    VXLAN_MTU,
+    VXLAN_MTU_V6,
+    IPIP_MTU,
 ];
+/// What every link has to let pass (RFC 791, RFC 8200).
+const IPV4_LEAST: u32 = 68;
+const IPV6_LEAST: u32 = 1280;
 const EXCLUSIONS: &[(&str, bool)] = &[("IPPoolsOnly", false), ("IPPoolsAndHostIPs", true)];
 const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Trace", LogLevel::Trace),
@@ -144,6 +156,18 @@ fn nat_ports(value: Option<&Value>) -> Result<Option<(u16, u16)>, InvalidField> 
     let wrong =
         || InvalidField::new(&format!("spec.{NAT_PORTS}"), format!("{value} is no port and no range FIRST:LAST"));
     range.map(Some).ok_or_else(wrong)
+}
+
+/// Zero is what the uplink leaves.
+fn mtu(field: &str, value: Option<&Value>) -> Result<Option<u32>, InvalidField> {
+    let least = if field == VXLAN_MTU_V6 { IPV6_LEAST } else { IPV4_LEAST };
+    let path = format!("spec.{field}");
+    let Some(value) = value else { return Ok(None) };
+    match read_at::<u32>(&path, value)? {
+        0 => Ok(None),
+        said if (least..=65_535).contains(&said) => Ok(Some(said)),
+        said => Err(InvalidField::new(&path, format!("{said} is neither 0 nor between {least} and 65535"))),
+    }
 }
 
 /// Empty is as good as absent.
@@ -291,11 +315,10 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_named_once_and_an_object_that_no_node_reads_is_named() {
-        let (found, unreadable) =
-            felix("default", "{bpfEnabled: true, vxlanMTU: 1400, unheardOf: 1, ipv6Support: null}");
-        let said = "spec: unheardOf, vxlanMTU are not served; what stands there changes nothing here";
+        let (found, unreadable) = felix("default", "{bpfEnabled: true, vxlanVNI: 7, unheardOf: 1, ipv6Support: null}");
+        let said = "spec: unheardOf, vxlanVNI are not served; what stands there changes nothing here";
         assert_eq!(unreadable, [said], "what means nothing here is no trouble");
-        assert_eq!(found.sets.iter().map(String::as_str).collect::<Vec<_>>(), ["bpfEnabled", "unheardOf", "vxlanMTU"]);
+        assert_eq!(found.sets.iter().map(String::as_str).collect::<Vec<_>>(), ["bpfEnabled", "unheardOf", "vxlanVNI"]);
         assert!(felix("n1", "{}").1[0].starts_with("metadata.name: \"n1\" is neither"));
     }
 
@@ -323,5 +346,20 @@ mod tests {
         described.sort_unstable();
         served.sort_unstable();
         assert_eq!(described, served);
+    }
+    #[test]
+    fn pkt_61_the_mtu_of_tunnels_is_read_and_one_that_no_link_could_have_is_refused() {
+        let (found, unreadable) = felix("default", "{vxlanMTU: 1400, vxlanMTUV6: 0, ipipMTU: 1300}");
+        assert_eq!((found.vxlan_mtu, found.vxlan_mtu_v6, found.ipip_mtu), (Some(1400), None, Some(1300)));
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        for (spec, said) in [
+            ("{vxlanMTU: 67}", "vxlanMTU: 67 is neither 0 nor between 68 and 65535"),
+            ("{vxlanMTUV6: 1279}", "vxlanMTUV6: 1279 is neither 0 nor between 1280 and 65535"),
+            ("{ipipMTU: 65536}", "ipipMTU: 65536 is neither"),
+            ("{ipipMTU: wide}", "ipipMTU: "),
+        ] {
+            let refused = refusal(&text("default", spec));
+            assert!(refused.starts_with(&format!("spec.{said}")), "{refused}");
+        }
     }
 }

@@ -83,6 +83,11 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::Honoured,
+        "no more than the uplink leaves; VXLAN has one device for both families, which has the lesser; pods that come have it too",
+        &[("VXLANMTU", "vxlanMTU"), ("VXLANMTUV6", "vxlanMTUV6"), ("IpInIpMtu", "ipipMTU")],
+    ),
+    (
+        Standing::Honoured,
         "as in Calico",
         &[
             ("FailsafeInboundHostPorts", "failsafeInboundHostPorts"),
@@ -181,20 +186,17 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::NotYet,
-        "tunnels are as pools ask for them: VXLAN of VNI 4096 and port 4789, and IPIP, with the MTU that the uplink leaves",
+        "tunnels are as pools ask for them: VXLAN of VNI 4096 and port 4789, and IPIP",
         &[
             ("BPFOverlayHostSourceIP", "bpfOverlayHostSourceIP"),
             ("VXLANEnabled", "vxlanEnabled"),
             ("VXLANPort", "vxlanPort"),
             ("VXLANVNI", "vxlanVNI"),
-            ("VXLANMTU", "vxlanMTU"),
-            ("VXLANMTUV6", "vxlanMTUV6"),
             ("IPv4VXLANTunnelAddr", ""),
             ("IPv6VXLANTunnelAddr", ""),
             ("VXLANTunnelMACAddr", ""),
             ("VXLANTunnelMACAddrV6", ""),
             ("IpInIpEnabled", "ipipEnabled"),
-            ("IpInIpMtu", "ipipMTU"),
             ("IpInIpTunnelAddr", ""),
             ("ExternalNodesCIDRList", "externalNodesList"),
         ],
