@@ -208,7 +208,7 @@ fn pkt_30_a_pod_hears_of_hops_and_of_a_narrower_link_outside() -> Result<()> {
 fn pkt_79_the_nodes_own_sockets_and_a_pod_by_the_same_port_both_hear_their_answers() -> Result<()> {
     masquerading(|s| {
         felix(s, "{ natPortRange: '20000:20001' }")?;
-        wait_until("ports are those", PATIENCE, || Ok(seen(s, outside()?[0])?.port() <= 20_001))?;
+        wait_until("ports are those", PATIENCE, || Ok((20_000..=20_001).contains(&seen(s, outside()?[0])?.port())))?;
         for to in outside()? {
             let node = bound(s.node.namespace(), 20_000, to)?;
             echoes(&node)?;
