@@ -89,8 +89,9 @@ mod tests {
     fn a_row_says_what_became_of_a_field() {
         let here = |field: &str, logs| row(field, "default", logs)["here"].clone();
         assert_eq!(here("defaultEndpointToHostAction", true), "in force");
+        assert_eq!(here("vxlanMTU", true), "in force");
         assert_eq!(here("healthPort", true), "by a setting");
-        assert_eq!(here("vxlanMTU", true), "not yet");
+        assert_eq!(here("vxlanVNI", true), "not yet");
         assert_eq!(here("chainInsertMode", true), "no meaning");
         assert_eq!(here("unheardOf", true), "unknown");
         assert_eq!(
