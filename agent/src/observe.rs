@@ -1,6 +1,6 @@
 //! What this host is, as the kernel says: its addresses, its uplink, its interfaces.
 //! In: netlink. Out: addresses and interfaces, as they change; a word when something else changed that pods depend on.
-//! Invariant: a change that was missed is found again, because every change of addresses or interfaces lists them all anew.
+//! Invariant: a change that was missed is found again, because every change of what is listed lists it all anew.
 //! Never: decides what a change means; counts loopback and link-local addresses, or the interfaces of pods.
 
 use dataplane::{NODE_ROUTE_PROTOCOL, is_pods};
@@ -147,6 +147,8 @@ fn until_changed(events: &mut Watch, host: &Host, changed: &mut impl FnMut(Chang
 fn is_of_interest(event: &Event) -> bool {
     match event {
         Event::Neighbour(neighbour) => neighbour.permanent,
+        // Those of use are listed.
+        Event::Address(_) | Event::AddressGone(_) => false,
         // Only routes to single hosts lead to pods of this node; those to other nodes are marked.
         Event::Route(route) | Event::RouteGone(route) => {
             route.destination == Cidr::host(route.destination.network()) || route.protocol == NODE_ROUTE_PROTOCOL
@@ -160,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_others_cannot_use_is_no_reason_to_list_all_links() {
+    fn an_address_that_others_cannot_use_is_no_reason_to_list_all_links_nor_to_look_at_what_pods_have() {
         let found = |address: &str, global| Address {
             interface: model::Ifindex(7),
             address: address.parse().expect("an address"),
@@ -171,6 +173,7 @@ mod tests {
         };
         for (address, global) in [("fe80::1", false), ("169.254.1.1", true), ("127.0.0.2", true), ("::1", false)] {
             assert!(!is_of_use(&found(address, global)), "{address}");
+            assert!(!is_of_interest(&Event::Address(found(address, global))), "{address}");
         }
         assert!(is_of_use(&found("192.0.2.1", true)) && is_of_use(&found("2001:db8::1", true)));
     }
