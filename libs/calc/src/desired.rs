@@ -195,6 +195,12 @@ impl TunnelSpec {
         self.own.all().next().map(|end| end.mac)
     }
 
+    /// The device's MTU over an uplink of this one.
+    #[must_use]
+    pub fn mtu_over(&self, uplink: u32) -> u32 {
+        left(uplink, if self.is_v6() { VXLAN_V6 } else { VXLAN_V4 }, self.mtu)
+    }
+
     /// Whether outer headers may be of IPv6, which are longer.
     #[must_use]
     pub fn is_v6(&self) -> bool {
@@ -213,6 +219,25 @@ pub struct IpipSpec {
     pub peers: BTreeSet<Ipv4Addr>,
     /// The MTU of its routes at most; `None`: what the uplink leaves.
     pub mtu: Option<u32>,
+}
+
+impl IpipSpec {
+    /// The MTU of its routes over an uplink of this one.
+    #[must_use]
+    pub fn mtu_over(&self, uplink: u32) -> u32 {
+        left(uplink, IPIP, self.mtu)
+    }
+}
+
+/// What is added by VXLAN over IPv4 and over IPv6 (IP, UDP, VXLAN, Ethernet), and by IPIP (IP).
+pub(crate) const VXLAN_V4: u32 = 50;
+pub(crate) const VXLAN_V6: u32 = 70;
+pub(crate) const IPIP: u32 = 20;
+
+/// The largest packet that a tunnel lets pass: what is said, and no more than an uplink leaves.
+pub(crate) fn left(uplink: u32, added: u32, said: Option<u32>) -> u32 {
+    let left = uplink.saturating_sub(added);
+    said.map_or(left, |said| said.min(left))
 }
 
 /// Why there is no way to a node.

@@ -144,6 +144,7 @@ mod tests {
         })));
         assert_eq!(spec(&world), None, "one of IPv6 asks for nothing that there is");
     }
+
     #[test]
     fn pkt_61_pods_have_what_the_narrowest_tunnel_lets_pass() {
         let mut world = world(Wrapping::CrossSubnet);

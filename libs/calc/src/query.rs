@@ -3,7 +3,14 @@
 //! Invariant: answers from the same workloads that [`crate::desired`] works on.
 //! Never: changes anything; waits for the first full list.
 
-use crate::{World, host, ipip, pod_cidrs::is_of_node, tunnel, workload::workloads};
+use crate::{
+    World,
+    desired::{IPIP, VXLAN_V4, VXLAN_V6, left},
+    host, ipip,
+    pod_cidrs::is_of_node,
+    tunnel,
+    workload::workloads,
+};
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
     Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
@@ -121,14 +128,10 @@ impl World {
     /// The largest packet that each of its tunnels lets pass over an uplink that lets this large ones pass: the least of them.
     #[must_use]
     pub fn tunnelled_mtu(&self, uplink: u32) -> u32 {
-        let of = |(overhead, said): (u32, Option<u32>)| {
-            let left = uplink.saturating_sub(overhead);
-            said.map_or(left, |said| said.min(left))
-        };
         let passes = |pool: &IpPool| match (pool.uses_vxlan(), pool.uses_ipip(), pool.cidr.is_v4()) {
-            (true, _, true) => of((50, tunnel::mtu(self, true))),
-            (true, _, false) => of((70, tunnel::mtu(self, false))),
-            (false, true, _) => of((20, ipip::mtu(self))),
+            (true, _, true) => left(uplink, VXLAN_V4, tunnel::mtu(self, true)),
+            (true, _, false) => left(uplink, VXLAN_V6, tunnel::mtu(self, false)),
+            (false, true, _) => left(uplink, IPIP, ipip::mtu(self)),
             (false, false, _) => uplink,
         };
         self.pools.values().filter(|_| !self.leaves_routes).map(passes).min().unwrap_or(uplink)

@@ -28,8 +28,6 @@ use std::{
 pub const IPIP_HOOKS: [Hook; 2] = [Hook::FromIpip, Hook::ToIpip];
 /// By which our address on loopback is known.
 pub const LABEL: &str = "lo:tortie-ipip";
-/// What wrapping adds to a packet.
-const OVERHEAD: u32 = 20;
 
 /// What is told of it where something is wrong.
 const ITEM: &str = "IPIP";
@@ -132,18 +130,15 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     /// The route by which packets to a network are wrapped for a node.
     pub(super) fn by_ipip(&self, seen: &Seen, network: Cidr, remote: Ipv4Addr) -> Result<Route, String> {
-        if !self.ipip.is_up {
-            return Err("nothing at the uplink wraps packets by IPIP".to_owned());
-        }
+        let spec = self.ipip.spec.as_ref().filter(|_| self.ipip.is_up);
+        let spec = spec.ok_or("nothing at the uplink wraps packets by IPIP")?;
         let (gateway, interface) = next_hop(seen, remote).ok_or_else(|| format!("no route leads to {remote}"))?;
         let link = self.uplink_link(seen).filter(|link| link.index == interface && link.up);
         let link =
             link.ok_or_else(|| format!("the route to {remote} is not by the uplink, where packets are wrapped"))?;
         let route = super::node_routes::via(network, gateway, interface);
         let source = self.ipip.own.map(IpAddr::V4);
-        let left = link.mtu.saturating_sub(OVERHEAD);
-        let said = self.ipip.spec.as_ref().and_then(|spec| spec.mtu);
-        Ok(Route { mtu: said.map_or(left, |said| said.min(left)), source, ..route })
+        Ok(Route { mtu: spec.mtu_over(link.mtu), source, ..route })
     }
 
     /// Routes that may be the way to another node, where packets go there by IPIP.

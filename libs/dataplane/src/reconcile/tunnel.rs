@@ -32,10 +32,6 @@ const ALIAS: &str = "tortie: tunnels of every node";
 /// Which programs are at it.
 pub const TUNNEL_HOOKS: [Hook; 2] = [Hook::FromTunnel, Hook::ToTunnel];
 
-/// What wrapping adds to a packet: Ethernet, VXLAN, UDP and IP.
-const OVERHEAD_V4: u32 = 50;
-const OVERHEAD_V6: u32 = 70;
-
 /// Settings of the device: it forwards, and takes sources that are routed elsewhere. It has IPv6 only if it is asked for that.
 const SYSCTLS: [(&str, &str, &str); 5] = [
     ("ipv4", "forwarding", "1"),
@@ -66,12 +62,6 @@ impl Tunnel {
     pub fn is_wanted(&self) -> bool {
         self.spec.is_some()
     }
-}
-
-/// The device's MTU over an uplink of this one.
-fn mtu(uplink: u32, spec: &TunnelSpec) -> u32 {
-    let left = uplink.saturating_sub(if spec.is_v6() { OVERHEAD_V6 } else { OVERHEAD_V4 });
-    spec.mtu.map_or(left, |said| said.min(left))
 }
 
 fn name() -> IfaceName {
@@ -269,7 +259,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     fn shape(&self, seen: &Seen, spec: &TunnelSpec) -> Option<Shape> {
         let uplink = seen.links.get(self.uplink.as_ref()?)?;
-        Some(Shape { mac: spec.mac()?, mtu: mtu(uplink.mtu, spec) })
+        Some(Shape { mac: spec.mac()?, mtu: spec.mtu_over(uplink.mtu) })
     }
 
     /// Up only when it is guarded: until then it takes nothing.
