@@ -63,7 +63,7 @@ fn ended(
     let ends = |flow: &&TrackedFlow| {
         let backend = Backend { address: flow.flow.destination, port: flow.destination_port };
         let of = flow.through.and_then(|through| now.get(&through)).map(|balance| &balance.of);
-        !flow.is_over() && flow.gate.is_none() && of.is_some_and(|of| !listed.contains(&(of, backend)))
+        !flow.is_over && flow.gate.is_none() && of.is_some_and(|of| !listed.contains(&(of, backend)))
     };
     flows.iter().filter(ends).count()
 }

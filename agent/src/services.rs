@@ -73,7 +73,7 @@ pub fn page<K: Kernel>(agent: &mut Agent<K>, asked: &Asked<'_>) -> Result<Value,
 /// Tracked flows through services.
 fn active(flows: &[TrackedFlow]) -> BTreeMap<(Frontend, Backend), u64> {
     let mut active = BTreeMap::new();
-    for tracked in flows.iter().filter(|tracked| tracked.gate.is_none() && !tracked.is_over()) {
+    for tracked in flows.iter().filter(|tracked| tracked.gate.is_none() && !tracked.is_over) {
         let Some(through) = tracked.through else { continue };
         let backend = Backend { address: tracked.flow.destination, port: tracked.destination_port };
         *active.entry((through, backend)).or_default() += 1;

@@ -120,7 +120,7 @@ impl Through<'_> {
             flow.gate.is_none() && flow.through == Some(self.frontend) && is_senders && is_itself
         };
         let mut flows: Vec<_> = tracked.iter().filter(is_own).collect();
-        flows.sort_by_key(|flow| (flow.is_over(), flow.source_port));
+        flows.sort_by_key(|flow| (flow.is_over, flow.source_port));
         flows
     }
 

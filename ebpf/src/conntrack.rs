@@ -3,9 +3,7 @@
 //! Invariant: an entry without `CT_REFUSED` is of a flow that both ends' policy allowed at its stamp.
 //! Never: opens a pod's TCP flow for anything but a SYN without ACK; reads a rule; removes an entry.
 
-use abi::conntrack::{
-    CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_CLOSED, STATE_MIDWAY, STATE_NEW, STATE_TIME_WAIT,
-};
+use abi::conntrack::{CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_MIDWAY, STATE_NEW, is_closed};
 use abi::endpoint::SLOT_NONE;
 use abi::rules::x_of;
 use abi::timeout::is_over;
@@ -190,8 +188,7 @@ impl Tracked<'_> {
 
     #[inline(always)]
     fn is_over(&self) -> bool {
-        self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0
-            || matches!(self.flow.state.get(), STATE_CLOSED | STATE_TIME_WAIT)
+        self.flow.flags.get() & (CT_REFUSED | CT_RESET) != 0 || is_closed(self.flow.state.get())
     }
 
     /// Slots of the packet's sender and receiver.

@@ -33,8 +33,14 @@ pub const STATE_ANSWERED: u8 = 1;
 pub const STATE_ESTABLISHED: u8 = 2;
 /// TCP: FIN seen both ways.
 pub const STATE_CLOSED: u8 = 3;
-/// TCP: FIN seen both ways, and another segment after them: neither end waits for anything of the other's.
+/// TCP: FIN seen both ways, and another segment after them. Most often that is the last acknowledgement: numbers are not looked at.
 pub const STATE_TIME_WAIT: u8 = 5;
+/// Whether both ends have said that they are done.
+#[inline(always)]
+#[must_use]
+pub const fn is_closed(state: u8) -> bool {
+    matches!(state, STATE_CLOSED | STATE_TIME_WAIT)
+}
 /// Seen: only the opener, in the midst of a TCP connection that a host endpoint has not seen begin. Lives in `NEWFLOW`.
 pub const STATE_MIDWAY: u8 = 4;
 /// The high end sent the first packet.

@@ -11,8 +11,8 @@ use abi::endpoint::{SLOT_HOST, SLOT_NONE};
 use abi::{
     ConntrackEntry, Endpoint, FlowKey,
     conntrack::{
-        CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, NAT_AHEAD, NAT_BY_HOST, NAT_LEADS, NAT_RETURNS, NAT_TRANSLATED,
-        zone_of,
+        CT_HIGH_OPENED, CT_HOST_OPENED, CT_REFUSED, CT_RESET, NAT_AHEAD, NAT_BY_HOST, NAT_LEADS, NAT_RETURNS,
+        NAT_TRANSLATED, is_closed, zone_of,
     },
 };
 use model::{Direction, IfaceName, Protocol};
@@ -50,6 +50,8 @@ pub struct TrackedFlow {
     pub state: &'static str,
     /// It was refused, and what it sends is dropped.
     pub is_refused: bool,
+    /// Nothing is let pass by it any more, or only what ends it.
+    pub is_over: bool,
     /// This node itself opened it: it is let in whatever policy says.
     pub is_hosts_own: bool,
     /// The generation by which it was judged last; its low 32 bits.
@@ -59,12 +61,6 @@ pub struct TrackedFlow {
 }
 
 impl TrackedFlow {
-    /// Nothing is let pass by it any more, or only what ends it.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.is_refused || matches!(self.state, "closed" | "time-wait" | "reset")
-    }
-
     /// Who talks to whom.
     #[must_use]
     pub fn ends(&self) -> (IpAddr, IpAddr) {
@@ -152,6 +148,7 @@ fn flow(key: &FlowKey, entry: &ConntrackEntry, gate: Option<Gate>, hits: &BTreeM
         uplink: None,
         state: state_of(entry),
         is_refused: entry.flags & CT_REFUSED != 0,
+        is_over: entry.flags & (CT_REFUSED | CT_RESET) != 0 || is_closed(entry.state),
         is_hosts_own: entry.flags & CT_HOST_OPENED != 0,
         generation: entry.stamp,
         by: [by(entry.egress_hit), by(entry.ingress_hit)],
@@ -174,7 +171,7 @@ mod tests {
     fn a_flow_is_over_once_both_ends_have_closed_it_or_one_has_reset_it() {
         let is_over = |state, flags| {
             let entry = ConntrackEntry { state, flags, ..ConntrackEntry::default() };
-            flows(&[(FlowKey::default(), entry)], &Names::default(), &BTreeMap::new())[0].is_over()
+            flows(&[(FlowKey::default(), entry)], &Names::default(), &BTreeMap::new())[0].is_over
         };
         let goes_on = [STATE_NEW, STATE_ANSWERED, STATE_ESTABLISHED, STATE_MIDWAY].map(|state| is_over(state, 0));
         assert_eq!(goes_on, [false; 4]);
