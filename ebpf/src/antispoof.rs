@@ -4,6 +4,7 @@
 //! Never: trusts a packet's word for who sent it.
 
 use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_FIRST};
+use abi::tunnel::VXLAN_PORT;
 use abi::{Address, DropReason, Endpoint};
 
 use crate::conntrack::Tracked;
@@ -101,11 +102,8 @@ const LOOPBACK_V6: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
 #[inline(always)]
 #[must_use]
 pub const fn is_tunnel(packet: &Packet) -> bool {
-    packet.protocol == protocol::IPIP || (packet.protocol == protocol::UDP && packet.detail == VXLAN)
+    packet.protocol == protocol::IPIP || (packet.protocol == protocol::UDP && packet.detail == VXLAN_PORT)
 }
-
-/// VXLAN's port (RFC 7348).
-const VXLAN: u16 = 4789;
 
 /// Whether the destination is a multicast group or a broadcast address.
 #[inline(always)]

@@ -3,12 +3,12 @@
 //! Invariant: one end is this node itself, the other a node that tunnels lead to; what is within is judged where it is unwrapped.
 //! Never: for what another wraps: that is the rules' like anything else.
 
-use abi::Address;
+use abi::DropReason;
 use abi::endpoint::SLOT_HOST;
-use abi::{DropReason, TunnelEnd};
 
 use crate::antispoof::is_tunnel;
 use crate::tables::{Frame, Tables};
+use crate::tunnel::is_node;
 use crate::walk::{Hook, State, Walk};
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
@@ -27,18 +27,10 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     }
 }
 
-/// Whether an address is a node's own, by the node behind which it lies.
-#[inline(always)]
-fn is_node(behind: Option<&TunnelEnd>, address: &Address) -> bool {
-    match behind {
-        Some(end) => end.remote == *address,
-        None => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use abi::TunnelEnd;
+
     use crate::fake::{Node, ipv4, udp, v4};
     use crate::gates::{HOST, NOTHING, REFUSED, UNTOUCHED, comes_in, forwarding, goes_out, pods_goes_out};
     use crate::tracking::OUTSIDE;

@@ -147,7 +147,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         if kept == MINE || new == MINE {
             return true;
         }
-        if kept == TAKEN && is_needed && self.gives_up(state, now_s) {
+        if kept == TAKEN && is_needed && state.packet.protocol == protocol::TCP && self.gives_up(state, now_s) {
             kept = OVER;
             from_low = self.key_of_mask(state);
         }
@@ -208,8 +208,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             return false;
         };
         let is_reset = flow.flags.get() & CT_RESET != 0 && is_over(flow.seen_s.get(), RESET_STANDS_S, now_s);
-        let is_closed = packet.protocol == protocol::TCP && (is_reset || flow.state.get() == STATE_TIME_WAIT);
-        if is_opened_again || !is_closed {
+        if is_opened_again || !(is_reset || flow.state.get() == STATE_TIME_WAIT) {
             return false;
         }
         flow.forget();

@@ -65,6 +65,7 @@ impl Tracked<'_> {
         flow.timeout.set(timeout_of(flow.state.get(), flags) as u8);
     }
 
+    /// A segment that ends nothing, after one that did.
     #[inline(always)]
     fn go_on_after_an_end(&self) {
         if self.flow.flags.get() & CT_RESET != 0 {

@@ -28,7 +28,7 @@ pub fn is_taken(vni: u32, sender: &Address, outer: Option<&TunnelEnd>, inner: Op
 #[must_use]
 pub fn is_from_node(way: u8, sender: &Address, outer: Option<&TunnelEnd>, inner: Option<&TunnelEnd>) -> bool {
     let is_node = match outer {
-        Some(end) => end.remote == *sender && end.ways & way != 0,
+        Some(end) => is_node(outer, sender) && end.ways & way != 0,
         None => false,
     };
     // A pod of a node of which the claim is not known yet is behind nobody.
@@ -37,6 +37,16 @@ pub fn is_from_node(way: u8, sender: &Address, outer: Option<&TunnelEnd>, inner:
         None => true,
     };
     is_node && is_its_own
+}
+
+/// Whether an address is a node's own; `behind`: the node behind which it lies.
+#[inline(always)]
+#[must_use]
+pub fn is_node(behind: Option<&TunnelEnd>, address: &Address) -> bool {
+    match behind {
+        Some(end) => end.remote == *address,
+        None => false,
+    }
 }
 
 #[cfg(test)]
