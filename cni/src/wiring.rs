@@ -10,7 +10,7 @@ use crate::{
     steps::Steps,
 };
 use model::{Cidr, FIRST_INTERFACE, IfaceName, Ifindex, Mac};
-use netlink::{LOOPBACK, Link, LinkChange, Route, Scope, Socket, VethSpec, namespace, sysctl};
+use netlink::{LOOPBACK, Link, LinkChange, Route, Scope, Socket, VethSpec, namespace, sysctl::Families};
 use std::{
     net::IpAddr,
     os::fd::BorrowedFd,
@@ -145,18 +145,18 @@ impl Wiring<'_> {
 
     /// In the pod's namespace only.
     fn set_sysctls(&self) -> Result<(), Failure> {
-        let forwarding = if self.forwarding { "1" } else { "0" };
+        let (settings, forwarding) = (Families::open(), if self.forwarding { "1" } else { "0" });
         if self.addresses.iter().any(IpAddr::is_ipv4) {
-            sysctl::write("ipv4/ip_forward", forwarding)?;
+            settings.write("ipv4/ip_forward", forwarding)?;
         }
         if self.addresses.iter().any(IpAddr::is_ipv6) {
             // Some runtimes make namespaces with IPv6 off.
             for scope in ["all", "default", "lo", &self.interface.0] {
-                sysctl::write(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
+                settings.write(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
             }
-            sysctl::write("ipv6/conf/all/forwarding", forwarding)?;
+            settings.write("ipv6/conf/all/forwarding", forwarding)?;
             // The way out is fixed; else the pod would solicit a router for as long as it lives, and none answers.
-            sysctl::write(&format!("ipv6/conf/{}/accept_ra", self.interface), "0")?;
+            settings.write(&format!("ipv6/conf/{}/accept_ra", self.interface), "0")?;
         }
         Ok(())
     }

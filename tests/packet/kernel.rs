@@ -23,7 +23,7 @@ use aya::{
 use calc::World;
 use dataplane::{Applied, Attach, Cgroup, Dataplane, Extent, Options, Sizes};
 use model::{IfaceName, Ifindex, Mac};
-use netlink::{Socket, namespace};
+use netlink::{Socket, namespace, sysctl::Families};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -149,15 +149,16 @@ impl Kernel {
             ENTRIES.iter().chain(sizes).map(|(name, entries)| ((*name).to_owned(), *entries)).collect();
         let pods = Pods::new();
         // The pods' own stacks keep quiet: every packet here is a row's.
-        namespace::inside(pods.as_fd(), || netlink::sysctl::write("ipv6/conf/default/disable_ipv6", "1"))
+        namespace::inside(pods.as_fd(), || Families::open().write("ipv6/conf/default/disable_ipv6", "1"))
             .expect("the pods' namespace can be entered")
             .expect("IPv6 can be switched off");
+        let settings = Families::open();
         // Nor does the node ask for routers: before Linux 6.11 that comes in the midst of a test's run, on its memory.
-        netlink::sysctl::write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
+        Families::open().write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
         // Nor does it say again, a second after an interface is up, which groups it listens to.
         for version in ["mldv1", "mldv2"] {
             let path = format!("ipv6/conf/default/{version}_unsolicited_report_interval");
-            netlink::sysctl::write(&path, "2000000000").expect("it can be put off");
+            settings.write(&path, "2000000000").expect("it can be put off");
         }
         let mut socket = Socket::open().expect("netlink answers");
         make_uplink(&mut socket, &pods);

@@ -45,20 +45,37 @@ fn is_in_place(found: &Filter, hook: Hook) -> bool {
     is_ours(found, hook) && *found == Filter { program: found.program, ..filter(hook, found.interface.0) }
 }
 
-/// Puts a filter there, or the program into the filter that is there.
+/// What is known of an interface before a filter is put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its clsact was made by this process: no former agent's filter can be there.
+    Fresh,
+    /// Nothing is.
+    Unknown,
+}
+
+/// Puts a filter there, or the program into the filter that is there. Says whether the clsact is this process's own.
 ///
 /// # Errors
 /// The kernel refuses; what was attached before stays.
-pub fn attach(program: &SchedClassifier, hook: Hook, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+pub fn attach(
+    program: &SchedClassifier,
+    hook: Hook,
+    (ifindex, mut found): (u32, Found),
+    dir: &Path,
+) -> Result<Found, Failure> {
     let mut socket = Socket::open()?;
     let filter = filter(hook, ifindex);
     let program = program.fd()?.as_fd();
     // The clsact is there but for the first time.
     if !made_by_us(ifindex, dir).exists() || socket.replace_filter(&filter, program).is_err() {
-        add_clsact(&mut socket, ifindex, dir)?;
+        found = add_clsact(&mut socket, ifindex, dir)?;
         socket.replace_filter(&filter, program)?;
     }
-    remove_where(&mut socket, ifindex, hook, |found| !is_in_place(found, hook))
+    if found == Found::Unknown {
+        remove_where(&mut socket, ifindex, hook, |found| !is_in_place(found, hook))?;
+    }
+    Ok(found)
 }
 
 /// Takes away those of our filters at a hook of which this is so.
@@ -81,7 +98,7 @@ pub fn is_attached(program: &SchedClassifier, hook: Hook, ifindex: u32, socket: 
 }
 
 /// Makes the clsact, unless there is one, and says that it is ours before it is.
-fn add_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failure> {
+fn add_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<Found, Failure> {
     let says = made_by_us(ifindex, dir);
     let said = match fs::create_dir(&says) {
         Ok(()) => true,
@@ -93,8 +110,7 @@ fn add_clsact(socket: &mut Socket, ifindex: u32, dir: &Path) -> Result<(), Failu
         // Another's, or none.
         pins::remove_link(&says)?;
     }
-    added?;
-    Ok(())
+    Ok(if added? { Found::Fresh } else { Found::Unknown })
 }
 
 /// The folder that says so. A bpffs has no files of its own; it is gone when the interfaces are, with a reboot.

@@ -4,7 +4,8 @@
 //! Never: removes what is not pinned in our own directory or called by our name.
 
 use crate::{
-    clsact, pins,
+    clsact::{self, Found},
+    pins,
     platform::AttachedBy,
     programs::{Hook, Programs, in_full},
     tcx,
@@ -104,6 +105,8 @@ pub struct Links {
     dir: PathBuf,
     /// Where there are filters of ours.
     filtered: BTreeSet<(u32, Hook)>,
+    /// Interfaces whose clsact this process made.
+    fresh: BTreeSet<u32>,
     /// Attached by this process, so known to run the present programs.
     attached: BTreeMap<(u32, Hook), Held>,
     /// Where no link could be made, or no filter taken away: they stay as they are.
@@ -118,8 +121,8 @@ impl Links {
     pub fn new(programs: Programs, bpffs: &Path, by: AttachedBy) -> Result<Self, netlink::Error> {
         let filtered = clsact::ours()?.into_iter().collect();
         let (bpffs, dir) = (bpffs.to_owned(), pins::links_dir(bpffs));
-        let (attached, stuck) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { programs, by, bpffs, dir, filtered, attached, stuck })
+        let (fresh, attached, stuck) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Ok(Self { programs, by, bpffs, dir, filtered, fresh, attached, stuck })
     }
 
     /// The programs it attaches.
@@ -167,7 +170,10 @@ impl Links {
 
     /// The filter first, then away with a link, and with one that a killed agent did not finish.
     fn put_filter(&mut self, hook: Hook, ifindex: u32) -> Result<Held, tcx::Failure> {
-        clsact::attach(self.programs.at(hook)?, hook, ifindex, &self.dir)?;
+        let found = if self.fresh.contains(&ifindex) { Found::Fresh } else { Found::Unknown };
+        if clsact::attach(self.programs.at(hook)?, hook, (ifindex, found), &self.dir)? == Found::Fresh {
+            self.fresh.insert(ifindex);
+        }
         self.filtered.insert((ifindex, hook));
         tcx::detach(hook, ifindex, &self.dir)?;
         Ok(Held::Filter)
@@ -199,6 +205,8 @@ impl Links {
 
     fn put_again(&mut self, hook: Hook, ifindex: u32, found: &str) -> Result<Held, tcx::Failure> {
         pins::prepare(&self.bpffs)?;
+        // Others were at it.
+        self.fresh.remove(&ifindex);
         match self.attached.remove(&(ifindex, hook)) {
             // The link lives on by the handle of this process.
             Some(Held::Link(link)) if found == UNPINNED => Ok(Held::Link(tcx::pin(link, hook, ifindex, &self.dir)?)),
@@ -285,6 +293,7 @@ impl Guards for Links {
     fn forget_others(&mut self, present: &BTreeSet<u32>) {
         self.attached.retain(|(index, _), _| present.contains(index));
         self.filtered.retain(|(index, _)| present.contains(index));
+        self.fresh.retain(|index| present.contains(index));
         self.stuck.retain(|(index, _)| present.contains(index));
     }
 

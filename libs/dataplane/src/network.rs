@@ -7,7 +7,7 @@ use crate::host::NODE_ROUTE_PROTOCOL;
 use model::{Cidr, IfaceName, Ifindex, Mac};
 use netlink::{
     Error, Link, LinkChange, Neighbour, Route, Socket, VxlanSpec,
-    sysctl::{self, Families, SysctlError},
+    sysctl::{Families, SysctlError},
     watch::{Event, Watch},
 };
 use std::{
@@ -268,7 +268,7 @@ impl Network for KernelNetwork {
     }
 
     fn set(&mut self, path: &str, value: &str) -> Result<(), SysctlError> {
-        sysctl::write(path, value)
+        self.settings.write(path, value)
     }
 
     fn set_mac(&mut self, index: Ifindex, mac: Mac) -> Result<(), Error> {

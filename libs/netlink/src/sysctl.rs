@@ -3,10 +3,10 @@
 //! Invariant: a written value was read back.
 //! Never: leaves `/proc/sys/net`.
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use std::{
-    fs,
-    io::{self, Read as _},
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -46,17 +46,17 @@ pub enum SysctlError {
     },
 }
 
-/// The value at `path`, for example `ipv4/conf/eth0/forwarding`, without the line's end.
+/// The value at `path`, for example `ipv4/conf/eth0/forwarding`, without the line's end. Who reads many holds
+/// [`Families`] open.
 ///
 /// # Errors
 /// There is no such sysctl here, or it may not be read.
 pub fn read(path: &str) -> Result<String, SysctlError> {
-    let access = |source| SysctlError::Access { operation: "read", path: path.to_owned(), source };
-    fs::read_to_string(place(path)?).map(|text| text.trim_end().to_owned()).map_err(access)
+    read_at(CWD, &place(path)?).map_err(|errno| failed("read", path, errno))
 }
 
 /// The folders of both families of one namespace, held open. The kernel keeps those of all namespaces in one list, which it
-/// walks whenever one is looked up by its path: where every pod has a namespace that is most of what reading costs.
+/// walks whenever one is looked up by its path: where every pod has a namespace that is most of what a setting costs.
 #[derive(Debug)]
 pub struct Families([(&'static str, Option<fs::File>); 2]);
 
@@ -67,37 +67,59 @@ impl Families {
         Self(["ipv4/", "ipv6/"].map(|family| (family, fs::File::open(ROOT.join(family)).ok())))
     }
 
-    /// As [`read`].
+    /// As the function of this name.
     ///
     /// # Errors
-    /// As [`read`].
+    /// As there.
     pub fn read(&self, path: &str) -> Result<String, SysctlError> {
+        let whole = place(path)?;
+        let (folder, within) = self.within(path, &whole);
+        read_at(folder, within).map_err(|errno| failed("read", path, errno))
+    }
+
+    /// Sets `path` to `value`, unless it is so already, and reads it back.
+    ///
+    /// # Errors
+    /// There is no such sysctl here, it may not be written, or the kernel keeps another value.
+    pub fn write(&self, path: &str, value: &str) -> Result<(), SysctlError> {
+        let whole = place(path)?;
+        let (folder, within) = self.within(path, &whole);
+        // What may only be read may be right.
+        if read_at(folder, within).map_err(|errno| failed("read", path, errno))? == value {
+            return Ok(());
+        }
+        let found = write_at(folder, within, value).map_err(|errno| failed("write", path, errno))?;
+        let ignored = |found| SysctlError::Ignored { path: path.to_owned(), wanted: value.to_owned(), found };
+        if found == value { Ok(()) } else { Err(ignored(found)) }
+    }
+
+    /// Where a path begins that is looked up, and the rest of it.
+    fn within<'a>(&'a self, path: &'a str, whole: &'a Path) -> (BorrowedFd<'a>, &'a Path) {
         let held = self.0.iter().find_map(|(family, folder)| Some((folder.as_ref()?, path.strip_prefix(family)?)));
-        let Some((folder, within)) = held else { return read(path) };
-        place(path)?;
-        let value = || {
-            let mut text = String::new();
-            let file = openat(folder, within, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            fs::File::from(file).read_to_string(&mut text)?;
-            Ok(text.trim_end().to_owned())
-        };
-        value().map_err(|source| SysctlError::Access { operation: "read", path: path.to_owned(), source })
+        held.map_or((CWD, whole), |(folder, within)| (folder.as_fd(), Path::new(within)))
     }
 }
 
-/// Sets `path` to `value`, unless it is so already, and reads it back.
-///
-/// # Errors
-/// There is no such sysctl here, it may not be written, or the kernel keeps another value.
-pub fn write(path: &str, value: &str) -> Result<(), SysctlError> {
-    if read(path)? == value {
-        return Ok(());
-    }
-    let access = |source| SysctlError::Access { operation: "write", path: path.to_owned(), source };
-    fs::write(place(path)?, value).map_err(access)?;
-    let found = read(path)?;
-    let ignored = |found| SysctlError::Ignored { path: path.to_owned(), wanted: value.to_owned(), found };
-    if found == value { Ok(()) } else { Err(ignored(found)) }
+fn read_at(folder: BorrowedFd<'_>, path: &Path) -> io::Result<String> {
+    whole(&openat(folder, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What is in force then.
+fn write_at(folder: BorrowedFd<'_>, path: &Path, value: &str) -> io::Result<String> {
+    let file = openat(folder, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::pwrite(&file, value.as_bytes(), 0)?;
+    whole(&file)
+}
+
+/// From the beginning. No sysctl of a network is longer.
+fn whole(file: &OwnedFd) -> io::Result<String> {
+    let mut bytes = [0; 4096];
+    let length = rustix::io::pread(file, &mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned())
+}
+
+fn failed(operation: &'static str, path: &str, source: io::Error) -> SysctlError {
+    SysctlError::Access { operation, path: path.to_owned(), source }
 }
 
 /// Interface names may hold dots, so parts are divided by slashes only.

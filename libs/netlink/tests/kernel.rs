@@ -287,16 +287,18 @@ fn what_belongs_to_an_absent_interface_is_an_error_that_says_absent() {
 fn sysctls_are_those_of_the_namespace_the_work_is_done_in() {
     let pair = Pair::new();
     namespace::inside(&pair.host, || {
-        sysctl::write("ipv4/conf/cali0/forwarding", "1").expect("a sysctl");
+        let held = sysctl::Families::open();
+        held.write("ipv4/conf/cali0/forwarding", "1").expect("a sysctl");
         assert_eq!(sysctl::read("ipv4/conf/cali0/forwarding").expect("a sysctl"), "1");
         assert!(sysctl::read("ipv4/conf/eth0/forwarding").is_err(), "eth0 is in the other namespace");
-        let held = sysctl::Families::open();
         for (path, value) in [("ipv4/conf/cali0/forwarding", Some("1")), ("ipv6/conf/cali0/forwarding", Some("0"))] {
             assert_eq!(held.read(path).ok().as_deref(), value, "{path}");
         }
-        sysctl::write("ipv4/conf/cali0/forwarding", "0").expect("a sysctl");
+        held.write("ipv4/conf/cali0/forwarding", "0").expect("a sysctl");
         assert_eq!(held.read("ipv4/conf/cali0/forwarding").expect("a sysctl"), "0", "the value of now");
         assert!(held.read("ipv4/conf/eth0/forwarding").is_err(), "eth0 is in the other namespace");
+        let refused = held.write("ipv4/conf/cali0/forwarding", "maybe").expect_err("no such value");
+        assert!(refused.to_string().starts_with("write sysctl net/ipv4/conf/cali0/forwarding: "), "{refused}");
         assert!(matches!(held.read("ipv4/../core/somaxconn"), Err(SysctlError::Path(_))));
         assert!(held.read("core/somaxconn").is_ok(), "of no family");
     })
