@@ -5,6 +5,7 @@
 //! Never: opens anything for an attachment that it cannot read.
 
 use datastore::durable::{File, replace_all};
+use ipam::owner_of;
 use model::{Attachment, AttachmentId, IfaceName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -67,6 +68,10 @@ pub enum JournalError {
 pub struct Journal {
     dir: PathBuf,
     known: BTreeMap<AttachmentId, Attachment>,
+    /// Who is at each host interface.
+    at: BTreeMap<IfaceName, AttachmentId>,
+    /// Who has addresses under each owner's name, in which upper and lower case are the same.
+    owners: BTreeMap<String, AttachmentId>,
 }
 
 impl Journal {
@@ -74,7 +79,7 @@ impl Journal {
     pub fn open(state_dir: &Path) -> Result<(Self, Vec<JournalError>), JournalError> {
         let dir = state_dir.join(FOLDER);
         fs::create_dir_all(&dir).map_err(|source| io_error(&dir, source))?;
-        let mut journal = Self { dir, known: BTreeMap::new() };
+        let mut journal = Self { dir, known: BTreeMap::new(), at: BTreeMap::new(), owners: BTreeMap::new() };
         let mut damaged = Vec::new();
         for path in journal.files()? {
             match read(&path) {
@@ -95,8 +100,23 @@ impl Journal {
         if self.at(&attachment.host_interface).is_some_and(is_earlier) {
             return;
         }
-        self.known.retain(|_, known| known.host_interface != attachment.host_interface);
+        self.keep(attachment);
+    }
+
+    /// In place of any other at its host interface, and of what was known of it at another.
+    fn keep(&mut self, attachment: Attachment) {
+        let former = self.at.get(&attachment.host_interface).cloned();
+        [former.as_ref(), Some(&attachment.id)].into_iter().flatten().for_each(|id| drop(self.drop_known(id)));
+        self.at.insert(attachment.host_interface.clone(), attachment.id.clone());
+        self.owners.insert(owner(&attachment.id), attachment.id.clone());
         self.known.insert(attachment.id.clone(), attachment);
+    }
+
+    fn drop_known(&mut self, id: &AttachmentId) -> Option<Attachment> {
+        let known = self.known.remove(id)?;
+        self.at.remove(&known.host_interface);
+        self.owners.remove(&owner(id));
+        Some(known)
     }
 
     /// Removes the records that the machine had not written when it crashed: empty files, of pods that went with it.
@@ -123,7 +143,13 @@ impl Journal {
 
     /// The attachment that has this host interface.
     pub fn at(&self, interface: &IfaceName) -> Option<&Attachment> {
-        self.all().find(|attachment| attachment.host_interface == *interface)
+        self.known.get(self.at.get(interface)?)
+    }
+
+    /// The attachment whose addresses stand under the same owner's name as those of `id`: the parts of two identities can
+    /// join to the same.
+    pub fn of_owner(&self, id: &AttachmentId) -> Option<&Attachment> {
+        self.known.get(self.owners.get(&owner(id))?)
     }
 
     /// Records an attachment, in place of any other at its host interface.
@@ -149,8 +175,7 @@ impl Journal {
             };
             named.map_err(|source| io_error(&committed, source))?;
         }
-        self.known.retain(|_, known| !attachments.contains_key(&known.host_interface));
-        self.known.extend(attachments.into_values().map(|attachment| (attachment.id.clone(), attachment)));
+        attachments.into_values().for_each(|attachment| self.keep(attachment));
         Ok(())
     }
 
@@ -174,7 +199,7 @@ impl Journal {
             let path = self.path(&attachment.host_interface, committed);
             fs::remove_file(&path).or_else(absent_is_fine).map_err(|source| io_error(&path, source))?;
         }
-        self.known.remove(id);
+        self.drop_known(id);
         Ok(())
     }
 
@@ -209,6 +234,10 @@ fn read(path: &Path) -> Result<Attachment, JournalError> {
         return Err(JournalError::Corrupt { path: path.to_owned(), reason });
     }
     Ok(attachment)
+}
+
+fn owner(id: &AttachmentId) -> String {
+    owner_of(id).to_lowercase()
 }
 
 fn absent_is_fine(error: io::Error) -> io::Result<()> {
@@ -255,6 +284,23 @@ mod tests {
         journal.forget(&attachment("a", "cali1").id).expect("forgotten");
         journal.forget(&attachment("a", "cali1").id).expect("twice is no error");
         assert_eq!(reopen(dir.path()), (vec![attachment("b", "cali2")], vec![]));
+    }
+
+    #[test]
+    fn who_is_at_an_interface_and_who_has_an_owners_name_is_known_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut journal, _) = Journal::open(dir.path()).expect("the journal opens");
+        let (first, next) = (attachment("Abc", "cali1"), attachment("b", "cali1"));
+        journal.record(first.clone()).expect("recorded");
+        let alike = AttachmentId { container: "aBC".to_owned(), ..first.id.clone() };
+        assert_eq!(journal.of_owner(&alike), Some(&first));
+        journal.record(next.clone()).expect("recorded");
+        assert_eq!((journal.of_owner(&alike), journal.at(&next.host_interface)), (None, Some(&next)));
+        let moved = Attachment { host_interface: IfaceName("cali2".into()), ..next.clone() };
+        journal.record(moved.clone()).expect("recorded");
+        assert_eq!((journal.at(&next.host_interface), journal.at(&moved.host_interface)), (None, Some(&moved)));
+        journal.forget(&moved.id).expect("forgotten");
+        assert_eq!((journal.of_owner(&moved.id), journal.at(&moved.host_interface)), (None, None));
     }
 
     #[test]

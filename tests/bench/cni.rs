@@ -47,10 +47,10 @@ pub fn run(cni: &Cni, binaries: Binaries, bare: &Path) -> Result<()> {
             let sides = if round % 2 == 0 { [Side::Bare, Side::Tortie] } else { [Side::Tortie, Side::Bare] };
             for side in sides {
                 let logged = crowd.log().len();
-                let before = if cni.served { crowd.written()? } else { BTreeMap::new() };
+                let before = if cni.served { crowd.asked()? } else { BTreeMap::new() };
                 let waits = wire(&crowd, side, row.at_once)?;
                 if cni.served && side == Side::Tortie {
-                    row.wrote(&before, &crowd.written()?, waits.len());
+                    row.asked(&before, &crowd.asked()?, waits.len());
                 }
                 row.record(side, &waits, &crowd.log()[logged..]);
                 crowd.clear(side, waits.len())?;
@@ -84,14 +84,14 @@ struct Row {
     /// The same pods, one after the other in one process.
     loops: Vec<f64>,
     /// Written to the API server for each ADD, by resource.
-    written: BTreeMap<String, Vec<f64>>,
+    asked: BTreeMap<String, Vec<f64>>,
     spent: Spent,
 }
 
 impl Row {
     fn new(at_once: usize) -> Self {
         let (bare, tortie, walls, loops) = Default::default();
-        Self { at_once, bare, tortie, walls, loops, written: BTreeMap::new(), spent: Spent::default() }
+        Self { at_once, bare, tortie, walls, loops, asked: BTreeMap::new(), spent: Spent::default() }
     }
 
     /// How many pods a round wires.
@@ -100,11 +100,11 @@ impl Row {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a few hundred ADDs")]
-    fn wrote(&mut self, before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, adds: usize) {
+    fn asked(&mut self, before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, adds: usize) {
         for (resource, count) in after {
             let more = count - before.get(resource).copied().unwrap_or_default();
             if more > 0.0 {
-                self.written.entry(resource.clone()).or_default().push(more / adds as f64);
+                self.asked.entry(resource.clone()).or_default().push(more / adds as f64);
             }
         }
     }
@@ -136,7 +136,7 @@ impl Row {
             add_ms: [of(&self.tortie, 0), of(&self.tortie, 1)],
             ratio: [ratio(0), ratio(1)],
             batch: (self.at_once > 1).then(|| self.batch()),
-            written: self.written.iter().map(|(name, counts)| (name.clone(), Spread::of(counts.clone()))).collect(),
+            asked: self.asked.iter().map(|(name, counts)| (name.clone(), Spread::of(counts.clone()))).collect(),
             spent: self.spent.report(),
         }
     }
@@ -176,7 +176,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     batch: Option<Batch>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    written: BTreeMap<String, Spread>,
+    asked: BTreeMap<String, Spread>,
     spent: spent::Report,
 }
 
@@ -229,8 +229,8 @@ impl fmt::Display for Table<'_> {
                     to_bare.with_digits(2)
                 )?;
             }
-            for (resource, each) in &report.written {
-                writeln!(f, "  written to the API server for each ADD: {resource} {}", each.with_digits(3))?;
+            for (resource, each) in &report.asked {
+                writeln!(f, "  the API server for each ADD: {resource} {}", each.with_digits(3))?;
             }
         }
         Ok(())

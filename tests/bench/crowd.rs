@@ -110,21 +110,20 @@ impl Crowd {
         Ok(took)
     }
 
-    /// What has been written to the API server so far, by resource.
-    pub fn written(&self) -> Result<BTreeMap<String, f64>> {
+    /// What the API server has been asked so far: verb and resource.
+    pub fn asked(&self) -> Result<BTreeMap<String, f64>> {
         let text = self.cluster.kubectl(&["get", "--raw", "/metrics"], "")?;
-        let mut written = BTreeMap::new();
+        let mut asked = BTreeMap::new();
         for line in text.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
             let label = |name: &str| line.split_once(&format!("{name}=\""))?.1.split('"').next();
             let count = line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
-            let is_write = |verb: &str| ["POST", "PUT", "PATCH", "APPLY", "DELETE"].contains(&verb);
             // A lease is renewed by the clock, whatever pods do.
             let resource = label("resource").filter(|resource| !resource.is_empty() && *resource != "leases");
-            if let Some(resource) = resource.filter(|_| label("verb").is_some_and(is_write)) {
-                *written.entry(resource.to_owned()).or_default() += count;
+            if let Some((resource, verb)) = resource.zip(label("verb")) {
+                *asked.entry(format!("{verb} {resource}")).or_default() += count;
             }
         }
-        Ok(written)
+        Ok(asked)
     }
 
     /// The agent's process.

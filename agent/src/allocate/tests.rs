@@ -194,8 +194,8 @@ impl Shared for Counted {
     fn tell_addresses(&self, own: &model::NodeAddresses) -> Result<(), ObjectError> {
         Shared::tell_addresses(&self.0, own)
     }
-    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
-        Shared::withdraw(&self.0, pod, node)
+    fn withdraw(&self, pods: &[PodId], node: &NodeName) -> Result<(), ObjectError> {
+        Shared::withdraw(&self.0, pods, node)
     }
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
         Shared::give(&self.0, given)

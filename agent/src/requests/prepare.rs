@@ -11,7 +11,7 @@ use crate::{
 };
 use cni::protocol::{Answer, Fault, Prepare, Prepared, Reply};
 use datastore::{Described, ObjectError};
-use ipam::{AssignError, owner_of};
+use ipam::AssignError;
 use model::{Attachment, AttachmentId, Cidr, Family, IfaceName, Mac, PodAsks, PodId};
 use std::{
     net::IpAddr,
@@ -128,9 +128,8 @@ fn admit<K: Kernel>(agent: &mut Agent<K>, ask: &Ask, others: &[Ask]) -> Result<A
             format!("{text:?} cannot name a network, container or interface: use letters, digits, '_', '.' and '-'");
         return Err(fault(INVALID_CONFIG, message));
     }
-    // One handle, one holder: the parts of two identities can join to the same.
-    let owner = owner_of(id).to_lowercase();
-    match agent.journal.all().find(|known| known.id == *id || owner_of(&known.id).to_lowercase() == owner) {
+    // One handle, one holder.
+    match agent.journal.of_owner(id) {
         Some(known) if is_it(known, prepare) => {
             let pod_cidrs = networks(agent, prepare)?;
             return Ok(Admitted::Known(Prepared { pod_cidrs, ..prepared(known) }));

@@ -7,8 +7,8 @@ use super::{TRY_AGAIN, Waiting, done, fault};
 use crate::{allocate::AllocateError, journal::JournalError, kernel::Kernel, owner::Agent};
 use cni::protocol::Reply;
 use datastore::ObjectError;
-use model::{Attachment, AttachmentId};
-use std::sync::mpsc::SyncSender;
+use model::{Attachment, AttachmentId, PodId};
+use std::{collections::BTreeSet, panic, sync::mpsc::SyncSender, thread};
 
 /// Addresses or records that could not be taken back.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ fn finish<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Reply {
     done()
 }
 
-/// Deletes the links, releases the addresses, tells the other nodes, then forgets: whatever is interrupted is found and
+/// Deletes the links, releases the addresses and tells the other nodes, then forgets: whatever is interrupted is found and
 /// done again, and no address is free while a pod may still use it.
 pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<(), ReleaseError> {
     let known: Vec<_> = ids.iter().filter_map(|id| agent.journal.get(id).cloned()).collect();
@@ -79,19 +79,34 @@ pub fn release<K: Kernel>(agent: &mut Agent<K>, ids: &[AttachmentId]) -> Result<
     }
     let pods: Vec<_> = known.iter().map(|attachment| attachment.pod.clone()).collect();
     let addresses: Vec<_> = known.iter().flat_map(|attachment| attachment.addresses.iter().copied()).collect();
-    let released = agent.allocator.release(ids, &pods, &addresses)?;
+    let unspoken = unspoken_for(agent, ids, &pods);
+    let Agent { allocator, node, .. } = agent;
+    // A server answers both at once.
+    let (released, told) = thread::scope(|scope| {
+        let told = scope.spawn(|| allocator.objects().withdraw(&unspoken, &node.name));
+        let released = allocator.release(ids, &pods, &addresses);
+        (released, told.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    });
+    let released = released?;
+    told?;
     for Attachment { id, pod, .. } in &known {
-        // A new container of the same pod, or another interface, speaks for it now.
-        let other =
-            agent.journal.all().find(|other| other.pod == *pod && other.id != *id).map(|other| other.id.clone());
-        match other {
-            Some(other) => agent.publish(&other),
-            None => agent.allocator.objects().withdraw(pod, &agent.node.name)?,
-        }
         agent.journal.forget(id)?;
         tracing::info!(%pod, %id, "removed");
     }
     agent.abandoned.retain(|id, _| !ids.contains(id));
     tracing::debug!(?released, "addresses released");
     Ok(())
+}
+
+/// Those of which nobody here speaks any more. Of the others a new container, or another interface, does.
+fn unspoken_for<K: Kernel>(agent: &mut Agent<K>, gone: &[AttachmentId], pods: &[PodId]) -> Vec<PodId> {
+    let mut left: BTreeSet<_> = pods.iter().cloned().collect();
+    let gone: BTreeSet<_> = gone.iter().collect();
+    let stays = |known: &&Attachment| left.contains(&known.pod) && !gone.contains(&known.id);
+    let others: Vec<_> = agent.journal.all().filter(stays).map(|known| (known.id.clone(), known.pod.clone())).collect();
+    for (id, pod) in others {
+        left.remove(&pod);
+        agent.publish(&id);
+    }
+    left.into_iter().collect()
 }

@@ -6,6 +6,7 @@
 //! of this node.
 
 mod affinity;
+mod annotate;
 mod census;
 mod connection;
 mod defaults;

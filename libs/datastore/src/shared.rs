@@ -93,11 +93,11 @@ pub trait Shared: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Takes back what `node` said of a pod. What another node has said since stays.
+    /// Takes back what `node` said of pods. What another node has said since stays.
     ///
     /// # Errors
-    /// The store refuses.
-    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError>;
+    /// The store refuses one; then of none it is known whether it was taken back.
+    fn withdraw(&self, pods: &[PodId], node: &NodeName) -> Result<(), ObjectError>;
 
     /// Makes the ends of a node's tunnels known to all nodes: exactly these. Writes nothing where they already are.
     ///
@@ -233,8 +233,8 @@ impl Shared for Objects {
         self.publish_all(&pods.iter().map(|(address, _)| address.clone()).collect::<Vec<_>>())
     }
 
-    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
-        Self::withdraw(self, pod, node)
+    fn withdraw(&self, pods: &[PodId], node: &NodeName) -> Result<(), ObjectError> {
+        pods.iter().try_for_each(|pod| Self::withdraw(self, pod, node))
     }
 
     fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {

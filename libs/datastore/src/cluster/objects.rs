@@ -16,7 +16,6 @@ use crate::{
     Metadata, Object, ObjectError, Shared,
     calendar::rfc3339,
     census::Survey,
-    convert::{POD_IP, POD_IPS},
     given,
     hosts::Wanted,
     known::Heard,
@@ -35,7 +34,6 @@ use model::{Attachment, NodeAddresses, NodeName, NodeVteps, PodId, ServiceAddres
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
     sync::{Arc, OnceLock},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -86,10 +84,6 @@ impl ClusterObjects {
         (Api::namespaced_with(self.connection.client.clone(), NAMESPACE, &resource), resource)
     }
 
-    fn pods(&self, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.connection.client.clone(), namespace, &kinds::pods())
-    }
-
     /// Before a write of an object that agents share is asked for.
     fn begin_write(&self, (kind, name): (&str, &str)) -> Result<(), ObjectError> {
         self.begin(if kind == lease::KIND { Write::Lease } else { Write::Addresses }, (kind, name))
@@ -132,7 +126,7 @@ impl ClusterObjects {
         &self.connection
     }
 
-    fn error(&self, what: (&str, &str), unanswered: Unanswered) -> ObjectError {
+    pub(super) fn error(&self, what: (&str, &str), unanswered: Unanswered) -> ObjectError {
         self.failed(what, unanswered.to_string())
     }
 
@@ -230,7 +224,8 @@ impl Shared for ClusterObjects {
 
     /// At the pods themselves, as Calico's plugin does: others know a pod's addresses before its kubelet has told them.
     fn publish(&self, pods: &[(WorkloadAddress, Attachment)]) -> Result<(), ObjectError> {
-        pods.iter().try_for_each(|(told, _)| self.annotate(&told.pod, &told.node, &annotations(&told.addresses)))
+        let told: Vec<_> = pods.iter().map(|(told, _)| (&told.pod, &told.node, &*told.addresses)).collect();
+        self.annotate_all(&told)
     }
 
     /// Watched pods may be heard late, or be the former of their name: what one asks of its addresses counts once, when it is attached.
@@ -246,8 +241,8 @@ impl Shared for ClusterObjects {
         pods.iter().map(of).collect()
     }
 
-    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
-        self.annotate(pod, node, &annotations(&[]))
+    fn withdraw(&self, pods: &[PodId], node: &NodeName) -> Result<(), ObjectError> {
+        self.annotate_all(&pods.iter().map(|pod| (pod, node, [].as_slice())).collect::<Vec<_>>())
     }
 
     /// At the Node itself, where Calico's agents look for it.
@@ -363,39 +358,9 @@ impl ClusterObjects {
         self.begin(Write::Service, ("Service", &service.to_string()))?;
         self.ask(("Service", &service.to_string()), api.patch_status(name, &parameters, &patch)).map(drop)
     }
-
-    /// Says it of the pod that is on this node. One that is gone, or of another node by now, needs nothing.
-    fn annotate(&self, pod: &PodId, node: &NodeName, annotations: &[(&str, String)]) -> Result<(), ObjectError> {
-        let api = self.pods(&pod.namespace.0);
-        let Some(found) = self.ask(("Pod", &pod.name), api.get(&pod.name))? else { return Ok(()) };
-        let is_here = found.data.pointer("/spec/nodeName").and_then(Value::as_str) == Some(&*node.0);
-        let says = |key: &str| found.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
-        let is_said = annotations.iter().all(|(key, value)| says(key).unwrap_or_default() == *value);
-        if !is_here || is_said {
-            return Ok(());
-        }
-        let annotations: serde_json::Map<_, _> =
-            annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str()))).collect();
-        // With the UID: a pod of the same name that was made meanwhile has other addresses.
-        let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
-        let parameters = patching();
-        let patch = Patch::Merge(&change);
-        self.connection.count(Write::Pod);
-        match self.connection.ask(api.patch_status(&pod.name, &parameters, &patch)) {
-            Err(Unanswered::Refused(Error::Api(status))) if is_conflict(status.code) || is_absent(&status) => Ok(()),
-            Err(unanswered) => Err(self.error(("Pod", &pod.name), unanswered)),
-            Ok(_) => Ok(()),
-        }
-    }
 }
 
-/// Empty: its addresses are free again, whatever its status still says.
-fn annotations(addresses: &[IpAddr]) -> [(&'static str, String); 2] {
-    let hosts: Vec<_> = addresses.iter().map(|address| model::Cidr::host(*address).to_string()).collect();
-    [(POD_IP, hosts.first().cloned().unwrap_or_default()), (POD_IPS, hosts.join(","))]
-}
-
-fn is_conflict(code: u16) -> bool {
+pub(super) fn is_conflict(code: u16) -> bool {
     code == 409
 }
 

@@ -155,6 +155,23 @@ impl EtcdObjects {
         Ok(written)
     }
 
+    fn withdraw_one(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
+        let name = pod.to_string();
+        let what = (pods::KIND, &*name);
+        for kv in self.all(what, &pods::prefix(pod, node))? {
+            if !pods::is_of(&kv.value, pod, node) {
+                continue;
+            }
+            self.begin(Write::Pod, what)?;
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            let step = (unchanged(&key, kv.mod_revision), remove(&key));
+            if self.transact(what, vec![step])?.is_none() {
+                return Err(self.error(what, "somebody else has written it meanwhile"));
+            }
+        }
+        Ok(())
+    }
+
     fn publish_one(&self, address: &WorkloadAddress, attachment: &Attachment) -> Result<(), ObjectError> {
         let name = address.pod.to_string();
         let what = (pods::KIND, &*name);
@@ -315,21 +332,8 @@ impl Shared for EtcdObjects {
         records::config(&kv.value).map(Some).map_err(|reason| self.error(what, reason))
     }
 
-    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
-        let name = pod.to_string();
-        let what = (pods::KIND, &*name);
-        for kv in self.all(what, &pods::prefix(pod, node))? {
-            if !pods::is_of(&kv.value, pod, node) {
-                continue;
-            }
-            self.begin(Write::Pod, what)?;
-            let key = String::from_utf8_lossy(&kv.key).into_owned();
-            let step = (unchanged(&key, kv.mod_revision), remove(&key));
-            if self.transact(what, vec![step])?.is_none() {
-                return Err(self.error(what, "somebody else has written it meanwhile"));
-            }
-        }
-        Ok(())
+    fn withdraw(&self, pods: &[PodId], node: &NodeName) -> Result<(), ObjectError> {
+        pods.iter().try_for_each(|pod| self.withdraw_one(pod, node))
     }
 
     /// In Calico's Node, where Calico's agents look for it.

@@ -78,8 +78,8 @@ impl Shared for Slow {
     fn tell_addresses(&self, own: &NodeAddresses) -> Result<(), ObjectError> {
         self.after(self.objects.tell_addresses(own))
     }
-    fn withdraw(&self, pod: &PodId, node: &NodeName) -> Result<(), ObjectError> {
-        self.after(Shared::withdraw(&self.objects, pod, node))
+    fn withdraw(&self, pods: &[PodId], node: &NodeName) -> Result<(), ObjectError> {
+        self.after(Shared::withdraw(&self.objects, pods, node))
     }
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
         self.after(Shared::give(&self.objects, given))
