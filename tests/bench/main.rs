@@ -14,6 +14,7 @@ mod mirror;
 mod nodes;
 mod policy;
 mod rounds;
+mod routes;
 mod rules;
 mod served;
 mod services;
@@ -56,6 +57,8 @@ enum Bench {
     Policy(policy::Policy),
     /// What packets to other nodes cost, and to who is outside.
     Nodes(nodes::Nodes),
+    /// What other nodes cost: a start, a change of one of them, memory; with ten and with a thousand.
+    Routes(routes::Routes),
     /// What services cost: a packet, a change, a start, memory; with one and with thousands.
     Services(services::Services),
     /// What an agent costs on a real API server, and how soon a policy that it took is in force.
@@ -87,6 +90,7 @@ fn main() -> Result<()> {
         Bench::Rules(rules) => rules::run(rules, &binaries(&arguments)?),
         Bench::Policy(policy) => policy::run(policy, &binaries(&arguments)?),
         Bench::Nodes(nodes) => nodes::run(nodes, &binaries(&arguments)?),
+        Bench::Routes(routes) => routes::run(routes, &binaries(&arguments)?),
         Bench::Services(services) => services::run(services, &binaries(&arguments)?),
         Bench::Served(served) => served::run(served, &binaries(&arguments)?),
         Bench::Mirror(mirror) => mirror::run(mirror, &binaries(&arguments)?),
