@@ -1,5 +1,6 @@
 //! `bench nodes`: what a packet to another node costs, and one to who is outside of all pools.
-//! In: the built programs. Out: rates of two policed pods, and ratios to the kernel's routing, VXLAN and masquerade without rules.
+//! In: the built programs. Out: rates of two policed pods, and ratios to the kernel's routing, VXLAN and masquerade without rules; of
+//! IPIP, which not every kernel has, to our own routes.
 //! Invariant: what is compared has the same uplinks, the same segment between them, and was measured in turns in one run.
 //! Never: judges.
 
@@ -34,17 +35,20 @@ enum Part {
     Direct,
     /// VXLAN from node to node.
     Vxlan,
+    /// IPIP from node to node.
+    Ipip,
     /// The node's own address, before a host outside.
     Nat,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Direct, Self::Vxlan, Self::Nat];
+    const ALL: [Self; 4] = [Self::Direct, Self::Vxlan, Self::Ipip, Self::Nat];
 
     fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Vxlan => "vxlan",
+            Self::Ipip => "ipip",
             Self::Nat => "nat",
         }
     }
@@ -53,22 +57,29 @@ impl Part {
         match self {
             Self::Direct => "Between pods of two nodes of one segment, by routes:",
             Self::Vxlan => "The same by VXLAN:",
+            Self::Ipip => "The same by IPIP, of the way without:",
             Self::Nat => "From a pod to a host outside, as the node:",
         }
     }
 
-    /// The kernel's twice, so that a run tells its own noise.
+    /// What it is measured against twice, so that a run tells its own noise.
     fn run(self, rounds: &Rounds, binaries: &Binaries) -> Result<Figures> {
         let names = match self {
             Self::Direct => ["kernel routing, no rules", "the same once more", "Tortie, a policy at each end"],
             Self::Vxlan => ["kernel VXLAN, no rules", "the same once more", "Tortie, a policy at each end"],
+            Self::Ipip => ["Tortie by routes, a policy at each end", "the same once more", "the same by IPIP"],
             Self::Nat => ["nft masquerade, no rules", "the same once more", "Tortie, a policy at the pod"],
         };
-        let setups: [Box<dyn Setup>; 3] = [
-            Box::new(Kernel::create(names[0], self, "one")?),
-            Box::new(Kernel::create(names[1], self, "again")?),
-            Box::new(Tortie::create(names[2], self, binaries)?),
-        ];
+        let (first, again): (Box<dyn Setup>, Box<dyn Setup>) = match self {
+            Self::Ipip => (
+                Box::new(Tortie::create(names[0], Self::Direct, "one", binaries)?),
+                Box::new(Tortie::create(names[1], Self::Direct, "again", binaries)?),
+            ),
+            Self::Direct | Self::Vxlan | Self::Nat => {
+                (Box::new(Kernel::create(names[0], self, "one")?), Box::new(Kernel::create(names[1], self, "again")?))
+            }
+        };
+        let setups = [first, again, Box::new(Tortie::create(names[2], self, "tortie", binaries)?)];
         rounds.run(&Row::ALL, &setups.iter().map(Box::as_ref).collect::<Vec<_>>())
     }
 }

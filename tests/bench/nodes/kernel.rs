@@ -10,7 +10,7 @@ use ::tests::{
     netns::{STEM, run},
     traffic::Way,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::{net::IpAddr, path::Path, process};
 
 /// What VXLAN takes of the uplink's 1500 bytes over IPv4.
@@ -39,6 +39,7 @@ impl Kernel {
                 Part::Direct => lead(node, 3 - number)?,
                 Part::Vxlan => wrap(node, pod, number)?,
                 Part::Nat => masquerade(node)?,
+                Part::Ipip => bail!("the kernel's own IPIP is not measured: not every kernel has it"),
             }
         }
         Ok(Self { name, is_outside: part == Part::Nat, pods, _nodes: nodes, fabric })

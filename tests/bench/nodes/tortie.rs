@@ -40,12 +40,13 @@ pub struct Tortie {
 }
 
 impl Tortie {
-    pub fn create(name: &'static str, part: Part, binaries: &Binaries) -> Result<Self> {
-        let stem = format!("{STEM}{}-tortie-{}", process::id(), part.name());
+    pub fn create(name: &'static str, part: Part, which: &str, binaries: &Binaries) -> Result<Self> {
+        let stem = format!("{STEM}{}-{which}-{}", process::id(), part.name());
         let cluster = Cluster::with_stem(&stem, binaries.clone())?;
         let asks = match part {
             Part::Direct => "",
             Part::Vxlan => "vxlanMode: Always, ",
+            Part::Ipip => "ipipMode: Always, ",
             Part::Nat => "natOutgoing: true, ",
         };
         cluster.manifest("pools", &cluster::pools(26, 122).replace("blockSize:", &format!("{asks}blockSize:")))?;
