@@ -3,11 +3,14 @@
 //! Invariant: one that ends hands its lease over, and leaves what is written.
 //! Never: touches the node that it runs on.
 
-use crate::{config::MirrorConfig, health::Health};
+use crate::{config::MirrorConfig, health::Health, metrics};
 use anyhow::{Result, bail};
 use datastore::{Connection, EtcdConnection, Mirror, MirrorStanding};
 use std::{
-    sync::mpsc::{RecvTimeoutError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
     thread,
     time::Duration,
 };
@@ -29,12 +32,18 @@ pub fn run(config: &MirrorConfig) -> Result<()> {
     })?;
     let connection = Connection::open(config.kubeconfig.as_deref())?;
     let etcd = EtcdConnection::open(config.etcd.clone())?;
-    let mirror = Mirror::start(&connection, &etcd, &config.name.0)?;
+    let mirror = Arc::new(Mirror::start(&connection, &etcd, &config.name.0)?);
     let health = Health::default();
     if let Some(address) = config.health_address
         && let Err(error) = health.serve(address)
     {
         warn!("health cannot be asked at {address}: {error}");
+    }
+    let asked = Arc::downgrade(&mirror);
+    if let Some(address) = config.metrics_address
+        && let Err(error) = metrics::serve_mirror(address, move || asked.upgrade().map(|mirror| mirror.told()))
+    {
+        warn!("metrics cannot be asked at {address}: {error}");
     }
     info!(mirror = %config.name, etcd = %config.etcd.endpoints.join(","), "running");
     let mut before = None;
@@ -42,7 +51,7 @@ pub fn run(config: &MirrorConfig) -> Result<()> {
         if !mirror.is_alive() {
             bail!("the thread of the lease has ended; start the mirror again");
         }
-        let standing = mirror.standing();
+        let standing = mirror.told().standing;
         if before.replace(standing) != Some(standing) {
             match standing {
                 MirrorStanding::Waiting => info!("another mirror leads, or none yet"),

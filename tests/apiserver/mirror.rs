@@ -6,7 +6,7 @@
 use crate::deploy::kustomized;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{collections::BTreeMap, path::PathBuf, process::Child, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::Child, time::Duration};
 use tests::{
     Cluster, Etcd, Node, NodeSpec, Pod, PodSpec,
     Probe::Tcp,
@@ -15,6 +15,7 @@ use tests::{
     expect::Actor,
     fabric,
     process::{end, log_tail, started},
+    scrape::Scrape,
     wait,
 };
 
@@ -74,6 +75,7 @@ impl Story {
         let mut command = self.cluster.outside().command(&self.cluster.binaries().agent)?;
         command.args(["mirror", "--node", name, "--health-address", "off", "--kubeconfig"]).arg(&self.kubeconfig);
         command.args(self.etcd.reached("--etcd-endpoints"));
+        command.args(["--metrics-address", &metrics_of(name).to_string()]);
         let child = started(command, &self.log(name))?;
         self.mirrors.insert(name, child);
         Ok(())
@@ -100,6 +102,21 @@ impl Story {
                 return Ok(None);
             };
             Ok(self.mirrors.keys().find(|name| state["leader"] == **name).copied())
+        })
+    }
+
+    /// Of the mirrors that are there, this one says that it leads, and what it holds.
+    fn says_that_it_leads(&self, leader: &str) -> Result<()> {
+        wait::wait_until("the mirrors say who leads", LONG, || {
+            for name in self.mirrors.keys() {
+                let said = Scrape::of(self.cluster.outside(), metrics_of(name))?;
+                let is = |family| Ok::<_, anyhow::Error>(said.value(&format!("tortie_mirror_{family}"))? > 0.0);
+                let is_whole = !is("behind")? && is("records")? && is("terms_total")?;
+                if is("leads")? != (*name == leader) || (*name == leader && !is_whole) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         })
     }
 
@@ -146,6 +163,12 @@ impl Story {
 }
 
 /// How many watch pods at the API server.
+/// Where a mirror is asked for its metrics, outside of all nodes.
+fn metrics_of(mirror: &str) -> SocketAddr {
+    let number = mirror.bytes().last().map_or(0, u16::from);
+    ([127, 0, 0, 1], 9200 + number).into()
+}
+
 fn watches(cluster: &Cluster) -> Result<f64> {
     let text = cluster.kubectl(&["get", "--raw", "/metrics"], "")?;
     let is_it = |line: &&str| {
@@ -207,6 +230,7 @@ fn mirrors_of_which_the_leader_is_killed_are_one_mirror() -> Result<()> {
             s.mirror(leader)?;
         }
         ensure!(s.leader()? == first, "each has led");
+        s.says_that_it_leads(first)?;
         s.watched_by(1.0)
     })
 }

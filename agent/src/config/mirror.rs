@@ -39,6 +39,9 @@ pub struct MirrorSettings {
     /// Where /liveness and /readiness answer, or `off` [default: 127.0.0.1:9099]
     #[arg(long, env = "TORTIE_HEALTH_ADDRESS")]
     health_address: Option<String>,
+    /// Where /metrics answers [default: nowhere]
+    #[arg(long, env = "TORTIE_METRICS_ADDRESS")]
+    metrics_address: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or a filter [default: info]
     #[arg(long, env = "TORTIE_LOG")]
     log: Option<String>,
@@ -58,6 +61,8 @@ pub struct MirrorConfig {
     pub etcd: EtcdSettings,
     /// Where its health can be asked; `None`: nowhere.
     pub health_address: Option<SocketAddr>,
+    /// Where its metrics can be asked; `None`: nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// Log filter.
     pub log: String,
     /// How log lines look.
@@ -80,6 +85,7 @@ impl MirrorSettings {
             kubeconfig: self.kubeconfig,
             etcd: etcd.check("--etcd-endpoints")?,
             health_address: address("--health-address", self.health_address, HEALTH_ADDRESS)?,
+            metrics_address: address("--metrics-address", self.metrics_address, "off")?,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
         })

@@ -4,6 +4,7 @@
 //! Never: a label whose values the cluster's size decides; services have one up to a limit.
 
 mod families;
+mod mirror;
 mod process;
 mod text;
 
@@ -27,6 +28,19 @@ use text::{Durations, Text};
 
 /// Where metrics are asked.
 const PATH: &str = "/metrics";
+
+pub use mirror::serve_mirror;
+
+/// Answers at `address` from now on with what `told` writes; says where, for port 0.
+fn serve(address: SocketAddr, told: impl Fn(Text) -> String + Send + 'static) -> io::Result<SocketAddr> {
+    http::serve("metrics", address, move |request| {
+        if request.path != PATH {
+            return Page::line("404 Not Found", "there is /metrics");
+        }
+        let open = request.says("accept", "application/openmetrics-text");
+        Page { status: "200 OK", kind: Text::content_type(open), text: told(Text::new(open)) }
+    })
+}
 
 /// What the agent counted and last said of itself.
 #[derive(Clone, Debug)]
@@ -192,14 +206,7 @@ impl Metrics {
     /// Answers at `address` from now on, with these handles of the kernel's maps; says where, for port 0.
     pub fn serve(&self, address: SocketAddr, gauges: Gauges) -> io::Result<SocketAddr> {
         let metrics = self.clone();
-        http::serve("metrics", address, move |request| {
-            if request.path != PATH {
-                return Page::line("404 Not Found", "there is /metrics");
-            }
-            let open = request.says("accept", "application/openmetrics-text");
-            let text = metrics.text(Text::new(open), &gauges);
-            Page { status: "200 OK", kind: Text::content_type(open), text }
-        })
+        serve(address, move |text| metrics.text(text, &gauges))
     }
 
     fn text(&self, mut text: Text, gauges: &Gauges) -> String {

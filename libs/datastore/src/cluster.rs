@@ -25,7 +25,7 @@ mod watched;
 
 pub use connection::{ConnectError, Connection};
 pub use gather::Machine;
-pub use mirror::{Mirror, MirrorStanding};
+pub use mirror::{Mirror, MirrorStanding, MirrorTold};
 pub use objects::ClusterObjects;
 pub(crate) use pods::{namespaces, pod_cidrs, pods};
 pub use tell::{Remark, Report, Teller};

@@ -36,7 +36,8 @@ mod yaml;
 
 pub use catalog::Catalog;
 pub use cluster::{
-    Cluster, ClusterObjects, ConnectError, Connection, Machine, Mirror, MirrorStanding, Remark, Report, Teller,
+    Cluster, ClusterObjects, ConnectError, Connection, Machine, Mirror, MirrorStanding, MirrorTold, Remark, Report,
+    Teller,
 };
 pub use convert::parameters;
 pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forget_cluster};

@@ -10,7 +10,7 @@ mod reader;
 mod records;
 mod twins;
 
-pub use leader::{Mirror, Standing as MirrorStanding};
+pub use leader::{Mirror, Standing as MirrorStanding, Told as MirrorTold};
 pub(super) use reader::{Reader, calico, heard};
 
 use std::time::Duration;

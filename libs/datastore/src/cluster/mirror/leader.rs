@@ -68,10 +68,23 @@ pub enum Standing {
     Serving,
 }
 
+/// What a mirror is at, and what it has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// How far it is.
+    pub standing: Standing,
+    /// Records that its etcd holds, as of its last write.
+    pub records: u64,
+    /// Records that it has written or removed since it was started.
+    pub writes: u64,
+    /// How often it has begun to lead.
+    pub terms: u64,
+}
+
 /// A running mirror.
 #[derive(Debug)]
 pub struct Mirror {
-    standing: Arc<Mutex<Standing>>,
+    told: Arc<Mutex<Told>>,
     is_over: Arc<AtomicBool>,
     elects: Option<JoinHandle<()>>,
 }
@@ -82,7 +95,7 @@ impl Mirror {
     /// # Errors
     /// A thread cannot be made.
     pub fn start(connection: &Connection, etcd: &EtcdConnection, name: &str) -> io::Result<Self> {
-        let (standing, is_over) = (Arc::<Mutex<Standing>>::default(), Arc::<AtomicBool>::default());
+        let (told, is_over) = (Arc::<Mutex<Told>>::default(), Arc::<AtomicBool>::default());
         let (lead, leads) = watch::channel(false);
         let store: Store = Arc::new(ClusterObjects::of(connection.clone()));
         let (node, over) = (format!("mirror.{name}"), Arc::clone(&is_over));
@@ -91,16 +104,16 @@ impl Mirror {
             connection: connection.clone(),
             etcd: etcd.clone(),
             name: name.to_owned(),
-            standing: Arc::clone(&standing),
+            told: Arc::clone(&told),
         };
         connection.runtime.spawn(async move { writer.run(leads).await });
-        Ok(Self { standing, is_over, elects: Some(elects) })
+        Ok(Self { told, is_over, elects: Some(elects) })
     }
 
-    /// How far it is.
+    /// How far it is, and what it has done.
     #[must_use]
-    pub fn standing(&self) -> Standing {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn told(&self) -> Told {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it still stands for election.
@@ -149,7 +162,7 @@ struct Writer {
     connection: Connection,
     etcd: EtcdConnection,
     name: String,
-    standing: Arc<Mutex<Standing>>,
+    told: Arc<Mutex<Told>>,
 }
 
 impl Writer {
@@ -163,19 +176,19 @@ impl Writer {
                 why = self.term() => why,
                 _ = leads.wait_for(|leads| !*leads) => "another may lead".to_owned(),
             };
-            self.stands(Standing::Waiting);
+            self.tell(|told| told.standing = Standing::Waiting);
             tracing::warn!("a term is over: {why}");
             time::sleep(PAUSE).await;
         }
     }
 
-    fn stands(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    fn tell(&self, what: impl FnOnce(&mut Told)) {
+        what(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Until something ends it: what.
     async fn term(&self) -> String {
-        self.stands(Standing::Behind);
+        self.tell(|told| (told.standing, told.terms) = (Standing::Behind, told.terms + 1));
         let calico = match kinds::calico(&self.connection.client).await {
             Ok(calico) => calico,
             Err(error) => return format!("{}: {}", self.connection.server, super::super::in_full(&error)),
@@ -211,10 +224,16 @@ impl Writer {
                 continue;
             }
             // Whoever does not know what stands there lists again, etcd and then the API server: others may have written meanwhile.
-            match kept.write(&self.etcd, &mut source, Instant::now() >= next).await {
+            let before = kept.state.writes;
+            let written = kept.write(&self.etcd, &mut source, Instant::now() >= next).await;
+            self.tell(|told| {
+                (told.records, told.writes) = (kept.state.records, told.writes + (kept.state.writes - before));
+            });
+            match written {
                 Ok(true) => {
                     next = Instant::now() + BEAT;
-                    self.stands(if kept.state.is_behind { Standing::Behind } else { Standing::Serving });
+                    let standing = if kept.state.is_behind { Standing::Behind } else { Standing::Serving };
+                    self.tell(|told| told.standing = standing);
                 }
                 Ok(false) => {}
                 Err(why) => return format!("{}: {why}", self.etcd.name()),
