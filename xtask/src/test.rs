@@ -158,8 +158,7 @@ impl Run<'_> {
         self.work(bird::bird);
         let mut tests = self.kernel_tests("system");
         // They wait for agents and for silence more than they compute.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        tests.arg("--test-threads").arg((2 * cores).to_string());
+        tests.arg("--test-threads").arg((2 * cores()).to_string());
         self.counted("system tests", tests);
     }
 
@@ -172,8 +171,8 @@ impl Run<'_> {
         self.work(golang::whole_node);
         self.work(image::build);
         let mut tests = self.kernel_tests("apiserver");
-        // Each has a control plane of its own.
-        tests.args(["--test-threads", "2"]);
+        // Each has a control plane of its own, which takes most of a processor while it starts, and little afterwards.
+        tests.arg("--test-threads").arg((cores() + 1).to_string());
         self.counted("tests on an API server", tests);
     }
 
@@ -255,6 +254,10 @@ impl Run<'_> {
         self.tally.passed += tally.passed;
         self.tally.failed += tally.failed;
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn ensure_within(held: bool) -> Result<()> {
