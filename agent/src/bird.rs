@@ -3,11 +3,14 @@
 //! Invariant: BIRD outlives the agent, and packets go on; it is known by a socket in the agent's own folder, and by nothing else.
 //! Never: makes the owner wait; touches a BIRD that is somebody else's.
 
+mod ask;
 mod control;
 mod facts;
 mod files;
 mod program;
 mod worker;
+
+pub use ask::ask;
 
 use crate::mailbox::Mailbox;
 use anyhow::Result;

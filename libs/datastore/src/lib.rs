@@ -22,6 +22,7 @@ mod known;
 mod last_good;
 pub mod lease;
 mod node_addresses;
+mod node_status;
 pub mod objects;
 mod parallel;
 mod problem;
@@ -40,6 +41,7 @@ pub use cluster::{
 };
 pub use convert::parameters;
 pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forget_cluster};
+pub use node_status::StatusRequest;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
 pub use shared::{Described, Shared, Store};

@@ -4,7 +4,7 @@
 //! Never: retries; whoever loses reads again and decides anew.
 
 use crate::{
-    Object, ObjectError, Objects,
+    Object, ObjectError, Objects, StatusRequest,
     census::{self, Survey},
     given,
     hosts::Wanted,
@@ -17,6 +17,7 @@ use model::{
     Attachment, Cidr, IpamConfig, Labels, NodeAddresses, NodeName, NodeVteps, PodAsks, PodId, ServiceAddresses,
     ServiceId, WorkloadAddress,
 };
+use serde_json::Value;
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// A store of small objects, changed only by compare-and-swap.
@@ -179,6 +180,22 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// The store refuses.
     fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {
         Ok(Vec::new())
+    }
+
+    /// What is asked of a node's BGP (CalicoNodeStatus), as it was heard last; `None`: nobody can ask it here.
+    ///
+    /// # Errors
+    /// The store does not say it.
+    fn status_requests(&self, _node: &NodeName) -> Result<Option<Vec<StatusRequest>>, ObjectError> {
+        Ok(None)
+    }
+
+    /// Answers one, at the object itself. One that is gone needs no answer.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn answer_status(&self, _request: &StatusRequest, _status: &Value) -> Result<(), ObjectError> {
+        Ok(())
     }
 
     /// Whether somebody changes Calico's objects as a whole: nothing of them may be written.

@@ -7,13 +7,14 @@
 use super::{
     MANAGER, affinity,
     connection::{Connection, Unanswered, Write},
-    heard,
+    heard::{self, Only},
     kinds::{self, Calico, is_absent},
     pages::Lack,
     patching, pods, posting,
+    status::Asking,
 };
 use crate::{
-    Metadata, Object, ObjectError, Shared,
+    Metadata, Object, ObjectError, Shared, StatusRequest,
     calendar::rfc3339,
     census::Survey,
     convert::{POD_IP, POD_IPS},
@@ -49,13 +50,15 @@ pub struct ClusterObjects {
     connection: Connection,
     /// Begun when leases are first asked for.
     leases: Arc<OnceLock<Heard>>,
+    /// Begun when it is first asked what is asked of a node.
+    asking: Arc<Asking>,
 }
 
 impl ClusterObjects {
     /// Of this cluster.
     #[must_use]
     pub fn of(connection: Connection) -> Self {
-        Self { connection, leases: Arc::default() }
+        Self { connection, leases: Arc::default(), asking: Arc::default() }
     }
 
     pub(super) fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
@@ -128,6 +131,10 @@ impl ClusterObjects {
         }
     }
 
+    pub(super) fn asking(&self) -> &Asking {
+        &self.asking
+    }
+
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -154,8 +161,9 @@ impl Shared for ClusterObjects {
             return Ok(self.get(kind, name)?.map(Arc::new));
         }
         let (api, resource) = self.leases();
-        let heard =
-            self.leases.get_or_init(|| heard::begin(&self.connection, api, move |object| read(&resource, object)));
+        let heard = self
+            .leases
+            .get_or_init(|| heard::begin(&self.connection, api, Only::All, move |object| read(&resource, object)));
         match heard.get(name) {
             Some(known) => Ok(known),
             None => Ok(self.get(kind, name)?.map(Arc::new)),
@@ -338,6 +346,14 @@ impl Shared for ClusterObjects {
 
     fn keep_hosts(&self, wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
         self.keep_hosts_of_nodes(wanted)
+    }
+
+    fn status_requests(&self, node: &NodeName) -> Result<Option<Vec<StatusRequest>>, ObjectError> {
+        self.status_requests_of(node).map(Some)
+    }
+
+    fn answer_status(&self, request: &StatusRequest, status: &Value) -> Result<(), ObjectError> {
+        self.answer_status_of(request, status)
     }
 
     fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {
