@@ -7,6 +7,7 @@ mod ask;
 mod control;
 mod facts;
 mod files;
+mod passwords;
 mod program;
 mod worker;
 
@@ -16,6 +17,7 @@ use crate::mailbox::Mailbox;
 use anyhow::Result;
 use bgp::Facts;
 use calc::World;
+use datastore::Store;
 use model::{ResourceKey, Update};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -31,7 +33,7 @@ use worker::Worker;
 pub struct Settings {
     /// The program.
     pub program: PathBuf,
-    /// Passwords of sessions, as SECRET/KEY.
+    /// Passwords of sessions, as SECRET/KEY; `None`: Secrets of the datastore, where it has them.
     pub passwords: Option<PathBuf>,
 }
 
@@ -66,11 +68,11 @@ pub struct Seen {
 pub struct Speaker(Arc<Mailbox<Shared>>);
 
 impl Speaker {
-    /// With the files of BIRD in `folder`.
-    pub fn start(settings: Settings, folder: &Path) -> Result<Self> {
+    /// With the files of BIRD in `folder`, over the objects that agents share.
+    pub fn start(settings: Settings, folder: &Path, objects: Store) -> Result<Self> {
         let shared = Arc::<Mailbox<Shared>>::default();
         let theirs = Arc::clone(&shared);
-        let mut worker = Worker::new(settings, folder);
+        let mut worker = Worker::new(settings, folder, objects);
         thread::Builder::new().name("bird".into()).spawn(move || worker.run(&theirs))?;
         Ok(Self(shared))
     }

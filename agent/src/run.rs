@@ -173,6 +173,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.leave_far_nodes(config.bird.is_some());
     let publisher = Publisher::start(objects.clone())?;
     let folder = bird::folder(&config.state_dir);
+    let secrets = objects.clone();
     let answerer = Answerer::start(objects.clone(), config.node.clone(), folder.clone())?;
     let mut allocator = Allocator::new(objects, config.node.clone());
     allocator.sticky = config.sticky_addresses;
@@ -182,7 +183,7 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     agent.chorer = chorer;
     agent.tunneller = tunneller;
     agent.detector = Some(detector);
-    let speak = |settings: &bird::Settings| Speaker::start(settings.clone(), &folder);
+    let speak = |settings: &bird::Settings| Speaker::start(settings.clone(), &folder, secrets.clone());
     agent.speaker = config.bird.as_ref().map(speak).transpose()?;
     agent.answerer = Some(answerer);
     agent.mtu_is_said = config.mtu.is_some();

@@ -19,6 +19,7 @@ mod object;
 mod objects;
 mod pages;
 mod pods;
+mod secrets;
 mod status;
 mod tell;
 mod watched;

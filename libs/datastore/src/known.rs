@@ -61,6 +61,8 @@ impl Drop for Heard {
 pub(crate) struct Trouble {
     /// The store has no such kind.
     pub(crate) is_absent: bool,
+    /// Whoever asks lacks the right.
+    pub(crate) is_refused: bool,
     /// In its own words.
     pub(crate) message: String,
 }

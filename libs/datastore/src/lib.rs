@@ -44,7 +44,7 @@ pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forge
 pub use node_status::StatusRequest;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
-pub use shared::{Described, Shared, Store};
+pub use shared::{Described, Lack, Passwords, Shared, Store};
 pub use vtep::vtep_mac;
 pub use watch::{Batch, FileStore, OpenError, Updates};
 

@@ -34,7 +34,7 @@ pub use asks::{Keeps, PodAsks};
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use bgp::{
     AsNumber, BgpConfiguration, BgpFilter, BgpLog, BgpOperation, BgpPeer, BgpRule, Community, NetMatch, NextHop,
-    NodeBgp, PeerNodes, PeerWith, SecretKey,
+    NodeBgp, Password, PeerNodes, PeerWith, SecretKey,
 };
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel};

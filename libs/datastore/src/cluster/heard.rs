@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 /// A field by which the server cannot choose.
 const BAD_REQUEST: u16 = 400;
+const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
 
 /// Which of a kind's objects.
@@ -28,7 +29,9 @@ const NOT_FOUND: u16 = 404;
 pub(super) enum Only {
     /// All of them.
     All,
-    /// Those of which a field is so, where the server can choose them by it; else all.
+    /// Those of which a field is so.
+    Field(String),
+    /// Likewise, where the server can choose them by it; else all.
     IfServed(String),
 }
 
@@ -36,7 +39,7 @@ impl Only {
     fn config(&self) -> watcher::Config {
         match self {
             Self::All => watcher::Config::default(),
-            Self::IfServed(field) => watcher::Config::default().fields(field),
+            Self::Field(field) | Self::IfServed(field) => watcher::Config::default().fields(field),
         }
     }
 }
@@ -74,7 +77,9 @@ async fn follow(
             Err(error) => {
                 let message = super::in_full(&error);
                 tracing::debug!("a watch: {message}");
-                known.has_trouble(Trouble { is_absent: code(&error) == Some(NOT_FOUND), message });
+                let code = code(&error);
+                let (is_absent, is_refused) = (code == Some(NOT_FOUND), code == Some(FORBIDDEN));
+                known.has_trouble(Trouble { is_absent, is_refused, message });
             }
         }
     }

@@ -240,6 +240,11 @@ pub(super) fn services() -> ApiResource {
     of(("", "v1", "Service", "services", false)).resource
 }
 
+/// Secrets.
+pub(super) fn secrets() -> ApiResource {
+    of(("", "v1", "Secret", "secrets", false)).resource
+}
+
 /// Leases.
 pub(super) fn leases() -> ApiResource {
     of(("coordination.k8s.io", "v1", "Lease", "leases", false)).resource

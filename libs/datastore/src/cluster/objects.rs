@@ -11,6 +11,7 @@ use super::{
     kinds::{self, Calico, is_absent},
     pages::Lack,
     patching, pods, posting,
+    secrets::Secrets,
     status::Asking,
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     known::Heard,
     lease,
     settings::{Change, Setting},
-    shared::Described,
+    shared::{Described, Passwords},
     vtep,
 };
 use ipam::audit::Census;
@@ -32,7 +33,9 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
-use model::{Attachment, NodeAddresses, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{
+    Attachment, NodeAddresses, NodeName, NodeVteps, PodId, SecretKey, ServiceAddresses, ServiceId, WorkloadAddress,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -41,8 +44,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Where agents keep their leases, whatever namespace they run in: two that looked in two would both be first.
-const NAMESPACE: &str = "tortie-system";
+/// Where agents keep their leases and find passwords, whatever namespace they run in: two that looked in two would both be first.
+pub(super) const NAMESPACE: &str = "tortie-system";
 
 /// The shared objects of a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,13 +55,15 @@ pub struct ClusterObjects {
     leases: Arc<OnceLock<Heard>>,
     /// Begun when it is first asked what is asked of a node.
     asking: Arc<Asking>,
+    /// Begun when passwords are asked.
+    secrets: Arc<Secrets>,
 }
 
 impl ClusterObjects {
     /// Of this cluster.
     #[must_use]
     pub fn of(connection: Connection) -> Self {
-        Self { connection, leases: Arc::default(), asking: Arc::default() }
+        Self { connection, leases: Arc::default(), asking: Arc::default(), secrets: Arc::default() }
     }
 
     pub(super) fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
@@ -133,6 +138,10 @@ impl ClusterObjects {
 
     pub(super) fn asking(&self) -> &Asking {
         &self.asking
+    }
+
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -354,6 +363,10 @@ impl Shared for ClusterObjects {
 
     fn answer_status(&self, request: &StatusRequest, status: &Value) -> Result<(), ObjectError> {
         self.answer_status_of(request, status)
+    }
+
+    fn passwords(&self, asked: &BTreeSet<SecretKey>) -> Option<Passwords> {
+        Some(self.passwords_of(asked))
     }
 
     fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {
