@@ -1,5 +1,5 @@
-//! BGP in a cluster: who asks by a CalicoNodeStatus how a node's BGP is, and what the node answers.
-//! In: two nodes with real BIRDs, in one network; objects by kubectl. Out: their statuses as kubectl shows them.
+//! BGP in a cluster: who asks by a CalicoNodeStatus how a node's BGP is, and what the node answers; passwords from Secrets.
+//! In: nodes with real BIRDs, in one network; objects by kubectl. Out: statuses as kubectl shows them; sessions.
 //! Invariant: it is the same in both groups of Calico's objects, and with the rights that agents are shipped with.
 //! Never: waits for a period: what came later by the same agents says that it is over.
 
@@ -9,9 +9,10 @@ use crate::{
 };
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _};
 use tests::{
-    Cluster, Node, NodeSpec, Scrape, binaries,
+    Cluster, Node, NodeSpec, PodSpec, Scrape, binaries,
+    bird::{self, Router},
     wait::{self, PATIENCE},
 };
 
@@ -63,6 +64,9 @@ fn a_node_answers_who_asks_how_its_bgp_is_as_calicos_does_once_a_period_in_eithe
             node.start()?;
             nodes.push(node);
         }
+        cluster.namespace("x", &[])?;
+        let pod = |node: &Node| node.pod(&cluster, &PodSpec::new(&format!("x/{}", node.name())));
+        let _pods = nodes.iter().map(pod).collect::<Result<Vec<_>>>()?;
         let tails =
             || nodes.iter().map(|node| format!("{}:\n{}\n", node.name(), node.agent.log_tail())).collect::<String>();
         is_answered(&cluster, group, &nodes).with_context(tails).with_context(|| format!("{group:?}"))?;
@@ -92,11 +96,22 @@ fn is_answered(cluster: &Cluster, group: (&str, &str), nodes: &[Node]) -> Result
         ensure!(said == [address, "NodeMesh", "Established"], "{peers}");
         ensure!(status["bgp"][format!("numberNotEstablished{family}")] == 0, "{status}");
     }
-    answered(cluster, "often", "routes of its own and of its peer", |status| {
+    for (family, peer) in [("V4", "192.0.2.2"), ("V6", "2001:db8::2")] {
+        answered(cluster, "often", "the block of its peer", |status| {
+            let routes = status["routes"][format!("routes{family}")].as_array().cloned().unwrap_or_default();
+            let from = |source: &str| routes.iter().find(|route| route["learnedFrom"]["sourceType"] == source);
+            let learned = from("NodeMesh").is_some_and(|route| {
+                let said = ["type", "gateway"].map(|field| route[field].as_str().unwrap_or_default());
+                said == ["FIB", peer] && route["learnedFrom"]["peerIP"] == peer && route["interface"] == "eth0"
+            });
+            learned && from("Direct").is_some()
+        })?;
+    }
+    answered(cluster, "often", "its own block", |status| {
         let routes = status["routes"]["routesV4"].as_array().cloned().unwrap_or_default();
-        let sources: BTreeSet<_> =
-            routes.iter().filter_map(|route| route["learnedFrom"]["sourceType"].as_str()).collect();
-        sources.contains("Direct") && routes.iter().all(|route| route["type"] == "FIB" || route["type"] == "RIB")
+        let is_own =
+            |route: &Value| route["learnedFrom"]["sourceType"] == "Static" && route["interface"] == "blackhole";
+        routes.iter().any(is_own)
     })?;
     writers(&said)?;
     once_a_period(cluster, nodes)?;
@@ -196,4 +211,118 @@ fn a_right_that_a_node_lacks_to_answer_is_named_until_it_has_it() -> Result<()> 
         answered(&s.cluster, "n1", "it is answered", |status| status["agent"]["birdV4"]["state"] == "NotReady")?;
         wait::wait_until("nothing is wrong any more", PATIENCE, || Ok(problems(&s.node)?.is_empty()))
     })
+}
+
+const PASSWORD: &str = "open sesame";
+/// Who may read them: what users apply.
+const RIGHT: &str = include_str!("../../deploy/bgp/passwords.yaml");
+
+/// A router that speaks with node1 by the password alone.
+fn router(cluster: &Cluster) -> Result<Router> {
+    let text = format!(
+        "router id 192.0.2.254; protocol device {{ scan time 1; }}
+         protocol bgp n1 {{ local 192.0.2.254 as 65000; neighbor 192.0.2.1 as 64512; multihop; password \"{PASSWORD}\";
+           connect retry time 1; connect delay time 1; error wait time 1, 2; ipv4 {{ import all; export none; }}; }}\n"
+    );
+    Router::start(cluster.outside(), &cluster.directory().join("router"), &text)
+}
+
+fn peer(cluster: &Cluster, name: &str, spec: &str) -> Result<()> {
+    let text = format!("apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {{ name: {name} }}\nspec: {spec}\n");
+    cluster.manifest(&format!("peer-{name}"), &text)
+}
+
+fn secret(cluster: &Cluster, name: &str, password: &str) -> Result<()> {
+    let object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": "tortie-system", "name": name },
+        "stringData": { "router": password } });
+    cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
+}
+
+fn status(node: &Node) -> Result<Value> {
+    let output = node.tortie(&["node", "status", "--output", "json"])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Waits until the session is so (`None`: there is none), and of the password this is said, or nothing.
+fn session(node: &Node, info: Option<&str>, said: Option<&str>) -> Result<()> {
+    let is_so = || {
+        let status = status(node)?;
+        let sessions = status["bgp"]["sessions"].as_array().cloned().unwrap_or_default();
+        let with = sessions.iter().find(|session| session["peerAddress"] == "192.0.2.254");
+        let is_session = match info {
+            Some(info) => with.is_some_and(|with| with["info"].as_str().is_some_and(|said| said.starts_with(info))),
+            None => with.is_none(),
+        };
+        let all = status["bgp"]["problems"].to_string();
+        Ok(is_session && said.map_or(!all.contains("password"), |said| all.contains(said)))
+    };
+    wait::wait_until(&format!("the session is {info:?}, and it says {said:?}"), PATIENCE, is_so)
+        .with_context(|| format!("{:?}\n{}", status(node), node.agent.log_tail()))
+}
+
+#[test]
+fn a_session_has_its_password_from_the_secret_that_its_object_names_and_follows_it() -> Result<()> {
+    let cluster = Cluster::served(NATIVE)?;
+    let mut node = cluster.node(spec(1)?)?;
+    let router = router(&cluster)?;
+    peer(
+        &cluster,
+        "router",
+        "{ peerIP: 192.0.2.254, asNumber: 65000, password: { secretKeyRef: { name: bgp-secrets, key: router } } }",
+    )?;
+    // Of another node's session nothing is read here.
+    peer(
+        &cluster,
+        "other",
+        "{ node: node2, peerIP: 192.0.2.253, asNumber: 65000, password: { secretKeyRef: { name: other, key: router } } }",
+    )?;
+    secret(&cluster, "bgp-secrets", PASSWORD)?;
+    node.start()?;
+    session(&node, None, Some("forbidden"))?;
+    let speaker = wait::wait_for("BIRD runs", PATIENCE, || Ok(bird::of_agent(&node.state_dir())))?;
+    cluster.kubectl(&["apply", "-f", "-"], RIGHT)?;
+    let to_agents = [
+        "create",
+        "rolebinding",
+        "bgp-passwords",
+        "--role=tortie-bgp-passwords",
+        "--namespace=tortie-system",
+        "--user=tortie",
+    ];
+    cluster.kubectl(&to_agents, "")?;
+    session(&node, Some("Established"), None)?;
+    ensure!(problems(&node)?.is_empty(), "{:?}", problems(&node)?);
+
+    secret(&cluster, "bgp-secrets", "another")?;
+    wait::wait_until("the router hears nothing any more", PATIENCE, || {
+        Ok(!router.ask("show protocols n1")?.contains("Established"))
+    })?;
+    secret(&cluster, "bgp-secrets", PASSWORD)?;
+    session(&node, Some("Established"), None)?;
+    cluster.kubectl(&["delete", "secret", "bgp-secrets", "--namespace=tortie-system"], "")?;
+    session(&node, None, Some("there is no such Secret in the namespace tortie-system"))?;
+    secret(&cluster, "bgp-secrets", PASSWORD)?;
+    session(&node, Some("Established"), None)?;
+
+    // The next agent does not cut it while it asks.
+    let since = |text: &str| text.lines().find(|line| line.contains("Global_192_0_2_254")).map(str::to_owned);
+    let socket = node.state_dir().join("bird/bird.ctl");
+    let before = since(&bird::ask(&socket, "show protocols")?);
+    node.agent.kill()?;
+    node.start()?;
+    session(&node, Some("Established"), None)?;
+    ensure!(since(&bird::ask(&socket, "show protocols")?) == before, "the session was cut: {before:?}");
+    ensure!(bird::of_agent(&node.state_dir()) == Some(speaker), "BIRD was never started again");
+    is_told_to_nobody(&node)
+}
+
+/// The password stands in the file that BIRD reads, which is the owner's alone, and nowhere else.
+fn is_told_to_nobody(node: &Node) -> Result<()> {
+    let file = node.state_dir().join("bird/bird.conf");
+    ensure!(fs::read_to_string(&file)?.contains(PASSWORD), "BIRD is told it");
+    ensure!(fs::metadata(&file)?.permissions().mode() & 0o777 == 0o600, "and nobody else reads that");
+    let shown = [status(node)?, node.show("status")?].map(|said| said.to_string());
+    ensure!(shown.iter().all(|said| !said.contains(PASSWORD)) && !node.agent.log().contains(PASSWORD), "it was told");
+    Ok(())
 }
