@@ -3,16 +3,21 @@
 //! Invariant: BIRD outlives the agent, and packets go on; it is known by a socket in the agent's own folder, and by nothing else.
 //! Never: makes the owner wait; touches a BIRD that is somebody else's.
 
+mod ask;
 mod control;
 mod facts;
 mod files;
+mod passwords;
 mod program;
 mod worker;
+
+pub use ask::ask;
 
 use crate::mailbox::Mailbox;
 use anyhow::Result;
 use bgp::Facts;
 use calc::World;
+use datastore::Store;
 use model::{ResourceKey, Update};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -28,7 +33,7 @@ use worker::Worker;
 pub struct Settings {
     /// The program.
     pub program: PathBuf,
-    /// Passwords of sessions, as SECRET/KEY.
+    /// Passwords of sessions, as SECRET/KEY; `None`: Secrets of the datastore, where it has them.
     pub passwords: Option<PathBuf>,
 }
 
@@ -63,11 +68,11 @@ pub struct Seen {
 pub struct Speaker(Arc<Mailbox<Shared>>);
 
 impl Speaker {
-    /// With the files of BIRD in `folder`.
-    pub fn start(settings: Settings, folder: &Path) -> Result<Self> {
+    /// With the files of BIRD in `folder`, over the objects that agents share.
+    pub fn start(settings: Settings, folder: &Path, objects: Store) -> Result<Self> {
         let shared = Arc::<Mailbox<Shared>>::default();
         let theirs = Arc::clone(&shared);
-        let mut worker = Worker::new(settings, folder);
+        let mut worker = Worker::new(settings, folder, objects);
         thread::Builder::new().name("bird".into()).spawn(move || worker.run(&theirs))?;
         Ok(Self(shared))
     }

@@ -31,6 +31,7 @@ mod lock;
 mod mailbox;
 mod metrics;
 mod mirror;
+mod node_status;
 mod notes;
 mod object;
 mod observe;

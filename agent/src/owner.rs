@@ -17,6 +17,7 @@ use crate::{
     journal::Journal,
     kernel::Kernel,
     metrics::{Metrics, NodeState},
+    node_status::Answerer,
     observe::Host,
     proxy::Proxy,
     publish::Publisher,
@@ -180,6 +181,8 @@ pub struct Agent<K> {
     pub(crate) detector: Option<Detector>,
     /// Who keeps BIRD, where it speaks BGP for this node.
     pub(crate) speaker: Option<Speaker>,
+    /// Who answers those who ask how its BGP is.
+    pub(crate) answerer: Option<Answerer>,
     /// It may have to hear of something.
     bgp_news: bool,
     /// The MTU of pods is said, whatever is added to their packets.
@@ -232,6 +235,7 @@ impl<K: Kernel> Agent<K> {
             tunneller: None,
             detector: None,
             speaker: None,
+            answerer: None,
             bgp_news: false,
             mtu_is_said: false,
             asked: Changed::default(),
@@ -452,6 +456,7 @@ impl<K: Kernel> Agent<K> {
             of_services.flat_map(|(id, said)| said.into_iter().map(move |said| format!("Service {id}: {said}"))),
         );
         problems.extend(self.speaker.iter().flat_map(bird::problems));
+        problems.extend(self.answerer.iter().flat_map(Answerer::problems));
         problems.extend(self.claims.lost().cloned());
         problems.extend(self.announcer.iter().filter_map(Announcer::problem));
         if self.announcer.is_none() && self.world.answers_for_pods().is_some() {

@@ -19,6 +19,7 @@ use crate::{
     journal::{self, Journal},
     lock,
     metrics::Metrics,
+    node_status::Answerer,
     object,
     observe::{self, Change},
     owner::{Agent, Event, Node, Reboot},
@@ -171,6 +172,9 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     world.leave_routes(config.node_routes == NodeRoutes::Off);
     world.leave_far_nodes(config.bird.is_some());
     let publisher = Publisher::start(objects.clone())?;
+    let folder = bird::folder(&config.state_dir);
+    let secrets = objects.clone();
+    let answerer = Answerer::start(objects.clone(), config.node.clone(), folder.clone())?;
     let mut allocator = Allocator::new(objects, config.node.clone());
     allocator.sticky = config.sticky_addresses;
     let mut agent = Agent::new(node, world, kernel, (allocator, publisher), journal, &interfaces);
@@ -179,8 +183,9 @@ fn open(config: &Config, source: &Source, netlink: &mut Socket, uplink: Option<&
     agent.chorer = chorer;
     agent.tunneller = tunneller;
     agent.detector = Some(detector);
-    let speak = |settings: &bird::Settings| Speaker::start(settings.clone(), &bird::folder(&config.state_dir));
+    let speak = |settings: &bird::Settings| Speaker::start(settings.clone(), &folder, secrets.clone());
     agent.speaker = config.bird.as_ref().map(speak).transpose()?;
+    agent.answerer = Some(answerer);
     agent.mtu_is_said = config.mtu.is_some();
     agent.reboot = Reboot { happened: rebooted, state_dir: Some(config.state_dir.clone()) };
     Ok(agent)

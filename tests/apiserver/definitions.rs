@@ -105,6 +105,11 @@ fn whole_others() -> Vec<Value> {
                 "failsafeInboundHostPorts": [{ "protocol": "tcp", "port": 22, "net": "10.0.0.0/8" }], "logSeverityScreen": "Info",
             }),
         ),
+        object(
+            "CalicoNodeStatus",
+            "n",
+            json!({ "node": "a", "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 10, "new": 1 }),
+        ),
         pool,
         object("IPPool", "q", json!({ "cidr": "fd00:9::/64" })),
         object(
@@ -441,14 +446,29 @@ fn blocks() -> Vec<Refused> {
     ]
 }
 
+fn questions() -> Vec<Refused> {
+    let question = |over, said| {
+        let good = json!({ "node": "a", "classes": ["BGP"], "updatePeriodSeconds": 86_400 });
+        ("CalicoNodeStatus", "n", good, over, said)
+    };
+    vec![
+        question(json!({ "classes": ["bgp"] }), "supported values: \"Agent\", \"BGP\", \"Routes\""),
+        question(json!({ "classes": ["BGP", "BGP"] }), "Duplicate value"),
+        question(json!({ "classes": null }), "spec.classes: Required value"),
+        question(json!({ "node": null }), "spec.node: Required value"),
+        question(json!({ "updatePeriodSeconds": 86_401 }), "should be less than or equal to 86400"),
+        question(json!({ "updatePeriodSeconds": null }), "spec.updatePeriodSeconds: Required value"),
+    ]
+}
+
 #[test]
 fn what_calico_would_refuse_is_refused_with_a_sentence() -> Result<()> {
     let cluster = cluster()?;
     let tried = |object: &Value| {
         cluster.kubectl(&["create", "--dry-run=server", "--validate=ignore", "-f", "-"], &object.to_string())
     };
-    let all: Vec<_> =
-        [tiers(), ends(), parts_of_rules(), policies(), hosts(), pools(), blocks()].into_iter().flatten().collect();
+    let all = [tiers(), ends(), parts_of_rules(), policies(), hosts(), pools(), blocks(), questions()];
+    let all: Vec<_> = all.into_iter().flatten().collect();
     for (kind, name, good, over, said) in &all {
         tried(&object(kind, name, good.clone())).with_context(|| format!("{kind} {good}"))?;
         let bad = merged(good, over);

@@ -5,6 +5,7 @@
 
 mod asked;
 mod balancers;
+mod bgp;
 mod chores;
 mod container;
 mod daemonset;

@@ -3,17 +3,12 @@
 //! Invariant: the folder is the owner's alone, and so is what holds passwords.
 //! Never: a configuration that is there in part.
 
-use model::SecretKey;
 use std::{
-    collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
-
-/// Longer ones are no passwords.
-const PASSWORD_MAX: u64 = 1024;
 
 /// Where they are.
 #[derive(Clone, Debug)]
@@ -72,19 +67,6 @@ impl Files {
     }
 }
 
-/// Those of these passwords that are in the folder; a newline at the end is not of one.
-pub fn passwords(folder: Option<&Path>, wanted: impl Iterator<Item = SecretKey>) -> BTreeMap<SecretKey, String> {
-    let Some(folder) = folder else { return BTreeMap::new() };
-    let read = |secret: &SecretKey| -> io::Result<String> {
-        let mut text = String::new();
-        let file = File::open(folder.join(&secret.name).join(&secret.key))?;
-        io::Read::read_to_string(&mut io::Read::take(file, PASSWORD_MAX), &mut text)?;
-        Ok(text.trim_end_matches(['\n', '\r']).to_owned())
-    };
-    let found = wanted.filter_map(|secret| Some((read(&secret).ok()?, secret)));
-    found.filter(|(text, _)| !text.is_empty()).map(|(text, secret)| (secret, text)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,16 +92,5 @@ mod tests {
         let files = Files::of(dir.path());
         fs::write(&files.pid, std::process::id().to_string()).expect("written");
         assert_eq!(files.running(), None, "this test is no BIRD");
-    }
-
-    #[test]
-    fn passwords_are_read_by_the_names_of_secret_and_key() {
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::create_dir(dir.path().join("bgp")).expect("made");
-        fs::write(dir.path().join("bgp/tor"), "open sesame\n").expect("written");
-        let secret = |key: &str| SecretKey { name: "bgp".into(), key: key.into() };
-        let found = passwords(Some(dir.path()), [secret("tor"), secret("gone")].into_iter());
-        assert_eq!(found, [(secret("tor"), "open sesame".to_owned())].into());
-        assert!(passwords(None, [secret("tor")].into_iter()).is_empty());
     }
 }

@@ -7,12 +7,14 @@
 use super::{
     Seen, Settings, Shared,
     control::{Control, refusal},
-    files::{Files, passwords},
+    files::Files,
+    passwords,
     program::{Program, Trouble},
 };
 use crate::mailbox::Mailbox;
 use anyhow::{Result, bail};
 use bgp::{Facts, Kind, Written, answer};
+use datastore::Store;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -34,6 +36,7 @@ const END: Duration = Duration::from_secs(10);
 pub struct Worker {
     program: PathBuf,
     passwords: Option<PathBuf>,
+    objects: Store,
     files: Files,
     /// What the text was made of.
     made_of: Option<(Arc<Facts>, Facts)>,
@@ -58,11 +61,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(settings: Settings, folder: &Path) -> Self {
+    pub fn new(settings: Settings, folder: &Path, objects: Store) -> Self {
         let files = Files::of(folder);
         Self {
             program: settings.program,
             passwords: settings.passwords,
+            objects,
             ran: files.pid.exists(),
             files,
             made_of: None,
@@ -84,10 +88,12 @@ impl Worker {
         loop {
             let wanted = shared.hear(Some(rest)).value.wanted.clone();
             let Some(wanted) = wanted else { continue };
-            self.write(&wanted);
-            let done = self.keep();
-            rest = if matches!(done, Ok(false)) { SOON } else { LOOK };
+            let written = self.write(&wanted);
+            // Before anything is written no BIRD is told anything, nor started.
+            let done = if self.made_of.is_some() { self.keep() } else { Ok(true) };
+            rest = if matches!(done, Ok(false)) || written.is_err() { SOON } else { LOOK };
             let trouble = done.err().map(|trouble| trouble.to_string()).or_else(|| self.refused.clone());
+            let trouble = trouble.or_else(|| written.err().flatten());
             if let Some(why) = trouble.as_ref().filter(|_| trouble != self.seen.trouble) {
                 warn!("BIRD: {why}");
             }
@@ -96,12 +102,12 @@ impl Worker {
         }
     }
 
-    /// Makes the text, where anything of it may be another.
-    fn write(&mut self, wanted: &Arc<Facts>) {
-        let asked = bgp::secrets(wanted.configurations.values(), wanted.peers.values());
-        let found = passwords(self.passwords.as_deref(), asked.into_iter());
+    /// Makes the text, where anything of it may be another. `Err`: of a password nobody knows yet what it is, for this reason perhaps.
+    fn write(&mut self, wanted: &Arc<Facts>) -> Result<(), Option<String>> {
+        let asked = bgp::secrets(wanted);
+        let found = passwords::find(self.passwords.as_deref(), &*self.objects, &asked)?;
         if self.made_of.as_ref().is_some_and(|(from, made)| Arc::ptr_eq(from, wanted) && made.passwords == found) {
-            return;
+            return Ok(());
         }
         let facts = Facts { passwords: found, log: self.files.log.clone(), ..Facts::clone(wanted) };
         self.written = bgp::configuration(&facts);
@@ -110,6 +116,7 @@ impl Worker {
         }
         self.seen.problems.clone_from(&self.written.problems);
         self.made_of = Some((Arc::clone(wanted), facts));
+        Ok(())
     }
 
     /// `Ok(false)`: it was started just now.

@@ -1,9 +1,10 @@
 //! What BIRD answers on its control socket.
-//! In: lines of its protocol. Out: sessions, as `calicoctl node status` has them.
+//! In: lines of its protocol. Out: how it is itself; sessions, as `calicoctl node status` has them; routes.
 //! Invariant: a line that is not understood is passed over.
 //! Never: asks BIRD.
 
 use crate::peers::Kind;
+pub use crate::routes::routes;
 use serde::Serialize;
 
 /// A reply is over with this one: four digits and a space.
@@ -32,6 +33,37 @@ pub fn major(version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
+/// The text of a line without what the protocol puts before it.
+pub(crate) fn said(line: &str) -> &str {
+    let before = if code(line).is_some() { 5 } else { 1 };
+    line.get(before..).unwrap_or_default()
+}
+
+/// How BIRD itself is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Daemon {
+    /// As it says itself.
+    pub version: Option<String>,
+    /// By what its peers know it.
+    pub router_id: Option<String>,
+    /// When it was started, in its own form.
+    pub booted: Option<String>,
+    /// When it was told its configuration last.
+    pub reconfigured: Option<String>,
+}
+
+/// What `show status` answers.
+#[must_use]
+pub fn daemon(lines: &[String]) -> Daemon {
+    let after = |before: &str| lines.iter().find_map(|line| said(line).strip_prefix(before)).map(str::to_owned);
+    Daemon {
+        version: lines.iter().find_map(|line| version(said(line))),
+        router_id: after("Router ID is "),
+        booted: after("Last reboot on "),
+        reconfigured: after("Last reconfiguration on "),
+    }
+}
+
 /// A session as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +80,15 @@ pub struct Session {
     pub since: String,
     /// What the session does: `Established`, or what keeps it.
     pub info: String,
+    /// Its name in BIRD.
+    #[serde(skip)]
+    pub name: String,
+    /// Why, as a value.
+    #[serde(skip)]
+    pub kind: Kind,
+    /// Where it is between two speakers (RFC 4271), in BIRD's words.
+    #[serde(skip)]
+    pub bgp_state: String,
 }
 
 /// The sessions in what `show protocols all` answers.
@@ -56,22 +97,25 @@ pub fn sessions(lines: &[String]) -> Vec<Session> {
     let mut found: Vec<Session> = Vec::new();
     let mut is_ours = false;
     for line in lines {
-        let said = match code(line) {
-            Some(_) => line.get(5..).unwrap_or_default(),
-            None => line.get(1..).unwrap_or_default(),
-        };
+        let said = said(line);
         if code(line) == Some(1002) {
             let session = row(said);
             is_ours = session.is_some();
             found.extend(session);
-        } else if let Some(address) = said.trim().strip_prefix("Neighbor address: ").filter(|_| is_ours)
-            && let Some(last) = found.last_mut()
-        {
-            last.peer_address = address.to_owned();
-            last.family = if address.contains(':') { "IPv6" } else { "IPv4" };
+        } else if let Some(last) = found.last_mut().filter(|_| is_ours) {
+            detail(last, said.trim());
         }
     }
     found
+}
+
+fn detail(session: &mut Session, said: &str) {
+    if let Some(address) = said.strip_prefix("Neighbor address: ") {
+        session.peer_address = address.to_owned();
+        session.family = if address.contains(':') { "IPv6" } else { "IPv4" };
+    } else if let Some(state) = said.strip_prefix("BGP state:") {
+        session.bgp_state = state.trim().to_owned();
+    }
 }
 
 /// `NAME BGP TABLE STATE DATE TIME INFO`, of a session that the agent asked for.
@@ -84,5 +128,7 @@ fn row(said: &str) -> Option<Session> {
     let since = [words.next()?, words.next()?].join(" ");
     let info = words.collect::<Vec<_>>().join(" ");
     let peer_address = name[kind.prefix().len()..].to_owned();
-    Some(Session { family: "IPv4", peer_address, peer_type: kind.to_string(), state, since, info })
+    let (name, bgp_state) = (name.to_owned(), String::new());
+    let (family, peer_type) = ("IPv4", kind.to_string());
+    Some(Session { family, peer_address, peer_type, state, since, info, name, kind, bgp_state })
 }

@@ -4,10 +4,10 @@
 //! Never: reads anything.
 
 use model::{
-    AsNumber, BgpConfiguration, BgpFilter, BgpPeer, Cidr, EndpointSlice, IpPool, Node, NodeName, SecretKey, Service,
-    Truth, Wrapping,
+    AsNumber, BgpConfiguration, BgpFilter, BgpPeer, Cidr, EndpointSlice, IpPool, Node, NodeName, Password, SecretKey,
+    Service, Truth, Wrapping,
 };
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 /// What is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,19 +34,25 @@ pub struct Facts {
     pub services: Vec<Arc<Service>>,
     /// Who stands behind them.
     pub slices: Vec<Arc<EndpointSlice>>,
-    /// Passwords that could be read.
-    pub passwords: BTreeMap<SecretKey, String>,
+    /// Passwords that are asked for, or why there is none.
+    pub passwords: BTreeMap<SecretKey, Result<Password, String>>,
     /// Where BIRD writes what it says.
     pub log: PathBuf,
 }
 
 /// A configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Written {
     /// For BIRD. It holds passwords.
     pub text: String,
     /// What could not be made so, and what holds instead.
     pub problems: Vec<String>,
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("problems", &self.problems).finish_non_exhaustive()
+    }
 }
 
 impl Facts {

@@ -10,14 +10,18 @@ mod filter;
 mod kernel;
 mod node;
 mod peers;
+mod routes;
 mod services;
+mod status;
 mod text;
 mod write;
 
 pub use answer::Session;
 pub use facts::{Facts, Written};
 pub use peers::{Kind, secrets};
+pub use routes::Route;
 pub use services::needs_slices;
+pub use status::{NodeStatus, Said, status};
 pub use write::configuration;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! Never: a session with itself; one without the password that its object asks for.
 
 use crate::{facts::Facts, text::string};
-use model::{AsNumber, BgpConfiguration, BgpPeer, NextHop, Node, PeerNodes, PeerWith, SecretKey};
+use model::{AsNumber, BgpPeer, NextHop, Node, Password, PeerNodes, PeerWith, SecretKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -63,8 +63,7 @@ pub(crate) struct Peer {
     pub(crate) hops: Option<u8>,
     pub(crate) restart: Option<u32>,
     pub(crate) keepalive: Option<u32>,
-    /// As a string of BIRD's.
-    pub(crate) password: Option<String>,
+    pub(crate) password: Option<Password>,
     pub(crate) reflects: Option<Ipv4Addr>,
     pub(crate) next_hop: NextHop,
     pub(crate) allowed_local_as: u32,
@@ -74,19 +73,20 @@ pub(crate) struct Peer {
     pub(crate) reachable_by: Option<IpAddr>,
 }
 
-/// Passwords that are asked for, wherever they are.
-pub fn secrets<'a>(
-    configurations: impl Iterator<Item = &'a BgpConfiguration>,
-    peers: impl Iterator<Item = &'a BgpPeer>,
-) -> BTreeSet<SecretKey> {
-    let mesh = configurations.filter_map(|configuration| configuration.mesh_password.clone());
-    mesh.chain(peers.filter_map(|peer| peer.password.clone())).collect()
+/// Passwords of sessions that this node is to have, wherever they are.
+#[must_use]
+pub fn secrets(facts: &Facts) -> BTreeSet<SecretKey> {
+    let mut asked = BTreeSet::new();
+    for here in [true, false].into_iter().filter_map(|is_v4| Here::of(facts, is_v4)) {
+        let speaks = |peer: &&BgpPeer| peer.password.is_some() && !here.found(peer, &mut Vec::new()).is_empty();
+        asked.extend(facts.peers.values().filter(speaks).filter_map(|peer| peer.password.clone()));
+        asked.extend(here.mesh_password().filter(|_| here.is_of_mesh()).cloned());
+    }
+    asked
 }
 
 pub(crate) fn sessions(facts: &Facts, is_v4: bool, problems: &mut Vec<String>) -> Vec<Peer> {
-    let Some(own) = facts.own() else { return Vec::new() };
-    let Some(address) = Facts::address_of(own, is_v4) else { return Vec::new() };
-    let here = Here { facts, own, address, is_v4 };
+    let Some(here) = Here::of(facts, is_v4) else { return Vec::new() };
     let mut all: Vec<Peer> = facts.peers.values().flat_map(|peer| here.of_object(peer, problems)).collect();
     all.extend(here.mesh(problems));
     all.sort_by_key(|peer| peer.kind);
@@ -115,15 +115,29 @@ struct Here<'a> {
     is_v4: bool,
 }
 
-impl Here<'_> {
+impl<'a> Here<'a> {
+    /// `None`: nobody has described this node, or it has no address of the family.
+    fn of(facts: &'a Facts, is_v4: bool) -> Option<Self> {
+        let own = facts.own()?;
+        Some(Self { facts, own, address: Facts::address_of(own, is_v4)?, is_v4 })
+    }
+
+    fn is_of_mesh(&self) -> bool {
+        let is_on = self.facts.cluster().and_then(|cluster| cluster.mesh).unwrap_or(true);
+        is_on && self.own.bgp.cluster_id.is_none()
+    }
+
+    fn mesh_password(&self) -> Option<&'a SecretKey> {
+        self.facts.cluster().and_then(|cluster| cluster.mesh_password.as_ref())
+    }
+
     fn mesh(&self, problems: &mut Vec<String>) -> Vec<Peer> {
-        let cluster = self.facts.cluster();
-        let is_on = cluster.and_then(|cluster| cluster.mesh).unwrap_or(true);
-        if !is_on || self.own.bgp.cluster_id.is_some() {
+        if !self.is_of_mesh() {
             return Vec::new();
         }
-        let secret = cluster.and_then(|cluster| cluster.mesh_password.as_ref());
+        let secret = self.mesh_password();
         let Ok(password) = self.password("BGPConfiguration default", secret, problems) else { return Vec::new() };
+        let cluster = self.facts.cluster();
         let restart = cluster.and_then(|cluster| cluster.mesh_restart);
         let others = self.facts.nodes.values().filter(|node| node.bgp.cluster_id.is_none());
         let peer = |node: &Node| Some(Peer { password: password.clone(), restart, ..self.with_node(node)? });
@@ -167,7 +181,8 @@ impl Here<'_> {
         }
     }
 
-    fn of_object(&self, object: &BgpPeer, problems: &mut Vec<String>) -> Vec<Peer> {
+    /// Whom an object has this node speak with, of which nothing more is said.
+    fn found(&self, object: &BgpPeer, problems: &mut Vec<String>) -> Vec<Peer> {
         let of = format!("BGPPeer {}", object.name);
         let is_for = |node: &Node| match &object.nodes {
             PeerNodes::All => true,
@@ -175,7 +190,7 @@ impl Here<'_> {
             PeerNodes::Selected(selector) => Facts::has(node, selector),
         };
         let kind = if object.nodes == PeerNodes::All { Kind::Global } else { Kind::Node };
-        let found: Vec<Peer> = match &object.with {
+        match &object.with {
             PeerWith::Workloads if is_for(self.own) => {
                 problems.push(format!("{of}: localWorkloadSelector is not served"));
                 Vec::new()
@@ -191,7 +206,12 @@ impl Here<'_> {
                 let nodes = self.facts.nodes.values().filter(with);
                 nodes.filter_map(|node| Some(Peer { kind, ..self.with_node(node)? })).collect()
             }
-        };
+        }
+    }
+
+    fn of_object(&self, object: &BgpPeer, problems: &mut Vec<String>) -> Vec<Peer> {
+        let of = format!("BGPPeer {}", object.name);
+        let found = self.found(object, problems);
         if found.is_empty() {
             return found;
         }
@@ -244,21 +264,30 @@ impl Here<'_> {
     }
 
     /// `Err`: it is asked for and cannot be had, which has been told.
-    fn password(&self, of: &str, secret: Option<&SecretKey>, problems: &mut Vec<String>) -> Result<Option<String>, ()> {
+    fn password(
+        &self,
+        of: &str,
+        secret: Option<&SecretKey>,
+        problems: &mut Vec<String>,
+    ) -> Result<Option<Password>, ()> {
         let Some(secret) = secret else { return Ok(None) };
         let told = |problems: &mut Vec<String>, why: &str| {
             let SecretKey { name, key } = secret;
             problems
                 .push(format!("{of}: its password, key {key} of Secret {name}, {why}; there is no session without it"));
         };
-        match self.facts.passwords.get(secret).map(|password| string(password)) {
-            Some(Some(password)) => Ok(Some(password)),
-            Some(None) => {
+        match self.facts.passwords.get(secret) {
+            Some(Ok(password)) if string(password.text()).is_some() => Ok(Some(password.clone())),
+            Some(Ok(_)) => {
                 told(problems, "has a quote or a control character, which BIRD cannot be told");
                 Err(())
             }
+            Some(Err(why)) => {
+                told(problems, why);
+                Err(())
+            }
             None => {
-                told(problems, "is not in the folder of the setting bgpPasswords, as NAME/KEY");
+                told(problems, "is not there");
                 Err(())
             }
         }

@@ -6,8 +6,8 @@
 use super::{answer, *};
 use model::{
     AsNumber, BgpConfiguration, BgpFilter, BgpLog, BgpOperation, BgpPeer, BgpRule, Cidr, Community, EndpointSlice,
-    EndpointSliceId, IpPool, Labels, NetMatch, NextHop, Node, NodeBgp, PeerNodes, PeerWith, SecretKey, Selector,
-    Service, ServiceId, ServiceKind, SliceEndpoint, TrafficPolicy, Wrapper, Wrapping,
+    EndpointSliceId, IpPool, Labels, NetMatch, NextHop, Node, NodeBgp, Password, PeerNodes, PeerWith, SecretKey,
+    Selector, Service, ServiceId, ServiceKind, SliceEndpoint, TrafficPolicy, Wrapper, Wrapping,
 };
 use std::net::IpAddr;
 
@@ -205,7 +205,7 @@ fn a_peer_has_what_its_object_says() {
         reachable_by: Some(address("192.0.2.254")),
         ..peer("tor", "203.0.113.9")
     }]);
-    facts.passwords = [(secret, "open sesame".to_owned())].into();
+    facts.passwords = [(secret, Password::of("open sesame").ok_or_else(String::new))].into();
     let written = configuration(&facts);
     let session = part(&written, "protocol bgp 'Global_203_0_113_9_port_1179'");
     for line in [
@@ -230,13 +230,35 @@ fn a_password_that_cannot_be_had_means_no_session_and_is_named_without_being_sai
     let mut facts = with_peers([BgpPeer { password: Some(secret.clone()), ..peer("tor", "203.0.113.9") }]);
     let written = configuration(&facts);
     assert!(sessions(&written).is_empty());
-    assert!(written.problems[0].starts_with("BGPPeer tor: its password, key tor of Secret bgp, is not in"));
-    facts.passwords = [(secret, "hush\"; export all".to_owned())].into();
+    assert!(written.problems[0].starts_with("BGPPeer tor: its password, key tor of Secret bgp, is not there"));
+    facts.passwords = [(secret.clone(), Err("may not be read".to_owned()))].into();
+    assert!(configuration(&facts).problems[0].contains("of Secret bgp, may not be read; there is no session"));
+    facts.passwords = [(secret, Password::of("hush\"; export all").ok_or_else(String::new))].into();
+    assert!(!format!("{facts:?}").contains("hush"), "nor is it said where values are shown");
     let written = configuration(&facts);
     assert!(sessions(&written).is_empty() && !written.text.contains("hush"));
     assert!(written.problems[0].contains("a quote") && !written.problems[0].contains("hush"));
     let mesh = cluster(|cluster| cluster.mesh_password = Some(SecretKey { name: "a".into(), key: "b".into() }));
     assert!(sessions(&configuration(&mesh)).is_empty());
+}
+
+#[test]
+fn a_node_asks_for_passwords_of_its_own_sessions_alone() {
+    let secret = |name: &str| SecretKey { name: name.into(), key: "k".into() };
+    let of = |nodes, name: &str| BgpPeer { nodes, password: Some(secret(name)), ..peer(name, "203.0.113.9") };
+    let mut facts = with_peers([
+        of(PeerNodes::Named("n1".into()), "own"),
+        of(PeerNodes::Named("n2".into()), "another"),
+        of(PeerNodes::Selected(selector("rack == 'a'")), "selected"),
+        peer("open", "203.0.113.10"),
+    ]);
+    assert_eq!(secrets(&facts), [secret("own"), secret("selected")].into());
+    let mesh = BgpConfiguration { mesh_password: Some(secret("mesh")), ..BgpConfiguration::default() };
+    facts.configurations.insert("default".into(), BgpConfiguration { name: "default".into(), ..mesh.clone() });
+    assert!(secrets(&facts).contains(&secret("mesh")));
+    let off = BgpConfiguration { name: "default".into(), mesh: Some(false), ..mesh };
+    facts.configurations.insert("default".into(), off);
+    assert!(!secrets(&facts).contains(&secret("mesh")), "nobody speaks in the mesh");
 }
 
 #[test]

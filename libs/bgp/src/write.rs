@@ -56,7 +56,9 @@ fn session(facts: &Facts, peer: &Peer, is_v4: bool, lines: &mut Lines) {
     lines.all(["graceful restart on;", "connect delay time 2;", "connect retry time 5;", "error wait time 5, 30;"]);
     lines.all(peer.restart.map(|seconds| format!("graceful restart time {seconds};")));
     lines.all(peer.keepalive.map(|seconds| format!("keepalive time {seconds};")));
-    lines.all(peer.password.as_ref().map(|password| format!("password {password};")));
+    lines.all(
+        peer.password.as_ref().and_then(|password| string(password.text())).map(|text| format!("password {text};")),
+    );
     if let Some(id) = peer.reflects {
         lines.all(["rr client;".to_owned(), format!("rr cluster id {id};")]);
     }

@@ -20,6 +20,8 @@ mod object;
 mod objects;
 mod pages;
 mod pods;
+mod secrets;
+mod status;
 mod tell;
 mod watched;
 

@@ -11,6 +11,7 @@ use crate::convert::{
     BgpConfigurationSpec, BgpFilterSpec, BgpPeerSpec, HostEndpointSpec, IpPoolSpec, IpReservationSpec, IpamConfigSpec,
     NetworkSetSpec, PolicySpec, TierSpec,
 };
+use crate::node_status::{self, Spec as NodeStatusSpec};
 use checks::{Check, of};
 use ipam::{Block, BlockAffinity, IpamHandle};
 use schemars::JsonSchema;
@@ -32,12 +33,14 @@ struct Kind {
     checks: &'static [Check],
     /// Calico writes a status.
     has_status: bool,
+    /// Fields by which a server can choose objects (Kubernetes 1.31).
+    chosen_by: &'static [&'static str],
 }
 
 impl Kind {
     /// One whose objects are the cluster's.
     fn of<T: JsonSchema>(kind: &'static str, plural: &'static str) -> Self {
-        Self { kind, plural, scope: "Cluster", spec: structural::<T>(), checks: &[], has_status: false }
+        Self { kind, plural, scope: "Cluster", spec: structural::<T>(), checks: &[], has_status: false, chosen_by: &[] }
     }
 
     fn namespaced(self) -> Self {
@@ -50,6 +53,10 @@ impl Kind {
 
     fn with_status(self) -> Self {
         Self { has_status: true, ..self }
+    }
+
+    fn chosen_by(self, chosen_by: &'static [&'static str]) -> Self {
+        Self { chosen_by, ..self }
     }
 
     /// The spec must hold to these as well.
@@ -71,7 +78,7 @@ impl Kind {
     }
 
     fn definition(&self) -> Value {
-        let Self { kind, plural, scope, spec, checks, has_status } = self;
+        let Self { kind, plural, scope, spec, checks, has_status, chosen_by } = self;
         let mut schema = json!({
             "type": "object", "required": ["metadata", "spec"], "x-kubernetes-preserve-unknown-fields": true,
             "properties": {
@@ -86,6 +93,9 @@ impl Kind {
         if *has_status {
             schema["properties"]["status"] = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
             version["subresources"] = json!({ "status": {} });
+        }
+        if !chosen_by.is_empty() {
+            version["selectableFields"] = chosen_by.iter().map(|path| json!({ "jsonPath": path })).collect();
         }
         version["schema"] = json!({ "openAPIV3Schema": schema });
         json!({
@@ -126,6 +136,7 @@ pub fn definitions() -> Vec<(&'static str, Value)> {
         Kind::of::<BgpConfigurationSpec>("BGPConfiguration", "bgpconfigurations"),
         Kind::of::<BgpPeerSpec>("BGPPeer", "bgppeers"),
         Kind::of::<BgpFilterSpec>("BGPFilter", "bgpfilters"),
+        Kind::of::<NodeStatusSpec>(node_status::KIND, node_status::PLURAL).with_status().chosen_by(&[".spec.node"]),
         Kind::of::<shapes::Named>("ClusterInformation", "clusterinformations"),
         Kind::of::<shapes::SetUp>("KubeControllersConfiguration", "kubecontrollersconfigurations").with_status(),
         Kind::of::<IpPoolSpec>("IPPool", "ippools").with_status(),

@@ -34,6 +34,16 @@ impl Heard {
         self.known.get(name)
     }
 
+    /// All of them; `None`: nobody knows yet.
+    pub(crate) fn all(&self) -> Option<Vec<Arc<Object>>> {
+        self.known.look().all.as_ref().map(|all| all.values().cloned().collect())
+    }
+
+    /// What keeps the watch from hearing anything.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.known.look().trouble.clone()
+    }
+
     /// It was written so here, of which the watch has not told yet.
     pub(crate) fn put(&self, object: Object) {
         self.known.put(object);
@@ -44,6 +54,17 @@ impl Drop for Heard {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Why nothing is heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// The store has no such kind.
+    pub(crate) is_absent: bool,
+    /// Whoever asks lacks the right.
+    pub(crate) is_refused: bool,
+    /// In its own words.
+    pub(crate) message: String,
 }
 
 /// What a watch has told.
@@ -58,6 +79,7 @@ struct Objects {
     listing: BTreeMap<String, Arc<Object>>,
     /// The newest version of which the watch has told: what is older and not known is gone.
     heard: u64,
+    trouble: Option<Trouble>,
 }
 
 impl Known {
@@ -73,6 +95,16 @@ impl Known {
     /// What was heard is of no worth any more: nobody knows anything before the next list is over.
     pub(crate) fn forget(&self) {
         *self.look() = Objects::default();
+    }
+
+    /// Nothing is heard any more.
+    pub(crate) fn has_trouble(&self, trouble: Trouble) {
+        self.look().trouble = Some(trouble);
+    }
+
+    /// Something is heard.
+    pub(crate) fn is_well(&self) {
+        self.look().trouble = None;
     }
 
     /// A list begins.

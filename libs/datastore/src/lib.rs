@@ -22,6 +22,7 @@ mod known;
 mod last_good;
 pub mod lease;
 mod node_addresses;
+mod node_status;
 pub mod objects;
 mod parallel;
 mod problem;
@@ -41,9 +42,10 @@ pub use cluster::{
 };
 pub use convert::parameters;
 pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forget_cluster};
+pub use node_status::StatusRequest;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;
-pub use shared::{Described, Shared, Store};
+pub use shared::{Described, Lack, Passwords, Shared, Store};
 pub use vtep::vtep_mac;
 pub use watch::{Batch, FileStore, OpenError, Updates};
 

@@ -4,7 +4,7 @@
 //! Never: retries; whoever loses reads again and decides anew.
 
 use crate::{
-    Object, ObjectError, Objects,
+    Object, ObjectError, Objects, StatusRequest,
     census::{self, Survey},
     given,
     hosts::Wanted,
@@ -14,10 +14,15 @@ use crate::{
 };
 use ipam::audit::Census;
 use model::{
-    Attachment, Cidr, IpamConfig, Labels, NodeAddresses, NodeName, NodeVteps, PodAsks, PodId, ServiceAddresses,
-    ServiceId, WorkloadAddress,
+    Attachment, Cidr, IpamConfig, Labels, NodeAddresses, NodeName, NodeVteps, Password, PodAsks, PodId, SecretKey,
+    ServiceAddresses, ServiceId, WorkloadAddress,
 };
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 /// A store of small objects, changed only by compare-and-swap.
 pub trait Shared: fmt::Debug + Send + Sync {
@@ -181,10 +186,43 @@ pub trait Shared: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// What is asked of a node's BGP (CalicoNodeStatus), as it was heard last; `None`: nobody can ask it here.
+    ///
+    /// # Errors
+    /// The store does not say it.
+    fn status_requests(&self, _node: &NodeName) -> Result<Option<Vec<StatusRequest>>, ObjectError> {
+        Ok(None)
+    }
+
+    /// Answers one, at the object itself. One that is gone needs no answer.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn answer_status(&self, _request: &StatusRequest, _status: &Value) -> Result<(), ObjectError> {
+        Ok(())
+    }
+
+    /// Passwords that Secrets hold, as they were heard last; `None`: there are no Secrets here.
+    fn passwords(&self, _asked: &BTreeSet<SecretKey>) -> Option<Passwords> {
+        None
+    }
+
     /// Whether somebody changes Calico's objects as a whole: nothing of them may be written.
     fn is_locked(&self) -> bool {
         false
     }
+}
+
+/// Passwords, each by where it is, or why there is none.
+pub type Passwords = BTreeMap<SecretKey, Result<Password, Lack>>;
+
+/// Why there is no password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// There is none.
+    Is(String),
+    /// Nobody knows yet, for this reason perhaps: what was known before counts.
+    Unknown(Option<String>),
 }
 
 /// What a pod's own cluster says of it; `None`: the datastore tells of its pods, or nobody knows it.

@@ -76,6 +76,30 @@ pub struct SecretKey {
     pub key: String,
 }
 
+/// A password of a session: it is not said where values are shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// Without the end of a line, which files and Secrets often have. `None`: there is nothing else.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        Some(text.trim_end_matches(['\n', '\r'])).filter(|text| !text.is_empty()).map(|text| Self(text.to_owned()))
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
 /// What a node says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeBgp {

@@ -16,6 +16,7 @@ pub mod name;
 pub mod net;
 pub mod networkset;
 pub mod node_addresses;
+pub mod node_status;
 pub mod order;
 pub mod policy;
 pub mod pool;
@@ -33,7 +34,7 @@ pub use asks::{Keeps, PodAsks};
 pub use attachment::{Attachment, AttachmentId, FIRST_INTERFACE};
 pub use bgp::{
     AsNumber, BgpConfiguration, BgpFilter, BgpLog, BgpOperation, BgpPeer, BgpRule, Community, NetMatch, NextHop,
-    NodeBgp, PeerNodes, PeerWith, SecretKey,
+    NodeBgp, Password, PeerNodes, PeerWith, SecretKey,
 };
 pub use endpointslice::{EndpointSlice, EndpointSliceId, Hints, SliceEndpoint, SlicePort};
 pub use felix::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel};
@@ -44,6 +45,7 @@ pub use name::{NamespaceName, NodeName, PodId, PolicyId, PolicyKind, PortName, T
 pub use net::{Cidr, Family, IfaceName, Ifindex, Mac, PortRange, Protocol};
 pub use networkset::{NetworkSet, NetworkSetId};
 pub use node_addresses::{InvalidPrefixed, NodeAddresses, Prefixed, ToldAddresses};
+pub use node_status::{StatusAsked, StatusClass};
 pub use order::Order;
 pub use policy::{Direction, Layer, Policy, PolicyTypes, Stage};
 pub use pool::{BlockClaim, IpPool, IpReservation, IpamConfig, PoolUses, Wrapper, Wrapping};

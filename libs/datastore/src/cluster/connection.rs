@@ -88,10 +88,12 @@ pub(super) enum Write {
     Pod,
     /// A load balancer's addresses.
     Service,
+    /// How a node's BGP is.
+    Status,
 }
 
 impl Write {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Addresses, "addresses"),
         (Self::Condition, "condition"),
         (Self::Default, "default"),
@@ -101,6 +103,7 @@ impl Write {
         (Self::Node, "node"),
         (Self::Pod, "pod"),
         (Self::Service, "service"),
+        (Self::Status, "status"),
     ];
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a kind that every cluster has is required; nothing is in sync without it.
 //! Never: guesses while the server does not answer.
 
+use crate::node_status;
 use futures::{Stream, StreamExt as _};
 use kube::{
     Api, Client, Error,
@@ -153,6 +154,7 @@ pub(super) fn watched(calico: Calico) -> Vec<Watched> {
 pub(super) fn shared(calico: Calico, kind: &str) -> ApiResource {
     let plural = match kind {
         "BlockAffinity" => "blockaffinities".to_owned(),
+        node_status::KIND => node_status::PLURAL.to_owned(),
         kind => format!("{}s", kind.to_lowercase()),
     };
     let (group, version) = calico.group();
@@ -236,6 +238,11 @@ pub(super) fn of_key(calico: Calico, key: &ResourceKey) -> Option<(ApiResource, 
 /// Services.
 pub(super) fn services() -> ApiResource {
     of(("", "v1", "Service", "services", false)).resource
+}
+
+/// Secrets.
+pub(super) fn secrets() -> ApiResource {
+    of(("", "v1", "Secret", "secrets", false)).resource
 }
 
 /// Leases.

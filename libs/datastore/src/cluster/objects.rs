@@ -7,13 +7,15 @@
 use super::{
     MANAGER, affinity,
     connection::{Connection, Unanswered, Write},
-    heard,
+    heard::{self, Only},
     kinds::{self, Calico, is_absent},
     pages::Lack,
     patching, pods, posting,
+    secrets::Secrets,
+    status::Asking,
 };
 use crate::{
-    Metadata, Object, ObjectError, Shared,
+    Metadata, Object, ObjectError, Shared, StatusRequest,
     calendar::rfc3339,
     census::Survey,
     given,
@@ -21,7 +23,7 @@ use crate::{
     known::Heard,
     lease,
     settings::{Change, Setting},
-    shared::Described,
+    shared::{Described, Passwords},
     vtep,
 };
 use ipam::audit::Census;
@@ -30,7 +32,9 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
     core::{DynamicObject, ObjectMeta, TypeMeta, discovery::ApiResource},
 };
-use model::{Attachment, NodeAddresses, NodeName, NodeVteps, PodId, ServiceAddresses, ServiceId, WorkloadAddress};
+use model::{
+    Attachment, NodeAddresses, NodeName, NodeVteps, PodId, SecretKey, ServiceAddresses, ServiceId, WorkloadAddress,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -38,8 +42,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Where agents keep their leases, whatever namespace they run in: two that looked in two would both be first.
-const NAMESPACE: &str = "tortie-system";
+/// Where agents keep their leases and find passwords, whatever namespace they run in: two that looked in two would both be first.
+pub(super) const NAMESPACE: &str = "tortie-system";
 
 /// The shared objects of a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,13 +51,17 @@ pub struct ClusterObjects {
     connection: Connection,
     /// Begun when leases are first asked for.
     leases: Arc<OnceLock<Heard>>,
+    /// Begun when it is first asked what is asked of a node.
+    asking: Arc<Asking>,
+    /// Begun when passwords are asked.
+    secrets: Arc<Secrets>,
 }
 
 impl ClusterObjects {
     /// Of this cluster.
     #[must_use]
     pub fn of(connection: Connection) -> Self {
-        Self { connection, leases: Arc::default() }
+        Self { connection, leases: Arc::default(), asking: Arc::default(), secrets: Arc::default() }
     }
 
     pub(super) fn api(&self, kind: &str) -> Result<(Api<DynamicObject>, ApiResource), ObjectError> {
@@ -122,6 +130,14 @@ impl ClusterObjects {
         }
     }
 
+    pub(super) fn asking(&self) -> &Asking {
+        &self.asking
+    }
+
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -148,8 +164,9 @@ impl Shared for ClusterObjects {
             return Ok(self.get(kind, name)?.map(Arc::new));
         }
         let (api, resource) = self.leases();
-        let heard =
-            self.leases.get_or_init(|| heard::begin(&self.connection, api, move |object| read(&resource, object)));
+        let heard = self
+            .leases
+            .get_or_init(|| heard::begin(&self.connection, api, Only::All, move |object| read(&resource, object)));
         match heard.get(name) {
             Some(known) => Ok(known),
             None => Ok(self.get(kind, name)?.map(Arc::new)),
@@ -333,6 +350,18 @@ impl Shared for ClusterObjects {
 
     fn keep_hosts(&self, wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
         self.keep_hosts_of_nodes(wanted)
+    }
+
+    fn status_requests(&self, node: &NodeName) -> Result<Option<Vec<StatusRequest>>, ObjectError> {
+        self.status_requests_of(node).map(Some)
+    }
+
+    fn answer_status(&self, request: &StatusRequest, status: &Value) -> Result<(), ObjectError> {
+        self.answer_status_of(request, status)
+    }
+
+    fn passwords(&self, asked: &BTreeSet<SecretKey>) -> Option<Passwords> {
+        Some(self.passwords_of(asked))
     }
 
     fn make_defaults(&self) -> Result<Vec<&'static str>, ObjectError> {

@@ -40,7 +40,7 @@ impl InvalidField {
 }
 
 /// Reads the top-level field `field` of an object; absent is as good as empty.
-pub(super) fn read<T: DeserializeOwned>(field: &str, object: &Value) -> Result<T, InvalidField> {
+pub(crate) fn read<T: DeserializeOwned>(field: &str, object: &Value) -> Result<T, InvalidField> {
     let empty = Value::Object(serde_json::Map::new());
     let value = object.get(field).filter(|value| !value.is_null()).unwrap_or(&empty);
     read_at(field, value)

@@ -32,8 +32,7 @@ pub(crate) use calico::{
     tier::Spec as TierSpec,
 };
 pub(crate) use duration::duration;
-pub(crate) use field::InvalidField;
-pub(crate) use field::is_object_name;
+pub(crate) use field::{InvalidField, is_object_name, read};
 pub(crate) use floating::FLOATING_IPS;
 pub(crate) use ipam::{Config as IpamConfigSpec, Reservation as IpReservationSpec, config as ipam_config};
 pub(crate) use ippool::Spec as IpPoolSpec;
@@ -41,7 +40,7 @@ pub(crate) use pod::{AWS_POD_IPS, POD_IP, POD_IPS};
 
 use crate::{given, settings::Setting, workload};
 use calico::Group;
-use field::{Meta, read};
+use field::Meta;
 use kind::Kind;
 use model::{NodeAddresses, NodeVteps, PolicyKind, Resource, ResourceKey, ServiceAddresses, Vtep, WorkloadAddress};
 use serde_json::Value;
