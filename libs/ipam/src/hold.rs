@@ -365,7 +365,8 @@ mod tests {
     }
 
     #[test]
-    fn while_a_sandbox_of_its_name_has_it_another_is_refused_on_any_node_and_a_machine_that_moves_gets_another() {
+    fn ipam_20_while_a_sandbox_of_its_name_has_it_another_is_refused_on_any_node_and_a_machine_that_moves_gets_another()
+    {
         let mut ledger = ledger();
         let had = ledger.assign(&wish("n1", "a")).expect("addresses");
         for node in ["n1", "n2"] {

@@ -162,6 +162,29 @@ fn an_address_claimed_twice_goes_to_the_host_then_to_the_local_endpoint_then_to_
     assert_eq!(claimed.world().pod_at(address("10.0.1.1")), Some(pod_id("shop/a")));
 }
 
+/// A local pod's addresses that lead to it.
+fn led_to(desired: &Desired, pod: &str) -> Vec<String> {
+    let endpoint = desired.endpoints.get(&attachment_id(pod));
+    endpoint.into_iter().flat_map(|endpoint| endpoint.addresses.iter().map(ToString::to_string)).collect()
+}
+
+#[test]
+fn ipam_25_of_two_local_endpoints_with_one_address_one_has_it_until_it_goes_and_a_local_one_beats_a_remote() {
+    let (web, api) = (attached("shop/web", &["10.0.0.2", "fd00::2"]), attached("shop/api", &["10.0.0.2"]));
+    let remote = pod(manifest("shop/a", "db", &["10.0.0.2"]));
+    let facts = [web.clone(), api.clone(), remote.clone()];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let found = desired(order.map(|at| facts[at].clone()));
+        assert_eq!(led_to(&found, "shop/api"), ["10.0.0.2"], "{order:?}");
+        assert_eq!(led_to(&found, "shop/web"), ["fd00::2"], "{order:?}");
+        assert_eq!(found.addresses[&address("10.0.0.2")].owner, Owner::Endpoint(attachment_id("shop/api")));
+    }
+    let left = desired([web, remote.clone()]);
+    assert_eq!(led_to(&left, "shop/web"), ["10.0.0.2", "fd00::2"]);
+    let none = desired([remote]);
+    assert!(!matches!(none.addresses.get(&address("10.0.0.2")).map(|spec| &spec.owner), Some(Owner::Endpoint(_))));
+}
+
 #[test]
 fn policies_stand_by_order_then_name_and_equal_rule_sets_are_one() {
     let named = |id, order| enforced(Policy { order, ..policy(id, Selector::All, vec![], vec![]) });
