@@ -49,9 +49,12 @@ impl Allocator {
         self.decide_on(About::handles(&handles), Reach::Whole, decision, |_| {})
     }
 
-    /// Takes back all that these handles have.
+    /// Takes back all that these handles have; it is free at once, for who has it has it of somebody else.
     pub fn take_back_all(&self, handles: &[String]) -> Result<Vec<IpAddr>, AllocateError> {
-        let take_back = |ledger: &mut Ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect();
+        let take_back = |ledger: &mut Ledger| {
+            ledger.config.cooldown = 0;
+            handles.iter().flat_map(|handle| ledger.release(handle)).collect()
+        };
         self.decide_on(About::handles(handles), Reach::Whole, take_back, |_| {})
     }
 
