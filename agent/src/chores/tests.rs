@@ -326,7 +326,15 @@ fn a_pod_that_is_made_anew_elsewhere_gets_what_its_dead_node_had_once_that_is_se
     for at in [0, 30, 60, 90] {
         scene.worker.turn(&scene.answer(false), seconds(at)).expect("a look");
     }
+    let counted = |scene: &Scene| ["address", "hold"].map(|what| scene.worker.metrics.taken_back(what));
+    assert_eq!(counted(&scene), [0, 0], "it is held, and not taken back");
     assert_eq!(ask().expect("it is held for its name"), had);
+    scene.pod("n2", "other");
+    scene.vanish("other");
+    for at in [120, 150, 180, 210] {
+        scene.worker.turn(&scene.answer(false), seconds(at)).expect("a look");
+    }
+    assert_eq!(counted(&scene), [1, 0], "what nobody keeps is");
 }
 
 #[test]

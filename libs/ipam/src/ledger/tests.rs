@@ -494,7 +494,8 @@ fn ipam_6_blocks_of_every_size_are_given_out_to_the_last_address() {
 fn what_cools_down_is_refused_by_its_name_counted_where_all_is_full_and_kept_by_who_has_it() {
     let mut ledger = ledger(&[("10.65.0.0/31", 31)]);
     ledger.config = IpamConfig { cooldown: 60, ..ledger.config };
-    ledger.clock = Clock { now: "2026-11-27T08:00:00Z".into(), cooled: "2026-11-27T07:59:00Z".into() };
+    ledger.clock =
+        Clock { at: Duration::ZERO, now: "2026-11-27T08:00:00Z".into(), cooled: "2026-11-27T07:59:00Z".into() };
     let given = ledger.assign(&request("n1", "a")).expect("an address");
     ledger.assign(&request("n1", "b")).expect("an address");
     ledger.release("a");
