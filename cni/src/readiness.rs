@@ -148,21 +148,25 @@ mod tests {
     use std::{
         io::{BufRead, BufReader},
         net::TcpListener,
+        sync::mpsc::Receiver,
     };
 
-    /// Answers one question after the other with these texts. Gives where, and what was asked.
-    fn server(answers: &[&str]) -> (String, thread::JoinHandle<Vec<String>>) {
+    /// Answers one question after the other with these texts. Gives where, and tells what was asked.
+    fn server(answers: &[&str]) -> (String, Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         let answers: Vec<_> = answers.iter().map(ToString::to_string).collect();
-        let serve = move |answer: String| {
-            let (mut stream, _) = listener.accept().expect("a connection");
-            let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).expect("a request");
-            stream.write_all(answer.as_bytes()).expect("answered");
-            line.trim_end().to_owned()
-        };
-        (address, thread::spawn(move || answers.into_iter().map(serve).collect()))
+        let (tell, asked) = channel();
+        thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).expect("a request");
+                tell.send(line.trim_end().to_owned()).expect("somebody listens");
+                stream.write_all(answer.as_bytes()).expect("answered");
+            }
+        });
+        (address, asked)
     }
 
     fn awaited(url: &str, limit: Duration) -> Result<(), Failure> {
@@ -174,7 +178,7 @@ mod tests {
         let (address, asked) =
             server(&["HTTP/1.1 503 Not Yet\r\n\r\n", "who is there\r\n", "HTTP/1.0 302 Found\r\n\r\n"]);
         awaited(&format!("http://{address}/ready?deep=1#top"), Duration::from_secs(30)).expect("open");
-        assert_eq!(asked.join().expect("served"), ["GET /ready?deep=1 HTTP/1.1"; 3]);
+        assert_eq!(asked.try_iter().collect::<Vec<_>>(), ["GET /ready?deep=1 HTTP/1.1"; 3]);
     }
 
     #[test]
@@ -184,7 +188,7 @@ mod tests {
         let failure = awaited(&url, PAUSE).expect_err("shut");
         assert_eq!(failure.code, Code::LATER);
         assert!(failure.message.contains(&url) && failure.message.contains("404"), "{failure}");
-        assert_eq!(asked.join().expect("served"), ["GET / HTTP/1.1"]);
+        assert_eq!(asked.try_iter().collect::<Vec<_>>(), ["GET / HTTP/1.1"]);
         // Nobody accepts there, so nobody answers.
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/", silent.local_addr().expect("bound"));
