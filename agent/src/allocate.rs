@@ -6,6 +6,8 @@
 pub mod keep;
 mod sweep;
 
+pub use self::sweep::Taken;
+
 use self::keep::StickyAddresses;
 use calc::World;
 use datastore::{
@@ -503,7 +505,6 @@ impl Allocator {
             affinities: affinities.into_iter().collect(),
             handles: handles.into_iter().collect(),
             counted,
-            now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             is_partial,
             ..Ledger::default()
         })
@@ -599,7 +600,7 @@ impl Allocator {
 fn clock(config: IpamConfig) -> Clock {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let cooled = now.saturating_sub(Duration::from_secs(config.cooldown.into()));
-    Clock { now: rfc3339(now), cooled: rfc3339(cooled) }
+    Clock { at: now, now: rfc3339(now), cooled: rfc3339(cooled) }
 }
 
 /// At which revision objects are that one decision has written so far, by kind and name.

@@ -9,7 +9,7 @@ mod lead;
 mod leases;
 
 use crate::{
-    allocate::{AllocateError, Allocator, Rules},
+    allocate::{AllocateError, Allocator, Rules, Taken},
     mailbox::{Mailbox, put},
     metrics::Metrics,
 };
@@ -356,7 +356,7 @@ impl Worker {
     fn end_holds(&self, ledger: &Ledger, answer: &Answer) -> Result<(), AllocateError> {
         let is_there =
             |name: &PodId| answer.namespaces.contains(&name.namespace) || !self.namespaces.contains(&name.namespace);
-        let over = ledger.holds_over(ledger.now, is_there);
+        let over = ledger.holds_over(ledger.clock.at, is_there);
         let ended = self.allocator.end_holds(&over)?;
         if !ended.is_empty() {
             info!(addresses = ?ended, "what was held for pods that did not come again is free");
@@ -372,9 +372,12 @@ impl Worker {
             let nodes = releases.iter().flat_map(|release| &release.nodes).cloned().collect();
             let pods = releases.iter().flat_map(|release| &release.pods).cloned().collect();
             let newer = census.renewed(&nodes, self.allocator.objects().census(&nodes, &pods)?);
-            let freed = self.allocator.take_back(releases, &newer)?;
-            done += freed.len();
+            let Taken { freed, held } = self.allocator.take_back(releases, &newer)?;
+            done += freed.len() + held.len();
             self.metrics.took_back("address", freed.len());
+            if !held.is_empty() {
+                info!(addresses = ?held, "are held for the names of pods that are gone");
+            }
             if !freed.is_empty() {
                 let owners: Vec<_> =
                     releases.iter().map(|release| format!("{} ({})", release.owner, release.why)).collect();

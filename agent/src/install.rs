@@ -19,9 +19,11 @@ const PLUGIN: &str = "tortie-cni";
 
 /// `tortie install`: puts the plugin that lies beside this program into `folder`. Says what it did.
 pub fn plugin(folder: &Path) -> Result<String> {
-    let own = std::env::current_exe()?;
-    let from = own.with_file_name(PLUGIN);
-    let content = fs::read(&from).map_err(|error| anyhow!("{}: the plugin is not there: {error}", from.display()))?;
+    install(&std::env::current_exe()?.with_file_name(PLUGIN), folder)
+}
+
+fn install(from: &Path, folder: &Path) -> Result<String> {
+    let content = fs::read(from).map_err(|error| anyhow!("{}: the plugin is not there: {error}", from.display()))?;
     let to = folder.join(PLUGIN);
     if fs::read(&to).is_ok_and(|there| there == content) {
         return Ok(format!("current  {}", to.display()));
@@ -153,6 +155,10 @@ fn appear(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        os::unix::fs::MetadataExt as _,
+        process::{Command, Stdio},
+    };
 
     fn scene() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -166,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_appears_whole_is_put_back_and_goes() {
+    fn calc_25_a_configuration_appears_whole_under_the_name_that_is_chosen_is_put_back_and_goes() {
         let (folder, path) = scene();
         let conflist = Conflist::new(&path, Path::new("/run/tortie/tortie.sock"));
         assert!(conflist.put().expect("written"));
@@ -182,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn another_networks_configuration_is_neither_written_over_nor_removed() {
+    fn calc_25_another_networks_configuration_or_one_that_is_no_json_is_neither_written_over_nor_removed() {
         let (_folder, path) = scene();
         let other = r#"{"name": "k8s-pod-network", "plugins": [{"type": "calico"}]}"#;
         for text in [other.as_bytes(), b"half of a f", b"\xff\xfe"] {
@@ -216,6 +222,39 @@ mod tests {
             assert!(said.contains("05-tortie.conflist: cannot be read") && said.contains("remove it"), "{said}");
         }
         assert_eq!(names(folder.path()), ["05-tortie.conflist"]);
+    }
+
+    #[test]
+    fn calc_25_a_plugin_that_is_running_is_replaced_whole_and_a_current_one_is_left() {
+        let (folder, _) = scene();
+        let from = folder.path().join("new");
+        fs::write(&from, "of the next version").expect("written");
+        let bin = folder.path().join("bin");
+        fs::create_dir(&bin).expect("a folder");
+        let to = bin.join(PLUGIN);
+        // Copied by another program: a descriptor of ours that another test's child has inherited would keep it from running.
+        assert!(Command::new("cp").args([Path::new("/bin/cat"), &to]).status().expect("cp runs").success());
+        let mut running = Command::new(&to).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+        assert!(install(&from, &bin).expect("replaced").starts_with("written"));
+        assert_eq!(fs::read_to_string(&to).expect("there"), "of the next version");
+        assert_eq!(fs::metadata(&to).expect("there").permissions().mode() & 0o777, 0o755);
+        running.stdin.take().expect("piped").write_all(b"still here").expect("it reads");
+        assert_eq!(running.wait_with_output().expect("it ends").stdout, b"still here");
+        let before = fs::metadata(&to).expect("there").ino();
+        assert!(install(&from, &bin).expect("there").starts_with("current"));
+        assert_eq!(fs::metadata(&to).expect("there").ino(), before, "not written again");
+        assert_eq!(names(&bin), [PLUGIN]);
+    }
+
+    #[test]
+    fn calc_25_a_folder_that_cannot_be_written_fails_the_install_and_is_named() {
+        let (folder, _) = scene();
+        let from = folder.path().join("new");
+        fs::write(&from, "of the next version").expect("written");
+        for folder in [Path::new("/proc"), &folder.path().join("there-is-none")] {
+            let said = install(&from, folder).expect_err("nobody writes there").to_string();
+            assert!(said.contains(&*folder.join(PLUGIN).to_string_lossy()), "{said}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     environment::is_name,
     failure::{Code, Failure},
     ipam::{Ipam, RawIpam, ipam_of, nodes_own},
+    readiness::Gate,
 };
 use model::{Cidr, Family, HostPort, Labels, Mac, Protocol};
 use serde::Deserialize;
@@ -96,6 +97,8 @@ pub struct Conf {
     pub floating_ips: bool,
     /// It may name addresses that nobody gives (`feature_control.ip_addrs_no_ipam`).
     pub ip_addrs_no_ipam: bool,
+    /// Who has to answer before a pod is attached (`readiness_gates`).
+    pub gates: Vec<Gate>,
     /// For the whole command.
     pub timeout: Duration,
     /// CHECK and DEL: what ADD answered. ADD: what the plugins before this one did.
@@ -121,6 +124,8 @@ struct Raw {
     feature_control: RawFeatureControl,
     #[serde(default)]
     runtime_config: RawRuntimeConfig,
+    #[serde(rename = "readiness_gates")]
+    readiness_gates: Option<Vec<String>>,
     timeout_seconds: Option<u64>,
     prev_result: Option<serde_json::Value>,
     // The name the specification gives, and the older one that runtimes send beside it (CNI-60).
@@ -239,6 +244,13 @@ impl Conf {
         let named = |(code, reason)| Failure::new(code, format!("network configuration {:?}: {reason}", raw.name));
         Ok(Self {
             version,
+            gates: raw
+                .readiness_gates
+                .iter()
+                .flatten()
+                .map(|url| Gate::of(url))
+                .collect::<Result<_, _>>()
+                .map_err(named)?,
             ipam: ipam_of(raw.ipam.as_ref(), &raw.runtime_config.ips).map_err(named)?,
             pod_cidrs,
             routes: raw.ipam.iter().flat_map(RawIpam::routes).collect(),
@@ -511,7 +523,9 @@ mod tests {
     #[test]
     fn calc_5_and_cni_85_calicos_keys_mean_what_they_mean_there_and_others_are_passed_over() {
         let conf = json!({"mtu": 1400, "container_settings": {"allow_ip_forwarding": true}, "log_level": "info",
-            "datastore_type": "kubernetes", "policy": {"type": "k8s"}, "cniVersions": ["1.0.0", "1.1.0"]});
+            "datastore_type": "kubernetes", "policy": {"type": "k8s"}, "cniVersions": ["1.0.0", "1.1.0"],
+            "nodename": "n1", "hostname": "n2", "nodename_file_optional": false, "readiness_gates": null,
+            "policy_setup_timeout_seconds": 10, "endpoint_status_dir": "/var/run/calico/endpoint-status"});
         let conf = read(conf).expect("good");
         assert_eq!((conf.mtu, conf.forwarding), (Some(1400), true));
         assert_eq!(read(json!({"mtu": 0})).expect("good").mtu, None);

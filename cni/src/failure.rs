@@ -31,7 +31,9 @@ impl Code {
     pub const LATER: Self = Self(11);
     /// STATUS: an ADD cannot be served.
     pub const UNAVAILABLE: Self = Self(50);
-    /// CHECK: something of the attachment is not as it was left.
+    /// STATUS: an ADD cannot be served, and pods may be limited too.
+    pub const LIMITED: Self = Self(51);
+    /// CHECK: something of the attachment is not as it was left. `-t`: the datastore cannot be used.
     pub const CHANGED: Self = Self(100);
     /// The pod's interface cannot be wired.
     pub const WIRING: Self = Self(101);

@@ -15,6 +15,7 @@ pub mod ipam;
 pub mod name;
 pub mod plugin;
 pub mod protocol;
+pub mod readiness;
 pub mod result;
 mod steps;
 mod wiring;

@@ -20,8 +20,10 @@ use std::{
 const INPUT_MAX: u64 = 16 << 20;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|arg| arg == "-v" || arg == "--version") {
-        return print(&concat!("tortie-cni ", env!("CARGO_PKG_VERSION")));
+    match std::env::args().nth(1).as_deref() {
+        Some("-v" | "--version") => return print(&concat!("tortie-cni ", env!("CARGO_PKG_VERSION"))),
+        Some("-t") => return test(),
+        Some(_) | None => {}
     }
     let mut input = Vec::new();
     match command(&mut input) {
@@ -41,10 +43,24 @@ fn command(input: &mut Vec<u8>) -> Result<Option<Value>, Failure> {
         return Ok(None);
     }
     // Also where the environment is wrong: the error is written in the configuration's version.
-    let read = io::stdin().lock().take(INPUT_MAX).read_to_end(input);
+    let read = read(input);
     let Some(environment) = environment? else { return Ok(None) };
-    read.map_err(|error| Failure::new(Code::IO, format!("read the network configuration on standard input: {error}")))?;
+    read?;
     plugin::run(&environment, input)
+}
+
+fn read(input: &mut Vec<u8>) -> Result<(), Failure> {
+    let read = io::stdin().lock().take(INPUT_MAX).read_to_end(input);
+    read.map(drop)
+        .map_err(|error| Failure::new(Code::IO, format!("read the network configuration on standard input: {error}")))
+}
+
+/// As Calico's plugin answers who installs it (CALC-21): nothing, or an error of code 100.
+fn test() -> ExitCode {
+    let mut input = Vec::new();
+    let Err(failure) = read(&mut input).and_then(|()| plugin::test(&input)) else { return ExitCode::SUCCESS };
+    print(&failure.to_json(plugin::error_version(&input)));
+    ExitCode::FAILURE
 }
 
 /// For the human who runs it by hand (CNI-7).

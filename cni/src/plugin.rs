@@ -14,6 +14,7 @@ use crate::{
     ipam::{Asked, Ipam, with_networks},
     name::{host_interface_alias, host_interface_name},
     protocol::{Answer, Operation, Prepare, Prepared},
+    readiness,
     result::Attached,
     steps::Steps,
     wiring::{Wired, Wiring, unwire},
@@ -33,6 +34,8 @@ use std::{
 const UNDO_LIMIT: Duration = Duration::from_secs(5);
 /// STATUS waits this long for an agent that is away: one that is being replaced is back by then (CNI-73).
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+/// `-t` waits this long for the agent.
+const TEST_LIMIT: Duration = Duration::from_secs(2);
 /// Between two questions of STATUS.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,6 +58,25 @@ pub fn run(environment: &Environment, input: &[u8]) -> Result<Option<Value>, Fai
         Command::Gc => invocation.gc().map(|()| None),
         Command::Status => invocation.status().map(|()| None),
         Command::Version => Ok(Some(versions(input))),
+    }
+}
+
+/// Whether the agent that this configuration leads to answers, and has heard its datastore.
+///
+/// # Errors
+/// Code 100, as Calico's plugin says it, with the reason.
+pub fn test(input: &[u8]) -> Result<(), Failure> {
+    let asked = Conf::read(input).and_then(|conf| {
+        let status = Operation::Status { network: conf.network, delegated: false, pod_cidrs: vec![] };
+        Ok(client::ask(&conf.socket, TEST_LIMIT, status)?)
+    });
+    match asked {
+        // It has heard the datastore; what else is wrong STATUS says: addresses may be exhausted, or pods limited.
+        Err(Failure { code: Code::UNAVAILABLE | Code::LIMITED, .. }) | Ok(_) => Ok(()),
+        Err(Failure { message, details, .. }) => {
+            let message = format!("the datastore cannot be used: {message}");
+            Err(Failure { details, ..Failure::new(Code::CHANGED, message) })
+        }
     }
 }
 
@@ -121,6 +143,7 @@ impl Invocation<'_> {
         let path = self.environment.namespace.as_deref().unwrap_or(Path::new(""));
         let sandbox = namespace::open(path)?;
         self.refuse_own(&sandbox)?;
+        readiness::await_all(&self.conf.gates, self.deadline)?;
         self.steps.end("open");
         let prepared = self.prepare()?;
         self.steps.end("prepare");

@@ -176,8 +176,9 @@ fn an_object_without_a_status_that_cannot_be_read_has_one_event_that_says_why() 
 }
 
 #[test]
-fn while_calicos_objects_are_locked_all_stays_as_it_was() -> Result<()> {
-    story(&["x/a", "x/b"], |s| {
+fn calc_18_while_calicos_objects_are_locked_no_pod_comes_or_goes_and_all_stays_as_it_was() -> Result<()> {
+    story(&["x/a", "x/b", "x/d"], |s| {
+        let mut leaving = s.pods.remove("x/d").context("a pod")?;
         let lock = |ready: bool| {
             let text = format!(
                 "apiVersion: {}/{}\nkind: ClusterInformation\nmetadata: {{ name: default }}\nspec: {{ datastoreReady: {ready} }}\n",
@@ -195,9 +196,15 @@ fn while_calicos_objects_are_locked_all_stays_as_it_was() -> Result<()> {
         s.policy("x/p", "{ podSelector: {}, policyTypes: [Ingress] }")?;
         let refused = s.node.pod(&s.cluster, &PodSpec::new("x/c")).err().context("a pod was given an address")?;
         ensure!(format!("{refused:#}").contains("datastoreReady"), "{refused:#}");
+        for (command, code) in [("DEL", 11), ("STATUS", 50)] {
+            let (refused, said) = s.node.runtime().call(command, leaving.call())?.failure()?;
+            ensure!(refused == code && said.contains("datastoreReady"), "{command}: {refused}: {said}");
+        }
         s.expect(Tcp(80), "x/a\n x/b .")?;
         lock(true)?;
         is_said(false)?;
+        leaving.delete()?;
+        s.node.runtime().call("STATUS", leaving.call())?.success()?;
         s.expect(Tcp(80), "x/a\n x/b X")
     })
 }

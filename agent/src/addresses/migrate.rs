@@ -7,8 +7,9 @@ mod nodes;
 mod pools;
 
 use super::{Place, Scene};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use ipam::{Kept, Ledger, audit::Idle};
 use model::Cidr;
 use std::time::Duration;
 
@@ -78,3 +79,32 @@ pub fn run(from: From) -> Result<String> {
 }
 
 const DRY: &str = "Nothing was done: give --yes";
+
+/// What was given back of these blocks, and is given to nobody before it has cooled down.
+fn cooling<'a>(blocks: impl IntoIterator<Item = &'a Kept<ipam::Block>>) -> usize {
+    blocks.into_iter().map(|kept| kept.value.cooling_down().count()).sum()
+}
+
+/// A block with an address that cools down is not empty yet.
+fn refuse_cooling(scene: &Scene, said: &str, count: usize) -> Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let seconds = scene.allocator.rules.config.cooldown;
+    bail!(
+        "{said}Nobody has {count} of these addresses any more, and they cool down (ipCooldownSeconds is {seconds}): give the command once \
+         more when that is over"
+    )
+}
+
+/// Gives up blocks that nobody has an address of.
+fn give_up(scene: &Scene, ledger: &Ledger, blocks: impl Iterator<Item = Cidr>) -> Result<()> {
+    for cidr in blocks {
+        let Some(kept) = ledger.blocks.get(&cidr) else { continue };
+        let idle = Idle { cidr, sequence: kept.value.sequence_number, node: None };
+        if !scene.allocator.give_up(ledger, &idle)? {
+            bail!("block {cidr} is written meanwhile, and its pool stays: give the command once more");
+        }
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //! Never: writes without `--yes`.
 
 use super::Scene;
+use crate::allocate::Taken;
 use anyhow::{Result, anyhow, bail};
 use ipam::{
     audit::{
@@ -90,12 +91,14 @@ pub fn of_reports(scene: &Scene, paths: &[PathBuf], how: How) -> Result<String> 
     }
     let pods = due.iter().flat_map(|release| &release.pods).cloned().collect();
     let newer = census.renewed(&BTreeSet::new(), allocator.objects().census(&BTreeSet::new(), &pods)?);
-    let freed = allocator.take_back(&due, &newer)?;
+    let Taken { freed, held } = allocator.take_back(&due, &newer)?;
     let mut gone = 0;
     for (name, revision) in &handles {
         gone += usize::from(allocator.drop_handle(name, revision.as_deref())?);
     }
-    Ok(format!("{said}Released {} IPs and {gone} handles.", freed.len()))
+    let held =
+        if held.is_empty() { String::new() } else { format!(" {} IPs are held for their pods' names.", held.len()) };
+    Ok(format!("{said}Released {} IPs and {gone} handles.{held}", freed.len()))
 }
 
 fn read(path: &Path, own: &Report, how: How) -> Result<Report> {

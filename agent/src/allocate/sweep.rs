@@ -9,9 +9,19 @@ use ipam::{
     AffinityState, BlockAffinity, Kept, Ledger,
     audit::{Census, Idle, Release, owner},
     cidr_name,
+    hold::Parted,
 };
 use model::Cidr;
 use std::{collections::BTreeSet, net::IpAddr};
+
+/// Addresses that were taken from owners that are gone.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Nobody has them.
+    pub freed: Vec<IpAddr>,
+    /// They are held for their names.
+    pub held: Vec<IpAddr>,
+}
 
 impl Allocator {
     /// Everything that is written of addresses; handles, of which there are as many as pods, only if they are asked for.
@@ -26,19 +36,21 @@ impl Allocator {
     }
 
     /// Takes back the addresses of those releases that still hold by the ledger as it is now and by this census.
-    pub fn take_back(&self, releases: &[Release], census: &Census) -> Result<Vec<IpAddr>, AllocateError> {
+    pub fn take_back(&self, releases: &[Release], census: &Census) -> Result<Taken, AllocateError> {
         let handles: BTreeSet<_> = releases.iter().flat_map(|release| release.handles.iter().cloned()).collect();
         let handles: Vec<_> = handles.into_iter().collect();
         let take_back = |ledger: &mut Ledger| {
             let due: Vec<_> = releases.iter().filter(|release| release.holds(ledger, census)).collect();
             let given = due.iter().flat_map(|release| release.given.iter().map(|given| (&release.owner, *given)));
-            let is_taken = |ledger: &mut Ledger, owner: &str, address, sequence| {
-                ledger.part_seen(address, owner, sequence) == Ok(true)
-            };
-            given
-                .filter(|(owner, (_, address, sequence))| is_taken(ledger, owner, *address, *sequence))
-                .map(|(_, (_, address, _))| address)
-                .collect()
+            let mut taken = Taken::default();
+            for (owner, (_, address, sequence)) in given {
+                match ledger.part_seen(address, owner, sequence) {
+                    Ok(Parted::Free) => taken.freed.push(address),
+                    Ok(Parted::Held) => taken.held.push(address),
+                    Ok(Parted::Before) | Err(_) => {}
+                }
+            }
+            taken
         };
         self.decide_on(About::handles(&handles), Reach::Whole, take_back, |_| {})
     }
@@ -49,9 +61,12 @@ impl Allocator {
         self.decide_on(About::handles(&handles), Reach::Whole, decision, |_| {})
     }
 
-    /// Takes back all that these handles have.
+    /// Takes back all that these handles have; it is free at once, for who has it has it of somebody else.
     pub fn take_back_all(&self, handles: &[String]) -> Result<Vec<IpAddr>, AllocateError> {
-        let take_back = |ledger: &mut Ledger| handles.iter().flat_map(|handle| ledger.release(handle)).collect();
+        let take_back = |ledger: &mut Ledger| {
+            ledger.config.cooldown = 0;
+            handles.iter().flat_map(|handle| ledger.release(handle)).collect()
+        };
         self.decide_on(About::handles(handles), Reach::Whole, take_back, |_| {})
     }
 

@@ -44,6 +44,24 @@ fn an_address_survives_the_agent_and_goes_back_with_its_handle() {
 }
 
 #[test]
+fn what_is_given_back_cools_down_and_what_was_only_written_down_is_free_at_once() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut allocator = allocator(dir.path(), "n1");
+    allocator.rules.config.cooldown = 600;
+    let cooling = || {
+        let ledger = allocator.ledger(false).expect("readable");
+        ledger.blocks.values().map(|kept| kept.value.cooling_down().count()).sum::<usize>()
+    };
+    for container in ["a", "b"] {
+        one(&allocator, container);
+    }
+    allocator.release(&[wish("a").id], &[], &[]).expect("released");
+    assert_eq!(cooling(), 1);
+    assert_eq!(allocator.take_back_all(&[owner_of(&wish("b").id)]).expect("taken back").len(), 1);
+    assert_eq!(cooling(), 1);
+}
+
+#[test]
 fn ipam_18_two_nodes_that_race_never_share_an_address() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let work = |node: &'static str| {

@@ -181,6 +181,31 @@ fn of_a_node_that_is_gone_all_goes_and_nothing_of_one_that_is_there() {
 }
 
 #[test]
+fn ipam_22_a_node_that_goes_and_had_nothing_is_no_error_and_neither_is_one_whose_all_went_before() {
+    let mut scene = Scene::new();
+    scene.pod("n1", "own");
+    scene.pod("n2", "a");
+    scene.node("n3", true);
+    scene.look(0);
+    for gone in ["n2", "n3"] {
+        scene.node(gone, false);
+    }
+    // Somebody else takes back what n2 had, between two looks.
+    scene.vanish("a");
+    scene.look(1);
+    let allocator = allocator(scene.dir.path(), "n2");
+    allocator.release(&[id("a")], &[], &[]).expect("its address");
+    for at in [32, 63, 94, 125] {
+        scene.look(at);
+    }
+    assert_eq!(scene.held(), [("host:n1".to_owned(), 1)].into());
+    for handle in ["n2", "n3", "never"].map(|node| ipam::node_handle(&node.into())) {
+        assert_eq!(allocator.take_back_all(&[handle]).expect("nothing is no error"), [] as [IpAddr; 0]);
+    }
+    assert!(!allocator.drop_claim("n3-10-65-0-8-29", Some("1")).expect("nor is no claim"));
+}
+
+#[test]
 fn a_node_that_is_there_when_it_is_asked_for_once_more_loses_nothing() {
     let mut scene = Scene::new();
     scene.pod("n2", "a");
@@ -301,7 +326,15 @@ fn a_pod_that_is_made_anew_elsewhere_gets_what_its_dead_node_had_once_that_is_se
     for at in [0, 30, 60, 90] {
         scene.worker.turn(&scene.answer(false), seconds(at)).expect("a look");
     }
+    let counted = |scene: &Scene| ["address", "hold"].map(|what| scene.worker.metrics.taken_back(what));
+    assert_eq!(counted(&scene), [0, 0], "it is held, and not taken back");
     assert_eq!(ask().expect("it is held for its name"), had);
+    scene.pod("n2", "other");
+    scene.vanish("other");
+    for at in [120, 150, 180, 210] {
+        scene.worker.turn(&scene.answer(false), seconds(at)).expect("a look");
+    }
+    assert_eq!(counted(&scene), [1, 0], "what nobody keeps is");
 }
 
 #[test]

@@ -181,6 +181,12 @@ impl Metrics {
         *self.told().taken_back.entry(what).or_default() += count as u64;
     }
 
+    /// How much of it that is.
+    #[cfg(test)]
+    pub fn taken_back(&self, what: &str) -> u64 {
+        self.told().taken_back.get(what).copied().unwrap_or_default()
+    }
+
     /// A request on the socket was answered.
     pub fn answered(&self, operation: &'static str, reply: &Reply, took: Duration) {
         let code = reply.as_ref().err().map_or(0, |fault| fault.code);

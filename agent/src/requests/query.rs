@@ -21,6 +21,8 @@ use std::{net::IpAddr, time::Duration};
 const LIMITED_AFTER: Duration = Duration::from_secs(10);
 /// Objects that are named of those that are put off; `show services` has all services.
 const PUT_OFF_MAX: usize = 64;
+/// Somebody changes Calico's objects as a whole.
+const LOCKED: &str = "datastoreReady of ClusterInformation is not true: no address is given or taken back until it is";
 /// Of the node's own sockets, where another proxy serves.
 const LEFT: &str = "are left to kube-proxy";
 
@@ -147,6 +149,9 @@ pub fn status<K: Kernel>(agent: &Agent<K>, delegated: bool, pod_cidrs: &[Family]
     }
     prepare::pod_cidrs(agent, pod_cidrs).map_err(|reason| fault(NOT_AVAILABLE, reason))?;
     if !delegated {
+        if agent.allocator.objects().is_locked() {
+            return Err(fault(TRY_AGAIN, LOCKED));
+        }
         agent.allocator.room().map_err(|error| fault(NOT_AVAILABLE, error))?;
     }
     done()

@@ -339,7 +339,7 @@ fn all_prepares_of_a_batch_get_addresses_of_their_own() {
 }
 
 #[test]
-fn commit_is_answered_when_it_is_in_force_and_other_nodes_are_told() {
+fn calc_22_commit_is_answered_when_it_is_in_force_and_other_nodes_are_told() {
     let mut bench = Bench::new();
     bench.attached("c1", "a");
     assert!(bench.agent.kernel.in_force(&id("c1")));
@@ -349,7 +349,7 @@ fn commit_is_answered_when_it_is_in_force_and_other_nodes_are_told() {
 }
 
 #[test]
-fn a_commit_that_does_not_come_into_force_is_refused_with_the_reason_and_taken_back() {
+fn calc_22_a_commit_that_does_not_come_into_force_is_refused_with_the_reason_and_taken_back() {
     let mut bench = Bench::new();
     bench.prepared("c1", "a");
     bench.agent.kernel.broken = true;

@@ -42,6 +42,8 @@ pub enum Script {
     RefusesCommits,
     /// The first request of this kind is never answered.
     StallsAt(&'static str),
+    /// No ADD can be served, for this reason.
+    Unfit(u32),
 }
 
 /// An agent that answers by script and remembers what it was asked.
@@ -122,6 +124,9 @@ impl Served {
             })),
             Operation::Commit { .. } if script == Script::RefusesCommits => {
                 Err(Fault { code: COMMIT_FAULT, message: "no room for its policy".to_owned(), details: String::new() })
+            }
+            Operation::Status { .. } if let Script::Unfit(code) = script => {
+                Err(Fault { code, message: "the agent is still reading".to_owned(), details: String::new() })
             }
             Operation::Commit { id, .. } => {
                 within(&self.host, |socket| {

@@ -3,6 +3,7 @@
 //! Invariant: each test has a host and a pod namespace of its own; nothing is left on the machine.
 //! Never: sleeps; the scripted agent answers at once or not at all.
 
+mod calico;
 mod delegation;
 mod kit;
 
@@ -317,7 +318,12 @@ fn cni_15_an_add_killed_in_either_phase_leaves_nothing_after_del() {
 
 /// Runs the built binary; its output and whether it says success.
 fn binary(variables: &[(&str, &str)], input: &str) -> (String, bool) {
+    binary_with(&[], variables, input)
+}
+
+fn binary_with(arguments: &[&str], variables: &[(&str, &str)], input: &str) -> (String, bool) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tortie-cni"))
+        .args(arguments)
         .env_clear()
         .envs(variables.iter().copied())
         .stdin(Stdio::piped())
@@ -356,7 +362,7 @@ fn cni_7_without_a_command_nothing_is_on_standard_output() {
 }
 
 #[test]
-fn a_silent_agent_is_waited_for_no_longer_than_the_deadline() {
+fn calc_28_a_silent_agent_is_waited_for_no_longer_than_the_deadline() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("silent.sock");
     let _listener = UnixListener::bind(&socket).expect("a socket");

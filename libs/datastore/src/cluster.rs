@@ -29,7 +29,7 @@ pub use connection::{ConnectError, Connection};
 pub use gather::Machine;
 pub use mirror::{Mirror, MirrorStanding, MirrorTold};
 pub use objects::ClusterObjects;
-pub(crate) use pods::{namespaces, pod_cidrs, pods};
+pub(crate) use pods::{namespaces, pod_cidrs, pods, with_stem};
 pub use tell::{Remark, Report, Teller};
 
 use crate::{

@@ -236,7 +236,7 @@ impl World {
                     self.begin(node, Task::Attach(vec![owner]), late, false);
                 }
             }
-            Step::Tick(seconds) => self.rules.now += Duration::from_secs(seconds.into()),
+            Step::Tick(seconds) => self.rules.clock.at += Duration::from_secs(seconds.into()),
             Step::Again { node, pod, late } if self.is_idle(node) => {
                 if let Some(handle) = self.pods.get(&(node, pod)).cloned() {
                     self.begin(node, Task::Attach(vec![handle]), late, false);
@@ -312,7 +312,11 @@ impl World {
         let named: BTreeSet<Cidr> = handles.values().flat_map(|kept| kept.value.block.keys().copied()).collect();
         let is_near = |cidr: &Cidr| own.values().any(|kept| kept.value.cidr == *cidr) || named.contains(cidr);
         let blocks = store.blocks.values().filter(|kept| !is_partial || is_near(&kept.value.cidr));
-        let clock = Clock { now: stamp(self.now), cooled: stamp(self.now.saturating_sub(self.cooldown())) };
+        let clock = Clock {
+            at: self.rules.clock.at,
+            now: stamp(self.now),
+            cooled: stamp(self.now.saturating_sub(self.cooldown())),
+        };
         let mut blocks: BTreeMap<_, _> = blocks.map(|kept| (kept.value.cidr, kept.clone())).collect();
         blocks.values_mut().for_each(|kept| kept.value.thaw(&clock.cooled));
         let blocks = blocks.into_iter().collect();
@@ -397,7 +401,7 @@ impl World {
         for (address, owner, count) in leaked {
             ledger.part_seen(address, &owner, count).expect("as it was just seen");
         }
-        let over = ledger.holds_over(self.rules.now, |_| true);
+        let over = ledger.holds_over(self.rules.clock.at, |_| true);
         assert_eq!(ledger.end_holds(&over).len(), over.len(), "as they were just seen");
         for handle in ledger.handles.keys().cloned().collect::<Vec<_>>() {
             let places: Vec<_> = ledger.blocks.keys().copied().collect();
@@ -559,7 +563,7 @@ impl World {
             self.finish(node);
         }
         // What is held is so until its time is over.
-        self.rules.now += HELD;
+        self.rules.clock.at += HELD;
         self.begin(COLLECTOR, Task::Collect, NOW, true);
         self.finish(COLLECTOR);
         let is_cold = |kept: &Kept<Block>| {

@@ -136,12 +136,35 @@ pub(crate) enum Back {
     Moving,
 }
 
+/// What came of taking an address from an owner that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parted {
+    /// It is free, or cools down.
+    Free,
+    /// It outlives its sandbox.
+    Held,
+    /// It was taken back before.
+    Before,
+}
+
 /// What a name has of a family.
 enum Has {
     /// A sandbox has it.
     Alive { address: IpAddr, owner: String },
     /// It is held, in this block.
     Held(IpAddr, Cidr),
+}
+
+impl Has {
+    /// Another sandbox of the wish's name lives.
+    fn another(&self, sticky: &Sticky, request: &Request) -> Option<AssignError> {
+        match self {
+            Self::Alive { address, owner } if *owner != request.owner => {
+                Some(AssignError::Alive { pod: sticky.name.clone(), address: *address, owner: owner.clone() })
+            }
+            Self::Alive { .. } | Self::Held(..) => None,
+        }
+    }
 }
 
 impl Ledger {
@@ -161,14 +184,13 @@ impl Ledger {
                 && !self.is_reserved(address)
                 && (block.belongs_to(&request.node) || !self.config.strict_affinity)
         };
-        let (address, cidr) = match self.kept(&sticky, family, may_have) {
-            None => return Ok(Back::Fresh),
-            Some(Has::Alive { address, owner }) if owner == request.owner => return Ok(Back::Given(address)),
-            Some(Has::Alive { .. }) if sticky.is_machine => return Ok(Back::Moving),
-            Some(Has::Alive { address, owner }) => {
-                return Err(AssignError::Alive { pod: sticky.name, address, owner });
-            }
-            Some(Has::Held(address, cidr)) => (address, cidr),
+        let Some(has) = self.kept(&sticky, family, may_have) else { return Ok(Back::Fresh) };
+        if let Some(alive) = has.another(&sticky, request) {
+            return if sticky.is_machine { Ok(Back::Moving) } else { Err(alive) };
+        }
+        let (address, cidr) = match has {
+            Has::Alive { address, .. } => return Ok(Back::Given(address)),
+            Has::Held(address, cidr) => (address, cidr),
         };
         // What it may not have stays held until its time is over: were it freed here, its handle would count too little at times.
         let attribute = AllocationAttribute::new(&request.handle(), &request.beside());
@@ -245,18 +267,19 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::release_seen`].
-    pub fn part_seen(&mut self, address: IpAddr, owner: &str, sequence: u64) -> Result<bool, String> {
-        let now = self.now;
+    pub fn part_seen(&mut self, address: IpAddr, owner: &str, sequence: u64) -> Result<Parted, String> {
+        let now = self.clock.at;
         let may_be_held = self.may_be_held(Cidr::host(address));
-        let Some(cidr) = self.block_of(address).map(|(cidr, _)| cidr) else { return Ok(false) };
+        let Some(cidr) = self.block_of(address).map(|(cidr, _)| cidr) else { return Ok(Parted::Before) };
         let seen = self.blocks.get(&cidr).into_iter().flat_map(|kept| crate::audit::holdings(&kept.value));
         let is_seen = seen
             .filter(|holding| holding.address == address && holding.sequence == sequence)
             .any(|holding| holding.attribute.owner() == Some(owner));
         if is_seen && may_be_held && self.blocks.get_mut(&cidr).is_some_and(|kept| kept.value.hold(address, now)) {
-            return Ok(true);
+            return Ok(Parted::Held);
         }
-        self.release_seen(address, owner, sequence)
+        let is_free = self.release_seen(address, owner, sequence)?;
+        Ok(if is_free { Parted::Free } else { Parted::Before })
     }
 
     /// Whether an address is held for the wish's name; of a wish that keeps nothing itself, for its pod's.
@@ -273,25 +296,22 @@ impl Ledger {
     /// Who has one.
     pub(crate) fn is_alone(&self, request: &Request, family: Family) -> Result<(), AssignError> {
         let Some(sticky) = request.sticky.as_ref().filter(|sticky| !sticky.is_machine) else { return Ok(()) };
-        match self.kept(sticky, family, |_, _| true) {
-            Some(Has::Alive { address, owner }) if owner != request.owner => {
-                Err(AssignError::Alive { pod: sticky.name.clone(), address, owner })
-            }
-            _ => Ok(()),
-        }
+        let has = self.kept(sticky, family, |_, _| true);
+        has.and_then(|has| has.another(sticky, request)).map_or(Ok(()), Err)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Clock;
     use model::IpPool;
 
     const NOW: Duration = Duration::from_secs(1_000);
     const HELD: Duration = Duration::from_secs(60);
 
     fn ledger() -> Ledger {
-        let mut ledger = Ledger { now: NOW, ..Ledger::default() };
+        let mut ledger = Ledger { clock: Clock { at: NOW, ..Clock::default() }, ..Ledger::default() };
         for (name, cidr, size) in [("v4", "10.65.0.0/24", 26), ("v6", "fd00::/120", 122)] {
             let cidr = cidr.parse().expect("a network");
             ledger.pools.insert(name.into(), IpPool::of_pods(name, cidr, size));
@@ -365,7 +385,8 @@ mod tests {
     }
 
     #[test]
-    fn while_a_sandbox_of_its_name_has_it_another_is_refused_on_any_node_and_a_machine_that_moves_gets_another() {
+    fn ipam_20_while_a_sandbox_of_its_name_has_it_another_is_refused_on_any_node_and_a_machine_that_moves_gets_another()
+    {
         let mut ledger = ledger();
         let had = ledger.assign(&wish("n1", "a")).expect("addresses");
         for node in ["n1", "n2"] {
@@ -441,7 +462,7 @@ mod tests {
             .collect();
         assert!(ledger.part_seen(had[0], "net.b", seen[0].1).is_err());
         for (address, sequence) in &seen {
-            assert_eq!(ledger.part_seen(*address, "net.a", *sequence), Ok(true));
+            assert_eq!(ledger.part_seen(*address, "net.a", *sequence), Ok(Parted::Held));
         }
         assert_eq!(ledger.holds().count(), 2);
         let census = crate::audit::Census::default();

@@ -23,10 +23,12 @@ pub struct Kept<T> {
     pub value: T,
 }
 
-/// The time, as Kubernetes writes it.
+/// The time of a decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
-    /// Now. Empty: nobody knows.
+    /// Since 1970: what is held from now on is held until some time after it.
+    pub at: Duration,
+    /// The same, as Kubernetes writes it. Empty: nobody knows.
     pub now: String,
     /// What was given back before is given again: earlier by what the configuration says.
     pub cooled: String,
@@ -61,8 +63,6 @@ pub struct Ledger {
     /// The handle that is counted anew in all blocks that may have addresses of it: its node's, where that node's agent decides. Who
     /// else counts it can say only of blocks that it writes that nothing comes to them at the same time.
     pub counted: Option<String>,
-    /// The time, since 1970: what is held from now on is held until some time after it.
-    pub now: Duration,
     /// Not all blocks and affinities are here: the node's own, and what the handles name.
     pub is_partial: bool,
     /// Something could not be decided because not all are here: what was decided means nothing.

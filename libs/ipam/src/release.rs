@@ -43,7 +43,7 @@ impl Ledger {
         let clock = self.clock.clone();
         let at = clock.stamp(self.config);
         for cidr in places {
-            let (now, may_be_held) = (self.now, self.may_be_held(*cidr));
+            let (now, may_be_held) = (self.clock.at, self.may_be_held(*cidr));
             if let Some(kept) = self.blocks.get_mut(cidr) {
                 released.extend(kept.value.part_with(owner, now, may_be_held, at));
                 self.leave(*cidr);

@@ -3,7 +3,7 @@
 //! Invariant: a pool gives only after another look has found every address that a pod has in its block.
 //! Never: takes back what somebody has got out of a block.
 
-use super::{DRY, Scene, Step};
+use super::{DRY, Scene, Step, cooling, give_up, refuse_cooling};
 use crate::addresses::split::with;
 use anyhow::{Result, bail};
 use datastore::{
@@ -11,7 +11,7 @@ use datastore::{
     settings::{Change, Setting},
 };
 use ipam::{
-    audit::{Idle, holdings},
+    audit::holdings,
     migrate::{Found, HANDLES, Held, NewPool, Plan, Shape, plan},
 };
 use model::{Cidr, Family, NodeName};
@@ -207,6 +207,10 @@ fn back(scene: &Scene, yes: bool) -> Result<String> {
         let whose = holding.pod().map_or_else(|| "somebody".to_owned(), |pod| format!("pod {pod}"));
         writeln!(said, "  {} is given out to {whose} since", holding.address)?;
     }
+    let cooling = cooling(blocks.iter().map(|(_, kept)| *kept));
+    if cooling > 0 {
+        writeln!(said, "  {cooling} more cool down")?;
+    }
     if !yes {
         return Ok(said + DRY);
     }
@@ -219,15 +223,11 @@ fn back(scene: &Scene, yes: bool) -> Result<String> {
              addresses of podCIDRs; then give the command once more"
         );
     }
+    refuse_cooling(scene, &said, cooling)?;
     let handles: Vec<String> = handles.into_iter().collect();
     let freed = scene.allocator.take_back_all(&handles)?;
     let ledger = scene.allocator.ledger(true)?;
-    for (cidr, kept) in ledger.blocks.iter().filter(|(cidr, _)| is_own(cidr)) {
-        let idle = Idle { cidr: *cidr, sequence: kept.value.sequence_number, node: None };
-        if !scene.allocator.give_up(&ledger, &idle)? {
-            bail!("block {cidr} is written meanwhile: give the command once more");
-        }
-    }
+    give_up(scene, &ledger, ledger.blocks.keys().filter(|cidr| is_own(cidr)).copied())?;
     let mut changes = Vec::new();
     let now = store.settings(Setting::Pool)?;
     let goes = |pool: &&datastore::Object| pool.metadata.name.starts_with(POOLS);

@@ -3,14 +3,14 @@
 //! Invariant: no pod that runs gets another address; while somebody has an address of it the old pool stays.
 //! Never: makes a pod anew: its owner does.
 
-use super::{DRY, Scene, Step};
+use super::{DRY, Scene, Step, cooling, give_up, refuse_cooling};
 use crate::addresses::split::with;
 use anyhow::{Result, anyhow, bail};
 use datastore::{
     Object,
     settings::{Change, Setting},
 };
-use ipam::audit::{Idle, holdings};
+use ipam::audit::holdings;
 use model::IpPool;
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -116,15 +116,62 @@ fn finish(scene: &Scene, old: &Object, (count, named, said): (usize, &str, Strin
     let blocks: Vec<_> = scene.ledger.blocks.iter().filter(|(cidr, _)| within(cidr)).collect();
     let mut said = said;
     writeln!(said, "IPPool {name} would go, and {} empty blocks of it.", blocks.len())?;
+    let cooling = cooling(blocks.iter().map(|(_, kept)| *kept));
+    if cooling > 0 {
+        writeln!(said, "  {cooling} addresses of it cool down")?;
+    }
     if !yes {
         return Ok(said + DRY);
     }
-    for (cidr, kept) in blocks {
-        let idle = Idle { cidr: *cidr, sequence: kept.value.sequence_number, node: None };
-        if !scene.allocator.give_up(&scene.ledger, &idle)? {
-            bail!("block {cidr} is written meanwhile, and IPPool {name} stays: look again");
-        }
-    }
+    refuse_cooling(scene, &said, cooling)?;
+    give_up(scene, &scene.ledger, blocks.iter().map(|(cidr, _)| **cidr))?;
     scene.allocator.objects().set(&[Change::of(Setting::Pool, old, None)])?;
     Ok(format!("IPPool {name} is gone."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocate::{Allocator, Wish};
+    use datastore::Objects;
+    use ipam::audit::{Census, report::Report};
+    use model::{AttachmentId, PodId};
+    use std::{fs, path::Path, sync::Arc};
+
+    fn scene(dir: &Path, cooldown: u32) -> Scene {
+        let mut allocator = Allocator::new(Arc::new(Objects::open(dir).expect("a store")), "n1".into());
+        for (name, cidr, disabled) in [("old", "10.65.0.0/24", true), ("new", "10.66.0.0/24", false)] {
+            let pool = IpPool { disabled, ..IpPool::of_pods(name, cidr.parse().expect("a network"), 29) };
+            allocator.rules.pools.insert(name.into(), pool);
+            let text = format!(
+                "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: {name}\nspec:\n  cidr: {cidr}\n  blockSize: 29\n  \
+                 disabled: {disabled}\n"
+            );
+            fs::write(dir.join(format!("pool-{name}.yaml")), text).expect("written");
+        }
+        allocator.rules.config.cooldown = cooldown;
+        let ledger = allocator.ledger(true).expect("readable");
+        Scene { allocator, ledger, census: Census::default(), report: Report::default(), heeds_lock: false }
+    }
+
+    #[test]
+    fn what_cools_down_is_named_and_the_pool_goes_once_it_is_cold() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut before = scene(dir.path(), 600);
+        before.allocator.rules.pools.values_mut().for_each(|pool| pool.disabled = pool.name == "new");
+        let id = AttachmentId { network: "net".into(), container: "c".into(), interface: "eth0".into() };
+        let wish = Wish::any(id.clone(), PodId::new("x", "web"));
+        before.allocator.assign(&[wish], |_| {}).remove(0).expect("an address of old");
+        before.allocator.release(&[id], &[], &[]).expect("released");
+        let finish = |scene: &Scene, yes| migrate(scene, ("old", "new"), Step { finish: true, back: false, yes });
+        let mut found = scene(dir.path(), 600);
+        assert!(finish(&found, false).expect("said").contains("1 addresses of it cool down"));
+        let said = finish(&found, true).expect_err("it is not cold").to_string();
+        assert!(said.contains("cool down (ipCooldownSeconds is 600)") && !said.contains("meanwhile"), "{said}");
+        assert!(dir.path().join("pool-old.yaml").exists());
+        // As it is read once the time is over.
+        let block = found.ledger.blocks.keys().copied().next().expect("a block");
+        found.ledger.blocks.get_mut(&block).expect("there").value.thaw("9999-12-31T23:59:59Z");
+        assert_eq!(finish(&found, true).expect("cold"), "IPPool old is gone.");
+    }
 }

@@ -7,8 +7,8 @@ use crate::scenery::{
     Fact, HERE, State, THERE, address, allow, allow_named_port, app, attached, attachment, attachment_id, empty_world,
     enforced, host, manifest, namespace, net, nets, pod, pod_id, pods_in, pods_of, policy, port, published,
 };
-use calc::{Desired, Owner, World};
-use model::{Attachment, Order, Pod, Policy, Selector, Update};
+use calc::{Desired, Live, Owner, World};
+use model::{Attachment, Order, Pod, Policy, Resource, Selector, Update};
 use std::sync::Arc;
 
 fn desired(facts: impl IntoIterator<Item = Fact>) -> Desired {
@@ -160,6 +160,42 @@ fn an_address_claimed_twice_goes_to_the_host_then_to_the_local_endpoint_then_to_
     assert!(!is_peer(&found, "10.0.0.2") && !is_peer(&found, "192.0.2.1"), "a thief's labels give nothing away");
     assert!(is_peer(&found, "10.0.1.1"));
     assert_eq!(claimed.world().pod_at(address("10.0.1.1")), Some(pod_id("shop/a")));
+}
+
+/// A local pod's addresses that lead to it.
+fn led_to(desired: &Desired, pod: &str) -> Vec<String> {
+    let endpoint = desired.endpoints.get(&attachment_id(pod));
+    endpoint.into_iter().flat_map(|endpoint| endpoint.addresses.iter().map(ToString::to_string)).collect()
+}
+
+#[test]
+fn ipam_25_of_two_local_endpoints_with_one_address_one_has_it_until_it_goes_and_a_local_one_beats_a_remote() {
+    let shared = address("10.0.0.2");
+    let (web, api) = (attachment("shop/web", &["10.0.0.2", "fd00::2"]), attachment("shop/api", &["10.0.0.2"]));
+    let remote = manifest("shop/a", "db", &["10.0.0.2"]);
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut live = Live::new(HERE.into(), false);
+        live.apply(Update::InSync);
+        for at in order {
+            match at {
+                0 => live.attach(web.clone()),
+                1 => live.attach(api.clone()),
+                _ => drop(live.apply(Update::Set(Resource::Pod(remote.clone().into())))),
+            }
+            live.desired().expect("in sync");
+        }
+        let found = live.desired().expect("in sync");
+        assert_eq!(led_to(found, "shop/api"), ["10.0.0.2"], "{order:?}");
+        assert_eq!(led_to(found, "shop/web"), ["fd00::2"], "{order:?}");
+        assert_eq!(found.addresses[&shared].owner, Owner::Endpoint(api.id.clone()), "{order:?}");
+        live.detach(&api.id);
+        let found = live.desired().expect("in sync");
+        assert_eq!(led_to(found, "shop/web"), ["10.0.0.2", "fd00::2"], "{order:?}");
+        live.detach(&web.id);
+        let found = live.desired().expect("in sync");
+        let owner = found.addresses.get(&shared).map(|spec| &spec.owner);
+        assert!(!matches!(owner, Some(Owner::Endpoint(_))), "{order:?}: {owner:?}");
+    }
 }
 
 #[test]

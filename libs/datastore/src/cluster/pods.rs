@@ -22,8 +22,23 @@ pub(crate) fn pods(connection: &Connection, ids: &[PodId]) -> Vec<Result<Arc<Pod
     found.map(|(pod, id)| pod?.ok_or_else(|| failed(connection, id, "there is no such pod".to_owned()))).collect()
 }
 
+/// A pod, and what its name was generated of (`generateName`), where it was.
+pub(crate) fn with_stem(connection: &Connection, id: &PodId) -> Result<(Arc<Pod>, Option<String>), ObjectError> {
+    let found = found(connection, std::slice::from_ref(id)).pop().transpose()?.flatten();
+    let found = found.ok_or_else(|| failed(connection, id, "there is no such pod".to_owned()))?;
+    let stem = found.metadata.generate_name.clone().filter(|stem| !stem.is_empty());
+    Ok((read(found).map_err(|reason| failed(connection, id, reason))?, stem))
+}
+
 /// In the order given. `None`: there is none of that name.
 pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option<Arc<Pod>>, ObjectError>> {
+    let read = |(id, found): (&PodId, Result<Option<DynamicObject>, ObjectError>)| {
+        found?.map(read).transpose().map_err(|reason| failed(connection, id, reason))
+    };
+    ids.iter().zip(found(connection, ids)).map(read).collect()
+}
+
+fn found(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option<DynamicObject>, ObjectError>> {
     if ids.is_empty() {
         return Vec::new();
     }
@@ -34,10 +49,8 @@ pub(crate) fn known(connection: &Connection, ids: &[PodId]) -> Vec<Result<Option
     let asked = connection.ask(async { Ok::<_, Error>(join_all(ids.iter().map(get)).await) });
     match asked {
         Ok(answers) => {
-            let read = |(id, answer): (&PodId, Result<Option<DynamicObject>, Error>)| match answer {
-                Ok(Some(found)) => read(found).map(Some).map_err(|reason| failed(connection, id, reason)),
-                Ok(None) => Ok(None),
-                Err(error) => Err(failed(connection, id, super::in_full(&error))),
+            let read = |(id, answer): (&PodId, Result<_, Error>)| {
+                answer.map_err(|error| failed(connection, id, super::in_full(&error)))
             };
             ids.iter().zip(answers).map(read).collect()
         }

@@ -187,9 +187,8 @@ impl EtcdObjects {
             }
             let Some(mut now) = pods::endpoint(before, address, attachment) else { return Ok(()) };
             if let Some(cluster) = self.cluster.as_ref().filter(|_| !pods::is_of_container(before, attachment)) {
-                let told = cluster::pods(cluster, std::slice::from_ref(&address.pod)).pop();
-                let pod = told.ok_or_else(|| self.error(what, "nobody knows it"))??;
-                pods::describe(&mut now, &pod);
+                let (pod, stem) = cluster::with_stem(cluster, &address.pod)?;
+                pods::describe(&mut now, &pod, stem.as_deref());
             }
             self.begin(Write::Pod, what)?;
             let at = found.as_ref().map_or(0, |kv| kv.mod_revision);

@@ -69,13 +69,16 @@ pub(super) fn endpoint(before: Option<&[u8]>, address: &WorkloadAddress, attachm
     (known.as_ref() != Some(&now)).then_some(now)
 }
 
-/// What the cluster says of the pod, in its endpoint, as Calico's plugin has it there.
-pub(super) fn describe(endpoint: &mut Value, pod: &Pod) {
+/// What the cluster says of the pod, in its endpoint, as Calico's plugin has it there. `stem`: what its name was generated of.
+pub(super) fn describe(endpoint: &mut Value, pod: &Pod, stem: Option<&str>) {
     let namespace = &*pod.id.namespace.0;
     let account = pod.service_account.as_deref();
     let own =
         [Some((NAMESPACE, namespace)), Some((ORCHESTRATOR, KUBERNETES)), account.map(|name| (SERVICE_ACCOUNT, name))];
     endpoint["metadata"]["labels"] = json!(pod.labels.with(own.into_iter().flatten()));
+    if let Some(stem) = stem {
+        endpoint["metadata"]["generateName"] = stem.into();
+    }
     let profiles = [
         Some(Profile::of_namespace(&pod.id.namespace)),
         account.map(|name| Profile::of_account(&pod.id.namespace, name)),
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_what_calicos_plugin_would_write() {
+    fn calc_1_an_endpoint_is_what_calicos_plugin_would_write_under_a_name_whose_dashes_are_doubled() {
         let (address, attachment) = told();
         let name = "n--1-k8s-web--0-eth0";
         assert_eq!(key(&address, &attachment), format!("{RESOURCES}workloadendpoints/shop/{name}"));
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_says_of_a_pod_is_in_its_endpoint_and_comes_back_as_the_pod() {
+    fn calc_6_calc_27_ports_account_stem_and_labels_of_a_pod_are_in_its_endpoint_and_come_back_as_the_pod() {
         let (address, attachment) = told();
         let port = NamedPort { name: "http".into(), protocol: model::Protocol::TCP, port: 80 };
         let pod = Pod {
@@ -180,7 +183,10 @@ mod tests {
             ..Pod::bare(address.pod.clone(), Some(address.node.clone()))
         };
         let mut endpoint = endpoint(None, &address, &attachment).expect("there is none");
-        describe(&mut endpoint, &pod);
+        describe(&mut endpoint, &pod, Some("web-"));
+        assert_eq!(endpoint["metadata"]["generateName"], "web-");
+        assert_eq!(endpoint["spec"]["serviceAccountName"], "clerk");
+        assert_eq!(endpoint["spec"]["ports"], json!([{ "name": "http", "protocol": "TCP", "port": 80 }]));
         match crate::convert::convert(&endpoint) {
             crate::convert::Converted::Known { resource: model::Resource::Pod(read), unreadable } => {
                 assert_eq!((&*read, &unreadable[..]), (&pod, &[][..]));
@@ -214,7 +220,7 @@ mod tests {
         let pod = Pod::bare(address.pod.clone(), Some(address.node.clone()));
         for stands in [r#"{"metadata": "x", "spec": {"containerID": "c1"}}"#, "[]", r#""x""#, r#"{"spec": 7}"#] {
             let mut written = endpoint(Some(stands.as_bytes()), &address, &attachment).expect("it says something else");
-            describe(&mut written, &pod);
+            describe(&mut written, &pod, None);
             assert!(written["metadata"]["name"].is_string(), "{stands}: {written}");
         }
     }

@@ -42,12 +42,36 @@ fn kinds(writes: &[Write]) -> Vec<&'static str> {
 }
 
 #[test]
-fn the_same_owner_gets_the_same_addresses_of_both_families() {
+fn ipam_20_the_same_owner_gets_the_same_addresses_of_both_families_and_never_more() {
     let mut ledger = ledger(&[("10.65.0.0/24", 26), ("fd00:65::/64", 122)]);
     let first = ledger.assign(&request("n1", "a"));
     assert_eq!(first.as_ref().map(Vec::len), Ok(2));
     assert_eq!(ledger.assign(&request("n1", "a")), first);
+    // Where it asks otherwise, too: of a family less it has what it has of that, and of other pools nothing more.
+    let v6 = Request { families: vec![Family::V6], ..request("n1", "a") };
+    assert_eq!(ledger.assign(&v6), first.clone().map(|both| both[1..].to_vec()));
+    assert_eq!(stored(&ledger).assign(&request("n1", "a")), first, "as it is written");
+    assert_eq!(ledger.held_by("a"), first.clone().expect("addresses"));
     assert_ne!(ledger.assign(&request("n1", "b")), first);
+}
+
+#[test]
+fn ipam_21_a_node_has_one_block_of_a_family_however_often_it_asks_and_of_the_pool_that_is_named() {
+    let mut ledger =
+        ledger(&[("10.65.0.0/24", 26), ("fd00:65::/64", 122), ("10.66.0.0/24", 26), ("fd00:66::/64", 122)]);
+    let named = |owner: &str| {
+        let pools = [(Family::V4, vec!["pool2".to_owned()]), (Family::V6, vec!["fd00:66::/64".to_owned()])];
+        Request { pools: pools.into(), ..request("n1", owner) }
+    };
+    for owner in ["a", "b", "b"] {
+        ledger.assign(&named(owner)).expect("addresses");
+        ledger = stored(&ledger);
+        let blocks: Vec<_> = ledger.blocks.keys().collect();
+        let pools = ["10.66.0.0/24", "fd00:66::/64"].map(|cidr| cidr.parse::<Cidr>().expect("a network"));
+        assert_eq!(blocks.len(), 2, "{blocks:?}");
+        assert!(pools.iter().zip(&blocks).all(|(pool, block)| pool.covers(block)), "{blocks:?}");
+        assert_eq!(ledger.affinities.len(), 2, "a claim of each");
+    }
 }
 
 #[test]
@@ -470,7 +494,8 @@ fn ipam_6_blocks_of_every_size_are_given_out_to_the_last_address() {
 fn what_cools_down_is_refused_by_its_name_counted_where_all_is_full_and_kept_by_who_has_it() {
     let mut ledger = ledger(&[("10.65.0.0/31", 31)]);
     ledger.config = IpamConfig { cooldown: 60, ..ledger.config };
-    ledger.clock = Clock { now: "2026-11-27T08:00:00Z".into(), cooled: "2026-11-27T07:59:00Z".into() };
+    ledger.clock =
+        Clock { at: Duration::ZERO, now: "2026-11-27T08:00:00Z".into(), cooled: "2026-11-27T07:59:00Z".into() };
     let given = ledger.assign(&request("n1", "a")).expect("an address");
     ledger.assign(&request("n1", "b")).expect("an address");
     ledger.release("a");
