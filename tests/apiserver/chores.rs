@@ -89,7 +89,7 @@ impl Scene {
     }
 }
 
-fn said(node: &Node, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+pub fn said(node: &Node, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let place = cluster.named().into_iter().map(|part| part.to_string_lossy().into_owned()).collect::<Vec<_>>();
     let arguments: Vec<&str> =
         ["ipam"].into_iter().chain(arguments.iter().copied()).chain(place.iter().map(String::as_str)).collect();

@@ -21,6 +21,7 @@ mod policy;
 mod pools;
 mod routes;
 mod shop;
+mod storm;
 mod story;
 mod told;
 mod whole;

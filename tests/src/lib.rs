@@ -30,6 +30,7 @@ pub mod process;
 pub mod raw;
 pub mod runtime;
 pub mod scrape;
+pub mod seed;
 pub mod server;
 pub mod steady;
 pub mod subnets;

@@ -22,12 +22,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tests::{
     Cluster, NetNs, Node, NodeSpec,
     cluster::pools,
     runtime::{Answer as Said, Call, Runtime, end},
+    seed,
     wait::{PATIENCE, wait_until},
 };
 
@@ -37,15 +38,6 @@ const KILLS: usize = 200;
 /// Kills of the agent, with [`AT_ONCE`] ADDs under way.
 const AGENT_KILLS: usize = 12;
 const AT_ONCE: usize = 6;
-/// From `TORTIE_SEED`, else from the clock; printed in any case.
-fn dice_of(what: &str) -> Result<Dice> {
-    let seed: u64 = match std::env::var("TORTIE_SEED") {
-        Ok(text) => text.parse().context("TORTIE_SEED is a number")?,
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
-    };
-    println!("seed {seed} of {what}: TORTIE_SEED={seed} repeats it");
-    Ok(Dice(seed))
-}
 
 fn call(namespace: &NetNs, container: &str) -> Call {
     Call {
@@ -223,7 +215,7 @@ fn cni_14_65_two_hundred_adds_and_dels_at_once_leave_exactly_what_is_attached() 
 }
 
 fn storm(cluster: &Cluster, node: &Node) -> Result<BTreeMap<String, (NetNs, Value)>> {
-    let mut dice = dice_of("the storm")?;
+    let mut dice = Dice(seed::of("the storm")?);
     let (held, start, over) = (Mutex::new(BTreeMap::new()), Barrier::new(CONTAINERS), AtomicBool::new(false));
     let names: Vec<_> = (0..CONTAINERS).map(|number| format!("box{number}")).collect();
     let namespaces: Vec<_> = names.iter().map(|name| NetNs::create(cluster.stem(), name)).collect::<Result<_>>()?;
@@ -287,7 +279,7 @@ fn clear(s: &Story, call: &Call, by_gc: bool) -> Result<()> {
 #[test]
 fn cni_15_an_add_killed_at_any_moment_leaves_nothing_after_del_or_gc() -> Result<()> {
     story(&[], |s| {
-        let mut dice = dice_of("the kills of ADD")?;
+        let mut dice = Dice(seed::of("the kills of ADD")?);
         let namespace = NetNs::create(s.cluster.stem(), "victim")?;
         let (begun, first) = (Instant::now(), call(&namespace, "whole"));
         s.node.runtime().call("ADD", &first)?.success()?;
@@ -380,7 +372,7 @@ fn own_14_an_agent_killed_between_prepare_and_commit_leaves_nothing() -> Result<
 #[test]
 fn cni_47_an_agent_killed_at_any_moment_of_adds_leaves_nothing_after_del_and_keeps_what_was_attached() -> Result<()> {
     story(&[], |s| {
-        let mut dice = dice_of("the kills of the agent")?;
+        let mut dice = Dice(seed::of("the kills of the agent")?);
         let namespaces: Vec<_> = (0..AT_ONCE)
             .map(|number| NetNs::create(s.cluster.stem(), &format!("live{number}")))
             .collect::<Result<_>>()?;

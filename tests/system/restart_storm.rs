@@ -11,13 +11,14 @@ use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tests::{
     Cluster, Outcome, Pod, PodSpec,
     Probe::{Tcp, Udp},
     flow::Stream,
     runtime::Runtime,
+    seed,
     steady::{Account, Steady},
     wait::{PATIENCE, wait_until},
 };
@@ -49,11 +50,7 @@ struct Dice(u64);
 
 impl Dice {
     fn thrown() -> Result<Self> {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_micros() as u64);
-        let given = env::var("TORTIE_SEED").ok().map(|text| text.parse().context("TORTIE_SEED is a number"));
-        let seed = given.transpose()?.unwrap_or_else(clock);
-        println!("seed {seed} (TORTIE_SEED)");
-        Ok(Self(seed | 1))
+        Ok(Self(seed::of("the kills")? | 1))
     }
 
     fn below(&mut self, end: u64) -> u64 {
