@@ -2,8 +2,8 @@
 //! In: a kubeconfig, or the service account of the pod that the agent runs in. Out: batches of updates.
 //! Invariant: the first batch is everything that there is and ends with `InSync`; a server that is slow, absent or forbids
 //! takes nothing away.
-//! Never: writes but in `objects`, what agents share and what is told of pods and Services, and in `tell`, what is told of objects and
-//! of this node.
+//! Never: writes but in `objects`, what agents share and what is told of Services, in `annotate`, of pods, in `status`, of a node's BGP, and
+//! in `tell`, what is told of objects and of this node.
 
 mod affinity;
 mod annotate;

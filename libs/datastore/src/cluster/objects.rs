@@ -1,5 +1,5 @@
 //! Objects that agents share, on the API server: Calico's own, where Calico keeps them; leases in a namespace of their own; and what
-//! is told of pods and load balancers, at the pods and the Services.
+//! is told of load balancers, at the Services; of pods, in `annotate`.
 //! In: objects with the resource version each was read at. Out: as written, or a typed conflict.
 //! Invariant: a write names the version it was decided on; of what is in an object beside its spec nothing is changed.
 //! Never: retries; writes what is there already.
