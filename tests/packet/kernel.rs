@@ -154,7 +154,9 @@ impl Kernel {
             .expect("IPv6 can be switched off");
         let settings = Families::open();
         // Nor does the node ask for routers: before Linux 6.11 that comes in the midst of a test's run, on its memory.
-        Families::open().write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
+        settings.write("ipv6/conf/default/router_solicitations", "0").expect("they can be switched off");
+        // Nor does it ask, up to two seconds after an interface is up, whether somebody else has its address there.
+        settings.write("ipv6/conf/default/dad_transmits", "0").expect("it can be switched off");
         // Nor does it say again, a second after an interface is up, which groups it listens to.
         for version in ["mldv1", "mldv2"] {
             let path = format!("ipv6/conf/default/{version}_unsolicited_report_interval");

@@ -105,10 +105,10 @@ impl Stream {
     /// # Errors
     /// The socket cannot be made.
     pub fn udp(from: &NetNs, to: IpAddr, port: u16) -> Result<Self> {
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let to = SocketAddr::new(to, port);
         let socket = from.inside(|| {
-            let socket = UdpSocket::bind((any, 0)).context("binding a UDP socket")?;
-            socket.connect((to, port)).context("connecting a UDP socket")?;
+            let socket = probe::socket(to).context("binding a UDP socket")?;
+            socket.connect(to).context("connecting a UDP socket")?;
             Ok(socket)
         })?;
         socket.set_read_timeout(Some(probe::SILENCE)).context("a socket option")?;

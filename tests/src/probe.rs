@@ -97,7 +97,22 @@ fn answered(yes: bool) -> Outcome {
 /// A port or identifier that no probe of this process used lately.
 fn fresh() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 40_000
+    33_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 27_000
+}
+
+/// A socket in the calling thread's namespace to ask `to` by, from a port that no other of this process had lately: a client that
+/// asks one backend by two of its addresses from one port is refused the second time, and ports that the kernel gives come again.
+///
+/// # Errors
+/// The kernel has none.
+pub fn socket(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    loop {
+        match UdpSocket::bind((any, fresh())) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
 }
 
 fn tcp(to: SocketAddr) -> io::Result<()> {
@@ -127,8 +142,7 @@ pub fn read_line(stream: &mut TcpStream) -> io::Result<String> {
 }
 
 fn udp(to: SocketAddr) -> io::Result<()> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = socket(to)?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(SILENCE))?;
     socket.send(b"word")?;

@@ -18,7 +18,7 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tests::{NetNs, NodeSpec, Outcome, Probe::Udp, cgroup::Cgroup, kube_proxy::KubeProxy, wait};
+use tests::{NetNs, NodeSpec, Outcome, Probe::Udp, cgroup::Cgroup, kube_proxy::KubeProxy, probe, wait};
 
 /// Pause between two datagrams of a client.
 const BEAT: Duration = Duration::from_millis(20);
@@ -44,9 +44,8 @@ struct Client {
 
 impl Client {
     fn start(door: String, from: &NetNs, to: SocketAddr) -> Result<Self> {
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = from.inside(|| {
-            let socket = UdpSocket::bind((any, 0)).context("binding a UDP socket")?;
+            let socket = probe::socket(to).context("binding a UDP socket")?;
             socket.connect(to).with_context(|| format!("connecting to {to}"))?;
             Ok(socket)
         })?;

@@ -23,7 +23,7 @@ use tests::{
     NodeSpec, Outcome, Pod, PodSpec,
     Probe::{Tcp, Udp},
     flow::Stream,
-    probe::probe,
+    probe::{self, probe},
     wait::{PATIENCE, wait_until},
 };
 
@@ -105,9 +105,9 @@ fn node() -> NodeSpec {
 }
 
 fn socket(vip: IpAddr) -> Result<UdpSocket> {
-    let any: IpAddr = if vip.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-    let socket = UdpSocket::bind((any, 0)).context("binding")?;
-    socket.connect((vip, 53)).context("connecting")?;
+    let to = SocketAddr::new(vip, 53);
+    let socket = probe::socket(to).context("binding")?;
+    socket.connect(to).context("connecting")?;
     socket.set_read_timeout(Some(PATIENCE)).context("a socket option")?;
     Ok(socket)
 }

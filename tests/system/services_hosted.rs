@@ -11,14 +11,14 @@ use crate::{
 use anyhow::{Context as _, Result, ensure};
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream},
 };
 use tests::{
     Fabric, NetNs, NodeSpec, Outcome,
     Probe::{self, Sctp, Tcp, Udp},
     Servers,
     flow::Connection,
-    probe::{probe, read_line},
+    probe::{self, probe, read_line},
     server::Listen,
     wait::{PATIENCE, wait_until},
 };
@@ -72,9 +72,9 @@ pub fn much_comes_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str
 /// A datagram in pieces, likewise.
 pub fn pieces_come_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str) -> Result<()> {
     let sent = [7; 2000];
-    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = from.inside(|| Ok(UdpSocket::bind(any)?))?;
-    socket.connect(SocketAddr::new(address, port))?;
+    let to = SocketAddr::new(address, port);
+    let socket = from.inside(|| Ok(probe::socket(to)?))?;
+    socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut heard = vec![0; 4096];
     socket.send(&sent)?;

@@ -13,13 +13,20 @@ use serde_json::Value;
 use std::{
     fs::File,
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsFd as _,
     process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
-use tests::{NetNs, NodeSpec, Outcome, Probe::Tcp, cgroup::Cgroup, netns, probe::read_line, wait};
+use tests::{
+    NetNs, NodeSpec, Outcome,
+    Probe::Tcp,
+    cgroup::Cgroup,
+    netns,
+    probe::{self, read_line},
+    wait,
+};
 
 /// The conditions of an endpoint, and where it is.
 const ELSEWHERE: &str = "ready: true }, nodeName: elsewhere, hints: { forZones: []";
@@ -47,8 +54,7 @@ fn by_tcp(to: SocketAddr) -> Result<(String, SocketAddr)> {
 }
 
 fn socket_for(to: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = probe::socket(to)?;
     socket.set_read_timeout(Some(wait::PATIENCE))?;
     Ok(socket)
 }

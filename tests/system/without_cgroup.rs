@@ -10,7 +10,7 @@ use crate::{
     services_outside::{NODE_PORT, externals, shop},
 };
 use anyhow::{Context as _, Result, ensure};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use tests::{
     NetNs, NodeSpec, Outcome,
     Probe::{self, Sctp, Tcp, Udp},
@@ -18,7 +18,7 @@ use tests::{
     cgroup::Cgroup,
     fabric::{OUTSIDE_V4, OUTSIDE_V6},
     flow::Connection,
-    probe::{probe, read_line},
+    probe::{probe, read_line, socket},
     server::Listen,
     wait::{PATIENCE, wait_until},
 };
@@ -81,8 +81,7 @@ fn names(from: &NetNs, to: SocketAddr) -> Result<(String, SocketAddr, SocketAddr
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let who = read_line(&mut stream)?;
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any)?;
+        let socket = socket(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.send_to(b"word", to)?;
         let (_, by) = socket.recv_from(&mut [0; 64]).context("no answer")?;
