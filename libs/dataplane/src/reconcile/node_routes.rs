@@ -3,7 +3,7 @@
 //! Invariant: ours is a route with [`NODE_ROUTE_PROTOCOL`]; where another's leads to the same network, that one stays, and ours waits.
 //! Never: looks at what did not change, unless the kernel's routes to nodes or the links have.
 
-use super::{Pass, Reconciler, tunnel::DEVICE};
+use super::{Pass, Reconciler, ipip::Wrapping, tunnel::DEVICE};
 use crate::{
     ApplyError, DriftKind,
     drift::Looked,
@@ -32,6 +32,8 @@ pub struct NodeRoutes {
     heard: Option<Option<u64>>,
     /// Networks to which the way is not as wanted, for now.
     open: BTreeSet<Cidr>,
+    /// How routes by IPIP were made last.
+    ipip: Option<Wrapping>,
     /// What the last look saw: routes, and the links that they need.
     looked: Option<(Arc<BTreeSet<Route>>, Ways)>,
 }
@@ -101,10 +103,17 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
     /// Routes to other nodes are as wanted. What cannot be so now the next look tells, and tries again.
     pub(super) fn route_nodes(&mut self, pass: &Pass, desired: Latest<'_>) {
         let heard = self.node_routes.heard.replace(desired.number());
-        let places = match heard.and_then(|number| desired.since(number)) {
+        let mut places = match heard.and_then(|number| desired.since(number)) {
             Some(touched) => touched.routes.union(&self.node_routes.open).copied().collect(),
             None => places(desired, &pass.seen),
         };
+        let ipip = self.ipip.wrapping();
+        if self.node_routes.ipip != ipip {
+            let by_ipip =
+                |(place, route): (&Cidr, &NodeRoute)| matches!(route, NodeRoute::Ipip { .. }).then_some(*place);
+            places.extend(desired.routes.iter().filter_map(by_ipip));
+            self.node_routes.ipip = ipip;
+        }
         self.route(places, desired, &pass.seen, &links(&pass.seen));
     }
 
@@ -118,7 +127,10 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let is_known = self.node_routes.looked.as_ref().is_some_and(is_same);
         let places = if is_known { self.node_routes.open.clone() } else { places(desired, seen) };
         let round = self.route(places, desired, seen, &now.1.0);
-        for place in round.mended {
+        // One that only has to follow the ways, nobody else has changed.
+        let follow = self.node_routes.looked.as_ref().is_some_and(|(_, ways)| *ways != now.1);
+        let is_told = |place: &Cidr| !follow || to(&seen.node_routes, *place).next().is_none();
+        for place in round.mended.into_iter().filter(is_told) {
             looked.repaired(DriftKind::Route, format!("the route to {place} was gone or changed"));
         }
         looked.failed.extend(round.failed);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::tables::prefix;
 use abi::tunnel::{FROM_IPIP, FROM_VXLAN};
-use calc::{IpipSpec, NodeRoute, TunnelSpec};
+use calc::{IpipSpec, Latest, NodeRoute, Touched, TunnelSpec};
 use model::{Cidr, Vteps};
 use netlink::{LOOPBACK, Route};
 use std::net::Ipv4Addr;
@@ -121,15 +121,32 @@ fn a_former_agents_address_goes_and_one_that_others_took_comes_back() {
 }
 
 #[test]
+fn an_address_within_that_comes_later_is_in_the_routes_at_once_and_nobody_else_has_changed_them() {
+    let kernel = routed();
+    let mut node = node(&kernel);
+    let sources = || ways(&kernel).into_iter().map(|(.., source)| source).collect::<Vec<_>>();
+    // No route is another: what differs is how this node takes part.
+    for (number, own) in [(1, None), (2, Some(OWN)), (3, Some(Ipv4Addr::new(10, 65, 1, 10)))] {
+        let (desired, touched) = (wrapped(own), Touched::default());
+        assert!(node.apply(Latest::numbered(&desired, number, &touched)).failed.is_empty());
+        assert_eq!(sources(), [own.map(IpAddr::V4); 2], "{own:?}");
+        let looked = node.look(Latest::numbered(&desired, number, &touched), Extent::Told);
+        assert!(looked.repaired.is_empty(), "{:?}", looked.repaired);
+    }
+}
+
+#[test]
 fn routes_follow_the_gateway_and_there_is_none_where_nothing_wraps() {
     let kernel = routed();
     let mut node = node(&kernel);
     apply(&mut node, &wrapped(None));
+    node.look(&wrapped(None), Extent::Told);
     let far = |kernel: &Rc<RefCell<Kernel>>| ways(kernel).into_iter().find(|(to, ..)| to == "10.65.3.0/26");
     let another = Route { gateway: Some([192, 0, 2, 253].into()), ..foreign_route(UPLINK, "198.51.100.0/24", 4) };
     kernel.borrow_mut().seen.routes.insert(another.clone());
-    node.look(&wrapped(None), Extent::Told);
+    let looked = node.look(&wrapped(None), Extent::Told);
     assert_eq!(far(&kernel).and_then(|(_, gateway, ..)| gateway), another.gateway);
+    assert!(looked.repaired.is_empty(), "nobody else has changed it: {:?}", looked.repaired);
     // By another interface nothing is wrapped.
     kernel.borrow_mut().seen.routes.remove(&another);
     kernel.borrow_mut().seen.routes.insert(Route { interface: Ifindex(OTHER), ..another });
