@@ -113,6 +113,9 @@ pub struct Explanation {
     /// Networks by which the sender may send beside its own addresses (`allowedSourcePrefixes`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     allowed_source_prefixes: Vec<Cidr>,
+    /// As whom the packet leaves outside of all pools, and which pool says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaves_as: Option<String>,
     kernel: KernelSide,
     evaluator: EvaluatorSide,
     #[serde(flatten)]
@@ -233,6 +236,7 @@ pub fn one<K: Kernel>(
     let at = AtPods { node: agent.world.node(), flow: &flow, sends: local.0.is_some(), receives: local.1.is_some() };
     let beside = [gates::at_pods(view, at, &twin, &outcome), gates::beside(view, &flow, &twin, HostLayer::Forward)];
     explanation.allowed_source_prefixes = agent.world.sources_of(asked.from).to_vec();
+    explanation.leaves_as = leaves_as(agent, &flow, local).filter(|_| explanation.is_allowed());
     explanation.further = further(view, &flow, &outcome, given.tracked);
     let at_host = twin.refusing().is_some() || twin.answer.outcome == Fate::Drop(DropReason::HostEndpoint);
     explanation.further.isolation.take_if(|_| at_host);
@@ -242,6 +246,24 @@ pub fn one<K: Kernel>(
         explanation.further.isolation = explanation.further.isolation.or(isolation.filter(|_| at_host));
     }
     Ok(explanation)
+}
+
+/// As whom a pod's packet goes on outside.
+fn leaves_as<K: Kernel>(
+    agent: &Agent<K>,
+    flow: &Flow,
+    local: (Option<&Attachment>, Option<&Attachment>),
+) -> Option<String> {
+    let (Some(_), None) = local else { return None };
+    let pool = agent.world.masquerades(flow.source, flow.destination)?;
+    let Some(standing) = agent.kernel.standing(flow.source.is_ipv4()) else {
+        return Some(format!(
+            "nobody: pool {pool} asks for natOutgoing, and this node has no address or no uplink for it"
+        ));
+    };
+    let (first, last) = if flow.protocol == Protocol::TCP { standing.tcp } else { standing.others };
+    let by = if matches!(flow.protocol, Protocol::ICMP | Protocol::ICMPV6) { "identifier" } else { "port" };
+    Some(format!("{}, by a {by} of {first} to {last}: natOutgoing of pool {pool}", standing.address))
 }
 
 /// What rules see of a port: for ICMP it is the type.
@@ -310,6 +332,7 @@ fn compose(
         why: decision.why,
         logged_by: logged_by(twin),
         allowed_source_prefixes: Vec::new(),
+        leaves_as: None,
         kernel: KernelSide {
             outcome: Words(twin.answer.outcome).to_string(),
             generation: twin.answer.generation,

@@ -6,6 +6,7 @@
 use dataplane::TrackedFlow;
 use policy::{Decider, Flow, Judgement, Outcome, Verdict, View, evaluate, nearest::Isolation};
 use serde::Serialize;
+use std::net::SocketAddr;
 
 /// Flows that are told of one by one.
 pub const FLOWS_MAX: usize = 8;
@@ -36,6 +37,9 @@ fn is_none_left(more: &usize) -> bool {
 pub struct Now {
     source_port: u16,
     state: &'static str,
+    /// As whom it goes on outside of all pools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masqueraded_as: Option<SocketAddr>,
     /// The revision that it has passed last, judged by it or let pass as `establishedFlows: keep` does: the low 32 bits of
     /// the generation.
     generation: u32,
@@ -76,6 +80,7 @@ pub fn now(view: &View, tracked: &TrackedFlow) -> Now {
     Now {
         source_port: tracked.source_port,
         state: tracked.state,
+        masqueraded_as: tracked.masked,
         generation: tracked.generation,
         egress_by: said(egress),
         ingress_by: said(ingress),

@@ -6,8 +6,8 @@
 use calc::Latest;
 use cni::name::host_interface_alias;
 use dataplane::{
-    Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, ServiceCounts, StoreError, TrackedFlow, Tried,
-    TwinAnswer, TwinError,
+    Applied, Dataplane, Extent, Filled, Looked, Question, ReportError, ServiceCounts, Standing, StoreError,
+    TrackedFlow, Tried, TwinAnswer, TwinError,
 };
 use model::{Attachment, AttachmentId, ServicePortId};
 use netlink::{Link, Socket};
@@ -44,6 +44,10 @@ pub trait Kernel {
     /// Tracked flows of pods.
     fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         Ok(Vec::new())
+    }
+    /// As whom this node stands for its pods outside of all pools.
+    fn standing(&self, _v4: bool) -> Option<Standing> {
+        None
     }
     /// What was counted of a service port.
     fn counts_of(&self, _: &ServicePortId) -> ServiceCounts {
@@ -110,6 +114,10 @@ impl Kernel for Dataplane {
 
     fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         self.tracked()
+    }
+
+    fn standing(&self, v4: bool) -> Option<Standing> {
+        self.standing(v4)
     }
 
     fn counts_of(&self, port: &ServicePortId) -> ServiceCounts {

@@ -10,6 +10,7 @@ use crate::{
     way::{FAR, far_host, learns_of_the_narrow_link},
 };
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
@@ -107,6 +108,33 @@ fn ipam_26_who_is_outside_sees_the_node_and_the_pod_hears_its_answers() -> Resul
         }
         assert_eq!(rules(s.node.namespace())?, "");
         s.expect(Probe::Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
+    })
+}
+
+#[test]
+fn explain_says_as_whom_a_pods_packets_leave_and_as_whom_its_flows_did() -> Result<()> {
+    masquerading(|s| {
+        let explained = |to: &str| -> Result<Value> {
+            let said = s.node.tortie(&["explain", "--from", "x/a", "--to", to, "--port", "80", "--output", "json"])?;
+            Ok(serde_json::from_slice(&said.stdout)?)
+        };
+        for to in outside()? {
+            let connection = Connection::open(s.pod("x/a")?.namespace(), to, 80)?;
+            let said = explained(&to.to_string())?;
+            let (own, pool) = (own(s, to)?, if to.is_ipv4() { "pool-v4" } else { "pool-v6" });
+            assert_eq!(said["leavesAs"], format!("{own}, by a port of 1025 to 29999: natOutgoing of pool {pool}"));
+            let left: SocketAddr = said["flows"][0]["masqueradedAs"].as_str().context("a flow")?.parse()?;
+            assert!(left.ip() == own && (1025..30_000).contains(&left.port()), "{left}");
+            drop(connection);
+        }
+        for inside in ["x/b", &s.node.addresses()[0].to_string()] {
+            assert_eq!(explained(inside)?["leavesAs"], Value::Null, "{inside}");
+        }
+        felix(s, "{ natOutgoingAddress: 192.0.2.77, natPortRange: '4000:4100' }")?;
+        wait_until("another address, other ports", PATIENCE, || {
+            let said = explained(&outside()?[0].to_string())?["leavesAs"].to_string();
+            Ok(said.contains("192.0.2.77, by a port of 4000 to 4100"))
+        })
     })
 }
 

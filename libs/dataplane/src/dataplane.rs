@@ -5,10 +5,11 @@
 
 use crate::{
     ApplyError, Attach, Cgroup, CleanupError, DriftKind, Extent, Laps, Looked, OpenError, Platform, Question,
-    ReportError, ServiceCounts, TrackedFlow, TwinAnswer, TwinError, cgroup, clsact, counts, ends,
+    ReportError, ServiceCounts, Standing, TrackedFlow, TwinAnswer, TwinError, cgroup, clsact, counts, ends,
     gauges::Gauges,
     growth, host,
     links::{Guards as _, Links},
+    masquerade,
     network::{KernelNetwork, Network},
     passage, pins,
     policy_log::PolicyLog,
@@ -305,6 +306,13 @@ impl Dataplane {
     pub fn tracked(&self) -> Result<Vec<TrackedFlow>, StoreError> {
         let tables = &self.node.tables;
         Ok(tracked::flows(&tables.store().conntrack.flows()?, tables.names(), &tables.image().endpoints))
+    }
+
+    /// As whom this node stands for its pods outside of all pools; `None`: as nobody, their flows of that family are refused.
+    #[must_use]
+    pub fn standing(&self, v4: bool) -> Option<Standing> {
+        let [of_v4, of_v6] = self.node.stands()?;
+        masquerade::standing(if v4 { of_v4 } else { of_v6 })
     }
 
     /// What was counted of a service port.

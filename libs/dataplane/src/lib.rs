@@ -54,6 +54,7 @@ pub use gauges::{Gauges, MapGauge};
 pub use gratuitous::Caller;
 pub use host::{NODE_ROUTE_PROTOCOL, is_pods};
 pub use laps::Laps;
+pub use masquerade::Standing;
 pub use platform::{Attach, AttachedBy, Platform};
 pub use question::{GateAnswer, Origin, Question, SOURCE_PORT, TwinAnswer};
 pub use sockets::Sockets;

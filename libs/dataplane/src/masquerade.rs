@@ -3,13 +3,32 @@
 //! Invariant: without an uplink nobody; a family without an address has ports and no address: its pods' flows are refused.
 //! Never: asks the kernel.
 
-use crate::{sources::Sources, tables::prefix};
+use crate::{report::ip_of, sources::Sources, tables::prefix};
 use abi::{
     Masquerade,
     masquerade::{OTHERS, Ports, TCP},
 };
 use calc::Masquerading;
 use std::net::IpAddr;
+
+/// As whom, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The node's address.
+    pub address: IpAddr,
+    /// The first and the last port, of TCP.
+    pub tcp: (u16, u16),
+    /// Of all others; of ICMP the identifiers.
+    pub others: (u16, u16),
+}
+
+/// What an entry says; `None`: as nobody.
+pub fn standing(entry: &Masquerade) -> Option<Standing> {
+    let range = |ports: Ports| (ports.first, ports.first.saturating_add(ports.count.saturating_sub(1)));
+    let is_somebody = entry.ifindex != 0 && entry.address != abi::Address::default();
+    let standing = || Standing { address: ip_of(entry.address), tcp: range(entry.tcp), others: range(entry.others) };
+    is_somebody.then(standing)
+}
 
 /// IPv4, then IPv6.
 pub fn stands(said: Option<&Masquerading>, own: Sources, uplink: Option<u32>) -> [Masquerade; 2] {
@@ -47,6 +66,9 @@ mod tests {
         let [v4, _] = stands(Some(&Masquerading { address, ports, ..said() }), OWN, Some(7));
         let all = Ports { first: 1024, count: 64_512 };
         assert_eq!((v4.address, is_at(v4)), (abi::Address::from_v4([198, 51, 100, 9]), (all, all, 7)));
+        let all = (1024, 65_535);
+        assert_eq!(standing(&v4), Some(Standing { address: [198, 51, 100, 9].into(), tcp: all, others: all }));
+        assert_eq!(standing(&v6), None, "it has no address of that family");
     }
 
     #[test]

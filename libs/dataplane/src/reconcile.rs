@@ -350,6 +350,11 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         (self.speaks, self.spoken) = (Some(own.clone()), chosen);
     }
 
+    /// As whom this node stands for its pods, IPv4 and IPv6, if that was written.
+    pub fn stands(&self) -> Option<&[Masquerade; 2]> {
+        self.stands.as_ref()
+    }
+
     /// Written before what asks for it is in force, and whenever the uplink is another.
     fn stand_for_pods(&mut self, pass: &mut Pass) {
         let uplink = self.uplink.as_ref().and_then(|name| pass.seen.links.get(name)).map(|link| link.index.0);

@@ -303,7 +303,7 @@ pub(crate) fn frontend_of(key: &FlowKey, entry: &ConntrackEntry) -> Option<Front
 }
 
 /// As whom a pod's flow goes on outside of all pools.
-fn mask_of(entry: &ConntrackEntry) -> Option<SocketAddr> {
+pub(crate) fn mask_of(entry: &ConntrackEntry) -> Option<SocketAddr> {
     let mask = SocketAddr::new(ip_of(entry.nat), u16::from_be_bytes(entry.nat_port));
     (entry.nat_kind == NAT_MASQUERADED).then_some(mask)
 }

@@ -4,7 +4,7 @@
 //! Never: a flow of a host endpoint that is no more.
 
 use crate::{
-    report::{frontend_of, ip_of, state_of},
+    report::{frontend_of, ip_of, mask_of, state_of},
     tables::names::Names,
 };
 use abi::endpoint::{SLOT_HOST, SLOT_NONE};
@@ -18,7 +18,10 @@ use abi::{
 use model::{Direction, IfaceName, Protocol};
 use policy::{Decider, Flow, Hit, HostLayer};
 use service::Frontend;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 /// A host endpoint that tracks a flow beside the pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct TrackedFlow {
     pub destination_port: u16,
     /// The service through which it came: its destination is the backend.
     pub through: Option<Frontend>,
+    /// As whom it goes on outside of all pools.
+    pub masked: Option<SocketAddr>,
     /// It came from outside through that service, by this interface, whose own host endpoint judged it too.
     pub uplink: Option<IfaceName>,
     /// What people call its state.
@@ -145,6 +150,7 @@ fn flow(key: &FlowKey, entry: &ConntrackEntry, gate: Option<Gate>, hits: &BTreeM
         source_port: port,
         destination_port: u16::from_be_bytes(destination.1),
         through: frontend_of(key, entry),
+        masked: mask_of(entry),
         uplink: None,
         state: state_of(entry),
         is_refused: entry.flags & CT_REFUSED != 0,
