@@ -6,7 +6,7 @@
 use crate::{NetNs, netns, probe, wait::PATIENCE};
 use anyhow::{Context as _, Result, ensure};
 use std::{
-    io::{ErrorKind, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     process::Command,
     sync::{
@@ -171,4 +171,24 @@ fn datagram(socket: &UdpSocket, number: u64) -> Result<bool> {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
         Err(error) => Err(error).context("receiving a datagram"),
     }
+}
+
+/// Segments that the kernel cuts itself, there and back, between `from` and a server of this name.
+///
+/// # Errors
+/// What comes back is not what was sent.
+pub fn much_comes_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str) -> Result<()> {
+    let sent: Vec<u8> = (0..4_000_000u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let mut stream = from.inside(|| Ok(TcpStream::connect(SocketAddr::new(address, port))?))?;
+    ensure!(probe::read_line(&mut stream)? == name, "the greeting");
+    let mut writer = stream.try_clone()?;
+    let heard = thread::scope(|scope| -> Result<Vec<u8>> {
+        let writes = scope.spawn(|| writer.write_all(&sent));
+        let mut heard = vec![0; sent.len()];
+        stream.read_exact(&mut heard)?;
+        writes.join().expect("the writer does not panic")?;
+        Ok(heard)
+    })?;
+    ensure!(heard == sent, "what comes back is what was sent");
+    Ok(())
 }

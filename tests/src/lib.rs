@@ -28,6 +28,7 @@ pub mod pod;
 pub mod probe;
 pub mod process;
 pub mod raw;
+pub mod routed;
 pub mod runtime;
 pub mod scrape;
 pub mod seed;

@@ -32,6 +32,15 @@ pub struct NetNs {
     kept: AtomicBool,
 }
 
+/// What every test with namespaces needs: it fails at once, and clearly, where this is missing.
+///
+/// # Errors
+/// Somebody else than root runs it.
+pub fn need_root() -> Result<()> {
+    ensure!(rustix::process::getuid().is_root(), "these tests make network namespaces: run them as root");
+    Ok(())
+}
+
 impl NetNs {
     /// Makes `STEM-ROLE`, with loopback up.
     ///

@@ -38,6 +38,8 @@ pub struct NodeSpec {
     pub arguments: Vec<String>,
     /// Tables of their default sizes, as on a real node.
     pub full_tables: bool,
+    /// Its uplink.
+    pub uplink: String,
     /// The agent's `--cgroup`; `None`: it is not given, as on a real node.
     pub cgroup: Option<String>,
 }
@@ -51,8 +53,15 @@ impl NodeSpec {
             number,
             arguments: Vec::new(),
             full_tables: false,
+            uplink: "eth0".to_owned(),
             cgroup: Some("off".to_owned()),
         }
+    }
+
+    /// With an uplink of the test's own making, of this name.
+    #[must_use]
+    pub fn uplink(self, name: &str) -> Self {
+        Self { uplink: name.to_owned(), ..self }
     }
 
     /// With programs of sockets at this cgroup; `None`: at the one that the agent finds by itself.
@@ -123,7 +132,7 @@ impl Node {
 
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> =
-            ["run", "--node", &self.spec.name, "--uplink", "eth0"].map(Into::into).into();
+            ["run", "--node", &self.spec.name, "--uplink", &self.spec.uplink].map(Into::into).into();
         arguments.extend(self.datastore.iter().cloned());
         let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
         option("--state-dir", self.directory.join("state").into());

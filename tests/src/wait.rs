@@ -5,7 +5,11 @@
 
 use anyhow::{Result, bail};
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    env,
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +19,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// `TORTIE_SLOW`: so many times longer everything may take, on a machine that is emulated.
+static SLOW: LazyLock<u32> =
+    LazyLock::new(|| env::var("TORTIE_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1));
+
 /// Set by an interrupt; every wait then ends.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -23,6 +31,7 @@ pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// None came in time, with the last error seen; or the run was interrupted.
 pub fn wait_for<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let patience = patience * *SLOW;
     let end = Instant::now() + patience;
     loop {
         let last = Instant::now() >= end;

@@ -3,13 +3,13 @@
 //! Invariant: without what was found there is no way between the nodes.
 //! Never: an address of one node under the name of another.
 
-use crate::nodes::reach_each_other;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 use tests::{
     Cluster, Node, NodeSpec, Pod, PodSpec,
     Probe::Tcp,
     Table, cluster,
+    routed::reach_each_other,
     server::Listen,
     wait::{PATIENCE, wait_until},
 };

@@ -3,16 +3,14 @@
 //! Invariant: packets between pods of the two subnets find no other way: the router knows no pod.
 //! Never: needs IPIP in the kernel.
 
-use crate::routed::{Routed, describe, routed};
 use anyhow::{Context as _, Result};
-use model::Cidr;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recvfrom, sendto, socket,
     sockopt::{self, Timeout},
 };
 use serde_json::Value;
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -20,6 +18,7 @@ use tests::{
     Cluster, NetNs, Node, NodeSpec, Outcome, Pod, PodSpec,
     Probe::{Ping, Tcp, Udp},
     probe::probe,
+    routed::{Routed, claim, describe, routed},
     subnets,
     traffic::{self, Row},
     wait::{PATIENCE, wait_until},
@@ -48,32 +47,23 @@ fn two(mode: &str, test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
     routed(&pool(mode), [NodeSpec::new(1), NodeSpec::new(2)], test)
 }
 
-impl Routed {
-    fn address(&self, pod: &str) -> Result<Ipv4Addr> {
-        match self.pods[pod].address() {
-            IpAddr::V4(address) => Ok(address),
-            IpAddr::V6(_) => anyhow::bail!("there is no pool of IPv6"),
-        }
-    }
+/// Node 1's route to the block of a pod on node 2.
+fn route(t: &Routed, to: &str) -> Result<Value> {
+    let block = t.block(to)?;
+    let shown = t.nodes[0].namespace().ip_json(&format!("-d -4 route show {block}"))?;
+    Ok(shown.get(0).cloned().unwrap_or_default())
+}
 
-    /// Node 1's route to the block of a pod on node 2.
-    fn route(&self, to: &str) -> Result<Value> {
-        let block = Cidr::new(self.address(to)?.into(), 26)?;
-        let shown = self.nodes[0].namespace().ip_json(&format!("-d -4 route show {block}"))?;
-        Ok(shown.get(0).cloned().unwrap_or_default())
-    }
+/// A pod of node 1 whose network says the uplink's MTU.
+fn wide(t: &Routed) -> Result<Pod> {
+    let mut spec = PodSpec::new("x/c");
+    spec.conf = serde_json::json!({ "mtu": 1500 });
+    t.nodes[0].pod(&t.cluster, &spec)
+}
 
-    /// A pod of node 1 whose network says the uplink's MTU.
-    fn wide(&self) -> Result<Pod> {
-        let mut spec = PodSpec::new("x/c");
-        spec.conf = serde_json::json!({ "mtu": 1500 });
-        self.nodes[0].pod(&self.cluster, &spec)
-    }
-
-    /// Packets of this kind that node 1 has dropped on nobody's account.
-    fn encapsulated(&self) -> Result<u64> {
-        Ok(count(&self.nodes[0].show("drops")?))
-    }
+/// Packets of this kind that node 1 has dropped on nobody's account.
+fn encapsulated(t: &Routed) -> Result<u64> {
+    Ok(count(&t.nodes[0].show("drops")?))
 }
 
 /// Drops of tunnels, wherever they stand.
@@ -92,7 +82,7 @@ fn count(shown: &Value) -> u64 {
 fn agt_10_pods_of_two_subnets_reach_each_other_by_ipip() -> Result<()> {
     two("Always", |t| {
         t.reach_each_other()?;
-        let route = t.route("x/b")?;
+        let route = route(t, "x/b")?;
         assert_eq!((&route["gateway"], &route["dev"]), (&"192.0.2.254".into(), &"eth0".into()), "{route}");
         assert!(route["metrics"].to_string().contains("1480"), "{route}");
         Ok(())
@@ -138,7 +128,7 @@ fn agt_10_the_node_itself_reaches_pods_by_ipip_from_an_address_of_the_pool_that_
     two("Always", |t| {
         wait_until("node 1 has told its address", PATIENCE, || Ok(told(t, &t.nodes[0])?.is_some()))?;
         let own = told(t, &t.nodes[0])?.context("an address")?.to_string();
-        wait_until("its packets come from there", PATIENCE, || Ok(t.route("x/b")?["prefsrc"] == own.as_str()))?;
+        wait_until("its packets come from there", PATIENCE, || Ok(route(t, "x/b")?["prefsrc"] == own.as_str()))?;
         let (node, there) = (t.nodes[0].namespace(), t.pods["x/b"].address());
         for what in [Tcp(80), Udp(80), Ping] {
             wait_until("the node reaches the pod", PATIENCE, || Ok(probe(node, there, what)? == Outcome::Allowed))?;
@@ -163,7 +153,7 @@ fn pkt_61_large_transfers_come_through_whole_and_pods_have_the_mtu_that_is_left(
         }
         transfer(t.nodes[0].namespace(), &t.pods["x/b"])?;
         // One that was there before the tunnels has the uplink's.
-        let old = t.wide()?;
+        let old = wide(t)?;
         transfer(old.namespace(), &t.pods["x/b"])
     })
 }
@@ -208,7 +198,7 @@ fn without_a_pool_that_asks_for_it_everything_is_given_back_and_a_restart_stops_
             wait_until("and no one is told of it", PATIENCE, || Ok(told(t, node)?.is_none()))?;
             wait_until("the programs are gone", PATIENCE, || Ok(!has_programs(node)?))?;
         }
-        wait_until("there is no way", PATIENCE, || Ok(t.route("x/b")?.is_null()))?;
+        wait_until("there is no way", PATIENCE, || Ok(route(t, "x/b")?.is_null()))?;
         t.cluster.overwrite("pools", &pool("CrossSubnet"))?;
         t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
         t.nodes[0].agent.stop()?;
@@ -216,7 +206,7 @@ fn without_a_pool_that_asks_for_it_everything_is_given_back_and_a_restart_stops_
         let cleaned = t.nodes[0].cleanup()?;
         assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
         assert!(!on_loopback(&t.nodes[0])?.contains("10.65."), "cleaned up");
-        assert!(t.route("x/b")?.is_null());
+        assert!(route(t, "x/b")?.is_null());
         Ok(())
     })
 }
@@ -268,11 +258,7 @@ impl Peer {
         let (sends, hears) = namespace.inside(|| Ok((open(ipproto::RAW)?, open(ipproto::IPIP)?)))?;
         sockopt::set_socket_timeout(&hears, Timeout::Recv, Some(SILENCE))?;
         describe(cluster, "peer", &subnets::far(9)[..1], "")?;
-        let claim = format!(
-            "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {{ name: peer-10-65-200-0-26 }}\n\
-             spec: {{ cidr: {PEER_BLOCK}, node: peer, state: confirmed, type: host, deleted: 'false' }}\n"
-        );
-        cluster.manifest("claim-peer", &claim)?;
+        claim(cluster, "peer", PEER_BLOCK)?;
         Ok(Self { sends, hears, _namespace: namespace })
     }
 
@@ -330,8 +316,8 @@ fn agt_10_a_node_that_speaks_calicos_ipip_is_answered_in_kind_and_nobody_else_is
             ("another node's name", wrapped(0, NODE2, PEER_POD, 2)),
             ("a piece", wrapped(MORE, PEER, PEER_POD, 2)),
         ] {
-            let before = t.encapsulated()?;
-            if peer.asks(&refused, 2)?.is_some() || t.encapsulated()? == before {
+            let before = encapsulated(t)?;
+            if peer.asks(&refused, 2)?.is_some() || encapsulated(t)? == before {
                 taken.push(what);
             }
         }
@@ -360,7 +346,7 @@ fn agt_10_pods_and_the_node_reach_the_peers_pods_wrapped_for_it() -> Result<()> 
 #[test]
 fn a_large_datagram_of_a_pod_with_the_uplinks_mtu_is_refused_with_the_mtu_that_is_left() -> Result<()> {
     two("Always", |t| {
-        let old = t.wide()?;
+        let old = wide(t)?;
         let to = SocketAddr::new(t.pods["x/b"].address(), 80);
         t.expect(Udp(80), "x/b\n x/a .")?;
         let way = Way::open(old.namespace(), Kind::Udp, to)?;

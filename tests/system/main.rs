@@ -54,7 +54,6 @@ mod pools;
 mod reached;
 mod restart;
 mod restart_storm;
-mod routed;
 mod services;
 mod services_change;
 mod services_hosted;
@@ -70,10 +69,4 @@ mod tunnels;
 mod way;
 mod without_cgroup;
 
-use anyhow::Result;
-
-/// What every test here needs: it fails at once, and clearly, where this is missing.
-fn need_root() -> Result<()> {
-    anyhow::ensure!(rustix::process::getuid().is_root(), "system tests make network namespaces: run them as root");
-    Ok(())
-}
+use tests::netns::need_root;

@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result};
 use std::{collections::BTreeMap, net::IpAddr};
 use tests::{
     Cluster, Fabric, Node, NodeSpec, Outcome, Pod, PodSpec,
-    Probe::{self, Ping, Tcp, Udp},
+    Probe::{self, Tcp, Udp},
     Servers, Table,
     expect::Actor,
     fabric,
     probe::probe,
+    routed::reach_each_other,
     server::Listen,
     wait::{PATIENCE, wait_until},
 };
@@ -83,21 +84,6 @@ fn pods_of_a_node_by_clsact_and_of_another_reach_each_other() -> Result<()> {
         assert_eq!(t.nodes[0].show("status")?["attachment"], "clsact");
         reach_each_other(|what, table| t.expect(what, table))
     })
-}
-
-/// All pods of two nodes, by whatever way is between these.
-pub fn reach_each_other(expect: impl Fn(Probe, &str) -> Result<()>) -> Result<()> {
-    for what in [Tcp(80), Udp(80), Ping] {
-        expect(
-            what,
-            "    x/a y/a x/b y/b
-             x/a  -   .   .   .
-             y/a  .   -   .   .
-             x/b  .   .   -   .
-             y/b  .   .   .   -",
-        )?;
-    }
-    Ok(())
 }
 
 #[test]

@@ -3,12 +3,12 @@
 //! Invariant: there is neither a pool nor a block.
 //! Never: routes to pods by hand.
 
-use crate::nodes::reach_each_other;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tests::{
     Cluster, NetNs, Node, NodeSpec, Pod, PodSpec, Table, fabric,
+    routed::reach_each_other,
     runtime::Call,
     server::Listen,
     wait::{PATIENCE, wait_until},

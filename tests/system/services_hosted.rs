@@ -9,16 +9,13 @@ use crate::{
     services_outside::{NODE_PORT, externals, shop},
 };
 use anyhow::{Context as _, Result, ensure};
-use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
-};
+use std::net::{IpAddr, SocketAddr};
 use tests::{
     Fabric, NetNs, NodeSpec, Outcome,
     Probe::{self, Sctp, Tcp, Udp},
     Servers,
-    flow::Connection,
-    probe::{self, probe, read_line},
+    flow::{Connection, much_comes_whole},
+    probe::{self, probe},
     server::Listen,
     wait::{PATIENCE, wait_until},
 };
@@ -52,24 +49,7 @@ fn expect(g: &Gate<'_>, doors: &[(IpAddr, u16)], what: fn(u16) -> Probe, wanted:
     })
 }
 
-/// Segments that the kernel cuts itself, there and back, between `from` and a server of this name.
-pub fn much_comes_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str) -> Result<()> {
-    let sent: Vec<u8> = (0..4_000_000u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let mut stream = from.inside(|| Ok(TcpStream::connect(SocketAddr::new(address, port))?))?;
-    ensure!(read_line(&mut stream)? == name, "the greeting");
-    let mut writer = stream.try_clone()?;
-    let heard = std::thread::scope(|scope| -> Result<Vec<u8>> {
-        let writes = scope.spawn(|| writer.write_all(&sent));
-        let mut heard = vec![0; sent.len()];
-        stream.read_exact(&mut heard)?;
-        writes.join().expect("the writer does not panic")?;
-        Ok(heard)
-    })?;
-    ensure!(heard == sent, "what comes back is what was sent");
-    Ok(())
-}
-
-/// A datagram in pieces, likewise.
+/// A datagram in pieces, there and back, between `from` and a server of this name.
 pub fn pieces_come_whole(from: &NetNs, (address, port): (IpAddr, u16), name: &str) -> Result<()> {
     let sent = [7; 2000];
     let to = SocketAddr::new(address, port);

@@ -3,7 +3,6 @@
 //! Invariant: packets between pods of the two subnets find no other way: the router knows no pod.
 //! Never: routes to pods by hand, but for the kernel's peer.
 
-use crate::routed::{Routed, describe, routed};
 use anyhow::{Context as _, Result};
 use std::net::IpAddr;
 use tests::{
@@ -11,6 +10,7 @@ use tests::{
     Probe::{Ping, Tcp, Udp},
     Servers, cluster, fabric,
     probe::probe,
+    routed::{Routed, claim, describe, routed},
     server::Listen,
     subnets,
     wait::{PATIENCE, wait_until},
@@ -193,11 +193,7 @@ impl Peer {
             "projectcalico.org/IPv4VXLANTunnelAddr: '{PEER_TUNNEL}', projectcalico.org/VXLANTunnelMACAddr: '{PEER_MAC}'"
         );
         describe(cluster, "peer", &subnets::far(self.number)[..1], &annotations)?;
-        let claim = format!(
-            "apiVersion: crd.projectcalico.org/v1\nkind: BlockAffinity\nmetadata: {{ name: peer-10-65-200-0-26 }}\n\
-             spec: {{ cidr: {PEER_BLOCK}, node: peer, state: confirmed, type: host, deleted: 'false' }}\n"
-        );
-        cluster.manifest("claim-peer", &claim)
+        claim(cluster, "peer", PEER_BLOCK)
     }
 }
 
@@ -222,9 +218,7 @@ fn agt_10_a_node_that_runs_calicos_vxlan_is_reached_and_reaches_until_it_is_gone
         peer.describe(&t.cluster)?;
         let (tunnel, mac) = told_end(t, &t.nodes[0])?;
         let pod = t.pods["x/a"].address();
-        let IpAddr::V4(v4) = pod else { anyhow::bail!("IPv4 first") };
-        let block = format!("{}/26", std::net::Ipv4Addr::from(u32::from(v4) >> 6 << 6));
-        peer.learn((tunnel, &mac, "192.0.2.1"), &block)?;
+        peer.learn((tunnel, &mac, "192.0.2.1"), &t.block("x/a")?)?;
         let listen = [Listen::Tcp(80), Listen::Udp(80)];
         let _servers = Servers::start(&peer.namespace, "peer", &listen)?;
         let there: IpAddr = PEER_POD.parse()?;

@@ -6,7 +6,7 @@
 use crate::{
     clean::attached,
     hep::{Gate, gate_on},
-    services_hosted::{much_comes_whole, pieces_come_whole},
+    services_hosted::pieces_come_whole,
     services_outside::{NODE_PORT, externals, shop},
 };
 use anyhow::{Context as _, Result, ensure};
@@ -17,7 +17,7 @@ use tests::{
     Servers,
     cgroup::Cgroup,
     fabric::{OUTSIDE_V4, OUTSIDE_V6},
-    flow::Connection,
+    flow::{Connection, much_comes_whole},
     probe::{probe, read_line, socket},
     server::Listen,
     wait::{PATIENCE, wait_until},

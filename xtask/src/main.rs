@@ -58,6 +58,10 @@ enum Chore {
     Vm {
         /// Kernel series [default: 6.1 6.12].
         kernels: Vec<String>,
+        /// Agents and pods instead of packets: the tests of devices that this machine's kernel may lack, and the system tests
+        /// that are named.
+        #[arg(long, conflicts_with = "write")]
+        nodes: bool,
         /// Write what the verifiers counted into ebpf/budget.toml, as the new ceilings.
         #[arg(long)]
         write: bool,
@@ -130,8 +134,9 @@ fn run(chore: Chore, verbose: bool) -> anyhow::Result<ExitCode> {
         Chore::Demo { args } => launch::demo(&paths, &console, &args)?,
         Chore::Budget { write } => return Ok(within(budget::budget(&paths, &console, write)?)),
         Chore::Test { level } => return Ok(test::test(&paths, &console, level)),
-        Chore::Vm { kernels: series, write, what } => {
-            return Ok(test::vm(&paths, &console, &vm::Request { series, what, write }));
+        Chore::Vm { kernels: series, nodes, write, what } => {
+            let suite = if nodes { vm::Suite::Nodes } else { vm::Suite::Packets };
+            return Ok(test::vm(&paths, &console, &vm::Request { series, suite, what, write }));
         }
         Chore::Fuzz { target, seconds, runs, keep } => {
             let effort = runs.map_or(fuzz::Effort::Seconds(seconds), fuzz::Effort::Runs);

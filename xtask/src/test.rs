@@ -84,7 +84,7 @@ pub fn test(paths: &Paths, console: &Console, level: Level) -> ExitCode {
     run.sum()
 }
 
-/// Runs the packet tests on other kernels, and prints the sum as the last line.
+/// Runs tests on other kernels, and prints the sum as the last line.
 pub fn vm(paths: &Paths, console: &Console, request: &vm::Request) -> ExitCode {
     let mut run = Run { paths, console, tally: Tally::default() };
     run.work(|paths, console| ebpf::build(paths, console, false));
@@ -177,7 +177,7 @@ impl Run<'_> {
     }
 
     fn other_kernels(&mut self, request: &vm::Request) {
-        if !self.may("packet tests on other kernels") {
+        if !self.may("tests on other kernels") {
             return;
         }
         let (ok, lines) = match vm::run(self.paths, self.console, request) {

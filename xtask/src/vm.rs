@@ -1,10 +1,11 @@
-//! The programs on other kernels than this machine's: packet tests inside Debian's cloud kernels, under QEMU.
+//! Tortie on other kernels than this machine's: packet tests, or agents and pods, inside Debian's cloud kernels, under QEMU.
 //! In: kernel series such as 6.1. Out: the tests' own lines, and what each kernel's verifier counted.
 //! Invariant: nothing is installed and nothing of the host is seen inside; a machine that hangs ends after a bound.
 //! Never: passes because a kernel could not be had, booted or heard.
 
 mod budget;
 mod cpio;
+mod guest;
 mod initrd;
 mod kernel;
 
@@ -14,23 +15,18 @@ use crate::{
     step::{Console, Done},
 };
 use anyhow::{Context as _, Result, ensure};
+use guest::Guest;
+pub use guest::Suite;
 use initrd::Initrd;
 use kernel::Kernel;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 /// The series that are tried unless others are named: the floor, and the next that Debian supports.
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 /// How long a machine may run, seconds. The emulator is about fifteen times slower than the machine it runs on.
 const BOUND_S: u32 = 1800;
 /// Memory of a machine, MB.
-const MEMORY_MB: u32 = 1024;
-/// What is repeated by the ten thousand on a real machine is shown by the hundred here: generated flows, mutated frames,
-/// killed commits.
-const FEWER: &str = "TORTIE_FLOWS=300 TORTIE_FRAMES=2000 TORTIE_KILLED_COMMITS=40";
+const MEMORY_MB: u32 = 2048;
 
 /// What a run came to.
 pub struct Outcome {
@@ -45,6 +41,8 @@ pub struct Outcome {
 pub struct Request {
     /// Kernel series; none: the usual ones.
     pub series: Vec<String>,
+    /// Which tests.
+    pub suite: Suite,
     /// Arguments for the test binary: names of tests.
     pub what: Vec<String>,
     /// Write the verifier's counts down as the new budget.
@@ -56,56 +54,51 @@ pub struct Request {
 const AT_THE_KERNEL: [&str; 8] =
     ["verified", "attaching", "kept", "wire::", "receiving", "forwarding", "growing", "summed"];
 
-/// What a change must pass: everything on the floor, and on the kernel after it what could differ there.
-pub fn of_a_change() -> [Request; 2] {
-    let [floor, next] = SERIES.map(|series| vec![series.to_owned()]);
-    let what = AT_THE_KERNEL.map(str::to_owned).to_vec();
-    [Request { series: floor, ..Request::default() }, Request { series: next, what, ..Request::default() }]
+/// What a change must pass: all packets on the floor, on the kernel after it those that could differ there, and agents and pods.
+pub fn of_a_change() -> [Request; 3] {
+    let of = |series: &str, suite, what: &[&str]| Request {
+        series: vec![series.to_owned()],
+        suite,
+        what: what.iter().map(|name| (*name).to_owned()).collect(),
+        write: false,
+    };
+    let [floor, next] = SERIES;
+    [of(floor, Suite::Packets, &[]), of(next, Suite::Packets, &AT_THE_KERNEL), of(next, Suite::Nodes, &[])]
 }
 
-/// Runs the packet tests on each kernel.
+/// Runs the tests on each kernel.
 pub fn run(paths: &Paths, console: &Console, request: &Request) -> Result<Outcome> {
     ensure!(is_root(), "the kernel's packages are unpacked with their owners and devices are made: run it as root");
     let series: Vec<&str> =
         if request.series.is_empty() { SERIES.to_vec() } else { request.series.iter().map(String::as_str).collect() };
-    let binary = test_binary(paths, console)?;
+    let guest = Guest::of(paths, console, request)?;
     let mut outcome = Outcome { lines: Vec::new(), ok: true };
     for series in series {
         let kernel = kernel::find(paths, console, series)?;
-        let done = boot(paths, console, &kernel, &binary, &request.what)?;
-        let held = done.ok && budget::settle(paths, series, &done.lines, request)?;
+        let done = boot(paths, console, &kernel, &guest)?;
+        let held = done.ok && (request.suite == Suite::Nodes || budget::settle(paths, series, &done.lines, request)?);
         outcome.ok &= held;
         outcome.lines.extend(done.lines);
     }
     Ok(outcome)
 }
 
-/// The packet tests, built for this machine.
-fn test_binary(paths: &Paths, console: &Console) -> Result<PathBuf> {
-    let args =
-        ["test", "--package", "tests", "--test", "packet", "--no-run", "--message-format", "json-render-diagnostics"];
-    let lines = console.run("packet tests: build", &mut paths.cargo(&args))?;
-    let path = lines.iter().rev().find_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == "packet" && message["executable"].is_string();
-        is_it.then(|| PathBuf::from(message["executable"].as_str().unwrap_or_default()))
-    });
-    path.context("cargo does not say where it left the packet tests")
-}
-
 /// Boots one kernel, runs the tests in it, and waits for its end.
-fn boot(paths: &Paths, console: &Console, kernel: &Kernel, binary: &Path, what: &[String]) -> Result<Done> {
+fn boot(paths: &Paths, console: &Console, kernel: &Kernel, guest: &Guest) -> Result<Done> {
     let initrd = initrd::path(paths, kernel);
-    let made = Initrd::default().of(paths, kernel, binary, what)?;
+    let made = Initrd::default().of(paths, kernel, guest)?;
     fs::write(&initrd, made).with_context(|| format!("{}: cannot be written", initrd.display()))?;
-    let name = format!("packet tests on {}", kernel.release);
+    let name = format!("{} on {}", guest.name, kernel.release);
     let run = |name: &str, processors, well: fn(&[String]) -> bool| {
         console.judged(name, &mut machine(paths, kernel, &initrd, processors), |_, lines| well(lines))
     };
-    let done = run(&name, 2, |lines| initrd::passed(lines) || is_torn(lines)).and_then(|done| match done {
-        done if !is_torn(&done.lines) => Ok(done),
-        _ => run(&format!("{name}, again, on one processor: the emulator tore the kernel's code"), 1, initrd::passed),
-    });
+    let done =
+        run(&name, guest.processors, |lines| initrd::passed(lines) || is_torn(lines)).and_then(|done| match done {
+            done if !is_torn(&done.lines) => Ok(done),
+            _ => {
+                run(&format!("{name}, again, on one processor: the emulator tore the kernel's code"), 1, initrd::passed)
+            }
+        });
     fs::remove_file(&initrd).with_context(|| format!("{}: cannot be removed", initrd.display()))?;
     done
 }

@@ -1,9 +1,9 @@
 //! What a machine boots into: busybox, the tests with their libraries, the kernel's modules, and a script that runs them.
-//! In: a kernel and the test binary. Out: an archive; and what the script's last line said.
+//! In: a kernel and what is to be inside. Out: an archive; and what the script's last line said.
 //! Invariant: the script says how the tests ended, then powers off, whatever happened.
 //! Never: needs a disk or a network.
 
-use super::{FEWER, cpio::Archive, kernel::Kernel};
+use super::{cpio::Archive, guest::Guest, kernel::Kernel};
 use crate::paths::Paths;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
@@ -12,14 +12,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the tests need of the kernel that Debian builds as a module, in the order in which they are loaded.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
-/// Programs that the tests run.
-const TOOLS: [&str; 3] = ["bpftool", "ip", "tc"];
-/// Files of the tree that the tests read where they were built.
-const FILES: [&str; 2] = ["tests/fuzz/corpus/parse.txt", "tests/fuzz/regressions/parse.txt"];
-/// The tests that run before all others.
-const FIRST: &str = "verified::";
 /// Begins the line that says how the tests ended.
 const MARK: &str = "tortie-vm: exit ";
 
@@ -42,26 +34,27 @@ pub fn passed(lines: &[String]) -> bool {
 
 impl Initrd {
     /// The whole archive.
-    pub fn of(mut self, paths: &Paths, kernel: &Kernel, binary: &Path, what: &[String]) -> Result<Vec<u8>> {
+    pub fn of(mut self, paths: &Paths, kernel: &Kernel, guest: &Guest) -> Result<Vec<u8>> {
         for folder in ["proc", "sys", "dev", "tmp", "run", "mnt", "etc", "bin", "root"] {
             self.folder(Path::new("/").join(folder));
         }
         self.copy(&found(paths, "busybox")?, Path::new("/bin/busybox"))?;
-        for tool in TOOLS {
+        for tool in guest.tools {
             self.program(paths, &found(paths, tool)?, &format!("/bin/{tool}"))?;
         }
-        self.program(paths, binary, "/bin/packet")?;
-        self.copy(&paths.object(), Path::new("/target/bpf/tortie.o"))?;
-        for file in FILES.map(|file| paths.root.join(file)) {
-            self.copy(&file, &file)?;
+        for (name, program) in &guest.programs {
+            self.program(paths, program, &format!("/bin/{name}"))?;
+        }
+        for (from, to) in &guest.files {
+            self.copy(from, to)?;
         }
         let mut loads = String::new();
-        for module in modules(kernel, &MODULES)? {
+        for module in modules(kernel, guest.modules)? {
             let place = format!("/modules/{}.ko", module.name);
             self.write(Path::new(&place), &module.bytes);
             loads += &format!("insmod {place}\n");
         }
-        self.write(Path::new("/init"), script(&loads, what).as_bytes());
+        self.write(Path::new("/init"), script(&loads, &guest.run).as_bytes());
         Ok(self.archive.finish())
     }
 
@@ -102,8 +95,7 @@ impl Initrd {
     }
 }
 
-fn script(loads: &str, what: &[String]) -> String {
-    let tests = tests(what);
+fn script(loads: &str, run: &str) -> String {
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /root
@@ -114,24 +106,16 @@ mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
 stty -F /dev/console -opost
 ip link set lo up
 {loads}
-export CARGO_TARGET_DIR=/target RUST_BACKTRACE=1 {FEWER}
-{tests}
+export CARGO_TARGET_DIR=/target RUST_BACKTRACE=1
+{run}
 echo \"{MARK}$?\"
 poweroff -f
 "
     )
-}
-
-/// The tests asked for, or all: first whether the verifier takes the programs. If not, every other test would ask it again.
-fn tests(what: &[String]) -> String {
-    if what.is_empty() {
-        return format!("packet --show-output {FIRST} && packet --show-output --skip {FIRST}");
-    }
-    let what: Vec<String> = what.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect();
-    format!("packet --show-output {}", what.join(" "))
 }
 
 struct Module {
@@ -218,12 +202,6 @@ mod tests {
         assert!(passed(&lines("test a ... ok\ntortie-vm: exit 0\r")));
         assert!(!passed(&lines("tortie-vm: exit 101")));
         assert!(!passed(&lines("test result: ok. 3 passed")));
-    }
-
-    #[test]
-    fn the_verifier_is_asked_once_before_all_that_needs_its_consent() {
-        assert_eq!(tests(&[]), "packet --show-output verified:: && packet --show-output --skip verified::");
-        assert_eq!(tests(&["wire".to_owned(), "a'b".to_owned()]), "packet --show-output 'wire' 'ab'");
     }
 
     #[test]
