@@ -35,6 +35,7 @@ mod hep_services;
 mod host_ports;
 mod ipam;
 mod ipip;
+mod itself;
 mod kit;
 mod masqueraded;
 mod metrics;
