@@ -13,7 +13,7 @@ use super::{
     pods, records,
 };
 use crate::{
-    Connection, Object, ObjectError, Shared,
+    ClusterObjects, Connection, Object, ObjectError, Shared,
     census::Survey,
     cluster, given,
     known::Heard,
@@ -46,8 +46,9 @@ const ATTEMPTS: u32 = 8;
 #[derive(Clone, Debug)]
 pub struct EtcdObjects {
     connection: EtcdConnection,
-    /// Who knows the pods.
+    /// Who knows the pods and the services.
     cluster: Option<Connection>,
+    served: Option<ClusterObjects>,
     /// Begun when leases are first asked for.
     leases: Arc<OnceLock<Heard>>,
 }
@@ -56,7 +57,8 @@ impl EtcdObjects {
     /// Of this etcd; the cluster is asked what its pods are.
     #[must_use]
     pub fn of(connection: EtcdConnection, cluster: Option<Connection>) -> Self {
-        Self { connection, cluster, leases: Arc::default() }
+        let served = cluster.clone().map(ClusterObjects::of);
+        Self { connection, cluster, served, leases: Arc::default() }
     }
 
     pub(super) fn cluster(&self) -> Option<&Connection> {
@@ -353,12 +355,19 @@ impl Shared for EtcdObjects {
         self.change_node(&own.node, |spec| node_addresses::put(&own.told, spec))
     }
 
+    /// As the status of the Service, where everybody reads it.
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
-        given::tell(self, given)
+        match &self.served {
+            Some(served) => served.give(given),
+            None => given::tell(self, given),
+        }
     }
 
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
-        given::take_back(self, service)
+        match &self.served {
+            Some(served) => served.take_back(service),
+            None => given::take_back(self, service),
+        }
     }
 
     fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError> {
