@@ -424,6 +424,34 @@ fn etcd_that_is_restored_from_a_backup_gives_no_address_twice() -> Result<()> {
 }
 
 #[test]
+fn etcd_that_was_restored_and_has_come_further_than_was_heard_is_listed_anew() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        is_let_through(s)?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.back_up()?;
+        etcd.run(at, true)?;
+        let tier =
+            |s: &mut Story, number: u32| s.put(&format!("tiers/t{number}"), &json!({ "spec": { "order": number } }));
+        (0..30).try_for_each(|number| tier(s, number))?;
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        // The agent hears nothing of what is done now: it is less than what was done before, and then more.
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.restore()?;
+        etcd.run(at, false)?;
+        s.refuse("q", "b", "all()")?;
+        (0..200).try_for_each(|number| tier(s, number))?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.run(at, true)?;
+        s.expect(Tcp(80), "x/b\n x/a X")?;
+        s.expect(Tcp(80), "x/a\n x/b .")
+    })
+}
+
+#[test]
 fn etcd_in_which_calico_began_anew_is_taken_up_by_an_agent_that_starts_only_when_that_is_meant() -> Result<()> {
     let known = |cluster: &str| json!({ "spec": { "datastoreReady": true, "clusterGUID": cluster } });
     story(false, &[&["x/a", "x/b"]], |s| {

@@ -12,6 +12,7 @@ mod daemonset;
 mod definitions;
 mod deploy;
 mod etcd;
+mod etcd_bgp;
 mod etcd_services;
 mod felix;
 mod image;

@@ -2,7 +2,8 @@
 //! In: endpoints; an API server beside it, for services. Out: batches of updates.
 //! Invariant: the first batch is everything that there is and ends with `InSync`; an etcd that is slow, absent or empty takes nothing
 //! away.
-//! Never: writes but in `objects`, what agents share, and a pod's endpoint.
+//! Never: writes but in `objects`, what agents share, a pod's endpoint and this node, in `hosts`, nodes' host endpoints, and in `status`, of
+//! a node's BGP.
 
 mod census;
 mod connection;
@@ -10,6 +11,7 @@ mod error;
 mod gather;
 pub(crate) mod guarded;
 mod heard;
+mod hosts;
 mod layout;
 mod message;
 mod objects;
@@ -18,6 +20,7 @@ mod pods;
 mod records;
 mod services;
 mod settings;
+mod status;
 mod watched;
 mod whose;
 
