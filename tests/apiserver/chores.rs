@@ -174,7 +174,7 @@ fn hep_13_nodes_have_host_endpoints_of_their_labels_while_the_cluster_says_so_an
 #[test]
 fn etcd_hep_13_nodes_have_host_endpoints_there_too_of_all_interfaces_and_of_each_by_its_name() -> Result<()> {
     let mut cluster = Cluster::in_etcd(false)?;
-    let mut node = cluster.node(NodeSpec::new(1))?;
+    let mut node = cluster.node(NodeSpec::new(1).argument("--chores").argument("on"))?;
     let addresses: Vec<_> =
         node.addresses().iter().map(|address| json!({ "address": address, "type": "InternalIP" })).collect();
     let (etcd, at) = cluster.etcd()?;
