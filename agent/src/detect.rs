@@ -1,4 +1,4 @@
-//! This node's addresses as others reach it: looked for at its interfaces by the settings' methods, and told.
+//! This node's addresses as others reach it, looked for at its interfaces by the settings' methods, and these interfaces themselves: told.
 //! In: what the datastore says of nodes and the host of its networks, from the owner; interfaces and sources, from the kernel. Out: addresses,
 //! told.
 //! Invariant: an address that another node says is not told as this one's; what was told before stays until there is something better.
@@ -10,7 +10,7 @@ use calc::{
     World,
     autodetection::{Interface, Method},
 };
-use datastore::{ObjectError, Store};
+use datastore::{NodeInterfaces, ObjectError, Store};
 use model::{Cidr, Family, IfaceName, NodeAddresses, NodeName, ToldAddresses};
 use netlink::Socket;
 use std::{
@@ -63,6 +63,8 @@ struct Known {
     claimants: BTreeMap<IpAddr, NodeName>,
     addresses: BTreeSet<IpAddr>,
     nets: BTreeMap<IfaceName, BTreeSet<Cidr>>,
+    /// What host endpoints may be made of.
+    interfaces: BTreeMap<IfaceName, BTreeSet<IpAddr>>,
 }
 
 /// What came of it.
@@ -85,7 +87,7 @@ impl Detector {
     pub fn start(objects: Store, node: NodeName, methods: Methods) -> Result<Self> {
         let (heard, found) = (Arc::<Mailbox<Option<Known>>>::default(), Arc::<Mutex<Found>>::default());
         let (hears, finds) = (Arc::clone(&heard), Arc::clone(&found));
-        let mut worker = Worker { objects, node, methods: methods.clone(), told: None };
+        let mut worker = Worker { objects, node, methods: methods.clone(), told: None, interfaces: None };
         thread::Builder::new().name("detect".into()).spawn(move || worker.run(&hears, &finds))?;
         Ok(Self { heard, found, methods })
     }
@@ -97,7 +99,8 @@ impl Detector {
         let said = if self.methods.look() { node.told } else { world.told_addresses() };
         let claimants = world.claimants().map(|(address, node)| (address, node.clone())).collect();
         let (addresses, nets) = (world.host_addresses().clone(), world.networks().clone());
-        self.heard.tell(|known| put(known, Some(Known { said, claimants, addresses, nets })));
+        let interfaces = world.own_interfaces();
+        self.heard.tell(|known| put(known, Some(Known { said, claimants, addresses, nets, interfaces })));
     }
 
     /// What is told of this node, for families of which something is to be found; nothing of a family of which nothing is.
@@ -119,6 +122,8 @@ struct Worker {
     methods: Methods,
     /// What was told last.
     told: Option<ToldAddresses>,
+    /// Likewise of interfaces.
+    interfaces: Option<BTreeMap<IfaceName, BTreeSet<IpAddr>>>,
 }
 
 impl Worker {
@@ -131,6 +136,10 @@ impl Worker {
             rest = self.methods.look().then_some(if found.problems.is_empty() { LOOK } else { AGAIN });
             if let Err(error) = self.tell(found.told, known.said) {
                 found.problems.push(format!("this node's addresses cannot be told to the others: {error}"));
+                rest = Some(AGAIN);
+            }
+            if let Err(error) = self.tell_interfaces(&known.interfaces) {
+                found.problems.push(format!("this node's interfaces cannot be told: {error}"));
                 rest = Some(AGAIN);
             }
             let before = std::mem::replace(&mut *finds.lock().unwrap_or_else(PoisonError::into_inner), found.clone());
@@ -182,6 +191,17 @@ impl Worker {
         if self.methods.look() && self.told.replace(found) != Some(found) {
             let found: Vec<_> = found.all().map(|address| address.to_string()).collect();
             tracing::info!(?found, "this node is reached there");
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Whether the datastore has another word of them already it finds out itself.
+    fn tell_interfaces(&mut self, now: &BTreeMap<IfaceName, BTreeSet<IpAddr>>) -> Result<(), ObjectError> {
+        if self.interfaces.as_ref() != Some(now) {
+            self.objects.tell_interfaces(&NodeInterfaces { node: self.node.clone(), interfaces: now.clone() })?;
+            self.interfaces = Some(now.clone());
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use datastore::{
 };
 use model::NodeName;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -41,7 +42,7 @@ pub enum Source {
     Directory(PathBuf),
     /// An API server, and its mirror.
     Cluster(Connection, Option<EtcdConnection>),
-    /// etcd, and the API server that knows the pods.
+    /// etcd, and the API server that knows the pods and the services.
     Etcd(EtcdConnection, Option<Connection>),
 }
 
@@ -91,7 +92,13 @@ impl Source {
         match self {
             Self::Directory(_) => Vec::new(),
             Self::Cluster(connection, _) => connection.writes().collect(),
-            Self::Etcd(etcd, _) => etcd.writes().collect(),
+            Self::Etcd(etcd, cluster) => {
+                let mut all: BTreeMap<_, u64> = etcd.writes().collect();
+                for (what, count) in cluster.iter().flat_map(Connection::writes) {
+                    *all.entry(what).or_default() += count;
+                }
+                all.into_iter().collect()
+            }
         }
     }
 
@@ -118,8 +125,8 @@ impl Source {
                 let problems = Box::new(move || cluster.problems().iter().map(ToString::to_string).collect());
                 Opened { problems, updates, ended, teller }
             }
-            Self::Etcd(connection, _) => {
-                let (etcd, updates) = Etcd::open(connection, last_good)?;
+            Self::Etcd(connection, cluster) => {
+                let (etcd, updates) = Etcd::open(connection, cluster.as_ref(), last_good)?;
                 let problems = Box::new(move || etcd.problems().iter().map(ToString::to_string).collect());
                 Opened { problems, updates, ended: Box::new(watch_ended), teller: None }
             }

@@ -16,7 +16,7 @@ use tests::{
     wait::{self, PATIENCE},
 };
 
-fn spec(number: u8) -> Result<NodeSpec> {
+pub fn spec(number: u8) -> Result<NodeSpec> {
     let program = binaries::bird()?.display().to_string();
     Ok(NodeSpec::new(number).argument("--bgp").argument("on").argument("--bird").argument(&program))
 }
@@ -49,7 +49,7 @@ fn writes(node: &Node) -> Result<f64> {
     Scrape::of(node.namespace(), METRICS.into())?.value("tortie_datastore_writes_total{of=\"status\"}")
 }
 
-fn problems(node: &Node) -> Result<Vec<String>> {
+pub fn problems(node: &Node) -> Result<Vec<String>> {
     let said = node.show("status")?["problems"].as_array().cloned().unwrap_or_default();
     Ok(said.iter().filter_map(|problem| problem.as_str().map(str::to_owned)).collect())
 }
@@ -234,12 +234,12 @@ fn a_right_that_a_node_lacks_to_answer_is_named_until_it_has_it() -> Result<()> 
     })
 }
 
-const PASSWORD: &str = "open sesame";
+pub const PASSWORD: &str = "open sesame";
 /// Who may read them: what users apply.
 const RIGHT: &str = include_str!("../../deploy/bgp/passwords.yaml");
 
 /// A router that speaks with node1 by the password alone.
-fn router(cluster: &Cluster) -> Result<Router> {
+pub fn router(cluster: &Cluster) -> Result<Router> {
     let text = format!(
         "router id 192.0.2.254; protocol device {{ scan time 1; }}
          protocol bgp n1 {{ local 192.0.2.254 as 65000; neighbor 192.0.2.1 as 64512; multihop; password \"{PASSWORD}\";
@@ -253,7 +253,15 @@ fn peer(cluster: &Cluster, name: &str, spec: &str) -> Result<()> {
     cluster.manifest(&format!("peer-{name}"), &text)
 }
 
-fn secret(cluster: &Cluster, name: &str, password: &str) -> Result<()> {
+/// Gives agents the right to the Secrets, as users do.
+pub fn let_read(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["apply", "-f", "-"], RIGHT)?;
+    let role = ["create", "rolebinding", "bgp-passwords", "--role=tortie-bgp-passwords"];
+    let to_agents: Vec<_> = role.into_iter().chain(["--namespace=tortie-system", "--user=tortie"]).collect();
+    cluster.kubectl(&to_agents, "").map(drop)
+}
+
+pub fn secret(cluster: &Cluster, name: &str, password: &str) -> Result<()> {
     let object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": "tortie-system", "name": name },
         "stringData": { "router": password } });
     cluster.kubectl(&["apply", "-f", "-"], &object.to_string()).map(drop)
@@ -266,7 +274,7 @@ fn status(node: &Node) -> Result<Value> {
 }
 
 /// Waits until the session is so (`None`: there is none), and of the password this is said, or nothing.
-fn session(node: &Node, info: Option<&str>, said: Option<&str>) -> Result<()> {
+pub fn session(node: &Node, info: Option<&str>, said: Option<&str>) -> Result<()> {
     let is_so = || {
         let status = status(node)?;
         let sessions = status["bgp"]["sessions"].as_array().cloned().unwrap_or_default();
@@ -302,16 +310,7 @@ fn a_session_has_its_password_from_the_secret_that_its_object_names_and_follows_
     node.start()?;
     session(&node, None, Some("forbidden"))?;
     let speaker = wait::wait_for("BIRD runs", PATIENCE, || Ok(bird::of_agent(&node.state_dir())))?;
-    cluster.kubectl(&["apply", "-f", "-"], RIGHT)?;
-    let to_agents = [
-        "create",
-        "rolebinding",
-        "bgp-passwords",
-        "--role=tortie-bgp-passwords",
-        "--namespace=tortie-system",
-        "--user=tortie",
-    ];
-    cluster.kubectl(&to_agents, "")?;
+    let_read(&cluster)?;
     session(&node, Some("Established"), None)?;
     ensure!(problems(&node)?.is_empty(), "{:?}", problems(&node)?);
 

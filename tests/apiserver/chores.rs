@@ -8,7 +8,7 @@ use crate::{
     told::METRICS,
 };
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, time::Duration};
 use tests::{
     Cluster, Node, NodeSpec, Pod, PodSpec, Scrape,
@@ -133,7 +133,7 @@ fn hep_13_nodes_have_host_endpoints_of_their_labels_while_the_cluster_says_so_an
             let host = wait::wait_for("the node has a host endpoint", LONG, made)?;
             let spec = &host["spec"];
             ensure!(spec["node"] == "node1" && spec["interfaceName"] == "*", "{host}");
-            ensure!(spec["profiles"] == serde_json::json!(["projectcalico-default-allow"]), "{host}");
+            ensure!(spec["profiles"] == json!(["projectcalico-default-allow"]), "{host}");
             ensure!(spec["expectedIPs"].as_array().is_some_and(|all| all.len() == 2), "{host}");
             ensure!(host["metadata"].to_string().contains("calico-kube-controllers"), "{host}");
             cluster.kubectl(&["label", "node", "node1", "role=edge"], "")?;
@@ -154,6 +154,13 @@ fn hep_13_nodes_have_host_endpoints_of_their_labels_while_the_cluster_says_so_an
             wait::wait_until("a template's takes its place", LONG, || Ok(names()? == templated))?;
             let shown = || Ok(node.show("hostendpoints")?.to_string().contains("node1-front-auto-hep"));
             wait::wait_until("it is in force", PATIENCE, shown)?;
+            let pattern =
+                "createDefaultHostEndpoint: Disabled, templates: [{ generateName: if, interfacePattern: '^eth' }]";
+            cluster.manifest("controllers", &set_up(group, &format!("autoCreate: Enabled, {pattern}")))?;
+            let by_name = BTreeSet::from(["by-hand".to_owned(), "node1-if-eth0-auto-hep".to_owned()]);
+            wait::wait_until("one of its interface takes its place", LONG, || Ok(names()? == by_name))?;
+            let shown = || Ok(node.show("hostendpoints")?.to_string().contains("node1-if-eth0-auto-hep"));
+            wait::wait_until("it is in force", PATIENCE, shown)?;
             cluster.manifest("controllers", &controllers(group, false))?;
             wait::wait_until("it is gone", LONG, || Ok(all()?.len() < 2))?;
             ensure!(all()?.len() == 1, "that of somebody else stays: {:?}", all()?);
@@ -162,6 +169,47 @@ fn hep_13_nodes_have_host_endpoints_of_their_labels_while_the_cluster_says_so_an
         done.with_context(|| node.agent.log_tail())?;
     }
     Ok(())
+}
+
+#[test]
+fn etcd_hep_13_nodes_have_host_endpoints_there_too_of_all_interfaces_and_of_each_by_its_name() -> Result<()> {
+    let mut cluster = Cluster::in_etcd(false)?;
+    let mut node = cluster.node(NodeSpec::new(1).argument("--chores").argument("on"))?;
+    let addresses: Vec<_> =
+        node.addresses().iter().map(|address| json!({ "address": address, "type": "InternalIP" })).collect();
+    let (etcd, at) = cluster.etcd()?;
+    let labelled =
+        |role: &str| json!({ "metadata": { "labels": { "role": role } }, "spec": { "addresses": addresses } });
+    etcd.put(at, "nodes/node1", &labelled("web"))?;
+    etcd.put(at, "hostendpoints/by-hand", &json!({ "spec": { "node": "elsewhere", "interfaceName": "eth7" } }))?;
+    node.start()?;
+    let place = "/calico/resources/v3/projectcalico.org/hostendpoints/";
+    let mut want = |hosts: Value, expected: &[&str], says: &str| -> Result<()> {
+        let (etcd, at) = cluster.etcd()?;
+        let spec = json!({ "controllers": { "node": { "hostEndpoint": hosts } } });
+        etcd.put(at, "kubecontrollersconfigurations/default", &json!({ "spec": spec }))?;
+        wait::wait_until(&format!("there are {expected:?}, with {says}"), LONG, || {
+            let all = etcd.all(at, place)?;
+            let names: BTreeSet<_> = all.iter().filter_map(|(key, _)| key.strip_prefix(place)).collect();
+            Ok(names == expected.iter().copied().collect()
+                && all.iter().any(|(_, host)| host.to_string().contains(says)))
+        })
+    };
+    let done = (|| -> Result<()> {
+        want(json!({ "autoCreate": "Enabled" }), &["by-hand", "node1-auto-hep"], "calico-kube-controllers")?;
+        let shown = |name: &str| {
+            let is_shown = || Ok(node.show("hostendpoints")?.to_string().contains(name));
+            wait::wait_until(&format!("{name} is in force"), PATIENCE, is_shown)
+        };
+        shown("node1-auto-hep")?;
+        let template = json!({ "generateName": "if", "interfacePattern": "^eth", "nodeSelector": "role == 'web'" });
+        let by_name =
+            json!({ "autoCreate": "Enabled", "createDefaultHostEndpoint": "Disabled", "templates": [template] });
+        want(by_name, &["by-hand", "node1-if-eth0-auto-hep"], "\"interfaceName\":\"eth0\"")?;
+        shown("node1-if-eth0-auto-hep")?;
+        want(json!({ "autoCreate": "Disabled" }), &["by-hand"], "eth7")
+    })();
+    done.with_context(|| node.agent.log_tail())
 }
 
 #[test]

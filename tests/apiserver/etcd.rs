@@ -9,20 +9,20 @@ use std::{collections::BTreeMap, thread};
 use tests::{Cluster, Node, NodeSpec, Pod, PodSpec, Probe, Probe::Tcp, Table, cluster::NATIVE, expect::Actor, wait};
 
 /// Nodes, and pods on them, `node1` first. Fields are dropped in order: a pod's DEL needs the agent.
-struct Story {
-    pods: BTreeMap<String, Pod>,
-    nodes: Vec<Node>,
+pub struct Story {
+    pub pods: BTreeMap<String, Pod>,
+    pub nodes: Vec<Node>,
     made: fn(&str) -> PodSpec,
-    cluster: Cluster,
+    pub cluster: Cluster,
 }
 
 /// Runs a test on nodes with these pods, each labelled `pod: NAME`, in namespaces labelled `ns: NAME`.
-fn story(is_secured: bool, pods: &[&[&str]], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
+pub fn story(is_secured: bool, pods: &[&[&str]], test: impl FnOnce(&mut Story) -> Result<()>) -> Result<()> {
     story_on(Cluster::in_etcd(is_secured)?, labelled, pods, test)
 }
 
 /// The same on this cluster, with pods as they are made by `made`.
-fn story_on(
+pub fn story_on(
     cluster: Cluster,
     made: fn(&str) -> PodSpec,
     pods: &[&[&str]],
@@ -53,7 +53,7 @@ impl Story {
     }
 
     /// One more pod on this node.
-    fn add(&mut self, id: &str, number: u8) -> Result<()> {
+    pub fn add(&mut self, id: &str, number: u8) -> Result<()> {
         let own = format!("node{number}");
         let node = self.nodes.iter().find(|node| node.name() == own).context("a node")?;
         let spec = (self.made)(id);
@@ -62,42 +62,42 @@ impl Story {
     }
 
     /// As Calico's controllers make it for a namespace.
-    fn profile(&mut self, namespace: &str) -> Result<()> {
+    pub fn profile(&mut self, namespace: &str) -> Result<()> {
         let allow = json!([{ "action": "Allow", "source": {}, "destination": {} }]);
         let labels = json!({ "pcns.ns": namespace, "pcns.projectcalico.org/name": namespace });
         let spec = json!({ "ingress": allow, "egress": allow, "labelsToApply": labels });
         self.put(&format!("profiles/kns.{namespace}"), &json!({ "spec": spec }))
     }
 
-    fn put(&mut self, name: &str, object: &Value) -> Result<()> {
+    pub fn put(&mut self, name: &str, object: &Value) -> Result<()> {
         let (etcd, at) = self.cluster.etcd()?;
         etcd.put(at, name, object)
     }
 
-    fn remove(&mut self, name: &str) -> Result<()> {
+    pub fn remove(&mut self, name: &str) -> Result<()> {
         let (etcd, at) = self.cluster.etcd()?;
         etcd.remove(at, name)
     }
 
-    fn all(&mut self, prefix: &str) -> Result<Vec<(String, Value)>> {
+    pub fn all(&mut self, prefix: &str) -> Result<Vec<(String, Value)>> {
         let (etcd, at) = self.cluster.etcd()?;
         etcd.all(at, prefix)
     }
 
     /// A policy that refuses what comes to the pod of this name from those that the selector means.
-    fn refuse(&mut self, policy: &str, pod: &str, from: &str) -> Result<()> {
+    pub fn refuse(&mut self, policy: &str, pod: &str, from: &str) -> Result<()> {
         let ingress = json!([{ "action": "Deny", "source": { "selector": from } }, { "action": "Allow" }]);
         let spec = json!({ "selector": format!("pod == '{pod}'"), "types": ["Ingress"], "ingress": ingress });
         self.put(&format!("globalnetworkpolicies/{policy}"), &json!({ "spec": spec }))
     }
 
-    fn expect(&self, what: Probe, table: &str) -> Result<()> {
+    pub fn expect(&self, what: Probe, table: &str) -> Result<()> {
         let actors: Vec<Actor<'_>> = self.pods.values().map(Pod::actor).collect();
         Table::parse(table)?.expect(&actors, what)
     }
 
     /// While members choose who leads them they refuse.
-    fn settled(&mut self, mut done: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+    pub fn settled(&mut self, mut done: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         let mut last = None;
         let tried = wait::wait_until("etcd takes a change", wait::PATIENCE, || {
             Ok(done(self).map_err(|why| last = Some(why)).is_ok())
@@ -105,7 +105,7 @@ impl Story {
         tried.with_context(|| last.map_or_else(String::new, |why| format!("{why:#}")))
     }
 
-    fn problem(&self, part: &str) -> Result<()> {
+    pub fn problem(&self, part: &str) -> Result<()> {
         wait::wait_until(part, wait::PATIENCE, || {
             Ok(self.nodes[0].show("status")?["problems"].to_string().contains(part))
         })
@@ -119,11 +119,11 @@ fn labelled(id: &str) -> PodSpec {
     spec
 }
 
-fn is_refused(s: &Story) -> Result<()> {
+pub fn is_refused(s: &Story) -> Result<()> {
     s.expect(Tcp(80), "x/a\n x/b X")
 }
 
-fn is_let_through(s: &Story) -> Result<()> {
+pub fn is_let_through(s: &Story) -> Result<()> {
     s.expect(Tcp(80), "x/a\n x/b .")
 }
 
@@ -420,6 +420,34 @@ fn etcd_that_is_restored_from_a_backup_gives_no_address_twice() -> Result<()> {
         addresses.dedup();
         ensure!(addresses.len() == 10 && used(s)? == 10, "an address was given twice: {addresses:?}, {}", used(s)?);
         s.expect(Tcp(80), "x/a\n x/b .\n x/c .\n x/d .\n x/e .")
+    })
+}
+
+#[test]
+fn etcd_that_was_restored_and_has_come_further_than_was_heard_is_listed_anew() -> Result<()> {
+    story(false, &[&["x/a", "x/b"]], |s| {
+        is_let_through(s)?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.back_up()?;
+        etcd.run(at, true)?;
+        let tier =
+            |s: &mut Story, number: u32| s.put(&format!("tiers/t{number}"), &json!({ "spec": { "order": number } }));
+        (0..30).try_for_each(|number| tier(s, number))?;
+        s.refuse("p", "a", "all()")?;
+        is_refused(s)?;
+        // The agent hears nothing of what is done now: it is less than what was done before, and then more.
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.restore()?;
+        etcd.run(at, false)?;
+        s.refuse("q", "b", "all()")?;
+        (0..200).try_for_each(|number| tier(s, number))?;
+        let (etcd, at) = s.cluster.etcd()?;
+        etcd.kill()?;
+        etcd.run(at, true)?;
+        s.expect(Tcp(80), "x/b\n x/a X")?;
+        s.expect(Tcp(80), "x/a\n x/b .")
     })
 }
 

@@ -12,6 +12,8 @@ mod daemonset;
 mod definitions;
 mod deploy;
 mod etcd;
+mod etcd_bgp;
+mod etcd_services;
 mod felix;
 mod image;
 mod install;

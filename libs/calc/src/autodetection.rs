@@ -3,9 +3,15 @@
 //! Invariant: the same interfaces give the same address, whatever was chosen before.
 //! Never: an address of loopback, link-local or multicast; one that no interface has.
 
+use crate::World;
 use model::{Cidr, Family, IfaceName, Prefixed};
 use regex_lite::Regex;
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+};
 
 /// Interfaces that are not looked at unless they are named, by how their names begin
 /// (node/pkg/lifecycle/startup/autodetection/autodetection_linux.go).
@@ -28,6 +34,19 @@ const EXCLUDED: [&str; 17] = [
     "wg-v6.cali",
     "nodelocaldns",
 ];
+
+fn is_excluded(IfaceName(name): &IfaceName) -> bool {
+    EXCLUDED.iter().any(|start| name.starts_with(start))
+}
+
+impl World {
+    /// The node's own interfaces, but for those that others make for workloads, with their addresses.
+    #[must_use]
+    pub fn own_interfaces(&self) -> BTreeMap<IfaceName, BTreeSet<IpAddr>> {
+        let own = self.interfaces.iter().filter(|(name, _)| !is_excluded(name));
+        own.map(|(name, addresses)| (name.clone(), addresses.clone())).collect()
+    }
+}
 
 const FIRST_FOUND: &str = "first-found";
 const INTERNAL_IP: &str = "kubernetes-internal-ip";
@@ -183,7 +202,6 @@ impl Method {
         interfaces: &[Interface],
         reached: Result<IpAddr, String>,
     ) -> Result<Option<Prefixed>, NotFound> {
-        let is_excluded = |name: &IfaceName| EXCLUDED.iter().any(|start| name.0.starts_with(start));
         let found = match self {
             Self::InternalIp => return Ok(None),
             Self::CanReach(host) => {

@@ -14,6 +14,7 @@ mod gather;
 mod heard;
 mod hosts;
 mod kinds;
+mod listed;
 mod mirror;
 mod noted;
 mod object;
@@ -21,15 +22,19 @@ mod objects;
 mod pages;
 mod pods;
 mod secrets;
+mod services;
 mod status;
 mod tell;
 mod watched;
 
 pub use connection::{ConnectError, Connection};
 pub use gather::Machine;
+pub(crate) use gather::Said;
+pub(crate) use listed::Known;
 pub use mirror::{Mirror, MirrorStanding, MirrorTold};
 pub use objects::ClusterObjects;
 pub(crate) use pods::{namespaces, pod_cidrs, pods, with_stem};
+pub(crate) use services::{Watches, hear as hear_services, unheard as unheard_services};
 pub use tell::{Remark, Report, Teller};
 
 use crate::{
@@ -38,7 +43,7 @@ use crate::{
     watch::{BATCHES_MAX, Updates},
 };
 use futures::{FutureExt as _, Stream, StreamExt as _, stream, stream::BoxStream};
-use gather::{Gather, Said};
+use gather::Gather;
 use kinds::{Calico, Watched};
 use kube::{
     Client,

@@ -1,6 +1,6 @@
 //! The policies in force, and what they are made of, written down: a restart of the agent opens nothing that a broken
 //! manifest should protect.
-//! In: the policies, tiers, network sets, endpoint slices and profiles in force after each change. Out: at the next start, each one's file and last good document.
+//! In: the policies, tiers, network sets, services, endpoint slices and profiles in force after each change. Out: at the next start, each one's file and last good document.
 //! Invariant: a record is whole or not there (temporary file, fsync, rename) and lies under its policy's own name.
 //! Never: makes a change of policy wait for the disk; gives up the folder for one of its files.
 
@@ -189,6 +189,8 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         ResourceKey::Policy(id) => Some((format!("{}.{}", id.kind, id.namespace), &id.name)),
         ResourceKey::Tier(name) => Some(("Tier.".to_owned(), &name.0)),
         ResourceKey::Profile(name) => Some(("Profile.".to_owned(), name)),
+        ResourceKey::Service(id) => Some((format!("Service.{}", id.namespace), &id.name)),
+        ResourceKey::ServiceAddresses(id) => Some((format!("ServiceAddresses.{}", id.namespace), &id.name)),
         ResourceKey::EndpointSlice(id) => Some((format!("EndpointSlice.{}", id.namespace), &id.name)),
         ResourceKey::NetworkSet(id) => {
             let folder =
@@ -201,7 +203,6 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         ResourceKey::BgpPeer(name) => Some(("BGPPeer.".to_owned(), name)),
         ResourceKey::BgpFilter(name) => Some(("BGPFilter.".to_owned(), name)),
         ResourceKey::Pod(_)
-        | ResourceKey::Service(_)
         | ResourceKey::Namespace(_)
         | ResourceKey::Node(_)
         | ResourceKey::ServiceAccount(..)
@@ -211,8 +212,7 @@ pub(crate) fn folder(key: &ResourceKey) -> Option<(String, &str)> {
         | ResourceKey::BlockClaim(_)
         | ResourceKey::WorkloadAddress(_)
         | ResourceKey::NodeVteps(_)
-        | ResourceKey::NodeAddresses(_)
-        | ResourceKey::ServiceAddresses(_) => None,
+        | ResourceKey::NodeAddresses(_) => None,
     }
 }
 

@@ -18,6 +18,7 @@ mod etcd;
 mod fresh;
 pub mod given;
 pub mod hosts;
+mod interfaces;
 mod known;
 mod last_good;
 pub mod lease;
@@ -42,6 +43,7 @@ pub use cluster::{
 };
 pub use convert::parameters;
 pub use etcd::{Etcd, EtcdConnection, EtcdError, EtcdObjects, EtcdSettings, forget_cluster};
+pub use interfaces::NodeInterfaces;
 pub use node_status::StatusRequest;
 pub use objects::{Metadata, Object, ObjectError, Objects};
 pub use problem::Problem;

@@ -4,7 +4,7 @@
 //! Never: retries; whoever loses reads again and decides anew.
 
 use crate::{
-    Object, ObjectError, Objects, StatusRequest,
+    NodeInterfaces, Object, ObjectError, Objects, StatusRequest,
     census::{self, Survey},
     given,
     hosts::Wanted,
@@ -116,6 +116,15 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// The store refuses, or has no such node.
     fn tell_addresses(&self, own: &NodeAddresses) -> Result<(), ObjectError>;
 
+    /// Makes a node's own interfaces known, of which host endpoints are made. Writes nothing where they already are; a directory has no
+    /// use for them.
+    ///
+    /// # Errors
+    /// The store refuses, or has no such node.
+    fn tell_interfaces(&self, _own: &NodeInterfaces) -> Result<(), ObjectError> {
+        Ok(())
+    }
+
     /// Makes the addresses of a load balancer known to all nodes, and what it cannot have.
     ///
     /// # Errors
@@ -167,7 +176,7 @@ pub trait Shared: fmt::Debug + Send + Sync {
     /// As [`Shared::census`].
     fn survey(&self) -> Result<Survey, ObjectError>;
 
-    /// Makes host endpoints of nodes what they are to be ([`crate::hosts`]), and says what was done; a directory and etcd have none by
+    /// Makes host endpoints of nodes what they are to be ([`crate::hosts`]), and says what was done; a directory has none by
     /// themselves.
     ///
     /// # Errors

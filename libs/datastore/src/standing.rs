@@ -56,6 +56,14 @@ impl Standing {
         }
     }
 
+    /// Likewise all places within one; they are named.
+    pub(crate) fn expect_within(&mut self, place: &Path) -> BTreeSet<PathBuf> {
+        let given = self.given.keys().map(|name| self.root.join(name)).filter(|given| given.starts_with(place));
+        let expected: BTreeSet<_> = given.collect();
+        expected.iter().for_each(|place| self.expect(place));
+        expected
+    }
+
     /// All places within one that gave something.
     pub(crate) fn places_within(&self, place: &Path) -> BTreeSet<PathBuf> {
         self.catalog.files_within(place)

@@ -149,6 +149,11 @@ impl Connection {
         Write::ALL.iter().zip(&*self.writes).map(|((_, name), count)| (*name, count.load(Ordering::Relaxed)))
     }
 
+    /// Where it is.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
     pub(super) fn count(&self, write: Write) {
         let place = Write::ALL.iter().position(|(own, _)| *own == write);
         if let Some(count) = place.and_then(|place| self.writes.get(place)) {
@@ -170,7 +175,7 @@ impl Connection {
         self.is_paused.load(Ordering::Relaxed)
     }
 
-    pub(super) fn pause(&self, is_paused: bool) {
+    pub(crate) fn pause(&self, is_paused: bool) {
         self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 

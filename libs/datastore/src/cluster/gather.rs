@@ -5,16 +5,15 @@
 //! Never: takes trouble for absence.
 
 use super::{
-    MANAGER,
     kinds::{CLUSTER_INFORMATION, Calico, Watched},
+    listed::Known,
     noted::Notes,
 };
-use crate::{Batch, Problem, catalog::Reading, given, standing::Standing};
+use crate::{Batch, Problem, standing::Standing};
 use model::NodeName;
 use model::Update;
 use serde_json::Value;
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,7 +25,7 @@ const NODES: &str = "nodes";
 
 /// What a watch says.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(crate) enum Said {
     /// A list begins: the first, or one after a watch that was lost.
     Listing,
     /// An object as it is now.
@@ -69,17 +68,6 @@ impl Machine {
     }
 }
 
-/// What is known of a kind.
-#[derive(Debug)]
-struct Known {
-    kind: Watched,
-    name: String,
-    /// Places that were there when the list began and have not come yet.
-    missing: Option<BTreeSet<PathBuf>>,
-    is_listed: bool,
-    trouble: Option<String>,
-}
-
 /// All kinds.
 #[derive(Debug)]
 pub(super) struct Gather {
@@ -104,11 +92,7 @@ impl Gather {
         server: String,
         (machine, notes): (Machine, Arc<Notes>),
     ) -> Self {
-        let known = |kind: &Watched| {
-            let (kind, name) = (kind.clone(), kind.name());
-            Known { kind, name, missing: None, is_listed: false, trouble: None }
-        };
-        let known = kinds.iter().map(known).collect();
+        let known = kinds.iter().map(|kind| Known::new(kind.clone(), Path::new(""))).collect();
         Self {
             standing,
             known,
@@ -138,9 +122,7 @@ impl Gather {
     }
 
     fn hear_of_kind(&mut self, kind: usize, said: Said) {
-        let trouble = if let Said::Trouble(message) = &said { Some(message.clone()) } else { None };
-        if self.known[kind].trouble != trouble {
-            self.known[kind].trouble = trouble;
+        if self.known[kind].has_trouble(&said) {
             self.standing.tell_beside(self.troubles());
         }
         if self.known[kind].kind.resource.kind == CLUSTER_INFORMATION {
@@ -148,49 +130,35 @@ impl Gather {
         }
         let Self { standing, known, machine, notes, .. } = self;
         let (number, known) = (kind, &mut known[kind]);
-        match said {
-            Said::Listing => known.missing = Some(standing.places_within(Path::new(&known.name))),
-            Said::Object(mut object) => {
-                let place = place(&known.name, &object);
-                let given = (known.name == SERVICES).then(|| given::taken_out(&mut object, MANAGER)).flatten();
-                if !known.is_listed {
-                    standing.expect(&place);
-                }
-                if let Some(missing) = &mut known.missing {
-                    missing.remove(&place);
-                }
-                standing.take_in(&place, Some(Reading::of_object(&object).and(given.as_ref())));
-                notes.take((number, &known.kind), &place, &object, standing.trouble_of(&place));
-                if known.name == NODES {
-                    notes.take_node(&machine.node, &place, &object);
-                    if !self.is_in_sync {
-                        self.standing.tell_beside(self.troubles());
-                    }
+        let (watched, is_of_nodes) = (known.kind.clone(), known.is_called(NODES));
+        known.hear(standing, said, |standing, place, object| match object {
+            Some(object) => {
+                notes.take((number, &watched), place, object, standing.trouble_of(place));
+                if is_of_nodes {
+                    notes.take_node(&machine.node, place, object);
                 }
             }
-            Said::Gone(object) => gone(standing, notes, &known.name, &place(&known.name, &object)),
-            Said::Listed => {
-                known.is_listed = true;
-                for place in known.missing.take().unwrap_or_default() {
-                    gone(standing, notes, &known.name, &place);
+            None => {
+                notes.gone(place);
+                if is_of_nodes {
+                    notes.node_gone(place);
                 }
             }
-            // Objects go before their kind does: a kind that is not there takes none away.
-            Said::Absent => known.is_listed = true,
-            Said::Trouble(_) | Said::Native(_) | Said::Mirror(_) => {}
+        });
+        if is_of_nodes && !self.is_in_sync {
+            self.standing.tell_beside(self.troubles());
         }
     }
 
     /// Of Calico's own word on its objects: whether they are complete. Where there is none, nobody locks them.
     fn hear_of_lock(&mut self, kind: usize, said: &Said) {
         let known = &mut self.known[kind];
-        let name = &known.name;
         match said {
             // What is locked stays so until the list is over: an object that is there comes again.
             Said::Listing => known.missing = Some(self.locked.iter().cloned().collect()),
             Said::Object(object) => {
                 let is_ready = object.pointer("/spec/datastoreReady").and_then(Value::as_bool);
-                let place = place(name, object);
+                let place = known.place(object);
                 if let Some(missing) = &mut known.missing {
                     missing.remove(&place);
                 }
@@ -200,7 +168,7 @@ impl Gather {
                     self.locked = None;
                 }
             }
-            Said::Gone(object) if self.locked == Some(place(name, object)) => self.locked = None,
+            Said::Gone(object) if self.locked == Some(known.place(object)) => self.locked = None,
             Said::Listed => {
                 known.is_listed = true;
                 let missing = known.missing.take().unwrap_or_default();
@@ -222,7 +190,7 @@ impl Gather {
     fn keeps_stored(&self) -> Option<bool> {
         let mut own = self.known.iter().filter(|known| Calico::Stored.has(&known.kind));
         let is_known = self.is_native && own.clone().all(|known| known.is_listed && known.missing.is_none());
-        is_known.then(|| own.any(|known| self.standing.has_within(Path::new(&known.name))))
+        is_known.then(|| own.any(|known| self.standing.has_within(&known.root)))
     }
 
     /// What stands, for who hears all anew.
@@ -262,7 +230,7 @@ impl Gather {
         let problem = |known: &Known| {
             let trouble = known.trouble.as_ref()?;
             let message = format!("{}: {trouble}; all stays as it was", self.server);
-            Some(Problem { file: known.name.clone().into(), line: None, object: None, message })
+            Some(Problem { file: known.root.clone(), line: None, object: None, message })
         };
         let locked = |place: &PathBuf| {
             Problem {
@@ -292,22 +260,6 @@ impl Gather {
         });
         told.chain(another).chain(moved).chain(mirror).collect()
     }
-}
-
-fn gone(standing: &mut Standing, notes: &Notes, kind: &str, place: &Path) {
-    standing.take_in(place, None);
-    notes.gone(place);
-    if kind == NODES {
-        notes.node_gone(place);
-    }
-}
-
-/// Where an object lies: `KIND/NAMESPACE/NAME`, as kubectl names it.
-fn place(kind: &str, object: &Value) -> PathBuf {
-    let part = |field| object.pointer(field).and_then(Value::as_str);
-    let mut place = PathBuf::from(kind);
-    place.extend([part("/metadata/namespace"), part("/metadata/name")].into_iter().flatten());
-    place
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ObjectError,
-    hosts::{Host, Step, Wanted, steps, strings},
+    hosts::{Host, KIND, Node, Step, Wanted, steps, strings},
 };
 use kube::{
     Error,
@@ -22,7 +22,6 @@ use kube::{
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-const KIND: &str = "HostEndpoint";
 /// Where Calico's own API server keeps what else is said of an object.
 const METADATA: &str = "projectcalico.org/metadata";
 
@@ -40,17 +39,13 @@ impl ClusterObjects {
         let mut all = BTreeMap::new();
         if !wanted.is_none() {
             self.each(&kinds::nodes(), Lack::Fails, |node| {
-                all.extend(wanted.of_node(&node));
+                all.extend(Node::of_kubernetes(&node).iter().flat_map(|node| wanted.of_node(node)));
                 Ok(())
             })?;
         }
         let (mut done, mut failed) = (Vec::new(), None);
         for step in steps(&there, &all) {
-            let (name, what) = match &step {
-                Step::Make(name, _) => (name, "was made"),
-                Step::Change(name, _) => (name, "follows its node"),
-                Step::Remove(name) => (name, "was removed"),
-            };
+            let (name, what) = step.said();
             self.begin(Write::HostEndpoint, (KIND, name))?;
             let version = versions.get(name).cloned().flatten();
             let asked = match &step {
@@ -68,7 +63,7 @@ impl ClusterObjects {
             };
             // One that is refused keeps nobody else's from being as it is to be.
             match asked {
-                Ok(true) => done.push(format!("{KIND} {name} {what}")),
+                Ok(true) => done.push(what.clone()),
                 Ok(false) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }

@@ -22,7 +22,7 @@ pub(super) const CLUSTER_INFORMATION: &str = "ClusterInformation";
 
 /// A kind.
 #[derive(Clone, Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     pub(super) resource: ApiResource,
     /// A cluster may do without it: then there are no objects of it.
     pub(super) is_optional: bool,
@@ -159,6 +159,12 @@ pub(super) fn shared(calico: Calico, kind: &str) -> ApiResource {
     };
     let (group, version) = calico.group();
     of((group, version, kind, &plural, false)).resource
+}
+
+/// Services, and what stands behind them.
+pub(super) fn of_services() -> Vec<Watched> {
+    let is_one = |kind: &Watched| ["Service", "EndpointSlice"].contains(&&*kind.resource.kind);
+    watched(Calico::Stored).into_iter().filter(is_one).collect()
 }
 
 /// Pods.

@@ -15,11 +15,12 @@ use super::{
     status::Asking,
 };
 use crate::{
-    Metadata, Object, ObjectError, Shared, StatusRequest,
+    Metadata, NodeInterfaces, Object, ObjectError, Shared, StatusRequest,
     calendar::rfc3339,
     census::Survey,
     given,
     hosts::Wanted,
+    interfaces,
     known::Heard,
     lease,
     settings::{Change, Setting},
@@ -264,24 +265,14 @@ impl Shared for ClusterObjects {
 
     /// At the Node itself, where Calico's agents look for it.
     fn tell_vteps(&self, own: &NodeVteps) -> Result<(), ObjectError> {
-        let (resource, name) = (kinds::nodes(), own.node.to_string());
-        let api: Api<DynamicObject> = Api::all_with(self.connection.client.clone(), &resource);
-        let what = (&*resource.kind, &*name);
-        let found = self.ask(what, api.get(&name))?;
-        let found = found.ok_or_else(|| self.failed(what, "there is no such Node".to_owned()))?;
-        let says = |key: &str| found.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned();
         let of_ipip = (vtep::IPIP_ANNOTATION, own.vteps.ipip.map(|address| address.to_string()));
-        let annotations: Vec<_> = vtep::told(&own.vteps, vtep::ANNOTATIONS).into_iter().chain([of_ipip]).collect();
-        if annotations.iter().all(|(key, value)| says(key) == *value) {
-            return Ok(());
-        }
-        let annotations: serde_json::Map<_, _> =
-            annotations.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect();
-        // With the UID: a Node of the same name that was made meanwhile is another machine's, perhaps.
-        let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
-        self.connection.count(Write::Node);
-        let patched = self.connection.ask(api.patch_status(&name, &patching(), &Patch::Merge(&change)));
-        patched.map(drop).map_err(|unanswered| self.error(what, unanswered))
+        let annotations = vtep::told(&own.vteps, vtep::ANNOTATIONS).into_iter().chain([of_ipip]);
+        self.annotate_node(&own.node, &annotations.collect::<Vec<_>>())
+    }
+
+    /// Likewise.
+    fn tell_interfaces(&self, own: &NodeInterfaces) -> Result<(), ObjectError> {
+        self.annotate_node(&own.node, &[(interfaces::ANNOTATION, Some(own.told().to_string()))])
     }
 
     /// The annotations of this node's Node are the teller's to write, with the condition that it serves pods ([`super::Report`]).
@@ -374,6 +365,26 @@ impl Shared for ClusterObjects {
 }
 
 impl ClusterObjects {
+    /// Makes these annotations of a Node so; writes nothing where they are.
+    fn annotate_node(&self, node: &NodeName, annotations: &[(&str, Option<String>)]) -> Result<(), ObjectError> {
+        let (resource, name) = (kinds::nodes(), node.to_string());
+        let api: Api<DynamicObject> = Api::all_with(self.connection.client.clone(), &resource);
+        let what = (&*resource.kind, &*name);
+        let found = self.ask(what, api.get(&name))?;
+        let found = found.ok_or_else(|| self.failed(what, "there is no such Node".to_owned()))?;
+        let says = |key: &str| found.metadata.annotations.as_ref().and_then(|all| all.get(key));
+        if annotations.iter().all(|(key, value)| says(key) == value.as_ref()) {
+            return Ok(());
+        }
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        // With the UID: a Node of the same name that was made meanwhile is another machine's, perhaps.
+        let change = json!({"metadata": {"uid": found.metadata.uid, "annotations": annotations}});
+        self.connection.count(Write::Node);
+        let patched = self.connection.ask(api.patch_status(&name, &patching(), &Patch::Merge(&change)));
+        patched.map(drop).map_err(|unanswered| self.error(what, unanswered))
+    }
+
     /// One that is gone needs nothing.
     fn apply_status(&self, service: &ServiceId, status: &Value) -> Result<(), ObjectError> {
         let resource = kinds::services();

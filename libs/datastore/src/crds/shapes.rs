@@ -242,7 +242,9 @@ struct HostTemplate {
     generate_name: Option<String>,
     /// Which nodes; all, if nothing stands here.
     node_selector: Option<String>,
-    /// Of the node's addresses those in these networks; a node that has none there has no such host endpoint.
+    /// One for each of the node's interfaces whose name has this, a regular expression.
+    interface_pattern: Option<String>,
+    /// Of the node's addresses those in these networks; a node that has none there has no such host endpoint, unless there is a pattern.
     #[schemars(rename = "interfaceCIDRs")]
     interface_cidrs: Option<Vec<String>>,
     /// Beside the node's.

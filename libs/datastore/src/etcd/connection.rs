@@ -64,17 +64,30 @@ pub struct EtcdSettings {
 pub(super) enum Write {
     /// Blocks, affinities, handles.
     Addresses,
+    /// A node's host endpoint.
+    HostEndpoint,
     /// Who does what only one may do.
     Lease,
+    /// This node's own object.
+    Node,
     /// A pod's endpoint.
     Pod,
     /// What load balancers were given.
     Service,
+    /// How a node's BGP is.
+    Status,
 }
 
 impl Write {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Addresses, "addresses"), (Self::Lease, "lease"), (Self::Pod, "pod"), (Self::Service, "service")];
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Addresses, "addresses"),
+        (Self::HostEndpoint, "hostendpoint"),
+        (Self::Lease, "lease"),
+        (Self::Node, "node"),
+        (Self::Pod, "pod"),
+        (Self::Service, "service"),
+        (Self::Status, "status"),
+    ];
 }
 
 /// An etcd that can be asked. Cheap to clone.

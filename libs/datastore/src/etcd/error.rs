@@ -54,6 +54,11 @@ impl Unanswered {
         }
     }
 
+    /// The revision is not kept any more, or not yet there.
+    pub(super) fn is_compacted(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::OutOfRange && !self.is_too_large())
+    }
+
     /// The answer is larger than what is read.
     pub(super) fn is_too_large(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code() == Code::OutOfRange && status.message().contains("too large"))

@@ -1,16 +1,17 @@
-//! Gathers what etcd says of Calico's objects, and of who has which block.
+//! Gathers what etcd says of Calico's objects, and of who has which block; and what an API server beside it says of services.
 //! In: keys and values, and where a list begins and is over. Out: batches of updates.
-//! Invariant: there is no batch while a list goes on, nor while Calico's objects are not there, locked, or another cluster's; what a
-//! later list lacks is gone only when it is over.
+//! Invariant: there is no batch while a list of etcd's goes on, nor while Calico's objects are not there, locked, or another cluster's;
+//! what a later list lacks is gone only when it is over.
 //! Never: takes trouble, or an etcd in which nothing is, for absence.
 
 use super::{
     layout::{self, INFORMATION, Information, RESOURCES},
     records::{self, HOSTS},
+    services::{SERVED, Services},
     watched::{Revisions, Said},
     whose::Whose,
 };
-use crate::{Batch, Problem, standing::Standing};
+use crate::{Batch, Problem, cluster, standing::Standing};
 use model::Update;
 use std::{
     collections::BTreeSet,
@@ -41,14 +42,19 @@ impl Part {
     /// The place of what stands under a key.
     fn place(self, key: &str) -> Option<PathBuf> {
         let name = key.strip_prefix(self.prefix())?;
-        Some(match self {
-            Self::Resources => name.into(),
-            Self::Claims => Path::new(CLAIMS).join(name),
-        })
+        match self {
+            // Of no kind that is read, and not to be taken for what others say.
+            Self::Resources if [CLAIMS, SERVED].iter().any(|other| Path::new(name).starts_with(other)) => None,
+            Self::Resources => Some(name.into()),
+            Self::Claims => Some(Path::new(CLAIMS).join(name)),
+        }
     }
 
     fn has(self, place: &Path) -> bool {
-        place.starts_with(CLAIMS) == (self == Self::Claims)
+        match self {
+            Self::Resources => !place.starts_with(CLAIMS) && !place.starts_with(SERVED),
+            Self::Claims => place.starts_with(CLAIMS),
+        }
     }
 }
 
@@ -67,6 +73,7 @@ pub(super) struct Gather {
     standing: Standing,
     resources: Hearing,
     claims: Hearing,
+    services: Services,
     is_in_sync: bool,
     /// What ClusterInformation says; `None`: there is none.
     information: Option<Information>,
@@ -80,11 +87,12 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    pub(super) fn new(standing: Standing, server: String, whose: Whose) -> Self {
+    pub(super) fn new(standing: Standing, server: String, whose: Whose, services: Services) -> Self {
         Self {
             standing,
             resources: Hearing::default(),
             claims: Hearing::default(),
+            services,
             is_in_sync: false,
             information: None,
             listed: None,
@@ -125,6 +133,31 @@ impl Gather {
         }
         let beside = self.troubles();
         self.standing.tell_beside(beside);
+    }
+
+    /// Of services, by the number of their kind.
+    pub(super) fn hear_of_services(&mut self, kind: usize, said: cluster::Said) {
+        self.services.hear(&mut self.standing, kind, said);
+        let beside = self.troubles();
+        self.standing.tell_beside(beside);
+    }
+
+    /// All is there but services: nobody waits for them for ever.
+    pub(super) fn awaits_services(&self) -> bool {
+        !self.is_in_sync && self.is_heard() && !self.services.are_known()
+    }
+
+    /// Policies come into force without them. Services that were in force when the agent last ran stay until all have been heard.
+    pub(super) fn leave_services(&mut self) {
+        self.services.are_late(&mut self.standing);
+        let beside = self.troubles();
+        self.standing.tell_beside(beside);
+    }
+
+    /// Whether etcd has said everything, and may be taken at its word.
+    fn is_heard(&self) -> bool {
+        let is_over = |hearing: &Hearing| hearing.is_listed && hearing.missing.is_none();
+        is_over(&self.resources) && is_over(&self.claims) && !self.is_locked()
     }
 
     fn listed(&mut self, part: Part) {
@@ -180,8 +213,7 @@ impl Gather {
     /// What is new. Nothing before everything has been listed, nor while a list goes on: half of what changed together is not what
     /// anybody wrote. Nothing while objects are locked.
     pub(super) fn batch(&mut self) -> Batch {
-        let is_over = |hearing: &Hearing| hearing.is_listed && hearing.missing.is_none();
-        if !is_over(&self.resources) || !is_over(&self.claims) || self.is_locked() {
+        if !self.is_heard() || !self.is_in_sync && !self.services.are_known() {
             return Batch::new();
         }
         if let Some(cluster) = self.cluster().map(str::to_owned) {
@@ -224,6 +256,7 @@ impl Gather {
             .into_iter()
             .chain(unwritten)
             .chain(locked.map(|message| problem(INFORMATION, message.to_owned())))
+            .chain(self.services.troubles())
             .collect()
     }
 }

@@ -1,5 +1,5 @@
 //! A watch of etcd into which others look.
-//! In: a kind. Out: what its objects were heard to be ([`Known`]).
+//! In: what keys begin with, and how an object is read. Out: what the objects were heard to be ([`Known`]).
 //! Invariant: it goes on after every trouble, where it was or by a list; what cannot be read is as if it were not there.
 //! Never: is asked for what must be true now.
 
@@ -8,32 +8,51 @@ use super::{
     records,
     watched::{self, Said},
 };
-use crate::known::{Heard, Known};
+use crate::{
+    Object,
+    known::{Heard, Known, Trouble},
+};
 use std::sync::Arc;
 use tokio::sync::mpsc::channel;
 
 /// What was said and not taken in yet, at most.
 const WAITING: usize = 64;
 
-pub(super) fn begin(connection: &EtcdConnection, kind: &'static str) -> Heard {
-    let own = connection.clone();
-    Heard::begin(connection.runtime(), |known| follow(own, kind, known))
+/// The object under a key, by its value and its revision; `None`: none, or it cannot be read.
+pub(super) type Read = fn(&str, &[u8], i64) -> Option<Object>;
+
+/// Which objects.
+#[derive(Clone, Debug)]
+pub(super) struct Of {
+    pub(super) prefix: String,
+    pub(super) read: Read,
 }
 
-async fn follow(connection: EtcdConnection, kind: &'static str, known: Arc<Known>) {
+impl Of {
+    /// Leases.
+    pub(super) fn leases() -> Self {
+        let read: Read = |key, value, at| records::read(crate::lease::KIND, key, value, at).ok().flatten();
+        Self { prefix: records::prefix(crate::lease::KIND), read }
+    }
+}
+
+pub(super) fn begin(connection: &EtcdConnection, of: Of) -> Heard {
+    let own = connection.clone();
+    Heard::begin(connection.runtime(), |known| follow(own, of, known))
+}
+
+async fn follow(connection: EtcdConnection, of: Of, known: Arc<Known>) {
     let (say, mut heard) = channel(WAITING);
-    let prefix = records::prefix(kind);
     let take_in = async {
         let mut is_listing = false;
         while let Some(said) = heard.recv().await {
-            hear(&known, kind, said, &mut is_listing);
+            hear(&known, of.read, said, &mut is_listing);
         }
     };
-    tokio::join!(watched::run(&connection, &prefix, &say), take_in);
+    tokio::join!(watched::run(&connection, &of.prefix, &say), take_in);
 }
 
-fn hear(known: &Known, kind: &str, said: Said, is_listing: &mut bool) {
-    let read = |key: &str, value: &[u8], at| records::read(kind, key, value, at).ok().flatten();
+fn hear(known: &Known, read: Read, said: Said, is_listing: &mut bool) {
     let is_gone = |key: &str, at| read(key, b"{}", at).iter().for_each(|last| known.gone(last));
     match said {
         Said::Listing => {
@@ -52,7 +71,11 @@ fn hear(known: &Known, kind: &str, said: Said, is_listing: &mut bool) {
             *is_listing = false;
             known.listed();
         }
-        Said::Again | Said::Trouble(_) => {}
+        Said::Trouble(None) => known.is_well(),
+        Said::Trouble(Some(message)) => {
+            known.has_trouble(Trouble { is_absent: false, is_refused: false, message });
+        }
+        Said::Again => {}
     }
 }
 
@@ -69,7 +92,7 @@ mod tests {
     #[test]
     fn a_list_and_what_changes_after_it_are_known_by_the_revision_of_the_change() {
         let (known, mut is_listing) = (Known::default(), false);
-        let mut say = |said| hear(&known, KIND, said, &mut is_listing);
+        let mut say = |said| hear(&known, Of::leases().read, said, &mut is_listing);
         let is = |name: &str, made, at| {
             let key = format!("{}{name}", records::prefix(KIND));
             Said::Is(key, br#"{"holderIdentity":"n1"}"#.to_vec(), Revisions { made, at })

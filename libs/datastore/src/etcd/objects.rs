@@ -13,19 +13,21 @@ use super::{
     pods, records,
 };
 use crate::{
-    Connection, Object, ObjectError, Shared,
+    ClusterObjects, Connection, NodeInterfaces, Object, ObjectError, Shared, StatusRequest,
     census::Survey,
     cluster, given,
+    hosts::Wanted,
+    interfaces,
     known::Heard,
     lease, node_addresses,
     settings::{Change, Setting},
-    shared::Described,
+    shared::{Described, Passwords},
     vtep,
 };
 use ipam::audit::Census;
 use model::{
-    Attachment, Cidr, IpamConfig, NodeAddresses, NodeName, NodeVteps, Pod, PodId, ServiceAddresses, ServiceId,
-    WorkloadAddress,
+    Attachment, Cidr, IpamConfig, NodeAddresses, NodeName, NodeVteps, Pod, PodId, SecretKey, ServiceAddresses,
+    ServiceId, WorkloadAddress,
 };
 use serde_json::{Value, json};
 use std::{
@@ -40,27 +42,39 @@ const PAGE_PATIENCE: Duration = Duration::from_secs(3);
 /// Objects that are written as a whole; etcd takes 128 steps by default.
 pub(super) const STEPS_MAX: usize = 64;
 /// Tries, where somebody else writes the same endpoint.
-const ATTEMPTS: u32 = 8;
+pub(super) const ATTEMPTS: u32 = 8;
 
 /// The shared objects of an etcd. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EtcdObjects {
     connection: EtcdConnection,
-    /// Who knows the pods.
+    /// Who knows the pods and the services.
     cluster: Option<Connection>,
+    served: Option<ClusterObjects>,
     /// Begun when leases are first asked for.
     leases: Arc<OnceLock<Heard>>,
+    /// Begun when it is first asked what is asked of a node.
+    asking: Arc<OnceLock<Heard>>,
 }
 
 impl EtcdObjects {
     /// Of this etcd; the cluster is asked what its pods are.
     #[must_use]
     pub fn of(connection: EtcdConnection, cluster: Option<Connection>) -> Self {
-        Self { connection, cluster, leases: Arc::default() }
+        let served = cluster.clone().map(ClusterObjects::of);
+        Self { connection, cluster, served, leases: Arc::default(), asking: Arc::default() }
     }
 
     pub(super) fn cluster(&self) -> Option<&Connection> {
         self.cluster.as_ref()
+    }
+
+    pub(super) fn connection(&self) -> &EtcdConnection {
+        &self.connection
+    }
+
+    pub(super) fn asking(&self) -> &OnceLock<Heard> {
+        &self.asking
     }
 
     pub(super) fn error(&self, (kind, name): (&str, &str), reason: impl ToString) -> ObjectError {
@@ -69,8 +83,8 @@ impl EtcdObjects {
     }
 
     /// Nothing of Calico's is written while it is locked.
-    fn begin(&self, write: Write, what: (&str, &str)) -> Result<(), ObjectError> {
-        if self.connection.is_paused() && [Write::Addresses, Write::Pod].contains(&write) {
+    pub(super) fn begin(&self, write: Write, what: (&str, &str)) -> Result<(), ObjectError> {
+        if self.connection.is_paused() && ![Write::Lease, Write::Service].contains(&write) {
             let reason =
                 "ClusterInformation does not say that datastoreReady is true: nothing is written until it does";
             return Err(self.error(what, reason));
@@ -223,7 +237,7 @@ impl EtcdObjects {
             if node == before {
                 return Ok(());
             }
-            self.begin(Write::Addresses, what)?;
+            self.begin(Write::Node, what)?;
             let step = (unchanged(&key, found.mod_revision), put(&key, node.to_string().into_bytes()));
             if self.transact(what, vec![step])?.is_some() {
                 return Ok(());
@@ -247,7 +261,7 @@ impl Shared for EtcdObjects {
     /// Leases are watched once one is asked for: every node looks at them several times a second.
     fn known(&self, kind: &str, name: &str) -> Result<Option<Arc<Object>>, ObjectError> {
         if kind == lease::KIND {
-            let heard = self.leases.get_or_init(|| heard::begin(&self.connection, lease::KIND));
+            let heard = self.leases.get_or_init(|| heard::begin(&self.connection, heard::Of::leases()));
             if let Some(known) = heard.get(name) {
                 return Ok(known);
             }
@@ -353,12 +367,24 @@ impl Shared for EtcdObjects {
         self.change_node(&own.node, |spec| node_addresses::put(&own.told, spec))
     }
 
+    /// Likewise.
+    fn tell_interfaces(&self, own: &NodeInterfaces) -> Result<(), ObjectError> {
+        self.change_node(&own.node, |spec| drop(spec.insert(interfaces::FIELD.to_owned(), own.told())))
+    }
+
+    /// As the status of the Service, where everybody reads it.
     fn give(&self, given: &ServiceAddresses) -> Result<(), ObjectError> {
-        given::tell(self, given)
+        match &self.served {
+            Some(served) => served.give(given),
+            None => given::tell(self, given),
+        }
     }
 
     fn take_back(&self, service: &ServiceId) -> Result<(), ObjectError> {
-        given::take_back(self, service)
+        match &self.served {
+            Some(served) => served.take_back(service),
+            None => given::take_back(self, service),
+        }
     }
 
     fn census(&self, nodes: &BTreeSet<NodeName>, pods: &BTreeSet<PodId>) -> Result<Census, ObjectError> {
@@ -379,6 +405,23 @@ impl Shared for EtcdObjects {
 
     fn survey(&self) -> Result<Survey, ObjectError> {
         self.everybody()
+    }
+
+    fn keep_hosts(&self, wanted: &Wanted) -> Result<Vec<String>, ObjectError> {
+        self.keep_hosts_of_nodes(wanted)
+    }
+
+    fn status_requests(&self, node: &NodeName) -> Result<Option<Vec<StatusRequest>>, ObjectError> {
+        self.status_requests_of(node).map(Some)
+    }
+
+    fn answer_status(&self, request: &StatusRequest, status: &Value) -> Result<(), ObjectError> {
+        self.answer_status_of(request, status)
+    }
+
+    /// Calico's agent reads them from the API server, too.
+    fn passwords(&self, asked: &BTreeSet<SecretKey>) -> Option<Passwords> {
+        self.served.as_ref()?.passwords(asked)
     }
 
     fn is_locked(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What etcd says of the keys that begin alike: one list at one revision, then every change from the next revision on.
 //! In: a connection, and what the keys begin with. Out: what it says, without an end.
-//! Invariant: after every trouble it goes on at the revision that was not heard yet, or, where etcd does not have that any more, with a
-//! list; a list is of one revision, however many pages it has.
+//! Invariant: after every trouble it goes on behind what was heard last, or, where etcd does not have that, or not so, with a list; a
+//! list is of one revision, however many pages it has.
 //! Never: ends before nobody listens; asks faster than the pauses grow.
 
 use super::{
@@ -10,7 +10,11 @@ use super::{
     message::{DELETED, Event, Header, KeyValue, RangeRequest, WatchCreate, WatchResponse, end_of},
     pages::Pages,
 };
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
+};
 use tokio::{sync::mpsc::Sender, time};
 
 /// So long one page may take.
@@ -51,12 +55,56 @@ impl Revisions {
 }
 
 /// How far it was heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Heard {
     /// Whose revisions these are.
     cluster: u64,
     /// The next one.
     next: i64,
+    /// What was written last of what was heard; `None`: nothing was.
+    last: Option<Mark>,
+}
+
+/// A write, by which a store is known again: one that was restored from a backup has written something else at its revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    key: Vec<u8>,
+    at: i64,
+    /// What was written, in short; `None`: the key went.
+    value: Option<u64>,
+}
+
+impl Mark {
+    fn of(kv: &KeyValue, is_gone: bool) -> Self {
+        Self { key: kv.key.clone(), at: kv.mod_revision, value: (!is_gone).then(|| digest(&kv.value)) }
+    }
+
+    /// Whether it was written so, by the key as it was then, and just before.
+    fn stands(&self, then: Option<&KeyValue>, before: Option<&KeyValue>) -> bool {
+        match (then, self.value) {
+            (Some(kv), Some(value)) => kv.mod_revision == self.at && digest(&kv.value) == value,
+            (None, None) => before.is_some(),
+            _ => false,
+        }
+    }
+}
+
+fn digest(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Heard {
+    /// Where a watch goes on: whatever it says of revisions before the next one was not heard, and is of another history.
+    fn from(&self) -> i64 {
+        self.last.as_ref().map_or(self.next, |last| self.next.min(last.at + 1))
+    }
+
+    /// Whether an event is of another history than was heard.
+    fn contradicts(&self, event: &Event) -> bool {
+        event.kv.as_ref().is_some_and(|kv| kv.mod_revision < self.next)
+    }
 }
 
 /// Why something is over.
@@ -66,7 +114,7 @@ enum Over {
     Deaf,
     /// It is to be tried again; with what is wrong, for people.
     Lost(String),
-    /// What was not heard yet is not kept any more: a list is needed.
+    /// What was not heard yet is not kept any more, or is not what follows: a list is needed.
     Compacted,
 }
 
@@ -78,10 +126,10 @@ impl From<Unanswered> for Over {
 
 /// Of keys that begin so. Until nobody listens.
 pub(crate) async fn run(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) {
-    let mut heard = None;
+    let mut heard: Option<Heard> = None;
     let mut pause = PAUSES[0];
     loop {
-        let before = heard;
+        let before = heard.clone();
         match round(connection, prefix, send, &mut heard).await {
             Over::Deaf => return,
             Over::Compacted => heard = None,
@@ -98,11 +146,14 @@ pub(crate) async fn run(connection: &EtcdConnection, prefix: &str, send: &Sender
 
 /// A list, where one is needed, and a watch.
 async fn round(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>, heard: &mut Option<Heard>) -> Over {
-    let known = match *heard {
-        Some(known) => match goes_on(connection, prefix, known).await {
+    let known = match heard.take() {
+        Some(known) => match goes_on(connection, prefix, &known).await {
             Ok(goes_on) => goes_on.then_some(known),
             // A watch from a revision that is not this etcd's would hear nothing.
-            Err(unanswered) => return unanswered.into(),
+            Err(unanswered) => {
+                *heard = Some(known);
+                return unanswered.into();
+            }
         },
         None => None,
     };
@@ -118,12 +169,29 @@ async fn round(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>, h
     over
 }
 
-/// Whether etcd is the one that was heard: one that was restored from a backup counts its revisions anew, and a watch would wait for
-/// those that were.
-async fn goes_on(connection: &EtcdConnection, prefix: &str, heard: Heard) -> Result<bool, Unanswered> {
+/// Whether etcd is the one that was heard, and has written then what was heard. One that was restored from a backup counts its revisions
+/// on from there: a watch would wait for those that were, or, once it has come as far, leave out what it has written before.
+async fn goes_on(connection: &EtcdConnection, prefix: &str, heard: &Heard) -> Result<bool, Unanswered> {
     let question = RangeRequest { key: prefix.into(), count_only: true, ..RangeRequest::default() };
     let header = connection.range(&question).await?.header.unwrap_or_default();
-    Ok(header.cluster_id == heard.cluster && header.revision + 1 >= heard.next)
+    let Some(last) = &heard.last else { return Ok(false) };
+    if header.cluster_id != heard.cluster || header.revision + 1 < heard.next {
+        return Ok(false);
+    }
+    let then = was(connection, last, last.at).await;
+    // Of a value that stands nobody asks what was before.
+    let before = if last.value.is_none() { was(connection, last, last.at - 1).await } else { Ok(None) };
+    match (then, before) {
+        (Ok(then), Ok(before)) => Ok(last.stands(then.as_ref(), before.as_ref())),
+        (Err(unanswered), _) | (_, Err(unanswered)) if unanswered.is_compacted() => Ok(false),
+        (Err(unanswered), _) | (_, Err(unanswered)) => Err(unanswered),
+    }
+}
+
+/// The key as it was at a revision.
+async fn was(connection: &EtcdConnection, mark: &Mark, revision: i64) -> Result<Option<KeyValue>, Unanswered> {
+    let question = RangeRequest { key: mark.key.clone(), revision, ..RangeRequest::default() };
+    Ok(connection.range(&question).await?.kvs.pop())
 }
 
 async fn say(send: &Sender<Said>, said: Said) -> Result<(), Over> {
@@ -131,18 +199,21 @@ async fn say(send: &Sender<Said>, said: Said) -> Result<(), Over> {
 }
 
 async fn list(connection: &EtcdConnection, prefix: &str, send: &Sender<Said>) -> Result<Heard, Over> {
-    let mut pages = Pages::of(prefix);
+    let (mut pages, mut last) = (Pages::of(prefix), None::<Mark>);
     say(send, Said::Listing).await?;
     while let Some(page) = pages.next(connection, PAGE_PATIENCE).await? {
         say(send, Said::Trouble(None)).await?;
         for kv in page {
             let revisions = Revisions::of(&kv);
+            if last.as_ref().is_none_or(|last| last.at < revisions.at) {
+                last = Some(Mark::of(&kv, false));
+            }
             say(send, Said::Is(text(kv.key), kv.value, revisions)).await?;
         }
     }
     say(send, Said::Listed).await?;
     let Header { cluster_id, revision } = pages.header;
-    Ok(Heard { cluster: cluster_id, next: revision + 1 })
+    Ok(Heard { cluster: cluster_id, next: revision + 1, last })
 }
 
 /// Until it is over.
@@ -155,7 +226,7 @@ async fn watch(
     let create = WatchCreate {
         key: prefix.into(),
         range_end: end_of(prefix),
-        start_revision: heard.next,
+        start_revision: if is_again { heard.from() } else { heard.next },
         progress_notify: true,
         fragment: true,
     };
@@ -167,12 +238,17 @@ async fn watch(
                     connection.leave(member);
                     return Err(over);
                 }
+                if answer.events.iter().any(|event| heard.contradicts(event)) {
+                    connection.leave(member);
+                    return Err(Over::Compacted);
+                }
                 say(send, Said::Trouble(None)).await?;
                 if std::mem::take(&mut is_again) {
                     say(send, Said::Again).await?;
                 }
                 heard.next = next(heard.next, &answer);
                 for event in answer.events {
+                    heard.last = event.kv.as_ref().map(|kv| Mark::of(kv, event.kind == DELETED)).or(heard.last.take());
                     if let Some(said) = read(event) {
                         say(send, said).await?;
                     }
@@ -238,6 +314,30 @@ mod tests {
         assert_eq!(next(5, &WatchResponse { created: true, ..answer(&[]) }), 5);
         assert_eq!(next(5, &answer(&[])), 91, "nothing has changed up to 90");
         assert_eq!(next(95, &answer(&[])), 95);
+    }
+
+    #[test]
+    fn a_store_is_known_again_by_what_it_wrote_last_and_a_watch_goes_on_behind_that() {
+        let kv = |at: i64, value: &str| KeyValue {
+            key: b"k".to_vec(),
+            create_revision: 1,
+            mod_revision: at,
+            value: value.into(),
+        };
+        let put = Mark::of(&kv(7, "a"), false);
+        assert!(put.stands(Some(&kv(7, "a")), None));
+        for other in [None, Some(kv(6, "a")), Some(kv(7, "b"))] {
+            assert!(!put.stands(other.as_ref(), Some(&kv(3, "a"))), "{other:?}");
+        }
+        let gone = Mark::of(&kv(7, ""), true);
+        assert!(gone.stands(None, Some(&kv(3, "a"))));
+        assert!(!gone.stands(None, None), "it went before, or was never there");
+        assert!(!gone.stands(Some(&kv(3, "a")), Some(&kv(3, "a"))), "it has come back");
+        let heard = Heard { cluster: 1, next: 91, last: Some(put) };
+        assert_eq!(heard.from(), 8, "that nothing was written between is to be said again");
+        assert_eq!(Heard { next: 7, ..heard.clone() }.from(), 7, "more of it follows");
+        let event = |at| Event { kind: 0, kv: Some(kv(at, "x")) };
+        assert!(heard.contradicts(&event(40)) && !heard.contradicts(&event(91)));
     }
 
     #[test]

@@ -15,20 +15,28 @@ struct Bench {
     gather: Gather,
     told: Told,
     place: tempfile::TempDir,
+    /// Of the API server beside it.
+    server: Option<&'static str>,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self::in_place(tempfile::tempdir().expect("a folder"))
+        Self::in_place(tempfile::tempdir().expect("a folder"), None)
     }
 
-    fn in_place(place: tempfile::TempDir) -> Self {
+    /// With an API server beside it.
+    fn served() -> Self {
+        Self::in_place(tempfile::tempdir().expect("a folder"), Some("https://api:6443"))
+    }
+
+    fn in_place(place: tempfile::TempDir, server: Option<&'static str>) -> Self {
         let told = Told::default();
         let mut standing = Standing::new(PathBuf::new(), Told::clone(&told));
         let folder = place.path().join("last-good");
         standing.remember(&folder).expect("a folder");
         let whose = Whose::remembered(&folder).expect("a file, or none");
-        let mut bench = Self { gather: Gather::new(standing, "http://etcd:2379".into(), whose), told, place };
+        let gather = Gather::new(standing, "http://etcd:2379".into(), whose, Services::at(server));
+        let mut bench = Self { gather, told, place, server };
         bench.claims(&[]);
         bench
     }
@@ -36,7 +44,23 @@ impl Bench {
     /// The agent ends, and another one starts.
     fn again(mut self) -> Self {
         while self.gather.keep_one() {}
-        Self::in_place(self.place)
+        Self::in_place(self.place, self.server)
+    }
+
+    /// Of Services, and of EndpointSlices.
+    fn services(&mut self, said: [Vec<cluster::Said>; 2]) {
+        for (kind, all) in said.into_iter().enumerate() {
+            all.into_iter().for_each(|said| self.gather.hear_of_services(kind, said));
+        }
+    }
+
+    /// These Services are all that there are, each with one slice.
+    fn serves(&mut self, names: &[&str]) {
+        let list = |object: fn(&str) -> serde_json::Value| {
+            let each = names.iter().map(|name| cluster::Said::Object(object(name)));
+            [cluster::Said::Listing].into_iter().chain(each).chain([cluster::Said::Listed]).collect()
+        };
+        self.services([list(service), list(slice)]);
     }
 
     fn say(&mut self, said: Said) {
@@ -97,6 +121,18 @@ impl Bench {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.iter().map(|problem| format!("{problem}\n")).collect()
     }
+}
+
+fn service(name: &str) -> serde_json::Value {
+    serde_json::json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "x", "name": name },
+        "spec": { "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{ "port": 80 }] } })
+}
+
+fn slice(service: &str) -> serde_json::Value {
+    let labels = serde_json::json!({ "kubernetes.io/service-name": service });
+    serde_json::json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "namespace": "x", "name": format!("{service}-1"), "labels": labels },
+        "ports": [{ "port": 80 }], "endpoints": [{ "addresses": ["10.65.0.7"] }] })
 }
 
 fn tier(order: u32) -> String {
@@ -349,4 +385,77 @@ fn claims_on_blocks_are_heard_beside_resources_and_a_list_of_either_takes_nothin
     assert_eq!(bench.news(), [""; 0], "it may still come");
     bench.gather.hear(Part::Claims, Said::Listed);
     assert_eq!(bench.news(), ["-BlockAffinity n1-10-65-0-0-26"]);
+}
+
+#[test]
+fn services_are_heard_of_an_api_server_beside_it_and_all_comes_into_force_together() {
+    let mut bench = Bench::served();
+    bench.list(&[("clusterinformations/default", OPEN), ("tiers/a", &tier(1))]);
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.gather.awaits_services());
+    bench.serves(&["web"]);
+    assert!(!bench.gather.awaits_services());
+    assert_eq!(bench.news(), ["+Tier a", "+Service x/web", "+EndpointSlice x/web-1", "InSync"]);
+    // What lies in etcd is not taken for what the API server says.
+    bench.is("kubernetes/services/x/web", "{}");
+    bench.gone("kubernetes/services/x/web");
+    bench.list(&[("clusterinformations/default", OPEN)]);
+    assert_eq!(bench.news(), ["-Tier a", "Anew { listed: true }"], "its list has no say in services");
+    bench.services([vec![cluster::Said::Trouble("connection refused".into())], vec![]]);
+    assert_eq!(bench.news(), [""; 0]);
+    assert!(bench.problems().contains("https://api:6443: connection refused; services stay as they were"));
+    bench.serves(&[]);
+    assert_eq!(bench.news(), ["-Service x/web", "-EndpointSlice x/web-1"]);
+    assert_eq!(bench.problems(), "");
+}
+
+#[test]
+fn policies_do_not_wait_for_services_for_ever_and_no_service_goes_before_a_whole_list_lacks_it() {
+    let mut bench = Bench::served();
+    bench.list(&[("clusterinformations/default", OPEN)]);
+    bench.serves(&["web", "gone", "db"]);
+    assert_eq!(bench.news().len(), 7);
+    let mut bench = bench.again();
+    bench.list(&[("clusterinformations/default", OPEN), ("tiers/a", &tier(1))]);
+    // Half a list has come when nobody waits any longer.
+    let web = cluster::Said::Object(service("web"));
+    bench.services([vec![cluster::Said::Listing, web], vec![cluster::Said::Trouble("forbidden".into())]]);
+    assert_eq!(bench.news(), [""; 0]);
+    bench.gather.leave_services();
+    let all = ["db", "gone", "web"];
+    let mut expected = vec!["+Tier a".to_owned()];
+    expected.extend(all.iter().map(|name| format!("+Service x/{name}")));
+    expected.extend(all.iter().map(|name| format!("+EndpointSlice x/{name}-1")));
+    expected.push("InSync".to_owned());
+    assert_eq!(bench.news(), expected);
+    assert!(bench.problems().contains("forbidden; until it has said them all"), "{}", bench.problems());
+    // Still nobody has said what there is; and that outlives one more start.
+    let mut bench = bench.again();
+    bench.list(&[("clusterinformations/default", OPEN), ("tiers/a", &tier(1))]);
+    bench.services([vec![cluster::Said::Listing, cluster::Said::Object(service("web"))], vec![]]);
+    bench.gather.leave_services();
+    assert_eq!(bench.news().len(), 8);
+    bench.services([vec![cluster::Said::Object(service("db")), cluster::Said::Listed], vec![]]);
+    assert_eq!(bench.news(), ["-Service x/gone"], "the list is over");
+    bench.serves(&["web", "db"]);
+    assert_eq!(bench.news(), ["-EndpointSlice x/gone-1"]);
+    assert_eq!(bench.problems(), "");
+}
+
+#[test]
+fn what_a_service_was_given_outlives_a_start_without_an_api_server() {
+    let mut given = service("web");
+    given["metadata"]["managedFields"] = serde_json::json!([{ "manager": "tortie",
+        "fieldsV1": { "f:status": { "f:loadBalancer": { "f:ingress": {} } } } }]);
+    given["status"] = serde_json::json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.7" }] } });
+    let mut bench = Bench::served();
+    bench.list(&[("clusterinformations/default", OPEN)]);
+    let list = vec![cluster::Said::Listing, cluster::Said::Object(given), cluster::Said::Listed];
+    bench.services([list, vec![cluster::Said::Listing, cluster::Said::Listed]]);
+    let all = ["+Service x/web", "+ServiceAddresses x/web", "InSync"];
+    assert_eq!(bench.news(), all);
+    let mut bench = bench.again();
+    bench.list(&[("clusterinformations/default", OPEN)]);
+    bench.gather.leave_services();
+    assert_eq!(bench.news(), all);
 }
