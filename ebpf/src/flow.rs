@@ -5,8 +5,7 @@
 
 use abi::conntrack::{CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::rules::HIT_NONE;
-use abi::{ConntrackEntry, DropReason};
+use abi::{ConntrackEntry, DropReason, rules::HIT_NONE};
 
 use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of, is_tunnel, is_tunnelled};
 use crate::conntrack::{self, Currency, Found, Opening, Tracked};
