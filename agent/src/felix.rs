@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(here("defaultEndpointToHostAction", true), "in force");
         assert_eq!(here("vxlanMTU", true), "in force");
         assert_eq!(here("healthPort", true), "by a setting");
-        assert_eq!(here("vxlanVNI", true), "not yet");
+        assert_eq!(here("logPrefix", true), "not yet");
         assert_eq!(here("chainInsertMode", true), "no meaning");
         assert_eq!(here("unheardOf", true), "unknown");
         assert_eq!(

@@ -3,7 +3,8 @@
 //! Invariant: an address belongs to the one endpoint that the address table names at the packet's generation.
 //! Never: trusts a packet's word for who sent it.
 
-use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_FIRST};
+use abi::endpoint::{ENDPOINT_READY, GATEWAY_MAC, SLOT_FIRST, SLOT_HOST};
+use abi::rules::x_of;
 use abi::tunnel::VXLAN_PORT;
 use abi::{Address, DropReason, Endpoint};
 
@@ -98,11 +99,24 @@ const fn is_nowhere(v6: bool, address: Address) -> bool {
 
 const LOOPBACK_V6: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
 
-/// Tunnels that a pod might build into the node's own overlay.
+/// Tunnels that a pod might build into the node's own overlay; `x`: protocol and port, as spans are searched.
 #[inline(always)]
-#[must_use]
-pub const fn is_tunnel(packet: &Packet) -> bool {
-    packet.protocol == protocol::IPIP || (packet.protocol == protocol::UDP && packet.detail == VXLAN_PORT)
+pub fn is_tunnel<T: Tables>(tables: &T, x: u32, generation: u64) -> Result<bool, DropReason> {
+    if x >> 16 != protocol::UDP as u32 {
+        return Ok(x >> 16 == protocol::IPIP as u32);
+    }
+    let node = tables.endpoint(SLOT_HOST).ok_or(DropReason::TableCorrupt)?;
+    let port = match tables.word(&node.egress).at(generation) {
+        0 => u32::from(VXLAN_PORT),
+        port => port,
+    };
+    Ok(x & 0xffff == port)
+}
+
+/// The same of a packet.
+#[inline(always)]
+pub fn is_tunnelled<T: Tables>(tables: &T, packet: &Packet, generation: u64) -> Result<bool, DropReason> {
+    is_tunnel(tables, x_of(packet.protocol, packet.detail), generation)
 }
 
 /// Whether the destination is a multicast group or a broadcast address.

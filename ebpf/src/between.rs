@@ -6,7 +6,7 @@
 use abi::DropReason;
 use abi::endpoint::SLOT_HOST;
 
-use crate::antispoof::is_tunnel;
+use crate::antispoof::is_tunnelled;
 use crate::tables::{Frame, Tables};
 use crate::tunnel::is_node;
 use crate::walk::{Hook, State, Walk};
@@ -16,7 +16,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
     #[inline(always)]
     pub(crate) fn is_between_nodes(&self, state: &State) -> Result<bool, DropReason> {
         let packet = &state.packet;
-        if !is_tunnel(packet) {
+        if !is_tunnelled(self.tables, packet, state.generation)? {
             return Ok(false);
         }
         let (own, other) = match self.hook {
@@ -29,7 +29,8 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
 
 #[cfg(test)]
 mod tests {
-    use abi::TunnelEnd;
+    use abi::endpoint::SLOT_HOST;
+    use abi::{TunnelEnd, Word};
 
     use crate::fake::{Node, ipv4, udp, v4};
     use crate::gates::{HOST, NOTHING, REFUSED, UNTOUCHED, comes_in, forwarding, goes_out, pods_goes_out};
@@ -54,6 +55,14 @@ mod tests {
         assert_eq!(pods_goes_out(&node, &udp(HOST, OTHER, (5000, 4789))), UNTOUCHED, "what a pod sent is in it");
         assert_eq!(comes_in(&node, &ipv4((7, OTHER), 1, 4, &[0x45; 20])), UNTOUCHED);
         assert!(node.flows().is_empty());
+    }
+
+    #[test]
+    fn where_tunnels_have_another_port_it_is_that_one() {
+        let mut node = refusing();
+        node.endpoints[SLOT_HOST as usize].egress = Word::settled(4790);
+        assert_eq!(comes_in(&node, &udp((7, OTHER), 1, (5000, 4790))), UNTOUCHED);
+        assert_eq!(comes_in(&node, &udp((7, OTHER), 1, (5000, 4789))), REFUSED);
     }
 
     #[test]

@@ -5,10 +5,9 @@
 
 use abi::conntrack::{CT_HOST_OPENED, CT_RESET, CT_VIA_HOST, NAT_TRANSLATED, STATE_ANSWERED, owner_of};
 use abi::endpoint::{SLOT_FIRST, SLOT_HOST, SLOT_NONE};
-use abi::rules::HIT_NONE;
-use abi::{ConntrackEntry, DropReason};
+use abi::{ConntrackEntry, DropReason, rules::HIT_NONE};
 
-use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of, is_tunnel};
+use crate::antispoof::{check_destination, check_macs, check_source, endpoint_of, is_tunnel, is_tunnelled};
 use crate::conntrack::{self, Currency, Found, Opening, Tracked};
 use crate::ends::same_ends;
 use crate::entry::Flow;
@@ -144,8 +143,12 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             self.masquerades(state, asked.opener, asked.responder)?;
         }
         let asked = asked.between(slots, self.forgotten(is_led));
-        let judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
+        let mut judgement = if self.forgotten(terms.judged) { self.judge(state, &asked) } else { Ok(()) };
         if again {
+            // The port of tunnels may have become that of a pod's own flow, which its rules say nothing of.
+            if slots.0 >= SLOT_FIRST && is_tunnel(self.tables, asked.x, state.generation)? {
+                judgement = Err(DropReason::Encapsulated);
+            }
             self.conclude(state, from_low, judgement)?;
             return Ok(Some(receiver));
         }
@@ -243,7 +246,11 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
         check_macs(endpoint, &state.ether)?;
         check_source(self.tables, slot, opener, &state.packet, state.generation)?;
         check_destination(&state.packet)?;
-        if is_tunnel(&state.packet) { Err(DropReason::Encapsulated) } else { Ok(false) }
+        if is_tunnelled(self.tables, &state.packet, state.generation)? {
+            Err(DropReason::Encapsulated)
+        } else {
+            Ok(false)
+        }
     }
 
     /// The packet is for this interface's pod, and a local pod's source comes from that pod. Whether it is the host's.

@@ -22,7 +22,7 @@ pub(crate) struct Asked {
     /// Who is to answer.
     pub(crate) responder: End,
     /// What spans are searched by.
-    x: u32,
+    pub(crate) x: u32,
     /// The opener's port.
     source_port: u32,
     /// The packet at hand is the responder's.

@@ -5,8 +5,8 @@
 
 use abi::DropReason::*;
 use abi::conntrack::{CT_HOST_OPENED, CT_REFUSED, CT_RESET, STATE_ANSWERED, STATE_ESTABLISHED};
-use abi::endpoint::ENDPOINT_KEEP_ESTABLISHED;
-use abi::{RowKey, RowRef, Span};
+use abi::endpoint::{ENDPOINT_KEEP_ESTABLISHED, ENDPOINT_READY, SLOT_HOST};
+use abi::{RowKey, RowRef, Span, Word};
 
 use crate::fake::{ALLOW, Bytes, Node, SOME, Twin, icmp, ipv4, tcp, udp, v4};
 use crate::tables::Arrival;
@@ -291,6 +291,24 @@ fn pkt_51_53_56_what_no_pod_may_send() {
     assert_eq!(to([127, 0, 0, 1]), Err(Unroutable));
     assert_eq!(node.pod_sends(2, &udp(A, 200, (1, 4789))), Err(Encapsulated));
     assert_eq!(node.pod_sends(2, &ipv4(A, 200, 4, &[0; 20])), Err(Encapsulated));
+}
+
+#[test]
+fn pkt_56_the_port_of_tunnels_is_the_one_of_the_packets_generation_and_no_flow_outlives_its_becoming_that() {
+    let mut node = Node::new();
+    node.endpoints[SLOT_HOST as usize].egress = Word::changing(0, 5000, 6);
+    assert_eq!(node.pod_sends(2, &udp(A, 3, (1, 5000))), TO_B, "not before it is in force");
+    assert_eq!(node.pod_sends(3, &udp(B, 2, (5000, 1))), TO_A);
+    assert_eq!(node.pod_sends(3, &udp(B, 2, (2, 6000))), TO_A);
+    node.generation.set(6);
+    for slot in [2, 3] {
+        (node.endpoints[slot].rev, node.endpoints[slot].flags) = (6, ENDPOINT_READY | ENDPOINT_KEEP_ESTABLISHED);
+    }
+    assert_eq!(node.pod_sends(3, &udp(B, 2, (5000, 1))), Err(FlowRefused), "nor does its answer bring it back");
+    assert_eq!(node.pod_sends(2, &udp(A, 3, (1, 5000))), Err(FlowRefused));
+    assert_eq!(node.pod_sends(2, &udp(A, 200, (3, 5000))), Err(Encapsulated));
+    assert_eq!(node.pod_sends(2, &udp(A, 3, (3, 4789))), TO_B, "that is a port like any by now");
+    assert_eq!(node.pod_sends(2, &udp(A, 3, (6000, 2))), Ok(Verdict::ToEndpoint(3)), "other flows go on");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: a packet is taken only from a node, and an address that lies behind a node only from that one.
 //! Never: asks whose packet it is otherwise; the stages of the uplink do.
 
-use abi::tunnel::{FROM_VXLAN, TunnelEnd, VNI};
+use abi::tunnel::{FROM_VXLAN, TunnelEnd, TunnelLocal};
 use abi::{Address, DropReason};
 
 /// The node for which a packet is wrapped; `found`: behind which its destination lies.
@@ -15,12 +15,17 @@ pub fn node_behind(found: Option<&TunnelEnd>) -> Result<&TunnelEnd, DropReason> 
     }
 }
 
-/// Whether a wrapped packet of this network and from this sender is taken; `outer`: behind which node the sender lies, `inner`:
-/// behind which the source of what it sent.
+/// Whether a wrapped packet of this network and from this sender is taken; `own`: this node's end, `outer`: behind which node the
+/// sender lies, `inner`: behind which the source of what it sent.
 #[inline(always)]
 #[must_use]
-pub fn is_taken(vni: u32, sender: &Address, outer: Option<&TunnelEnd>, inner: Option<&TunnelEnd>) -> bool {
-    vni == VNI && is_from_node(FROM_VXLAN, sender, outer, inner)
+pub fn is_taken(
+    own: &TunnelLocal,
+    (vni, sender): (u32, &Address),
+    outer: Option<&TunnelEnd>,
+    inner: Option<&TunnelEnd>,
+) -> bool {
+    vni == own.network() && is_from_node(FROM_VXLAN, sender, outer, inner)
 }
 
 /// Whether the sender is a node that sends packets this way, and what it sent its own.
@@ -51,6 +56,8 @@ pub fn is_node(behind: Option<&TunnelEnd>, address: &Address) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use abi::tunnel::VNI;
+
     use super::*;
 
     fn address(last: u8) -> Address {
@@ -71,14 +78,20 @@ mod tests {
 
     #[test]
     fn agt_10_a_wrapped_packet_is_taken_from_the_node_behind_which_its_source_lies() {
-        let silent = TunnelEnd { mac: [0; 6], ..behind(2) };
-        assert!(is_taken(VNI, &address(2), Some(&silent), Some(&behind(2))));
-        assert!(is_taken(VNI, &address(2), Some(&silent), None), "its claim may be heard later");
-        assert!(!is_taken(VNI, &address(3), None, Some(&behind(3))), "no node");
-        assert!(!is_taken(VNI, &address(2), Some(&silent), Some(&behind(3))), "another node's pod");
-        assert!(!is_taken(VNI, &address(9), Some(&behind(2)), None), "of the network of a node's pods, and no node");
+        let (plain, silent) = (TunnelLocal::default(), TunnelEnd { mac: [0; 6], ..behind(2) });
+        assert!(is_taken(&plain, (VNI, &address(2)), Some(&silent), Some(&behind(2))));
+        assert!(is_taken(&plain, (VNI, &address(2)), Some(&silent), None), "its claim may be heard later");
+        assert!(!is_taken(&plain, (VNI, &address(3)), None, Some(&behind(3))), "no node");
+        assert!(!is_taken(&plain, (VNI, &address(2)), Some(&silent), Some(&behind(3))), "another node's pod");
+        assert!(
+            !is_taken(&plain, (VNI, &address(9)), Some(&behind(2)), None),
+            "of the network of a node's pods, and no node"
+        );
         let by_ipip = TunnelEnd { ways: abi::tunnel::FROM_IPIP, ..silent };
-        assert!(!is_taken(VNI, &address(2), Some(&by_ipip), None), "a node that sends by IPIP alone");
-        assert!(!is_taken(VNI + 1, &address(2), Some(&silent), Some(&behind(2))), "another network");
+        assert!(!is_taken(&plain, (VNI, &address(2)), Some(&by_ipip), None), "a node that sends by IPIP alone");
+        assert!(!is_taken(&plain, (VNI + 1, &address(2)), Some(&silent), Some(&behind(2))), "another network");
+        let said = TunnelLocal { vni: 7, ..plain };
+        assert!(is_taken(&said, (7, &address(2)), Some(&silent), Some(&behind(2))));
+        assert!(!is_taken(&said, (VNI, &address(2)), Some(&silent), Some(&behind(2))), "the one it was before");
     }
 }

@@ -5,7 +5,7 @@
 
 use core::mem;
 
-use abi::tunnel::{TunnelEnd, VNI};
+use abi::tunnel::{TunnelEnd, TunnelLocal};
 use abi::{Address, DropReason, endpoint::SLOT_NONE, maps};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key as Key};
 use aya_ebpf::helpers::generated::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
@@ -25,9 +25,9 @@ use crate::send::{NEXT, SHOT};
 
 #[map]
 static TUNNELS: LpmTrie<Address, TunnelEnd> = LpmTrie::with_max_entries(maps::TUNNELS.default_entries, 0);
-/// From which address this node's wrapped packets come.
+/// From where, and in which network, this node's wrapped packets come.
 #[map]
-pub static TUNNEL_LOCAL: Array<Address> = Array::with_max_entries(maps::TUNNEL_LOCAL.default_entries, 0);
+pub static TUNNEL_LOCAL: Array<TunnelLocal> = Array::with_max_entries(maps::TUNNEL_LOCAL.default_entries, 0);
 
 /// What a dry run returns for a packet that would pass.
 const OK: i32 = 0;
@@ -79,14 +79,14 @@ fn wrap<const DRY: bool>(skb: Skb) -> Result<(), DropReason> {
     let local = TUNNEL_LOCAL.get(u32::from(v6)).ok_or(DropReason::TableCorrupt)?;
     // SAFETY: integers and unions of integers, for which zero is a value.
     let mut key: Key = unsafe { mem::zeroed() };
-    key.tunnel_id = VNI;
+    key.tunnel_id = local.network();
     let flags = if v6 {
         key.__bindgen_anon_1.remote_ipv6 = words(end.remote);
-        key.__bindgen_anon_3.local_ipv6 = words(*local);
+        key.__bindgen_anon_3.local_ipv6 = words(local.address);
         BPF_F_TUNINFO_IPV6 | BPF_F_ZERO_CSUM_TX
     } else {
         key.__bindgen_anon_1.remote_ipv4 = u32::from_be(words(end.remote)[3]);
-        key.__bindgen_anon_3.local_ipv4 = u32::from_be(words(*local)[3]);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be(words(local.address)[3]);
         BPF_F_ZERO_CSUM_TX
     };
     // SAFETY: the key is the helper's to read, with its true size.
@@ -133,7 +133,8 @@ fn unwrapped(skb: Skb, is_dry: bool) -> Result<(), DropReason> {
         return if is_dry && skb.arrival().ingress_ifindex == 0 { Ok(()) } else { Err(DropReason::Encapsulated) };
     };
     let source = address_at(skb, &ether, 12, 8)?;
-    if is_taken(vni, &sender, behind(sender), behind(source)) { Ok(()) } else { Err(DropReason::Encapsulated) }
+    let own = TUNNEL_LOCAL.get(u32::from(ether.ethertype == ETHERTYPE_V6)).ok_or(DropReason::TableCorrupt)?;
+    if is_taken(own, (vni, &sender), behind(sender), behind(source)) { Ok(()) } else { Err(DropReason::Encapsulated) }
 }
 
 /// Of which network a packet is, and who wrapped it.

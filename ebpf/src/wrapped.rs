@@ -30,7 +30,7 @@ const INNER: u32 = L3 + HEADER as u32;
 #[inline(always)]
 fn local() -> Address {
     match TUNNEL_LOCAL.get(0) {
-        Some(local) => *local,
+        Some(local) => local.address,
         None => Address([0; 2]),
     }
 }

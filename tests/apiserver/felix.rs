@@ -32,12 +32,12 @@ fn what_a_configuration_sets_is_in_force_at_once_and_what_it_cannot_set_is_liste
             Ok(rows.iter().map(row).collect())
         };
         ensure!(rows()?.is_empty(), "nothing is set");
-        configure("default", "{ logSeverityScreen: Debug, healthPort: 9100, vxlanVNI: 7, iptablesBackend: NFT }")?;
+        configure("default", "{ logSeverityScreen: Debug, healthPort: 9100, logPrefix: x, iptablesBackend: NFT }")?;
         let expected = [
             "healthPort of default: by a setting",
             "iptablesBackend of default: no meaning",
+            "logPrefix of default: not yet",
             "logSeverityScreen of default: in force",
-            "vxlanVNI of default: not yet",
         ];
         wait::wait_until("it is all listed", PATIENCE, || Ok(rows()? == expected))?;
         wait::wait_until("more is logged", PATIENCE, || Ok(s.node.agent.log().contains("DEBUG")))?;
@@ -52,7 +52,7 @@ fn what_a_configuration_sets_is_in_force_at_once_and_what_it_cannot_set_is_liste
             Ok(rows()?.contains(&"logSeverityScreen of node.node1: in force".to_owned()))
         })?;
         let problems = s.node.show("status")?["problems"].to_string();
-        ensure!(problems.contains("healthPort, vxlanVNI are not served"), "what is not heeded is said: {problems}");
+        ensure!(problems.contains("healthPort, logPrefix are not served"), "what is not heeded is said: {problems}");
         ensure!(!problems.contains("iptablesBackend"), "what means nothing here is no trouble: {problems}");
         ensure!(s.node.agent.pid() == pid && pid.is_some(), "the agent was started again");
         s.cluster.remove("felix-default").context("it goes")?;

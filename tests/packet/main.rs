@@ -41,6 +41,7 @@ mod stations;
 mod storms;
 mod table;
 mod tracking;
+mod tunnels;
 mod twins;
 mod verified;
 mod wire;

@@ -4,6 +4,7 @@
 //! Never: routes to pods by hand, but for the kernel's peer.
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use std::net::IpAddr;
 use tests::{
     Cluster, NetNs, Node, NodeSpec, Outcome, PodSpec,
@@ -148,6 +149,89 @@ fn the_device_goes_and_comes_back_and_is_gone_after_cleanup() -> Result<()> {
     })
 }
 
+/// What FelixConfiguration says for every node.
+fn configure(cluster: &Cluster, spec: &str) -> Result<()> {
+    let head = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: { name: default }";
+    cluster.manifest("felix", &format!("{head}\nspec: {{ {spec} }}\n"))
+}
+
+/// Both devices are up at this port.
+fn are_at(t: &Routed, port: u16) -> Result<()> {
+    for node in &t.nodes {
+        wait_until("the device has the port that is said", PATIENCE, || {
+            let shown = node.namespace().ip_json(&format!("-d link show dev {DEVICE}")).unwrap_or_default();
+            Ok(is_up(node.namespace())? && shown[0]["linkinfo"]["info_data"]["port"] == port)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn agt_10_nodes_speak_the_network_and_the_port_that_are_said_from_then_on_with_calicos_too() -> Result<()> {
+    two("Always", |t| {
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
+        // A flow of a pod's own to a port that is not that of tunnels yet.
+        let (pod, node) = (&t.pods["x/a"], fabric::addresses(1)[0].parse()?);
+        let servers = Servers::start(t.nodes[0].namespace(), "node1", &[Listen::Udp(4790)])?;
+        wait_until("a port like any", PATIENCE, || Ok(probe(pod.namespace(), node, Udp(4790))? == Outcome::Allowed))?;
+        drop(servers);
+        configure(&t.cluster, "vxlanVNI: 7, vxlanPort: 4790")?;
+        are_at(t, 4790)?;
+        t.reach_each_other()?;
+        let spoofed = || -> Result<bool> {
+            let drops = t.nodes[0].show("drops")?;
+            let is_it = |row: &Value| row["pod"] == "x/a" && row["reason"] == "encapsulated";
+            Ok(drops.as_array().is_some_and(|rows| rows.iter().any(is_it)))
+        };
+        wait_until("no pod sends into the tunnels", PATIENCE, || {
+            let refused = probe(pod.namespace(), node, Udp(4790))? == Outcome::Refused;
+            Ok(refused && spoofed()?)
+        })?;
+        let peer = Peer::create(&t.cluster, 9, (7, 4790))?;
+        peer.describe(&t.cluster)?;
+        peer.learn_first(t)?;
+        let there: IpAddr = PEER_POD.parse()?;
+        let _servers = Servers::start(&peer.namespace, "peer", &[Listen::Tcp(80), Listen::Udp(80)])?;
+        for what in [Ping, Tcp(80), Udp(80)] {
+            wait_until("the pod reaches the peer's", PATIENCE, || {
+                Ok(probe(pod.namespace(), there, what)? == Outcome::Allowed)
+            })?;
+            wait_until("the peer's reaches the pod", PATIENCE, || {
+                Ok(probe(&peer.namespace, pod.address(), what)? == Outcome::Allowed)
+            })?;
+        }
+        // The network alone: the devices stay, and the peer is in another.
+        let index = |node: &Node| {
+            Ok::<_, anyhow::Error>(node.namespace().ip_json(&format!("link show dev {DEVICE}"))?[0]["ifindex"].clone())
+        };
+        let before = index(&t.nodes[0])?;
+        configure(&t.cluster, "vxlanVNI: 8, vxlanPort: 4790")?;
+        wait_until("it is in another network", PATIENCE, || {
+            Ok(probe(&peer.namespace, pod.address(), Ping)? == Outcome::Refused)
+        })?;
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
+        assert_eq!(index(&t.nodes[0])?, before);
+        t.cluster.remove("felix")?;
+        are_at(t, 4789)?;
+        t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")
+    })
+}
+
+#[test]
+fn vxlan_that_is_switched_off_is_named_and_comes_back() -> Result<()> {
+    two("Always", |t| {
+        configure(&t.cluster, "vxlanEnabled: false")?;
+        for node in &t.nodes {
+            wait_until("the device is gone, and why", PATIENCE, || {
+                let is_told = node.show("status")?.to_string().contains("vxlanEnabled of FelixConfiguration is false");
+                Ok(is_told && !is_up(node.namespace())?)
+            })?;
+        }
+        t.cluster.remove("felix")?;
+        t.reach_each_other()
+    })
+}
+
 /// A node that runs no agent: the kernel's own VXLAN, with neighbours, FDB entries and routes as Calico makes them.
 struct Peer {
     namespace: NetNs,
@@ -161,13 +245,14 @@ const PEER_POD: &str = "10.65.200.7";
 const PEER_MAC: &str = "66:aa:bb:cc:dd:ee";
 
 impl Peer {
-    fn create(cluster: &Cluster, number: u8) -> Result<Self> {
+    /// In this network, at this port.
+    fn create(cluster: &Cluster, number: u8, (vni, port): (u32, u16)) -> Result<Self> {
         let namespace = NetNs::create(cluster.stem(), &format!("peer{number}"))?;
         cluster.fabric().join(&namespace, number)?;
         subnets::move_away(&namespace, number)?;
         let [own, _] = subnets::far(number);
         namespace.ip(&[
-            &format!("link add {DEVICE} address {PEER_MAC} mtu 1450 type vxlan id 4096 local {own} dev eth0 dstport 4789 nolearning"),
+            &format!("link add {DEVICE} address {PEER_MAC} mtu 1450 type vxlan id {vni} local {own} dev eth0 dstport {port} nolearning"),
             &format!("address add {PEER_TUNNEL}/32 dev {DEVICE}"),
             &format!("link set {DEVICE} up"),
             // Its pod.
@@ -186,6 +271,12 @@ impl Peer {
         let mut bridge = self.namespace.command(std::path::Path::new("bridge"))?;
         let words = ["fdb", "replace", mac, "dev", DEVICE, "dst", remote];
         tests::netns::run(bridge.args(words)).map(drop)
+    }
+
+    /// Says where that of the first node ends.
+    fn learn_first(&self, t: &Routed) -> Result<()> {
+        let (tunnel, mac) = told_end(t, &t.nodes[0])?;
+        self.learn((tunnel, &mac, "192.0.2.1"), &t.block("x/a")?)
     }
 
     fn describe(&self, cluster: &Cluster) -> Result<()> {
@@ -214,11 +305,10 @@ fn told_end(t: &Routed, node: &Node) -> Result<(IpAddr, String)> {
 #[test]
 fn agt_10_a_node_that_runs_calicos_vxlan_is_reached_and_reaches_until_it_is_gone() -> Result<()> {
     two("Always", |t| {
-        let peer = Peer::create(&t.cluster, 9)?;
+        let peer = Peer::create(&t.cluster, 9, (4096, 4789))?;
         peer.describe(&t.cluster)?;
-        let (tunnel, mac) = told_end(t, &t.nodes[0])?;
+        peer.learn_first(t)?;
         let pod = t.pods["x/a"].address();
-        peer.learn((tunnel, &mac, "192.0.2.1"), &t.block("x/a")?)?;
         let listen = [Listen::Tcp(80), Listen::Udp(80)];
         let _servers = Servers::start(&peer.namespace, "peer", &listen)?;
         let there: IpAddr = PEER_POD.parse()?;

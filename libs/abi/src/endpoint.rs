@@ -67,7 +67,7 @@ pub struct Layers {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Rule set that judges what the endpoint sends.
+    /// Rule set that judges what the endpoint sends; of [`SLOT_HOST`], the UDP port that is VXLAN's on this node, zero: 4789.
     pub egress: Word,
     /// Rule set that judges what the endpoint receives; of [`SLOT_HOST`], `NODE_*`.
     pub ingress: Word,

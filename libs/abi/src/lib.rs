@@ -37,6 +37,6 @@ pub use rules::{RowKey, RowRef, SetEntry, Span, SpanKind};
 pub use service::{Affinity, AffinityKey, Backend, Balancer, Frontend, FrontendCounts, Member, ServiceKey};
 pub use socket::{SocketKey, SocketPeer};
 pub use timeout::{Timeout, Timeouts};
-pub use tunnel::TunnelEnd;
+pub use tunnel::{TunnelEnd, TunnelLocal};
 pub use verdict::DropReason;
 pub use word::Word;

@@ -145,8 +145,8 @@ maps! {
     SOCKETS = "SOCKETS" v 1, 32_768, "the socket of this node that was silent longest hears its backend's own address";
     /// [`crate::NetKey`] -> [`crate::TunnelEnd`]: behind which node a network lies. Longest-prefix trie, not preallocated.
     TUNNELS = "TUNNELS" v 2, 131_072, "further networks of other nodes are not reached by tunnels";
-    /// 0 (IPv4), 1 (IPv6) -> [`crate::Address`] from which this node's wrapped packets come; zero: that of the route. Array.
-    TUNNEL_LOCAL = "TUNNEL_LOCAL" v 1, 2, "never", Sizing::Fixed;
+    /// 0 (IPv4), 1 (IPv6) -> [`crate::TunnelLocal`]: from where, and in which network, this node's wrapped packets come. Array.
+    TUNNEL_LOCAL = "TUNNEL_LOCAL" v 2, 2, "never", Sizing::Fixed;
 }
 
 #[cfg(test)]

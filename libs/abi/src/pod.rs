@@ -39,5 +39,6 @@ pod!(
     crate::Masquerade,
     crate::SocketKey,
     crate::SocketPeer,
-    crate::TunnelEnd
+    crate::TunnelEnd,
+    crate::TunnelLocal
 );

@@ -5,9 +5,9 @@
 
 use crate::Address;
 
-/// The network that all of a cluster's tunnels are (VXLANVNI of Felix).
+/// The network that all of a cluster's tunnels are, where nothing else is said (VXLANVNI of Felix).
 pub const VNI: u32 = 4096;
-/// Their UDP port (RFC 7348).
+/// Their UDP port likewise (VXLANPort; RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;
 /// The protocol of an IPv4 packet within another (RFC 2003).
 pub const IPIP: u8 = 4;
@@ -33,4 +33,24 @@ pub struct TunnelEnd {
     pub pad: u8,
 }
 
-const _: () = assert!(size_of::<TunnelEnd>() == 24);
+/// How this node sends wrapped packets of a family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelLocal {
+    /// From where; zero: from where the route says.
+    pub address: Address,
+    /// In which network of VXLAN; it takes packets of no other. Zero: [`VNI`].
+    pub vni: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl TunnelLocal {
+    /// The network of VXLAN.
+    #[must_use]
+    pub const fn network(&self) -> u32 {
+        if self.vni == 0 { VNI } else { self.vni }
+    }
+}
+
+const _: () = assert!(size_of::<TunnelEnd>() == 24 && size_of::<TunnelLocal>() == 24);

@@ -119,6 +119,8 @@ pub struct NodeSpec {
     pub beside: bool,
     /// What it is for its pods outside of all pools; `None`: nothing.
     pub masquerading: Option<Masquerading>,
+    /// The UDP port of tunnels between nodes, to which no pod sends; `None`: Calico's.
+    pub vxlan_port: Option<u16>,
 }
 
 /// Whose an address is.
@@ -186,6 +188,10 @@ pub struct TunnelSpec {
     pub peers: BTreeSet<IpAddr>,
     /// The device's MTU at most; `None`: what the uplink leaves.
     pub mtu: Option<u32>,
+    /// The network that all tunnels are; `None`: Calico's.
+    pub vni: Option<u32>,
+    /// Their UDP port likewise.
+    pub port: Option<u16>,
 }
 
 impl TunnelSpec {
@@ -243,6 +249,10 @@ pub(crate) fn left(uplink: u32, added: u32, said: Option<u32>) -> u32 {
 /// Why there is no way to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unroutable {
+    /// Packets would have to be wrapped by VXLAN, which is switched off.
+    NoVxlan,
+    /// The same by IPIP.
+    NoIpip,
     /// Packets of IPv6 would have to be wrapped by IPIP.
     Wrapped,
     /// Its tunnel has no end of the family.

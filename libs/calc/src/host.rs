@@ -4,7 +4,7 @@
 //! no other means (felix/dataplane/linux/endpoint_mgr.go, resolveHostEndpoints).
 //! Never: an interface of a workload; a host endpoint of another node.
 
-use crate::{HostEndpointSpec, Judges, Neighbour, NodeSpec, World, masquerade};
+use crate::{HostEndpointSpec, Judges, Neighbour, NodeSpec, World, masquerade, tunnel};
 use model::{
     DenyAction, Direction, EffectiveLabels, EndpointToHost, FelixConfiguration, HostEndpoint, HostInterface, IfaceName,
     LogLevel, NamespaceName, Truth,
@@ -119,6 +119,7 @@ pub(crate) fn node(world: &World, layers: Option<Layers>, inside: Option<Arc<Rul
         translates: world.proxy == Neighbour::Serves,
         beside: world.proxy != Neighbour::None,
         masquerading: masquerade::of_node(world, inside),
+        vxlan_port: tunnel::port(world),
     }
 }
 

@@ -9,13 +9,16 @@ use crate::{
     host::chosen,
     tunnel,
 };
-use model::{Cidr, IpPool, Node, NodeName};
+use model::{Cidr, IpPool, Node, NodeName, Wrapper};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The way to a node.
 pub(crate) fn to(world: &World, node: &NodeName, cidr: Cidr) -> Result<NodeRoute, Unroutable> {
     if !cidr.is_v4() {
         return Err(Unroutable::Wrapped);
+    }
+    if !tunnel::is_on(world, Wrapper::Ipip) {
+        return Err(Unroutable::NoIpip);
     }
     address(world, &world.node).ok_or(Unroutable::OwnAddressless)?;
     let remote = address(world, node).ok_or(Unroutable::Addressless)?;
@@ -24,7 +27,8 @@ pub(crate) fn to(world: &World, node: &NodeName, cidr: Cidr) -> Result<NodeRoute
 
 /// How this node takes part, where a pool asks for it and the node has an address.
 pub(crate) fn spec(world: &World) -> Option<IpipSpec> {
-    if world.leaves_routes || !world.pools.values().any(IpPool::uses_ipip) {
+    let is_wanted = !world.leaves_routes && world.pools.values().any(IpPool::uses_ipip);
+    if !is_wanted || !tunnel::is_on(world, Wrapper::Ipip) {
         return None;
     }
     let others = world.nodes.values().filter(|node| node.name != world.node);
@@ -56,7 +60,7 @@ const fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{BlockClaim, FelixConfiguration, IfaceName, Labels, Resource, Update, Vteps, Wrapper, Wrapping};
+    use model::{BlockClaim, FelixConfiguration, IfaceName, Labels, Resource, Update, Vteps, Wrapping};
 
     fn at(text: &str) -> IpAddr {
         text.parse().expect("an address")

@@ -14,7 +14,7 @@ use crate::{
 use model::{
     Attachment, AttachmentId, Cidr, EndpointSlice, IfaceName, IpPool, IpamConfig, Labels, NamespaceName, NetworkSet,
     Node, NodeName, Pod, PodAsks, PodId, Policy, PolicyId, Service, ServiceAccount, ServiceAddresses, ServiceId,
-    ToldAddresses, Vteps, WorkloadAddress,
+    ToldAddresses, Vteps, WorkloadAddress, Wrapper,
 };
 use policy::{Endpoint, View};
 use std::{
@@ -128,7 +128,9 @@ impl World {
     /// The largest packet that each of its tunnels lets pass over an uplink that lets this large ones pass: the least of them.
     #[must_use]
     pub fn tunnelled_mtu(&self, uplink: u32) -> u32 {
-        let passes = |pool: &IpPool| match (pool.uses_vxlan(), pool.uses_ipip(), pool.cidr.is_v4()) {
+        let [by_vxlan, by_ipip] = [Wrapper::Vxlan, Wrapper::Ipip].map(|wrapper| tunnel::is_on(self, wrapper));
+        let uses = |pool: &IpPool| (by_vxlan && pool.uses_vxlan(), by_ipip && pool.uses_ipip());
+        let passes = |pool: &IpPool| match (uses(pool).0, uses(pool).1, pool.cidr.is_v4()) {
             (true, _, true) => left(uplink, VXLAN_V4, tunnel::mtu(self, true)),
             (true, _, false) => left(uplink, VXLAN_V6, tunnel::mtu(self, false)),
             (false, true, _) => left(uplink, IPIP, ipip::mtu(self)),

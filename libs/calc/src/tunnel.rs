@@ -8,11 +8,14 @@ use crate::{
     desired::{NodeRoute, TunnelEnd, TunnelSpec, Unroutable},
     host::chosen,
 };
-use model::{Cidr, IpPool, Node, NodeName, Vteps};
+use model::{Cidr, IpPool, Node, NodeName, Vteps, Wrapper};
 use std::net::IpAddr;
 
 /// The way to a node by its tunnel.
 pub(crate) fn to(world: &World, node: &NodeName, cidr: Cidr) -> Result<NodeRoute, Unroutable> {
+    if !is_on(world, Wrapper::Vxlan) {
+        return Err(Unroutable::NoVxlan);
+    }
     let family = cidr.network();
     vteps(world, &world.node).of(family).ok_or(Unroutable::OwnEndless)?;
     let end = vteps(world, node).of(family).ok_or(Unroutable::Endless)?;
@@ -22,7 +25,8 @@ pub(crate) fn to(world: &World, node: &NodeName, cidr: Cidr) -> Result<NodeRoute
 
 /// This node's end, where a pool asks for tunnels and the node has an address on them.
 pub(crate) fn spec(world: &World) -> Option<TunnelSpec> {
-    if world.leaves_routes || !world.pools.values().any(IpPool::uses_vxlan) {
+    let is_wanted = !world.leaves_routes && world.pools.values().any(IpPool::uses_vxlan);
+    if !is_wanted || !is_on(world, Wrapper::Vxlan) {
         return None;
     }
     let own = vteps(world, &world.node);
@@ -33,12 +37,27 @@ pub(crate) fn spec(world: &World) -> Option<TunnelSpec> {
     let is_served = |address: &IpAddr| own.of(*address).is_some() && !world.host.contains(address);
     let said = [own.v4.and(mtu(world, true)), own.v6.and(mtu(world, false))];
     let mtu = said.into_iter().flatten().min();
-    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect(), mtu })
+    let (vni, port) = (chosen(world, |felix| felix.vxlan_vni), port(world));
+    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect(), mtu, vni, port })
 }
 
 /// What FelixConfiguration says of packets through VXLAN of a family.
 pub(crate) fn mtu(world: &World, is_v4: bool) -> Option<u32> {
     chosen(world, |felix| if is_v4 { felix.vxlan_mtu } else { felix.vxlan_mtu_v6 })
+}
+
+/// The UDP port of all tunnels, where FelixConfiguration says it.
+pub(crate) fn port(world: &World) -> Option<u16> {
+    chosen(world, |felix| felix.vxlan_port)
+}
+
+/// Whether packets are wrapped this way where pools ask for it.
+pub(crate) fn is_on(world: &World, wrapper: Wrapper) -> bool {
+    let said = chosen(world, |felix| match wrapper {
+        Wrapper::Vxlan => felix.vxlan_enabled,
+        Wrapper::Ipip => felix.ipip_enabled,
+    });
+    said.unwrap_or(true)
 }
 
 /// What its agent tells counts before what stands at the node.
@@ -56,9 +75,7 @@ pub(crate) fn address(world: &World, node: &NodeName, is_v4: bool) -> Option<IpA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{
-        BlockClaim, IfaceName, IpPool, Labels, Mac, NodeVteps, Resource, ResourceKey, Update, Vtep, Wrapper, Wrapping,
-    };
+    use model::{BlockClaim, IfaceName, IpPool, Labels, Mac, NodeVteps, Resource, ResourceKey, Update, Vtep, Wrapping};
 
     fn at(text: &str) -> IpAddr {
         text.parse().expect("an address")

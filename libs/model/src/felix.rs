@@ -107,6 +107,14 @@ pub struct FelixConfiguration {
     pub vxlan_mtu_v6: Option<u32>,
     /// The same through IPIP (ipipMTU).
     pub ipip_mtu: Option<u32>,
+    /// The network of VXLAN that all tunnels are (vxlanVNI).
+    pub vxlan_vni: Option<u32>,
+    /// Their UDP port (vxlanPort).
+    pub vxlan_port: Option<u16>,
+    /// Tunnels by VXLAN are made where pools ask for them (vxlanEnabled).
+    pub vxlan_enabled: Option<bool>,
+    /// The same by IPIP (ipipEnabled).
+    pub ipip_enabled: Option<bool>,
 }
 
 impl FelixConfiguration {

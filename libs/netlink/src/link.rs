@@ -35,6 +35,8 @@ pub struct Link {
     pub peer: Option<Ifindex>,
     /// Where the other end is, as the socket's namespace numbers others; `None`: in the same one.
     pub peer_namespace: Option<i32>,
+    /// For a VXLAN device: its UDP port.
+    pub vxlan_port: Option<u16>,
     /// Root queueing discipline: "noqueue" for a bare veth.
     pub qdisc: String,
 }
@@ -287,6 +289,7 @@ pub(crate) fn link_of(message: &Message) -> Option<Link> {
         alias: String::new(),
         peer: None,
         peer_namespace: None,
+        vxlan_port: None,
         qdisc: String::new(),
     };
     for attribute in &message.attributes {
@@ -298,11 +301,19 @@ pub(crate) fn link_of(message: &Message) -> Option<Link> {
             LinkAttribute::Qdisc(qdisc) => link.qdisc.clone_from(qdisc),
             LinkAttribute::Link(peer) => link.peer = Some(Ifindex(*peer)).filter(|peer| peer.0 != 0),
             LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(*number),
-            LinkAttribute::LinkInfo(infos) => link.kind = kind_of(infos),
+            LinkAttribute::LinkInfo(infos) => (link.kind, link.vxlan_port) = (kind_of(infos), vxlan_port_of(infos)),
             _ => {}
         }
     }
     Some(link)
+}
+
+fn vxlan_port_of(infos: &[LinkInfo]) -> Option<u16> {
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+        _ => None,
+    })?;
+    data.iter().find_map(|said| if let InfoVxlan::Port(port) = said { Some(*port) } else { None })
 }
 
 fn kind_of(infos: &[LinkInfo]) -> String {

@@ -7,11 +7,12 @@ use super::{claims::Claims, dirty::Dirty, latest::Followed};
 use crate::{
     World,
     desired::{NodeRoute, Unroutable},
-    node_routes,
+    node_routes, tunnel,
 };
-use model::{Cidr, NodeName, PodId};
+use model::{Cidr, NodeName, PodId, Wrapper};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
 };
 
@@ -20,6 +21,8 @@ use std::{
 pub(super) struct NodeRoutes {
     strays: BTreeMap<NodeName, BTreeSet<IpAddr>>,
     of: BTreeMap<IpAddr, NodeName>,
+    /// Which ways packets may be wrapped.
+    wraps: Option<[bool; 2]>,
 }
 
 impl NodeRoutes {
@@ -44,6 +47,12 @@ impl NodeRoutes {
             addresses.extend(self.strays.get(node).into_iter().flatten());
         }
         (blocks, addresses)
+    }
+
+    /// Whether other ways of wrapping are open than when this was asked last.
+    pub(super) fn take_switched(&mut self, world: &World) -> bool {
+        let wraps = Some([Wrapper::Vxlan, Wrapper::Ipip].map(|wrapper| tunnel::is_on(world, wrapper)));
+        mem::replace(&mut self.wraps, wraps) != wraps
     }
 
     /// Writes the ways of these.
@@ -106,6 +115,12 @@ pub(super) fn remarks(routes: &BTreeMap<Cidr, NodeRoute>) -> Vec<String> {
     }
     let said = |((node, why), count): ((&NodeName, Unroutable), usize)| {
         let why = match why {
+            Unroutable::NoVxlan => {
+                "their pool has packets wrapped (vxlanMode), and vxlanEnabled of FelixConfiguration is false"
+            }
+            Unroutable::NoIpip => {
+                "their pool has packets wrapped (ipipMode), and ipipEnabled of FelixConfiguration is false"
+            }
             Unroutable::Wrapped => {
                 "their pool has packets between nodes wrapped by IPIP (ipipMode), which wraps no IPv6: vxlanMode does"
             }

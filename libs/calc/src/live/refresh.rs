@@ -113,7 +113,8 @@ impl Live {
                 *before = spec.map(Arc::new);
             }
         }
-        if dirty.nodes.contains(&self.world.node) {
+        let is_switched = dirty.every_host && self.routes.take_switched(&self.world);
+        if is_switched || dirty.nodes.contains(&self.world.node) {
             blocks.extend(self.world.blocks.all());
             addresses.extend(self.routes.strays());
         }

@@ -165,7 +165,11 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
     let nat_excludes_nodes = felix.endpoint_to_host.map(|does| does == EndpointToHost::Drop);
     let nat_ports = felix.floating_ips.filter(|on| *on).map(|_| (1, 2));
     let (vxlan_mtu, ipip_mtu) = (nat_ports.map(|_| 1400), source_spoofing.map(|_| 1300));
-    FelixConfiguration { source_spoofing, nat_excludes_nodes, nat_ports, vxlan_mtu, ipip_mtu, ..felix }
+    let (vxlan_vni, vxlan_port) = (nat_ports.map(|_| 7), nat_excludes_nodes.map(|_| 4790));
+    let (vxlan_enabled, ipip_enabled) = (felix.floating_ips, nat_excludes_nodes);
+    let tunnels =
+        FelixConfiguration { vxlan_mtu, ipip_mtu, vxlan_vni, vxlan_port, vxlan_enabled, ipip_enabled, ..felix };
+    FelixConfiguration { source_spoofing, nat_excludes_nodes, nat_ports, ..tunnels }
 }
 
 /// Tells `live` something. Gives what it was, for people.

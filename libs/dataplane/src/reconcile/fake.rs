@@ -70,6 +70,7 @@ impl Kernel {
             alias: String::new(),
             peer: None,
             peer_namespace: None,
+            vxlan_port: None,
             qdisc: "noop".into(),
         };
         self.seen.links.insert(name, link);
@@ -217,6 +218,7 @@ impl Network for Handle {
         kernel.add_link(index, &spec.name.0);
         let link = kernel.link(Ifindex(index)).ok_or_else(gone)?;
         (link.mac, link.mtu, link.kind, link.alias) = (Some(spec.mac), spec.mtu, "vxlan".into(), spec.alias.into());
+        link.vxlan_port = Some(spec.port);
         Ok(())
     }
 

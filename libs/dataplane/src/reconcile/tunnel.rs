@@ -13,8 +13,8 @@ use crate::{
     tables::{Store, StoreError, Write, prefix},
 };
 use abi::{
-    Address, NetKey, TunnelEnd,
-    tunnel::{FROM_VXLAN, VNI, VXLAN_PORT},
+    NetKey, TunnelEnd,
+    tunnel::{FROM_VXLAN, TunnelLocal, VXLAN_PORT},
 };
 use calc::{IpipSpec, Latest, NodeRoute, TunnelSpec};
 use model::{Cidr, IfaceName, Ifindex, Mac};
@@ -114,13 +114,14 @@ impl Ends {
         peers
     }
 
-    /// From where this node sends.
-    fn local(&self) -> [Address; 2] {
+    /// From where this node sends, and in which network.
+    fn local(&self) -> [TunnelLocal; 2] {
+        let vni = self.vxlan.as_ref().and_then(|spec| spec.vni).unwrap_or_default();
         let of = |is_v4: bool| {
             let by_vxlan = self.vxlan.iter().flat_map(|spec| &spec.local).copied();
             let by_ipip = self.ipip.iter().map(|spec| IpAddr::V4(spec.local));
             let own = by_vxlan.chain(by_ipip).find(|address| address.is_ipv4() == is_v4);
-            own.and_then(prefix::address_key).unwrap_or_else(Address::default)
+            TunnelLocal { address: own.and_then(prefix::address_key).unwrap_or_default(), vni, pad: 0 }
         };
         [of(true), of(false)]
     }
@@ -141,6 +142,7 @@ fn of_route(route: Option<&NodeRoute>) -> Option<TunnelEnd> {
 struct Shape {
     mac: Mac,
     mtu: u32,
+    port: u16,
 }
 
 impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
@@ -259,7 +261,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     fn shape(&self, seen: &Seen, spec: &TunnelSpec) -> Option<Shape> {
         let uplink = seen.links.get(self.uplink.as_ref()?)?;
-        Some(Shape { mac: spec.mac()?, mtu: spec.mtu_over(uplink.mtu) })
+        Some(Shape { mac: spec.mac()?, mtu: spec.mtu_over(uplink.mtu), port: spec.port.unwrap_or(VXLAN_PORT) })
     }
 
     /// Up only when it is guarded: until then it takes nothing.
@@ -291,7 +293,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         let Some(link) = pass.seen.links.get(&name()).cloned() else { return Ok(None) };
         let listed = self.network.addresses(link.index);
         let listed = listed.map_err(|error| failed("list its addresses", in_full(&error)))?;
-        let is_it = is_ours(&link) && link.mac == Some(shape.mac);
+        let is_it = is_ours(&link) && link.mac == Some(shape.mac) && link.vxlan_port == Some(shape.port);
         if is_it && listed.iter().all(|address| addresses.contains(address) || is_link_local(*address)) {
             return Ok(Some(link));
         }
@@ -307,7 +309,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     fn new_device(&mut self, pass: &mut Pass, shape: &Shape) -> Result<Link, ApplyError> {
         let name = name();
-        let spec = VxlanSpec { name: &name, mac: shape.mac, mtu: shape.mtu, port: VXLAN_PORT, alias: ALIAS };
+        let spec = VxlanSpec { name: &name, mac: shape.mac, mtu: shape.mtu, port: shape.port, alias: ALIAS };
         self.network.create_tunnel(&spec).map_err(|error| failed("make it", in_full(&error)))?;
         self.list_again(pass)?;
         pass.seen.links.get(&name).cloned().ok_or_else(|| failed("make it", "it is gone again"))
@@ -338,7 +340,8 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
         if !link.up {
             self.network.set_up(link.index).map_err(|error| {
                 let reason = in_full(&error);
-                let why = format!("{reason}; another VXLAN device may have UDP port {VXLAN_PORT} (VNI {VNI} is ours)");
+                let why =
+                    format!("{reason}; another VXLAN device may have UDP port {} (ours is by vxlanPort)", shape.port);
                 failed("set it up", why)
             })?;
             is_changed = true;
@@ -373,6 +376,7 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
             (!link.up, "was down"),
             (link.mtu != shape.mtu, "had another MTU"),
             (link.mac != Some(shape.mac), "had another MAC"),
+            (link.vxlan_port != Some(shape.port), "had another port"),
         ];
         let off: Vec<_> = off.into_iter().filter(|(is_off, _)| *is_off).collect();
         off.iter().for_each(|(_, what)| looked.repaired(DriftKind::Link, format!("{DEVICE} {what}")));

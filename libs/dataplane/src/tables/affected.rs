@@ -56,9 +56,9 @@ fn move_together(step: Step<'_>, stamped: &mut BTreeSet<u32>) {
             stamped.extend(parts());
         }
     }
-    let node = |entry: &Endpoint| (entry.ingress, entry.layers);
+    let node = |entry: &Endpoint| (entry.egress, entry.ingress, entry.layers);
     let (was, is) = (old.endpoints.get(&SLOT_HOST).map(node), step.endpoint(SLOT_HOST).map(node));
-    let asked = is.map(|(_, layers)| [layers.pre_dnat, layers.forward]);
+    let asked = is.map(|(.., layers)| [layers.pre_dnat, layers.forward]);
     if leads_on || was != is || asked.is_some_and(|slots| slots.iter().any(|slot| stamped.contains(slot))) {
         stamped.extend(change.endpoints.whole(&old.endpoints).map(|(slot, _)| *slot));
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use abi::{
     Address, Endpoint, Layers, Masquerade, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, SpanKind, TunnelEnd,
+    TunnelLocal,
     endpoint::{ENDPOINT_HOST, NODE_REFUSES_WORKLOADS, SLOT_FIRST, SLOT_HOST, SLOT_NONE},
     maps::{self, MapSpec},
     rules::{CLASS_NONE, HIT_NONE, SET_DEFAULT_ONLY, SET_DENY, SET_OPEN},
@@ -34,7 +35,7 @@ pub struct FakeStore {
     pub sources: BTreeMap<u32, Address>,
     /// What lies behind which node, and from where this one sends.
     pub tunnels: BTreeMap<NetKey, TunnelEnd>,
-    pub tunnel_local: BTreeMap<u32, Address>,
+    pub tunnel_local: BTreeMap<u32, TunnelLocal>,
     pub masquerade: BTreeMap<u32, Masquerade>,
     pub writes: usize,
     /// Fails the write of this number (from 0), once.
@@ -429,7 +430,7 @@ impl FakeStore {
             Write::FlushFlows(_) => self.no_old_packets(),
             Write::FlushAhead(_) => {}
             Write::Tunnel(net, end) => self.put_tunnel(*net, *end),
-            Write::TunnelLocal(family, address) => drop(self.tunnel_local.insert(*family, *address)),
+            Write::TunnelLocal(family, own) => drop(self.tunnel_local.insert(*family, *own)),
             Write::Source(family, address) => {
                 assert!(*family < sizes.of(&maps::SOURCES), "there is no family {family}");
                 self.sources.insert(*family, *address);

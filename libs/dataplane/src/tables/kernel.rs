@@ -21,6 +21,7 @@ use crate::{
 };
 use abi::{
     Address, ClassEntry, Endpoint, Masquerade, NetKey, RowKey, RowRef, SetEntry, SocketKey, Span, Timeouts, TunnelEnd,
+    TunnelLocal,
     maps::{self, MapSpec},
     verdict::DROP_REASONS,
 };
@@ -53,7 +54,7 @@ pub struct KernelStore {
     all_drops: MapData,
     sources: Array<MapData, Address>,
     tunnels: LpmTrie<MapData, [u8; 16], TunnelEnd>,
-    tunnel_local: Array<MapData, Address>,
+    tunnel_local: Array<MapData, TunnelLocal>,
     masquerade: Array<MapData, Masquerade>,
     /// Tracked flows.
     pub conntrack: Conntrack,
@@ -409,8 +410,8 @@ impl Store for KernelStore {
                 self.tunnels.insert(&key_of(net), end, 0).map_err(|error| failed(&maps::TUNNELS, error))
             }
             Write::Tunnel(net, None) => absent_is_fine(self.tunnels.remove(&key_of(net)), &maps::TUNNELS),
-            Write::TunnelLocal(family, address) => {
-                self.tunnel_local.set(*family, address, 0).map_err(|error| failed(&maps::TUNNEL_LOCAL, error))
+            Write::TunnelLocal(family, own) => {
+                self.tunnel_local.set(*family, own, 0).map_err(|error| failed(&maps::TUNNEL_LOCAL, error))
             }
             Write::Masquerade(family, own) => {
                 self.masquerade.set(*family, own, 0).map_err(|error| failed(&maps::MASQUERADE, error))

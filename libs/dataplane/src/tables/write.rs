@@ -7,7 +7,10 @@ use super::{
     services::{ServiceSnapshot, ServiceWrite},
     sizes::Sizes,
 };
-use abi::{Address, ClassEntry, Endpoint, Masquerade, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, TunnelEnd};
+use abi::{
+    Address, ClassEntry, Endpoint, Masquerade, NetKey, RowKey, RowRef, ServiceKey, SetEntry, Span, TunnelEnd,
+    TunnelLocal,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -52,8 +55,8 @@ pub enum Write {
     Source(u32, Address),
     /// Behind which node a network lies; `None`: behind none.
     Tunnel(NetKey, Option<TunnelEnd>),
-    /// From which of its addresses this node's wrapped packets come: of IPv4 (0) or IPv6 (1).
-    TunnelLocal(u32, Address),
+    /// From which of its addresses, and in which network, this node's wrapped packets come: of IPv4 (0) or IPv6 (1).
+    TunnelLocal(u32, TunnelLocal),
     /// As whom this node stands for its pods outside, likewise.
     Masquerade(u32, Masquerade),
     /// Deletes flows that name one of these endpoint slots.

@@ -160,6 +160,17 @@ pub(crate) struct Felix {
     #[schemars(range(min = 0, max = 65535))]
     #[schemars(rename = "ipipMTU")]
     ipip_mtu: Option<i32>,
+    /// The network of VXLAN (VNI) that all tunnels between nodes are; 4096, if nothing stands here.
+    #[schemars(range(min = 1, max = 16_777_215))]
+    #[schemars(rename = "vxlanVNI")]
+    vxlan_vni: Option<i32>,
+    /// Their UDP port; 4789, if nothing stands here.
+    #[schemars(range(min = 1, max = 65535))]
+    vxlan_port: Option<i32>,
+    /// Whether packets are wrapped by VXLAN where pools ask for it; true, if nothing stands here.
+    vxlan_enabled: Option<bool>,
+    /// The same by IPIP.
+    ipip_enabled: Option<bool>,
 }
 
 /// A port that stays open.

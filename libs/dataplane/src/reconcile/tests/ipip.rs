@@ -166,7 +166,8 @@ fn routes_follow_the_gateway_and_there_is_none_where_nothing_wraps() {
 fn a_node_of_both_kinds_sends_by_both() {
     let kernel = routed();
     let mut node = node(&kernel);
-    let tunnel = TunnelSpec { own: Vteps::default(), local: Vec::new(), peers: [FAR.into()].into(), mtu: None };
+    let (own, peers) = (Vteps::default(), [FAR.into()].into());
+    let tunnel = TunnelSpec { own, local: Vec::new(), peers, mtu: None, vni: None, port: None };
     node.apply(&Desired { tunnel: Some(Arc::new(tunnel)), ..wrapped(None) });
     let key = prefix::net_key(&net("198.51.100.3/32")).expect("a key");
     assert_eq!(kernel.borrow().tables.tunnels[&key].ways, FROM_IPIP | FROM_VXLAN);

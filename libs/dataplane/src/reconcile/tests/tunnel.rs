@@ -25,7 +25,8 @@ fn at(text: &str) -> IpAddr {
 fn spec(own: &str, peers: &[&str]) -> Option<Arc<TunnelSpec>> {
     let v4 = Some(Vtep { address: at(own), mac: MAC });
     let peers = peers.iter().map(|peer| at(peer)).collect();
-    Some(Arc::new(TunnelSpec { own: Vteps { v4, ..Vteps::default() }, local: vec![at("192.0.2.1")], peers, mtu: None }))
+    let (own, local) = (Vteps { v4, ..Vteps::default() }, vec![at("192.0.2.1")]);
+    Some(Arc::new(TunnelSpec { own, local, peers, mtu: None, vni: None, port: None }))
 }
 
 fn far(number: u8) -> NodeRoute {
@@ -132,6 +133,37 @@ fn pkt_61_the_device_has_the_mtu_that_is_said_from_then_on_and_never_more_than_t
         let device = index(&kernel).expect("the device");
         assert_eq!(kernel.borrow_mut().link(Ifindex(device)).expect("it").mtu, mtu, "{said:?}");
     }
+}
+
+#[test]
+fn the_network_that_is_said_is_written_and_another_port_needs_another_device() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let wanted = wrapped(&[("10.65.3.0/26", far(3))], &["198.51.100.3"]);
+    let saying = |vni, port| {
+        let spec = wanted.tunnel.as_deref().cloned().expect("an end");
+        Desired { tunnel: Some(Arc::new(TunnelSpec { vni, port, ..spec })), ..wanted.clone() }
+    };
+    let now = || {
+        let device = index(&kernel).expect("the device");
+        let link = kernel.borrow_mut().link(Ifindex(device)).expect("it").clone();
+        let own = kernel.borrow().tables.tunnel_local[&0];
+        let leads = kernel.borrow().seen.node_routes.iter().any(|route| route.interface.0 == device);
+        (link.vxlan_port, link.up, own.network(), leads, device)
+    };
+    apply(&mut node, &saying(None, None));
+    let (port, up, vni, leads, first) = now();
+    assert_eq!((port, up, vni, leads), (Some(4789), true, 4096, true));
+    apply(&mut node, &saying(Some(7), None));
+    assert_eq!(now(), (Some(4789), true, 7, true, first), "the network alone needs none");
+    kernel.borrow_mut().done.clear();
+    apply(&mut node, &saying(Some(7), Some(4790)));
+    let (port, up, vni, leads, second) = now();
+    assert_eq!((port, up, vni, leads), (Some(4790), true, 7, true), "its routes are there at once");
+    let done = std::mem::take(&mut kernel.borrow_mut().done);
+    let order = [&format!("delete link {first}"), "create", "attach to_tunnel", &format!("up {second}"), "route"];
+    assert!(order.map(|what| position(&done, what)).is_sorted(), "{done:#?}");
+    assert!(node.look(&saying(Some(7), Some(4790)), Extent::Everything).repaired.is_empty());
 }
 
 #[test]

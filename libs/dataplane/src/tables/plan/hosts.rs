@@ -13,6 +13,7 @@ use abi::{
     },
     maps,
     rules::SET_OPEN,
+    tunnel::VXLAN_PORT,
 };
 use calc::{Desired, HostEndpointSpec, Judges, desired::NodeSpec};
 use policy::RuleSet;
@@ -153,7 +154,9 @@ impl Draft<'_> {
             | flag(node.beside, NODE_BESIDE)
             | flag(node.masquerading.is_some(), NODE_MASQUERADES);
         let layers = Layers { untracked, pre_dnat, forward, uplink: self.uplink };
-        let entry = Endpoint { ingress: Word::settled(says), layers, ..Endpoint::default() };
+        let port = node.vxlan_port.filter(|port| *port != VXLAN_PORT).map_or(0, u32::from);
+        let words = Endpoint { egress: Word::settled(port), ingress: Word::settled(says), ..Endpoint::default() };
+        let entry = Endpoint { layers, ..words };
         if entry != Endpoint::default() {
             self.endpoints.insert(SLOT_HOST, Endpoint { rev: before.rev, ..entry });
         }

@@ -35,6 +35,10 @@ const NAT_PORTS: &str = "natPortRange";
 const VXLAN_MTU: &str = "vxlanMTU";
 const VXLAN_MTU_V6: &str = "vxlanMTUV6";
 const IPIP_MTU: &str = "ipipMTU";
+const VXLAN_VNI: &str = "vxlanVNI";
+const VXLAN_PORT: &str = "vxlanPort";
+const VXLAN_ENABLED: &str = "vxlanEnabled";
+const IPIP_ENABLED: &str = "ipipEnabled";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +76,10 @@ pub(in super::super) fn convert(
         vxlan_mtu: mtu(VXLAN_MTU, chosen(VXLAN_MTU))?,
         vxlan_mtu_v6: mtu(VXLAN_MTU_V6, chosen(VXLAN_MTU_V6))?,
         ipip_mtu: mtu(IPIP_MTU, chosen(IPIP_MTU))?,
+        vxlan_vni: number(VXLAN_VNI, chosen(VXLAN_VNI), VNI_MOST)?,
+        vxlan_port: number(VXLAN_PORT, chosen(VXLAN_PORT), u16::MAX)?,
+        vxlan_enabled: switch(VXLAN_ENABLED, chosen(VXLAN_ENABLED))?,
+        ipip_enabled: switch(IPIP_ENABLED, chosen(IPIP_ENABLED))?,
     };
     // What means nothing here needs no attention; `tortie node status` has it all.
     let is_told =
@@ -92,7 +100,7 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 15] = [
+const SERVED: [&str; 19] = [
     DENY_ACTION,
     TO_HOST,
     INBOUND,
@@ -108,10 +116,16 @@ const SERVED: [&str; 15] = [
     VXLAN_MTU,
     VXLAN_MTU_V6,
     IPIP_MTU,
+    VXLAN_VNI,
+    VXLAN_PORT,
+    VXLAN_ENABLED,
+    IPIP_ENABLED,
 ];
 /// What every link has to let pass (RFC 791, RFC 8200).
 const IPV4_LEAST: u32 = 68;
 const IPV6_LEAST: u32 = 1280;
+/// A network of VXLAN has 24 bits.
+const VNI_MOST: u32 = (1 << 24) - 1;
 const EXCLUSIONS: &[(&str, bool)] = &[("IPPoolsOnly", false), ("IPPoolsAndHostIPs", true)];
 const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("Trace", LogLevel::Trace),
@@ -168,6 +182,22 @@ fn mtu(field: &str, value: Option<&Value>) -> Result<Option<u32>, InvalidField> 
         said if (least..=65_535).contains(&said) => Ok(Some(said)),
         said => Err(InvalidField::new(&path, format!("{said} is neither 0 nor between {least} and 65535"))),
     }
+}
+
+/// Between 1 and `most`.
+fn number<T>(field: &str, value: Option<&Value>, most: T) -> Result<Option<T>, InvalidField>
+where
+    T: Copy + Into<u64> + TryFrom<u64>,
+{
+    let path = format!("spec.{field}");
+    let Some(value) = value else { return Ok(None) };
+    let most: u64 = most.into();
+    let known = value.as_u64().filter(|said| (1..=most).contains(said)).and_then(|said| T::try_from(said).ok());
+    known.map(Some).ok_or_else(|| InvalidField::new(&path, format!("{value} is not between 1 and {most}")))
+}
+
+fn switch(field: &str, value: Option<&Value>) -> Result<Option<bool>, InvalidField> {
+    value.map(|value| read_at(&format!("spec.{field}"), value)).transpose()
 }
 
 /// Empty is as good as absent.
@@ -315,10 +345,10 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_named_once_and_an_object_that_no_node_reads_is_named() {
-        let (found, unreadable) = felix("default", "{bpfEnabled: true, vxlanVNI: 7, unheardOf: 1, ipv6Support: null}");
-        let said = "spec: unheardOf, vxlanVNI are not served; what stands there changes nothing here";
+        let (found, unreadable) = felix("default", "{bpfEnabled: true, logPrefix: x, unheardOf: 1, ipv6Support: null}");
+        let said = "spec: logPrefix, unheardOf are not served; what stands there changes nothing here";
         assert_eq!(unreadable, [said], "what means nothing here is no trouble");
-        assert_eq!(found.sets.iter().map(String::as_str).collect::<Vec<_>>(), ["bpfEnabled", "unheardOf", "vxlanVNI"]);
+        assert_eq!(found.sets.iter().map(String::as_str).collect::<Vec<_>>(), ["bpfEnabled", "logPrefix", "unheardOf"]);
         assert!(felix("n1", "{}").1[0].starts_with("metadata.name: \"n1\" is neither"));
     }
 
@@ -347,6 +377,25 @@ mod tests {
         served.sort_unstable();
         assert_eq!(described, served);
     }
+    #[test]
+    fn which_network_vxlan_is_and_at_which_port_is_read_and_whether_it_is_on() {
+        let (found, unreadable) =
+            felix("default", "{vxlanVNI: 16777215, vxlanPort: 4790, vxlanEnabled: false, ipipEnabled: true}");
+        assert_eq!((found.vxlan_vni, found.vxlan_port), (Some(16_777_215), Some(4790)));
+        assert_eq!((found.vxlan_enabled, found.ipip_enabled), (Some(false), Some(true)));
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        for (spec, said) in [
+            ("{vxlanVNI: 16777216}", "vxlanVNI: 16777216 is not between 1 and 16777215"),
+            ("{vxlanVNI: 0}", "vxlanVNI: 0 is not between 1"),
+            ("{vxlanPort: 65536}", "vxlanPort: 65536 is not between 1 and 65535"),
+            ("{vxlanPort: '4790'}", "vxlanPort: \"4790\" is not between"),
+            ("{vxlanEnabled: perhaps}", "vxlanEnabled: "),
+        ] {
+            let refused = refusal(&text("default", spec));
+            assert!(refused.starts_with(&format!("spec.{said}")), "{refused}");
+        }
+    }
+
     #[test]
     fn pkt_61_the_mtu_of_tunnels_is_read_and_one_that_no_link_could_have_is_refused() {
         let (found, unreadable) = felix("default", "{vxlanMTU: 1400, vxlanMTUV6: 0, ipipMTU: 1300}");

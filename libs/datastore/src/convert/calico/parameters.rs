@@ -88,6 +88,16 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::Honoured,
+        "as in Calico, from 1; another port remakes the device, and no pod sends to it from then on",
+        &[("VXLANVNI", "vxlanVNI"), ("VXLANPort", "vxlanPort")],
+    ),
+    (
+        Standing::Honoured,
+        "false: none of these tunnels; else where pools ask for them",
+        &[("VXLANEnabled", "vxlanEnabled"), ("IpInIpEnabled", "ipipEnabled")],
+    ),
+    (
+        Standing::Honoured,
         "as in Calico",
         &[
             ("FailsafeInboundHostPorts", "failsafeInboundHostPorts"),
@@ -186,17 +196,13 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::NotYet,
-        "tunnels are as pools ask for them: VXLAN of VNI 4096 and port 4789, and IPIP",
+        "tunnels end where IPAM and the nodes' own objects say",
         &[
             ("BPFOverlayHostSourceIP", "bpfOverlayHostSourceIP"),
-            ("VXLANEnabled", "vxlanEnabled"),
-            ("VXLANPort", "vxlanPort"),
-            ("VXLANVNI", "vxlanVNI"),
             ("IPv4VXLANTunnelAddr", ""),
             ("IPv6VXLANTunnelAddr", ""),
             ("VXLANTunnelMACAddr", ""),
             ("VXLANTunnelMACAddrV6", ""),
-            ("IpInIpEnabled", "ipipEnabled"),
             ("IpInIpTunnelAddr", ""),
             ("ExternalNodesCIDRList", "externalNodesList"),
         ],
