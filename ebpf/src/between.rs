@@ -1,6 +1,6 @@
 //! Between: what nodes wrap for each other passes their host endpoints before anything is asked, as by Calico (felix/rules/static.go).
 //! In: a packet at a gate, and which addresses are nodes'. Out: whether it is one node's to another.
-//! Invariant: one end is this node itself, the other a node that tunnels lead to; what is within is judged where it is unwrapped.
+//! Invariant: one end is this node itself, the other a node that tunnels lead to, or who may send as one; what is within is judged where it is unwrapped.
 //! Never: for what another wraps: that is the rules' like anything else.
 
 use abi::DropReason;
@@ -8,7 +8,7 @@ use abi::endpoint::SLOT_HOST;
 
 use crate::antispoof::is_tunnelled;
 use crate::tables::{Frame, Tables};
-use crate::tunnel::is_node;
+use crate::tunnel::is_peer;
 use crate::walk::{Hook, State, Walk};
 
 impl<T: Tables, F: Frame> Walk<'_, T, F> {
@@ -23,7 +23,7 @@ impl<T: Tables, F: Frame> Walk<'_, T, F> {
             Hook::FromHostEndpoint => (packet.destination, packet.source),
             _ => (packet.source, packet.destination),
         };
-        Ok(is_node(self.tables.tunnel_behind(&other), &other) && self.end_of(state, &own)?.slot == SLOT_HOST)
+        Ok(is_peer(self.tables.tunnel_behind(&other), &other) && self.end_of(state, &own)?.slot == SLOT_HOST)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a packet is taken only from a node, and an address that lies behind a node only from that one.
 //! Never: asks whose packet it is otherwise; the stages of the uplink do.
 
-use abi::tunnel::{FROM_VXLAN, TunnelEnd, TunnelLocal};
+use abi::tunnel::{ANYONE, FROM_VXLAN, TunnelEnd, TunnelLocal};
 use abi::{Address, DropReason};
 
 /// The node for which a packet is wrapped; `found`: behind which its destination lies.
@@ -33,23 +33,23 @@ pub fn is_taken(
 #[must_use]
 pub fn is_from_node(way: u8, sender: &Address, outer: Option<&TunnelEnd>, inner: Option<&TunnelEnd>) -> bool {
     let is_node = match outer {
-        Some(end) => is_node(outer, sender) && end.ways & way != 0,
+        Some(end) => is_peer(outer, sender) && end.ways & way != 0,
         None => false,
     };
-    // A pod of a node of which the claim is not known yet is behind nobody.
+    // A pod of a node of which the claim is not known yet is behind nobody, and so is who is none of the cluster's.
     let is_its_own = match inner {
-        Some(end) => end.remote == *sender,
+        Some(end) => end.remote == *sender || end.remote == Address([0; 2]),
         None => true,
     };
     is_node && is_its_own
 }
 
-/// Whether an address is a node's own; `behind`: the node behind which it lies.
+/// Whether an address is a node's own, or of who may send as one; `behind`: what is known of the network in which it lies.
 #[inline(always)]
 #[must_use]
-pub fn is_node(behind: Option<&TunnelEnd>, address: &Address) -> bool {
+pub fn is_peer(behind: Option<&TunnelEnd>, address: &Address) -> bool {
     match behind {
-        Some(end) => end.remote == *address,
+        Some(end) => end.remote == *address || end.ways & ANYONE != 0,
         None => false,
     }
 }
@@ -93,5 +93,20 @@ mod tests {
         let said = TunnelLocal { vni: 7, ..plain };
         assert!(is_taken(&said, (7, &address(2)), Some(&silent), Some(&behind(2))));
         assert!(!is_taken(&said, (VNI, &address(2)), Some(&silent), Some(&behind(2))), "the one it was before");
+    }
+
+    #[test]
+    fn who_is_none_of_the_clusters_may_send_where_it_is_said_and_no_nodes_sources() {
+        let anyone = TunnelEnd { ways: FROM_VXLAN | ANYONE, ..TunnelEnd::default() };
+        fn taken(outer: &TunnelEnd, inner: Option<&TunnelEnd>) -> bool {
+            is_from_node(FROM_VXLAN, &address(77), Some(outer), inner)
+        }
+        assert!(taken(&anyone, None));
+        assert!(taken(&anyone, Some(&anyone)), "its own network lies behind nobody");
+        assert!(!taken(&anyone, Some(&behind(2))), "a pod of a node's");
+        assert!(!is_from_node(abi::tunnel::FROM_IPIP, &address(77), Some(&anyone), None), "another way");
+        assert!(!taken(&behind(2), None), "a node's network");
+        assert!(is_peer(Some(&anyone), &address(77)));
+        assert_eq!(node_behind(Some(&anyone)), Err(DropReason::Unroutable), "nothing is sent there");
     }
 }

@@ -327,6 +327,51 @@ fn agt_10_a_node_that_speaks_calicos_ipip_is_answered_in_kind_and_nobody_else_is
     })
 }
 
+/// Echo requests that a namespace has heard.
+fn echoes(namespace: &NetNs) -> Result<u64> {
+    let text = namespace.inside(|| std::fs::read_to_string("/proc/thread-self/net/snmp").context("counts"))?;
+    let rows: Vec<Vec<&str>> =
+        text.lines().filter(|line| line.starts_with("Icmp:")).map(|line| line.split(' ').collect()).collect();
+    let [names, counts] = rows.as_slice() else { anyhow::bail!("{text}") };
+    let place = names.iter().position(|name| *name == "InEchos").context("InEchos")?;
+    Ok(counts[place].parse()?)
+}
+
+#[test]
+fn who_is_none_of_the_clusters_is_heard_where_external_nodes_are_listed_and_not_in_a_nodes_name() -> Result<()> {
+    two("Always", |t| {
+        let peer = Peer::create(&t.cluster)?;
+        let (stranger, inner) = (Ipv4Addr::new(198, 51, 100, 77), Ipv4Addr::new(10, 99, 0, 1));
+        let pod = t.address("x/a")?;
+        let wrapped = |inner| packet(4, 0, [stranger, NODE1], &question(inner, pod, 5));
+        wait_until("a stranger is not heard", PATIENCE, || {
+            let before = encapsulated(t)?;
+            peer.send(&wrapped(inner))?;
+            Ok(encapsulated(t)? > before)
+        })?;
+        let (namespace, felix) =
+            (t.pods["x/a"].namespace(), "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration");
+        assert_eq!(echoes(namespace)?, 0);
+        let spec = "metadata: { name: default }\nspec: { externalNodesList: [198.51.100.64/26] }";
+        t.cluster.manifest("felix", &format!("{felix}\n{spec}\n"))?;
+        wait_until("it is", PATIENCE, || {
+            peer.send(&wrapped(inner))?;
+            Ok(echoes(namespace)? > 0)
+        })?;
+        wait_until("but not with the source of a node's pod", PATIENCE, || {
+            let before = (encapsulated(t)?, echoes(namespace)?);
+            peer.send(&wrapped(PEER_POD))?;
+            Ok(encapsulated(t)? > before.0 && echoes(namespace)? == before.1)
+        })?;
+        t.cluster.remove("felix")?;
+        wait_until("nor any more", PATIENCE, || {
+            let before = encapsulated(t)?;
+            peer.send(&wrapped(inner))?;
+            Ok(encapsulated(t)? > before)
+        })
+    })
+}
+
 #[test]
 fn agt_10_pods_and_the_node_reach_the_peers_pods_wrapped_for_it() -> Result<()> {
     two("CrossSubnet", |t| {

@@ -19,15 +19,18 @@ pub const FROM_IPIP: u8 = 2;
 /// Packets go there by IPIP.
 pub const TO_IPIP: u8 = 4;
 
+/// Whoever lies in the network, and in no smaller one that is known, sends packets these ways (externalNodesList of Felix).
+pub const ANYONE: u8 = 8;
+
 /// A node behind which a network lies.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TunnelEnd {
-    /// The node's address, which the outer header bears.
+    /// The node's address, which the outer header bears; zero: the network lies behind nobody.
     pub remote: Address,
     /// The MAC of its tunnel device; zero: none go there by VXLAN.
     pub mac: [u8; 6],
-    /// [`FROM_VXLAN`], [`FROM_IPIP`], [`TO_IPIP`].
+    /// [`FROM_VXLAN`], [`FROM_IPIP`], [`TO_IPIP`], [`ANYONE`].
     pub ways: u8,
     /// Zero.
     pub pad: u8,

@@ -186,6 +186,8 @@ pub struct TunnelSpec {
     pub local: Vec<IpAddr>,
     /// Addresses of other nodes that may send such packets.
     pub peers: BTreeSet<IpAddr>,
+    /// Networks of who is no node, and may.
+    pub externals: BTreeSet<Cidr>,
     /// The device's MTU at most; `None`: what the uplink leaves.
     pub mtu: Option<u32>,
     /// The network that all tunnels are; `None`: Calico's.
@@ -223,6 +225,8 @@ pub struct IpipSpec {
     pub own: Option<Ipv4Addr>,
     /// Addresses of other nodes that may send such packets.
     pub peers: BTreeSet<Ipv4Addr>,
+    /// Networks of who is no node, and may.
+    pub externals: BTreeSet<Cidr>,
     /// The MTU of its routes at most; `None`: what the uplink leaves.
     pub mtu: Option<u32>,
 }

@@ -37,6 +37,7 @@ pub(crate) fn spec(world: &World) -> Option<IpipSpec> {
         local: address(world, &world.node)?,
         own: tunnel::vteps(world, &world.node).ipip,
         peers: addresses.filter_map(v4).collect(),
+        externals: tunnel::externals(world).filter(Cidr::is_v4).collect(),
         mtu: mtu(world),
     })
 }

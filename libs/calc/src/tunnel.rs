@@ -38,7 +38,8 @@ pub(crate) fn spec(world: &World) -> Option<TunnelSpec> {
     let said = [own.v4.and(mtu(world, true)), own.v6.and(mtu(world, false))];
     let mtu = said.into_iter().flatten().min();
     let (vni, port) = (chosen(world, |felix| felix.vxlan_vni), port(world));
-    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect(), mtu, vni, port })
+    let externals = externals(world).filter(|net| own.of(net.network()).is_some()).collect();
+    Some(TunnelSpec { own, local, peers: reached.filter(is_served).collect(), externals, mtu, vni, port })
 }
 
 /// What FelixConfiguration says of packets through VXLAN of a family.
@@ -49,6 +50,16 @@ pub(crate) fn mtu(world: &World, is_v4: bool) -> Option<u32> {
 /// The UDP port of all tunnels, where FelixConfiguration says it.
 pub(crate) fn port(world: &World) -> Option<u16> {
     chosen(world, |felix| felix.vxlan_port)
+}
+
+/// Who is no node, and may send wrapped packets: nobody by an address of a pod.
+pub(crate) fn externals(world: &World) -> impl Iterator<Item = Cidr> {
+    let is_pods = |net: &Cidr| {
+        let within = |pool: &IpPool| pool.cidr.contains(net.network()) && net.prefix_len() >= pool.cidr.prefix_len();
+        world.pools.values().any(within)
+    };
+    let said = chosen(world, |felix| felix.external_nodes.clone()).unwrap_or_default();
+    said.into_iter().filter(move |net| !is_pods(net))
 }
 
 /// Whether packets are wrapped this way where pools ask for it.
@@ -75,7 +86,10 @@ pub(crate) fn address(world: &World, node: &NodeName, is_v4: bool) -> Option<IpA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{BlockClaim, IfaceName, IpPool, Labels, Mac, NodeVteps, Resource, ResourceKey, Update, Vtep, Wrapping};
+    use model::{
+        BlockClaim, FelixConfiguration, IfaceName, IpPool, Labels, Mac, NodeVteps, Resource, ResourceKey, Update, Vtep,
+        Wrapping,
+    };
 
     fn at(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -168,6 +182,15 @@ mod tests {
         assert_eq!((found.own.v4, found.mac()), (Some(end("10.65.1.0", 1)), Some(end("10.65.1.0", 1).mac)));
         assert_eq!(found.local, [at("192.0.2.1")]);
         assert_eq!(found.peers, ["192.0.2.2", "198.51.100.3", "198.51.100.5"].map(at).into());
+        let said = ["198.51.100.64/26", "2001:db8:7::/64", "10.65.9.0/24"].map(net).into();
+        let felix = FelixConfiguration { name: "default".into(), external_nodes: Some(said), ..Default::default() };
+        world.apply(Update::Set(Resource::FelixConfiguration(felix)));
+        let found = spec(&world).expect("a tunnel");
+        assert_eq!(
+            found.externals,
+            [net("198.51.100.64/26")].into(),
+            "of the family that it has an end of, and no pod's"
+        );
         let pool = IpPool { wrapping: Wrapping::Never, ..world.pools["p"].clone() };
         world.apply(Update::Set(Resource::IpPool(pool)));
         assert_eq!(spec(&world), None, "no pool asks for one");

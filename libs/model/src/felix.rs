@@ -111,6 +111,8 @@ pub struct FelixConfiguration {
     pub vxlan_vni: Option<u32>,
     /// Their UDP port (vxlanPort).
     pub vxlan_port: Option<u16>,
+    /// Who is no node of the cluster, and may send wrapped packets (externalNodesList).
+    pub external_nodes: Option<Box<[Cidr]>>,
     /// Tunnels by VXLAN are made where pools ask for them (vxlanEnabled).
     pub vxlan_enabled: Option<bool>,
     /// The same by IPIP (ipipEnabled).

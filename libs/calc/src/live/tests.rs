@@ -167,6 +167,8 @@ fn felix(dice: &mut Dice) -> FelixConfiguration {
     let (vxlan_mtu, ipip_mtu) = (nat_ports.map(|_| 1400), source_spoofing.map(|_| 1300));
     let (vxlan_vni, vxlan_port) = (nat_ports.map(|_| 7), nat_excludes_nodes.map(|_| 4790));
     let (vxlan_enabled, ipip_enabled) = (felix.floating_ips, nat_excludes_nodes);
+    let external_nodes = felix.deny_action.map(|_| [Cidr::all(Family::V4)].into());
+    let felix = FelixConfiguration { external_nodes, ..felix };
     let tunnels =
         FelixConfiguration { vxlan_mtu, ipip_mtu, vxlan_vni, vxlan_port, vxlan_enabled, ipip_enabled, ..felix };
     FelixConfiguration { source_spoofing, nat_excludes_nodes, nat_ports, ..tunnels }

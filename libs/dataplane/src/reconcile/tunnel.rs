@@ -14,7 +14,7 @@ use crate::{
 };
 use abi::{
     NetKey, TunnelEnd,
-    tunnel::{FROM_VXLAN, TunnelLocal, VXLAN_PORT},
+    tunnel::{ANYONE, FROM_IPIP, FROM_VXLAN, TunnelLocal, VXLAN_PORT},
 };
 use calc::{IpipSpec, Latest, NodeRoute, TunnelSpec};
 use model::{Cidr, IfaceName, Ifindex, Mac};
@@ -106,12 +106,23 @@ impl Ends {
             Some(TunnelEnd { remote, ways: FROM_VXLAN, ..TunnelEnd::default() })
         });
         let by_ipip = self.ipip.iter().flat_map(|spec| &spec.peers).map(|peer| ipip::of_peer(*peer));
+        let nodes = by_vxlan.chain(by_ipip).map(|end| (prefix::host(end.remote), end));
         let mut peers = BTreeMap::<_, TunnelEnd>::new();
-        for end in by_vxlan.chain(by_ipip) {
-            let ways = peers.entry(prefix::host(end.remote)).or_insert(end).ways | end.ways;
-            peers.insert(prefix::host(end.remote), TunnelEnd { ways, ..end });
+        // What is said of a node goes over what is said of its address.
+        for (net, end) in self.externals().chain(nodes) {
+            let ways = peers.get(&net).map_or(0, |known| known.ways) | end.ways;
+            peers.insert(net, TunnelEnd { ways, ..end });
         }
         peers
+    }
+
+    /// Who may send, and is no node.
+    fn externals(&self) -> impl Iterator<Item = (NetKey, TunnelEnd)> {
+        let by_vxlan = self.vxlan.iter().flat_map(|spec| &spec.externals).map(|net| (net, FROM_VXLAN));
+        let by_ipip = self.ipip.iter().flat_map(|spec| &spec.externals).map(|net| (net, FROM_IPIP));
+        by_vxlan.chain(by_ipip).filter_map(|(net, way)| {
+            Some((prefix::net_key(net)?, TunnelEnd { ways: way | ANYONE, ..TunnelEnd::default() }))
+        })
     }
 
     /// From where this node sends, and in which network.

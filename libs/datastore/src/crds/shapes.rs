@@ -167,6 +167,9 @@ pub(crate) struct Felix {
     /// Their UDP port; 4789, if nothing stands here.
     #[schemars(range(min = 1, max = 65535))]
     vxlan_port: Option<i32>,
+    /// Addresses and networks of hosts that are none of the cluster's, and may send wrapped packets.
+    #[schemars(length(max = 1024))]
+    external_nodes_list: Option<Vec<Net>>,
     /// Whether packets are wrapped by VXLAN where pools ask for it; true, if nothing stands here.
     vxlan_enabled: Option<bool>,
     /// The same by IPIP.

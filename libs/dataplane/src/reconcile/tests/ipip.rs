@@ -24,7 +24,7 @@ fn net(text: &str) -> Cidr {
 
 fn wrapped(own: Option<Ipv4Addr>) -> Desired {
     let local = Ipv4Addr::new(192, 0, 2, 1);
-    let spec = IpipSpec { local, own, peers: [FAR, NEAR].into(), mtu: None };
+    let spec = IpipSpec { local, own, peers: [FAR, NEAR].into(), externals: BTreeSet::new(), mtu: None };
     let routes = [("10.65.3.0/26", FAR), ("10.65.2.0/26", NEAR)];
     let routes = routes.map(|(to, remote)| (net(to), NodeRoute::Ipip { remote })).into();
     Desired { routes, ipip: Some(Arc::new(spec)), ..Desired::default() }
@@ -167,7 +167,8 @@ fn a_node_of_both_kinds_sends_by_both() {
     let kernel = routed();
     let mut node = node(&kernel);
     let (own, peers) = (Vteps::default(), [FAR.into()].into());
-    let tunnel = TunnelSpec { own, local: Vec::new(), peers, mtu: None, vni: None, port: None };
+    let tunnel =
+        TunnelSpec { own, local: Vec::new(), peers, externals: BTreeSet::new(), mtu: None, vni: None, port: None };
     node.apply(&Desired { tunnel: Some(Arc::new(tunnel)), ..wrapped(None) });
     let key = prefix::net_key(&net("198.51.100.3/32")).expect("a key");
     assert_eq!(kernel.borrow().tables.tunnels[&key].ways, FROM_IPIP | FROM_VXLAN);

@@ -26,7 +26,7 @@ fn spec(own: &str, peers: &[&str]) -> Option<Arc<TunnelSpec>> {
     let v4 = Some(Vtep { address: at(own), mac: MAC });
     let peers = peers.iter().map(|peer| at(peer)).collect();
     let (own, local) = (Vteps { v4, ..Vteps::default() }, vec![at("192.0.2.1")]);
-    Some(Arc::new(TunnelSpec { own, local, peers, mtu: None, vni: None, port: None }))
+    Some(Arc::new(TunnelSpec { own, local, peers, externals: BTreeSet::new(), mtu: None, vni: None, port: None }))
 }
 
 fn far(number: u8) -> NodeRoute {
@@ -133,6 +133,23 @@ fn pkt_61_the_device_has_the_mtu_that_is_said_from_then_on_and_never_more_than_t
         let device = index(&kernel).expect("the device");
         assert_eq!(kernel.borrow_mut().link(Ifindex(device)).expect("it").mtu, mtu, "{said:?}");
     }
+}
+
+#[test]
+fn who_is_no_node_may_send_where_it_is_said_and_a_node_among_them_is_a_node() {
+    let kernel = kernel();
+    let mut node = node(&kernel);
+    let wanted = wrapped(&[("10.65.3.0/26", far(3))], &["198.51.100.3"]);
+    let spec = wanted.tunnel.as_deref().cloned().expect("an end");
+    let externals = ["198.51.100.64/26", "198.51.100.3/32"].map(net).into();
+    apply(&mut node, &Desired { tunnel: Some(Arc::new(TunnelSpec { externals, ..spec })), ..wanted.clone() });
+    let ways = abi::tunnel::FROM_VXLAN | abi::tunnel::ANYONE;
+    let remote = prefix::address_key(at("198.51.100.3")).expect("a key");
+    assert_eq!(held(&kernel)[&key("198.51.100.64/26")], Entry { ways, ..Entry::default() });
+    assert_eq!(held(&kernel)[&key("198.51.100.3/32")], Entry { remote, ways, ..Entry::default() });
+    apply(&mut node, &wanted);
+    assert!(!held(&kernel).contains_key(&key("198.51.100.64/26")), "not any more");
+    assert_eq!(held(&kernel)[&key("198.51.100.3/32")].ways, abi::tunnel::FROM_VXLAN);
 }
 
 #[test]

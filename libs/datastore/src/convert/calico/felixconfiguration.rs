@@ -13,7 +13,7 @@ use super::{
     entity::net,
     parameters::{self, Standing},
 };
-use model::{DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel, Protocol, Selector};
+use model::{Cidr, DenyAction, EndpointToHost, Failsafe, FelixConfiguration, LogLevel, Protocol, Selector};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::net::Ipv4Addr;
@@ -39,6 +39,7 @@ const VXLAN_VNI: &str = "vxlanVNI";
 const VXLAN_PORT: &str = "vxlanPort";
 const VXLAN_ENABLED: &str = "vxlanEnabled";
 const IPIP_ENABLED: &str = "ipipEnabled";
+const EXTERNAL_NODES: &str = "externalNodesList";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +79,7 @@ pub(in super::super) fn convert(
         ipip_mtu: mtu(IPIP_MTU, chosen(IPIP_MTU))?,
         vxlan_vni: number(VXLAN_VNI, chosen(VXLAN_VNI), VNI_MOST)?,
         vxlan_port: number(VXLAN_PORT, chosen(VXLAN_PORT), u16::MAX)?,
+        external_nodes: nets(EXTERNAL_NODES, chosen(EXTERNAL_NODES))?,
         vxlan_enabled: switch(VXLAN_ENABLED, chosen(VXLAN_ENABLED))?,
         ipip_enabled: switch(IPIP_ENABLED, chosen(IPIP_ENABLED))?,
     };
@@ -100,7 +102,7 @@ pub(in super::super) fn convert(
     Ok(felix)
 }
 
-const SERVED: [&str; 19] = [
+const SERVED: [&str; 20] = [
     DENY_ACTION,
     TO_HOST,
     INBOUND,
@@ -120,6 +122,7 @@ const SERVED: [&str; 19] = [
     VXLAN_PORT,
     VXLAN_ENABLED,
     IPIP_ENABLED,
+    EXTERNAL_NODES,
 ];
 /// What every link has to let pass (RFC 791, RFC 8200).
 const IPV4_LEAST: u32 = 68;
@@ -194,6 +197,15 @@ where
     let most: u64 = most.into();
     let known = value.as_u64().filter(|said| (1..=most).contains(said)).and_then(|said| T::try_from(said).ok());
     known.map(Some).ok_or_else(|| InvalidField::new(&path, format!("{value} is not between 1 and {most}")))
+}
+
+/// Addresses, and networks.
+fn nets(field: &str, value: Option<&Value>) -> Result<Option<Box<[Cidr]>>, InvalidField> {
+    let path = format!("spec.{field}");
+    let Some(value) = value else { return Ok(None) };
+    let texts: Vec<String> = read_at(&path, value)?;
+    let nets = texts.iter().enumerate().map(|(index, text)| net(&format!("{path}[{index}]"), text));
+    nets.collect::<Result<_, _>>().map(Some)
 }
 
 fn switch(field: &str, value: Option<&Value>) -> Result<Option<bool>, InvalidField> {
@@ -384,7 +396,11 @@ mod tests {
         assert_eq!((found.vxlan_vni, found.vxlan_port), (Some(16_777_215), Some(4790)));
         assert_eq!((found.vxlan_enabled, found.ipip_enabled), (Some(false), Some(true)));
         assert!(unreadable.is_empty(), "{unreadable:?}");
+        let (found, _) = felix("default", "{externalNodesList: [192.0.2.77, '2001:db8::/64']}");
+        let nets: Vec<_> = found.external_nodes.iter().flatten().map(ToString::to_string).collect();
+        assert_eq!(nets, ["192.0.2.77/32", "2001:db8::/64"]);
         for (spec, said) in [
+            ("{externalNodesList: [here]}", "externalNodesList[0]: "),
             ("{vxlanVNI: 16777216}", "vxlanVNI: 16777216 is not between 1 and 16777215"),
             ("{vxlanVNI: 0}", "vxlanVNI: 0 is not between 1"),
             ("{vxlanPort: 65536}", "vxlanPort: 65536 is not between 1 and 65535"),

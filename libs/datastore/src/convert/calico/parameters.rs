@@ -93,6 +93,11 @@ const GROUPS: &[Group] = &[
     ),
     (
         Standing::Honoured,
+        "as in Calico, by VXLAN and IPIP; what lies within a pool is left out",
+        &[("ExternalNodesCIDRList", "externalNodesList")],
+    ),
+    (
+        Standing::Honoured,
         "false: none of these tunnels; else where pools ask for them",
         &[("VXLANEnabled", "vxlanEnabled"), ("IpInIpEnabled", "ipipEnabled")],
     ),
@@ -204,7 +209,6 @@ const GROUPS: &[Group] = &[
             ("VXLANTunnelMACAddr", ""),
             ("VXLANTunnelMACAddrV6", ""),
             ("IpInIpTunnelAddr", ""),
-            ("ExternalNodesCIDRList", "externalNodesList"),
         ],
     ),
     (
