@@ -36,7 +36,7 @@ impl Drop for Rules<'_> {
 }
 
 fn nft(namespace: &NetNs, text: &str) -> Result<String> {
-    let path = ["/usr/sbin/nft", "/sbin/nft"].map(Path::new).into_iter().find(|path| path.exists());
+    let path = ["/usr/sbin/nft", "/sbin/nft", "/bin/nft"].map(Path::new).into_iter().find(|path| path.exists());
     netns::run(namespace.command(path.context("nft is not installed")?)?.arg(text))
 }
 

@@ -23,6 +23,10 @@ use tests::{
 /// What a client does with what it is given: the words are busybox's.
 const TAKES: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip address add \"$ip/$mask\" dev \"$interface\"\n";
 
+fn reaches(from: &NetNs, to: IpAddr, what: Probe) -> Result<()> {
+    wait_until(&format!("{what} to {to}"), PATIENCE, || Ok(probe(from, to, what)? == Outcome::Allowed))
+}
+
 /// busybox as a DHCP server outside, which has one address to give.
 struct Leases(Child);
 
@@ -37,7 +41,8 @@ impl Leases {
         fs::write(file("leases"), "").context("a file of leases")?;
         fs::write(file("udhcpd.conf"), text).context("a server's configuration")?;
         let mut server = outside.command(Path::new("busybox"))?;
-        server.args(["udhcpd", "-f", &file("udhcpd.conf")]).stdout(Stdio::null()).stderr(Stdio::null());
+        // Before it offers an address it asks so long, in milliseconds, whether somebody has it.
+        server.args(["udhcpd", "-f", "-a", "100", &file("udhcpd.conf")]).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(server.spawn().context("starting busybox")?))
     }
 }
@@ -52,7 +57,7 @@ impl Drop for Leases {
 /// busybox as a client, once.
 fn asks(node: &NetNs, script: &Path) -> Result<Command> {
     let mut client = node.command(Path::new("busybox"))?;
-    client.args(["udhcpc", "-n", "-q", "-t", "5", "-T", "1", "-i", "eth0", "-s"]).arg(script);
+    client.args(["udhcpc", "-n", "-q", "-t", "20", "-T", "1", "-i", "eth0", "-s"]).arg(script);
     Ok(client)
 }
 
@@ -116,7 +121,7 @@ fn hep_10_a_node_speaks_with_itself_by_every_address_whatever_its_host_endpoints
         let own = ["127.0.0.1", "::1"].map(str::parse).into_iter().collect::<Result<Vec<IpAddr>, _>>()?;
         for to in own.into_iter().chain(g.s.node.addresses()) {
             for what in [Tcp(80), Udp(80), Ping] {
-                ensure!(probe(g.s.node.namespace(), to, what)? == Outcome::Allowed, "{what} to {to}");
+                reaches(g.s.node.namespace(), to, what)?;
             }
         }
         Ok(())
@@ -156,7 +161,7 @@ fn pods_are_reached_and_reach_by_several_uplinks_and_policy_holds_at_each() -> R
         let before = [sent(node, "eth0")?, sent(node, "eth1")?];
         for what in [Probe::Tcp(8080), Ping] {
             for to in &far {
-                ensure!(probe(pod.namespace(), *to, what)? == Outcome::Allowed, "{what} to {to}");
+                reaches(pod.namespace(), *to, what)?;
             }
         }
         let now = [sent(node, "eth0")?, sent(node, "eth1")?];
@@ -165,7 +170,7 @@ fn pods_are_reached_and_reach_by_several_uplinks_and_policy_holds_at_each() -> R
         let IpAddr::V4(own) = pod.address() else { anyhow::bail!("IPv4 first") };
         outside.ip(&[&format!("route replace {own}/32 via 203.0.113.1")])?;
         for what in [Probe::Tcp(80), Probe::Udp(80), Ping] {
-            ensure!(probe(outside, own.into(), what)? == Outcome::Allowed, "{what}");
+            reaches(outside, own.into(), what)?;
         }
         g.s.policy("x/closed", "{ podSelector: { matchLabels: { pod: a } }, policyTypes: [Ingress] }")?;
         g.s.wait_probe("x/b", "x/a", Tcp(80), Outcome::Refused)?;

@@ -79,9 +79,9 @@ fn nodes(paths: &Paths, console: &Console, what: &[String]) -> Result<Guest> {
         name: "tests of nodes",
         programs: vec![("devices", devices), ("system", system), ("tortie", agent), ("tortie-cni", cni)],
         processors: 1,
-        tools: &["bpftool", "bridge", "ip", "ss", "tc"],
+        tools: &["bpftool", "bridge", "ip", "nft", "ss", "tc"],
         files: Vec::new(),
-        modules: &["veth", "bridge", "sch_ingress", "cls_bpf", "vxlan", "ipip", "8021q", "bonding"],
+        modules: &["veth", "bridge", "sch_ingress", "cls_bpf", "vxlan", "ipip", "8021q", "bonding", "nf_tables"],
         run: format!("export {SLOW} TORTIE_AGENT=/bin/tortie TORTIE_CNI=/bin/tortie-cni\n{}", node_tests(what)),
     })
 }
