@@ -45,18 +45,18 @@ pub struct Ipip {
     is_settled: bool,
 }
 
-/// What routes by IPIP are made of, beside the ways to other nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What all routes by IPIP are made of, beside the ways to other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrapping {
-    spec: Arc<IpipSpec>,
+    mtu: Option<u32>,
     own: Option<Ipv4Addr>,
 }
 
 impl Ipip {
     /// `None`: nothing wraps.
     pub fn wrapping(&self) -> Option<Wrapping> {
-        let spec = self.spec.clone().filter(|_| self.is_up)?;
-        Some(Wrapping { spec, own: self.own })
+        let spec = self.spec.as_ref().filter(|_| self.is_up)?;
+        Some(Wrapping { mtu: spec.mtu, own: self.own })
     }
 }
 
@@ -145,14 +145,15 @@ impl<N: Network, G: Guards, S: Store> Reconciler<N, G, S> {
 
     /// The route by which packets to a network are wrapped for a node.
     pub(super) fn by_ipip(&self, seen: &Seen, network: Cidr, remote: Ipv4Addr) -> Result<Route, String> {
-        let wrapping = self.ipip.wrapping().ok_or("nothing at the uplink wraps packets by IPIP")?;
+        let spec = self.ipip.spec.as_ref().filter(|_| self.ipip.is_up);
+        let spec = spec.ok_or("nothing at the uplink wraps packets by IPIP")?;
         let (gateway, interface) = next_hop(seen, remote).ok_or_else(|| format!("no route leads to {remote}"))?;
         let link = self.uplink_link(seen).filter(|link| link.index == interface && link.up);
         let link =
             link.ok_or_else(|| format!("the route to {remote} is not by the uplink, where packets are wrapped"))?;
         let route = super::node_routes::via(network, gateway, interface);
-        let source = wrapping.own.map(IpAddr::V4);
-        Ok(Route { mtu: wrapping.spec.mtu_over(link.mtu), source, ..route })
+        let source = self.ipip.own.map(IpAddr::V4);
+        Ok(Route { mtu: spec.mtu_over(link.mtu), source, ..route })
     }
 
     /// Routes that may be the way to another node, where packets go there by IPIP.
