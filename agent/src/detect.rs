@@ -194,9 +194,7 @@ impl Worker {
         }
         Ok(())
     }
-}
 
-impl Worker {
     /// Whether the datastore has another word of them already it finds out itself.
     fn tell_interfaces(&mut self, now: &BTreeMap<IfaceName, BTreeSet<IpAddr>>) -> Result<(), ObjectError> {
         if self.interfaces.as_ref() != Some(now) {

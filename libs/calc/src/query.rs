@@ -129,8 +129,8 @@ impl World {
     #[must_use]
     pub fn tunnelled_mtu(&self, uplink: u32) -> u32 {
         let [by_vxlan, by_ipip] = [Wrapper::Vxlan, Wrapper::Ipip].map(|wrapper| tunnel::is_on(self, wrapper));
-        let uses = |pool: &IpPool| (by_vxlan && pool.uses_vxlan(), by_ipip && pool.uses_ipip());
-        let passes = |pool: &IpPool| match (uses(pool).0, uses(pool).1, pool.cidr.is_v4()) {
+        let wraps = |pool: &IpPool| (by_vxlan && pool.uses_vxlan(), by_ipip && pool.uses_ipip(), pool.cidr.is_v4());
+        let passes = |pool: &IpPool| match wraps(pool) {
             (true, _, true) => left(uplink, VXLAN_V4, tunnel::mtu(self, true)),
             (true, _, false) => left(uplink, VXLAN_V6, tunnel::mtu(self, false)),
             (false, true, _) => left(uplink, IPIP, ipip::mtu(self)),

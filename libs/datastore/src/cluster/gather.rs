@@ -130,10 +130,10 @@ impl Gather {
         }
         let Self { standing, known, machine, notes, .. } = self;
         let (number, known) = (kind, &mut known[kind]);
-        let (watched, is_of_nodes) = (known.kind.clone(), known.is_called(NODES));
-        known.hear(standing, said, |standing, place, object| match object {
+        let is_of_nodes = known.is_called(NODES);
+        known.hear(standing, said, |kind, standing, place, object| match object {
             Some(object) => {
-                notes.take((number, &watched), place, object, standing.trouble_of(place));
+                notes.take((number, kind), place, object, standing.trouble_of(place));
                 if is_of_nodes {
                     notes.take_node(&machine.node, place, object);
                 }

@@ -36,7 +36,7 @@ impl Known {
     }
 
     pub(super) fn is_called(&self, name: &str) -> bool {
-        self.kind.name() == name
+        self.root.ends_with(name)
     }
 
     /// Where an object lies: as kubectl names it.
@@ -55,12 +55,12 @@ impl Known {
         is_another
     }
 
-    /// Takes in what is said. `note` is told of each place that is another: with the object that is there, or that it is gone.
+    /// Takes in what is said. `note` is told of each place that is another: with the object that is there, or `None`: it is gone.
     pub(crate) fn hear(
         &mut self,
         standing: &mut Standing,
         said: Said,
-        mut note: impl FnMut(&Standing, &Path, Option<&Value>),
+        mut note: impl FnMut(&Watched, &Standing, &Path, Option<&Value>),
     ) {
         match said {
             Said::Listing => self.missing = Some(standing.places_within(&self.root)),
@@ -74,18 +74,18 @@ impl Known {
                     missing.remove(&place);
                 }
                 standing.take_in(&place, Some(Reading::of_object(&object).and(given.as_ref())));
-                note(standing, &place, Some(&object));
+                note(&self.kind, standing, &place, Some(&object));
             }
             Said::Gone(object) => {
                 let place = self.place(&object);
                 standing.take_in(&place, None);
-                note(standing, &place, None);
+                note(&self.kind, standing, &place, None);
             }
             Said::Listed => {
                 self.is_listed = true;
                 for place in self.missing.take().unwrap_or_default() {
                     standing.take_in(&place, None);
-                    note(standing, &place, None);
+                    note(&self.kind, standing, &place, None);
                 }
             }
             // Objects go before their kind does: a kind that is not there takes none away.

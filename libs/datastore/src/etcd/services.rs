@@ -46,7 +46,7 @@ impl Services {
     pub(super) fn hear(&mut self, standing: &mut Standing, kind: usize, said: Said) {
         let Some(known) = self.kinds.get_mut(kind) else { return };
         known.has_trouble(&said);
-        known.hear(standing, said, |_, _, _| {});
+        known.hear(standing, said, |_, _, _, _| {});
     }
 
     /// Whether all were listed, or what is known has to do.
