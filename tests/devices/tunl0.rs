@@ -11,7 +11,7 @@ use tests::{
     Servers,
     flow::much_comes_whole,
     probe::probe,
-    routed::{Routed, claim, describe, routed},
+    routed::{Routed, claim, describe, ipip_pool, routed},
     server::Listen,
     subnets,
     wait::{PATIENCE, wait_until},
@@ -21,13 +21,6 @@ const BLOCK: &str = "10.65.200.0/26";
 /// The peer's end of the tunnel, as Calico's node takes one of its block.
 const TUNNEL: &str = "10.65.200.0/32";
 const POD: &str = "10.65.200.7";
-
-fn pool(mode: &str) -> String {
-    format!(
-        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{ name: pool-v4 }}\n\
-         spec: {{ cidr: 10.65.0.0/16, blockSize: 26, ipipMode: {mode} }}\n"
-    )
-}
 
 /// A node of the second subnet with the kernel's tunnel, and a pod behind it.
 struct Peer {
@@ -87,12 +80,12 @@ fn reach_each_other(t: &Routed) -> Result<()> {
 
 #[test]
 fn agt_10_pods_and_those_of_a_node_with_the_kernels_own_tunnel_reach_each_other() -> Result<()> {
-    routed(&pool("CrossSubnet"), [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| reach_each_other(t))
+    routed(&ipip_pool("CrossSubnet"), [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| reach_each_other(t))
 }
 
 #[test]
 fn agt_10_a_tunnel_that_calico_left_on_a_node_takes_nothing_from_its_pods() -> Result<()> {
-    routed(&pool("Always"), [NodeSpec::new(1), NodeSpec::new(2)], |t| {
+    routed(&ipip_pool("Always"), [NodeSpec::new(1), NodeSpec::new(2)], |t| {
         for node in &t.nodes {
             node.namespace().ip(&["link set tunl0 mtu 1480 up", "address add 10.65.99.0/32 dev tunl0"])?;
         }

@@ -47,6 +47,15 @@ pub fn claim(cluster: &Cluster, node: &str, block: &str) -> Result<()> {
     cluster.manifest(&format!("claim-{node}"), &text)
 }
 
+/// One pool, of IPv4, whose packets go to other nodes by IPIP in this mode.
+#[must_use]
+pub fn ipip_pool(mode: &str) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{ name: pool-v4 }}\n\
+         spec: {{ cidr: 10.65.0.0/16, blockSize: 26, ipipMode: {mode} }}\n"
+    )
+}
+
 /// Runs a test where these pools are, with a router between the nodes.
 ///
 /// # Errors

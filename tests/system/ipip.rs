@@ -18,7 +18,7 @@ use tests::{
     Cluster, NetNs, Node, NodeSpec, Outcome, Pod, PodSpec,
     Probe::{Ping, Tcp, Udp},
     probe::probe,
-    routed::{Routed, claim, describe, routed},
+    routed::{Routed, claim, describe, ipip_pool, routed},
     subnets,
     traffic::{self, Row},
     wait::{PATIENCE, wait_until},
@@ -36,15 +36,8 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// "More fragments follow".
 const MORE: u8 = 0x20;
 
-fn pool(mode: &str) -> String {
-    format!(
-        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{ name: pool-v4 }}\n\
-         spec: {{ cidr: 10.65.0.0/16, blockSize: 26, ipipMode: {mode} }}\n"
-    )
-}
-
 fn two(mode: &str, test: impl FnOnce(&mut Routed) -> Result<()>) -> Result<()> {
-    routed(&pool(mode), [NodeSpec::new(1), NodeSpec::new(2)], test)
+    routed(&ipip_pool(mode), [NodeSpec::new(1), NodeSpec::new(2)], test)
 }
 
 /// Node 1's route to the block of a pod on node 2.
@@ -96,7 +89,7 @@ fn agt_10_pods_of_two_subnets_reach_each_other_by_ipip_where_only_subnets_are_cr
 
 #[test]
 fn agt_10_pods_reach_each_other_by_ipip_with_programs_attached_by_clsact() -> Result<()> {
-    routed(&pool("Always"), [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
+    routed(&ipip_pool("Always"), [NodeSpec::new(1).by_clsact(), NodeSpec::new(2)], |t| t.reach_each_other())
 }
 
 #[test]
@@ -192,14 +185,14 @@ fn without_a_pool_that_asks_for_it_everything_is_given_back_and_a_restart_stops_
         let report = stream.stop()?;
         assert_eq!(report.lost(), 0, "{report:?}");
         assert_eq!(told(t, &t.nodes[0])?, own, "the same address");
-        t.cluster.overwrite("pools", &pool("Never"))?;
+        t.cluster.overwrite("pools", &ipip_pool("Never"))?;
         for node in &t.nodes {
             wait_until("the address is given back", PATIENCE, || Ok(!on_loopback(node)?.contains("10.65.")))?;
             wait_until("and no one is told of it", PATIENCE, || Ok(told(t, node)?.is_none()))?;
             wait_until("the programs are gone", PATIENCE, || Ok(!has_programs(node)?))?;
         }
         wait_until("there is no way", PATIENCE, || Ok(route(t, "x/b")?.is_null()))?;
-        t.cluster.overwrite("pools", &pool("CrossSubnet"))?;
+        t.cluster.overwrite("pools", &ipip_pool("CrossSubnet"))?;
         t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;
         t.nodes[0].agent.stop()?;
         t.expect(Tcp(80), "x/a x/b\n x/a - .\n x/b . -")?;

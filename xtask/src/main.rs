@@ -54,7 +54,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run the packet tests on other kernels, in emulated machines (root).
+    /// Run the packet tests, or agents and pods, on other kernels, in emulated machines (root).
     Vm {
         /// Kernel series [default: 6.1 6.12].
         kernels: Vec<String>,

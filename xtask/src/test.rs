@@ -32,7 +32,7 @@ pub enum Level {
     System,
     /// Root: agents and pods beside a real API server.
     Apiserver,
-    /// Root: the kernel programs on older kernels, in emulated machines.
+    /// Root: the kernel programs, agents and pods on older kernels, in emulated machines.
     Vm,
     /// Unit, fuzz, packet, system, apiserver and vm.
     All,
